@@ -1,0 +1,39 @@
+"""Fixtures that every test may ask for: real servers, started once a session and only if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[servers.Server]:
+    """One real server for the session: `.uri`, `.unix_uri`, `.client()`, `.pid`."""
+    with servers.standalone() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_client(redis_server: servers.Server) -> Iterator[redis.Redis]:
+    """A client of `redis_server`, which is emptied first."""
+    with redis_server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def cluster_server() -> Iterator[servers.Cluster]:
+    """A real cluster of three masters: `.uri`, `.nodes`, `.client()`."""
+    with servers.cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def sentinel_server() -> Iterator[servers.SentinelTrio]:
+    """A real master, replica and sentinel, anew for each test: a failover cannot be undone."""
+    with servers.sentinel() as trio:
+        yield trio

