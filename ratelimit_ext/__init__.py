@@ -1,0 +1,1 @@
+"""Rate limiting for Flask applications that call language models."""

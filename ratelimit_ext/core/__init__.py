@@ -1,0 +1,1 @@
+"""The nouns of rate limiting: limit, charge, verdict, decision. Standard library only."""

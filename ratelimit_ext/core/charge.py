@@ -1,0 +1,43 @@
+"""A charge: one limit, one identity, one cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratelimit_ext.core.limit import Limit
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one request claims of one bucket.
+
+    ``key`` names the bucket (limit and identity together, see :mod:`ratelimit_ext.core.key`);
+    ``cost`` is in the limit's unit, and 0 looks without taking. A ``meta`` charge is one that is
+    taken when a request is denied: ``on_denial`` holds the positions of the charges whose denial
+    triggers it, empty for any.
+    """
+
+    limit: Limit
+    key: str
+    cost: int = 1
+    meta: bool = False
+    on_denial: tuple[int, ...] = ()
+
+
+def checked_cost(cost: object, label: object) -> int:
+    """``cost`` as a whole number of units, or a :class:`ValueError` that names the limit.
+
+    >>> checked_cost(3, "5/minute")
+    3
+    >>> checked_cost(-1, "5/minute")
+    Traceback (most recent call last):
+    ...
+    ValueError: the cost of the limit '5/minute' is -1; a whole number from 0 up is allowed
+    """
+    if type(cost) is int and cost >= 0:
+        return cost
+    if isinstance(cost, float) and cost.is_integer() and cost >= 0:
+        return int(cost)
+    raise ValueError(
+        f"the cost of the limit {str(label)!r} is {cost!r}; a whole number from 0 up is allowed"
+    )

@@ -1,0 +1,58 @@
+"""The answer to a request: a verdict per charge, and whether all of them together pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratelimit_ext.core.charge import Charge
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one charge.
+
+    ``remaining`` is what is left in units: after this charge where it was taken, untouched where
+    the request was denied. ``retry_after_us`` is how long the same charge has to wait until it
+    passes (0: it passes now; ``None``: it never can, its cost is above the capacity).
+    ``reset_after_us`` is how long until the limit is full again, or for the sliding window until
+    its oldest call leaves. ``receipt`` says to the strategy where the charge went, so that it can
+    be corrected there and nowhere else.
+    """
+
+    charge: Charge
+    allowed: bool
+    remaining: int
+    retry_after_us: int | None
+    reset_after_us: int
+    receipt: int
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """The wait in milliseconds, rounded up: one less is too early."""
+        return None if self.retry_after_us is None else -(-self.retry_after_us // 1000)
+
+    @property
+    def enforced(self) -> bool:
+        """Whether this verdict can deny a request (a shadow never does)."""
+        return self.charge.limit.mode == "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """All verdicts of a request at the instant ``now_us`` of the deciding clock."""
+
+    admitted: bool
+    now_us: int
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def denials(self) -> tuple[Verdict, ...]:
+        """The enforced verdicts that denied the request; empty when it was admitted."""
+        return tuple(v for v in self.verdicts if not v.allowed and v.enforced)
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """The longest wait among the denials; ``None`` where one of them can never pass."""
+        waits = [denial.retry_after_ms for denial in self.denials]
+        known = [wait for wait in waits if wait is not None]
+        return None if len(known) < len(waits) else max(known, default=0)

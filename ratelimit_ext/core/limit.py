@@ -1,0 +1,81 @@
+"""A limit: an allowance of some amount per period, by a named strategy, in a unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ratelimit_ext.core.errors import ConfigurationError
+
+UNITS: Final = ("requests",)
+MODES: Final = ("enforce", "shadow")
+ANCHORS: Final = ("day", "month")
+
+#: Amounts reach a million dollars in micro-dollars, and periods almost nine years. Within both,
+#: every sum and product of the strategies stays below 2**53, where Lua's doubles are still exact.
+MOST_AMOUNT: Final = 10**12
+LONGEST_PERIOD_US: Final = 2**48
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """An allowance of ``amount`` per ``period_us`` microseconds.
+
+    ``burst`` is what a token bucket holds at most (default: the amount). ``anchor`` ties a fixed
+    window to the calendar of ``timezone``. A ``shadow`` limit is decided and counted, and never
+    enforced. Raises :class:`ConfigurationError` where the values cannot go together.
+    """
+
+    amount: int
+    period_us: int
+    strategy: str = "fixed-window"
+    burst: int | None = None
+    unit: str = "requests"
+    name: str = ""
+    mode: str = "enforce"
+    anchor: str | None = None
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        self._within("amount", self.amount, MOST_AMOUNT)
+        self._within("period_us", self.period_us, LONGEST_PERIOD_US)
+        if self.burst is not None:
+            self._within("burst", self.burst, MOST_AMOUNT)
+            if self.strategy != "token-bucket":
+                raise ConfigurationError(
+                    f"{self}: burst={self.burst} means nothing to the strategy {self.strategy!r}; "
+                    "only 'token-bucket' has a burst. Remove it or change the strategy."
+                )
+        self._one_of("unit", self.unit, UNITS)
+        self._one_of("mode", self.mode, MODES)
+        if self.anchor is not None:
+            self._one_of("anchor", self.anchor, ANCHORS)
+            if self.strategy != "fixed-window":
+                raise ConfigurationError(
+                    f"{self}: anchor={self.anchor!r} means nothing to the strategy "
+                    f"{self.strategy!r}; only 'fixed-window' can be anchored to the calendar."
+                )
+
+    def _within(self, word: str, value: object, most: int) -> None:
+        if type(value) is not int or not 1 <= value <= most:
+            raise ConfigurationError(
+                f"limit {self.name or self.strategy!r}: {word} is {value!r}; "
+                f"a whole number from 1 to {most} is allowed."
+            )
+
+    def _one_of(self, word: str, value: str, allowed: tuple[str, ...]) -> None:
+        if value not in allowed:
+            raise ConfigurationError(
+                f"{self}: {word} is {value!r}; allowed: {', '.join(map(repr, allowed))}."
+            )
+
+    @property
+    def capacity(self) -> int:
+        """The largest cost that can ever pass, in units."""
+        return self.amount if self.burst is None else self.burst
+
+    def __str__(self) -> str:
+        seconds, rest = divmod(self.period_us, 1_000_000)
+        period = str(seconds) if not rest else f"{self.period_us / 1_000_000:g}"
+        label = f"{self.name}: " if self.name else ""
+        return f"{label}{self.amount} per {period} s"

@@ -1,0 +1,62 @@
+-- Decide all charges of a request, then take all of them or none.
+--
+-- KEYS     one bucket per charge, each once
+-- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only;
+--          then for each charge: the strategy's code; its part (below); the cost; the strategy's
+--          own arguments
+-- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
+--          fits, else 0, and the three integers of the strategy's reading, before anything is taken
+--
+-- Parts: 'e' enforced: its denial denies the request. 's' shadow: taken where it fits, whatever the
+-- others say, and denies nothing. 'm' meta: its denial denies, and it is taken when one of the
+-- charges whose positions follow it ('m1,3', or just 'm' for any) denied the request.
+
+local now = present_instant(ARGV[1])
+local raws = redis.call('MGET', unpack(KEYS))
+local reply, checked = { now, 1 }, {}
+local denied, banned = false, false
+local cursor = 3
+
+for i = 1, #KEYS do
+  local strategy = strategies[ARGV[cursor]]
+  local part, cost = ARGV[cursor + 1], tonumber(ARGV[cursor + 2])
+  local charge = { strategy.check(raws[i], now, cost, cursor + 3) }
+  charge[1] = charge[1] or cost == 0 -- a cost of 0 looks, and is never denied
+  charge.strategy, charge.part, charge.cost, charge.arg = strategy, part, cost, cursor + 3
+  checked[i] = charge
+  if not charge[1] and part ~= 's' then
+    denied = true
+    if part ~= 'e' then banned = true end
+  end
+  reply[#reply + 1] = charge[1] and 1 or 0
+  reply[#reply + 1] = charge[2]
+  reply[#reply + 1] = charge[3]
+  reply[#reply + 1] = charge[4]
+  cursor = cursor + 3 + strategy.arguments
+end
+
+local function triggered(part)
+  if part == 'm' then return true end
+  for position in string.gmatch(part, '%d+') do
+    if not checked[tonumber(position)][1] then return true end
+  end
+  return false
+end
+
+local function wanted(charge)
+  if charge.cost == 0 then return false end
+  if charge.part == 'e' then return not denied end
+  if charge.part == 's' then return charge[1] end
+  return denied and not banned and triggered(charge.part)
+end
+
+if denied then reply[2] = 0 end
+if ARGV[2] == '1' then
+  for i = 1, #KEYS do
+    local charge = checked[i]
+    if wanted(charge) then
+      store(KEYS[i], charge.strategy.take(now, charge.cost, charge.arg, unpack(charge, 2)))
+    end
+  end
+end
+return reply

@@ -1,0 +1,70 @@
+"""From readings to a decision: the part of an admission that is the same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.strategies.protocol import Reading
+
+
+def sent_cost(charge: Charge) -> int:
+    """The cost as the strategy sees it: anything above the capacity is equally impossible."""
+    return min(charge.cost, charge.limit.capacity + 1)
+
+
+def verdict_of(
+    charge: Charge, now_us: int, *, allowed: bool, taken: bool, reading: Reading
+) -> Verdict:
+    """The answer to one charge, from its bucket's reading before anything was taken."""
+    limit = charge.limit
+    possible = charge.cost <= limit.capacity
+    remaining, wait, reset, receipt = strategy_named(limit.strategy).answer(
+        limit, now_us, charge.cost if possible else 0, taken, reading
+    )
+    if allowed:
+        wait = 0
+    return Verdict(charge, allowed, remaining, wait if possible else None, reset, receipt)
+
+
+def decision_of(
+    charges: Sequence[Charge],
+    now_us: int,
+    *,
+    admitted: bool,
+    take: bool,
+    readings: Sequence[tuple[bool, Reading]],
+) -> Decision:
+    """The decision over all charges; ``readings`` has one pair of fits and reading for each."""
+    verdicts = tuple(
+        verdict_of(
+            charge,
+            now_us,
+            allowed=fits,
+            taken=take and fits and not charge.meta and (admitted or charge.limit.mode == "shadow"),
+            reading=reading,
+        )
+        for charge, (fits, reading) in zip(charges, readings, strict=True)
+    )
+    return Decision(admitted, now_us, verdicts)
+
+
+def merged(charges: Sequence[Charge]) -> Sequence[Charge]:
+    """Charges with one per bucket: costs of the same bucket are added up, or one would be lost.
+
+    Where their limits differ (they were changed between two definitions) the tightest decides.
+    """
+    if len({charge.key for charge in charges}) == len(charges):
+        return charges
+    by_key: dict[str, Charge] = {}
+    for charge in charges:
+        other = by_key.get(charge.key)
+        if other is not None:
+            limit = min(charge.limit, other.limit, key=lambda limit: limit.capacity)
+            charge = Charge(
+                limit, charge.key, charge.cost + other.cost, other.meta and charge.meta
+            )
+        by_key[charge.key] = charge
+    return list(by_key.values())

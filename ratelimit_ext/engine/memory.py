@@ -1,0 +1,161 @@
+"""The engine that keeps its buckets in this process: for tests, the fallback and one worker.
+
+Not for: several workers, each of which would have limits of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from ratelimit_ext.core import clock
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
+from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.strategies.protocol import Reading
+
+#: How many admissions pass between two looks for expired buckets.
+SWEEP_EVERY: Final = 1024
+
+
+class Buckets:
+    """Bucket states with the instant from which each of them no longer matters."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._states: dict[str, tuple[Any, int]] = {}
+        self._until_sweep = SWEEP_EVERY
+
+    def get(self, key: str, now_us: int) -> Any:
+        """The state, or ``None`` where there is none or it has expired."""
+        state, expiry = self._states.get(key, (None, 0))
+        return state if expiry > now_us else None
+
+    def put(self, key: str, state: Any, expiry_us: int) -> None:
+        """Keep the state until the instant."""
+        self._states[key] = (state, expiry_us)
+
+    def drop(self, keys: Sequence[str]) -> int:
+        """Forget these buckets; how many there were."""
+        return sum(self._states.pop(key, None) is not None for key in keys)
+
+    def named(self, prefix: str) -> list[str]:
+        """The names that begin with the prefix."""
+        return [key for key in self._states if key.startswith(prefix)]
+
+    def sweep(self, now_us: int) -> None:
+        """Once in :data:`SWEEP_EVERY` calls, drop what has expired."""
+        self._until_sweep -= 1
+        if self._until_sweep <= 0:
+            self._until_sweep = SWEEP_EVERY
+            self.drop([key for key, (_, expiry) in self._states.items() if expiry <= now_us])
+
+
+class MemoryEngine:
+    """An :class:`~ratelimit_ext.engine.protocol.Engine` over :class:`Buckets`, under one lock.
+
+    ``buckets`` is called at each use, so that whoever owns the buckets may replace them.
+    """
+
+    def __init__(self, buckets: Callable[[], Buckets] | None = None) -> None:
+        own = Buckets()
+        self._buckets = buckets or (lambda: own)
+
+    def admit(
+        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+    ) -> Decision:
+        """See :meth:`Engine.admit`."""
+        charges = merged(charges)
+        buckets = self._buckets()
+        with buckets.lock:
+            now = clock.now_us() if now_us is None else now_us
+            buckets.sweep(now)
+            checked = [self._check(buckets, charge, now) for charge in charges]
+            denied = any(
+                not fits and charge.limit.mode == "enforce"
+                for charge, (fits, _, _) in zip(charges, checked, strict=True)
+            )
+            if take:
+                self._take(buckets, charges, checked, denied=denied, now=now)
+        return decision_of(
+            charges,
+            now,
+            admitted=not denied,
+            take=take,
+            readings=[(fits, reading) for fits, reading, _ in checked],
+        )
+
+    def _check(self, buckets: Buckets, charge: Charge, now: int) -> tuple[bool, Reading, Any]:
+        strategy = strategy_named(charge.limit.strategy)
+        fits, reading, state = strategy.check(
+            buckets.get(charge.key, now),
+            now,
+            sent_cost(charge),
+            strategy.parameters(charge.limit, now),
+        )
+        return fits or charge.cost == 0, reading, state
+
+    def _take(
+        self,
+        buckets: Buckets,
+        charges: Sequence[Charge],
+        checked: Sequence[tuple[bool, Reading, Any]],
+        *,
+        denied: bool,
+        now: int,
+    ) -> None:
+        failed = {i for i, (fits, _, _) in enumerate(checked) if not fits}
+        banned = any(charges[i].meta for i in failed)
+        for i, charge in enumerate(charges):
+            if charge.meta:
+                triggers = charge.on_denial or failed
+                wanted = denied and not banned and not failed.isdisjoint(triggers)
+            elif charge.limit.mode == "shadow":
+                wanted = i not in failed
+            else:
+                wanted = not denied
+            if wanted and charge.cost:
+                strategy = strategy_named(charge.limit.strategy)
+                parameters = strategy.parameters(charge.limit, now)
+                state, ttl = strategy.take(checked[i][2], now, charge.cost, parameters)
+                buckets.put(charge.key, state, now + ttl)
+
+    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+        """See :meth:`Engine.settle`."""
+        buckets = self._buckets()
+        applied = 0
+        with buckets.lock:
+            now = clock.now_us() if now_us is None else now_us
+            for verdict, delta in corrections:
+                limit, key = verdict.charge.limit, verdict.charge.key
+                strategy = strategy_named(limit.strategy)
+                adjusted = strategy.adjust(
+                    buckets.get(key, now),
+                    now,
+                    verdict.receipt,
+                    delta,
+                    strategy.parameters(limit, now),
+                )
+                if adjusted is not None:
+                    applied += 1
+                    buckets.put(key, adjusted[0], now + adjusted[1])
+        return applied
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """See :meth:`Engine.clear`."""
+        buckets = self._buckets()
+        with buckets.lock:
+            return buckets.drop(keys)
+
+    def reset(self, prefix: str) -> int:
+        """See :meth:`Engine.reset`."""
+        buckets = self._buckets()
+        with buckets.lock:
+            return buckets.drop(buckets.named(prefix))
+
+    def reachable(self) -> bool:
+        """Always."""
+        return True

@@ -1,0 +1,43 @@
+-- What every script begins with: the arithmetic that a double alone would get wrong, and the table
+-- into which each strategy's fragment puts itself.
+--
+-- KEYS     none
+-- ARGV     none
+-- returns  nothing
+
+local strategies = {}
+
+-- The quotient and the remainder of a * b / m, exactly, for whole a < 2^53, b < 2^53, m <= 2^48
+-- and a quotient below 2^53. Where the product leaves 2^53 it is built digit by digit in base 16:
+-- remainder * 16 + digit * b stays below 2^53.
+local function multiply_divide(a, b, m)
+  local product = a * b
+  if product < 9007199254740992 then
+    local quotient = math.floor(product / m)
+    return quotient, product - quotient * m
+  end
+  local whole = math.floor(b / m)
+  local rest = b - whole * m
+  local quotient, remainder = 0, 0
+  for exponent = 13, 0, -1 do
+    local digit = math.floor(a / 16 ^ exponent) % 16
+    local sum = remainder * 16 + digit * rest
+    local carried = math.floor(sum / m)
+    quotient, remainder = quotient * 16 + carried, sum - carried * m
+  end
+  return a * whole + quotient, remainder
+end
+
+local function present_instant(argument)
+  if argument ~= '' then return tonumber(argument) end
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+local function store(key, value, ttl_us)
+  if ttl_us <= 0 or value == '' then
+    redis.call('DEL', key)
+  else
+    redis.call('SET', key, value, 'PX', string.format('%.0f', math.ceil(ttl_us / 1000)))
+  end
+end

@@ -1,0 +1,45 @@
+"""What an engine does, whatever it stores in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision, Verdict
+
+
+class Correction(NamedTuple):
+    """An earlier verdict, and by how many units its charge was wrong (negative: give back)."""
+
+    verdict: Verdict
+    delta: int
+
+
+class Engine(Protocol):
+    """Decides and corrects charges atomically. Every method may raise ``StorageUnavailable``."""
+
+    def admit(
+        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+    ) -> Decision:
+        """Decide all charges; take all of them, or none where one is denied.
+
+        ``take=False`` only looks. ``now_us`` replaces the engine's clock (tests, simulation).
+        """
+        ...
+
+    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+        """Correct earlier charges; never denies. Returns how many of them still mattered."""
+        ...
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """Forget the buckets of these names; returns how many there were."""
+        ...
+
+    def reset(self, prefix: str) -> int:
+        """Forget every bucket whose name begins with the prefix; returns how many there were."""
+        ...
+
+    def reachable(self) -> bool:
+        """Whether the storage answers now."""
+        ...

@@ -1,0 +1,139 @@
+"""The engine that all workers share: Redis or Valkey, one script call a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ratelimit_ext.core import clock
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
+from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.scripts import Script, composed
+from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.strategies.protocol import Reading
+
+#: How many names one SCAN step looks at, and how many are deleted at once.
+SCAN_COUNT: Final = 1000
+
+
+class RedisEngine:
+    """An :class:`~ratelimit_ext.engine.protocol.Engine` over a redis-py (or valkey-py) client.
+
+    ``errors`` are the client's exceptions that mean that the storage cannot serve. The instant of
+    a decision is the server's, unless ``client_clock`` is set for a server that refuses ``TIME``
+    in scripts.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        errors: type[Exception] | tuple[type[Exception], ...],
+        *,
+        client_clock: bool = False,
+    ) -> None:
+        self._client = client
+        self._errors = errors
+        self._client_clock = client_clock
+
+    def admit(
+        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+    ) -> Decision:
+        """See :meth:`Engine.admit`. One EVALSHA, whatever the number of charges."""
+        charges = merged(charges)
+        keys = [charge.key for charge in charges]
+        arguments: list[Any] = [self._instant(now_us), "1" if take else "0"]
+        codes = set()
+        for charge in charges:
+            limit = charge.limit
+            strategy = strategy_named(limit.strategy)
+            codes.add(strategy.CODE)
+            arguments += (strategy.CODE, _part(charge), sent_cost(charge))
+            arguments += strategy.parameters(limit, self._client_now(limit, now_us))
+        reply = self._evaluate(composed("admit", frozenset(codes)), keys, arguments)
+        return decision_of(
+            charges,
+            reply[0],
+            admitted=reply[1] == 1,
+            take=take,
+            readings=[
+                (reply[i] == 1, Reading(*reply[i + 1 : i + 4])) for i in range(2, len(reply), 4)
+            ],
+        )
+
+    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+        """See :meth:`Engine.settle`. One EVALSHA."""
+        keys = [correction.verdict.charge.key for correction in corrections]
+        arguments: list[Any] = [self._instant(now_us)]
+        codes = set()
+        for verdict, delta in corrections:
+            limit = verdict.charge.limit
+            strategy = strategy_named(limit.strategy)
+            codes.add(strategy.CODE)
+            arguments += (strategy.CODE, verdict.receipt, delta)
+            arguments += strategy.parameters(limit, self._client_now(limit, now_us))
+        return sum(self._evaluate(composed("settle", frozenset(codes)), keys, arguments))
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """See :meth:`Engine.clear`."""
+        try:
+            return int(self._client.delete(*keys)) if keys else 0
+        except self._errors as error:
+            raise StorageUnavailable(f"the storage failed: {error}") from error
+
+    def reset(self, prefix: str) -> int:
+        """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server goes on serving."""
+        pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
+        dropped = 0
+        try:
+            batch: list[Any] = []
+            for key in self._client.scan_iter(match=pattern, count=SCAN_COUNT):
+                batch.append(key)
+                if len(batch) == SCAN_COUNT:
+                    dropped += self._client.unlink(*batch)
+                    batch.clear()
+            return dropped + (self._client.unlink(*batch) if batch else 0)
+        except self._errors as error:
+            raise StorageUnavailable(f"the storage failed: {error}") from error
+
+    def reachable(self) -> bool:
+        """Whether the server answers a PING now."""
+        try:
+            return bool(self._client.ping())
+        except self._errors:
+            return False
+
+    def _instant(self, now_us: int | None) -> int | str:
+        if now_us is not None:
+            return now_us
+        return clock.now_us() if self._client_clock else ""
+
+    @staticmethod
+    def _client_now(limit: Limit, now_us: int | None) -> int:
+        """The instant from which a calendar's windows are computed; others do not need one."""
+        if limit.anchor is None:
+            return 0
+        return clock.now_us() if now_us is None else now_us
+
+    def _evaluate(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
+        try:
+            try:
+                return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
+            except self._errors as error:
+                # The class is redis-py's or valkey-py's; both have the name. Nothing was executed,
+                # so trying again cannot charge twice; EVAL teaches the server the script.
+                if type(error).__name__ != "NoScriptError":
+                    raise
+                return self._client.eval(script.text, len(keys), *keys, *arguments)
+        except self._errors as error:
+            raise StorageUnavailable(f"the storage failed: {error}") from error
+
+
+def _part(charge: Charge) -> str:
+    """The charge's part in the script: enforced, shadow, or meta with what triggers it."""
+    if charge.meta:
+        return "m" + ",".join(str(position + 1) for position in charge.on_denial)
+    return "e" if charge.limit.mode == "enforce" else "s"

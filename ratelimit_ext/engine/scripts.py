@@ -1,0 +1,41 @@
+"""Lua scripts, put together from the parts that one evaluation needs.
+
+An admission is the prelude, one fragment per strategy in use, and the driver: a script for each
+set of strategies, so that none pays for algorithms that it does not run.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import NamedTuple
+
+from ratelimit_ext.strategies import STRATEGIES
+
+_FRAGMENTS = {
+    strategy.CODE: name.replace("-", "_") + ".lua" for name, strategy in STRATEGIES.items()
+}
+
+
+class Script(NamedTuple):
+    """A script's text, and the digest by which a server knows it."""
+
+    text: str
+    sha: str
+
+
+@lru_cache(maxsize=None)
+def composed(driver: str, codes: frozenset[str]) -> Script:
+    """The script of a driver (``admit`` or ``settle``) over the strategies of these codes."""
+    parts = [_engine_part("prelude.lua")]
+    for code in sorted(codes):
+        fragment = (files("ratelimit_ext.strategies") / _FRAGMENTS[code]).read_text("utf-8")
+        parts.append(f"do\n{fragment}end\n")
+    parts.append(_engine_part(f"{driver}.lua"))
+    text = "\n".join(parts)
+    return Script(text, sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())
+
+
+def _engine_part(name: str) -> str:
+    return (files("ratelimit_ext.engine") / name).read_text("utf-8")

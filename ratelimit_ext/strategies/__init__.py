@@ -1,0 +1,41 @@
+"""The algorithms: one file of Python (the reference) and one of Lua (what runs) for each.
+
+Both compute on integers alone and agree to the digit. A strategy is a module with the functions
+of :class:`~ratelimit_ext.strategies.protocol.Strategy`; no strategy imports another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.strategies import (
+    fixed_window,
+    sliding_window,
+    sliding_window_counter,
+    token_bucket,
+)
+from ratelimit_ext.strategies.protocol import Strategy
+
+STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
+    {
+        "token-bucket": cast(Strategy, token_bucket),
+        "sliding-window": cast(Strategy, sliding_window),
+        "sliding-window-counter": cast(Strategy, sliding_window_counter),
+        "fixed-window": cast(Strategy, fixed_window),
+    }
+)
+
+#: Flask-Limiter's name for the exact log, which our sliding window serves.
+ALIASES: Mapping[str, str] = MappingProxyType({"moving-window": "sliding-window"})
+
+
+def strategy_named(name: str) -> Strategy:
+    """The strategy of this name, or a :class:`ConfigurationError` that lists the names."""
+    strategy = STRATEGIES.get(ALIASES.get(name, name))
+    if strategy is None:
+        known = ", ".join(sorted([*STRATEGIES, *ALIASES]))
+        raise ConfigurationError(f"unknown strategy {name!r}; known: {known}.")
+    return strategy

@@ -1,0 +1,99 @@
+"""Fixed window: an amount per window; the window opens at the first call, or by the calendar.
+
+Not for: smoothing. Twice the amount can pass around the end of a window (use the sliding window);
+it is the right one where a bill has the same windows.
+
+>>> from ratelimit_ext.core.limit import Limit
+>>> window = parameters(Limit(10, 60_000_000), 0)
+>>> check((7, 60_000_000), 1, 5, window)[0], check((7, 60_000_000), 1, 3, window)[0]
+(False, True)
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TypeAlias
+from zoneinfo import ZoneInfo
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.strategies.protocol import Answer, Reading
+
+CODE = "fw"
+
+State: TypeAlias = tuple[int, int]  # used, end
+
+
+def parameters(limit: Limit, now_us: int) -> tuple[int, ...]:
+    """Amount, period, and the next two ends of the calendar's windows (0, 0 without an anchor).
+
+    Two, because the deciding clock may already be past the first.
+    """
+    if limit.anchor is None:
+        return (limit.amount, limit.period_us, 0, 0)
+    first = calendar_end(now_us, limit.anchor, limit.timezone)
+    return (limit.amount, limit.period_us, first, calendar_end(first, limit.anchor, limit.timezone))
+
+
+def calendar_end(instant_us: int, anchor: str, timezone: str) -> int:
+    """When the day or month that holds the instant ends in the time zone.
+
+    >>> calendar_end(0, "month", "UTC") // 86_400_000_000
+    31
+    """
+    zone = ZoneInfo(timezone)
+    local = datetime.fromtimestamp(instant_us // 1_000_000, zone)
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if anchor == "day":
+        end = midnight + timedelta(days=1)
+    else:
+        end = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return int(end.timestamp()) * 1_000_000
+
+
+def _present(
+    state: State | None, now_us: int, period: int, first: int, second: int
+) -> tuple[int, int]:
+    """The window at ``now_us``. An end further off than a window can be is a clock set back."""
+    end = now_us + period if not first else first if now_us < first else second
+    if state is None or state[1] <= now_us:
+        return 0, end
+    return state[0], min(state[1], end)
+
+
+def check(
+    state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
+) -> tuple[bool, Reading, State]:
+    """Reading: units used, the window's end, 0."""
+    amount, period, first, second = parameters
+    used, end = _present(state, now_us, period, first, second)
+    return used + cost <= amount, Reading(used, end, 0), (used, end)
+
+
+def take(
+    state: State, now_us: int, cost: int, parameters: tuple[int, ...]
+) -> tuple[State, int]:
+    """The window matters until its end."""
+    used, end = state
+    return (used + cost, end), end - now_us
+
+
+def adjust(
+    state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
+) -> tuple[State, int] | None:
+    """Only the window that was charged (the receipt is its end) is corrected."""
+    if state is None or state[1] <= now_us or state[1] != receipt:
+        return None
+    used, end = state
+    return (max(0, used + delta), end), end - now_us
+
+
+def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
+    """Waiting ends with the window."""
+    used = reading.x + (cost if taken else 0)
+    left = reading.y - now_us
+    return Answer(
+        remaining=max(0, limit.amount - used),
+        retry_after_us=0 if reading.x + cost <= limit.amount else left,
+        reset_after_us=left,
+        receipt=reading.y,
+    )

@@ -1,0 +1,131 @@
+"""Sliding window: never more than the amount in any window of the period, wherever it begins.
+
+A log with one entry per call, ``(instant, cost)``, whatever the cost. From ``EXACT`` entries on,
+a call joins the newest entry if both lie in the same 1/511 of the period, and at ``MOST`` entries
+the whole log is merged so, always into the later instant: room is then freed late by at most 0.2 %
+of the period, too much is never admitted, and a bucket never grows beyond 6.2 kB.
+
+Not for: limits of millions of small calls where 0.2 % of nothing matters (the counter is smaller).
+
+>>> from ratelimit_ext.core.limit import Limit
+>>> window = parameters(Limit(2, 60_000_000, "sliding-window"), 0)
+>>> log = (2, ((10, 1), (30_000_010, 1)))
+>>> check(log, 60_000_009, 1, window)[0], check(log, 60_000_010, 1, window)[0]
+(False, True)
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.strategies.protocol import Answer, Reading
+
+CODE = "sw"
+EXACT: Final = 256
+MOST: Final = 512
+MOST_TOTAL: Final = 2**40 - 1  # an entry's cost, and so a merged one's, has five bytes
+
+Entry: TypeAlias = tuple[int, int]  # instant, cost
+State: TypeAlias = tuple[int, tuple[Entry, ...]]  # the sum of the costs; entries, oldest first
+
+
+def parameters(limit: Limit, now_us: int) -> tuple[int, ...]:
+    """Amount and period in microseconds."""
+    return (limit.amount, limit.period_us)
+
+
+def _grain(period: int) -> int:
+    return -(-period // (MOST - 1))
+
+
+def _present(state: State | None, now_us: int, period: int) -> State:
+    """The log without what has left the window; instants in the future become the present."""
+    if state is None:
+        return 0, ()
+    total, log = state
+    first = 0
+    while first < len(log) and log[first][0] <= now_us - period:
+        total -= log[first][1]
+        first += 1
+    entries = log[first:]
+    if entries and entries[-1][0] > now_us:  # the clock was set back
+        ahead = sum(cost for instant, cost in entries if instant > now_us)
+        entries = (*(e for e in entries if e[0] <= now_us), (now_us, ahead))
+    return total, entries
+
+
+def check(
+    state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
+) -> tuple[bool, Reading, State]:
+    """Reading: units in the window, its oldest instant (0: empty), and the instant that has to
+    leave before the cost fits (0 where it fits, or where it never can)."""
+    amount, period = parameters
+    total, entries = _present(state, now_us, period)
+    leaver, excess = 0, total + cost - amount
+    if excess > 0 and cost <= amount:
+        for leaver, leaving in entries:
+            excess -= leaving
+            if excess <= 0:
+                break
+    oldest = entries[0][0] if entries else 0
+    return total + cost <= amount, Reading(total, oldest, leaver), (total, entries)
+
+
+def take(
+    state: State, now_us: int, cost: int, parameters: tuple[int, ...]
+) -> tuple[State, int]:
+    """The log matters until its newest entry leaves."""
+    period = parameters[1]
+    grain = _grain(period)
+    total, entries = state
+    if entries and _joins(entries, now_us, grain):
+        entries = (*entries[:-1], (now_us, entries[-1][1] + cost))
+    elif len(entries) >= MOST:
+        entries = (*_merged(entries, grain), (now_us, cost))
+    else:
+        entries = (*entries, (now_us, cost))
+    return (total + cost, entries), period
+
+
+def _joins(entries: tuple[Entry, ...], now_us: int, grain: int) -> bool:
+    newest = entries[-1][0]
+    return newest == now_us or (len(entries) >= EXACT and newest // grain == now_us // grain)
+
+
+def _merged(entries: tuple[Entry, ...], grain: int) -> tuple[Entry, ...]:
+    merged: list[Entry] = []
+    for instant, cost in entries:
+        if merged and merged[-1][0] // grain == instant // grain:
+            cost += merged.pop()[1]
+        merged.append((instant, cost))
+    return tuple(merged)
+
+
+def adjust(
+    state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
+) -> tuple[State, int] | None:
+    """The receipt is the entry's instant; an entry that was merged is the next later one."""
+    period = parameters[1]
+    total, entries = _present(state, now_us, period)
+    if not entries or receipt <= now_us - period:
+        return None
+    place = next((i for i, e in enumerate(entries) if e[0] >= receipt), len(entries) - 1)
+    instant, cost = entries[place]
+    real = min(max(0, cost + delta), MOST_TOTAL - total + cost)
+    kept = ((instant, real),) if real else ()
+    entries = (*entries[:place], *kept, *entries[place + 1 :])
+    return (total + real - cost, entries), entries[-1][0] + period - now_us if entries else 0
+
+
+def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
+    """Waiting ends when the entry that makes room leaves the window."""
+    used, oldest, leaver = reading
+    if taken:
+        used, oldest = used + cost, oldest or (now_us if cost else 0)
+    return Answer(
+        remaining=max(0, limit.amount - used),
+        retry_after_us=leaver + limit.period_us - now_us if leaver else 0,
+        reset_after_us=oldest + limit.period_us - now_us if oldest else 0,
+        receipt=now_us,
+    )

@@ -1,0 +1,45 @@
+-- Sliding window counter. The reference, with its weakness, is sliding_window_counter.py.
+--
+-- KEYS     one string
+-- stored   start (7 bytes), previous (7 bytes), current (7 bytes): the instant at which the current
+--          window began, the units of the window before it, and its own
+-- ARGV     amount; period in microseconds
+-- returns  the reading: start, previous, current, as of now
+
+local function present(raw, now, period)
+  if not raw or #raw ~= 21 then return now, 0, 0 end
+  local start, previous, current = struct.unpack('<I7I7I7', raw)
+  if now >= start + 2 * period then return now, 0, 0 end
+  if now >= start + period then return start + period, current, 0 end
+  if start > now then start = now end
+  return start, previous, current
+end
+
+strategies.sc = {
+  arguments = 2,
+
+  check = function(raw, now, cost, arg)
+    local period = tonumber(ARGV[arg + 1])
+    local start, previous, current = present(raw, now, period)
+    local weighted = multiply_divide(start + period - now, previous, period) + current
+    return weighted + cost <= tonumber(ARGV[arg]), start, previous, current
+  end,
+
+  take = function(now, cost, arg, start, previous, current)
+    return struct.pack('<I7I7I7', start, previous, current + cost),
+      start + 2 * tonumber(ARGV[arg + 1]) - now
+  end,
+
+  adjust = function(raw, now, receipt, delta, arg)
+    local period = tonumber(ARGV[arg + 1])
+    local start, previous, current = present(raw, now, period)
+    if receipt == start then
+      current = math.max(0, current + delta)
+    elseif receipt == start - period then
+      previous = math.max(0, previous + delta)
+    else
+      return nil
+    end
+    return struct.pack('<I7I7I7', start, previous, current), start + 2 * period - now
+  end,
+}

@@ -1,0 +1,45 @@
+-- Token bucket. The reference, with the reasons, is token_bucket.py.
+--
+-- KEYS     one string
+-- stored   used (7 bytes), frac (7 bytes), at (7 bytes): what was missing from the bucket at the
+--          instant `at`, in units and in 1/period of a unit
+-- ARGV     amount; period in microseconds; burst
+-- returns  the reading: units missing, fraction missing, 0
+
+local function leaked(raw, now, amount, period)
+  if not raw or #raw ~= 21 then return 0, 0 end
+  local used, frac, at = struct.unpack('<I7I7I7', raw)
+  if now <= at then return used, frac end
+  local elapsed = now - at
+  -- A float suffices to see that all has leaked; what is near the edge is computed exactly, and
+  -- the two units of margin are far above the float's error.
+  if elapsed / period * amount >= used + 2 then return 0, 0 end
+  local whole, part = multiply_divide(elapsed, amount, period)
+  used, frac = used - whole, frac - part
+  if frac < 0 then used, frac = used - 1, frac + period end
+  if used < 0 then return 0, 0 end
+  return used, frac
+end
+
+local function take(now, cost, arg, used, frac)
+  local amount, period = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
+  return struct.pack('<I7I7I7', used + cost, frac, now), (used + cost + 1) * period / amount
+end
+
+strategies.tb = {
+  arguments = 3,
+
+  check = function(raw, now, cost, arg)
+    local used, frac = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
+    local fits = used + cost + (frac > 0 and 1 or 0) <= tonumber(ARGV[arg + 2])
+    return fits, used, frac, 0
+  end,
+
+  take = take,
+
+  adjust = function(raw, now, receipt, delta, arg)
+    local used, frac = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
+    if used + delta < 0 then return struct.pack('<I7I7I7', 0, 0, now), 0 end
+    return take(now, delta, arg, used, frac)
+  end,
+}
