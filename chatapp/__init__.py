@@ -1,0 +1,80 @@
+"""A chat endpoint before OpenAI and Anthropic that a runaway client cannot turn into a bill."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from chatapp import catalogue, identities, settings
+from chatapp.blueprints import chat, health, page, refusal
+from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
+from chatapp.providers import Timeouts
+from chatapp.providers.anthropic import Anthropic
+from chatapp.providers.offline import Offline
+from chatapp.providers.openai import OpenAI
+from ratelimit_ext import Limiter, client_ip
+
+POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
+BODY_MAX_BYTES: Final = 1024 * 1024
+
+
+def create_app(config: Mapping[str, object] | None = None) -> Flask:
+    """The application: the one place that chooses implementations.
+
+    ``config`` goes before the environment, which goes before the defaults. Raises SettingsError,
+    CatalogueError or the extension's ConfigurationError, each naming what is wrong, before
+    anything is served.
+    """
+    app = Flask(__name__)
+    app.config.update(
+        MAX_CONTENT_LENGTH=BODY_MAX_BYTES,
+        RATELIMIT_POLICY_FILE=str(POLICY_FILE),
+        RATELIMIT_HEADERS_ENABLED=True,
+        # A storage that is away must not become a 500: each worker counts for itself meanwhile.
+        RATELIMIT_IN_MEMORY_FALLBACK_ENABLED=True,
+    )
+    app.config.update(settings.from_environment(os.environ))
+    app.config.update(config or {})
+    chosen = settings.from_config(app.config)
+
+    app.extensions[chat.EXTENSION_KEY] = _conversation(chosen)
+    limiter = Limiter(client_ip)
+    identities.install(limiter, chosen.plans)
+    health_bp = health.blueprint(limiter)
+    for bp in (chat.bp, page.bp, health_bp):
+        app.register_blueprint(bp)
+    refusal.install(app)
+    limiter.exempt(health_bp)
+    limiter.init_app(app)
+    _trust_proxies(app, chosen.trusted_hops)
+    app.logger.warning(identities.SPOOFING_WARNING)
+    return app
+
+
+def _conversation(chosen: settings.Settings) -> Conversation:
+    timeouts = Timeouts(
+        connect_s=chosen.provider_connect_timeout_s, read_s=chosen.provider_timeout_s
+    )
+    try:
+        return Conversation(
+            (OpenAI(timeouts), Anthropic(timeouts), Offline()),
+            catalogue.load(),
+            default_model=chosen.default_model,
+            max_tokens=chosen.max_tokens,
+        )
+    except (UnknownModelError, ModelUnavailableError) as error:
+        raise settings.SettingsError(f"CHATAPP_DEFAULT_MODEL: {error}") from error
+
+
+def _trust_proxies(app: Flask, hops: int) -> None:
+    """Believe the last ``hops`` entries of X-Forwarded-For and -Proto, and none where it is 0:
+    a client can write anything there, and would choose its own address."""
+    if hops > 0:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0
+        )

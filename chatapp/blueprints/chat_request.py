@@ -1,0 +1,197 @@
+"""The body of POST /chat: from bytes off the wire to a request that can be charged and answered.
+
+Whatever comes in ends as a ChatRequest or as a Refusal that says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from typing import Annotated, Final, NoReturn
+
+from flask import Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from chatapp.blueprints.refusal import Refusal
+from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
+
+MESSAGE_MAX_BYTES: Final = 32_000
+USER_ID_MAX_CHARACTERS: Final = 256
+MODEL_MAX_CHARACTERS: Final = 100
+# What is neither text nor an identity: control characters, and separators that break a line.
+CONTROL_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp"})
+EXAMPLE: Final = '{"message": "hello"}'
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A valid request: what is said to which model, and who says it (None: he did not say)."""
+
+    turn: Turn
+    user_id: str | None
+
+
+def read(request: Request, conversation: Conversation) -> ChatRequest:
+    """The request's body, checked; Refusal (400, 413 or 422) where it cannot be used."""
+    try:
+        body = _Body.model_validate(_json_object(request))
+    except ValidationError as error:
+        _refuse(error.errors(include_url=False)[0])
+    try:
+        model = conversation.model(body.model)
+    except UnknownModelError as error:
+        raise Refusal(422, "unknown_model", str(error)) from error
+    except ModelUnavailableError as error:
+        raise Refusal(422, "model_unavailable", str(error)) from error
+    return ChatRequest(turn=Turn(message=body.message, model=model), user_id=body.user_id)
+
+
+def _json_object(request: Request) -> dict[str, object]:
+    if not request.is_json:
+        found = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
+        raise Refusal(
+            400,
+            "invalid_json",
+            f"The Content-Type is {found}; send application/json and a body like {EXAMPLE}.",
+        )
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refusal(
+            400,
+            "invalid_json",
+            "The body has a Content-Encoding; send it uncompressed, and without that header.",
+        )
+    try:
+        raw = request.get_data(cache=False)
+    except OSError as error:  # the server's word for a body that breaks off or is badly framed
+        raise Refusal(400, "invalid_json", f"The body cannot be read: send {EXAMPLE}.") from error
+    try:
+        body = json.loads(
+            raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names
+        )
+    except (ValueError, RecursionError) as error:
+        found = "nothing" if not raw else f"something that is not JSON ({_reason(error)})"
+        raise Refusal(
+            400, "invalid_json", f"The body is {found}; send a JSON object like {EXAMPLE}."
+        ) from error
+    if not isinstance(body, dict):
+        raise Refusal(
+            422,
+            "invalid_body",
+            f"The body is {_kind(body)}; send a JSON object like {EXAMPLE}.",
+        )
+    return body
+
+
+def _no_such_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse a name that stands twice: parsers differ in which one counts, and so who pays."""
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return names
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return str(error)
+
+
+def _unicode(text: str) -> str:
+    """Refuse what is no text: NUL, and halves of characters, which no encoding can carry on."""
+    if "\x00" in text:
+        raise PydanticCustomError("nul", "contains the character NUL; remove it")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PydanticCustomError(
+            "surrogate", "contains half of a surrogate pair; send whole characters"
+        ) from None
+    return text
+
+
+def _message(text: str) -> str:
+    size = len(_unicode(text).encode("utf-8"))
+    if size > MESSAGE_MAX_BYTES:
+        raise PydanticCustomError(
+            "message_too_long",
+            "has {size} bytes; allowed are {most}: shorten it",
+            {"size": size, "most": MESSAGE_MAX_BYTES},
+        )
+    if not text.strip():
+        raise PydanticCustomError("blank", "is blank; send at least one visible character")
+    return text
+
+
+def _model(text: str) -> str:
+    return _name(text, most=MODEL_MAX_CHARACTERS)
+
+
+def _user_id(text: str) -> str:
+    return _name(text, most=USER_ID_MAX_CHARACTERS)
+
+
+def _name(text: str, *, most: int) -> str:
+    if len(_unicode(text)) > most:
+        raise PydanticCustomError(
+            "too_long",
+            "has {size} characters; allowed are {most}: send a shorter one or leave it out",
+            {"size": len(text), "most": most},
+        )
+    if any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
+        raise PydanticCustomError("control", "contains a control character; remove it")
+    if not text.strip():
+        raise PydanticCustomError("blank", "is blank; send a name or leave it out")
+    return text
+
+
+class _Body(BaseModel):
+    """Fields that we do not know are ignored: a newer client may send more."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    message: Annotated[str, AfterValidator(_message)]
+    model: Annotated[str, AfterValidator(_model)] | None = None
+    user_id: Annotated[str, AfterValidator(_user_id)] | None = None
+
+
+def _refuse(error: ErrorDetails) -> NoReturn:
+    field = str(error["loc"][0])
+    match error["type"]:
+        case "missing":
+            trouble = f"is missing; send a body like {EXAMPLE}"
+        case "string_type":
+            trouble = f"is {_kind(error['input'])}; send a string"
+        case "string_unicode":
+            trouble = "contains half of a surrogate pair; send whole characters"
+        case _:
+            trouble = error["msg"]
+    too_long = error["type"] == "message_too_long"
+    raise Refusal(
+        413 if too_long else 422,
+        "message_too_long" if too_long else f"invalid_{field}",
+        f'"{field}" {trouble}.',
+    )
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "an object"

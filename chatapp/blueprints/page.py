@@ -1,0 +1,34 @@
+"""GET /: a page for people to talk to POST /chat and to watch the limits work."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, Response, current_app, make_response, render_template
+
+from chatapp.blueprints.chat import EXTENSION_KEY
+from chatapp.conversation import Conversation
+
+bp = Blueprint("page", __name__)
+
+# Nothing from elsewhere and nothing inline: were a reply ever taken for markup, it could not run.
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@bp.get("/")
+def page() -> Response:
+    """The page; it is the same for everybody, what differs its script asks for."""
+    conversation: Conversation = current_app.extensions[EXTENSION_KEY]
+    html = render_template(
+        "chat.html",
+        default_model=conversation.default_model.name,
+        models=conversation.models_at_hand,
+    )
+    response = make_response(html)
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response

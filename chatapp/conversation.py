@@ -1,0 +1,116 @@
+"""One turn of a conversation: which model is asked, what it is asked, what came of it. No Flask."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chatapp.catalogue import Catalogue, Model
+from chatapp.providers import Message, Prompt, Provider, ProviderError, Usage
+
+log = logging.getLogger(__name__)
+
+
+class UnknownModelError(ValueError):
+    """No provider answers for this name; the message says which names are answered."""
+
+
+class ModelUnavailableError(ValueError):
+    """The model's provider cannot be asked; the message names what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What somebody says, and the model it is said to."""
+
+    message: str
+    model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a turn; ``model`` is the one that gave it, as its provider calls it."""
+
+    text: str
+    model: str
+    usage: Usage
+
+
+class Conversation:
+    """Finds models and asks their providers.
+
+    ``providers`` are in order of preference: where a request names no model, and no default is
+    set, the first that can be asked is asked for its own default.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        catalogue: Catalogue,
+        *,
+        default_model: str | None,
+        max_tokens: int,
+    ) -> None:
+        self._providers = {provider.name: provider for provider in providers}
+        self._catalogue = catalogue
+        self._max_tokens = max_tokens
+        self.default_model = self.model(default_model or self._cheapest_at_hand())
+
+    def model(self, name: str | None) -> Model:
+        """The model of that name, the default where there is none.
+
+        Raises UnknownModelError or ModelUnavailableError, before anything is charged or asked.
+        """
+        if name is None:
+            return self.default_model
+        for provider in self._providers.values():
+            if not provider.serves(name):
+                continue
+            if provider.missing is not None:
+                raise ModelUnavailableError(
+                    f'The model "{name}" belongs to {provider.name}, and {provider.missing} is not '
+                    f"set on this server; set it there, or ask for one of: {self._at_hand()}."
+                )
+            return self._catalogue.model(name, provider.name)
+        raise UnknownModelError(
+            f'The model "{name[:100]}" is unknown; allowed are {self._at_hand()}: name one of '
+            f'them, or leave "model" out for {self.default_model.name}.'
+        )
+
+    @property
+    def models_at_hand(self) -> tuple[str, ...]:
+        """The slugs of all listed models that can be asked now, in the catalogue's order."""
+        return tuple(
+            slug
+            for slug, provider in self._catalogue.providers.items()
+            if provider in self._providers and self._providers[provider].missing is None
+        )
+
+    def answer(self, turn: Turn) -> Reply:
+        """Ask, and wait for the answer; ProviderError where there is none."""
+        prompt = Prompt(
+            model=turn.model.name,
+            messages=(Message(role="user", text=turn.message),),
+            max_tokens=self._max_tokens,
+        )
+        try:
+            completion = self._providers[turn.model.provider].complete(prompt)
+        except ProviderError as error:
+            # Its text only where it cannot quote a key; as a literal, for it may hold newlines.
+            shown = "" if error.kind in {"auth", "quota"} else error.message[:500]
+            log.warning(
+                "%s gave no answer for %s: %s, status %s, retry after %s s, %r",
+                *(error.provider, turn.model.slug, error.kind, error.status),
+                *(error.retry_after_s, shown),
+            )
+            raise
+        return Reply(text=completion.text, model=completion.model, usage=completion.usage)
+
+    def _cheapest_at_hand(self) -> str:
+        ready = next(p for p in self._providers.values() if p.missing is None)
+        return self._catalogue.defaults[ready.name]
+
+    def _at_hand(self) -> str:
+        ready = (p for p in self._providers.values() if p.missing is None)
+        return ", ".join(pattern for provider in ready for pattern in provider.patterns)

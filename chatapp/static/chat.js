@@ -1,0 +1,186 @@
+import { readLimits, readWait } from "./limit-headers.js";
+
+const USER_KEY = "chatapp.user_id";
+const at = (id) => document.getElementById(id);
+const log = at("log"), composer = at("composer"), message = at("message"), send = at("send");
+const userId = at("user-id"), model = at("model");
+let waitTimer = null;
+let busy = false;
+
+// Text only ever enters the page as text: neither a reply nor an error can become markup.
+function element(name, className, text = "") {
+  const made = document.createElement(name);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+function say(className, text) {
+  at("empty").hidden = true;
+  const line = log.appendChild(element("li", className, text));
+  log.scrollTop = log.scrollHeight;
+  return line;
+}
+
+function duration(seconds) {
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+}
+
+function period(seconds) {
+  const names = { 1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day" };
+  return seconds === null ? "" : names[seconds] ?? `in ${duration(seconds)}`;
+}
+
+function showLimits(limits) {
+  if (limits.length === 0) return;
+  at("limits").replaceChildren(...limits.map(({ name, quota, windowSeconds, remaining }) => {
+    const row = element("li", remaining === 0 ? "spent" : "");
+    const head = row.appendChild(element("div", "name"));
+    head.append(
+      element("span", "", `${name} ${period(windowSeconds)}`.trim()),
+      element("span", "", `${remaining ?? "?"} of ${quota ?? "?"} left`),
+    );
+    if (quota !== null && remaining !== null) {
+      const bar = row.appendChild(element("progress", ""));
+      bar.max = quota;
+      bar.value = Math.min(remaining, quota);
+      bar.setAttribute("aria-hidden", "true"); // the text beside it says the same
+    }
+    return row;
+  }));
+}
+
+function usageLine(reply) {
+  const { input_tokens: input, output_tokens: output, cached_input_tokens: cached } = reply.usage;
+  return `${reply.model} · ${input} tokens in${cached ? ` (${cached} cached)` : ""} · ${output} out`;
+}
+
+function refreshSend() {
+  send.disabled = busy || waitTimer !== null;
+}
+
+function stopWaiting() {
+  clearInterval(waitTimer);
+  waitTimer = null;
+  at("wait").hidden = true;
+  refreshSend();
+}
+
+function startWaiting(milliseconds) {
+  stopWaiting();
+  const end = performance.now() + milliseconds;
+  const tick = () => {
+    const left = end - performance.now();
+    if (left <= 0) {
+      stopWaiting();
+      at("status").textContent = "You can send again.";
+      return;
+    }
+    at("countdown").textContent = duration(Math.ceil(left / 1000));
+    at("wait-bar").value = left / milliseconds;
+  };
+  waitTimer = setInterval(tick, 100);
+  at("wait").hidden = false;
+  // Once, not every second: a screen reader would read the countdown aloud.
+  at("status").textContent = `Wait ${duration(Math.ceil(milliseconds / 1000))}.`;
+  tick();
+  refreshSend();
+}
+
+async function ask(text) {
+  const body = { message: text };
+  if (userId.value.trim()) body.user_id = userId.value.trim();
+  if (model.value.trim()) body.model = model.value.trim();
+  const response = await fetch("chat", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  const answer = await response.json().catch(() => null);
+  return { response, answer };
+}
+
+function giveBack(text) {
+  if (!message.value) message.value = text;
+  resize();
+}
+
+async function submit(text) {
+  busy = true;
+  refreshSend();
+  const mine = say("me", text);
+  const line = say("model pending", "…");
+  message.value = "";
+  resize();
+  try {
+    const { response, answer } = await ask(text);
+    showLimits(readLimits(response.headers));
+    if (response.ok && answer) {
+      line.className = "model";
+      line.textContent = answer.reply;
+      line.append(element("small", "", usageLine(answer)));
+    } else {
+      mine.remove(); // it was not said; its text goes back to where it can be sent again
+      line.className = "error";
+      line.textContent = answer?.error ?? `The server answered ${response.status}.`;
+      giveBack(text);
+      const wait = readWait(response.headers, answer);
+      if (response.status === 429 || response.status === 503) startWaiting(wait || 1000);
+    }
+  } catch {
+    mine.remove();
+    line.className = "error";
+    line.textContent = "The server cannot be reached; look at your connection and send again.";
+    giveBack(text);
+  } finally {
+    busy = false;
+    refreshSend();
+    log.scrollTop = log.scrollHeight;
+  }
+}
+
+function resize() {
+  message.style.height = "auto";
+  message.style.height = `${message.scrollHeight}px`;
+}
+
+function newUserId() {
+  return `guest-${Array.from(crypto.getRandomValues(new Uint8Array(4)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function rememberUser(value) {
+  try {
+    localStorage.setItem(USER_KEY, value);
+  } catch { /* a browser that keeps nothing still chats */ }
+}
+
+function rememberedUser() {
+  try {
+    return localStorage.getItem(USER_KEY);
+  } catch {
+    return null;
+  }
+}
+
+userId.value = rememberedUser() ?? newUserId();
+rememberUser(userId.value);
+userId.addEventListener("change", () => {
+  rememberUser(userId.value.trim());
+  stopWaiting(); // another user has another allowance; the server says if that is not so
+});
+model.addEventListener("change", stopWaiting);
+message.addEventListener("input", resize);
+message.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    composer.requestSubmit();
+  }
+});
+composer.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = message.value;
+  if (!send.disabled && text.trim()) submit(text);
+});
+message.focus();

@@ -1,0 +1,34 @@
+"""/healthz and /readyz."""
+
+from __future__ import annotations
+
+from flask.testing import FlaskClient
+
+from tests import servers
+from tests.chatapp.conftest import AppMaker
+
+
+def test_alive_and_ready(client: FlaskClient) -> None:
+    """Both are 200 while all is well."""
+    assert client.get("/healthz").json == {"status": "alive"}
+    assert client.get("/readyz").json == {"status": "ready"}
+
+
+def test_health_is_never_limited(client: FlaskClient) -> None:
+    """A load balancer may ask more often than any person, and costs nobody anything."""
+    for path in ("/healthz", "/readyz"):
+        responses = [client.get(path) for _ in range(60)]
+        assert {response.status_code for response in responses} == {200}
+        assert "RateLimit" not in responses[-1].headers
+
+
+def test_a_lost_storage_is_not_ready_and_still_alive(make_app: AppMaker) -> None:
+    """A 503 takes the process out of rotation; it is not restarted for what is not its fault."""
+    uri = f"redis://127.0.0.1:{servers.free_port()}"
+    client = make_app(RATELIMIT_STORAGE_URI=uri).test_client()
+    assert client.get("/healthz").status_code == 200
+    response = client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json is not None
+    assert response.json["code"] == "storage_unavailable"
+    assert "RATELIMIT_STORAGE_URI" in response.json["error"]

@@ -1,0 +1,39 @@
+"""GET /: the page as it leaves the server; tests/e2e/test_browser.py uses it."""
+
+from __future__ import annotations
+
+import re
+
+from flask.testing import FlaskClient
+
+
+def test_the_page_runs_nothing_from_elsewhere(client: FlaskClient) -> None:
+    """The policy forbids what is not ours, and the page holds nothing that needs it."""
+    response = client.get("/")
+    assert response.status_code == 200
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    html = response.text
+    assert not re.search(r"<script(?![^>]*\bsrc=)", html), "an inline script"
+    assert not re.search(r"\son\w+=|\sstyle=|<style", html), "an inline handler or style"
+    links = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert links
+    for link in links:
+        assert link.startswith("/static/")
+        assert client.get(link).status_code == 200
+
+
+def test_the_page_names_the_model_that_answers(client: FlaskClient) -> None:
+    """Offline shows as offline before anybody has asked."""
+    assert "<strong>offline</strong>" in client.get("/").text
+
+
+def test_the_script_never_makes_markup_of_text(client: FlaskClient) -> None:
+    """No door by which a reply could become HTML."""
+    for script in ("chat.js", "limit-headers.js"):
+        source = client.get(f"/static/{script}").text
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source
+        )

@@ -1,0 +1,59 @@
+"""Fixtures for the application: an environment without keys, an app in it, a provider to call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from chatapp import create_app
+from tests.chatapp import provider_server
+
+OURS = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
+AppMaker = Callable[..., Flask]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting and no key of whoever runs the tests gets into them."""
+    for name in os.environ:
+        if name.startswith(OURS):
+            monkeypatch.delenv(name)
+    # A proxy of the machine is none for a server on it.
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def make_app() -> AppMaker:
+    """Makes an application on a storage of its own, with these settings besides."""
+
+    def make(**config: object) -> Flask:
+        return create_app({"TESTING": False, "RATELIMIT_STORAGE_URI": "memory://", **config})
+
+    return make
+
+
+@pytest.fixture
+def client(make_app: AppMaker) -> FlaskClient:
+    """A client of an application that is offline."""
+    return make_app().test_client()
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_server.ProviderServer]:
+    """A running provider; the SDKs' own variables point at it, with made-up keys."""
+    with provider_server.running() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def online(provider: provider_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
+    """A client of an application whose providers are `provider`, and may take 2 s."""
+    return make_app(CHATAPP_PROVIDER_TIMEOUT_S=2).test_client()
