@@ -110,6 +110,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def eventually(condition: Callable[[], object], *, within_s: float = START_SECONDS) -> None:
+    """Return once `condition()` is true; fail the test when it is not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {condition}"
+        time.sleep(POLL_SECONDS)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not yet reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 @contextlib.contextmanager
 def standalone(*options: str) -> Iterator[Server]:
     """One server on TCP and on a Unix socket; `options` as on valkey-server's command line."""

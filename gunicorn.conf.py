@@ -1,0 +1,118 @@
+"""gunicorn's settings for `gunicorn wsgi:app`, and the storage that it runs when none is set.
+
+From the environment: PORT, GUNICORN_HOST, WEB_CONCURRENCY, GUNICORN_THREADS, FORWARDED_ALLOW_IPS,
+RATELIMIT_STORAGE_URI (a Redis of your own), RATELIMIT_EMBEDDED_DIR (the embedded server's state,
+instance/ratelimit). gunicorn's own command line goes before all of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+STORAGE = "RATELIMIT_STORAGE_URI"
+
+# This machine only, until somebody decides otherwise: a chat endpoint spends money.
+bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 8000}"
+
+# Threads, because a call waits up to 30 s for its provider and needs no processor meanwhile.
+worker_class = "gthread"
+# Several processes, so that Python's lock, a crash or a recycled worker is never the whole service.
+workers = int(os.environ.get("WEB_CONCURRENCY") or 4)
+# Calls in flight a worker; with 4 workers 32 of them. More cost little memory, and no fairness.
+threads = int(os.environ.get("GUNICORN_THREADS") or 8)
+
+# A worker that gives no sign of life for so long is killed. gthread's signs come from its main
+# thread, so that this bounds a process that hangs, not a call; far above the longest call anyway.
+timeout = 120
+# At a reload or an end, calls in flight may finish: longer than a call of 30 s.
+graceful_timeout = 40
+# Longer than the 60 s after which usual proxies drop an idle connection: had we dropped it first,
+# a request on its way would be a 502. An idle connection holds no thread.
+keepalive = 75
+
+# A leak, ours or a dependency's, ends with its worker.
+max_requests = 50_000
+# Not all workers in the same moment.
+max_requests_jitter = 5_000
+
+# Each worker imports the application after the fork: no connection, thread or lock is shared with
+# a sibling, and a HUP takes new code.
+preload_app = False
+# The sign of life is a file's time stamp; on a disk it could block.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - see above
+
+# Who may say that the client came by https: a proxy on this machine. The client's address is the
+# application's business, by a number of trusted hops.
+forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS") or "127.0.0.1,::1"
+# Bounds on what a client can make a worker hold before the application sees it, and has limits.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+# `X_Forwarded_For` would become the same WSGI key as `X-Forwarded-For`.
+header_map = "drop"
+# Its path is one per user, so that two applications would share it; signals do what we need.
+control_socket_disable = True
+
+
+def on_starting(server: Any) -> None:
+    """Before any fork: run the embedded server, unless a storage is set, and tell the workers."""
+    embedded_server = _load("embedded")
+    embedded = embedded_server.EmbeddedServer(
+        os.environ.get("RATELIMIT_EMBEDDED_DIR") or HERE / "instance" / "ratelimit"
+    )
+    # After a HUP, a master that USR2 starts inherits what the old one exported below.
+    if os.environ.get(STORAGE) not in {None, "", embedded.uri}:
+        return
+    if server.cfg.uid != os.geteuid():
+        sys.exit(
+            f"The embedded storage is for the user who starts gunicorn: no --user, or {STORAGE}"
+        )
+    try:
+        # A master that USR2 started takes the old one's server over; it must not run a second.
+        if not (server.master_pid and embedded.join()):
+            embedded.start()
+    except embedded_server.EmbeddedServerError as error:
+        sys.exit(f"gunicorn.conf.py: {error}")
+    os.environ[STORAGE] = embedded.uri
+    # On the arbiter, because a HUP executes this file anew.
+    server.embedded = embedded
+    server.log.info("Storage: embedded server, %s", embedded.uri)
+
+
+def on_reload(server: Any) -> None:
+    """At a HUP the server stays as it is; it is started anew if someone killed its supervisor."""
+    if embedded := getattr(server, "embedded", None):
+        embedded.start()
+
+
+def on_exit(server: Any) -> None:
+    """After the last worker: stop the server, or leave it to the other master of an upgrade."""
+    if embedded := getattr(server, "embedded", None):
+        if server.reexec_pid or server.master_pid:
+            embedded.leave()
+        else:
+            embedded.stop()
+
+
+def _load(module: str) -> ModuleType:
+    """A module of ratelimit_ext.engine by its path.
+
+    Importing the package would bring the application's code into the master, and through the fork
+    into every worker: a HUP would go on with the old one.
+    """
+    package = importlib.util.find_spec("ratelimit_ext")
+    if package is None or not package.submodule_search_locations:
+        sys.exit("gunicorn.conf.py: ratelimit_ext is not installed, nor in this directory")
+    path = Path(package.submodule_search_locations[0], "engine", f"{module}.py")
+    spec = importlib.util.spec_from_file_location(f"gunicorn_{module}", path)
+    if spec is None or spec.loader is None:
+        sys.exit(f"gunicorn.conf.py: cannot load {path}")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
