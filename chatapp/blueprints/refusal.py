@@ -10,7 +10,6 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.providers import ErrorKind, ProviderError
-from ratelimit_ext import RateLimitExceeded
 
 # How long to wait for a provider that is overloaded and does not say for how long, in seconds.
 DEFAULT_WAIT_S: Final = 5
@@ -67,8 +66,9 @@ def install(app: Flask) -> None:
 
 
 def _answer_http_error(error: HTTPException) -> HTTPException | WerkzeugResponse:
-    if isinstance(error, RateLimitExceeded) or error.response is not None or error.code is None:
-        return error  # it brings its own answer
+    brings_its_own_answer = type(error).get_response is not HTTPException.get_response
+    if brings_its_own_answer or error.response is not None or error.code is None:
+        return error  # as the extension's 429 does, and a redirect
     if isinstance(error, Refusal):
         word, sentence = error.word, error.description
     else:

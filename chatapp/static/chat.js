@@ -38,10 +38,9 @@ function showLimits(limits) {
   at("limits").replaceChildren(...limits.map(({ name, quota, windowSeconds, remaining }) => {
     const row = element("li", remaining === 0 ? "spent" : "");
     const head = row.appendChild(element("div", "name"));
-    head.append(
-      element("span", "", `${name} ${period(windowSeconds)}`.trim()),
-      element("span", "", `${remaining ?? "?"} of ${quota ?? "?"} left`),
-    );
+    const left = element("span", "", `${remaining ?? "?"} of ${quota ?? "?"}`);
+    left.append(element("span", "left", " left"));
+    head.append(element("span", "", `${name} ${period(windowSeconds)}`.trim()), left);
     if (quota !== null && remaining !== null) {
       const bar = row.appendChild(element("progress", ""));
       bar.max = quota;
@@ -183,4 +182,5 @@ composer.addEventListener("submit", (event) => {
   const text = message.value;
   if (!send.disabled && text.trim()) submit(text);
 });
+at("you").open = !matchMedia("(max-width: 760px)").matches;
 message.focus();

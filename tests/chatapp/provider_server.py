@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that came in."""
+    """One call that came in; header names in small letters."""
 
     path: str
     headers: Mapping[str, str]
@@ -152,7 +152,8 @@ def running() -> Iterator[ProviderServer]:
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", "0"))
             body = json.loads(self.rfile.read(length))
-            answer = provider.answer(Call(self.path, dict(self.headers.items()), body))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            answer = provider.answer(Call(self.path, headers, body))
             if answer is None:
                 self.close_connection = True
                 return
@@ -160,8 +161,8 @@ def running() -> Iterator[ProviderServer]:
                 answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
             )
             self.send_response(answer.status)
-            headers = {"Content-Type": "application/json", **answer.headers}
-            for name, value in {**headers, "Content-Length": str(len(raw))}.items():
+            sent = {"Content-Type": "application/json", **answer.headers}
+            for name, value in {**sent, "Content-Length": str(len(raw))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(raw)

@@ -1,0 +1,30 @@
+"""The offline provider."""
+
+from __future__ import annotations
+
+from chatapp.providers import Message, Prompt
+from chatapp.providers.offline import Offline
+
+
+def test_it_answers_only_for_itself() -> None:
+    """It is no stand-in for a model that somebody asked for by name."""
+    assert Offline().serves("offline")
+    assert not Offline().serves("offline-2")
+    assert not Offline().serves("gpt-4o")
+
+
+def test_the_same_prompt_has_the_same_answer() -> None:
+    """Its answer can be asserted in tests, and says what it is."""
+    prompt = Prompt(model="offline", messages=(Message("user", "hello"),), max_tokens=5)
+    completion = Offline().complete(prompt)
+    assert completion == Offline().complete(prompt)
+    assert completion.text.startswith("I am offline")
+    assert "“hello” (5 characters)" in completion.text
+    assert completion.usage.input_tokens == 2
+    assert completion.finish_reason == "stop"
+
+
+def test_a_long_message_is_not_sent_back_whole() -> None:
+    """32 kB in are not 32 kB out."""
+    prompt = Prompt(model="offline", messages=(Message("user", "a" * 32_000),), max_tokens=5)
+    assert len(Offline().complete(prompt).text) < 500

@@ -1,0 +1,87 @@
+"""One turn, without HTTP."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+
+from chatapp import catalogue
+from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
+from chatapp.providers import Completion, ErrorKind, Message, Prompt, ProviderError, Usage
+from chatapp.providers.offline import Offline
+
+
+@dataclass
+class Parrot:
+    """A provider of our protocol that repeats, or fails as it is told."""
+
+    missing: str | None = None
+    fails: ErrorKind | None = None
+    name: str = "openai"
+    patterns: tuple[str, ...] = ("gpt-*",)
+    asked: list[Prompt] = field(default_factory=list)
+
+    def serves(self, model: str) -> bool:
+        return model.startswith("gpt-")
+
+    def complete(self, prompt: Prompt) -> Completion:
+        self.asked.append(prompt)
+        if self.fails:
+            raise ProviderError(self.name, self.fails, message="key sk-1\nis bad", status=401)
+        return Completion(prompt.messages[-1].text, "gpt-x", Usage(1, 2), "stop")
+
+
+def conversation(parrot: Parrot, *, default_model: str | None = None) -> Conversation:
+    return Conversation(
+        (parrot, Offline()), catalogue.load(), default_model=default_model, max_tokens=7
+    )
+
+
+def test_a_turn_asks_the_models_provider_once() -> None:
+    """The prompt has the message, the name as given and the bound; the reply who gave it."""
+    parrot = Parrot()
+    talk = conversation(parrot)
+    reply = talk.answer(Turn("hi", talk.model("gpt-4o-2024-08-06")))
+    assert (reply.text, reply.model, reply.usage) == ("hi", "gpt-x", Usage(1, 2))
+    assert parrot.asked == [Prompt("gpt-4o-2024-08-06", (Message("user", "hi"),), 7)]
+
+
+def test_the_default_is_the_first_provider_that_can_be_asked() -> None:
+    """With a key its cheap model, without one offline; a setting goes before both."""
+    assert conversation(Parrot()).model(None).name == "gpt-5.6-luna"
+    assert conversation(Parrot(missing="KEY")).model(None).name == "offline"
+    assert conversation(Parrot(), default_model="offline").model(None).name == "offline"
+
+
+def test_what_cannot_be_asked_is_refused_beforehand() -> None:
+    """An unknown model names those that are at hand, a known one the key that is missing."""
+    with pytest.raises(UnknownModelError, match=r"allowed are gpt-\*, offline"):
+        conversation(Parrot()).model("llama")
+    with pytest.raises(ModelUnavailableError, match=r"KEY is not set.*one of: offline"):
+        conversation(Parrot(missing="KEY")).model("gpt-4o")
+    with pytest.raises(ModelUnavailableError):
+        conversation(Parrot(missing="KEY"), default_model="gpt-4o")
+
+
+def test_only_models_that_can_be_asked_are_at_hand() -> None:
+    """A page offers nothing that would be refused."""
+    assert conversation(Parrot(missing="KEY")).models_at_hand == ("offline",)
+    at_hand = conversation(Parrot()).models_at_hand
+    assert "gpt-4o" in at_hand
+    assert "claude-haiku-4-5" not in at_hand
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("auth", False), ("quota", False), ("timeout", True)])
+def test_a_failure_is_logged_without_secrets(
+    caplog: pytest.LogCaptureFixture, kind: ErrorKind, shown: bool
+) -> None:
+    """The operator sees why, on one line; what may quote a key is left out."""
+    talk = conversation(Parrot(fails=kind))
+    with caplog.at_level(logging.WARNING), pytest.raises(ProviderError):
+        talk.answer(Turn("hi", talk.model("gpt-4o")))
+    [line] = caplog.messages
+    assert f"openai gave no answer for gpt-4o: {kind}, status 401" in line
+    assert ("sk-1" in line) is shown
+    assert "\n" not in line

@@ -1,0 +1,53 @@
+"""create_app: what it chooses, what it refuses, what it says."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from chatapp import catalogue, create_app
+from chatapp.settings import SettingsError
+from tests.chatapp.conftest import AppMaker
+
+
+def test_the_start_says_that_users_can_be_spoofed(
+    make_app: AppMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, where an operator looks."""
+    with caplog.at_level(logging.WARNING):
+        make_app()
+    assert [line for line in caplog.messages if "spoofed" in line] == [
+        line for line in caplog.messages if "user_id" in line
+    ]
+    assert len([line for line in caplog.messages if "spoofed" in line]) == 1
+
+
+def test_a_default_model_without_its_key_stops_the_start(make_app: AppMaker) -> None:
+    """Not the first request finds it out."""
+    with pytest.raises(SettingsError, match=r"CHATAPP_DEFAULT_MODEL.*OPENAI_API_KEY"):
+        make_app(CHATAPP_DEFAULT_MODEL="gpt-4o")
+
+
+def test_the_environment_counts_and_the_argument_counts_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Operators set variables, tests pass a mapping."""
+    monkeypatch.setenv("CHATAPP_TRUSTED_HOPS", "two")
+    monkeypatch.setenv("RATELIMIT_STORAGE_URI", "memory://")
+    with pytest.raises(SettingsError, match="CHATAPP_TRUSTED_HOPS"):
+        create_app()
+    create_app({"CHATAPP_TRUSTED_HOPS": 0})
+
+
+def test_two_apps_share_no_state(make_app: AppMaker) -> None:
+    """What one app has counted, another on its own storage has not."""
+    first, second = make_app().test_client(), make_app().test_client()
+    statuses = [first.post("/chat", json={"message": "hi", "user_id": "u"}) for _ in range(11)]
+    assert statuses[-1].status_code == 429
+    assert second.post("/chat", json={"message": "hi", "user_id": "u"}).status_code == 200
+
+
+def test_the_packaged_models_load() -> None:
+    """What is shipped can be started with."""
+    assert catalogue.load().defaults["offline"] == "offline"

@@ -1,0 +1,95 @@
+"""Settings: typed, checked at the start, and never silently ignored."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from chatapp import settings
+from chatapp.settings import Settings, SettingsError
+
+
+def read(**environment: str) -> Settings:
+    return settings.from_config(settings.from_environment(environment))
+
+
+def test_the_defaults_trust_nobody() -> None:
+    """Without a setting: no proxy is believed, no plan is given away."""
+    assert read() == Settings()
+    assert read().trusted_hops == 0
+    assert read().plans == {}
+
+
+def test_every_setting_can_come_from_the_environment() -> None:
+    """Text is read as the type that the setting has."""
+    assert read(
+        CHATAPP_DEFAULT_MODEL="gpt-4o",
+        CHATAPP_PLANS='{"alice": "pro"}',
+        CHATAPP_TRUSTED_HOPS="2",
+        CHATAPP_MAX_TOKENS="100",
+        CHATAPP_PROVIDER_CONNECT_TIMEOUT_S="1.5",
+        CHATAPP_PROVIDER_TIMEOUT_S="30",
+    ) == Settings(
+        default_model="gpt-4o",
+        plans={"alice": "pro"},
+        trusted_hops=2,
+        max_tokens=100,
+        provider_connect_timeout_s=1.5,
+        provider_timeout_s=30.0,
+    )
+
+
+def test_an_empty_variable_is_none() -> None:
+    """`CHATAPP_TRUSTED_HOPS=` in a compose file means the default."""
+    assert read(CHATAPP_TRUSTED_HOPS="", RATELIMIT_STORAGE_URI=" ") == Settings()
+    assert settings.from_environment({"RATELIMIT_STORAGE_URI": ""}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("CHATAPP_TRUSTED_HOPS", "one", "integer"),
+        ("CHATAPP_TRUSTED_HOPS", "-1", "greater than or equal to 0"),
+        ("CHATAPP_MAX_TOKENS", "0", "greater than or equal to 1"),
+        ("CHATAPP_PROVIDER_TIMEOUT_S", "nan", "less than or equal to 600"),
+        ("CHATAPP_PROVIDER_TIMEOUT_S", "0", "greater than 0"),
+        ("CHATAPP_PLANS", "alice=pro", "JSON"),
+        ("CHATAPP_PLANS", "[]", "dictionary"),
+        ("CHATAPP_PLANS", '{"alice": 1}', "string"),
+        ("RATELIMIT_ENABLED", "maybe", "true and false"),
+        ("RATELIMIT_STORAGE_OPTIONS", "a=b", "not JSON"),
+        ("RATELIMIT_STORAGE_OPTIONS", "[1]", "JSON object"),
+    ],
+)
+def test_a_mistake_names_the_variable(name: str, text: str, says: str) -> None:
+    """The start fails, and says which variable, what was found and what is allowed."""
+    with pytest.raises(SettingsError) as caught:
+        read(**{name: text})
+    assert name in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_the_limiter_gets_its_variables_with_their_types() -> None:
+    """`false` in the environment is false, not a text that counts as true."""
+    assert settings.from_environment(
+        {
+            "RATELIMIT_ENABLED": "False",
+            "RATELIMIT_HEADERS_ENABLED": "1",
+            "RATELIMIT_STORAGE_URI": "redis://localhost",
+            "RATELIMIT_STORAGE_OPTIONS": '{"socket_timeout": 1}',
+            "PATH": "/bin",
+        }
+    ) == {
+        "RATELIMIT_ENABLED": False,
+        "RATELIMIT_HEADERS_ENABLED": True,
+        "RATELIMIT_STORAGE_URI": "redis://localhost",
+        "RATELIMIT_STORAGE_OPTIONS": {"socket_timeout": 1},
+    }
+
+
+def test_a_misspelt_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A typing error in the one setting that says whom to trust is not found out by an attack."""
+    with caplog.at_level(logging.WARNING):
+        settings.from_environment({"CHATAPP_TRUSTED_HOP": "1"})
+    assert "did you mean CHATAPP_TRUSTED_HOPS?" in caplog.text
