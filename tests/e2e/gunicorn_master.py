@@ -1,0 +1,119 @@
+"""A real gunicorn, run as the README runs it, on a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.servers import alive, eventually, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response: status, headers in lower case, and the body, decoded where it is JSON."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass(frozen=True)
+class Master:
+    """A running master; `pid` is its process, `log_path` what it and its workers print."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log_path: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def request(self, path: str, payload: object = None) -> Answer:
+        """One GET, or a POST of `payload` as JSON, on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            if payload is None:
+                connection.request("GET", path)
+            else:
+                content = {"Content-Type": "application/json"}
+                connection.request("POST", path, json.dumps(payload), content)
+            response = connection.getresponse()
+            raw = response.read()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+        is_json = "json" in headers.get("content-type", "")
+        return Answer(response.status, headers, json.loads(raw) if is_json else raw)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def is_serving(self) -> bool:
+        """Whether a worker answers; fails at once when the master has ended."""
+        assert self.process.poll() is None, self.log
+        try:
+            return self.request("/healthz").status > 0
+        except OSError:
+            return False
+
+    def workers(self) -> list[int]:
+        """The workers' processes that run now."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        booted = {int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log)}
+        return [int(pid) for pid in children if int(pid) in booted and alive(int(pid))]
+
+
+@contextlib.contextmanager
+def gunicorn(
+    app: str, *, state: Path, log: Path, workers: int = 2, **environment: str
+) -> Iterator[Master]:
+    """Run `gunicorn APP` with gunicorn.conf.py until it serves; end it afterwards.
+
+    The embedded server's state goes to `state`; `environment` is added to the process's.
+    """
+    port = free_port()
+    clean = {name: value for name, value in os.environ.items() if "RATELIMIT" not in name}
+    variables = {
+        **clean,
+        "PORT": str(port),
+        "WEB_CONCURRENCY": str(workers),
+        "RATELIMIT_EMBEDDED_DIR": str(state),
+        "PYTHONDONTWRITEBYTECODE": "1",  # a test that changes an application wants it read again
+        **environment,
+    }
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", app],
+            cwd=ROOT,
+            env=variables,
+            stdout=output,
+            stderr=output,
+        )
+    master = Master(process, port, log)
+    try:
+        eventually(master.is_serving)
+        yield master
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise

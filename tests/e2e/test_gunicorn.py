@@ -1,0 +1,214 @@
+"""gunicorn with its settings and the embedded storage, through everything that masters live."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.servers import Server, alive, eventually
+
+COUNTER = "tests.e2e.apps.counter:app"
+
+Start = Callable[..., AbstractContextManager[Master]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Starts gunicorn with the same state directory each time."""
+
+    def start(app: str = COUNTER, **options: Any) -> AbstractContextManager[Master]:
+        return gunicorn(app, state=tmp_path / "state", log=tmp_path / "log", **options)
+
+    return start
+
+
+@pytest.fixture
+def master(start: Start) -> Iterator[Master]:
+    with start() as master:
+        yield master
+
+
+def ask(master: Master, path: str = "/") -> dict[str, Any]:
+    answer = master.request(path)
+    assert answer.status == 200, master.log
+    return answer.body
+
+
+def seen_workers(master: Master) -> set[int]:
+    """The workers that answer a volley of requests."""
+    with ThreadPoolExecutor(16) as pool:
+        return {answer["worker"] for answer in pool.map(lambda _: ask(master), range(64))}
+
+
+def test_all_workers_share_one_private_server(master: Master, tmp_path: Path) -> None:
+    """Two workers count in one storage, whose directory is for this user alone."""
+    eventually(lambda: len(seen_workers(master)) == 2)
+    before = ask(master)["count"]
+    assert seen_workers(master) <= set(master.workers())
+    assert ask(master)["count"] == before + 65
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_a_reload_keeps_the_server(master: Master) -> None:
+    """HUP replaces every worker; the server and its counts stay, and there is only one."""
+    first = ask(master)
+    old = set(master.workers())
+    master.signal(signal.SIGHUP)
+    eventually(lambda: not any(map(alive, old)))
+    eventually(lambda: len(master.workers()) == 2)
+    second = ask(master)
+    assert second["server"] == first["server"]
+    assert second["count"] == first["count"] + 1
+    assert master.log.count("Storage: embedded server") == 1
+
+
+def test_a_reload_takes_new_code(start: Start, tmp_path: Path) -> None:
+    """The master imports neither the application nor ratelimit_ext, so that HUP finds new code."""
+    source = Path(__file__).with_name("apps") / "counter.py"
+    module = Path(shutil.copy(source, tmp_path / "changing.py"))
+    with start("changing:app", PYTHONPATH=str(tmp_path)) as master:
+        assert ask(master)["imported"] == []
+        module.write_text(source.read_text().replace("VERSION = 1", "VERSION = 2"))
+        master.signal(signal.SIGHUP)
+        eventually(lambda: ask(master)["version"] == 2)
+
+
+def test_a_killed_worker_costs_nothing(master: Master) -> None:
+    """SIGKILL of every worker leaves the server and its counts to their successors."""
+    first = ask(master)
+    for pid in master.workers():
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(master.workers()) == 2)
+    eventually(master.is_serving)
+    second = ask(master)
+    assert second["server"] == first["server"]
+    assert second["count"] > first["count"]
+
+
+def test_more_and_fewer_workers_share_the_server(master: Master) -> None:
+    """TTIN and TTOU change the number of workers and nothing else."""
+    first = ask(master)
+    master.signal(signal.SIGTTIN)
+    eventually(lambda: len(master.workers()) == 3)
+    for fewer in (2, 1):
+        master.signal(signal.SIGTTOU)
+        eventually(lambda fewer=fewer: len(master.workers()) == fewer)
+    assert ask(master)["server"] == first["server"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_the_server_ends_with_gunicorn_and_its_state_stays(
+    start: Start, number: signal.Signals
+) -> None:
+    """After an orderly end no server runs; the next start goes on where it stopped."""
+    with start() as master:
+        # With threads that are still starting, gunicorn's workers may hang at INT and QUIT.
+        eventually(lambda: len(seen_workers(master)) == 2)
+        first = ask(master)
+        master.signal(number)
+        assert master.process.wait(20) == 0
+        assert not alive(first["server"])
+    with start() as master:
+        assert ask(master)["count"] > first["count"]
+
+
+def test_the_server_ends_with_a_master_that_is_killed(start: Start) -> None:
+    """SIGKILL of the master leaves no server behind, and nothing is forgotten."""
+    with start() as master:
+        first = ask(master)
+        workers = master.workers()
+        master.process.kill()
+        eventually(lambda: not any(map(alive, [first["server"], *workers])), within_s=10)
+    with start() as master:
+        assert ask(master)["count"] > first["count"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_call_in_flight_keeps_its_storage(master: Master, number: signal.Signals) -> None:
+    """Whether the master is asked to end or killed, a call that has begun can still settle."""
+    ask(master)
+    with ThreadPoolExecutor(1) as pool, storage(master) as client:
+        call = pool.submit(ask, master, "/slow")
+        eventually(lambda: client.get("slow"))
+        master.signal(number)
+        assert call.result()["count"] > 1
+
+
+def test_an_upgrade_hands_the_server_over(start: Start) -> None:
+    """USR2 after a HUP: the new master takes the old one's server over, and ends it at its end."""
+    with start() as old, ExitStack() as cleanup:
+        first = ask(old)
+        old.signal(signal.SIGHUP)
+        eventually(lambda: "Handling signal: hup" in old.log and len(old.workers()) == 2)
+        old.signal(signal.SIGUSR2)
+        eventually(lambda: old.log.count("Listening at") == 2)
+        new = int(re.findall(r"Listening at: .* \((\d+)\)", old.log)[-1])
+        cleanup.callback(lambda: alive(new) and os.kill(new, signal.SIGKILL))
+        old.signal(signal.SIGTERM)
+        assert old.process.wait(20) == 0
+        second = ask(old)  # the same port, the new master's workers
+        assert second["server"] == first["server"]
+        assert second["count"] > first["count"]
+        os.kill(new, signal.SIGTERM)
+        eventually(lambda: not alive(new))
+        eventually(lambda: not alive(first["server"]), within_s=5)
+
+
+def test_an_upgrade_that_is_taken_back_leaves_the_server(start: Start) -> None:
+    """USR2 and a TERM to the new master: the old one goes on with its server."""
+    with start() as old:
+        first = ask(old)
+        old.signal(signal.SIGUSR2)
+        eventually(lambda: old.log.count("Listening at") == 2)
+        new = int(re.findall(r"Listening at: .* \((\d+)\)", old.log)[-1])
+        os.kill(new, signal.SIGTERM)
+        eventually(lambda: not alive(new))
+        assert ask(old)["server"] == first["server"]
+
+
+def test_a_reload_mends_a_killed_supervisor(master: Master, tmp_path: Path) -> None:
+    """When somebody kills the server's supervisor, a HUP brings the storage back."""
+    first = ask(master)
+    os.kill(int((tmp_path / "state" / "lock").read_text()), signal.SIGKILL)
+    eventually(lambda: not alive(first["server"]))
+    master.signal(signal.SIGHUP)
+    eventually(lambda: master.request("/").status == 200)
+    assert ask(master)["count"] > first["count"]
+
+
+def test_a_storage_of_ones_own_is_used(
+    start: Start, redis_server: Server, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    """With RATELIMIT_STORAGE_URI set, nothing is started and nothing written."""
+    with start(RATELIMIT_STORAGE_URI=redis_server.unix_uri) as master:
+        assert ask(master)["server"] == redis_server.pid
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_second_gunicorn_in_the_folder_is_told_why_not(master: Master, start: Start) -> None:
+    """Two masters on one state directory: the second ends with a sentence, the first goes on."""
+    first = ask(master)
+    with (
+        pytest.raises(AssertionError, match=r"another application .*RATELIMIT_EMBEDDED_DIR"),
+        start(),
+    ):
+        pass
+    assert ask(master)["server"] == first["server"]
+
+
+def storage(master: Master) -> redis.Redis:
+    """A client of the server that `master` runs."""
+    (path,) = re.findall(r"embedded server, redis\+unix://(\S+)", master.log)
+    return redis.Redis(unix_socket_path=path)
