@@ -14,6 +14,7 @@ from flask import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from chatapp.blueprints import request_body
 from chatapp.blueprints.refusal import Refusal
 from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
 
@@ -62,10 +63,7 @@ def _json_object(request: Request) -> dict[str, object]:
             "invalid_json",
             "The body has a Content-Encoding; send it uncompressed, and without that header.",
         )
-    try:
-        raw = request.get_data(cache=False)
-    except OSError as error:  # the server's word for a body that breaks off or is badly framed
-        raise Refusal(400, "invalid_json", f"The body cannot be read: send {EXAMPLE}.") from error
+    raw = request_body.read(request)
     try:
         body = json.loads(
             raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names

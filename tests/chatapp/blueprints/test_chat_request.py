@@ -190,24 +190,3 @@ def test_a_wrong_content_length_is_no_failure_of_ours(client: FlaskClient, lengt
     assert response.status_code in {400, 413}, response.text
     assert response.json is not None
     assert set(response.json) == {"error", "code"}
-
-
-class _Broken:
-    """A body as servers present one that breaks off, or is framed badly."""
-
-    def read(self, *_: object) -> bytes:
-        raise OSError("invalid chunk size")
-
-    readline = readinto = read
-
-
-def test_a_body_that_breaks_off_is_no_failure_of_ours(client: FlaskClient) -> None:
-    """What the server raises while the body is read becomes a 400."""
-    response = client.post(
-        "/chat",
-        content_type="application/json",
-        environ_overrides={"wsgi.input": _Broken(), "wsgi.input_terminated": True},
-    )
-    assert response.status_code == 400
-    assert response.json is not None
-    assert response.json["code"] in {"invalid_json", "bad_request"}

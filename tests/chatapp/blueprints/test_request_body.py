@@ -1,0 +1,121 @@
+"""Bodies that break off, lie about their length, or never end, through a real gunicorn."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+ROOT = Path(__file__).parents[3]
+HEAD = b"POST /chat HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+GOOD = b'{"message": "hi"}'
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a gunicorn with threads, as in production, and no settings of its own."""
+    ours = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    environment["RATELIMIT_STORAGE_URI"] = "memory://"
+    command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, "-k", "gthread"]
+    command += ["--threads", "4", "-b", "127.0.0.1:0", "chatapp:create_app()"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as gunicorn:
+        try:
+            yield _port(gunicorn)
+        finally:
+            gunicorn.terminate()
+            gunicorn.communicate(timeout=20)
+
+
+def _port(gunicorn: subprocess.Popen[str]) -> int:
+    assert gunicorn.stderr is not None
+    log = []
+    for line in gunicorn.stderr:
+        log.append(line)
+        if found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line):
+            return int(found[1])
+    raise AssertionError("gunicorn did not start:\n" + "".join(log))
+
+
+def exchange(port: int, sent: bytes) -> tuple[int, dict[str, object]]:
+    """Send those bytes and no more; the status and the JSON that come back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return response.status, json.loads(response.read())
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 50\r\n\r\n" + GOOD,
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + GOOD[:5],
+        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + GOOD[:7] + b"\r\n0\r\n\r\n",
+    ],
+    ids=["too short", "a chunk breaks off", "no chunk size", "a chunk too long"],
+)
+def test_a_body_that_is_not_as_announced_is_a_400(port: int, rest: bytes) -> None:
+    """Half a body is not answered, even where that half is JSON; and it is no failure of ours."""
+    status, body = exchange(port, HEAD + rest)
+    assert status == 400
+    assert set(body) == {"error", "code"}
+
+
+def test_a_chunked_body_is_as_good_as_any(port: int) -> None:
+    """A client need not know the length beforehand."""
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n11\r\n" + GOOD + b"\r\n0\r\n\r\n"
+    assert exchange(port, HEAD + chunked)[0] == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_who_sends_ten_megabytes_reads_the_413(port: int, chunked: bool) -> None:
+    """A client that writes to the end before it reads learns why, and can go on."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    huge = json.dumps({"message": "a" * 10_000_000}).encode()
+    headers = {"Content-Type": "application/json"}
+    with contextlib.closing(connection):
+        body = iter([huge[:5_000_000], huge[5_000_000:]]) if chunked else huge
+        connection.request("POST", "/chat", body, headers, encode_chunked=chunked)
+        response = connection.getresponse()
+        assert response.status == 413
+        assert json.loads(response.read())["code"] == "body_too_large"
+        connection.request("POST", "/chat", GOOD, headers)
+        assert connection.getresponse().status == 200
+
+
+class _Broken:
+    """A stream as a server presents one whose client has gone."""
+
+    def read(self, *_: object) -> bytes:
+        raise RuntimeError("connection lost")
+
+    readline = readinto = read
+
+
+@pytest.mark.parametrize("length", [None, "30", "30000000"])
+def test_whatever_a_server_raises_is_the_clients_broken_body(
+    client: FlaskClient, length: str | None
+) -> None:
+    """Servers differ in what they raise; the answer does not."""
+    overrides: dict[str, object] = {"wsgi.input": _Broken(), "wsgi.input_terminated": True}
+    if length is not None:
+        overrides["CONTENT_LENGTH"] = length
+    response = client.post("/chat", content_type="application/json", environ_overrides=overrides)
+    assert response.status_code == (413 if length == "30000000" else 400)
+    assert response.json is not None
+    assert set(response.json) == {"error", "code"}
