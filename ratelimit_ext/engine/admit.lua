@@ -9,7 +9,11 @@
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: taken where it fits, whatever the
 -- others say, and denies nothing. 'm' meta: its denial denies, and it is taken when one of the
--- charges whose positions follow it ('m1,3', or just 'm' for any) denied the request.
+-- charges whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n' is a meta in
+-- shadow: like 'm', and denies nothing.
+--
+-- What is not taken is not written, but for a bucket from a future that only a clock set back
+-- explains: its present is kept, with nothing taken.
 
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
@@ -24,9 +28,10 @@ for i = 1, #KEYS do
   charge[1] = charge[1] or cost == 0 -- a cost of 0 looks, and is never denied
   charge.strategy, charge.part, charge.cost, charge.arg = strategy, part, cost, cursor + 3
   checked[i] = charge
-  if not charge[1] and part ~= 's' then
-    denied = true
-    if part ~= 'e' then banned = true end
+  if not charge[1] then
+    local role = string.sub(part, 1, 1)
+    denied = denied or role == 'e' or role == 'm'
+    banned = banned or role == 'm'
   end
   reply[#reply + 1] = charge[1] and 1 or 0
   reply[#reply + 1] = charge[2]
@@ -36,7 +41,7 @@ for i = 1, #KEYS do
 end
 
 local function triggered(part)
-  if part == 'm' then return true end
+  if #part == 1 then return true end
   for position in string.gmatch(part, '%d+') do
     if not checked[tonumber(position)][1] then return true end
   end
@@ -47,15 +52,20 @@ local function wanted(charge)
   if charge.cost == 0 then return false end
   if charge.part == 'e' then return not denied end
   if charge.part == 's' then return charge[1] end
-  return denied and not banned and triggered(charge.part)
+  return charge[1] and denied and not banned and triggered(charge.part)
 end
 
 if denied then reply[2] = 0 end
 if ARGV[2] == '1' then
   for i = 1, #KEYS do
-    local charge = checked[i]
+    local charge, cost = checked[i], nil
     if wanted(charge) then
-      store(KEYS[i], charge.strategy.take(now, charge.cost, charge.arg, unpack(charge, 2)))
+      cost = charge.cost
+    elseif charge.strategy.rewound(raws[i], now, charge.arg) then
+      cost = 0
+    end
+    if cost then
+      store(KEYS[i], charge.strategy.take(now, cost, charge.arg, unpack(charge, 2)))
     end
   end
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
@@ -61,10 +62,21 @@ def merged(charges: Sequence[Charge]) -> Sequence[Charge]:
     by_key: dict[str, Charge] = {}
     for charge in charges:
         other = by_key.get(charge.key)
-        if other is not None:
-            limit = min(charge.limit, other.limit, key=lambda limit: limit.capacity)
-            charge = Charge(
-                limit, charge.key, charge.cost + other.cost, other.meta and charge.meta
-            )
-        by_key[charge.key] = charge
-    return list(by_key.values())
+        by_key[charge.key] = charge if other is None else _together(other, charge)
+    places = {key: place for place, key in enumerate(by_key)}
+    return [
+        replace(charge, on_denial=tuple(places[charges[i].key] for i in charge.on_denial))
+        for charge in by_key.values()
+    ]
+
+
+def _together(one: Charge, other: Charge) -> Charge:
+    """Both costs on one bucket. Enforced if either is: a shadow never weakens a limit."""
+    enforced = [c for c in (one, other) if c.limit.mode == "enforce"] or [one, other]
+    return Charge(
+        min((c.limit for c in enforced), key=lambda limit: limit.capacity),
+        one.key,
+        one.cost + other.cost,
+        meta=one.meta and other.meta,
+        on_denial=one.on_denial + other.on_denial if one.on_denial and other.on_denial else (),
+    )

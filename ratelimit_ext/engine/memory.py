@@ -60,6 +60,8 @@ class MemoryEngine:
     ``buckets`` is called at each use, so that whoever owns the buckets may replace them.
     """
 
+    GIVES_BACK: Final = True
+
     def __init__(self, buckets: Callable[[], Buckets] | None = None) -> None:
         own = Buckets()
         self._buckets = buckets or (lambda: own)
@@ -108,19 +110,22 @@ class MemoryEngine:
         now: int,
     ) -> None:
         failed = {i for i, (fits, _, _) in enumerate(checked) if not fits}
-        banned = any(charges[i].meta for i in failed)
+        banned = any(charges[i].meta and charges[i].limit.mode == "enforce" for i in failed)
         for i, charge in enumerate(charges):
             if charge.meta:
                 triggers = charge.on_denial or failed
-                wanted = denied and not banned and not failed.isdisjoint(triggers)
+                wanted = (
+                    i not in failed and denied and not banned and not failed.isdisjoint(triggers)
+                )
             elif charge.limit.mode == "shadow":
                 wanted = i not in failed
             else:
                 wanted = not denied
-            if wanted and charge.cost:
-                strategy = strategy_named(charge.limit.strategy)
-                parameters = strategy.parameters(charge.limit, now)
-                state, ttl = strategy.take(checked[i][2], now, charge.cost, parameters)
+            strategy = strategy_named(charge.limit.strategy)
+            parameters = strategy.parameters(charge.limit, now)
+            taken = charge.cost if wanted else 0
+            if taken or strategy.rewound(buckets.get(charge.key, now), now, parameters):
+                state, ttl = strategy.take(checked[i][2], now, taken, parameters)
                 buckets.put(charge.key, state, now + ttl)
 
     def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
@@ -141,7 +146,11 @@ class MemoryEngine:
                 )
                 if adjusted is not None:
                     applied += 1
-                    buckets.put(key, adjusted[0], now + adjusted[1])
+                    state, ttl = adjusted
+                    if ttl > 0:
+                        buckets.put(key, state, now + ttl)
+                    else:
+                        buckets.drop([key])
         return applied
 
     def clear(self, keys: Sequence[str]) -> int:

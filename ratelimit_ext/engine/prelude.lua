@@ -7,6 +7,12 @@
 
 local strategies = {}
 
+-- What a correction can raise a bucket's usage to (MOST_USED in strategies/protocol.py).
+local MOST_USED = 1125899906842624
+
+-- The longest time to live, in milliseconds: the server refuses one that overflows its own clock.
+local LONGEST_TTL = 4503599627370496
+
 -- The quotient and the remainder of a * b / m, exactly, for whole a < 2^53, b < 2^53, m <= 2^48
 -- and a quotient below 2^53. Where the product leaves 2^53 it is built digit by digit in base 16:
 -- remainder * 16 + digit * b stays below 2^53.
@@ -38,6 +44,7 @@ local function store(key, value, ttl_us)
   if ttl_us <= 0 or value == '' then
     redis.call('DEL', key)
   else
-    redis.call('SET', key, value, 'PX', string.format('%.0f', math.ceil(ttl_us / 1000)))
+    local ttl_ms = math.min(math.ceil(ttl_us / 1000), LONGEST_TTL)
+    redis.call('SET', key, value, 'PX', string.format('%.0f', ttl_ms))
   end
 end

@@ -28,6 +28,8 @@ class RedisEngine:
     in scripts.
     """
 
+    GIVES_BACK: Final = True
+
     def __init__(
         self,
         client: Any,
@@ -43,6 +45,8 @@ class RedisEngine:
         self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
     ) -> Decision:
         """See :meth:`Engine.admit`. One EVALSHA, whatever the number of charges."""
+        if not charges:
+            return Decision(admitted=True, now_us=self._read_clock(now_us), verdicts=())
         charges = merged(charges)
         keys = [charge.key for charge in charges]
         arguments: list[Any] = [self._instant(now_us), "1" if take else "0"]
@@ -66,6 +70,8 @@ class RedisEngine:
 
     def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
         """See :meth:`Engine.settle`. One EVALSHA."""
+        if not corrections:
+            return 0
         keys = [correction.verdict.charge.key for correction in corrections]
         arguments: list[Any] = [self._instant(now_us)]
         codes = set()
@@ -114,8 +120,10 @@ class RedisEngine:
     @staticmethod
     def _client_now(limit: Limit, now_us: int | None) -> int:
         """The instant from which a calendar's windows are computed; others do not need one."""
-        if limit.anchor is None:
-            return 0
+        return 0 if limit.anchor is None else RedisEngine._read_clock(now_us)
+
+    @staticmethod
+    def _read_clock(now_us: int | None) -> int:
         return clock.now_us() if now_us is None else now_us
 
     def _evaluate(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
@@ -134,6 +142,8 @@ class RedisEngine:
 
 def _part(charge: Charge) -> str:
     """The charge's part in the script: enforced, shadow, or meta with what triggers it."""
+    enforced = charge.limit.mode == "enforce"
     if charge.meta:
-        return "m" + ",".join(str(position + 1) for position in charge.on_denial)
-    return "e" if charge.limit.mode == "enforce" else "s"
+        triggers = ",".join(str(position + 1) for position in charge.on_denial)
+        return ("m" if enforced else "n") + triggers
+    return "e" if enforced else "s"

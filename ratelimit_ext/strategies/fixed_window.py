@@ -9,6 +9,8 @@ it is the right one where a bill has the same windows.
 (False, True)
 """
 
+# ruff: noqa: ARG001, FBT001 - one signature for all strategies, called by the engines alone
+
 from __future__ import annotations
 
 from datetime import datetime, timedelta
@@ -16,7 +18,7 @@ from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import Answer, Reading
+from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
 
 CODE = "fw"
 
@@ -54,10 +56,15 @@ def _present(
     state: State | None, now_us: int, period: int, first: int, second: int
 ) -> tuple[int, int]:
     """The window at ``now_us``. An end further off than a window can be is a clock set back."""
-    end = now_us + period if not first else first if now_us < first else second
+    end = _end(now_us, period, first, second)
     if state is None or state[1] <= now_us:
         return 0, end
     return state[0], min(state[1], end)
+
+
+def _end(now_us: int, period: int, first: int, second: int) -> int:
+    """When a window that is opened now ends."""
+    return now_us + period if not first else first if now_us < first else second
 
 
 def check(
@@ -69,22 +76,31 @@ def check(
     return used + cost <= amount, Reading(used, end, 0), (used, end)
 
 
-def take(
-    state: State, now_us: int, cost: int, parameters: tuple[int, ...]
-) -> tuple[State, int]:
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
     """The window matters until its end."""
     used, end = state
     return (used + cost, end), end - now_us
 
 
+def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
+    """Whether the window ends later than one that is opened now."""
+    return state is not None and state[1] > _end(now_us, *parameters[1:])
+
+
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
 ) -> tuple[State, int] | None:
-    """Only the window that was charged (the receipt is its end) is corrected."""
-    if state is None or state[1] <= now_us or state[1] != receipt:
+    """The receipt is the end of the window that was charged; a refund goes to no other.
+
+    An extra charge goes to the window that is open: a look (cost 0) opens none.
+    """
+    if receipt <= now_us:
         return None
-    used, end = state
-    return (max(0, used + delta), end), end - now_us
+    used, end = state if state is not None and state[1] > now_us else (0, 0)
+    if delta <= 0 and end != receipt:
+        return None
+    end = end or receipt
+    return (min(MOST_USED, max(0, used + delta)), end), end - now_us
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

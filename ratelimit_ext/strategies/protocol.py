@@ -1,10 +1,16 @@
 """What an algorithm offers to the engines."""
 
+# ruff: noqa: FBT001 - one signature for all strategies, called by the engines alone
+
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ratelimit_ext.core.limit import Limit
+
+#: What a correction can raise a bucket's usage to: a thousand times the largest amount, and far
+#: enough below 2**53 for every sum of two of them.
+MOST_USED: Final = 2**50
 
 
 class Reading(NamedTuple):
@@ -53,18 +59,26 @@ class Strategy(Protocol):
         """The state after a cost that fitted, and for how many microseconds it matters."""
         ...
 
+    def rewound(self, state: Any, now_us: int, parameters: tuple[int, ...]) -> bool:
+        """Whether the state comes from a future that only a clock set back explains.
+
+        ``check`` brings such a state to the present each time anew. The engine keeps that present
+        (a ``take`` of 0) even where it denies, or the wait would begin anew with every call until
+        the clock has caught up.
+        """
+        ...
+
     def adjust(
         self, state: Any, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
     ) -> tuple[Any, int] | None:
         """The state after correcting the charge of ``receipt`` by ``delta`` units.
 
-        ``None`` where the charge no longer matters. Never denies; a positive delta may overdraw.
+        ``None`` where the charge no longer matters. Never denies; a positive delta may overdraw,
+        and is added to the present where the charge itself has left no trace.
         """
         ...
 
-    def answer(
-        self, limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading
-    ) -> Answer:
+    def answer(self, limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
         """What the reading means for a charge of ``cost`` that was taken, or that was not.
 
         The cost is at most the limit's capacity.

@@ -2,59 +2,75 @@
 -- the reasons, is sliding_window.py.
 --
 -- KEYS     one string
--- stored   the sum of all costs (7 bytes); then entries, oldest first: instant (7), cost (5)
+-- stored   base (5 bytes), then entries, oldest first: instant (7 bytes), sum (5 bytes). A sum is that
+--          of all costs up to its entry, and the base that of all before the first, both modulo 2^40:
+--          what lies in the window is a difference, and no larger. An entry is found by halves, both
+--          by its instant and by its sum, and to merge entries is to drop all but the last.
 -- ARGV     amount; period in microseconds
 -- returns  the reading: units in the window; its oldest instant, or 0; the instant that has to leave
 --          before the cost fits, or 0
 
-local HEAD, ENTRY, EXACT, MOST, MOST_TOTAL = 7, 12, 256, 512, 1099511627775
+local HEAD, ENTRY, EXACT, MOST, MODULUS = 5, 12, 256, 512, 1099511627776
 
-local function entry_at(raw, position) return struct.unpack('<I7I5', raw, position) end
+-- Entries are counted from 0.
+local function place_of(index) return HEAD + 1 + index * ENTRY end
 
--- The log without its expired head: the sum, the whole string, where the live part begins, and the
--- oldest live instant (0: none).
-local function present(raw, now, period)
-  if not raw or (#raw - HEAD) % ENTRY ~= 0 or #raw < HEAD + ENTRY then return 0, '', 1, 0 end
-  local total = struct.unpack('<I7', raw)
-  local size, position, cutoff = #raw, HEAD + 1, now - period
-  local instant, cost, following
-  while position < size do
-    instant, cost, following = entry_at(raw, position)
-    if instant > cutoff then break end
-    total, position = total - cost, following
+local function entry_at(log, index) return struct.unpack('<I7I5', log, place_of(index)) end
+
+local function packed(instant, sum) return struct.pack('<I7I5', instant, sum % MODULUS) end
+
+-- The first entry from `low` up for which reached(instant, sum) holds; `high` if there is none.
+local function first_entry(log, low, high, reached)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if reached(entry_at(log, middle)) then high = middle else low = middle + 1 end
   end
-  if position > size then return 0, '', 1, 0 end
-  if entry_at(raw, size - ENTRY + 1) > now then -- the clock was set back: the future becomes now
-    local ahead, ending = 0, size
-    while ending > position do
-      local later, spent = entry_at(raw, ending - ENTRY + 1)
-      if later <= now then break end
-      ahead, ending = ahead + spent, ending - ENTRY
-    end
-    raw = string.sub(raw, 1, ending) .. struct.pack('<I7I5', now, ahead)
-    if instant > now then instant = now end
-  end
-  return total, raw, position, instant
+  return low
 end
 
-local function grain_of(instant, grain) return math.floor(instant / grain) end
-
-local function merged(entries, grain)
-  local kept = {}
-  local instant, cost, position = entry_at(entries, 1)
-  while position <= #entries do
-    local later, spent
-    later, spent, position = entry_at(entries, position)
-    if grain_of(later, grain) == grain_of(instant, grain) then
-      cost = cost + spent
-    else
-      kept[#kept + 1] = struct.pack('<I7I5', instant, cost)
-      cost = spent
-    end
-    instant = later
+-- The log at the present: the units in it, its base, the string, its first live entry, and the number
+-- of entries up to its end. With nothing alive, the last two are equal.
+local function present(raw, now, period)
+  if not raw or #raw < HEAD or (#raw - HEAD) % ENTRY ~= 0 then return 0, 0, '', 0, 0 end
+  local base, count, first = struct.unpack('<I5', raw), (#raw - HEAD) / ENTRY, 0
+  if count > 0 and entry_at(raw, 0) <= now - period then
+    first = first_entry(raw, 1, count, function(instant) return instant > now - period end)
+    base = select(2, entry_at(raw, first - 1))
   end
-  kept[#kept + 1] = struct.pack('<I7I5', instant, cost)
+  if first == count then return 0, base, '', 0, 0 end
+  local newest, sum = entry_at(raw, count - 1)
+  if newest > now then -- the clock was set back: the future becomes now
+    count = 1 + first_entry(raw, first, count, function(instant) return instant > now end)
+    raw = string.sub(raw, 1, place_of(count - 1) - 1) .. packed(now, sum)
+  end
+  return (sum - base) % MODULUS, base, raw, first, count
+end
+
+-- Of the entries in one grain of the period only the last.
+local function merged(entries, grain)
+  local kept, before = {}, nil
+  for position = 1, #entries, ENTRY do
+    local own = math.floor(struct.unpack('<I7', entries, position) / grain)
+    kept[own == before and #kept or #kept + 1] = string.sub(entries, position, position + ENTRY - 1)
+    before = own
+  end
   return table.concat(kept)
+end
+
+local function take(now, cost, arg, total, oldest, leaver, base, log, first, count)
+  local period = tonumber(ARGV[arg + 1])
+  local grain = math.ceil(period / (MOST - 1))
+  local entries = string.sub(log, place_of(first))
+  if count > first then
+    local newest = entry_at(log, count - 1)
+    local near = math.floor(newest / grain) == math.floor(now / grain)
+    if newest == now or (count - first >= EXACT and near) then
+      entries = string.sub(entries, 1, -ENTRY - 1)
+    elseif count - first >= MOST then
+      entries = merged(entries, grain)
+    end
+  end
+  return struct.pack('<I5', base) .. entries .. packed(now, base + total + cost), period
 end
 
 strategies.sw = {
@@ -62,55 +78,45 @@ strategies.sw = {
 
   check = function(raw, now, cost, arg)
     local amount = tonumber(ARGV[arg])
-    local total, log, position, oldest = present(raw, now, tonumber(ARGV[arg + 1]))
-    local excess, leaver = total + cost - amount, 0
+    local total, base, log, first, count = present(raw, now, tonumber(ARGV[arg + 1]))
+    local oldest, leaver = first < count and entry_at(log, first) or 0, 0
+    local excess = total + cost - amount
     if excess > 0 and cost <= amount then
-      local cursor = position
-      while excess > 0 and cursor < #log do
-        local leaving
-        leaver, leaving, cursor = entry_at(log, cursor)
-        excess = excess - leaving
-      end
+      leaver = entry_at(log, first_entry(log, first, count, function(_, sum)
+        return (sum - base) % MODULUS >= excess
+      end))
     end
-    return total + cost <= amount, total, oldest, leaver, log, position
+    return excess <= 0, total, oldest, leaver, base, log, first, count
   end,
 
-  take = function(now, cost, arg, total, oldest, leaver, log, position)
-    local period = tonumber(ARGV[arg + 1])
-    local grain = math.ceil(period / (MOST - 1))
-    local entries, count, spent = string.sub(log, position), (#log - position + 1) / ENTRY, cost
-    if count > 0 then
-      local newest, newest_cost = entry_at(entries, #entries - ENTRY + 1)
-      if newest == now or (count >= EXACT and grain_of(newest, grain) == grain_of(now, grain)) then
-        entries, spent = string.sub(entries, 1, -ENTRY - 1), newest_cost + cost
-      elseif count >= MOST then
-        entries = merged(entries, grain)
-      end
-    end
-    return struct.pack('<I7', total + cost) .. entries .. struct.pack('<I7I5', now, spent), period
+  take = take,
+
+  rewound = function(raw, now)
+    return raw and #raw > HEAD and (#raw - HEAD) % ENTRY == 0
+      and struct.unpack('<I7', raw, #raw - ENTRY + 1) > now
   end,
 
   adjust = function(raw, now, receipt, delta, arg)
     local period = tonumber(ARGV[arg + 1])
-    local total, log, position = present(raw, now, period)
-    if log == '' or receipt <= now - period then return nil end
-    local low, high = 0, (#log - position + 1) / ENTRY - 1 -- the first instant >= receipt
-    while low < high do
-      local middle = math.floor((low + high) / 2)
-      if entry_at(log, position + middle * ENTRY) >= receipt then
-        high = middle
-      else
-        low = middle + 1
-      end
+    local total, base, log, first, count = present(raw, now, period)
+    if receipt <= now - period then return nil end
+    receipt = math.min(receipt, now) -- a clock set back moved the entry to the present
+    delta = math.min(delta, MODULUS - 1 - total)
+    local index = first_entry(log, first, count, function(instant) return instant >= receipt end)
+    if index == count then
+      if delta <= 0 then return nil end
+      return take(now, delta, arg, total, 0, 0, base, log, first, count)
     end
-    local place = position + low * ENTRY
-    local instant, cost = entry_at(log, place)
-    local real = math.min(math.max(0, cost + delta), MOST_TOTAL - total + cost)
-    local entries = string.sub(log, position, place - 1)
-      .. (real > 0 and struct.pack('<I7I5', instant, real) or '')
-      .. string.sub(log, place + ENTRY)
-    if entries == '' then return '', 0 end
-    local newest = entry_at(entries, #entries - ENTRY + 1)
-    return struct.pack('<I7', total + real - cost) .. entries, newest + period - now
+    local before = index > first and select(2, entry_at(log, index - 1)) or base
+    local cost = (select(2, entry_at(log, index)) - before) % MODULUS
+    delta = math.max(delta, -cost)
+    local parts = { struct.pack('<I5', base), string.sub(log, place_of(first), place_of(index) - 1) }
+    for later = cost + delta == 0 and index + 1 or index, count - 1 do
+      local instant, sum = entry_at(log, later)
+      parts[#parts + 1] = packed(instant, sum + delta)
+    end
+    local value = table.concat(parts)
+    if #value == HEAD then return '', 0 end
+    return value, struct.unpack('<I7', value, #value - ENTRY + 1) + period - now
   end,
 }

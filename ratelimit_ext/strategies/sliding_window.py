@@ -3,7 +3,8 @@
 A log with one entry per call, ``(instant, cost)``, whatever the cost. From ``EXACT`` entries on,
 a call joins the newest entry if both lie in the same 1/511 of the period, and at ``MOST`` entries
 the whole log is merged so, always into the later instant: room is then freed late by at most 0.2 %
-of the period, too much is never admitted, and a bucket never grows beyond 6.2 kB.
+of the period, too much is never admitted, and a bucket never grows beyond 6.2 kB. The Lua twin
+keeps running sums in place of costs, which it can search by halves.
 
 Not for: limits of millions of small calls where 0.2 % of nothing matters (the counter is smaller).
 
@@ -13,6 +14,8 @@ Not for: limits of millions of small calls where 0.2 % of nothing matters (the c
 >>> check(log, 60_000_009, 1, window)[0], check(log, 60_000_010, 1, window)[0]
 (False, True)
 """
+
+# ruff: noqa: ARG001, FBT001 - one signature for all strategies, called by the engines alone
 
 from __future__ import annotations
 
@@ -64,17 +67,15 @@ def check(
     total, entries = _present(state, now_us, period)
     leaver, excess = 0, total + cost - amount
     if excess > 0 and cost <= amount:
-        for leaver, leaving in entries:
-            excess -= leaving
+        for instant, leaving in entries:
+            leaver, excess = instant, excess - leaving
             if excess <= 0:
                 break
     oldest = entries[0][0] if entries else 0
     return total + cost <= amount, Reading(total, oldest, leaver), (total, entries)
 
 
-def take(
-    state: State, now_us: int, cost: int, parameters: tuple[int, ...]
-) -> tuple[State, int]:
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
     """The log matters until its newest entry leaves."""
     period = parameters[1]
     grain = _grain(period)
@@ -88,6 +89,11 @@ def take(
     return (total + cost, entries), period
 
 
+def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
+    """Whether the newest entry lies in the future."""
+    return state is not None and bool(state[1]) and state[1][-1][0] > now_us
+
+
 def _joins(entries: tuple[Entry, ...], now_us: int, grain: int) -> bool:
     newest = entries[-1][0]
     return newest == now_us or (len(entries) >= EXACT and newest // grain == now_us // grain)
@@ -96,21 +102,27 @@ def _joins(entries: tuple[Entry, ...], now_us: int, grain: int) -> bool:
 def _merged(entries: tuple[Entry, ...], grain: int) -> tuple[Entry, ...]:
     merged: list[Entry] = []
     for instant, cost in entries:
-        if merged and merged[-1][0] // grain == instant // grain:
-            cost += merged.pop()[1]
-        merged.append((instant, cost))
+        near = merged and merged[-1][0] // grain == instant // grain
+        merged.append((instant, cost + merged.pop()[1] if near else cost))
     return tuple(merged)
 
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
 ) -> tuple[State, int] | None:
-    """The receipt is the entry's instant; an entry that was merged is the next later one."""
+    """The receipt is the entry's instant; an entry that was merged is the next later one.
+
+    An extra charge without an entry (a look makes none) is a call of now.
+    """
     period = parameters[1]
     total, entries = _present(state, now_us, period)
-    if not entries or receipt <= now_us - period:
+    if receipt <= now_us - period:
         return None
-    place = next((i for i, e in enumerate(entries) if e[0] >= receipt), len(entries) - 1)
+    receipt = min(receipt, now_us)  # a clock set back moved the entry to the present
+    place = next((i for i, e in enumerate(entries) if e[0] >= receipt), None)
+    if place is None:
+        extra = min(delta, MOST_TOTAL - total)
+        return take((total, entries), now_us, extra, parameters) if extra > 0 else None
     instant, cost = entries[place]
     real = min(max(0, cost + delta), MOST_TOTAL - total + cost)
     kept = ((instant, real),) if real else ()

@@ -30,13 +30,17 @@ strategies.sc = {
       start + 2 * tonumber(ARGV[arg + 1]) - now
   end,
 
+  rewound = function(raw, now)
+    return raw and #raw == 21 and struct.unpack('<I7', raw) > now
+  end,
+
   adjust = function(raw, now, receipt, delta, arg)
     local period = tonumber(ARGV[arg + 1])
     local start, previous, current = present(raw, now, period)
-    if receipt == start then
-      current = math.max(0, current + delta)
-    elseif receipt == start - period then
-      previous = math.max(0, previous + delta)
+    if receipt == start - period then
+      previous = math.min(MOST_USED, math.max(0, previous + delta))
+    elseif receipt == start or (delta > 0 and receipt + 2 * period > now) then
+      current = math.min(MOST_USED, math.max(0, current + delta))
     else
       return nil
     end

@@ -9,12 +9,14 @@ admit or deny a little too much at any instant; it costs one small string whatev
 (True, False)
 """
 
+# ruff: noqa: ARG001, FBT001 - one signature for all strategies, called by the engines alone
+
 from __future__ import annotations
 
 from typing import TypeAlias
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import Answer, Reading
+from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
 
 CODE = "sc"
 
@@ -49,24 +51,30 @@ def check(
     return _weighted(*present, now_us, period) + cost <= amount, Reading(*present), present
 
 
-def take(
-    state: State, now_us: int, cost: int, parameters: tuple[int, ...]
-) -> tuple[State, int]:
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
     """The current window matters until the end of the one that follows it."""
     start, previous, current = state
     return (start, previous, current + cost), start + 2 * parameters[1] - now_us
 
 
+def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
+    """Whether the current window has not begun yet."""
+    return state is not None and state[0] > now_us
+
+
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
 ) -> tuple[State, int] | None:
-    """The receipt is the start of the window that was charged: the current or the previous one."""
+    """The receipt is the start of the window that was charged: the current or the previous one.
+
+    An extra charge for another window that still matters (a look begins none) goes to the current.
+    """
     period = parameters[1]
     start, previous, current = _present(state, now_us, period)
-    if receipt == start:
-        current = max(0, current + delta)
-    elif receipt == start - period:
-        previous = max(0, previous + delta)
+    if receipt == start - period:
+        previous = min(MOST_USED, max(0, previous + delta))
+    elif receipt == start or (delta > 0 and receipt + 2 * period > now_us):
+        current = min(MOST_USED, max(0, current + delta))
     else:
         return None
     return (start, previous, current), start + 2 * period - now_us
@@ -78,6 +86,7 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
     period = limit.period_us
     end = start + period
     weighted = _weighted(start, previous, current, now_us, period)
+    charged = cost if taken else 0
     if weighted + cost <= limit.amount:
         wait = 0
     elif current + cost <= limit.amount:
@@ -85,9 +94,9 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
     else:
         wait = end + period - _overlap(limit.amount - cost, current, period) - now_us
     return Answer(
-        remaining=max(0, limit.amount - weighted - (cost if taken else 0)),
+        remaining=max(0, limit.amount - weighted - charged),
         retry_after_us=wait,
-        reset_after_us=end - now_us,
+        reset_after_us=end - now_us + (period if current + charged else 0),
         receipt=start,
     )
 

@@ -4,42 +4,49 @@
 -- stored   used (7 bytes), frac (7 bytes), at (7 bytes): what was missing from the bucket at the
 --          instant `at`, in units and in 1/period of a unit
 -- ARGV     amount; period in microseconds; burst
--- returns  the reading: units missing, fraction missing, 0
+-- returns  the reading: units missing; fraction missing; microseconds until it leaks (clock skew)
+
+local SIZE, SKEW = 21, 1000000
 
 local function leaked(raw, now, amount, period)
-  if not raw or #raw ~= 21 then return 0, 0 end
+  if not raw or #raw ~= SIZE then return 0, 0, 0 end
   local used, frac, at = struct.unpack('<I7I7I7', raw)
-  if now <= at then return used, frac end
+  if now <= at then return used, frac, at - now <= SKEW and at - now or 0 end
   local elapsed = now - at
   -- A float suffices to see that all has leaked; what is near the edge is computed exactly, and
   -- the two units of margin are far above the float's error.
-  if elapsed / period * amount >= used + 2 then return 0, 0 end
+  if elapsed / period * amount >= used + 2 then return 0, 0, 0 end
   local whole, part = multiply_divide(elapsed, amount, period)
   used, frac = used - whole, frac - part
   if frac < 0 then used, frac = used - 1, frac + period end
-  if used < 0 then return 0, 0 end
-  return used, frac
+  if used < 0 then return 0, 0, 0 end
+  return used, frac, 0
 end
 
-local function take(now, cost, arg, used, frac)
+local function take(now, cost, arg, used, frac, ahead)
   local amount, period = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
-  return struct.pack('<I7I7I7', used + cost, frac, now), (used + cost + 1) * period / amount
+  return struct.pack('<I7I7I7', used + cost, frac, now + ahead),
+    ahead + (used + cost + 1) * period / amount
 end
 
 strategies.tb = {
   arguments = 3,
 
   check = function(raw, now, cost, arg)
-    local used, frac = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
+    local used, frac, ahead = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
     local fits = used + cost + (frac > 0 and 1 or 0) <= tonumber(ARGV[arg + 2])
-    return fits, used, frac, 0
+    return fits, used, frac, ahead
   end,
 
   take = take,
 
+  rewound = function(raw, now)
+    return raw and #raw == SIZE and struct.unpack('<I7', raw, 15) - now > SKEW
+  end,
+
   adjust = function(raw, now, receipt, delta, arg)
-    local used, frac = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
+    local used, frac, ahead = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
     if used + delta < 0 then return struct.pack('<I7I7I7', 0, 0, now), 0 end
-    return take(now, delta, arg, used, frac)
+    return take(now, math.min(delta, MOST_USED - used), arg, used, frac, ahead)
   end,
 }

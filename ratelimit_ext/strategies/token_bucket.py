@@ -18,14 +18,20 @@ use the sliding window).
 (False, True)
 """
 
+# ruff: noqa: ARG001, FBT001 - one signature for all strategies, called by the engines alone
+
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import Answer, Reading
+from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
 
 CODE = "tb"
+
+#: How far the clocks of those who share a bucket may differ. Within it time never runs backwards
+#: for a bucket; were it to follow each clock, every change of clocks would refill the difference.
+SKEW_US: Final = 1_000_000
 
 State: TypeAlias = tuple[int, int, int]  # used, frac, at
 
@@ -35,32 +41,41 @@ def parameters(limit: Limit, now_us: int) -> tuple[int, ...]:
     return (limit.amount, limit.period_us, limit.capacity)
 
 
-def _leaked(state: State | None, now_us: int, amount: int, period: int) -> tuple[int, int]:
-    """What is missing at ``now_us``. An instant in the future (a clock set back) leaks nothing."""
+def _leaked(state: State | None, now_us: int, amount: int, period: int) -> tuple[int, int, int]:
+    """What is missing at ``now_us``, and by how much the bucket is ahead of it.
+
+    An instant in the future leaks nothing; beyond the skew it is a clock set back, and is now.
+    """
     if state is None:
-        return 0, 0
+        return 0, 0, 0
     used, frac, at = state
-    missing = used * period + frac - max(0, now_us - at) * amount
-    return divmod(missing, period) if missing > 0 else (0, 0)
+    if now_us <= at:
+        ahead = at - now_us
+        return used, frac, ahead if ahead <= SKEW_US else 0
+    missing = used * period + frac - (now_us - at) * amount
+    return (*divmod(missing, period), 0) if missing > 0 else (0, 0, 0)
 
 
 def check(
     state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
 ) -> tuple[bool, Reading, State]:
-    """Reading: units missing, the fraction missing in 1/period, 0."""
+    """Reading: units missing, the fraction missing in 1/period, microseconds until it leaks."""
     amount, period, burst = parameters
-    used, frac = _leaked(state, now_us, amount, period)
+    used, frac, ahead = _leaked(state, now_us, amount, period)
     allowed = used + cost + (1 if frac else 0) <= burst
-    return allowed, Reading(used, frac, 0), (used, frac, now_us)
+    return allowed, Reading(used, frac, ahead), (used, frac, now_us + ahead)
 
 
-def take(
-    state: State, now_us: int, cost: int, parameters: tuple[int, ...]
-) -> tuple[State, int]:
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
     """The bucket matters until it would be full again; one unit more covers the fraction."""
     amount, period, _ = parameters
-    used, frac, _ = state
-    return (used + cost, frac, now_us), -(-(used + cost + 1) * period // amount)
+    used, frac, at = state
+    return (used + cost, frac, at), at - now_us - (-(used + cost + 1) * period // amount)
+
+
+def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
+    """Whether the bucket is ahead by more than clocks may differ."""
+    return state is not None and state[2] - now_us > SKEW_US
 
 
 def adjust(
@@ -68,10 +83,11 @@ def adjust(
 ) -> tuple[State, int] | None:
     """A refund fills the bucket at most to its brim; an extra charge may leave it in debt."""
     amount, period, _ = parameters
-    used, frac = _leaked(state, now_us, amount, period)
+    used, frac, ahead = _leaked(state, now_us, amount, period)
     if used + delta < 0:
         return (0, 0, now_us), 0
-    return take((used, frac, now_us), now_us, delta, parameters)
+    change = min(delta, MOST_USED - used)
+    return take((used, frac, now_us + ahead), now_us, change, parameters)
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
@@ -83,7 +99,7 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
         missing += cost * period
     return Answer(
         remaining=max(0, (limit.capacity * period - missing) // period),
-        retry_after_us=0 if excess <= 0 else -(-excess // limit.amount),
-        reset_after_us=-(-missing // limit.amount),
+        retry_after_us=0 if excess <= 0 else reading.z - (-excess // limit.amount),
+        reset_after_us=0 if missing <= 0 else reading.z - (-missing // limit.amount),
         receipt=0,
     )

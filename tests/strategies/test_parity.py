@@ -1,0 +1,240 @@
+"""The Python reference and the Lua fragments agree to the digit, on a real server.
+
+``PARITY_EXAMPLES=20000 pytest tests/strategies/test_parity.py`` searches with fresh randomness.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies import STRATEGIES
+from tests import servers
+from tests.strategies.virtual_time import KeptBuckets, VirtualClient
+
+EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "300"))
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+START = 1_800_000_000 * SECOND
+LONGEST_TTL_MS = 2**52
+
+PERIODS = (SECOND, 7 * SECOND + 1, 60 * SECOND, 3600 * SECOND, DAY, 30 * DAY, 360 * DAY)
+AMOUNTS = (1, 2, 3, 10, 30, 90, 511, 1000, 65_537, 10_000_000, 999_999_937, MOST_AMOUNT)
+
+amounts = st.one_of(st.sampled_from(AMOUNTS), st.integers(1, MOST_AMOUNT))
+periods = st.one_of(
+    st.sampled_from(PERIODS), st.integers(1, 360 * DAY), st.just(LONGEST_PERIOD_US)
+)
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> Limit:
+    strategy = draw(st.sampled_from(sorted(STRATEGIES)))
+    burst = draw(st.none() | amounts) if strategy == "token-bucket" else None
+    anchored = strategy == "fixed-window" and draw(st.booleans())
+    return Limit(
+        draw(amounts),
+        draw(periods),
+        strategy,
+        burst=burst,
+        mode=draw(st.sampled_from(("enforce", "enforce", "shadow"))),
+        anchor=draw(st.sampled_from(("day", "month"))) if anchored else None,
+        timezone=draw(st.sampled_from(("UTC", "Europe/Berlin", "America/Havana"))),
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens next; sizes are shares, so that they mean something for any limit."""
+
+    kind: str
+    places: tuple[int, ...] = (0,)
+    share: float = 0.0
+    unit: int = 0
+    flag: bool = False
+
+
+shares = st.one_of(
+    st.sampled_from((0.0, 0.001, 0.1, 1 / 3, 0.5, 0.999, 1.0, 1.001, 2.0)), st.floats(0, 1.2)
+)
+places = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True).map(tuple)
+steps = st.one_of(
+    st.builds(Step, st.just("admit"), places, shares, st.integers(0, 3), st.booleans()),
+    st.builds(Step, st.just("admit"), places, shares, st.integers(0, 3), st.booleans()),
+    st.builds(Step, st.just("advance"), places, shares, st.integers(-2, 2), st.booleans()),
+    st.builds(Step, st.just("advance"), places, shares, st.integers(-2, 2), st.booleans()),
+    st.builds(Step, st.just("rewind"), places, shares, st.integers(0, 2 * SECOND)),
+    st.builds(Step, st.just("settle"), places, shares, st.integers(-2, 2), st.booleans()),
+    st.builds(Step, st.just("burst"), places, shares, st.integers(0, 2)),
+    st.builds(Step, st.just("change"), places, shares, st.integers(1, MOST_AMOUNT)),
+)
+
+
+class Twins:
+    """Both engines, given the same history."""
+
+    def __init__(self, client: redis.Redis, buckets: Sequence[Limit]) -> None:
+        client.flushall()
+        self.limits = list(buckets)
+        self.kept = KeptBuckets()
+        self.memory = MemoryEngine(lambda: self.kept)
+        self.virtual = VirtualClient(client, expires=False)
+        self.redis = RedisEngine(self.virtual, redis.RedisError)
+        self.now = START
+        self.taken: list[Verdict] = []
+
+    def limit(self, place: int) -> Limit:
+        return self.limits[place % len(self.limits)]
+
+    def play(self, step: Step) -> None:
+        getattr(self, step.kind)(step)
+
+    def advance(self, step: Step) -> None:
+        limit = self.limit(step.places[0])
+        whole = limit.period_us if step.flag else limit.period_us // limit.amount
+        self.now += max(0, int(whole * step.share) + step.unit)
+
+    def rewind(self, step: Step) -> None:
+        period = self.limit(step.places[0]).period_us
+        self.now = max(START - DAY, self.now - int(period * step.share) - step.unit)
+
+    def change(self, step: Step) -> None:
+        place = step.places[0] % len(self.limits)
+        changed: dict[str, Any] = {"amount": step.unit}
+        if self.limits[place].burst is not None:
+            changed["burst"] = 1 + int(step.unit * step.share)
+        self.limits[place] = replace(self.limits[place], **changed)
+
+    def admit(self, step: Step) -> None:
+        self._admitted(self._charges(step), take=step.unit < 3)
+
+    def burst(self, step: Step) -> None:
+        gap = int(self.limit(step.places[0]).period_us * step.share) // 10
+        for _ in range(10):
+            self._admitted(self._charges(replace(step, share=step.unit / 1e12)), take=True)
+            self.now += gap
+
+    def _charges(self, step: Step) -> list[Charge]:
+        charges = []
+        chosen = sorted({place % len(self.limits) for place in step.places})
+        for position, place in enumerate(chosen):
+            limit = self.limits[place]
+            meta = step.flag and position > 0 and position == len(chosen) - 1
+            cost = int(limit.capacity * step.share) + step.unit
+            triggers = (0,) if meta and step.unit == 1 else ()
+            charges.append(Charge(limit, f"b{place}", cost, meta=meta, on_denial=triggers))
+        return charges
+
+    def _admitted(self, charges: list[Charge], *, take: bool) -> None:
+        ours = self.memory.admit(charges, take=take, now_us=self.now)
+        theirs = self.redis.admit(charges, take=take, now_us=self.now)
+        assert ours == theirs
+        self._same_ttl([charge.key for charge in charges])
+        self.taken += [verdict for verdict in ours.verdicts if take]
+
+    def settle(self, step: Step) -> None:
+        corrections = []
+        for place in step.places:
+            if place < len(self.taken):
+                verdict = self.taken[-1 - place]
+                delta = int(verdict.charge.limit.amount * step.share) * (1 if step.flag else -1)
+                corrections.append(Correction(verdict, delta + step.unit))
+        ours = self.memory.settle(corrections, now_us=self.now)
+        assert ours == self.redis.settle(corrections, now_us=self.now)
+        self._same_ttl([correction.verdict.charge.key for correction in corrections])
+
+    def _same_ttl(self, keys: list[str]) -> None:
+        for key in keys:
+            ttl_ms, expiry_us = self.virtual.ttl_ms[key], self.kept.expiry_us(key)
+            if ttl_ms == -1:
+                continue
+            if expiry_us is None:
+                assert ttl_ms == -2
+                continue
+            exact_ms = min(-(-(expiry_us - self.now) // 1000), LONGEST_TTL_MS)
+            # The token bucket's is a float in Lua; it has a whole unit's refill to spare.
+            assert abs(ttl_ms - exact_ms) <= 1 + exact_ms // 10**13
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: servers.Server) -> Iterator[redis.Redis]:
+    with redis_server.client() as client:
+        yield client
+
+
+@settings(
+    max_examples=EXAMPLES,
+    derandomize="PARITY_EXAMPLES" not in os.environ,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    buckets=st.lists(limits(), min_size=1, max_size=4),
+    history=st.lists(steps, min_size=10, max_size=50),
+)
+def test_any_history_has_one_outcome(
+    client: redis.Redis, buckets: list[Limit], history: list[Step]
+) -> None:
+    """Whatever is charged, refunded, changed or waited for: both engines answer the same digits."""
+    twins = Twins(client, buckets)
+    for step in history:
+        twins.play(step)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_log_at_its_largest_has_one_outcome(client: redis.Redis, seed: int) -> None:
+    """Merging, expiry and correction in the middle of 512 entries do not part the engines."""
+    chance = random.Random(seed)
+    period = chance.choice((60 * SECOND, DAY, 360 * DAY))
+    twins = Twins(client, [Limit(400_000, period, "sliding-window")])
+    longest = 0
+    for call in range(2000):
+        twins.now += chance.choice((0, 1, period // 3000, period // 700, period // 511))
+        cost = chance.choice((1, 1, 1, 50, 1000, 200_000))
+        charge = Charge(twins.limits[0], "b0", cost)
+        twins._admitted([charge], take=chance.random() < 0.95)
+        if chance.random() < 0.1:
+            verdict = chance.choice(twins.taken[-600:])
+            correction = Correction(verdict, chance.randint(-verdict.charge.cost, 30))
+            assert twins.memory.settle([correction], now_us=twins.now) == twins.redis.settle(
+                [correction], now_us=twins.now
+            )
+        if call > 1200 and chance.random() < 0.01:
+            twins.now += chance.choice((-1, -SECOND, -period // 9, period // 2))
+        longest = max(longest, client.strlen("b0"))
+    assert 5 + 480 * 12 < longest <= 5 + 512 * 12
+
+
+def test_the_product_of_the_largest_numbers_is_exact(client: redis.Redis) -> None:
+    """The prelude's a * b / m is exact to 2^53, where a double alone is not."""
+    from importlib.resources import files
+
+    prelude = (files("ratelimit_ext.engine") / "prelude.lua").read_text("utf-8")
+    script = prelude + """
+    local quotient, rest = multiply_divide(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]))
+    return {string.format('%.0f', quotient), string.format('%.0f', rest)}
+    """
+    chance = random.Random(1)
+    for _ in range(2000):
+        divisor = chance.randint(1, 2 ** chance.randint(1, 48))
+        one = chance.randint(0, 2 ** chance.randint(1, 53) - 1)
+        other = chance.randint(0, 2 ** chance.randint(1, 53) - 1)
+        if one * other // divisor >= 2**53:
+            other = min(other, divisor)
+        reply: Any = client.eval(script, 0, one, other, divisor)
+        assert tuple(map(int, reply)) == divmod(one * other, divisor)
