@@ -4,9 +4,9 @@
 
 Standard input, the lifeline, is the reading end of a FIFO, and so is the descriptor FOLLOWING. Who
 owns the server holds a writing end of both, who follows an owner (a worker) one of FOLLOWING. When
-the last owner is gone, by exit or by SIGKILL, the kernel says so; the server is stopped as soon as the
-last follower is gone too, or after DRAIN_S seconds. Signals do not end the supervisor: a SIGTERM to
-a whole control group must not take the storage from workers that still finish their requests.
+the last owner is gone, by exit or by SIGKILL, the kernel says so; the server is stopped as soon as
+the last follower is gone too, or after DRAIN_S seconds. Signals do not end the supervisor: SIGTERM
+to a whole control group must not take the storage from workers that still finish their requests.
 
 It is a process and not a thread of gunicorn's master because PR_SET_PDEATHSIG is tied to the thread
 that forked, because the master reaps children it does not know, and because a master that forks

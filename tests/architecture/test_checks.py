@@ -1,0 +1,64 @@
+"""The checks of form, types and imports. This is their one definition: CI runs the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON_FILES = [".", "gunicorn.conf.py"]
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def test_lint() -> None:
+    """ruff finds nothing by the rules of pyproject.toml."""
+    run("-m", "ruff", "check", *PYTHON_FILES)
+
+
+def test_format() -> None:
+    """Every file is as `ruff format` leaves it."""
+    run("-m", "ruff", "format", "--check", *PYTHON_FILES)
+
+
+def test_types() -> None:
+    """mypy, in strict mode, finds nothing in the library and the application."""
+    run("-m", "mypy")
+
+
+def test_imports() -> None:
+    """Imports go downward only, by the contracts of pyproject.toml."""
+    run("-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())")
+
+
+def test_the_contracts_name_every_part() -> None:
+    """A new part of the library is under the contracts from its first day."""
+    contracts = {c["id"]: c for c in pyproject()["tool"]["importlinter"]["contracts"]}
+    parts = {
+        f"ratelimit_ext.{path.parent.name}" for path in (ROOT / "ratelimit_ext").glob("*/*.py")
+    }
+    assert set(contracts["public-names-only"]["forbidden_modules"]) == parts
+    assert set(contracts["frameworks-in-web"]["source_modules"]) == parts - {"ratelimit_ext.web"}
+
+
+@pytest.mark.parametrize("needed", ["flask", "flask-limiter[cli]", "limits", "redis", "pydantic"])
+def test_ranges_agree(needed: str) -> None:
+    """The package asks for the same range of a library as requirements.txt."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    required = {line.partition("#")[0].strip() for line in lines}
+    ranges = {d for d in pyproject()["project"]["dependencies"] if d.startswith(f"{needed}>")}
+    assert len(ranges) == 1
+    assert ranges <= required
+
+
+def pyproject() -> dict[str, dict]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,0 +1,73 @@
+"""What lies where, and what a file of a kind must have."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP_LEVEL = {
+    *("chatapp", "ratelimit_ext", "tests", "docs", "benchmarks"),
+    *("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
+    *("wsgi.py", "gunicorn.conf.py", "requirements.txt", "pyproject.toml"),
+}
+# Real processes take real time there. tests/servers.py is what waits for them.
+MAY_SLEEP = ("tests/e2e/", "tests/faults/", "tests/servers.py")
+LUA_FILES = sorted((ROOT / "ratelimit_ext").rglob("*.lua"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_the_top_level_has_only_what_belongs_there() -> None:
+    """Nothing is committed at the top but the known entries and files with a leading dot."""
+    listed = subprocess.run(
+        ["git", "ls-tree", "--name-only", "HEAD"],  # noqa: S607 - whichever git this machine has
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    entries = {name for name in listed.stdout.split() if not name.startswith(".")}
+    assert entries <= TOP_LEVEL
+
+
+@pytest.mark.parametrize("path", LUA_FILES, ids=relative)
+def test_lua_says_what_it_takes_and_returns(path: Path) -> None:
+    """The comment at the head of a script names its KEYS, its ARGV and what it returns."""
+    head = re.match(r"(--.*\n)*", path.read_text())
+    assert head is not None
+    fields = set(re.findall(r"^-- (KEYS|ARGV|returns)  +\S", head.group(), re.MULTILINE))
+    assert fields == {"KEYS", "ARGV", "returns"}
+
+
+@pytest.mark.parametrize("path", LUA_FILES, ids=relative)
+def test_lua_assigns_no_globals(path: Path) -> None:
+    """Functions and variables of a script are local; the server would refuse others at run time."""
+    assert not re.findall(r"^(?:function [\w]+\(|\w+ = )", path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_no_test_sleeps(path: Path) -> None:
+    """Time is virtual in tests, but where real processes are waited for."""
+    if relative(path).startswith(MAY_SLEEP):
+        return
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    slept = [call.lineno for call in calls if ast.unparse(call.func) in {"time.sleep", "sleep"}]
+    assert not slept, f"time.sleep in lines {slept}"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_every_test_states_its_promise(path: Path) -> None:
+    """A test's docstring says what is promised; its name alone says where to look."""
+    functions = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef))
+    silent = [f.name for f in functions if f.name.startswith("test_") and not ast.get_docstring(f)]
+    assert not silent
