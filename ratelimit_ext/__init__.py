@@ -1,1 +1,34 @@
-"""Rate limiting for Flask applications that call language models."""
+"""Rate limiting for Flask applications that call language models.
+
+``Limiter`` is a ``flask_limiter.Limiter``: change the import, and everything goes on working.
+"""
+
+from __future__ import annotations
+
+from flask_limiter import ExemptionScope, HeaderNames
+
+from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
+from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
+from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.web.identities import client_ip
+from ratelimit_ext.web.limited_request import RequestLimit
+from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
+from ratelimit_ext.web.registration import register
+
+__all__ = [
+    "ApplicationLimit",
+    "ConfigurationError",
+    "ExemptionScope",
+    "HeaderNames",
+    "Limit",
+    "Limiter",
+    "MetaLimit",
+    "RateLimitExceeded",
+    "RequestLimit",
+    "RequestTooLarge",
+    "RouteLimit",
+    "StorageUnavailable",
+    "client_ip",
+]
+
+register()

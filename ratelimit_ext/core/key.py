@@ -2,7 +2,9 @@
 
 ``{prefix}:1:{strategy}:{period}:{scope}:{name}:{identity}``, with the identity in braces, so that
 all limits of a subject lie in one slot of a Redis Cluster. The 1 is the version of what is stored.
-The amount is not part of the name: a limit that is changed keeps its usage.
+A limit that has a name is known by it: its amount may change, and its usage is kept. One without
+is known by what it says, as in Flask-Limiter, so that ``5/minute`` and ``10/minute`` on one view, or
+given to two kinds of users, are two limits.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
         f"{limit.period_us}us"
     )
     unit = "" if limit.unit == "requests" else limit.unit
-    return f"{prefix}:{FORMAT}:{code}:{period}{unit}:{escaped(scope)}:{escaped(limit.name)}:"
+    name = escaped(limit.name) if limit.name else f"{limit.amount}"
+    if limit.burst is not None and not limit.name:
+        name = f"{name}b{limit.burst}"
+    return f"{prefix}:{FORMAT}:{code}:{period}{unit}:{escaped(scope)}:{name}:"
 
 
 def bucket_key(shared: str, identity: str) -> str:

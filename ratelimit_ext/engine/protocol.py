@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
@@ -18,6 +18,9 @@ class Correction(NamedTuple):
 
 class Engine(Protocol):
     """Decides and corrects charges atomically. Every method may raise ``StorageUnavailable``."""
+
+    #: Whether ``settle`` can give back. Where it cannot, look first and settle what is due.
+    GIVES_BACK: Final[bool]
 
     def admit(
         self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None

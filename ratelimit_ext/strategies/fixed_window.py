@@ -113,3 +113,10 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
         reset_after_us=left,
         receipt=reading.y,
     )
+
+
+def later(limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
+    """The window may have ended."""
+    left = max(0, answer.reset_after_us - elapsed_us)
+    remaining = answer.remaining if left else limit.amount
+    return answer._replace(remaining=remaining, reset_after_us=left)

@@ -84,3 +84,11 @@ class Strategy(Protocol):
         The cost is at most the limit's capacity.
         """
         ...
+
+    def later(self, limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
+        """The answer as it reads ``elapsed_us`` afterwards if nobody else has called.
+
+        A view may take half a minute, and its headers speak of the moment they are sent. What an
+        answer alone cannot tell stays as it was, on the safe side.
+        """
+        ...

@@ -141,3 +141,11 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
         reset_after_us=oldest + limit.period_us - now_us if oldest else 0,
         receipt=now_us,
     )
+
+
+def later(limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
+    """The oldest call may have left; only where it was this one is it known what that frees."""
+    left = max(0, answer.reset_after_us - elapsed_us)
+    alone = answer.remaining + cost >= limit.amount
+    remaining = answer.remaining if left or not alone else limit.amount
+    return answer._replace(remaining=remaining, reset_after_us=left)

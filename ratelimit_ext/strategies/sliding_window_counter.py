@@ -104,3 +104,8 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
 def _overlap(room: int, units: int, period: int) -> int:
     """The longest overlap, in microseconds, at which ``units`` weigh no more than ``room``."""
     return min(period, ((room + 1) * period - 1) // units) if units else period
+
+
+def later(limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
+    """How the weight was made up is not known any more; only the window's end comes nearer."""
+    return answer._replace(reset_after_us=max(0, answer.reset_after_us - elapsed_us))

@@ -103,3 +103,11 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
         reset_after_us=0 if missing <= 0 else reading.z - (-missing // limit.amount),
         receipt=0,
     )
+
+
+def later(limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
+    """The bucket refills in the meantime."""
+    refilled = answer.remaining + elapsed_us * limit.amount // limit.period_us
+    left = max(0, answer.reset_after_us - elapsed_us)
+    remaining = min(limit.capacity, refilled) if left else limit.capacity
+    return answer._replace(remaining=remaining, reset_after_us=left)

@@ -1,0 +1,40 @@
+"""Who pays, as a policy names it: the name of an identity or a function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ratelimit_ext.policy.callables import checked, resolved
+from ratelimit_ext.policy.mistakes import Mistake
+from ratelimit_ext.policy.policy import Policy
+from ratelimit_ext.policy.shown import shown
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def identity(value: object, python: bool) -> str | Callable[[], Any]:  # noqa: FBT001 - a reader
+    """A name, checked for its form alone: the application may register any."""
+    if isinstance(value, str):
+        if _NAME.fullmatch(value):
+            return value
+        if ":" in value:
+            return resolved(value, 0)
+    elif python and callable(value):
+        return checked(value, 0)
+    function = ', a function or "package.module:function"' if python else (
+        ' or "package.module:function"'
+    )
+    raise Mistake(
+        f"found {shown(value)}; allowed: the name of an identity such as \"user\"{function}."
+    )
+
+
+def identities_used(policy: Policy) -> dict[str, tuple[str, ...]]:
+    """The names of identities that the policy needs, each with the places that name it."""
+    used: dict[str, tuple[str, ...]] = {}
+    for limit in policy.all_limits():
+        if isinstance(limit.key, str):
+            used[limit.key] = (*used.get(limit.key, ()), limit.source)
+    return used

@@ -1,0 +1,59 @@
+"""Mistakes in a policy: all of them are collected, then told in one error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.policy.place import Place
+
+#: Names longer than this are no slips of the pen, and comparing them would take long.
+LONGEST_NAME = 64
+
+
+class Mistake(ValueError):
+    """One mistake, without its place: what was found, what is allowed, what to do."""
+
+
+class Mistakes:
+    """The mistakes found so far, each with its place."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Place, str]] = []
+
+    def add(self, place: Place, text: object) -> None:
+        """Note a mistake; what is noted becomes one line."""
+        self._found.append((place, " ".join(str(text).split())))
+
+    @contextmanager
+    def noted_at(self, place: Place) -> Iterator[None]:
+        """Note the :class:`Mistake` or :class:`ConfigurationError` that ends the block."""
+        try:
+            yield
+        except (Mistake, ConfigurationError) as mistake:
+            self.add(place, mistake)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def raise_if_any(self) -> None:
+        """Raise one :class:`ConfigurationError` with a line for each mistake, by file and line."""
+        if not self._found:
+            return
+        # Sorting is stable: within a line, and where lines are unknown, the order found remains.
+        found = sorted(self._found, key=lambda mistake: mistake[0].order)
+        lines = list(dict.fromkeys(f"  {place.located}: {text}" for place, text in found))
+        count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        raise ConfigurationError("\n".join([f"{count} in the limits by configuration:", *lines]))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that names the known word nearest to ``name``; empty where none is near.
+
+    >>> did_you_mean("brust", ["burst", "limit"])
+    " Did you mean 'burst'?"
+    """
+    near = difflib.get_close_matches(name[:LONGEST_NAME], list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

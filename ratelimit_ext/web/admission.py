@@ -1,0 +1,115 @@
+"""One admission: claims and the present request become charges, charges a decision, and a decision
+what the request's state remembers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.web.claims import Claim
+from ratelimit_ext.web.limited_request import Entry
+
+
+class Charged(NamedTuple):
+    """Claims with their charges, side by side; the last ``metas`` of them are on denials."""
+
+    claims: list[Claim]
+    identities: list[str]
+    charges: list[Charge]
+    metas: int
+
+
+class Outcome(NamedTuple):
+    """A decision, with an entry per claim: the request's own, and those on denials."""
+
+    decision: Decision
+    entries: list[Entry]
+    metas: list[Entry]
+
+    @property
+    def denied(self) -> list[Entry]:
+        """The entries that denied the request."""
+        return [e for e in self.entries if not e.verdict.allowed and e.verdict.enforced]
+
+
+def charged(
+    claims: Iterable[Claim], metas: Sequence[Claim], logger: logging.Logger, *, lenient: bool
+) -> Charged:
+    """The charges of the present request.
+
+    ``lenient`` leaves out a claim whose identity cannot be told: a request that was aborted before
+    its view may lack what the callable asks for.
+    """
+    made = Charged([], [], [], 0)
+    for claim in claims:
+        runtime = claim.runtime
+        if runtime.exempt_when is not None and runtime.exempt_when():
+            continue
+        try:
+            identity = runtime.key_func()
+            charge = claim.charge(str(identity)) if identity else None
+        except Exception:
+            if not lenient:
+                raise
+            logger.debug("left out %s: no identity on this request", claim.limit, exc_info=True)
+            continue
+        if charge is None:
+            logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
+            continue
+        made.claims.append(claim)
+        made.identities.append(str(identity))
+        made.charges.append(charge)
+    triggers = [(meta, ()) for meta in metas]
+    triggers += [(m, (i,)) for i, claim in enumerate(made.claims) for m in claim.metas]  # type: ignore[misc]
+    added = 0
+    for meta, on_denial in triggers:
+        if meta.runtime.is_exempt:
+            continue
+        identity = str(meta.runtime.key_func())
+        charge = meta.charge(identity)
+        made.claims.append(meta)
+        made.identities.append(identity)
+        made.charges.append(
+            Charge(charge.limit, charge.key, charge.cost, meta=True, on_denial=on_denial)
+        )
+        added += 1
+    return made._replace(metas=added)
+
+
+def admitted(engine: Engine, made: Charged) -> Outcome:
+    """Decide. Charges of one bucket have one verdict between them."""
+    decision = _decision(engine, made)
+    verdicts = decision.verdicts
+    if len(verdicts) < len(made.charges):
+        by_key = {verdict.charge.key: verdict for verdict in verdicts}
+        verdicts = tuple(by_key[charge.key] for charge in made.charges)
+    now, here = decision.now_us, time.monotonic()
+    entries = [
+        Entry(claim, identity, verdict, now, here)
+        for claim, identity, verdict in zip(made.claims, made.identities, verdicts, strict=True)
+    ]
+    own = len(entries) - made.metas
+    return Outcome(decision, entries[:own], entries[own:])
+
+
+def _decision(engine: Engine, made: Charged) -> Decision:
+    """All in one call; where nothing can be given back, what is conditional is only looked at."""
+    conditional = [claim.runtime.deduct_when is not None for claim in made.claims]
+    if engine.GIVES_BACK or not any(conditional):
+        return engine.admit(made.charges)
+    pairs = list(zip(made.charges, conditional, strict=True))
+    looked = engine.admit([charge for charge, later in pairs if later], take=False)
+    taken = engine.admit(
+        [charge for charge, later in pairs if not later], take=looked.admitted
+    )
+    later_verdicts, verdicts = iter(looked.verdicts), iter(taken.verdicts)
+    return Decision(
+        looked.admitted and taken.admitted,
+        looked.now_us,
+        tuple(next(later_verdicts if later else verdicts) for _, later in pairs),
+    )

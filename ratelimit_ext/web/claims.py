@@ -1,0 +1,117 @@
+"""A claim: one limit prepared for an endpoint and method, ready to become a charge.
+
+Everything that does not depend on the single request is computed here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flask_limiter._limits import RuntimeLimit
+
+from ratelimit_ext.core.charge import Charge, checked_cost
+from ratelimit_ext.core.key import bucket_key, bucket_prefix
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.web.item import limit_of
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How an extension names its buckets: the storage's prefix, its own, its default strategy."""
+
+    storage_prefix: str
+    key_prefix: str
+    strategy: str
+
+    def prefix(self, limit: Limit, scope: str) -> str:
+        """The name of a bucket as far as every identity shares it."""
+        code = strategy_named(limit.strategy).CODE
+        label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
+        return bucket_prefix(self.storage_prefix, code, limit, label)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A limit that a request may have to be charged to.
+
+    ``shared_key`` is the bucket's name up to the identity; ``scope`` is Flask-Limiter's, for its
+    callbacks. ``metas`` are claims on denials of this one.
+    """
+
+    runtime: RuntimeLimit
+    limit: Limit
+    scope: str
+    shared_key: str
+    policy: str
+    metas: tuple[Claim, ...] = ()
+
+    def charge(self, identity: str) -> Charge:
+        """The charge of the present request. Raises ``ValueError`` for a cost that is none."""
+        cost: Any = self.runtime.cost
+        if callable(cost):
+            cost = cost()
+        if cost.__class__ is not int or cost < 0:
+            cost = checked_cost(cost, self.runtime.limit)
+        return Charge(self.limit, bucket_key(self.shared_key, identity), cost)
+
+
+class ClaimMaker:
+    """Makes claims for one endpoint and method out of runtime limits."""
+
+    def __init__(self, naming: Naming, endpoint: str, method: str) -> None:
+        self._naming = naming
+        self._endpoint = endpoint
+        self._method = method
+
+    def claims(self, runtimes: Iterable[RuntimeLimit]) -> tuple[Claim, ...]:
+        """Claims for those of the limits that concern the method."""
+        return tuple(self.claim(r) for r in runtimes if concerns(r, self._method))
+
+    def claim(self, runtime: RuntimeLimit) -> Claim:
+        """The claim for one limit. A scope that is a callable is asked at the request."""
+        limit = limit_of(runtime.limit, self._naming.strategy)
+        asked = callable(runtime.scope)
+        scope = "" if asked else runtime.scope_for(self._endpoint, self._method)
+        return Claim(
+            runtime=runtime,
+            limit=limit,
+            scope=scope,
+            shared_key="" if asked else self._naming.prefix(limit, scope),
+            policy=policy_item(limit),
+            metas=tuple(self.claim(meta) for meta in runtime.meta_limits or ()),
+        )
+
+    def in_present_scope(self, claim: Claim) -> Claim:
+        """The claim with its scope asked for the present request, where it is a callable."""
+        if not callable(claim.runtime.scope):
+            return claim
+        scope = claim.runtime.scope_for(self._endpoint, self._method)
+        return replace(claim, scope=scope, shared_key=self._naming.prefix(claim.limit, scope))
+
+
+def concerns(runtime: RuntimeLimit, method: str) -> bool:
+    """Whether the limit applies to the method: HEAD counts as GET, OPTIONS only where it is named."""
+    if runtime.methods is None:
+        return method != "OPTIONS"
+    return method.lower() in runtime.methods
+
+
+def policy_item(limit: Limit) -> str:
+    """The limit's item of a ``RateLimit-Policy`` header, without quotes around the name.
+
+    A token bucket is announced as its burst over the time in which that refills: the same rate,
+    and a quota that ``r`` can reach.
+    """
+    quota = limit.capacity
+    window = -(-quota * limit.period_us // (limit.amount * 1_000_000))
+    unit = "" if limit.unit == "requests" else f';qu="{limit.unit}"'
+    return f'"{header_name(limit)}";q={quota};w={window}{unit}'
+
+
+def header_name(limit: Limit) -> str:
+    """What the limit is called in headers: its name, else what it says."""
+    name = limit.name or f"{limit.amount}-per-{limit.period_us // 1_000_000}s"
+    return "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in name)

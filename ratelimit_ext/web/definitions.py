@@ -1,0 +1,133 @@
+"""Limits as they are written down: Flask-Limiter's definitions with our keywords.
+
+A definition yields one ``RuntimeLimit`` per limit in its string. Where the string comes from a
+callable, it is asked at every request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
+
+import flask
+import flask_limiter
+from flask_limiter._limits import RuntimeLimit
+from flask_limiter.util import get_qualified_name
+from limits import RateLimitItem
+
+from ratelimit_ext.web.item import Keywords, with_keywords
+
+#: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
+MARK = "__wrapper-limiter-instance"
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class KeywordsMixin:
+    """The keywords of a limit; see the documents for their meaning."""
+
+    #: The algorithm; default: the extension's.
+    strategy: str | None = None
+    #: What a token bucket holds at most; default: the amount.
+    burst: int | None = None
+    #: What is counted.
+    unit: str = "requests"
+    #: What the limit is called in headers and answers.
+    name: str = ""
+    #: ``enforce``, or ``shadow``: decided and counted, never enforced.
+    mode: str = "enforce"
+    #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
+    anchor: str | None = None
+    timezone: str = "UTC"
+
+    @property
+    def keywords(self) -> Keywords:
+        """The keywords as one value."""
+        return Keywords(
+            self.strategy, self.burst, self.unit, self.name, self.mode, self.anchor, self.timezone
+        )
+
+    def __iter__(self) -> Iterator[RuntimeLimit]:
+        for runtime in super().__iter__():  # type: ignore[misc]
+            runtime.limit = with_keywords(runtime.limit, self.keywords)
+            cost = self.cost  # type: ignore[attr-defined]
+            if cost is not None:  # the stock class takes a cost of 0 for none given
+                runtime.cost = cost
+            yield runtime
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Limit(KeywordsMixin, flask_limiter.Limit):
+    """A default limit; ``flask_limiter.Limit`` with keywords."""
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class ApplicationLimit(KeywordsMixin, flask_limiter.ApplicationLimit):
+    """A limit of the whole application; ``flask_limiter.ApplicationLimit`` with keywords."""
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class MetaLimit(KeywordsMixin, flask_limiter.MetaLimit):
+    """A limit on denials; ``flask_limiter.MetaLimit`` with keywords."""
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
+    """A limit of a view, a blueprint or a block of code; ``flask_limiter.RouteLimit`` with keywords.
+
+    ``items`` replaces the string for limits that come from a policy: it is asked at every request
+    and answers with the items that apply.
+    """
+
+    items: Callable[[], tuple[RateLimitItem, ...]] | None = None
+
+    def __iter__(self) -> Iterator[RuntimeLimit]:
+        if self.items is None:
+            yield from super().__iter__()
+        else:
+            yield from runtime_limits(self, self.items())
+
+    def __call__(self, obj: Any) -> Any:
+        """Attach to a view or a blueprint. Stacked decorators share one wrapper: the innermost."""
+        if isinstance(obj, flask.Blueprint):
+            return super().__call__(obj)
+        limiter, name = self.limiter, get_qualified_name(obj)
+        limiter._marked_for_limiting.add(name)
+        limiter.limit_manager.add_decorated_limit(name, self)
+        if getattr(obj, MARK, None) == limiter:
+            return obj
+
+        @wraps(obj)
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            limiter._check_request_limit(callable_name=name, in_middleware=False)
+            return flask.current_app.ensure_sync(obj)(*args, **kwargs)
+
+        setattr(limited, MARK, limiter)
+        return limited
+
+    def __enter__(self) -> None:
+        code = sys._getframe(1).f_code
+        self.limiter._check_block_limit(self, f"{code.co_filename}:{code.co_qualname}")
+
+
+def runtime_limits(
+    definition: flask_limiter.Limit, items: tuple[RateLimitItem, ...]
+) -> Iterator[RuntimeLimit]:
+    """The runtime limits of a definition for items that are already parsed."""
+    for item in items:
+        yield RuntimeLimit(
+            item,
+            definition.limit_by,
+            scope=definition.scope,
+            per_method=definition.per_method,
+            methods=definition.methods,
+            error_message=definition.error_message,
+            exempt_when=definition.exempt_when,
+            deduct_when=definition.deduct_when,
+            override_defaults=definition.override_defaults,
+            on_breach=definition.on_breach,
+            cost=1 if definition.cost is None else definition.cost,
+            shared=definition.shared,
+        )

@@ -1,0 +1,457 @@
+"""The extension: a ``flask_limiter.Limiter`` that decides a request's limits together.
+
+This class is only glue: :mod:`resolution` finds the claims of a request, :mod:`admission` has them
+decided, :mod:`limited_request` remembers the answers, :mod:`headers` and :mod:`refusal` tell them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
+
+import flask
+import flask_limiter
+from flask_limiter import ExemptionScope, HeaderNames
+from flask_limiter._compat import request_context
+from flask_limiter.constants import MAX_BACKEND_CHECKS, ConfigVars
+from flask_limiter.util import get_qualified_name
+from limits.strategies import RateLimiter
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext.engine.protocol import Correction, Engine
+from ratelimit_ext.web import headers
+from ratelimit_ext.web.admission import Outcome, admitted, charged
+from ratelimit_ext.web.bucket_limiter import ScopedLimiter
+from ratelimit_ext.web.claims import Claim, Naming
+from ratelimit_ext.web.definitions import MARK, RouteLimit
+from ratelimit_ext.web.identities import BUILT_IN, Identity
+from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
+from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
+from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
+from ratelimit_ext.web.storages import engine_for, storage_prefix
+
+
+class Limiter(flask_limiter.Limiter):
+    """Flask-Limiter's extension with a strategy per limit and one decision a request.
+
+    Takes everything that ``flask_limiter.Limiter`` takes. ``strategy`` may also be
+    ``"token-bucket"`` or ``"sliding-window"``, and every limit may name its own.
+    """
+
+    def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
+        self._engine: Engine | None = None
+        self._fallback_engine: Engine | None = None
+        self._adapters: dict[int, ScopedLimiter] = {}
+        self._identities: dict[str, Identity] = dict(BUILT_IN)
+        self._deferred_views: dict[Any, bool] = {}
+        self._recovery_checks = 0
+        self._last_recovery_check = time.time()
+        app = options.pop("app", None)
+        super().__init__(key_func, **options)
+        stock = self.limit_manager
+        self.limit_manager: Manager = Manager(
+            application_limits=stock._application_limits,
+            default_limits=stock._default_limits,
+            decorated_limits=stock._decorated_limits,
+            blueprint_limits=stock._blueprint_limits,
+            route_exemptions=stock._route_exemptions,
+            blueprint_exemptions=stock._blueprint_exemptions,
+        )
+        self._resolver = Resolver(self.limit_manager, self.logger)
+        self.app = app
+        if app is not None:
+            self.init_app(app)
+
+    # -- set-up ------------------------------------------------------------------------------
+
+    def init_app(self, app: flask.Flask) -> None:
+        """Attach to an application. Reads the ``RATELIMIT_*`` keys of its configuration."""
+        again = self in app.extensions.get("limiter", ())
+        super().init_app(app)
+        if not self.enabled:
+            return
+        if not again:
+            self._take_over_response_hook(app)
+        self._engine = engine_for(self.storage)
+        if self._in_memory_fallback_enabled:
+            self._fallback_engine = engine_for(self._fallback_storage)
+        self._adapters.clear()
+        self._deferred_views.clear()
+        self._resolver.configure(self._naming, self._meta_limits)
+
+    def _take_over_response_hook(self, app: flask.Flask) -> None:
+        """The stock header hook is a partial over a function of the base class: no override can
+        reach it, and it would tell the stock's story."""
+        hooks = app.after_request_funcs[None]
+        hooks[:] = [
+            hook
+            for hook in hooks
+            if not (isinstance(hook, partial) and hook.args and hook.args[0] is self)
+        ]
+        app.after_request(self._finish)
+
+    @property
+    def _naming(self) -> Naming:
+        assert self._strategy
+        return Naming(storage_prefix(self.storage), self._key_prefix, self._strategy)
+
+    def identity(self, name: str) -> Callable[[Identity], Identity]:
+        """Register who pays under a name that a policy can use; replaces a built-in one.
+
+        ::
+
+            @limiter.identity("user")
+            def user() -> str:
+                return str(g.user.id)
+        """
+
+        def register(function: Identity) -> Identity:
+            self._identities[name] = function
+            return function
+
+        return register
+
+    # -- definitions -------------------------------------------------------------------------
+
+    def limit(self, limit_value: str | Callable[[], str], **options: Any) -> RouteLimit:
+        """A limit for a view, a blueprint, or (as a context manager) a block of code.
+
+        Takes what ``flask_limiter.Limiter.limit`` takes, and ``strategy``, ``burst``, ``unit``,
+        ``name``, ``mode``, ``anchor`` and ``timezone``.
+        """
+        return self._route_limit(limit_value, shared=False, **options)
+
+    def shared_limit(
+        self, limit_value: str | Callable[[], str], scope: str | Callable[[str], str], **options: Any
+    ) -> RouteLimit:
+        """A limit that several views share; see :meth:`limit`."""
+        return self._route_limit(limit_value, shared=True, scope=scope, **options)
+
+    def _route_limit(self, limit_value: Any, **options: Any) -> RouteLimit:
+        key_function = options.pop("key_func", None) or self._key_func
+        options.setdefault("override_defaults", True)
+        options.setdefault("cost", 1)
+        return RouteLimit(
+            limit_provider=limit_value, limiter=self, key_function=key_function, **options
+        )
+
+    # -- storage -----------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """What decides now: the storage's engine, or the fallback's while the storage is away."""
+        if self._storage_dead and self._fallback_engine is not None:
+            return self._fallback_engine
+        assert self._engine is not None, "the extension has not been initialised with an app"
+        return self._engine
+
+    @property
+    def limiter(self) -> RateLimiter:
+        """Flask-Limiter's strategy object, over our buckets."""
+        engine = self.engine
+        adapter = self._adapters.get(id(engine))
+        if adapter is None:
+            storage = self.storage if engine is self._engine else self._fallback_storage
+            adapter = self._adapters[id(engine)] = ScopedLimiter(storage, engine, self._naming)
+        return adapter
+
+    def reset(self) -> None:
+        """Forget everything that was charged."""
+        try:
+            self.engine.reset(storage_prefix(self.storage) + ":")
+            self.logger.info("Storage has been reset and all limits cleared")
+        except NotImplementedError:
+            self.logger.warning("This storage type does not support being reset")
+
+    # -- the request's way -------------------------------------------------------------------
+
+    @property
+    def context(self) -> LimitedRequest:  # type: ignore[override]
+        """The state of the present request."""
+        context: Any = request_context()
+        held: dict[Limiter, LimitedRequest] | None = getattr(context, "_ratelimit_ext", None)
+        if held is None:
+            held = context._ratelimit_ext = {}
+        state = held.get(self)
+        if state is None:
+            state = held[self] = LimitedRequest(self)
+        return state
+
+    @property
+    def current_limit(self) -> RequestLimit | None:
+        """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
+        return self.context.view_rate_limit
+
+    @property
+    def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
+        """All enforced limits that were decided in this request, the shortest period first."""
+        return self.context.view_rate_limits
+
+    def _check_request_limit(
+        self, callable_name: str | None = None, in_middleware: bool = True
+    ) -> None:
+        """Decide, before the view or in a decorated callable's wrapper."""
+        state = self.context
+        endpoint = self.identify_request()
+        if self._exempt(state, endpoint):
+            return
+        app = flask.current_app
+        view = app.view_functions.get(endpoint) if endpoint else None
+        if in_middleware:
+            if view is not None and self._is_deferred(view):
+                return
+        elif view is not None and callable_name and get_qualified_name(view) != callable_name:
+            self.limit_manager.add_endpoint_hint(endpoint, callable_name)
+        place = self._place(endpoint, None if in_middleware else callable_name)
+        self._decide(state, place, lambda: self._resolver.resolve(place))
+
+    def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
+        """Decide the one limit that guards a block inside a view; ``location`` is the block's."""
+        state = self.context
+        endpoint = self.identify_request()
+        if self._exempt(state, endpoint):
+            return
+        if location not in self.limit_manager._decorated_limits:
+            self.limit_manager.add_decorated_limit(location, definition)
+        self.limit_manager.add_endpoint_hint(endpoint, location)
+        place = self._place(endpoint, location)
+        self._decide(state, place, lambda: self._resolver.of_definitions(place, [definition]))
+
+    def _place(self, endpoint: str, name: str | None) -> Place:
+        request = flask.request
+        method = "GET" if request.method == "HEAD" else request.method
+        app: Any = flask.current_app
+        return Place(app._get_current_object(), endpoint, request.blueprint, method, name)
+
+    def _exempt(self, state: LimitedRequest, endpoint: str) -> bool:
+        """Whether no limit concerns the request. The filters are asked once."""
+        if state.exempt is None:
+            state.exempt = (
+                not (self.enabled and self.initialized)
+                or endpoint.rpartition(".")[2] == "static"
+                or any(exempts() for exempts in self._request_filters)
+            )
+        return state.exempt
+
+    def _is_deferred(self, view: Any) -> bool:
+        """Whether the view will come back to us: one of our wrappers stands around it."""
+        known = self._deferred_views.get(view)
+        if known is None:
+            inner = view
+            while inner is not None and not getattr(inner, MARK, None) == self:
+                inner = getattr(inner, "__wrapped__", None)
+            known = self._deferred_views[view] = inner is not None
+        return known
+
+    # -- deciding ----------------------------------------------------------------------------
+
+    def _decide(
+        self,
+        state: LimitedRequest,
+        place: Place,
+        resolve: Callable[[], Resolved],
+        *,
+        lenient: bool = False,
+    ) -> None:
+        """Have the claims decided; raise where they deny."""
+        if self._storage_dead:
+            self._look_for_recovery()
+        try:
+            outcome = self._outcome(state, place, resolve, lenient=lenient)
+        except Exception:
+            if not self._swallow_errors:
+                raise
+            self.logger.exception("Failed to rate limit. Swallowing error")
+            return
+        finally:
+            state.charged = state.charged or set()
+        if outcome is not None:
+            self._conclude(state, outcome)
+
+    def _outcome(
+        self,
+        state: LimitedRequest,
+        place: Place,
+        resolve: Callable[[], Resolved],
+        *,
+        lenient: bool,
+    ) -> Outcome | None:
+        """What the storage decides; where it fails and there is a fallback, what that decides."""
+        already = state.charged or set()
+        resolved = self._fallback(state, place) or resolve()
+        claims = list(resolved.own)
+        for definition, prepared in resolved.shared:
+            if id(definition) not in already:
+                claims += prepared
+        metas = self._metas(place, resolved)
+        if not claims and (not metas or place.method == "OPTIONS"):
+            return None
+        made = charged(claims, metas, self.logger, lenient=lenient)
+        engine = self.engine
+        try:
+            outcome = admitted(engine, made)
+        except Exception:
+            if engine is not self._engine or self._fallback_engine is None:
+                raise
+            self.logger.warning(
+                "Rate limit storage unreachable - falling back to in-memory storage"
+            )
+            self._storage_dead = True
+            return self._outcome(state, place, resolve, lenient=lenient)
+        state.charged = already | {id(definition) for definition, _ in resolved.shared}
+        return outcome
+
+    def _metas(self, place: Place, resolved: Resolved) -> tuple[Claim, ...]:
+        if resolved.metas and ExemptionScope.META & self.limit_manager.exemption_scope(
+            place.app, place.endpoint, place.blueprint
+        ):
+            return ()
+        return resolved.metas
+
+    def _fallback(self, state: LimitedRequest, place: Place) -> Resolved | None:
+        """While the storage is away, the fallback's own limits replace all others, once."""
+        if not (self._storage_dead and self._in_memory_fallback):
+            return None
+        if state.charged is not None:
+            return Resolved((), (), ())
+        return self._resolver.of_definitions(place, self._in_memory_fallback)
+
+    def _look_for_recovery(self) -> None:
+        """Ask the storage whether it is back, after 1, 2, 4, … 32 seconds."""
+        if self._recovery_checks > MAX_BACKEND_CHECKS:
+            self._recovery_checks = 0
+        if time.time() - self._last_recovery_check > 2**self._recovery_checks:
+            self._last_recovery_check = time.time()
+            self._recovery_checks += 1
+            if self.storage.check():
+                self.logger.info("Rate limit storage recovered")
+                self._storage_dead = False
+                self._recovery_checks = 0
+
+    def _conclude(self, state: LimitedRequest, outcome: Outcome) -> None:
+        """Remember the answers; raise the refusal where the request was denied."""
+        enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
+        state.entries += enforced
+        if outcome.decision.admitted:
+            state.conditional += [e for e in outcome.entries if e.claim.runtime.deduct_when]
+            return
+        banned = [entry for entry in outcome.metas if not entry.verdict.allowed]
+        if banned:
+            state.entries = [banned[0]]
+            state.retry_ms = outcome.decision.retry_after_ms
+            response = self._told(banned[:1], meta=True)
+            raise self._refusal(banned[0], outcome, response)
+        denied = sorted(outcome.denied, key=lambda entry: entry.claim.runtime.limit)
+        for entry in denied:
+            if entry.verdict.retry_after_us is None:
+                raise RequestTooLarge(entry.claim, entry.verdict)
+        state.retry_ms = outcome.decision.retry_after_ms
+        told = denied[:1] if self._fail_on_first_breach else denied
+        for entry in told:
+            self.logger.info(
+                "ratelimit %s (%s) exceeded at endpoint: %s",
+                entry.claim.runtime.limit,
+                entry.identity,
+                entry.claim.scope,
+            )
+        raise self._refusal(denied[0], outcome, self._told(told, meta=False))
+
+    def _refusal(
+        self, entry: Entry, outcome: Outcome, response: flask.Response | None
+    ) -> RateLimitExceeded:
+        return RateLimitExceeded(
+            entry.claim.runtime, response, claim=entry.claim, decision=outcome.decision
+        )
+
+    def _told(self, denied: Iterable[Entry], *, meta: bool) -> flask.Response | None:
+        """Call the callbacks on a breach; the last response that one of them made."""
+        answer: flask.Response | None = None
+        for entry in denied:
+            own = entry.claim.runtime.on_breach
+            callbacks = [own or self._on_meta_breach] if meta else [self._on_breach, own]
+            for callback in dict.fromkeys(filter(None, callbacks)):
+                try:
+                    response = callback(RequestLimit.of(entry, self))
+                except Exception as error:
+                    if not self._swallow_errors:
+                        raise
+                    kind = "on_meta_breach" if meta else "on_breach"
+                    self.logger.exception("%s callback failed with error %s", kind, error)
+                    continue
+                if isinstance(response, flask.Response):
+                    answer = response
+        return answer
+
+    # -- the response ------------------------------------------------------------------------
+
+    def _finish(self, response: flask.Response) -> flask.Response:
+        """Charge a request that reached no view, give back, write headers. Runs at most once."""
+        state = self.context
+        if state.finished or not (self.enabled and self.initialized):
+            return response
+        state.finished = True
+        if state.charged is None:
+            response = self._decide_late(state, response)
+        if state.conditional:
+            self._give_back(state, response)
+        if self._headers_enabled:
+            state.bring_to_present()
+            headers.write_limits(response.headers, state, self._header_mapping)
+        if state.retry_ms is not None and response.status_code in (429, 503):
+            headers.write_refusal(
+                response.headers,
+                state.retry_ms,
+                name=self._header_mapping[HeaderNames.RETRY_AFTER],
+                as_date=self._retry_after == "http-date",
+            )
+        if state.entries:
+            headers.expose(response.headers)
+        return response
+
+    def _decide_late(self, state: LimitedRequest, response: flask.Response) -> flask.Response:
+        """A request that was answered before its view is charged to the edge limits.
+
+        Raising here would be a 500: the refusal is made into a response, with the headers that
+        others have set on the first one.
+        """
+        endpoint = self.identify_request()
+        if self._exempt(state, endpoint):
+            return response
+        place = self._place(endpoint, EDGE)
+        try:
+            self._decide(state, place, lambda: self._resolver.resolve(place), lenient=True)
+        except HTTPException as refusal:
+            app = flask.current_app
+            refused = app.make_response(app.handle_http_exception(refusal))
+            for name, value in response.headers.items():
+                if name not in refused.headers and not name.startswith(("Content-", "WWW-")):
+                    refused.headers.add(name, value)
+            return refused
+        return response
+
+    def _give_back(self, state: LimitedRequest, response: flask.Response) -> None:
+        """Return what ``deduct_when`` says was not to be deducted.
+
+        A storage that cannot give back has only looked, and deducts now.
+        """
+        conditional, state.conditional = state.conditional, []
+        try:
+            engine = self.engine
+            sign = -1 if engine.GIVES_BACK else 1
+            due = [
+                entry
+                for entry in conditional
+                if bool(cast(Any, entry.claim.runtime.deduct_when)(response))
+                is not engine.GIVES_BACK
+            ]
+            if due:
+                corrections = [Correction(e.verdict, sign * e.verdict.charge.cost) for e in due]
+                engine.settle(corrections)
+                state.correct(corrections)
+        except Exception:
+            if not self._swallow_errors:
+                raise
+            self.logger.exception("Failed to deduct rate limit. Swallowing error")

@@ -1,0 +1,123 @@
+"""An engine over storages that cannot run our scripts: Memcached, MongoDB and others of `limits`.
+
+It drives the stock strategies one after the other. All charges are looked at before any is taken,
+so a denied request charges nothing; but between look and take another worker may come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.storage import Storage
+from limits.strategies import (
+    FixedWindowRateLimiter,
+    MovingWindowRateLimiter,
+    RateLimiter,
+    SlidingWindowCounterRateLimiter,
+)
+
+from ratelimit_ext.core import clock
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.protocol import Correction
+
+_STOCK: Final[dict[str, type[RateLimiter]]] = {
+    "fixed-window": FixedWindowRateLimiter,
+    "sliding-window": MovingWindowRateLimiter,
+    "sliding-window-counter": SlidingWindowCounterRateLimiter,
+}
+
+
+class ForeignEngine:
+    """An :class:`~ratelimit_ext.engine.protocol.Engine` over a storage's own operations."""
+
+    GIVES_BACK: Final = False
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._limiters: dict[str, RateLimiter] = {}
+
+    def supports(self, limit: Limit) -> None:
+        """Raise ``ConfigurationError`` where this storage cannot carry out the limit."""
+        if limit.strategy not in _STOCK or limit.anchor:
+            raise ConfigurationError(
+                f"{limit}: the strategy {limit.strategy!r}"
+                f"{' with an anchor' if limit.anchor else ''} needs Redis, Valkey or memory; "
+                f"the storage is {type(self._storage).__name__}, which has {sorted(_STOCK)}."
+            )
+
+    def admit(
+        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+    ) -> Decision:
+        """See :meth:`Engine.admit`; ``now_us`` is not supported by the stock storages."""
+        now = clock.now_us()
+        fits = [self._looks(charge) for charge in charges]
+        denied = {i for i, c in enumerate(charges) if not fits[i] and c.limit.mode == "enforce"}
+        if take:
+            banned = any(charges[i].meta for i in denied)
+            for i, charge in enumerate(charges):
+                if charge.meta:
+                    wanted = bool(denied) and not banned
+                    wanted = wanted and not denied.isdisjoint(charge.on_denial or denied)
+                else:
+                    wanted = fits[i] and (not denied or charge.limit.mode == "shadow")
+                if wanted and charge.cost and not self._hits(charge) and not charge.meta:
+                    fits[i] = False
+                    if charge.limit.mode == "enforce":
+                        denied.add(i)
+        verdicts = tuple(self._verdict(c, fits[i], now) for i, c in enumerate(charges))
+        return Decision(not denied, now, verdicts)
+
+    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+        """Take what was only looked at; a negative difference is lost, as nothing gives it back."""
+        return sum(
+            self._hits(replace(verdict.charge, cost=delta))
+            for verdict, delta in corrections
+            if delta > 0
+        )
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """See :meth:`Engine.clear`; forgets the name in every layout of the stock strategies."""
+        for key in keys:
+            item = RateLimitItemPerSecond(1, 1)
+            for limiter in self._limiters.values():
+                limiter.clear(item, key)
+        return len(keys)
+
+    def reset(self, prefix: str) -> int:
+        """All buckets of the storage; raises ``NotImplementedError`` where it cannot."""
+        return self._storage.reset() or 0
+
+    def reachable(self) -> bool:
+        """Whether the storage answers now."""
+        return self._storage.check()
+
+    def _limiter(self, limit: Limit) -> RateLimiter:
+        self.supports(limit)
+        if limit.strategy not in self._limiters:
+            self._limiters[limit.strategy] = _STOCK[limit.strategy](self._storage)
+        return self._limiters[limit.strategy]
+
+    @staticmethod
+    def _item(limit: Limit) -> RateLimitItem:
+        return RateLimitItemPerSecond(limit.amount, limit.period_us // 1_000_000)
+
+    def _looks(self, charge: Charge) -> bool:
+        limiter = self._limiter(charge.limit)
+        return limiter.test(self._item(charge.limit), charge.key, cost=charge.cost)
+
+    def _hits(self, charge: Charge) -> bool:
+        limiter = self._limiter(charge.limit)
+        return limiter.hit(self._item(charge.limit), charge.key, cost=charge.cost)
+
+    def _verdict(self, charge: Charge, allowed: bool, now: int) -> Verdict:
+        window = self._limiter(charge.limit).get_window_stats(self._item(charge.limit), charge.key)
+        reset = max(0, int(window.reset_time * 1_000_000) - now)
+        possible = charge.cost <= charge.limit.capacity
+        wait = 0 if allowed else reset if possible else None
+        return Verdict(charge, allowed, max(0, window.remaining), wait, reset, 0)

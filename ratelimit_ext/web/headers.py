@@ -1,0 +1,64 @@
+"""Rate limit headers, all from the decision's own reply.
+
+``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers-10) name every enforced
+limit; the ``X-RateLimit-*`` of Flask-Limiter show the one nearest to exhaustion. ``Retry-After``
+stands on refusals alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from flask_limiter import HeaderNames
+from werkzeug.datastructures import Headers
+from werkzeug.http import http_date
+
+from ratelimit_ext.web.claims import header_name
+from ratelimit_ext.web.limited_request import Entry, LimitedRequest
+from ratelimit_ext.web.refusal import too_long_to_wait
+
+EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, retry-after-ms, x-should-retry"
+
+
+def write_limits(
+    headers: Headers, request: LimitedRequest, names: Mapping[HeaderNames, str]
+) -> None:
+    """Write what the limits say; nothing where none was decided."""
+    nearest = request.nearest()
+    if nearest is None:
+        return
+    headers["RateLimit-Policy"] = ", ".join([entry.claim.policy for entry in request.entries])
+    headers["RateLimit"] = ", ".join([_state(entry) for entry in request.entries])
+    headers[names[HeaderNames.LIMIT]] = str(nearest.claim.limit.capacity)
+    headers[names[HeaderNames.REMAINING]] = str(nearest.verdict.remaining)
+    # Flask-Limiter's rounding: the first whole second at which the limit is surely reset.
+    headers[names[HeaderNames.RESET]] = str(int(nearest.reset_at + 1))
+
+
+def write_refusal(headers: Headers, wait_ms: int, *, name: str, as_date: bool) -> None:
+    """Write how long to wait, in whole seconds rounded up and in milliseconds."""
+    seconds = max(1, -(-wait_ms // 1000))
+    headers[name] = http_date(time.time() + seconds) if as_date else str(seconds)
+    headers["retry-after-ms"] = str(max(1, wait_ms))
+    headers["Cache-Control"] = "no-store"
+    if too_long_to_wait(wait_ms):
+        # SDKs would sleep for that long, or hammer: tell them to hand the error to their caller.
+        headers["x-should-retry"] = "false"
+
+
+def expose(headers: Headers) -> None:
+    """Let scripts of other origins read the headers, where the application allows such origins."""
+    if "Access-Control-Allow-Origin" in headers:
+        present = headers.get("Access-Control-Expose-Headers")
+        headers["Access-Control-Expose-Headers"] = f"{present}, {EXPOSED}" if present else EXPOSED
+
+
+def _state(entry: Entry) -> str:
+    """One item of ``RateLimit``. ``t`` is not later than the wait of a limit that denied."""
+    verdict = entry.verdict
+    reset_us = verdict.reset_after_us
+    if not verdict.allowed and verdict.retry_after_us is not None:
+        reset_us = min(reset_us, verdict.retry_after_us)
+    t = -(-reset_us // 1_000_000)
+    return f'"{header_name(entry.claim.limit)}";r={verdict.remaining};t={t}'

@@ -1,0 +1,78 @@
+"""Who pays: the identities that a policy can name.
+
+Built in are ``ip``, ``api_key``, ``user``, ``model`` and ``global``; an application replaces one or
+adds its own with ``@limiter.identity("name")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+import flask
+
+Identity = Callable[[], str]
+
+
+def client_ip() -> str:
+    """The client's address; an IPv6 client is its /64, since one subscriber has all of that.
+
+    The address is the peer's. Behind proxies, let Werkzeug's ``ProxyFix`` take it from
+    ``X-Forwarded-For`` over as many hops as are yours.
+    """
+    remote = flask.request.remote_addr or "127.0.0.1"
+    try:
+        address = ip_address(remote.partition("%")[0])
+    except ValueError:
+        return remote
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+
+
+def api_key() -> str:
+    """A digest of the bearer token or ``X-API-Key``; without one, the client's IP.
+
+    The key itself must not stand in the storage, in a log or a metric.
+    """
+    header = flask.request.headers.get("Authorization", "")
+    scheme, _, token = header.partition(" ")
+    key = token.strip() if scheme.lower() == "bearer" else ""
+    key = key or flask.request.headers.get("X-API-Key", "")
+    if not key:
+        return client_ip()
+    return "key-" + blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def user() -> str:
+    """``flask.g.user_id`` or what names ``flask.g.user``; without either, the client's IP."""
+    known: Any = flask.g.get("user_id")
+    if known is None:
+        present: Any = flask.g.get("user")
+        known = getattr(present, "id", present)
+    return client_ip() if known is None else f"user-{known}"
+
+
+def model() -> str:
+    """The ``model`` of a JSON body; ``-`` where there is none."""
+    body = flask.request.get_json(silent=True)
+    named = body.get("model") if isinstance(body, dict) else None
+    return named if isinstance(named, str) and named else "-"
+
+
+def everyone() -> str:
+    """One bucket for all."""
+    return "*"
+
+
+BUILT_IN: Mapping[str, Identity] = {
+    "ip": client_ip,
+    "api_key": api_key,
+    "user": user,
+    "model": model,
+    "global": everyone,
+}

@@ -1,0 +1,159 @@
+"""What has been decided about the present request, for one extension."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import flask_limiter
+from limits import WindowStats
+
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.strategies.protocol import Answer
+from ratelimit_ext.web.claims import Claim
+from ratelimit_ext.web.item import rank
+
+if TYPE_CHECKING:
+    from ratelimit_ext.web.extension import Limiter
+
+#: A view that takes longer than this is told what is left at its end, not at its beginning.
+NOTICEABLE_US: Final = 50_000
+
+
+class Entry(NamedTuple):
+    """One claim, whom it was charged to, and the answer."""
+
+    claim: Claim
+    identity: str
+    verdict: Verdict
+    now_us: int
+    decided_at: float
+
+    def at_present(self) -> Entry:
+        """The entry as it reads now, some time after the decision."""
+        elapsed_us = int((time.monotonic() - self.decided_at) * 1_000_000)
+        if elapsed_us < NOTICEABLE_US:
+            return self
+        verdict, limit = self.verdict, self.claim.limit
+        answer = strategy_named(limit.strategy).later(
+            limit,
+            verdict.charge.cost,
+            Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt),
+            elapsed_us,
+        )
+        now = replace(
+            verdict, remaining=answer.remaining, reset_after_us=answer.reset_after_us
+        )
+        return self._replace(verdict=now, now_us=self.now_us + elapsed_us)
+
+    @property
+    def exhaustion(self) -> tuple[float, bool, tuple[int, int]]:
+        """Sorts the entry nearest to exhaustion first; a route's own before a shared one."""
+        left = self.verdict.remaining / self.claim.limit.capacity
+        return left, self.claim.runtime.shared, rank(self.claim.runtime.limit)
+
+    @property
+    def reset_at(self) -> float:
+        """When the limit is reset, in seconds since 1970 by the deciding clock."""
+        return (self.now_us + self.verdict.reset_after_us) / 1_000_000
+
+
+class RequestLimit(flask_limiter.RequestLimit):
+    """Flask-Limiter's view of one entry; ``verdict`` has the exact answer."""
+
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, entry: Entry, extension: Limiter) -> RequestLimit:
+        """The entry as callbacks and ``current_limits`` show it."""
+        claim = entry.claim
+        arguments = [str(entry.identity), claim.scope]
+        if extension._key_prefix:
+            arguments.insert(0, extension._key_prefix)
+        shown = cls(
+            extension,
+            claim.runtime.limit,
+            arguments,
+            not entry.verdict.allowed,
+            claim.runtime.shared,
+        )
+        shown.verdict = entry.verdict
+        shown._window = WindowStats(entry.reset_at, entry.verdict.remaining)
+        return shown
+
+
+class LimitedRequest:
+    """The state of a request. Nothing is rendered before somebody asks."""
+
+    __slots__ = ("charged", "conditional", "entries", "exempt", "extension", "finished", "retry_ms")
+
+    def __init__(self, extension: Limiter) -> None:
+        self.extension = extension
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the request is over, or begins."""
+        #: Enforced entries, in the order of decision.
+        self.entries: list[Entry] = []
+        #: Entries to give back, unless the response says otherwise.
+        self.conditional: list[Entry] = []
+        #: Definitions that are charged once in a request, by identity; ``None``: nothing decided.
+        self.charged: set[int] | None = None
+        #: What the request filters said; ``None``: not asked yet.
+        self.exempt: bool | None = None
+        #: The wait of the refusal in milliseconds; ``None``: not refused.
+        self.retry_ms: int | None = None
+        #: Whether the response has been dealt with.
+        self.finished = False
+
+    @property
+    def view_rate_limits(self) -> list[RequestLimit]:
+        """All limits that were decided, the shortest period first."""
+        shown = sorted(self.entries, key=lambda entry: rank(entry.claim.runtime.limit))
+        if self.extension._fail_on_first_breach:
+            first = next((i for i, e in enumerate(shown) if not e.verdict.allowed), len(shown))
+            shown = shown[: first + 1]
+        return [RequestLimit.of(entry, self.extension) for entry in shown]
+
+    @property
+    def view_rate_limit(self) -> RequestLimit | None:
+        """The limit nearest to exhaustion; one that denied, where there is one."""
+        entry = self.nearest()
+        return None if entry is None else RequestLimit.of(entry, self.extension)
+
+    def correct(self, corrections: list[Correction]) -> None:
+        """Let the answers say what is left after their charges were corrected."""
+        deltas = {id(verdict): delta for verdict, delta in corrections}
+        self.entries = [
+            entry._replace(
+                verdict=replace(
+                    entry.verdict,
+                    remaining=max(0, entry.verdict.remaining - deltas[id(entry.verdict)]),
+                )
+            )
+            if id(entry.verdict) in deltas
+            else entry
+            for entry in self.entries
+        ]
+
+    def bring_to_present(self) -> None:
+        """Let the answers say what is left now. Refusals are sent at once, and stay exact."""
+        if self.retry_ms is None:
+            self.entries = [entry.at_present() for entry in self.entries]
+
+    def nearest(self) -> Entry | None:
+        """The entry nearest to exhaustion; of those that denied, the longest wait."""
+        if not self.entries:
+            return None
+        denied = [entry for entry in self.entries if not entry.verdict.allowed]
+        if denied:
+            return max(denied, key=_wait)
+        return min(self.entries, key=lambda entry: entry.exhaustion)
+
+
+def _wait(entry: Entry) -> Any:
+    wait = entry.verdict.retry_after_us
+    return (wait is None, wait or 0)

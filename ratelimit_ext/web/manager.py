@@ -1,0 +1,172 @@
+"""Which definitions apply to a request: Flask-Limiter's rules, over definitions.
+
+The stock manager resolves to runtime limits, at every request anew, and on the way loses the meta
+limits of blueprints. This one resolves to the definitions, so that what is static is computed once
+per endpoint; ``revision`` tells when that has to be done again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import flask
+from flask_limiter import ExemptionScope, Limit
+from flask_limiter._limits import RuntimeLimit
+from flask_limiter._manager import LimitManager
+
+#: Whether a definition yields any limit for this request (a callable may answer with nothing).
+Yields = Callable[[Limit], bool]
+
+
+class Applicable(NamedTuple):
+    """The definitions for one endpoint: ``shared`` ones are charged once in a request."""
+
+    shared: tuple[Limit, ...]
+    own: tuple[Limit, ...]
+
+
+class Manager(LimitManager):
+    """Flask-Limiter's manager, resolving definitions."""
+
+    revision = 0
+
+    def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
+        """Add a limit of a callable."""
+        super().add_decorated_limit(route, limit, override)
+        self.revision += 1
+
+    def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
+        """Add a limit of a blueprint."""
+        super().add_blueprint_limit(blueprint, limit)
+        self.revision += 1
+
+    def add_route_exemption(self, route: str, scope: ExemptionScope) -> None:
+        """Exempt a callable."""
+        super().add_route_exemption(route, scope)
+        self.revision += 1
+
+    def add_blueprint_exemption(self, blueprint: str, scope: ExemptionScope) -> None:
+        """Exempt a blueprint."""
+        super().add_blueprint_exemption(blueprint, scope)
+        self.revision += 1
+
+    def add_endpoint_hint(self, endpoint: str, callable: str) -> None:
+        """Note that an endpoint's view calls a limited callable."""
+        if callable not in self._endpoint_hints.get(endpoint, ()):
+            super().add_endpoint_hint(endpoint, callable)
+            self.revision += 1
+
+    def edge(self, app: flask.Flask, endpoint: str | None, blueprint: str | None) -> Applicable:
+        """What applies to a request that reaches no view."""
+        exempt = self.exemption_scope(app, endpoint, blueprint)
+        if endpoint and exempt & ExemptionScope.APPLICATION:
+            return Applicable((), ())
+        return Applicable(tuple(self._application_limits), ())
+
+    def before_view(
+        self,
+        app: flask.Flask,
+        endpoint: str,
+        blueprint: str | None,
+        *,
+        method: str,
+        yields: Yields,
+    ) -> Applicable:
+        """What applies to a view without decorators."""
+        shared = list(self.edge(app, endpoint, blueprint).shared)
+        hinted = [
+            limit
+            for hint in self._endpoint_hints.get(endpoint, ())
+            for limit in self._decorated(hint)
+            if yields(limit)
+        ]
+        if self.has_hints(endpoint):
+            # A callable inside the view has limits of its own; it decides over the defaults.
+            if hinted and not any(limit.override_defaults for limit in hinted):
+                shared += self._default_limits
+            return Applicable(tuple(shared), ())
+        own = [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
+        if self._admits_defaults(own, app, endpoint, blueprint, method):
+            shared += self._default_limits
+        return Applicable(tuple(shared), tuple(own))
+
+    def at_callable(
+        self,
+        app: flask.Flask,
+        endpoint: str,
+        blueprint: str | None,
+        name: str,
+        *,
+        method: str,
+        yields: Yields,
+    ) -> Applicable:
+        """What applies at a decorated callable, with what would have applied before the view."""
+        shared = list(self.edge(app, endpoint, blueprint).shared)
+        own = [limit for limit in self._decorated(name) if yields(limit)]
+        if not any(limit.override_defaults for limit in own):
+            own += [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
+        if self._admits_defaults(own, app, endpoint, blueprint, method):
+            shared += self._default_limits
+        return Applicable(tuple(shared), tuple(own))
+
+    def candidates(
+        self, app: flask.Flask, endpoint: str, blueprint: str | None, name: str | None
+    ) -> Applicable:
+        """Everything that could apply, whatever the method and the callables' answers."""
+        hints = self._endpoint_hints.get(endpoint, ())
+        named = [limit for part in (name, *hints) if part for limit in self._decorated(part)]
+        return Applicable(
+            (*self._application_limits, *self._default_limits),
+            (*named, *self._of_blueprint(app, blueprint)),
+        )
+
+    def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
+        """The runtime limits of a blueprint, meta limits included; the commands ask for them."""
+        limits: list[RuntimeLimit] = []
+        for definition in self._of_blueprint(app, blueprint):
+            try:
+                limits.extend(definition)
+            except ValueError as error:
+                self._logger.error(f"failed to load ratelimit for blueprint {blueprint}: {error}")
+        return limits
+
+    def _decorated(self, name: str) -> Iterable[Limit]:
+        if self._route_exemptions.get(name, ExemptionScope.NONE):
+            return ()
+        return self._decorated_limits.get(name, ())
+
+    def _of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
+        """A blueprint's definitions and its ancestors', unless it overrides or is exempt."""
+        instance = app.blueprints.get(blueprint) if blueprint else None
+        if instance is None or not blueprint:
+            return ()
+        exemption, ancestors = self._blueprint_exemption_scope(app, blueprint)
+        if exemption & ~(ExemptionScope.DEFAULT | ExemptionScope.APPLICATION):
+            return ()
+        own = self._blueprint_limits.get(instance.name, ())
+        overridden = own and all(limit.override_defaults for limit in own)
+        scope = self._blueprint_exemptions.get(instance.name, ExemptionScope.NONE)
+        if overridden or scope & ExemptionScope.ANCESTORS:
+            return own
+        members = [part for part in blueprint.split(".") if part not in ancestors]
+        return list(
+            itertools.chain.from_iterable(self._blueprint_limits.get(m, ()) for m in members)
+        )
+
+    def _admits_defaults(
+        self,
+        own: list[Limit],
+        app: flask.Flask,
+        endpoint: str,
+        blueprint: str | None,
+        method: str,
+    ) -> bool:
+        """Defaults apply where no limit of the view's own overrides them for this method."""
+        if self.exemption_scope(app, endpoint, blueprint) & ExemptionScope.DEFAULT:
+            return False
+        none_for_method = all(
+            limit.methods is not None and method.lower() not in limit.methods for limit in own
+        )
+        return none_for_method or not any(limit.override_defaults for limit in own)

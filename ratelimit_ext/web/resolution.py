@@ -1,0 +1,187 @@
+"""From a request to its claims, computed once per endpoint, method and callable where it can be."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import flask
+from flask_limiter import Limit, MetaLimit
+from flask_limiter._limits import RuntimeLimit
+
+from ratelimit_ext.web.claims import Claim, ClaimMaker, Naming
+from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.manager import Applicable, Manager
+
+#: How many answers of an endpoint's limit callables are kept prepared.
+MOST_VARIANTS: Final = 256
+
+EDGE: Final = ""
+
+
+class Place(NamedTuple):
+    """Where limits are asked for.
+
+    ``name`` is the decorated callable, ``None`` before a view without decorators, and :data:`EDGE`
+    for a request that reaches no view.
+    """
+
+    app: flask.Flask
+    endpoint: str
+    blueprint: str | None
+    method: str
+    name: str | None
+
+
+class Resolved(NamedTuple):
+    """The claims of a place: ``shared`` ones with their definitions, as they are charged once."""
+
+    shared: tuple[tuple[Limit, tuple[Claim, ...]], ...]
+    own: tuple[Claim, ...]
+    metas: tuple[Claim, ...]
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What is known of a place: which callables to ask, and claims by what they answered."""
+
+    dynamic: tuple[Limit, ...]
+    fresh_scopes: bool = False
+    variants: dict[tuple[Any, ...], Resolved] = field(default_factory=dict)
+
+
+class Resolver:
+    """Answers which claims a request has, for one extension."""
+
+    def __init__(self, manager: Manager, logger: logging.Logger) -> None:
+        self._manager = manager
+        self._logger = logger
+        self._prepared: dict[Place, _Prepared] = {}
+        self._revision = -1
+        self._naming = Naming("", "", "")
+        self._metas: Sequence[MetaLimit] = ()
+
+    def configure(self, naming: Naming, metas: Sequence[MetaLimit]) -> None:
+        """Names and meta limits as the extension was initialised; forgets what was prepared."""
+        self._naming, self._metas = naming, metas
+        self._prepared.clear()
+
+    def resolve(self, place: Place) -> Resolved:
+        """The claims of a place, for the present request."""
+        if self._revision != self._manager.revision:
+            self._prepared.clear()
+            self._revision = self._manager.revision
+        prepared = self._prepared.get(place)
+        if prepared is None:
+            prepared = self._prepared[place] = _Prepared(self._dynamic(place))
+        answers = tuple(_answer(definition) for definition in prepared.dynamic)
+        resolved = prepared.variants.get(answers)
+        if resolved is None:
+            resolved, sound = self._compiled(place, dict(zip(map(id, prepared.dynamic), answers)))
+            if len(prepared.variants) >= MOST_VARIANTS:
+                prepared.variants.clear()
+            if sound:  # what could not be loaded is said at every request, not only at the first
+                prepared.variants[answers] = resolved
+            prepared.fresh_scopes = any(callable(c.runtime.scope) for c in _all(resolved))
+        return self._in_present_scopes(resolved, place) if prepared.fresh_scopes else resolved
+
+    def of_definitions(self, place: Place, definitions: Iterable[Limit]) -> Resolved:
+        """The claims of definitions that stand for themselves: a block's, or the fallback's."""
+        maker = self._maker(place)
+        runtimes = [runtime for definition in definitions for runtime in definition]
+        own = tuple(maker.in_present_scope(claim) for claim in maker.claims(runtimes))
+        return Resolved((), own, self._global_metas(maker))
+
+    def _maker(self, place: Place) -> ClaimMaker:
+        return ClaimMaker(self._naming, place.endpoint, place.method)
+
+    def _dynamic(self, place: Place) -> tuple[Limit, ...]:
+        """The definitions that may concern the place and have to be asked at every request."""
+        everything = self._applicable(place, lambda limit: True, everything=True)
+        seen = {id(d): d for d in (*everything.shared, *everything.own) if _asks(d)}
+        return tuple(seen.values())
+
+    def _applicable(
+        self, place: Place, yields: Callable[[Limit], bool], *, everything: bool = False
+    ) -> Applicable:
+        app, endpoint, blueprint, method, name = place
+        manager = self._manager
+        if not endpoint or name == EDGE:
+            return manager.edge(app, endpoint, blueprint)
+        if everything:
+            return manager.candidates(app, endpoint, blueprint, name)
+        if name is None:
+            return manager.before_view(app, endpoint, blueprint, method=method, yields=yields)
+        return manager.at_callable(app, endpoint, blueprint, name, method=method, yields=yields)
+
+    def _compiled(self, place: Place, answers: dict[int, Any]) -> tuple[Resolved, bool]:
+        """The claims, and whether every definition could be loaded."""
+        expanded: dict[int, tuple[RuntimeLimit, ...]] = {}
+        failed: list[Limit] = []
+
+        def runtimes(definition: Limit) -> tuple[RuntimeLimit, ...]:
+            if id(definition) not in expanded:
+                expanded[id(definition)] = _expanded(definition, answers.get(id(definition)))
+            return expanded[id(definition)]
+
+        def yields(definition: Limit) -> bool:
+            try:
+                return bool(runtimes(definition))
+            except ValueError as error:
+                self._logger.error(
+                    "failed to load ratelimit for function or blueprint %s: %s",
+                    place.name or place.blueprint,
+                    error,
+                )
+                expanded[id(definition)] = ()
+                failed.append(definition)
+                return False
+
+        shared, own = self._applicable(place, yields)
+        maker = self._maker(place)
+        resolved = Resolved(
+            tuple((definition, maker.claims(runtimes(definition))) for definition in shared),
+            maker.claims(runtime for definition in own for runtime in runtimes(definition)),
+            self._global_metas(maker),
+        )
+        return resolved, not failed
+
+    def _global_metas(self, maker: ClaimMaker) -> tuple[Claim, ...]:
+        return tuple(maker.claim(runtime) for meta in self._metas for runtime in meta)
+
+    def _in_present_scopes(self, resolved: Resolved, place: Place) -> Resolved:
+        fresh = self._maker(place).in_present_scope
+        return Resolved(
+            tuple((definition, tuple(map(fresh, claims))) for definition, claims in resolved.shared),
+            tuple(map(fresh, resolved.own)),
+            resolved.metas,
+        )
+
+
+def _all(resolved: Resolved) -> list[Claim]:
+    return [*resolved.own, *(claim for _, claims in resolved.shared for claim in claims)]
+
+
+def _asks(definition: Limit) -> bool:
+    return callable(definition.limit_provider) or getattr(definition, "items", None) is not None
+
+
+def _answer(definition: Limit) -> Any:
+    items = getattr(definition, "items", None)
+    if items is not None:
+        return items()
+    return definition.limit_provider()  # type: ignore[operator]  # only callables are asked
+
+
+def _expanded(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
+    """The runtime limits; for a definition that asks a callable, those of its answer."""
+    if not _asks(definition):
+        return tuple(definition)
+    if isinstance(answer, tuple):
+        return tuple(runtime_limits(definition, answer))
+    answered = copy.copy(definition)
+    answered.limit_provider = answer
+    return tuple(answered)
