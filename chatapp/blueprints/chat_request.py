@@ -1,11 +1,10 @@
-"""The body of POST /chat: from bytes off the wire to a request that can be charged and answered.
+"""The body of POST /chat: from a JSON object to a request that can be charged and answered.
 
 Whatever comes in ends as a ChatRequest or as a Refusal that says what is wrong with it.
 """
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Final, NoReturn
@@ -14,7 +13,7 @@ from flask import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from chatapp.blueprints import request_body
+from chatapp.blueprints import json_body
 from chatapp.blueprints.refusal import Refusal
 from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
 
@@ -37,7 +36,7 @@ class ChatRequest:
 def read(request: Request, conversation: Conversation) -> ChatRequest:
     """The request's body, checked; Refusal (400, 413 or 422) where it cannot be used."""
     try:
-        body = _Body.model_validate(_json_object(request))
+        body = _Body.model_validate(json_body.read_object(request, example=EXAMPLE))
     except ValidationError as error:
         _refuse(error.errors(include_url=False)[0])
     try:
@@ -47,59 +46,6 @@ def read(request: Request, conversation: Conversation) -> ChatRequest:
     except ModelUnavailableError as error:
         raise Refusal(422, "model_unavailable", str(error)) from error
     return ChatRequest(turn=Turn(message=body.message, model=model), user_id=body.user_id)
-
-
-def _json_object(request: Request) -> dict[str, object]:
-    if not request.is_json:
-        found = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
-        raise Refusal(
-            400,
-            "invalid_json",
-            f"The Content-Type is {found}; send application/json and a body like {EXAMPLE}.",
-        )
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refusal(
-            400,
-            "invalid_json",
-            "The body has a Content-Encoding; send it uncompressed, and without that header.",
-        )
-    raw = request_body.read(request)
-    try:
-        body = json.loads(
-            raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names
-        )
-    except (ValueError, RecursionError) as error:
-        found = "nothing" if not raw else f"something that is not JSON ({_reason(error)})"
-        raise Refusal(
-            400, "invalid_json", f"The body is {found}; send a JSON object like {EXAMPLE}."
-        ) from error
-    if not isinstance(body, dict):
-        raise Refusal(
-            422,
-            "invalid_body",
-            f"The body is {_kind(body)}; send a JSON object like {EXAMPLE}.",
-        )
-    return body
-
-
-def _no_such_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse a name that stands twice: parsers differ in which one counts, and so who pays."""
-    names = dict(pairs)
-    if len(names) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return names
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
-    return str(error)
 
 
 def _unicode(text: str) -> str:
@@ -166,7 +112,7 @@ def _refuse(error: ErrorDetails) -> NoReturn:
         case "missing":
             trouble = f"is missing; send a body like {EXAMPLE}"
         case "string_type":
-            trouble = f"is {_kind(error['input'])}; send a string"
+            trouble = f"is {json_body.type_name(error['input'])}; send a string"
         case "string_unicode":
             trouble = "contains half of a surrogate pair; send whole characters"
         case _:
@@ -177,19 +123,3 @@ def _refuse(error: ErrorDetails) -> NoReturn:
         "message_too_long" if too_long else f"invalid_{field}",
         f'"{field}" {trouble}.',
     )
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "an object"

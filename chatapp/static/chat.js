@@ -17,7 +17,9 @@ function element(name, className, text = "") {
 
 function say(className, text) {
   at("empty").hidden = true;
-  const line = log.appendChild(element("li", className, text));
+  const line = log.appendChild(element("div", className, text));
+  line.setAttribute("role", "article"); // whose words they are shows by side and colour alone
+  line.setAttribute("aria-label", className === "me" ? "You" : "Answer");
   log.scrollTop = log.scrollHeight;
   return line;
 }
