@@ -63,6 +63,7 @@ class EmbeddedServer:
         # Writing ends of two FIFOs; the supervisor has the reading ends.
         self._lifeline: int | None = None
         self._following: int | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
@@ -88,15 +89,11 @@ class EmbeddedServer:
         _private_directory(self.socket_path.parent)
         lock = self._lock(timeout_s=LOCK_TIMEOUT_S)
         try:
-            reading = [_new_fifo(path) for path in (self._lifeline_path, self._following_path)]
-            self._hold()
-            supervisor = self._launch(binary, *reading, lock=lock)
-            for descriptor in reading:
-                os.close(descriptor)
+            self._supervisor = self._launch(binary, lock)
         finally:
             os.close(lock)  # the supervisor has its own copy
         try:
-            self._await_answer(supervisor)
+            self._await_answer(self._supervisor)
         except EmbeddedServerError:
             self.stop()
             raise
@@ -140,6 +137,9 @@ class EmbeddedServer:
             raise EmbeddedServerError(
                 f"the embedded server in {self.data_dir} still runs: somebody else holds it"
             ) from None
+        if self._supervisor is not None:
+            self._supervisor.wait()  # it has let the lock go, and is at its end
+            self._supervisor = None
 
     @property
     def _lifeline_path(self) -> Path:
@@ -184,9 +184,10 @@ class EmbeddedServer:
                 ) from None
             return lock
 
-    def _launch(
-        self, binary: Path, lifeline: int, following: int, *, lock: int
-    ) -> subprocess.Popen[bytes]:
+    def _launch(self, binary: Path, lock: int) -> subprocess.Popen[bytes]:
+        lifeline = _new_fifo(self._lifeline_path)
+        following = _new_fifo(self._following_path)
+        self._hold()
         command = [sys.executable, "-I", "-S", str(SUPERVISOR)]
         command += [str(following), str(self.drain_s)]
         command += [str(binary), str(self.socket_path), f"{self.maxmemory_mb}mb"]
@@ -200,6 +201,8 @@ class EmbeddedServer:
                 pass_fds=(following, lock),
                 start_new_session=True,  # Ctrl-C is the application's to answer, in its own time
             )
+        os.close(lifeline)
+        os.close(following)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{supervisor.pid}\n".encode(), 0)
         return supervisor

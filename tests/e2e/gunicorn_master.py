@@ -17,6 +17,8 @@ from typing import Any
 
 from tests.servers import alive, eventually, free_port
 
+# What an application reads; the tests say it, not the shell they run in.
+OURS = ("RATELIMIT_", "CHATAPP_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -87,7 +89,7 @@ def gunicorn(
     The embedded server's state goes to `state`; `environment` is added to the process's.
     """
     port = free_port()
-    clean = {name: value for name, value in os.environ.items() if "RATELIMIT" not in name}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     variables = {
         **clean,
         "PORT": str(port),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import signal
 import stat
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.e2e.gunicorn_master import Answer, Master, gunicorn
 from tests.servers import Server, alive, eventually
 
 COUNTER = "tests.e2e.apps.counter:app"
@@ -206,6 +208,29 @@ def test_a_second_gunicorn_in_the_folder_is_told_why_not(master: Master, start: 
     ):
         pass
     assert ask(master)["server"] == first["server"]
+
+
+def test_the_loop_of_the_readme(start: Start) -> None:
+    """15 calls of one user on 4 workers: 10 × 200, 5 × 429 that say how long; then 5 in 10 s."""
+    with start("wsgi:app", workers=4) as master:
+
+        def chat() -> Answer:
+            return master.request("/chat", {"message": "hello", "user_id": "test-user-1"})
+
+        eventually(lambda: len(master.workers()) == 4)
+        answers = [chat() for _ in range(15)]
+        assert [answer.status for answer in answers] == [200] * 10 + [429] * 5, master.log
+        denied = time.monotonic()
+        for answer in answers[10:]:
+            wait_ms = float(answer.headers["retry-after-ms"])
+            assert 0 < wait_ms <= 2000  # one token comes every two seconds
+            assert int(answer.headers["retry-after"]) == math.ceil(wait_ms / 1000)
+            assert answer.body["code"] == "rate_limited"
+
+        time.sleep(10)
+        assert [chat().status for _ in range(5)] == [200] * 5
+        if time.monotonic() - denied < 10 + wait_ms / 1000:  # the sixth token has not come
+            assert chat().status == 429
 
 
 def storage(master: Master) -> redis.Redis:
