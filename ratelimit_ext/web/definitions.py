@@ -96,20 +96,24 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
         limiter, name = self.limiter, get_qualified_name(obj)
         limiter._marked_for_limiting.add(name)
         limiter.limit_manager.add_decorated_limit(name, self)
-        if getattr(obj, MARK, None) == limiter:
-            return obj
-
-        @wraps(obj)
-        def limited(*args: Any, **kwargs: Any) -> Any:
-            limiter._check_request_limit(callable_name=name, in_middleware=False)
-            return flask.current_app.ensure_sync(obj)(*args, **kwargs)
-
-        setattr(limited, MARK, limiter)
-        return limited
+        return obj if getattr(obj, MARK, None) == limiter else limited(obj, limiter)
 
     def __enter__(self) -> None:
         code = sys._getframe(1).f_code
         self.limiter._check_block_limit(self, f"{code.co_filename}:{code.co_qualname}")
+
+
+def limited(view: Any, limiter: Any) -> Any:
+    """The callable behind its limits. All of them are decided at its call."""
+    name = get_qualified_name(view)
+
+    @wraps(view)
+    def admitted(*args: Any, **kwargs: Any) -> Any:
+        limiter._check_request_limit(callable_name=name, in_middleware=False)
+        return flask.current_app.ensure_sync(view)(*args, **kwargs)
+
+    setattr(admitted, MARK, limiter)
+    return admitted
 
 
 def runtime_limits(

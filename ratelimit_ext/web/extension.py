@@ -25,7 +25,8 @@ from ratelimit_ext.web import headers
 from ratelimit_ext.web.admission import Outcome, admitted, charged
 from ratelimit_ext.web.bucket_limiter import ScopedLimiter
 from ratelimit_ext.web.claims import Claim, Naming
-from ratelimit_ext.web.definitions import MARK, RouteLimit
+from ratelimit_ext.web.configuration import Configuration, configured_policy
+from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
@@ -45,8 +46,12 @@ class Limiter(flask_limiter.Limiter):
         self._engine: Engine | None = None
         self._fallback_engine: Engine | None = None
         self._adapters: dict[int, ScopedLimiter] = {}
-        self._identities: dict[str, Identity] = dict(BUILT_IN)
-        self._deferred_views: dict[Any, bool] = {}
+        #: Who pays, by the names that a policy can use.
+        self.identities: dict[str, Identity] = dict(BUILT_IN)
+        #: Answers with the name of the present caller's plan; ``None``: nobody said how.
+        self.plan_of_request: Callable[[], str] | None = None
+        self._configurations: dict[flask.Flask, Configuration] = {}
+        self._deferred_views: dict[tuple[str, Any], bool] = {}
         self._recovery_checks = 0
         self._last_recovery_check = time.time()
         app = options.pop("app", None)
@@ -80,7 +85,19 @@ class Limiter(flask_limiter.Limiter):
             self._fallback_engine = engine_for(self._fallback_storage)
         self._adapters.clear()
         self._deferred_views.clear()
+        policy = configured_policy(app.config)
+        if policy is not None and app not in self._configurations:
+            configuration = Configuration(policy, self)
+            configuration.apply()
+            self._configurations[app] = configuration
         self._resolver.configure(self._naming, self._meta_limits)
+
+    def check_policy(self, app: flask.Flask) -> None:
+        """Raise ``ConfigurationError`` where the policy names a blueprint or endpoint that the
+        application does not have. Call it when all are registered; the first request does too."""
+        configuration = self._configurations.get(app)
+        if configuration is not None:
+            configuration.settle_names(app)
 
     def _take_over_response_hook(self, app: flask.Flask) -> None:
         """The stock header hook is a partial over a function of the base class: no override can
@@ -109,10 +126,23 @@ class Limiter(flask_limiter.Limiter):
         """
 
         def register(function: Identity) -> Identity:
-            self._identities[name] = function
+            self.identities[name] = function
             return function
 
         return register
+
+    def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
+        """Register the function that answers with the name of the present caller's plan."""
+        self.plan_of_request = function
+        return function
+
+    def present_plan(self) -> str:
+        """The plan of the present request; the loader is asked once."""
+        state = self.context
+        if state.plan is None:
+            assert self.plan_of_request is not None
+            state.plan = self.plan_of_request()
+        return state.plan
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -201,7 +231,7 @@ class Limiter(flask_limiter.Limiter):
         app = flask.current_app
         view = app.view_functions.get(endpoint) if endpoint else None
         if in_middleware:
-            if view is not None and self._is_deferred(view):
+            if view is not None and self._is_deferred(endpoint, view):
                 return
         elif view is not None and callable_name and get_qualified_name(view) != callable_name:
             self.limit_manager.add_endpoint_hint(endpoint, callable_name)
@@ -236,14 +266,23 @@ class Limiter(flask_limiter.Limiter):
             )
         return state.exempt
 
-    def _is_deferred(self, view: Any) -> bool:
-        """Whether the view will come back to us: one of our wrappers stands around it."""
-        known = self._deferred_views.get(view)
+    def _is_deferred(self, endpoint: str, view: Any) -> bool:
+        """Whether the view will come back to us: one of our wrappers stands around it.
+
+        A view that only a policy limits gets its wrapper here, at its first request.
+        """
+        known = self._deferred_views.get((endpoint, view))
         if known is None:
+            app, blueprint = flask.current_app, flask.request.blueprint
+            self.check_policy(cast(Any, app)._get_current_object())
             inner = view
             while inner is not None and not getattr(inner, MARK, None) == self:
                 inner = getattr(inner, "__wrapped__", None)
-            known = self._deferred_views[view] = inner is not None
+            known = inner is not None
+            if not known and self.limit_manager.is_configured(endpoint, blueprint):
+                view = app.view_functions[endpoint] = limited(view, self)
+                known = True
+            self._deferred_views[endpoint, view] = known
         return known
 
     # -- deciding ----------------------------------------------------------------------------

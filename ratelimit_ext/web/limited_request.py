@@ -88,7 +88,7 @@ class RequestLimit(flask_limiter.RequestLimit):
 class LimitedRequest:
     """The state of a request. Nothing is rendered before somebody asks."""
 
-    __slots__ = ("charged", "conditional", "entries", "exempt", "extension", "finished", "retry_ms")
+    __slots__ = ("charged", "conditional", "entries", "exempt", "extension", "finished", "plan", "retry_ms")
 
     def __init__(self, extension: Limiter) -> None:
         self.extension = extension
@@ -102,6 +102,8 @@ class LimitedRequest:
         self.conditional: list[Entry] = []
         #: Definitions that are charged once in a request, by identity; ``None``: nothing decided.
         self.charged: set[int] | None = None
+        #: The caller's plan; ``None``: not asked yet.
+        self.plan: str | None = None
         #: What the request filters said; ``None``: not asked yet.
         self.exempt: bool | None = None
         #: The wait of the refusal in milliseconds; ``None``: not refused.

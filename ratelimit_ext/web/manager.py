@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flask
-from flask_limiter import ExemptionScope, Limit
+from flask_limiter import ApplicationLimit, ExemptionScope, Limit
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter._manager import LimitManager
+from flask_limiter.util import get_qualified_name
 
 #: Whether a definition yields any limit for this request (a callable may answer with nothing).
 Yields = Callable[[Limit], bool]
@@ -30,7 +31,12 @@ class Applicable(NamedTuple):
 class Manager(LimitManager):
     """Flask-Limiter's manager, resolving definitions."""
 
-    revision = 0
+    def __init__(self, **stock: Any) -> None:
+        super().__init__(**stock)
+        self.revision = 0
+        #: Names of blueprints that a policy limits, and limits of endpoints from a policy.
+        self.configured_blueprints: set[str] = set()
+        self._endpoint_limits: dict[str, list[Limit]] = {}
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
         """Add a limit of a callable."""
@@ -57,6 +63,37 @@ class Manager(LimitManager):
         if callable not in self._endpoint_hints.get(endpoint, ()):
             super().add_endpoint_hint(endpoint, callable)
             self.revision += 1
+
+    def add_application_limit(self, limit: ApplicationLimit) -> None:
+        """Add a limit of the application, unless an equal one is there."""
+        if limit not in self._application_limits:
+            self._application_limits.append(limit)
+            self.revision += 1
+
+    def add_default_limit(self, limit: Limit) -> None:
+        """Add a default limit, unless an equal one is there."""
+        if limit not in self._default_limits:
+            self._default_limits.append(limit)
+            self.revision += 1
+
+    def add_configured_blueprint(self, name: str, limits: Iterable[Limit]) -> None:
+        """Add limits that a policy gives to a blueprint."""
+        self.configured_blueprints.add(name)
+        for limit in limits:
+            self.add_blueprint_limit(name, limit)
+
+    def add_configured_endpoint(self, endpoint: str, limits: Iterable[Limit]) -> None:
+        """Add limits that a policy gives to an endpoint."""
+        present = self._endpoint_limits.setdefault(endpoint, [])
+        present += [limit for limit in limits if limit not in present]
+        self.revision += 1
+
+    def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
+        """Whether a policy limits the endpoint, by itself or by one of its blueprints."""
+        if endpoint in self._endpoint_limits:
+            return True
+        members = blueprint.split(".") if blueprint else ()
+        return not self.configured_blueprints.isdisjoint(members)
 
     def edge(self, app: flask.Flask, endpoint: str | None, blueprint: str | None) -> Applicable:
         """What applies to a request that reaches no view."""
@@ -104,7 +141,13 @@ class Manager(LimitManager):
     ) -> Applicable:
         """What applies at a decorated callable, with what would have applied before the view."""
         shared = list(self.edge(app, endpoint, blueprint).shared)
-        own = [limit for limit in self._decorated(name) if yields(limit)]
+        view = app.view_functions.get(endpoint)
+        configured = (
+            self._endpoint_limits.get(endpoint, ())
+            if view is not None and get_qualified_name(view) == name
+            else ()
+        )
+        own = [limit for limit in (*self._decorated(name), *configured) if yields(limit)]
         if not any(limit.override_defaults for limit in own):
             own += [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
         if self._admits_defaults(own, app, endpoint, blueprint, method):
@@ -119,7 +162,7 @@ class Manager(LimitManager):
         named = [limit for part in (name, *hints) if part for limit in self._decorated(part)]
         return Applicable(
             (*self._application_limits, *self._default_limits),
-            (*named, *self._of_blueprint(app, blueprint)),
+            (*named, *self._endpoint_limits.get(endpoint, ()), *self._of_blueprint(app, blueprint)),
         )
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
