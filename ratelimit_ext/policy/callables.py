@@ -18,15 +18,14 @@ def is_dotted(name: str) -> bool:
     (True, False, False)
     """
     module, colon, path = name.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *path.split(".")])
+    parts = [*module.split("."), *path.split(".")]
+    return bool(colon) and all(part.isidentifier() for part in parts)
 
 
 def resolved(name: str, arguments: int) -> Callable[..., Any]:
     """The function of this name; it must take that many arguments. Imports its module."""
     if not is_dotted(name):
-        raise Mistake(
-            f'found {shown(name)}; allowed: a function as "package.module:function".'
-        )
+        raise Mistake(f'found {shown(name)}; allowed: a function as "package.module:function".')
     module_name, _, path = name.partition(":")
     found: Any = _module(name, module_name)
     for part in path.split("."):
@@ -50,7 +49,7 @@ def _module(name: str, module_name: str) -> Any:
         ) from None
 
 
-def checked(function: Any, arguments: int) -> Callable[..., Any]:
+def checked(function: object, arguments: int) -> Callable[..., Any]:
     """The function itself, if it can be called with that many arguments and answers at once."""
     if not callable(function):
         raise Mistake(f"found {shown(function)}; allowed: a function.")

@@ -23,11 +23,10 @@ def identity(value: object, python: bool) -> str | Callable[[], Any]:  # noqa: F
             return resolved(value, 0)
     elif python and callable(value):
         return checked(value, 0)
-    function = ', a function or "package.module:function"' if python else (
-        ' or "package.module:function"'
-    )
+    own = ", a function" if python else ""
     raise Mistake(
-        f"found {shown(value)}; allowed: the name of an identity such as \"user\"{function}."
+        f'found {shown(value)}; allowed: the name of an identity such as "user"{own}, or '
+        '"package.module:function".'
     )
 
 

@@ -1,7 +1,7 @@
 """The line of each key of a TOML document, for messages.
 
-``tomllib`` keeps no lines. Its own parser is asked for them, statement by statement, so that there is no
-second grammar here. That is slow, and done only for a document with mistakes.
+``tomllib`` keeps no lines. Its own parser is asked for them, statement by statement, so that there
+is no second grammar here. That is slow, and done only for a document with mistakes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The keywords of a limit, and how the value of each is read.
 
-A reader takes the value and whether it is Python's (so that it may be a function), and returns what the
-limit gets; it raises :class:`Mistake` for what is not allowed.
+A reader takes the value and whether it is Python's (so that it may be a function), and returns what
+the limit gets; it raises :class:`Mistake` for what is not allowed.
 """
 
-# ruff: noqa: FBT001 - one signature for all readers, called by the table alone
+# ruff: noqa: FBT001, FBT002, FBT003 - one signature for all readers, called by the table alone
 
 from __future__ import annotations
 

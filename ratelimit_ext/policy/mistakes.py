@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from types import TracebackType
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.place import Place
@@ -27,13 +27,9 @@ class Mistakes:
         """Note a mistake; what is noted becomes one line."""
         self._found.append((place, " ".join(str(text).split())))
 
-    @contextmanager
-    def noted_at(self, place: Place) -> Iterator[None]:
-        """Note the :class:`Mistake` or :class:`ConfigurationError` that ends the block."""
-        try:
-            yield
-        except (Mistake, ConfigurationError) as mistake:
-            self.add(place, mistake)
+    def noted_at(self, place: Place) -> _Noted:
+        """A context that notes the mistake that ends its block, and goes on after it."""
+        return _Noted(self, place)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -47,6 +43,27 @@ class Mistakes:
         lines = list(dict.fromkeys(f"  {place.located}: {text}" for place, text in found))
         count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
         raise ConfigurationError("\n".join([f"{count} in the limits by configuration:", *lines]))
+
+
+class _Noted:
+    """Swallows a :class:`Mistake` or :class:`ConfigurationError`, having noted it."""
+
+    def __init__(self, mistakes: Mistakes, place: Place) -> None:
+        self._mistakes, self._place = mistakes, place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Mistake | ConfigurationError):
+            return False
+        self._mistakes.add(self._place, error)
+        return True
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -15,8 +16,10 @@ _LONGEST_KEY = 60
 class Origin(Protocol):
     """What a policy is read from: a file, or a key of ``app.config``."""
 
-    #: Whether values are Python's, so that they may be functions.
-    python: bool
+    @property
+    def python(self) -> bool:
+        """Whether values are Python's, so that they may be functions."""
+        ...
 
     def source(self, path: Path) -> str:
         """The place for someone who knows which file is meant."""
@@ -71,7 +74,7 @@ class AppConfig:
         """The same: values do not know their line."""
         return self.source(path)
 
-    def line(self, path: Path) -> int:  # noqa: ARG002 - the protocol's
+    def line(self, path: Path) -> int:
         """None."""
         return 0
 
@@ -100,11 +103,5 @@ def _is_bare(key: str) -> bool:
 
 
 def _quoted(key: str) -> str:
-    """In double quotes, on one line, printable whatever the key holds."""
-    short = key if len(key) <= _LONGEST_KEY else key[:_LONGEST_KEY] + "…"
-    inner = repr("'" + short)[2:-1]  # the apostrophe makes repr choose double quotes if it can
-    return f'"{inner}"' if repr("'" + short)[0] == '"' else f'"{_escaped(short)}"'
-
-
-def _escaped(key: str) -> str:
-    return repr(key)[1:-1].replace("\\'", "'").replace('"', '\\"')
+    """In double quotes, on one line, printable whatever the key holds: valid in TOML and Python."""
+    return json.dumps(key if len(key) <= _LONGEST_KEY else key[:_LONGEST_KEY] + "...")

@@ -18,8 +18,8 @@ Limits = tuple[PolicyLimit, ...]
 class Policy:
     """Everything that the configuration says about limits.
 
-    ``blueprints`` go by name, ``routes`` by endpoint. ``targets`` come from ``app.config`` and are one
-    or the other, which only the application can tell. ``plan_blueprints``, ``plan_routes`` and
+    ``blueprints`` go by name, ``routes`` by endpoint. ``targets`` come from ``app.config`` and are
+    one or the other, which only the application can tell. ``plan_blueprints``, ``plan_routes`` and
     ``plan_targets`` are those that the caller's plan applies to, each with the place that says so.
     """
 

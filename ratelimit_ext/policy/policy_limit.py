@@ -12,7 +12,7 @@ class PolicyLimit:
     """One entry of a list of limits, checked.
 
     ``limit`` is the string and ``rates`` what it says: (amount, period in microseconds) of each
-    limit in it. ``source`` is the place for a person, as ``policy.toml: blueprints.chat.limits[1]``.
+    limit in it. ``source`` is the place for a person: ``policy.toml: blueprints.chat.limits[1]``.
     ``strategy`` is ``None`` for the extension's default. ``key`` is the name of an identity, a
     function, or ``None`` for the extension's key function. Where ``shared`` is true, ``scope``
     names the bucket; where it is false, each endpoint has its own.

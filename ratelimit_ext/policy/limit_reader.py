@@ -1,0 +1,124 @@
+"""Reads lists of limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from ratelimit_ext.policy.keywords import KEYWORDS
+from ratelimit_ext.policy.limit_rules import check_limit
+from ratelimit_ext.policy.mistakes import Mistake, Mistakes
+from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.section import Section
+from ratelimit_ext.policy.shown import shown
+from ratelimit_ext.policy.table import known_keys, table_of
+
+#: Turns a string into (amount, period in microseconds) pairs; ``ValueError`` for a bad one.
+Parse: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]
+
+_EXAMPLE = '"30/minute", "100 per day" or "5/second;1000/day"'
+
+
+class Placed(NamedTuple):
+    """A limit and where it stands."""
+
+    limit: PolicyLimit
+    place: Place
+
+
+class LimitReader:
+    """Reads limits, noting mistakes. ``default_strategy`` is that of limits that name none."""
+
+    def __init__(self, parse: Parse, default_strategy: str | None, mistakes: Mistakes) -> None:
+        self._parse = parse
+        self._default_strategy = default_strategy
+        self._mistakes = mistakes
+
+    def read_list(self, value: object, place: Place, section: Section) -> list[Placed]:
+        """The limits of a list that are sound."""
+        if not isinstance(value, list | tuple) or not value:
+            self._mistakes.add(
+                place,
+                f"found {shown(value)}; allowed: a list of at least one limit, such as "
+                '["30/minute"]. Remove the key where no limit is meant.',
+            )
+            return []
+        placed = [
+            self._read(entry, place.at(position), section) for position, entry in enumerate(value)
+        ]
+        return [entry for entry in placed if entry is not None]
+
+    def _read(self, value: object, place: Place, section: Section) -> Placed | None:
+        """One limit; ``None`` where it has mistakes."""
+        before = len(self._mistakes)
+        limit = None
+        if isinstance(value, str):
+            limit = self._limit({"limit": value}, place, place, section)
+        else:
+            with self._mistakes.noted_at(place):
+                known = ("limit", *KEYWORDS)
+                entries = known_keys(table_of(value), place, known, self._mistakes)
+                limit = self._limit(entries, place, place.at("limit"), section)
+        if limit is None or len(self._mistakes) > before:
+            return None
+        return Placed(limit, place)
+
+    def _limit(
+        self, entries: dict[str, object], place: Place, at_string: Place, section: Section
+    ) -> PolicyLimit | None:
+        string, rates = "", None
+        if "limit" in entries:
+            with self._mistakes.noted_at(at_string):
+                string, rates = self._rates(entries["limit"])
+        else:
+            self._mistakes.add(place, '"limit" is missing; write for example limit = "30/minute".')
+        keywords = self._keywords(entries, place, section)
+        if rates is None:
+            return None
+        limit = PolicyLimit(source=str(place), limit=string, rates=rates, **keywords)
+        check_limit(limit, place, at_string, self._default_strategy, self._mistakes)
+        return limit
+
+    def _rates(self, value: object) -> tuple[str, tuple[tuple[int, int], ...]]:
+        if isinstance(value, str):
+            try:
+                rates = tuple((amount, period_us) for amount, period_us in self._parse(value))
+            except ValueError:
+                rates = ()
+            if rates:
+                return value, rates
+        raise Mistake(f"found {shown(value)}; allowed: amount per period, as {_EXAMPLE}.")
+
+    def _keywords(
+        self, entries: dict[str, object], place: Place, section: Section
+    ) -> dict[str, Any]:
+        keywords: dict[str, Any] = {}
+        for word, value in entries.items():
+            if word == "limit":
+                continue
+            with self._mistakes.noted_at(place.at(word)):
+                if word in section.refused:
+                    raise Mistake(f"means nothing here: {section.refused[word]}. Remove it.")
+                keywords[word] = KEYWORDS[word](value, place.origin.python)
+        if section.needs_name and "name" not in entries:
+            self._mistakes.add(
+                place,
+                '"name" is missing; the limit of a plan needs one, so that usage is kept when a '
+                'caller changes to a plan with the same name in it. Write name = "plan".',
+            )
+        return self._with_scope(keywords, place, section)
+
+    def _with_scope(
+        self, keywords: dict[str, Any], place: Place, section: Section
+    ) -> dict[str, Any]:
+        """The keywords with the bucket's scope, as the section has it."""
+        scope = keywords.get("scope")
+        if scope is not None and keywords.get("shared") is False:
+            self._mistakes.add(
+                place.at("shared"),
+                f"found false beside scope = {scope!r}, which names a bucket that is shared. "
+                "Remove one of the two.",
+            )
+        shared = keywords.get("shared", section.shared) or scope is not None
+        return {**keywords, "shared": shared, "scope": scope or (section.scope if shared else None)}

@@ -1,0 +1,46 @@
+"""A table whose keys are known: what is not known is a mistake, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from ratelimit_ext.policy.mistakes import Mistake, Mistakes, did_you_mean
+from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy.shown import shown
+
+
+def table_of(value: object) -> Mapping[object, object]:
+    """The value, if it is a table."""
+    if not isinstance(value, Mapping):
+        raise Mistake(f"found {shown(value)}; allowed: a table.")
+    return value
+
+
+def known_keys(
+    table: Mapping[object, object],
+    place: Place,
+    known: Collection[str],
+    mistakes: Mistakes,
+    *,
+    hint: str = "",
+) -> dict[str, object]:
+    """The entries under known keys. The others are noted, with the known name that is nearest."""
+    entries: dict[str, object] = {}
+    for key, value in named_entries(table, place, mistakes):
+        if key in known:
+            entries[key] = value
+            continue
+        meant = did_you_mean(key, known) or (f" {hint}" if hint else "")
+        mistakes.add(place.at(key), f"unknown key; allowed: {', '.join(known)}.{meant}")
+    return entries
+
+
+def named_entries(
+    table: Mapping[object, object], place: Place, mistakes: Mistakes
+) -> Iterator[tuple[str, object]]:
+    """The entries whose key is a name that is not empty; the others are noted."""
+    for key, value in table.items():
+        if isinstance(key, str) and key.strip():
+            yield key, value
+        else:
+            mistakes.add(place, f"found the key {shown(key)}; allowed: a name.")
