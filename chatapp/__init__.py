@@ -51,6 +51,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     refusal.install(app)
     limiter.exempt(health_bp)
     limiter.init_app(app)
+    limiter.check_policy(app)
+    if policy_file := app.config["RATELIMIT_POLICY_FILE"]:
+        identities.check_plans(chosen.plans, policy_file)
     _trust_proxies(app, chosen.trusted_hops)
     app.logger.warning(identities.SPOOFING_WARNING)
     return app

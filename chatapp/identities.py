@@ -6,12 +6,15 @@ a new user_id gets a new allowance, and only the limit by IP holds him. `create_
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from flask import g
 
 from chatapp.blueprints.chat_request import ChatRequest
+from chatapp.settings import SettingsError
 from ratelimit_ext import Limiter, client_ip
 
 DEFAULT_PLAN: Final = "starter"
@@ -38,6 +41,24 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
     @limiter.plan_loader
     def plan() -> str:
         return plans.get(_user_id() or "", DEFAULT_PLAN)
+
+
+def check_plans(plans: Mapping[str, str], policy_file: str) -> None:
+    """SettingsError where a plan that somebody has is not in the policy: at the start, and not in
+    the first request of that user."""
+    known = tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {})
+    allowed = ", ".join(map(repr, known)) or "none"
+    for user_id, plan in plans.items():
+        if plan not in known:
+            raise SettingsError(
+                f"CHATAPP_PLANS: {user_id!r} has the plan {plan!r}, which {policy_file} does not "
+                f"define; allowed are {allowed}: name one of them, or define it there"
+            )
+    if known and DEFAULT_PLAN not in known:
+        raise SettingsError(
+            f"{policy_file}: plans are {allowed}, and {DEFAULT_PLAN!r} is missing, which everybody "
+            "has who is not in CHATAPP_PLANS: define it there"
+        )
 
 
 def _user_id() -> str | None:

@@ -31,8 +31,8 @@ function duration(seconds) {
 }
 
 function period(seconds) {
-  const names = { 1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day" };
-  return seconds === null ? "" : names[seconds] ?? `in ${duration(seconds)}`;
+  const names = { 1: "second", 60: "minute", 3600: "hour", 86400: "day" };
+  return seconds === null ? "" : `per ${names[seconds] ?? duration(seconds)}`;
 }
 
 function showLimits(limits) {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from chatapp import catalogue, create_app
+from chatapp import POLICY_FILE, catalogue, create_app
 from chatapp.settings import SettingsError
+from ratelimit_ext import ConfigurationError
 from tests.chatapp.conftest import AppMaker
 
 
@@ -38,6 +40,26 @@ def test_the_environment_counts_and_the_argument_counts_more(
     with pytest.raises(SettingsError, match="CHATAPP_TRUSTED_HOPS"):
         create_app()
     create_app({"CHATAPP_TRUSTED_HOPS": 0})
+
+
+def test_a_plan_that_the_policy_lacks_stops_the_start(make_app: AppMaker, tmp_path: Path) -> None:
+    """Neither a user's plan nor everybody's is found missing by the first request."""
+    with pytest.raises(SettingsError, match=r"CHATAPP_PLANS: 'alice' .*'gold'.*'starter', 'pro'"):
+        make_app(CHATAPP_PLANS={"alice": "gold"})
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY_FILE.read_text("utf-8").replace("plans.starter", "plans.free"))
+    with pytest.raises(SettingsError, match="'starter' is missing"):
+        make_app(RATELIMIT_POLICY_FILE=str(policy))
+
+
+def test_a_policy_for_a_blueprint_that_is_not_there_stops_the_start(
+    make_app: AppMaker, tmp_path: Path
+) -> None:
+    """A limit on a misspelt name would protect nothing."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY_FILE.read_text("utf-8").replace("blueprints.chat", "blueprints.chats"))
+    with pytest.raises(ConfigurationError, match="chats"):
+        make_app(RATELIMIT_POLICY_FILE=str(policy))
 
 
 def test_two_apps_share_no_state(make_app: AppMaker) -> None:

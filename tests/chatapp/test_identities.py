@@ -133,7 +133,7 @@ def test_a_spent_plan_names_itself_and_the_next(make_app: AppMaker, tmp_path: Pa
     assert denied.json is not None
     assert "Starter plan" in denied.json["error"]
     assert "100 calls a day" in denied.json["error"]
-    assert "Pro allows 2,000" in denied.json["error"]
+    assert "Pro plan allows 2,000" in denied.json["error"]
     assert denied.headers["x-should-retry"] == "false"
     assert int(denied.headers["Retry-After"]) > 86_000
     assert ask(client, user_id="bob").status_code == 200

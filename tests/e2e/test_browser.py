@@ -127,8 +127,8 @@ def test_what_is_left_of_each_limit_is_shown(page: Page) -> None:
     say(page, "hello")
     limits = page.locator("#limits li")
     expect(limits).to_have_count(4)
-    expect(limits.filter(has_text="user a minute")).to_contain_text("9 of 10 left")
-    expect(limits.filter(has_text="plan a day")).to_contain_text("99 of 100 left")
+    expect(limits.filter(has_text="user per 20 s")).to_contain_text("9 of 10 left")
+    expect(limits.filter(has_text="plan per day")).to_contain_text("99 of 100 left")
 
 
 def test_another_user_need_not_wait(page: Page) -> None:
