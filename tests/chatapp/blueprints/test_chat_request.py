@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from chatapp.blueprints.chat_request import MESSAGE_MAX_BYTES
+from tests.chatapp.conftest import AppMaker
 
 
 @dataclass(frozen=True)
@@ -190,3 +193,30 @@ def test_a_wrong_content_length_is_no_failure_of_ours(client: FlaskClient, lengt
     assert response.status_code in {400, 413}, response.text
     assert response.json is not None
     assert set(response.json) == {"error", "code"}
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=8)
+FIELDS = st.sampled_from(["message", "model", "user_id", "other"])
+ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
+DOCUMENTS = VALUES | st.dictionaries(FIELDS, VALUES | ANY_TEXT | st.just("offline"))
+BODIES = st.binary(max_size=200) | DOCUMENTS.map(lambda value: json.dumps(value).encode())
+
+
+@pytest.fixture
+def unlimited(make_app: AppMaker) -> FlaskClient:
+    """A client whose every request is judged by its body alone."""
+    return make_app(RATELIMIT_ENABLED=False).test_client()
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=BODIES)
+def test_no_body_at_all_is_a_failure_of_ours(unlimited: FlaskClient, body: bytes) -> None:
+    """Whatever comes in is answered or refused, in JSON."""
+    response = unlimited.post("/chat", data=body, content_type="application/json")
+    assert response.status_code in {200, 400, 413, 422}, response.text
+    assert response.json is not None
+    if response.status_code != 200:
+        assert set(response.json) == {"error", "code"}

@@ -32,3 +32,15 @@ def test_a_lost_storage_is_not_ready_and_still_alive(make_app: AppMaker) -> None
     assert response.json is not None
     assert response.json["code"] == "storage_unavailable"
     assert "RATELIMIT_STORAGE_URI" in response.json["error"]
+
+
+def test_a_lost_storage_is_no_failure_of_the_chat(make_app: AppMaker) -> None:
+    """People go on talking; each worker counts for itself until the storage is back."""
+    uri = f"redis://127.0.0.1:{servers.free_port()}"
+    client = make_app(RATELIMIT_STORAGE_URI=uri).test_client()
+    statuses = [
+        client.post("/chat", json={"message": "hi", "user_id": "alice"}).status_code
+        for _ in range(11)
+    ]
+    assert statuses == [200] * 10 + [429]
+    assert client.get("/").status_code == 200
