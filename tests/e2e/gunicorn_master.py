@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,20 +89,28 @@ def gunicorn(
     The embedded server's state goes to `state`; `environment` is added to the process's.
     """
     port = free_port()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     variables = {
-        **clean,
         "PORT": str(port),
         "WEB_CONCURRENCY": str(workers),
         "RATELIMIT_EMBEDDED_DIR": str(state),
         "PYTHONDONTWRITEBYTECODE": "1",  # a test that changes an application wants it read again
         **environment,
     }
+    with served(["gunicorn", app], port=port, log=log, variables=variables) as master:
+        yield master
+
+
+@contextlib.contextmanager
+def served(
+    command: list[str], *, port: int, log: Path, variables: Mapping[str, str]
+) -> Iterator[Master]:
+    """Run `python -m COMMAND` in the project's directory until it serves; end it afterwards."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", app],
+            [sys.executable, "-m", *command],
             cwd=ROOT,
-            env=variables,
+            env={**clean, **variables},
             stdout=output,
             stderr=output,
         )

@@ -1,0 +1,20 @@
+"""Flask's own server, for a look at the application without gunicorn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.e2e.gunicorn_master import served
+from tests.servers import free_port
+
+
+def test_runs_without_gunicorn_and_without_a_storage(tmp_path: Path) -> None:
+    """`flask --app wsgi run` answers and limits, and starts no server beside it."""
+    port = free_port()
+    command = ["flask", "--app", "wsgi", "run", "--port", str(port)]
+    state = tmp_path / "state"
+    variables = {"RATELIMIT_EMBEDDED_DIR": str(state)}
+    with served(command, port=port, log=tmp_path / "log", variables=variables) as server:
+        answers = [server.request("/chat", {"message": "hello"}) for _ in range(11)]
+    assert [answer.status for answer in answers] == [200] * 10 + [429]
+    assert not state.exists()
