@@ -36,9 +36,7 @@ PERIODS = (SECOND, 7 * SECOND + 1, 60 * SECOND, 3600 * SECOND, DAY, 30 * DAY, 36
 AMOUNTS = (1, 2, 3, 10, 30, 90, 511, 1000, 65_537, 10_000_000, 999_999_937, MOST_AMOUNT)
 
 amounts = st.one_of(st.sampled_from(AMOUNTS), st.integers(1, MOST_AMOUNT))
-periods = st.one_of(
-    st.sampled_from(PERIODS), st.integers(1, 360 * DAY), st.just(LONGEST_PERIOD_US)
-)
+periods = st.one_of(st.sampled_from(PERIODS), st.integers(1, 360 * DAY), st.just(LONGEST_PERIOD_US))
 
 
 @st.composite
@@ -225,10 +223,13 @@ def test_the_product_of_the_largest_numbers_is_exact(client: redis.Redis) -> Non
     from importlib.resources import files
 
     prelude = (files("ratelimit_ext.engine") / "prelude.lua").read_text("utf-8")
-    script = prelude + """
+    script = (
+        prelude
+        + """
     local quotient, rest = multiply_divide(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]))
     return {string.format('%.0f', quotient), string.format('%.0f', rest)}
     """
+    )
     chance = random.Random(1)
     for _ in range(2000):
         divisor = chance.randint(1, 2 ** chance.randint(1, 48))

@@ -29,6 +29,9 @@ class VirtualClient:
     def eval(self, text: str, number: int, *rest: Any) -> Any:
         return self._run("EVAL", text, number, rest)
 
+    def delete(self, *keys: str) -> Any:
+        return self.client.delete(*keys)
+
     def _run(self, command: str, script: str, number: int, rest: tuple[Any, ...]) -> Any:
         keys, now_us = rest[:number], rest[number]
         gone = [key for key in keys if self._expiry_us.get(key, now_us + 1) <= now_us]

@@ -1,0 +1,358 @@
+"""What every strategy promises, whatever its algorithm."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import redis
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies import STRATEGIES, strategy_named
+from tests.strategies.virtual_time import KeptBuckets
+from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, World
+
+every_strategy = pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+
+
+@every_strategy
+def test_the_amount_passes_and_not_one_more(world: World, strategy: str) -> None:
+    """10 of 12 simultaneous calls pass on 10 a minute; what remains counts down with them."""
+    limit = Limit(10, MINUTE, strategy)
+    assert [world.call(limit).remaining for _ in range(10)] == list(range(9, -1, -1))
+    assert world.passed(limit, 2) == 0
+
+
+@every_strategy
+def test_a_cost_of_zero_looks(world: World, strategy: str) -> None:
+    """A look is never denied, takes nothing and leaves no bucket behind."""
+    limit = Limit(3, MINUTE, strategy)
+    assert world.call(limit, 0).remaining == 3
+    assert world.engine.clear(["bucket"]) == 0
+    world.passed(limit, 3)
+    for _ in range(5):
+        verdict = world.call(limit, 0)
+        assert (verdict.allowed, verdict.remaining, verdict.retry_after_ms) == (True, 0, 0)
+
+
+@every_strategy
+def test_a_cost_above_the_capacity_never_passes(world: World, strategy: str) -> None:
+    """It is denied without a waiting time, and it does not burn what is there."""
+    limit = Limit(10, MINUTE, strategy)
+    verdict = world.call(limit, 11)
+    assert not verdict.allowed
+    assert verdict.retry_after_ms is None
+    assert world.call(limit, 10**30).retry_after_ms is None
+    assert world.left(limit) == 10
+    assert world.call(limit, 10).allowed
+
+
+@every_strategy
+def test_a_denied_cost_does_not_burn_what_was_left(world: World, strategy: str) -> None:
+    """7 of 10 used: 5 are denied, and the 3 that were left still pass."""
+    limit = Limit(10, MINUTE, strategy)
+    world.call(limit, 7)
+    denied = world.call(limit, 5)
+    assert (denied.allowed, denied.remaining) == (False, 3)
+    assert world.call(limit, 3).allowed
+    assert not world.call(limit, 1).allowed
+
+
+@every_strategy
+@pytest.mark.parametrize(("amount", "left"), [(2000, 1940), (50, 0), (100, 40)])
+def test_a_changed_amount_keeps_the_usage(
+    world: World, strategy: str, amount: int, left: int
+) -> None:
+    """60 of 100 a day used: raised to 2,000 it leaves 1,940, lowered to 50 it leaves none."""
+    before = Limit(100, DAY, strategy)
+    world.call(before, 60)
+    after = replace(before, amount=amount)
+    assert world.left(after) == left
+    assert world.call(after).allowed == (left > 0)
+
+
+FOREIGN = {
+    "list": lambda client: client.rpush("bucket", "x"),
+    "set": lambda client: client.sadd("bucket", "x"),
+    "hash": lambda client: client.hset("bucket", "field", "x"),
+    "zset": lambda client: client.zadd("bucket", {"x": 1}),
+    "stream": lambda client: client.xadd("bucket", {"field": "x"}),
+    "empty": lambda client: client.set("bucket", ""),
+    "number": lambda client: client.set("bucket", "17"),
+    "text": lambda client: client.set("bucket", "y" * 1000),
+}
+
+
+@every_strategy
+@pytest.mark.parametrize("kind", sorted(FOREIGN))
+def test_a_foreign_value_under_our_name_is_a_fresh_bucket(
+    redis_client: redis.Redis, strategy: str, kind: str
+) -> None:
+    """Never a WRONGTYPE, whatever stands there, and neither a settlement of one."""
+    world = World(RedisEngine(redis_client, redis.RedisError))
+    limit = Limit(3, MINUTE, strategy)
+    FOREIGN[kind](redis_client)
+    verdict = world.look(limit)
+    world.settle(verdict, -1)
+    redis_client.delete("bucket")
+    FOREIGN[kind](redis_client)
+    assert world.passed(limit, 4) == 3
+
+
+@every_strategy
+@pytest.mark.parametrize("seed", range(6))
+def test_the_wait_is_exact(world: World, strategy: str, seed: int) -> None:
+    """After retry_after_ms the same cost passes, one millisecond earlier it does not."""
+    chance = random.Random(f"{strategy} {seed}")
+    amount = chance.choice((3, 30, 90, 1000, 10_000_000, 999_999_937))
+    period = chance.choice((SECOND, 7 * SECOND + 1, MINUTE, DAY, 30 * DAY))
+    limit = Limit(amount, period, strategy)
+    waited = 0
+    while waited < 25:
+        cost = max(1, int(amount * chance.choice((1e-9, 0.01, 0.1, 0.4, 1.0))))
+        world.now_us += chance.choice((0, 1, 999, period // amount, period // 7))
+        wait = world.call(limit, cost).retry_after_ms
+        if not wait:
+            continue
+        world.now_us += (wait - 1) * 1000
+        assert not world.look(limit, cost).allowed
+        world.now_us += 1000
+        assert world.look(limit, cost).allowed
+        waited += 1
+
+
+@every_strategy
+def test_the_wait_is_that_of_this_cost(world: World, strategy: str) -> None:
+    """A cheap call never waits longer than a dear one, and where room comes by and by, less."""
+    limit = Limit(10, MINUTE, strategy)
+    for _ in range(10):
+        world.call(limit)
+        world.wait(2)
+    cheap, dear = world.look(limit, 1).retry_after_ms, world.look(limit, 8).retry_after_ms
+    assert cheap is not None
+    assert dear is not None
+    assert cheap == dear if strategy == "fixed-window" else cheap < dear
+
+
+@every_strategy
+@pytest.mark.parametrize("seed", range(3))
+def test_reset_says_when_the_limit_is_full(world: World, strategy: str, seed: int) -> None:
+    """After reset_after all of it is there; for the sliding window, its oldest call has left."""
+    chance = random.Random(seed)
+    limit = Limit(20, MINUTE, strategy)
+    for _ in range(30):
+        world.wait(chance.choice((0.1, 3, 17)))
+        verdict = world.call(limit, chance.randint(1, 9))
+        before = verdict.remaining
+        if strategy == "sliding-window":
+            world.now_us += verdict.reset_after_us - 1
+            assert world.look(limit, 0).remaining == before
+            world.now_us += 1
+            assert world.look(limit, 0).remaining > before
+        elif chance.random() < 0.2:
+            world.now_us += verdict.reset_after_us
+            assert world.look(limit, 0).remaining == 20
+
+
+@every_strategy
+@pytest.mark.parametrize("back", [0.3, 1, 5, 40, 3700, 3 * 86_400])
+def test_a_clock_set_back_blocks_no_longer_than_the_limit(
+    world: World, strategy: str, back: float
+) -> None:
+    """An exhausted bucket opens no later than one exhausted after the change (1 s for skew)."""
+    limit = Limit(30, MINUTE, strategy)
+    world.passed(limit, 30)
+    world.wait(-back)
+    world.passed(limit, 30, key="fresh")
+    wait, fresh = world.call(limit).retry_after_ms, world.call(limit, key="fresh").retry_after_ms
+    assert wait is not None
+    assert fresh is not None
+    assert 0 < wait <= fresh + 1000
+    world.now_us += (wait - 1) * 1000
+    assert not world.look(limit).allowed
+    world.now_us += 1000
+    assert world.call(limit).allowed
+
+
+@every_strategy
+@pytest.mark.parametrize("skew_us", [1, 3000, 400_000, 1_000_000])
+def test_clocks_that_differ_refill_nothing(world: World, strategy: str, skew_us: int) -> None:
+    """Two workers whose clocks differ by up to a second share the amount, not a refill a turn."""
+    limit = Limit(100, MINUTE, strategy)
+    admitted = 0
+    for _ in range(400):
+        admitted += world.call(limit).allowed
+        world.now_us -= skew_us
+        admitted += world.call(limit).allowed
+        world.now_us += skew_us
+    refilled = skew_us * 100 // MINUTE if strategy == "token-bucket" else 0
+    assert admitted <= 100 + refilled
+
+
+@every_strategy
+def test_debt_is_carried(world: World, strategy: str) -> None:
+    """What a call really cost is charged even beyond the amount; the next call waits for it."""
+    limit = Limit(100, MINUTE, strategy)
+    verdict = world.call(limit, 10)
+    assert world.settle(verdict, 140) == 1
+    assert world.left(limit) == 0
+    denied = world.call(limit, 1)
+    assert not denied.allowed
+    assert denied.retry_after_ms
+    world.now_us += (denied.retry_after_ms - 1) * 1000
+    assert not world.look(limit).allowed
+    world.now_us += 1000
+    assert world.call(limit).allowed
+
+
+@every_strategy
+def test_debt_of_an_estimate_of_nothing_is_carried(world: World, strategy: str) -> None:
+    """A look that turns out to have cost something is charged like any other."""
+    limit = Limit(100, MINUTE, strategy)
+    verdict = world.call(limit, 0)
+    world.wait(1)
+    assert world.settle(verdict, 100) == 1
+    assert world.left(limit) == 0
+    assert not world.call(limit).allowed
+
+
+@every_strategy
+def test_debt_never_outgrows_the_arithmetic(world: World, strategy: str) -> None:
+    """No correction, however absurd, leaves a bucket that fails or that never opens again."""
+    limit = Limit(100, SECOND, strategy)
+    verdict = world.call(limit, 1)
+    for _ in range(3):
+        world.settle(verdict, 10**30)
+    assert world.left(limit) == 0
+    wait = world.call(limit).retry_after_ms
+    assert wait
+    world.now_us += wait * 1000
+    assert world.call(limit).allowed
+    world.settle(verdict, -(10**30))
+    assert 0 <= world.left(limit) <= 100
+
+
+@every_strategy
+def test_a_refund_gives_back_and_no_more(world: World, strategy: str) -> None:
+    """What was not used can be used again, and never more than the capacity."""
+    limit = Limit(100, MINUTE, strategy)
+    first, second = world.call(limit, 60), world.call(limit, 40)
+    assert world.settle(first, -20) == 1
+    assert world.left(limit) == 20
+    world.settle(second, -10_000)
+    world.settle(first, -10_000)
+    assert world.left(limit) == 100
+
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"token-bucket"}))
+def test_a_refund_credits_no_other_window(world: World, strategy: str) -> None:
+    """What comes back when its window is over changes nothing for the present one."""
+    limit = Limit(100, MINUTE, strategy)
+    charged = world.call(limit, 100)
+    world.wait(3 * 60)
+    assert world.call(limit, 100).allowed
+    assert world.settle(charged, -100) == 0
+    assert not world.call(limit).allowed
+
+
+def test_a_refund_credits_no_other_call_of_the_log(world: World) -> None:
+    """Twice given back is not taken from an older call, which would leave the window too early."""
+    limit = Limit(10, MINUTE, "sliding-window")
+    world.call(limit, 5)
+    world.wait(30)
+    verdict = world.call(limit, 5)
+    assert world.settle(verdict, -5) == 1
+    assert world.settle(verdict, -5) == 0
+    assert world.left(limit) == 5
+
+
+@every_strategy
+def test_every_bucket_has_a_time_to_live(redis_client: redis.Redis, strategy: str) -> None:
+    """No admission and no settlement leaves a bucket that stays for ever."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    chance = random.Random(strategy)
+    for number in range(200):
+        period = chance.choice((1, 999, SECOND, DAY, 2**48))
+        amount = chance.choice((1, 1000, 10**12))
+        burst = chance.choice((None, 10**12)) if strategy == "token-bucket" else None
+        charge = Charge(Limit(amount, period, strategy, burst=burst), f"b{number}", amount)
+        verdict = engine.admit([charge]).verdicts[0]
+        if number % 2:
+            engine.settle([Correction(verdict, chance.choice((-amount, -1, 1, 10**30)))])
+    names = list(redis_client.scan_iter())
+    assert names
+    assert all(redis_client.pttl(name) != -1 for name in names)
+
+
+@every_strategy
+@pytest.mark.parametrize("seed", range(3))
+def test_no_bucket_dies_while_it_matters(strategy: str, seed: int) -> None:
+    """At the instant of its expiry a bucket answers as a fresh one does."""
+    chance = random.Random(f"{strategy} {seed}")
+    kept = KeptBuckets()
+    world = World(MemoryEngine(lambda: kept))
+    for number in range(150):
+        key = f"b{number % 5}"
+        amount, period = (
+            (3, SECOND),
+            (7, MINUTE),
+            (1000, 7 * SECOND + 1),
+            (10**12, DAY),
+            (1, DAY),
+        )[number % 5]
+        limit = Limit(amount, period, strategy)
+        verdict = world.call(limit, chance.randint(0, amount), key)
+        if chance.random() < 0.3:
+            world.settle(verdict, chance.randint(-amount, amount))
+        expiry_us = kept.expiry_us(key)
+        world.now_us += chance.choice((0, 1, period // amount, period // 2))
+        if expiry_us is not None and chance.random() < 0.5:
+            world.now_us = max(world.now_us, expiry_us)
+            late, fresh = world.look(limit, amount, key), world.look(limit, amount, "fresh")
+            assert (late.allowed, late.remaining) == (True, fresh.remaining)
+
+
+@pytest.mark.parametrize("strategy", ["token-bucket", "fixed-window", "sliding-window-counter"])
+def test_a_bucket_takes_at_most_200_bytes(redis_client: redis.Redis, strategy: str) -> None:
+    """All in: name, value, expiry and the server's own, after a million units."""
+    world = World(RedisEngine(redis_client, redis.RedisError))
+    name = f"LIMITS:1:{STRATEGIES[strategy].CODE}:86400:chat.send::{{user-0123456789abcdef}}"
+    world.call(Limit(10_000_000, DAY, strategy), 1_000_000, name)
+    assert redis_client.memory_usage(name) <= 200
+
+
+@pytest.mark.parametrize("amount", [10_000_000, 999_999_937])
+@every_strategy
+def test_budgets_of_language_models_are_counted_to_the_unit(
+    world: World, strategy: str, amount: int
+) -> None:
+    """Ten million tokens a day, a thousand dollars a month in millionths: no unit is lost."""
+    limit = Limit(amount, 30 * DAY, strategy)
+    spent = 0
+    for cost in (1, 1499, amount // 3, 7, amount // 2):
+        spent += cost
+        assert world.call(limit, cost).remaining == amount - spent
+    assert not world.call(limit, amount - spent + 1).allowed
+    assert world.call(limit, amount - spent).remaining == 0
+
+
+def test_names_of_strategies_are_told_apart() -> None:
+    """Each has a code of its own, and Flask-Limiter's moving-window is our sliding-window."""
+    assert len({strategy.CODE for strategy in STRATEGIES.values()}) == len(STRATEGIES)
+    assert strategy_named("moving-window") is STRATEGIES["sliding-window"]
+    with pytest.raises(ConfigurationError, match=r"'leaky'; known: fixed-window, moving-window"):
+        strategy_named("leaky")
+
+
+@every_strategy
+def test_two_identities_do_not_share(world: World, strategy: str) -> None:
+    """One who has used up everything leaves the other's untouched."""
+    limit = Limit(2, HOUR, strategy)
+    assert world.passed(limit, 5, key="a") == 2
+    assert world.passed(limit, 5, key="b") == 2

@@ -1,0 +1,119 @@
+"""Fixed window: opened by the first call, or by the calendar."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.strategies.fixed_window import calendar_end
+from tests.strategies.world import DAY, MINUTE, SECOND, World
+
+ZONES = (
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "America/Havana",  # summer begins at midnight: that day has no 00:00
+    "America/Sao_Paulo",  # summer ended at midnight: the hour before came twice
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",  # half an hour of summer time
+    "Pacific/Apia",  # crossed the date line: no 30 December 2011
+)
+
+
+def instant_us(text: str, zone: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()) * SECOND
+
+
+def test_the_window_opens_with_the_first_call(world: World) -> None:
+    """Its minute is counted from that call, and all of it comes back at once."""
+    limit = Limit(3, MINUTE, "fixed-window")
+    assert world.passed(limit, 5) == 3
+    world.wait(59.999)
+    assert world.passed(limit, 5) == 0
+    world.wait(0.001)
+    assert world.passed(limit, 5) == 3
+
+
+def test_its_weakness_is_as_documented(world: World) -> None:
+    """Twice the amount passes around the end of a window."""
+    limit = Limit(10, MINUTE, "fixed-window")
+    world.call(limit)
+    world.wait(59.9)
+    assert world.passed(limit, 10) == 9
+    world.wait(0.2)
+    assert world.passed(limit, 11) == 10
+
+
+@pytest.mark.parametrize(
+    ("anchor", "zone", "now", "end"),
+    [
+        ("day", "UTC", "2027-01-31T23:59:59", "2027-02-01T00:00:00"),
+        ("day", "Europe/Berlin", "2027-03-28T00:30:00", "2027-03-29T00:00:00"),
+        ("day", "Europe/Berlin", "2027-10-31T00:30:00", "2027-11-01T00:00:00"),
+        ("day", "America/Havana", "2024-03-09T12:00:00", "2024-03-10T01:00:00"),
+        ("day", "Pacific/Apia", "2011-12-29T12:00:00", "2011-12-31T00:00:00"),
+        ("month", "UTC", "2027-01-31T23:59:59", "2027-02-01T00:00:00"),
+        ("month", "UTC", "2028-02-29T12:00:00", "2028-03-01T00:00:00"),
+        ("month", "UTC", "2027-12-01T00:00:00", "2028-01-01T00:00:00"),
+        ("month", "America/New_York", "2027-03-05T00:00:00", "2027-04-01T00:00:00"),
+        ("month", "Asia/Kathmandu", "2027-04-30T23:59:59", "2027-05-01T00:00:00"),
+    ],
+)
+def test_the_calendar_ends_a_window(
+    world: World, anchor: str, zone: str, now: str, end: str
+) -> None:
+    """Used up on the last second of a day or month, the amount is there again with the next."""
+    world.now_us = instant_us(now, zone)
+    limit = Limit(2, DAY, "fixed-window", anchor=anchor, timezone=zone)
+    assert world.passed(limit, 3) == 2
+    denied = world.call(limit)
+    assert world.now_us + denied.retry_after_us == instant_us(end, zone)
+    world.now_us = instant_us(end, zone) - 1000
+    assert world.passed(limit, 3) == 0
+    world.wait(us=1000)
+    assert world.passed(limit, 3) == 2
+
+
+@pytest.mark.parametrize(
+    ("hours", "now"), [(23, "2027-03-28"), (25, "2027-10-31"), (24, "2027-05-01")]
+)
+def test_a_day_of_summer_time_has_its_own_length(world: World, hours: int, now: str) -> None:
+    """In Berlin the day on which the clocks change lasts 23 or 25 hours."""
+    world.now_us = instant_us(f"{now}T00:00:00", "Europe/Berlin")
+    limit = Limit(1, DAY, "fixed-window", anchor="day", timezone="Europe/Berlin")
+    world.call(limit)
+    assert world.call(limit).retry_after_ms == hours * 3_600_000
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("anchor", ["day", "month"])
+def test_a_window_is_one_date_of_the_calendar(anchor: str, zone: str) -> None:
+    """For any instant since 1990: the last second before the end has its date, the end has not."""
+    chance = random.Random(zone)
+    place = ZoneInfo(zone)
+
+    def label(second: int) -> tuple[int, ...]:
+        local = datetime.fromtimestamp(second, place)
+        return (local.year, local.month) if anchor == "month" else local.timetuple()[:3]
+
+    for _ in range(400):
+        second = chance.randint(631_152_000, 2_000_000_000)
+        end = calendar_end(second * SECOND, anchor, zone) // SECOND
+        assert second < end <= second + 32 * 86_400
+        assert label(second) == label(end - 1) < label(end)
+
+
+def test_a_deciding_clock_past_midnight_has_the_next_window(world: World) -> None:
+    """The worker computes the calendar a moment before the server decides: its midnight is over."""
+    from ratelimit_ext.strategies import fixed_window
+
+    limit = Limit(2, DAY, "fixed-window", anchor="day")
+    midnight = instant_us("2027-05-01T00:00:00", "UTC")
+    parameters = fixed_window.parameters(limit, midnight - 1)
+    _, reading, _ = fixed_window.check((2, midnight), midnight + 5, 1, parameters)
+    tomorrow = midnight + timedelta(days=1) // timedelta(microseconds=1)
+    assert (reading.x, reading.y) == (0, tomorrow)

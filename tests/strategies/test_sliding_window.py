@@ -1,0 +1,104 @@
+"""Sliding window: never more than the amount in any window, wherever it begins."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import redis
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.redis import RedisEngine
+from tests.strategies.virtual_time import VirtualClient
+from tests.strategies.world import DAY, MINUTE, SECOND, World
+
+ENTRY_BYTES = 12
+MOST_ENTRIES = 512
+
+
+def fullest_window(calls: list[tuple[int, int]], period: int) -> int:
+    """The largest sum of costs in any window of the period, by brute force."""
+    return max(
+        sum(cost for instant, cost in calls[first:] if instant < begin + period)
+        for first, (begin, _) in enumerate(calls)
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_short_log_is_exact(world: World, seed: int) -> None:
+    """Below 256 entries it admits what a list of all calls would, neither more nor less."""
+    chance = random.Random(seed)
+    amount, period = chance.choice(((5, SECOND), (50, MINUTE), (1000, DAY)))
+    limit = Limit(amount, period, "sliding-window")
+    calls: list[tuple[int, int]] = []
+    for _ in range(250):
+        world.now_us += chance.choice((0, 1, period // 100, period // 10, period // 2))
+        cost = chance.choice((1, 1, 2, max(1, amount // 4)))
+        live = sum(c for instant, c in calls if instant > world.now_us - period)
+        allowed = world.call(limit, cost).allowed
+        assert allowed == (live + cost <= amount)
+        if allowed:
+            calls.append((world.now_us, cost))
+    assert fullest_window(calls, period) <= amount
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_merged_log_is_late_by_two_per_mille_and_never_early(world: World, seed: int) -> None:
+    """With thousands of calls no window holds too many, and room comes 1/511 late at most."""
+    chance = random.Random(seed)
+    amount, period = 900, MINUTE
+    limit = Limit(amount, period, "sliding-window")
+    grain = -(-period // 511)
+    calls: list[tuple[int, int]] = []
+    for _ in range(2500):
+        world.now_us += chance.choice((0, 1000, period // 3000, period // 900, period // 500))
+        late = sum(c for instant, c in calls if instant > world.now_us - period - grain)
+        allowed = world.call(limit).allowed
+        assert allowed or late + 1 > amount
+        if allowed:
+            calls.append((world.now_us, 1))
+    assert len(calls) > 1500
+    assert fullest_window(calls, period) <= amount
+
+
+def test_no_double_amount_around_a_boundary(world: World) -> None:
+    """10 at the end of a minute and 10 at the beginning of the next are 20 within a second: no."""
+    limit = Limit(10, MINUTE, "sliding-window")
+    assert world.passed(limit, 10) == 10
+    world.wait(59.5)
+    assert world.passed(limit, 10) == 0
+    world.wait(0.5)
+    assert world.passed(limit, 11) == 10
+
+
+@pytest.mark.parametrize("cost", [1, 1500, 40_000_000])
+def test_an_entry_takes_at_most_16_bytes(redis_client: redis.Redis, cost: int) -> None:
+    """One entry a call, whatever it costs, at most 512 of them: 20,000 calls take 8 kB."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    limit = Limit(10**12, DAY, "sliding-window")
+    bare = redis_client.set("bare00", "") and redis_client.memory_usage("bare00")
+    largest = 0
+    for calls in range(1, 1401):
+        world.now_us += DAY // 1000
+        world.call(limit, cost)
+        if calls in (1, 2, 20, 100, 255, 256, 257, 511, 512, 513, 1000, 1400):
+            entries, rest = divmod(redis_client.strlen("bucket") - 5, ENTRY_BYTES)
+            assert rest == 0
+            assert entries == calls if calls <= 256 else entries <= MOST_ENTRIES
+            used = redis_client.memory_usage("bucket") - bare
+            assert used <= 16 * (entries + 1)
+            largest = max(largest, entries)
+    assert largest > 500
+
+
+def test_every_instant_of_a_full_period_fits(redis_client: redis.Redis) -> None:
+    """A call in each 1/511 of the period, at the worst alignment, still makes 512 entries."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    period = 511 * 1000
+    limit = Limit(10**6, period, "sliding-window")
+    world.now_us -= world.now_us % 1000
+    for call in range(1600):
+        world.now_us += 1000 if call % 2 else 999
+        world.now_us += 1 - call % 2
+        world.call(limit)
+        assert redis_client.strlen("bucket") <= 5 + MOST_ENTRIES * ENTRY_BYTES

@@ -1,0 +1,47 @@
+"""Sliding window counter: two numbers, and what they can and cannot promise."""
+
+from __future__ import annotations
+
+from ratelimit_ext.core.limit import Limit
+from tests.strategies.world import MINUTE, World
+
+
+def test_the_previous_window_weighs_what_still_overlaps(world: World) -> None:
+    """Half a window on, half of what the previous one took is free again."""
+    limit = Limit(10, MINUTE, "sliding-window-counter")
+    assert world.passed(limit, 10) == 10
+    world.wait(60)
+    assert world.passed(limit, 10) == 0
+    world.wait(30)
+    assert world.passed(limit, 10) == 5
+
+
+def test_a_steady_stream_passes_at_its_rate(world: World) -> None:
+    """One every 6 s on 10 a minute is never denied, hour after hour."""
+    limit = Limit(10, MINUTE, "sliding-window-counter")
+    for _ in range(600):
+        assert world.call(limit).allowed
+        world.wait(6.6)
+
+
+def test_two_windows_later_all_is_forgotten(world: World) -> None:
+    """What was taken two windows ago weighs nothing."""
+    limit = Limit(10, MINUTE, "sliding-window-counter")
+    world.passed(limit, 10)
+    world.wait(120)
+    assert world.passed(limit, 20) == 10
+
+
+def test_its_weakness_is_as_documented(world: World) -> None:
+    """It takes the previous calls for evenly spread: calls at the end of one are let go too soon.
+
+    10 at second 59 and 5 at second 90 are 15 within a minute on a limit of 10.
+    """
+    limit = Limit(10, MINUTE, "sliding-window-counter")
+    world.call(limit, 0)
+    opening = world.call(limit, 1)
+    world.settle(opening, -1)
+    world.wait(59)
+    assert world.passed(limit, 10) == 10
+    world.wait(31)
+    assert world.passed(limit, 10) == 5

@@ -1,0 +1,69 @@
+"""Token bucket: the burst at once, then the rate, to the microsecond."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ratelimit_ext.core.limit import Limit
+from tests.strategies.world import DAY, MINUTE, World
+
+
+def test_a_burst_of_ten_then_one_every_two_seconds(world: World) -> None:
+    """30/minute with a burst of 10: 10 at once, the 11th denied for 2 s, 10 s later 5 more."""
+    limit = Limit(30, MINUTE, "token-bucket", burst=10)
+    assert world.passed(limit, 10) == 10
+    assert world.call(limit).retry_after_ms == 2000
+    world.wait(10)
+    assert world.passed(limit, 10) == 5
+
+
+def test_the_burst_is_the_amount_unless_said(world: World) -> None:
+    """30/minute alone holds 30; after a long rest not one more."""
+    limit = Limit(30, MINUTE, "token-bucket")
+    assert world.passed(limit, 40) == 30
+    world.wait(3600)
+    assert world.passed(limit, 40) == 30
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_arrival_pattern_loses_a_refill(world: World, seed: int) -> None:
+    """90/minute admits 18 in the 12 s after its burst, however the calls are spread."""
+    chance = random.Random(seed)
+    limit = Limit(90, MINUTE, "token-bucket", burst=10)
+    assert world.passed(limit, 20) == 10
+    begin, end = world.now_us, world.now_us + 12_000_000
+    admitted = 0
+    for instant in sorted(chance.randint(begin, end) for _ in range(150)):
+        world.now_us = instant
+        admitted += world.call(limit).allowed
+    world.now_us = end
+    assert admitted + world.passed(limit, 5) == 18
+
+
+def test_four_at_a_time_ten_a_second_is_no_open_door(world: World) -> None:
+    """10/second with a burst of 4 admits 4 of 50 at once: the bucket outlives its refill."""
+    assert world.passed(Limit(10, 1_000_000, "token-bucket", burst=4), 50) == 4
+
+
+def test_fractions_of_a_rare_token_add_up(world: World) -> None:
+    """One a day, looked at every hour: the next passes after the day, not a microsecond before."""
+    limit = Limit(1, DAY, "token-bucket")
+    world.call(limit)
+    for _ in range(23):
+        world.wait(3600)
+        assert not world.call(limit).allowed
+    world.wait(3600, us=-1)
+    assert not world.call(limit).allowed
+    world.wait(us=1)
+    assert world.call(limit).allowed
+
+
+def test_a_refund_never_overfills(world: World) -> None:
+    """Given back after a long rest, the bucket is full, and not fuller."""
+    limit = Limit(60, MINUTE, "token-bucket", burst=10)
+    verdict = world.call(limit, 10)
+    world.wait(3600)
+    world.settle(verdict, -10)
+    assert world.passed(limit, 20) == 10

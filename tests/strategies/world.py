@@ -1,0 +1,48 @@
+"""One engine and one virtual clock: the stage on which every strategy's promises are shown."""
+
+from __future__ import annotations
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.protocol import Correction, Engine
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 3600 * SECOND
+DAY = 86_400 * SECOND
+START = 1_800_000_000 * SECOND + 123_457
+
+
+class World:
+    """Requests to an engine at instants that the test chooses."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.now_us = START
+
+    def wait(self, seconds: float = 0, *, us: int = 0) -> None:
+        """Let time pass (or, negative, set the clock back)."""
+        self.now_us += round(seconds * SECOND) + us
+
+    def request(self, *charges: Charge, take: bool = True) -> Decision:
+        return self.engine.admit(charges, take=take, now_us=self.now_us)
+
+    def call(self, limit: Limit, cost: int = 1, key: str = "bucket") -> Verdict:
+        """One request with one charge."""
+        return self.request(Charge(limit, key, cost)).verdicts[0]
+
+    def look(self, limit: Limit, cost: int = 1, key: str = "bucket") -> Verdict:
+        """The answer that a call would get, without making it."""
+        return self.request(Charge(limit, key, cost), take=False).verdicts[0]
+
+    def left(self, limit: Limit, key: str = "bucket") -> int:
+        """What remains, seen by a look that costs nothing."""
+        return self.call(limit, 0, key).remaining
+
+    def passed(self, limit: Limit, calls: int, cost: int = 1, key: str = "bucket") -> int:
+        """How many of so many calls at this instant are admitted."""
+        return sum(self.call(limit, cost, key).allowed for _ in range(calls))
+
+    def settle(self, verdict: Verdict, delta: int) -> int:
+        return self.engine.settle([Correction(verdict, delta)], now_us=self.now_us)
