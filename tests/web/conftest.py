@@ -1,0 +1,53 @@
+"""Fixtures for the extension: applications on storages of their own, and a clock that stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask, request
+
+from ratelimit_ext import Limiter
+
+#: Makes an application and its extension; options are the extension's, ``config`` the app's.
+Maker = Callable[..., tuple[Flask, Limiter]]
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_800_000_000.0
+
+    def forward(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The process's clocks, standing still. Redis decides by a clock of its own."""
+    standing = Clock()
+    monkeypatch.setattr(time, "time", lambda: standing.now_s)
+    monkeypatch.setattr(time, "monotonic", lambda: standing.now_s)
+    return standing
+
+
+def asked_key() -> str:
+    """Who calls says so; who does not is everyone else."""
+    return request.headers.get("X-Key", "someone")
+
+
+@pytest.fixture
+def make() -> Maker:
+    """Makes an application in memory, with headers; the header `X-Key` says who calls."""
+
+    def made(*, config: dict[str, Any] | None = None, **options: Any) -> tuple[Flask, Limiter]:
+        app = Flask("example")
+        app.config.update(config or {})
+        options = {"storage_uri": "memory://", "headers_enabled": True, **options}
+        key_func = options.pop("key_func", asked_key)
+        return app, Limiter(key_func, app=app, **options)
+
+    return made
