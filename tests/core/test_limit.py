@@ -1,0 +1,50 @@
+"""A limit refuses, when it is made, what no strategy could carry out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit
+
+MINUTE = 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"amount": 0}, "amount is 0; a whole number from 1"),
+        ({"amount": -5}, "amount is -5"),
+        ({"amount": 1.5}, "amount is 1.5"),
+        ({"amount": True}, "amount is True"),
+        ({"amount": MOST_AMOUNT + 1}, f"to {MOST_AMOUNT} is allowed"),
+        ({"period_us": 0}, "period_us is 0"),
+        ({"period_us": LONGEST_PERIOD_US + 1}, f"to {LONGEST_PERIOD_US} is allowed"),
+        ({"strategy": "token-bucket", "burst": 0}, "burst is 0"),
+        ({"burst": 3}, "only 'token-bucket' has a burst"),
+        ({"unit": "bananas"}, "unit is 'bananas'; allowed: 'requests'"),
+        ({"mode": "off"}, "mode is 'off'; allowed: 'enforce', 'shadow'"),
+        ({"anchor": "year"}, "anchor is 'year'; allowed: 'day', 'month'"),
+        ({"strategy": "sliding-window", "anchor": "day"}, "only 'fixed-window' can be anchored"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(words: dict[str, Any], message: str) -> None:
+    """The error says which word, what was found, and what may stand there."""
+    with pytest.raises(ConfigurationError) as refusal:
+        Limit(**{"amount": 5, "period_us": MINUTE, **words})
+    assert message in str(refusal.value)
+
+
+def test_the_capacity_is_the_burst_or_the_amount() -> None:
+    """The largest cost that can ever pass."""
+    assert Limit(30, MINUTE).capacity == 30
+    assert Limit(30, MINUTE, "token-bucket", burst=10).capacity == 10
+    assert Limit(30, MINUTE, "token-bucket", burst=100).capacity == 100
+
+
+def test_a_limit_says_what_it_is() -> None:
+    """As a message names it."""
+    assert str(Limit(30, MINUTE, name="plan")) == "plan: 30 per 60 s"
+    assert str(Limit(1, 1500)) == "1 per 0.0015 s"
