@@ -229,7 +229,8 @@ def test_the_loop_of_the_readme(start: Start) -> None:
 
         time.sleep(10)
         assert [chat().status for _ in range(5)] == [200] * 5
-        if time.monotonic() - denied < 10 + wait_ms / 1000:  # the sixth token has not come
+        # The sixth comes when the last denial's wait has passed, too; a slow machine may be there.
+        if time.monotonic() - denied < 10 + wait_ms / 1000 - 0.25:
             assert chat().status == 429
 
 
