@@ -1,0 +1,190 @@
+"""One decision over all charges of a request: all are taken, or none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.protocol import Correction
+from tests.strategies.world import DAY, HOUR, MINUTE, World
+
+WIDE = Limit(100, MINUTE, "token-bucket", name="wide")
+HOURLY = Limit(3, HOUR, "sliding-window", name="hourly")
+DAILY = Limit(2, DAY, "fixed-window", name="daily")
+LAYERS = (Charge(WIDE, "wide"), Charge(HOURLY, "hourly"), Charge(DAILY, "daily"))
+
+
+def test_a_denied_request_charges_nothing(world: World) -> None:
+    """20 calls on 100/minute;3/hour;2/day: the day denies 18, and takes nothing from the others."""
+    admitted = sum(world.request(*LAYERS).admitted for _ in range(20))
+    assert admitted == 2
+    assert world.left(WIDE, "wide") == 98
+    assert world.left(HOURLY, "hourly") == 1
+
+
+def test_a_denial_names_every_limit_that_denied(world: World) -> None:
+    """Not only the first; the wait is the longest of theirs."""
+    for _ in range(2):
+        world.request(*LAYERS)
+    world.call(HOURLY, key="hourly")
+    decision = world.request(*LAYERS)
+    assert [denial.charge.key for denial in decision.denials] == ["hourly", "daily"]
+    assert decision.retry_after_ms == decision.verdicts[2].retry_after_ms == 86_400_000
+
+
+def test_what_would_have_passed_reports_what_is_untouched(world: World) -> None:
+    """`remaining` of a charge that was not taken is its uncharged remaining."""
+    for _ in range(2):
+        world.request(*LAYERS)
+    decision = world.request(*LAYERS)
+    assert not decision.admitted
+    assert [verdict.remaining for verdict in decision.verdicts] == [98, 1, 0]
+    assert [verdict.allowed for verdict in decision.verdicts] == [True, True, False]
+
+
+def test_a_look_takes_nothing(world: World) -> None:
+    """take=False answers for the cost and leaves everything as it was."""
+    for _ in range(10):
+        decision = world.request(*LAYERS, take=False)
+        assert decision.admitted
+        assert [verdict.remaining for verdict in decision.verdicts] == [100, 3, 2]
+
+
+def test_no_charges_are_admitted(world: World) -> None:
+    """A request that no limit concerns passes."""
+    assert world.request().admitted
+    assert world.request().verdicts == ()
+    assert world.engine.settle([]) == 0
+
+
+def test_a_shadow_counts_and_never_denies(world: World) -> None:
+    """It is decided like any other, and taken whatever the others say."""
+    shadow = Limit(5, MINUTE, "fixed-window", mode="shadow")
+    charges = (Charge(DAILY, "daily"), Charge(shadow, "shadow"))
+    decisions = [world.request(*charges) for _ in range(8)]
+    assert [decision.admitted for decision in decisions] == [True] * 2 + [False] * 6
+    assert [decision.verdicts[1].remaining for decision in decisions] == [4, 3, 2, 1, 0, 0, 0, 0]
+    assert not decisions[-1].verdicts[1].allowed
+    assert [d.charge.key for d in decisions[-1].denials] == ["daily"]
+
+
+def test_a_shadow_beside_the_live_limit_leaves_it_in_force(world: World) -> None:
+    """On one bucket as well: the tighter shadow never switches the enforced limit off."""
+    live = Limit(3, MINUTE, name="calls")
+    shadow = Limit(1, MINUTE, name="calls", mode="shadow")
+    for _ in range(2):
+        world.request(Charge(live, "calls"), Charge(shadow, "calls"))
+    assert not world.request(Charge(live, "calls"), Charge(shadow, "calls")).admitted
+
+
+def test_a_meta_charge_is_taken_by_a_denial_alone(world: World) -> None:
+    """Two denials are let go; the third attempt meets the ban, whatever the limit says by then."""
+    ban = Limit(2, HOUR, name="ban")
+    charges = (Charge(Limit(1, MINUTE), "calls"), Charge(ban, "ban", meta=True))
+    assert world.request(*charges).admitted
+    assert world.left(ban, "ban") == 2
+    assert not world.request(*charges).admitted
+    assert not world.request(*charges).admitted
+    assert world.left(ban, "ban") == 0
+    world.wait(120)
+    decision = world.request(*charges)
+    assert [denial.charge.key for denial in decision.denials] == ["ban"]
+    assert world.left(Limit(1, MINUTE), "calls") == 1
+    world.wait(3600)
+    assert world.request(*charges).admitted
+
+
+def test_a_ban_does_not_lengthen_itself(world: World) -> None:
+    """While it denies, it is not charged again."""
+    ban = Limit(1, MINUTE, "sliding-window", name="ban")
+    charges = (Charge(Limit(1, 1_000_000), "calls"), Charge(ban, "ban", meta=True))
+    world.request(*charges)
+    assert not world.request(*charges).admitted
+    for _ in range(59):
+        world.wait(1)
+        assert not world.request(*charges).admitted
+    world.wait(1)
+    assert world.request(*charges).admitted
+
+
+def test_a_meta_charge_hears_of_its_own_denials(world: World) -> None:
+    """`on_denial` names the charges whose denial takes it; another's does not."""
+    first, second = Limit(1, HOUR, name="first"), Limit(2, HOUR, name="second")
+    ban = Limit(9, HOUR, name="ban")
+    charges = (
+        Charge(first, "first"),
+        Charge(second, "second"),
+        Charge(ban, "ban", meta=True, on_denial=(1,)),
+    )
+    world.request(*charges)
+    world.request(*charges)
+    assert world.left(ban, "ban") == 9
+    world.call(second, key="second")
+    world.request(*charges)
+    assert world.left(ban, "ban") == 8
+
+
+def test_a_meta_in_shadow_counts_and_bans_nobody(world: World) -> None:
+    """The ban that is only tried out is counted as one, and denies nothing."""
+    ban = Limit(1, HOUR, name="ban", mode="shadow")
+    charges = (Charge(Limit(1, MINUTE), "calls"), Charge(ban, "ban", meta=True))
+    assert [world.request(*charges).admitted for _ in range(4)] == [True, False, False, False]
+    assert world.left(ban, "ban") == 0
+    world.wait(60)
+    decision = world.request(*charges)
+    assert decision.admitted
+    assert not decision.verdicts[1].allowed
+
+
+def test_the_same_bucket_twice_is_charged_for_both(world: World) -> None:
+    """Two charges of 3 on 10 are 6: neither is lost, and together they must fit."""
+    limit = Limit(10, MINUTE)
+    twice = (Charge(limit, "bucket", 3), Charge(limit, "bucket", 3))
+    assert world.request(*twice).admitted
+    assert world.left(limit) == 4
+    assert not world.request(*twice).admitted
+    assert world.left(limit) == 4
+
+
+def test_positions_survive_the_same_bucket_twice(world: World) -> None:
+    """What a meta charge listens to is still that bucket when two before it became one."""
+    limit, other, ban = Limit(4, HOUR), Limit(2, HOUR, name="other"), Limit(9, HOUR, name="ban")
+    charges = (
+        Charge(limit, "bucket"),
+        Charge(limit, "bucket"),
+        Charge(other, "other"),
+        Charge(ban, "ban", meta=True, on_denial=(2,)),
+    )
+    world.request(*charges)
+    world.request(*charges)
+    assert world.left(ban, "ban") == 9
+    world.request(*charges)
+    assert world.left(ban, "ban") == 8
+
+
+def test_two_definitions_of_one_bucket_are_held_to_the_tighter(world: World) -> None:
+    """Where a limit was changed between two definitions, both costs count against the smaller."""
+    limit = Limit(10, MINUTE, name="calls")
+    tight = replace(limit, amount=4)
+    charges = (Charge(limit, "bucket"), Charge(tight, "bucket"))
+    assert [world.request(*charges).admitted for _ in range(4)] == [True, True, False, False]
+
+
+def test_corrections_of_one_bucket_are_all_applied(world: World) -> None:
+    """Two refunds on one bucket in one settlement both count."""
+    limit = Limit(10, MINUTE)
+    one, two = world.call(limit, 4), world.call(limit, 4)
+    settled = world.engine.settle([Correction(one, -2), Correction(two, -1)], now_us=world.now_us)
+    assert settled == 2
+    assert world.left(limit) == 5
+
+
+def test_receipts_lead_back_to_what_was_charged(world: World) -> None:
+    """Every verdict of an admitted request can be corrected by itself, whatever its strategy."""
+    decision = world.request(*LAYERS)
+    world.wait(1)
+    for verdict in decision.verdicts:
+        assert world.settle(verdict, -1) == 1
+    assert world.left(HOURLY, "hourly") == 3
+    assert world.left(DAILY, "daily") == 2
