@@ -1,0 +1,383 @@
+"""Limits as they are written: on views, blueprints, classes and blocks, with every keyword."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask, Response, current_app, request
+from flask.views import MethodView, View
+
+from ratelimit_ext import (
+    ApplicationLimit,
+    ConfigurationError,
+    Limit,
+    Limiter,
+    RateLimitExceeded,
+    RouteLimit,
+)
+from tests.web.calls import statuses
+from tests.web.conftest import Clock, Maker
+
+
+def root() -> str:
+    """The view of most tests."""
+    return "ok"
+
+
+def test_a_view_without_decorators_has_the_default_limits(make: Maker) -> None:
+    """Each endpoint has a bucket of its own."""
+    app, _ = make(default_limits=["2/minute"])
+    app.add_url_rule("/", "one", root)
+    app.add_url_rule("/two", "two", root)
+    assert statuses(app, "/", 3) == [200, 200, 429]
+    assert statuses(app, "/two", 3) == [200, 200, 429]
+
+
+def test_a_decorated_view_has_its_own_limit_instead_of_the_defaults(make: Maker) -> None:
+    """It overrides them, unless it says that it does not."""
+    app, limiter = make(default_limits=["1/minute"])
+    app.get("/own")(limiter.limit("2/minute")(lambda: "ok"))
+
+    @app.get("/both")
+    @limiter.limit("2/minute", override_defaults=False)
+    def both() -> str:
+        return "ok"
+
+    assert statuses(app, "/own", 3) == [200, 200, 429]
+    assert statuses(app, "/both", 2) == [200, 429]
+
+
+def test_a_blueprints_limit_is_counted_for_each_of_its_views(make: Maker) -> None:
+    """Views of the blueprint have it, views of others have not."""
+    app, limiter = make()
+    blueprint = Blueprint("chat", "chat", url_prefix="/chat")
+    blueprint.add_url_rule("/one", "one", root)
+    blueprint.add_url_rule("/two", "two", root)
+    limiter.limit("1/minute")(blueprint)
+    app.register_blueprint(blueprint)
+    app.get("/")(root)
+    assert statuses(app, "/chat/one", 2) == [200, 429]
+    assert statuses(app, "/chat/two", 2) == [200, 429]
+    assert statuses(app, "/", 3) == [200] * 3
+
+
+def test_a_shared_limit_is_one_bucket_for_all_that_name_it(make: Maker) -> None:
+    """On views and on a blueprint alike; another scope is another bucket."""
+    app, limiter = make()
+    models = limiter.shared_limit("3/minute", scope="models")
+    app.get("/a", endpoint="a")(models(root))
+    app.get("/b", endpoint="b")(models(root))
+    blueprint = Blueprint("chat", "chat", url_prefix="/chat")
+    blueprint.get("/")(root)
+    limiter.shared_limit("3/minute", scope="models")(blueprint)
+    app.register_blueprint(blueprint)
+    app.get("/other")(limiter.shared_limit("3/minute", scope="other")(lambda: "ok"))
+    assert statuses(app, "/a") + statuses(app, "/b") + statuses(app, "/chat/") == [200] * 3
+    assert statuses(app, "/a") + statuses(app, "/b") + statuses(app, "/chat/") == [429] * 3
+    assert statuses(app, "/other") == [200]
+
+
+def test_stacked_decorators_are_decided_together(make: Maker, clock: Clock) -> None:
+    """Every limit is charged once a call, and each of them can deny."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("5/hour")
+    @limiter.limit("2/minute")
+    @limiter.limit("1/second")
+    def stacked() -> Any:
+        return {str(each.limit): each.remaining for each in limiter.current_limits}
+
+    client = app.test_client()
+    left = {"1 per 1 second": 0, "2 per 1 minute": 1, "5 per 1 hour": 4}
+    assert client.get("/").json == left
+    denied_by = []
+    for wait_s in (0, 1, 1, 60, 1, 60, 1):
+        clock.forward(wait_s)
+        response = client.get("/")
+        denied_by.append(response.json.get("limit"))
+    second, minute, hour = left
+    assert denied_by == [second, None, minute, None, None, None, hour]
+
+
+def test_a_view_class_takes_its_limits_from_its_decorators(make: Maker) -> None:
+    """`per_method` gives each method a bucket of its own; HEAD is counted as GET."""
+    app, limiter = make()
+
+    class Resource(View):
+        methods = ("GET", "POST")
+        decorators = (limiter.limit("1/minute", per_method=True),)
+
+        def dispatch_request(self) -> str:
+            return request.method
+
+    app.add_url_rule("/", view_func=Resource.as_view("resource"))
+    assert statuses(app, method="GET", times=2) == [200, 429]
+    assert statuses(app, method="HEAD") == [429]
+    assert statuses(app, method="POST", times=2) == [200, 429]
+
+
+def test_a_method_of_a_view_class_has_its_own_limit(make: Maker) -> None:
+    """One decorated method of a `MethodView` leaves the other as it is."""
+    app, limiter = make(default_limits=["100/minute"])
+
+    class Resource(MethodView):
+        @limiter.limit("1/minute")
+        def get(self) -> str:
+            return "got"
+
+        def post(self) -> str:
+            return "posted"
+
+    app.add_url_rule("/", view_func=Resource.as_view("resource"))
+    assert statuses(app, method="GET", times=2) == [200, 429]
+    assert statuses(app, method="POST", times=3) == [200] * 3
+
+
+def test_a_block_of_a_view_is_limited_by_with(make: Maker) -> None:
+    """What is before the block runs; the block raises what can be caught."""
+    app, limiter = make()
+    expensive = limiter.limit("1/minute")
+
+    @app.get("/")
+    def view() -> str:
+        try:
+            with expensive:
+                return "expensive"
+        except RateLimitExceeded as exceeded:
+            return f"cheap: {exceeded.description}"
+
+    client = app.test_client()
+    assert [client.get("/").text for _ in range(2)] == ["expensive", "cheap: 1 per 1 minute"]
+
+
+def test_two_blocks_of_one_function_are_two_limits(make: Maker) -> None:
+    """Each block counts for itself, whichever runs first."""
+    app, limiter = make()
+
+    @app.get("/<part>")
+    def view(part: str) -> str:
+        if part == "one":
+            with limiter.limit("1/minute"):
+                return part
+        with limiter.limit("2/minute"):
+            return part
+
+    assert statuses(app, "/one", 2) == [200, 429]
+    assert statuses(app, "/two", 3) == [200, 200, 429]
+
+
+def test_a_decorated_function_that_a_view_calls_is_limited(make: Maker) -> None:
+    """It need not be a view."""
+    app, limiter = make()
+
+    @limiter.limit("1/minute")
+    def expensive() -> str:
+        return "expensive"
+
+    app.get("/")(lambda: expensive())
+    assert statuses(app, times=2) == [200, 429]
+
+
+def test_a_limit_may_be_asked_for_at_each_request(make: Maker) -> None:
+    """A callable's answers are limits of their own: who changes to another has all of that."""
+    app, limiter = make()
+    app.get("/")(limiter.limit(lambda: request.headers.get("X-Limit", "1/minute"))(root))
+    assert statuses(app, times=2) == [200, 429]
+    assert statuses(app, headers={"X-Limit": "2/minute"}, times=3) == [200, 200, 429]
+    assert statuses(app) == [429]
+
+
+def test_a_callable_limit_that_answers_with_nothing_is_none(make: Maker) -> None:
+    """Then the defaults apply, as without it."""
+    app, limiter = make(default_limits=["1/minute"])
+    app.get("/")(limiter.limit(lambda: request.headers.get("X-Limit", ""))(root))
+    assert statuses(app, times=2) == [200, 429]
+    assert statuses(app, headers={"X-Limit": "2/minute"}, times=3) == [200, 200, 429]
+
+
+def test_a_limit_may_be_for_some_methods_only(make: Maker) -> None:
+    """Other methods have the defaults."""
+    app, limiter = make(default_limits=["2/minute"])
+    app.route("/", methods=["GET", "POST"])(limiter.limit("1/minute", methods=["post"])(root))
+    assert statuses(app, method="POST", times=2) == [200, 429]
+    assert statuses(app, method="GET", times=3) == [200, 200, 429]
+
+
+def test_a_limit_is_skipped_where_its_exemption_says_so(make: Maker) -> None:
+    """`exempt_when` is asked at each request."""
+    app, limiter = make()
+    limit = limiter.limit("1/minute", exempt_when=lambda: "X-Internal" in request.headers)
+    app.get("/")(limit(root))
+    assert statuses(app, headers={"X-Internal": "1"}, times=3) == [200] * 3
+    assert statuses(app, times=2) == [200, 429]
+
+
+def test_what_a_response_says_was_not_due_is_given_back(make: Maker) -> None:
+    """`deduct_when` sees the response; headers tell what is left after it."""
+    app, limiter = make()
+
+    @app.get("/<int:status>")
+    @limiter.limit("2/minute", deduct_when=lambda response: response.status_code != 200)
+    def view(status: int) -> tuple[str, int]:
+        return "answered", status
+
+    client = app.test_client()
+    assert statuses(client, "/200", 5) == [200] * 5
+    assert client.get("/200").headers["X-RateLimit-Remaining"] == "2"
+    assert client.get("/400").headers["X-RateLimit-Remaining"] == "1"
+    assert statuses(client, "/400") + statuses(client, "/200") == [400, 429]
+
+
+def test_a_callback_is_told_of_each_breach(make: Maker) -> None:
+    """The extension's and the limit's own; a response that one makes is the answer."""
+    told = []
+
+    def everywhere(breached: Any) -> None:
+        told.append(("everywhere", str(breached.limit), breached.breached))
+
+    def here(breached: Any) -> Response:
+        told.append(("here", str(breached.limit), breached.remaining))
+        return Response("gently", 429, {"X-Own": "yes"})
+
+    app, limiter = make(on_breach=everywhere)
+    app.get("/")(limiter.limit("1/minute", on_breach=here)(root))
+    client = app.test_client()
+    assert client.get("/").status_code == 200
+    assert told == []
+    refusal = client.get("/")
+    assert (refusal.status_code, refusal.text, refusal.headers["X-Own"]) == (429, "gently", "yes")
+    assert refusal.headers["Retry-After"] == "60"
+    assert told == [("everywhere", "1 per 1 minute", True), ("here", "1 per 1 minute", 0)]
+
+
+@pytest.mark.parametrize("message", ["Slow down!", lambda: "Slow down!"], ids=["text", "callable"])
+def test_a_limit_may_have_its_own_words(make: Maker, message: Any) -> None:
+    """`error_message` begins the sentence that the client reads."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("1/minute", error_message=message)(root))
+    client = app.test_client()
+    client.get("/")
+    assert client.get("/").json["error"].startswith("Slow down! Try again in ")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "admitted_at_once", "admitted_in_the_second_minute"),
+    [
+        ({"strategy": "token-bucket"}, 4, 4),
+        ({"strategy": "token-bucket", "burst": 2}, 2, 2),
+        ({"strategy": "sliding-window"}, 4, 4),
+        ({"strategy": "moving-window"}, 4, 4),
+        ({"strategy": "sliding-window-counter"}, 4, 0),
+        ({"strategy": "fixed-window"}, 4, 4),
+    ],
+    ids=str,
+)
+def test_each_limit_has_a_strategy_of_its_own(
+    make: Maker,
+    clock: Clock,
+    keywords: dict[str, Any],
+    admitted_at_once: int,
+    admitted_in_the_second_minute: int,
+) -> None:
+    """The keyword decides; limits of several strategies share a request."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("1000/day", strategy="sliding-window")
+    @limiter.limit("4/minute", **keywords)
+    def view() -> str:
+        return "ok"
+
+    assert statuses(app, times=6).count(200) == admitted_at_once
+    clock.forward(60)
+    assert statuses(app, times=6).count(200) == admitted_in_the_second_minute
+
+
+def test_limits_that_differ_in_their_strategy_alone_are_two(make: Maker) -> None:
+    """Neither replaces the other."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("5/minute", strategy="token-bucket")
+    @limiter.limit("5/minute", strategy="fixed-window")
+    def view() -> str:
+        return str(len(limiter.current_limits))
+
+    assert app.test_client().get("/").text == "2"
+
+
+def test_definitions_take_the_keywords_too(make: Maker, clock: Clock) -> None:
+    """`Limit`, `ApplicationLimit` and `RouteLimit` say the same as the decorator."""
+    app, limiter = make(
+        default_limits=[Limit("6/minute", strategy="token-bucket", burst=2, name="each")],
+        application_limits=[ApplicationLimit("5/minute", strategy="sliding-window", name="all")],
+    )
+    app.get("/")(root)
+    app.get("/own")(RouteLimit("3/minute", limiter=limiter, name="own")(lambda: "ok"))
+    client = app.test_client()
+    response = client.get("/")
+    assert response.headers["RateLimit-Policy"] == '"all";q=5;w=60, "each";q=2;w=20'
+    assert statuses(client, times=2) == [200, 429]
+    policy = client.get("/own").headers["RateLimit-Policy"]
+    assert policy == '"own";q=3;w=60, "all";q=5;w=60, "each";q=2;w=20'
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"strategy": "leaky"}, "unknown strategy 'leaky'; known: fixed-window, moving-window"),
+        ({"strategy": "fixed-window", "burst": 2}, "only 'token-bucket' has a burst"),
+        ({"mode": "maybe"}, "mode is 'maybe'; allowed: 'enforce', 'shadow'"),
+        ({"unit": "bananas"}, "unit is 'bananas'; allowed"),
+        ({"anchor": "day", "strategy": "token-bucket"}, "only 'fixed-window' can be anchored"),
+    ],
+    ids=str,
+)
+def test_a_keyword_that_cannot_be_carried_out_is_a_clear_error(
+    make: Maker, keywords: dict[str, Any], message: str
+) -> None:
+    """The error names what was found and what is allowed."""
+    app, limiter = make()
+    app.testing = True
+    with pytest.raises(ConfigurationError, match=message):
+        app.get("/")(limiter.limit("5/minute", **keywords)(root))
+        app.test_client().get("/")
+
+
+def test_a_calendars_day_ends_in_its_time_zone(make: Maker, clock: Clock) -> None:
+    """The clock stands at 08:00 UTC: the day of Auckland ends in 3 hours, that of UTC in 16."""
+    app, limiter = make()
+    plan = limiter.limit(
+        "1/day", strategy="fixed-window", anchor="day", timezone="Pacific/Auckland"
+    )
+    app.get("/")(plan(root))
+    client = app.test_client()
+    client.get("/")
+    assert client.get("/").headers["Retry-After"] == str(3 * 3600)
+    clock.forward(3 * 3600)
+    assert client.get("/").status_code == 200
+
+
+def test_a_sync_and_an_async_view_are_limited_alike(make: Maker) -> None:
+    """An async view runs to its end."""
+    pytest.importorskip("asgiref")
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("1/minute")
+    async def view() -> str:
+        return current_app.name
+
+    assert statuses(app, times=2) == [200, 429]
+
+
+def test_a_limit_can_be_defined_before_the_application_is_known() -> None:
+    """The extension is made without one, decorates, and is attached later."""
+    limiter = Limiter(lambda: "someone", storage_uri="memory://")
+    view = limiter.limit("1/minute")(root)
+    app = Flask("late")
+    app.get("/")(view)
+    limiter.init_app(app)
+    assert statuses(app, times=2) == [200, 429]

@@ -1,0 +1,542 @@
+"""The extension in an application: what is decided when, and what becomes of a refusal."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from typing import Any
+
+import pytest
+import redis
+from flask import Blueprint, Flask, Response, abort, g, jsonify, redirect, request
+from limits import parse
+
+from ratelimit_ext import Limiter, MetaLimit, RateLimitExceeded, StorageUnavailable
+from tests import servers
+from tests.web.calls import statuses
+from tests.web.conftest import Clock, Maker, asked_key
+
+
+def root() -> str:
+    """The view of most tests."""
+    return "ok"
+
+
+def commands_of(client: redis.Redis) -> dict[str, int]:
+    """How often each command has run since the statistics were reset."""
+    return {
+        name.removeprefix("cmdstat_"): stat["calls"]
+        for name, stat in client.info("commandstats").items()
+        if not name.startswith(("cmdstat_info", "cmdstat_config"))
+    }
+
+
+# -- one decision a request ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("admitted", [True, False], ids=["admitted", "denied"])
+def test_a_request_is_one_script_call(
+    redis_server: servers.Server, redis_client: redis.Redis, admitted: bool
+) -> None:
+    """One EVALSHA for one application limit, three route limits and the headers, admitted or
+    denied; inside it, nothing but reads and writes of the four buckets."""
+    app = Flask("example")
+    amount = 100 if admitted else 3
+    limiter = Limiter(
+        asked_key,
+        app=app,
+        storage_uri=redis_server.uri,
+        headers_enabled=True,
+        application_limits=["5000/hour"],
+    )
+
+    @app.get("/")
+    @limiter.limit("1000/day", strategy="sliding-window")
+    @limiter.limit("500/hour", strategy="fixed-window")
+    @limiter.limit(f"{amount}/minute", strategy="token-bucket")
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    assert statuses(client, times=3) == [200] * 3  # the server learns the script, once
+    redis_client.config_resetstat()
+    response = client.get("/")
+    counted = commands_of(redis_client)
+    assert response.status_code == (200 if admitted else 429)
+    assert response.headers["RateLimit"].count(";r=") == 4
+    assert counted.pop("evalsha") == 1
+    assert counted.pop("time") == 1
+    assert set(counted) <= {"get", "mget", "set", "getrange", "append", "pexpire"}, counted
+
+
+def test_all_limits_of_a_decorated_view_are_decided_after_before_request(make: Maker) -> None:
+    """The application's too: at that time it is known who is logged in."""
+    app, limiter = make(
+        application_limits=["2/minute"], key_func=lambda: str(g.get("user", "nobody"))
+    )
+    app.get("/")(limiter.limit("100/minute")(root))
+
+    @app.before_request
+    def log_in() -> None:
+        g.user = request.headers["X-User"]
+
+    for user in ("one", "two"):
+        assert statuses(app, headers={"X-User": user}, times=3) == [200, 200, 429]
+
+
+def test_a_request_is_charged_once_whatever_it_meets(make: Maker) -> None:
+    """A view, a redirect, an error and a decorated method: one call in the application's limit."""
+    app, limiter = make(application_limits=["100/minute"])
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @app.get("/fails")
+    def fails() -> str:
+        raise RuntimeError("this view fails")
+
+    app.get("/")(limiter.limit("50/minute")(root))
+    app.get("/away", endpoint="away")(lambda: redirect("/"))
+    app.get("/slash/", endpoint="slash")(lambda: "ok")
+    client = app.test_client()
+    expected = 100
+    for path in ("/", "/away", "/slash", "/fails", "/nothing"):
+        assert client.get(path).status_code in {200, 302, 308, 500, 404}
+        expected -= 1
+        left = limiter.limiter.get_window_stats(
+            next(iter(limiter.limit_manager.application_limits)).limit, "someone", "global"
+        )
+        assert left.remaining == expected, path
+
+
+def test_a_failing_view_has_been_charged(make: Maker) -> None:
+    """A 500 costs what a 200 costs, and bears the headers."""
+    app, limiter = make()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @app.get("/")
+    @limiter.limit("2/minute")
+    def fails() -> str:
+        raise RuntimeError("this view fails")
+
+    client = app.test_client()
+    response = client.get("/")
+    assert response.status_code == 500
+    assert response.headers["X-RateLimit-Remaining"] == "1"
+    assert statuses(client, times=2) == [500, 429]
+
+
+# -- requests that reach no view -------------------------------------------------------------------
+
+
+def test_a_request_that_authentication_aborts_is_charged_to_the_edge(make: Maker) -> None:
+    """A 401 counts in the application's limit and not in the view's; then it becomes a 429."""
+    app, limiter = make(application_limits=["3/minute"])
+
+    @app.before_request
+    def authenticate() -> None:
+        if "Authorization" not in request.headers:
+            abort(401)
+
+    app.get("/")(limiter.limit("1/minute")(root))
+    assert statuses(app, times=2) == [401] * 2
+    assert statuses(app, headers={"Authorization": "yes"}) == [200]
+    assert statuses(app) == [429]
+
+
+def test_a_late_denial_keeps_what_others_have_set(make: Maker) -> None:
+    """The 429 that replaces a 404 has the CORS headers and the cookies of the first response,
+    says how long to wait, and is JSON."""
+    app = Flask("example")
+
+    @app.after_request
+    def allow_origin(response: Response) -> Response:
+        response.headers["Access-Control-Allow-Origin"] = "https://app.example"
+        response.headers["ETag"] = '"of the 404"'
+        response.set_cookie("seen", "yes")
+        return response
+
+    limiter = Limiter(
+        asked_key,
+        storage_uri="memory://",
+        headers_enabled=True,
+        application_limits=["1/minute"],
+    )
+    app.after_request_funcs.setdefault(None, [])
+    limiter.init_app(app)
+    # Functions that were registered last run first: ours has to run after the application's.
+    app.after_request_funcs[None].reverse()
+    client = app.test_client()
+    assert client.get("/nothing").status_code == 404
+    refusal = client.get("/nothing")
+    assert refusal.status_code == 429
+    assert refusal.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    assert "Retry-After" in refusal.headers["Access-Control-Expose-Headers"]
+    assert refusal.headers.getlist("Set-Cookie") == ["seen=yes; Path=/"]
+    assert refusal.headers["Retry-After"] == "60"
+    assert refusal.json["code"] == "rate_limited"
+
+
+def test_a_late_denial_asks_the_applications_own_handler(make: Maker) -> None:
+    """A 404 that becomes a 429 is answered like every other 429."""
+    app, _ = make(application_limits=["1/minute"])
+    app.register_error_handler(429, lambda error: (f"own: {error.description}", 429))
+    client = app.test_client()
+    client.get("/nothing")
+    assert client.get("/nothing").text == "own: 1 per 1 minute"
+
+
+def test_a_key_that_needs_a_user_fails_no_aborted_request(make: Maker) -> None:
+    """Where nobody is logged in yet, that limit is left out and the others are charged."""
+    app, limiter = make(application_limits=["100/minute", "2/hour"])
+    by_user = limiter.limit_manager._application_limits[0]
+    by_user.key_function = lambda: str(g.user)
+
+    @app.before_request
+    def authenticate() -> None:
+        if "X-User" not in request.headers:
+            abort(401)
+        g.user = request.headers["X-User"]
+
+    app.get("/")(limiter.limit("50/minute")(root))
+    assert statuses(app, times=3) == [401, 401, 429]
+    assert statuses(app, headers={"X-User": "one", "X-Key": "other"}) == [200]
+
+
+def test_an_after_request_that_fails_charges_once(make: Maker) -> None:
+    """Flask runs the functions again for the 500 that comes of it."""
+    app, limiter = make()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    failing = [True]
+
+    def fails(response: Response) -> Response:
+        if failing and failing.pop():
+            raise RuntimeError("someone else's hook fails")
+        return response
+
+    app.after_request_funcs[None].insert(0, fails)
+    limit = limiter.limit("5/minute", deduct_when=lambda response: response.status_code < 500)
+    app.get("/")(limit(root))
+    client = app.test_client()
+    first = client.get("/")
+    assert first.status_code == 500
+    assert len(first.headers.getlist("X-RateLimit-Limit")) <= 1
+    assert client.get("/").headers["X-RateLimit-Remaining"] == "3"
+
+
+# -- filters, callbacks, handlers ------------------------------------------------------------------
+
+
+def test_a_filtered_request_is_free(make: Maker) -> None:
+    """Whatever limits there are; the filter is asked once a request."""
+    app, limiter = make(application_limits=["1/minute"], default_limits=["1/minute"])
+    asked = []
+
+    @limiter.request_filter
+    def internal() -> bool:
+        asked.append(request.path)
+        return "X-Internal" in request.headers
+
+    app.get("/")(root)
+    app.get("/own", endpoint="own")(limiter.limit("1/minute")(lambda: "own"))
+    free = {"X-Internal": "yes"}
+    assert statuses(app, headers=free, times=3) == [200] * 3
+    assert statuses(app, "/own", headers=free, times=3) == [200] * 3
+    assert statuses(app, "/nothing", headers=free, times=3) == [404] * 3
+    assert len(asked) == 9
+    assert statuses(app, times=2) == [200, 429]
+
+
+def test_an_applications_own_handler_answers_and_gets_the_headers(make: Maker) -> None:
+    """`errorhandler(429)` wins over our body; it has the decision, and the headers are added."""
+    app, limiter = make()
+
+    @app.errorhandler(429)
+    def own(exceeded: RateLimitExceeded) -> tuple[Response, int]:
+        [denial] = exceeded.denials
+        return jsonify(own=True, wait_ms=denial.retry_after_ms, left=denial.remaining), 429
+
+    app.get("/")(limiter.limit("1/minute")(root))
+    client = app.test_client()
+    client.get("/")
+    refusal = client.get("/")
+    assert refusal.json["own"] is True
+    assert refusal.json["left"] == 0
+    assert refusal.headers["retry-after-ms"] == str(refusal.json["wait_ms"])
+    assert refusal.headers["X-RateLimit-Remaining"] == "0"
+    assert refusal.headers["RateLimit"] == '"1-per-60s";r=0;t=60'
+
+
+def test_a_handler_that_answers_200_is_not_told_to_retry(make: Maker) -> None:
+    """Retry-After stands on 429 and 503 alone, whatever was behind the answer."""
+    app, limiter = make()
+    app.register_error_handler(RateLimitExceeded, lambda _: ("a cheaper answer", 200))
+    app.get("/")(limiter.limit("1/minute")(root))
+    client = app.test_client()
+    client.get("/")
+    response = client.get("/")
+    assert (response.status_code, response.text) == (200, "a cheaper answer")
+    assert "Retry-After" not in response.headers
+
+
+def test_a_failing_callback_fails_the_request_unless_errors_are_swallowed(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With `swallow_errors` it is logged, and the answer is the 429."""
+
+    def fails(_: Any) -> None:
+        raise RuntimeError("this callback fails")
+
+    for swallow, expected in ((False, 500), (True, 429)):
+        app, limiter = make(swallow_errors=swallow, on_breach=fails)
+        app.config["PROPAGATE_EXCEPTIONS"] = False
+        app.get("/")(limiter.limit("1/minute")(root))
+        assert statuses(app, times=2) == [200, expected]
+    assert "on_breach callback failed with error this callback fails" in caplog.text
+
+
+def test_a_refusal_is_logged_with_limit_and_endpoint(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the level INFO, as Flask-Limiter does."""
+    caplog.set_level(logging.INFO, "flask-limiter")
+    app, limiter = make()
+    app.get("/")(limiter.limit("1/minute")(root))
+    statuses(app, times=2)
+    assert "ratelimit 1 per 1 minute (someone) exceeded at endpoint: root" in caplog.text
+
+
+# -- meta limits -----------------------------------------------------------------------------------
+
+
+def test_who_is_denied_too_often_is_banned(make: Maker, clock: Clock) -> None:
+    """The ban denies everything, is told to its own callback, and ends with its window."""
+    told = []
+    app, limiter = make(
+        meta_limits=["2/hour"], on_meta_breach=lambda breached: told.append(str(breached.limit))
+    )
+    app.get("/")(limiter.limit("1/minute")(root))
+    app.get("/other", endpoint="other")(lambda: "ok")
+    client = app.test_client()
+    assert statuses(client, times=3) == [200, 429, 429]
+    assert told == []
+    clock.forward(60)
+    assert statuses(client) + statuses(client, "/other") == [429, 429]
+    assert told == ["2 per 1 hour"] * 2
+    refusal = client.get("/")
+    assert refusal.json["limit"] == "2 per 1 hour"
+    assert refusal.headers["Retry-After"] == "3540"
+    assert refusal.headers["X-RateLimit-Limit"] == "2"
+    assert statuses(client, headers={"X-Key": "another"}) == [200]
+    clock.forward(3540)
+    assert statuses(client) == [200]
+
+
+def test_a_ban_charges_nothing_else(make: Maker, clock: Clock) -> None:
+    """Who is banned keeps what is left in the limits, and does not prolong the ban."""
+    app, limiter = make(meta_limits=["1/hour"])
+    limit = limiter.limit("3/minute", cost=lambda: int(request.args.get("cost", "1")))
+    app.get("/")(limit(root))
+    client = app.test_client()
+    assert statuses(client) + statuses(client, "/?cost=3") == [200, 429]
+    assert statuses(client, times=3) == [429] * 3
+    assert limiter.limiter.get_window_stats(parse("3/minute"), "someone", "root").remaining == 2
+    clock.forward(3600)
+    assert statuses(client) == [200]
+
+
+def test_a_limits_own_meta_limit_concerns_its_denials_alone(make: Maker, clock: Clock) -> None:
+    """A view whose limit has a meta limit bans from that view; its callback answers."""
+    banned = Response("banned", 429)
+    meta = MetaLimit("1/hour", on_breach=lambda _: banned)
+    app, limiter = make()
+    app.get("/", endpoint="strict")(limiter.limit("1/minute", meta_limits=[meta])(root))
+    app.get("/other", endpoint="other")(limiter.limit("1/minute")(lambda: "ok"))
+    client = app.test_client()
+    assert statuses(client, "/other", 3) == [200, 429, 429]
+    assert statuses(client, times=2) == [200, 429]
+    clock.forward(60)
+    assert client.get("/").text == "banned"
+    assert statuses(client, "/other") == [200]
+
+
+# -- several extensions, several applications ------------------------------------------------------
+
+
+def test_several_extensions_on_one_application_decide_each_for_itself(make: Maker) -> None:
+    """A view may be decorated by both; each has its own storage and key."""
+    app = Flask("example")
+    options = {"storage_uri": "memory://", "headers_enabled": True}
+    by_key = Limiter(asked_key, app=app, **options)
+    by_tenant = Limiter(lambda: request.headers["X-Tenant"], app=app, key_prefix="t", **options)
+
+    @app.get("/")
+    @by_key.limit("2/minute")
+    @by_tenant.limit("3/minute")
+    def view() -> str:
+        return "ok"
+
+    assert statuses(app, headers={"X-Key": "a", "X-Tenant": "t"}, times=3) == [200, 200, 429]
+    assert statuses(app, headers={"X-Key": "b", "X-Tenant": "t"}, times=2) == [200, 429]
+
+
+def test_one_extension_on_two_applications_keeps_them_apart() -> None:
+    """A blueprint of the same name in each has the limits that were given to it, and requests to
+    one application do not reach the other's views."""
+    limiter = Limiter(
+        asked_key, storage_uri="memory://", default_limits=["2/minute"], headers_enabled=True
+    )
+    apps = [Flask("one"), Flask("two")]
+    for app in apps:
+        app.add_url_rule("/", "root", root)
+        app.add_url_rule("/own", "own", limiter.limit("1/minute")(own))
+        limiter.init_app(app)
+    for app in apps:
+        client = app.test_client()
+        response = client.get("/")
+        assert response.headers.getlist("X-RateLimit-Limit") == ["2"]
+    assert statuses(apps[0], "/own") + statuses(apps[1], "/own") == [200, 429]
+
+
+def own() -> str:
+    """A view of its own."""
+    return "own"
+
+
+def test_attaching_twice_limits_once(make: Maker) -> None:
+    """A second `init_app` on the same application adds no hook."""
+    app, limiter = make(application_limits=["2/minute"])
+    limiter.init_app(app)
+    app.get("/")(root)
+    client = app.test_client()
+    response = client.get("/")
+    assert response.headers.getlist("X-RateLimit-Remaining") == ["1"]
+    assert statuses(client, times=2) == [200, 429]
+
+
+def test_a_disabled_extension_is_not_there(make: Maker) -> None:
+    """Neither limits nor headers; decorated views and blocks run."""
+    app, limiter = make(config={"RATELIMIT_ENABLED": False}, application_limits=["1/minute"])
+
+    @app.get("/")
+    @limiter.limit("1/minute")
+    def view() -> str:
+        with limiter.limit("1/minute"):
+            return "ok"
+
+    client = app.test_client()
+    assert statuses(client, times=3) == [200] * 3
+    assert not [name for name, _ in client.get("/").headers if "atelimit" in name.lower()]
+
+
+def test_a_request_can_be_identified_otherwise_than_by_its_endpoint(make: Maker) -> None:
+    """`request_identifier` names the bucket; two endpoints of one name share it."""
+    app, limiter = make(request_identifier=lambda: request.path.split("/")[1])
+    app.get("/a/one", endpoint="one")(limiter.limit("1/minute")(root))
+    app.get("/a/two", endpoint="two")(limiter.limit("1/minute")(own))
+    app.get("/b/one", endpoint="three")(limiter.limit("1/minute")(root))
+    assert statuses(app, "/a/one") + statuses(app, "/a/two") == [200, 429]
+    assert statuses(app, "/b/one") == [200]
+
+
+# -- storages that fail ----------------------------------------------------------------------------
+
+
+def test_without_a_fallback_a_lost_storage_is_an_error(redis_client: redis.Redis) -> None:
+    """It is ours, with the client's own as its cause; `swallow_errors` lets requests through."""
+    app = Flask("example")
+    app.testing = True
+    limiter = Limiter(asked_key, app=app, storage_uri="redis://127.0.0.1:1")
+    app.get("/")(limiter.limit("1/minute")(root))
+    with pytest.raises(StorageUnavailable) as raised:
+        app.test_client().get("/")
+    assert isinstance(raised.value.__cause__, redis.exceptions.ConnectionError)
+
+    app = Flask("swallows")
+    limiter = Limiter(asked_key, app=app, storage_uri="redis://127.0.0.1:1", swallow_errors=True)
+    app.get("/")(limiter.limit("1/minute")(root))
+    assert statuses(app, times=3) == [200] * 3
+
+
+def test_the_fallback_decides_in_memory_until_the_storage_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With limits of its own where it has some; recovery is looked for after a second."""
+    with servers.standalone() as server:
+        app = Flask("example")
+        limiter = Limiter(
+            asked_key, app=app, storage_uri=server.uri, in_memory_fallback=["1/minute"]
+        )
+        app.get("/")(limiter.limit("3/minute")(root))
+        client = app.test_client()
+        assert statuses(client, times=2) == [200] * 2
+        server.kill()
+        assert statuses(client, times=2) == [200, 429]
+        server.launch()
+        server.await_until(server.answers, "PONG")
+        assert statuses(client) == [429]
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 2)
+        assert statuses(client, times=4) == [200, 200, 200, 429]
+
+
+def test_the_fallback_may_take_over_the_limits_as_they_are(redis_client: redis.Redis) -> None:
+    """`in_memory_fallback_enabled` alone: the same limits, counted in memory, with headers."""
+    app = Flask("example")
+    limiter = Limiter(
+        asked_key,
+        app=app,
+        storage_uri="redis://127.0.0.1:1",
+        in_memory_fallback_enabled=True,
+        headers_enabled=True,
+    )
+    app.get("/")(limiter.limit("2/minute", strategy="token-bucket")(root))
+    client = app.test_client()
+    assert client.get("/").headers["X-RateLimit-Remaining"] == "1"
+    assert statuses(client, times=2) == [200, 429]
+
+
+# -- which views are left to their decorator -------------------------------------------------------
+
+
+def test_a_view_outside_of_whose_limit_someone_else_stands_is_still_deferred(make: Maker) -> None:
+    """A decorator outside with `functools.wraps` leaves the decision at the view, as one call."""
+    app, limiter = make(application_limits=["100/minute"])
+
+    def logged(view: Any) -> Any:
+        @functools.wraps(view)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return view(*args, **kwargs)
+
+        return wrapper
+
+    app.get("/")(logged(limiter.limit("5/minute")(root)))
+    response = app.test_client().get("/")
+    assert response.headers["RateLimit-Policy"] == '"5-per-60s";q=5;w=60, "100-per-60s";q=100;w=60'
+
+
+def test_views_of_one_name_are_not_taken_for_each_other(make: Maker) -> None:
+    """An undecorated view that is called as a decorated one has its defaults, and runs limited."""
+    app, limiter = make(default_limits=["2/minute"])
+
+    def same_name(text: str) -> Any:
+        def view() -> str:
+            return text
+
+        return view
+
+    app.get("/limited", endpoint="limited")(limiter.limit("1/minute")(same_name("limited")))
+    app.get("/plain", endpoint="plain")(same_name("plain"))
+    assert statuses(app, "/limited", 2) == [200, 429]
+    assert statuses(app, "/plain", 3) == [200, 200, 429]
+
+
+def test_a_blueprint_registered_twice_is_limited_under_both_names(make: Maker) -> None:
+    """Under another name it has the same limits, counted apart."""
+    app, limiter = make()
+    blueprint = Blueprint("chat", "chat")
+    blueprint.get("/")(root)
+    limiter.limit("1/minute")(blueprint)
+    app.register_blueprint(blueprint, url_prefix="/v1")
+    app.register_blueprint(blueprint, url_prefix="/v2", name="chat-2")
+    assert statuses(app, "/v1/", 2) == [200, 429]
+    assert statuses(app, "/v2/", 2) == [200, 429]

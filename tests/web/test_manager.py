@@ -1,0 +1,136 @@
+"""Which limits apply where: Flask-Limiter's rules for defaults, blueprints and exemptions."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Blueprint
+
+from ratelimit_ext import ExemptionScope
+from tests.web.calls import statuses
+from tests.web.conftest import Maker
+
+
+def root() -> str:
+    """The view of most tests."""
+    return "ok"
+
+
+def alive() -> str:
+    """A view that some of them exempt."""
+    return "alive"
+
+
+def nested(url: str) -> tuple[Blueprint, Blueprint]:
+    """An outer blueprint and the inner one, each with a view at its own root."""
+    outer, inner = Blueprint("outer", "outer", url_prefix=url), Blueprint("inner", "inner")
+    outer.get("/")(lambda: "outer")
+    inner.get("/inner")(lambda: "inner")
+    return outer, inner
+
+
+def test_an_inner_blueprint_inherits_the_outer_ones_limit(make: Maker) -> None:
+    """A view of the inner blueprint has the outer one's limit, in a bucket of its own."""
+    app, limiter = make()
+    outer, inner = nested("/a")
+    limiter.limit("1/minute")(outer)
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    assert statuses(app, "/a/", 2) == [200, 429]
+    assert statuses(app, "/a/inner", 2) == [200, 429]
+
+
+def test_an_inner_blueprint_overrides_or_adds(make: Maker) -> None:
+    """Its own limit replaces the outer one's, or joins it with `override_defaults=False`."""
+    for overrides, admitted in ((True, 3), (False, 1)):
+        app, limiter = make()
+        outer, inner = nested("/a")
+        limiter.limit("1/minute")(outer)
+        limiter.limit("3/minute", override_defaults=overrides)(inner)
+        outer.register_blueprint(inner)
+        app.register_blueprint(outer)
+        assert statuses(app, "/a/inner", 4).count(200) == admitted
+
+
+def test_a_views_own_limit_joins_its_blueprints_where_it_says_so(make: Maker) -> None:
+    """With `override_defaults=False` both apply; else the view's alone."""
+    for overrides, admitted in ((True, 3), (False, 1)):
+        app, limiter = make()
+        blueprint = Blueprint("chat", "chat")
+        limiter.limit("1/minute")(blueprint)
+        view = limiter.limit("3/minute", override_defaults=overrides)(lambda: "ok")
+        blueprint.get("/")(view)
+        app.register_blueprint(blueprint)
+        assert statuses(app, times=4).count(200) == admitted
+
+
+def test_an_exempt_view_has_neither_defaults_nor_application_limits(make: Maker) -> None:
+    """Neither on itself, nor charged by it to others."""
+    app, limiter = make(default_limits=["1/minute"], application_limits=["2/minute"])
+    app.get("/healthz", endpoint="healthz")(limiter.exempt(alive))
+    app.get("/")(root)
+    assert statuses(app, "/healthz", 5) == [200] * 5
+    assert statuses(app, times=2) == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("flags", "admitted"),
+    [(ExemptionScope.DEFAULT, 3), (ExemptionScope.APPLICATION, 1)],
+    ids=["default", "application"],
+)
+def test_an_exemption_can_be_from_one_kind_of_limit(
+    make: Maker, flags: ExemptionScope, admitted: int
+) -> None:
+    """What is not named goes on applying."""
+    app, limiter = make(default_limits=["1/minute"], application_limits=["3/minute"])
+    app.get("/")(limiter.exempt(flags=flags)(lambda: "ok"))
+    assert statuses(app, times=5).count(200) == admitted
+
+
+def test_an_exempt_blueprint_has_no_limits(make: Maker) -> None:
+    """Nor has any view in it, whatever the blueprint's own limit says."""
+    app, limiter = make(default_limits=["1/minute"], application_limits=["1/minute"])
+    blueprint = Blueprint("health", "health")
+    blueprint.get("/healthz")(lambda: "alive")
+    limiter.exempt(blueprint)
+    app.register_blueprint(blueprint)
+    assert statuses(app, "/healthz", 4) == [200] * 4
+
+
+def test_an_inner_blueprint_can_be_exempt_from_its_ancestors_limits(make: Maker) -> None:
+    """`ExemptionScope.ANCESTORS` leaves the outer one's limit out."""
+    app, limiter = make()
+    outer, inner = nested("/a")
+    limiter.limit("1/minute")(outer)
+    limiter.exempt(inner, flags=ExemptionScope.ANCESTORS)
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    assert statuses(app, "/a/", 2) == [200, 429]
+    assert statuses(app, "/a/inner", 4) == [200] * 4
+
+
+def test_an_exemption_can_reach_down_to_inner_blueprints(make: Maker) -> None:
+    """`ExemptionScope.DESCENDENTS` exempts what is nested in it."""
+    app, limiter = make(default_limits=["1/minute"])
+    outer, inner = nested("/a")
+    limiter.exempt(outer, flags=ExemptionScope.DEFAULT | ExemptionScope.DESCENDENTS)
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    assert statuses(app, "/a/inner", 3) == [200] * 3
+
+
+def test_meta_limits_spare_those_that_are_exempt_from_them(make: Maker) -> None:
+    """A caller who is banned still reaches an exempt view."""
+    app, limiter = make(meta_limits=["1/hour"])
+    app.get("/")(limiter.limit("1/minute")(root))
+    app.get("/healthz")(limiter.exempt(flags=ExemptionScope.META)(alive))
+    app.get("/other", endpoint="other")(lambda: "other")
+    assert statuses(app, times=3) == [200, 429, 429]
+    assert statuses(app, "/healthz") == [200]
+    assert statuses(app, "/other") == [429]
+
+
+def test_static_files_are_free(make: Maker, tmp_path: object) -> None:
+    """Neither defaults nor application limits concern them."""
+    app, _ = make(default_limits=["1/minute"], application_limits=["1/minute"])
+    app.static_folder = str(tmp_path)
+    assert statuses(app, "/static/nothing.css", 3) == [404] * 3
