@@ -13,13 +13,14 @@ from typing import Any
 from ratelimit_ext.policy.document import DocumentReader
 from ratelimit_ext.policy.draft import Draft
 from ratelimit_ext.policy.identities import identities_used
-from ratelimit_ext.policy.limit_reader import LimitReader, Parse
+from ratelimit_ext.policy.limit_reader import LimitReader
 from ratelimit_ext.policy.mistakes import Mistakes, did_you_mean
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.plan_sentence import period_words, plan_sentence
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.rates import Parse
 from ratelimit_ext.policy.targets import read_targets
 from ratelimit_ext.policy.toml_file import read
 
@@ -62,7 +63,7 @@ def load_policy(
         plan_places = None if source is None else document.plan_places
     if blueprints is not None:
         read_targets(blueprints, reader, draft, mistakes)
-    draft.check_buckets(mistakes)
+    draft.check_buckets(default_strategy, mistakes)
     if plan_places is not None:
         draft.check_plans(plan_places, mistakes)
     mistakes.raise_if_any()

@@ -29,13 +29,14 @@ def resolved(name: str, arguments: int) -> Callable[..., Any]:
     module_name, _, path = name.partition(":")
     found: Any = _module(name, module_name)
     for part in path.split("."):
-        if not hasattr(found, part):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
             raise Mistake(
                 f"found {name!r}, but {module_name!r} has no {path!r}."
                 f"{did_you_mean(part, dir(found))} Where that module is still being imported, move "
                 "the function to a module of its own."
-            )
-        found = getattr(found, part)
+            ) from None
     return checked(found, arguments)
 
 

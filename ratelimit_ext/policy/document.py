@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ratelimit_ext.policy import keywords, section
+from ratelimit_ext.policy import readers, section
 from ratelimit_ext.policy.draft import Draft, Lists
 from ratelimit_ext.policy.limit_reader import LimitReader
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
@@ -98,7 +98,7 @@ class DocumentReader:
         if entries.get("plans", False) is not False:
             plans[name] = place.at("plans")
             with self._mistakes.noted_at(plans[name]):
-                keywords.truth(entries["plans"])
+                readers.truth(entries["plans"])
 
 
 def _check_version(entries: Mapping[str, object]) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ratelimit_ext.policy.limit_reader import Placed
-from ratelimit_ext.policy.limit_rules import check_buckets
 from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Limits, Policy
+from ratelimit_ext.policy.shared_buckets import check_buckets
 
 Lists = defaultdict[str, list[Placed]]
 
@@ -35,16 +35,17 @@ class Draft:
     plan_routes: dict[str, Place] = field(default_factory=dict)
     plan_targets: dict[str, Place] = field(default_factory=dict)
 
-    def check_buckets(self, mistakes: Mistakes) -> None:
+    def check_buckets(self, strategy: str | None, mistakes: Mistakes) -> None:
         """Note limits that would be counted as one. A target may be a blueprint or a route."""
-        check_buckets(self.application, mistakes)
-        check_buckets(self.default, mistakes)
+        check_buckets(self.application, strategy, mistakes)
+        check_buckets(self.default, strategy, mistakes)
         for lists in (self.blueprints, self.routes):
             for name, placed in lists.items():
-                check_buckets([*placed, *self.targets.get(name, ())], mistakes)
+                together = [*placed, *self.targets.get(name, ())]
+                check_buckets(together, strategy, mistakes)
         for name, placed in self.targets.items():
             if name not in self.blueprints and name not in self.routes:
-                check_buckets(placed, mistakes)
+                check_buckets(placed, strategy, mistakes)
 
     def check_plans(self, places: Mapping[str, Place], mistakes: Mistakes) -> None:
         """Note plans that would apply nowhere, and places that ask for plans where none are.

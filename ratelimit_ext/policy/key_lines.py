@@ -30,8 +30,10 @@ def key_lines(text: str) -> dict[Path, int]:
             for path in tables.enter(parsed):
                 lines.setdefault(path, number)
         else:
+            elements = _element_lines(statement, number)
             for path in _paths(tables.present, parsed, _DEEPEST):
-                lines.setdefault(path, number)
+                inside = path[len(tables.present) :]
+                lines.setdefault(path, line_of(elements, inside) or number)
     return lines
 
 
@@ -59,6 +61,37 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, object]]]:
         held.clear()
 
 
+def _element_lines(statement: str, number: int) -> dict[Path, int]:
+    """The lines of the elements of a list that goes over several.
+
+    After each line, the list is closed for a trial: what it then holds began no later than there.
+    """
+    lines: dict[Path, int] = {}
+    rows = [row + "\n" for row in statement.split("\n")[:-1]]
+    begun = number
+    for count in range(1, len(rows) + 1):
+        whole = count == len(rows)
+        key, elements = _list_in("".join(rows[:count]) + ("" if whole else "]"))
+        for position in range(elements):
+            lines.setdefault((*key, position), begun)
+        if elements >= 0:
+            begun = number + count
+    return lines
+
+
+def _list_in(statement: str) -> tuple[Path, int]:
+    """The key of the list in a statement, and how many elements it has; -1 where there is none."""
+    try:
+        value: object = tomllib.loads(statement)
+    except (ValueError, RecursionError):
+        return (), -1
+    key: Path = ()
+    while isinstance(value, dict) and len(value) == 1:
+        ((name, value),) = value.items()
+        key = (*key, name)
+    return key, len(value) if isinstance(value, list) else -1
+
+
 def _paths(before: Path, value: object, depth: int) -> Iterator[Path]:
     if before:
         yield before
@@ -80,7 +113,7 @@ class _Tables:
         self._last: dict[Path, int] = {}
 
     def enter(self, header: object) -> list[Path]:
-        """Open the table of a header, given as what the header alone parses to."""
+        """Open the table of a header, given as what that alone parses to; it, and those around."""
         path: Path = ()
         while isinstance(header, dict) and header:
             ((key, header),) = header.items()
@@ -90,4 +123,4 @@ class _Tables:
             if path in self._last:
                 path = (*path, self._last[path])
         self.present = path
-        return [path, path[:-1]] if path and isinstance(path[-1], int) else [path]
+        return [path[:end] for end in range(1, len(path) + 1)]

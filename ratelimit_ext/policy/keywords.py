@@ -1,84 +1,36 @@
-"""The keywords of a limit, and how the value of each is read.
+"""The keywords of a limit, and the reader of each."""
 
-A reader takes the value and whether it is Python's (so that it may be a function), and returns what
-the limit gets; it raises :class:`Mistake` for what is not allowed.
-"""
-
-# ruff: noqa: FBT001, FBT002, FBT003 - one signature for all readers, called by the table alone
+# ruff: noqa: FBT001 - one signature for all readers, called by the table alone
 
 from __future__ import annotations
 
-import re
 import zoneinfo
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPMethod
-from typing import Any, TypeAlias
+from typing import Final
 
-from ratelimit_ext.core.limit import ANCHORS, MODES, MOST_AMOUNT, UNITS
-from ratelimit_ext.policy.callables import checked, resolved
+from ratelimit_ext.core.limit import ANCHORS, MODES, UNITS
 from ratelimit_ext.policy.identities import identity
 from ratelimit_ext.policy.mistakes import Mistake, did_you_mean
+from ratelimit_ext.policy.readers import (
+    Reader,
+    function,
+    name,
+    one_of,
+    or_function,
+    text,
+    truth,
+    whole_number,
+)
 from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.strategies import ALIASES, STRATEGIES, strategy_named
 
-Reader: TypeAlias = Callable[[object, bool], Any]
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}")
+_STRATEGY: Final = one_of(*sorted([*STRATEGIES, *ALIASES]))
 
 
-def name(value: object, _: bool = False) -> str:
-    """A name that can stand in a header."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise Mistake(
-            f"found {shown(value)}; allowed: a name of 1 to 64 letters, digits, _, -, . and spaces."
-        )
-    return value
-
-
-def text(value: object, _: bool = False) -> str:
-    """A text that says something."""
-    if not isinstance(value, str) or not value.strip():
-        raise Mistake(f"found {shown(value)}; allowed: a text in quotes.")
-    return value
-
-
-def truth(value: object, _: bool = False) -> bool:
-    """True or false, and nothing that only resembles them."""
-    if not isinstance(value, bool):
-        raise Mistake(f"found {shown(value)}; allowed: true or false, without quotes.")
-    return value
-
-
-def whole_number(least: int) -> Reader:
-    """A reader of whole numbers; ``true`` is none."""
-
-    def read(value: object, _: bool) -> int:
-        if type(value) is not int or not least <= value <= MOST_AMOUNT:
-            raise Mistake(
-                f"found {shown(value)}; allowed: a whole number from {least} to {MOST_AMOUNT}."
-            )
-        return value
-
-    return read
-
-
-def one_of(*words: str) -> Reader:
-    """A reader of one of the words."""
-
-    def read(value: object, _: bool) -> str:
-        if not isinstance(value, str) or value not in words:
-            hint = did_you_mean(value, words) if isinstance(value, str) else ""
-            allowed = ", ".join(f'"{word}"' for word in words)
-            raise Mistake(f"found {shown(value)}; allowed: {allowed}.{hint}")
-        return value
-
-    return read
-
-
-def strategy(value: object, _: bool) -> str:
+def strategy(value: object, python: bool) -> str:
     """A strategy's own name, where an alias was given too."""
-    known = sorted([*STRATEGIES, *ALIASES])
-    given: str = one_of(*known)(value, False)
+    given: str = _STRATEGY(value, python)
     strategy_named(given)
     return ALIASES.get(given, given)
 
@@ -117,31 +69,8 @@ def methods(value: object, _: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def function(arguments: int) -> Reader:
-    """A reader of functions; in a file they are named ``package.module:function``."""
-
-    def read(value: object, python: bool) -> Callable[..., Any]:
-        if isinstance(value, str):
-            return resolved(value, arguments)
-        if python and callable(value):
-            return checked(value, arguments)
-        own = "a function or " if python else ""
-        raise Mistake(f'found {shown(value)}; allowed: {own}"package.module:function".')
-
-    return read
-
-
-def or_function(reader: Reader) -> Reader:
-    """The reader, and in ``app.config`` a function without arguments as well."""
-
-    def read(value: object, python: bool) -> Any:
-        return checked(value, 0) if python and callable(value) else reader(value, python)
-
-    return read
-
-
 #: Every keyword but ``limit`` itself.
-KEYWORDS: Mapping[str, Reader] = {
+KEYWORDS: Final[Mapping[str, Reader]] = {
     "name": name,
     "strategy": strategy,
     "burst": whole_number(1),

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from ratelimit_ext.policy.keywords import KEYWORDS
 from ratelimit_ext.policy.limit_rules import check_limit
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.rates import Parse, rates_of
 from ratelimit_ext.policy.section import Section
 from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.policy.table import known_keys, table_of
-
-#: Turns a string into (amount, period in microseconds) pairs; ``ValueError`` for a bad one.
-Parse: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]
-
-_EXAMPLE = '"30/minute", "100 per day" or "5/second;1000/day"'
 
 
 class Placed(NamedTuple):
@@ -32,17 +28,13 @@ class LimitReader:
 
     def __init__(self, parse: Parse, default_strategy: str | None, mistakes: Mistakes) -> None:
         self._parse = parse
-        self._default_strategy = default_strategy
+        self.default_strategy = default_strategy
         self._mistakes = mistakes
 
     def read_list(self, value: object, place: Place, section: Section) -> list[Placed]:
         """The limits of a list that are sound."""
         if not isinstance(value, list | tuple) or not value:
-            self._mistakes.add(
-                place,
-                f"found {shown(value)}; allowed: a list of at least one limit, such as "
-                '["30/minute"]. Remove the key where no limit is meant.',
-            )
+            self._mistakes.add(place, _not_a_list(value))
             return []
         placed = [
             self._read(entry, place.at(position), section) for position, entry in enumerate(value)
@@ -57,6 +49,7 @@ class LimitReader:
             limit = self._limit({"limit": value}, place, place, section)
         else:
             with self._mistakes.noted_at(place):
+                # A keyword that means nothing here is known, so that it is told why.
                 known = ("limit", *KEYWORDS)
                 entries = known_keys(table_of(value), place, known, self._mistakes)
                 limit = self._limit(entries, place, place.at("limit"), section)
@@ -68,27 +61,18 @@ class LimitReader:
         self, entries: dict[str, object], place: Place, at_string: Place, section: Section
     ) -> PolicyLimit | None:
         string, rates = "", None
-        if "limit" in entries:
-            with self._mistakes.noted_at(at_string):
-                string, rates = self._rates(entries["limit"])
-        else:
-            self._mistakes.add(place, '"limit" is missing; write for example limit = "30/minute".')
+        with self._mistakes.noted_at(at_string if "limit" in entries else place):
+            if "limit" not in entries:
+                raise Mistake('"limit" is missing; write for example limit = "30/minute".')
+            string, rates = rates_of(entries["limit"], self._parse)
         keywords = self._keywords(entries, place, section)
         if rates is None:
             return None
         limit = PolicyLimit(source=str(place), limit=string, rates=rates, **keywords)
-        check_limit(limit, place, at_string, self._default_strategy, self._mistakes)
+        misspelt = "strategy" in entries and limit.strategy is None
+        strategy = None if misspelt else limit.strategy or self.default_strategy
+        check_limit(limit, place, strategy, self._mistakes)
         return limit
-
-    def _rates(self, value: object) -> tuple[str, tuple[tuple[int, int], ...]]:
-        if isinstance(value, str):
-            try:
-                rates = tuple((amount, period_us) for amount, period_us in self._parse(value))
-            except ValueError:
-                rates = ()
-            if rates:
-                return value, rates
-        raise Mistake(f"found {shown(value)}; allowed: amount per period, as {_EXAMPLE}.")
 
     def _keywords(
         self, entries: dict[str, object], place: Place, section: Section
@@ -122,3 +106,19 @@ class LimitReader:
             )
         shared = keywords.get("shared", section.shared) or scope is not None
         return {**keywords, "shared": shared, "scope": scope or (section.scope if shared else None)}
+
+
+def _not_a_list(value: object) -> str:
+    remedy = (
+        "Remove the key where no limit is meant."
+        if isinstance(value, list | tuple)
+        else (
+            "In a file, the name of a list of tables stands in two pairs of brackets."
+            if isinstance(value, Mapping)
+            else "Put it in brackets."
+        )
+    )
+    return (
+        f"found {shown(value)}; allowed: a list of at least one limit, such as "
+        f'["30/minute"]. {remedy}'
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ratelimit_ext.policy import keywords, section
+from ratelimit_ext.policy import readers, section
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.limit_rules import check_buckets
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes, did_you_mean
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
+from ratelimit_ext.policy.shared_buckets import check_buckets
 from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.policy.table import known_keys, named_entries, table_of
 
@@ -33,11 +33,11 @@ def read_plans(
 
 
 def _plan(name: str, value: object, place: Place, reader: LimitReader, mistakes: Mistakes) -> Plan:
-    keywords.name(name)
+    readers.name(name)
     entries = known_keys(table_of(value), place, _KEYS, mistakes)
     title, following = name[0].upper() + name[1:], None
     with mistakes.noted_at(place.at("title")):
-        title = keywords.text(entries.get("title", title))
+        title = readers.text(entries.get("title", title))
     with mistakes.noted_at(place.at("next")):
         following = _name_of_plan(entries["next"]) if "next" in entries else None
     if "limits" not in entries:
@@ -46,7 +46,7 @@ def _plan(name: str, value: object, place: Place, reader: LimitReader, mistakes:
             'allow anything, a limit such as "1000000000/day".'
         )
     placed = reader.read_list(entries["limits"], place.at("limits"), section.PLAN)
-    check_buckets(placed, mistakes)
+    check_buckets(placed, reader.default_strategy, mistakes)
     limits = tuple(limit for limit, _ in placed)
     return Plan(source=str(place), name=name, title=title, limits=limits, next=following)
 

@@ -12,7 +12,9 @@ from ratelimit_ext.policy.shown import shown
 def table_of(value: object) -> Mapping[object, object]:
     """The value, if it is a table."""
     if not isinstance(value, Mapping):
-        raise Mistake(f"found {shown(value)}; allowed: a table.")
+        brackets = " In a file, its name stands in one pair of brackets."
+        hint = brackets if isinstance(value, list | tuple) else ""
+        raise Mistake(f"found {shown(value)}; allowed: a table.{hint}")
     return value
 
 
@@ -24,13 +26,17 @@ def known_keys(
     *,
     hint: str = "",
 ) -> dict[str, object]:
-    """The entries under known keys. The others are noted, with the known name that is nearest."""
+    """The entries under known keys. The others are noted, with the known name that is nearest.
+
+    ``hint`` is for an unknown key that holds a table, and is near no known name.
+    """
     entries: dict[str, object] = {}
     for key, value in named_entries(table, place, mistakes):
         if key in known:
             entries[key] = value
             continue
-        meant = did_you_mean(key, known) or (f" {hint}" if hint else "")
+        own = f" {hint}" if hint and isinstance(value, Mapping) else ""
+        meant = did_you_mean(key, known) or own
         mistakes.add(place.at(key), f"unknown key; allowed: {', '.join(known)}.{meant}")
     return entries
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ratelimit_ext.policy import keywords, section
+from ratelimit_ext.policy import readers, section
 from ratelimit_ext.policy.draft import Draft
 from ratelimit_ext.policy.limit_reader import LimitReader
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
@@ -37,4 +37,4 @@ def _target(
     if entries.get("plans", False) is not False:
         draft.plan_targets[name] = place.at("plans")
         with mistakes.noted_at(place.at("plans")):
-            keywords.truth(entries["plans"])
+            readers.truth(entries["plans"])

@@ -24,20 +24,25 @@ class TomlFile:
     text: str = ""
     document: dict[str, object] = field(default_factory=dict)
     python: bool = False
+    #: The line that ends the reading of a file that is no TOML; 0 where it is.
+    broken_at: int = 0
     _lines: dict[Path, int] | None = None
 
     def source(self, path: Path) -> str:
         """The file's last name and the path of keys."""
-        return f"{FilePath(self.name).name}: {dotted(path)}"
+        return f"{_printable(FilePath(self.name).name)}: {dotted(path)}"
 
     def located(self, path: Path) -> str:
         """File, line and path of keys; editors jump to it."""
         line = self.line(path)
-        parts = [f"{self.name}:{line}" if line else self.name, dotted(path)]
+        name = _printable(self.name)
+        parts = [f"{name}:{line}" if line else name, dotted(path)]
         return ": ".join(filter(None, parts))
 
     def line(self, path: Path) -> int:
         """The line of the key; 0 for the document itself."""
+        if self.broken_at:
+            return self.broken_at
         if self._lines is None:
             self._lines = key_lines(self.text)
         return line_of(self._lines, path)
@@ -50,10 +55,15 @@ def read(file: object, mistakes: Mistakes) -> TomlFile | None:
         source = TomlFile(_name(file))
         place = Place(source)
         with mistakes.noted_at(place):
-            source.text = _decoded(_content(source.name))
-            source.document = _parsed(source.text)
+            source.text = _decoded(source)
+            source.document = _parsed(source)
             return source
     return None
+
+
+def _printable(name: str) -> str:
+    """The name on one line, without bytes that are no characters."""
+    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _name(file: object) -> str:
@@ -73,7 +83,7 @@ def _content(name: str) -> bytes:
         return FilePath(name).read_bytes()
     except FileNotFoundError:
         raise Mistake(
-            f"there is no such file (looked for {FilePath(name).absolute()}). "
+            f"there is no such file (looked for {_printable(str(FilePath(name).absolute()))}). "
             'Create it, or correct app.config["RATELIMIT_POLICY_FILE"].'
         ) from None
     except (OSError, ValueError) as error:
@@ -81,28 +91,30 @@ def _content(name: str) -> bytes:
         raise Mistake(f"the file cannot be read: {reason}. Check its path and rights.") from None
 
 
-def _decoded(content: bytes) -> str:
+def _decoded(source: TomlFile) -> str:
     """The text. The mark that some editors put before UTF-8 is no part of it."""
+    content = _content(source.name)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        source.broken_at = content.count(b"\n", 0, error.start) + 1
         raise Mistake(
-            f"line {line}: the byte 0x{content[error.start]:02x} is not UTF-8, which TOML is "
-            "always written in. Save the file as UTF-8."
+            f"the byte 0x{content[error.start]:02x} is not UTF-8, in which TOML is always written. "
+            "Save the file as UTF-8."
         ) from None
 
 
-def _parsed(text: str) -> dict[str, object]:
+def _parsed(source: TomlFile) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(source.text)
     except RecursionError:
         raise Mistake("lists are nested too deeply; a policy needs two levels.") from None
     except ValueError as error:
         at = _LINE.search(str(error))
-        line = f"line {at[1]}, column {at[2]}: " if at else ""
-        said = _LINE.sub("", str(error)).strip()
+        # Where tomllib names no line, the document ended too early.
+        source.broken_at = int(at[1]) if at else source.text.rstrip().count("\n") + 1
+        said = _LINE.sub(f"in column {at[2]}" if at else "", str(error))
         raise Mistake(
-            f"{line}this is not TOML: {said}. Strings stand in double quotes, names of tables in "
+            f"this is not TOML: {said}. Strings stand in double quotes, names of tables in "
             "brackets; see toml.io."
         ) from None

@@ -1,0 +1,47 @@
+"""The string of a limit, and the rates it states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
+from ratelimit_ext.policy.mistakes import Mistake
+from ratelimit_ext.policy.shown import shown
+
+#: Turns a string into (amount, period in microseconds) pairs; ``ValueError`` for a bad one.
+Parse: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]
+Rates: TypeAlias = tuple[tuple[int, int], ...]
+
+_LONGEST_DAYS: Final = LONGEST_PERIOD_US // 86_400_000_000
+
+
+def rates_of(value: object, parse: Parse) -> tuple[str, Rates]:
+    """The string itself and its rates; raises :class:`Mistake` for what is none."""
+    if isinstance(value, str) and (rates := _parsed(value, parse)):
+        for amount, period_us in rates:
+            _check_range(value, amount, period_us)
+        if len({period_us for _, period_us in rates}) < len(rates):
+            raise Mistake(
+                f"found {value!r}, in which two limits have the same period and would be counted "
+                "in one bucket. Keep the smaller one."
+            )
+        return value, rates
+    raise Mistake(
+        f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day" or '
+        '"5/second;1000/day".'
+    )
+
+
+def _parsed(value: str, parse: Parse) -> Rates:
+    try:
+        return tuple((amount, period_us) for amount, period_us in parse(value))
+    except ValueError:
+        return ()
+
+
+def _check_range(value: str, amount: int, period_us: int) -> None:
+    if not 1 <= amount <= MOST_AMOUNT:
+        raise Mistake(f"found {shown(value)}; allowed: an amount from 1 to {MOST_AMOUNT}.")
+    if not 1 <= period_us <= LONGEST_PERIOD_US:
+        raise Mistake(f"found {shown(value)}; allowed: a period of up to {_LONGEST_DAYS} days.")

@@ -1,0 +1,45 @@
+"""Limits that apply together, and would be told or counted as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ratelimit_ext.policy.limit_reader import Placed
+from ratelimit_ext.policy.mistakes import Mistakes
+from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.strategies import ALIASES
+
+
+def check_buckets(
+    placed: Iterable[Placed], default_strategy: str | None, mistakes: Mistakes
+) -> None:
+    """Note a name that is used twice, and limits without names that differ in the amount alone."""
+    names: dict[str, PolicyLimit] = {}
+    buckets: dict[tuple[object, ...], PolicyLimit] = {}
+    for limit, place in placed:
+        if limit.name and limit.name in names:
+            mistakes.add(
+                place.at("name"),
+                f"found {limit.name!r}, which is also the name of {names[limit.name].source}. "
+                "Limits that apply together need names of their own.",
+            )
+            continue
+        names[limit.name] = limit
+        for bucket in _buckets(limit, default_strategy):
+            other = buckets.setdefault(bucket, limit)
+            if other is not limit:
+                mistakes.add(
+                    place,
+                    f"{limit.limit!r} would be counted in one bucket with {other.limit!r} of "
+                    f"{other.source}: both have the same period, strategy and key, and no name. "
+                    "Give one of them a name.",
+                )
+
+
+def _buckets(limit: PolicyLimit, default_strategy: str | None) -> Iterator[tuple[object, ...]]:
+    """What tells buckets apart. The amount does not: a limit that is changed keeps its usage."""
+    given = limit.strategy or default_strategy or ""
+    strategy = ALIASES.get(given, given)
+    for _, period_us in limit.rates:
+        identity = (limit.unit, limit.key, limit.scope, limit.per_method)
+        yield (limit.name, period_us, strategy, *identity)

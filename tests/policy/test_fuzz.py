@@ -1,0 +1,179 @@
+"""Whatever stands in a policy, loading it gives a policy or a ConfigurationError."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.policy.document import DocumentReader
+from ratelimit_ext.policy.draft import Draft
+from ratelimit_ext.policy.keywords import KEYWORDS
+from ratelimit_ext.policy.limit_reader import LimitReader
+from ratelimit_ext.policy.mistakes import Mistakes
+from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy.toml_file import TomlFile
+from tests.policy import functions
+from tests.policy.conftest import parse
+
+# Words that a policy knows are drawn often, so that the depths behind them are reached.
+WORDS = st.sampled_from(
+    [
+        *("version", "application", "default", "blueprints", "routes", "plans", "limits", "limit"),
+        *("chat", "chat.post", "starter", "pro", "title", "next", "5/minute", "1/day;2/hour"),
+        *("9/month", "0/day", "token-bucket", "fixed-window", "moving-window", "shadow", "day"),
+        *("month", "UTC", "Europe/Berlin", "POST", "HEAD", "user", "requests", ":", "a:b", "a.b:c"),
+        *("tests.policy.functions:tenant", "tests.policy.functions:", "\udcff", *KEYWORDS),
+    ]
+)
+TEXTS = WORDS | st.text(max_size=8)
+SCALARS = (
+    TEXTS
+    | st.booleans()
+    | st.integers(-2, 20)
+    | st.integers()
+    | st.just(1 << 1000)
+    | st.floats()
+    | st.dates()
+    | st.times()
+    | st.datetimes()
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=5),
+    max_leaves=20,
+)
+FUNCTIONS = st.sampled_from(
+    [functions.tenant, functions.takes_response, functions.asynchronous, functions.Keys, max, type]
+)
+# What a file cannot hold, and app.config can.
+PYTHON_VALUES = st.recursive(
+    SCALARS | FUNCTIONS | st.none() | st.binary(max_size=3) | st.builds(object),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(TEXTS | st.integers() | st.none(), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+LIMITS = st.lists(
+    TEXTS
+    | st.fixed_dictionaries(
+        {"limit": st.sampled_from(["5/minute", "9/month", "1/day;2/hour"]) | VALUES},
+        optional=dict.fromkeys(KEYWORDS, VALUES),
+    ),
+    max_size=3,
+)
+ROUTES = st.dictionaries(TEXTS, st.fixed_dictionaries({}, optional={"limits": LIMITS}), max_size=2)
+DOCUMENTS = st.fixed_dictionaries(
+    {"version": st.just(1) | VALUES},
+    optional={
+        "application": LIMITS | VALUES,
+        "default": LIMITS | VALUES,
+        "routes": ROUTES | VALUES,
+        "blueprints": VALUES
+        | st.dictionaries(
+            TEXTS,
+            st.fixed_dictionaries(
+                {}, optional={"plans": st.booleans(), "limits": LIMITS, "routes": ROUTES}
+            ),
+            max_size=3,
+        ),
+        "plans": VALUES
+        | st.dictionaries(
+            TEXTS,
+            st.fixed_dictionaries({"limits": LIMITS}, optional={"next": TEXTS, "title": VALUES}),
+            max_size=3,
+        ),
+    },
+)
+
+
+def read(document: dict[str, Any]) -> Policy:
+    """The policy of a document, past the parser: hypothesis writes values and not text."""
+    mistakes, draft = Mistakes(), Draft()
+    reader = DocumentReader(LimitReader(parse, "fixed-window", mistakes), draft, mistakes)
+    reader.read(document, Place(TomlFile("policy.toml", document=document)))
+    draft.check_buckets("fixed-window", mistakes)
+    draft.check_plans(reader.plan_places, mistakes)
+    mistakes.raise_if_any()
+    return draft.policy()
+
+
+def outcome(load: Callable[[], Policy]) -> Policy | str:
+    """The policy, or the error's message. Anything else that is raised fails the test."""
+    try:
+        return load()
+    except ConfigurationError as error:
+        return str(error)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(DOCUMENTS | st.dictionaries(TEXTS, VALUES, max_size=5))
+def test_no_document_does_anything_else(document: dict[str, Any]) -> None:
+    """Any document becomes a policy with every limit in it, or one error of whole lines."""
+    read_as = outcome(lambda: read(document))
+    if isinstance(read_as, Policy):
+        assert len(read_as.all_limits()) == stated(document)
+        return
+    first, *lines = read_as.split("\n")
+    assert first.endswith("in the limits by configuration:")
+    assert lines
+    assert all(line.startswith("  policy.toml: ") and line.isprintable() for line in lines)
+
+
+def stated(value: object) -> int:
+    """How many limits a sound document states: the entries of its lists of limits."""
+    if not isinstance(value, dict):
+        return 0
+    lists = [value.get(key, []) for key in ("application", "default", "limits")]
+    # In the table of a blueprint or route, "plans" is a truth value and not a table.
+    named = [value.get(key) for key in ("blueprints", "routes", "plans")]
+    tables = [table for tables in named if isinstance(tables, dict) for table in tables.values()]
+    return sum(map(len, lists)) + sum(map(stated, tables))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(TEXTS, LIMITS | PYTHON_VALUES, max_size=4) | PYTHON_VALUES)
+def test_no_setting_does_anything_else(blueprints: Any) -> None:
+    """Any value of RATELIMIT_BLUEPRINTS becomes a policy or the error."""
+    read_as = outcome(lambda: load_policy(file=None, blueprints=blueprints, parse=parse))
+    assert isinstance(read_as, Policy) or 'app.config["RATELIMIT_BLUEPRINTS"]' in read_as
+
+
+LINES = st.sampled_from(
+    [
+        "version = 1",
+        "[[application]]",
+        "[blueprints.chat]",
+        "[[blueprints.chat.limits]]",
+        "[plans.pro]",
+        "[[plans.pro.limits]]",
+        'limit = "5/minute"',
+        'limits = ["5/minute",',
+        "]",
+        '"""',
+        "plans = true",
+        'name = "a"',
+        "burst = 3",
+        "\ufeff",
+    ]
+)
+CONTENTS = st.lists(LINES | st.text(max_size=12), max_size=12).map("\n".join).map(str.encode)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CONTENTS | st.binary(max_size=40))
+def test_no_file_does_anything_else(content: bytes) -> None:
+    """Any content of the file becomes a policy or the error."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "policy.toml")
+        file.write_bytes(content)
+        read_as = outcome(lambda: load_policy(file=file, blueprints=None, parse=parse))
+    assert isinstance(read_as, Policy) or str(file) in read_as

@@ -1,0 +1,66 @@
+"""All mistakes of both inputs are told in one error, in order."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.policy.conftest import Load, told_by
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("version = 2", "policy.toml:1: version: found 2 (a whole number); allowed: 1, the ver"),
+        ("version = true", "policy.toml:1: version: found true; allowed: 1"),
+        ("version = 1.0", "policy.toml:1: version: found 1.0 (a number with a fraction); allowed"),
+        ('version = "1"', "policy.toml:1: version: found '1' (a string); allowed: 1"),
+        ('default = ["5/minute"]', 'policy.toml: "version" is missing; write version = 1 as the'),
+        ("", 'policy.toml: "version" is missing; write version = 1 as the first line.'),
+    ],
+)
+def test_the_version_is_told(load: Load, text: str, told: str) -> None:
+    """A file of another version, or of none, is refused."""
+    assert told in told_by(lambda: load(text))
+
+
+def test_all_mistakes_are_told_at_once(load: Load) -> None:
+    """One error has a line for each mistake: the file's by their lines, then app.config's."""
+    text = (
+        'version = 3\nplans = 1\n[blueprints.chat]\nlimits = ["x"]\n[[default]]\nburst = true\n'
+        '[[application]]\nlimit = "0/day"\n'
+    )
+    first, *lines = told_by(lambda: load(text, {"chat": "5/minute", "pay": []})).splitlines()
+    assert first == "8 mistakes in the limits by configuration:"
+    assert [line.split(": ")[0] for line in lines] == [
+        "  policy.toml:1",
+        "  policy.toml:2",
+        "  policy.toml:4",
+        "  policy.toml:5",
+        "  policy.toml:6",
+        "  policy.toml:8",
+        '  app.config["RATELIMIT_BLUEPRINTS"]["chat"]',
+        '  app.config["RATELIMIT_BLUEPRINTS"]["pay"]',
+    ]
+
+
+def test_one_mistake_is_one_line(load: Load) -> None:
+    """A mistake leads to no others: a misspelt strategy holds nothing against the burst."""
+    text = 'version = 1\n[[default]]\nlimit = "5/minute"\nburst = 2\nstrategy = "bucket"\n'
+    assert len(told_by(lambda: load(text, default_strategy="fixed-window")).splitlines()) == 2
+
+
+def test_what_the_default_strategy_cannot_do_is_told(load: Load) -> None:
+    """A burst without a strategy is held against the extension's default strategy, if known."""
+    text = 'version = 1\n[[default]]\nlimit = "5/minute"\nburst = 2\n'
+    assert load(text).default[0].burst == 2
+    assert load(text, default_strategy="token-bucket").default[0].burst == 2
+    told = told_by(lambda: load(text, default_strategy="fixed-window"))
+    assert "policy.toml:4: default[0].burst: 5 per 60 s: burst=2 means nothing" in told
+
+
+def test_the_default_strategy_and_its_name_are_one(load: Load) -> None:
+    """Whether a limit's strategy is written or is the default, its bucket is the same."""
+    text = 'version = 1\ndefault = ["5/minute", {limit = "9/minute", strategy = "fixed-window"}]'
+    load(text, default_strategy="sliding-window")
+    told = told_by(lambda: load(text, default_strategy="fixed-window"))
+    assert "would be counted in one bucket" in told

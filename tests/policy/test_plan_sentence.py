@@ -1,0 +1,101 @@
+"""The sentence for a caller who has used up a plan."""
+
+from __future__ import annotations
+
+import pytest
+
+from ratelimit_ext.policy import Plan, PolicyLimit, period_words, plan_sentence
+from tests.policy.conftest import parse
+
+SECOND_US = 1_000_000
+
+
+def limit(string: str, name: str = "plan", anchor: str | None = None) -> PolicyLimit:
+    return PolicyLimit(
+        source="", limit=string, rates=tuple(parse(string)), name=name, anchor=anchor
+    )
+
+
+def plan(title: str, *limits: PolicyLimit) -> Plan:
+    return Plan(source="", name=title.lower(), title=title, limits=limits)
+
+
+# The limit of the plan, that of the next one, and the sentence after "The Starter plan allows ".
+SENTENCES = [
+    (
+        limit("100/day"),
+        limit("2000/day"),
+        "100 calls a day, and they are used up; the Pro plan allows 2,000.",
+    ),
+    (
+        limit("1/hour"),
+        limit("1234567/hour"),
+        "1 call an hour, and it is used up; the Pro plan allows 1,234,567.",
+    ),
+    (limit("10/minute"), None, "10 calls a minute, and they are used up."),
+    (
+        limit("5/30 seconds"),
+        limit("9/30 seconds"),
+        "5 calls every 30 seconds, and they are used up; the Pro plan allows 9.",
+    ),
+    (
+        limit("100/day"),
+        limit("9000/month"),
+        "100 calls a day, and they are used up; the Pro plan allows 9,000 every 30 days.",
+    ),
+    (
+        limit("100/month", anchor="month"),
+        limit("900/month", anchor="month"),
+        "100 calls a calendar month, and they are used up; the Pro plan allows 900.",
+    ),
+    (
+        limit("100/day"),
+        limit("2/second;500/day"),
+        "100 calls a day, and they are used up; the Pro plan allows 500.",
+    ),
+    (
+        limit("100/day"),
+        limit("5/day", name="other"),
+        "100 calls a day, and they are used up; the Pro plan has no such limit.",
+    ),
+    # Nobody is sent to a plan that would not help.
+    (limit("100/day"), limit("100/day"), "100 calls a day, and they are used up."),
+    (limit("100/day"), limit("1000/month"), "100 calls a day, and they are used up."),
+]
+
+
+@pytest.mark.parametrize(("own", "other", "sentence"), SENTENCES)
+def test_the_sentence(own: PolicyLimit, other: PolicyLimit | None, sentence: str) -> None:
+    """The plan, what it allows, and the next plan where that allows more."""
+    following = None if other is None else plan("Pro", other)
+    told = plan_sentence(plan("Starter", own), own, following)
+    assert told == f"The Starter plan allows {sentence}"
+
+
+def test_the_sentence_for_one_rate_of_several() -> None:
+    """Where a limit has several rates, the one that denied is told, with its counterpart."""
+    own, other = limit("10/minute;100/day"), limit("20/minute;500/day")
+    told = plan_sentence(plan("Free", own), own, plan("Pro", other), rate=own.rates[1])
+    assert told == (
+        "The Free plan allows 100 calls a day, and they are used up; the Pro plan allows 500."
+    )
+
+
+@pytest.mark.parametrize(
+    ("period_us", "words"),
+    [
+        (SECOND_US, "a second"),
+        (60 * SECOND_US, "a minute"),
+        (3600 * SECOND_US, "an hour"),
+        (86_400 * SECOND_US, "a day"),
+        (2 * SECOND_US, "every 2 seconds"),
+        (90 * SECOND_US, "every 90 seconds"),
+        (5400 * SECOND_US, "every 90 minutes"),
+        (7 * 86_400 * SECOND_US, "every 7 days"),
+        (360 * 86_400 * SECOND_US, "every 360 days"),
+        (SECOND_US // 2, "every 0.5 seconds"),
+    ],
+)
+def test_the_words_of_a_period(period_us: int, words: str) -> None:
+    """The longest unit that fits without a rest is said."""
+    assert period_words(period_us) == words

@@ -1,0 +1,244 @@
+"""What a sound policy becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ratelimit_ext.policy as policy_package
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.policy import Plan, Policy, PolicyLimit, identities_used, load_policy
+from tests.policy import functions
+from tests.policy.conftest import Load, parse
+
+MINUTE_US = 60_000_000
+DAY_US = 86_400_000_000
+CHATAPP = Path(__file__).resolve().parents[2] / "chatapp" / "policy.toml"
+
+LAYERS = """
+version = 1
+[[application]]
+name = "ip"
+limit = "120/minute"
+burst = 20
+strategy = "token-bucket"
+key = "ip"
+[[default]]
+limit = "5/second;1000/day"
+[blueprints.chat]
+plans = true
+limits = ["30/minute", {limit = "1000/day", strategy = "sliding-window", shared = false}]
+[blueprints.chat.routes.post]
+plans = true
+limits = [{limit = "2/second", name = "post"}]
+[[routes.index.limits]]
+limit = "9/minute"
+scope = "pages"
+[plans.starter]
+next = "pro"
+limits = [{name = "plan", limit = "100/day", key = "user"}]
+[plans.pro]
+title = "Professional"
+limits = [{name = "plan", limit = "2000/day", key = "user"}]
+"""
+
+
+def limit(source: str, string: str, *rates: tuple[int, int], **keywords: object) -> PolicyLimit:
+    return PolicyLimit(source=f"policy.toml: {source}", limit=string, rates=rates, **keywords)  # type: ignore[arg-type]
+
+
+def test_every_table_is_read(load: Load) -> None:
+    """One file with everything in it gives exactly this policy."""
+    plan_limit = {"name": "plan", "key": "user", "shared": True, "scope": "/plans"}
+    assert load(LAYERS) == Policy(
+        application=(
+            limit(
+                "application[0]",
+                "120/minute",
+                (120, MINUTE_US),
+                name="ip",
+                burst=20,
+                strategy="token-bucket",
+                key="ip",
+                shared=True,
+                scope="global",
+            ),
+        ),
+        default=(limit("default[0]", "5/second;1000/day", (5, 1_000_000), (1000, DAY_US)),),
+        blueprints={
+            "chat": (
+                limit(
+                    "blueprints.chat.limits[0]",
+                    "30/minute",
+                    (30, MINUTE_US),
+                    shared=True,
+                    scope="/blueprint/chat",
+                ),
+                limit(
+                    "blueprints.chat.limits[1]",
+                    "1000/day",
+                    (1000, DAY_US),
+                    strategy="sliding-window",
+                ),
+            )
+        },
+        routes={
+            "chat.post": (
+                limit(
+                    "blueprints.chat.routes.post.limits[0]",
+                    "2/second",
+                    (2, 1_000_000),
+                    name="post",
+                ),
+            ),
+            "index": (
+                limit(
+                    "routes.index.limits[0]",
+                    "9/minute",
+                    (9, MINUTE_US),
+                    shared=True,
+                    scope="pages",
+                ),
+            ),
+        },
+        plans={
+            "starter": Plan(
+                source="policy.toml: plans.starter",
+                name="starter",
+                title="Starter",
+                next="pro",
+                limits=(limit("plans.starter.limits[0]", "100/day", (100, DAY_US), **plan_limit),),
+            ),
+            "pro": Plan(
+                source="policy.toml: plans.pro",
+                name="pro",
+                title="Professional",
+                limits=(limit("plans.pro.limits[0]", "2000/day", (2000, DAY_US), **plan_limit),),
+            ),
+        },
+        plan_blueprints={"chat": "policy.toml: blueprints.chat.plans"},
+        plan_routes={"chat.post": "policy.toml: blueprints.chat.routes.post.plans"},
+    )
+
+
+def test_every_keyword_is_read(load: Load) -> None:
+    """Each keyword reaches the limit; names of functions become the functions."""
+    text = """
+        version = 1
+        [[blueprints.chat.limits]]
+        limit = "100 per day"
+        name = "day"
+        strategy = "fixed-window"
+        unit = "requests"
+        key = "tests.policy.functions:Keys.project"
+        cost = 0
+        mode = "shadow"
+        anchor = "day"
+        timezone = "Europe/Berlin"
+        methods = ["post", "PUT", "POST"]
+        per_method = true
+        override_defaults = false
+        error_message = "Too much."
+        scope = "llm"
+        shared = true
+        exempt_when = "tests.policy.functions:tenant"
+        deduct_when = "tests.policy.functions:takes_response"
+        on_breach = "tests.policy.functions:takes_response"
+    """
+    (read,) = load(text).blueprints["chat"]
+    assert read == limit(
+        "blueprints.chat.limits[0]",
+        "100 per day",
+        (100, DAY_US),
+        name="day",
+        strategy="fixed-window",
+        key=functions.Keys.project,
+        cost=0,
+        mode="shadow",
+        anchor="day",
+        timezone="Europe/Berlin",
+        methods=("POST", "PUT"),
+        per_method=True,
+        override_defaults=False,
+        error_message="Too much.",
+        shared=True,
+        scope="llm",
+        exempt_when=functions.tenant,
+        deduct_when=functions.takes_response,
+        on_breach=functions.takes_response,
+    )
+
+
+def test_the_applications_own_policy_loads() -> None:
+    """The policy of chatapp has the layers that its README promises."""
+    policy = load_policy(file=CHATAPP, blueprints=None, parse=parse)
+    assert [edge.limit for edge in policy.application] == ["120/minute"]
+    assert [entry.name for entry in policy.blueprints["chat"]] == ["user", "model"]
+    assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
+    assert policy.next_plan(policy.plan("pro")) is None
+
+
+def test_one_route_may_stand_in_two_tables(load: Load) -> None:
+    """The limits of a route that is named twice all apply."""
+    policy = load(
+        'version = 1\n[routes."chat.post"]\nlimits = ["9/hour"]\n'
+        '[blueprints.chat.routes.post]\nlimits = ["5/minute"]\n'
+    )
+    assert sorted(entry.limit for entry in policy.routes["chat.post"]) == ["5/minute", "9/hour"]
+
+
+def test_limits_of_different_identities_need_no_names(load: Load) -> None:
+    """The same period and strategy, counted for different identities, is no mistake."""
+    load('version = 1\ndefault = [{limit = "9/day", key = "ip"}, {limit = "5/day", key = "user"}]')
+
+
+def test_an_alias_of_a_strategy_is_read(load: Load) -> None:
+    """Flask-Limiter's name for a strategy is replaced by ours."""
+    policy = load('version = 1\n[[default]]\nlimit = "9/day"\nstrategy = "moving-window"')
+    assert policy.default[0].strategy == "sliding-window"
+
+
+def test_a_shared_default_has_a_scope(load: Load) -> None:
+    """A default that is shared has one bucket, which no endpoint's name can meet."""
+    policy = load('version = 1\n[[default]]\nlimit = "9/day"\nshared = true')
+    assert (policy.default[0].shared, policy.default[0].scope) == (True, "/default")
+
+
+def test_an_unknown_plan_is_told(load: Load) -> None:
+    """A plan that is not configured is an error that lists the known ones, never no limit."""
+    policy = load(LAYERS)
+    with pytest.raises(ConfigurationError) as caught:
+        policy.plan("starte")
+    assert str(caught.value) == (
+        "there is no plan 'starte' in the policy; known: 'starter', 'pro'. Did you mean 'starter'?"
+    )
+    with pytest.raises(ConfigurationError, match="known: none"):
+        Policy().plan("starter")
+
+
+def test_identities_are_told_with_their_places(load: Load) -> None:
+    """Names of identities have the places that use them; functions are no names."""
+    text = LAYERS + '[[default]]\nlimit = "9/hour"\nkey = "tests.policy.functions:tenant"\n'
+    assert identities_used(load(text, {"pay": [{"limit": "1/day", "key": "user"}]})) == {
+        "ip": ("policy.toml: application[0]",),
+        "user": (
+            'app.config["RATELIMIT_BLUEPRINTS"]["pay"][0]',
+            "policy.toml: plans.starter.limits[0]",
+            "policy.toml: plans.pro.limits[0]",
+        ),
+    }
+
+
+def test_a_policy_cannot_be_changed(load: Load) -> None:
+    """A policy is a value: neither it nor its mappings can be written to."""
+    policy = load(LAYERS)
+    with pytest.raises(AttributeError):
+        policy.default = ()  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        policy.plans["free"] = policy.plan("pro")  # type: ignore[index]
+
+
+def test_all_public_names_exist() -> None:
+    """What the package says is public is there."""
+    assert all(hasattr(policy_package, name) for name in policy_package.__all__)

@@ -1,0 +1,173 @@
+"""``RATELIMIT_BLUEPRINTS`` of ``app.config``: what it gives, and its mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.policy import functions
+from tests.policy.conftest import Load, told_by
+
+AT = 'app.config["RATELIMIT_BLUEPRINTS"]'
+
+
+class NotAFunction:
+    """A value of a type that no keyword takes."""
+
+
+MISTAKES = [
+    pytest.param([], f"{AT}: found an empty list; allowed: a table.", id="list"),
+    pytest.param("chat", f"{AT}: found 'chat' (a string); allowed: a table.", id="string"),
+    pytest.param(
+        {1: ["5/minute"]},
+        f"{AT}: found the key 1 (a whole number); allowed: a",
+        id="number for a name",
+    ),
+    pytest.param(
+        {"chat": "30/minute"},
+        f"{AT}[\"chat\"]: found '30/minute' (a string); allowed: a list. Write ['30/minute'].",
+        id="string for a list",
+    ),
+    pytest.param({"chat": None}, f'{AT}["chat"]: found None; allowed: a table.', id="None"),
+    pytest.param(
+        {"chat": []},
+        f'{AT}["chat"]: found an empty list; allowed: a list of at least',
+        id="empty list",
+    ),
+    pytest.param(
+        {"chat": {}},
+        f'{AT}["chat"]: the table has neither limits nor plans. Fill or remove it.',
+        id="empty table",
+    ),
+    pytest.param(
+        {"chat": {"limit": "5/minute"}},
+        f'{AT}["chat"]["limit"]: unknown key; allowed: plans, limits. Did you mean \'limits\'?',
+        id="limit for a list",
+    ),
+    pytest.param(
+        {"chat": [{"limit": "5/minute", "Burst": 1}]},
+        f'{AT}["chat"][0]["Burst"]: unknown key; allowed: limit, name, strategy, burst,',
+        id="unknown keyword",
+    ),
+    pytest.param(
+        {'a"b\n': [{"limit": "x"}]},
+        f'{AT}["a\\"b\\n"][0]["limit"]: found \'x\' (a string); allowed: amount per period',
+        id="name to be escaped",
+    ),
+    pytest.param(
+        {"chat": [{"limit": "5/minute", 3: 1}]},
+        f'{AT}["chat"][0]: found the key 3 (a whole number); allowed: a name.',
+        id="number for a keyword",
+    ),
+    pytest.param(
+        {"chat": [{"limit": functions.tenant}]},
+        f'{AT}["chat"][0]["limit"]: found the function \'tenant\'; allowed: amount per period',
+        id="function for a limit",
+    ),
+    pytest.param(
+        {"chat": [{"limit": "5/minute", "cost": "3"}]},
+        f'{AT}["chat"][0]["cost"]: found \'3\' (a string); allowed: a whole number from 0 to '
+        "1000000000000. A function without arguments is allowed as well.",
+        id="string for a cost",
+    ),
+    pytest.param(
+        {"chat": [{"limit": "5/minute", "cost": functions.takes_response}]},
+        f'{AT}["chat"][0]["cost"]: found the function \'takes_response\'(response: ',
+        id="function with arguments",
+    ),
+    pytest.param(
+        {"chat": [{"limit": "5/minute", "deduct_when": NotAFunction()}]},
+        f'{AT}["chat"][0]["deduct_when"]: found a value of the type \'NotAFunction\'; allowed: a '
+        'function or "package.module:function".',
+        id="value of another type",
+    ),
+    pytest.param(
+        {"chat": [{"limit": "5/minute", "key": NotAFunction()}]},
+        f'{AT}["chat"][0]["key"]: found a value of the type \'NotAFunction\'; allowed: the name '
+        'of an identity such as "user", a function, or "package.module:function".',
+        id="key of another type",
+    ),
+    pytest.param(
+        {"chat": {"plans": True}},
+        f'{AT}["chat"]["plans"]: found true, but there is no plan. Add a table [plans.NAME]',
+        id="plans without any plan",
+    ),
+    pytest.param(
+        {"chat": {"plans": 1}},
+        f'{AT}["chat"]["plans"]: found 1 (a whole number); allowed: true or false',
+        id="1 for plans",
+    ),
+    pytest.param(
+        {"chat": ["5/minute", {"limit": "9/minute"}]},
+        f"{AT}[\"chat\"][1]: '9/minute' would be counted in one bucket with '5/minute' of "
+        f'{AT}["chat"][0]: both have the same period, strategy and key, and no name.',
+        id="one bucket twice",
+    ),
+]
+
+
+@pytest.mark.parametrize(("blueprints", "told"), MISTAKES)
+def test_a_mistake_is_told(load: Load, blueprints: Any, told: str) -> None:
+    """Each mistake is told with its place as it is written in Python."""
+    assert told in told_by(lambda: load(blueprints=blueprints))
+
+
+def test_targets_are_kept_apart(load: Load) -> None:
+    """Blueprint or endpoint is not known here: both are targets, by the name that was given."""
+    policy = load(
+        blueprints={"chat": ["30/minute"], "chat.post": ({"limit": "1000/day", "burst": 3},)}
+    )
+    assert policy.blueprints == {}
+    assert policy.routes == {}
+    assert policy.targets["chat"][0].source == f'{AT}["chat"][0]'
+    assert policy.targets["chat"][0].scope == "/blueprint/chat"
+    assert policy.targets["chat.post"][0].burst == 3
+
+
+def test_functions_are_taken(load: Load) -> None:
+    """In app.config a keyword may be a function itself, or its name."""
+    limit = {
+        "limit": "5/minute",
+        "key": functions.tenant,
+        "cost": max,  # written in C: what it takes is not known before it is called
+        "error_message": functions.tenant,
+        "exempt_when": "tests.policy.functions:Keys.project",
+        "deduct_when": functions.takes_response,
+        "on_breach": functions.takes_response,
+    }
+    (read,) = load(blueprints={"chat": {"limits": [limit]}}).targets["chat"]
+    assert read.key is functions.tenant
+    assert read.cost is max
+    assert read.error_message is functions.tenant
+    assert read.exempt_when is functions.Keys.project
+    assert read.deduct_when is functions.takes_response
+    assert read.on_breach is functions.takes_response
+
+
+def test_both_inputs_apply(load: Load) -> None:
+    """The same blueprint in the file and in app.config has the limits, and the plans, of both."""
+    text = (
+        'version = 1\n[blueprints.chat]\nlimits = ["30/minute"]\n'
+        '[plans.pro]\nlimits = [{name = "plan", limit = "9/day"}]\n'
+    )
+    policy = load(text, {"chat": {"plans": True, "limits": ["2/second"]}})
+    assert [limit.limit for limit in policy.blueprints["chat"]] == ["30/minute"]
+    assert [limit.limit for limit in policy.targets["chat"]] == ["2/second"]
+    assert policy.plan_targets == {"chat": f'{AT}["chat"]["plans"]'}
+
+
+def test_one_bucket_in_both_inputs_is_told(load: Load) -> None:
+    """Limits of both inputs that would be counted as one are a mistake, like those of one list."""
+    text = 'version = 1\n[[blueprints.chat.limits]]\nname = "user"\nlimit = "5/minute"\n'
+    told = told_by(lambda: load(text, {"chat": [{"name": "user", "limit": "9/hour"}]}))
+    assert (
+        f'{AT}["chat"][0]["name"]: found \'user\', which is also the name of policy.toml: ' in told
+    )
+    load(text, {"pay": [{"name": "user", "limit": "9/hour"}]})
+
+
+def test_nothing_configured_is_nothing_limited(load: Load) -> None:
+    """Without either input the policy is empty; so it is with an empty mapping."""
+    assert load().all_limits() == ()
+    assert load(blueprints={}).all_limits() == ()
