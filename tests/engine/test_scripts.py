@@ -1,0 +1,181 @@
+"""The Lua files: what their headers say is so, and they compose."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from itertools import combinations
+from typing import Any
+
+import pytest
+import redis
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.engine.scripts import composed
+from ratelimit_ext.strategies import STRATEGIES, strategy_named
+from tests.strategies.world import DAY, MINUTE, START
+
+every_strategy = pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+every_file = pytest.mark.parametrize(
+    ("package", "name"),
+    [("engine", name) for name in ("prelude", "admit", "settle")]
+    + [("strategies", name.replace("-", "_")) for name in STRATEGIES],
+)
+
+
+def text_of(package: str, name: str) -> str:
+    return (files(f"ratelimit_ext.{package}") / f"{name}.lua").read_text("utf-8")
+
+
+def header_of(text: str) -> dict[str, str]:
+    """The comment at the head: its purpose under '', then one entry per word in the margin."""
+    head = re.match(r"(?:--.*\n)+", text)
+    assert head
+    sections, word = {"": ""}, ""
+    for line in head[0].splitlines():
+        entry = re.match(r"-- (\w+)  +(.*)", line)
+        if entry:
+            word = entry[1]
+            sections[word] = entry[2]
+        elif line == "--":
+            word = ""
+        else:
+            sections[word] += " " + line.removeprefix("--").strip()
+    return sections
+
+
+def fragment_of(strategy: str) -> str:
+    return text_of("strategies", strategy.replace("-", "_"))
+
+
+@every_file
+def test_every_file_says_what_it_takes_and_returns(package: str, name: str) -> None:
+    """Purpose, KEYS, ARGV and returns stand at the head; a strategy adds what it stores."""
+    header = header_of(text_of(package, name))
+    words = {"KEYS", "ARGV", "returns"} | ({"stored"} if package == "strategies" else set())
+    assert words <= header.keys()
+    assert len(header[""]) > 20
+
+
+@every_strategy
+def test_a_fragment_takes_what_the_reference_sends(strategy: str) -> None:
+    """`arguments` is the length of parameters(), each is documented, and each is read."""
+    text, number = fragment_of(strategy), len(STRATEGIES[strategy].parameters(Limit(5, MINUTE), 0))
+    assert int(re.search(r"arguments = (\d+)", text)[1]) == number  # type: ignore[index]
+    documented = header_of(text)["ARGV"]
+    twins = len(re.findall(r"\btwo\b", documented))
+    assert len(documented.split(";")) + twins == number
+    read = {int(offset or 0) for offset in re.findall(r"\[arg(?: \+ (\d+))?\]", text)}
+    assert read == set(range(number))
+
+
+@every_strategy
+def test_a_fragment_has_its_strategys_name(strategy: str) -> None:
+    """It puts itself under the code of its Python twin, with all that the drivers call."""
+    text = fragment_of(strategy)
+    assert re.findall(r"^strategies\.(\w+) = \{", text, re.MULTILINE) == [STRATEGIES[strategy].CODE]
+    table = text.partition("strategies.")[2]
+    for function in ("check", "take", "rewound", "adjust"):
+        assert re.search(rf"^  {function} = ", table, re.MULTILINE)
+
+
+@every_strategy
+def test_what_is_stored_is_what_is_documented(redis_client: redis.Redis, strategy: str) -> None:
+    """The bytes in the header are those of a bucket of one call."""
+    RedisEngine(redis_client, redis.RedisError).admit([Charge(Limit(5, DAY, strategy), "bucket")])
+    stored = header_of(fragment_of(strategy))["stored"]
+    fields = re.findall(r"\((\d+) bytes\)", stored)
+    assert redis_client.strlen("bucket") == sum(map(int, fields))
+
+
+@pytest.mark.parametrize("driver", ["admit", "settle"])
+def test_a_driver_takes_its_keys_from_keys(driver: str) -> None:
+    """No name is made inside a script, as a cluster demands, and every command is one of four."""
+    text = text_of("engine", "prelude") + text_of("engine", driver)
+    commands = re.findall(r"redis\.call\('(\w+)'(?:, ([^)]*))?", text)
+    assert {command for command, _ in commands} == {"MGET", "TIME", "SET", "DEL"}
+    assert all(re.match(r"unpack\(KEYS|KEYS\[i\]|key|$", rest) for _, rest in commands)
+    assert all("redis." not in fragment_of(strategy) for strategy in STRATEGIES)
+
+
+def test_codes_are_two_letters_and_unique() -> None:
+    """They stand in names of buckets; two strategies under one would share them."""
+    codes = [strategy.CODE for strategy in STRATEGIES.values()]
+    assert all(re.fullmatch("[a-z]{2}", code) for code in codes)
+    assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.parametrize("driver", ["admit", "settle"])
+def test_every_combination_of_strategies_is_one_script(
+    redis_client: redis.Redis, driver: str
+) -> None:
+    """Each compiles, whatever the order in which the strategies were met, and knows its digest."""
+    codes = sorted(strategy.CODE for strategy in STRATEGIES.values())
+    for size in range(1, len(codes) + 1):
+        for some in combinations(codes, size):
+            script = composed(driver, some)
+            assert composed(driver, some[::-1]).sha == script.sha
+            assert redis_client.script_load(script.text) in (script.sha, script.sha.encode())
+
+
+class ReadOnlyClient:
+    """A client whose scripts the server itself keeps from writing."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def evalsha(self, *arguments: Any) -> Any:
+        return self._client.execute_command("EVALSHA_RO", *arguments)
+
+    def eval(self, *arguments: Any) -> Any:
+        return self._client.execute_command("EVAL_RO", *arguments)
+
+
+@every_strategy
+def test_a_check_never_writes(redis_client: redis.Redis, strategy: str) -> None:
+    """A look runs where the server allows no write: fresh, used, used up, and after a clock was
+    set back."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    look = RedisEngine(ReadOnlyClient(redis_client), redis.RedisError)
+    charges = [Charge(Limit(5, DAY, strategy), "bucket")]
+    redis_client.script_flush()
+    for remaining in (5, 4, 3, 2, 1, 0):
+        seen = look.admit(charges, take=False, now_us=START).verdicts[0]
+        assert (seen.remaining, seen.allowed) == (remaining, remaining > 0)
+        engine.admit(charges, now_us=START)
+    assert not look.admit(charges, take=False, now_us=START - 2 * DAY).admitted
+    redis_client.config_resetstat()
+    for _ in range(5):
+        engine.admit(charges, take=False, now_us=START)
+        engine.admit([Charge(charges[0].limit, "bucket", 0)], now_us=START)
+    assert set(redis_client.info("commandstats")) <= {
+        f"cmdstat_{name}" for name in ("evalsha", "mget", "config|resetstat", "info")
+    }
+
+
+@every_strategy
+def test_a_denial_writes_only_after_a_clock_was_set_back(
+    redis_client: redis.Redis, strategy: str
+) -> None:
+    """Denied at the usual time, nothing is stored; denied by the future, its present is, once."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    charges = [Charge(Limit(1, DAY, strategy), "bucket")]
+    engine.admit(charges, now_us=START)
+
+    def writes(now_us: int) -> int:
+        redis_client.config_resetstat()
+        assert not engine.admit(charges, now_us=now_us).admitted
+        stats = redis_client.info("commandstats")
+        return int(stats.get("cmdstat_set", {"calls": 0})["calls"])
+
+    assert writes(START + 10) == 0
+    assert writes(START - 10 * MINUTE) == 1
+    assert writes(START - 10 * MINUTE) == 0
+
+
+def test_every_strategy_has_its_fragment() -> None:
+    """What a limit can name, a server can run."""
+    for name in STRATEGIES:
+        assert strategy_named(name).CODE in fragment_of(name)
