@@ -447,7 +447,7 @@ class Limiter(flask_limiter.Limiter):
                 as_date=self._retry_after == "http-date",
             )
         if state.entries:
-            headers.expose(response.headers)
+            headers.expose(response.headers, self._header_mapping)
         return response
 
     def _decide_late(self, state: LimitedRequest, response: flask.Response) -> flask.Response:

@@ -18,7 +18,7 @@ from ratelimit_ext.web.claims import header_name
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest
 from ratelimit_ext.web.refusal import too_long_to_wait
 
-EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, retry-after-ms, x-should-retry"
+EXPOSED = ("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry")
 
 
 def write_limits(
@@ -47,11 +47,12 @@ def write_refusal(headers: Headers, wait_ms: int, *, name: str, as_date: bool) -
         headers["x-should-retry"] = "false"
 
 
-def expose(headers: Headers) -> None:
+def expose(headers: Headers, names: Mapping[HeaderNames, str]) -> None:
     """Let scripts of other origins read the headers, where the application allows such origins."""
     if "Access-Control-Allow-Origin" in headers:
+        ours = ", ".join([*EXPOSED, *names.values()])
         present = headers.get("Access-Control-Expose-Headers")
-        headers["Access-Control-Expose-Headers"] = f"{present}, {EXPOSED}" if present else EXPOSED
+        headers["Access-Control-Expose-Headers"] = f"{present}, {ours}" if present else ours
 
 
 def _state(entry: Entry) -> str:
