@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from ratelimit_ext.policy.layers import layered, once
 from ratelimit_ext.policy.limit_reader import Placed
 from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
-from ratelimit_ext.policy.policy import Limits, Policy
+from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.shared_buckets import check_buckets
 
 Lists = defaultdict[str, list[Placed]]
@@ -70,26 +71,19 @@ class Draft:
 
     def policy(self) -> Policy:
         """The finished value."""
+        lists = (self.blueprints, self.routes, self.targets)
+        asking = (self.plan_blueprints, self.plan_routes, self.plan_targets)
+        limited = {name for names in (*lists, *asking) for name in names}
+        blueprints, routes, targets = (layered(named, limited) for named in lists)
+        plan_blueprints, plan_routes, plan_targets = once(asking, lists)
         return Policy(
-            application=_limits(self.application),
-            default=_limits(self.default),
-            blueprints=_by_name(self.blueprints),
-            routes=_by_name(self.routes),
-            targets=_by_name(self.targets),
+            application=tuple(entry.limit for entry in self.application),
+            default=tuple(entry.limit for entry in self.default),
+            blueprints=blueprints,
+            routes=routes,
+            targets=targets,
             plans=MappingProxyType(dict(self.plans)),
-            plan_blueprints=_sources(self.plan_blueprints),
-            plan_routes=_sources(self.plan_routes),
-            plan_targets=_sources(self.plan_targets),
+            plan_blueprints=plan_blueprints,
+            plan_routes=plan_routes,
+            plan_targets=plan_targets,
         )
-
-
-def _limits(placed: Iterable[Placed]) -> Limits:
-    return tuple(limit for limit, _ in placed)
-
-
-def _by_name(lists: Lists) -> Mapping[str, Limits]:
-    return MappingProxyType({name: _limits(placed) for name, placed in lists.items()})
-
-
-def _sources(places: Mapping[str, Place]) -> Mapping[str, str]:
-    return MappingProxyType({name: str(place) for name, place in places.items()})

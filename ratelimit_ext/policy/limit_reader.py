@@ -17,10 +17,11 @@ from ratelimit_ext.policy.table import known_keys, table_of
 
 
 class Placed(NamedTuple):
-    """A limit and where it stands."""
+    """A limit, where it stands, and whether ``override_defaults`` is written there."""
 
     limit: PolicyLimit
     place: Place
+    says_override: bool
 
 
 class LimitReader:
@@ -44,18 +45,20 @@ class LimitReader:
     def _read(self, value: object, place: Place, section: Section) -> Placed | None:
         """One limit; ``None`` where it has mistakes."""
         before = len(self._mistakes)
+        entries: dict[str, object] = {}
+        at_string = place.at("limit")
         limit = None
-        if isinstance(value, str):
-            limit = self._limit({"limit": value}, place, place, section)
-        else:
-            with self._mistakes.noted_at(place):
+        with self._mistakes.noted_at(place):
+            if isinstance(value, str):
+                entries, at_string = {"limit": value}, place
+            else:
                 # A keyword that means nothing here is known, so that it is told why.
                 known = ("limit", *KEYWORDS)
                 entries = known_keys(table_of(value), place, known, self._mistakes)
-                limit = self._limit(entries, place, place.at("limit"), section)
+            limit = self._limit(entries, place, at_string, section)
         if limit is None or len(self._mistakes) > before:
             return None
-        return Placed(limit, place)
+        return Placed(limit, place, "override_defaults" in entries)
 
     def _limit(
         self, entries: dict[str, object], place: Place, at_string: Place, section: Section
@@ -77,7 +80,7 @@ class LimitReader:
     def _keywords(
         self, entries: dict[str, object], place: Place, section: Section
     ) -> dict[str, Any]:
-        keywords: dict[str, Any] = {}
+        keywords: dict[str, Any] = {"override_defaults": section.override_defaults}
         for word, value in entries.items():
             if word == "limit":
                 continue
@@ -109,16 +112,11 @@ class LimitReader:
 
 
 def _not_a_list(value: object) -> str:
-    remedy = (
-        "Remove the key where no limit is meant."
-        if isinstance(value, list | tuple)
-        else (
-            "In a file, the name of a list of tables stands in two pairs of brackets."
-            if isinstance(value, Mapping)
-            else "Put it in brackets."
-        )
-    )
-    return (
-        f"found {shown(value)}; allowed: a list of at least one limit, such as "
-        f'["30/minute"]. {remedy}'
-    )
+    if isinstance(value, list | tuple):
+        remedy = "Remove the key where no limit is meant."
+    elif isinstance(value, Mapping):
+        remedy = "In a file, the name of a list of tables stands in two pairs of brackets."
+    else:
+        remedy = "Put it in brackets."
+    allowed = 'a list of at least one limit, such as ["30/minute"]'
+    return f"found {shown(value)}; allowed: {allowed}. {remedy}"

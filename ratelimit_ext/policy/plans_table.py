@@ -47,7 +47,7 @@ def _plan(name: str, value: object, place: Place, reader: LimitReader, mistakes:
         )
     placed = reader.read_list(entries["limits"], place.at("limits"), section.PLAN)
     check_buckets(placed, reader.default_strategy, mistakes)
-    limits = tuple(limit for limit, _ in placed)
+    limits = tuple(entry.limit for entry in placed)
     return Plan(source=str(place), name=name, title=title, limits=limits, next=following)
 
 

@@ -17,6 +17,7 @@ class Section:
 
     shared: bool
     scope: str | None
+    override_defaults: bool = True
     refused: Mapping[str, str] = field(default_factory=dict)
     needs_name: bool = False
 
@@ -42,7 +43,8 @@ ROUTE: Final = Section(
     refused={"shared": 'a route has one bucket anyway; with others it is shared by scope = "…"'},
 )
 
-PLAN: Final = Section(shared=True, scope="/plans", needs_name=True)
+#: A plan applies beside whatever else limits a view.
+PLAN: Final = Section(shared=True, scope="/plans", override_defaults=False, needs_name=True)
 
 
 def blueprint(name: str) -> Section:

@@ -16,7 +16,7 @@ def check_buckets(
     """Note a name that is used twice, and limits without names that differ in the amount alone."""
     names: dict[str, PolicyLimit] = {}
     buckets: dict[tuple[object, ...], PolicyLimit] = {}
-    for limit, place in placed:
+    for limit, place, _ in placed:
         if limit.name and limit.name in names:
             mistakes.add(
                 place.at("name"),

@@ -30,7 +30,6 @@ limit = "5/second;1000/day"
 plans = true
 limits = ["30/minute", {limit = "1000/day", strategy = "sliding-window", shared = false}]
 [blueprints.chat.routes.post]
-plans = true
 limits = [{limit = "2/second", name = "post"}]
 [[routes.index.limits]]
 limit = "9/minute"
@@ -50,7 +49,13 @@ def limit(source: str, string: str, *rates: tuple[int, int], **keywords: object)
 
 def test_every_table_is_read(load: Load) -> None:
     """One file with everything in it gives exactly this policy."""
-    plan_limit = {"name": "plan", "key": "user", "shared": True, "scope": "/plans"}
+    plan_limit = {
+        "name": "plan",
+        "key": "user",
+        "shared": True,
+        "scope": "/plans",
+        "override_defaults": False,
+    }
     assert load(LAYERS) == Policy(
         application=(
             limit(
@@ -90,6 +95,7 @@ def test_every_table_is_read(load: Load) -> None:
                     "2/second",
                     (2, 1_000_000),
                     name="post",
+                    override_defaults=False,
                 ),
             ),
             "index": (
@@ -118,7 +124,6 @@ def test_every_table_is_read(load: Load) -> None:
             ),
         },
         plan_blueprints={"chat": "policy.toml: blueprints.chat.plans"},
-        plan_routes={"chat.post": "policy.toml: blueprints.chat.routes.post.plans"},
     )
 
 

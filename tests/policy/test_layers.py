@@ -1,0 +1,88 @@
+"""What stands inside a blueprint applies beside what the blueprint has, and a plan applies once."""
+
+from __future__ import annotations
+
+import pytest
+
+from ratelimit_ext.policy import Policy
+from tests.policy.conftest import Load
+
+PLAN = '[plans.pro]\nlimits = [{name = "plan", limit = "9/day"}]\n'
+
+
+def overriding(policy: Policy) -> dict[str, bool]:
+    """Whether the first limit of each name overrides what is around it."""
+    named = {**policy.blueprints, **policy.routes, **policy.targets}
+    return {name: limits[0].override_defaults for name, limits in named.items()}
+
+
+@pytest.mark.parametrize(
+    ("around", "overrides"),
+    [
+        ("", True),
+        ('[blueprints.chat]\nlimits = ["9/hour"]\n', False),
+        ("[blueprints.chat]\nplans = true\n" + PLAN, False),
+        ('[blueprints.other]\nlimits = ["9/hour"]\n', True),
+    ],
+)
+def test_a_route_applies_beside_its_blueprint(load: Load, around: str, overrides: bool) -> None:
+    """A route overrides the defaults, and nothing where its blueprint has limits or plans."""
+    route = '[blueprints.chat.routes.post]\nlimits = ["5/minute"]\n'
+    assert overriding(load("version = 1\n" + around + route))["chat.post"] is overrides
+
+
+def test_a_route_overrides_where_it_says_so(load: Load) -> None:
+    """What is written is kept, true or false."""
+    policy = load(
+        'version = 1\n[blueprints.chat]\nlimits = ["9/hour"]\n'
+        "[blueprints.chat.routes]\n"
+        'a.limits = [{limit = "5/minute", override_defaults = true}]\n'
+        'b.limits = [{limit = "5/minute", override_defaults = false}]\n'
+    )
+    assert overriding(policy) == {"chat": True, "chat.a": True, "chat.b": False}
+
+
+def test_targets_and_nested_blueprints_follow_the_same_rule(load: Load) -> None:
+    """app.config and file surround each other, and outer blueprints their inner ones."""
+    policy = load(
+        'version = 1\n[blueprints.outer]\nlimits = ["9/hour"]\n'
+        '[blueprints."outer.inner"]\nlimits = ["9/day"]\n'
+        '[routes."chat.post"]\nlimits = ["9/day"]\n',
+        {"chat": ["5/minute"], "chat.get": ["6/minute"], "outer.inner.get": ["7/minute"]},
+    )
+    assert overriding(policy) == {
+        "outer": True,
+        "outer.inner": False,
+        "chat.post": False,
+        "chat": True,
+        "chat.get": False,
+        "outer.inner.get": False,
+    }
+
+
+def test_a_limit_of_a_plan_overrides_nothing(load: Load) -> None:
+    """A plan applies beside the defaults, unless it says otherwise."""
+    policy = load("version = 1\n[blueprints.chat]\nplans = true\n" + PLAN)
+    assert policy.plan("pro").limits[0].override_defaults is False
+
+
+def test_a_plan_applies_once(load: Load) -> None:
+    """Where file and app.config both ask, or blueprint and route, the plan is charged once."""
+    policy = load(
+        "version = 1\n[blueprints.chat]\nplans = true\n"
+        '[blueprints.chat.routes.post]\nplans = true\n[blueprints."chat.inner"]\nplans = true\n'
+        "[routes.index]\nplans = true\n" + PLAN,
+        {"chat": {"plans": True}, "chat.get": {"plans": True}, "pay": {"plans": True}},
+    )
+    assert dict(policy.plan_blueprints) == {"chat": "policy.toml: blueprints.chat.plans"}
+    assert dict(policy.plan_routes) == {"index": "policy.toml: routes.index.plans"}
+    assert list(policy.plan_targets) == ["pay"]
+
+
+def test_a_plan_is_kept_where_its_blueprint_is_overridden(load: Load) -> None:
+    """A route that overrides its blueprint, the plan included, can ask for the plan again."""
+    policy = load(
+        "version = 1\n[blueprints.chat]\nplans = true\n[blueprints.chat.routes.post]\n"
+        'plans = true\nlimits = [{limit = "5/minute", override_defaults = true}]\n' + PLAN
+    )
+    assert list(policy.plan_routes) == ["chat.post"]
