@@ -176,7 +176,10 @@ def test_a_decorated_function_that_a_view_calls_is_limited(make: Maker) -> None:
     def expensive() -> str:
         return "expensive"
 
-    app.get("/")(lambda: expensive())
+    @app.get("/")
+    def view() -> str:
+        return expensive()
+
     assert statuses(app, times=2) == [200, 429]
 
 
@@ -341,8 +344,8 @@ def test_a_keyword_that_cannot_be_carried_out_is_a_clear_error(
     """The error names what was found and what is allowed."""
     app, limiter = make()
     app.testing = True
+    app.get("/")(limiter.limit("5/minute", **keywords)(root))
     with pytest.raises(ConfigurationError, match=message):
-        app.get("/")(limiter.limit("5/minute", **keywords)(root))
         app.test_client().get("/")
 
 

@@ -1,0 +1,238 @@
+"""The headers of an answer, to the letter."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import pytest
+from flask import Response
+from flask_limiter import HeaderNames
+
+from ratelimit_ext import Limiter
+from tests.web.calls import statuses
+from tests.web.conftest import Clock, Maker
+
+NOW = 1_800_000_000
+
+
+def root() -> str:
+    """The view of most tests."""
+    return "ok"
+
+
+def limit_headers(response: Any) -> dict[str, str]:
+    """The headers that we write, and no others."""
+    own = ("ratelimit", "retry", "x-ratelimit", "x-should", "cache-control", "access-control")
+    return {name: value for name, value in response.headers if name.lower().startswith(own)}
+
+
+def test_an_admitted_answer_names_every_limit(make: Maker, clock: Clock) -> None:
+    """The IETF fields have them all; the X-RateLimit fields the one nearest to exhaustion, and a
+    token bucket's quota is its burst over the time in which that refills."""
+    app, limiter = make(application_limits=["1000/day"])
+
+    @app.get("/")
+    @limiter.limit("100/hour", strategy="sliding-window", name="plan")
+    @limiter.limit("30/minute", strategy="token-bucket", burst=10)
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    client.get("/")
+    clock.forward(1)
+    assert limit_headers(client.get("/")) == {
+        "RateLimit-Policy": '"30-per-60s";q=10;w=20, "plan";q=100;w=3600, "1000-per-86400s"'
+        ";q=1000;w=86400",
+        "RateLimit": '"30-per-60s";r=8;t=3, "plan";r=98;t=3599, "1000-per-86400s";r=998;t=86399',
+        "X-RateLimit-Limit": "10",
+        "X-RateLimit-Remaining": "8",
+        "X-RateLimit-Reset": str(NOW + 5),
+    }
+
+
+def test_a_refusal_says_how_long_to_wait(make: Maker, clock: Clock) -> None:
+    """In whole seconds rounded up, and in milliseconds; and it is never cached."""
+    app, limiter = make()
+    limit = limiter.limit("40/minute", strategy="token-bucket", burst=1)
+    app.get("/")(limit(root))
+    client = app.test_client()
+    client.get("/")
+    clock.forward(0.25)
+    assert limit_headers(client.get("/")) == {
+        "RateLimit-Policy": '"40-per-60s";q=1;w=2',
+        "RateLimit": '"40-per-60s";r=0;t=2',
+        "X-RateLimit-Limit": "1",
+        "X-RateLimit-Remaining": "0",
+        "X-RateLimit-Reset": str(NOW + 2),
+        "Retry-After": "2",
+        "retry-after-ms": "1250",
+        "Cache-Control": "no-store",
+    }
+
+
+@pytest.mark.parametrize(
+    ("period", "should_retry"), [("60 seconds", None), ("61 seconds", "false")]
+)
+def test_above_a_minute_a_client_is_told_not_to_wait(
+    make: Maker, clock: Clock, period: str, should_retry: str | None
+) -> None:
+    """`x-should-retry: false` stands on waits of more than 60 s: SDKs would sleep, or hammer."""
+    app, limiter = make()
+    app.get("/")(limiter.limit(f"1/{period}")(root))
+    client = app.test_client()
+    assert "x-should-retry" not in client.get("/").headers
+    assert client.get("/").headers.get("x-should-retry") == should_retry
+
+
+def test_several_denials_tell_the_longest_wait(make: Maker, clock: Clock) -> None:
+    """Whoever waits for the shorter one would be denied again."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("1/minute")
+    @limiter.limit("1/hour", name="slow")
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    client.get("/")
+    refusal = client.get("/")
+    assert refusal.headers["Retry-After"] == "3600"
+    assert refusal.headers["X-RateLimit-Reset"] == str(NOW + 3601)
+    assert refusal.headers["RateLimit"] == '"slow";r=0;t=3600, "1-per-60s";r=0;t=60'
+
+
+def test_a_limit_that_did_not_deny_tells_its_uncharged_remaining(make: Maker, clock: Clock) -> None:
+    """A denied request took nothing from it."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("1/minute")
+    @limiter.limit("10/hour")
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    assert statuses(client, times=4) == [200, 429, 429, 429]
+    told = client.get("/").headers["RateLimit"]
+    assert told == '"10-per-3600s";r=9;t=3600, "1-per-60s";r=0;t=60'
+
+
+def test_retry_after_may_be_a_date(make: Maker) -> None:
+    """`retry_after="http-date"` writes the instant; the milliseconds stay a number."""
+    app, limiter = make(retry_after="http-date")
+    app.get("/")(limiter.limit("1/minute")(root))
+    client = app.test_client()
+    client.get("/")
+    response = client.get("/")
+    waited = parsedate_to_datetime(response.headers["Retry-After"]) - parsedate_to_datetime(
+        client.get("/").headers.get("Date", response.headers["Retry-After"])
+    )
+    assert waited.total_seconds() <= 60
+    assert response.headers["Retry-After"].endswith(" GMT")
+    assert 59_000 < int(response.headers["retry-after-ms"]) <= 60_000
+
+
+def test_headers_have_the_names_that_were_chosen(make: Maker, clock: Clock) -> None:
+    """By option or by configuration, as in Flask-Limiter."""
+    names = {
+        HeaderNames.LIMIT: "X-Limit",
+        HeaderNames.REMAINING: "X-Left",
+        HeaderNames.RESET: "X-Reset",
+        HeaderNames.RETRY_AFTER: "X-Wait",
+    }
+    by_config = {
+        "RATELIMIT_HEADER_LIMIT": "X-Limit",
+        "RATELIMIT_HEADER_REMAINING": "X-Left",
+        "RATELIMIT_HEADER_RESET": "X-Reset",
+        "RATELIMIT_HEADER_RETRY_AFTER": "X-Wait",
+    }
+    for given in ({"header_name_mapping": names}, {"config": by_config}):
+        app, limiter = make(**given)
+        app.get("/")(limiter.limit("1/minute")(root))
+        client = app.test_client()
+        client.get("/")
+        headers = client.get("/").headers
+        told = [headers[name] for name in ("X-Limit", "X-Left", "X-Reset", "X-Wait")]
+        assert told == ["1", "0", str(NOW + 61), "60"]
+
+
+def test_scripts_of_allowed_origins_can_read_the_headers(make: Maker) -> None:
+    """Where the application allows an origin, the names are exposed beside its own."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("5/minute")
+    def view() -> Response:
+        return Response(
+            "ok",
+            headers={
+                "Access-Control-Allow-Origin": "*",
+                "Access-Control-Expose-Headers": "X-Own",
+            },
+        )
+
+    app.get("/closed", endpoint="closed")(limiter.limit("5/minute")(root))
+    client = app.test_client()
+    exposed = client.get("/").headers["Access-Control-Expose-Headers"].split(", ")
+    assert exposed[0] == "X-Own"
+    written = {name for name, _ in client.get("/").headers if "ratelimit" in name.lower()}
+    assert written <= set(exposed)
+    assert {"Retry-After", "retry-after-ms", "x-should-retry"} <= set(exposed)
+    assert "Access-Control-Expose-Headers" not in client.get("/closed").headers
+
+
+def test_without_headers_a_refusal_still_says_when(make: Maker) -> None:
+    """`headers_enabled=False` leaves the rate's headers out, never Retry-After."""
+    app, limiter = make(headers_enabled=False)
+    app.get("/")(limiter.limit("1/minute")(root))
+    client = app.test_client()
+    assert limit_headers(client.get("/")) == {}
+    assert set(limit_headers(client.get("/"))) == {"Retry-After", "retry-after-ms", "Cache-Control"}
+
+
+def test_an_answer_without_limits_has_no_headers(make: Maker) -> None:
+    """Nor has one whose limits were all skipped."""
+    app, limiter = make()
+    app.get("/")(root)
+    app.get("/skipped")(limiter.limit("1/minute", exempt_when=lambda: True)(lambda: "ok"))
+    for path in ("/", "/skipped", "/nothing"):
+        assert limit_headers(app.test_client().get(path)) == {}
+
+
+def test_a_name_that_no_header_can_hold_is_written_so_that_one_can(make: Maker) -> None:
+    """Quotes, line breaks and letters beyond ASCII become underscores."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("5/minute", name='Plan "Grün"\r\nX: y')(root))
+    policy = app.test_client().get("/").headers["RateLimit-Policy"]
+    assert policy == '"Plan _Gr_n___X: y";q=5;w=60'
+
+
+def test_an_admitted_answer_is_cached_as_the_view_says(make: Maker) -> None:
+    """`no-store` is for refusals."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("1/minute")
+    def view() -> tuple[str, dict[str, str]]:
+        return "ok", {"Cache-Control": "max-age=60"}
+
+    client = app.test_client()
+    assert client.get("/").headers.getlist("Cache-Control") == ["max-age=60"]
+    assert client.get("/").headers.getlist("Cache-Control") == ["no-store"]
+
+
+def test_two_extensions_name_their_limits_in_one_list(make: Maker) -> None:
+    """Lines of one field are one list, by the rules of HTTP."""
+    app, first = make()
+    second = Limiter(lambda: "someone", app=app, storage_uri="memory://", headers_enabled=True)
+
+    @app.get("/")
+    @first.limit("5/minute", name="first")
+    @second.limit("7/minute", name="second")
+    def view() -> str:
+        return "ok"
+
+    named = app.test_client().get("/").headers.getlist("RateLimit")
+    assert sorted(named) == ['"first";r=4;t=60', '"second";r=6;t=60']

@@ -1,0 +1,185 @@
+"""What a request remembers of its limits, and what it tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+
+from ratelimit_ext import Limiter, RequestLimit
+from tests.web.calls import statuses
+from tests.web.conftest import Clock, Maker
+
+NOW = 1_800_000_000
+
+
+def told(limit: RequestLimit) -> dict[str, Any]:
+    """What callbacks and views can read of a limit."""
+    return {
+        "limit": str(limit.limit),
+        "remaining": limit.remaining,
+        "reset_at": limit.reset_at,
+        "breached": limit.breached,
+        "shared": limit.shared,
+        "window": list(limit.window),
+    }
+
+
+def test_a_view_can_see_its_limits(make: Maker, clock: Clock) -> None:
+    """`current_limit` is the one nearest to exhaustion, `current_limits` are all of them, the
+    shortest period first, each after this request's charge."""
+    app, limiter = make(application_limits=["2/hour"])
+
+    @app.get("/")
+    @limiter.limit("10/minute")
+    def view() -> Any:
+        assert limiter.current_limit is not None
+        return [told(limiter.current_limit), *map(told, limiter.current_limits)]
+
+    minute = {
+        "limit": "10 per 1 minute",
+        "remaining": 9,
+        "reset_at": NOW + 61,
+        "breached": False,
+        "shared": False,
+        "window": [NOW + 60, 9],
+    }
+    hour = {
+        "limit": "2 per 1 hour",
+        "remaining": 1,
+        "reset_at": NOW + 3601,
+        "breached": False,
+        "shared": True,
+        "window": [NOW + 3600, 1],
+    }
+    assert app.test_client().get("/").json == [hour, minute, hour]
+
+
+def test_a_denied_request_shows_what_denied_it(make: Maker, clock: Clock) -> None:
+    """In an error handler, `current_limit` is the breached one with the longest wait, and
+    `verdict` has its exact answer."""
+    app, limiter = make(fail_on_first_breach=False)
+
+    @app.errorhandler(429)
+    def refused(_: Any) -> Any:
+        assert limiter.current_limit is not None
+        verdict = limiter.current_limit.verdict
+        each = [(str(limit.limit), limit.breached) for limit in limiter.current_limits]
+        return [str(limiter.current_limit.limit), verdict.retry_after_ms, each], 429
+
+    @app.get("/")
+    @limiter.limit("1/minute")
+    @limiter.limit("1/hour")
+    @limiter.limit("5/day")
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    client.get("/")
+    clock.forward(0.5)
+    assert client.get("/").json == [
+        "1 per 1 hour",
+        3_599_500,
+        [["1 per 1 minute", True], ["1 per 1 hour", True], ["5 per 1 day", False]],
+    ]
+
+
+def test_after_the_first_breach_no_limit_is_shown(make: Maker) -> None:
+    """With `fail_on_first_breach`, the default, as in Flask-Limiter; the IETF headers stay whole."""
+    app, limiter = make()
+    shown = []
+
+    @app.errorhandler(429)
+    def refused(_: Any) -> Any:
+        shown.extend(str(limit.limit) for limit in limiter.current_limits)
+        return "refused", 429
+
+    @app.get("/")
+    @limiter.limit("9/second")
+    @limiter.limit("1/minute")
+    @limiter.limit("5/day")
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    client.get("/")
+    assert client.get("/").headers["RateLimit"].count(";r=") == 3
+    assert shown == ["9 per 1 second", "1 per 1 minute"]
+
+
+def test_a_view_that_has_no_limits_sees_none(make: Maker) -> None:
+    """And asks without harm."""
+    app, limiter = make()
+    app.get("/")(lambda: {"one": limiter.current_limit, "all": limiter.current_limits})
+    assert app.test_client().get("/").json == {"one": None, "all": []}
+
+
+def test_a_slow_view_is_told_what_is_left_at_its_end(make: Maker, clock: Clock) -> None:
+    """What has refilled while the view ran is in its headers."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("5/minute", strategy="fixed-window", name="window")
+    @limiter.limit("60/minute", strategy="token-bucket", burst=10, name="bucket")
+    def slow() -> str:
+        clock.forward(30)
+        return "ok"
+
+    client = app.test_client()
+    response = client.get("/")
+    assert response.headers["RateLimit"] == '"bucket";r=10;t=0, "window";r=4;t=30'
+    assert response.headers["X-RateLimit-Reset"] == str(NOW + 61)
+    response = client.get("/")
+    assert response.headers["RateLimit"] == '"bucket";r=10;t=0, "window";r=5;t=0'
+
+
+def test_a_request_is_forgotten_when_it_has_ended(make: Maker) -> None:
+    """The next one on the same worker sees its own limits alone."""
+    app, limiter = make()
+    seen = []
+
+    @app.teardown_request
+    def look(_: BaseException | None) -> None:
+        seen.append(len(limiter.current_limits))
+
+    app.get("/", endpoint="one")(limiter.limit("5/minute")(lambda: "ok"))
+    app.get("/none", endpoint="none")(lambda: "ok")
+    client = app.test_client()
+    assert statuses(client) + statuses(client, "/none") == [200, 200]
+    assert client.get("/none").headers.get("X-RateLimit-Limit") is None
+    assert len(seen) == 3
+
+
+def test_a_request_inside_a_request_has_its_own_limits(make: Maker) -> None:
+    """A test client that is called from a view changes nothing of the outer request."""
+    app, limiter = make()
+
+    @app.get("/inner", endpoint="inner")
+    @limiter.limit("3/minute", name="inner")
+    def inner() -> str:
+        return "inner"
+
+    @app.get("/", endpoint="outer")
+    @limiter.limit("7/minute", name="outer")
+    def outer() -> str:
+        return str(app.test_client().get("/inner").headers["RateLimit-Policy"])
+
+    response: Response = app.test_client().get("/")
+    assert response.text == '"inner";q=3;w=60'
+    assert response.headers["RateLimit-Policy"] == '"outer";q=7;w=60'
+
+
+def test_the_limits_of_two_extensions_are_told_apart(make: Maker) -> None:
+    """Each shows its own."""
+    app, first = make(headers_enabled=False)
+    second = Limiter(lambda: "someone", app=app, storage_uri="memory://", headers_enabled=True)
+
+    @app.get("/")
+    @first.limit("5/minute")
+    @second.limit("7/minute")
+    def view() -> str:
+        return f"{first.current_limit.limit.amount} {second.current_limit.limit.amount}"
+
+    response = app.test_client().get("/")
+    assert response.text == "5 7"
+    assert response.headers["X-RateLimit-Limit"] == "7"

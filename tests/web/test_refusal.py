@@ -1,0 +1,111 @@
+"""The bodies of refusals."""
+
+from __future__ import annotations
+
+import pytest
+from flask import request
+
+from ratelimit_ext.web.refusal import waiting
+from tests.web.conftest import Clock, Maker
+
+PROBLEM = "application/problem+json"
+
+
+def root() -> str:
+    """The view of most tests."""
+    return "ok"
+
+
+def test_the_default_body_says_which_limit_what_remains_and_how_long(
+    make: Maker, clock: Clock
+) -> None:
+    """JSON, with a sentence for people and fields for programs."""
+    app, limiter = make()
+    limit = limiter.limit("30/minute", strategy="token-bucket", burst=1, name="user")
+    app.get("/")(limit(root))
+    client = app.test_client()
+    client.get("/")
+    refusal = client.get("/")
+    assert refusal.status_code == 429
+    assert refusal.content_type == "application/json"
+    assert refusal.json == {
+        "error": "Rate limit 'user' exceeded: 30 per 1 minute. Try again in 2 seconds.",
+        "code": "rate_limited",
+        "limit": "30 per 1 minute",
+        "policy": "user",
+        "remaining": 0,
+        "retry_after": 2.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (PROBLEM, PROBLEM),
+        (f"{PROBLEM}, application/json;q=0.5", PROBLEM),
+        ("application/json", "application/json"),
+        (f"application/json, {PROBLEM};q=0.5", "application/json"),
+        ("*/*", "application/json"),
+        ("text/html", "application/json"),
+        (None, "application/json"),
+    ],
+)
+def test_a_client_may_have_problem_json(make: Maker, accept: str | None, content_type: str) -> None:
+    """RFC 9457 where the client prefers it; plain JSON for everyone else."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("1/minute")(root))
+    client = app.test_client()
+    client.get("/")
+    headers = {} if accept is None else {"Accept": accept}
+    assert client.get("/", headers=headers).content_type == content_type
+
+
+def test_a_problem_names_every_policy_that_was_violated(make: Maker, clock: Clock) -> None:
+    """By the type that IANA registers for it."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("9/hour", name="wide")
+    @limiter.limit("1/hour", name="plan")
+    @limiter.limit("1/minute", name="pace")
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    client.get("/")
+    problem = client.get("/", headers={"Accept": PROBLEM}).get_json(force=True)
+    assert problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    assert problem["title"] == "Quota exceeded"
+    assert problem["status"] == 429
+    assert problem["detail"] == problem["error"]
+    assert problem["violated-policies"] == ["pace", "plan"]
+    assert problem["retry_after"] == 3600.0
+
+
+def test_the_wait_in_the_body_is_the_one_of_the_headers(make: Maker, clock: Clock) -> None:
+    """To the millisecond."""
+    app, limiter = make()
+    limit = limiter.limit("7/minute", strategy="token-bucket", cost=lambda: int(request.args["c"]))
+    app.get("/")(limit(root))
+    client = app.test_client()
+    client.get("/?c=5")
+    refusal = client.get("/?c=7")
+    assert refusal.json["retry_after"] * 1000 == int(refusal.headers["retry-after-ms"]) == 42_858
+    assert refusal.json["remaining"] == 2
+
+
+@pytest.mark.parametrize(
+    ("wait_ms", "sentence"),
+    [
+        (1, "Try again in 0.001 seconds."),
+        (2000, "Try again in 2 seconds."),
+        (90_500, "Try again in 90.5 seconds."),
+        (120_000, "Try again in 2 minutes."),
+        (120_001, "Try again in 3 minutes."),
+        (3_600_000, "Try again in 1 h 0 min."),
+        (86_400_000, "Try again in 24 h 0 min."),
+    ],
+)
+def test_a_wait_is_said_as_people_say_it(wait_ms: int, sentence: str) -> None:
+    """Seconds, then minutes, then hours; rounded up, so that nobody comes too early."""
+    assert waiting(wait_ms) == sentence
