@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ratelimit_ext.core.limit import Limit
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What one request claims of one bucket.
 
     ``key`` names the bucket (limit and identity together, see :mod:`ratelimit_ext.core.key`);

@@ -1,14 +1,16 @@
-"""The answer to a request: a verdict per charge, and whether all of them together pass."""
+"""The answer to a request: a verdict per charge, and whether all of them together pass.
+
+Named tuples, as several are made for every request; a frozen dataclass takes three times as long.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ratelimit_ext.core.charge import Charge
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The answer to one charge.
 
     ``remaining`` is what is left in units: after this charge where it was taken, untouched where
@@ -37,8 +39,7 @@ class Verdict:
         return self.charge.limit.mode == "enforce"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """All verdicts of a request at the instant ``now_us`` of the deciding clock."""
 
     admitted: bool

@@ -3,8 +3,8 @@
 ``{prefix}:1:{strategy}:{period}:{scope}:{name}:{identity}``, with the identity in braces, so that
 all limits of a subject lie in one slot of a Redis Cluster. The 1 is the version of what is stored.
 A limit that has a name is known by it: its amount may change, and its usage is kept. One without
-is known by what it says, as in Flask-Limiter, so that ``5/minute`` and ``10/minute`` on one view, or
-given to two kinds of users, are two limits.
+is known by what it says, as in Flask-Limiter, so that ``5/minute`` and ``10/minute`` on one view,
+or given to two kinds of users, are two limits.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def escaped(part: str) -> str:
 
 def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
     """The part of a bucket's name that every identity shares; it ends where the identity begins."""
-    period = f"{limit.period_us // 1_000_000}" if limit.period_us % 1_000_000 == 0 else (
-        f"{limit.period_us}us"
+    period = (
+        f"{limit.period_us // 1_000_000}"
+        if limit.period_us % 1_000_000 == 0
+        else (f"{limit.period_us}us")
     )
     unit = "" if limit.unit == "requests" else limit.unit
     name = escaped(limit.name) if limit.name else f"{limit.amount}"

@@ -72,7 +72,7 @@ class Limit:
     @property
     def capacity(self) -> int:
         """The largest cost that can ever pass, in units."""
-        return self.amount if self.burst is None else self.burst
+        return self.burst or self.amount
 
     def __str__(self) -> str:
         seconds, rest = divmod(self.period_us, 1_000_000)

@@ -1,9 +1,9 @@
 -- Decide all charges of a request, then take all of them or none.
 --
 -- KEYS     one bucket per charge, each once
--- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only;
---          then for each charge: the strategy's code; its part (below); the cost; the strategy's
---          own arguments
+-- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a text of
+--          words, and in it for each charge: the strategy's code; its part (below); the cost; the
+--          strategy's own arguments
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's reading, before anything is taken
 --
@@ -19,11 +19,12 @@ local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, checked = { now, 1 }, {}
 local denied, banned = false, false
-local cursor = 3
+local cursor = 1
+read_words(ARGV[3])
 
 for i = 1, #KEYS do
-  local strategy = strategies[ARGV[cursor]]
-  local part, cost = ARGV[cursor + 1], tonumber(ARGV[cursor + 2])
+  local strategy = strategies[words[cursor]]
+  local part, cost = words[cursor + 1], words[cursor + 2]
   local charge = { strategy.check(raws[i], now, cost, cursor + 3) }
   charge[1] = charge[1] or cost == 0 -- a cost of 0 looks, and is never denied
   charge.strategy, charge.part, charge.cost, charge.arg = strategy, part, cost, cursor + 3

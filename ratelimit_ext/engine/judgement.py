@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
@@ -20,14 +19,19 @@ def verdict_of(
     charge: Charge, now_us: int, *, allowed: bool, taken: bool, reading: Reading
 ) -> Verdict:
     """The answer to one charge, from its bucket's reading before anything was taken."""
-    limit = charge.limit
-    possible = charge.cost <= limit.capacity
+    limit, cost = charge.limit, charge.cost
+    possible = cost <= limit.capacity
     remaining, wait, reset, receipt = strategy_named(limit.strategy).answer(
-        limit, now_us, charge.cost if possible else 0, taken, reading
+        limit, now_us, cost if possible else 0, taken, reading
     )
-    if allowed:
-        wait = 0
-    return Verdict(charge, allowed, remaining, wait if possible else None, reset, receipt)
+    return Verdict(
+        charge,
+        allowed,
+        remaining,
+        0 if allowed else wait if possible else None,
+        reset,
+        receipt,
+    )
 
 
 def decision_of(
@@ -65,7 +69,7 @@ def merged(charges: Sequence[Charge]) -> Sequence[Charge]:
         by_key[charge.key] = charge if other is None else _together(other, charge)
     places = {key: place for place, key in enumerate(by_key)}
     return [
-        replace(charge, on_denial=tuple(places[charges[i].key] for i in charge.on_denial))
+        charge._replace(on_denial=tuple(places[charges[i].key] for i in charge.on_denial))
         for charge in by_key.values()
     ]
 

@@ -60,7 +60,7 @@ class MemoryEngine:
     ``buckets`` is called at each use, so that whoever owns the buckets may replace them.
     """
 
-    GIVES_BACK: Final = True
+    gives_back: Final = True
 
     def __init__(self, buckets: Callable[[], Buckets] | None = None) -> None:
         own = Buckets()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
@@ -19,8 +19,10 @@ class Correction(NamedTuple):
 class Engine(Protocol):
     """Decides and corrects charges atomically. Every method may raise ``StorageUnavailable``."""
 
-    #: Whether ``settle`` can give back. Where it cannot, look first and settle what is due.
-    GIVES_BACK: Final[bool]
+    @property
+    def gives_back(self) -> bool:
+        """Whether ``settle`` can give back. Where it cannot, look first and settle what is due."""
+        ...
 
     def admit(
         self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None

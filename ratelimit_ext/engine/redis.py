@@ -19,6 +19,9 @@ from ratelimit_ext.strategies.protocol import Reading
 #: How many names one SCAN step looks at, and how many are deleted at once.
 SCAN_COUNT: Final = 1000
 
+#: How many limits an engine remembers the words of.
+MOST_WORDS: Final = 4096
+
 
 class RedisEngine:
     """An :class:`~ratelimit_ext.engine.protocol.Engine` over a redis-py (or valkey-py) client.
@@ -28,7 +31,7 @@ class RedisEngine:
     in scripts.
     """
 
-    GIVES_BACK: Final = True
+    gives_back: Final = True
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class RedisEngine:
         self._client = client
         self._errors = errors
         self._client_clock = client_clock
+        self._words: dict[int, tuple[str, str, Limit]] = {}
 
     def admit(
         self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
@@ -48,16 +52,19 @@ class RedisEngine:
         if not charges:
             return Decision(admitted=True, now_us=self._read_clock(now_us), verdicts=())
         charges = merged(charges)
-        keys = [charge.key for charge in charges]
-        arguments: list[Any] = [self._instant(now_us), "1" if take else "0"]
-        codes = set()
+        codes, words = [], []
         for charge in charges:
             limit = charge.limit
-            strategy = strategy_named(limit.strategy)
-            codes.add(strategy.CODE)
-            arguments += (strategy.CODE, _part(charge), sent_cost(charge))
-            arguments += strategy.parameters(limit, self._client_now(limit, now_us))
-        reply = self._evaluate(composed("admit", frozenset(codes)), keys, arguments)
+            code, parameters = self._spoken(limit, now_us)
+            codes.append(code)
+            words.append(f"{code} {_part(charge)} {sent_cost(charge)} {parameters}")
+        reply = self._evaluate(
+            composed("admit", tuple(codes)),
+            [charge.key for charge in charges],
+            self._instant(now_us),
+            "1" if take else "0",
+            " ".join(words),
+        )
         return decision_of(
             charges,
             reply[0],
@@ -72,16 +79,19 @@ class RedisEngine:
         """See :meth:`Engine.settle`. One EVALSHA."""
         if not corrections:
             return 0
-        keys = [correction.verdict.charge.key for correction in corrections]
-        arguments: list[Any] = [self._instant(now_us)]
-        codes = set()
+        codes, words = [], []
         for verdict, delta in corrections:
-            limit = verdict.charge.limit
-            strategy = strategy_named(limit.strategy)
-            codes.add(strategy.CODE)
-            arguments += (strategy.CODE, verdict.receipt, delta)
-            arguments += strategy.parameters(limit, self._client_now(limit, now_us))
-        return sum(self._evaluate(composed("settle", frozenset(codes)), keys, arguments))
+            code, parameters = self._spoken(verdict.charge.limit, now_us)
+            codes.append(code)
+            words.append(f"{code} {verdict.receipt} {delta} {parameters}")
+        return sum(
+            self._evaluate(
+                composed("settle", tuple(codes)),
+                [correction.verdict.charge.key for correction in corrections],
+                self._instant(now_us),
+                " ".join(words),
+            )
+        )
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
@@ -117,16 +127,30 @@ class RedisEngine:
             return now_us
         return clock.now_us() if self._client_clock else ""
 
-    @staticmethod
-    def _client_now(limit: Limit, now_us: int | None) -> int:
-        """The instant from which a calendar's windows are computed; others do not need one."""
-        return 0 if limit.anchor is None else RedisEngine._read_clock(now_us)
+    def _spoken(self, limit: Limit, now_us: int | None) -> tuple[str, str]:
+        """The strategy's code and own arguments, as words of a script.
+
+        They never change, but where a calendar's windows are computed for the present. Limits are
+        told apart by identity, as hashing one takes longer than the rest of this; the entry holds
+        the limit, so that its identity stays its own.
+        """
+        known = self._words.get(id(limit))
+        if known is None:
+            strategy = strategy_named(limit.strategy)
+            now = 0 if limit.anchor is None else self._read_clock(now_us)
+            parameters = " ".join(map(str, strategy.parameters(limit, now)))
+            known = (strategy.CODE, parameters, limit)
+            if limit.anchor is None:
+                if len(self._words) >= MOST_WORDS:
+                    self._words.clear()
+                self._words[id(limit)] = known
+        return known[0], known[1]
 
     @staticmethod
     def _read_clock(now_us: int | None) -> int:
         return clock.now_us() if now_us is None else now_us
 
-    def _evaluate(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
+    def _evaluate(self, script: Script, keys: list[str], *arguments: int | str) -> Any:
         try:
             try:
                 return self._client.evalsha(script.sha, len(keys), *keys, *arguments)

@@ -26,10 +26,16 @@ class Script(NamedTuple):
 
 
 @cache
-def composed(driver: str, codes: frozenset[str]) -> Script:
-    """The script of a driver (``admit`` or ``settle``) over the strategies of these codes."""
+def composed(driver: str, codes: tuple[str, ...]) -> Script:
+    """The script of a driver (``admit`` or ``settle``) over the strategies of these codes.
+
+    Neither their order nor how often they come makes another script.
+    """
+    distinct = tuple(sorted(set(codes)))
+    if distinct != codes:
+        return composed(driver, distinct)
     parts = [_engine_part("prelude.lua")]
-    for code in sorted(codes):
+    for code in distinct:
         fragment = (files("ratelimit_ext.strategies") / _FRAGMENTS[code]).read_text("utf-8")
         parts.append(f"do\n{fragment}end\n")
     parts.append(_engine_part(f"{driver}.lua"))

@@ -1,22 +1,23 @@
 -- Correct charges that were taken by an earlier request.
 --
 -- KEYS     one bucket per correction; a bucket may come twice
--- ARGV     now in microseconds, or '' for the server's clock; then for each correction: the
---          strategy's code; the receipt; the difference in units, negative to give back; the
---          strategy's own arguments
+-- ARGV     now in microseconds, or '' for the server's clock; a text of words, and in it for
+--          each correction: the strategy's code; the receipt; the difference in units, negative to
+--          give back; the strategy's own arguments
 -- returns  for each correction 1 where it was applied, 0 where the charge no longer matters
 
 local now = present_instant(ARGV[1])
 local reply = {}
-local cursor = 2
+local cursor = 1
+read_words(ARGV[2])
 
 for i = 1, #KEYS do
-  local strategy = strategies[ARGV[cursor]]
+  local strategy = strategies[words[cursor]]
   -- MGET, as it answers nil where GET would fail on a value of another type; one by one, as two
   -- corrections may concern one bucket.
   local raw = redis.call('MGET', KEYS[i])[1]
   local value, ttl_us = strategy.adjust(
-    raw, now, tonumber(ARGV[cursor + 1]), tonumber(ARGV[cursor + 2]), cursor + 3)
+    raw, now, words[cursor + 1], words[cursor + 2], cursor + 3)
   if value then store(KEYS[i], value, ttl_us) end
   reply[i] = value and 1 or 0
   cursor = cursor + 3 + strategy.arguments

@@ -2,14 +2,14 @@
 --
 -- KEYS     one string
 -- stored   used (7 bytes), end (7 bytes): units taken, and the instant at which the window ends
--- ARGV     amount; period in microseconds; the next two ends of the calendar's windows, or 0 and 0
+-- ARGV     as words: amount; period in microseconds; the next two ends of the calendar's windows, or 0 and 0
 -- returns  the reading: units used, the window's end, 0
 
 -- When a window that is opened now ends.
 local function ending_of(now, arg)
-  local first = tonumber(ARGV[arg + 2])
-  if first == 0 then return now + tonumber(ARGV[arg + 1]) end
-  return now < first and first or tonumber(ARGV[arg + 3])
+  local first = words[arg + 2]
+  if first == 0 then return now + words[arg + 1] end
+  return now < first and first or words[arg + 3]
 end
 
 local function take(now, cost, arg, used, ending)
@@ -31,7 +31,7 @@ strategies.fw = {
     local used, ending = opened(raw, now)
     local latest = ending_of(now, arg)
     if ending == 0 or ending > latest then ending = latest end -- later: a clock set back
-    return used + cost <= tonumber(ARGV[arg]), used, ending, 0
+    return used + cost <= words[arg], used, ending, 0
   end,
 
   take = take,

@@ -6,7 +6,7 @@
 --          of all costs up to its entry, and the base that of all before the first, both modulo 2^40:
 --          what lies in the window is a difference, and no larger. An entry is found by halves, both
 --          by its instant and by its sum, and to merge entries is to drop all but the last.
--- ARGV     amount; period in microseconds
+-- ARGV     as words: amount; period in microseconds
 -- returns  the reading: units in the window; its oldest instant, or 0; the instant that has to leave
 --          before the cost fits, or 0
 
@@ -58,7 +58,7 @@ local function merged(entries, grain)
 end
 
 local function take(now, cost, arg, total, oldest, leaver, base, log, first, count)
-  local period = tonumber(ARGV[arg + 1])
+  local period = words[arg + 1]
   local grain = math.ceil(period / (MOST - 1))
   local entries = string.sub(log, place_of(first))
   if count > first then
@@ -77,8 +77,8 @@ strategies.sw = {
   arguments = 2,
 
   check = function(raw, now, cost, arg)
-    local amount = tonumber(ARGV[arg])
-    local total, base, log, first, count = present(raw, now, tonumber(ARGV[arg + 1]))
+    local amount = words[arg]
+    local total, base, log, first, count = present(raw, now, words[arg + 1])
     local oldest, leaver = first < count and entry_at(log, first) or 0, 0
     local excess = total + cost - amount
     if excess > 0 and cost <= amount then
@@ -97,7 +97,7 @@ strategies.sw = {
   end,
 
   adjust = function(raw, now, receipt, delta, arg)
-    local period = tonumber(ARGV[arg + 1])
+    local period = words[arg + 1]
     local total, base, log, first, count = present(raw, now, period)
     if receipt <= now - period then return nil end
     receipt = math.min(receipt, now) -- a clock set back moved the entry to the present

@@ -3,7 +3,7 @@
 -- KEYS     one string
 -- stored   start (7 bytes), previous (7 bytes), current (7 bytes): the instant at which the current
 --          window began, the units of the window before it, and its own
--- ARGV     amount; period in microseconds
+-- ARGV     as words: amount; period in microseconds
 -- returns  the reading: start, previous, current, as of now
 
 local function present(raw, now, period)
@@ -19,15 +19,15 @@ strategies.sc = {
   arguments = 2,
 
   check = function(raw, now, cost, arg)
-    local period = tonumber(ARGV[arg + 1])
+    local period = words[arg + 1]
     local start, previous, current = present(raw, now, period)
     local weighted = multiply_divide(start + period - now, previous, period) + current
-    return weighted + cost <= tonumber(ARGV[arg]), start, previous, current
+    return weighted + cost <= words[arg], start, previous, current
   end,
 
   take = function(now, cost, arg, start, previous, current)
     return struct.pack('<I7I7I7', start, previous, current + cost),
-      start + 2 * tonumber(ARGV[arg + 1]) - now
+      start + 2 * words[arg + 1] - now
   end,
 
   rewound = function(raw, now)
@@ -35,7 +35,7 @@ strategies.sc = {
   end,
 
   adjust = function(raw, now, receipt, delta, arg)
-    local period = tonumber(ARGV[arg + 1])
+    local period = words[arg + 1]
     local start, previous, current = present(raw, now, period)
     if receipt == start - period then
       previous = math.min(MOST_USED, math.max(0, previous + delta))

@@ -3,7 +3,7 @@
 -- KEYS     one string
 -- stored   used (7 bytes), frac (7 bytes), at (7 bytes): what was missing from the bucket at the
 --          instant `at`, in units and in 1/period of a unit
--- ARGV     amount; period in microseconds; burst
+-- ARGV     as words: amount; period in microseconds; burst
 -- returns  the reading: units missing; fraction missing; microseconds until it leaks (clock skew)
 
 local SIZE, SKEW = 21, 1000000
@@ -24,7 +24,7 @@ local function leaked(raw, now, amount, period)
 end
 
 local function take(now, cost, arg, used, frac, ahead)
-  local amount, period = tonumber(ARGV[arg]), tonumber(ARGV[arg + 1])
+  local amount, period = words[arg], words[arg + 1]
   return struct.pack('<I7I7I7', used + cost, frac, now + ahead),
     ahead + (used + cost + 1) * period / amount
 end
@@ -33,8 +33,8 @@ strategies.tb = {
   arguments = 3,
 
   check = function(raw, now, cost, arg)
-    local used, frac, ahead = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
-    local fits = used + cost + (frac > 0 and 1 or 0) <= tonumber(ARGV[arg + 2])
+    local used, frac, ahead = leaked(raw, now, words[arg], words[arg + 1])
+    local fits = used + cost + (frac > 0 and 1 or 0) <= words[arg + 2]
     return fits, used, frac, ahead
   end,
 
@@ -45,7 +45,7 @@ strategies.tb = {
   end,
 
   adjust = function(raw, now, receipt, delta, arg)
-    local used, frac, ahead = leaked(raw, now, tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]))
+    local used, frac, ahead = leaked(raw, now, words[arg], words[arg + 1])
     if used + delta < 0 then return struct.pack('<I7I7I7', 0, 0, now), 0 end
     return take(now, math.min(delta, MOST_USED - used), arg, used, frac, ahead)
   end,

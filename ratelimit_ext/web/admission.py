@@ -100,13 +100,11 @@ def admitted(engine: Engine, made: Charged) -> Outcome:
 def _decision(engine: Engine, made: Charged) -> Decision:
     """All in one call; where nothing can be given back, what is conditional is only looked at."""
     conditional = [claim.runtime.deduct_when is not None for claim in made.claims]
-    if engine.GIVES_BACK or not any(conditional):
+    if engine.gives_back or not any(conditional):
         return engine.admit(made.charges)
     pairs = list(zip(made.charges, conditional, strict=True))
     looked = engine.admit([charge for charge, later in pairs if later], take=False)
-    taken = engine.admit(
-        [charge for charge, later in pairs if not later], take=looked.admitted
-    )
+    taken = engine.admit([charge for charge, later in pairs if not later], take=looked.admitted)
     later_verdicts, verdicts = iter(looked.verdicts), iter(taken.verdicts)
     return Decision(
         looked.admitted and taken.admitted,

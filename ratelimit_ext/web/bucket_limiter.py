@@ -16,6 +16,7 @@ from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.item import limit_of
 
+
 class BucketLimiter(RateLimiter):
     """``hit``, ``test``, ``get_window_stats`` and ``clear``, decided by an engine."""
 

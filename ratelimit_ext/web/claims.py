@@ -15,7 +15,7 @@ from ratelimit_ext.core.charge import Charge, checked_cost
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.web.item import limit_of
+from ratelimit_ext.web.item import limit_of, rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,18 @@ class Claim:
     """A limit that a request may have to be charged to.
 
     ``shared_key`` is the bucket's name up to the identity; ``scope`` is Flask-Limiter's, for its
-    callbacks. ``metas`` are claims on denials of this one.
+    callbacks. ``header`` is the limit's name in headers, ``policy`` its item there; ``order`` sorts
+    a route's own limits before shared ones, and short periods before long ones. ``metas`` are
+    claims on denials of this one.
     """
 
     runtime: RuntimeLimit
     limit: Limit
     scope: str
     shared_key: str
+    header: str
     policy: str
+    order: tuple[bool, tuple[int, int]]
     metas: tuple[Claim, ...] = ()
 
     def charge(self, identity: str) -> Charge:
@@ -80,7 +84,9 @@ class ClaimMaker:
             limit=limit,
             scope=scope,
             shared_key="" if asked else self._naming.prefix(limit, scope),
+            header=f'"{header_name(limit)}"',
             policy=policy_item(limit),
+            order=(runtime.shared, rank(runtime.limit)),
             metas=tuple(self.claim(meta) for meta in runtime.meta_limits or ()),
         )
 
@@ -93,7 +99,7 @@ class ClaimMaker:
 
 
 def concerns(runtime: RuntimeLimit, method: str) -> bool:
-    """Whether the limit applies to the method: HEAD counts as GET, OPTIONS only where it is named."""
+    """Whether the limit applies to the method; OPTIONS is free where it is not named."""
     if runtime.methods is None:
         return method != "OPTIONS"
     return method.lower() in runtime.methods

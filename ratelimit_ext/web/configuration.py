@@ -94,7 +94,7 @@ class Configuration:
             else:
                 known = _listed({*blueprints, *app.view_functions})
                 mistakes.append(
-                    f"{place}: {name!r} is neither a blueprint nor an endpoint; registered: {known}."
+                    f"{place}: {name!r} is neither blueprint nor endpoint; registered: {known}."
                 )
         if mistakes:
             raise ConfigurationError("\n".join(mistakes))

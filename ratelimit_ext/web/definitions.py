@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 
 import flask
@@ -75,7 +76,7 @@ class MetaLimit(KeywordsMixin, flask_limiter.MetaLimit):
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
-    """A limit of a view, a blueprint or a block of code; ``flask_limiter.RouteLimit`` with keywords.
+    """A limit of a view, a blueprint or a block: ``flask_limiter.RouteLimit`` with keywords.
 
     ``items`` replaces the string for limits that come from a policy: it is asked at every request
     and answers with the items that apply.
@@ -106,11 +107,14 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
 def limited(view: Any, limiter: Any) -> Any:
     """The callable behind its limits. All of them are decided at its call."""
     name = get_qualified_name(view)
+    asynchronous = iscoroutinefunction(view)
 
     @wraps(view)
     def admitted(*args: Any, **kwargs: Any) -> Any:
         limiter._check_request_limit(callable_name=name, in_middleware=False)
-        return flask.current_app.ensure_sync(view)(*args, **kwargs)
+        if asynchronous:
+            return flask.current_app.ensure_sync(view)(*args, **kwargs)
+        return view(*args, **kwargs)
 
     setattr(admitted, MARK, limiter)
     return admitted

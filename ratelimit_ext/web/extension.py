@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import flask
 import flask_limiter
+from flask.globals import request_ctx
 from flask_limiter import ExemptionScope, HeaderNames
-from flask_limiter._compat import request_context
-from flask_limiter.constants import MAX_BACKEND_CHECKS, ConfigVars
+from flask_limiter.constants import MAX_BACKEND_CHECKS
 from flask_limiter.util import get_qualified_name
 from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
@@ -155,7 +155,10 @@ class Limiter(flask_limiter.Limiter):
         return self._route_limit(limit_value, shared=False, **options)
 
     def shared_limit(
-        self, limit_value: str | Callable[[], str], scope: str | Callable[[str], str], **options: Any
+        self,
+        limit_value: str | Callable[[], str],
+        scope: str | Callable[[str], str],
+        **options: Any,
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
         return self._route_limit(limit_value, shared=True, scope=scope, **options)
@@ -201,13 +204,14 @@ class Limiter(flask_limiter.Limiter):
     @property
     def context(self) -> LimitedRequest:  # type: ignore[override]
         """The state of the present request."""
-        context: Any = request_context()
-        held: dict[Limiter, LimitedRequest] | None = getattr(context, "_ratelimit_ext", None)
-        if held is None:
-            held = context._ratelimit_ext = {}
-        state = held.get(self)
-        if state is None:
-            state = held[self] = LimitedRequest(self)
+        context = cast(Any, request_ctx)._get_current_object()
+        try:
+            return cast(LimitedRequest, context._ratelimit_ext[self])
+        except AttributeError:
+            context._ratelimit_ext = {}
+        except KeyError:
+            pass
+        state = context._ratelimit_ext[self] = LimitedRequest(self)
         return state
 
     @property
@@ -251,10 +255,10 @@ class Limiter(flask_limiter.Limiter):
         self._decide(state, place, lambda: self._resolver.of_definitions(place, [definition]))
 
     def _place(self, endpoint: str, name: str | None) -> Place:
-        request = flask.request
+        context = cast(Any, request_ctx)._get_current_object()
+        request = context.request
         method = "GET" if request.method == "HEAD" else request.method
-        app: Any = flask.current_app
-        return Place(app._get_current_object(), endpoint, request.blueprint, method, name)
+        return Place(context.app, endpoint, request.blueprint, method, name)
 
     def _exempt(self, state: LimitedRequest, endpoint: str) -> bool:
         """Whether no limit concerns the request. The filters are asked once."""
@@ -276,7 +280,7 @@ class Limiter(flask_limiter.Limiter):
             app, blueprint = flask.current_app, flask.request.blueprint
             self.check_policy(cast(Any, app)._get_current_object())
             inner = view
-            while inner is not None and not getattr(inner, MARK, None) == self:
+            while inner is not None and getattr(inner, MARK, None) != self:
                 inner = getattr(inner, "__wrapped__", None)
             known = inner is not None
             if not known and self.limit_manager.is_configured(endpoint, blueprint):
@@ -418,7 +422,11 @@ class Limiter(flask_limiter.Limiter):
                     if not self._swallow_errors:
                         raise
                     kind = "on_meta_breach" if meta else "on_breach"
-                    self.logger.exception("%s callback failed with error %s", kind, error)
+                    self.logger.exception(  # Flask-Limiter's words
+                        "%s callback failed with error %s",
+                        kind,
+                        error,  # noqa: TRY401
+                    )
                     continue
                 if isinstance(response, flask.Response):
                     answer = response
@@ -479,12 +487,12 @@ class Limiter(flask_limiter.Limiter):
         conditional, state.conditional = state.conditional, []
         try:
             engine = self.engine
-            sign = -1 if engine.GIVES_BACK else 1
+            sign = -1 if engine.gives_back else 1
             due = [
                 entry
                 for entry in conditional
                 if bool(cast(Any, entry.claim.runtime.deduct_when)(response))
-                is not engine.GIVES_BACK
+                is not engine.gives_back
             ]
             if due:
                 corrections = [Correction(e.verdict, sign * e.verdict.charge.cost) for e in due]

@@ -7,7 +7,6 @@ so a denied request charges nothing; but between look and take another worker ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from limits import RateLimitItem, RateLimitItemPerSecond
@@ -36,7 +35,7 @@ _STOCK: Final[dict[str, type[RateLimiter]]] = {
 class ForeignEngine:
     """An :class:`~ratelimit_ext.engine.protocol.Engine` over a storage's own operations."""
 
-    GIVES_BACK: Final = False
+    gives_back: Final = False
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -76,7 +75,7 @@ class ForeignEngine:
     def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
         """Take what was only looked at; a negative difference is lost, as nothing gives it back."""
         return sum(
-            self._hits(replace(verdict.charge, cost=delta))
+            self._hits(verdict.charge._replace(cost=delta))
             for verdict, delta in corrections
             if delta > 0
         )

@@ -14,7 +14,6 @@ from flask_limiter import HeaderNames
 from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
-from ratelimit_ext.web.claims import header_name
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest
 from ratelimit_ext.web.refusal import too_long_to_wait
 
@@ -28,12 +27,12 @@ def write_limits(
     nearest = request.nearest()
     if nearest is None:
         return
-    headers["RateLimit-Policy"] = ", ".join([entry.claim.policy for entry in request.entries])
-    headers["RateLimit"] = ", ".join([_state(entry) for entry in request.entries])
-    headers[names[HeaderNames.LIMIT]] = str(nearest.claim.limit.capacity)
-    headers[names[HeaderNames.REMAINING]] = str(nearest.verdict.remaining)
+    headers.add("RateLimit-Policy", ", ".join([e.claim.policy for e in request.entries]))
+    headers.add("RateLimit", ", ".join([_state(entry) for entry in request.entries]))
+    headers.add(names[HeaderNames.LIMIT], str(nearest.claim.limit.capacity))
+    headers.add(names[HeaderNames.REMAINING], str(nearest.verdict.remaining))
     # Flask-Limiter's rounding: the first whole second at which the limit is surely reset.
-    headers[names[HeaderNames.RESET]] = str(int(nearest.reset_at + 1))
+    headers.add(names[HeaderNames.RESET], str(int(nearest.reset_at + 1)))
 
 
 def write_refusal(headers: Headers, wait_ms: int, *, name: str, as_date: bool) -> None:
@@ -62,4 +61,4 @@ def _state(entry: Entry) -> str:
     if not verdict.allowed and verdict.retry_after_us is not None:
         reset_us = min(reset_us, verdict.retry_after_us)
     t = -(-reset_us // 1_000_000)
-    return f'"{header_name(entry.claim.limit)}";r={verdict.remaining};t={t}'
+    return f"{entry.claim.header};r={verdict.remaining};t={t}"

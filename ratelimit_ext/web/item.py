@@ -49,7 +49,9 @@ def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:
         return rank(self) < rank(other)
 
     body = {"__slots__": ["keywords"], "__eq__": equal, "__hash__": hashed, "__lt__": before}
-    return total_ordering(type(stock)(f"Extended{stock.__name__}", (stock,), body))
+    metaclass: Any = type(stock)
+    extended: type[RateLimitItem] = metaclass(f"Extended{stock.__name__}", (stock,), body)
+    return total_ordering(extended)
 
 
 _EXTENDED = {stock: _extended(stock) for stock in GRANULARITIES.values()}
@@ -80,13 +82,11 @@ def limit_of(item: RateLimitItem, default_strategy: str) -> Limit:
 
     ``default_strategy`` is the extension's, for items that name none.
     """
-    return _limit_of(type(item), item.amount, item.get_expiry(), keywords_of(item), default_strategy)
+    return _limit_of(item.amount, item.get_expiry(), keywords_of(item), default_strategy)
 
 
 @lru_cache(maxsize=4096)
-def _limit_of(
-    kind: type, amount: int, period_s: int, keywords: Keywords, default_strategy: str
-) -> Limit:
+def _limit_of(amount: int, period_s: int, keywords: Keywords, default_strategy: str) -> Limit:
     given = keywords.strategy or default_strategy
     strategy = ALIASES.get(given, given)
     strategy_named(strategy)

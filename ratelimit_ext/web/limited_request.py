@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import flask_limiter
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from ratelimit_ext.web.extension import Limiter
 
 #: A view that takes longer than this is told what is left at its end, not at its beginning.
-NOTICEABLE_US: Final = 50_000
+NOTICEABLE_S: Final = 0.05
 
 
 class Entry(NamedTuple):
@@ -32,11 +31,8 @@ class Entry(NamedTuple):
     now_us: int
     decided_at: float
 
-    def at_present(self) -> Entry:
-        """The entry as it reads now, some time after the decision."""
-        elapsed_us = int((time.monotonic() - self.decided_at) * 1_000_000)
-        if elapsed_us < NOTICEABLE_US:
-            return self
+    def later(self, elapsed_us: int) -> Entry:
+        """The entry as it reads that much after the decision."""
         verdict, limit = self.verdict, self.claim.limit
         answer = strategy_named(limit.strategy).later(
             limit,
@@ -44,16 +40,8 @@ class Entry(NamedTuple):
             Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt),
             elapsed_us,
         )
-        now = replace(
-            verdict, remaining=answer.remaining, reset_after_us=answer.reset_after_us
-        )
+        now = verdict._replace(remaining=answer.remaining, reset_after_us=answer.reset_after_us)
         return self._replace(verdict=now, now_us=self.now_us + elapsed_us)
-
-    @property
-    def exhaustion(self) -> tuple[float, bool, tuple[int, int]]:
-        """Sorts the entry nearest to exhaustion first; a route's own before a shared one."""
-        left = self.verdict.remaining / self.claim.limit.capacity
-        return left, self.claim.runtime.shared, rank(self.claim.runtime.limit)
 
     @property
     def reset_at(self) -> float:
@@ -88,7 +76,16 @@ class RequestLimit(flask_limiter.RequestLimit):
 class LimitedRequest:
     """The state of a request. Nothing is rendered before somebody asks."""
 
-    __slots__ = ("charged", "conditional", "entries", "exempt", "extension", "finished", "plan", "retry_ms")
+    __slots__ = (
+        "charged",
+        "conditional",
+        "entries",
+        "exempt",
+        "extension",
+        "finished",
+        "plan",
+        "retry_ms",
+    )
 
     def __init__(self, extension: Limiter) -> None:
         self.extension = extension
@@ -131,8 +128,7 @@ class LimitedRequest:
         deltas = {id(verdict): delta for verdict, delta in corrections}
         self.entries = [
             entry._replace(
-                verdict=replace(
-                    entry.verdict,
+                verdict=entry.verdict._replace(
                     remaining=max(0, entry.verdict.remaining - deltas[id(entry.verdict)]),
                 )
             )
@@ -143,17 +139,26 @@ class LimitedRequest:
 
     def bring_to_present(self) -> None:
         """Let the answers say what is left now. Refusals are sent at once, and stay exact."""
-        if self.retry_ms is None:
-            self.entries = [entry.at_present() for entry in self.entries]
+        if not self.entries or self.retry_ms is not None:
+            return
+        here = time.monotonic()
+        if here - self.entries[0].decided_at > NOTICEABLE_S:
+            self.entries = [
+                entry.later(int((here - entry.decided_at) * 1_000_000)) for entry in self.entries
+            ]
 
     def nearest(self) -> Entry | None:
         """The entry nearest to exhaustion; of those that denied, the longest wait."""
-        if not self.entries:
-            return None
-        denied = [entry for entry in self.entries if not entry.verdict.allowed]
-        if denied:
-            return max(denied, key=_wait)
-        return min(self.entries, key=lambda entry: entry.exhaustion)
+        nearest, least = None, 2.0
+        for entry in self.entries:
+            if not entry.verdict.allowed:
+                return max((e for e in self.entries if not e.verdict.allowed), key=_wait)
+            left = entry.verdict.remaining / entry.claim.limit.capacity
+            if left < least or (
+                left == least and nearest is not None and entry.claim.order < nearest.claim.order
+            ):
+                nearest, least = entry, left
+        return nearest
 
 
 def _wait(entry: Entry) -> Any:

@@ -172,7 +172,9 @@ class Manager(LimitManager):
             try:
                 limits.extend(definition)
             except ValueError as error:
-                self._logger.error(f"failed to load ratelimit for blueprint {blueprint}: {error}")
+                self._logger.error(
+                    "failed to load ratelimit for blueprint %s: %s", blueprint, error
+                )
         return limits
 
     def _decorated(self, name: str) -> Iterable[Limit]:

@@ -49,7 +49,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The callback's response where it gave one, else the default body."""
         if self.response is not None or self.decision is None or self.claim is None:
-            return super().get_response(environ, scope)
+            response: Response = super().get_response(environ, scope)
+            return response
         return body_response(429, self._body(self.claim, self.decision), QUOTA_EXCEEDED)
 
     def _body(self, claim: Claim, decision: Decision) -> dict[str, Any]:

@@ -80,7 +80,9 @@ class Resolver:
         answers = tuple(_answer(definition) for definition in prepared.dynamic)
         resolved = prepared.variants.get(answers)
         if resolved is None:
-            resolved, sound = self._compiled(place, dict(zip(map(id, prepared.dynamic), answers)))
+            resolved, sound = self._compiled(
+                place, dict(zip(map(id, prepared.dynamic), answers, strict=True))
+            )
             if len(prepared.variants) >= MOST_VARIANTS:
                 prepared.variants.clear()
             if sound:  # what could not be loaded is said at every request, not only at the first
@@ -100,19 +102,21 @@ class Resolver:
 
     def _dynamic(self, place: Place) -> tuple[Limit, ...]:
         """The definitions that may concern the place and have to be asked at every request."""
-        everything = self._applicable(place, lambda limit: True, everything=True)
+        everything = self._candidates(place)
         seen = {id(d): d for d in (*everything.shared, *everything.own) if _asks(d)}
         return tuple(seen.values())
 
-    def _applicable(
-        self, place: Place, yields: Callable[[Limit], bool], *, everything: bool = False
-    ) -> Applicable:
+    def _candidates(self, place: Place) -> Applicable:
+        app, endpoint, blueprint, _, name = place
+        if not endpoint or name == EDGE:
+            return self._manager.edge(app, endpoint, blueprint)
+        return self._manager.candidates(app, endpoint, blueprint, name)
+
+    def _applicable(self, place: Place, yields: Callable[[Limit], bool]) -> Applicable:
         app, endpoint, blueprint, method, name = place
         manager = self._manager
         if not endpoint or name == EDGE:
             return manager.edge(app, endpoint, blueprint)
-        if everything:
-            return manager.candidates(app, endpoint, blueprint, name)
         if name is None:
             return manager.before_view(app, endpoint, blueprint, method=method, yields=yields)
         return manager.at_callable(app, endpoint, blueprint, name, method=method, yields=yields)
@@ -155,7 +159,7 @@ class Resolver:
     def _in_present_scopes(self, resolved: Resolved, place: Place) -> Resolved:
         fresh = self._maker(place).in_present_scope
         return Resolved(
-            tuple((definition, tuple(map(fresh, claims))) for definition, claims in resolved.shared),
+            tuple((each, tuple(map(fresh, claims))) for each, claims in resolved.shared),
             tuple(map(fresh, resolved.own)),
             resolved.metas,
         )

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 
+from ratelimit_ext.engine.denials import RememberingEngine
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.engine.redis import RedisEngine
@@ -31,7 +32,8 @@ def _made_for(storage: Storage) -> Engine:
         held = cast(dict[str, Any], storage.storage)
         return MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
     if isinstance(storage, RedisStorage) and not isinstance(storage, RedisClusterStorage):
-        return RedisEngine(storage.get_connection(), storage.base_exceptions)
+        redis = RedisEngine(storage.get_connection(), storage.base_exceptions)
+        return RememberingEngine(redis)
     return ForeignEngine(storage)
 
 

@@ -1,0 +1,114 @@
+"""Recent denials, remembered in the worker: a client that hammers costs no round trip.
+
+To hammer is to be denied the same charges twice within a second. From then on the denial is
+repeated from memory until the wait that it named is over, for at most a second. What this worker
+gives back or clears meanwhile makes it forget everything; what another worker gives back is seen
+after a second at the latest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.engine.protocol import Correction, Engine
+
+LONGEST_S: Final = 1.0
+MOST_DENIALS: Final = 4096
+
+
+class RememberingEngine:
+    """An engine in front of another: answers what was denied a moment ago, and asks otherwise."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        #: Charges denied once, with the instant; and denied again, with what repeats the denial.
+        self._denied_once: dict[tuple[Charge, ...], float] = {}
+        self._denials: dict[tuple[Charge, ...], tuple[float, float, Decision]] = {}
+
+    @property
+    def gives_back(self) -> bool:
+        """As the engine behind."""
+        return self._engine.gives_back
+
+    def admit(
+        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+    ) -> Decision:
+        """See :meth:`Engine.admit`."""
+        if not take or now_us is not None:
+            return self._engine.admit(charges, take=take, now_us=now_us)
+        claimed = tuple(charges)
+        if self._denials:
+            recalled = self._recalled(claimed)
+            if recalled is not None:
+                return recalled
+        decision = self._engine.admit(charges)
+        if not decision.admitted and all(map(_leaves_no_trace, charges)):
+            self._remember(claimed, decision)
+        return decision
+
+    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+        """See :meth:`Engine.settle`."""
+        self._forget()
+        return self._engine.settle(corrections, now_us=now_us)
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """See :meth:`Engine.clear`."""
+        self._forget()
+        return self._engine.clear(keys)
+
+    def reset(self, prefix: str) -> int:
+        """See :meth:`Engine.reset`."""
+        self._forget()
+        return self._engine.reset(prefix)
+
+    def reachable(self) -> bool:
+        """As the engine behind."""
+        return self._engine.reachable()
+
+    def _forget(self) -> None:
+        self._denied_once.clear()
+        self._denials.clear()
+
+    def _remember(self, claimed: tuple[Charge, ...], decision: Decision) -> None:
+        wait_ms = decision.retry_after_ms
+        if wait_ms is None:
+            return  # it can never pass, and is told so without a limit to hammer
+        here = time.monotonic()
+        if len(self._denials) + len(self._denied_once) >= MOST_DENIALS:
+            self._forget()
+        if here - self._denied_once.get(claimed, -LONGEST_S) >= LONGEST_S:
+            self._denied_once[claimed] = here
+            return
+        self._denials[claimed] = (here, here + min(LONGEST_S, wait_ms / 1000), decision)
+
+    def _recalled(self, claimed: tuple[Charge, ...]) -> Decision | None:
+        known = self._denials.get(claimed)
+        if known is None:
+            return None
+        since, until, decision = known
+        here = time.monotonic()
+        if here >= until:
+            self._denials.pop(claimed, None)
+            return None
+        elapsed_us = int((here - since) * 1_000_000)
+        return decision._replace(
+            now_us=decision.now_us + elapsed_us,
+            verdicts=tuple(_later(verdict, elapsed_us) for verdict in decision.verdicts),
+        )
+
+
+def _leaves_no_trace(charge: Charge) -> bool:
+    """Whether a denial changes nothing of the charge; a shadow and a ban count every request."""
+    return not charge.meta and charge.limit.mode == "enforce"
+
+
+def _later(verdict: Verdict, elapsed_us: int) -> Verdict:
+    wait = verdict.retry_after_us
+    return verdict._replace(
+        retry_after_us=max(1, wait - elapsed_us) if wait else wait,
+        reset_after_us=max(0, verdict.reset_after_us - elapsed_us),
+    )

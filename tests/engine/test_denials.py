@@ -1,0 +1,142 @@
+"""Denials that are remembered in the worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine import denials
+from ratelimit_ext.engine.denials import RememberingEngine
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.protocol import Correction
+
+SECOND = 1_000_000
+
+
+class CountingEngine(MemoryEngine):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def admit(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        self.asked += 1
+        return super().admit(*args, **kwargs)
+
+
+class Clock:
+    """Both clocks of a worker, in step."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time that only moves when it is told to."""
+    clock = Clock()
+    monkeypatch.setattr(denials.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr("ratelimit_ext.core.clock.now_us", lambda: int(clock.now * SECOND))
+    return clock
+
+
+@pytest.fixture
+def behind() -> CountingEngine:
+    """The engine that is asked."""
+    return CountingEngine()
+
+
+ONE_A_MINUTE = Charge(Limit(1, 60 * SECOND), "bucket")
+
+
+def denied(engine: RememberingEngine, times: int, charge: Charge = ONE_A_MINUTE) -> None:
+    """Use up the limit, and be denied so often."""
+    assert engine.admit([charge]).admitted
+    assert not any(engine.admit([charge]).admitted for _ in range(times))
+
+
+def test_hammering_costs_no_round_trip(clock: Clock, behind: CountingEngine) -> None:
+    """From the second denial within a second on, nobody is asked."""
+    denied(RememberingEngine(behind), 100)
+    assert behind.asked == 3
+
+
+def test_a_single_denial_is_not_remembered(clock: Clock, behind: CountingEngine) -> None:
+    """Somebody who is denied now and then is always decided anew."""
+    engine = RememberingEngine(behind)
+    assert engine.admit([ONE_A_MINUTE]).admitted
+    for _ in range(5):
+        assert not engine.admit([ONE_A_MINUTE]).admitted
+        clock.now += 1
+    assert behind.asked == 6
+
+
+def test_it_ends_with_the_wait(clock: Clock, behind: CountingEngine) -> None:
+    """The wait that a remembered denial names is exact: over, and the call passes."""
+    engine = RememberingEngine(behind)
+    charge = Charge(Limit(2, SECOND, "token-bucket", burst=1), "bucket")
+    denied(engine, 3, charge)
+    clock.now += 0.2
+    recalled = engine.admit([charge])
+    assert recalled.retry_after_ms == 300
+    clock.now += 0.299
+    assert not engine.admit([charge]).admitted
+    clock.now += 0.001
+    assert engine.admit([charge]).admitted
+
+
+def test_it_lasts_a_second_at_most(clock: Clock, behind: CountingEngine) -> None:
+    """What another worker gives back is seen after a second."""
+    engine = RememberingEngine(behind)
+    denied(engine, 5)
+    behind.clear(["bucket"])
+    assert not engine.admit([ONE_A_MINUTE]).admitted
+    clock.now += 1
+    assert engine.admit([ONE_A_MINUTE]).admitted
+
+
+def test_what_this_worker_gives_back_is_seen_at_once(clock: Clock, behind: CountingEngine) -> None:
+    """A settlement, a clear and a reset forget every remembered denial."""
+    engine = RememberingEngine(behind)
+    verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
+    assert not any(engine.admit([ONE_A_MINUTE]).admitted for _ in range(3))
+    engine.settle([Correction(verdict, -1)])
+    assert engine.admit([ONE_A_MINUTE]).admitted
+
+
+def test_another_cost_is_another_question(clock: Clock, behind: CountingEngine) -> None:
+    """A denial of 5 says nothing about 1."""
+    engine = RememberingEngine(behind)
+    limit = Limit(5, 60 * SECOND)
+    assert engine.admit([Charge(limit, "bucket", 3)]).admitted
+    assert not any(engine.admit([Charge(limit, "bucket", 5)]).admitted for _ in range(3))
+    assert engine.admit([Charge(limit, "bucket", 1)]).admitted
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        Charge(Limit(9, 60 * SECOND, mode="shadow"), "shadow"),
+        Charge(Limit(9, 60 * SECOND), "ban", meta=True),
+    ],
+)
+def test_what_counts_denials_is_always_asked(
+    clock: Clock, behind: CountingEngine, extra: Charge
+) -> None:
+    """A shadow limit and a ban count every request, also of a client that hammers."""
+    engine = RememberingEngine(behind)
+    for _ in range(6):
+        engine.admit([ONE_A_MINUTE, extra])
+    assert behind.asked == 6
+
+
+def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
+    """However many clients hammer, the memory is bounded."""
+    engine = RememberingEngine(behind)
+    limit = Limit(1, 60 * SECOND)
+    for client in range(denials.MOST_DENIALS):
+        denied(engine, 2, Charge(limit, f"bucket-{client}"))
+    assert len(engine._denials) + len(engine._denied_once) <= denials.MOST_DENIALS
