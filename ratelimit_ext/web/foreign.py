@@ -6,6 +6,7 @@ so a denied request charges nothing; but between look and take another worker ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,12 +25,25 @@ from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.strategies import strategy_named
 
 _STOCK: Final[dict[str, type[RateLimiter]]] = {
     "fixed-window": FixedWindowRateLimiter,
     "sliding-window": MovingWindowRateLimiter,
     "sliding-window-counter": SlidingWindowCounterRateLimiter,
 }
+_BY_CODE: Final = {strategy_named(name).CODE: stock for name, stock in _STOCK.items()}
+#: The strategy's code and the period in seconds, in a name that core.key has made.
+_NAME: Final = re.compile(r":([a-z]+):(\d+)[^:]*:[^:]*:[^:]*:\{[^:]*\}$")
+
+
+class _NamedItem(RateLimitItemPerSecond):
+    """An item whose bucket has the name that is given, and no other."""
+
+    __slots__ = ()
+
+    def key_for(self, *identifiers: str) -> str:
+        return "/".join(identifiers)
 
 
 class ForeignEngine:
@@ -81,11 +95,11 @@ class ForeignEngine:
         )
 
     def clear(self, keys: Sequence[str]) -> int:
-        """See :meth:`Engine.clear`; forgets the name in every layout of the stock strategies."""
+        """See :meth:`Engine.clear`; how many there were is not known here."""
         for key in keys:
-            item = RateLimitItemPerSecond(1, 1)
-            for limiter in self._limiters.values():
-                limiter.clear(item, key)
+            name = _NAME.search(key)
+            assert name is not None, key
+            _BY_CODE[name[1]](self._storage).clear(_NamedItem(1, int(name[2])), key)
         return len(keys)
 
     def reset(self, prefix: str) -> int:
@@ -104,7 +118,7 @@ class ForeignEngine:
 
     @staticmethod
     def _item(limit: Limit) -> RateLimitItem:
-        return RateLimitItemPerSecond(limit.amount, limit.period_us // 1_000_000)
+        return _NamedItem(limit.amount, limit.period_us // 1_000_000)
 
     def _looks(self, charge: Charge) -> bool:
         limiter = self._limiter(charge.limit)
