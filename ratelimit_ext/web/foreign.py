@@ -42,8 +42,8 @@ class _NamedItem(RateLimitItemPerSecond):
 
     __slots__ = ()
 
-    def key_for(self, *identifiers: str) -> str:
-        return "/".join(identifiers)
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        return "/".join(map(str, identifiers))
 
 
 class ForeignEngine:
