@@ -85,7 +85,7 @@ def test_a_denied_request_shows_what_denied_it(make: Maker, clock: Clock) -> Non
 
 
 def test_after_the_first_breach_no_limit_is_shown(make: Maker) -> None:
-    """With `fail_on_first_breach`, the default, as in Flask-Limiter; the IETF headers stay whole."""
+    """With `fail_on_first_breach`, the default, as in Flask-Limiter; headers name them all."""
     app, limiter = make()
     shown = []
 

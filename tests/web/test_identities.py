@@ -1,0 +1,155 @@
+"""Who pays."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask, g
+
+from ratelimit_ext import Limiter, client_ip
+from ratelimit_ext.web.identities import BUILT_IN
+from tests import servers
+from tests.web.calls import statuses
+from tests.web.conftest import asked_key
+
+
+@pytest.fixture
+def app() -> Flask:
+    return Flask("example")
+
+
+@pytest.mark.parametrize(
+    ("remote", "identity"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unix", "unix"),
+        (None, "127.0.0.1"),
+    ],
+)
+def test_an_ipv6_client_is_its_network(app: Flask, remote: str | None, identity: str) -> None:
+    """One subscriber has a whole /64; an IPv4 address in IPv6's clothes is itself."""
+    environ: dict[str, Any] = {} if remote is None else {"REMOTE_ADDR": remote}
+    with app.test_request_context(environ_overrides=environ):
+        assert client_ip() == identity
+
+
+def test_a_forwarded_address_counts_for_nothing_unless_proxies_are_trusted(app: Flask) -> None:
+    """Else anyone could be anyone."""
+    headers = {"X-Forwarded-For": "198.51.100.1"}
+    environ = {"REMOTE_ADDR": "192.0.2.7"}
+    with app.test_request_context(headers=headers, environ_overrides=environ):
+        assert client_ip() == "192.0.2.7"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer sk-secret"},
+        {"Authorization": "bearer  sk-secret "},
+        {"X-API-Key": "sk-secret"},
+        {"Authorization": "Basic abc", "X-API-Key": "sk-secret"},
+    ],
+    ids=str,
+)
+def test_an_api_key_is_known_by_its_digest(app: Flask, headers: dict[str, str]) -> None:
+    """The same key is the same caller wherever it stands, and the key itself is nowhere."""
+    with app.test_request_context(headers=headers):
+        identity = BUILT_IN["api_key"]()
+    assert "secret" not in identity
+    with app.test_request_context(headers={"X-API-Key": "sk-secret"}):
+        assert BUILT_IN["api_key"]() == identity
+    with app.test_request_context(headers={"X-API-Key": "sk-other"}):
+        assert BUILT_IN["api_key"]() != identity
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Authorization": "Bearer "}, {"Authorization": "Basic dTpw"}, {"X-API-Key": ""}],
+    ids=str,
+)
+def test_without_a_key_the_address_pays(app: Flask, headers: dict[str, str]) -> None:
+    """Nobody gets a bucket by leaving the key out."""
+    with app.test_request_context(headers=headers, environ_overrides={"REMOTE_ADDR": "192.0.2.7"}):
+        assert BUILT_IN["api_key"]() == "192.0.2.7"
+
+
+def test_an_api_key_never_stands_in_the_storage(
+    redis_server: servers.Server, redis_client: redis.Redis
+) -> None:
+    """Neither in a name nor in a value of Redis."""
+    app = Flask("example")
+    limiter = Limiter(
+        asked_key, app=app, storage_uri=redis_server.uri, application_limits=["9/minute"]
+    )
+    app.get("/")(limiter.limit("9/minute", key_func=limiter.identities["api_key"])(lambda: "ok"))
+    secret = "sk-live-0123456789"
+    assert statuses(app, headers={"Authorization": f"Bearer {secret}"}) == [200]
+    stored = redis_client.keys()
+    assert len(stored) == 2
+    for key in stored:
+        assert secret.encode() not in key + (redis_client.dump(key) or b"")
+
+
+def test_a_long_identity_makes_no_long_name(
+    redis_server: servers.Server, redis_client: redis.Redis
+) -> None:
+    """10 kB of identity are one short name, and two such callers are two."""
+    app = Flask("example")
+    limiter = Limiter(asked_key, app=app, storage_uri=redis_server.uri)
+    app.get("/")(limiter.limit("1/minute")(lambda: "ok"))
+    for key in ("x" * 10_000, "x" * 9_999 + "y", "ü\r\n\0 :{}", "*"):
+        header = {"X-Key": key.encode("unicode_escape").decode()}
+        assert statuses(app, headers=header, times=2) == [200, 429]
+    assert all(len(key) < 200 for key in redis_client.keys())
+
+
+@pytest.mark.parametrize(
+    ("known", "identity"),
+    [
+        ({"user_id": 7}, "user-7"),
+        ({"user_id": 0}, "user-0"),
+        ({"user": "ada"}, "user-ada"),
+        ({"user": SimpleNamespace(id=7, name="Ada")}, "user-7"),
+        ({"user_id": 7, "user": "ada"}, "user-7"),
+        ({"user": None}, "192.0.2.7"),
+        ({}, "192.0.2.7"),
+    ],
+    ids=str,
+)
+def test_a_user_is_who_is_logged_in(app: Flask, known: dict[str, Any], identity: str) -> None:
+    """By `g.user_id` or `g.user`; the address where nobody is."""
+    with app.test_request_context(environ_overrides={"REMOTE_ADDR": "192.0.2.7"}):
+        for name, value in known.items():
+            setattr(g, name, value)
+        assert BUILT_IN["user"]() == identity
+
+
+@pytest.mark.parametrize(
+    ("options", "identity"),
+    [
+        ({"json": {"model": "gpt-x"}}, "gpt-x"),
+        ({"json": {"model": ""}}, "-"),
+        ({"json": {"model": ["gpt-x"]}}, "-"),
+        ({"json": ["gpt-x"]}, "-"),
+        ({"data": "{", "content_type": "application/json"}, "-"),
+        ({}, "-"),
+    ],
+    ids=str,
+)
+def test_a_model_is_what_the_body_names(app: Flask, options: dict[str, Any], identity: str) -> None:
+    """A body that names none, or is none, is no error here."""
+    with app.test_request_context(method="POST", **options):
+        assert BUILT_IN["model"]() == identity
+
+
+def test_everyone_is_one() -> None:
+    """`global` is one bucket, whoever calls."""
+    assert BUILT_IN["global"]() == "*"
