@@ -60,21 +60,23 @@ end
 local function take(now, cost, arg, total, oldest, leaver, base, log, first, count)
   local period = words[arg + 1]
   local grain = math.ceil(period / (MOST - 1))
-  local entries = string.sub(log, place_of(first))
+  local kept, full = count, count - first >= MOST
   if count > first then
     local newest = entry_at(log, count - 1)
     local near = math.floor(newest / grain) == math.floor(now / grain)
     if newest == now or (count - first >= EXACT and near) then
-      entries = string.sub(entries, 1, -ENTRY - 1)
-    elseif count - first >= MOST then
-      entries = merged(entries, grain)
+      kept, full = count - 1, false
     end
   end
+  local entries = string.sub(log, place_of(first), place_of(kept) - 1)
+  if full then entries = merged(entries, grain) end
   return struct.pack('<I5', base) .. entries .. packed(now, base + total + cost), period
 end
 
 strategies.sw = {
   arguments = 2,
+
+  receipt = function(now) return now end,
 
   check = function(raw, now, cost, arg)
     local amount = words[arg]
