@@ -177,6 +177,24 @@ class Manager(LimitManager):
                 )
         return limits
 
+    def resolve_limits(
+        self,
+        app: flask.Flask,
+        endpoint: str | None = None,
+        blueprint: str | None = None,
+        *stock: Any,
+        **options: Any,
+    ) -> tuple[list[RuntimeLimit], ...]:
+        """The defaults and the own limits of an endpoint; the commands ask for them."""
+        if not endpoint or endpoint not in self._endpoint_limits:
+            return super().resolve_limits(app, endpoint, blueprint, *stock, **options)
+        name = get_qualified_name(app.view_functions[endpoint])
+        shared, own = self.at_callable(
+            app, endpoint, blueprint, name, method="GET", yields=lambda _: True
+        )
+        defaults = [limit for limit in shared if limit in self._default_limits]
+        return list(itertools.chain(*defaults)), list(itertools.chain(*own))
+
     def _decorated(self, name: str) -> Iterable[Limit]:
         if self._route_exemptions.get(name, ExemptionScope.NONE):
             return ()
