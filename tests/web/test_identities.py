@@ -108,7 +108,7 @@ def test_a_long_identity_makes_no_long_name(
     for key in ("x" * 10_000, "x" * 9_999 + "y", "ü\r\n\0 :{}", "*"):
         header = {"X-Key": key.encode("unicode_escape").decode()}
         assert statuses(app, headers=header, times=2) == [200, 429]
-    assert all(len(key) < 200 for key in redis_client.keys())
+    assert all(len(key) < 200 for key in redis_client.scan_iter())
 
 
 @pytest.mark.parametrize(

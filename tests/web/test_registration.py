@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import flask_limiter
 import pytest
 import redis
@@ -20,9 +18,9 @@ from tests.web.conftest import Clock
 @pytest.fixture(params=["memory", "redis", "unix", "wrapped"])
 def storage(
     request: pytest.FixtureRequest, redis_server: servers.Server, redis_client: redis.Redis
-) -> Iterator[Storage]:
+) -> Storage:
     """A stock storage of each kind."""
-    yield {
+    return {
         "memory": MemoryStorage,
         "redis": lambda: RedisStorage(redis_server.uri),
         "unix": lambda: RedisStorage(redis_server.unix_uri),

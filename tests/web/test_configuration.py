@@ -1,0 +1,340 @@
+"""Limits by configuration, in an application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask, g, request
+
+from ratelimit_ext import ConfigurationError, Limiter, RequestTooLarge
+from tests.web.calls import statuses
+from tests.web.conftest import Clock, Maker, asked_key
+
+
+def root() -> str:
+    """The view of most tests."""
+    return "ok"
+
+
+def chat(*endpoints: str) -> Blueprint:
+    """A blueprint `chat` with these endpoints."""
+    blueprint = Blueprint("chat", "chat", url_prefix="/chat")
+    for endpoint in endpoints:
+        blueprint.add_url_rule(f"/{endpoint}", endpoint, root, methods=["GET", "POST"])
+    return blueprint
+
+
+def policy(tmp_path: Path, text: str) -> dict[str, str]:
+    """The configuration that names a file with this text."""
+    file = tmp_path / "policy.toml"
+    file.write_text(f"version = 1\n{text}")
+    return {"RATELIMIT_POLICY_FILE": str(file)}
+
+
+# -- RATELIMIT_BLUEPRINTS --------------------------------------------------------------------------
+
+
+def test_a_blueprint_gets_its_limits_from_app_config(make: Maker) -> None:
+    """No decorator: a list of limits under the blueprint's name, one bucket for all its views."""
+    app, _ = make(config={"RATELIMIT_BLUEPRINTS": {"chat": ["2/minute"]}})
+    app.register_blueprint(chat("one", "two"))
+    app.get("/")(root)
+    assert statuses(app, "/chat/one", 2) + statuses(app, "/chat/two") == [200, 200, 429]
+    assert statuses(app, times=3) == [200] * 3
+
+
+def test_an_endpoint_gets_its_limits_from_app_config(make: Maker) -> None:
+    """One view of a blueprint, by its endpoint; the others are free."""
+    app, _ = make(config={"RATELIMIT_BLUEPRINTS": {"chat.one": ["1/minute"], "root": ["2/hour"]}})
+    app.register_blueprint(chat("one", "two"))
+    app.get("/")(root)
+    assert statuses(app, "/chat/one", 2) == [200, 429]
+    assert statuses(app, "/chat/two", 3) == [200] * 3
+    assert statuses(app, times=3) == [200, 200, 429]
+
+
+def test_every_keyword_of_a_limit_can_be_configured(make: Maker, clock: Clock) -> None:
+    """The words are those of the decorator, functions included."""
+    breaches = []
+    limit = {
+        "limit": "30/minute",
+        "strategy": "token-bucket",
+        "burst": 2,
+        "name": "pace",
+        "key": lambda: request.headers["X-Tenant"],
+        "cost": lambda: int(request.args.get("cost", "1")),
+        "methods": ["POST"],
+        "error_message": "One at a time!",
+        "exempt_when": lambda: "X-Internal" in request.headers,
+        "on_breach": lambda breached: breaches.append(str(breached.limit)),
+    }
+    app, _ = make(config={"RATELIMIT_BLUEPRINTS": {"chat": [limit]}})
+    app.register_blueprint(chat("one"))
+    client = app.test_client()
+
+    def post(cost: int = 1, **headers: str) -> Any:
+        return client.post(f"/chat/one?cost={cost}", headers={"X-Tenant": "a", **headers})
+
+    assert client.get("/chat/one").headers.get("RateLimit") is None
+    response = post()
+    assert response.headers["RateLimit-Policy"] == '"pace";q=2;w=4'
+    refusal = post(2)
+    assert refusal.status_code == 429
+    assert refusal.json["error"].startswith("One at a time!")
+    assert refusal.json["policy"] == "pace"
+    assert breaches == ["30 per 1 minute"]
+    assert post(2, **{"X-Tenant": "b"}).status_code == 200
+    assert post(2, **{"X-Internal": "yes"}).status_code == 200
+    assert post(3).json["code"] == "request_too_large"
+
+
+def test_configured_limits_know_who_is_logged_in(make: Maker) -> None:
+    """They are decided after `before_request`, as those of a decorator."""
+    limit = {"limit": "1/minute", "key": "user"}
+    app, _ = make(config={"RATELIMIT_BLUEPRINTS": {"chat": [limit]}})
+    app.register_blueprint(chat("one"))
+
+    @app.before_request
+    def log_in() -> None:
+        g.user_id = request.headers["X-User"]
+
+    for user in ("ada", "eve"):
+        assert statuses(app, "/chat/one", 2, headers={"X-User": user}) == [200, 429]
+
+
+def test_an_own_identity_can_be_registered(make: Maker) -> None:
+    """By a name, before the extension is attached."""
+    limiter = Limiter(asked_key, storage_uri="memory://")
+
+    @limiter.identity("tenant")
+    def tenant() -> str:
+        return request.headers["X-Tenant"]
+
+    app = Flask("example")
+    app.config["RATELIMIT_BLUEPRINTS"] = {"chat": [{"limit": "1/minute", "key": "tenant"}]}
+    limiter.init_app(app)
+    app.register_blueprint(chat("one"))
+    for name in ("a", "b"):
+        assert statuses(app, "/chat/one", 2, headers={"X-Tenant": name}) == [200, 429]
+    assert tenant.__name__ == "tenant"
+
+
+def test_an_identity_that_nobody_registered_stops_the_start(make: Maker) -> None:
+    """The error names the place, what was found, and what is known."""
+    config = {"RATELIMIT_BLUEPRINTS": {"chat": [{"limit": "1/minute", "key": "tenant"}]}}
+    with pytest.raises(ConfigurationError) as raised:
+        make(config=config)
+    message = str(raised.value)
+    assert "RATELIMIT_BLUEPRINTS" in message
+    assert "'tenant'" in message
+    assert "'api_key', 'global', 'ip', 'model', 'user'" in message
+    assert '@limiter.identity("tenant")' in message
+
+
+@pytest.mark.parametrize(
+    ("limit", "found", "allowed"),
+    [
+        ("30/bananas", "30/bananas", "amount per period"),
+        ({"limit": "30/minute", "brust": 2}, "brust", "burst"),
+        ({"limit": "30/minute", "strategy": "leaky"}, "leaky", "token-bucket"),
+        ({"limit": "30/minute", "cost": -1}, "-1", "from 0"),
+        ({"limit": "30/minute", "strategy": "token-bucket", "burst": 0}, "0", "from 1"),
+        ({"limit": "30/minute", "strategy": "token-bucket", "burst": "10"}, "10", "from 1"),
+        ({"limit": "30/minute", "mode": "off"}, "off", "shadow"),
+    ],
+    ids=str,
+)
+def test_a_mistake_stops_the_start(make: Maker, limit: Any, found: str, allowed: str) -> None:
+    """One error that names the key, what was found and what is allowed; no limit is dropped."""
+    with pytest.raises(ConfigurationError) as raised:
+        make(config={"RATELIMIT_BLUEPRINTS": {"chat": [limit]}})
+    message = str(raised.value)
+    assert "RATELIMIT_BLUEPRINTS" in message
+    assert "chat" in message
+    assert found in message
+    assert allowed in message
+
+
+def test_a_name_that_the_application_does_not_have_is_an_error(make: Maker) -> None:
+    """At `check_policy`, or at the first request at the latest, and at every one after it."""
+    app, limiter = make(config={"RATELIMIT_BLUEPRINTS": {"chta": ["1/minute"]}})
+    app.register_blueprint(chat("one"))
+    with pytest.raises(ConfigurationError, match="'chta' is neither blueprint nor endpoint"):
+        limiter.check_policy(app)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    assert statuses(app, "/chat/one", 2) == [500, 500]
+
+
+# -- RATELIMIT_POLICY_FILE -------------------------------------------------------------------------
+
+
+def test_a_file_gives_limits_to_application_blueprints_and_routes(
+    make: Maker, tmp_path: Path, clock: Clock
+) -> None:
+    """The layers of one request, in one decision."""
+    text = """
+        [[application]]
+        name = "ip"
+        limit = "100/minute"
+        key = "ip"
+
+        [[default]]
+        limit = "7/minute"
+
+        [blueprints.chat]
+        limits = [{ limit = "30/minute", strategy = "token-bucket", burst = 3, name = "pace" }]
+
+        [blueprints.chat.routes.two]
+        limits = ["1/minute"]
+    """
+    app, _ = make(config=policy(tmp_path, text))
+    app.register_blueprint(chat("one", "two"))
+    app.get("/")(root)
+    client = app.test_client()
+    assert client.get("/chat/one").headers["RateLimit"] == ('"pace";r=2;t=2, "ip";r=99;t=60')
+    assert client.get("/").headers["RateLimit"] == '"ip";r=98;t=60, "7-per-60s";r=6;t=60'
+    assert statuses(client, "/chat/two", 2) == [200, 429]
+
+
+def test_a_file_and_app_config_apply_together(make: Maker, tmp_path: Path) -> None:
+    """Neither replaces the other."""
+    config = policy(tmp_path, '[blueprints.chat]\nlimits = ["5/minute"]')
+    config["RATELIMIT_BLUEPRINTS"] = {"chat": ["2/hour"]}  # type: ignore[assignment]
+    app, _ = make(config=config)
+    app.register_blueprint(chat("one"))
+    assert statuses(app, "/chat/one", 3) == [200, 200, 429]
+
+
+def test_a_mistake_in_a_file_names_file_line_and_key(make: Maker, tmp_path: Path) -> None:
+    """An editor can jump to it."""
+    config = policy(tmp_path, '\n[blueprints.chat]\nlimits = ["5/bananas"]')
+    with pytest.raises(ConfigurationError, match=r"policy\.toml:4: blueprints\.chat\.limits\[0\]"):
+        make(config=config)
+
+
+def test_a_blueprint_that_only_a_file_names_is_an_error(make: Maker, tmp_path: Path) -> None:
+    """With those that there are."""
+    app, limiter = make(config=policy(tmp_path, '[blueprints.chta]\nlimits = ["5/minute"]'))
+    app.register_blueprint(chat("one"))
+    with pytest.raises(ConfigurationError, match=r"no blueprint 'chta'; registered: 'chat'"):
+        limiter.check_policy(app)
+
+
+def test_a_route_that_does_not_exist_is_an_error(make: Maker, tmp_path: Path) -> None:
+    """By its whole endpoint."""
+    text = '[blueprints.chat.routes.three]\nlimits = ["5/minute"]'
+    app, limiter = make(config=policy(tmp_path, text))
+    app.register_blueprint(chat("one"))
+    with pytest.raises(ConfigurationError, match=r"no endpoint 'chat\.three'"):
+        limiter.check_policy(app)
+
+
+def test_all_mistakes_are_told_at_once(make: Maker, tmp_path: Path) -> None:
+    """Not one at each start."""
+    text = """
+        [[application]]
+        limit = "5/bananas"
+        [blueprints.chat]
+        limits = [{ limit = "5/minute", strategy = "leaky" }]
+    """
+    with pytest.raises(ConfigurationError) as raised:
+        make(config=policy(tmp_path, text))
+    assert "2 mistakes" in str(raised.value)
+
+
+# -- plans -----------------------------------------------------------------------------------------
+
+PLANS = """
+[blueprints.chat]
+plans = true
+
+[plans.starter]
+title = "Starter"
+next = "pro"
+limits = [{ name = "plan", limit = "2/day", strategy = "sliding-window" }]
+
+[plans.pro]
+limits = [{ name = "plan", limit = "2000/day", strategy = "sliding-window" }]
+"""
+
+
+def on_plans(config: dict[str, Any], **options: Any) -> tuple[Flask, Limiter, list[str]]:
+    """An application with a blueprint on plans; `X-Plan` is the caller's."""
+    limiter = Limiter(asked_key, storage_uri="memory://", headers_enabled=True, **options)
+    asked = []
+
+    @limiter.plan_loader
+    def plan() -> str:
+        asked.append(request.path)
+        return request.headers.get("X-Plan", "starter")
+
+    app = Flask("example")
+    app.config.update(config)
+    limiter.init_app(app)
+    app.register_blueprint(chat("one", "two"))
+    return app, limiter, asked
+
+
+def test_the_callers_plan_applies(tmp_path: Path, clock: Clock) -> None:
+    """In one bucket for all the blueprint's views; the refusal names the plan and the next one."""
+    app, _, _ = on_plans(policy(tmp_path, PLANS))
+    client = app.test_client()
+    assert statuses(client, "/chat/one") + statuses(client, "/chat/two") == [200, 200]
+    refusal = client.get("/chat/one")
+    assert refusal.status_code == 429
+    assert refusal.json["error"].startswith(
+        "The Starter plan allows 2 calls a day, and they are used up; the Pro plan allows 2,000."
+    )
+    assert refusal.headers["x-should-retry"] == "false"
+
+
+def test_a_change_of_plan_keeps_the_usage(tmp_path: Path) -> None:
+    """Two calls used as a starter are used as a pro."""
+    app, _, _ = on_plans(policy(tmp_path, PLANS))
+    client = app.test_client()
+    assert statuses(client, "/chat/one", 3) == [200, 200, 429]
+    response = client.get("/chat/one", headers={"X-Plan": "pro"})
+    assert response.headers["X-RateLimit-Remaining"] == "1997"
+    assert statuses(client, "/chat/one") == [429]
+
+
+def test_the_loader_is_asked_once_a_request(tmp_path: Path) -> None:
+    """However many plans and limits there are; and not where no plan applies."""
+    app, _, asked = on_plans(policy(tmp_path, PLANS))
+    app.get("/")(root)
+    assert statuses(app, "/chat/one") + statuses(app) == [200, 200]
+    assert asked == ["/chat/one"]
+
+
+def test_a_plan_that_is_not_in_the_file_is_an_error(tmp_path: Path) -> None:
+    """With those that there are: nobody is let through without a plan."""
+    app, _, _ = on_plans(policy(tmp_path, PLANS))
+    app.testing = True
+    with pytest.raises(ConfigurationError, match="no plan 'gold' in the policy; known: 'starter'"):
+        app.test_client().get("/chat/one", headers={"X-Plan": "gold"})
+
+
+def test_plans_without_a_loader_stop_the_start(make: Maker, tmp_path: Path) -> None:
+    """The error says how to register one."""
+    with pytest.raises(ConfigurationError, match=r"@limiter\.plan_loader before init_app"):
+        make(config=policy(tmp_path, PLANS))
+
+
+def test_a_request_that_can_never_fit_names_the_limit(tmp_path: Path) -> None:
+    """Our exception of that name is what an application can handle."""
+    text = """
+        [blueprints.chat]
+        limits = [{ limit = "5/minute", name = "pace" }]
+    """
+    config = policy(tmp_path, text)
+    config["RATELIMIT_BLUEPRINTS"] = {  # type: ignore[assignment]
+        "chat": [{"limit": "3/hour", "name": "dear", "cost": lambda: 4}]
+    }
+    app, _, _ = on_plans(config)
+    app.register_error_handler(
+        RequestTooLarge, lambda error: ({"policy": error.claim.limit.name}, 413)
+    )
+    response = app.test_client().get("/chat/one")
+    assert (response.status_code, response.json) == (413, {"policy": "dear"})
