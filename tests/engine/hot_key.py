@@ -9,8 +9,8 @@ from limits.storage import storage_from_string
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies import STRATEGIES
 from tests import servers
+from tests.strategies.world import RATES
 
 PROCESSES, THREADS, CALLS = 8, 8, 5
 AMOUNT = 200
@@ -21,7 +21,7 @@ LIMITS = {
     name: Limit(1, 24 * HOUR, name, burst=AMOUNT)
     if name == "token-bucket"
     else Limit(AMOUNT, HOUR, name)
-    for name in STRATEGIES
+    for name in RATES
 }
 SCARCE = Limit(60, HOUR, "sliding-window")
 

@@ -19,14 +19,11 @@ from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies import STRATEGIES
 from tests import servers
 from tests.engine.relay import Relay
-from tests.strategies.world import HOUR, MINUTE
+from tests.strategies.world import HOUR, MINUTE, RATES
 
-LAYERS = tuple(
-    Charge(Limit(10, MINUTE, strategy), f"bucket:{strategy}") for strategy in sorted(STRATEGIES)
-)
+LAYERS = tuple(Charge(Limit(10, MINUTE, strategy), f"bucket:{strategy}") for strategy in RATES)
 
 
 def engine_of(client: redis.Redis) -> RedisEngine:

@@ -1,4 +1,4 @@
-"""What every strategy promises, whatever its algorithm."""
+"""What every strategy of rates promises, whatever its algorithm."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
+from ratelimit_ext.strategies.protocol import Answer
 from tests.strategies.virtual_time import KeptBuckets
-from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, World
+from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, World
 
-every_strategy = pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+every_strategy = pytest.mark.parametrize("strategy", RATES)
 
 
 @every_strategy
@@ -161,6 +162,31 @@ def test_reset_says_when_the_limit_is_full(world: World, strategy: str, seed: in
 
 
 @every_strategy
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answer_read_later_promises_nothing_that_is_not_there(
+    world: World, strategy: str, seed: int
+) -> None:
+    """Headers sent half a minute later may say too little of what is left, never too much."""
+    chance = random.Random(f"{strategy} {seed}")
+    amount = chance.choice((3, 20, 1000))
+    limit = Limit(amount, MINUTE, strategy)
+    for _ in range(60):
+        world.wait(chance.choice((0, 0.01, 3, 17)))
+        cost = chance.randint(1, max(1, amount // 3))
+        verdict = world.call(limit, cost)
+        if not verdict.allowed:
+            continue
+        said = Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt)
+        assert strategy_named(strategy).later(limit, cost, said, 0) == said
+        elapsed_us = chance.choice((1, SECOND, 7 * SECOND, 59 * SECOND, 61 * SECOND))
+        later = strategy_named(strategy).later(limit, cost, said, elapsed_us)
+        world.now_us += elapsed_us
+        assert 0 <= later.remaining <= world.look(limit, 0).remaining
+        assert later.reset_after_us == max(0, said.reset_after_us - elapsed_us)
+        world.now_us -= elapsed_us
+
+
+@every_strategy
 @pytest.mark.parametrize("back", [0.3, 1, 5, 40, 3700, 3 * 86_400])
 def test_a_clock_set_back_blocks_no_longer_than_the_limit(
     world: World, strategy: str, back: float
@@ -250,7 +276,7 @@ def test_a_refund_gives_back_and_no_more(world: World, strategy: str) -> None:
     assert world.left(limit) == 100
 
 
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"token-bucket"}))
+@pytest.mark.parametrize("strategy", sorted(set(RATES) - {"token-bucket"}))
 def test_a_refund_credits_no_other_window(world: World, strategy: str) -> None:
     """What comes back when its window is over changes nothing for the present one."""
     limit = Limit(100, MINUTE, strategy)

@@ -22,9 +22,9 @@ from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies import STRATEGIES
 from tests import servers
 from tests.strategies.virtual_time import KeptBuckets, VirtualClient
+from tests.strategies.world import RATES
 
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "300"))
 SECOND = 1_000_000
@@ -41,7 +41,7 @@ periods = st.one_of(st.sampled_from(PERIODS), st.integers(1, 360 * DAY), st.just
 
 @st.composite
 def limits(draw: st.DrawFn) -> Limit:
-    strategy = draw(st.sampled_from(sorted(STRATEGIES)))
+    strategy = draw(st.sampled_from(RATES))
     burst = draw(st.none() | amounts) if strategy == "token-bucket" else None
     anchored = strategy == "fixed-window" and draw(st.booleans())
     return Limit(

@@ -7,6 +7,9 @@ from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Correction, Engine
 
+#: The strategies that limit a rate; what holds for each of them is shown for all.
+RATES = ("fixed-window", "sliding-window", "sliding-window-counter", "token-bucket")
+
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 3600 * SECOND
