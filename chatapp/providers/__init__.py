@@ -6,15 +6,9 @@ limits or other providers. What stands here is all that they share.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Generic, Literal, Protocol, TypeVar
-
-ClientT = TypeVar("ClientT")
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "refused", "other"]
@@ -75,12 +69,62 @@ class Completion:
     finish_reason: FinishReason
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A request in a provider's own protocol, to be handed on as it is.
+
+    ``raw`` is the body that is sent, and ``fields`` what it says. ``headers`` and ``query`` are
+    those of the caller's that belong to the protocol.
+    """
+
+    raw: bytes
+    fields: Mapping[str, object]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A whole answer in a provider's own protocol: its body, the headers that belong to the
+    protocol, and the usage that it tells (None: it tells none that can be read)."""
+
+    raw: bytes
+    content_type: str
+    headers: Mapping[str, str]
+    usage: Usage | None
+
+
+class Part(NamedTuple):
+    """What a stream brought: the text in it, and its bytes in the provider's own protocol (none
+    where the event is not the caller's, or was made here)."""
+
+    text: str
+    raw: bytes
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a stream has come.
+
+    ``usage`` is what the provider said last, and ``usage_is_final`` whether it is the bill;
+    ``output_bytes`` is the size of all text and tool arguments so far. ``finish_reason`` is None
+    until the answer has ended: a stream that ends before it was cut off.
+    """
+
+    model: str
+    usage: Usage | None = None
+    usage_is_final: bool = False
+    output_bytes: int = 0
+    finish_reason: FinishReason | None = None
+
+
 class ProviderError(Exception):
     """A provider gave no usable answer.
 
     ``kind`` says why, ``status`` is its HTTP status where it sent one, ``retry_after_s`` the wait
     it asked for where it asked for one. ``message`` is the provider's own text: for the log, never
-    for a caller, because providers quote keys and organisations in it.
+    for a caller, because providers quote keys and organisations in it. ``raw`` is its whole answer,
+    without our key, for callers who speak its protocol.
     """
 
     def __init__(
@@ -91,6 +135,7 @@ class ProviderError(Exception):
         message: str = "",
         status: int | None = None,
         retry_after_s: float | None = None,
+        raw: bytes = b"",
     ) -> None:
         super().__init__(f"{provider}: {kind} (status {status}): {message}")
         self.provider = provider
@@ -98,6 +143,31 @@ class ProviderError(Exception):
         self.message = message
         self.status = status
         self.retry_after_s = retry_after_s
+        self.raw = raw
+
+
+class AnswerStream(Protocol):
+    """An answer while it is being generated; iterating waits for the provider.
+
+    It ends by itself when the answer is whole, and with a ProviderError where it will not be.
+    """
+
+    @property
+    def progress(self) -> Progress: ...
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those of the provider's headers that belong to its protocol."""
+        ...
+
+    def __iter__(self) -> Iterator[Part]: ...
+
+    def close(self) -> None:
+        """Hang up, from the thread that iterates: the provider stops generating."""
+        ...
+
+    def abort(self) -> None:
+        """Make an iteration that waits in another thread end at once."""
+        ...
 
 
 class Provider(Protocol):
@@ -122,6 +192,22 @@ class Provider(Protocol):
         """Ask once, without retries, and wait for the whole answer; ProviderError otherwise."""
         ...
 
+    def stream(self, prompt: Prompt) -> AnswerStream:
+        """Ask once, without retries; ProviderError where not even a stream begins."""
+        ...
+
+
+class Forwarder(Protocol):
+    """A provider whose own protocol callers may speak to it, through us."""
+
+    def forward(self, passage: Passage) -> Passed:
+        """Hand the request on, once, and wait for the whole answer; ProviderError otherwise."""
+        ...
+
+    def forward_stream(self, passage: Passage) -> AnswerStream:
+        """Hand the request on, once; ProviderError where not even a stream begins."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -129,46 +215,3 @@ class Timeouts:
 
     connect_s: float = 5.0
     read_s: float = 60.0
-
-
-class PerProcess(Generic[ClientT]):
-    """A client made at its first use, once in each process.
-
-    Sockets and locks that a fork copies are shared by accident; so nothing is opened before
-    gunicorn has forked, and a child never uses what its parent opened.
-    """
-
-    def __init__(self, create: Callable[[], ClientT]) -> None:
-        self._create = create
-        self._lock = threading.Lock()
-        self._made: tuple[int, ClientT] | None = None
-
-    def get(self) -> ClientT:
-        """This process's client; safe from any thread."""
-        made = self._made
-        if made is not None and made[0] == os.getpid():
-            return made[1]
-        with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                self._made = (os.getpid(), self._create())
-            return self._made[1]
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The wait that a provider's answer asks for, in seconds; None where it names none we can use.
-
-    ``retry-after-ms`` before ``retry-after``, the order in which both SDKs read them.
-    """
-    for header, seconds_per_unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            wait_s = float(headers.get(header, "")) * seconds_per_unit
-        except ValueError:
-            continue
-        if 0 < wait_s < float("inf"):
-            return wait_s
-    try:
-        date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    wait_s = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return wait_s if wait_s > 0 else None

@@ -6,9 +6,10 @@ It is for trying the limits, not for testing a model: its token counts are a rul
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chatapp.providers import Completion, Prompt, Usage
+from chatapp.providers import AnswerStream, Completion, Part, Progress, Prompt, Usage
 
 QUOTED_CHARACTERS: Final = 200
 BYTES_PER_TOKEN: Final = 4
@@ -36,6 +37,34 @@ class Offline:
             output_tokens=_tokens(text),
         )
         return Completion(text=text, model=prompt.model, usage=usage, finish_reason="stop")
+
+    def stream(self, prompt: Prompt) -> AnswerStream:
+        return OfflineStream(self.complete(prompt))
+
+
+class OfflineStream:
+    """The same answer, word by word, without a wait."""
+
+    headers: Final[Mapping[str, str]] = {}
+
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
+        self.progress = Progress(model=completion.model)
+
+    def __iter__(self) -> Iterator[Part]:
+        for word in self._completion.text.split(" "):
+            text = word if self.progress.output_bytes == 0 else f" {word}"
+            self.progress.output_bytes += len(text.encode())
+            yield Part(text, b"")
+        self.progress.usage = self._completion.usage
+        self.progress.usage_is_final = True
+        self.progress.finish_reason = self._completion.finish_reason
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
 
 
 def _tokens(text: str) -> int:

@@ -9,7 +9,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from chatapp.providers import PerProcess, retry_after_s
+from chatapp.per_process import PerProcess
+from chatapp.retry_after import retry_after_s
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""Anthropic's models, over the messages of its official synchronous SDK."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from chatapp.per_process import PerProcess
+from chatapp.providers import AnswerStream, Completion, Passage, Passed, Prompt, Timeouts
+from chatapp.providers.anthropic.answer import Answer, Billed
+from chatapp.providers.anthropic.events import EventReader
+from chatapp.providers.anthropic.failures import NAME, told
+from chatapp.upstream_stream import UpstreamStream
+
+if TYPE_CHECKING:
+    import anthropic
+    import httpx2
+
+KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
+PATH: Final = "/v1/messages"
+# What an answer's reader may need to talk to Anthropic about it. Not the limits: those are ours.
+PASSED_HEADERS: Final = ("request-id",)
+
+
+class Anthropic:
+    """Asks Anthropic, or whatever speaks its protocol at ANTHROPIC_BASE_URL."""
+
+    name: Final = NAME
+    patterns: Final = ("claude-*",)
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._client = PerProcess(self._connect)
+        self.missing: Final = None if os.environ.get(KEY_VARIABLE) else KEY_VARIABLE
+        if self.missing is None:
+            # The SDK takes about a second to import: at the start rather than in somebody's
+            # request, and not at all for those who have no key.
+            import anthropic  # noqa: F401, PLC0415
+
+    def serves(self, model: str) -> bool:
+        return any(fnmatchcase(model, pattern) for pattern in self.patterns)
+
+    def complete(self, prompt: Prompt) -> Completion:
+        import anthropic  # noqa: PLC0415
+
+        system, spoken = _parted(prompt)
+        with told():
+            answer = self._client.get().messages.create(
+                model=prompt.model,
+                max_tokens=prompt.max_tokens,
+                system=system or anthropic.omit,
+                messages=spoken,  # type: ignore[arg-type]
+            )
+            return Answer.model_validate(answer).completion()
+
+    def stream(self, prompt: Prompt) -> AnswerStream:
+        system, spoken = _parted(prompt)
+        fields = {
+            "model": prompt.model,
+            "max_tokens": prompt.max_tokens,
+            "messages": spoken,
+            "stream": True,
+            **({"system": system} if system else {}),
+        }
+        passage = Passage(raw=json.dumps(fields).encode(), fields=fields)
+        return self._streamed(passage, lenient=False)
+
+    def forward(self, passage: Passage) -> Passed:
+        with told():
+            response = self._post(passage, passage.headers, stream=False)
+            fields = json.loads(response.content)
+        try:
+            usage = Billed.model_validate(fields).usage.usage()
+        except ValidationError:
+            usage = None
+        content_type = response.headers.get("content-type", "application/json")
+        return Passed(response.content, content_type, _passed_headers(response), usage)
+
+    def forward_stream(self, passage: Passage) -> AnswerStream:
+        return self._streamed(passage, lenient=True)
+
+    def _streamed(self, passage: Passage, *, lenient: bool) -> AnswerStream:
+        with told():
+            # Compressed, events would be late by as much as a block holds.
+            headers = {**passage.headers, "Accept-Encoding": "identity"}
+            response = self._post(passage, headers, stream=True)
+        return UpstreamStream(
+            response,
+            EventReader(str(passage.fields.get("model"))),
+            provider=self.name,
+            headers=_passed_headers(response),
+            lenient=lenient,
+        )
+
+    def _post(
+        self, passage: Passage, headers: Mapping[str, str], *, stream: bool
+    ) -> httpx2.Response:
+        import anthropic  # noqa: PLC0415
+        import httpx2  # noqa: PLC0415
+
+        return self._client.get().post(
+            PATH,
+            cast_to=httpx2.Response,
+            content=passage.raw,
+            options={"headers": dict(headers), "params": dict(passage.query)},
+            stream=stream,
+            stream_cls=anthropic.Stream[object],
+        )  # type: ignore[return-value]  # the response itself, streamed or not
+
+    def _connect(self) -> anthropic.Anthropic:
+        import anthropic  # noqa: PLC0415
+        import httpx2  # noqa: PLC0415
+
+        # No retries of the SDK's own: a call that timed out may have been billed, and a retry
+        # would be a call that no limit has seen.
+        timeout = httpx2.Timeout(self._timeouts.read_s, connect=self._timeouts.connect_s)
+        return anthropic.Anthropic(timeout=timeout, max_retries=0)
+
+
+def _parted(prompt: Prompt) -> tuple[str, list[dict[str, str]]]:
+    """Instructions and conversation: here the one stands beside the other, not in it."""
+    system = "\n\n".join(m.text for m in prompt.messages if m.role == "system")
+    spoken = [{"role": m.role, "content": m.text} for m in prompt.messages if m.role != "system"]
+    return system, spoken
+
+
+def _passed_headers(response: httpx2.Response) -> dict[str, str]:
+    return {name: response.headers[name] for name in PASSED_HEADERS if name in response.headers}

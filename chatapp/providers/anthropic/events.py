@@ -1,0 +1,108 @@
+"""The events of a streamed message."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chatapp.providers import ErrorKind, Part, Progress, ProviderError
+from chatapp.providers.anthropic.answer import Bill, Fields, Tokens, finish_reason
+from chatapp.server_sent_events import Event
+
+KINDS: Final[dict[str, ErrorKind]] = {
+    "overloaded_error": "overloaded",
+    "rate_limit_error": "rate_limited",
+    "billing_error": "quota",
+    "timeout_error": "timeout",
+}
+
+
+class _Started(Fields):
+    model: str
+    usage: Bill
+
+
+class _Start(Fields):
+    message: _Started
+
+
+class _Delta(Fields):
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+
+
+class _BlockDelta(Fields):
+    delta: _Delta
+
+
+class _Counted(Fields):
+    """The usage so far; what is absent is as it was at the start."""
+
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens
+    cache_read_input_tokens: Tokens | None = None
+    cache_creation_input_tokens: Tokens | None = None
+
+
+class _Stop(Fields):
+    stop_reason: str | None = None
+
+
+class _MessageDelta(Fields):
+    delta: _Stop
+    usage: _Counted
+
+
+class _Reason(Fields):
+    type: str = ""
+    message: str = ""
+
+
+class _Failure(Fields):
+    error: _Reason
+
+
+class EventReader:
+    """Reads events: the input's tokens come at the start, the output's grow with the message."""
+
+    def __init__(self, model: str) -> None:
+        self.progress = Progress(model=model)
+        self.over = False
+        self._bill: Bill | None = None
+
+    def read(self, event: Event) -> Part:
+        text = ""
+        match event.name:
+            case "message_start":
+                started = _Start.model_validate_json(event.data).message
+                self._bill = started.usage
+                self.progress.model = started.model
+                self.progress.usage = started.usage.usage()
+            case "content_block_delta":
+                text = self._delta(_BlockDelta.model_validate_json(event.data).delta)
+            case "message_delta":
+                self._counted(_MessageDelta.model_validate_json(event.data))
+            case "message_stop":
+                self.over = True
+                if self.progress.finish_reason is None:
+                    self.progress.finish_reason = "other"
+            case "error":
+                reason = _Failure.model_validate_json(event.data).error
+                kind = KINDS.get(reason.type, "unavailable")
+                raise ProviderError("anthropic", kind, message=reason.message, status=200)
+        return Part(text, event.raw)
+
+    def _delta(self, delta: _Delta) -> str:
+        said = delta.text or ""
+        generated = said + (delta.partial_json or "") + (delta.thinking or "")
+        self.progress.output_bytes += len(generated.encode())
+        return said
+
+    def _counted(self, message: _MessageDelta) -> None:
+        if message.delta.stop_reason is not None:
+            self.progress.finish_reason = finish_reason(message.delta.stop_reason)
+            self.progress.usage_is_final = True
+        before = self._bill.model_dump() if self._bill else {"input_tokens": 0}
+        counted = message.usage.model_dump(exclude_none=True)
+        self._bill = Bill.model_validate({**before, **counted})
+        self.progress.usage = self._bill.usage()

@@ -1,0 +1,62 @@
+"""What went wrong, in the words of all providers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from chatapp.providers import ErrorKind, ProviderError
+from chatapp.retry_after import retry_after_s
+
+if TYPE_CHECKING:
+    import anthropic
+
+NAME: Final = "anthropic"
+KINDS: Final[dict[int, ErrorKind]] = {
+    401: "auth",
+    402: "quota",
+    403: "auth",
+    404: "unknown_model",
+    408: "timeout",
+    429: "rate_limited",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the SDK's errors, and those of reading an answer, into ProviderError."""
+    import anthropic  # noqa: PLC0415
+
+    try:
+        yield
+    except anthropic.APITimeoutError as error:
+        raise ProviderError(NAME, "timeout", message=error.message) from error
+    except anthropic.APIStatusError as error:
+        raise _refusal(error) from error
+    except anthropic.AnthropicError as error:
+        raise ProviderError(NAME, "unavailable", message=str(error)) from error
+    except ValueError as error:  # a body that is not what it claims to be
+        raise ProviderError(NAME, "malformed", message=str(error), status=200) from error
+
+
+def _refusal(error: anthropic.APIStatusError) -> ProviderError:
+    kind = KINDS.get(error.status_code)
+    if error.type == "billing_error" or "spend_limit_reached" in (error.error_code or ""):
+        kind = "quota"  # may come as a 429 that no waiting mends
+    elif error.type == "overloaded_error":
+        kind = "overloaded"
+    if kind is None:
+        kind = "unavailable" if error.status_code >= 500 else "bad_request"
+    key = error.request.headers.get("x-api-key", "")
+    return ProviderError(
+        NAME,
+        kind,
+        message=error.message,
+        status=error.status_code,
+        retry_after_s=retry_after_s(error.response.headers),
+        raw=error.response.content.replace(key.encode(), b"***") if key else b"",
+    )

@@ -1,0 +1,97 @@
+"""The chunks of a streamed chat completion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from chatapp.providers import ErrorKind, Part, Progress, ProviderError
+from chatapp.providers.openai.answer import Bill, Fields, finish_reason
+from chatapp.server_sent_events import Event
+
+DONE: Final = "[DONE]"
+KINDS: Final[dict[str, ErrorKind]] = {
+    "rate_limit_exceeded": "rate_limited",
+    "server_is_overloaded": "overloaded",
+    "insufficient_quota": "quota",
+}
+
+
+class _Function(Fields):
+    arguments: str | None = None
+
+
+class _ToolCall(Fields):
+    function: _Function | None = None
+
+
+class _Delta(Fields):
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(Fields):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Error(Fields):
+    message: str | None = None
+    code: str | int | None = None
+
+
+class _Chunk(Fields):
+    model: str | None = None
+    choices: Annotated[list[_Choice], Field(default_factory=list)]
+    usage: Bill | None = None
+    error: _Error | str | None = None
+
+
+class ChunkReader:
+    """Reads chunks. ``hides_usage``: the caller did not ask for the chunk that has it, so it does
+    not get it; a loop that takes `choices[0]` of every chunk would fail on it."""
+
+    def __init__(self, model: str, *, hides_usage: bool) -> None:
+        self.progress = Progress(model=model)
+        self.over = False
+        self._hides_usage = hides_usage
+
+    def read(self, event: Event) -> Part:
+        if not event.data:
+            return Part("", event.raw)
+        if event.data.startswith(DONE):
+            if self.progress.finish_reason is None:
+                raise ProviderError("openai", "unavailable", message="done, and not finished")
+            self.over = True
+            return Part("", event.raw)
+        chunk = _Chunk.model_validate_json(event.data)
+        if chunk.error is not None:
+            raise _failure(chunk.error)
+        progress = self.progress
+        progress.model = chunk.model or progress.model
+        text = ""
+        for choice in chunk.choices:
+            delta = choice.delta or _Delta()
+            said = delta.content or delta.refusal or ""
+            text += said
+            progress.output_bytes += len(said.encode()) + sum(map(_size, delta.tool_calls or ()))
+            if choice.finish_reason is not None:
+                progress.finish_reason = finish_reason(choice.finish_reason)
+        if chunk.usage is not None:
+            progress.usage, progress.usage_is_final = chunk.usage.usage(), True
+            if self._hides_usage and not chunk.choices:
+                return Part("", b"")
+        return Part(text, event.raw)
+
+
+def _size(call: _ToolCall) -> int:
+    return len((call.function.arguments or "").encode()) if call.function else 0
+
+
+def _failure(error: _Error | str) -> ProviderError:
+    if isinstance(error, str):
+        return ProviderError("openai", "unavailable", message=error, status=200)
+    kind = KINDS.get(str(error.code), "unavailable")
+    return ProviderError("openai", kind, message=error.message or "", status=200)
