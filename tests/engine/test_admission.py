@@ -108,6 +108,18 @@ def test_a_ban_does_not_lengthen_itself(world: World) -> None:
     assert world.request(*charges).admitted
 
 
+def test_a_ban_that_denies_feeds_no_other_ban(world: World) -> None:
+    """What is denied by a ban is no new offence for the next one."""
+    short, long = Limit(1, HOUR, name="short"), Limit(3, DAY, name="long")
+    charges = (
+        Charge(Limit(1, HOUR), "calls"),
+        Charge(short, "short", meta=True),
+        Charge(long, "long", meta=True),
+    )
+    assert [world.request(*charges).admitted for _ in range(9)] == [True] + [False] * 8
+    assert world.left(long, "long") == 2
+
+
 def test_a_meta_charge_hears_of_its_own_denials(world: World) -> None:
     """`on_denial` names the charges whose denial takes it; another's does not."""
     first, second = Limit(1, HOUR, name="first"), Limit(2, HOUR, name="second")

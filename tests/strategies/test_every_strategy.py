@@ -287,6 +287,18 @@ def test_a_refund_credits_no_other_window(world: World, strategy: str) -> None:
     assert not world.call(limit).allowed
 
 
+@pytest.mark.parametrize("strategy", ["fixed-window", "sliding-window-counter"])
+def test_a_refund_credits_no_window_that_was_opened_anew(world: World, strategy: str) -> None:
+    """Forgotten and begun again within its own period: it is another window."""
+    limit = Limit(100, MINUTE, strategy)
+    charged = world.call(limit, 100)
+    world.engine.clear(["bucket"])
+    world.wait(10)
+    world.call(limit, 100)
+    assert world.settle(charged, -100) == 0
+    assert world.left(limit) == 0
+
+
 def test_a_refund_credits_no_other_call_of_the_log(world: World) -> None:
     """Twice given back is not taken from an older call, which would leave the window too early."""
     limit = Limit(10, MINUTE, "sliding-window")

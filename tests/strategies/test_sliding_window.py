@@ -31,8 +31,10 @@ def test_a_short_log_is_exact(world: World, seed: int) -> None:
     amount, period = chance.choice(((5, SECOND), (50, MINUTE), (1000, DAY)))
     limit = Limit(amount, period, "sliding-window")
     calls: list[tuple[int, int]] = []
-    for _ in range(250):
-        world.now_us += chance.choice((0, 1, period // 100, period // 10, period // 2))
+    for _ in range(400):
+        world.now_us += chance.choice(
+            (0, 1, period // 1500, period // 100, period // 10, period // 2)
+        )
         cost = chance.choice((1, 1, 2, max(1, amount // 4)))
         live = sum(c for instant, c in calls if instant > world.now_us - period)
         allowed = world.call(limit, cost).allowed
@@ -40,6 +42,18 @@ def test_a_short_log_is_exact(world: World, seed: int) -> None:
         if allowed:
             calls.append((world.now_us, cost))
     assert fullest_window(calls, period) <= amount
+
+
+def test_a_short_log_lets_each_call_leave_by_itself(world: World) -> None:
+    """Three calls a millisecond apart free their room a millisecond apart."""
+    limit = Limit(3, MINUTE, "sliding-window")
+    for _ in range(3):
+        world.call(limit)
+        world.wait(0.001)
+    world.wait(60 - 0.003)
+    assert world.passed(limit, 3) == 1
+    world.wait(0.001)
+    assert world.passed(limit, 3) == 1
 
 
 @pytest.mark.parametrize("seed", range(2))
