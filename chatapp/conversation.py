@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from chatapp.catalogue import Catalogue, Model
-from chatapp.providers import Message, Prompt, Provider, ProviderError, Usage
+from chatapp.providers import (
+    AnswerStream,
+    Forwarder,
+    Message,
+    Passage,
+    Passed,
+    Prompt,
+    Provider,
+    ProviderError,
+    Usage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -89,23 +100,36 @@ class Conversation:
 
     def answer(self, turn: Turn) -> Reply:
         """Ask, and wait for the answer; ProviderError where there is none."""
-        prompt = Prompt(
+        with failures_logged(turn.model):
+            completion = self._providers[turn.model.provider].complete(self._prompt(turn))
+        return Reply(text=completion.text, model=completion.model, usage=completion.usage)
+
+    def stream(self, turn: Turn) -> AnswerStream:
+        """Ask for an answer piece by piece; ProviderError where none begins."""
+        with failures_logged(turn.model):
+            return self._providers[turn.model.provider].stream(self._prompt(turn))
+
+    def forward(self, model: Model, passage: Passage) -> Passed:
+        """Hand a request in the provider's own protocol on; ProviderError where it gives none."""
+        with failures_logged(model):
+            return self._forwarder(model).forward(passage)
+
+    def forward_stream(self, model: Model, passage: Passage) -> AnswerStream:
+        """The same, piece by piece."""
+        with failures_logged(model):
+            return self._forwarder(model).forward_stream(passage)
+
+    def _forwarder(self, model: Model) -> Forwarder:
+        provider = self._providers[model.provider]
+        assert isinstance(provider, Forwarder), f"{provider.name} has no protocol of its own"
+        return provider
+
+    def _prompt(self, turn: Turn) -> Prompt:
+        return Prompt(
             model=turn.model.name,
             messages=(Message(role="user", text=turn.message),),
             max_tokens=self._max_tokens,
         )
-        try:
-            completion = self._providers[turn.model.provider].complete(prompt)
-        except ProviderError as error:
-            # Its text only where it cannot quote a key; as a literal, for it may hold newlines.
-            shown = "" if error.kind in {"auth", "quota"} else error.message[:500]
-            log.warning(
-                "%s gave no answer for %s: %s, status %s, retry after %s s, %r",
-                *(error.provider, turn.model.slug, error.kind, error.status),
-                *(error.retry_after_s, shown),
-            )
-            raise
-        return Reply(text=completion.text, model=completion.model, usage=completion.usage)
 
     def _cheapest_at_hand(self) -> str:
         ready = next(p for p in self._providers.values() if p.missing is None)
@@ -114,3 +138,19 @@ class Conversation:
     def _at_hand(self) -> str:
         ready = (p for p in self._providers.values() if p.missing is None)
         return ", ".join(pattern for provider in ready for pattern in provider.patterns)
+
+
+@contextmanager
+def failures_logged(model: Model) -> Iterator[None]:
+    """Tell the operator why a provider gave no answer, and raise on."""
+    try:
+        yield
+    except ProviderError as error:
+        # Its text only where it cannot quote a key; as a literal, for it may hold newlines.
+        shown = "" if error.kind in {"auth", "quota"} else error.message[:500]
+        log.warning(
+            "%s gave no answer for %s: %s, status %s, retry after %s s, %r",
+            *(error.provider, model.slug, error.kind, error.status),
+            *(error.retry_after_s, shown),
+        )
+        raise

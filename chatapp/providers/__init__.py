@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "refused", "other"]
@@ -197,6 +197,7 @@ class Provider(Protocol):
         ...
 
 
+@runtime_checkable
 class Forwarder(Protocol):
     """A provider whose own protocol callers may speak to it, through us."""
 

@@ -1,0 +1,77 @@
+"""Notices clients that leave while nothing is being sent to them.
+
+A server that writes to a connection finds out that nobody reads; one that waits for its provider,
+for a minute of thinking perhaps, does not, and the provider goes on generating for nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from chatapp.per_process import PerProcess
+
+log = logging.getLogger(__name__)
+
+# The kernel tells of this one; elsewhere than on Linux, leaving is noticed at the next write.
+AT_HAND: Final = hasattr(select, "epoll")
+
+
+class ClientWatch:
+    """One thread that waits for the connections of all streams of this process.
+
+    A client that only closes its own direction (`nc -N`) counts as gone; no HTTP client does.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._lock = threading.Lock()
+        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        threading.Thread(target=self._run, name="client-watch", daemon=True).start()
+
+    @contextmanager
+    def watching(self, connection: socket.socket, gone: Callable[[], None]) -> Iterator[None]:
+        """Call ``gone`` once, from another thread, if the client leaves within the block."""
+        number = connection.fileno()
+        with self._lock:
+            self._watched[number] = (connection, gone)
+            self._epoll.register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._watched[number]
+                self._epoll.unregister(number)
+
+    def _run(self) -> None:
+        while True:
+            for number, _ in self._epoll.poll():
+                with self._lock:
+                    connection, gone = self._watched.get(number, (None, None))
+                    # The number may be another connection's by now.
+                    if connection is None or gone is None or not _has_left(connection):
+                        continue
+                    try:
+                        gone()
+                    except Exception:
+                        log.exception("a client has left, and its call could not be ended")
+
+
+def _has_left(connection: socket.socket) -> bool:
+    """Whether its end was read; what it sent on, as a next request, is left where it is."""
+    try:
+        # The plain socket's method: that of a TLS socket takes no flags.
+        seen = socket.socket.recv(connection, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return not seen
+
+
+client_watch: Final[PerProcess[ClientWatch]] = PerProcess(ClientWatch)
