@@ -23,6 +23,21 @@ class Charge(NamedTuple):
     on_denial: tuple[int, ...] = ()
 
 
+class Hold(NamedTuple):
+    """Who takes estimates: a call by its id, for as long as its lease of microseconds.
+
+    An id has 48 random bits. Where a call is not settled within its lease, what it did not spend
+    goes back.
+    """
+
+    id: int
+    lease_us: int
+
+
+#: For charges that are final: nothing is held.
+NO_HOLD = Hold(0, 0)
+
+
 def checked_cost(cost: object, label: object) -> int:
     """``cost`` as a whole number of units, or a :class:`ValueError` that names the limit.
 

@@ -7,7 +7,8 @@ from typing import Final
 
 from ratelimit_ext.core.errors import ConfigurationError
 
-UNITS: Final = ("requests",)
+#: ``usd`` is counted in whole micro-dollars; ``calls`` are those in flight.
+UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd", "calls")
 MODES: Final = ("enforce", "shadow")
 ANCHORS: Final = ("day", "month")
 
@@ -48,6 +49,11 @@ class Limit:
                 )
         self._one_of("unit", self.unit, UNITS)
         self._one_of("mode", self.mode, MODES)
+        if (self.unit == "calls") != (self.strategy == "concurrency"):
+            raise ConfigurationError(
+                f"{self}: the strategy 'concurrency' and the unit 'calls' belong together; found "
+                f"strategy {self.strategy!r} and unit {self.unit!r}. Write 'N in flight'."
+            )
         if self.anchor is not None:
             self._one_of("anchor", self.anchor, ANCHORS)
             if self.strategy != "fixed-window":
@@ -68,6 +74,11 @@ class Limit:
             raise ConfigurationError(
                 f"{self}: {word} is {value!r}; allowed: {', '.join(map(repr, allowed))}."
             )
+
+    @property
+    def held(self) -> bool:
+        """Whether a cost is an estimate until the call is over."""
+        return self.unit != "requests"
 
     @property
     def capacity(self) -> int:

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.engine.protocol import Correction, Engine
+from ratelimit_ext.engine.protocol import Change, Engine
 
 LONGEST_S: Final = 1.0
 MOST_DENIALS: Final = 4096
@@ -35,25 +35,30 @@ class RememberingEngine:
         return self._engine.gives_back
 
     def admit(
-        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`."""
         if not take or now_us is not None:
-            return self._engine.admit(charges, take=take, now_us=now_us)
+            return self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
         claimed = tuple(charges)
         if self._denials:
             recalled = self._recalled(claimed)
             if recalled is not None:
                 return recalled
-        decision = self._engine.admit(charges)
+        decision = self._engine.admit(charges, hold=hold)
         if not decision.admitted and all(map(_leaves_no_trace, charges)):
             self._remember(claimed, decision)
         return decision
 
-    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """See :meth:`Engine.settle`."""
         self._forget()
-        return self._engine.settle(corrections, now_us=now_us)
+        return self._engine.settle(changes, now_us=now_us)
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""

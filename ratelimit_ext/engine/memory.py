@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import Correction
-from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.engine.protocol import Change, Correction, Settlement
+from ratelimit_ext.strategies import HOLDING, strategy_of
 from ratelimit_ext.strategies.protocol import Reading
 
 #: How many admissions pass between two looks for expired buckets.
@@ -67,7 +68,12 @@ class MemoryEngine:
         self._buckets = buckets or (lambda: own)
 
     def admit(
-        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`."""
         charges = merged(charges)
@@ -75,13 +81,13 @@ class MemoryEngine:
         with buckets.lock:
             now = clock.now_us() if now_us is None else now_us
             buckets.sweep(now)
-            checked = [self._check(buckets, charge, now) for charge in charges]
+            checked = [self._check(buckets, charge, now, hold) for charge in charges]
             denied = any(
                 not fits and charge.limit.mode == "enforce"
                 for charge, (fits, _, _) in zip(charges, checked, strict=True)
             )
             if take:
-                self._take(buckets, charges, checked, denied=denied, now=now)
+                self._take(buckets, charges, checked, denied=denied, now=now, hold=hold)
         return decision_of(
             charges,
             now,
@@ -90,13 +96,15 @@ class MemoryEngine:
             readings=[(fits, reading) for fits, reading, _ in checked],
         )
 
-    def _check(self, buckets: Buckets, charge: Charge, now: int) -> tuple[bool, Reading, Any]:
-        strategy = strategy_named(charge.limit.strategy)
+    def _check(
+        self, buckets: Buckets, charge: Charge, now: int, hold: Hold
+    ) -> tuple[bool, Reading, Any]:
+        strategy = strategy_of(charge.limit)
         fits, reading, state = strategy.check(
             buckets.get(charge.key, now),
             now,
             sent_cost(charge),
-            strategy.parameters(charge.limit, now),
+            _parameters(charge.limit, now, hold),
         )
         return fits or charge.cost == 0, reading, state
 
@@ -108,6 +116,7 @@ class MemoryEngine:
         *,
         denied: bool,
         now: int,
+        hold: Hold,
     ) -> None:
         failed = {i for i, (fits, _, _) in enumerate(checked) if not fits}
         banned = any(charges[i].meta and charges[i].limit.mode == "enforce" for i in failed)
@@ -121,32 +130,25 @@ class MemoryEngine:
                 wanted = i not in failed
             else:
                 wanted = not denied
-            strategy = strategy_named(charge.limit.strategy)
-            parameters = strategy.parameters(charge.limit, now)
+            strategy = strategy_of(charge.limit)
+            parameters = _parameters(charge.limit, now, hold)
             taken = charge.cost if wanted else 0
             if taken or strategy.rewound(buckets.get(charge.key, now), now, parameters):
                 state, ttl = strategy.take(checked[i][2], now, taken, parameters)
                 buckets.put(charge.key, state, now + ttl)
 
-    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """See :meth:`Engine.settle`."""
         buckets = self._buckets()
         applied = 0
         with buckets.lock:
             now = clock.now_us() if now_us is None else now_us
-            for verdict, delta in corrections:
-                limit, key = verdict.charge.limit, verdict.charge.key
-                strategy = strategy_named(limit.strategy)
-                adjusted = strategy.adjust(
-                    buckets.get(key, now),
-                    now,
-                    verdict.receipt,
-                    delta,
-                    strategy.parameters(limit, now),
-                )
-                if adjusted is not None:
+            for change in changes:
+                key = change.verdict.charge.key
+                changed = _changed(change, buckets.get(key, now), now)
+                if changed is not None:
                     applied += 1
-                    state, ttl = adjusted
+                    state, ttl = changed
                     if ttl > 0:
                         buckets.put(key, state, now + ttl)
                     else:
@@ -168,3 +170,23 @@ class MemoryEngine:
     def reachable(self) -> bool:
         """Always."""
         return True
+
+
+def _parameters(limit: Limit, now: int, hold: Hold) -> tuple[int, ...]:
+    """The limit as numbers, with the hold where its costs are held."""
+    own = strategy_of(limit).parameters(limit, now)
+    return (*own, *hold) if limit.held else own
+
+
+def _changed(change: Change, state: Any, now: int) -> tuple[Any, int] | None:
+    """The state after one change, and how long it matters; ``None``: it changes nothing."""
+    verdict = change.verdict
+    limit = verdict.charge.limit
+    if isinstance(change, Correction):
+        parameters = _parameters(limit, now, NO_HOLD)
+        return strategy_of(limit).adjust(state, now, verdict.receipt, change.delta, parameters)
+    holding = HOLDING[limit.strategy]
+    parameters = _parameters(limit, now, change.hold)
+    if isinstance(change, Settlement):
+        return holding.settle(state, now, change.hold.id, change.actual, parameters)
+    return holding.renew(state, now, change.hold.id, change.spent, parameters)

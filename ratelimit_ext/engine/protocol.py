@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 
 
@@ -14,6 +14,26 @@ class Correction(NamedTuple):
 
     verdict: Verdict
     delta: int
+
+
+class Settlement(NamedTuple):
+    """An earlier verdict whose call is over and has really cost ``actual`` units. Once is enough:
+    the hold is gone then, and a second settlement changes nothing."""
+
+    verdict: Verdict
+    hold: Hold
+    actual: int
+
+
+class Renewal(NamedTuple):
+    """An earlier verdict whose call goes on and has cost ``spent`` units so far."""
+
+    verdict: Verdict
+    hold: Hold
+    spent: int
+
+
+Change: TypeAlias = Correction | Settlement | Renewal
 
 
 class Engine(Protocol):
@@ -25,16 +45,22 @@ class Engine(Protocol):
         ...
 
     def admit(
-        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
     ) -> Decision:
         """Decide all charges; take all of them, or none where one is denied.
 
+        Costs of limits that are held are noted under ``hold``, to be settled by its id.
         ``take=False`` only looks. ``now_us`` replaces the engine's clock (tests, simulation).
         """
         ...
 
-    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
-        """Correct earlier charges; never denies. Returns how many of them still mattered."""
+    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
+        """Change earlier charges; never denies. Returns how many of them still mattered."""
         ...
 
     def clear(self, keys: Sequence[str]) -> int:

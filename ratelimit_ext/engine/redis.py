@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.protocol import Change, Correction, Settlement
 from ratelimit_ext.engine.scripts import Script, composed
-from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.strategies.protocol import Reading
 
 #: How many names one SCAN step looks at, and how many are deleted at once.
@@ -46,7 +46,12 @@ class RedisEngine:
         self._words: dict[int, tuple[str, str, Limit]] = {}
 
     def admit(
-        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`. One EVALSHA, whatever the number of charges."""
         if not charges:
@@ -57,7 +62,8 @@ class RedisEngine:
             limit = charge.limit
             code, parameters = self._spoken(limit, now_us)
             codes.append(code)
-            words.append(f"{code} {_part(charge)} {sent_cost(charge)} {parameters}")
+            word = f"{code} {_part(charge)} {sent_cost(charge)} {parameters}"
+            words.append(f"{word} {hold.id} {hold.lease_us}" if limit.held else word)
         reply = self._evaluate(
             composed("admit", tuple(codes)),
             [charge.key for charge in charges],
@@ -75,19 +81,20 @@ class RedisEngine:
             ],
         )
 
-    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """See :meth:`Engine.settle`. One EVALSHA."""
-        if not corrections:
+        if not changes:
             return 0
         codes, words = [], []
-        for verdict, delta in corrections:
-            code, parameters = self._spoken(verdict.charge.limit, now_us)
+        for change in changes:
+            limit = change.verdict.charge.limit
+            code, parameters = self._spoken(limit, now_us)
             codes.append(code)
-            words.append(f"{code} {verdict.receipt} {delta} {parameters}")
+            words.append(f"{code} {_verb(change)} {parameters}{_hold(change)}")
         return sum(
             self._evaluate(
                 composed("settle", tuple(codes)),
-                [correction.verdict.charge.key for correction in corrections],
+                [change.verdict.charge.key for change in changes],
                 self._instant(now_us),
                 " ".join(words),
             )
@@ -136,7 +143,7 @@ class RedisEngine:
         """
         known = self._words.get(id(limit))
         if known is None:
-            strategy = strategy_named(limit.strategy)
+            strategy = strategy_of(limit)
             now = 0 if limit.anchor is None else self._read_clock(now_us)
             parameters = " ".join(map(str, strategy.parameters(limit, now)))
             known = (strategy.CODE, parameters, limit)
@@ -171,3 +178,20 @@ def _part(charge: Charge) -> str:
         triggers = ",".join(str(position + 1) for position in charge.on_denial)
         return ("m" if enforced else "n") + triggers
     return "e" if enforced else "s"
+
+
+def _verb(change: Change) -> str:
+    """What happens to a charge, as words of the script."""
+    if isinstance(change, Correction):
+        return f"adjust {change.verdict.receipt} {change.delta}"
+    if isinstance(change, Settlement):
+        return f"settle {change.hold.id} {change.actual}"
+    return f"renew {change.hold.id} {change.spent}"
+
+
+def _hold(change: Change) -> str:
+    """The words of the hold, for limits that are held."""
+    if not change.verdict.charge.limit.held:
+        return ""
+    hold = NO_HOLD if isinstance(change, Correction) else change.hold
+    return f" {hold.id} {hold.lease_us}"

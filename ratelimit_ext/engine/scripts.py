@@ -35,9 +35,14 @@ def composed(driver: str, codes: tuple[str, ...]) -> Script:
     if distinct != codes:
         return composed(driver, distinct)
     parts = [_engine_part("prelude.lua")]
-    for code in distinct:
+    held = [code for code in distinct if code.startswith("h")]
+    for code in sorted({code.removeprefix("h") for code in distinct}):
         fragment = (files("ratelimit_ext.strategies") / _FRAGMENTS[code]).read_text("utf-8")
         parts.append(f"do\n{fragment}end\n")
+    if held:
+        fragment = (files("ratelimit_ext.strategies") / "holding.lua").read_text("utf-8")
+        parts.append(f"do\n{fragment}end\n")
+        parts += [f"strategies.{code} = strategies.holding(strategies.{code[1:]})" for code in held]
     parts.append(_engine_part(f"{driver}.lua"))
     text = "\n".join(parts)
     return Script(text, sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())

@@ -2,8 +2,9 @@
 --
 -- KEYS     one bucket per correction; a bucket may come twice
 -- ARGV     now in microseconds, or '' for the server's clock; a text of words, and in it for
---          each correction: the strategy's code; the receipt; the difference in units, negative to
---          give back; the strategy's own arguments
+--          each correction: the strategy's code; what happens; two numbers; the strategy's own arguments. 'adjust'
+--          with a receipt and the difference in units, negative to give back; 'settle' with the id of
+--          a hold and the real cost; 'renew' with the id of a hold and the cost so far
 -- returns  for each correction 1 where it was applied, 0 where the charge no longer matters
 
 local now = present_instant(ARGV[1])
@@ -16,10 +17,10 @@ for i = 1, #KEYS do
   -- MGET, as it answers nil where GET would fail on a value of another type; one by one, as two
   -- corrections may concern one bucket.
   local raw = redis.call('MGET', KEYS[i])[1]
-  local value, ttl_us = strategy.adjust(
-    raw, now, words[cursor + 1], words[cursor + 2], cursor + 3)
+  local value, ttl_us = strategy[words[cursor + 1]](
+    raw, now, words[cursor + 2], words[cursor + 3], cursor + 4)
   if value then store(KEYS[i], value, ttl_us) end
   reply[i] = value and 1 or 0
-  cursor = cursor + 3 + strategy.arguments
+  cursor = cursor + 4 + strategy.arguments
 end
 return reply

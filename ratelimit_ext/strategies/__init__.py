@@ -11,12 +11,15 @@ from types import MappingProxyType
 from typing import cast
 
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies import (
+    concurrency,
     fixed_window,
     sliding_window,
     sliding_window_counter,
     token_bucket,
 )
+from ratelimit_ext.strategies.holding import Holding
 from ratelimit_ext.strategies.protocol import Strategy
 
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
@@ -25,7 +28,13 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
         "sliding-window": cast(Strategy, sliding_window),
         "sliding-window-counter": cast(Strategy, sliding_window_counter),
         "fixed-window": cast(Strategy, fixed_window),
+        "concurrency": cast(Strategy, concurrency),
     }
+)
+
+#: The same for limits whose calls cost an estimate until they are over.
+HOLDING: Mapping[str, Holding] = MappingProxyType(
+    {name: Holding(strategy) for name, strategy in STRATEGIES.items()}
 )
 
 #: Flask-Limiter's name for the exact log, which our sliding window serves.
@@ -39,3 +48,10 @@ def strategy_named(name: str) -> Strategy:
         known = ", ".join(sorted([*STRATEGIES, *ALIASES]))
         raise ConfigurationError(f"unknown strategy {name!r}; known: {known}.")
     return strategy
+
+
+def strategy_of(limit: Limit) -> Strategy:
+    """The strategy that carries out the limit, with holds where its costs are estimates."""
+    if limit.held:
+        return HOLDING[ALIASES.get(limit.strategy, limit.strategy)]
+    return strategy_named(limit.strategy)

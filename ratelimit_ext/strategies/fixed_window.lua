@@ -27,6 +27,8 @@ end
 strategies.fw = {
   arguments = 4,
 
+  receipt = function(now, x, y) return y end,
+
   check = function(raw, now, cost, arg)
     local used, ending = opened(raw, now)
     local latest = ending_of(now, arg)

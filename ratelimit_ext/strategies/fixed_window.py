@@ -82,6 +82,11 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> t
     return (used + cost, end), end - now_us
 
 
+def booked(state: State, now_us: int) -> int:
+    """In the window with this end."""
+    return state[1]
+
+
 def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
     """Whether the window ends later than one that is opened now."""
     return state is not None and state[1] > _end(now_us, *parameters[1:])

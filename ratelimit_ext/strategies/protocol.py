@@ -59,6 +59,10 @@ class Strategy(Protocol):
         """The state after a cost that fitted, and for how many microseconds it matters."""
         ...
 
+    def booked(self, state: Any, now_us: int) -> int:
+        """The receipt of a charge that is taken now from a state that was brought to now."""
+        ...
+
     def rewound(self, state: Any, now_us: int, parameters: tuple[int, ...]) -> bool:
         """Whether the state comes from a future that only a clock set back explains.
 

@@ -89,6 +89,11 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> t
     return (total + cost, entries), period
 
 
+def booked(state: State, now_us: int) -> int:
+    """At the present instant."""
+    return now_us
+
+
 def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
     """Whether the newest entry lies in the future."""
     return state is not None and bool(state[1]) and state[1][-1][0] > now_us

@@ -18,6 +18,8 @@ end
 strategies.sc = {
   arguments = 2,
 
+  receipt = function(now, x) return x end,
+
   check = function(raw, now, cost, arg)
     local period = words[arg + 1]
     local start, previous, current = present(raw, now, period)

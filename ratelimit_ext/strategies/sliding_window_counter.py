@@ -57,6 +57,11 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> t
     return (start, previous, current + cost), start + 2 * parameters[1] - now_us
 
 
+def booked(state: State, now_us: int) -> int:
+    """In the window with this start."""
+    return state[0]
+
+
 def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
     """Whether the current window has not begun yet."""
     return state is not None and state[0] > now_us

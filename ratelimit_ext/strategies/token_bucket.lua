@@ -32,6 +32,8 @@ end
 strategies.tb = {
   arguments = 3,
 
+  receipt = function() return 0 end,
+
   check = function(raw, now, cost, arg)
     local used, frac, ahead = leaked(raw, now, words[arg], words[arg + 1])
     local fits = used + cost + (frac > 0 and 1 or 0) <= words[arg + 2]

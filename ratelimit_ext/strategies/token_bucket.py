@@ -73,6 +73,11 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> t
     return (used + cost, frac, at), at - now_us - (-(used + cost + 1) * period // amount)
 
 
+def booked(state: State, now_us: int) -> int:
+    """A bucket is one: nowhere in particular."""
+    return 0
+
+
 def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
     """Whether the bucket is ahead by more than clocks may differ."""
     return state is not None and state[2] - now_us > SKEW_US

@@ -1,0 +1,36 @@
+-- Concurrency: calls in flight. The reference is concurrency.py; the calls themselves are the holds
+-- of holding.lua, which returns the slots of those whose lease is over.
+--
+-- KEYS     one string
+-- stored   calls in flight (7 bytes)
+-- ARGV     as words: amount; period in microseconds
+-- returns  the reading: calls in flight, 0, 0
+
+local function in_flight(raw)
+  if not raw or #raw ~= 7 then return 0 end
+  return (struct.unpack('<I7', raw))
+end
+
+local function take(now, cost, arg, calls)
+  return struct.pack('<I7', calls + cost), words[arg + 1]
+end
+
+strategies.cc = {
+  arguments = 2,
+
+  receipt = function() return 0 end,
+
+  check = function(raw, now, cost, arg)
+    local calls = in_flight(raw)
+    return calls + cost <= words[arg], calls, 0, 0
+  end,
+
+  take = take,
+
+  rewound = function() return false end,
+
+  adjust = function(raw, now, receipt, delta, arg)
+    local calls = in_flight(raw)
+    return take(now, math.max(delta, -calls), arg, calls)
+  end,
+}
