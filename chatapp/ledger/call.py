@@ -36,8 +36,8 @@ class Call:
     ``user`` is the identity that limits count (``user:alice``, or ``ip:198.51.100.7`` where nobody
     is named), ``key_id`` the public part of the API key, ``model`` what was asked for and ``slug``
     the model of the catalogue. ``usage`` is None until it is known, and ``estimated`` where it was
-    never told and had to be guessed. ``cost_micro_usd`` is what the call is known to cost so far: at
-    its beginning the price of the estimate.
+    never told and had to be guessed. ``cost_micro_usd`` is what the call costs as far as that is
+    known: at its beginning the price of the estimate.
     """
 
     id: str
