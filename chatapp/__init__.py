@@ -11,7 +11,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, identities, settings
-from chatapp.blueprints import chat, health, page, refusal
+from chatapp.blueprints import chat, dispatch, health, page, refusal
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
@@ -43,7 +43,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     chosen = settings.from_config(app.config)
 
     app.extensions[chat.EXTENSION_KEY] = _conversation(chosen)
-    limiter = Limiter(client_ip)
+    limiter = app.extensions[dispatch.LIMITER_KEY] = Limiter(client_ip)
     identities.install(limiter, chosen.plans)
     health_bp = health.blueprint(limiter)
     for bp in (chat.bp, page.bp, health_bp):

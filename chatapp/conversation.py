@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -141,11 +141,13 @@ class Conversation:
 
 
 @contextmanager
-def failures_logged(model: Model) -> Iterator[None]:
-    """Tell the operator why a provider gave no answer, and raise on."""
+def failures_logged(model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Tell the operator why a provider gave no answer, and raise on; not where we hung up."""
     try:
         yield
     except ProviderError as error:
+        if unless():
+            raise
         # Its text only where it cannot quote a key; as a literal, for it may hold newlines.
         shown = "" if error.kind in {"auth", "quota"} else error.message[:500]
         log.warning(

@@ -7,8 +7,11 @@ from typing import cast
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
 
-from chatapp.blueprints import chat_request
+from chatapp.blueprints import chat_request, dispatch, stream_answer
+from chatapp.blueprints.chat_stream import ChatRendering
 from chatapp.conversation import Conversation
+from chatapp.providers import ProviderError
+from chatapp.token_estimate import tokens_of
 
 bp = Blueprint("chat", __name__)
 
@@ -23,16 +26,28 @@ def read_request() -> None:
     are known; a bad body costs nobody's plan anything.
     """
     if request.method == "POST":
-        g.chat_request = chat_request.read(request, _conversation())
+        g.chat_request = chat_request.read(request, present_conversation())
 
 
 @bp.post("/chat")
 def chat() -> Response:
-    """The model's reply to one message."""
+    """The model's reply to one message, whole or as it is made."""
     asked: chat_request.ChatRequest = g.chat_request
-    reply = _conversation().answer(asked.turn)
+    turn, conversation = asked.turn, present_conversation()
+    size_bytes = len(turn.message.encode())
+    call = dispatch.begin(turn.model, estimated_input_tokens=tokens_of(size_bytes))
+    try:
+        if asked.stream:
+            stream = conversation.stream(turn)
+            return stream_answer.response(stream, ChatRendering(), call, model=turn.model)
+        reply = conversation.answer(turn)
+    except ProviderError as error:
+        call.failed(error)
+        raise
+    call.answered(reply.usage, output_bytes=len(reply.text.encode()))
     return jsonify(reply=reply.text, model=reply.model, usage=asdict(reply.usage))
 
 
-def _conversation() -> Conversation:
+def present_conversation() -> Conversation:
+    """The conversation of the present application."""
     return cast(Conversation, current_app.extensions[EXTENSION_KEY])

@@ -27,10 +27,12 @@ EXAMPLE: Final = '{"message": "hello"}'
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A valid request: what is said to which model, and who says it (None: he did not say)."""
+    """A valid request: what is said to which model, and who says it (None: he did not say);
+    ``stream``: he wants the answer as it is made."""
 
     turn: Turn
     user_id: str | None
+    stream: bool = False
 
 
 def read(request: Request, conversation: Conversation) -> ChatRequest:
@@ -45,7 +47,8 @@ def read(request: Request, conversation: Conversation) -> ChatRequest:
         raise Refusal(422, "unknown_model", str(error)) from error
     except ModelUnavailableError as error:
         raise Refusal(422, "model_unavailable", str(error)) from error
-    return ChatRequest(turn=Turn(message=body.message, model=model), user_id=body.user_id)
+    turn = Turn(message=body.message, model=model)
+    return ChatRequest(turn=turn, user_id=body.user_id, stream=body.stream or False)
 
 
 def _unicode(text: str) -> str:
@@ -104,6 +107,7 @@ class _Body(BaseModel):
     message: Annotated[str, AfterValidator(_message)]
     model: Annotated[str, AfterValidator(_model)] | None = None
     user_id: Annotated[str, AfterValidator(_user_id)] | None = None
+    stream: bool | None = None
 
 
 def _refuse(error: ErrorDetails) -> NoReturn:
@@ -113,6 +117,8 @@ def _refuse(error: ErrorDetails) -> NoReturn:
             trouble = f"is missing; send a body like {EXAMPLE}"
         case "string_type":
             trouble = f"is {json_body.type_name(error['input'])}; send a string"
+        case "bool_type":
+            trouble = f"is {json_body.type_name(error['input'])}; send true or false"
         case "string_unicode":
             trouble = "contains half of a surrogate pair; send whole characters"
         case _:

@@ -1,0 +1,124 @@
+"""The body of a streamed answer: what a provider sends, written on as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from flask import Response, request
+
+from chatapp import server_sent_events
+from chatapp.blueprints.dispatch import Dispatch
+from chatapp.catalogue import Model
+from chatapp.client_watch import AT_HAND, client_watch
+from chatapp.conversation import failures_logged
+from chatapp.providers import AnswerStream, Part, Progress, ProviderError
+
+# No buffer between us and the client: nginx keeps what it is not told to send on.
+HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+# Under which names servers give the connection of a request.
+CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
+
+
+class Rendering(Protocol):
+    """How a stream is written for its client."""
+
+    def start(self) -> bytes:
+        """What comes before the first part."""
+        ...
+
+    def part(self, part: Part) -> bytes:
+        """One part."""
+        ...
+
+    def end(self, progress: Progress) -> bytes:
+        """What comes after the last part of an answer that is whole."""
+        ...
+
+    def error(self, error: ProviderError) -> bytes:
+        """What comes instead of the rest."""
+        ...
+
+
+class StreamAnswer:
+    """Iterates over the bytes for the client. `close` ends the provider's call, wherever it is.
+
+    An iterator of its own rather than a generator: a generator that was never begun, because the
+    client left before the first byte, would not notice that it is closed.
+    """
+
+    def __init__(
+        self,
+        stream: AnswerStream,
+        rendering: Rendering,
+        dispatch: Dispatch,
+        *,
+        model: Model,
+        connection: socket.socket | None,
+    ) -> None:
+        self._stream = stream
+        self._rendering = rendering
+        self._dispatch = dispatch
+        self._model = model
+        self._client_left = False
+        self._over = False
+        self._bytes = self._written()
+        self._watch = contextlib.ExitStack()
+        if connection is not None and AT_HAND:
+            self._watch.enter_context(client_watch.get().watching(connection, self._leave))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._bytes)
+        except StopIteration:
+            self._over = True
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """The client has everything, or has left. Called by the server, and harmless again."""
+        self._watch.close()  # before the connection is: its number will be another's
+        self._stream.close()
+        left = self._client_left or not self._over
+        self._dispatch.streamed(self._stream.progress, client_left=left)
+
+    def _leave(self) -> None:
+        self._client_left = True
+        self._stream.abort()
+
+    def _written(self) -> Iterator[bytes]:
+        rendering = self._rendering
+        try:
+            if start := rendering.start():
+                yield start
+            with failures_logged(self._model, unless=lambda: self._client_left):
+                for part in self._stream:
+                    if written := rendering.part(part):
+                        yield written
+        except ProviderError as error:
+            yield rendering.error(error)
+        else:
+            if end := rendering.end(self._stream.progress):
+                yield end
+
+
+def response(
+    stream: AnswerStream, rendering: Rendering, dispatch: Dispatch, *, model: Model
+) -> Response:
+    """The response to the present request, whose body is this stream."""
+    connections = filter(None, map(request.environ.get, CONNECTIONS))
+    body = StreamAnswer(
+        stream, rendering, dispatch, model=model, connection=next(connections, None)
+    )
+    answer = Response(
+        body,
+        content_type=f"{server_sent_events.MIMETYPE}; charset=utf-8",
+        headers={**HEADERS, **stream.headers},
+    )
+    answer.call_on_close(body.close)
+    return answer
