@@ -42,43 +42,49 @@ def charged(
 ) -> Charged:
     """The charges of the present request.
 
-    ``lenient`` leaves out a claim whose identity cannot be told: a request that was aborted before
-    its view may lack what the callable asks for.
+    ``lenient`` leaves out a claim that cannot be charged: a request that was aborted before its
+    view may lack what the callables ask for.
     """
     made = Charged([], [], [], 0)
     for claim in claims:
-        runtime = claim.runtime
-        if runtime.exempt_when is not None and runtime.exempt_when():
-            continue
-        try:
-            identity = runtime.key_func()
-            charge = claim.charge(str(identity)) if identity else None
-        except Exception:
-            if not lenient:
-                raise
-            logger.debug("left out %s: no identity on this request", claim.limit, exc_info=True)
-            continue
-        if charge is None:
-            logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
-            continue
-        made.claims.append(claim)
-        made.identities.append(str(identity))
-        made.charges.append(charge)
+        single = _charged(claim, logger, lenient=lenient)
+        if single is not None:
+            made.claims.append(claim)
+            made.identities.append(single[0])
+            made.charges.append(single[1])
     triggers = [(meta, ()) for meta in metas]
     triggers += [(m, (i,)) for i, claim in enumerate(made.claims) for m in claim.metas]  # type: ignore[misc]
     added = 0
     for meta, on_denial in triggers:
-        if meta.runtime.is_exempt:
-            continue
-        identity = str(meta.runtime.key_func())
-        charge = meta.charge(identity)
-        made.claims.append(meta)
-        made.identities.append(identity)
-        made.charges.append(
-            Charge(charge.limit, charge.key, charge.cost, meta=True, on_denial=on_denial)
-        )
-        added += 1
+        single = _charged(meta, logger, lenient=lenient)
+        if single is not None:
+            identity, charge = single
+            made.claims.append(meta)
+            made.identities.append(identity)
+            made.charges.append(
+                Charge(charge.limit, charge.key, charge.cost, meta=True, on_denial=on_denial)
+            )
+            added += 1
     return made._replace(metas=added)
+
+
+def _charged(claim: Claim, logger: logging.Logger, *, lenient: bool) -> tuple[str, Charge] | None:
+    """Whom a claim is charged to, and the charge; ``None`` where it is left out."""
+    runtime = claim.runtime
+    try:
+        if runtime.exempt_when is not None and runtime.exempt_when():
+            return None
+        identity = runtime.key_func()
+        if identity:
+            name = str(identity)
+            return name, claim.charge(name)
+    except Exception:
+        if not lenient:
+            raise
+        logger.debug("left out %s: this request lacks what it asks", claim.limit, exc_info=True)
+        return None
+    logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
+    return None
 
 
 def admitted(engine: Engine, made: Charged) -> Outcome:

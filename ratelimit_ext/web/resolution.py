@@ -18,8 +18,12 @@ from ratelimit_ext.web.manager import Applicable, Manager
 
 #: How many answers of an endpoint's limit callables are kept prepared.
 MOST_VARIANTS: Final = 256
+#: How many places are kept prepared: clients choose the method, and may choose the endpoint.
+MOST_PLACES: Final = 4096
 
 EDGE: Final = ""
+#: The answer of a definition that has no limit for a request.
+NOTHING: Final = ("",)
 
 
 class Place(NamedTuple):
@@ -76,8 +80,10 @@ class Resolver:
             self._revision = self._manager.revision
         prepared = self._prepared.get(place)
         if prepared is None:
+            if len(self._prepared) >= MOST_PLACES:
+                self._prepared.clear()
             prepared = self._prepared[place] = _Prepared(self._dynamic(place))
-        answers = tuple(_answer(definition) for definition in prepared.dynamic)
+        answers = tuple([self._answer(definition, place) for definition in prepared.dynamic])
         resolved = prepared.variants.get(answers)
         if resolved is None:
             resolved, sound = self._compiled(
@@ -95,16 +101,27 @@ class Resolver:
         maker = self._maker(place)
         runtimes = [runtime for definition in definitions for runtime in definition]
         own = tuple(maker.in_present_scope(claim) for claim in maker.claims(runtimes))
-        return Resolved((), own, self._global_metas(maker))
+        metas = tuple(maker.claim(runtime) for meta in self._metas for runtime in meta)
+        return Resolved((), own, metas)
 
     def _maker(self, place: Place) -> ClaimMaker:
         return ClaimMaker(self._naming, place.endpoint, place.method)
 
     def _dynamic(self, place: Place) -> tuple[Limit, ...]:
         """The definitions that may concern the place and have to be asked at every request."""
-        everything = self._candidates(place)
-        seen = {id(d): d for d in (*everything.shared, *everything.own) if _asks(d)}
+        shared, own = self._candidates(place)
+        seen = {id(d): d for d in (*shared, *own, *self._metas) if _asks(d)}
         return tuple(seen.values())
+
+    def _answer(self, definition: Limit, place: Place) -> tuple[Any, ...]:
+        """What the definition's callables say. A request without a view may lack what they ask."""
+        try:
+            return _answer(definition)
+        except Exception:
+            if place.endpoint and place.name != EDGE:
+                raise
+            self._logger.debug("left out %r", definition, exc_info=True)
+            return NOTHING
 
     def _candidates(self, place: Place) -> Applicable:
         app, endpoint, blueprint, _, name = place
@@ -149,12 +166,9 @@ class Resolver:
         resolved = Resolved(
             tuple((definition, maker.claims(runtimes(definition))) for definition in shared),
             maker.claims(runtime for definition in own for runtime in runtimes(definition)),
-            self._global_metas(maker),
+            tuple(maker.claim(runtime) for meta in self._metas for runtime in runtimes(meta)),
         )
         return resolved, not failed
-
-    def _global_metas(self, maker: ClaimMaker) -> tuple[Claim, ...]:
-        return tuple(maker.claim(runtime) for meta in self._metas for runtime in meta)
 
     def _in_present_scopes(self, resolved: Resolved, place: Place) -> Resolved:
         fresh = self._maker(place).in_present_scope
@@ -170,22 +184,31 @@ def _all(resolved: Resolved) -> list[Claim]:
 
 
 def _asks(definition: Limit) -> bool:
-    return callable(definition.limit_provider) or getattr(definition, "items", None) is not None
+    own = definition.limit_provider, getattr(definition, "items", None) or ""
+    return any(map(callable, (*own, *_meta_providers(definition))))
 
 
-def _answer(definition: Limit) -> Any:
-    items = getattr(definition, "items", None)
-    if items is not None:
-        return items()
-    return definition.limit_provider()  # type: ignore[operator]  # only callables are asked
+def _meta_providers(definition: Limit) -> list[Any]:
+    metas = definition.meta_limits or ()
+    return [meta.limit_provider if isinstance(meta, MetaLimit) else meta for meta in metas]
 
 
-def _expanded(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
-    """The runtime limits; for a definition that asks a callable, those of its answer."""
-    if not _asks(definition):
+def _answer(definition: Limit) -> tuple[Any, ...]:
+    """The definition's own string or items, then what the callables of its meta limits say."""
+    items, provider = getattr(definition, "items", None), definition.limit_provider
+    own = items() if items is not None else provider() if callable(provider) else provider
+    return (own, *[meta() for meta in _meta_providers(definition) if callable(meta)])
+
+
+def _expanded(definition: Limit, answer: tuple[Any, ...] | None) -> tuple[RuntimeLimit, ...]:
+    """The runtime limits; for a definition that asks callables, those of their answers."""
+    if answer is None:
         return tuple(definition)
-    if isinstance(answer, tuple):
-        return tuple(runtime_limits(definition, answer))
+    own = answer[0]
+    if not own:
+        return ()
+    if isinstance(own, tuple):
+        return tuple(runtime_limits(definition, own))
     answered = copy.copy(definition)
-    answered.limit_provider = answer
+    answered.limit_provider = own
     return tuple(answered)
