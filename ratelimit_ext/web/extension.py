@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import flask
 import flask_limiter
@@ -28,11 +28,18 @@ from ratelimit_ext.web.claims import Claim, Naming
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
 from ratelimit_ext.web.identities import BUILT_IN, Identity
+from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
 from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.storages import engine_for, storage_prefix
+
+#: Headers that belong to the answer they came with, and not to one that replaces it.
+OF_ONE_ANSWER: Final = frozenset(
+    """allow content-disposition content-encoding content-language content-length content-location
+    content-range content-type etag last-modified location www-authenticate""".split()
+)
 
 
 class Limiter(flask_limiter.Limiter):
@@ -230,15 +237,18 @@ class Limiter(flask_limiter.Limiter):
         """Decide, before the view or in a decorated callable's wrapper."""
         state = self.context
         endpoint = self.identify_request()
-        if self._exempt(state, endpoint):
-            return
-        app = flask.current_app
-        view = app.view_functions.get(endpoint) if endpoint else None
+        view = flask.current_app.view_functions.get(endpoint) if endpoint else None
         if in_middleware:
+            # What is decided later asks the filters later, too: they may look at who is logged in.
+            if view is None and flask.request.endpoint is None:
+                return
             if view is not None and self._is_deferred(endpoint, view):
                 return
-        elif view is not None and callable_name and get_qualified_name(view) != callable_name:
-            self.limit_manager.add_endpoint_hint(endpoint, callable_name)
+        if self._exempt(state, endpoint):
+            return
+        inside = None if in_middleware else callable_name
+        if inside and view is not None and get_qualified_name(view) != inside:
+            self.limit_manager.add_endpoint_hint(endpoint, inside)
         place = self._place(endpoint, None if in_middleware else callable_name)
         self._decide(state, place, lambda: self._resolver.resolve(place))
 
@@ -387,12 +397,13 @@ class Limiter(flask_limiter.Limiter):
             state.retry_ms = outcome.decision.retry_after_ms
             response = self._told(banned[:1], meta=True)
             raise self._refusal(banned[0], outcome, response)
-        denied = sorted(outcome.denied, key=lambda entry: entry.claim.runtime.limit)
+        denied = sorted(outcome.denied, key=lambda entry: rank(entry.claim.runtime.limit))
         for entry in denied:
             if entry.verdict.retry_after_us is None:
                 raise RequestTooLarge(entry.claim, entry.verdict)
         state.retry_ms = outcome.decision.retry_after_ms
-        told = denied[:1] if self._fail_on_first_breach else denied
+        lasting = max(denied, key=lambda entry: entry.verdict.retry_after_us or 0)
+        told = [lasting] if self._fail_on_first_breach else denied
         for entry in told:
             self.logger.info(
                 "ratelimit %s (%s) exceeded at endpoint: %s",
@@ -400,7 +411,7 @@ class Limiter(flask_limiter.Limiter):
                 entry.identity,
                 entry.claim.scope,
             )
-        raise self._refusal(denied[0], outcome, self._told(told, meta=False))
+        raise self._refusal(lasting, outcome, self._told(told, meta=False))
 
     def _refusal(
         self, entry: Entry, outcome: Outcome, response: flask.Response | None
@@ -473,11 +484,23 @@ class Limiter(flask_limiter.Limiter):
         except HTTPException as refusal:
             app = flask.current_app
             refused = app.make_response(app.handle_http_exception(refusal))
-            for name, value in response.headers.items():
-                if name not in refused.headers and not name.startswith(("Content-", "WWW-")):
-                    refused.headers.add(name, value)
+            refused.call_on_close(response.close)
+            own = OF_ONE_ANSWER.union(name.lower() for name in refused.headers.keys())
+            refused.headers.extend(
+                [(name, value) for name, value in response.headers if name.lower() not in own]
+            )
             return refused
         return response
+
+    def abandon(self, conditional: list[Entry]) -> None:
+        """Return what is reserved, where the request ends without a response to judge by."""
+        engine = self.engine
+        if not engine.gives_back:
+            return
+        try:
+            engine.settle([Correction(e.verdict, -e.verdict.charge.cost) for e in conditional])
+        except Exception:
+            self.logger.exception("Failed to give back what a failed request had reserved")
 
     def _give_back(self, state: LimitedRequest, response: flask.Response) -> None:
         """Return what ``deduct_when`` says was not to be deducted.

@@ -89,10 +89,15 @@ class LimitedRequest:
 
     def __init__(self, extension: Limiter) -> None:
         self.extension = extension
-        self.reset()
+        self._begin()
 
     def reset(self) -> None:
-        """Forget everything: the request is over, or begins."""
+        """Forget everything: the request is over. What is reserved until now goes back."""
+        if self.conditional:
+            self.extension.abandon(self.conditional)
+        self._begin()
+
+    def _begin(self) -> None:
         #: Enforced entries, in the order of decision.
         self.entries: list[Entry] = []
         #: Entries to give back, unless the response says otherwise.
