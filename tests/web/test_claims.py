@@ -100,7 +100,7 @@ def test_a_cost_that_is_none_is_an_error_that_names_the_limit(
     app, limiter = make()
     app.testing = True
     given = cost if kind == "value" else lambda: cost
-    app.get("/")(limiter.limit("7/minute", cost=given)(root))
+    app.get("/")(limiter.limit("7/minute", cost=cost)(root))
     with pytest.raises(ValueError, match=r"'7 per 1 minute' is .*whole number from 0 up"):
         app.test_client().get("/")
 

@@ -12,7 +12,13 @@ import redis
 from flask import Blueprint, Flask, Response, abort, g, jsonify, redirect, request
 from limits import parse
 
-from ratelimit_ext import Limiter, MetaLimit, RateLimitExceeded, StorageUnavailable
+from ratelimit_ext import (
+    ApplicationLimit,
+    Limiter,
+    MetaLimit,
+    RateLimitExceeded,
+    StorageUnavailable,
+)
 from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
@@ -21,6 +27,11 @@ from tests.web.conftest import Clock, Maker, asked_key
 def root() -> str:
     """The view of most tests."""
     return "ok"
+
+
+def user() -> str:
+    """Who is logged in."""
+    return str(g.user)
 
 
 def commands_of(client: redis.Redis) -> dict[str, int]:
@@ -125,6 +136,26 @@ def test_a_failing_view_has_been_charged(make: Maker) -> None:
     assert statuses(client, times=2) == [500, 429]
 
 
+def test_what_an_unhandled_error_leaves_reserved_is_given_back(make: Maker) -> None:
+    """Where the error goes to the server, there is no response that `deduct_when` could judge."""
+    app, limiter = make()
+    app.testing = True
+    limit = limiter.limit("2/minute", deduct_when=lambda response: response.status_code == 200)
+
+    @app.get("/")
+    @limit
+    def view() -> str:
+        if "X-Fails" in request.headers:
+            raise RuntimeError("this view fails")
+        return "ok"
+
+    client = app.test_client()
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            client.get("/", headers={"X-Fails": "yes"})
+    assert statuses(client, times=3) == [200, 200, 429]
+
+
 # -- requests that reach no view -------------------------------------------------------------------
 
 
@@ -144,36 +175,51 @@ def test_a_request_that_authentication_aborts_is_charged_to_the_edge(make: Maker
 
 
 def test_a_late_denial_keeps_what_others_have_set(make: Maker) -> None:
-    """The 429 that replaces a 404 has the CORS headers and the cookies of the first response,
-    says how long to wait, and is JSON."""
-    app = Flask("example")
+    """The 429 that replaces a 404 has the first response's CORS and security headers and all its
+    cookies, says how long to wait, and is JSON."""
+    app, _ = make(application_limits=["1/minute"])
+    policy = "default-src 'self'"
 
     @app.after_request
-    def allow_origin(response: Response) -> Response:
+    def headers_of_others(response: Response) -> Response:
         response.headers["Access-Control-Allow-Origin"] = "https://app.example"
+        response.headers["Content-Security-Policy"] = policy
         response.headers["ETag"] = '"of the 404"'
         response.set_cookie("seen", "yes")
+        response.set_cookie("theme", "dark")
         return response
 
-    limiter = Limiter(
-        asked_key,
-        storage_uri="memory://",
-        headers_enabled=True,
-        application_limits=["1/minute"],
-    )
-    app.after_request_funcs.setdefault(None, [])
-    limiter.init_app(app)
-    # Functions that were registered last run first: ours has to run after the application's.
-    app.after_request_funcs[None].reverse()
     client = app.test_client()
     assert client.get("/nothing").status_code == 404
     refusal = client.get("/nothing")
     assert refusal.status_code == 429
     assert refusal.headers["Access-Control-Allow-Origin"] == "https://app.example"
     assert "Retry-After" in refusal.headers["Access-Control-Expose-Headers"]
-    assert refusal.headers.getlist("Set-Cookie") == ["seen=yes; Path=/"]
+    assert refusal.headers["Content-Security-Policy"] == policy
+    assert refusal.headers.getlist("Set-Cookie") == ["seen=yes; Path=/", "theme=dark; Path=/"]
     assert refusal.headers["Retry-After"] == "60"
     assert refusal.json["code"] == "rate_limited"
+    assert refusal.headers.getlist("Content-Type") == ["application/json"]
+    assert "ETag" not in refusal.headers
+
+
+def test_a_late_denial_closes_what_it_replaces(make: Maker) -> None:
+    """A file or stream that was to be sent is not left open."""
+    app, _ = make(application_limits=["1/minute"])
+    closed = []
+
+    @app.before_request
+    def answer_early() -> Response:
+        response = Response(iter(["early"]))
+        response.call_on_close(lambda: closed.append(True))
+        return response
+
+    client = app.test_client()
+    assert client.get("/").text == "early"
+    closed.clear()
+    with client.get("/") as refusal:
+        assert refusal.status_code == 429
+    assert closed == [True]
 
 
 def test_a_late_denial_asks_the_applications_own_handler(make: Maker) -> None:
@@ -185,11 +231,23 @@ def test_a_late_denial_asks_the_applications_own_handler(make: Maker) -> None:
     assert client.get("/nothing").text == "own: 1 per 1 minute"
 
 
-def test_a_key_that_needs_a_user_fails_no_aborted_request(make: Maker) -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"application_limits": [ApplicationLimit("9/minute", key_function=user)]},
+        {"application_limits": [ApplicationLimit("9/minute", exempt_when=lambda: g.user == "x")]},
+        {"application_limits": [ApplicationLimit("9/minute", cost=lambda: len(g.user))]},
+        {"application_limits": [lambda: f"{len(g.user)}/minute"]},
+        {"meta_limits": [MetaLimit("9/minute", key_function=user)]},
+        {"meta_limits": [MetaLimit("9/minute", exempt_when=lambda: g.user == "x")]},
+        {"meta_limits": [lambda: f"{len(g.user)}/minute"]},
+    ],
+    ids=["key", "exemption", "cost", "dynamic", "meta key", "meta exemption", "dynamic meta"],
+)
+def test_what_needs_a_user_fails_no_aborted_request(make: Maker, limits: dict[str, Any]) -> None:
     """Where nobody is logged in yet, that limit is left out and the others are charged."""
-    app, limiter = make(application_limits=["100/minute", "2/hour"])
-    by_user = limiter.limit_manager._application_limits[0]
-    by_user.key_function = lambda: str(g.user)
+    limits["application_limits"] = [*limits.get("application_limits", ()), "2/hour"]
+    app, limiter = make(**limits)
 
     @app.before_request
     def authenticate() -> None:
@@ -199,7 +257,7 @@ def test_a_key_that_needs_a_user_fails_no_aborted_request(make: Maker) -> None:
 
     app.get("/")(limiter.limit("50/minute")(root))
     assert statuses(app, times=3) == [401, 401, 429]
-    assert statuses(app, headers={"X-User": "one", "X-Key": "other"}) == [200]
+    assert statuses(app, headers={"X-User": "ada", "X-Key": "other"}) == [200]
 
 
 def test_an_after_request_that_fails_charges_once(make: Maker) -> None:
@@ -246,6 +304,20 @@ def test_a_filtered_request_is_free(make: Maker) -> None:
     assert statuses(app, times=2) == [200, 429]
 
 
+def test_a_filter_knows_who_is_logged_in(make: Maker) -> None:
+    """For a decorated view it is asked where its limits are decided."""
+    app, limiter = make(application_limits=["1/minute"])
+    limiter.request_filter(lambda: g.get("user") == "admin")
+
+    @app.before_request
+    def log_in() -> None:
+        g.user = request.headers.get("X-User")
+
+    app.get("/")(limiter.limit("1/minute")(root))
+    assert statuses(app, headers={"X-User": "admin"}, times=3) == [200] * 3
+    assert statuses(app, headers={"X-User": "ada"}, times=2) == [200, 429]
+
+
 def test_an_applications_own_handler_answers_and_gets_the_headers(make: Maker) -> None:
     """`errorhandler(429)` wins over our body; it has the decision, and the headers are added."""
     app, limiter = make()
@@ -276,6 +348,27 @@ def test_a_handler_that_answers_200_is_not_told_to_retry(make: Maker) -> None:
     response = client.get("/")
     assert (response.status_code, response.text) == (200, "a cheaper answer")
     assert "Retry-After" not in response.headers
+
+
+def test_of_several_denials_the_one_that_lasts_is_named(make: Maker, clock: Clock) -> None:
+    """Its name and its wait are told together, whatever the order of decorators."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("1/30 minutes")
+    @limiter.limit("1/minute")
+    @limiter.limit("1/hour", name="plan")
+    @limiter.limit("1/5 seconds")
+    def view() -> str:
+        return "ok"
+
+    client = app.test_client()
+    client.get("/")
+    refusal = client.get("/")
+    assert refusal.json["error"] == (
+        "Rate limit 'plan' exceeded: 1 per 1 hour. Try again in 1 h 0 min."
+    )
+    assert refusal.json["policy"] == "plan"
 
 
 def test_a_failing_callback_fails_the_request_unless_errors_are_swallowed(
