@@ -114,7 +114,7 @@ class Twins:
         place = step.places[0] % len(self.limits)
         changed: dict[str, Any] = {"amount": step.unit}
         if self.limits[place].burst is not None:
-            changed["burst"] = 1 + int(step.unit * step.share)
+            changed["burst"] = min(MOST_AMOUNT, 1 + int(step.unit * step.share))
         self.limits[place] = replace(self.limits[place], **changed)
 
     def admit(self, step: Step) -> None:
