@@ -30,6 +30,11 @@ def check_limit(limit: PolicyLimit, place: Place, strategy: str | None, mistakes
             "name": limit.name,
             "mode": limit.mode,
         }
+        before = len(mistakes)
+        with mistakes.noted_at(place):
+            Limit(**said)
+        if len(mistakes) > before:
+            continue  # with burst or anchor, the core would only say the same again
         with mistakes.noted_at(place.at("burst")):
             capacity = Limit(**said, burst=limit.burst).capacity
             with mistakes.noted_at(place.at("cost")):

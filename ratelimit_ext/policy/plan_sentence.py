@@ -7,8 +7,14 @@ from typing import Final
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy_limit import PolicyLimit
 
-#: What a limit counts, for one and for many.
-_UNITS: Final = {"requests": ("call", "calls")}
+#: What a limit counts, for one and for many; dollars are counted in millionths.
+_UNITS: Final = {
+    "requests": ("call", "calls"),
+    "calls": ("call at once", "calls at once"),
+    "tokens": ("token", "tokens"),
+    "input_tokens": ("input token", "input tokens"),
+    "output_tokens": ("output token", "output tokens"),
+}
 
 _SECOND_US: Final = 1_000_000
 #: The longest that fits without a rest is the one that is said.
@@ -32,9 +38,9 @@ def plan_sentence(
     The next plan is named where it allows more.
     """
     amount, period_us = rate or limit.rates[0]
-    one, many = _UNITS.get(limit.unit, (limit.unit, limit.unit))
-    said = f"{amount:,} {one if amount == 1 else many} {period_words(period_us, limit.anchor)}"
-    spent = "it is used up" if amount == 1 else "they are used up"
+    said = f"{_amount(amount, limit)}{_per(period_us, limit)}"
+    alone = amount == 1 or limit.unit == "usd"
+    spent = "it is used up" if alone else "they are used up"
     more = "" if next_plan is None else _more(limit, next_plan, amount, period_us)
     return f"The {plan.title} plan allows {said}, and {spent}{more}."
 
@@ -44,14 +50,34 @@ def _more(limit: PolicyLimit, next_plan: Plan, amount: int, period_us: int) -> s
     same = [other for other in next_plan.limits if other.name == limit.name]
     if not same:
         return f"; the {next_plan.title} plan has no such limit"
-    for other_amount, other_period_us in same[0].rates:
-        if (other_period_us, same[0].anchor) == (period_us, limit.anchor):
-            more = f"; the {next_plan.title} plan allows {other_amount:,}"
+    (other,) = same
+    for other_amount, other_period_us in other.rates:
+        if (other_period_us, other.anchor) == (period_us, limit.anchor):
+            more = f"; the {next_plan.title} plan allows {_number(other_amount, other)}"
             return more if other_amount > amount else ""
-    other_amount, other_period_us = same[0].rates[0]
-    period = period_words(other_period_us, same[0].anchor)
-    more = f"; the {next_plan.title} plan allows {other_amount:,} {period}"
+    other_amount, other_period_us = other.rates[0]
+    said = f"{_number(other_amount, other)}{_per(other_period_us, other)}"
+    more = f"; the {next_plan.title} plan allows {said}"
     return more if other_amount * period_us > amount * other_period_us else ""
+
+
+def _amount(amount: int, limit: PolicyLimit) -> str:
+    if limit.unit == "usd":
+        return _number(amount, limit)
+    one, many = _UNITS.get(limit.unit, (limit.unit, limit.unit))
+    return f"{_number(amount, limit)} {one if amount == 1 else many}"
+
+
+def _number(amount: int, limit: PolicyLimit) -> str:
+    if limit.unit != "usd":
+        return f"{amount:,}"
+    dollars, millionths = divmod(amount, 1_000_000)
+    return f"${dollars:,}.{f'{millionths:06}'.rstrip('0'):0<2}"
+
+
+def _per(period_us: int, limit: PolicyLimit) -> str:
+    """The period; calls in flight have none."""
+    return "" if limit.unit == "calls" else f" {period_words(period_us, limit.anchor)}"
 
 
 def period_words(period_us: int, anchor: str | None = None) -> str:

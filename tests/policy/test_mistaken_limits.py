@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
+from ratelimit_ext.core.limit import UNITS
+from ratelimit_ext.strategies import ALIASES, STRATEGIES
 from tests.policy.case import Case
 from tests.policy.conftest import Load, told_by
+
+
+def listed(words: Iterable[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)
+
 
 MISTAKES = [
     # -- the string of a limit
@@ -62,8 +71,7 @@ MISTAKES = [
         "unknown strategy",
         '[[default]]\nlimit = "5/minute"\nstrategy = "token_bucket"',
         "policy.toml:4: default[0].strategy: found 'token_bucket' (a string); allowed: "
-        '"fixed-window", "moving-window", "sliding-window", "sliding-window-counter", '
-        "\"token-bucket\". Did you mean 'token-bucket'?",
+        f"{listed(sorted([*STRATEGIES, *ALIASES]))}. Did you mean 'token-bucket'?",
     ),
     Case(
         "strategy of another type",
@@ -106,8 +114,14 @@ MISTAKES = [
     Case(
         "unknown unit",
         '[[default]]\nlimit = "5/minute"\nunit = "request"',
-        "policy.toml:4: default[0].unit: found 'request' (a string); allowed: \"requests\". "
-        "Did you mean 'requests'?",
+        "policy.toml:4: default[0].unit: found 'request' (a string); allowed: "
+        f"{listed(UNITS)}. Did you mean 'requests'?",
+    ),
+    Case(
+        "unit of another strategy, told once",
+        '[[default]]\nlimit = "5/minute"\nstrategy = "fixed-window"\nunit = "calls"',
+        "1 mistake in the limits by configuration:\n  policy.toml:2: default[0]: 5 per 60 s: the "
+        "strategy 'concurrency' and the unit 'calls' belong together;",
     ),
     Case(
         "unknown mode",
@@ -272,6 +286,12 @@ MISTAKES = [
         '[[default]]\nlimit = "5/minute"\ndeduct_when = "app.costs"',
         "policy.toml:4: default[0].deduct_when: found 'app.costs' (a string); allowed: a function "
         'as "package.module:function".',
+    ),
+    Case(
+        "name of a function that is none",
+        '[[default]]\nlimit = "5/minute"\nkey = "app.keys:the tenant"',
+        "policy.toml:4: default[0].key: found 'app.keys:the tenant' (a string); allowed: a "
+        'function as "package.module:function".',
     ),
     Case(
         "number for a function",

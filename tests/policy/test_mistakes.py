@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ratelimit_ext.policy import load_policy
 from tests.policy.conftest import Load, told_by
 
 
@@ -47,6 +48,16 @@ def test_one_mistake_is_one_line(load: Load) -> None:
     """A mistake leads to no others: a misspelt strategy holds nothing against the burst."""
     text = 'version = 1\n[[default]]\nlimit = "5/minute"\nburst = 2\nstrategy = "bucket"\n'
     assert len(told_by(lambda: load(text, default_strategy="fixed-window")).splitlines()) == 2
+
+
+def test_an_error_of_the_parser_is_none_of_the_policy() -> None:
+    """What is no mistake in the configuration is not swallowed: it comes out as it is."""
+
+    def broken(text: str) -> list[tuple[int, int]]:
+        raise ZeroDivisionError(text)
+
+    with pytest.raises(ZeroDivisionError):
+        load_policy(file=None, blueprints={"chat": ["5/minute"]}, parse=broken)
 
 
 def test_what_the_default_strategy_cannot_do_is_told(load: Load) -> None:

@@ -10,9 +10,11 @@ from tests.policy.conftest import parse
 SECOND_US = 1_000_000
 
 
-def limit(string: str, name: str = "plan", anchor: str | None = None) -> PolicyLimit:
+def limit(
+    string: str, name: str = "plan", anchor: str | None = None, unit: str = "requests"
+) -> PolicyLimit:
     return PolicyLimit(
-        source="", limit=string, rates=tuple(parse(string)), name=name, anchor=anchor
+        source="", limit=string, rates=tuple(parse(string)), name=name, anchor=anchor, unit=unit
     )
 
 
@@ -58,9 +60,26 @@ SENTENCES = [
         limit("5/day", name="other"),
         "100 calls a day, and they are used up; the Pro plan has no such limit.",
     ),
+    (
+        limit("5000000/day", unit="usd"),
+        limit("1250500000/day", unit="usd"),
+        "$5.00 a day, and it is used up; the Pro plan allows $1,250.50.",
+    ),
+    (limit("250/day", unit="usd"), None, "$0.00025 a day, and it is used up."),
+    (
+        limit("90000/minute", unit="tokens"),
+        limit("1000000/minute", unit="tokens"),
+        "90,000 tokens a minute, and they are used up; the Pro plan allows 1,000,000.",
+    ),
+    (
+        limit("1/second", unit="calls"),
+        limit("10/second", unit="calls"),
+        "1 call at once, and it is used up; the Pro plan allows 10.",
+    ),
     # Nobody is sent to a plan that would not help.
     (limit("100/day"), limit("100/day"), "100 calls a day, and they are used up."),
     (limit("100/day"), limit("1000/month"), "100 calls a day, and they are used up."),
+    (limit("100/day"), limit("3000/month"), "100 calls a day, and they are used up."),
 ]
 
 
