@@ -155,7 +155,7 @@ def test_a_definition_has_these_fields() -> None:
 def test_wrappers_are_marked_by_this_attribute(limiter: flask_limiter.Limiter) -> None:
     """The mark is how a view that will come back to its decorator is known."""
     view = limiter.limit("1/minute")(lambda: "ok")
-    assert getattr(view, "__wrapper-limiter-instance") == limiter  # noqa: B009 - no identifier
+    assert getattr(view, "__wrapper-limiter-instance") == limiter
 
 
 def test_a_request_limit_is_made_so() -> None:
