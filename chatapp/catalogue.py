@@ -1,15 +1,20 @@
-"""Which models there are, and which names mean the same one: models.toml, read once."""
+"""Which models there are, which names mean the same one, what it costs: models.toml, read once."""
 
 from __future__ import annotations
 
+import logging
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from chatapp import models_file
+from chatapp.price import Tariff
+from chatapp.providers import Usage
+
+log = logging.getLogger(__name__)
 
 MODELS_FILE: Final = Path(__file__).with_name("models.toml")
 # What providers append to a name for a version of the same model: a date in their three forms,
@@ -33,11 +38,19 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Slugs by name, and the model of each provider that is asked where none is named."""
+    """Slugs by name, and the model of each provider that is asked where none is named.
+
+    ``context_tokens`` is by slug what a model takes at most, input and output together; ``tariffs``
+    are by slug, as they were on ``as_of``.
+    """
 
     slugs: Mapping[str, str]
     providers: Mapping[str, str]
     defaults: Mapping[str, str]
+    context_tokens: Mapping[str, int]
+    tariffs: Mapping[str, Tariff]
+    as_of: date
+    _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def model(self, name: str, provider: str) -> Model:
         """The model of that name at that provider; unlisted names share one slug."""
@@ -45,6 +58,20 @@ class Catalogue:
         if slug is None or self.providers[slug] != provider:
             slug = f"{provider}-other"
         return Model(name=name, slug=slug, provider=provider)
+
+    def price(self, slug: str, usage: Usage) -> int:
+        """What that usage costs, in micro-dollars, rounded up.
+
+        A slug without a price costs what the dearest model would for it, so that no budget is
+        passed unseen; the log says so, once.
+        """
+        tariff = self.tariffs.get(slug)
+        if tariff is not None:
+            return tariff.of(usage)
+        if slug not in self._unpriced:
+            self._unpriced.add(slug)
+            log.warning("%s has no price in models.toml; it is priced as the dearest one", slug)
+        return max(tariff.of(usage) for tariff in self.tariffs.values())
 
     def _slug(self, name: str) -> str | None:
         if name in self.slugs:
@@ -56,24 +83,11 @@ class Catalogue:
         return None
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    provider: str
-    aliases: list[str] = []
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    version: int
-    defaults: dict[str, str]
-    models: dict[str, _Entry]
-
-
 def load(path: Path = MODELS_FILE) -> Catalogue:
     """The catalogue in that file; CatalogueError where it is wrong."""
     try:
-        file = _File.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        file = models_file.read(path)
+    except ValueError as error:
         raise CatalogueError(f"{path}: {error}") from error
     slugs: dict[str, str] = {}
     for slug, entry in file.models.items():
@@ -90,8 +104,14 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
                 f"{path}: defaults.{provider}: {default!r} is no model of {provider}; "
                 "name one of its slugs under [models]"
             )
+    tariffs = {slug: tariff for slug, entry in file.models.items() if (tariff := entry.tariff())}
+    if not tariffs:
+        raise CatalogueError(f"{path}: no model has a price, so an unknown one has none either")
     return Catalogue(
         slugs=slugs,
         providers={slug: entry.provider for slug, entry in file.models.items()},
         defaults=file.defaults,
+        context_tokens={slug: entry.context for slug, entry in file.models.items()},
+        tariffs=tariffs,
+        as_of=file.as_of,
     )

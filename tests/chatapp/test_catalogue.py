@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from chatapp import catalogue
 from chatapp.catalogue import CatalogueError
-from chatapp.providers import Timeouts
+from chatapp.providers import Timeouts, Usage
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
 
+HEAD = "version = 1\nas_of = 2026-01-01\nsources = []\n[defaults]\n"
+MODEL = 'provider = "x"\ncontext = 1\n'
 PROVIDERS = (OpenAI(Timeouts()), Anthropic(Timeouts()), Offline())
+
+
+def priced(**kinds: str) -> str:
+    """The line of a price of one dollar for everything but these."""
+    all_kinds = {"input": "1", "cached_input": "1", "cache_write": "1", "output": "1", **kinds}
+    return f"price = {{ {', '.join(f'{kind} = {text}' for kind, text in all_kinds.items())} }}"
 
 
 @pytest.mark.parametrize(
@@ -22,7 +31,7 @@ PROVIDERS = (OpenAI(Timeouts()), Anthropic(Timeouts()), Offline())
         ("offline", "offline", "offline"),
         ("gpt-4o", "openai", "gpt-4o"),
         ("gpt-4o-2024-08-06", "openai", "gpt-4o"),
-        ("chatgpt-4o-latest", "openai", "gpt-4o"),
+        ("chatgpt-4o-latest", "openai", "chatgpt-4o"),
         ("gpt-4o-mini-2024-07-18", "openai", "gpt-4o-mini"),
         ("gpt-4-0613", "openai", "gpt-4"),
         ("gpt-4-1106-preview", "openai", "gpt-4-turbo"),
@@ -63,10 +72,16 @@ def test_every_listed_model_is_served_by_its_provider() -> None:
     [
         ("version = ", "Invalid value"),
         ("version = 1\n[defaults]\n", "models"),
-        ('version = 1\n[defaults]\n[models]\na = { provider = "x", price = 1 }', "price"),
-        ('version = 1\n[defaults]\nx = "b"\n[models]\na = { provider = "x" }', "defaults.x"),
+        (f"{HEAD}[models.a]\n{MODEL}brice = 1", "brice"),
+        (f"{HEAD}[models.a]\n{MODEL}price = 1", "models.a.price"),
+        (f"{HEAD}[models.a]\n{MODEL}price = {{ input = 1 }}", "output"),
+        (f"{HEAD}[models.a]\n{MODEL}{priced(output='-1')}", "whole micro-dollars"),
+        (f"{HEAD}[models.a]\n{MODEL}{priced(output='0.0000001')}", "whole micro-dollars"),
+        (f"{HEAD}[models.a]\n{MODEL}{priced(output='nan')}", "finite"),
+        (f"{HEAD}[models.a]\n{MODEL}", "no model has a price"),
+        (f'{HEAD}x = "b"\n[models.a]\n{MODEL}', "defaults.x"),
         (
-            'version=1\n[defaults]\n[models]\na={provider="x"}\nb={provider="x",aliases=["a"]}',
+            f'{HEAD}[models.a]\n{MODEL}[models.b]\n{MODEL}aliases = ["a"]',
             "models.b: the name 'a' already belongs to 'a'",
         ),
     ],
@@ -79,3 +94,60 @@ def test_a_mistake_names_file_and_key(tmp_path: Path, text: str, says: str) -> N
         catalogue.load(path)
     assert str(path) in str(caught.value)
     assert says in str(caught.value)
+
+
+PRICED = [
+    # Million tokens to micro-dollars, one kind at a time.
+    ("claude-haiku-4-5", Usage(1_000_000, 0), 1_000_000),
+    ("claude-haiku-4-5", Usage(0, 1_000_000), 5_000_000),
+    ("claude-haiku-4-5", Usage(1_000_000, 0, cached_input_tokens=1_000_000), 100_000),
+    ("claude-haiku-4-5", Usage(1_000_000, 0, cache_write_tokens=1_000_000), 1_250_000),
+    # Parts of the input are priced once, the rest as input; reasoning is output already.
+    ("claude-haiku-4-5", Usage(1000, 100, 600, 300), 100 + 60 + 375 + 500),
+    ("gpt-5-mini", Usage(1000, 100, reasoning_tokens=90), 250 + 200),
+    # Rounded up, once for the whole call.
+    ("gpt-4o-mini", Usage(1, 0), 1),
+    ("gpt-4o-mini", Usage(1, 1), 1),
+    ("gpt-4o-mini", Usage(3, 1), 2),
+    ("gpt-4o-mini", Usage(0, 0), 0),
+    # A long input makes the whole call dearer, from the next token on.
+    ("gpt-5.4", Usage(272_000, 1000), 680_000 + 15_000),
+    ("gpt-5.4", Usage(272_001, 1000), 1_360_005 + 22_500),
+    # More than a float holds exactly.
+    ("o1-pro", Usage(10**14 + 1, 0), 150 * (10**14 + 1)),
+    ("offline", Usage(10**6, 10**6), 0),
+]
+
+
+@pytest.mark.parametrize(("slug", "usage", "micro_usd"), PRICED)
+def test_a_call_costs_what_the_catalogue_says(slug: str, usage: Usage, micro_usd: int) -> None:
+    """To the micro-dollar, each kind of token at its own price."""
+    cost = catalogue.load().price(slug, usage)
+    assert type(cost) is int
+    assert cost == micro_usd
+
+
+def test_an_unknown_model_costs_what_the_dearest_does(caplog: pytest.LogCaptureFixture) -> None:
+    """No budget is passed by a name that nobody has priced; the log says so once a name."""
+    loaded = catalogue.load()
+    usage = Usage(1000, 1000)
+    dearest = max(loaded.price(slug, usage) for slug in loaded.tariffs)
+    with caplog.at_level(logging.WARNING):
+        assert [loaded.price("openai-other", usage) for _ in range(3)] == [dearest] * 3
+        loaded.price("anthropic-other", usage)
+    assert [line.split()[0] for line in caplog.messages] == ["openai-other", "anthropic-other"]
+
+
+def test_an_odd_usage_is_never_a_credit() -> None:
+    """Parts that exceed the input, or counts below 0, do not make a call cheaper than nothing."""
+    loaded = catalogue.load()
+    assert loaded.price("claude-haiku-4-5", Usage(10, 0, cached_input_tokens=1000)) == 100
+    assert loaded.price("claude-haiku-4-5", Usage(-5, -5, -5, -5)) == 0
+
+
+def test_every_listed_model_has_a_context_and_a_date() -> None:
+    """Prices are dated, and what they cost is said for all that answer by default."""
+    loaded = catalogue.load()
+    assert set(loaded.context_tokens) == set(loaded.providers)
+    assert set(loaded.defaults.values()) <= set(loaded.tariffs)
+    assert loaded.as_of.year >= 2026
