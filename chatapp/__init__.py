@@ -11,7 +11,15 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, identities, settings
-from chatapp.blueprints import chat, dispatch, health, page, refusal
+from chatapp.blueprints import (
+    anthropic_api,
+    chat,
+    dispatch,
+    health,
+    openai_api,
+    page,
+    refusal,
+)
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
@@ -46,7 +54,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     limiter = app.extensions[dispatch.LIMITER_KEY] = Limiter(client_ip)
     identities.install(limiter, chosen.plans)
     health_bp = health.blueprint(limiter)
-    for bp in (chat.bp, page.bp, health_bp):
+    for bp in (chat.bp, openai_api.bp, anthropic_api.bp, page.bp, health_bp):
         app.register_blueprint(bp)
     refusal.install(app)
     limiter.exempt(health_bp)

@@ -98,6 +98,14 @@ class Conversation:
             if provider in self._providers and self._providers[provider].missing is None
         )
 
+    def models_of(self, *providers: str) -> dict[str, str]:
+        """Of the models at hand those of these providers, each with its provider."""
+        return {
+            slug: self._catalogue.providers[slug]
+            for slug in self.models_at_hand
+            if self._catalogue.providers[slug] in providers
+        }
+
     def answer(self, turn: Turn) -> Reply:
         """Ask, and wait for the answer; ProviderError where there is none."""
         with failures_logged(turn.model):

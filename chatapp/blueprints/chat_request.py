@@ -99,13 +99,16 @@ def _name(text: str, *, most: int) -> str:
     return text
 
 
+ModelName = Annotated[str, AfterValidator(_model)]
+
+
 class _Body(BaseModel):
     """Fields that we do not know are ignored: a newer client may send more."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     message: Annotated[str, AfterValidator(_message)]
-    model: Annotated[str, AfterValidator(_model)] | None = None
+    model: ModelName | None = None
     user_id: Annotated[str, AfterValidator(_user_id)] | None = None
     stream: bool | None = None
 

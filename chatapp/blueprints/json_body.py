@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from flask import Request
 
@@ -11,8 +11,20 @@ from chatapp.blueprints import request_body
 from chatapp.blueprints.refusal import Refusal
 
 
+class Document(NamedTuple):
+    """A body: its bytes as they came, and the object in them."""
+
+    raw: bytes
+    fields: dict[str, object]
+
+
 def read_object(request: Request, *, example: str) -> dict[str, object]:
     """The object in the body; Refusal (400, 413 or 422), which shows ``example``, otherwise."""
+    return read_document(request, example=example).fields
+
+
+def read_document(request: Request, *, example: str) -> Document:
+    """The same, with the bytes that it was read from."""
     if not request.is_json:
         found = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
         raise Refusal(
@@ -42,7 +54,7 @@ def read_object(request: Request, *, example: str) -> dict[str, object]:
             "invalid_body",
             f"The body is {type_name(body)}; send a JSON object like {example}.",
         )
-    return body
+    return Document(raw, body)
 
 
 def _no_such_number(name: str) -> NoReturn:

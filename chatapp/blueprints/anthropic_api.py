@@ -1,0 +1,54 @@
+"""POST /v1/messages, as Anthropic has it: `anthropic.Anthropic(base_url=…)` works with this server
+unchanged."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, Response, g, request
+from pydantic import ValidationError
+
+from chatapp.blueprints import compatible_request, endpoint, model_choice
+from chatapp.blueprints.anthropic_shape import AnthropicShape
+from chatapp.blueprints.compatible_request import CompatibleRequest, TokenCount
+from chatapp.blueprints.endpoint_errors import EndpointErrors
+from chatapp.conversation import Turn
+
+bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
+shape = AnthropicShape()
+EndpointErrors(shape).install(bp)
+
+EXAMPLE: Final = (
+    '{"model": "offline", "max_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}'
+)
+# Which version of the protocol, and which of its trials: the caller's choice.
+HEADERS: Final = ("anthropic-version", "anthropic-beta")
+
+
+class _Fields(compatible_request.Fields):
+    max_tokens: TokenCount
+
+
+@bp.before_request
+def read_request() -> None:
+    """Check the body before the view, which is where limits are decided."""
+    if request.method != "POST":
+        return
+    document = compatible_request.read_document(request, example=EXAMPLE)
+    try:
+        fields = _Fields.model_validate(document.fields)
+    except ValidationError as error:
+        compatible_request.refuse(error)
+    model = model_choice.served(fields.model, by=shape.provider)
+    g.chat_request = CompatibleRequest(
+        passage=compatible_request.passage(request, document, headers=HEADERS, query=("beta",)),
+        turn=Turn(compatible_request.last_text(fields.messages), model),
+        stream=fields.stream or False,
+        most_output_tokens=fields.max_tokens,
+    )
+
+
+@bp.post("/messages")
+def messages() -> Response:
+    """A message, whole or in events."""
+    return endpoint.answer(g.chat_request, shape)

@@ -1,0 +1,107 @@
+"""The body of a request in a vendor's own protocol.
+
+We read what limits and prices depend on, and check that; all else is handed on unread, because the
+vendor knows it better and changes it more often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, NoReturn
+
+from flask import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chatapp.blueprints import field_trouble, json_body
+from chatapp.blueprints.chat_request import ModelName
+from chatapp.blueprints.refusal import Refusal
+from chatapp.conversation import Turn
+from chatapp.providers import Passage
+
+BODY_MAX_BYTES: Final = 4 * 1024 * 1024
+# Above what any model can generate; its own bound the vendor knows.
+TOKENS_MOST: Final = 1_000_000
+# Each choice is billed as an answer of its own.
+CHOICES_MOST: Final = 8
+HEADER_MAX_CHARACTERS: Final = 1000
+
+TokenCount = Annotated[int, Field(ge=1, le=TOKENS_MOST)]
+Messages = Annotated[list[dict[str, object]], Field(min_length=1)]
+
+
+class Fields(BaseModel):
+    """What we read of either vendor's body."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    model: ModelName
+    messages: Messages
+    stream: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompatibleRequest:
+    """A valid request. ``most_output_tokens`` is what the answer cannot exceed, where it says.
+
+    ``turn`` is what the offline model is told. There is no ``user_id``: whom a body names is no
+    identity here.
+    """
+
+    passage: Passage
+    turn: Turn
+    stream: bool
+    most_output_tokens: int | None
+    user_id: None = None
+
+
+def read_document(request: Request, *, example: str) -> json_body.Document:
+    """The body; these endpoints take larger ones than others, for images stand in them."""
+    request.max_content_length = BODY_MAX_BYTES
+    return json_body.read_document(request, example=example)
+
+
+def passage(
+    request: Request,
+    document: json_body.Document,
+    *,
+    headers: tuple[str, ...] = (),
+    query: tuple[str, ...] = (),
+) -> Passage:
+    """The request to hand on, with those headers and parameters of the caller's."""
+    return Passage(
+        raw=document.raw,
+        fields=document.fields,
+        headers={
+            name: _plain(name, request.headers[name]) for name in headers if name in request.headers
+        },
+        query={name: _plain(name, request.args[name]) for name in query if name in request.args},
+    )
+
+
+def last_text(messages: list[dict[str, object]]) -> str:
+    """The text of the last message, in either protocol."""
+    content = messages[-1].get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else ()
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def refuse(error: ValidationError) -> NoReturn:
+    """A Refusal for the first mistake of the body."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    field = str(first["loc"][0])
+    raise Refusal(
+        400, f"invalid_{field}", f'"{place}" {field_trouble.told(first)}.', param=place
+    ) from error
+
+
+def _plain(name: str, value: str) -> str:
+    if len(value) > HEADER_MAX_CHARACTERS or not (value.isascii() and value.isprintable()):
+        raise Refusal(
+            400, "invalid_header", f'"{name}" has no value of plain characters; correct it.'
+        )
+    return value

@@ -1,0 +1,77 @@
+"""POST /v1/chat/completions and GET /v1/models, as OpenAI has them: `openai.OpenAI(base_url=…)`
+works with this server unchanged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from flask import Blueprint, Response, g, jsonify, request
+from pydantic import Field, ValidationError
+
+from chatapp.blueprints import compatible_request, endpoint, model_choice
+from chatapp.blueprints.chat import present_conversation
+from chatapp.blueprints.compatible_request import CHOICES_MOST, CompatibleRequest, TokenCount
+from chatapp.blueprints.endpoint_errors import EndpointErrors
+from chatapp.blueprints.openai_shape import OpenAIShape
+from chatapp.conversation import Turn
+
+bp = Blueprint("openai_api", __name__, url_prefix="/v1")
+shape = OpenAIShape()
+EndpointErrors(shape).install(bp)
+
+EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'
+
+
+class _Fields(compatible_request.Fields):
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
+    n: Annotated[int, Field(ge=1, le=CHOICES_MOST)] | None = None
+
+    @property
+    def most_output_tokens(self) -> int | None:
+        """Of all choices together; None where the request sets no bound."""
+        most = self.max_completion_tokens or self.max_tokens
+        return most and most * (self.n or 1)
+
+
+@bp.before_request
+def read_request() -> None:
+    """Check the body before the view, which is where limits are decided."""
+    if request.method != "POST":
+        return
+    document = compatible_request.read_document(request, example=EXAMPLE)
+    try:
+        fields = _Fields.model_validate(document.fields)
+    except ValidationError as error:
+        compatible_request.refuse(error)
+    model = model_choice.served(fields.model, by=shape.provider)
+    g.chat_request = CompatibleRequest(
+        passage=compatible_request.passage(request, document, headers=("OpenAI-Beta",)),
+        turn=Turn(compatible_request.last_text(fields.messages), model),
+        stream=fields.stream or False,
+        most_output_tokens=fields.most_output_tokens,
+    )
+
+
+@bp.post("/chat/completions")
+def chat_completions() -> Response:
+    """A chat completion, whole or in chunks."""
+    return endpoint.answer(g.chat_request, shape)
+
+
+@bp.get("/models")
+def models() -> Response:
+    """The models that can be asked here."""
+    names = present_conversation().models_of(shape.provider, model_choice.OFFLINE)
+    return jsonify(object="list", data=[_model(*each) for each in names.items()])
+
+
+@bp.get("/models/<path:name>")
+def model(name: str) -> Response:
+    """One of them, by any of its names."""
+    found = model_choice.served(name, by=shape.provider)
+    return jsonify(_model(found.name, found.provider))
+
+
+def _model(name: str, provider: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": provider}
