@@ -10,7 +10,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp import create_app
+from chatapp.ledger import call
 from tests.chatapp import provider_server
+from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.served import serving
 
 OURS = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
 AppMaker = Callable[..., Flask]
@@ -57,3 +60,20 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_server.Provid
 def online(provider: provider_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
     """A client of an application whose providers are `provider`, and may take 2 s."""
     return make_app(CHATAPP_PROVIDER_TIMEOUT_S=2).test_client()
+
+
+@pytest.fixture
+def ledger() -> RecordingLedger:
+    """A ledger to put into an application, and to read afterwards."""
+    return RecordingLedger()
+
+
+@pytest.fixture
+def served(
+    provider: provider_server.ProviderServer, make_app: AppMaker, ledger: RecordingLedger
+) -> Iterator[str]:
+    """The address of a real server in front of `provider`; `ledger` has its calls."""
+    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=5)
+    app.extensions[call.EXTENSION_KEY] = ledger
+    with serving(app) as url:
+        yield url

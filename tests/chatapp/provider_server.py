@@ -1,15 +1,19 @@
 """A server on 127.0.0.1 that speaks OpenAI's and Anthropic's protocols, as far as a test says.
 
-It answers every call with a plain success until it is told otherwise: `script` queues answers,
-`silence` makes it accept calls and answer none. It keeps what it was asked.
+It answers every call with a plain success, streamed where it is asked to, until it is told
+otherwise: `script` queues answers, `silence` makes it accept calls and answer none. It keeps what
+it was asked, and notices who hangs up on it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
+import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +28,22 @@ class Answer:
 
     status: int
     body: Mapping[str, object] | bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Wait:
+    """A point of a stream: nothing comes until `go_on`, or until the caller hangs up."""
+
+
+class Cut:
+    """A point of a stream: the connection ends, in the middle of the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A 200 whose body comes piece by piece."""
+
+    pieces: Sequence[bytes | Wait | Cut]
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -42,11 +62,14 @@ class ProviderServer:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.calls: list[Call] = []
-        self._answers: deque[Answer] = deque()
+        self.hung_up = threading.Event()
+        self.waiting = threading.Event()
+        self._go_on = threading.Event()
+        self._answers: deque[Answer | Stream] = deque()
         self._silent = threading.Event()
         self._end = threading.Event()
 
-    def script(self, *answers: Answer) -> None:
+    def script(self, *answers: Answer | Stream) -> None:
         """The answers to the next calls, in order."""
         self._answers.extend(answers)
 
@@ -54,10 +77,23 @@ class ProviderServer:
         """From now on accept calls and answer none of them, until the server stops."""
         self._silent.set()
 
+    def go_on(self) -> None:
+        """End the waits of streams."""
+        self._go_on.set()
+
+    def wait(self, connection: socket.socket) -> bool:
+        """Wait for `go_on`; whether it came, and nobody hung up before."""
+        self.waiting.set()
+        while not (self._go_on.is_set() or self._end.is_set()):
+            if select.select([connection], [], [], 0.01)[0]:
+                self.hung_up.set()
+                return False
+        return True
+
     def stop(self) -> None:
         self._end.set()
 
-    def answer(self, call: Call) -> Answer | None:
+    def answer(self, call: Call) -> Answer | Stream | None:
         self.calls.append(call)
         if self._silent.is_set():
             self._end.wait()
@@ -65,12 +101,16 @@ class ProviderServer:
         return self._answers.popleft() if self._answers else success(call.path, call.body)
 
 
-def success(path: str, body: Mapping[str, object]) -> Answer:
+def success(path: str, body: Mapping[str, object]) -> Answer | Stream:
     """A plain answer in the protocol of that path: the model `body` asks for says “pong”."""
     model = body.get("model")
     if path == OPENAI_PATH:
+        if body.get("stream"):
+            return Stream(openai_chunks(model=model))
         return Answer(200, openai_body(model=model))
-    if path == ANTHROPIC_PATH:
+    if path.partition("?")[0] == ANTHROPIC_PATH:
+        if body.get("stream"):
+            return Stream(anthropic_events(model=model))
         return Answer(200, anthropic_body(model=model))
     return Answer(404, {"error": {"message": f"no such path {path}"}})
 
@@ -118,6 +158,59 @@ def anthropic_body(*, model: object = "claude-haiku-4-5", text: str = "pong") ->
     }
 
 
+def openai_chunks(*, model: object = "gpt-5.4-mini") -> list[bytes]:
+    """A streamed completion that says “pong” in two chunks; its usage is `openai_body`'s."""
+
+    def chunk(delta: object, finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        return event({**common, "choices": [choice], "usage": None})
+
+    common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+    return [
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": "po"}),
+        chunk({"content": "ng"}),
+        chunk({}, "stop"),
+        event({**common, "choices": [], "usage": openai_body()["usage"]}),
+        b"data: [DONE]\n\n",
+    ]
+
+
+def anthropic_events(*, model: object = "claude-haiku-4-5") -> list[bytes]:
+    """A streamed message that says “pong” in two deltas; its usage is `anthropic_body`'s."""
+
+    def delta(text: str) -> bytes:
+        inner = {"type": "text_delta", "text": text}
+        return named("content_block_delta", index=0, delta=inner)
+
+    usage = {"input_tokens": 12, "cache_read_input_tokens": 8, "cache_creation_input_tokens": 3}
+    message = {**anthropic_body(model=model), "content": [], "stop_reason": None}
+    return [
+        named("message_start", message={**message, "usage": {**usage, "output_tokens": 1}}),
+        named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        named("ping"),
+        delta("po"),
+        delta("ng"),
+        named("content_block_stop", index=0),
+        named(
+            "message_delta",
+            delta={"stop_reason": "end_turn", "stop_sequence": None},
+            usage={"output_tokens": 5},
+        ),
+        named("message_stop"),
+    ]
+
+
+def event(data: object, name: str | None = None) -> bytes:
+    """One event on the wire."""
+    return (f"event: {name}\n" if name else "").encode() + f"data: {json.dumps(data)}\n\n".encode()
+
+
+def named(kind: str, **fields: object) -> bytes:
+    """One of Anthropic's events."""
+    return event({"type": kind, **fields}, kind)
+
+
 def openai_error(
     status: int, *, code: str, message: str = "no", headers: Mapping[str, str] | None = None
 ) -> Answer:
@@ -141,37 +234,58 @@ def anthropic_error(
     return Answer(status, {"type": "error", "error": error, "request_id": "req_1"}, headers or {})
 
 
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    provider: ProviderServer
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", "0"))
+        body = json.loads(self.rfile.read(length))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.provider.answer(Call(self.path, headers, body))
+        if answer is None:
+            self.close_connection = True
+            return
+        if isinstance(answer, Stream):
+            self._send_stream(answer)
+            return
+        raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+        self.send_response(answer.status)
+        sent = {"Content-Type": "application/json", **answer.headers}
+        for name, value in {**sent, "Content-Length": str(len(raw))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def _send_stream(self, answer: Stream) -> None:
+        self.send_response(200)
+        sent = {"Content-Type": "text/event-stream; charset=utf-8", **answer.headers}
+        for name, value in {**sent, "Transfer-Encoding": "chunked"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            for piece in answer.pieces:
+                if isinstance(piece, Cut):
+                    return
+                if isinstance(piece, Wait):
+                    if not self.provider.wait(self.connection):
+                        return
+                    continue
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = False
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is given
+        pass
+
+
 @contextmanager
 def running() -> Iterator[ProviderServer]:
     """A server on a free port, for as long as the block runs."""
-    provider: ProviderServer
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", "0"))
-            body = json.loads(self.rfile.read(length))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = provider.answer(Call(self.path, headers, body))
-            if answer is None:
-                self.close_connection = True
-                return
-            raw = (
-                answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-            )
-            self.send_response(answer.status)
-            sent = {"Content-Type": "application/json", **answer.headers}
-            for name, value in {**sent, "Content-Length": str(len(raw))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(raw)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is given
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        provider = ProviderServer(http.server_address[1])
+    handler = type("Handler", (_Handler,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        provider = handler.provider = ProviderServer(http.server_address[1])
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

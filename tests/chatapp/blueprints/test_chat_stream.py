@@ -1,0 +1,149 @@
+"""POST /chat with "stream": true, from every provider."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.chatapp.provider_server import (
+    Answer,
+    Cut,
+    ProviderServer,
+    Stream,
+    anthropic_error,
+    anthropic_events,
+    event,
+    named,
+    openai_chunks,
+    openai_error,
+)
+
+OPENAI, ANTHROPIC = "gpt-5.4-mini", "claude-haiku-4-5"
+
+
+def ask(client: FlaskClient, model: str) -> TestResponse:
+    return client.post("/chat", json={"message": "ping", "model": model, "stream": True})
+
+
+def events(response: TestResponse) -> list[tuple[str, dict[str, object]]]:
+    blocks = response.text.removesuffix("\n\n").split("\n\n")
+    pairs = [block.split("\n") for block in blocks]
+    return [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "written"), [(OPENAI, {"input": 12, "cached": 8}), (ANTHROPIC, {"input": 23})]
+)
+def test_text_comes_in_deltas_and_ends_with_its_usage(
+    online: FlaskClient, provider: ProviderServer, model: str, written: dict[str, int]
+) -> None:
+    """The pieces are the provider's, and `done` says what the whole answer would have said."""
+    response = ask(online, model)
+    assert response.status_code == 200
+    assert response.mimetype == "text/event-stream"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["X-Accel-Buffering"] == "no"
+    *deltas, (last, done) = events(response)
+    assert deltas == [("delta", {"text": "po"}), ("delta", {"text": "ng"})]
+    assert last == "done"
+    assert (done["model"], done["finish_reason"]) == (model, "stop")
+    usage = done["usage"]
+    assert isinstance(usage, dict)
+    assert (usage["input_tokens"], usage["output_tokens"]) == (written["input"], 5)
+    assert usage["cached_input_tokens"] == 8
+
+
+def test_offline_streams_what_it_would_have_said(client: FlaskClient) -> None:
+    """Word by word, and together the same answer."""
+    whole = client.post("/chat", json={"message": "hello"}).json
+    assert whole is not None
+    *deltas, (_, done) = events(ask(client, "offline"))
+    assert "".join(str(data["text"]) for _, data in deltas).startswith("I am offline")
+    assert done["finish_reason"] == "stop"
+
+
+def test_the_usage_of_a_stream_is_asked_for(online: FlaskClient, provider: ProviderServer) -> None:
+    """OpenAI tells it only then."""
+    ask(online, OPENAI)
+    [call] = provider.calls
+    assert call.body["stream"] is True
+    assert call.body["stream_options"] == {"include_usage": True}
+    assert call.body["max_completion_tokens"] == 2048
+
+
+@pytest.mark.parametrize(
+    ("model", "answer", "status"),
+    [
+        (OPENAI, openai_error(429, code="rate_limit_exceeded"), 503),
+        (ANTHROPIC, anthropic_error(529, kind="overloaded_error"), 503),
+        (OPENAI, Answer(200, {"no": "stream"}), 502),
+    ],
+)
+def test_what_fails_before_it_streams_is_an_error_like_any(
+    online: FlaskClient, provider: ProviderServer, model: str, answer: Answer, status: int
+) -> None:
+    """A status and a JSON body, as without "stream"."""
+    provider.script(answer)
+    response = ask(online, model)
+    assert response.status_code == status
+    assert response.json is not None
+    assert set(response.json) >= {"error", "code"}
+
+
+OVERLOADED = named("error", error={"type": "overloaded_error", "message": "sk-ant-test"})
+BROKEN = {
+    "openai cut": (OPENAI, [*openai_chunks()[:2], Cut()], "provider_unavailable"),
+    "openai without an end": (OPENAI, openai_chunks()[:3], "provider_unavailable"),
+    "openai done and not finished": (
+        OPENAI,
+        [*openai_chunks()[:2], b"data: [DONE]\n\n"],
+        "provider_unavailable",
+    ),
+    "openai error": (
+        OPENAI,
+        [*openai_chunks()[:2], event({"error": {"message": "sk-x", "code": "server_error"}})],
+        "provider_unavailable",
+    ),
+    "openai garbage": (
+        OPENAI,
+        [*openai_chunks()[:2], b"data: {\n\n"],
+        "provider_unavailable",
+    ),
+    "anthropic cut": (ANTHROPIC, [*anthropic_events()[:4], Cut()], "provider_unavailable"),
+    "anthropic without an end": (ANTHROPIC, anthropic_events()[:4], "provider_unavailable"),
+    "anthropic overloaded": (
+        ANTHROPIC,
+        [*anthropic_events()[:4], OVERLOADED],
+        "server_is_overloaded",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_breaks_off_ends_with_an_error(
+    online: FlaskClient, provider: ProviderServer, name: str
+) -> None:
+    """What came is shown, and the last event says that it is not all, in our words."""
+    model, pieces, code = BROKEN[name]
+    provider.script(Stream(pieces))
+    response = ask(online, model)
+    assert response.status_code == 200
+    *deltas, (last, error) = events(response)
+    assert deltas == [("delta", {"text": "po"})] or name == "openai without an end"
+    assert last == "error"
+    assert error["code"] == code
+    assert "sk-" not in response.text
+
+
+def test_stream_is_true_or_false(client: FlaskClient) -> None:
+    """Anything else is a mistake, not a truth."""
+    response = client.post("/chat", json={"message": "hi", "stream": "yes"})
+    assert response.status_code == 422
+    assert response.json is not None
+    assert response.json["code"] == "invalid_stream"
