@@ -14,6 +14,7 @@ from ratelimit_ext.web.identities import client_ip
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
 from ratelimit_ext.web.registration import register
+from ratelimit_ext.web.reservation import Reservation
 
 __all__ = [
     "ApplicationLimit",
@@ -26,6 +27,7 @@ __all__ = [
     "RateLimitExceeded",
     "RequestLimit",
     "RequestTooLarge",
+    "Reservation",
     "RouteLimit",
     "StorageUnavailable",
     "client_ip",

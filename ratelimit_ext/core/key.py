@@ -42,7 +42,7 @@ def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
         else (f"{limit.period_us}us")
     )
     unit = "" if limit.unit == "requests" else limit.unit
-    name = escaped(limit.name) if limit.name else f"{limit.amount}"
+    name = escaped(limit.name) if limit.name else f"~{limit.amount}"  # no name has a tilde
     if limit.burst is not None and not limit.name:
         name = f"{name}b{limit.burst}"
     return f"{prefix}:{FORMAT}:{code}:{period}{unit}:{escaped(scope)}:{name}:"

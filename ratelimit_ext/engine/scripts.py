@@ -6,7 +6,7 @@ set of strategies, so that none pays for algorithms that it does not run.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Script(NamedTuple):
     sha: str
 
 
-@cache
+@lru_cache(maxsize=1024)
 def composed(driver: str, codes: tuple[str, ...]) -> Script:
     """The script of a driver (``admit`` or ``settle``) over the strategies of these codes.
 

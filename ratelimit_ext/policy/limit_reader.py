@@ -10,7 +10,7 @@ from ratelimit_ext.policy.limit_rules import check_limit
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.rates import Parse, rates_of
+from ratelimit_ext.policy.rates import Parse, implied, rates_of
 from ratelimit_ext.policy.section import Section
 from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.policy.table import known_keys, table_of
@@ -71,6 +71,7 @@ class LimitReader:
         keywords = self._keywords(entries, place, section)
         if rates is None:
             return None
+        keywords = {**implied(string), **keywords}
         limit = PolicyLimit(source=str(place), limit=string, rates=rates, **keywords)
         misspelt = "strategy" in entries and limit.strategy is None
         strategy = None if misspelt else limit.strategy or self.default_strategy

@@ -28,9 +28,21 @@ def rates_of(value: object, parse: Parse) -> tuple[str, Rates]:
             )
         return value, rates
     raise Mistake(
-        f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day" or '
-        '"5/second;1000/day".'
+        f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
+        '"5/second;1000/day" or "5 usd/day", and "4 in flight".'
     )
+
+
+def implied(string: str) -> dict[str, str]:
+    """The keywords that the string itself states: ``5 usd/day`` its unit, ``4 in flight`` both.
+
+    >>> implied("5 usd/day"), implied("4 in flight"), implied("30/minute")
+    ({'unit': 'usd'}, {'unit': 'calls', 'strategy': 'concurrency'}, {})
+    """
+    words = string.lower()
+    if "usd" in words:
+        return {"unit": "usd"}
+    return {"unit": "calls", "strategy": "concurrency"} if "flight" in words else {}
 
 
 def _parsed(value: str, parse: Parse) -> Rates:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Claim
@@ -87,9 +87,9 @@ def _charged(claim: Claim, logger: logging.Logger, *, lenient: bool) -> tuple[st
     return None
 
 
-def admitted(engine: Engine, made: Charged) -> Outcome:
+def admitted(engine: Engine, made: Charged, hold: Hold) -> Outcome:
     """Decide. Charges of one bucket have one verdict between them."""
-    decision = _decision(engine, made)
+    decision = _decision(engine, made, hold)
     verdicts = decision.verdicts
     if len(verdicts) < len(made.charges):
         by_key = {verdict.charge.key: verdict for verdict in verdicts}
@@ -103,11 +103,11 @@ def admitted(engine: Engine, made: Charged) -> Outcome:
     return Outcome(decision, entries[:own], entries[own:])
 
 
-def _decision(engine: Engine, made: Charged) -> Decision:
+def _decision(engine: Engine, made: Charged, hold: Hold) -> Decision:
     """All in one call; where nothing can be given back, what is conditional is only looked at."""
     conditional = [claim.runtime.deduct_when is not None for claim in made.claims]
     if engine.gives_back or not any(conditional):
-        return engine.admit(made.charges)
+        return engine.admit(made.charges, hold=hold)
     pairs = list(zip(made.charges, conditional, strict=True))
     looked = engine.admit([charge for charge, later in pairs if later], take=False)
     taken = engine.admit([charge for charge, later in pairs if not later], take=looked.admitted)

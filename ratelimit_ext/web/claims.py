@@ -5,8 +5,9 @@ Everything that does not depend on the single request is computed here, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from flask_limiter._limits import RuntimeLimit
@@ -14,6 +15,7 @@ from flask_limiter._limits import RuntimeLimit
 from ratelimit_ext.core.charge import Charge, checked_cost
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.strategies import strategy_named
 from ratelimit_ext.web.item import limit_of, rank
 
@@ -40,7 +42,8 @@ class Claim:
     ``shared_key`` is the bucket's name up to the identity; ``scope`` is Flask-Limiter's, for its
     callbacks. ``header`` is the limit's name in headers, ``policy`` its item there; ``order`` sorts
     a route's own limits before shared ones, and short periods before long ones. ``metas`` are
-    claims on denials of this one.
+    claims on denials of this one. ``estimate`` is what the application registered for the unit,
+    where the limit states no cost. An ``edge`` claim stays, whatever becomes of the call.
     """
 
     runtime: RuntimeLimit
@@ -51,12 +54,16 @@ class Claim:
     policy: str
     order: tuple[bool, tuple[int, int]]
     metas: tuple[Claim, ...] = ()
+    estimate: Callable[[], Any] | None = None
+    edge: bool = False
 
     def charge(self, identity: str) -> Charge:
         """The charge of the present request. Raises ``ValueError`` for a cost that is none."""
-        cost: Any = self.runtime.cost
+        cost: Any = self.estimate or self.runtime.cost
         if callable(cost):
             cost = cost()
+        if self.limit.unit == "usd":
+            cost = _micro_dollars(cost, self.runtime.limit)
         if cost.__class__ is not int or cost < 0:
             cost = checked_cost(cost, self.runtime.limit)
         return Charge(self.limit, bucket_key(self.shared_key, identity), cost)
@@ -65,16 +72,23 @@ class Claim:
 class ClaimMaker:
     """Makes claims for one endpoint and method out of runtime limits."""
 
-    def __init__(self, naming: Naming, endpoint: str, method: str) -> None:
+    def __init__(
+        self,
+        naming: Naming,
+        endpoint: str,
+        method: str,
+        estimators: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
+    ) -> None:
         self._naming = naming
+        self._estimators = estimators
         self._endpoint = endpoint
         self._method = method
 
-    def claims(self, runtimes: Iterable[RuntimeLimit]) -> tuple[Claim, ...]:
-        """Claims for those of the limits that concern the method."""
-        return tuple(self.claim(r) for r in runtimes if concerns(r, self._method))
+    def claims(self, runtimes: Iterable[RuntimeLimit], *, edge: bool = False) -> tuple[Claim, ...]:
+        """Claims for those of the limits that concern the method; ``edge``: the application's."""
+        return tuple(self.claim(r, edge=edge) for r in runtimes if concerns(r, self._method))
 
-    def claim(self, runtime: RuntimeLimit) -> Claim:
+    def claim(self, runtime: RuntimeLimit, *, edge: bool = False) -> Claim:
         """The claim for one limit. A scope that is a callable is asked at the request."""
         limit = limit_of(runtime.limit, self._naming.strategy)
         asked = callable(runtime.scope)
@@ -88,6 +102,8 @@ class ClaimMaker:
             policy=policy_item(limit),
             order=(runtime.shared, rank(runtime.limit)),
             metas=tuple(self.claim(meta) for meta in runtime.meta_limits or ()),
+            estimate=self._estimators.get(limit.unit) if runtime.cost == 1 else None,
+            edge=edge,
         )
 
     def in_present_scope(self, claim: Claim) -> Claim:
@@ -96,6 +112,14 @@ class ClaimMaker:
             return claim
         scope = claim.runtime.scope_for(self._endpoint, self._method)
         return replace(claim, scope=scope, shared_key=self._naming.prefix(claim.limit, scope))
+
+
+def _micro_dollars(cost: Any, label: object) -> int:
+    """A cost in dollars as micro-dollars, or a ``ValueError`` that names the limit."""
+    try:
+        return micro_dollars(cost)
+    except ValueError as error:
+        raise ValueError(f"the cost of the limit {str(label)!r}: {error}") from None
 
 
 def concerns(runtime: RuntimeLimit, method: str) -> bool:

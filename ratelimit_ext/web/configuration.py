@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 import flask_limiter
-from limits import RateLimitItem, parse_many
+from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy import identities_used, load_policy, plan_sentence
@@ -20,7 +20,8 @@ from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
-from ratelimit_ext.web.item import Keywords, with_keywords
+from ratelimit_ext.web.item import PLAIN, Keywords
+from ratelimit_ext.web.limit_string import items_of
 
 if TYPE_CHECKING:
     from ratelimit_ext.web.extension import Limiter
@@ -31,15 +32,20 @@ BLUEPRINTS = "RATELIMIT_BLUEPRINTS"
 
 def rates(text: str) -> list[tuple[int, int]]:
     """Amount and period in microseconds of each limit in the string."""
-    return [(item.amount, item.get_expiry() * 1_000_000) for item in parse_many(text)]
+    return [(item.amount, item.get_expiry() * 1_000_000) for item in items_of(text, PLAIN)]
 
 
-def configured_policy(config: Mapping[str, Any]) -> Policy | None:
-    """The policy that an application's configuration names; ``None`` where it names none."""
+def configured_policy(config: Mapping[str, Any], default_strategy: str | None) -> Policy | None:
+    """The policy that an application's configuration names; ``None`` where it names none.
+
+    ``default_strategy`` is the one of limits that name none.
+    """
     file, blueprints = config.get(POLICY_FILE), config.get(BLUEPRINTS)
     if not file and not blueprints:
         return None
-    return load_policy(file=file or None, blueprints=blueprints, parse=rates)
+    return load_policy(
+        file=file or None, blueprints=blueprints, parse=rates, default_strategy=default_strategy
+    )
 
 
 class Configuration:
@@ -72,7 +78,9 @@ class Configuration:
         if not self._unknown_until_first_request:
             return
         policy, manager = self._policy, self._limiter.limit_manager
+        # Flask-Limiter files a nested blueprint's limits under its own name, the last of its path.
         blueprints = {blueprint.name for blueprint in app.blueprints.values()}
+        blueprints |= set(app.blueprints)
         mistakes = [
             f"{place}: there is no blueprint {name!r}; registered: {_listed(blueprints)}."
             for name, place in _places(policy.blueprints, policy.plan_blueprints)
@@ -146,7 +154,8 @@ class Configuration:
         }
 
     def _application_limit(self, limit: PolicyLimit) -> flask_limiter.ApplicationLimit:
-        return ApplicationLimit(**self._common(limit)).bind(self._limiter)
+        definition = ApplicationLimit(**self._common(limit), scope=limit.scope or "global")
+        return definition.bind(self._limiter)
 
     def _default_limit(self, limit: PolicyLimit) -> flask_limiter.Limit:
         definition = Limit(**self._common(limit), scope=limit.scope, shared=limit.shared)
@@ -172,7 +181,7 @@ class Configuration:
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
         policy, limiter = self._policy, self._limiter
         keywords = _keywords(limit)
-        items = tuple(with_keywords(item, keywords) for item in parse_many(limit.limit))
+        items = items_of(limit.limit, keywords)
 
         def applicable() -> tuple[RateLimitItem, ...]:
             return items if policy.plan(limiter.present_plan()) is plan else ()

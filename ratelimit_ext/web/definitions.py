@@ -6,6 +6,7 @@ callable, it is asked at every request.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
-from ratelimit_ext.web.item import Keywords, with_keywords
+from ratelimit_ext.web.item import Keywords
+from ratelimit_ext.web.limit_string import items_of
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
 MARK = "__wrapper-limiter-instance"
@@ -51,12 +53,20 @@ class KeywordsMixin:
         )
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
-        for runtime in super().__iter__():  # type: ignore[misc]
-            runtime.limit = with_keywords(runtime.limit, self.keywords)
-            cost = self.cost  # type: ignore[attr-defined]
-            if cost is not None:  # the stock class takes a cost of 0 for none given
-                runtime.cost = cost
-            yield runtime
+        definition: Any = self
+        stated = definition.limit_provider
+        text = stated() if callable(stated) else stated
+        if not text:
+            return
+        # The stock class makes everything but the items, whose string it would not understand.
+        template = copy.copy(definition)
+        template.limit_provider = "1/second"
+        stock: Any = super(KeywordsMixin, template)
+        runtime = next(stock.__iter__())
+        for item in items_of(text, self.keywords):
+            # The stock class takes a cost of 0 for none given.
+            cost = runtime.cost if definition.cost is None else definition.cost
+            yield dataclasses.replace(runtime, limit=item, cost=cost)
 
 
 @dataclasses.dataclass(unsafe_hash=True)

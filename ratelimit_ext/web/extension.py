@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from secrets import randbits
 from typing import Any, Final, cast
 
 import flask
@@ -20,6 +21,7 @@ from flask_limiter.util import get_qualified_name
 from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
 
+from ratelimit_ext.core.charge import NO_HOLD, Hold
 from ratelimit_ext.engine.protocol import Correction, Engine
 from ratelimit_ext.web import headers
 from ratelimit_ext.web.admission import Outcome, admitted, charged
@@ -32,14 +34,33 @@ from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
+from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 
 #: Headers that belong to the answer they came with, and not to one that replaces it.
 OF_ONE_ANSWER: Final = frozenset(
-    """allow content-disposition content-encoding content-language content-length content-location
-    content-range content-type etag last-modified location www-authenticate""".split()
+    [
+        "allow",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-range",
+        "content-type",
+        "etag",
+        "last-modified",
+        "location",
+        "www-authenticate",
+    ]
 )
+
+Estimate = Callable[[], Any]
+
+#: How long a call may go without a sign of life before what it holds goes back, in seconds.
+LEASE = "RATELIMIT_LEASE_SECONDS"
+DEFAULT_LEASE_S = 120.0
 
 
 class Limiter(flask_limiter.Limiter):
@@ -57,6 +78,9 @@ class Limiter(flask_limiter.Limiter):
         self.identities: dict[str, Identity] = dict(BUILT_IN)
         #: Answers with the name of the present caller's plan; ``None``: nobody said how.
         self.plan_of_request: Callable[[], str] | None = None
+        #: What a call is estimated to cost, by unit.
+        self.estimators: dict[str, Estimate] = {}
+        self._lease_s = DEFAULT_LEASE_S
         self._configurations: dict[flask.Flask, Configuration] = {}
         self._deferred_views: dict[tuple[str, Any], bool] = {}
         self._recovery_checks = 0
@@ -92,12 +116,13 @@ class Limiter(flask_limiter.Limiter):
             self._fallback_engine = engine_for(self._fallback_storage)
         self._adapters.clear()
         self._deferred_views.clear()
-        policy = configured_policy(app.config)
+        policy = configured_policy(app.config, self._strategy)
         if policy is not None and app not in self._configurations:
             configuration = Configuration(policy, self)
             configuration.apply()
             self._configurations[app] = configuration
-        self._resolver.configure(self._naming, self._meta_limits)
+        self._lease_s = float(app.config.get(LEASE, DEFAULT_LEASE_S))
+        self._resolver.configure(self._naming, self._meta_limits, self.estimators)
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` where the policy names a blueprint or endpoint that the
@@ -150,6 +175,44 @@ class Limiter(flask_limiter.Limiter):
             assert self.plan_of_request is not None
             state.plan = self.plan_of_request()
         return state.plan
+
+    def estimator(self, unit: str) -> Callable[[Estimate], Estimate]:
+        """Register what a call is estimated to cost, for limits in the unit that state no cost.
+
+        ``tokens``, ``input_tokens`` and ``output_tokens`` are whole numbers, ``usd`` is in dollars.
+        """
+
+        def register(function: Estimate) -> Estimate:
+            self.estimators[unit] = function
+            return function
+
+        return register
+
+    # -- settling ----------------------------------------------------------------------------
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """What the present request has to settle; ``None`` where all its charges are final.
+
+        Take it before a stream begins: it goes on working when the request's context is gone.
+        """
+        return self.context.reservation
+
+    def settle(self, **actual: Any) -> None:
+        """Say what the present request really cost: ``tokens=``, ``input_tokens=``,
+        ``output_tokens=``, ``usd=``. Every charge in such a unit is corrected when the response is
+        closed. Without such charges it does nothing."""
+        reservation = self.context.reservation
+        if reservation is not None:
+            reservation.settle(**actual)
+
+    def cancel(self) -> None:
+        """Say that the present request used nothing, as its provider failed: everything is given
+        back when the response is closed, but what the application's own limits counted."""
+        state = self.context
+        if state.reservation is None:
+            state.reservation = Reservation(self.engine, NO_HOLD, state.taken)
+        state.reservation.cancel()
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -345,7 +408,7 @@ class Limiter(flask_limiter.Limiter):
         made = charged(claims, metas, self.logger, lenient=lenient)
         engine = self.engine
         try:
-            outcome = admitted(engine, made)
+            outcome = admitted(engine, made, self._hold(state, made.claims))
         except Exception:
             if engine is not self._engine or self._fallback_engine is None:
                 raise
@@ -353,9 +416,20 @@ class Limiter(flask_limiter.Limiter):
                 "Rate limit storage unreachable - falling back to in-memory storage"
             )
             self._storage_dead = True
+            if not state.taken:
+                state.reservation = None
             return self._outcome(state, place, resolve, lenient=lenient)
         state.charged = already | {id(definition) for definition, _ in resolved.shared}
         return outcome
+
+    def _hold(self, state: LimitedRequest, claims: list[Claim]) -> Hold:
+        """Under which id the request's estimates are held; one for the whole request."""
+        if state.reservation is None:
+            if not any(claim.limit.held for claim in claims):
+                return NO_HOLD
+            hold = Hold(randbits(48) or 1, int(self._lease_s * 1_000_000))
+            state.reservation = Reservation(self.engine, hold, state.taken)
+        return state.reservation.hold
 
     def _metas(self, place: Place, resolved: Resolved) -> tuple[Claim, ...]:
         if resolved.metas and ExemptionScope.META & self.limit_manager.exemption_scope(
@@ -389,6 +463,7 @@ class Limiter(flask_limiter.Limiter):
         enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
         state.entries += enforced
         if outcome.decision.admitted:
+            state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
             state.conditional += [e for e in outcome.entries if e.claim.runtime.deduct_when]
             return
         banned = [entry for entry in outcome.metas if not entry.verdict.allowed]
@@ -465,6 +540,9 @@ class Limiter(flask_limiter.Limiter):
                 name=self._header_mapping[HeaderNames.RETRY_AFTER],
                 as_date=self._retry_after == "http-date",
             )
+        reservation = state.reservation
+        if reservation is not None and not reservation.detached:
+            response.call_on_close(reservation.close)
         if state.entries:
             headers.expose(response.headers, self._header_mapping)
         return response
@@ -485,7 +563,7 @@ class Limiter(flask_limiter.Limiter):
             app = flask.current_app
             refused = app.make_response(app.handle_http_exception(refusal))
             refused.call_on_close(response.close)
-            own = OF_ONE_ANSWER.union(name.lower() for name in refused.headers.keys())
+            own = OF_ONE_ANSWER.union(name.lower() for name, _ in refused.headers)
             refused.headers.extend(
                 [(name, value) for name, value in response.headers if name.lower() not in own]
             )
@@ -518,7 +596,9 @@ class Limiter(flask_limiter.Limiter):
                 is not engine.gives_back
             ]
             if due:
-                corrections = [Correction(e.verdict, sign * e.verdict.charge.cost) for e in due]
+                # Charges of one bucket share one verdict, with their costs added up.
+                verdicts = {id(entry.verdict): entry.verdict for entry in due}.values()
+                corrections = [Correction(v, sign * v.charge.cost) for v in verdicts]
                 engine.settle(corrections)
                 state.correct(corrections)
         except Exception:

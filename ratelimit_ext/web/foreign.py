@@ -20,11 +20,11 @@ from limits.strategies import (
 )
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.protocol import Change, Correction
 from ratelimit_ext.strategies import strategy_named
 
 _STOCK: Final[dict[str, type[RateLimiter]]] = {
@@ -57,15 +57,20 @@ class ForeignEngine:
 
     def supports(self, limit: Limit) -> None:
         """Raise ``ConfigurationError`` where this storage cannot carry out the limit."""
-        if limit.strategy not in _STOCK or limit.anchor:
+        if limit.strategy not in _STOCK or limit.anchor or limit.held:
             raise ConfigurationError(
-                f"{limit}: the strategy {limit.strategy!r}"
+                f"{limit}: the strategy {limit.strategy!r} in {limit.unit}"
                 f"{' with an anchor' if limit.anchor else ''} needs Redis, Valkey or memory; "
                 f"the storage is {type(self._storage).__name__}, which has {sorted(_STOCK)}."
             )
 
     def admit(
-        self, charges: Sequence[Charge], *, take: bool = True, now_us: int | None = None
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`; ``now_us`` is not supported by the stock storages."""
         now = clock.now_us()
@@ -86,12 +91,12 @@ class ForeignEngine:
         verdicts = tuple(self._verdict(c, fits[i], now) for i, c in enumerate(charges))
         return Decision(not denied, now, verdicts)
 
-    def settle(self, corrections: Sequence[Correction], *, now_us: int | None = None) -> int:
+    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """Take what was only looked at; a negative difference is lost, as nothing gives it back."""
         return sum(
-            self._hits(verdict.charge._replace(cost=delta))
-            for verdict, delta in corrections
-            if delta > 0
+            self._hits(change.verdict.charge._replace(cost=change.delta))
+            for change in changes
+            if isinstance(change, Correction) and change.delta > 0
         )
 
     def clear(self, keys: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from limits import RateLimitItem
 from limits.limits import GRANULARITIES
 
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.money import shown_dollars
 from ratelimit_ext.strategies import ALIASES, strategy_named
 
 
@@ -48,7 +49,23 @@ def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:
     def before(self: Any, other: RateLimitItem) -> bool:
         return rank(self) < rank(other)
 
-    body = {"__slots__": ["keywords"], "__eq__": equal, "__hash__": hashed, "__lt__": before}
+    def shown(self: Any) -> str:
+        unit = self.keywords.unit
+        if unit == "calls":
+            return f"{self.amount} in flight"
+        if unit == "usd":
+            period = f"{self.multiples} {self.GRANULARITY.name}"
+            return f"{shown_dollars(self.amount)} usd per {period}"
+        stated: str = stock.__repr__(self)
+        return stated
+
+    body = {
+        "__slots__": ["keywords"],
+        "__eq__": equal,
+        "__hash__": hashed,
+        "__lt__": before,
+        "__repr__": shown,
+    }
     metaclass: Any = type(stock)
     extended: type[RateLimitItem] = metaclass(f"Extended{stock.__name__}", (stock,), body)
     return total_ordering(extended)

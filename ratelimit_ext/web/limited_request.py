@@ -17,6 +17,7 @@ from ratelimit_ext.web.item import rank
 
 if TYPE_CHECKING:
     from ratelimit_ext.web.extension import Limiter
+    from ratelimit_ext.web.reservation import Reservation
 
 #: A view that takes longer than this is told what is left at its end, not at its beginning.
 NOTICEABLE_S: Final = 0.05
@@ -84,7 +85,9 @@ class LimitedRequest:
         "extension",
         "finished",
         "plan",
+        "reservation",
         "retry_ms",
+        "taken",
     )
 
     def __init__(self, extension: Limiter) -> None:
@@ -95,6 +98,8 @@ class LimitedRequest:
         """Forget everything: the request is over. What is reserved until now goes back."""
         if self.conditional:
             self.extension.abandon(self.conditional)
+        if self.reservation is not None and not (self.finished or self.reservation.detached):
+            self.reservation.close()  # no response will do it
         self._begin()
 
     def _begin(self) -> None:
@@ -106,6 +111,10 @@ class LimitedRequest:
         self.charged: set[int] | None = None
         #: The caller's plan; ``None``: not asked yet.
         self.plan: str | None = None
+        #: Entries whose charges were taken, those in shadow included.
+        self.taken: list[Entry] = []
+        #: What is to be settled when the call is over; ``None``: nothing is.
+        self.reservation: Reservation | None = None
         #: What the request filters said; ``None``: not asked yet.
         self.exempt: bool | None = None
         #: The wait of the refusal in milliseconds; ``None``: not refused.

@@ -78,6 +78,7 @@ class Manager(LimitManager):
 
     def add_configured_blueprint(self, name: str, limits: Iterable[Limit]) -> None:
         """Add limits that a policy gives to a blueprint."""
+        name = name.rpartition(".")[2]
         self.configured_blueprints.add(name)
         for limit in limits:
             self.add_blueprint_limit(name, limit)

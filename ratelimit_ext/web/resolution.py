@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import flask
-from flask_limiter import Limit, MetaLimit
+from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
 from ratelimit_ext.web.claims import Claim, ClaimMaker, Naming
@@ -67,10 +67,16 @@ class Resolver:
         self._revision = -1
         self._naming = Naming("", "", "")
         self._metas: Sequence[MetaLimit] = ()
+        self._estimators: Mapping[str, Callable[[], Any]] = {}
 
-    def configure(self, naming: Naming, metas: Sequence[MetaLimit]) -> None:
-        """Names and meta limits as the extension was initialised; forgets what was prepared."""
-        self._naming, self._metas = naming, metas
+    def configure(
+        self,
+        naming: Naming,
+        metas: Sequence[MetaLimit],
+        estimators: Mapping[str, Callable[[], Any]],
+    ) -> None:
+        """Names, meta limits and estimates as the extension has them; forgets what was prepared."""
+        self._naming, self._metas, self._estimators = naming, metas, estimators
         self._prepared.clear()
 
     def resolve(self, place: Place) -> Resolved:
@@ -105,7 +111,7 @@ class Resolver:
         return Resolved((), own, metas)
 
     def _maker(self, place: Place) -> ClaimMaker:
-        return ClaimMaker(self._naming, place.endpoint, place.method)
+        return ClaimMaker(self._naming, place.endpoint, place.method, self._estimators)
 
     def _dynamic(self, place: Place) -> tuple[Limit, ...]:
         """The definitions that may concern the place and have to be asked at every request."""
@@ -164,7 +170,15 @@ class Resolver:
         shared, own = self._applicable(place, yields)
         maker = self._maker(place)
         resolved = Resolved(
-            tuple((definition, maker.claims(runtimes(definition))) for definition in shared),
+            tuple(
+                (
+                    definition,
+                    maker.claims(
+                        runtimes(definition), edge=isinstance(definition, ApplicationLimit)
+                    ),
+                )
+                for definition in shared
+            ),
             maker.claims(runtime for definition in own for runtime in runtimes(definition)),
             tuple(maker.claim(runtime) for meta in self._metas for runtime in runtimes(meta)),
         )

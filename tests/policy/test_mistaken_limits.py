@@ -27,7 +27,7 @@ MISTAKES = [
         "bad string",
         '[[default]]\nlimit = "banana"',
         "policy.toml:3: default[0].limit: found 'banana' (a string); allowed: amount per period, "
-        'as "30/minute", "100 per day" or "5/second;1000/day".',
+        'as "30/minute", "100 per day", "5/second;1000/day" or "5 usd/day", and "4 in flight".',
     ),
     Case(
         "bad string in a list",

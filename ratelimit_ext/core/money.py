@@ -1,0 +1,36 @@
+"""Dollars outside, whole micro-dollars inside."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from typing import Final, TypeAlias
+
+Dollars: TypeAlias = Decimal | int | float | str
+
+MICRO: Final = 1_000_000
+
+
+def micro_dollars(dollars: Dollars) -> int:
+    """The amount in micro-dollars, rounded up: a fraction of one is never given away.
+
+    Raises ``ValueError`` for what is no amount: negative, infinite, or not a number.
+
+    >>> micro_dollars("0.0000015"), micro_dollars(5), micro_dollars(0.1)
+    (2, 5000000, 100000)
+    """
+    try:
+        amount = Decimal("NaN") if isinstance(dollars, bool) else Decimal(str(dollars))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise ValueError(f"{dollars!r} is no amount of dollars from 0 up")
+    return int((amount * MICRO).to_integral_value(ROUND_CEILING))
+
+
+def shown_dollars(micro: int) -> str:
+    """The amount for a person.
+
+    >>> shown_dollars(5_000_000), shown_dollars(500_000), shown_dollars(2)
+    ('5', '0.5', '0.000002')
+    """
+    return f"{Decimal(micro) / MICRO:f}"

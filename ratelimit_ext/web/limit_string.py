@@ -1,0 +1,42 @@
+"""The string of a limit: that of `limits`, and two forms for what it has no words for.
+
+``30/minute``, ``100 per day``, ``5/second;1000/day`` as ever; ``5 usd/day`` and
+``0.50 usd per hour`` for money; ``4 in flight`` for calls at once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
+
+from ratelimit_ext.core.money import micro_dollars
+from ratelimit_ext.web.item import Keywords, with_keywords
+
+_USD: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*usd\s*((?:/|per\b).+)", re.IGNORECASE)
+_IN_FLIGHT: Final = re.compile(r"\s*(\d+)\s+in\s+flight\s*", re.IGNORECASE)
+_OWN: Final = re.compile(r"usd|flight", re.IGNORECASE)
+_SEPARATORS: Final = re.compile(r"[,;|]")
+
+
+def items_of(text: str, keywords: Keywords) -> tuple[RateLimitItem, ...]:
+    """The items of a limit string. Raises ``ValueError`` for what is none."""
+    if not _OWN.search(str(text)):
+        return tuple(with_keywords(item, keywords) for item in parse_many(text))
+    return tuple(item for part in _SEPARATORS.split(text) for item in _items_of(part, keywords))
+
+
+def _items_of(part: str, keywords: Keywords) -> tuple[RateLimitItem, ...]:
+    if money := _USD.fullmatch(part):
+        amount, period = money.groups()
+        if keywords.unit not in ("requests", "usd"):
+            raise ValueError(
+                f"the limit {part.strip()!r} is in usd, and its unit {keywords.unit!r}"
+            )
+        dollars = keywords._replace(unit="usd")
+        return items_of(f"{micro_dollars(amount)} {period}", dollars)
+    if flight := _IN_FLIGHT.fullmatch(part):
+        slots = keywords._replace(unit="calls", strategy="concurrency")
+        return (with_keywords(RateLimitItemPerSecond(int(flight.group(1))), slots),)
+    return tuple(with_keywords(item, keywords) for item in parse_many(part))
