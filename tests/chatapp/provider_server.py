@@ -54,6 +54,7 @@ class Call:
     path: str
     headers: Mapping[str, str]
     body: dict[str, object]
+    raw: bytes
 
 
 class ProviderServer:
@@ -240,9 +241,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", "0"))
-        body = json.loads(self.rfile.read(length))
+        raw = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.provider.answer(Call(self.path, headers, body))
+        answer = self.provider.answer(Call(self.path, headers, json.loads(raw), raw))
         if answer is None:
             self.close_connection = True
             return

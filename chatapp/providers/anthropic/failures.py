@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from chatapp.providers import ErrorKind, ProviderError
+from chatapp.redaction import without_key
 from chatapp.retry_after import retry_after_s
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ def _refusal(error: anthropic.APIStatusError) -> ProviderError:
         kind = "overloaded"
     if kind is None:
         kind = "unavailable" if error.status_code >= 500 else "bad_request"
-    key = error.request.headers.get("x-api-key", "")
+    sent = error.request.headers
     return ProviderError(
         NAME,
         kind,
-        message=error.message,
+        message=without_key(error.message, sent),
         status=error.status_code,
         retry_after_s=retry_after_s(error.response.headers),
-        raw=error.response.content.replace(key.encode(), b"***") if key else b"",
+        raw=without_key(error.response.text, sent).encode(),
     )

@@ -1,0 +1,247 @@
+"""POST /v1/messages: handed on as it is, refused in Anthropic's shape."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.chatapp.provider_server import (
+    ANTHROPIC_PATH,
+    Answer,
+    Cut,
+    ProviderServer,
+    Stream,
+    anthropic_body,
+    anthropic_error,
+    anthropic_events,
+    named,
+)
+
+MODEL = "claude-haiku-4-5"
+MESSAGES = [{"role": "user", "content": "ping"}]
+
+
+def ask(client: FlaskClient, **fields: object) -> TestResponse:
+    body = {"model": MODEL, "max_tokens": 100, "messages": MESSAGES, **fields}
+    return client.post(ANTHROPIC_PATH, json={k: v for k, v in body.items() if v != "absent"})
+
+
+def error_of(response: TestResponse) -> dict[str, object]:
+    body = response.json
+    assert body is not None
+    assert body["type"] == "error"
+    assert body["request_id"]
+    assert isinstance(body["error"]["message"], str)
+    return dict(body["error"])
+
+
+def test_body_and_answer_are_handed_on_byte_for_byte(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """So are the headers and the parameter that choose the protocol's version and trials."""
+    sent = json.dumps(
+        {
+            "model": MODEL,
+            "max_tokens": 100,
+            "messages": MESSAGES,
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+            "metadata": {"user_id": "somebody"},
+            "some_new_field": [1.50],
+        },
+        indent=3,
+    ).encode()
+    answer = json.dumps(anthropic_body() | {"some_new_answer": None}, indent=2).encode()
+    headers = {"request-id": "req_7", "anthropic-ratelimit-requests-remaining": "3999"}
+    provider.script(Answer(200, answer, headers))
+    response = online.post(
+        f"{ANTHROPIC_PATH}?beta=true&other=1",
+        data=sent,
+        content_type="application/json",
+        headers={
+            "x-api-key": "mine",
+            "anthropic-beta": "x-2026",
+            "anthropic-version": "2023-06-01",
+        },
+    )
+    assert response.status_code == 200, response.text
+    assert response.data == answer
+    assert response.headers["request-id"] == "req_7"
+    assert response.headers["anthropic-ratelimit-requests-remaining"] == "9"
+    [call] = provider.calls
+    assert call.raw == sent
+    assert call.path == f"{ANTHROPIC_PATH}?beta=true"
+    assert call.headers["authorization"] == "Bearer sk-ant-test"
+    assert "mine" not in str(call.headers)
+    assert call.headers["anthropic-beta"] == "x-2026"
+
+
+def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: ProviderServer) -> None:
+    """Pings too."""
+    response = ask(online, stream=True)
+    assert response.data == b"".join(anthropic_events())
+    assert response.mimetype == "text/event-stream"
+
+
+BREAKS = {
+    "cut": (Cut(), "api_error"),
+    "the end": (b"", "api_error"),
+    "overloaded": (
+        named("error", error={"type": "overloaded_error", "message": "sk-ant-test"}),
+        "overloaded_error",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_stream_that_breaks_off_ends_with_an_error_event(
+    online: FlaskClient, provider: ProviderServer, name: str
+) -> None:
+    """The SDK raises on it."""
+    piece, kind = BREAKS[name]
+    pieces = [*anthropic_events()[:4], piece]
+    provider.script(Stream([piece for piece in pieces if piece != b""]))
+    response = ask(online, stream=True)
+    assert response.data.startswith(b"".join(anthropic_events()[:4]))
+    *_, last, empty = response.text.split("\n\n")
+    event, data = last.split("\n")
+    assert (event, empty) == ("event: error", "")
+    assert json.loads(data.removeprefix("data: "))["error"]["type"] == kind
+    assert "sk-" not in response.text
+
+
+def test_the_offline_model_answers_in_the_same_shape(client: FlaskClient) -> None:
+    """So that everything can be tried without a key."""
+    whole = ask(client, model="offline").json
+    assert whole is not None
+    assert (whole["type"], whole["stop_reason"]) == ("message", "end_turn")
+    streamed = ask(client, model="offline", stream=True).text
+    events = [block.split("\n") for block in streamed.removesuffix("\n\n").split("\n\n")]
+    datas = [json.loads(data.removeprefix("data: ")) for _, data in events]
+    assert [f"event: {data['type']}" for data in datas] == [name for name, _ in events]
+    texts = [d["delta"]["text"] for d in datas if d["type"] == "content_block_delta"]
+    assert "".join(texts) == whole["content"][0]["text"]
+    assert datas[-2]["usage"] == whole["usage"]
+
+
+BAD = {
+    "no max_tokens": ({"max_tokens": "absent"}, 400, "invalid_max_tokens"),
+    "max_tokens null": ({"max_tokens": None}, 400, "invalid_max_tokens"),
+    "max_tokens of a wrong type": ({"max_tokens": 1.5}, 400, "invalid_max_tokens"),
+    "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
+    "max_tokens huge": ({"max_tokens": 10**400}, 400, "invalid_max_tokens"),
+    "no model": ({"model": "absent"}, 400, "invalid_model"),
+    "a model of a wrong type": ({"model": ["x"]}, 400, "invalid_model"),
+    "an unknown model": ({"model": "llama"}, 404, "model_not_found"),
+    "a model of the other vendor": ({"model": "gpt-4o"}, 404, "model_not_found"),
+    "no messages": ({"messages": []}, 400, "invalid_messages"),
+    "stream of a wrong type": ({"stream": 1}, 400, "invalid_stream"),
+    "5 MB": ({"x": "a" * 5_000_000}, 413, "body_too_large"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_we_read_is_checked_and_costs_nothing(
+    online: FlaskClient, provider: ProviderServer, name: str
+) -> None:
+    """4xx in Anthropic's shape; neither the plan nor the provider sees it."""
+    fields, status, code = BAD[name]
+    response = ask(online, **fields)
+    error = error_of(response)
+    assert (response.status_code, error["details"]) == (status, {"error_code": code})
+    kinds = {404: "not_found_error", 413: "request_too_large"}
+    assert error["type"] == kinds.get(status, "invalid_request_error")
+    assert '"user"' not in response.headers["RateLimit"]
+    assert provider.calls == []
+
+
+@pytest.mark.parametrize("value", ["é", "x" * 5000])
+def test_a_header_that_cannot_be_handed_on_is_refused(
+    online: FlaskClient, provider: ProviderServer, value: str
+) -> None:
+    """400, whatever a client puts there; nothing of it reaches the provider."""
+    response = online.post(
+        ANTHROPIC_PATH,
+        json={"model": MODEL, "max_tokens": 100, "messages": MESSAGES},
+        headers={"anthropic-beta": value},
+    )
+    assert response.status_code == 400
+    error_of(response)
+    assert provider.calls == []
+
+
+def test_what_the_provider_finds_wrong_is_told_in_its_words(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """Status and body are its own, but for our key."""
+    provider.script(
+        anthropic_error(400, kind="invalid_request_error", message="bad for sk-ant-test")
+    )
+    response = ask(online)
+    assert response.status_code == 400
+    assert error_of(response) == {"type": "invalid_request_error", "message": "bad for ***"}
+
+
+TROUBLES = {
+    "rate limit": (
+        anthropic_error(429, kind="rate_limit_error", headers={"Retry-After": "7"}),
+        *(503, "overloaded_error", "7", None),
+    ),
+    "overloaded": (
+        anthropic_error(529, kind="overloaded_error"),
+        *(503, "overloaded_error", "5", None),
+    ),
+    "a spend cap": (
+        anthropic_error(429, kind="rate_limit_error", error_code="spend_limit_reached"),
+        *(502, "api_error", None, "false"),
+    ),
+    "our key": (
+        anthropic_error(401, kind="authentication_error", message="sk-ant-test"),
+        *(502, "api_error", None, "false"),
+    ),
+    "broken": (anthropic_error(500, kind="api_error"), 503, "overloaded_error", "5", None),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", TROUBLES)
+def test_its_troubles_have_statuses_that_its_sdk_knows(
+    online: FlaskClient, provider: ProviderServer, name: str, stream: bool
+) -> None:
+    """Worth a retry: 503 and when; no use: said so. Never our key, asked once."""
+    answer, status, kind, retry_after, should_retry = TROUBLES[name]
+    provider.script(answer)
+    response = ask(online, stream=stream)
+    assert response.status_code == status, response.text
+    assert error_of(response)["type"] == kind
+    assert response.headers.get("Retry-After") == retry_after
+    assert response.headers.get("x-should-retry") == should_retry
+    assert "sk-" not in response.text
+    assert len(provider.calls) == 1
+
+
+def test_a_denial_is_anthropics(client: FlaskClient) -> None:
+    """Status, body and headers as Anthropic has them, besides our own."""
+    for _ in range(10):
+        allowed = ask(client, model="offline")
+    assert allowed.headers["anthropic-ratelimit-requests-limit"] == "10"
+    assert allowed.headers["anthropic-ratelimit-requests-remaining"] == "0"
+    denied = ask(client, model="offline")
+    assert denied.status_code == 429
+    assert error_of(denied)["type"] == "rate_limit_error"
+    assert denied.headers["Retry-After"] == "2"
+    assert denied.headers["anthropic-ratelimit-requests-remaining"] == "0"
+    assert denied.json is not None
+    assert denied.headers["request-id"] == denied.json["request_id"]
+    reset = datetime.fromisoformat(denied.headers["anthropic-ratelimit-requests-reset"])
+    assert reset.tzinfo is not None
+
+
+def test_the_user_of_a_body_is_no_identity(client: FlaskClient) -> None:
+    """Whoever writes new names gets no new allowance."""
+    for number in range(10):
+        ask(client, model="offline", metadata={"user_id": f"u{number}"})
+    assert ask(client, model="offline", metadata={"user_id": "new"}).status_code == 429

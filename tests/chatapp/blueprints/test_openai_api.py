@@ -1,0 +1,318 @@
+"""POST /v1/chat/completions and GET /v1/models: handed on as is, refused in OpenAI's shape."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from chatapp.blueprints.openai_shape import duration
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import (
+    OPENAI_PATH,
+    Answer,
+    Cut,
+    ProviderServer,
+    Stream,
+    openai_body,
+    openai_chunks,
+    openai_error,
+)
+
+MODEL = "gpt-5.4-mini"
+MESSAGES = [{"role": "user", "content": "ping"}]
+
+
+def ask(client: FlaskClient, **fields: object) -> TestResponse:
+    return client.post(OPENAI_PATH, json={"model": MODEL, "messages": MESSAGES, **fields})
+
+
+def error_of(response: TestResponse) -> dict[str, object]:
+    assert response.json is not None
+    assert set(response.json) == {"error"}
+    error = response.json["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    return dict(error)
+
+
+def test_body_and_answer_are_handed_on_byte_for_byte(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """Tools, images and what nobody here has heard of reach the provider, and its JSON comes back
+    as it wrote it; the key is ours, and its limits stay with us."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    sent = json.dumps(
+        {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "é"}, image]}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "some_new_field": {"a": [1.0, 1e-7, None]},
+        },
+        indent=3,
+    ).encode()
+    answer = json.dumps(openai_body() | {"some_new_answer": [1.50]}, indent=2).encode()
+    headers = {"x-request-id": "req-7", "x-ratelimit-remaining-requests": "59999"}
+    provider.script(Answer(200, answer, headers))
+    response = online.post(
+        OPENAI_PATH,
+        data=sent,
+        content_type="application/json",
+        headers={"Authorization": "Bearer mine"},
+    )
+    assert response.status_code == 200, response.text
+    assert response.data == answer
+    assert response.headers["x-request-id"] == "req-7"
+    assert response.headers["x-ratelimit-remaining-requests"] != "59999"
+    [call] = provider.calls
+    assert call.raw == sent
+    assert call.headers["authorization"] == "Bearer sk-openai-test"
+
+
+def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: ProviderServer) -> None:
+    """With its usage where the caller asked for that."""
+    response = ask(online, stream=True, stream_options={"include_usage": True})
+    assert response.data == b"".join(openai_chunks())
+    assert response.mimetype == "text/event-stream"
+    assert response.headers["X-Accel-Buffering"] == "no"
+
+
+def test_usage_that_was_not_asked_for_is_not_shown(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """We need it, and a loop that takes `choices[0]` of every chunk would fail on it."""
+    response = ask(online, stream=True)
+    assert provider.calls[0].body["stream_options"] == {"include_usage": True}
+    chunks = openai_chunks()
+    assert response.data == b"".join(chunks[:4] + chunks[5:])
+
+
+def test_a_stream_that_breaks_off_ends_with_an_error(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """The SDK raises on it; a stream that merely ended it would take for a whole answer."""
+    provider.script(Stream([*openai_chunks()[:3], Cut()]))
+    *_, last, empty = ask(online, stream=True).data.split(b"\n\n")
+    assert empty == b""
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "provider_unavailable"
+
+
+def test_the_offline_model_answers_in_the_same_shape(client: FlaskClient) -> None:
+    """So that everything can be tried without a key."""
+    whole = ask(client, model="offline").json
+    assert whole is not None
+    assert whole["object"] == "chat.completion"
+    assert "ping" in whole["choices"][0]["message"]["content"]
+    streamed = ask(client, model="offline", stream=True, stream_options={"include_usage": True})
+    *chunks, usage, done, _ = streamed.data.split(b"\n\n")
+    texts = [json.loads(c.removeprefix(b"data: "))["choices"][0]["delta"] for c in chunks]
+    assert "".join(t.get("content", "") for t in texts) == whole["choices"][0]["message"]["content"]
+    assert json.loads(usage.removeprefix(b"data: "))["usage"] == whole["usage"]
+    assert done == b"data: [DONE]"
+
+
+BAD = {
+    "no model": ({"model": None}, 400, "invalid_model"),
+    "a model of a wrong type": ({"model": 5}, 400, "invalid_model"),
+    "a model of 10 kB": ({"model": "m" * 10_000}, 400, "invalid_model"),
+    "a model with a line break": ({"model": "gpt-4\r\nX: y"}, 400, "invalid_model"),
+    "an unknown model": ({"model": "llama"}, 404, "model_not_found"),
+    "a model of the other vendor": ({"model": "claude-haiku-4-5"}, 404, "model_not_found"),
+    "no messages": ({"messages": []}, 400, "invalid_messages"),
+    "messages of a wrong type": ({"messages": "hi"}, 400, "invalid_messages"),
+    "a message of a wrong type": ({"messages": ["hi"]}, 400, "invalid_messages"),
+    "stream of a wrong type": ({"stream": "true"}, 400, "invalid_stream"),
+    "max_tokens of a wrong type": ({"max_tokens": "10"}, 400, "invalid_max_tokens"),
+    "max_tokens true": ({"max_tokens": True}, 400, "invalid_max_tokens"),
+    "max_tokens 0": ({"max_tokens": 0}, 400, "invalid_max_tokens"),
+    "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
+    "max_tokens huge": ({"max_tokens": 10**40}, 400, "invalid_max_tokens"),
+    "the new name of it": (
+        {"max_completion_tokens": -5},
+        400,
+        "invalid_max_completion_tokens",
+    ),
+    "a hundred choices": ({"n": 100}, 400, "invalid_n"),
+    "half a choice": ({"n": 0.5}, 400, "invalid_n"),
+    "5 MB": ({"x": "a" * 5_000_000}, 413, "body_too_large"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_we_read_is_checked_and_costs_nothing(
+    online: FlaskClient, provider: ProviderServer, name: str
+) -> None:
+    """4xx in OpenAI's shape, that names the field; neither the plan nor the provider sees it."""
+    fields, status, code = BAD[name]
+    response = ask(online, **fields)
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (status, code), error
+    assert error["type"] == "invalid_request_error"
+    assert '"user"' not in response.headers["RateLimit"]
+    assert provider.calls == []
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"model": "a"', b'{"a":1,"a":2}', b"\xff"])
+def test_what_is_no_object_is_refused_in_the_same_shape(client: FlaskClient, body: bytes) -> None:
+    """400, as OpenAI's own."""
+    response = client.post(OPENAI_PATH, data=body, content_type="application/json")
+    assert response.status_code == 400
+    error_of(response)
+
+
+def test_three_megabytes_are_a_prompt(online: FlaskClient, provider: ProviderServer) -> None:
+    """Images and files stand in bodies; /chat takes less."""
+    message = {"role": "user", "content": "a" * 3_000_000}
+    assert ask(online, messages=[message]).status_code == 200
+    assert len(provider.calls[0].raw) > 3_000_000
+
+
+def test_a_number_that_is_none_here_is_the_callers_mistake(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """1e999 is JSON, and could not be written again where a stream's options have to be."""
+    raw = json.dumps({"model": MODEL, "messages": MESSAGES, "stream": True})[:-1] + ', "x": 1e999}'
+    response = online.post(OPENAI_PATH, data=raw, content_type="application/json")
+    assert response.status_code == 400
+    error_of(response)
+
+
+def test_what_the_provider_finds_wrong_is_told_in_its_words(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """Status and body are its own, but for our key."""
+    answer = openai_error(
+        400, code="context_length_exceeded", message="too long for sk-openai-test"
+    )
+    provider.script(answer)
+    response = ask(online)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["code"] == "context_length_exceeded"
+    assert error["message"] == "too long for ***"
+
+
+TROUBLES = {
+    "rate limit": (
+        openai_error(429, code="rate_limit_exceeded", headers={"Retry-After": "7"}),
+        *(503, "server_is_overloaded", "7", None),
+    ),
+    "rate limit without a wait": (
+        openai_error(429, code="rate_limit_exceeded"),
+        *(503, "server_is_overloaded", "5", None),
+    ),
+    "a long rate limit": (
+        openai_error(429, code="slow_down", headers={"Retry-After": "3600"}),
+        *(503, "server_is_overloaded", "3600", "false"),
+    ),
+    "no credit": (
+        openai_error(429, code="insufficient_quota", message="sk-openai-test"),
+        *(502, "provider_refused", None, "false"),
+    ),
+    "our key": (
+        openai_error(401, code="invalid_api_key", message="Incorrect: sk-openai-test"),
+        *(502, "provider_refused", None, "false"),
+    ),
+    "broken": (openai_error(500, code="oops"), 503, "server_is_overloaded", "5", None),
+    "broken in HTML": (Answer(502, b"<h1>no</h1>"), 503, "server_is_overloaded", "5", None),
+    "not JSON": (Answer(200, b"<h1>no</h1>"), 502, "provider_unavailable", None, None),
+    "a page that is not there": (Answer(404, b"<h1>no</h1>"), 404, "unknown_model", None, None),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", TROUBLES)
+def test_its_troubles_have_statuses_that_its_sdk_knows(
+    online: FlaskClient, provider: ProviderServer, name: str, stream: bool
+) -> None:
+    """Worth a retry: 503 and when; no use: said so. Never our key, never a 401 that is not the
+    caller's; asked once."""
+    answer, status, code, retry_after, should_retry = TROUBLES[name]
+    provider.script(answer)
+    response = ask(online, stream=stream)
+    assert response.status_code == status, response.text
+    assert error_of(response)["code"] == code
+    assert response.headers.get("Retry-After") == retry_after
+    assert response.headers.get("x-should-retry") == should_retry
+    assert "sk-" not in response.text
+    assert len(provider.calls) == 1
+
+
+def test_a_denial_is_openais(client: FlaskClient) -> None:
+    """Status, body and headers as OpenAI has them, besides our own."""
+    for _ in range(10):
+        allowed = ask(client, model="offline")
+        assert allowed.status_code == 200
+    assert allowed.headers["x-ratelimit-limit-requests"] == "10"
+    assert allowed.headers["x-ratelimit-remaining-requests"] == "0"
+    denied = ask(client, model="offline")
+    assert denied.status_code == 429
+    error = error_of(denied)
+    assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
+    assert denied.headers["x-ratelimit-remaining-requests"] == "0"
+    assert denied.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert denied.headers["Retry-After"] == "2"
+    assert "x-should-retry" not in denied.headers
+
+
+def test_one_allowance_covers_all_three_ways_to_ask(client: FlaskClient) -> None:
+    """Ten calls at once, whichever protocol they come in."""
+    anthropic = {"model": "offline", "max_tokens": 5, "messages": MESSAGES}
+    statuses = [
+        *(client.post("/chat", json={"message": "hi"}).status_code for _ in range(4)),
+        *(ask(client, model="offline").status_code for _ in range(3)),
+        *(client.post("/v1/messages", json=anthropic).status_code for _ in range(4)),
+    ]
+    assert statuses == [200] * 10 + [429]
+    assert ask(client, model="offline").status_code == 429
+
+
+def test_a_day_that_is_used_up_is_not_worth_a_retry(make_app: AppMaker) -> None:
+    """The plan's sentence, and a header that stops the SDK's loop."""
+    app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": ["1/day"]})
+    client = app.test_client()
+    assert ask(client, model="offline").status_code == 200
+    denied = ask(client, model="offline")
+    assert denied.status_code == 429
+    assert denied.headers["x-should-retry"] == "false"
+
+
+def test_the_user_of_a_body_is_no_identity(client: FlaskClient) -> None:
+    """Whoever writes new names gets no new allowance."""
+    statuses = [ask(client, model="offline", user=f"u{n}").status_code for n in range(11)]
+    assert statuses[-1] == 429
+
+
+def test_the_models_are_those_that_can_be_asked(online: FlaskClient, client: FlaskClient) -> None:
+    """A list and each by itself; none of the other vendor, and at no cost to the plan."""
+    listed = online.get("/v1/models")
+    assert listed.json is not None
+    assert listed.json["object"] == "list"
+    names = {model["id"]: model["owned_by"] for model in listed.json["data"]}
+    assert names["offline"] == "offline"
+    assert names[MODEL] == "openai"
+    assert not any(name.startswith("claude") for name in names)
+    assert '"plan"' not in listed.headers["RateLimit"]
+    found = online.get(f"/v1/models/{MODEL}").json
+    assert found == {"id": MODEL, "object": "model", "created": 0, "owned_by": "openai"}
+    missing = online.get("/v1/models/llama")
+    assert missing.status_code == 404
+    assert error_of(missing)["code"] == "model_not_found"
+
+
+def test_without_limits_it_answers_all_the_same(make_app: AppMaker) -> None:
+    """RATELIMIT_ENABLED=false switches off what limits, and nothing else."""
+    response = ask(make_app(RATELIMIT_ENABLED=False).test_client(), model="offline")
+    assert response.status_code == 200
+    assert "x-ratelimit-limit-requests" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("wait_us", "text"),
+    [(0, "0s"), (1, "1ms"), (999_001, "1s"), (59_999_999, "1m0s"), (86_400_000_000, "24h0m0s")],
+)
+def test_durations_are_go_s(wait_us: int, text: str) -> None:
+    """Rounded up, in the units that OpenAI writes."""
+    assert duration(wait_us) == text
