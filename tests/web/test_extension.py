@@ -260,6 +260,13 @@ def test_what_needs_a_user_fails_no_aborted_request(make: Maker, limits: dict[st
     assert statuses(app, headers={"X-User": "ada", "X-Key": "other"}) == [200]
 
 
+def test_a_path_that_does_not_exist_needs_no_user(make: Maker) -> None:
+    """A 404 and a 405 stay what they are, where nobody is logged in yet to be charged."""
+    app, limiter = make(application_limits=["9/minute"], key_func=user)
+    app.get("/")(limiter.limit("5/minute", key_func=asked_key, override_defaults=False)(root))
+    assert statuses(app, "/nothing") + statuses(app, method="POST") == [404, 405]
+
+
 def test_an_after_request_that_fails_charges_once(make: Maker) -> None:
     """Flask runs the functions again for the 500 that comes of it."""
     app, limiter = make()

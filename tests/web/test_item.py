@@ -44,13 +44,13 @@ def test_an_item_is_still_an_item() -> None:
 
 def test_items_rank_by_period_then_by_amount() -> None:
     """30 minutes come after one, and before an hour."""
-    texts = ["1/hour", "9/30 minutes", "3/minute", "2/minute", "5/2 seconds"]
+    texts = ["1/hour", "1/30 minutes", "3/minute", "2/minute", "5/2 seconds"]
     ranked = sorted(map(parse, texts), key=rank)
     assert [str(item) for item in ranked] == [
         "5 per 2 second",
         "2 per 1 minute",
         "3 per 1 minute",
-        "9 per 30 minute",
+        "1 per 30 minute",
         "1 per 1 hour",
     ]
     assert sorted(with_keywords(item, BUCKET) for item in ranked[::-1]) == [

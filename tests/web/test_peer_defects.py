@@ -277,8 +277,8 @@ def test_limits_rank_by_their_periods(make: Maker) -> None:
     shown = []
 
     @app.get("/")
-    @limiter.limit("9/30 minutes")
     @limiter.limit("9/minute")
+    @limiter.limit("9/30 minutes")
     @limiter.limit("9/hour")
     @limiter.limit("9/2 seconds")
     def ordered() -> str:
