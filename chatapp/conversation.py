@@ -52,7 +52,8 @@ class Conversation:
     """Finds models and asks their providers.
 
     ``providers`` are in order of preference: where a request names no model, and no default is
-    set, the first that can be asked is asked for its own default.
+    set, the first that can be asked is asked for its own default. ``max_tokens`` bounds the answer
+    to a turn.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Conversation:
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._catalogue = catalogue
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self.default_model = self.model(default_model or self._cheapest_at_hand())
 
     def model(self, name: str | None) -> Model:
@@ -106,6 +107,10 @@ class Conversation:
             if self._catalogue.providers[slug] in providers
         }
 
+    def price(self, slug: str, usage: Usage) -> int:
+        """What tokens of that model cost, in micro-dollars."""
+        return self._catalogue.price(slug, usage)
+
     def answer(self, turn: Turn) -> Reply:
         """Ask, and wait for the answer; ProviderError where there is none."""
         with failures_logged(turn.model):
@@ -136,7 +141,7 @@ class Conversation:
         return Prompt(
             model=turn.model.name,
             messages=(Message(role="user", text=turn.message),),
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
         )
 
     def _cheapest_at_hand(self) -> str:

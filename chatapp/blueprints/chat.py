@@ -34,8 +34,12 @@ def chat() -> Response:
     """The model's reply to one message, whole or as it is made."""
     asked: chat_request.ChatRequest = g.chat_request
     turn, conversation = asked.turn, present_conversation()
-    size_bytes = len(turn.message.encode())
-    call = dispatch.begin(turn.model, estimated_input_tokens=tokens_of(size_bytes))
+    call = dispatch.begin(
+        conversation,
+        turn.model,
+        input_tokens=tokens_of(len(turn.message.encode())),
+        output_tokens=conversation.max_tokens,
+    )
     try:
         if asked.stream:
             stream = conversation.stream(turn)

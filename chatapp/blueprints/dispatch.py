@@ -14,6 +14,7 @@ from typing import Final, cast
 from flask import current_app, g, request
 
 from chatapp.catalogue import Model
+from chatapp.conversation import Conversation
 from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
 from chatapp.spent import Spent, spent_by, spent_in_vain, spent_on
@@ -25,8 +26,9 @@ LIMITER_KEY: Final = "chatapp.limiter"
 class Dispatch:
     """A call that has begun. One of its methods ends it; what comes after that is ignored."""
 
-    def __init__(self, call: Call, ledger: Ledger | None) -> None:
+    def __init__(self, call: Call, conversation: Conversation, ledger: Ledger | None) -> None:
         self.call = call
+        self._conversation = conversation
         self._ledger = ledger
         self._lock = threading.Lock()
         self._is_over = False
@@ -60,6 +62,7 @@ class Dispatch:
             self.call,
             usage=spent.usage,
             estimated=spent.estimated,
+            cost_micro_usd=self._conversation.price(self.call.slug, spent.usage),
             status=status,
             client_left=client_left,
         )
@@ -68,9 +71,10 @@ class Dispatch:
 
 
 def begin(
-    model: Model, *, estimated_input_tokens: int, estimated_output_tokens: int = 0
+    conversation: Conversation, model: Model, *, input_tokens: int, output_tokens: int
 ) -> Dispatch:
-    """A call of this model for the present request; its provider is asked next."""
+    """A call of this model for the present request, with these estimates; its provider is asked
+    next."""
     limiter = present_limiter()
     call = Call(
         id=new_call_id(),
@@ -82,11 +86,11 @@ def begin(
         model=model.name,
         slug=model.slug,
         provider=model.provider,
-        estimated_input_tokens=estimated_input_tokens,
-        estimated_output_tokens=estimated_output_tokens,
-        cost_micro_usd=0,
+        estimated_input_tokens=input_tokens,
+        estimated_output_tokens=output_tokens,
+        cost_micro_usd=conversation.price(model.slug, Usage(input_tokens, output_tokens)),
     )
-    return Dispatch(call, current_app.extensions.get(EXTENSION_KEY))
+    return Dispatch(call, conversation, current_app.extensions.get(EXTENSION_KEY))
 
 
 def present_limiter() -> Limiter:

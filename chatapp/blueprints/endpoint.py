@@ -16,10 +16,12 @@ from chatapp.token_estimate import input_tokens
 
 def answer(asked: CompatibleRequest, shape: Shape) -> Response:
     """Hand the request on and its answer back; the offline model's is made here."""
+    conversation = present_conversation()
     call = dispatch.begin(
+        conversation,
         asked.turn.model,
-        estimated_input_tokens=input_tokens(asked.passage.fields),
-        estimated_output_tokens=asked.most_output_tokens or 0,
+        input_tokens=input_tokens(asked.passage.fields),
+        output_tokens=asked.most_output_tokens or conversation.max_tokens,
     )
     try:
         if asked.turn.model.provider == shape.provider:
