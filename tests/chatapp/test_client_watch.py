@@ -1,0 +1,62 @@
+"""Clients that leave are noticed while nothing is written to them, and no others are."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from chatapp.client_watch import AT_HAND, ClientWatch
+
+pytestmark = pytest.mark.skipif(not AT_HAND, reason="only Linux tells of it")
+
+
+def test_a_client_that_closes_is_gone() -> None:
+    """At once, and once."""
+    gone = threading.Event()
+    ours, theirs = socket.socketpair()
+    with ours, ClientWatch().watching(ours, gone.set):
+        theirs.close()
+        assert gone.wait(5)
+
+
+def test_a_client_that_sends_its_next_request_is_not() -> None:
+    """What it sent stays where the server will read it."""
+    gone = threading.Event()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ClientWatch().watching(ours, gone.set):
+        theirs.sendall(b"GET / HTTP/1.1\r\n")
+        assert not gone.wait(0.2)
+        assert ours.recv(100) == b"GET / HTTP/1.1\r\n"
+
+
+def test_after_the_block_nobody_is_told() -> None:
+    """The number of a closed connection is soon another's."""
+    gone = threading.Event()
+    watch = ClientWatch()
+    ours, theirs = socket.socketpair()
+    with watch.watching(ours, gone.set):
+        pass
+    ours.close()
+    theirs.close()
+    other, theirs = socket.socketpair()
+    with other, theirs, watch.watching(other, gone.set):
+        assert not gone.wait(0.1)
+
+
+def test_a_mistake_in_one_call_does_not_end_the_watch() -> None:
+    """The next client is noticed all the same."""
+
+    failed, gone = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise RuntimeError("oops")
+
+    watch = ClientWatch()
+    for told, happened in ((fail, failed), (gone.set, gone)):
+        ours, theirs = socket.socketpair()
+        with ours, watch.watching(ours, told):
+            theirs.close()
+            assert happened.wait(5)
