@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, identities, settings
+from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
+from chatapp.accounts.store import EXTENSION_KEY as ACCOUNTS_KEY
+from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
     anthropic_api,
+    authentication,
     chat,
     dispatch,
     health,
@@ -20,7 +25,11 @@ from chatapp.blueprints import (
     page,
     refusal,
 )
+from chatapp.catalogue import Catalogue
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
+from chatapp.database import migration
+from chatapp.database.connection import EXTENSION_KEY as DATABASE_KEY
+from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
@@ -50,9 +59,16 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.config.update(config or {})
     chosen = settings.from_config(app.config)
 
-    app.extensions[chat.EXTENSION_KEY] = _conversation(chosen)
+    models = app.extensions[catalogue.EXTENSION_KEY] = catalogue.load()
+    app.extensions[chat.EXTENSION_KEY] = _conversation(chosen, models)
     limiter = app.extensions[dispatch.LIMITER_KEY] = Limiter(client_ip)
-    identities.install(limiter, chosen.plans)
+    policy_file = app.config["RATELIMIT_POLICY_FILE"]
+    identities.install(
+        limiter, chosen.plans, identities.plans_of(policy_file) if policy_file else ()
+    )
+    authenticator = _accounts(app, chosen)
+    # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
+    authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
     for bp in (chat.bp, openai_api.bp, anthropic_api.bp, page.bp, health_bp):
         app.register_blueprint(bp)
@@ -60,21 +76,39 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     limiter.exempt(health_bp)
     limiter.init_app(app)
     limiter.check_policy(app)
-    if policy_file := app.config["RATELIMIT_POLICY_FILE"]:
+    if policy_file:
         identities.check_plans(chosen.plans, policy_file)
     _trust_proxies(app, chosen.trusted_hops)
-    app.logger.warning(identities.SPOOFING_WARNING)
     return app
 
 
-def _conversation(chosen: settings.Settings) -> Conversation:
+def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
+    """The database with its schema, and who is asked whose a key is."""
+    default = f"sqlite:///{Path(app.instance_path) / 'chatapp.db'}"
+    try:
+        database = app.extensions[DATABASE_KEY] = Database(chosen.database_url or default)
+        migration.prepare(database)
+    except (DatabaseUrlError, SQLAlchemyError, OSError) as error:
+        raise settings.SettingsError(f"DATABASE_URL: {error}") from error
+    accounts = app.extensions[ACCOUNTS_KEY] = Accounts(database)
+    authenticator = Authenticator(accounts)
+    try:
+        if not authenticator.required:
+            app.logger.warning(identities.SPOOFING_WARNING)
+    except AccountsUnavailableError:
+        app.logger.warning("Nobody is let in before the database says whether keys are needed")
+    database.close()  # nothing that is open crosses a fork
+    return authenticator
+
+
+def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
     timeouts = Timeouts(
         connect_s=chosen.provider_connect_timeout_s, read_s=chosen.provider_timeout_s
     )
     try:
         return Conversation(
             (OpenAI(timeouts), Anthropic(timeouts), Offline()),
-            catalogue.load(),
+            models,
             default_model=chosen.default_model,
             max_tokens=chosen.max_tokens,
         )

@@ -16,6 +16,7 @@ from chatapp.providers import Usage
 
 log = logging.getLogger(__name__)
 
+EXTENSION_KEY: Final = "chatapp.catalogue"
 MODELS_FILE: Final = Path(__file__).with_name("models.toml")
 # What providers append to a name for a version of the same model: a date in their three forms,
 # a moving pointer, or both (gpt-4-1106-preview).

@@ -1,37 +1,46 @@
 """Who pays: the names that `key = …` in policy.toml may say, and the plan of a request.
 
-There are no API keys yet, so a user is whoever the body says. That can be spoofed: whoever invents
-a new user_id gets a new allowance, and only the limit by IP holds him. `create_app` logs it.
+With accounts on that is the owner of the request's API key, and nothing that the body says. With
+accounts off a user is whoever the body says. That can be spoofed: whoever invents a new user_id
+gets a new allowance, and only the limit by IP holds him. `create_app` logs it.
 """
 
 from __future__ import annotations
 
+import logging
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flask import g
 
-from chatapp.blueprints.chat_request import ChatRequest
+from chatapp.accounts.principal import Principal
 from chatapp.settings import SettingsError
 from ratelimit_ext import Limiter, client_ip
+
+if TYPE_CHECKING:
+    from chatapp.blueprints.chat_request import ChatRequest
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PLAN: Final = "starter"
 SPOOFING_WARNING: Final = (
     "No API keys are configured: a caller is the user_id it sends, which can be spoofed, and only "
-    "the limit by IP holds somebody who invents new ones. Do not offer this to the open internet."
+    "the limit by IP holds somebody who invents new ones. Do not offer this to the open internet. "
+    "`flask --app wsgi chat keys create --user NAME` makes the first key, and asks for keys then."
 )
 
 
-def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
-    """Teach the limiter chatapp's identities; ``plans`` are plan names by user id."""
+def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[str] = ()) -> None:
+    """Teach the limiter chatapp's identities; ``plans`` are plan names by user id while accounts
+    are off, ``known_plans`` those that the policy defines."""
 
     @limiter.identity("user")
     def user() -> str:
         user_id = _user_id()
         # The prefix keeps a user who calls himself 10.0.0.1 apart from that address.
-        return f"ip:{client_ip()}" if user_id is None else f"user:{user_id}"
+        return f"ip:{client_ip()}" if user_id is None else user_identity(user_id)
 
     @limiter.identity("model")
     def model() -> str:
@@ -40,13 +49,30 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
 
     @limiter.plan_loader
     def plan() -> str:
-        return plans.get(_user_id() or "", DEFAULT_PLAN)
+        principal = _principal()
+        if principal is None:
+            return plans.get(_user_id() or "", DEFAULT_PLAN)
+        if known_plans and principal.plan not in known_plans:
+            # Somebody took it out of the policy. No plan at all would be no limit at all.
+            log.error("%s has the unknown plan %s", principal.key_id, principal.plan)
+            return DEFAULT_PLAN
+        return principal.plan
+
+
+def user_identity(name: str) -> str:
+    """What a user's limits are counted under, and his calls in the ledger."""
+    return f"user:{name}"
+
+
+def plans_of(policy_file: str) -> tuple[str, ...]:
+    """The names of the plans that a policy defines."""
+    return tuple(tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {}))
 
 
 def check_plans(plans: Mapping[str, str], policy_file: str) -> None:
     """SettingsError where a plan that somebody has is not in the policy: at the start, and not in
     the first request of that user."""
-    known = tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {})
+    known = plans_of(policy_file)
     allowed = ", ".join(map(repr, known)) or "none"
     for user_id, plan in plans.items():
         if plan not in known:
@@ -61,6 +87,13 @@ def check_plans(plans: Mapping[str, str], policy_file: str) -> None:
         )
 
 
+def _principal() -> Principal | None:
+    principal: Principal | None = g.get("principal")
+    return principal
+
+
 def _user_id() -> str | None:
+    if (principal := _principal()) is not None:
+        return principal.user
     request: ChatRequest | None = g.get("chat_request")
     return None if request is None else request.user_id

@@ -1,4 +1,5 @@
-"""What can be set from outside: every CHATAPP_* and RATELIMIT_* variable, typed and checked.
+"""What can be set from outside: every CHATAPP_* and RATELIMIT_* variable, and DATABASE_URL, typed
+and checked.
 
 The names are those of `app.config`; a value that `create_app` is given goes before the
 environment's.
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 PREFIX: Final = "CHATAPP_"
 LIMITER_PREFIX: Final = "RATELIMIT_"
+# What hosting providers call it; the name with our prefix goes before it.
+DATABASE_URL: Final = "DATABASE_URL"
 TRUE_WORDS: Final = frozenset({"true", "yes", "on", "1"})
 FALSE_WORDS: Final = frozenset({"false", "no", "off", "0"})
 # Flask-Limiter reads these by their truth, and the text "false" is true.
@@ -58,6 +61,10 @@ class Settings(BaseModel):
         BeforeValidator(_json_object),
         Field(description='plans by user id, as JSON: {"alice": "pro"}'),
     ] = Field(default_factory=dict)
+    database_url: Annotated[
+        str | None,
+        Field(description="where accounts and ledger are kept; default: SQLite in instance/"),
+    ] = None
     trusted_hops: Annotated[
         int,
         Field(ge=0, le=10, description="proxies in front whose X-Forwarded-For is believed"),
@@ -82,6 +89,8 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     """
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     config: dict[str, object] = {}
+    if environment.get(DATABASE_URL, "").strip():
+        config[f"{PREFIX}{DATABASE_URL}"] = environment[DATABASE_URL]
     for name, text in environment.items():
         if not text.strip():
             continue

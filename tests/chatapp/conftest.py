@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp import create_app
+from chatapp.database import migration
+from chatapp.database.connection import Database
 from chatapp.ledger import call
 from tests.chatapp import provider_server
 from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 
-OURS = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
+OURS = ("DATABASE_URL", "CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
 AppMaker = Callable[..., Flask]
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting and no key of whoever runs the tests gets into them."""
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting, no key and no database of whoever runs the tests gets into them."""
     for name in os.environ:
         if name.startswith(OURS):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'default.db'}")
     # A proxy of the machine is none for a server on it.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the schema and nothing else, to be copied."""
+    file = tmp_path_factory.mktemp("database") / "empty.db"
+    database = Database(f"sqlite:///{file}")
+    migration.upgrade(database)
+    database.close()
+    return file
+
+
 @pytest.fixture
-def make_app() -> AppMaker:
-    """Makes an application on a storage of its own, with these settings besides."""
+def database_url(empty_database: Path, tmp_path: Path) -> str:
+    """A database of this test's own, with the schema."""
+    return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'chatapp.db')}"
+
+
+@pytest.fixture
+def make_app(database_url: str) -> AppMaker:
+    """Makes an application on a storage of its own, with these settings besides.
+
+    All that a test makes have one database.
+    """
 
     def make(**config: object) -> Flask:
-        return create_app({"TESTING": False, "RATELIMIT_STORAGE_URI": "memory://", **config})
+        own = {"RATELIMIT_STORAGE_URI": "memory://", "CHATAPP_DATABASE_URL": database_url}
+        return create_app({"TESTING": False, **own, **config})
 
     return make
 

@@ -1,0 +1,1 @@
+"""Who calls: users, their plans, and the API keys that they show."""

@@ -1,0 +1,1 @@
+"""The database of accounts and ledger: its connection, its schema, its migrations."""

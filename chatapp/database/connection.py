@@ -1,0 +1,127 @@
+"""The way to the database: one engine in each process, made after the fork."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from chatapp.per_process import PerProcess
+
+EXTENSION_KEY: Final = "chatapp.database"
+# How long a writer waits for another process's transaction on SQLite, ms.
+BUSY_TIMEOUT_MS: Final = 5_000
+# How long a connection to a server may take, and how long a thread waits for a free one, s.
+CONNECT_TIMEOUT_S: Final = 3
+
+
+class DatabaseUrlError(ValueError):
+    """The URL names no database that can be used; the message says why, without its password."""
+
+
+class Database:
+    """A database by its URL: SQLite in a file, or PostgreSQL.
+
+    Nothing is opened before the first query of a process, so that no connection crosses a fork.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _url(url)
+        self._engine = PerProcess(self._create_engine)
+
+    def __repr__(self) -> str:
+        return f"Database({self.url.render_as_string(hide_password=True)!r})"
+
+    @property
+    def file(self) -> Path | None:
+        """Where it lies, if it is SQLite."""
+        return Path(self.url.database or "") if self.is_sqlite else None
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file of ours, and not somebody's server."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads."""
+        with self._engine.get().connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes; committed at the end, rolled back by an exception."""
+        engine = self._engine.get().execution_options(writes=True)
+        with engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close this process's idle connections."""
+        self._engine.get().dispose()
+
+    def _create_engine(self) -> Engine:
+        if not self.is_sqlite:
+            return create_engine(
+                self.url,
+                hide_parameters=True,  # an error in a log tells no values
+                pool_pre_ping=True,  # a server that was restarted is no error of the next query
+                pool_timeout=CONNECT_TIMEOUT_S,
+                connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+            )
+        assert self.file is not None
+        create_private(self.file)
+        engine = create_engine(
+            self.url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+
+def create_private(file: Path) -> None:
+    """Make an empty file, and its directory, that only this user can read; leave what is there.
+
+    SQLite gives its journals the permissions of the file.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _url(text: str) -> URL:
+    try:
+        # SQLAlchemy has forgotten the scheme that hosting providers still hand out.
+        url = make_url(text.replace("postgres://", "postgresql://", 1))
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() not in {"sqlite", "postgresql"}:
+            raise DatabaseUrlError(f"{url.get_backend_name()!r} is not supported")
+        url.get_dialect().import_dbapi()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise DatabaseUrlError("it is no URL of a database") from error
+    except ImportError as error:
+        raise DatabaseUrlError(f'{error}; pip install "psycopg[binary]"') from error
+    if url.get_backend_name() == "sqlite" and not url.database:
+        raise DatabaseUrlError("a SQLite database needs a file, as sqlite:////var/lib/chat.db")
+    if url.get_backend_name() == "sqlite" and url.database == ":memory:":
+        raise DatabaseUrlError("a database in memory is not shared by the workers; name a file")
+    return url
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # sqlite3 would begin transactions by its own rules
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for another
+    cursor.execute("PRAGMA synchronous = NORMAL")  # safe in WAL: a power cut costs the last rows
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer says so at once: one that has read before would fail instead of waiting."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
