@@ -2,11 +2,14 @@
 
     python -m benchmarks.throughput [--rounds N] [--seconds S]
 
-One gunicorn, 2 workers of 8 threads, serves five applications side by side, told apart by path: a
-bare route, and the same route under three fixed windows with headers, by Flask-Limiter and by us,
-once with room for every request and once with none. An embedded Valkey keeps the limits. Two
-processes with 8 connections each ask as fast as they are answered, one application after the other,
-in alternating rounds; what counts is the median of each round's ratio to bare Flask.
+One gunicorn, 2 workers of 8 threads, serves six applications side by side, told apart by path: a
+bare route; one that calls an empty script on Redis; and the bare route under three fixed windows
+with headers, by Flask-Limiter and by us, once with room for every request and once with none. An
+embedded Valkey keeps the limits. Two processes with 8 connections each ask as fast as they are
+answered, one application after the other, in alternating rounds.
+
+The ratios to bare Flask are those of the best rounds, as others on the machine can only slow one
+down, and beside them the median of each round's own ratio, as one lucky round is no measurement.
 
 Client, workers and storage share the machine, which flatters whoever is slow. So the client is a
 bare socket and no `http.client`, which takes as long to ask as Flask takes to answer; and the last
@@ -34,6 +37,7 @@ from typing import Any, NamedTuple
 
 import flask
 import flask_limiter
+import redis
 from flask_limiter.util import get_remote_address
 
 import ratelimit_ext
@@ -58,6 +62,7 @@ def application() -> WSGI:
     ours, stock = ratelimit_ext.Limiter, flask_limiter.Limiter
     apps = {
         "/bare": limited("bare", None, ()),
+        "/script": script("script"),
         "/ours": limited("ours", ours, PASSES),
         "/ours-denied": limited("ours-denied", ours, DENIES),
         "/stock": limited("stock", stock, PASSES),
@@ -84,6 +89,21 @@ def limited(name: str, limiter_class: type[Any] | None, limits: tuple[str, ...])
         )
         for limit in limits:
             view = limiter.limit(limit)(view)
+    app.add_url_rule(f"/{name}", "view", view)
+    return app
+
+
+def script(name: str) -> flask.Flask:
+    """One route that asks Redis once: the least that shared limits can cost."""
+    app = flask.Flask(name)
+    uri = os.environ["RATELIMIT_STORAGE_URI"].replace("redis+unix", "unix")
+    client = redis.from_url(uri)
+    sha = client.script_load("return 1")
+
+    def view() -> str:
+        client.evalsha(sha, 3, "a", "b", "c")
+        return "ok"
+
     app.add_url_rule(f"/{name}", "view", view)
     return app
 
@@ -223,10 +243,10 @@ def asked_once(port: int, path: str) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each contender in a round")
     options = parser.parse_args()
-    paths = ("/bare", "/ours", "/stock", "/ours-denied", "/stock-denied")
+    paths = ("/bare", "/script", "/ours", "/stock", "/ours-denied", "/stock-denied")
     results: dict[str, list[Volley]] = {path: [] for path in paths}
     with (
         TemporaryDirectory() as folder,
@@ -246,20 +266,18 @@ def main() -> None:
 
 def report(results: dict[str, list[Volley]]) -> None:
     bare = results["/bare"]
-    bare_cpu = statistics.median(each.cpu_us for each in bare)
-    title = f"median (best) of {len(bare)} rounds"
-    print(
-        f"{title:24} {'requests/s':>15} {'of bare':>8} {'range':>11} {'worker µs':>10} {'added':>6}"
-    )
+    best_bare = max(each.per_second for each in bare)
+    bare_cpu = min(each.cpu_us for each in bare)
+    title = f"best of {len(bare)} rounds (median)"
+    print(f"{title:26} {'requests/s':>15} {'of bare':>14} {'worker µs':>10} {'added':>6}")
     for path, volleys in results.items():
         rates = [each.per_second for each in volleys]
         pairs = zip(volleys, bare, strict=True)
-        ratios = [each.per_second / reference.per_second for each, reference in pairs]
-        cpu = statistics.median(each.cpu_us for each in volleys)
-        shown = f"{statistics.median(rates):6.0f} ({max(rates):6.0f})"
-        spread = f"{min(ratios):4.0%}–{max(ratios):4.0%}"
+        ratio = statistics.median(each.per_second / other.per_second for each, other in pairs)
+        cpu = min(each.cpu_us for each in volleys)
+        shown = f"{max(rates):6.0f} ({statistics.median(rates):6.0f})"
         print(
-            f"{path:24} {shown:>15} {statistics.median(ratios):8.0%} {spread:>11}"
+            f"{path:26} {shown:>15} {max(rates) / best_bare:7.0%} ({ratio:4.0%})"
             f" {cpu:10.0f} {cpu - bare_cpu:6.0f}"
         )
     print("must: ours >= 70 % of bare, ours-denied >= 85 %")
