@@ -30,6 +30,10 @@ from chatapp.conversation import Conversation, ModelUnavailableError, UnknownMod
 from chatapp.database import migration
 from chatapp.database.connection import EXTENSION_KEY as DATABASE_KEY
 from chatapp.database.connection import Database, DatabaseUrlError
+from chatapp.ledger.background import BackgroundLedger
+from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
+from chatapp.ledger.records import EXTENSION_KEY as RECORDS_KEY
+from chatapp.ledger.records import Records
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
@@ -83,13 +87,15 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 
 def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
-    """The database with its schema, and who is asked whose a key is."""
+    """The database with its schema, what is kept in it, and who is asked whose a key is."""
     default = f"sqlite:///{Path(app.instance_path) / 'chatapp.db'}"
     try:
         database = app.extensions[DATABASE_KEY] = Database(chosen.database_url or default)
         migration.prepare(database)
     except (DatabaseUrlError, SQLAlchemyError, OSError) as error:
         raise settings.SettingsError(f"DATABASE_URL: {error}") from error
+    app.extensions[LEDGER_KEY] = BackgroundLedger(database)
+    app.extensions[RECORDS_KEY] = Records(database)
     accounts = app.extensions[ACCOUNTS_KEY] = Accounts(database)
     authenticator = Authenticator(accounts)
     try:

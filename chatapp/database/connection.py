@@ -71,7 +71,8 @@ class Database:
                 hide_parameters=True,  # an error in a log tells no values
                 pool_pre_ping=True,  # a server that was restarted is no error of the next query
                 pool_timeout=CONNECT_TIMEOUT_S,
-                connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+                # Days are those of UTC, whatever the server thinks.
+                connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": "-c timezone=UTC"},
             )
         assert self.file is not None
         create_private(self.file)

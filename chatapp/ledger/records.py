@@ -1,0 +1,74 @@
+"""Reading the ledger: what was spent, by whom, and whether its sums are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Row, Select, func, select
+
+from chatapp.database.connection import Database
+from chatapp.ledger.table import CALLS
+
+EXTENSION_KEY: Final = "chatapp.records"
+# Rows that are fetched at once when all of them are looked at.
+PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DayTotal:
+    """What one user did in one day, by UTC."""
+
+    day: str
+    user: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_micro_usd: int
+
+
+class Records:
+    """Questions to the ledger. Its errors are SQLAlchemy's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def spent_micro_usd(self, user: str, since: datetime) -> int:
+        """What that user's calls have cost since then; calls under way by their estimates."""
+        total = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
+        query = select(total).where(CALLS.c.user == user, CALLS.c.started_at >= since)
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
+
+    def totals(self, *, user: str | None, since: datetime | None) -> Sequence[DayTotal]:
+        """Sums by day and user, the newest day first."""
+        day = func.date(CALLS.c.started_at)
+        sums = (
+            func.count(),
+            func.coalesce(func.sum(CALLS.c.input_tokens), 0),
+            func.coalesce(func.sum(CALLS.c.output_tokens), 0),
+            func.sum(CALLS.c.cost_micro_usd),
+        )
+        query = _narrowed(select(day, CALLS.c.user, *sums), user=user, since=since)
+        query = query.group_by(day, CALLS.c.user).order_by(day.desc(), CALLS.c.user)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]
+
+    def calls(
+        self, *, user: str | None = None, since: datetime | None = None
+    ) -> Iterator[Row[Any]]:
+        """Every call, the oldest first."""
+        query = _narrowed(select(CALLS), user=user, since=since).order_by(CALLS.c.started_at)
+        with self._database.reading() as connection:
+            yield from connection.execution_options(yield_per=PAGE).execute(query)
+
+
+def _narrowed(query: Select[Any], *, user: str | None, since: datetime | None) -> Select[Any]:
+    if user is not None:
+        query = query.where(CALLS.c.user == user)
+    if since is not None:
+        query = query.where(CALLS.c.started_at >= since)
+    return query

@@ -1,0 +1,79 @@
+"""The ledger's table, and the row that a call is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, String, Table
+
+from chatapp.database.schema import METADATA, Instant
+from chatapp.ledger.call import Call
+from chatapp.providers import Usage
+
+CALLS: Final = Table(
+    "calls",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("started_at", Instant, nullable=False),
+    Column("user", String(300), nullable=False),
+    Column("key_id", String(16)),
+    Column("plan", String(64), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("slug", String(100), nullable=False),
+    Column("provider", String(32), nullable=False),
+    Column("estimated_input_tokens", BigInteger, nullable=False),
+    Column("estimated_output_tokens", BigInteger, nullable=False),
+    # None until they are known.
+    Column("input_tokens", BigInteger),
+    Column("cached_input_tokens", BigInteger),
+    Column("cache_write_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("estimated", Boolean, nullable=False),
+    Column("cost_micro_usd", BigInteger, nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("client_left", Boolean, nullable=False),
+    Index("ix_calls_user_started_at", "user", "started_at"),
+    Index("ix_calls_started_at", "started_at"),
+)
+USAGE: Final = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+#: What the end of a call adds to its beginning.
+AT_THE_END: Final = (*USAGE, "estimated", "cost_micro_usd", "status", "client_left")
+
+
+def row_of(call: Call) -> dict[str, object]:
+    """The call as a row. Texts that a caller chose are cut where the column ends."""
+    usage = call.usage
+    return {
+        "id": call.id,
+        "started_at": call.started_at,
+        "user": call.user[:300],
+        "key_id": call.key_id,
+        "plan": call.plan,
+        "endpoint": call.endpoint[:64],
+        "model": call.model[:256],
+        "slug": call.slug,
+        "provider": call.provider,
+        "estimated_input_tokens": call.estimated_input_tokens,
+        "estimated_output_tokens": call.estimated_output_tokens,
+        **{name: None if usage is None else getattr(usage, name) for name in USAGE},
+        "estimated": call.estimated,
+        "cost_micro_usd": call.cost_micro_usd,
+        "status": call.status,
+        "client_left": call.client_left,
+    }
+
+
+def usage_of(row: Mapping[str, Any]) -> Usage | None:
+    """The usage in a row, where it is known."""
+    if row["input_tokens"] is None:
+        return None
+    return Usage(**{name: row[name] or 0 for name in USAGE})
