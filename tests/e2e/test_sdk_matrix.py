@@ -1,0 +1,234 @@
+"""Several years of the vendors' SDKs against this server: each tries again when it should, waits as
+long as it is told, and stops when it should.
+
+Opt-in, for it makes an environment per version and needs a package index: RATELIMIT_SDK_MATRIX=1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from flask import Flask, request
+
+from chatapp import create_app
+from tests.chatapp import provider_server
+from tests.chatapp.provider_server import (
+    Answer,
+    Cut,
+    ProviderServer,
+    Stream,
+    anthropic_error,
+    anthropic_events,
+    named,
+    openai_chunks,
+    openai_error,
+)
+from tests.chatapp.served import serving
+
+pytestmark = [
+    pytest.mark.sdk_matrix,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("RATELIMIT_SDK_MATRIX") != "1",
+        reason="RATELIMIT_SDK_MATRIX=1 makes an environment for each version of the SDKs",
+    ),
+]
+
+SDKS = ["openai==1.109.*", "openai==2.40.*", "openai==3.*"]
+SDKS += ["anthropic==0.60.*", "anthropic==1.*", "anthropic==2.*"]
+CLIENT = Path(__file__).parent / "apps" / "sdk_client.py"
+MODELS = {"openai": "gpt-5.4-mini", "anthropic": "claude-haiku-4-5"}
+# What an SDK needs by itself, for imports and connections on a slow machine.
+OWN_TIME_S = 3.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call: its text or the name of the error, how long it took, and how many
+    requests it made of this server."""
+
+    text: str | None
+    error: str | None
+    took_s: float
+    attempts: int
+
+
+@dataclass
+class Sdk:
+    """An SDK of one version in front of this server; `attempts` are the requests that it made."""
+
+    vendor: str
+    python: Path
+    url: str
+    attempts: list[str]
+
+    def call(self, way: str = "whole", model: str | None = None) -> Outcome:
+        before = len(self.attempts)
+        command = [self.python, CLIENT, self.vendor, self.url, way, model or MODELS[self.vendor]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        attempts = len(self.attempts) - before
+        return Outcome(said["text"], said["error"], said["took_s"], attempts)
+
+
+@pytest.fixture(scope="module", params=SDKS)
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """The vendor, and the interpreter of an environment that has that version of its SDK."""
+    directory = tmp_path_factory.mktemp("sdk")
+    venv.create(directory, with_pip=True, symlinks=True)
+    python = directory / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", request.param], check=True)
+    return request.param.partition("=")[0], python
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with provider_server.running() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def sdk(
+    environment: tuple[str, Path],
+    provider: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Sdk]:
+    """The SDK before an application with the packaged policy, or with one limit as a parameter."""
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'chatapp.db'}")
+    limit = getattr(request, "param", None)
+    config: dict[str, object] = {"RATELIMIT_STORAGE_URI": "memory://"}
+    if limit:
+        config["RATELIMIT_POLICY_FILE"] = None
+        config["RATELIMIT_BLUEPRINTS"] = {"openai_api": [limit], "anthropic_api": [limit]}
+    vendor, python = environment
+    app = create_app(config)
+    with serving(app) as url:
+        yield Sdk(vendor, python, url, counted(app))
+
+
+def counted(app: Flask) -> list[str]:
+    """The paths of all requests that will come."""
+    paths: list[str] = []
+    app.before_request_funcs.setdefault(None, []).insert(0, lambda: paths.append(request.path))
+    return paths
+
+
+def trouble(sdk: Sdk, status: int, code: str, **headers: str) -> Answer:
+    """What its vendor would answer."""
+    written = {name.replace("_", "-"): value for name, value in headers.items()}
+    if sdk.vendor == "openai":
+        return openai_error(status, code=code, headers=written)
+    return anthropic_error(status, kind=code, headers=written)
+
+
+def test_it_answers_and_streams(sdk: Sdk) -> None:
+    """Unchanged but for its address."""
+    for way in ("whole", "stream"):
+        outcome = sdk.call(way)
+        assert (outcome.text, outcome.error, outcome.attempts) == ("pong", None, 1)
+
+
+@pytest.mark.parametrize("way", ["whole", "stream"])
+def test_an_overloaded_provider_is_tried_again_after_its_wait(
+    sdk: Sdk, provider: ProviderServer, way: str
+) -> None:
+    """2 s, as the provider said; twice asked, by two calls of ours."""
+    status = 429 if sdk.vendor == "openai" else 529
+    provider.script(trouble(sdk, status, "overloaded_error", Retry_After="2"))
+    outcome = sdk.call(way)
+    assert (outcome.text, outcome.attempts, len(provider.calls)) == ("pong", 2, 2)
+    assert 2 <= outcome.took_s < 2 + OWN_TIME_S
+
+
+def test_without_a_wait_the_server_names_one(sdk: Sdk, provider: ProviderServer) -> None:
+    """5 s, where the SDK by itself would come back after half of one."""
+    provider.script(trouble(sdk, 429, "rate_limit_error"))
+    outcome = sdk.call()
+    assert (outcome.text, outcome.attempts) == ("pong", 2)
+    assert 5 <= outcome.took_s < 5 + OWN_TIME_S
+
+
+@pytest.mark.parametrize("wait_s", ["61", "3600", "277403"])
+def test_a_wait_that_is_too_long_is_not_waited_for(
+    sdk: Sdk, provider: ProviderServer, wait_s: str
+) -> None:
+    """By itself, one of them sleeps for days and others hammer."""
+    provider.script(trouble(sdk, 429, "rate_limit_error", Retry_After=wait_s))
+    outcome = sdk.call()
+    assert outcome.error is not None
+    assert outcome.attempts == 1
+    assert outcome.took_s < OWN_TIME_S
+
+
+def test_credit_that_is_used_up_is_not_tried_again(sdk: Sdk, provider: ProviderServer) -> None:
+    """By itself it would be, twice."""
+    code = "insufficient_quota" if sdk.vendor == "openai" else "billing_error"
+    provider.script(trouble(sdk, 429, code))
+    outcome = sdk.call()
+    assert (outcome.error, outcome.attempts) == ("InternalServerError", 1)
+
+
+@pytest.mark.parametrize("sdk", ["1/day"], indirect=True)
+def test_a_day_that_is_used_up_is_told_at_once(sdk: Sdk) -> None:
+    """A RateLimitError, after one request and no sleep."""
+    assert sdk.call(model="offline").error is None
+    denied = sdk.call(model="offline")
+    assert (denied.error, denied.attempts) == ("RateLimitError", 1)
+    assert denied.took_s < OWN_TIME_S
+
+
+@pytest.mark.parametrize("sdk", ["1/5 second"], indirect=True)
+def test_a_short_denial_is_waited_for(sdk: Sdk) -> None:
+    """As long as we say, once."""
+    assert sdk.call(model="offline").attempts == 1
+    second = sdk.call(model="offline")
+    assert second.error is None
+    assert second.attempts <= 2
+    assert second.took_s < 5 + OWN_TIME_S
+
+
+def test_a_stream_that_breaks_off_raises(sdk: Sdk, provider: ProviderServer) -> None:
+    """Cut or with an error inside a 200: half an answer is never taken for a whole one."""
+    if sdk.vendor == "openai":
+        broken = [[*openai_chunks()[:3], Cut()], openai_chunks()[:3]]
+    else:
+        error = named("error", error={"type": "overloaded_error", "message": "no"})
+        broken = [[*anthropic_events()[:5], Cut()], [*anthropic_events()[:5], error]]
+    for pieces in broken:
+        provider.script(Stream(pieces))
+        outcome = sdk.call("stream")
+        assert outcome.error is not None
+        assert outcome.attempts == 1
+
+
+def test_the_matrix_has_the_installed_versions() -> None:
+    """What requirements.txt asks for is one of them."""
+    installed = subprocess.run(
+        [sys.executable, "-m", "pip", "list", "--format=freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for spec in ("openai==3.*", "anthropic==2.*"):
+        assert spec in SDKS
+        assert spec.removesuffix("*") in installed
