@@ -20,7 +20,7 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
-from ratelimit_ext.web.item import Keywords
+from ratelimit_ext.web.item import Keywords, limit_of
 from ratelimit_ext.web.limit_string import items_of
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
@@ -51,6 +51,22 @@ class KeywordsMixin:
         return Keywords(
             self.strategy, self.burst, self.unit, self.name, self.mode, self.anchor, self.timezone
         )
+
+    def check(self, default_strategy: str | None) -> None:
+        """Raise ``ConfigurationError`` now for keywords that cannot be carried out later.
+
+        A string that cannot be parsed is Flask-Limiter's affair: it is logged at each request.
+        """
+        text: object = self.limit_provider  # type: ignore[attr-defined]
+        if callable(text):
+            return
+        fitting = "token-bucket" if self.burst is not None else "fixed-window"
+        try:
+            items = items_of(str(text), self.keywords)
+        except ValueError:
+            items = ()
+        for item in items:
+            limit_of(item, default_strategy or fitting)
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         definition: Any = self

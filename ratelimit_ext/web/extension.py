@@ -237,9 +237,11 @@ class Limiter(flask_limiter.Limiter):
         key_function = options.pop("key_func", None) or self._key_func
         options.setdefault("override_defaults", True)
         options.setdefault("cost", 1)
-        return RouteLimit(
+        definition = RouteLimit(
             limit_provider=limit_value, limiter=self, key_function=key_function, **options
         )
+        definition.check(self._strategy)
+        return definition
 
     # -- storage -----------------------------------------------------------------------------
 

@@ -384,3 +384,25 @@ def test_a_limit_can_be_defined_before_the_application_is_known() -> None:
     app.get("/")(view)
     limiter.init_app(app)
     assert statuses(app, times=2) == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        ("5/minute", {"strategy": "leaky"}, "unknown strategy 'leaky'"),
+        ("5/minute", {"strategy": "sliding-window", "burst": 2}, "burst=2 means nothing"),
+        ("5/minute", {"mode": "soft"}, "mode is 'soft'; allowed: 'enforce', 'shadow'"),
+        ("5/minute", {"unit": "euros"}, "unit is 'euros'"),
+        ("4/minute", {"strategy": "concurrency"}, "Write 'N in flight'"),
+    ],
+)
+def test_keywords_that_cannot_be_carried_out_are_told_at_decoration(
+    text: str, words: dict[str, Any], told: str
+) -> None:
+    """Not at the first request: an application with such a limit does not start."""
+    limiter = Limiter(lambda: "ada")
+    with pytest.raises(ConfigurationError, match=told):
+        limiter.limit(text, **words)
+    limiter.limit(
+        "5/minute", burst=2
+    )  # the extension's strategy may turn out to be one with a burst
