@@ -87,9 +87,9 @@ def _charged(claim: Claim, logger: logging.Logger, *, lenient: bool) -> tuple[st
     return None
 
 
-def admitted(engine: Engine, made: Charged, hold: Hold) -> Outcome:
-    """Decide. Charges of one bucket have one verdict between them."""
-    decision = _decision(engine, made, hold)
+def admitted(engine: Engine, made: Charged, hold: Hold, *, take: bool = True) -> Outcome:
+    """Decide, or only look. Charges of one bucket have one verdict between them."""
+    decision = _decision(engine, made, hold) if take else engine.admit(made.charges, take=False)
     verdicts = decision.verdicts
     if len(verdicts) < len(made.charges):
         by_key = {verdict.charge.key: verdict for verdict in verdicts}

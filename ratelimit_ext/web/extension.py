@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from secrets import randbits
 from typing import Any, Final, cast
@@ -191,28 +192,44 @@ class Limiter(flask_limiter.Limiter):
     # -- settling ----------------------------------------------------------------------------
 
     @property
-    def reservation(self) -> Reservation | None:
-        """What the present request has to settle; ``None`` where all its charges are final.
+    def reservation(self) -> Reservation:
+        """What the present request has taken, and what becomes of it.
 
         Take it before a stream begins: it goes on working when the request's context is gone.
         """
-        return self.context.reservation
+        state = self.context
+        if state.reservation is None:
+            state.reservation = Reservation(self.engine, NO_HOLD, state.taken)
+        return state.reservation
 
     def settle(self, **actual: Any) -> None:
         """Say what the present request really cost: ``tokens=``, ``input_tokens=``,
         ``output_tokens=``, ``usd=``. Every charge in such a unit is corrected when the response is
-        closed. Without such charges it does nothing."""
-        reservation = self.context.reservation
-        if reservation is not None:
-            reservation.settle(**actual)
+        closed; without such charges nothing is sent."""
+        self.reservation.settle(**actual)
 
     def cancel(self) -> None:
         """Say that the present request used nothing, as its provider failed: everything is given
         back when the response is closed, but what the application's own limits counted."""
-        state = self.context
-        if state.reservation is None:
-            state.reservation = Reservation(self.engine, NO_HOLD, state.taken)
-        state.reservation.cancel()
+        self.reservation.cancel()
+
+    def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
+        """What the present caller has left of each limit of an endpoint. Nothing is charged."""
+        app = flask.current_app
+        view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
+        if not self._is_deferred(endpoint, view, blueprint):
+            name = None
+        else:
+            name = get_qualified_name(view)
+        place = Place(cast(Any, app)._get_current_object(), endpoint, blueprint, method, name)
+        resolved = self._resolver.resolve(place)
+        claims = [*resolved.own, *(c for _, claims in resolved.shared for c in claims)]
+        looks = [replace(claim, estimate=lambda: 0) for claim in claims]
+        made = charged(looks, (), self.logger, lenient=False)
+        outcome = admitted(self.engine, made, NO_HOLD, take=False)
+        shown = [entry for entry in outcome.entries if entry.verdict.enforced]
+        shown.sort(key=lambda entry: rank(entry.claim.runtime.limit))
+        return [RequestLimit.of(entry, self) for entry in shown]
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -307,7 +324,7 @@ class Limiter(flask_limiter.Limiter):
             # What is decided later asks the filters later, too: they may look at who is logged in.
             if view is None and flask.request.endpoint is None:
                 return
-            if view is not None and self._is_deferred(endpoint, view):
+            if view is not None and self._is_deferred(endpoint, view, flask.request.blueprint):
                 return
         if self._exempt(state, endpoint):
             return
@@ -345,14 +362,14 @@ class Limiter(flask_limiter.Limiter):
             )
         return state.exempt
 
-    def _is_deferred(self, endpoint: str, view: Any) -> bool:
+    def _is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
         """Whether the view will come back to us: one of our wrappers stands around it.
 
         A view that only a policy limits gets its wrapper here, at its first request.
         """
         known = self._deferred_views.get((endpoint, view))
         if known is None:
-            app, blueprint = flask.current_app, flask.request.blueprint
+            app = flask.current_app
             self.check_policy(cast(Any, app)._get_current_object())
             inner = view
             while inner is not None and getattr(inner, MARK, None) != self:

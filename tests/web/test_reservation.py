@@ -122,7 +122,6 @@ def test_a_stream_settles_when_it_ends(uri: str) -> None:
 
     def view(limiter: Limiter) -> flask.Response:
         reservation = limiter.reservation
-        assert reservation is not None
 
         def chunks() -> Iterator[str]:
             try:
@@ -165,7 +164,6 @@ def test_a_detached_reservation_outlives_its_response(uri: str) -> None:
     kept: list[Reservation] = []
 
     def view(limiter: Limiter) -> str:
-        assert limiter.reservation is not None
         kept.append(limiter.reservation.detach())
         return "accepted"
 
@@ -207,7 +205,6 @@ def test_a_stream_renews_seldom(
 
     def view(limiter: Limiter) -> flask.Response:
         reservation = limiter.reservation
-        assert reservation is not None
 
         def chunks() -> Iterator[str]:
             for _ in range(120):
@@ -233,7 +230,6 @@ def test_settling_never_fails_a_response(uri: str, caplog: pytest.LogCaptureFixt
             raise ConnectionError("away")
 
     def view(limiter: Limiter) -> str:
-        assert limiter.reservation is not None
         limiter.reservation._engine = Away()  # type: ignore[assignment]
         limiter.settle(tokens=1)
         return "ok"
@@ -264,7 +260,27 @@ def test_without_estimates_settling_is_nothing() -> None:
     @app.get("/")
     def plain() -> str:
         limiter.settle(tokens=5)
-        assert limiter.reservation is None
         return "ok"
 
     assert app.test_client().get("/").status_code == 200
+
+
+def test_a_look_at_what_is_left(uri: str) -> None:
+    """Each limit of an endpoint for the present caller; looking costs nothing."""
+
+    def view(limiter: Limiter) -> str:
+        limiter.settle(tokens=150, usd="0.1")
+        return "ok"
+
+    service = Service(uri, view)
+    service.client.get("/").close()
+    for _ in range(3):
+        with service.app.test_request_context(headers={"User": "ada"}):
+            limits = service.limiter.peek("served")
+        assert [(str(limit.limit), limit.remaining) for limit in limits] == [
+            ("2 in flight", 2),
+            ("10 per 1 day", 9),
+            ("1000 per 1 day", 850),
+            ("1000 per 1 day", 999),
+            ("1 usd per 1 day", 900_000),
+        ]
