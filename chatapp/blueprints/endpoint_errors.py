@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.allowance import present_allowances
 from chatapp.blueprints.dispatch import present_limiter
-from chatapp.blueprints.refusal import trouble_of
+from chatapp.blueprints.refusal import answer_paths, trouble_of
 from chatapp.blueprints.shape import Shape
 from chatapp.blueprints.trouble import Trouble
 from chatapp.providers import ProviderError
@@ -28,7 +28,10 @@ class EndpointErrors:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
 
-    def install(self, bp: Blueprint) -> None:
+    def install(self, bp: Blueprint, *, paths: str) -> None:
+        """``paths`` is how the addresses begin whose 404 and 405 it answers: those reach no
+        blueprint."""
+        bp.record_once(lambda state: answer_paths(state.app, paths, self.http_error))
         bp.after_request(self.tell_limits)
         bp.register_error_handler(HTTPException, self.http_error)
         bp.register_error_handler(RateLimitExceeded, self.denied)

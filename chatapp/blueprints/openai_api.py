@@ -17,7 +17,7 @@ from chatapp.conversation import Turn
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
 shape = OpenAIShape()
-EndpointErrors(shape).install(bp)
+EndpointErrors(shape).install(bp, paths="/v1/")
 
 EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'
 

@@ -5,9 +5,11 @@ The endpoints that speak a vendor's protocol say the same in that vendor's shape
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
-from flask import Flask, Response, json, request
+from flask import Flask, Response, current_app, json, request
+from flask.sansio.app import App
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -26,6 +28,9 @@ SENTENCES: Final = {
     404: "There is nothing at this address; POST /chat takes messages, GET / is a page for people.",
     500: "The server failed on this request and logged why; try again, or tell its operator.",
 }
+PATHS_KEY: Final = "chatapp.answers_by_path"
+
+Answer = Callable[[HTTPException], HTTPException | WerkzeugResponse]
 
 
 class Refusal(HTTPException):
@@ -43,6 +48,11 @@ def install(app: Flask) -> None:
     """Answer every error of this app in the one shape."""
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(ProviderError, _answer_provider_error)
+
+
+def answer_paths(app: App, beginning: str, answer: Answer) -> None:
+    """Let ``answer`` word what goes wrong at addresses that begin so, and reach no blueprint."""
+    app.extensions.setdefault(PATHS_KEY, {})[beginning] = answer
 
 
 def brings_its_own_answer(error: HTTPException) -> bool:
@@ -66,6 +76,10 @@ def trouble_of(error: HTTPException) -> Trouble:
 def _answer_http_error(error: HTTPException) -> HTTPException | WerkzeugResponse:
     if brings_its_own_answer(error):
         return error
+    answers: dict[str, Answer] = current_app.extensions.get(PATHS_KEY, {})
+    beginnings = filter(request.path.startswith, answers)
+    if (beginning := max(beginnings, key=len, default=None)) is not None:
+        return answers[beginning](error)
     trouble = trouble_of(error)
     response = error.get_response()  # with its headers, as Allow on a 405
     response.set_data(json.dumps({"error": trouble.sentence, "code": trouble.code}))

@@ -82,6 +82,10 @@ class ProviderServer:
         """End the waits of streams."""
         self._go_on.set()
 
+    def rest(self) -> None:
+        """Let streams wait again."""
+        self._go_on.clear()
+
     def wait(self, connection: socket.socket) -> bool:
         """Wait for `go_on`; whether it came, and nobody hung up before."""
         self.waiting.set()

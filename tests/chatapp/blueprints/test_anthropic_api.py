@@ -245,3 +245,16 @@ def test_the_user_of_a_body_is_no_identity(client: FlaskClient) -> None:
     for number in range(10):
         ask(client, model="offline", metadata={"user_id": f"u{number}"})
     assert ask(client, model="offline", metadata={"user_id": "new"}).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", ANTHROPIC_PATH, 405), ("POST", f"{ANTHROPIC_PATH}/count_tokens", 404)],
+)
+def test_what_is_not_there_is_told_in_the_same_shape(
+    client: FlaskClient, method: str, path: str, status: int
+) -> None:
+    """A client of the SDK that asks for more than we have gets an error that it can read."""
+    response = client.open(path, method=method)
+    assert response.status_code == status
+    error_of(response)

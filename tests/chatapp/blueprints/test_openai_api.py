@@ -316,3 +316,16 @@ def test_without_limits_it_answers_all_the_same(make_app: AppMaker) -> None:
 def test_durations_are_go_s(wait_us: int, text: str) -> None:
     """Rounded up, in the units that OpenAI writes."""
     assert duration(wait_us) == text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", OPENAI_PATH, 405), ("POST", "/v1/models", 405), ("POST", "/v1/embeddings", 404)],
+)
+def test_what_is_not_there_is_told_in_the_same_shape(
+    client: FlaskClient, method: str, path: str, status: int
+) -> None:
+    """A client of the SDK that asks for more than we have gets an error that it can read."""
+    response = client.open(path, method=method)
+    assert response.status_code == status
+    assert error_of(response)["type"] == "invalid_request_error"
