@@ -11,7 +11,8 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, identities, settings
+from chatapp import catalogue, cli, identities, settings
+from chatapp.accounts.authentication import EXTENSION_KEY as AUTHENTICATOR_KEY
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import EXTENSION_KEY as ACCOUNTS_KEY
 from chatapp.accounts.store import Accounts
@@ -24,6 +25,7 @@ from chatapp.blueprints import (
     openai_api,
     page,
     refusal,
+    usage,
 )
 from chatapp.catalogue import Catalogue
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
@@ -74,9 +76,10 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
-    for bp in (chat.bp, openai_api.bp, anthropic_api.bp, page.bp, health_bp):
+    for bp in (chat.bp, openai_api.bp, anthropic_api.bp, usage.bp, page.bp, health_bp):
         app.register_blueprint(bp)
     refusal.install(app)
+    cli.install(app)
     limiter.exempt(health_bp)
     limiter.init_app(app)
     limiter.check_policy(app)
@@ -97,7 +100,7 @@ def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
     app.extensions[LEDGER_KEY] = BackgroundLedger(database)
     app.extensions[RECORDS_KEY] = Records(database)
     accounts = app.extensions[ACCOUNTS_KEY] = Accounts(database)
-    authenticator = Authenticator(accounts)
+    authenticator = app.extensions[AUTHENTICATOR_KEY] = Authenticator(accounts)
     try:
         if not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)

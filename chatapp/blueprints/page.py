@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 from flask import Blueprint, Response, current_app, make_response, render_template
 
+from chatapp.accounts.authentication import EXTENSION_KEY as AUTHENTICATOR_KEY
+from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.blueprints.chat import EXTENSION_KEY
 from chatapp.conversation import Conversation
 
@@ -26,9 +28,19 @@ def page() -> Response:
         "chat.html",
         default_model=conversation.default_model.name,
         models=conversation.models_at_hand,
+        needs_key=_needs_key(),
     )
     response = make_response(html)
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     return response
+
+
+def _needs_key() -> bool:
+    """Whether to ask for a key; while that is unknown, nothing goes without one."""
+    authenticator = cast(Authenticator, current_app.extensions[AUTHENTICATOR_KEY])
+    try:
+        return authenticator.required
+    except AccountsUnavailableError:
+        return True

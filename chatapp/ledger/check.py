@@ -29,7 +29,7 @@ class Findings:
 
 
 def check(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[Any, Any]],
     prices: Prices,
     *,
     now: datetime,
@@ -67,7 +67,7 @@ def check(
     return found
 
 
-def _expected(row: Mapping[str, Any], prices: Prices) -> int:
+def _expected(row: Mapping[Any, Any], prices: Prices) -> int:
     usage = usage_of(row)
     if usage is None and row["status"] == "unfinished":
         usage = Usage(row["estimated_input_tokens"], row["estimated_output_tokens"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Select, func, select
 
 from chatapp.database.connection import Database
 from chatapp.ledger.table import CALLS
@@ -59,11 +59,11 @@ class Records:
 
     def calls(
         self, *, user: str | None = None, since: datetime | None = None
-    ) -> Iterator[Row[Any]]:
+    ) -> Iterator[Mapping[Any, Any]]:
         """Every call, the oldest first."""
         query = _narrowed(select(CALLS), user=user, since=since).order_by(CALLS.c.started_at)
         with self._database.reading() as connection:
-            yield from connection.execution_options(yield_per=PAGE).execute(query)
+            yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
 
 
 def _narrowed(query: Select[Any], *, user: str | None, since: datetime | None) -> Select[Any]:

@@ -72,7 +72,7 @@ def row_of(call: Call) -> dict[str, object]:
     }
 
 
-def usage_of(row: Mapping[str, Any]) -> Usage | None:
+def usage_of(row: Mapping[Any, Any]) -> Usage | None:
     """The usage in a row, where it is known."""
     if row["input_tokens"] is None:
         return None

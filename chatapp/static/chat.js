@@ -1,9 +1,11 @@
 import { readLimits, readWait } from "./limit-headers.js";
 
 const USER_KEY = "chatapp.user_id";
+const API_KEY = "chatapp.api_key";
 const at = (id) => document.getElementById(id);
 const log = at("log"), composer = at("composer"), message = at("message"), send = at("send");
-const userId = at("user-id"), model = at("model");
+// The page has the one or the other: with accounts on a key says who calls.
+const userId = at("user-id"), apiKey = at("api-key"), model = at("model");
 let waitTimer = null;
 let busy = false;
 
@@ -90,13 +92,18 @@ function startWaiting(milliseconds) {
   refreshSend();
 }
 
+function credentials() {
+  const key = apiKey?.value.trim();
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
 async function ask(text) {
   const body = { message: text };
-  if (userId.value.trim()) body.user_id = userId.value.trim();
+  if (userId?.value.trim()) body.user_id = userId.value.trim();
   if (model.value.trim()) body.model = model.value.trim();
   const response = await fetch("chat", {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", ...credentials() },
     body: JSON.stringify(body),
   });
   const answer = await response.json().catch(() => null);
@@ -151,26 +158,38 @@ function newUserId() {
   return `guest-${Array.from(crypto.getRandomValues(new Uint8Array(4)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-function rememberUser(value) {
+function remember(storage, name, value) {
   try {
-    localStorage.setItem(USER_KEY, value);
+    storage().setItem(name, value);
   } catch { /* a browser that keeps nothing still chats */ }
 }
 
-function rememberedUser() {
+function remembered(storage, name) {
   try {
-    return localStorage.getItem(USER_KEY);
+    return storage().getItem(name);
   } catch {
     return null;
   }
 }
 
-userId.value = rememberedUser() ?? newUserId();
-rememberUser(userId.value);
-userId.addEventListener("change", () => {
-  rememberUser(userId.value.trim());
-  stopWaiting(); // another user has another allowance; the server says if that is not so
-});
+// Asked for when it is used: merely naming it fails where a browser forbids it.
+const forGood = () => localStorage, forThisTab = () => sessionStorage;
+
+if (userId) {
+  userId.value = remembered(forGood, USER_KEY) ?? newUserId();
+  remember(forGood, USER_KEY, userId.value);
+  userId.addEventListener("change", () => {
+    remember(forGood, USER_KEY, userId.value.trim());
+    stopWaiting(); // another user has another allowance; the server says if that is not so
+  });
+}
+if (apiKey) {
+  apiKey.value = remembered(forThisTab, API_KEY) ?? "";
+  apiKey.addEventListener("change", () => {
+    remember(forThisTab, API_KEY, apiKey.value.trim());
+    stopWaiting();
+  });
+}
 model.addEventListener("change", stopWaiting);
 message.addEventListener("input", resize);
 message.addEventListener("keydown", (event) => {
@@ -184,5 +203,7 @@ composer.addEventListener("submit", (event) => {
   const text = message.value;
   if (!send.disabled && text.trim()) submit(text);
 });
-at("you").open = !matchMedia("(max-width: 760px)").matches;
-message.focus();
+// Without a key nothing can be sent: where it is typed is open, and first.
+const needsKey = apiKey !== null && !apiKey.value;
+at("you").open = needsKey || !matchMedia("(max-width: 760px)").matches;
+(needsKey ? apiKey : message).focus();

@@ -1,0 +1,58 @@
+"""GET /usage: what the caller has left of each limit, and has spent. It costs no plan anything."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Final, cast
+
+from flask import Blueprint, Response, current_app, g, jsonify
+from sqlalchemy.exc import SQLAlchemyError
+
+from chatapp.blueprints.dispatch import present_limiter
+from chatapp.blueprints.limits_left import limits_left
+from chatapp.blueprints.refusal import Refusal
+from chatapp.ledger.records import EXTENSION_KEY, Records
+
+log = logging.getLogger(__name__)
+
+bp = Blueprint("usage", __name__)
+
+MICRO: Final = 1_000_000
+
+
+@bp.get("/usage")
+def usage() -> Response:
+    """Limits in the order of their periods, dollars by the ledger; `spent` is null where that
+    cannot be read."""
+    limiter = present_limiter()
+    identity = limiter.identities["user"]()
+    try:
+        limits = limits_left(limiter)
+    except Exception as error:  # each storage has its own for being away
+        log.exception("What is left of the limits cannot be read")
+        raise Refusal(
+            503, "storage_unavailable", "The storage of the limits gives no answer; try again."
+        ) from error
+    principal = g.get("principal")
+    response = jsonify(
+        user=None if principal is None else principal.user,
+        plan=limiter.present_plan(),
+        limits=limits,
+        spent=_spent(identity),
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _spent(identity: str) -> dict[str, float] | None:
+    records = cast(Records, current_app.extensions[EXTENSION_KEY])
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    try:
+        return {
+            "today_usd": records.spent_micro_usd(identity, today) / MICRO,
+            "month_usd": records.spent_micro_usd(identity, today.replace(day=1)) / MICRO,
+        }
+    except (SQLAlchemyError, OSError) as error:
+        log.error("The ledger cannot be read: %s", error)
+        return None

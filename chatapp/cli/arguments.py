@@ -1,0 +1,74 @@
+"""The kinds of arguments that the commands take, checked before anything is done."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+from flask import current_app
+
+from chatapp.identities import plans_of
+
+CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+class NameType(click.ParamType[str]):
+    """A name that can stand in a line of a log and in a header."""
+
+    name = "name"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name without spaces around it."""
+        text = value.strip()
+        if not text or len(text) > self.most:
+            self.fail(f"{value!r} is blank or longer than {self.most} characters", param, ctx)
+        if any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
+            self.fail(f"{value!r} contains a control character", param, ctx)
+        return text
+
+
+class PlanType(click.ParamType[str]):
+    """A plan that the policy defines."""
+
+    name = "plan"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The plan's name."""
+        known = policy_plans()
+        if value not in known:
+            self.fail(
+                f"{value!r} is no plan of the policy; there are {', '.join(known)}", param, ctx
+            )
+        return value
+
+
+class DayType(click.ParamType[datetime]):
+    """A day by UTC, as 2026-11-25."""
+
+    name = "day"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Its beginning."""
+        try:
+            return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
+        except ValueError:
+            self.fail(f"{value!r} is no day; write it as 2026-11-25", param, ctx)
+
+
+USER: Final = NameType(256)
+KEY_NAME: Final = NameType(100)
+PLAN: Final = PlanType()
+DAY: Final = DayType()
+
+
+def policy_plans() -> tuple[str, ...]:
+    """The plans of the present application's policy."""
+    file = current_app.config.get("RATELIMIT_POLICY_FILE")
+    return plans_of(file) if file else ()

@@ -1,0 +1,21 @@
+"""`chat db`: the schema."""
+
+from __future__ import annotations
+
+import click
+from flask.cli import AppGroup
+
+from chatapp.cli import failures
+from chatapp.cli.present import present_database
+from chatapp.database import migration
+
+db = AppGroup("db", help="The database of accounts and ledger.")
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the schema to this version's; it may be run any number of times."""
+    with failures.told():
+        changed = migration.upgrade(present_database())
+    state = "is now at" if changed else "was already at"
+    click.echo(f"The schema {state} {migration.HEAD}.")

@@ -1,0 +1,23 @@
+"""What a command says when it cannot do its work: one sentence, and exit status 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from sqlalchemy.exc import SQLAlchemyError
+
+from chatapp.database.migration import COMMAND
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the database's failures into a sentence."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip()
+        raise click.ClickException(
+            f"The database does not do it: {reason}. If it is new or old, run `{COMMAND}`."
+        ) from error

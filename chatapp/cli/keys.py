@@ -1,0 +1,77 @@
+"""`chat keys`: make, list and revoke API keys."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import click
+from flask.cli import AppGroup
+
+from chatapp.accounts.store import UnknownKeyError
+from chatapp.accounts.tables import ApiKey
+from chatapp.cli import arguments, failures
+from chatapp.cli.present import present_accounts
+from chatapp.identities import DEFAULT_PLAN
+
+keys = AppGroup("keys", help="Make, list and revoke API keys.")
+
+
+@keys.command()
+@click.option("--user", type=arguments.USER, required=True, help="Who the key is for.")
+@click.option("--plan", type=arguments.PLAN, help="The user's plan from now on.")
+@click.option("--name", type=arguments.KEY_NAME, default="key", help="What the key is for.")
+@click.option("--expires", type=click.IntRange(1, 36_500), help="Days that the key is good for.")
+def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
+    """Make a key, and print it: now, and never again.
+
+    The first key turns accounts on: from then on every request needs one.
+    """
+    expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
+    with failures.told():
+        accounts = present_accounts()
+        is_first = not accounts.any_key()
+        made = accounts.create_key(
+            user, plan=plan, default_plan=DEFAULT_PLAN, name=name, expires_at=expires_at
+        )
+    # The key alone on standard output, so that a script can take it from there.
+    click.echo(made.text)
+    until = "without expiry" if expires_at is None else f"until {expires_at:%Y-%m-%d}"
+    click.echo(f"Key {made.public_id} of {user}, {until}. It is shown only this once.", err=True)
+    if is_first:
+        click.echo("Accounts are on: every request needs a key now.", err=True)
+
+
+@keys.command("list")
+@click.option("--user", type=arguments.USER, help="Only this user's.")
+def list_(user: str | None) -> None:
+    """List keys, without their secrets."""
+    with failures.told():
+        found = [key for key in present_accounts().keys() if user in {None, key.user}]  # noqa: SIM118
+    for key in found:
+        used = f"last used {key.last_used_on}" if key.last_used_on else "never used"
+        made = f"made {key.created_at:%Y-%m-%d}"
+        click.echo("  ".join((key.public_id, key.user, key.name, made, used, _state(key))))
+
+
+@keys.command()
+@click.argument("key_id")
+def revoke(key_id: str) -> None:
+    """End a key; KEY_ID is its public part, or the whole key."""
+    public_id = key_id.removeprefix("sk-chat-").partition("-")[0]
+    with failures.told():
+        try:
+            key = present_accounts().revoke(public_id)
+        except UnknownKeyError:
+            raise click.ClickException(
+                f"There is no key {public_id[:16]}; `chat keys list` shows them."
+            ) from None
+    click.echo(f"Key {key.public_id} of {key.user} is revoked; all workers know within 5 s.")
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at:%Y-%m-%d}"
+    if key.expires_at is None:
+        return "valid"
+    expired = key.expires_at <= datetime.now(UTC)
+    return f"{'expired' if expired else 'valid until'} {key.expires_at:%Y-%m-%d}"
