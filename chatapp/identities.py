@@ -11,16 +11,14 @@ import logging
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from flask import g
 
 from chatapp.accounts.principal import Principal
+from chatapp.conversation import Turn
 from chatapp.settings import SettingsError
 from ratelimit_ext import Limiter, client_ip
-
-if TYPE_CHECKING:
-    from chatapp.blueprints.chat_request import ChatRequest
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +28,15 @@ SPOOFING_WARNING: Final = (
     "the limit by IP holds somebody who invents new ones. Do not offer this to the open internet. "
     "`flask --app wsgi chat keys create --user NAME` makes the first key, and asks for keys then."
 )
+
+
+class Asked(Protocol):
+    """What every endpoint that asks a model leaves in ``g.chat_request``."""
+
+    @property
+    def turn(self) -> Turn: ...
+    @property
+    def user_id(self) -> str | None: ...
 
 
 def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[str] = ()) -> None:
@@ -44,7 +51,7 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
 
     @limiter.identity("model")
     def model() -> str:
-        request: ChatRequest = g.chat_request
+        request: Asked = g.chat_request
         return request.turn.model.slug
 
     @limiter.plan_loader
@@ -95,5 +102,5 @@ def _principal() -> Principal | None:
 def _user_id() -> str | None:
     if (principal := _principal()) is not None:
         return principal.user
-    request: ChatRequest | None = g.get("chat_request")
+    request: Asked | None = g.get("chat_request")
     return None if request is None else request.user_id
