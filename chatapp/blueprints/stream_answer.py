@@ -63,7 +63,7 @@ class StreamAnswer:
         self._dispatch = dispatch
         self._model = model
         self._client_left = False
-        self._over = False
+        self._provider_is_done = False
         self._bytes = self._written()
         self._watch = contextlib.ExitStack()
         if connection is not None and AT_HAND:
@@ -76,7 +76,6 @@ class StreamAnswer:
         try:
             return next(self._bytes)
         except StopIteration:
-            self._over = True
             self.close()
             raise
 
@@ -84,12 +83,19 @@ class StreamAnswer:
         """The client has everything, or has left. Called by the server, and harmless again."""
         self._watch.close()  # before the connection is: its number will be another's
         self._stream.close()
-        left = self._client_left or not self._over
+        left = self._client_left or not self._is_decided
         self._dispatch.streamed(self._stream.progress, client_left=left)
 
+    @property
+    def _is_decided(self) -> bool:
+        """Whether what becomes of the answer no longer depends on the client: it has ended, and at
+        most its usage is still to come, or the provider has broken off."""
+        return self._provider_is_done or self._stream.progress.finish_reason is not None
+
     def _leave(self) -> None:
-        self._client_left = True
-        self._stream.abort()
+        if not self._is_decided:
+            self._client_left = True
+            self._stream.abort()
 
     def _written(self) -> Iterator[bytes]:
         rendering = self._rendering
@@ -101,8 +107,10 @@ class StreamAnswer:
                     if written := rendering.part(part):
                         yield written
         except ProviderError as error:
+            self._provider_is_done = True
             yield rendering.error(error)
         else:
+            self._provider_is_done = True
             if end := rendering.end(self._stream.progress):
                 yield end
 

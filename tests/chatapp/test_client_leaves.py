@@ -80,3 +80,26 @@ def test_a_stream_that_was_never_read_ends_too(
     assert provider.hung_up.wait(5)
     [call] = ledger.finished()
     assert (call.status, call.client_left) == ("cut_off", True)
+
+
+def test_who_closes_after_the_last_word_has_not_left(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The usage that comes after it is still waited for, and is the bill."""
+    pieces = openai_chunks()
+    provider.script(Stream([*pieces[:4], Wait(), *pieces[4:]]))
+    connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
+    body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": True}
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
+    )
+    response = connection.getresponse()
+    while b'"finish_reason": "stop"' not in response.readline():
+        pass
+    response.close()
+    connection.close()
+    assert provider.waiting.wait(10)
+    assert not provider.hung_up.wait(0.2)
+    provider.go_on()
+    [call] = ledger.finished()
+    assert (call.status, call.client_left, call.estimated) == ("answered", False, False)
