@@ -1,0 +1,1 @@
+"""What a call will cost, before it is made: input tokens counted, output tokens by experience."""
