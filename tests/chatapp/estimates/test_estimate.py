@@ -1,0 +1,191 @@
+"""Estimates of whole calls, and what is learned from those that are over."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from limits.storage import storage_from_string
+
+from chatapp import catalogue
+from chatapp.estimates.estimate import Estimate, Estimator, estimator_for
+from chatapp.estimates.output import ENOUGH_CALLS, UNKNOWN_OUTPUT_TOKENS, MemoryOutputs
+from chatapp.providers import Message, Prompt, Usage
+from ratelimit_ext import Limiter
+from tests import servers
+
+MODELS = catalogue.load()
+GPT = MODELS.model("gpt-4o", "openai")
+BODY = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture
+def estimator() -> Estimator:
+    """One that has seen nothing."""
+    return Estimator(MemoryOutputs(), MODELS)
+
+
+def teach(estimator: Estimator, output_tokens: int, *, choices: int = 1) -> None:
+    """Let it see enough calls of GPT that generated so much."""
+    estimate = Estimate(10, 100, choices)
+    for _ in range(ENOUGH_CALLS):
+        estimator.observe(GPT.slug, estimate, Usage(10, output_tokens * choices))
+
+
+def test_an_unknown_model_has_the_default(estimator: Estimator) -> None:
+    """Before there were calls, the estimate is the input and the documented default."""
+    estimate = estimator.estimate(GPT, BODY)
+    assert (estimate.input_tokens, estimate.output_tokens) == (8, UNKNOWN_OUTPUT_TOKENS)
+    assert estimate.tokens == 8 + UNKNOWN_OUTPUT_TOKENS
+
+
+def test_experience_replaces_it(estimator: Estimator) -> None:
+    """After enough calls, the estimate is what nearly all of them used, and not the worst case."""
+    teach(estimator, 300)
+    expected = estimator.estimate(GPT, BODY, most_output_tokens=16_384).output_tokens
+    assert 300 <= expected < 360
+
+
+@pytest.mark.parametrize(("most", "expected"), [(50, 50), (0, 0), (-3, 0), (10**12, 1_024)])
+def test_a_bound_is_a_bound(estimator: Estimator, most: int, expected: int) -> None:
+    """Never more is expected than a request allows, whatever it says it allows."""
+    assert estimator.estimate(GPT, BODY, most_output_tokens=most).output_tokens == expected
+
+
+def test_a_prompt_has_its_own_bound(estimator: Estimator) -> None:
+    """A prompt's max_tokens bounds its estimate."""
+    prompt = Prompt("gpt-4o", (Message("user", "hello"),), 30)
+    assert estimator.estimate(GPT, prompt) == Estimate(8, 30)
+
+
+def test_choices_are_expected_each(estimator: Estimator) -> None:
+    """Three answers are expected to use three times one, and teach what one uses."""
+    teach(estimator, 300, choices=4)
+    estimate = estimator.estimate(GPT, BODY, choices=3)
+    assert 3 * 300 <= estimate.output_tokens < 3 * 360
+    assert estimator.estimate(GPT, BODY, choices=3, most_output_tokens=90).output_tokens == 90
+    assert estimator.estimate(GPT, BODY, choices=-1).choices == 1
+
+
+def test_no_estimate_exceeds_the_context(estimator: Estimator) -> None:
+    """What a provider would refuse is not held: it is never billed."""
+    model = MODELS.model("gpt-4", "openai")
+    estimate = estimator.estimate(model, {"messages": [{"role": "user", "content": "x " * 50_000}]})
+    assert estimate.input_tokens == MODELS.context_tokens["gpt-4"] == 8_192
+    for _ in range(ENOUGH_CALLS):
+        estimator.observe("gpt-4", estimate, Usage(10, 500_000))
+    assert estimator.estimate(model, BODY).output_tokens == 8_192
+
+
+def test_an_unlisted_model_is_estimated(estimator: Estimator) -> None:
+    """A name that the catalogue does not know has an estimate and a price."""
+    model = MODELS.model("gpt-99", "openai")
+    estimate = estimator.estimate(model, BODY)
+    assert estimate.output_tokens == UNKNOWN_OUTPUT_TOKENS
+    assert estimator.cost_usd(estimate, model.slug) > 0
+
+
+def test_the_cost_is_the_catalogues(estimator: Estimator) -> None:
+    """Dollars are exact: 1,000 tokens of input at 2.50 and 100 of output at 10 a million."""
+    assert estimator.cost_usd(Estimate(1_000, 100), "gpt-4o") == Decimal("0.0035")
+    assert estimator.cost_usd(Estimate(1_000, 100), "offline") == 0
+
+
+@given(
+    input_tokens=st.integers(min_value=0, max_value=2_000_000),
+    output_tokens=st.integers(min_value=0, max_value=2_000_000),
+    slug=st.sampled_from(sorted(MODELS.providers)),
+)
+def test_dollars_are_the_micro_dollars(input_tokens: int, output_tokens: int, slug: str) -> None:
+    """No micro-dollar is lost on the way to the limiter, whatever the model and the tokens."""
+    cost = Estimator(MemoryOutputs(), MODELS).cost_usd(Estimate(input_tokens, output_tokens), slug)
+    assert cost * 1_000_000 == MODELS.price(slug, Usage(input_tokens, output_tokens))
+
+
+def test_the_error_is_known(estimator: Estimator, caplog: pytest.LogCaptureFixture) -> None:
+    """Every call that is over tells how good its estimate was, to metrics and to the log."""
+    with caplog.at_level(logging.DEBUG, logger="chatapp.estimates.estimate"):
+        estimator.observe("gpt-4o", Estimate(100, 1_000), Usage(90, 250))
+    ratios = estimator.accuracy.snapshot()
+    assert ratios["gpt-4o", "input"].mean == pytest.approx(0.9)
+    assert ratios["gpt-4o", "output"].mean == pytest.approx(0.25)
+    assert caplog.messages == ["gpt-4o used 0.90 × the input and 0.25 × the output estimated"]
+
+
+@pytest.mark.parametrize("usage", [Usage(0, 0), Usage(-1, -1), Usage(10**15, 10**15)])
+def test_odd_usages_do_not_raise(estimator: Estimator, usage: Usage) -> None:
+    """A provider may tell what it likes: the call that is over stays over."""
+    estimator.observe("gpt-4o", Estimate(0, 0), usage)
+
+
+def test_memory_storage_keeps_them_in_memory() -> None:
+    """With memory:// every estimator learns for itself."""
+    storage = storage_from_string("memory://")
+    taught, other = estimator_for(storage, MODELS), estimator_for(storage, MODELS)
+    teach(taught, 300)
+    assert taught.estimate(GPT, BODY).output_tokens < UNKNOWN_OUTPUT_TOKENS
+    assert other.estimate(GPT, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
+
+
+@pytest.mark.parametrize("uri", ["uri", "unix_uri"])
+def test_redis_storage_shares_them(
+    redis_server: servers.Server, redis_client: redis.Redis, uri: str
+) -> None:
+    """With Redis, over TCP or a socket, what one worker learned another one knows."""
+    address = getattr(redis_server, uri)
+    taught = estimator_for(storage_from_string(address), MODELS)
+    teach(taught, 300)
+    other = estimator_for(storage_from_string(address), MODELS)
+    assert 300 <= other.estimate(GPT, BODY).output_tokens < 360
+
+
+def test_decoded_replies_are_understood(
+    redis_server: servers.Server, redis_client: redis.Redis
+) -> None:
+    """A storage whose client decodes answers, and speaks either protocol, is as good."""
+    for protocol in (2, 3):
+        options = {"decode_responses": True, "protocol": protocol}
+        storage = storage_from_string(redis_server.uri, **options)  # type: ignore[arg-type]
+        taught = estimator_for(storage, MODELS)
+        teach(taught, 300)
+        assert 300 <= taught.estimate(GPT, BODY).output_tokens < 360
+        again = estimator_for(storage, MODELS)
+        assert 300 <= again.estimate(GPT, BODY).output_tokens < 360
+
+
+def test_a_cluster_shares_them(cluster_server: servers.Cluster) -> None:
+    """With Redis Cluster a model's outputs are one key on one node."""
+    with cluster_server.client() as client:
+        client.flushall()
+    taught = estimator_for(storage_from_string(cluster_server.uri), MODELS)
+    teach(taught, 300)
+    other = estimator_for(storage_from_string(cluster_server.uri), MODELS)
+    assert 300 <= other.estimate(GPT, BODY).output_tokens < 360
+
+
+def test_it_fits_the_limiters_estimators(estimator: Estimator) -> None:
+    """Tokens and dollars of an estimate are what a limiter takes for one."""
+    from flask import Flask, g
+
+    app = Flask(__name__)
+    limiter = Limiter(lambda: "somebody", app=app, storage_uri="memory://")
+    limiter.estimator("tokens")(lambda: g.estimate.tokens)
+    limiter.estimator("usd")(lambda: estimator.cost_usd(g.estimate, "gpt-4o"))
+
+    @app.before_request
+    def estimate() -> None:
+        g.estimate = estimator.estimate(GPT, BODY, most_output_tokens=992)
+
+    @app.get("/")
+    @limiter.limit("1500/minute", unit="tokens", strategy="token-bucket")
+    @limiter.limit("1 usd/day", strategy="fixed-window")
+    def view() -> str:
+        limiter.settle(tokens=1_000, usd=Decimal("0.01"))
+        return "answered"
+
+    client = app.test_client()
+    assert [client.get("/").status_code for _ in range(2)] == [200, 429]

@@ -1,0 +1,76 @@
+"""The histogram of recent outputs, in virtual calls."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatapp.estimates import histogram
+from chatapp.estimates.histogram import BOUNDS, MOST_CALLS, MOST_WEIGHT, Histogram
+
+token_counts = st.lists(st.integers(min_value=0, max_value=BOUNDS[-1]), min_size=1, max_size=200)
+
+
+def of(outputs: list[int]) -> Histogram:
+    known = Histogram()
+    for tokens in outputs:
+        known = known.added(tokens)
+    return known
+
+
+def test_examples_hold() -> None:
+    """The example in the docstring prints what it says."""
+    assert doctest.testmod(histogram) == (0, 1)
+
+
+@given(outputs=token_counts, percent=st.integers(min_value=1, max_value=100))
+def test_a_quantile_is_never_too_low(outputs: list[int], percent: int) -> None:
+    """A quantile is at least the exact one, and at most 19 % and a token more."""
+    exact = sorted(outputs)[math.ceil(len(outputs) * percent / 100) - 1]
+    assert exact <= of(outputs).quantile(percent) <= exact * 1.19 + 1
+
+
+@given(outputs=token_counts)
+def test_calls_are_counted(outputs: list[int]) -> None:
+    """It knows how many calls it has seen, while they are few."""
+    assert of(outputs).calls == len(outputs)
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    """Without calls there is no quantile."""
+    assert Histogram().quantile(95) == 0
+
+
+def test_more_than_the_largest_is_the_largest() -> None:
+    """An absurd number of tokens does not break the histogram."""
+    assert of([10**12, -5]).quantile(100) == BOUNDS[-1]
+
+
+def test_it_forgets() -> None:
+    """When a model's answers become short, so do expectations: the last thousand calls decide, and
+    not the ten thousand before them. And the other way round."""
+    long_ago = of([8_000] * 10_000)
+    assert 8_000 <= long_ago.quantile(95) <= 8_000 * 1.19
+    for tokens, before in [(50, long_ago), (8_000, of([50] * 10_000))]:
+        now = before
+        for _ in range(5 * MOST_CALLS):
+            now = now.added(tokens)
+        assert tokens <= now.quantile(95) <= tokens * 1.19 + 1
+
+
+def test_halving_keeps_the_tail() -> None:
+    """One long answer in ten stays one in ten: halving does not cut off what is rare."""
+    known = of(([100] * 9 + [5_000]) * 1_000)
+    assert 5_000 <= known.quantile(95) <= 5_000 * 1.19
+    assert known.quantile(88) <= 100 * 1.19
+
+
+@given(seed=st.lists(st.integers(min_value=1, max_value=20), min_size=1, max_size=5))
+def test_it_is_bounded(seed: list[int]) -> None:
+    """However many calls there are, weights stay below their sum's bound."""
+    known = of([2**exponent for exponent in seed] * (3 * MOST_CALLS // len(seed)))
+    assert sum(known.weights.values()) <= MOST_WEIGHT
+    assert len(known.weights) <= len(BOUNDS)

@@ -1,0 +1,330 @@
+"""Input tokens of prompts and bodies, against counts that the vendors published."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatapp import catalogue
+from chatapp.catalogue import Model
+from chatapp.estimates.contents import MOST_PARTS
+from chatapp.estimates.families import CL100K, O200K
+from chatapp.estimates.tokenizer import tokenizer
+from chatapp.estimates.tokens import EXACT_CHARACTERS, input_tokens, text_tokens
+from chatapp.providers import Message, Prompt
+from chatapp.providers.offline import Offline
+
+GPT = Model("gpt-4o", "gpt-4o", "openai")
+CLAUDE = Model("claude-haiku-4-5", "claude-haiku-4-5", "anthropic")
+NEWER_CLAUDE = Model("claude-opus-5", "claude-opus-5", "anthropic")
+OFFLINE = Model("offline", "offline", "offline")
+FIBONACCI = [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597, 2584, 4181, 6765]
+FRAME = 3 + 1 + 3  # a message, its role, the reply's beginning
+
+# The example of OpenAI's cookbook, whose tokens its API was asked for.
+JARGON = [
+    {
+        "role": "system",
+        "content": "You are a helpful, pattern-following assistant that translates corporate "
+        "jargon into plain English.",
+    },
+    {
+        "role": "system",
+        "name": "example_user",
+        "content": "New synergies will help drive top-line growth.",
+    },
+    {
+        "role": "system",
+        "name": "example_assistant",
+        "content": "Things working well together will increase revenue.",
+    },
+    {
+        "role": "system",
+        "name": "example_user",
+        "content": "Let's circle back when we have more bandwidth to touch base on opportunities "
+        "for increased leverage.",
+    },
+    {
+        "role": "system",
+        "name": "example_assistant",
+        "content": "Let's talk later when we're less busy about how to do better.",
+    },
+    {
+        "role": "user",
+        "content": "This late pivot means we don't have time to boil the ocean for the client "
+        "deliverable.",
+    },
+]
+# The examples of Anthropic's page on token counting.
+SCIENTIST = {
+    "system": "You are a scientist",
+    "messages": [{"role": "user", "content": "Hello, Claude"}],
+}
+WEATHER = {
+    "tools": [
+        {
+            "name": "get_weather",
+            "description": "Get the current weather in a given location",
+            "input_schema": {
+                "type": "object",
+                "properties": {
+                    "location": {
+                        "type": "string",
+                        "description": "The city and state, e.g. San Francisco, CA",
+                    }
+                },
+                "required": ["location"],
+            },
+        }
+    ],
+    "messages": [{"role": "user", "content": "What's the weather like in San Francisco?"}],
+}
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+odd_parts = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "image", "image_url", "tool_result", "file"]) | json_values},
+    optional={"text": json_values, "content": json_values, "source": json_values},
+)
+odd_messages = st.fixed_dictionaries(
+    {"role": json_values}, optional={"content": st.lists(odd_parts) | json_values}
+)
+odd_bodies = st.fixed_dictionaries(
+    {"messages": st.lists(odd_messages) | json_values},
+    optional={"system": json_values, "tools": json_values, "functions": json_values},
+)
+
+
+def body(content: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("gpt-3.5-turbo", 129), ("gpt-4", 129), ("gpt-4o", 124)]
+)
+def test_openais_example_is_counted_as_its_api_did(name: str, tokens: int) -> None:
+    """Roles, names and what stands around messages are counted as OpenAI bills them."""
+    assert input_tokens(Model(name, name, "openai"), {"messages": JARGON}) == tokens
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "published"),
+    [
+        (CLAUDE, SCIENTIST, 14),
+        (NEWER_CLAUDE, SCIENTIST, 14),
+        (CLAUDE, WEATHER, 403),
+        (NEWER_CLAUDE, WEATHER, 403),
+        # Claude Haiku 4.5's own counts, of the corpus that families.py names; 7 around each.
+        (CLAUDE, body("The quick brown fox jumps over the lazy dog."), 11 + 7),
+        (
+            CLAUDE,
+            body("0 1 2 3 5 8 13 21 34 55 89 144 233 377 610 987 1597 2584 4181 6765"),
+            44 + 7,
+        ),
+        (CLAUDE, body("https://www.example.com"), 7 + 7),
+        (CLAUDE, body("\U0001f602" * 10), 21 + 7),
+        (
+            CLAUDE,
+            body("你好 こんにちは 안녕하세요 再见 さようなら 잘가요 谢谢 ありがとう 감사합니다"),
+            46 + 7,
+        ),
+    ],
+)
+def test_claudes_examples_are_not_underestimated(
+    model: Model, asked: dict[str, object], published: int
+) -> None:
+    """What Anthropic counts in its own examples is at most what is estimated, and not far from
+    it."""
+    assert published <= input_tokens(model, asked) <= published * 2
+
+
+def test_the_offline_model_is_counted_as_it_counts() -> None:
+    """An estimate for the offline model is its bill, and two tokens for each message's role."""
+    prompt = Prompt("offline", (Message("system", "Be brief."), Message("user", "Grüße!")), 100)
+    usage = Offline().complete(prompt).usage
+    assert 0 <= input_tokens(OFFLINE, prompt) - usage.input_tokens <= 2 * len(prompt.messages)
+
+
+def test_a_prompt_is_counted_like_its_body() -> None:
+    """Our own prompts and the protocols' bodies are one to the counter."""
+    prompt = Prompt("gpt-4o", (Message("user", "hello"),), 100)
+    assert input_tokens(GPT, prompt) == input_tokens(GPT, body("hello")) == FRAME + 1
+
+
+def test_text_parts_are_text() -> None:
+    """A text costs the same as a string and as a part, with its cache mark or without."""
+    part = {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}}
+    assert input_tokens(GPT, body([part])) == input_tokens(GPT, body("hello"))
+
+
+@pytest.mark.parametrize(
+    ("model", "part", "tokens"),
+    [
+        (GPT, {"type": "image_url", "image_url": {"url": "data:" + "A" * 500_000}}, 2_500),
+        (
+            Model("gpt-4o-mini", "gpt-4o-mini", "openai"),
+            {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            36_835,
+        ),
+        (CLAUDE, {"type": "image", "source": {"type": "base64", "data": "A" * 500_000}}, 1_600),
+        (NEWER_CLAUDE, {"type": "image", "source": {"type": "url", "url": "x"}}, 4_784),
+    ],
+)
+def test_an_image_is_a_constant(model: Model, part: object, tokens: int) -> None:
+    """An image costs what its model counts for one, whatever its size in bytes."""
+    assert input_tokens(model, body([part])) - input_tokens(model, body("")) == tokens
+
+
+def test_an_image_in_a_tools_result_is_an_image() -> None:
+    """What a tool returned is counted part by part."""
+    image = {"type": "image", "source": {"type": "base64", "data": "A" * 500_000}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [image]}
+    assert 1_600 < input_tokens(CLAUDE, body([result])) < 1_700
+
+
+def test_what_nobody_can_count_is_a_third_of_its_length() -> None:
+    """A file costs a token for every three bytes of its JSON."""
+    part = {"type": "document", "source": {"data": "A" * 30_000}}
+    assert input_tokens(GPT, body([part])) == FRAME - (-len(json.dumps(part).replace(" ", "")) // 3)
+
+
+@pytest.mark.parametrize("name", ["tools", "functions"])
+def test_tools_are_counted(name: str) -> None:
+    """What tools say of themselves is part of the prompt."""
+    tools = [{"type": "function", "function": {"name": "f", "description": "does " * 100}}]
+    assert input_tokens(GPT, body("hello") | {name: tools}) > 100 + FRAME
+
+
+def test_calls_of_tools_are_counted() -> None:
+    """What an assistant asked of a tool is read again in the next turn."""
+    calls = [{"id": "c", "function": {"name": "f", "arguments": '{"city": "Rome"}' * 50}}]
+    asked = {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
+    assert input_tokens(GPT, asked) > 250
+
+
+def test_every_model_of_the_catalogue_has_a_family() -> None:
+    """No model is estimated at nothing, and the older Claudes are told from the newer ones."""
+    models = catalogue.load()
+    counts = {
+        slug: input_tokens(models.model(slug, provider), body("hello " * 1_000))
+        for slug, provider in models.providers.items()
+        if slug != "offline"
+    }
+    assert min(counts.values()) >= 1_000
+    by_claude: dict[int, set[str]] = {}
+    for slug, count in counts.items():
+        if slug.startswith("claude"):
+            by_claude.setdefault(count, set()).add(slug)
+    older, newer = (by_claude[count] for count in sorted(by_claude))
+    assert {"claude-3-opus", "claude-opus-4", "claude-opus-4-6", "claude-haiku-4-5"} <= older
+    assert {"claude-opus-4-7", "claude-opus-4-8", "claude-sonnet-5", "claude-haiku-5-5"} <= newer
+
+
+def test_an_unknown_model_is_counted_like_the_dearest() -> None:
+    """A provider's unlisted models, and unlisted providers, are not underestimated."""
+    asked = body("hello " * 100)
+    dearest = input_tokens(NEWER_CLAUDE, asked)
+    assert input_tokens(Model("x", "anthropic-other", "anthropic"), asked) == dearest
+    assert input_tokens(Model("x", "acme-other", "acme"), asked) == dearest
+
+
+@settings(max_examples=100, deadline=None)
+@given(asked=odd_bodies | st.dictionaries(st.text(), json_values))
+@pytest.mark.parametrize("model", [GPT, CLAUDE, OFFLINE], ids=lambda model: model.slug)
+def test_nothing_that_json_holds_raises(model: Model, asked: dict[str, object]) -> None:
+    """Odd bodies, lone surrogates among them, are estimated like any other."""
+    assert input_tokens(model, asked) >= 0
+
+
+def test_deep_nesting_does_not_raise() -> None:
+    """What is nested as deeply as Python's parser allows, and deeper, is counted."""
+    nested: object = "word"
+    for _ in range(5_000):
+        nested = {"content": [nested]}
+    asked = body([{"type": "tool_use", "input": nested}, nested]) | {"tools": [nested]}
+    assert input_tokens(GPT, asked) > 5_000
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=2_000))
+def test_short_texts_are_counted_exactly(text: str) -> None:
+    """What is short is not extrapolated: the estimate is the tokenizer's count."""
+    assert text_tokens([text], O200K) == tokenizer("o200k_base").count(text)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pieces=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+        min_size=1,
+        max_size=5,
+    ),
+    times=st.integers(min_value=1, max_value=5),
+)
+def test_long_even_texts_are_not_underestimated(pieces: list[str], times: int) -> None:
+    """Of a long text that is alike throughout, the extrapolation is within 2 % below the count, and
+    never more than the text has bytes, which no count can exceed."""
+    piece = "".join(pieces)
+    text = piece * (times * EXACT_CHARACTERS // len(piece) + 2)
+    estimate = text_tokens([text], O200K)
+    assert tokenizer("o200k_base").count(text) * 0.98 <= estimate <= len(text.encode())
+
+
+@pytest.mark.parametrize("period", [512, 1_000, 32_768, 47_619, 100_000])
+def test_uneven_texts_are_not_underestimated(period: int) -> None:
+    """Where dense and plain text alternate, at whatever period, two standard errors make up for
+    what the slices did not meet."""
+    plain, dense = "hello world " * period, "x9Qz/4Kp+" * period
+    whole = "".join(part[: period // 2] for part in [plain, dense]) * (3_000_000 // period)
+    real = tokenizer("cl100k_base").count(whole)
+    assert real <= text_tokens([whole], CL100K) <= real * 1.35
+
+
+def test_many_small_texts_are_not_underestimated() -> None:
+    """A hundred thousand messages of one letter cost each of them."""
+    asked = {"messages": [{"role": "user", "content": "a"}] * 100_000}
+    assert input_tokens(GPT, asked) >= 100_000 * (3 + 1 + 1)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda: body("The quick brown fox. " * 150_000),
+        lambda: body("\U0001f300\u4e00x" * 400_000),
+        lambda: body([1] * 1_500_000),
+        lambda: body([[1] * (MOST_PARTS - 1)] * 150),
+        lambda: {"messages": [{"role": "user", "content": "a"}] * 80_000},
+        lambda: {"messages": [], "tools": [{"name": "f"}] * 150_000},
+    ],
+    ids=["prose", "unicode", "parts", "nested parts", "messages", "tools"],
+)
+def test_three_megabytes_are_estimated_in_bounded_time(
+    asked: Callable[[], dict[str, object]],
+) -> None:
+    """No body of 3 MB holds a worker: prose takes 5 ms and the oddest one 0.1 s; the bound is wide,
+    for slow machines."""
+    input_tokens(GPT, body("\U0001f300\u4e00x" * 10_000))  # loads the tokenizer
+    fields = asked()
+    began = time.thread_time()
+    input_tokens(GPT, fields)
+    assert time.thread_time() - began < 0.5
+
+
+def test_an_ordinary_prompt_takes_a_millisecond() -> None:
+    """1,400 tokens are counted in about 0.1 ms; the bound is wide, for busy machines."""
+    asked = body("Rate limits keep a runaway client from becoming a bill. " * 127)
+    assert 1_350 < input_tokens(GPT, asked) < 1_450
+
+    def once() -> float:
+        began = time.thread_time()
+        input_tokens(GPT, asked)
+        return time.thread_time() - began
+
+    assert min(once() for _ in range(50)) < 0.001
