@@ -77,7 +77,7 @@ class Accounts:
             row = session.execute(query.where(ApiKey.public_id == public_id)).one_or_none()
         return None if row is None else (row[0], row[1])
 
-    def keys(self) -> Sequence[ApiKey]:
+    def all_keys(self) -> Sequence[ApiKey]:
         """All keys, by user and age."""
         with self._reading() as session:
             return session.scalars(select(ApiKey).order_by(ApiKey.user, ApiKey.created_at)).all()

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 import click
-from flask import current_app
+from flask import Flask
+from flask.cli import ScriptInfo
 
 from chatapp.identities import plans_of
 
@@ -39,7 +40,10 @@ class PlanType(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The plan's name."""
-        known = policy_plans()
+        # Arguments are read before the command has its application context.
+        info = None if ctx is None else ctx.find_object(ScriptInfo)
+        assert info is not None, "the group is an AppGroup of Flask's command line"
+        known = policy_plans(info.load_app())
         if value not in known:
             self.fail(
                 f"{value!r} is no plan of the policy; there are {', '.join(known)}", param, ctx
@@ -68,7 +72,7 @@ PLAN: Final = PlanType()
 DAY: Final = DayType()
 
 
-def policy_plans() -> tuple[str, ...]:
-    """The plans of the present application's policy."""
-    file = current_app.config.get("RATELIMIT_POLICY_FILE")
+def policy_plans(app: Flask) -> tuple[str, ...]:
+    """The plans of that application's policy."""
+    file = app.config.get("RATELIMIT_POLICY_FILE")
     return plans_of(file) if file else ()

@@ -46,7 +46,7 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
 def list_(user: str | None) -> None:
     """List keys, without their secrets."""
     with failures.told():
-        found = [key for key in present_accounts().keys() if user in {None, key.user}]  # noqa: SIM118
+        found = [key for key in present_accounts().all_keys() if user in {None, key.user}]
     for key in found:
         used = f"last used {key.last_used_on}" if key.last_used_on else "never used"
         made = f"made {key.created_at:%Y-%m-%d}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from flask import current_app
 from flask.cli import AppGroup
 
 from chatapp.accounts.store import UnknownUserError
@@ -32,7 +33,7 @@ def list_() -> None:
     """List the plans of the policy, each with its users."""
     with failures.told():
         users = present_accounts().users()
-    defined = arguments.policy_plans()
+    defined = arguments.policy_plans(current_app)
     for plan in (*defined, *sorted({user.plan for user in users} - set(defined))):
         names = ", ".join(user.name for user in users if user.plan == plan)
         unknown = "" if plan in defined else " (not in the policy: the default plan applies)"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import text
 
 from chatapp import create_app
 from chatapp.database import migration
@@ -20,6 +21,8 @@ from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 
 OURS = ("DATABASE_URL", "CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
+# A PostgreSQL to test with too; what is in it is dropped.
+SERVER_URL = os.environ.get("DATABASE_URL_TEST")
 AppMaker = Callable[..., Flask]
 
 
@@ -48,6 +51,18 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database_url(empty_database: Path, tmp_path: Path) -> str:
     """A database of this test's own, with the schema."""
     return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'chatapp.db')}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"] if SERVER_URL else ["sqlite"])
+def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Database]:
+    """Each kind of database, empty but for its schema; the server is DATABASE_URL_TEST's."""
+    database = Database(database_url if request.param == "sqlite" else SERVER_URL or "")
+    if request.param == "postgresql":
+        with database.writing() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS alembic_version, calls, api_keys, users"))
+        migration.upgrade(database)
+    yield database
+    database.close()
 
 
 @pytest.fixture

@@ -6,6 +6,10 @@ import re
 
 from flask.testing import FlaskClient
 
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from tests.chatapp.conftest import AppMaker
+
 
 def test_the_page_runs_nothing_from_elsewhere(client: FlaskClient) -> None:
     """The policy forbids what is not ours, and the page holds nothing that needs it."""
@@ -37,3 +41,13 @@ def test_the_script_never_makes_markup_of_text(client: FlaskClient) -> None:
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source
         )
+
+
+def test_the_page_asks_for_what_says_who_calls(make_app: AppMaker, database_url: str) -> None:
+    """A user id while accounts are off, a key once they are on; never both."""
+    html = make_app().test_client().get("/").text
+    assert ('id="user-id"' in html, 'id="api-key"' in html) == (True, False)
+    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    html = make_app().test_client().get("/").text
+    assert ('id="user-id"' in html, 'id="api-key"' in html) == (False, True)
+    assert re.search(r'<input id="api-key" type="password"', html)

@@ -1,0 +1,224 @@
+"""Whose key it is: what is asked of the database, how often, and what holds while it is away."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from chatapp.accounts.api_key import PresentedKey, new_key
+from chatapp.accounts.authentication import (
+    ANSWER_HOLDS_S,
+    PAUSE_S,
+    STALE_HOLDS_S,
+    AccountsUnavailableError,
+    Authenticator,
+    KeyRefusedError,
+)
+from chatapp.accounts.principal import Principal
+from chatapp.accounts.tables import ApiKey, User
+
+
+@dataclass
+class Clock:
+    """Time that passes when a test says so."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Shelf:
+    """A store that counts its questions, and fails while it is away."""
+
+    kept: dict[str, tuple[ApiKey, User]] = field(default_factory=dict)
+    away: bool = False
+    asked: int = 0
+    uses: list[str] = field(default_factory=list)
+
+    def any_key(self) -> bool:
+        self._answer()
+        return bool(self.kept)
+
+    def find(self, public_id: str) -> tuple[ApiKey, User] | None:
+        self._answer()
+        return self.kept.get(public_id)
+
+    def note_use(self, public_id: str, day: date) -> None:
+        self.uses.append(public_id)
+
+    def add(self, *, user: str = "alice", expires_at: datetime | None = None) -> PresentedKey:
+        made = new_key()
+        key = ApiKey(
+            public_id=made.public_id,
+            user=user,
+            secret_sha256=made.secret_sha256,
+            name="",
+            expires_at=expires_at,
+        )
+        self.kept[made.public_id] = (key, User(name=user, plan="pro"))
+        return made
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if self.away:
+            raise OperationalError("SELECT", {}, Exception("connection refused"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def authenticator(shelf: Shelf, clock: Clock) -> Authenticator:
+    return Authenticator(shelf, clock)
+
+
+def test_a_key_has_an_owner(authenticator: Authenticator, shelf: Shelf) -> None:
+    """His name, his plan, and the public part of the key."""
+    made = shelf.add()
+    assert authenticator.authenticate(made.text) == Principal("alice", "pro", made.public_id)
+
+
+def test_the_hot_path_asks_no_database(
+    authenticator: Authenticator, shelf: Shelf, clock: Clock
+) -> None:
+    """One question in as long as an answer holds, however many requests; wrong keys too."""
+    made = shelf.add()
+    wrong = PresentedKey(made.public_id, new_key().secret)
+    for _ in range(100):
+        authenticator.authenticate(made.text)
+        with pytest.raises(KeyRefusedError):
+            authenticator.authenticate(wrong.text)
+    assert shelf.asked == 2
+    clock.now += ANSWER_HOLDS_S
+    authenticator.authenticate(made.text)
+    assert shelf.asked == 3
+
+
+def test_a_revocation_acts_within_the_time(
+    authenticator: Authenticator, shelf: Shelf, clock: Clock
+) -> None:
+    """Not later than an answer holds; so does another plan."""
+    made = shelf.add()
+    key, user = shelf.kept[made.public_id]
+    authenticator.authenticate(made.text)
+    user.plan = "team"
+    clock.now += ANSWER_HOLDS_S
+    assert authenticator.authenticate(made.text).plan == "team"
+    key.revoked_at = datetime.now(UTC)
+    clock.now += ANSWER_HOLDS_S
+    with pytest.raises(KeyRefusedError, match=f"{made.public_id} was revoked"):
+        authenticator.authenticate(made.text)
+
+
+def test_a_key_expires_to_the_second(authenticator: Authenticator, shelf: Shelf) -> None:
+    """Also between two looks into the database."""
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    made = shelf.add(expires_at=soon)
+    authenticator.authenticate(made.text)
+    old = shelf.add(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    with pytest.raises(KeyRefusedError, match="expired on"):
+        authenticator.authenticate(old.text)
+
+
+def test_a_remembered_key_expires_too(
+    authenticator: Authenticator, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered is checked against the time at each request."""
+    made = shelf.add(expires_at=datetime.now(UTC) + timedelta(seconds=60))
+    authenticator.authenticate(made.text)
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, *_zone: object) -> datetime:
+            return datetime.now(UTC) + timedelta(days=1)
+
+    monkeypatch.setattr("chatapp.accounts.authentication.datetime", Tomorrow)
+    with pytest.raises(KeyRefusedError, match="expired"):
+        authenticator.authenticate(made.text)
+    assert shelf.asked == 1
+
+
+def test_only_the_owner_learns_what_became_of_a_key(
+    authenticator: Authenticator, shelf: Shelf
+) -> None:
+    """A wrong secret and an id that never was get the same sentence."""
+    made = shelf.add()
+    shelf.kept[made.public_id][0].revoked_at = datetime.now(UTC)
+    sentences = set()
+    for public_id in (made.public_id, new_key().public_id):
+        with pytest.raises(KeyRefusedError) as caught:
+            authenticator.authenticate(PresentedKey(public_id, new_key().secret).text)
+        sentences.add(str(caught.value))
+    assert len(sentences) == 1
+    assert "revoked" not in sentences.pop()
+
+
+def test_accounts_are_on_as_soon_as_there_is_a_key(
+    authenticator: Authenticator, shelf: Shelf, clock: Clock
+) -> None:
+    """Within the time that an answer holds; and they stay on."""
+    assert not authenticator.required
+    assert not authenticator.required
+    assert shelf.asked == 1
+    shelf.add()
+    clock.now += ANSWER_HOLDS_S
+    assert authenticator.required
+    shelf.kept.clear()
+    clock.now += 1_000_000
+    assert authenticator.required
+    assert shelf.asked == 2
+
+
+def test_a_lost_database_opens_no_door(authenticator: Authenticator, shelf: Shelf) -> None:
+    """Whether keys are needed is not guessed."""
+    shelf.away = True
+    with pytest.raises(AccountsUnavailableError):
+        _ = authenticator.required
+
+
+def test_a_lost_database_stops_nobody_who_was_just_here(
+    authenticator: Authenticator, shelf: Shelf, clock: Clock
+) -> None:
+    """A valid key goes on working for a bounded time; one that was not seen does not."""
+    made = shelf.add()
+    assert authenticator.required
+    authenticator.authenticate(made.text)
+    shelf.away = True
+    clock.now += STALE_HOLDS_S - 1
+    assert authenticator.authenticate(made.text).user == "alice"
+    with pytest.raises(AccountsUnavailableError):
+        authenticator.authenticate(shelf.add().text)
+    clock.now += 2
+    with pytest.raises(AccountsUnavailableError):
+        authenticator.authenticate(made.text)
+
+
+def test_a_lost_database_is_not_asked_by_every_request(
+    authenticator: Authenticator, shelf: Shelf, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its timeouts are paid once in a pause; when it is back, so are the accounts."""
+    made = shelf.add()
+    shelf.away = True
+    with caplog.at_level(logging.ERROR):
+        for _ in range(50):
+            with pytest.raises(AccountsUnavailableError):
+                authenticator.authenticate(made.text)
+    assert shelf.asked == 1
+    assert len(caplog.messages) == 1
+    assert made.secret not in caplog.text
+    shelf.away = False
+    clock.now += PAUSE_S
+    assert authenticator.authenticate(made.text).user == "alice"

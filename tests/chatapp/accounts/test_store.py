@@ -1,0 +1,106 @@
+"""Users and keys in a real database."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from chatapp.accounts.store import Accounts, UnknownKeyError, UnknownUserError
+from chatapp.database.connection import Database
+
+LATER = datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+
+
+@pytest.fixture
+def accounts(database: Database) -> Accounts:
+    """No user and no key yet."""
+    return Accounts(database)
+
+
+def test_a_key_is_found_by_its_id(accounts: Accounts) -> None:
+    """With its user and everything that was said of it."""
+    made = accounts.create_key(
+        "alice", plan="pro", default_plan="starter", name="laptop", expires_at=LATER
+    )
+    found = accounts.find(made.public_id)
+    assert found is not None
+    key, user = found
+    assert made.has_secret(key.secret_sha256)
+    assert (key.user, key.name, key.expires_at, key.revoked_at) == ("alice", "laptop", LATER, None)
+    assert (user.name, user.plan) == ("alice", "pro")
+    assert accounts.find("0" * 16) is None
+
+
+def test_the_database_has_no_secret(accounts: Accounts, database: Database) -> None:
+    """Whoever reads every column of every table cannot call as anybody."""
+    made = accounts.create_key("alice", plan=None, default_plan="starter", name="laptop")
+    with database.reading() as connection:
+        rows = [
+            str(row)
+            for table in ("users", "api_keys")
+            for row in connection.execute(
+                text(f"SELECT * FROM {table}")  # noqa: S608 - the two names above
+            )
+        ]
+    assert made.public_id in "".join(rows)
+    assert made.secret not in "".join(rows)
+
+
+def test_a_user_keeps_his_plan_with_a_second_key(accounts: Accounts) -> None:
+    """A key changes the plan only where it says so."""
+    for plan in ("pro", None):
+        accounts.create_key("alice", plan=plan, default_plan="starter")
+    assert [user.plan for user in accounts.users()] == ["pro"]
+    accounts.create_key("alice", plan="team", default_plan="starter")
+    assert [user.plan for user in accounts.users()] == ["team"]
+    accounts.create_key("bob", plan=None, default_plan="starter")
+    assert [(user.name, user.plan) for user in accounts.users()] == [
+        ("alice", "team"),
+        ("bob", "starter"),
+    ]
+    assert [key.user for key in accounts.all_keys()] == ["alice"] * 3 + ["bob"]
+
+
+def test_a_revoked_key_stays_revoked(accounts: Accounts) -> None:
+    """Revoking twice keeps the first time; the key stays to be seen, and counts as one."""
+    assert not accounts.any_key()
+    made = accounts.create_key("alice", plan=None, default_plan="starter")
+    first = accounts.revoke(made.public_id).revoked_at
+    assert first is not None
+    assert accounts.revoke(made.public_id).revoked_at == first
+    assert accounts.any_key()
+    with pytest.raises(UnknownKeyError):
+        accounts.revoke("0" * 16)
+
+
+def test_a_plan_is_set_for_who_exists(accounts: Accounts) -> None:
+    """A misspelt name makes no second user."""
+    accounts.create_key("alice", plan=None, default_plan="starter")
+    accounts.set_plan("alice", "pro")
+    with pytest.raises(UnknownUserError):
+        accounts.set_plan("Alice", "pro")
+    assert [(user.name, user.plan) for user in accounts.users()] == [("alice", "pro")]
+
+
+def test_a_use_is_noted_by_the_day(accounts: Accounts) -> None:
+    """The last day counts, in whatever order workers say it."""
+    made = accounts.create_key("alice", plan=None, default_plan="starter")
+    today = date(2026, 11, 25)
+    for day in (today, today - timedelta(days=1)):
+        accounts.note_use(made.public_id, day)
+    assert accounts.all_keys()[0].last_used_on == today
+
+
+ODD_NAMES = ["o'brien", '"; DROP TABLE users; --', "%s %(name)s :name", "ü" * 256, "{}", "a\\b"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_only_a_name(accounts: Accounts, name: str) -> None:
+    """Nothing in it is taken for SQL."""
+    made = accounts.create_key(name, plan=None, default_plan="starter", name=name[:100])
+    found = accounts.find(made.public_id)
+    assert found is not None
+    assert found[1].name == name
+    assert accounts.find("' OR '1'='1") is None

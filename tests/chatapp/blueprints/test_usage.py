@@ -1,0 +1,148 @@
+"""GET /usage: what is left, and what was spent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import text
+
+from chatapp import catalogue
+from chatapp.accounts.api_key import PresentedKey
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.ledger import rows
+from chatapp.providers import Usage
+from tests import servers
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
+
+
+@pytest.fixture
+def key(database_url: str) -> PresentedKey:
+    """A key of alice, who has the plan pro."""
+    return Accounts(Database(database_url)).create_key("alice", plan="pro", default_plan="starter")
+
+
+@pytest.fixture
+def client(key: PresentedKey, make_app: AppMaker) -> FlaskClient:
+    """A client that shows alice's key."""
+    client = make_app().test_client()
+    client.environ_base["HTTP_X_API_KEY"] = key.text
+    return client
+
+
+def usage(client: FlaskClient) -> dict[str, Any]:
+    response = client.get("/usage")
+    assert response.status_code == 200, response.text
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.json is not None
+    return response.json
+
+
+def limits(client: FlaskClient) -> dict[str, dict[str, Any]]:
+    return {limit["name"]: limit for limit in usage(client)["limits"]}
+
+
+def test_it_says_who_asks(client: FlaskClient) -> None:
+    """The key's owner and his plan."""
+    told = usage(client)
+    assert (told["user"], told["plan"]) == ("alice", "pro")
+
+
+def test_it_tells_what_a_chat_has_left(client: FlaskClient) -> None:
+    """The same figures as the answer to a chat, for every limit that is the caller's own."""
+    before = limits(client)
+    assert before["user"]["remaining"] == 10
+    assert before["user"] == {
+        "name": "user",
+        "unit": "requests",
+        "limit": 30,
+        "burst": 10,
+        "period": 60,
+        "remaining": 10,
+        "reset_after": 0.0,
+    }
+    assert client.post("/chat", json={"message": "hi"}).status_code == 200
+    after = limits(client)
+    assert (after["user"]["remaining"], after["plan"]["remaining"]) == (9, 1999)
+    assert 0 < after["user"]["reset_after"] <= 2
+    assert "model" not in after
+
+
+def test_asking_costs_no_plan(client: FlaskClient) -> None:
+    """However often; only the address pays for the request."""
+    told = [limits(client) for _ in range(15)]
+    assert {limit["plan"]["remaining"] for limit in told} == {2000}
+    assert {limit["user"]["remaining"] for limit in told} == {10}
+    assert told[-1]["ip"]["remaining"] < told[0]["ip"]["remaining"]
+
+
+def test_it_answers_who_has_nothing_left(client: FlaskClient) -> None:
+    """That is when one asks."""
+    for _ in range(11):
+        denied = client.post("/chat", json={"message": "hi"})
+    assert denied.status_code == 429
+    assert limits(client)["user"]["remaining"] == 0
+
+
+def test_it_tells_what_was_spent(client: FlaskClient, database_url: str) -> None:
+    """Today and this month, by the ledger, in dollars to the micro-dollar."""
+    now = datetime.now(UTC)
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    before = first - timedelta(microseconds=1)
+    rows.write(
+        Database(database_url),
+        [
+            finished(begun(started_at=now)),
+            finished(begun(started_at=first)),
+            finished(begun(started_at=before)),
+            finished(begun(started_at=now, user="user:bob")),
+        ],
+    )
+    today = 0.00297 if now.day == 1 else 0.001485
+    assert usage(client)["spent"] == {"today_usd": today, "month_usd": 0.00297}
+
+
+def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
+    """What a chat cost is what the ledger and so this says: the catalogue's price of its usage."""
+    ledger = online.application.extensions["chatapp.ledger"]
+    response = online.post("/chat", json={"message": "hi", "model": "gpt-4o"})
+    assert response.status_code == 200
+    assert response.json is not None
+    assert ledger.flush()
+    cost = catalogue.load().price("gpt-4o", Usage(**response.json["usage"]))
+    assert cost > 0
+    assert usage(online)["spent"] == {"today_usd": cost / 1e6, "month_usd": cost / 1e6}
+
+
+def test_without_accounts_it_tells_of_the_address(make_app: AppMaker) -> None:
+    """Who has no name is counted by where he is."""
+    client = make_app().test_client()
+    client.post("/chat", json={"message": "hi"})
+    told = usage(client)
+    assert (told["user"], told["plan"]) == (None, "starter")
+    assert limits(client)["user"]["remaining"] == 9
+
+
+def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str) -> None:
+    """What cannot be read is null, and not a failure."""
+    with Database(database_url).writing() as connection:
+        connection.execute(text("DROP TABLE calls"))
+    told = usage(client)
+    assert told["spent"] is None
+    assert told["limits"]
+
+
+def test_limits_that_are_off_are_none(make_app: AppMaker) -> None:
+    """And no error."""
+    assert usage(make_app(RATELIMIT_ENABLED=False).test_client())["limits"] == []
+
+
+def test_a_lost_storage_is_no_500(make_app: AppMaker) -> None:
+    """With the fallback it tells what this worker counts."""
+    uri = f"redis://127.0.0.1:{servers.free_port()}"
+    response = make_app(RATELIMIT_STORAGE_URI=uri).test_client().get("/usage")
+    assert response.status_code in {200, 503}

@@ -1,0 +1,174 @@
+"""flask --app wsgi chat …"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from chatapp.accounts.api_key import parse
+from chatapp.accounts.store import Accounts
+from chatapp.catalogue import load
+from chatapp.database.connection import Database
+from chatapp.ledger import rows
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import NOON, begun, finished
+
+
+@pytest.fixture
+def app(make_app: AppMaker) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    return Accounts(Database(database_url))
+
+
+def run(app: Flask, *words: str, status: int = 0) -> Result:
+    result = app.test_cli_runner().invoke(args=["chat", *words])
+    assert result.exit_code == status, result.output
+    return result
+
+
+def test_a_key_is_shown_once(app: Flask, accounts: Accounts) -> None:
+    """Alone on standard output, and in no command after that."""
+    made = run(app, "keys", "create", "--user", "alice", "--plan", "pro", "--name", "laptop")
+    key = parse(made.stdout.removesuffix("\n"))
+    assert key is not None
+    assert "only this once" in made.stderr
+    assert "Accounts are on" in made.stderr
+    found = accounts.find(key.public_id)
+    assert found is not None
+    assert key.has_secret(found[0].secret_sha256)
+    assert found[1].plan == "pro"
+    listed = run(app, "keys", "list")
+    assert key.public_id in listed.output
+    assert "laptop" in listed.output
+    assert key.secret not in listed.output
+    assert "Accounts are on" not in run(app, "keys", "create", "--user", "bob").stderr
+
+
+def test_a_key_expires_when_it_was_said(app: Flask, accounts: Accounts) -> None:
+    """In days from now."""
+    run(app, "keys", "create", "--user", "alice", "--expires", "30")
+    expires_at = accounts.all_keys()[0].expires_at
+    assert expires_at is not None
+    assert abs(expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
+    assert "valid until" in run(app, "keys", "list").output
+
+
+def test_a_key_is_revoked_by_its_id_or_itself(app: Flask, accounts: Accounts) -> None:
+    """Whichever is at hand; twice is no error."""
+    for whole in (False, True):
+        text = run(app, "keys", "create", "--user", "alice").stdout.strip()
+        key = parse(text)
+        assert key is not None
+        named = text if whole else key.public_id
+        revoked = run(app, "keys", "revoke", named)
+        assert key.secret not in revoked.output
+        run(app, "keys", "revoke", named)
+        found = accounts.find(key.public_id)
+        assert found is not None
+        assert found[0].revoked_at is not None
+    assert "no key" in run(app, "keys", "revoke", "0" * 16, status=1).output
+
+
+def test_keys_are_listed_for_one_user(app: Flask) -> None:
+    """Or for all."""
+    for user in ("alice", "bob"):
+        run(app, "keys", "create", "--user", user)
+    assert len(run(app, "keys", "list").output.splitlines()) == 2
+    assert len(run(app, "keys", "list", "--user", "bob").output.splitlines()) == 1
+
+
+def test_a_plan_is_set(app: Flask) -> None:
+    """For a user who exists, to a plan that exists; the list shows it."""
+    run(app, "keys", "create", "--user", "alice")
+    run(app, "plans", "set", "alice", "pro")
+    assert "pro: alice" in run(app, "plans", "list").output
+    assert "no user" in run(app, "plans", "set", "bob", "pro", status=1).output
+
+
+def test_a_plan_that_the_policy_lost_is_shown(app: Flask, accounts: Accounts) -> None:
+    """Whoever has it is told from the others."""
+    accounts.create_key("alice", plan="gold", default_plan="starter")
+    assert "gold (not in the policy" in run(app, "plans", "list").output
+
+
+BAD_WORDS = {
+    "no user": ("keys", "create"),
+    "a blank user": ("keys", "create", "--user", " "),
+    "a long user": ("keys", "create", "--user", "u" * 257),
+    "a user with a line": ("keys", "create", "--user", "a\nb"),
+    "a long name": ("keys", "create", "--user", "a", "--name", "n" * 101),
+    "an unknown plan": ("keys", "create", "--user", "a", "--plan", "gold"),
+    "no days": ("keys", "create", "--user", "a", "--expires", "0"),
+    "days that are none": ("keys", "create", "--user", "a", "--expires", "soon"),
+    "an unknown plan to set": ("plans", "set", "a", "gold"),
+    "no day": ("ledger", "show", "--since", "yesterday"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WORDS)
+def test_a_mistake_is_told_and_does_nothing(app: Flask, accounts: Accounts, name: str) -> None:
+    """Status 2, a sentence, and no user or key."""
+    assert "Error: " in run(app, *BAD_WORDS[name], status=2).output
+    assert not accounts.users()
+
+
+def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
+    """By day and user, in dollars; of one user and from a day on where that is asked."""
+    rows.write(
+        Database(database_url),
+        [finished(begun()), begun(user="ip:198.51.100.7", started_at=NOON - timedelta(days=1))],
+    )
+    shown = run(app, "ledger", "show").output.splitlines()
+    assert shown == [
+        "2026-11-25  user:alice  1 calls  1000 in  200 out  0.001485 USD",
+        "2026-11-24  ip:198.51.100.7  1 calls  0 in  0 out  0.003400 USD",
+    ]
+    assert run(app, "ledger", "show", "--user", "alice").output.splitlines() == shown[:1]
+    assert run(app, "ledger", "show", "--user", "ip:198.51.100.7").output.splitlines() == shown[1:]
+    assert run(app, "ledger", "show", "--since", "2026-11-25").output.splitlines() == shown[:1]
+    assert run(app, "ledger", "show", "--user", "nobody").output == ""
+
+
+def test_a_ledger_that_is_right_passes(app: Flask, database_url: str) -> None:
+    """Status 0, with the sums."""
+    just_now = begun(started_at=datetime.now(UTC))
+    rows.write(Database(database_url), [finished(begun()), just_now])
+    output = run(app, "ledger", "check").output
+    assert "2 calls, 1 under way" in output
+    assert "0 problems" in output
+
+
+def test_a_ledger_that_is_wrong_fails(app: Flask, database_url: str) -> None:
+    """Status 1: a dead worker's call, and a cost that is no price."""
+    wrong = finished(begun(), cost_micro_usd=1)
+    as_of = load().as_of
+    old = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+    dead = begun(started_at=old)
+    rows.write(Database(database_url), [dead, wrong])
+    output = run(app, "ledger", "check", status=1).output
+    assert f"{dead.id} of user:alice began at" in output
+    assert f"{wrong.id} of user:alice cost 1 micro-dollars" in output
+    assert "2 problems" in output
+
+
+def test_the_schema_is_upgraded_as_often_as_one_likes(app: Flask) -> None:
+    """The second time it says that there was nothing to do."""
+    assert "was already at" in run(app, "db", "upgrade").output
+
+
+def test_a_database_that_fails_is_a_sentence(make_app: AppMaker) -> None:
+    """Status 1, the reason, the remedy, and no traceback."""
+    pytest.importorskip("psycopg")
+    app = make_app(CHATAPP_DATABASE_URL="postgresql://chat:swordfish@127.0.0.1:1/chat")
+    for words in (("keys", "list"), ("db", "upgrade"), ("ledger", "check")):
+        result = run(app, *words, status=1)
+        assert result.output.startswith("Error: The database does not do it")
+        assert "chat db upgrade" in result.output
+        assert "swordfish" not in result.output

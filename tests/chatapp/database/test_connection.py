@@ -1,0 +1,89 @@
+"""The way to the database."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from chatapp.database.connection import Database, DatabaseUrlError
+from chatapp.database.schema import Instant
+
+SECRET = "swordfish"
+BAD_URLS = {
+    "chat.db": "no URL",
+    "sqlite://": "needs a file",
+    "sqlite:///:memory:": "not shared",
+    "mysql://chat@localhost/chat": "not supported",
+    f"nonsense://chat:{SECRET}@localhost/chat": "not supported",
+    f"postgresql+nodriver://chat:{SECRET}@localhost/chat": "no URL",
+}
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
+    """At once, with the reason, and without its password."""
+    with pytest.raises(DatabaseUrlError, match=BAD_URLS[url]) as caught:
+        Database(url)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_database_prints_without_its_password() -> None:
+    """A traceback that shows it shows no secret."""
+    pytest.importorskip("psycopg")
+    database = Database(f"postgres://chat:{SECRET}@localhost/chat")
+    assert SECRET not in repr(database)
+    assert database.url.drivername == "postgresql+psycopg"
+
+
+def test_only_its_owner_reads_it(tmp_path: Path) -> None:
+    """The file, its directory and SQLite's journals, whatever the umask."""
+    old = os.umask(0)
+    try:
+        database = Database(f"sqlite:///{tmp_path / 'new' / 'chat.db'}")
+        with database.writing() as connection:
+            connection.execute(text("CREATE TABLE t (a)"))
+            files = sorted((tmp_path / "new").iterdir())
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
+        database.close()
+    finally:
+        os.umask(old)
+    assert modes == {"chat.db": 0o600, "chat.db-shm": 0o600, "chat.db-wal": 0o600}
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+def test_a_transaction_is_whole_or_not_at_all(database: Database) -> None:
+    """What fails in its middle leaves nothing, DDL included."""
+    with suppress(ZeroDivisionError), database.writing() as connection:
+        connection.execute(text("CREATE TABLE half (a INTEGER)"))
+        connection.execute(text("INSERT INTO half VALUES (1)"))
+        _ = 1 / 0
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE half (a INTEGER)"))
+        assert connection.scalar(text("SELECT count(*) FROM half")) == 0
+        connection.execute(text("DROP TABLE half"))
+
+
+def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
+    """A request is not held up by somebody's long transaction."""
+    with database.writing() as writer:
+        writer.execute(text("DELETE FROM calls"))
+        with database.reading() as reader:
+            assert reader.scalar(text("SELECT count(*) FROM calls")) == 0
+
+
+def test_an_instant_is_the_same_everywhere() -> None:
+    """Stored in UTC whatever the zone it was said in; without a zone it is refused."""
+    kind, dialect = Instant(), None
+    noon = datetime(2026, 11, 25, 12, tzinfo=timezone(timedelta(hours=5)))
+    stored = kind.process_bind_param(noon, dialect)
+    assert stored is not None
+    assert (stored.hour, stored.tzinfo) == (7, UTC)
+    assert kind.process_result_value(stored.replace(tzinfo=None), dialect) == noon
+    with pytest.raises(ValueError, match="no time zone"):
+        kind.process_bind_param(datetime(2026, 11, 25), dialect)  # noqa: DTZ001 - it is the point

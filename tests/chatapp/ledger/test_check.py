@@ -1,0 +1,80 @@
+"""Whether the ledger can be believed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from chatapp import catalogue
+from chatapp.ledger.call import Call
+from chatapp.ledger.check import Findings, check
+from chatapp.ledger.table import row_of
+from tests.chatapp.ledger.calls import NOON, USAGE, begun, finished
+
+LEASE = timedelta(minutes=2)
+
+
+def checked(*calls: Call, priced_since: timedelta = timedelta(days=-1)) -> Findings:
+    """The findings two minutes after noon."""
+    return check(
+        [row_of(call) for call in calls],
+        catalogue.load(),
+        now=NOON + LEASE,
+        lease=LEASE,
+        priced_since=NOON + priced_since,
+    )
+
+
+RIGHT = {
+    "answered": finished(begun()),
+    "under way": begun(),
+    "without an answer": begun(status="overloaded", cost_micro_usd=0),
+    "left by its client": finished(begun(), status="cut_off", client_left=True, estimated=True),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_is_no_problem(name: str) -> None:
+    """Every way in which a call can go well, or badly, by the rules."""
+    assert checked(RIGHT[name]).problems == []
+
+
+WRONG = {
+    "its worker died": (begun(started_at=NOON - LEASE), "unfinished: its worker died"),
+    "a micro-dollar too much": (finished(begun(), cost_micro_usd=1486), "tokens are worth 1485"),
+    "a micro-dollar too little": (finished(begun(), cost_micro_usd=1484), "tokens are worth 1485"),
+    "estimates at no price": (begun(cost_micro_usd=0), "tokens are worth 3400"),
+    "a cost for nothing": (begun(status="overloaded"), "tokens are worth 0"),
+    "another model's price": (finished(begun(), slug="claude-opus-4-5"), "worth 7425"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found(name: str) -> None:
+    """With the call's id, so that it can be looked at."""
+    call, says = WRONG[name]
+    (problem,) = checked(call).problems
+    assert says in problem
+    assert call.id in problem
+
+
+def test_prices_of_before_are_not_held_against_a_call() -> None:
+    """A call from before the prices is counted, and its cost believed."""
+    found = checked(finished(begun(), cost_micro_usd=1), priced_since=timedelta(days=1))
+    assert found.problems == []
+    assert found.older_than_the_prices == 1
+
+
+def test_sums_are_by_user_and_month() -> None:
+    """And to the micro-dollar."""
+    last_month = NOON - timedelta(days=30)
+    found = checked(
+        *(finished(begun()) for _ in range(3)),
+        finished(begun(started_at=last_month, user="user:bob"), usage=USAGE),
+    )
+    assert found.spent_micro_usd == {
+        ("user:alice", "2026-11"): 3 * 1485,
+        ("user:bob", "2026-10"): 1485,
+    }
+    assert (found.calls, found.running) == (4, 0)

@@ -1,0 +1,47 @@
+"""What the ledger answers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from chatapp.database.connection import Database
+from chatapp.ledger import rows
+from chatapp.ledger.records import DayTotal, Records
+from tests.chatapp.ledger.calls import NOON, begun, finished
+
+MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def records(database: Database) -> Records:
+    """Two days, two users, one call under way."""
+    yesterday = MIDNIGHT - timedelta(microseconds=1)
+    calls = [
+        finished(begun(started_at=yesterday)),
+        finished(begun(started_at=MIDNIGHT)),
+        begun(started_at=NOON),
+        finished(begun(user="ip:198.51.100.7")),
+    ]
+    rows.write(database, calls)
+    return Records(database)
+
+
+def test_spending_is_summed_from_an_instant_on(records: Records) -> None:
+    """To the microsecond; what is under way counts by its estimate, other users do not."""
+    assert records.spent_micro_usd("user:alice", MIDNIGHT) == 1485 + 3400
+    assert records.spent_micro_usd("user:alice", MIDNIGHT - timedelta(days=1)) == 2 * 1485 + 3400
+    assert records.spent_micro_usd("user:nobody", MIDNIGHT) == 0
+    assert records.spent_micro_usd("user:alice' OR '1'='1", MIDNIGHT) == 0
+
+
+def test_totals_are_by_day_and_user(records: Records) -> None:
+    """The newest day first; days are those of UTC."""
+    assert list(records.totals(user=None, since=None)) == [
+        DayTotal("2026-11-25", "ip:198.51.100.7", 1, 1000, 200, 1485),
+        DayTotal("2026-11-25", "user:alice", 2, 1000, 200, 4885),
+        DayTotal("2026-11-24", "user:alice", 1, 1000, 200, 1485),
+    ]
+    assert len(records.totals(user="user:alice", since=None)) == 2
+    assert len(records.totals(user="user:alice", since=MIDNIGHT)) == 1

@@ -1,0 +1,72 @@
+"""Rows of the ledger in a real database."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from chatapp.database.connection import Database
+from chatapp.ledger import rows
+from chatapp.ledger.records import Records
+from chatapp.ledger.table import row_of, usage_of
+from tests.chatapp.ledger.calls import USAGE, begun, finished
+
+
+def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
+    """Everything that was said of it reads back, the instant to the microsecond."""
+    call = begun()
+    rows.write(database, [call])
+    (row,) = Records(database).calls()
+    assert dict(row) == row_of(call)
+    assert usage_of(row) is None
+    ended = finished(call, client_left=True, status="cut_off", estimated=True)
+    rows.write(database, [ended])
+    (row,) = Records(database).calls()
+    assert dict(row) == row_of(ended)
+    assert usage_of(row) == USAGE
+
+
+def test_an_end_without_a_beginning_is_kept(database: Database) -> None:
+    """As after an outage that took the beginning."""
+    ended = finished(begun())
+    rows.write(database, [ended])
+    (row,) = Records(database).calls()
+    assert dict(row) == row_of(ended)
+
+
+def test_what_is_finished_never_changes(database: Database) -> None:
+    """A beginning that comes late, or an end that comes twice, is written over nothing."""
+    call = begun()
+    ended = finished(call)
+    rows.write(database, [ended])
+    rows.write(database, [call, replace(ended, cost_micro_usd=9)])
+    (row,) = Records(database).calls()
+    assert dict(row) == row_of(ended)
+
+
+def test_one_batch_takes_many(database: Database) -> None:
+    """Beginnings and ends together, in one transaction."""
+    old = [begun() for _ in range(500)]
+    rows.write(database, old)
+    rows.write(database, [*map(finished, old), *(begun() for _ in range(500))])
+    statuses = [row["status"] for row in Records(database).calls()]
+    assert sorted(statuses) == ["answered"] * 500 + ["unfinished"] * 500
+
+
+def test_what_a_caller_chose_fits_or_is_cut(database: Database) -> None:
+    """No name is so long or so odd that a call goes unrecorded."""
+    odd = begun(user="user:" + "ü" * 1000, model="'; DROP TABLE calls; --" * 50, endpoint="e" * 99)
+    rows.write(database, [odd])
+    (row,) = Records(database).calls()
+    assert row["user"] == odd.user[:300]
+    assert row["model"] == odd.model[:256]
+
+
+def test_a_row_for_the_log_has_everything() -> None:
+    """One line of JSON from which the row could be made again."""
+    line = rows.as_json(finished(begun()))
+    assert "\n" not in line
+    read = json.loads(line)
+    assert read["cost_micro_usd"] == 1485
+    assert read["started_at"] == "2026-11-25T12:00:00.123456+00:00"
+    assert read["cached_input_tokens"] == 600
