@@ -102,9 +102,9 @@ class Estimator:
         return expected_output_tokens(self._outputs.recent(slug))
 
 
-def estimator_for(storage: Storage, catalogue: Catalogue) -> Estimator:
+def estimator_for(storage: Storage | None, catalogue: Catalogue) -> Estimator:
     """The estimator that keeps recent outputs where the limits are kept: in Redis for all workers
-    (cluster and Sentinel, too), and in each worker's memory for any other storage."""
+    (cluster and Sentinel, too), and in each worker's memory for any other storage, or none."""
     if isinstance(storage, RedisStorage):
         outputs = RedisOutputs(storage.get_connection(), storage.base_exceptions)
         return Estimator(outputs, catalogue)

@@ -9,7 +9,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from limits.storage import storage_from_string
+from limits.storage import Storage, storage_from_string
 
 from chatapp import catalogue
 from chatapp.estimates.estimate import Estimate, Estimator, estimator_for
@@ -122,9 +122,11 @@ def test_odd_usages_do_not_raise(estimator: Estimator, usage: Usage) -> None:
     estimator.observe("gpt-4o", Estimate(0, 0), usage)
 
 
-def test_memory_storage_keeps_them_in_memory() -> None:
-    """With memory:// every estimator learns for itself."""
-    storage = storage_from_string("memory://")
+@pytest.mark.parametrize(
+    "storage", [storage_from_string("memory://"), None], ids=["memory", "none"]
+)
+def test_memory_storage_keeps_them_in_memory(storage: Storage | None) -> None:
+    """With memory://, or limits switched off, every estimator learns for itself."""
     taught, other = estimator_for(storage, MODELS), estimator_for(storage, MODELS)
     teach(taught, 300)
     assert taught.estimate(GPT, BODY).output_tokens < UNKNOWN_OUTPUT_TOKENS

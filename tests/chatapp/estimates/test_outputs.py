@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from chatapp.estimates.histogram import MOST_CALLS, Histogram
+from chatapp.estimates.histogram import MOST_CALLS, MOST_WEIGHT, Histogram
 from chatapp.estimates.output import (
     ENOUGH_CALLS,
     UNKNOWN_OUTPUT_TOKENS,
@@ -105,6 +105,17 @@ def test_both_are_the_reference(outputs: Outputs) -> None:
     assert outputs.recent("gpt-4o") == reference
 
 
+def test_halving_is_the_reference_to_the_last_unit(redis_client: redis.Redis) -> None:
+    """What is halved to nothing is gone on the server, too, and what is odd is rounded down."""
+    weights = {0: 1, 1: 2, 2: 3, 3: 17, 40: MOST_WEIGHT}
+    redis_client.hset(KEY, mapping=weights)  # type: ignore[arg-type]
+    outputs = RedisOutputs(redis_client, ERRORS)
+    outputs.add("gpt-4o", 9)
+    assert outputs.recent("gpt-4o") == Histogram(weights).added(9)
+    assert not redis_client.hexists(KEY, "0")
+    assert RedisOutputs(redis_client, ERRORS).recent("gpt-4o") == Histogram(weights).added(9)
+
+
 def test_threads_lose_no_call(outputs: Outputs) -> None:
     """Calls that end together are all counted."""
     workers = [
@@ -177,6 +188,31 @@ def test_an_idle_worker_reads_seldom(
     commands()
     assert [outputs.recent("gpt-4o").calls for _ in range(10)] == [1] * 10
     assert commands() == 1
+
+
+def test_threads_read_once_together(
+    redis_client: redis.Redis, commands: Callable[[], int], clock: Clock
+) -> None:
+    """Requests that find a stale expectation in the same moment cost one read, not one each."""
+    outputs = RedisOutputs(redis_client, ERRORS, clock=clock)
+    outputs.add("gpt-4o", 100)
+    threads = 16
+    together = threading.Barrier(threads)
+
+    def ask() -> None:
+        for _ in range(20):
+            if together.wait() == 0:
+                clock.now_s += FRESH_S
+            together.wait()
+            outputs.recent("gpt-4o")
+
+    commands()
+    workers = [threading.Thread(target=ask) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert commands() == 20
 
 
 def test_a_key_is_small_and_ends(redis_client: redis.Redis) -> None:

@@ -15,7 +15,13 @@ from chatapp.catalogue import Model
 from chatapp.estimates.contents import MOST_PARTS
 from chatapp.estimates.families import CL100K, O200K
 from chatapp.estimates.tokenizer import tokenizer
-from chatapp.estimates.tokens import EXACT_CHARACTERS, input_tokens, text_tokens
+from chatapp.estimates.tokens import (
+    EXACT_CHARACTERS,
+    SLICE_CHARACTERS,
+    SLICES,
+    input_tokens,
+    text_tokens,
+)
 from chatapp.providers import Message, Prompt
 from chatapp.providers.offline import Offline
 
@@ -285,6 +291,15 @@ def test_uneven_texts_are_not_underestimated(period: int) -> None:
     whole = "".join(part[: period // 2] for part in [plain, dense]) * (3_000_000 // period)
     real = tokenizer("cl100k_base").count(whole)
     assert real <= text_tokens([whole], CL100K) <= real * 1.35
+
+
+def test_a_period_that_slices_could_keep_step_with_is_met() -> None:
+    """A text that is plain exactly where evenly spaced slices would look is not taken for plain."""
+    period = 47_000
+    plain, dense = "hello world " * 250, "x9Qz/4Kp+" * period
+    whole = (plain[:2_000] + dense)[:period] * SLICES + plain[:SLICE_CHARACTERS]
+    real = tokenizer("cl100k_base").count(whole)
+    assert real <= text_tokens([whole], CL100K) <= real * 1.1
 
 
 def test_many_small_texts_are_not_underestimated() -> None:
