@@ -21,6 +21,7 @@ from chatapp.blueprints import (
     authentication,
     chat,
     dispatch,
+    estimating,
     health,
     openai_api,
     page,
@@ -32,6 +33,8 @@ from chatapp.conversation import Conversation, ModelUnavailableError, UnknownMod
 from chatapp.database import migration
 from chatapp.database.connection import EXTENSION_KEY as DATABASE_KEY
 from chatapp.database.connection import Database, DatabaseUrlError
+from chatapp.estimates.estimate import EXTENSION_KEY as ESTIMATOR_KEY
+from chatapp.estimates.estimate import estimator_for
 from chatapp.ledger.background import BackgroundLedger
 from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from chatapp.ledger.records import EXTENSION_KEY as RECORDS_KEY
@@ -72,6 +75,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     identities.install(
         limiter, chosen.plans, identities.plans_of(policy_file) if policy_file else ()
     )
+    estimating.install(limiter)
     authenticator = _accounts(app, chosen)
     # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
     authentication.install(app, authenticator)
@@ -83,6 +87,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     limiter.exempt(health_bp)
     limiter.init_app(app)
     limiter.check_policy(app)
+    app.extensions[ESTIMATOR_KEY] = estimator_for(
+        limiter.storage if limiter.initialized else None, models
+    )
     if policy_file:
         identities.check_plans(chosen.plans, policy_file)
     _trust_proxies(app, chosen.trusted_hops)

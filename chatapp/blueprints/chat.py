@@ -11,7 +11,6 @@ from chatapp.blueprints import chat_request, dispatch, stream_answer
 from chatapp.blueprints.chat_stream import ChatRendering
 from chatapp.conversation import Conversation
 from chatapp.providers import ProviderError
-from chatapp.token_estimate import tokens_of
 
 bp = Blueprint("chat", __name__)
 
@@ -34,12 +33,7 @@ def chat() -> Response:
     """The model's reply to one message, whole or as it is made."""
     asked: chat_request.ChatRequest = g.chat_request
     turn, conversation = asked.turn, present_conversation()
-    call = dispatch.begin(
-        conversation,
-        turn.model,
-        input_tokens=tokens_of(len(turn.message.encode())),
-        output_tokens=conversation.max_tokens,
-    )
+    call = dispatch.begin(conversation, turn.model)
     try:
         if asked.stream:
             stream = conversation.stream(turn)

@@ -28,10 +28,12 @@ EXAMPLE: Final = '{"message": "hello"}'
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A valid request: what is said to which model, and who says it (None: he did not say);
-    ``stream``: he wants the answer as it is made."""
+    ``most_output_tokens`` is what the answer cannot exceed; ``stream``: he wants it as it is made.
+    """
 
     turn: Turn
     user_id: str | None
+    most_output_tokens: int
     stream: bool = False
 
 
@@ -48,7 +50,12 @@ def read(request: Request, conversation: Conversation) -> ChatRequest:
     except ModelUnavailableError as error:
         raise Refusal(422, "model_unavailable", str(error)) from error
     turn = Turn(message=body.message, model=model)
-    return ChatRequest(turn=turn, user_id=body.user_id, stream=body.stream or False)
+    return ChatRequest(
+        turn=turn,
+        user_id=body.user_id,
+        most_output_tokens=conversation.max_tokens,
+        stream=body.stream or False,
+    )
 
 
 def _unicode(text: str) -> str:

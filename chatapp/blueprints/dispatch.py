@@ -1,24 +1,27 @@
 """One call of a provider under way: told to the ledger when it begins, and once when it is over.
 
-Whatever has to follow what calls really used belongs into `Dispatch`; it is the one place that
-every call passes, whole or streamed, answered, failed or left by its client.
+What follows from what a call really used, in limits, ledger and estimates, follows from `Dispatch`:
+every call passes it once, whole or streamed, answered, failed or left by its client.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, cast
+from decimal import Decimal
+from typing import Any, Final, cast
 
 from flask import current_app, g, request
 
+from chatapp.blueprints.estimating import present_estimate, present_estimator
 from chatapp.catalogue import Model
 from chatapp.conversation import Conversation
 from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
 from chatapp.spent import Spent, spent_by, spent_in_vain, spent_on
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, Reservation
 
 LIMITER_KEY: Final = "chatapp.limiter"
 
@@ -26,10 +29,20 @@ LIMITER_KEY: Final = "chatapp.limiter"
 class Dispatch:
     """A call that has begun. One of its methods ends it; what comes after that is ignored."""
 
-    def __init__(self, call: Call, conversation: Conversation, ledger: Ledger | None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        conversation: Conversation,
+        *,
+        ledger: Ledger | None,
+        reservation: Reservation,
+        learn: Callable[[Usage], None],
+    ) -> None:
         self.call = call
         self._conversation = conversation
         self._ledger = ledger
+        self._reservation = reservation
+        self._learn = learn
         self._lock = threading.Lock()
         self._is_over = False
         if ledger is not None:
@@ -41,8 +54,16 @@ class Dispatch:
         spent = spent_on(usage, input_estimate=estimate, output_bytes=output_bytes)
         self._over(spent, "answered")
 
+    def goes_on(self, progress: Progress) -> None:
+        """The stream has come so far, and its charges are not to be given back yet."""
+        if self._reservation.renewal_is_due:
+            spent = spent_by(progress, input_estimate=self.call.estimated_input_tokens)
+            self._reservation.renew(**self._costs(spent.usage))
+
     def failed(self, error: ProviderError) -> None:
-        """There is no answer, and why."""
+        """There is no answer, and why. The caller gets the call back, with its tokens and dollars;
+        what the provider bills for a prompt in vain is ours, and stands in the ledger."""
+        self._reservation.cancel()
         spent = spent_in_vain(error, input_estimate=self.call.estimated_input_tokens)
         self._over(spent, error.kind)
 
@@ -66,16 +87,25 @@ class Dispatch:
             status=status,
             client_left=client_left,
         )
+        self._reservation.settle(**self._costs(spent.usage))
+        if status == "answered" and not spent.estimated:
+            self._learn(spent.usage)
         if self._ledger is not None:
             self._ledger.finish(self.call)
 
+    def _costs(self, usage: Usage) -> dict[str, Any]:
+        """What a usage is in each unit of a limit."""
+        return {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "usd": Decimal(self._conversation.price(self.call.slug, usage)).scaleb(-6),
+        }
 
-def begin(
-    conversation: Conversation, model: Model, *, input_tokens: int, output_tokens: int
-) -> Dispatch:
-    """A call of this model for the present request, with these estimates; its provider is asked
-    next."""
-    limiter = present_limiter()
+
+def begin(conversation: Conversation, model: Model) -> Dispatch:
+    """A call of this model for the present request; its provider is asked next."""
+    limiter, estimate = present_limiter(), present_estimate()
+    estimator = present_estimator()
     call = Call(
         id=new_call_id(),
         started_at=datetime.now(UTC),
@@ -86,11 +116,19 @@ def begin(
         model=model.name,
         slug=model.slug,
         provider=model.provider,
-        estimated_input_tokens=input_tokens,
-        estimated_output_tokens=output_tokens,
-        cost_micro_usd=conversation.price(model.slug, Usage(input_tokens, output_tokens)),
+        estimated_input_tokens=estimate.input_tokens,
+        estimated_output_tokens=estimate.output_tokens,
+        cost_micro_usd=conversation.price(
+            model.slug, Usage(estimate.input_tokens, estimate.output_tokens)
+        ),
     )
-    return Dispatch(call, conversation, current_app.extensions.get(EXTENSION_KEY))
+    return Dispatch(
+        call,
+        conversation,
+        ledger=current_app.extensions.get(EXTENSION_KEY),
+        reservation=limiter.reservation,
+        learn=lambda usage: estimator.observe(model.slug, estimate, usage),
+    )
 
 
 def present_limiter() -> Limiter:

@@ -11,18 +11,12 @@ from chatapp.blueprints.dispatch import Dispatch
 from chatapp.blueprints.passed_on import PassedOn
 from chatapp.blueprints.shape import Shape
 from chatapp.providers import ProviderError
-from chatapp.token_estimate import input_tokens
 
 
 def answer(asked: CompatibleRequest, shape: Shape) -> Response:
     """Hand the request on and its answer back; the offline model's is made here."""
     conversation = present_conversation()
-    call = dispatch.begin(
-        conversation,
-        asked.turn.model,
-        input_tokens=input_tokens(asked.passage.fields),
-        output_tokens=asked.most_output_tokens or conversation.max_tokens,
-    )
+    call = dispatch.begin(conversation, asked.turn.model)
     try:
         if asked.turn.model.provider == shape.provider:
             return _handed_on(asked, shape, call)

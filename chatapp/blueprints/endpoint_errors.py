@@ -84,8 +84,7 @@ class EndpointErrors:
 
 
 def _denial(error: RateLimitExceeded) -> Trouble:
-    body = error.get_response().get_json(silent=True) or {}
-    sentence = body.get("error") or error.description or ""
+    sentence = error.message
     units = {denial.charge.limit.unit for denial in error.denials}
     if "usd" in units:
         return Trouble(429, "insufficient_quota", sentence, unit="usd")

@@ -104,6 +104,7 @@ class StreamAnswer:
                 yield start
             with failures_logged(self._model, unless=lambda: self._client_left):
                 for part in self._stream:
+                    self._dispatch.goes_on(self._stream.progress)
                     if written := rendering.part(part):
                         yield written
         except ProviderError as error:

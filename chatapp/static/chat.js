@@ -33,18 +33,30 @@ function duration(seconds) {
 }
 
 function period(seconds) {
-  const names = { 1: "second", 60: "minute", 3600: "hour", 86400: "day" };
+  const names = { 1: "second", 60: "minute", 3600: "hour", 86400: "day", 2592000: "30 days" };
   return seconds === null ? "" : `per ${names[seconds] ?? duration(seconds)}`;
+}
+
+function amount(value, unit) {
+  if (value === null) return "?";
+  return unit === "micro-usd" ? `$${(value / 1e6).toFixed(2)}` : value.toLocaleString("en");
+}
+
+// What a limit counts, where that is not said by its name: calls at once have no period.
+function title({ name, unit, windowSeconds }) {
+  if (unit === "concurrent-requests") return name;
+  return `${name.replace(/^usd-.*/, "money")} ${period(windowSeconds)}`.trim();
 }
 
 function showLimits(limits) {
   if (limits.length === 0) return;
-  at("limits").replaceChildren(...limits.map(({ name, quota, windowSeconds, remaining }) => {
+  at("limits").replaceChildren(...limits.map((limit) => {
+    const { unit, quota, remaining } = limit;
     const row = element("li", remaining === 0 ? "spent" : "");
     const head = row.appendChild(element("div", "name"));
-    const left = element("span", "", `${remaining ?? "?"} of ${quota ?? "?"}`);
+    const left = element("span", "", `${amount(remaining, unit)} of ${amount(quota, unit)}`);
     left.append(element("span", "left", " left"));
-    head.append(element("span", "", `${name} ${period(windowSeconds)}`.trim()), left);
+    head.append(element("span", "", title(limit)), left);
     if (quota !== null && remaining !== null) {
       const bar = row.appendChild(element("progress", ""));
       bar.max = quota;

@@ -23,13 +23,14 @@ function whole(text) {
   return text !== undefined && Number.isFinite(number) ? number : null;
 }
 
-// [{name, quota, windowSeconds, remaining, resetSeconds}], in the policy's order; a figure that the
+// [{name, unit, quota, windowSeconds, remaining, resetSeconds}], in the policy's order; a figure that the
 // server did not send is null.
 export function readLimits(headers) {
   const policies = parseList(headers.get("RateLimit-Policy"));
   const states = parseList(headers.get("RateLimit"));
   return [...new Set([...policies.keys(), ...states.keys()])].map((name) => ({
     name,
+    unit: policies.get(name)?.qu ?? "requests",
     quota: whole(policies.get(name)?.q),
     windowSeconds: whole(policies.get(name)?.w),
     remaining: whole(states.get(name)?.r),

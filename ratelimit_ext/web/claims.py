@@ -137,7 +137,8 @@ def policy_item(limit: Limit) -> str:
     """
     quota = limit.capacity
     window = -(-quota * limit.period_us // (limit.amount * 1_000_000))
-    unit = "" if limit.unit == "requests" else f';qu="{limit.unit}"'
+    counted = {"usd": "micro-usd", "calls": "concurrent-requests"}.get(limit.unit, limit.unit)
+    unit = "" if limit.unit == "requests" else f';qu="{counted}"'
     return f'"{header_name(limit)}";q={quota};w={window}{unit}'
 
 

@@ -23,6 +23,7 @@ from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import NO_HOLD, Hold
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.protocol import Correction, Engine
 from ratelimit_ext.web import headers
 from ratelimit_ext.web.admission import Outcome, admitted, charged
@@ -199,7 +200,8 @@ class Limiter(flask_limiter.Limiter):
         """
         state = self.context
         if state.reservation is None:
-            state.reservation = Reservation(self.engine, NO_HOLD, state.taken)
+            engine = self.engine if self.initialized and self.enabled else MemoryEngine()
+            state.reservation = Reservation(engine, NO_HOLD, state.taken)
         return state.reservation
 
     def settle(self, **actual: Any) -> None:
@@ -556,12 +558,14 @@ class Limiter(flask_limiter.Limiter):
             headers.write_refusal(
                 response.headers,
                 state.retry_ms,
+                budget=any(e.spent_budget for e in state.entries),
                 name=self._header_mapping[HeaderNames.RETRY_AFTER],
                 as_date=self._retry_after == "http-date",
             )
         reservation = state.reservation
         if reservation is not None and not reservation.detached:
             response.call_on_close(reservation.close)
+            state.streams = response.is_streamed
         if state.entries:
             headers.expose(response.headers, self._header_mapping)
         return response

@@ -35,13 +35,16 @@ def write_limits(
     headers.add(names[HeaderNames.RESET], str(int(nearest.reset_at + 1)))
 
 
-def write_refusal(headers: Headers, wait_ms: int, *, name: str, as_date: bool) -> None:
-    """Write how long to wait, in whole seconds rounded up and in milliseconds."""
+def write_refusal(
+    headers: Headers, wait_ms: int, *, budget: bool, name: str, as_date: bool
+) -> None:
+    """Write how long to wait, in whole seconds rounded up and in milliseconds; ``budget``: it is
+    money that is spent."""
     seconds = max(1, -(-wait_ms // 1000))
     headers[name] = http_date(time.time() + seconds) if as_date else str(seconds)
     headers["retry-after-ms"] = str(max(1, wait_ms))
     headers["Cache-Control"] = "no-store"
-    if too_long_to_wait(wait_ms):
+    if budget or too_long_to_wait(wait_ms):
         # SDKs would sleep for that long, or hammer: tell them to hand the error to their caller.
         headers["x-should-retry"] = "false"
 

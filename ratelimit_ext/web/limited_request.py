@@ -45,6 +45,11 @@ class Entry(NamedTuple):
         return self._replace(verdict=now, now_us=self.now_us + elapsed_us)
 
     @property
+    def spent_budget(self) -> bool:
+        """Whether it is a limit in dollars that denied."""
+        return not self.verdict.allowed and self.claim.limit.unit == "usd"
+
+    @property
     def reset_at(self) -> float:
         """When the limit is reset, in seconds since 1970 by the deciding clock."""
         return (self.now_us + self.verdict.reset_after_us) / 1_000_000
@@ -87,6 +92,7 @@ class LimitedRequest:
         "plan",
         "reservation",
         "retry_ms",
+        "streams",
         "taken",
     )
 
@@ -98,8 +104,9 @@ class LimitedRequest:
         """Forget everything: the request is over. What is reserved until now goes back."""
         if self.conditional:
             self.extension.abandon(self.conditional)
-        if self.reservation is not None and not (self.finished or self.reservation.detached):
-            self.reservation.close()  # no response will do it
+        # A whole answer is over with its request; a stream goes on, and closes with its response.
+        if self.reservation is not None and not (self.streams or self.reservation.detached):
+            self.reservation.close()
         self._begin()
 
     def _begin(self) -> None:
@@ -119,6 +126,8 @@ class LimitedRequest:
         self.exempt: bool | None = None
         #: The wait of the refusal in milliseconds; ``None``: not refused.
         self.retry_ms: int | None = None
+        #: Whether the response is a stream, which outlives the request.
+        self.streams = False
         #: Whether the response has been dealt with.
         self.finished = False
 

@@ -15,6 +15,8 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.money import MICRO
 from ratelimit_ext.web.claims import Claim, header_name
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
@@ -34,17 +36,27 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         *,
         claim: Claim | None = None,
         decision: Decision | None = None,
-        sentence: str | None = None,
     ) -> None:
         super().__init__(limit, response)
         self.claim = claim
         self.decision = decision
-        self.sentence = sentence
 
     @property
     def denials(self) -> tuple[Verdict, ...]:
         """The verdicts that denied the request."""
         return () if self.decision is None else self.decision.denials
+
+    @property
+    def is_budget(self) -> bool:
+        """Whether money is spent: waiting in a retry loop is no use."""
+        return any(denial.charge.limit.unit == "usd" for denial in self.denials)
+
+    @property
+    def message(self) -> str:
+        """What is exceeded and how long to wait, as a sentence for a person."""
+        if self.decision is None or self.claim is None:
+            return str(self.description)
+        return f"{self._subject(self.claim)} {waiting(self.decision.retry_after_ms or 0)}"
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The callback's response where it gave one, else the default body."""
@@ -55,12 +67,13 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
 
     def _body(self, claim: Claim, decision: Decision) -> dict[str, Any]:
         wait_ms = decision.retry_after_ms or 0
+        own = [v for v in decision.denials if v.charge.limit is claim.limit] or decision.denials
         return {
-            "error": self.sentence or f"{self._subject(claim)} {waiting(wait_ms)}",
-            "code": "rate_limited",
+            "error": self.message,
+            "code": "insufficient_quota" if self.is_budget else "rate_limited",
             "limit": str(claim.runtime.limit),
             "policy": header_name(claim.limit),
-            "remaining": min((denial.remaining for denial in decision.denials), default=0),
+            "remaining": _outside(claim.limit, min(verdict.remaining for verdict in own)),
             "retry_after": wait_ms / 1000,
             "violated-policies": [header_name(v.charge.limit) for v in decision.denials],
         }
@@ -78,9 +91,9 @@ class RequestTooLarge(BadRequest):
     def __init__(self, claim: Claim, verdict: Verdict) -> None:
         limit = claim.limit
         super().__init__(
-            f"This request costs {verdict.charge.cost} {limit.unit}, and the limit "
-            f"{header_name(limit)!r} never allows more than {limit.capacity} at once. "
-            "Make the request smaller."
+            f"This request costs {_outside(limit, verdict.charge.cost):,} {limit.unit}, and the "
+            f"limit {header_name(limit)!r} never allows more than "
+            f"{_outside(limit, limit.capacity):,} at once. Make the request smaller."
         )
         self.claim = claim
         self.verdict = verdict
@@ -94,11 +107,16 @@ class RequestTooLarge(BadRequest):
                 "code": "request_too_large",
                 "limit": str(self.claim.runtime.limit),
                 "policy": header_name(self.claim.limit),
-                "cost": self.verdict.charge.cost,
-                "capacity": self.claim.limit.capacity,
+                "cost": _outside(self.claim.limit, self.verdict.charge.cost),
+                "capacity": _outside(self.claim.limit, self.claim.limit.capacity),
             },
             None,
         )
+
+
+def _outside(limit: Limit, units: int) -> float:
+    """An amount as it is told outside: dollars as dollars."""
+    return units / MICRO if limit.unit == "usd" else units
 
 
 def waiting(wait_ms: int) -> str:

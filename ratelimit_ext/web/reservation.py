@@ -25,9 +25,10 @@ _logger = logging.getLogger("ratelimit_ext")
 class Reservation:
     """The charges of one admitted request.
 
-    The response closes it. Whoever needs it for longer, or has no response, takes it with
-    :meth:`detach` and closes it. All methods may be called from any thread, and none of them
-    raises for a storage that is away: the lease is the net.
+    The response closes it: a stream at its end, a whole answer with its request. Whoever needs it
+    for longer, or has no response, takes it with :meth:`detach` and closes it. All methods may be
+    called from any thread, and none of them raises for a storage that is away: the lease is the
+    net.
     """
 
     def __init__(self, engine: Engine, hold: Hold, entries: list[Entry]) -> None:
@@ -57,6 +58,12 @@ class Reservation:
         """
         self._actual |= _told(tokens, input_tokens, output_tokens, usd)
 
+    @property
+    def renewal_is_due(self) -> bool:
+        """Whether :meth:`renew` would reach the storage now, for those who have to compute what
+        they tell it."""
+        return not self._closed and time.monotonic() - self._renewed_at >= RENEW_EVERY_S
+
     def renew(
         self,
         *,
@@ -67,10 +74,9 @@ class Reservation:
     ) -> None:
         """Say that the call goes on, and what it has cost so far. Cheap to call at every chunk: it
         reaches the storage once in :data:`RENEW_EVERY_S` seconds."""
-        here = time.monotonic()
-        if self._closed or here - self._renewed_at < RENEW_EVERY_S:
+        if not self.renewal_is_due:
             return
-        self._renewed_at = here
+        self._renewed_at = time.monotonic()
         spent = _told(tokens, input_tokens, output_tokens, usd)
         self._send(
             [

@@ -47,9 +47,19 @@ def test_ten_pass_at_once_and_the_eleventh_waits(client: FlaskClient) -> None:
 
 
 def test_every_answer_says_what_is_left_of_each_limit(client: FlaskClient) -> None:
-    """Edge, pace, model and plan, in one header."""
-    response = ask(client, user_id="u")
-    assert left(response) == {"ip": 19, "user": 9, "model": 599, "plan": 99}
+    """Edge, pace, model and plan with its calls, tokens, slots and money, in one header."""
+    remaining = left(ask(client, user_id="u"))
+    assert 98_000 < remaining.pop("tokens") < 100_000
+    assert remaining == {
+        "ip": 19,
+        "user": 9,
+        "model": 599,
+        "plan": 99,
+        "at-once": 3,
+        "usd-hour": 2_000_000,
+        "usd-day": 5_000_000,
+        "usd-month": 30_000_000,
+    }
 
 
 def test_users_have_allowances_of_their_own(client: FlaskClient) -> None:

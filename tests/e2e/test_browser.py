@@ -6,12 +6,16 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from chatapp import create_app
+from chatapp.accounts.store import Accounts
+from chatapp.database import migration
+from chatapp.database.connection import Database
 
 CHROMIUM = shutil.which("chromium")
 BROWSER_OPTIONS = [
@@ -38,8 +42,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The application, offline, on a free port and a storage of its own."""
+def accounts(tmp_path: Path) -> Accounts:
+    """The application's accounts; none yet."""
+    database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
+    migration.upgrade(database)
+    return Accounts(database)
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, accounts: Accounts) -> Iterator[str]:
+    """The application, offline, on a free port, with a storage and a database of its own."""
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'chatapp.db'}")
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(key, raising=False)
     app = create_app({"RATELIMIT_STORAGE_URI": "memory://"})
@@ -126,7 +139,8 @@ def test_what_is_left_of_each_limit_is_shown(page: Page) -> None:
     """Every limit by name, with what this conversation has left of it."""
     say(page, "hello")
     limits = page.locator("#limits li")
-    expect(limits).to_have_count(4)
+    expect(limits).to_have_count(9)
+    expect(limits.filter(has_text="money per day")).to_contain_text("$5.00 of $5.00 left")
     expect(limits.filter(has_text="user per 20 s")).to_contain_text("9 of 10 left")
     expect(limits.filter(has_text="plan per day")).to_contain_text("99 of 100 left")
 
@@ -195,3 +209,25 @@ def test_the_page_fits_a_phone(page: Page, width: int) -> None:
     assert talk is not None
     assert limits["y"] + limits["height"] <= talk["y"], "one covers the other"
     assert talk["height"] > 350, "too little room to talk"
+
+
+def test_with_accounts_on_the_page_asks_for_a_key(accounts: Accounts, page: Page) -> None:
+    """A wrong key is told, the right one answers; the tab keeps it, and nothing else does."""
+    key = accounts.create_key("alice", plan=None, default_plan="starter")
+    page.reload()
+    field = page.get_by_label("API key")
+    expect(field).to_be_focused()
+    expect(page.get_by_label("User id")).to_have_count(0)
+    field.fill("sk-chat-wrong")
+    say(page, "hello")
+    expect(page.locator("#log .error")).to_contain_text("API key is malformed")
+    field.fill(key.text)
+    say(page, "hello")
+    expect(page.locator("#log .model")).to_contain_text("I am offline")
+    page.reload()
+    expect(field).to_have_value(key.text)
+    assert page.evaluate("Object.values(localStorage).join()").find(key.secret) == -1
+    assert page.context.cookies() == []
+    elsewhere = page.context.new_page()
+    elsewhere.goto(page.url)
+    expect(elsewhere.get_by_label("API key")).to_have_value("")

@@ -163,10 +163,13 @@ def test_what_is_no_object_is_refused_in_the_same_shape(client: FlaskClient, bod
 
 
 def test_three_megabytes_are_a_prompt(online: FlaskClient, provider: ProviderServer) -> None:
-    """Images and files stand in bodies; /chat takes less."""
+    """The body is read, and then found to be more than the plan has at once; nobody is asked, and
+    nothing is charged."""
     message = {"role": "user", "content": "a" * 3_000_000}
-    assert ask(online, messages=[message]).status_code == 200
-    assert len(provider.calls[0].raw) > 3_000_000
+    response = ask(online, messages=[message])
+    assert response.status_code == 400
+    assert error_of(response)["code"] == "request_too_large"
+    assert not provider.calls
 
 
 def test_a_number_that_is_none_here_is_the_callers_mistake(

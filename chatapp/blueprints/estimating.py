@@ -1,0 +1,56 @@
+"""What the present request is expected to use: asked when its limits are decided, and once more
+when its provider is dispatched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import cast
+
+from flask import current_app, g
+
+from chatapp.blueprints.chat_request import ChatRequest
+from chatapp.blueprints.compatible_request import CompatibleRequest
+from chatapp.estimates.estimate import EXTENSION_KEY, Estimate, Estimator
+from ratelimit_ext import Limiter
+
+
+def install(limiter: Limiter) -> None:
+    """Let limits in tokens and dollars take the estimate of a call."""
+    limiter.estimator("tokens")(lambda: present_estimate().tokens)
+    limiter.estimator("input_tokens")(lambda: present_estimate().input_tokens)
+    limiter.estimator("output_tokens")(lambda: present_estimate().output_tokens)
+    limiter.estimator("usd")(_dollars)
+
+
+def present_estimator() -> Estimator:
+    """The estimator of the present application."""
+    return cast(Estimator, current_app.extensions[EXTENSION_KEY])
+
+
+def present_estimate() -> Estimate:
+    """The estimate of the present request, made once."""
+    known: Estimate | None = g.get("estimate")
+    if known is None:
+        known = g.estimate = _estimate(g.chat_request)
+    return known
+
+
+def _estimate(asked: ChatRequest | CompatibleRequest) -> Estimate:
+    estimator, model = present_estimator(), asked.turn.model
+    if isinstance(asked, CompatibleRequest):
+        fields = asked.passage.fields
+        return estimator.estimate(
+            model, fields, most_output_tokens=asked.most_output_tokens, choices=_choices(fields)
+        )
+    message = {"messages": [{"role": "user", "content": asked.turn.message}]}
+    return estimator.estimate(model, message, most_output_tokens=asked.most_output_tokens)
+
+
+def _choices(fields: Mapping[str, object]) -> int:
+    choices = fields.get("n")
+    return choices if isinstance(choices, int) else 1
+
+
+def _dollars() -> Decimal:
+    return present_estimator().cost_usd(present_estimate(), g.chat_request.turn.model.slug)
