@@ -289,6 +289,9 @@ def test_a_server_that_is_away_is_left_alone(own_server: servers.Server, clock: 
     outputs.add("gpt-4o", 100)
     with own_server.client() as client:
         assert client.keys("*") == []
+        RedisOutputs(client, ERRORS).add("gpt-4.1", 100)
+        assert outputs.recent("gpt-4.1").calls == 0
         clock.now_s += PAUSE_S
+        assert outputs.recent("gpt-4.1").calls == 1
         outputs.add("gpt-4o", 100)
-        assert client.keys("*") == [KEY.encode()]
+        assert client.exists(KEY)
