@@ -18,7 +18,7 @@ from typing import Any
 from tests.servers import alive, eventually, free_port
 
 # What an application reads; the tests say it, not the shell they run in.
-OURS = ("RATELIMIT_", "CHATAPP_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
+OURS = ("DATABASE_URL", "RATELIMIT_", "CHATAPP_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,20 +47,23 @@ class Master:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def request(self, path: str, payload: object = None) -> Answer:
+    def request(
+        self, path: str, payload: object = None, *, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """One GET, or a POST of `payload` as JSON, on a connection of its own."""
+        sent = dict(headers or {})
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             if payload is None:
-                connection.request("GET", path)
+                connection.request("GET", path, headers=sent)
             else:
-                content = {"Content-Type": "application/json"}
-                connection.request("POST", path, json.dumps(payload), content)
+                sent["Content-Type"] = "application/json"
+                connection.request("POST", path, json.dumps(payload), sent)
             response = connection.getresponse()
             raw = response.read()
-            headers = {name.lower(): value for name, value in response.getheaders()}
-        is_json = "json" in headers.get("content-type", "")
-        return Answer(response.status, headers, json.loads(raw) if is_json else raw)
+            received = {name.lower(): value for name, value in response.getheaders()}
+        is_json = "json" in received.get("content-type", "")
+        return Answer(response.status, received, json.loads(raw) if is_json else raw)
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -110,7 +113,7 @@ def served(
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
-            env={**clean, **variables},
+            env={"DATABASE_URL": f"sqlite:///{log.parent / 'chatapp.db'}", **clean, **variables},
             stdout=output,
             stderr=output,
         )

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from chatapp import create_app
+from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
@@ -211,10 +212,14 @@ def test_the_page_fits_a_phone(page: Page, width: int) -> None:
     assert talk["height"] > 350, "too little room to talk"
 
 
-def test_with_accounts_on_the_page_asks_for_a_key(accounts: Accounts, page: Page) -> None:
+@pytest.fixture
+def key(accounts: Accounts) -> PresentedKey:
+    """A key, made before the application starts."""
+    return accounts.create_key("alice", plan=None, default_plan="starter")
+
+
+def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, page: Page) -> None:
     """A wrong key is told, the right one answers; the tab keeps it, and nothing else does."""
-    key = accounts.create_key("alice", plan=None, default_plan="starter")
-    page.reload()
     field = page.get_by_label("API key")
     expect(field).to_be_focused()
     expect(page.get_by_label("User id")).to_have_count(0)

@@ -1,0 +1,94 @@
+"""Accounts and ledger under gunicorn: several workers on one database, and workers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
+from tests.servers import alive, eventually
+
+KEY_LINE_CHARACTERS = len("sk-chat-") + 16 + 1 + 43
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[Master]:
+    """The application with four workers, on a database that is not there yet.
+
+    Without limits: a test that asks often is about keys, not about its address.
+    """
+    where = {"state": tmp_path / "state", "log": tmp_path / "log"}
+    with gunicorn("wsgi:app", **where, workers=4, RATELIMIT_ENABLED="false") as master:
+        yield master
+
+
+def chat(tmp_path: Path, *words: str) -> str:
+    """`flask --app wsgi chat …` on the workers' database; what it prints."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",
+        "RATELIMIT_STORAGE_URI": "memory://",
+    }
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kept(tmp_path: Path) -> list[tuple[str, str]]:
+    """User and status of every call in the ledger."""
+    connection = sqlite3.connect(tmp_path / "chatapp.db")
+    try:
+        return connection.execute("SELECT user, status FROM calls").fetchall()
+    finally:
+        connection.close()
+
+
+def test_workers_that_start_together_serve_one_database(master: Master, tmp_path: Path) -> None:
+    """Four make the schema at once; all calls of all workers are in one ledger."""
+    eventually(lambda: len(master.workers()) == 4)
+    for number in range(12):
+        answer = master.request("/chat", {"message": "hi", "user_id": f"user{number}"})
+        assert answer.status == 200
+    eventually(lambda: len(kept(tmp_path)) == 12)
+    assert {status for _, status in kept(tmp_path)} == {"answered"}
+    assert "Traceback" not in master.log
+
+
+def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) -> None:
+    """Accounts go on without a restart, and a revoked key is refused everywhere."""
+    assert master.request("/chat", {"message": "hi"}).status == 200
+    text = chat(tmp_path, "keys", "create", "--user", "alice").strip()
+    assert len(text) == KEY_LINE_CHARACTERS
+
+    shown = {"Authorization": f"Bearer {text}"}
+
+    def statuses(headers: dict[str, str]) -> set[int]:
+        return {master.request("/usage", headers=headers).status for _ in range(12)}
+
+    eventually(lambda: statuses({}) == {401}, within_s=15)
+    assert statuses(shown) == {200}
+    assert text not in master.log
+    assert text not in chat(tmp_path, "keys", "list")
+    chat(tmp_path, "keys", "revoke", text)
+    eventually(lambda: statuses(shown) == {401}, within_s=15)
+    assert master.request("/healthz").status == 200
+
+
+def test_a_worker_that_ends_writes_its_calls_first(master: Master, tmp_path: Path) -> None:
+    """Calls that were answered a moment before the end are in the ledger after it."""
+    for number in range(10):
+        master.request("/chat", {"message": "hi", "user_id": f"user{number}"})
+    workers = master.workers()
+    master.signal(signal.SIGTERM)
+    eventually(lambda: not any(map(alive, workers)))
+    assert len(kept(tmp_path)) == 10
