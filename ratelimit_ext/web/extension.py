@@ -216,7 +216,11 @@ class Limiter(flask_limiter.Limiter):
         self.reservation.cancel()
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
-        """What the present caller has left of each limit of an endpoint. Nothing is charged."""
+        """What the present caller has left of each limit of an endpoint, the shortest period first.
+
+        One look, in which nothing is charged. A limit whose identity the present request cannot
+        tell, as the model of a call that is not made, is left out.
+        """
         app = flask.current_app
         view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
         if not self._is_deferred(endpoint, view, blueprint):
@@ -227,7 +231,7 @@ class Limiter(flask_limiter.Limiter):
         resolved = self._resolver.resolve(place)
         claims = [*resolved.own, *(c for _, claims in resolved.shared for c in claims)]
         looks = [replace(claim, estimate=lambda: 0) for claim in claims]
-        made = charged(looks, (), self.logger, lenient=False)
+        made = charged(looks, (), self.logger, lenient=True)
         outcome = admitted(self.engine, made, NO_HOLD, take=False)
         shown = [entry for entry in outcome.entries if entry.verdict.enforced]
         shown.sort(key=lambda entry: rank(entry.claim.runtime.limit))
