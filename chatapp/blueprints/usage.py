@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import cast
 
 from flask import Blueprint, Response, current_app, g, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.blueprints.dispatch import present_limiter
-from chatapp.blueprints.limits_left import limits_left
 from chatapp.blueprints.refusal import Refusal
 from chatapp.ledger.records import EXTENSION_KEY, Records
+from chatapp.limits_left import MICRO, limits_left
 
 log = logging.getLogger(__name__)
 
 bp = Blueprint("usage", __name__)
-
-MICRO: Final = 1_000_000
 
 
 @bp.get("/usage")
@@ -28,7 +26,7 @@ def usage() -> Response:
     limiter = present_limiter()
     identity = limiter.identities["user"]()
     try:
-        limits = limits_left(limiter)
+        limits = [limit.told() for limit in limits_left(limiter)]
     except Exception as error:  # each storage has its own for being away
         log.exception("What is left of the limits cannot be read")
         raise Refusal(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, timedelta
 
 import click
 from flask import current_app
 from flask.cli import AppGroup
 
 from chatapp import settings
-from chatapp.cli import arguments, failures
-from chatapp.cli.present import present_catalogue, present_records
-from chatapp.identities import user_identity
+from chatapp.cli import arguments, dollar_limits, failures
+from chatapp.cli.present import (
+    present_accounts,
+    present_app,
+    present_catalogue,
+    present_limiter,
+    present_records,
+)
+from chatapp.identities import DEFAULT_PLAN, user_identity
+from chatapp.ledger.check import Findings
 from chatapp.ledger.check import check as checked
 
 ledger = AppGroup("ledger", help="What was used and spent.")
@@ -34,33 +42,56 @@ def show(user: str | None, since: datetime | None) -> None:
 @click.option("--user", type=arguments.USER, help="Only this user's calls.")
 @click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
 def check(user: str | None, since: datetime | None) -> None:
-    """Look for calls that never finished and for costs that are not the price of their tokens.
+    """Look for calls that never finished, for costs that are not the price of their tokens, and
+    for limits in dollars that do not hold what was spent.
 
     Exit status 1 where there are some.
     """
     models = present_catalogue()
-    timeout_s = settings.from_config(current_app.config).provider_timeout_s
+    chosen = settings.from_config(current_app.config)
     with failures.told():
         found = checked(
             present_records().calls(user=_identity(user), since=since),
             models,
             now=datetime.now(UTC),
-            lease=timedelta(seconds=2 * timeout_s),
-            priced_since=datetime(
-                models.as_of.year, models.as_of.month, models.as_of.day, tzinfo=UTC
-            ),
+            lease=timedelta(seconds=2 * chosen.provider_timeout_s),
+            priced_since=datetime.combine(models.as_of, time(), UTC),
         )
+        compared = _compared(found, chosen.plans)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
         click.echo(f"{month}  {name}  {in_dollars(micro_usd)}")
     old = found.older_than_the_prices
     click.echo(
-        f"{found.calls} calls, {found.running} under way, {old} from before the prices of "
-        f"{models.as_of} (their costs were not checked), {len(found.problems)} problems."
+        f"{found.calls} calls, {len(found.running)} under way, {old} from before the prices of "
+        f"{models.as_of} (their costs were not checked); {compared}; "
+        f"{len(found.problems)} problems."
     )
     for problem in found.problems:
         click.echo(problem, err=True)
     if found.problems:
         click.get_current_context().exit(1)
+
+
+def _compared(found: Findings, plans: Mapping[str, str]) -> str:
+    """Compare the users of this month and the last with their limits; what was done, in words."""
+    limiter = present_limiter()
+    if not dollar_limits.can_be_read(limiter):
+        return "limits not compared, as RATELIMIT_STORAGE_URI does not say where they are kept"
+    now = datetime.now(UTC)
+    months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
+    users = {user for user, month in found.spent_micro_usd if month in months}
+    users -= set(found.running)
+    of_accounts = {user_identity(user.name): user.plan for user in present_accounts().users()}
+    of_setting = {user_identity(name): plan for name, plan in plans.items()}
+    for identity in sorted(users):
+        found.problems += dollar_limits.differences(
+            present_app(),
+            limiter,
+            present_records(),
+            identity=identity,
+            plan=of_accounts.get(identity) or of_setting.get(identity, DEFAULT_PLAN),
+        )
+    return f"limits of {len(users)} users compared"
 
 
 def in_dollars(micro_usd: int) -> str:

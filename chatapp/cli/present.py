@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
-from flask import current_app
+from flask import Flask, current_app
 
 from chatapp import catalogue
 from chatapp.accounts import store
 from chatapp.database import connection
 from chatapp.ledger import records
+from ratelimit_ext import Limiter
 
 
 def present_accounts() -> store.Accounts:
@@ -30,3 +31,13 @@ def present_catalogue() -> catalogue.Catalogue:
 def present_database() -> connection.Database:
     """Where both are kept."""
     return cast(connection.Database, current_app.extensions[connection.EXTENSION_KEY])
+
+
+def present_limiter() -> Limiter:
+    """Its limits. The name is the blueprints', which commands do not import."""
+    return cast(Limiter, current_app.extensions["chatapp.limiter"])
+
+
+def present_app() -> Flask:
+    """The application itself, and not the proxy for it."""
+    return cast(Flask, cast(Any, current_app)._get_current_object())

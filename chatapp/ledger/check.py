@@ -19,10 +19,11 @@ class Prices(Protocol):
 
 @dataclass(slots=True)
 class Findings:
-    """What a check found. Amounts are micro-dollars, by user and month."""
+    """What a check found. ``running`` are the users of calls under way, ``spent_micro_usd`` is by
+    user and month."""
 
     calls: int = 0
-    running: int = 0
+    running: list[str] = field(default_factory=list)
     older_than_the_prices: int = 0
     problems: list[str] = field(default_factory=list)
     spent_micro_usd: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -49,7 +50,7 @@ def check(
         found.spent_micro_usd[month] = found.spent_micro_usd.get(month, 0) + row["cost_micro_usd"]
         if row["status"] == "unfinished":
             if now - row["started_at"] <= lease:
-                found.running += 1
+                found.running.append(row["user"])
             else:
                 found.problems.append(
                     f"{row['id']} of {row['user']} began at {row['started_at']:%Y-%m-%d %H:%M:%S} "

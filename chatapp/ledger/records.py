@@ -10,9 +10,12 @@ from typing import Any, Final
 from sqlalchemy import Select, func, select
 
 from chatapp.database.connection import Database
+from chatapp.ledger.call import Status
 from chatapp.ledger.table import CALLS
 
 EXTENSION_KEY: Final = "chatapp.records"
+COST: Final = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
+SETTLED: Final[tuple[Status, ...]] = ("answered", "cut_off")
 # Rows that are fetched at once when all of them are looked at.
 PAGE: Final = 1000
 
@@ -37,10 +40,13 @@ class Records:
 
     def spent_micro_usd(self, user: str, since: datetime) -> int:
         """What that user's calls have cost since then; calls under way by their estimates."""
-        total = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
-        query = select(total).where(CALLS.c.user == user, CALLS.c.started_at >= since)
-        with self._database.reading() as connection:
-            return int(connection.scalar(query) or 0)
+        return self._sum(_narrowed(select(COST), user=user, since=since))
+
+    def settled_micro_usd(self, user: str, since: datetime) -> int:
+        """The same of the calls that limits were charged for: not those under way, and not those
+        that their provider failed."""
+        query = _narrowed(select(COST), user=user, since=since)
+        return self._sum(query.where(CALLS.c.status.in_(SETTLED)))
 
     def totals(self, *, user: str | None, since: datetime | None) -> Sequence[DayTotal]:
         """Sums by day and user, the newest day first."""
@@ -56,6 +62,10 @@ class Records:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]
+
+    def _sum(self, query: Select[Any]) -> int:
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
 
     def calls(
         self, *, user: str | None = None, since: datetime | None = None

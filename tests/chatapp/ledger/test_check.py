@@ -77,4 +77,4 @@ def test_sums_are_by_user_and_month() -> None:
         ("user:alice", "2026-11"): 3 * 1485,
         ("user:bob", "2026-10"): 1485,
     }
-    assert (found.calls, found.running) == (4, 0)
+    assert (found.calls, found.running) == (4, [])

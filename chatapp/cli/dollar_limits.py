@@ -1,0 +1,53 @@
+"""Whether the limits in dollars hold what the ledger says was spent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from flask import Flask, g
+from limits.storage import MemoryStorage
+
+from chatapp.accounts.principal import Principal
+from chatapp.ledger.records import Records
+from chatapp.limits_left import LimitLeft, limits_left
+from ratelimit_ext import Limiter
+
+# A window opens when its first call is admitted, a moment before that call's own time.
+BEFORE: Final = timedelta(milliseconds=5)
+
+
+def can_be_read(limiter: Limiter) -> bool:
+    """Whether this process sees the workers' limits: those in memory are each worker's own."""
+    return bool(limiter.enabled) and not isinstance(limiter.storage, MemoryStorage)
+
+
+def differences(
+    app: Flask, limiter: Limiter, records: Records, *, identity: str, plan: str
+) -> list[str]:
+    """A sentence for each limit of that user's plan that does not hold what he spent.
+
+    Not for somebody with calls under way: of those the limits hold the estimates.
+    """
+    found = []
+    for limit in _limits(app, limiter, identity, plan):
+        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC) - BEFORE
+        spent = records.settled_micro_usd(identity, since)
+        held = limit.amount - limit.remaining
+        # What is over the amount is held, and shows as nothing left.
+        if held != min(spent, limit.amount):
+            found.append(
+                f"{identity} spent {spent} micro-dollars in the window of {limit.name!r} since "
+                f"{since:%Y-%m-%d %H:%M:%S}, and the limit holds {held}"
+            )
+    return found
+
+
+def _limits(app: Flask, limiter: Limiter, identity: str, plan: str) -> list[LimitLeft]:
+    """The limits in dollars as that user's next request would meet them."""
+    kind, _, name = identity.partition(":")
+    address = name.partition("/")[0] if kind == "ip" else "127.0.0.1"
+    with app.test_request_context(environ_base={"REMOTE_ADDR": address}):
+        if kind == "user":
+            g.principal = Principal(name, plan, key_id="")
+        return [limit for limit in limits_left(limiter) if limit.unit == "usd"]

@@ -1,0 +1,113 @@
+"""`chat ledger check`: what the ledger sums and what the limits in dollars hold are one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+
+from chatapp.accounts.api_key import PresentedKey
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.ledger import rows
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.provider_server import Answer, ProviderServer
+from tests.servers import Server
+
+CALL = {"message": "hi", "model": "gpt-4o"}
+
+
+@pytest.fixture
+def app(
+    make_app: AppMaker,
+    redis_server: Server,
+    redis_client: redis.Redis,
+    provider: ProviderServer,
+) -> Iterator[Flask]:
+    """The application on a real storage, with a provider that answers."""
+    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
+    yield app
+    app.extensions["chatapp.ledger"].flush()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def checked(app: Flask, *, status: int = 0) -> str:
+    """What the command says when all is written."""
+    assert app.extensions["chatapp.ledger"].flush()
+    return run(app, "ledger", "check", status=status).output
+
+
+def test_what_is_spent_is_what_the_limits_hold(app: Flask, client: FlaskClient) -> None:
+    """To the micro-dollar, for names and for addresses, whole answers and streams."""
+    for number in range(3):
+        assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+        assert client.post("/chat", json={**CALL, "user_id": f"u{number}"}).status_code == 200
+    assert client.post("/chat", json=CALL).status_code == 200
+    stream = {**CALL, "stream": True, "user_id": "alice"}
+    with client.post("/chat", json=stream) as response:  # what is settled is settled at its close
+        assert b"event: done" in response.data
+    output = checked(app)
+    assert "limits of 5 users compared; 0 problems" in output
+    assert "user:alice  0.0" in output
+
+
+@pytest.fixture
+def key(database_url: str) -> PresentedKey:
+    """A key of alice, made before the application starts."""
+    accounts = Accounts(Database(database_url))
+    return accounts.create_key("alice", plan="pro", default_plan="starter")
+
+
+def test_with_accounts_it_is_the_plan_of_the_account(
+    key: PresentedKey, app: Flask, client: FlaskClient
+) -> None:
+    """Whose limits have other amounts and hold the same."""
+    for _ in range(3):
+        response = client.post("/chat", json=CALL, headers={"x-api-key": key.text})
+        assert response.status_code == 200
+    assert "limits of 1 users compared; 0 problems" in checked(app)
+
+
+def test_a_call_that_failed_is_nobodys(
+    app: Flask, client: FlaskClient, provider: ProviderServer
+) -> None:
+    """Its reservation was given back, and the ledger does not count it against a limit."""
+    provider.script(Answer(500, {"error": {"message": "no", "type": "server_error"}}))
+    assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code >= 500
+    assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+    assert "0 problems" in checked(app)
+
+
+def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: str) -> None:
+    """A call that no limit was charged for, in each window that it lies in."""
+    assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+    rogue = finished(begun(started_at=datetime.now(UTC)))
+    rows.write(Database(database_url), [rogue])
+    output = checked(app, status=1)
+    for name in ("usd-hour", "usd-day", "usd-month"):
+        assert f"in the window of {name!r}" in output
+    assert "3 problems" in output
+
+
+def test_who_has_calls_under_way_is_not_compared(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    """The limits hold his estimates, which is no mistake."""
+    rows.write(Database(database_url), [replace(begun(), started_at=datetime.now(UTC))])
+    assert "limits of 0 users compared; 0 problems" in checked(app)
+
+
+def test_limits_in_memory_are_not_compared(make_app: AppMaker) -> None:
+    """Each worker's are its own; the command says what it did not do."""
+    assert "limits not compared" in checked(make_app())
