@@ -120,7 +120,7 @@ class Bench:
 
 def times_of_small_ones(bench: Bench) -> None:
     """The strategies whose state is a few numbers: a call that passes, and one that does not."""
-    for strategy in sorted(set(STRATEGIES) - {"sliding-window"}):
+    for strategy in sorted(set(STRATEGIES) - {"sliding-window", "concurrency"}):
         clock = count(START)
 
         def call(amount: int, strategy: str = strategy, clock: Iterator[int] = clock) -> None:
@@ -235,7 +235,7 @@ class _Piped:
 
 def bytes_of_buckets(bench: Bench) -> None:
     """MEMORY USAGE of one bucket with a name as long as a real one's."""
-    for strategy in sorted(set(STRATEGIES) - {"sliding-window"}):
+    for strategy in sorted(set(STRATEGIES) - {"sliding-window", "concurrency"}):
         bench.client.flushall()
         limit = Limit(10_000_000, DAY, strategy)
         name = bucket_key(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from flask import Flask
+from flask.logging import default_handler
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -47,6 +49,7 @@ from ratelimit_ext import Limiter, client_ip
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 BODY_MAX_BYTES: Final = 1024 * 1024
+STORAGE_WAITS_S: Final = 1.0
 
 
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
@@ -83,8 +86,10 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     for bp in (chat.bp, openai_api.bp, anthropic_api.bp, usage.bp, page.bp, health_bp):
         app.register_blueprint(bp)
     refusal.install(app)
+    _log_limits()
     cli.install(app)
     limiter.exempt(health_bp)
+    _bound_waits(app)
     limiter.init_app(app)
     limiter.check_policy(app)
     app.extensions[ESTIMATOR_KEY] = estimator_for(
@@ -94,6 +99,24 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         identities.check_plans(chosen.plans, policy_file)
     _trust_proxies(app, chosen.trusted_hops)
     return app
+
+
+def _bound_waits(app: Flask) -> None:
+    """A Redis that hangs must not hold every worker for as long as its client would wait (5 s)."""
+    if str(app.config.get("RATELIMIT_STORAGE_URI", "")).startswith(("redis", "valkey")):
+        bounds = {"socket_timeout": STORAGE_WAITS_S, "socket_connect_timeout": STORAGE_WAITS_S}
+        app.config["RATELIMIT_STORAGE_OPTIONS"] = {
+            **bounds,
+            **app.config.get("RATELIMIT_STORAGE_OPTIONS", {}),
+        }
+
+
+def _log_limits() -> None:
+    """Let the extension be heard: Flask-Limiter's logger has a handler that drops everything."""
+    for name in ("flask-limiter", "ratelimit_ext"):
+        logger = logging.getLogger(name)
+        if default_handler not in logger.handlers:
+            logger.addHandler(default_handler)
 
 
 def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:

@@ -1,4 +1,4 @@
-"""Limits that apply together, and would be told or counted as one."""
+"""Limits that apply together, and would be told as one, or say the same twice."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ def check_buckets(
             if other is not limit:
                 mistakes.add(
                     place,
-                    f"{limit.limit!r} would be counted in one bucket with {other.limit!r} of "
-                    f"{other.source}: both have the same period, strategy and key, and no name. "
-                    "Give one of them a name.",
+                    f"{limit.limit!r} applies together with {other.limit!r} of {other.source}: "
+                    "both have the same period, strategy and key, and no name, so that only the "
+                    "smaller would ever decide. Keep one, or give one of them a name.",
                 )
 
 
 def _buckets(limit: PolicyLimit, default_strategy: str | None) -> Iterator[tuple[object, ...]]:
-    """What tells buckets apart. The amount does not: a limit that is changed keeps its usage."""
+    """What tells limits apart for a person. Two that differ in their amounts alone are one too
+    many, though each would be counted for itself."""
     given = limit.strategy or default_strategy or ""
     strategy = ALIASES.get(given, given)
     for _, period_us in limit.rates:

@@ -23,6 +23,7 @@ from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import NO_HOLD, Hold
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.protocol import Correction, Engine
 from ratelimit_ext.web import headers
@@ -434,6 +435,8 @@ class Limiter(flask_limiter.Limiter):
         engine = self.engine
         try:
             outcome = admitted(engine, made, self._hold(state, made.claims))
+        except ConfigurationError:
+            raise  # a limit that this storage cannot carry out is no outage
         except Exception:
             if engine is not self._engine or self._fallback_engine is None:
                 raise

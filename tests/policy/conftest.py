@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limits import parse_many
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.web.configuration import rates as parse
 
 Load = Callable[..., Policy]
-
-
-def parse(text: str) -> list[tuple[int, int]]:
-    """What the web layer hands in: the strings of ``limits``, in microseconds."""
-    return [(item.amount, item.get_expiry() * 1_000_000) for item in parse_many(text)]
 
 
 @pytest.fixture

@@ -333,15 +333,15 @@ MISTAKES = [
     Case(
         "one bucket twice",
         'default = ["5/minute", "9/minute"]',
-        "policy.toml:2: default[1]: '9/minute' would be counted in one bucket with '5/minute' of "
-        "policy.toml: default[0]: both have the same period, strategy and key, and no name. Give "
-        "one of them a name.",
+        "policy.toml:2: default[1]: '9/minute' applies together with '5/minute' of "
+        "policy.toml: default[0]: both have the same period, strategy and key, and no name, so "
+        "that only the smaller would ever decide.",
     ),
     Case(
         "one route in two tables",
         '[[routes."chat.post".limits]]\nlimit = "5/minute"\n'
         '[[blueprints.chat.routes.post.limits]]\nlimit = "9/minute"',
-        "'5/minute' would be counted in one bucket with '9/minute' of policy.toml: "
+        "'5/minute' applies together with '9/minute' of policy.toml: "
         "blueprints.chat.routes.post.limits[0]",
     ),
 ]

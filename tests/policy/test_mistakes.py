@@ -74,4 +74,4 @@ def test_the_default_strategy_and_its_name_are_one(load: Load) -> None:
     text = 'version = 1\ndefault = ["5/minute", {limit = "9/minute", strategy = "fixed-window"}]'
     load(text, default_strategy="sliding-window")
     told = told_by(lambda: load(text, default_strategy="fixed-window"))
-    assert "would be counted in one bucket" in told
+    assert "applies together with" in told

@@ -181,7 +181,8 @@ def test_the_applications_own_policy_loads() -> None:
     assert [edge.limit for edge in policy.application] == ["120/minute"]
     assert [entry.name for entry in policy.blueprints["chat"]] == ["user", "model"]
     assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
-    assert policy.next_plan(policy.plan("pro")) is None
+    assert policy.next_plan(policy.plan("pro")) is policy.plan("team")
+    assert policy.next_plan(policy.plan("team")) is None
 
 
 def test_one_route_may_stand_in_two_tables(load: Load) -> None:

@@ -100,8 +100,8 @@ MISTAKES = [
     ),
     pytest.param(
         {"chat": ["5/minute", {"limit": "9/minute"}]},
-        f"{AT}[\"chat\"][1]: '9/minute' would be counted in one bucket with '5/minute' of "
-        f'{AT}["chat"][0]: both have the same period, strategy and key, and no name.',
+        f"{AT}[\"chat\"][1]: '9/minute' applies together with '5/minute' of "
+        f'{AT}["chat"][0]: both have the same period, strategy and key, and no name, so that',
         id="one bucket twice",
     ),
 ]
