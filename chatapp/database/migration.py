@@ -27,6 +27,10 @@ MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
 ADVISORY_LOCK: Final = 0x63686174617070
 
 
+class UnknownSchemaError(SQLAlchemyError):
+    """The database has a schema that this version has never heard of: a newer one made it."""
+
+
 def revision(database: Database) -> str | None:
     """The version of the schema as it is; None where there is none yet."""
     with database.reading() as connection:
@@ -62,9 +66,10 @@ def upgrade(database: Database) -> bool:
     with _alone(database), database.writing() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
-        if _revision(connection) == HEAD:
+        found = _revision(connection)
+        if found == HEAD:
             return False
-        _run(connection)
+        _run(connection, found)
         return True
 
 
@@ -85,14 +90,21 @@ def _revision(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _run(connection: Connection) -> None:
+def _run(connection: Connection, found: str | None) -> None:
     from alembic import command  # noqa: PLC0415 - see the module's docstring
     from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
+    try:
+        command.upgrade(config, HEAD)
+    except CommandError as error:
+        raise UnknownSchemaError(
+            f"the database has the schema {found}, and this version knows none after {HEAD}; "
+            "run the version that made it, or name another database"
+        ) from error
 
 
 @contextmanager

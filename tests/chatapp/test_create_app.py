@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from chatapp import POLICY_FILE, catalogue, create_app
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
 from chatapp.settings import SettingsError
 from ratelimit_ext import ConfigurationError
 from tests.chatapp.conftest import AppMaker
@@ -73,3 +75,30 @@ def test_two_apps_share_no_state(make_app: AppMaker) -> None:
 def test_the_packaged_models_load() -> None:
     """What is shipped can be started with."""
     assert catalogue.load().defaults["offline"] == "offline"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://chat:swordfish@localhost/chat", "not supported"),
+        ("chat.db", "no URL"),
+        ("sqlite:////proc/nowhere/chat.db", "nowhere"),
+    ],
+)
+def test_a_database_that_cannot_be_used_stops_the_start(
+    make_app: AppMaker, url: str, says: str
+) -> None:
+    """With the setting's name and the reason, and without a password."""
+    with pytest.raises(SettingsError, match=f"DATABASE_URL: .*{says}") as caught:
+        make_app(CHATAPP_DATABASE_URL=url)
+    assert "swordfish" not in str(caught.value)
+
+
+def test_who_has_keys_is_not_warned_of_user_ids(
+    make_app: AppMaker, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning is for those whom it concerns."""
+    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    with caplog.at_level(logging.WARNING):
+        make_app()
+    assert "spoofed" not in caplog.text

@@ -46,6 +46,15 @@ def test_an_empty_variable_is_none() -> None:
     assert settings.from_environment({"RATELIMIT_STORAGE_URI": ""}) == {}
 
 
+def test_the_database_has_the_name_that_providers_give_it() -> None:
+    """DATABASE_URL counts, and the name with our prefix counts more."""
+    assert read().database_url is None
+    assert read(DATABASE_URL="sqlite:////a").database_url == "sqlite:////a"
+    both = read(DATABASE_URL="sqlite:////a", CHATAPP_DATABASE_URL="sqlite:////b")
+    assert both.database_url == "sqlite:////b"
+    assert read(DATABASE_URL=" ").database_url is None
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

@@ -22,11 +22,12 @@ GOOD = b'{"message": "hi"}'
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a gunicorn with threads, as in production, and no settings of its own."""
     ours = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment["RATELIMIT_STORAGE_URI"] = "memory://"
+    environment["DATABASE_URL"] = f"sqlite:///{tmp_path_factory.mktemp('body') / 'chatapp.db'}"
     command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, "-k", "gthread"]
     command += ["--threads", "4", "-b", "127.0.0.1:0", "chatapp:create_app()"]
     with subprocess.Popen(

@@ -92,6 +92,15 @@ def test_a_migration_that_fails_leaves_the_old_schema(
     database.close()
 
 
+def test_a_newer_schema_is_not_touched(database: Database) -> None:
+    """A version that was rolled back says what it found, and changes nothing."""
+    with database.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(migration.UnknownSchemaError, match="schema 9999"):
+        migration.upgrade(database)
+    assert migration.revision(database) == "9999"
+
+
 def test_a_server_is_looked_at_and_left_alone(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
