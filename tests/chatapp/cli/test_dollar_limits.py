@@ -15,6 +15,7 @@ from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger import rows
+from chatapp.ledger.records import Records
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -80,13 +81,17 @@ def test_with_accounts_it_is_the_plan_of_the_account(
 
 
 def test_a_call_that_failed_is_nobodys(
-    app: Flask, client: FlaskClient, provider: ProviderServer
+    app: Flask, client: FlaskClient, provider: ProviderServer, database_url: str
 ) -> None:
-    """Its reservation was given back, and the ledger does not count it against a limit."""
-    provider.script(Answer(500, {"error": {"message": "no", "type": "server_error"}}))
+    """Its reservation was given back; what its prompt may have cost only the ledger has."""
+    provider.script(Answer(200, b"nonsense"))
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code >= 500
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
     assert "0 problems" in checked(app)
+    costs = {
+        row["status"]: row["cost_micro_usd"] for row in Records(Database(database_url)).calls()
+    }
+    assert costs["malformed"] > 0
 
 
 def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.database.schema import Instant
@@ -75,6 +77,39 @@ def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
         writer.execute(text("DELETE FROM calls"))
         with database.reading() as reader:
             assert reader.scalar(text("SELECT count(*) FROM calls")) == 0
+
+
+def test_writers_take_turns(database: Database) -> None:
+    """Who reads before he writes has read what the one before him wrote, and does not fail."""
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE tally (number INTEGER)"))
+        connection.execute(text("INSERT INTO tally VALUES (0)"))
+    entered = [threading.Event(), threading.Event()]
+    failures: list[Exception] = []
+
+    def count(turn: int) -> None:
+        try:
+            with database.writing() as connection:
+                if database.is_sqlite:
+                    number = connection.scalar(text("SELECT number FROM tally"))
+                else:
+                    number = connection.scalar(text("SELECT number FROM tally FOR UPDATE"))
+                entered[turn].set()
+                entered[1].wait(0.3)  # the other, who comes in only if turns are not kept
+                connection.execute(text("UPDATE tally SET number = :n"), {"n": number + 1})
+        except SQLAlchemyError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=count, args=(turn,)) for turn in (0, 1)]
+    threads[0].start()
+    assert entered[0].wait(10)
+    threads[1].start()
+    for thread in threads:
+        thread.join(10)
+    assert failures == []
+    with database.writing() as connection:
+        assert connection.scalar(text("SELECT number FROM tally")) == 2
+        connection.execute(text("DROP TABLE tally"))
 
 
 def test_an_instant_is_the_same_everywhere() -> None:

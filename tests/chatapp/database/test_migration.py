@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,20 @@ def test_processes_that_start_together_make_one_schema(tmp_path: Path) -> None:
     ends = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, ends
     assert sorted(out.strip() for out, _ in ends) == ["False"] * 3 + ["True"]
+
+
+def test_a_start_waits_for_the_one_that_migrates(tmp_path: Path) -> None:
+    """It does not even open the file before that one is done."""
+    file = tmp_path / "chat.db"
+    starting = threading.Thread(target=migration.upgrade, args=(Database(f"sqlite:///{file}"),))
+    with (tmp_path / "chat.db.migrating").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        starting.start()
+        starting.join(0.2)
+        assert starting.is_alive()
+        assert not file.exists()
+    starting.join(10)
+    assert migration.revision(Database(f"sqlite:///{file}")) == migration.HEAD
 
 
 def test_a_migration_that_fails_leaves_the_old_schema(
