@@ -16,7 +16,7 @@ from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.item import rank
 
 if TYPE_CHECKING:
-    from ratelimit_ext.web.extension import Limiter
+    from ratelimit_ext.web.deciding import DecidingLimiter
     from ratelimit_ext.web.reservation import Reservation
 
 #: A view that takes longer than this is told what is left at its end, not at its beginning.
@@ -61,7 +61,7 @@ class RequestLimit(flask_limiter.RequestLimit):
     verdict: Verdict
 
     @classmethod
-    def of(cls, entry: Entry, extension: Limiter) -> RequestLimit:
+    def of(cls, entry: Entry, extension: DecidingLimiter) -> RequestLimit:
         """The entry as callbacks and ``current_limits`` show it."""
         claim = entry.claim
         arguments = [str(entry.identity), claim.scope]
@@ -96,7 +96,7 @@ class LimitedRequest:
         "taken",
     )
 
-    def __init__(self, extension: Limiter) -> None:
+    def __init__(self, extension: DecidingLimiter) -> None:
         self.extension = extension
         self._begin()
 

@@ -1,0 +1,362 @@
+"""Deciding: from a request to its decision, before the view, at a decorated callable, or late.
+
+:mod:`resolution` finds the claims of a request, :mod:`admission` has them decided,
+:mod:`limited_request` remembers the answers, :mod:`refusal` tells them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from secrets import randbits
+from typing import Any, Final, cast
+
+import flask
+import flask_limiter
+from flask.globals import request_ctx
+from flask_limiter import ExemptionScope
+from flask_limiter.constants import MAX_BACKEND_CHECKS
+from flask_limiter.util import get_qualified_name
+from limits.strategies import RateLimiter
+
+from ratelimit_ext.core.charge import NO_HOLD, Hold
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.engine.protocol import Correction, Engine
+from ratelimit_ext.web.admission import Outcome, admitted, charged
+from ratelimit_ext.web.bucket_limiter import ScopedLimiter
+from ratelimit_ext.web.claims import Claim, Naming
+from ratelimit_ext.web.configuration import Configuration
+from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
+from ratelimit_ext.web.item import rank
+from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
+from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
+from ratelimit_ext.web.reservation import Reservation
+from ratelimit_ext.web.resolution import Place, Resolved, Resolver
+from ratelimit_ext.web.storages import storage_prefix
+
+#: How long a call may go without a sign of life before what it holds goes back, in seconds.
+DEFAULT_LEASE_S: Final = 120.0
+
+
+class DecidingLimiter(flask_limiter.Limiter):
+    """Flask-Limiter's extension, deciding a request's limits together.
+
+    ``_check_request_limit`` is where Flask-Limiter's hooks and wrappers enter.
+    """
+
+    limit_manager: Manager
+
+    def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
+        self._engine: Engine | None = None
+        self._fallback_engine: Engine | None = None
+        self._adapters: dict[int, ScopedLimiter] = {}
+        self._lease_s = DEFAULT_LEASE_S
+        self._configurations: dict[flask.Flask, Configuration] = {}
+        self._deferred_views: dict[tuple[str, Any], bool] = {}
+        self._recovery_checks = 0
+        self._last_recovery_check = time.time()
+        super().__init__(key_func, **options)
+        stock = self.limit_manager
+        self.limit_manager = Manager(
+            application_limits=stock._application_limits,
+            default_limits=stock._default_limits,
+            decorated_limits=stock._decorated_limits,
+            blueprint_limits=stock._blueprint_limits,
+            route_exemptions=stock._route_exemptions,
+            blueprint_exemptions=stock._blueprint_exemptions,
+        )
+        self._resolver = Resolver(self.limit_manager, self.logger)
+
+    def check_policy(self, app: flask.Flask) -> None:
+        """Raise ``ConfigurationError`` where the policy names a blueprint or endpoint that the
+        application does not have. Call it when all are registered; the first request does too."""
+        configuration = self._configurations.get(app)
+        if configuration is not None:
+            configuration.settle_names(app)
+
+    # -- storage ----------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """What decides now: the storage's engine, or the fallback's while the storage is away."""
+        if self._storage_dead and self._fallback_engine is not None:
+            return self._fallback_engine
+        assert self._engine is not None, "the extension has not been initialised with an app"
+        return self._engine
+
+    @property
+    def limiter(self) -> RateLimiter:
+        """Flask-Limiter's strategy object, over our buckets."""
+        engine = self.engine
+        adapter = self._adapters.get(id(engine))
+        if adapter is None:
+            storage = self.storage if engine is self._engine else self._fallback_storage
+            adapter = self._adapters[id(engine)] = ScopedLimiter(storage, engine, self._naming)
+        return adapter
+
+    @property
+    def _naming(self) -> Naming:
+        assert self._strategy
+        return Naming(storage_prefix(self.storage), self._key_prefix, self._strategy)
+
+    # -- the request's way ------------------------------------------------------------
+
+    @property
+    def context(self) -> LimitedRequest:  # type: ignore[override]
+        """The state of the present request."""
+        context = cast(Any, request_ctx)._get_current_object()
+        try:
+            return cast(LimitedRequest, context._ratelimit_ext[self])
+        except AttributeError:
+            context._ratelimit_ext = {}
+        except KeyError:
+            pass
+        state = context._ratelimit_ext[self] = LimitedRequest(self)
+        return state
+
+    @property
+    def current_limit(self) -> RequestLimit | None:
+        """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
+        return self.context.view_rate_limit
+
+    @property
+    def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
+        """All enforced limits that were decided in this request, the shortest period first."""
+        return self.context.view_rate_limits
+
+    def _check_request_limit(
+        self, callable_name: str | None = None, in_middleware: bool = True
+    ) -> None:
+        """Decide, before the view or in a decorated callable's wrapper."""
+        state = self.context
+        endpoint = self.identify_request()
+        view = flask.current_app.view_functions.get(endpoint) if endpoint else None
+        if in_middleware:
+            # What is decided later asks the filters later, too: they may look at who is logged in.
+            if view is None and flask.request.endpoint is None:
+                return
+            if view is not None and self._is_deferred(endpoint, view, flask.request.blueprint):
+                return
+        if self._exempt(state, endpoint):
+            return
+        inside = None if in_middleware else callable_name
+        if inside and view is not None and get_qualified_name(view) != inside:
+            self.limit_manager.add_endpoint_hint(endpoint, inside)
+        place = self._place(endpoint, None if in_middleware else callable_name)
+        self._decide(state, place, lambda: self._resolver.resolve(place))
+
+    def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
+        """Decide the one limit that guards a block inside a view; ``location`` is the block's."""
+        state = self.context
+        endpoint = self.identify_request()
+        if self._exempt(state, endpoint):
+            return
+        if location not in self.limit_manager._decorated_limits:
+            self.limit_manager.add_decorated_limit(location, definition)
+        self.limit_manager.add_endpoint_hint(endpoint, location)
+        place = self._place(endpoint, location)
+        self._decide(state, place, lambda: self._resolver.of_definitions(place, [definition]))
+
+    def _place(self, endpoint: str, name: str | None) -> Place:
+        context = cast(Any, request_ctx)._get_current_object()
+        request = context.request
+        method = "GET" if request.method == "HEAD" else request.method
+        return Place(context.app, endpoint, request.blueprint, method, name)
+
+    def _exempt(self, state: LimitedRequest, endpoint: str) -> bool:
+        """Whether no limit concerns the request. The filters are asked once."""
+        if state.exempt is None:
+            state.exempt = (
+                not (self.enabled and self.initialized)
+                or endpoint.rpartition(".")[2] == "static"
+                or any(exempts() for exempts in self._request_filters)
+            )
+        return state.exempt
+
+    def _is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
+        """Whether the view will come back to us: one of our wrappers stands around it.
+
+        A view that only a policy limits gets its wrapper here, at its first request.
+        """
+        known = self._deferred_views.get((endpoint, view))
+        if known is None:
+            app = flask.current_app
+            self.check_policy(cast(Any, app)._get_current_object())
+            inner = view
+            while inner is not None and getattr(inner, MARK, None) != self:
+                inner = getattr(inner, "__wrapped__", None)
+            known = inner is not None
+            if not known and self.limit_manager.is_configured(endpoint, blueprint):
+                view = app.view_functions[endpoint] = limited(view, self)
+                known = True
+            self._deferred_views[endpoint, view] = known
+        return known
+
+    # -- deciding ----------------------------------------------------------------------
+
+    def _decide(
+        self,
+        state: LimitedRequest,
+        place: Place,
+        resolve: Callable[[], Resolved],
+        *,
+        lenient: bool = False,
+    ) -> None:
+        """Have the claims decided; raise where they deny."""
+        if self._storage_dead:
+            self._look_for_recovery()
+        try:
+            outcome = self._outcome(state, place, resolve, lenient=lenient)
+        except Exception:
+            if not self._swallow_errors:
+                raise
+            self.logger.exception("Failed to rate limit. Swallowing error")
+            return
+        finally:
+            state.charged = state.charged or set()
+        if outcome is not None:
+            self._conclude(state, outcome)
+
+    def _outcome(
+        self,
+        state: LimitedRequest,
+        place: Place,
+        resolve: Callable[[], Resolved],
+        *,
+        lenient: bool,
+    ) -> Outcome | None:
+        """What the storage decides; where it fails and there is a fallback, what that decides."""
+        already = state.charged or set()
+        resolved = self._fallback(state, place) or resolve()
+        claims = list(resolved.own)
+        for definition, prepared in resolved.shared:
+            if id(definition) not in already:
+                claims += prepared
+        metas = self._metas(place, resolved)
+        if not claims and (not metas or place.method == "OPTIONS"):
+            return None
+        made = charged(claims, metas, self.logger, lenient=lenient)
+        engine = self.engine
+        try:
+            outcome = admitted(engine, made, self._hold(state, made.claims))
+        except ConfigurationError:
+            raise  # a limit that this storage cannot carry out is no outage
+        except Exception:
+            if engine is not self._engine or self._fallback_engine is None:
+                raise
+            self.logger.warning(
+                "Rate limit storage unreachable - falling back to in-memory storage"
+            )
+            self._storage_dead = True
+            if not state.taken:
+                state.reservation = None
+            return self._outcome(state, place, resolve, lenient=lenient)
+        state.charged = already | {id(definition) for definition, _ in resolved.shared}
+        return outcome
+
+    def _hold(self, state: LimitedRequest, claims: list[Claim]) -> Hold:
+        """Under which id the request's estimates are held; one for the whole request."""
+        if state.reservation is None:
+            if not any(claim.limit.held for claim in claims):
+                return NO_HOLD
+            hold = Hold(randbits(48) or 1, int(self._lease_s * 1_000_000))
+            state.reservation = Reservation(self.engine, hold, state.taken)
+        return state.reservation.hold
+
+    def _metas(self, place: Place, resolved: Resolved) -> tuple[Claim, ...]:
+        if resolved.metas and ExemptionScope.META & self.limit_manager.exemption_scope(
+            place.app, place.endpoint, place.blueprint
+        ):
+            return ()
+        return resolved.metas
+
+    def _fallback(self, state: LimitedRequest, place: Place) -> Resolved | None:
+        """While the storage is away, the fallback's own limits replace all others, once."""
+        if not (self._storage_dead and self._in_memory_fallback):
+            return None
+        if state.charged is not None:
+            return Resolved((), (), ())
+        return self._resolver.of_definitions(place, self._in_memory_fallback)
+
+    def _look_for_recovery(self) -> None:
+        """Ask the storage whether it is back, after 1, 2, 4, … 32 seconds."""
+        if self._recovery_checks > MAX_BACKEND_CHECKS:
+            self._recovery_checks = 0
+        if time.time() - self._last_recovery_check > 2**self._recovery_checks:
+            self._last_recovery_check = time.time()
+            self._recovery_checks += 1
+            if self.storage.check():
+                self.logger.info("Rate limit storage recovered")
+                self._storage_dead = False
+                self._recovery_checks = 0
+
+    def _conclude(self, state: LimitedRequest, outcome: Outcome) -> None:
+        """Remember the answers; raise the refusal where the request was denied."""
+        enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
+        state.entries += enforced
+        if outcome.decision.admitted:
+            state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
+            state.conditional += [e for e in outcome.entries if e.claim.runtime.deduct_when]
+            return
+        banned = [entry for entry in outcome.metas if not entry.verdict.allowed]
+        if banned:
+            state.entries = [banned[0]]
+            state.retry_ms = outcome.decision.retry_after_ms
+            response = self._told(banned[:1], meta=True)
+            raise self._refusal(banned[0], outcome, response)
+        denied = sorted(outcome.denied, key=lambda entry: rank(entry.claim.runtime.limit))
+        for entry in denied:
+            if entry.verdict.retry_after_us is None:
+                raise RequestTooLarge(entry.claim, entry.verdict)
+        state.retry_ms = outcome.decision.retry_after_ms
+        lasting = max(denied, key=lambda entry: entry.verdict.retry_after_us or 0)
+        told = [lasting] if self._fail_on_first_breach else denied
+        for entry in told:
+            self.logger.info(
+                "ratelimit %s (%s) exceeded at endpoint: %s",
+                entry.claim.runtime.limit,
+                entry.identity,
+                entry.claim.scope,
+            )
+        raise self._refusal(lasting, outcome, self._told(told, meta=False))
+
+    def _refusal(
+        self, entry: Entry, outcome: Outcome, response: flask.Response | None
+    ) -> RateLimitExceeded:
+        return RateLimitExceeded(
+            entry.claim.runtime, response, claim=entry.claim, decision=outcome.decision
+        )
+
+    def _told(self, denied: Iterable[Entry], *, meta: bool) -> flask.Response | None:
+        """Call the callbacks on a breach; the last response that one of them made."""
+        answer: flask.Response | None = None
+        for entry in denied:
+            own = entry.claim.runtime.on_breach
+            callbacks = [own or self._on_meta_breach] if meta else [self._on_breach, own]
+            for callback in dict.fromkeys(filter(None, callbacks)):
+                try:
+                    response = callback(RequestLimit.of(entry, self))
+                except Exception as error:
+                    if not self._swallow_errors:
+                        raise
+                    kind = "on_meta_breach" if meta else "on_breach"
+                    self.logger.exception(  # Flask-Limiter's words
+                        "%s callback failed with error %s",
+                        kind,
+                        error,  # noqa: TRY401
+                    )
+                    continue
+                if isinstance(response, flask.Response):
+                    answer = response
+        return answer
+
+    def abandon(self, conditional: list[Entry]) -> None:
+        """Return what is reserved, where the request ends without a response to judge by."""
+        engine = self.engine
+        if not engine.gives_back:
+            return
+        try:
+            engine.settle([Correction(e.verdict, -e.verdict.charge.cost) for e in conditional])
+        except Exception:
+            self.logger.exception("Failed to give back what a failed request had reserved")

@@ -1,0 +1,127 @@
+"""Responding: what the response of a limited request says, and what it changes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final, cast
+
+import flask
+from flask_limiter import HeaderNames
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.web import headers
+from ratelimit_ext.web.deciding import DecidingLimiter
+from ratelimit_ext.web.limited_request import LimitedRequest
+from ratelimit_ext.web.resolution import EDGE
+
+#: Headers that belong to the answer they came with, and not to one that replaces it.
+OF_ONE_ANSWER: Final = frozenset(
+    [
+        "allow",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-range",
+        "content-type",
+        "etag",
+        "last-modified",
+        "location",
+        "www-authenticate",
+    ]
+)
+
+
+class RespondingLimiter(DecidingLimiter):
+    """Charges requests that reached no view, gives back, settles, and writes the headers."""
+
+    def _take_over_response_hook(self, app: flask.Flask) -> None:
+        """The stock header hook is a partial over a function of the base class: no override can
+        reach it, and it would tell the stock's story."""
+        hooks = app.after_request_funcs[None]
+        hooks[:] = [
+            hook
+            for hook in hooks
+            if not (isinstance(hook, partial) and hook.args and hook.args[0] is self)
+        ]
+        app.after_request(self._finish)
+
+    def _finish(self, response: flask.Response) -> flask.Response:
+        """Charge a request that reached no view, give back, write headers. Runs at most once."""
+        state = self.context
+        if state.finished or not (self.enabled and self.initialized):
+            return response
+        state.finished = True
+        if state.charged is None:
+            response = self._decide_late(state, response)
+        if state.conditional:
+            self._give_back(state, response)
+        if self._headers_enabled:
+            state.bring_to_present()
+            headers.write_limits(response.headers, state, self._header_mapping)
+        if state.retry_ms is not None and response.status_code in (429, 503):
+            headers.write_refusal(
+                response.headers,
+                state.retry_ms,
+                budget=any(e.spent_budget for e in state.entries),
+                name=self._header_mapping[HeaderNames.RETRY_AFTER],
+                as_date=self._retry_after == "http-date",
+            )
+        reservation = state.reservation
+        if reservation is not None and not reservation.detached:
+            response.call_on_close(reservation.close)
+            state.streams = response.is_streamed
+        if state.entries:
+            headers.expose(response.headers, self._header_mapping)
+        return response
+
+    def _decide_late(self, state: LimitedRequest, response: flask.Response) -> flask.Response:
+        """A request that was answered before its view is charged to the edge limits.
+
+        Raising here would be a 500: the refusal is made into a response, with the headers that
+        others have set on the first one.
+        """
+        endpoint = self.identify_request()
+        if self._exempt(state, endpoint):
+            return response
+        place = self._place(endpoint, EDGE)
+        try:
+            self._decide(state, place, lambda: self._resolver.resolve(place), lenient=True)
+        except HTTPException as refusal:
+            app = flask.current_app
+            refused = app.make_response(app.handle_http_exception(refusal))
+            refused.call_on_close(response.close)
+            own = OF_ONE_ANSWER.union(name.lower() for name, _ in refused.headers)
+            refused.headers.extend(
+                [(name, value) for name, value in response.headers if name.lower() not in own]
+            )
+            return refused
+        return response
+
+    def _give_back(self, state: LimitedRequest, response: flask.Response) -> None:
+        """Return what ``deduct_when`` says was not to be deducted.
+
+        A storage that cannot give back has only looked, and deducts now.
+        """
+        conditional, state.conditional = state.conditional, []
+        try:
+            engine = self.engine
+            sign = -1 if engine.gives_back else 1
+            due = [
+                entry
+                for entry in conditional
+                if bool(cast(Any, entry.claim.runtime.deduct_when)(response))
+                is not engine.gives_back
+            ]
+            if due:
+                # Charges of one bucket share one verdict, with their costs added up.
+                verdicts = {id(entry.verdict): entry.verdict for entry in due}.values()
+                corrections = [Correction(v, sign * v.charge.cost) for v in verdicts]
+                engine.settle(corrections)
+                state.correct(corrections)
+        except Exception:
+            if not self._swallow_errors:
+                raise
+            self.logger.exception("Failed to deduct rate limit. Swallowing error")
