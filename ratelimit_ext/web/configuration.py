@@ -139,7 +139,10 @@ class Configuration:
         return self._limiter.identities[limit.key] if isinstance(limit.key, str) else limit.key
 
     def _common(self, limit: PolicyLimit) -> dict[str, Any]:
-        """What every kind of definition takes."""
+        """What every kind of definition takes. Refuses what the storage cannot carry out."""
+        keywords = _keywords(limit)
+        for item in items_of(limit.limit, keywords):
+            self._limiter.check_storage(item)
         return {
             "limit_provider": limit.limit,
             "key_function": self._identity(limit),
@@ -150,7 +153,7 @@ class Configuration:
             "deduct_when": limit.deduct_when,
             "on_breach": limit.on_breach,
             "cost": limit.cost,
-            **_keywords(limit)._asdict(),
+            **keywords._asdict(),
         }
 
     def _application_limit(self, limit: PolicyLimit) -> flask_limiter.ApplicationLimit:

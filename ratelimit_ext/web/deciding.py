@@ -17,6 +17,7 @@ from flask.globals import request_ctx
 from flask_limiter import ExemptionScope
 from flask_limiter.constants import MAX_BACKEND_CHECKS
 from flask_limiter.util import get_qualified_name
+from limits import RateLimitItem
 from limits.strategies import RateLimiter
 
 from ratelimit_ext.core.charge import NO_HOLD, Hold
@@ -27,7 +28,8 @@ from ratelimit_ext.web.bucket_limiter import ScopedLimiter
 from ratelimit_ext.web.claims import Claim, Naming
 from ratelimit_ext.web.configuration import Configuration
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
-from ratelimit_ext.web.item import rank
+from ratelimit_ext.web.foreign import ForeignEngine
+from ratelimit_ext.web.item import limit_of, rank
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
@@ -84,6 +86,11 @@ class DecidingLimiter(flask_limiter.Limiter):
             return self._fallback_engine
         assert self._engine is not None, "the extension has not been initialised with an app"
         return self._engine
+
+    def check_storage(self, item: RateLimitItem) -> None:
+        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
+        if isinstance(self._engine, ForeignEngine) and self._strategy:
+            self._engine.supports(limit_of(item, self._strategy))
 
     @property
     def limiter(self) -> RateLimiter:

@@ -66,6 +66,8 @@ class Limiter(RespondingLimiter):
         self._engine = engine_for(self.storage)
         if self._in_memory_fallback_enabled:
             self._fallback_engine = engine_for(self._fallback_storage)
+        for item in self.limit_manager.stated_items():
+            self.check_storage(item)
         self._adapters.clear()
         self._deferred_views.clear()
         policy = configured_policy(app.config, self._strategy)

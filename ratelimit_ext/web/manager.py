@@ -7,8 +7,9 @@ per endpoint; ``revision`` tells when that has to be done again.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import flask
@@ -16,6 +17,7 @@ from flask_limiter import ApplicationLimit, ExemptionScope, Limit
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter._manager import LimitManager
 from flask_limiter.util import get_qualified_name
+from limits import RateLimitItem
 
 #: Whether a definition yields any limit for this request (a callable may answer with nothing).
 Yields = Callable[[Limit], bool]
@@ -88,6 +90,22 @@ class Manager(LimitManager):
         present = self._endpoint_limits.setdefault(endpoint, [])
         present += [limit for limit in limits if limit not in present]
         self.revision += 1
+
+    def stated_items(self) -> Iterator[RateLimitItem]:
+        """The items of every definition so far that states its limits without asking anybody.
+
+        A string that cannot be parsed is left out: it is logged when a request needs it.
+        """
+        filed = itertools.chain(
+            self._application_limits,
+            self._default_limits,
+            *self._decorated_limits.values(),
+            *self._blueprint_limits.values(),
+        )
+        for limit in filed:
+            if isinstance(limit.limit_provider, str) and not getattr(limit, "items", None):
+                with contextlib.suppress(ValueError):
+                    yield from [runtime.limit for runtime in limit]
 
     def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
         """Whether a policy limits the endpoint, by itself or by one of its blueprints."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from flask import Flask
+from flask import Blueprint, Flask
 from limits import parse
 from limits.storage import Storage
 
-from ratelimit_ext import ConfigurationError, Limiter, MetaLimit
+from ratelimit_ext import ConfigurationError, Limit, Limiter, MetaLimit
 from ratelimit_ext.web.storages import engine_for
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, asked_key
@@ -82,6 +82,32 @@ def test_what_the_storage_cannot_do_is_a_clear_error(strategy: str) -> None:
     app.get("/")(limiter.limit("2/minute", strategy=strategy)(lambda: "ok"))
     with pytest.raises((ConfigurationError, NotImplementedError), match=r"Counters|of type"):
         app.test_client().get("/")
+
+
+@pytest.mark.parametrize("by", ["decorator", "blueprint", "policy", "default"])
+def test_what_is_known_at_the_start_is_refused_there(by: str) -> None:
+    """Before any request, however the limit was written down; nothing counts silently."""
+    app = Flask("example")
+    app.config["RATELIMIT_STORAGE_URI"] = "counters://"
+    app.config["RATELIMIT_IN_MEMORY_FALLBACK_ENABLED"] = True
+    bucket = Limit("2/minute", strategy="token-bucket")
+    limiter = Limiter(asked_key, default_limits=[bucket] if by == "default" else None)
+    part = Blueprint("part", __name__)
+    if by == "decorator":
+        app.get("/")(limiter.limit("2/minute", strategy="token-bucket")(lambda: "ok"))
+    elif by == "blueprint":
+        limiter.limit("2/minute", strategy="token-bucket")(part)
+    elif by == "policy":
+        limits = [{"limit": "2/minute", "strategy": "token-bucket"}]
+        app.config["RATELIMIT_BLUEPRINTS"] = {"part": limits}
+    app.register_blueprint(part)
+
+    def start() -> None:
+        limiter.init_app(app)
+        limiter.check_policy(app)
+
+    with pytest.raises(ConfigurationError, match="'token-bucket' in requests needs Redis"):
+        start()
 
 
 def test_an_anchored_window_needs_our_engines() -> None:
