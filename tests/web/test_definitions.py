@@ -365,7 +365,6 @@ def test_a_calendars_day_ends_in_its_time_zone(make: Maker, clock: Clock) -> Non
 
 def test_a_sync_and_an_async_view_are_limited_alike(make: Maker) -> None:
     """An async view runs to its end."""
-    pytest.importorskip("asgiref")
     app, limiter = make()
 
     @app.get("/")
