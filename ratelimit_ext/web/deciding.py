@@ -1,18 +1,17 @@
 """Deciding: from a request to its decision, before the view, at a decorated callable, or late.
 
 :mod:`resolution` finds the claims of a request, :mod:`admission` has them decided,
-:mod:`limited_request` remembers the answers, :mod:`refusal` tells them.
+:mod:`limited_request` remembers the answers, :mod:`concluding` draws the consequence.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from secrets import randbits
 from typing import Any, Final, cast
 
 import flask
-import flask_limiter
 from flask.globals import request_ctx
 from flask_limiter import ExemptionScope
 from flask_limiter.constants import MAX_BACKEND_CHECKS
@@ -26,13 +25,13 @@ from ratelimit_ext.engine.protocol import Correction, Engine
 from ratelimit_ext.web.admission import Outcome, admitted, charged
 from ratelimit_ext.web.bucket_limiter import ScopedLimiter
 from ratelimit_ext.web.claims import Claim, Naming
+from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.configuration import Configuration
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
 from ratelimit_ext.web.foreign import ForeignEngine
-from ratelimit_ext.web.item import limit_of, rank
+from ratelimit_ext.web.item import limit_of
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
-from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place, Resolved, Resolver
 from ratelimit_ext.web.storages import storage_prefix
@@ -41,7 +40,7 @@ from ratelimit_ext.web.storages import storage_prefix
 DEFAULT_LEASE_S: Final = 120.0
 
 
-class DecidingLimiter(flask_limiter.Limiter):
+class DecidingLimiter(ConcludingLimiter):
     """Flask-Limiter's extension, deciding a request's limits together.
 
     ``_check_request_limit`` is where Flask-Limiter's hooks and wrappers enter.
@@ -297,66 +296,6 @@ class DecidingLimiter(flask_limiter.Limiter):
                 self.logger.info("Rate limit storage recovered")
                 self._storage_dead = False
                 self._recovery_checks = 0
-
-    def _conclude(self, state: LimitedRequest, outcome: Outcome) -> None:
-        """Remember the answers; raise the refusal where the request was denied."""
-        enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
-        state.entries += enforced
-        if outcome.decision.admitted:
-            state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
-            state.conditional += [e for e in outcome.entries if e.claim.runtime.deduct_when]
-            return
-        banned = [entry for entry in outcome.metas if not entry.verdict.allowed]
-        if banned:
-            state.entries = [banned[0]]
-            state.retry_ms = outcome.decision.retry_after_ms
-            response = self._told(banned[:1], meta=True)
-            raise self._refusal(banned[0], outcome, response)
-        denied = sorted(outcome.denied, key=lambda entry: rank(entry.claim.runtime.limit))
-        for entry in denied:
-            if entry.verdict.retry_after_us is None:
-                raise RequestTooLarge(entry.claim, entry.verdict)
-        state.retry_ms = outcome.decision.retry_after_ms
-        lasting = max(denied, key=lambda entry: entry.verdict.retry_after_us or 0)
-        told = [lasting] if self._fail_on_first_breach else denied
-        for entry in told:
-            self.logger.info(
-                "ratelimit %s (%s) exceeded at endpoint: %s",
-                entry.claim.runtime.limit,
-                entry.identity,
-                entry.claim.scope,
-            )
-        raise self._refusal(lasting, outcome, self._told(told, meta=False))
-
-    def _refusal(
-        self, entry: Entry, outcome: Outcome, response: flask.Response | None
-    ) -> RateLimitExceeded:
-        return RateLimitExceeded(
-            entry.claim.runtime, response, claim=entry.claim, decision=outcome.decision
-        )
-
-    def _told(self, denied: Iterable[Entry], *, meta: bool) -> flask.Response | None:
-        """Call the callbacks on a breach; the last response that one of them made."""
-        answer: flask.Response | None = None
-        for entry in denied:
-            own = entry.claim.runtime.on_breach
-            callbacks = [own or self._on_meta_breach] if meta else [self._on_breach, own]
-            for callback in dict.fromkeys(filter(None, callbacks)):
-                try:
-                    response = callback(RequestLimit.of(entry, self))
-                except Exception as error:
-                    if not self._swallow_errors:
-                        raise
-                    kind = "on_meta_breach" if meta else "on_breach"
-                    self.logger.exception(  # Flask-Limiter's words
-                        "%s callback failed with error %s",
-                        kind,
-                        error,  # noqa: TRY401
-                    )
-                    continue
-                if isinstance(response, flask.Response):
-                    answer = response
-        return answer
 
     def abandon(self, conditional: list[Entry]) -> None:
         """Return what is reserved, where the request ends without a response to judge by."""

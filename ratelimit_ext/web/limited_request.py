@@ -61,7 +61,7 @@ class RequestLimit(flask_limiter.RequestLimit):
     verdict: Verdict
 
     @classmethod
-    def of(cls, entry: Entry, extension: DecidingLimiter) -> RequestLimit:
+    def of(cls, entry: Entry, extension: flask_limiter.Limiter) -> RequestLimit:
         """The entry as callbacks and ``current_limits`` show it."""
         claim = entry.claim
         arguments = [str(entry.identity), claim.scope]

@@ -1,0 +1,77 @@
+"""Concluding: what becomes of a decision. A denial tells the callbacks, and raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import flask
+import flask_limiter
+
+from ratelimit_ext.web.admission import Outcome
+from ratelimit_ext.web.item import rank
+from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
+from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
+
+
+class ConcludingLimiter(flask_limiter.Limiter):
+    """Flask-Limiter's extension, with its callbacks told of our decisions."""
+
+    def _conclude(self, state: LimitedRequest, outcome: Outcome) -> None:
+        """Remember the answers; raise the refusal where the request was denied."""
+        enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
+        state.entries += enforced
+        if outcome.decision.admitted:
+            state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
+            state.conditional += [e for e in outcome.entries if e.claim.runtime.deduct_when]
+            return
+        banned = [entry for entry in outcome.metas if not entry.verdict.allowed]
+        if banned:
+            state.entries = [banned[0]]
+            state.retry_ms = outcome.decision.retry_after_ms
+            response = self._told(banned[:1], meta=True)
+            raise self._refusal(banned[0], outcome, response)
+        denied = sorted(outcome.denied, key=lambda entry: rank(entry.claim.runtime.limit))
+        for entry in denied:
+            if entry.verdict.retry_after_us is None:
+                raise RequestTooLarge(entry.claim, entry.verdict)
+        state.retry_ms = outcome.decision.retry_after_ms
+        lasting = max(denied, key=lambda entry: entry.verdict.retry_after_us or 0)
+        told = [lasting] if self._fail_on_first_breach else denied
+        for entry in told:
+            self.logger.info(
+                "ratelimit %s (%s) exceeded at endpoint: %s",
+                entry.claim.runtime.limit,
+                entry.identity,
+                entry.claim.scope,
+            )
+        raise self._refusal(lasting, outcome, self._told(told, meta=False))
+
+    def _refusal(
+        self, entry: Entry, outcome: Outcome, response: flask.Response | None
+    ) -> RateLimitExceeded:
+        return RateLimitExceeded(
+            entry.claim.runtime, response, claim=entry.claim, decision=outcome.decision
+        )
+
+    def _told(self, denied: Iterable[Entry], *, meta: bool) -> flask.Response | None:
+        """Call the callbacks on a breach; the last response that one of them made."""
+        answer: flask.Response | None = None
+        for entry in denied:
+            own = entry.claim.runtime.on_breach
+            callbacks = [own or self._on_meta_breach] if meta else [self._on_breach, own]
+            for callback in dict.fromkeys(filter(None, callbacks)):
+                try:
+                    response = callback(RequestLimit.of(entry, self))
+                except Exception as error:
+                    if not self._swallow_errors:
+                        raise
+                    kind = "on_meta_breach" if meta else "on_breach"
+                    self.logger.exception(  # Flask-Limiter's words
+                        "%s callback failed with error %s",
+                        kind,
+                        error,  # noqa: TRY401
+                    )
+                    continue
+                if isinstance(response, flask.Response):
+                    answer = response
+        return answer
