@@ -30,7 +30,7 @@ from ratelimit_ext.web.configuration import Configuration
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
 from ratelimit_ext.web.foreign import ForeignEngine
 from ratelimit_ext.web.item import limit_of
-from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
+from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit, one_per_charge
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place, Resolved, Resolver
@@ -303,6 +303,7 @@ class DecidingLimiter(ConcludingLimiter):
         if not engine.gives_back:
             return
         try:
-            engine.settle([Correction(e.verdict, -e.verdict.charge.cost) for e in conditional])
+            verdicts = [entry.verdict for entry in one_per_charge(conditional)]
+            engine.settle([Correction(verdict, -verdict.charge.cost) for verdict in verdicts])
         except Exception:
             self.logger.exception("Failed to give back what a failed request had reserved")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import flask_limiter
@@ -53,6 +54,12 @@ class Entry(NamedTuple):
     def reset_at(self) -> float:
         """When the limit is reset, in seconds since 1970 by the deciding clock."""
         return (self.now_us + self.verdict.reset_after_us) / 1_000_000
+
+
+def one_per_charge(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries without those whose charge another one stands for: claims of one bucket share
+    one verdict, with their costs added up, and what corrects it must do so once."""
+    return list({id(entry.verdict): entry for entry in entries}.values())
 
 
 class RequestLimit(flask_limiter.RequestLimit):

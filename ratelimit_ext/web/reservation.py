@@ -14,7 +14,7 @@ from typing import Final
 from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.protocol import Change, Correction, Engine, Renewal, Settlement
-from ratelimit_ext.web.limited_request import Entry
+from ratelimit_ext.web.limited_request import Entry, one_per_charge
 
 #: A long call renews its lease at most this often.
 RENEW_EVERY_S: Final = 5.0
@@ -81,7 +81,7 @@ class Reservation:
         self._send(
             [
                 Renewal(entry.verdict, self.hold, spent.get(entry.claim.limit.unit, 0))
-                for entry in self._entries
+                for entry in one_per_charge(self._entries)
                 if entry.claim.limit.held
             ]
         )
@@ -101,7 +101,9 @@ class Reservation:
             if self._closed:
                 return
             self._closed = True
-        changes = [change for entry in self._entries for change in self._change(entry)]
+        changes = [
+            change for entry in one_per_charge(self._entries) for change in self._change(entry)
+        ]
         if changes:
             self._send(changes)
 

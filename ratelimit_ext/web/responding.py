@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web import headers
 from ratelimit_ext.web.deciding import DecidingLimiter
-from ratelimit_ext.web.limited_request import LimitedRequest
+from ratelimit_ext.web.limited_request import LimitedRequest, one_per_charge
 from ratelimit_ext.web.resolution import EDGE
 
 #: Headers that belong to the answer they came with, and not to one that replaces it.
@@ -116,8 +116,7 @@ class RespondingLimiter(DecidingLimiter):
                 is not engine.gives_back
             ]
             if due:
-                # Charges of one bucket share one verdict, with their costs added up.
-                verdicts = {id(entry.verdict): entry.verdict for entry in due}.values()
+                verdicts = [entry.verdict for entry in one_per_charge(due)]
                 corrections = [Correction(v, sign * v.charge.cost) for v in verdicts]
                 engine.settle(corrections)
                 state.correct(corrections)

@@ -284,3 +284,26 @@ def test_a_look_at_what_is_left(uri: str) -> None:
             ("1000 per 1 day", 999),
             ("1 usd per 1 day", 900_000),
         ]
+
+
+def test_one_bucket_claimed_twice_is_given_back_once(uri: str) -> None:
+    """Two equal limits of a view are one bucket and two calls; another request's stay."""
+    app = flask.Flask("twice")
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, default_limits=["10/day"])
+
+    @app.get("/")
+    @limiter.limit("10/day", override_defaults=False)
+    def view() -> str:
+        if "fail" in flask.request.args:
+            limiter.cancel()
+        return "ok"
+
+    def left() -> set[int]:
+        with app.test_request_context():
+            return {limit.remaining for limit in limiter.peek("view")}
+
+    client = app.test_client()
+    client.get("/")
+    assert left() == {8}
+    client.get("/?fail=1")
+    assert left() == {8}
