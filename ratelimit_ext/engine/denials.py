@@ -2,14 +2,14 @@
 
 To hammer is to be denied the same charges twice within a second. From then on the denial is
 repeated from memory until the wait that it named is over, for at most a second. What this worker
-gives back or clears meanwhile makes it forget everything; what another worker gives back is seen
-after a second at the latest.
+gives back to a bucket or clears meanwhile makes it forget what that bucket denied; what another
+worker gives back is seen after a second at the latest.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
@@ -28,6 +28,8 @@ class RememberingEngine:
         #: Charges denied once, with the instant; and denied again, with what repeats the denial.
         self._denied_once: dict[tuple[Charge, ...], float] = {}
         self._denials: dict[tuple[Charge, ...], tuple[float, float, Decision]] = {}
+        #: Which of them a bucket has denied.
+        self._by_bucket: dict[str, set[tuple[Charge, ...]]] = {}
 
     @property
     def gives_back(self) -> bool:
@@ -57,12 +59,12 @@ class RememberingEngine:
 
     def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """See :meth:`Engine.settle`."""
-        self._forget()
+        self._forget_of(change.verdict.charge.key for change in changes)
         return self._engine.settle(changes, now_us=now_us)
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
-        self._forget()
+        self._forget_of(keys)
         return self._engine.clear(keys)
 
     def reset(self, prefix: str) -> int:
@@ -77,17 +79,29 @@ class RememberingEngine:
     def _forget(self) -> None:
         self._denied_once.clear()
         self._denials.clear()
+        self._by_bucket.clear()
+
+    def _forget_of(self, keys: Iterable[str]) -> None:
+        """Forget the denials by these buckets; others cannot have changed."""
+        if self._by_bucket:
+            for key in keys:
+                # A copy: another thread may be adding to the set that it has just looked up.
+                for claimed in tuple(self._by_bucket.pop(key, ())):
+                    self._denials.pop(claimed, None)
 
     def _remember(self, claimed: tuple[Charge, ...], decision: Decision) -> None:
         wait_ms = decision.retry_after_ms
         if wait_ms is None:
             return  # it can never pass, and is told so without a limit to hammer
         here = time.monotonic()
+        # What a bucket has denied was denied once before, so this bounds that, too.
         if len(self._denials) + len(self._denied_once) >= MOST_DENIALS:
             self._forget()
         if here - self._denied_once.get(claimed, -LONGEST_S) >= LONGEST_S:
             self._denied_once[claimed] = here
             return
+        for denial in decision.denials:
+            self._by_bucket.setdefault(denial.charge.key, set()).add(claimed)
         self._denials[claimed] = (here, here + min(LONGEST_S, wait_ms / 1000), decision)
 
     def _recalled(self, claimed: tuple[Charge, ...]) -> Decision | None:

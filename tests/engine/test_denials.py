@@ -140,3 +140,18 @@ def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
     for client in range(denials.MOST_DENIALS):
         denied(engine, 2, Charge(limit, f"bucket-{client}"))
     assert len(engine._denials) + len(engine._denied_once) <= denials.MOST_DENIALS
+
+
+def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: CountingEngine) -> None:
+    """Every call settles; only what goes back to the bucket that denied is of interest."""
+    engine = RememberingEngine(behind)
+    verdict = engine.admit([Charge(Limit(9, 60 * SECOND), "somebody else's")]).verdicts[0]
+    denied(engine, 3)
+    asked = behind.asked
+    for _ in range(10):
+        engine.settle([Correction(verdict, -1)])
+        engine.clear(["a third one's"])
+        assert not engine.admit([ONE_A_MINUTE]).admitted
+    assert behind.asked == asked
+    engine.clear(["bucket"])
+    assert engine.admit([ONE_A_MINUTE]).admitted
