@@ -1,0 +1,155 @@
+"""How often a call asks the storage of the limits: as a real server sees it, command by command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+
+from chatapp.estimates.redis_outputs import KEY_PREFIX
+from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
+from chatapp.ledger.call import Call
+from ratelimit_ext.web import reservation as reservation_module
+from ratelimit_ext.web.reservation import RENEW_EVERY_S
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import ProviderServer, Stream, openai_chunks, openai_error
+from tests.servers import Server
+
+ASKED = {"message": "ping", "model": "gpt-5.4-mini"}
+# What the shipped policy has for a call: address, user, model; of the plan calls, tokens, calls at
+# once, dollars an hour, a day and a month.
+LIMITS = 9
+# What `seen` says of a script over the limits' buckets, and of one over a model's recent outputs.
+DECIDES = RENEWS = SETTLES = "evalsha limits"
+LEARNS, READS = "evalsha outputs", "hgetall outputs"
+ASKS, ENDS = "the provider is asked", "the call is over"
+
+
+class EchoingLedger:
+    """Says on the storage's own wire when a provider is asked, and when its call is over."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def begin(self, call: Call) -> None:
+        self._client.echo(ASKS)
+
+    def finish(self, call: Call) -> None:
+        self._client.echo(ENDS)
+
+
+@pytest.fixture
+def app(
+    make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, provider: ProviderServer
+) -> Flask:
+    """The application with the shipped policy, which has met the storage and learnt its scripts."""
+    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
+    app.extensions[LEDGER_KEY] = EchoingLedger(redis_client)
+    for _ in range(2):
+        assert app.test_client().post("/chat", json=ASKED).status_code == 200
+    return app
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def seen(server: redis.Redis, act: Callable[[], object]) -> list[str]:
+    """The commands that came in meanwhile, in order; without those that scripts gave, and without
+    how a new connection introduces itself."""
+    lines = []
+    with server.monitor() as monitor:
+        act()
+        server.echo("enough")
+        for line in monitor.listen():
+            name, _, rest = line["command"].partition(" ")
+            if line["client_type"] == "lua" or name in {"HELLO", "CLIENT"}:
+                continue
+            if name == "ECHO":
+                if rest == "enough":
+                    break
+                lines.append(rest)
+            else:
+                what = "outputs" if KEY_PREFIX in rest else "limits"
+                lines.append(f"{name.lower()} {what}")
+    return lines
+
+
+def ask(client: FlaskClient, **more: object) -> Any:
+    """One message, read to its end and closed."""
+    with client.post("/chat", json={**ASKED, **more}) as response:
+        response.get_data()
+        return response
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_answer_is_three_round_trips(
+    client: FlaskClient, redis_client: redis.Redis, stream: bool
+) -> None:
+    """One EVALSHA decides all nine limits before the provider is asked. After its answer there are
+    two, not one: the model's recent outputs learn the usage, a whole answer waiting for that, and
+    when the response is closed the settlement corrects every charge."""
+    answers = []
+    commands = seen(redis_client, lambda: answers.append(ask(client, stream=stream)))
+    assert answers[0].status_code == 200
+    assert answers[0].headers["RateLimit"].count(";r=") == LIMITS
+    assert commands == [DECIDES, ASKS, LEARNS, ENDS, SETTLES]
+
+
+def test_a_failure_is_two_round_trips(
+    client: FlaskClient, redis_client: redis.Redis, provider: ProviderServer
+) -> None:
+    """There is nothing to learn from it; what it was charged goes back in one EVALSHA."""
+    provider.script(*[openai_error(500, code="trouble") for _ in range(2)])
+    ask(client)  # the server learns the script that gives back
+    assert seen(redis_client, lambda: ask(client)) == [DECIDES, ASKS, ENDS, SETTLES]
+
+
+def test_a_denial_is_one_round_trip(client: FlaskClient, redis_client: redis.Redis) -> None:
+    """Nothing was taken, so nothing is settled."""
+    statuses = [200]
+    while statuses[-1] == 200:
+        commands = seen(redis_client, lambda: statuses.append(ask(client).status_code))
+    assert statuses[-1] == 429
+    assert commands == [DECIDES]
+
+
+def test_a_worker_that_knows_no_outputs_reads_them_first(
+    make_app: AppMaker, app: Flask, redis_server: Server, redis_client: redis.Redis
+) -> None:
+    """A new one, and one that has not ended a call of the model for 30 s: one HGETALL more."""
+    other = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
+    other.extensions[LEDGER_KEY] = EchoingLedger(redis_client)
+    commands = seen(redis_client, lambda: ask(other.test_client()))
+    assert commands == [READS, DECIDES, ASKS, LEARNS, ENDS, SETTLES]
+
+
+def test_a_long_stream_is_renewed_every_five_seconds(
+    client: FlaskClient,
+    redis_client: redis.Redis,
+    provider: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many words come: a minute of two words a second is renewed twelve times."""
+    clock = [0.0]
+    monkeypatch.setattr(reservation_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    start, word, *_ = pieces = openai_chunks()
+    provider.script(Stream([start, *[word] * 120, *pieces[3:]]))
+    words = []
+
+    def listen() -> None:
+        with client.post("/chat", json={**ASKED, "stream": True}) as response:
+            for event in response.response:
+                words.append(event)
+                clock[0] += 0.5
+
+    commands = seen(redis_client, listen)
+    assert len(words) == 120 + 1  # and the end
+    assert RENEW_EVERY_S == 5.0
+    assert commands == [DECIDES, ASKS, *[RENEWS] * 12, LEARNS, ENDS, SETTLES]
