@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+
+from chatapp.http_date import http_date
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -19,9 +20,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             continue
         if 0 < wait_s < float("inf"):
             return wait_s
-    try:
-        date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+    date = http_date(headers.get("retry-after", ""))
+    if date is None:
         return None
-    wait_s = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    wait_s = (date - datetime.now(UTC)).total_seconds()
     return wait_s if wait_s > 0 else None

@@ -29,6 +29,7 @@ from chatapp.retry_after import retry_after_s
         ({"retry-after": "soon"}, None),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
         ({"retry-after": "Wed, 99 Oct 2015 07:28:00 GMT"}, None),
+        ({"retry-after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}, None),
     ],
 )
 def test_a_wait_is_a_positive_number_or_none(headers: dict[str, str], wait_s: float | None) -> None:
