@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from pydantic import ValidationError
+
 from chatapp.providers import ErrorKind, Part, Progress, ProviderError
 from chatapp.providers.anthropic.answer import Bill, Fields, Tokens, finish_reason
+from chatapp.providers.anthropic.failures import says_spend_cap
 from chatapp.server_sent_events import Event
 
 KINDS: Final[dict[str, ErrorKind]] = {
@@ -13,6 +16,9 @@ KINDS: Final[dict[str, ErrorKind]] = {
     "rate_limit_error": "rate_limited",
     "billing_error": "quota",
     "timeout_error": "timeout",
+    # Their texts may quote a key, and the log leaves those of this kind out.
+    "authentication_error": "auth",
+    "permission_error": "auth",
 }
 
 
@@ -53,9 +59,14 @@ class _MessageDelta(Fields):
     usage: _Counted
 
 
+class _Details(Fields):
+    error_code: str | None = None
+
+
 class _Reason(Fields):
-    type: str = ""
-    message: str = ""
+    type: str | None = None
+    message: str | None = None
+    details: _Details | None = None
 
 
 class _Failure(Fields):
@@ -87,9 +98,7 @@ class EventReader:
                 if self.progress.finish_reason is None:
                     self.progress.finish_reason = "other"
             case "error":
-                reason = _Failure.model_validate_json(event.data).error
-                kind = KINDS.get(reason.type, "unavailable")
-                raise ProviderError("anthropic", kind, message=reason.message, status=200)
+                raise _failure(event.data)
         return Part(text, event.raw)
 
     def _delta(self, delta: _Delta) -> str:
@@ -106,3 +115,14 @@ class EventReader:
         counted = message.usage.model_dump(exclude_none=True)
         self._bill = Bill.model_validate({**before, **counted})
         self.progress.usage = self._bill.usage()
+
+
+def _failure(data: str) -> ProviderError:
+    try:
+        reason = _Failure.model_validate_json(data).error
+    except ValidationError:  # in whatever form: it is an error
+        return ProviderError("anthropic", "unavailable", message=data, status=200)
+    kind = KINDS.get(reason.type or "", "unavailable")
+    if says_spend_cap(reason.details.error_code if reason.details else None):
+        kind = "quota"
+    return ProviderError("anthropic", kind, message=reason.message or "", status=200)

@@ -44,10 +44,15 @@ def told() -> Iterator[None]:
         raise ProviderError(NAME, "malformed", message=str(error), status=200) from error
 
 
+def says_spend_cap(error_code: str | None) -> bool:
+    """Whether an error that may look like a rate limit is a cap that no waiting mends."""
+    return "spend_limit_reached" in (error_code or "")
+
+
 def _refusal(error: anthropic.APIStatusError) -> ProviderError:
     kind = KINDS.get(error.status_code)
-    if error.type == "billing_error" or "spend_limit_reached" in (error.error_code or ""):
-        kind = "quota"  # may come as a 429 that no waiting mends
+    if error.type == "billing_error" or says_spend_cap(error.error_code):
+        kind = "quota"
     elif error.type == "overloaded_error":
         kind = "overloaded"
     if kind is None:

@@ -11,9 +11,17 @@ from chatapp.providers.openai.answer import Bill, Fields, finish_reason
 from chatapp.server_sent_events import Event
 
 DONE: Final = "[DONE]"
+# By an error's code, or else its type. OpenAI has words for both; others send the status as code.
 KINDS: Final[dict[str, ErrorKind]] = {
     "rate_limit_exceeded": "rate_limited",
+    "slow_down": "rate_limited",
+    "rate_limit_error": "rate_limited",
+    "requests": "rate_limited",
+    "tokens": "rate_limited",
+    "429": "rate_limited",
     "server_is_overloaded": "overloaded",
+    "service_unavailable_error": "overloaded",
+    "503": "overloaded",
     "insufficient_quota": "quota",
 }
 
@@ -37,16 +45,11 @@ class _Choice(Fields):
     finish_reason: str | None = None
 
 
-class _Error(Fields):
-    message: str | None = None
-    code: str | int | None = None
-
-
 class _Chunk(Fields):
     model: str | None = None
     choices: Annotated[list[_Choice], Field(default_factory=list)]
     usage: Bill | None = None
-    error: _Error | str | None = None
+    error: object = None  # of whatever form: it is one
 
 
 class ChunkReader:
@@ -67,7 +70,7 @@ class ChunkReader:
             self.over = True
             return Part("", event.raw)
         chunk = _Chunk.model_validate_json(event.data)
-        if chunk.error is not None:
+        if chunk.error:
             raise _failure(chunk.error)
         progress = self.progress
         progress.model = chunk.model or progress.model
@@ -90,8 +93,13 @@ def _size(call: _ToolCall) -> int:
     return len((call.function.arguments or "").encode()) if call.function else 0
 
 
-def _failure(error: _Error | str) -> ProviderError:
-    if isinstance(error, str):
-        return ProviderError("openai", "unavailable", message=error, status=200)
-    kind = KINDS.get(str(error.code), "unavailable")
-    return ProviderError("openai", kind, message=error.message or "", status=200)
+def _failure(error: object) -> ProviderError:
+    said = error if isinstance(error, dict) else {"message": error}
+    words = (str(said.get("code")), str(said.get("type")))
+    kinds = (KINDS[word] for word in words if word in KINDS)
+    return ProviderError(
+        "openai",
+        next(kinds, "unavailable"),
+        message=str(said.get("message") or ""),
+        status=200,
+    )
