@@ -17,6 +17,7 @@ from chatapp.providers import (
     Prompt,
     Provider,
     ProviderError,
+    Quota,
     Usage,
 )
 
@@ -41,11 +42,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a turn; ``model`` is the one that gave it, as its provider calls it."""
+    """The answer to a turn; ``model`` is the one that gave it, as its provider calls it, and
+    ``quotas`` are the provider's that came with it."""
 
     text: str
     model: str
     usage: Usage
+    quotas: tuple[Quota, ...] = ()
 
 
 class Conversation:
@@ -115,7 +118,12 @@ class Conversation:
         """Ask, and wait for the answer; ProviderError where there is none."""
         with failures_logged(turn.model):
             completion = self._providers[turn.model.provider].complete(self._prompt(turn))
-        return Reply(text=completion.text, model=completion.model, usage=completion.usage)
+        return Reply(
+            text=completion.text,
+            model=completion.model,
+            usage=completion.usage,
+            quotas=completion.quotas,
+        )
 
     def stream(self, turn: Turn) -> AnswerStream:
         """Ask for an answer piece by piece; ProviderError where none begins."""

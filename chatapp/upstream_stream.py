@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from chatapp import server_sent_events
-from chatapp.providers import Part, Progress, ProviderError
+from chatapp.providers import Part, Progress, ProviderError, Quota
 from chatapp.server_sent_events import Event
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class UpstreamStream:
         *,
         provider: str,
         headers: Mapping[str, str],
+        quotas: tuple[Quota, ...],
         lenient: bool,
     ) -> None:
         self._response = response
@@ -48,6 +49,7 @@ class UpstreamStream:
         self._provider = provider
         self._lenient = lenient
         self.headers = headers
+        self.quotas = quotas
         self.progress = reader.progress
         found = response.headers.get("content-type", "")
         if not found.startswith(server_sent_events.MIMETYPE):

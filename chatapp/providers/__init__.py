@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "refused", "other"]
+QuotaUnit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 ErrorKind = Literal[
     "rate_limited",  # its quota for us is used up for the moment
     "overloaded",  # it has too much to do for everybody
@@ -60,13 +61,31 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What a provider said of one of its own limits on us, when it answered.
+
+    Of ``limit`` (above 0) it had ``remaining`` (0 to ``limit``) left for all who use our key, in
+    ``unit``: calls, or tokens of either direction or of one. ``reset_after_s`` is the time, in
+    seconds, until all of it is free again if nobody calls: 0 or more, and None where that was not
+    told or could not be read. Providers round, and others may have called since: advice, no fact.
+    """
+
+    unit: QuotaUnit
+    limit: int
+    remaining: int
+    reset_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer. ``model`` is the model that gave it, as the provider calls it."""
+    """A whole answer. ``model`` is the model that gave it, as the provider calls it; ``quotas``
+    are those that came with it, each unit at most once."""
 
     text: str
     model: str
     usage: Usage
     finish_reason: FinishReason
+    quotas: tuple[Quota, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +105,14 @@ class Passage:
 @dataclass(frozen=True, slots=True)
 class Passed:
     """A whole answer in a provider's own protocol: its body, the headers that belong to the
-    protocol, and the usage that it tells (None: it tells none that can be read)."""
+    protocol, the usage that it tells (None: it tells none that can be read), and the quotas that
+    came with it."""
 
     raw: bytes
     content_type: str
     headers: Mapping[str, str]
     usage: Usage | None
+    quotas: tuple[Quota, ...] = ()
 
 
 class Part(NamedTuple):
@@ -121,10 +142,11 @@ class Progress:
 class ProviderError(Exception):
     """A provider gave no usable answer.
 
-    ``kind`` says why, ``status`` is its HTTP status where it sent one, ``retry_after_s`` the wait
-    it asked for where it asked for one. ``message`` is the provider's own text: for the log, never
-    for a caller, because providers quote keys and organisations in it. ``raw`` is its whole answer,
-    without our key, for callers who speak its protocol.
+    ``kind`` says why, ``status`` is its HTTP status where it sent one (200: it began well),
+    ``retry_after_s`` the wait it asked for where it asked for one. ``message`` is the provider's
+    own text: for the log, never for a caller, because providers quote keys and organisations in it.
+    ``raw`` is its whole answer, without our key, for callers who speak its protocol. ``quotas`` are
+    those that came with a refusal; those of a stream that fails on its way are the stream's.
     """
 
     def __init__(
@@ -136,6 +158,7 @@ class ProviderError(Exception):
         status: int | None = None,
         retry_after_s: float | None = None,
         raw: bytes = b"",
+        quotas: tuple[Quota, ...] = (),
     ) -> None:
         super().__init__(f"{provider}: {kind} (status {status}): {message}")
         self.provider = provider
@@ -144,6 +167,7 @@ class ProviderError(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.raw = raw
+        self.quotas = quotas
 
 
 class AnswerStream(Protocol):
@@ -157,6 +181,11 @@ class AnswerStream(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """Those of the provider's headers that belong to its protocol."""
+        ...
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """Those that came with the beginning of the stream."""
         ...
 
     def __iter__(self) -> Iterator[Part]: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chatapp.providers import AnswerStream, Completion, Part, Progress, Prompt, Usage
+from chatapp.providers import AnswerStream, Completion, Part, Progress, Prompt, Quota, Usage
 
 QUOTED_CHARACTERS: Final = 200
 BYTES_PER_TOKEN: Final = 4
@@ -46,6 +46,7 @@ class OfflineStream:
     """The same answer, word by word, without a wait."""
 
     headers: Final[Mapping[str, str]] = {}
+    quotas: Final[tuple[Quota, ...]] = ()
 
     def __init__(self, completion: Completion) -> None:
         self._completion = completion

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from chatapp import catalogue
-from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
-from chatapp.providers import Completion, ErrorKind, Message, Prompt, ProviderError, Usage
+from chatapp.conversation import Conversation, ModelUnavailableError, Reply, Turn, UnknownModelError
+from chatapp.providers import Completion, ErrorKind, Message, Prompt, ProviderError, Quota, Usage
 from chatapp.providers.offline import Offline
+
+QUOTAS = (Quota("requests", 60, 59, 1.0),)
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Parrot:
         self.asked.append(prompt)
         if self.fails:
             raise ProviderError(self.name, self.fails, message="key sk-1\nis bad", status=401)
-        return Completion(prompt.messages[-1].text, "gpt-x", Usage(1, 2), "stop")
+        return Completion(prompt.messages[-1].text, "gpt-x", Usage(1, 2), "stop", QUOTAS)
 
 
 def conversation(parrot: Parrot, *, default_model: str | None = None) -> Conversation:
@@ -40,11 +42,12 @@ def conversation(parrot: Parrot, *, default_model: str | None = None) -> Convers
 
 
 def test_a_turn_asks_the_models_provider_once() -> None:
-    """The prompt has the message, the name as given and the bound; the reply who gave it."""
+    """The prompt has the message, the name as given and the bound; the reply who gave it, and the
+    provider's quotas."""
     parrot = Parrot()
     talk = conversation(parrot)
     reply = talk.answer(Turn("hi", talk.model("gpt-4o-2024-08-06")))
-    assert (reply.text, reply.model, reply.usage) == ("hi", "gpt-x", Usage(1, 2))
+    assert reply == Reply("hi", "gpt-x", Usage(1, 2), QUOTAS)
     assert parrot.asked == [Prompt("gpt-4o-2024-08-06", (Message("user", "hi"),), 7)]
 
 

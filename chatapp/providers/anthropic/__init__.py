@@ -15,6 +15,7 @@ from chatapp.providers import AnswerStream, Completion, Passage, Passed, Prompt,
 from chatapp.providers.anthropic.answer import Answer, Billed
 from chatapp.providers.anthropic.events import EventReader
 from chatapp.providers.anthropic.failures import NAME, told
+from chatapp.providers.anthropic.quotas import quotas
 from chatapp.upstream_stream import UpstreamStream
 
 if TYPE_CHECKING:
@@ -50,13 +51,14 @@ class Anthropic:
 
         system, spoken = _parted(prompt)
         with told():
-            answer = self._client.get().messages.create(
+            response = self._client.get().messages.with_raw_response.create(
                 model=prompt.model,
                 max_tokens=prompt.max_tokens,
                 system=system or anthropic.omit,
                 messages=spoken,  # type: ignore[arg-type]
             )
-            return Answer.model_validate(answer).completion()
+            answer = Answer.model_validate(response.parse())
+            return answer.completion(quotas(response.headers))
 
     def stream(self, prompt: Prompt) -> AnswerStream:
         system, spoken = _parted(prompt)
@@ -79,7 +81,13 @@ class Anthropic:
         except ValidationError:
             usage = None
         content_type = response.headers.get("content-type", "application/json")
-        return Passed(response.content, content_type, _passed_headers(response), usage)
+        return Passed(
+            response.content,
+            content_type,
+            _passed_headers(response),
+            usage,
+            quotas(response.headers),
+        )
 
     def forward_stream(self, passage: Passage) -> AnswerStream:
         return self._streamed(passage, lenient=True)
@@ -94,6 +102,7 @@ class Anthropic:
             EventReader(str(passage.fields.get("model"))),
             provider=self.name,
             headers=_passed_headers(response),
+            quotas=quotas(response.headers),
             lenient=lenient,
         )
 

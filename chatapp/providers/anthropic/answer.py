@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chatapp.providers import Completion, FinishReason, Usage
+from chatapp.providers import Completion, FinishReason, Quota, Usage
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "end_turn": "stop",
@@ -60,12 +60,13 @@ class Answer(Billed):
     content: list[Block]
     stop_reason: str | None = None
 
-    def completion(self) -> Completion:
+    def completion(self, quotas: tuple[Quota, ...]) -> Completion:
         return Completion(
             text="".join(b.text for b in self.content if b.type == "text" and b.text),
             model=self.model,
             usage=self.usage.usage(),
             finish_reason=finish_reason(self.stop_reason),
+            quotas=quotas,
         )
 
 

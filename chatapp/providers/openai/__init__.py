@@ -23,6 +23,7 @@ from chatapp.providers import (
 from chatapp.providers.openai.answer import Answer, Billed
 from chatapp.providers.openai.chunks import ChunkReader
 from chatapp.providers.openai.failures import NAME, told
+from chatapp.providers.openai.quotas import quotas
 from chatapp.upstream_stream import UpstreamStream
 
 if TYPE_CHECKING:
@@ -55,12 +56,13 @@ class OpenAI:
 
     def complete(self, prompt: Prompt) -> Completion:
         with told():
-            answer = self._client.get().chat.completions.create(
+            response = self._client.get().chat.completions.with_raw_response.create(
                 model=prompt.model,
                 messages=[{"role": m.role, "content": m.text} for m in prompt.messages],  # type: ignore[misc]
                 max_completion_tokens=prompt.max_tokens,
             )
-            return Answer.model_validate(answer).completion()
+            answer = Answer.model_validate(response.parse())
+            return answer.completion(quotas(response.headers))
 
     def stream(self, prompt: Prompt) -> AnswerStream:
         fields = {
@@ -81,7 +83,13 @@ class OpenAI:
         except ValidationError:
             usage = None
         content_type = response.headers.get("content-type", "application/json")
-        return Passed(response.content, content_type, _passed_headers(response), usage)
+        return Passed(
+            response.content,
+            content_type,
+            _passed_headers(response),
+            usage,
+            quotas(response.headers),
+        )
 
     def forward_stream(self, passage: Passage) -> AnswerStream:
         raw, added = _with_usage(passage)
@@ -105,6 +113,7 @@ class OpenAI:
             ChunkReader(model, hides_usage=hides_usage),
             provider=self.name,
             headers=_passed_headers(response),
+            quotas=quotas(response.headers),
             lenient=lenient,
         )
 

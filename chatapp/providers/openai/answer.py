@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chatapp.providers import Completion, FinishReason, Usage
+from chatapp.providers import Completion, FinishReason, Quota, Usage
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "stop": "stop",
@@ -71,7 +71,7 @@ class Answer(Billed):
     model: str
     choices: Annotated[list[Choice], Field(min_length=1)]
 
-    def completion(self) -> Completion:
+    def completion(self, quotas: tuple[Quota, ...]) -> Completion:
         choice = self.choices[0]
         refused = choice.message.refusal
         return Completion(
@@ -79,6 +79,7 @@ class Answer(Billed):
             model=self.model,
             usage=self.usage.usage(),
             finish_reason="refused" if refused else finish_reason(choice.finish_reason),
+            quotas=quotas,
         )
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from chatapp.providers import ErrorKind, ProviderError
+from chatapp.providers.openai.quotas import quotas
 from chatapp.redaction import without_key
 from chatapp.retry_after import retry_after_s
 
@@ -57,4 +58,5 @@ def _refusal(error: openai.APIStatusError) -> ProviderError:
         status=error.status_code,
         retry_after_s=retry_after_s(error.response.headers),
         raw=without_key(error.response.text, sent).encode(),
+        quotas=quotas(error.response.headers),
     )
