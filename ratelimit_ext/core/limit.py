@@ -12,6 +12,11 @@ UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd", "c
 MODES: Final = ("enforce", "shadow")
 ANCHORS: Final = ("day", "month")
 
+#: Strategies that are nobody's allowance: callers are not told of them, and what they hold has no
+#: amount that a cost could exceed.
+GUARDS: Final = ("block", "reported", "surge")
+MOST_MULTIPLE: Final = 1000
+
 #: Amounts reach a million dollars in micro-dollars, and periods almost nine years. Within both,
 #: every sum and product of the strategies stays below 2**53, where Lua's doubles are still exact.
 MOST_AMOUNT: Final = 10**12
@@ -23,8 +28,9 @@ class Limit:
     """An allowance of ``amount`` per ``period_us`` microseconds.
 
     ``burst`` is what a token bucket holds at most (default: the amount). ``anchor`` ties a fixed
-    window to the calendar of ``timezone``. A ``shadow`` limit is decided and counted, and never
-    enforced. Raises :class:`ConfigurationError` where the values cannot go together.
+    window to the calendar of ``timezone``. ``multiple`` is how many times the usual a surge may
+    use. A ``shadow`` limit is decided and counted, and never enforced. Raises
+    :class:`ConfigurationError` where the values cannot go together.
     """
 
     amount: int
@@ -36,6 +42,7 @@ class Limit:
     mode: str = "enforce"
     anchor: str | None = None
     timezone: str = "UTC"
+    multiple: int | None = None
 
     def __post_init__(self) -> None:
         self._within("amount", self.amount, MOST_AMOUNT)
@@ -54,6 +61,18 @@ class Limit:
                 f"{self}: the strategy 'concurrency' and the unit 'calls' belong together; found "
                 f"strategy {self.strategy!r} and unit {self.unit!r}. Write 'N in flight'."
             )
+        if self.strategy in ("block", "reported") and self.unit == "usd":
+            raise ConfigurationError(
+                f"{self}: the strategy {self.strategy!r} knows no money; found unit 'usd'. Leave "
+                "it out, or write an amount per period."
+            )
+        if (self.multiple is not None) != (self.strategy == "surge"):
+            raise ConfigurationError(
+                f"{self}: the strategy 'surge' and a multiple belong together; found strategy "
+                f"{self.strategy!r}. Write '1 usd/hour or 20 x usual'."
+            )
+        if self.multiple is not None:
+            self._within("multiple", self.multiple, MOST_MULTIPLE)
         if self.anchor is not None:
             self._one_of("anchor", self.anchor, ANCHORS)
             if self.strategy != "fixed-window":
@@ -77,12 +96,19 @@ class Limit:
 
     @property
     def held(self) -> bool:
-        """Whether a cost is an estimate until the call is over."""
-        return self.unit != "requests"
+        """Whether a cost is an estimate until the call is over, and its lease gives it back."""
+        return self.unit != "requests" and self.strategy != "reported"
+
+    @property
+    def told(self) -> bool:
+        """Whether it is an allowance of the caller's, which answers tell about."""
+        return self.strategy not in GUARDS
 
     @property
     def capacity(self) -> int:
         """The largest cost that can ever pass, in units."""
+        if self.strategy in GUARDS:
+            return MOST_AMOUNT
         return self.burst or self.amount
 
     def __str__(self) -> str:

@@ -66,7 +66,8 @@ if ARGV[2] == '1' then
       cost = 0
     end
     if cost then
-      store(KEYS[i], charge.strategy.take(now, cost, charge.arg, unpack(charge, 2)))
+      local value, ttl_us = charge.strategy.take(now, cost, charge.arg, unpack(charge, 2))
+      if value then store(KEYS[i], value, ttl_us) end
     end
   end
 end

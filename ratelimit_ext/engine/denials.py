@@ -53,13 +53,13 @@ class RememberingEngine:
             if recalled is not None:
                 return recalled
         decision = self._engine.admit(charges, hold=hold)
-        if not decision.admitted and all(map(_leaves_no_trace, charges)):
+        if not decision.admitted and _can_be_repeated(decision, claimed):
             self._remember(claimed, decision)
         return decision
 
     def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """See :meth:`Engine.settle`."""
-        self._forget_of(change.verdict.charge.key for change in changes)
+        self._forget_of(change.charge.key for change in changes)
         return self._engine.settle(changes, now_us=now_us)
 
     def clear(self, keys: Sequence[str]) -> int:
@@ -120,9 +120,13 @@ class RememberingEngine:
         )
 
 
-def _leaves_no_trace(charge: Charge) -> bool:
-    """Whether a denial changes nothing of the charge; a shadow and a ban count every request."""
-    return not charge.meta and charge.limit.mode == "enforce"
+def _can_be_repeated(decision: Decision, charges: tuple[Charge, ...]) -> bool:
+    """Whether a denial changed nothing, and nothing but time ends it.
+
+    A shadow and a ban count every request. A block is lifted from outside, and at once.
+    """
+    leave_no_trace = all(not c.meta and c.limit.mode == "enforce" for c in charges)
+    return leave_no_trace and all(denial.charge.limit.told for denial in decision.denials)
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:

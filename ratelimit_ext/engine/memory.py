@@ -14,8 +14,8 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import Change, Correction, Settlement
-from ratelimit_ext.strategies import HOLDING, strategy_of
+from ratelimit_ext.engine.protocol import Change, Closing, Correction, Report, Settlement
+from ratelimit_ext.strategies import HOLDING, block, reported, strategy_of
 from ratelimit_ext.strategies.protocol import Reading
 
 #: How many admissions pass between two looks for expired buckets.
@@ -132,10 +132,11 @@ class MemoryEngine:
                 wanted = not denied
             strategy = strategy_of(charge.limit)
             parameters = _parameters(charge.limit, now, hold)
-            taken = charge.cost if wanted else 0
+            taken = sent_cost(charge) if wanted else 0
             if taken or strategy.rewound(buckets.get(charge.key, now), now, parameters):
-                state, ttl = strategy.take(checked[i][2], now, taken, parameters)
-                buckets.put(charge.key, state, now + ttl)
+                kept = strategy.take(checked[i][2], now, taken, parameters)
+                if kept is not None:
+                    self._keep(buckets, charge.key, kept, now)
 
     def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """See :meth:`Engine.settle`."""
@@ -144,16 +145,20 @@ class MemoryEngine:
         with buckets.lock:
             now = clock.now_us() if now_us is None else now_us
             for change in changes:
-                key = change.verdict.charge.key
+                key = change.charge.key
                 changed = _changed(change, buckets.get(key, now), now)
                 if changed is not None:
                     applied += 1
-                    state, ttl = changed
-                    if ttl > 0:
-                        buckets.put(key, state, now + ttl)
-                    else:
-                        buckets.drop([key])
+                    self._keep(buckets, key, changed, now)
         return applied
+
+    @staticmethod
+    def _keep(buckets: Buckets, key: str, kept: tuple[Any, int], now: int) -> None:
+        state, ttl = kept
+        if ttl > 0:
+            buckets.put(key, state, now + ttl)
+        else:
+            buckets.drop([key])
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
@@ -180,11 +185,15 @@ def _parameters(limit: Limit, now: int, hold: Hold) -> tuple[int, ...]:
 
 def _changed(change: Change, state: Any, now: int) -> tuple[Any, int] | None:
     """The state after one change, and how long it matters; ``None``: it changes nothing."""
-    verdict = change.verdict
-    limit = verdict.charge.limit
+    limit = change.charge.limit
+    if isinstance(change, Closing):
+        return block.close(state, now, change.for_us, change.manner, ())
+    if isinstance(change, Report):
+        return reported.report(state, now, change.amount, change.used, (change.period_us,))
     if isinstance(change, Correction):
         parameters = _parameters(limit, now, NO_HOLD)
-        return strategy_of(limit).adjust(state, now, verdict.receipt, change.delta, parameters)
+        receipt = change.verdict.receipt
+        return strategy_of(limit).adjust(state, now, receipt, change.delta, parameters)
     holding = HOLDING[limit.strategy]
     parameters = _parameters(limit, now, change.hold)
     if isinstance(change, Settlement):

@@ -15,6 +15,11 @@ class Correction(NamedTuple):
     verdict: Verdict
     delta: int
 
+    @property
+    def charge(self) -> Charge:
+        """What is changed."""
+        return self.verdict.charge
+
 
 class Settlement(NamedTuple):
     """An earlier verdict whose call is over and has really cost ``actual`` units. Once is enough:
@@ -24,6 +29,11 @@ class Settlement(NamedTuple):
     hold: Hold
     actual: int
 
+    @property
+    def charge(self) -> Charge:
+        """What is changed."""
+        return self.verdict.charge
+
 
 class Renewal(NamedTuple):
     """An earlier verdict whose call goes on and has cost ``spent`` units so far."""
@@ -32,8 +42,32 @@ class Renewal(NamedTuple):
     hold: Hold
     spent: int
 
+    @property
+    def charge(self) -> Charge:
+        """What is changed."""
+        return self.verdict.charge
 
-Change: TypeAlias = Correction | Settlement | Renewal
+
+class Closing(NamedTuple):
+    """The bucket of a `block` is closed from now on, for so long and in this manner
+    (:func:`~ratelimit_ext.strategies.block.how`)."""
+
+    charge: Charge
+    for_us: int
+    manner: int
+
+
+class Report(NamedTuple):
+    """Whoever keeps the allowance of a `reported` limit says that of ``amount`` units per period
+    so much is used now."""
+
+    charge: Charge
+    amount: int
+    used: int
+    period_us: int
+
+
+Change: TypeAlias = Correction | Settlement | Renewal | Closing | Report
 
 
 class Engine(Protocol):
@@ -60,7 +94,8 @@ class Engine(Protocol):
         ...
 
     def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
-        """Change earlier charges; never denies. Returns how many of them still mattered."""
+        """Change buckets, mostly earlier charges; never denies. Returns how many of the changes
+        still mattered."""
         ...
 
     def clear(self, keys: Sequence[str]) -> int:

@@ -11,7 +11,14 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import Change, Correction, Settlement
+from ratelimit_ext.engine.protocol import (
+    Change,
+    Closing,
+    Correction,
+    Renewal,
+    Report,
+    Settlement,
+)
 from ratelimit_ext.engine.scripts import Script, composed
 from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.strategies.protocol import Reading
@@ -87,14 +94,13 @@ class RedisEngine:
             return 0
         codes, words = [], []
         for change in changes:
-            limit = change.verdict.charge.limit
-            code, parameters = self._spoken(limit, now_us)
+            code, parameters = self._spoken(change.charge.limit, now_us)
             codes.append(code)
-            words.append(f"{code} {_verb(change)} {parameters}{_hold(change)}")
+            words.append(f"{code} {_verb(change)} {parameters}{_own(change)}")
         return sum(
             self._evaluate(
                 composed("settle", tuple(codes)),
-                [change.verdict.charge.key for change in changes],
+                [change.charge.key for change in changes],
                 self._instant(now_us),
                 " ".join(words),
             )
@@ -186,12 +192,18 @@ def _verb(change: Change) -> str:
         return f"adjust {change.verdict.receipt} {change.delta}"
     if isinstance(change, Settlement):
         return f"settle {change.hold.id} {change.actual}"
-    return f"renew {change.hold.id} {change.spent}"
+    if isinstance(change, Renewal):
+        return f"renew {change.hold.id} {change.spent}"
+    if isinstance(change, Closing):
+        return f"close {change.for_us} {change.manner}"
+    return f"report {change.amount} {change.used}"
 
 
-def _hold(change: Change) -> str:
-    """The words of the hold, for limits that are held."""
-    if not change.verdict.charge.limit.held:
+def _own(change: Change) -> str:
+    """What follows the words of the limit: its hold, where it is held, or the period reported."""
+    if isinstance(change, Report):
+        return f" {change.period_us}"
+    if isinstance(change, Closing) or not change.charge.limit.held:
         return ""
     hold = NO_HOLD if isinstance(change, Correction) else change.hold
     return f" {hold.id} {hold.lease_us}"

@@ -13,10 +13,13 @@ from typing import cast
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies import (
+    block,
     concurrency,
     fixed_window,
+    reported,
     sliding_window,
     sliding_window_counter,
+    surge,
     token_bucket,
 )
 from ratelimit_ext.strategies.holding import Holding
@@ -29,6 +32,9 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
         "sliding-window-counter": cast(Strategy, sliding_window_counter),
         "fixed-window": cast(Strategy, fixed_window),
         "concurrency": cast(Strategy, concurrency),
+        "surge": cast(Strategy, surge),
+        "block": cast(Strategy, block),
+        "reported": cast(Strategy, reported),
     }
 )
 

@@ -88,9 +88,10 @@ end
 
 strategies.holding = function(strategy)
   local own = strategy.arguments
+  local periods = strategy.kept or 2
 
   local function kept(records, inner, now, arg)
-    local ttl = math.max(ttl_of(records, now), inner and 2 * words[arg + 1] or 0)
+    local ttl = math.max(ttl_of(records, now), inner and periods * words[arg + 1] or 0)
     return joined(records, next_change(records), inner), ttl
   end
 

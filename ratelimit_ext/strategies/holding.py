@@ -40,6 +40,7 @@ class Holding:
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
+        self._kept_periods = getattr(strategy, "KEPT_PERIODS", 2)
         self.CODE = f"h{strategy.CODE}"
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
@@ -61,7 +62,9 @@ class Holding:
         *own, hold, lease = parameters
         records, inner = state
         receipt = self._strategy.booked(inner, now_us)
-        inner, ttl = self._strategy.take(inner, now_us, cost, tuple(own))
+        taken = self._strategy.take(inner, now_us, cost, tuple(own))
+        assert taken is not None, "what keeps nothing is not held"
+        inner, ttl = taken
         if cost and lease:
             records = (*records, Record(hold, now_us + lease, receipt, cost, 0))
         return (records, inner), max(ttl, _ttl(records, now_us))
@@ -150,11 +153,10 @@ class Holding:
         adjusted = self._strategy.adjust(inner, now_us, receipt, delta, parameters[:-2])
         return inner if adjusted is None else adjusted[0]
 
-    @staticmethod
     def _kept(
-        records: tuple[Record, ...], inner: Any, now_us: int, parameters: tuple[int, ...]
+        self, records: tuple[Record, ...], inner: Any, now_us: int, parameters: tuple[int, ...]
     ) -> tuple[State, int]:
-        ttl = 2 * parameters[1] if inner is not None else 0
+        ttl = self._kept_periods * parameters[1] if inner is not None else 0
         return (records, inner), max(_ttl(records, now_us), ttl)
 
 

@@ -55,8 +55,11 @@ class Strategy(Protocol):
 
     def take(
         self, state: Any, now_us: int, cost: int, parameters: tuple[int, ...]
-    ) -> tuple[Any, int]:
-        """The state after a cost that fitted, and for how many microseconds it matters."""
+    ) -> tuple[Any, int] | None:
+        """The state after a cost that fitted, and for how many microseconds it matters.
+
+        ``None`` where there is nothing to keep, and nothing is written.
+        """
         ...
 
     def booked(self, state: Any, now_us: int) -> int:

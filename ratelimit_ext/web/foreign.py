@@ -94,7 +94,7 @@ class ForeignEngine:
     def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
         """Take what was only looked at; a negative difference is lost, as nothing gives it back."""
         return sum(
-            self._hits(change.verdict.charge._replace(cost=change.delta))
+            self._hits(change.charge._replace(cost=change.delta))
             for change in changes
             if isinstance(change, Correction) and change.delta > 0
         )

@@ -11,13 +11,16 @@ import pytest
 import redis
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import GUARDS, Limit
+from ratelimit_ext.engine.protocol import Closing, Report
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.scripts import composed
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
-from tests.strategies.world import DAY, MINUTE, START
+from ratelimit_ext.strategies.block import CLOSED, how
+from tests.strategies.world import DAY, MINUTE, SECOND, START
 
 every_strategy = pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+every_allowance = pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - set(GUARDS)))
 every_file = pytest.mark.parametrize(
     ("package", "name"),
     [("engine", name) for name in ("prelude", "admit", "settle")]
@@ -49,7 +52,7 @@ def header_of(text: str) -> dict[str, str]:
 def limit_of(strategy: str, amount: int) -> Limit:
     """A limit a day by this strategy; calls in flight are a unit of their own."""
     unit = "calls" if strategy == "concurrency" else "requests"
-    return Limit(amount, DAY, strategy, unit=unit)
+    return Limit(amount, DAY, strategy, unit=unit, multiple=2 if strategy == "surge" else None)
 
 
 def fragment_of(strategy: str) -> str:
@@ -68,13 +71,18 @@ def test_every_file_says_what_it_takes_and_returns(package: str, name: str) -> N
 @every_strategy
 def test_a_fragment_takes_what_the_reference_sends(strategy: str) -> None:
     """`arguments` is the length of parameters(), each is documented, and each is read."""
-    text, number = fragment_of(strategy), len(STRATEGIES[strategy].parameters(Limit(5, MINUTE), 0))
+    text, number = (
+        fragment_of(strategy),
+        len(STRATEGIES[strategy].parameters(limit_of(strategy, 5), 0)),
+    )
     assert int(re.search(r"arguments = (\d+)", text)[1]) == number  # type: ignore[index]
     documented = header_of(text)["ARGV"]
     twins = len(re.findall(r"\btwo\b", documented))
-    assert len(documented.split(";")) + twins == number
+    stated = 0 if documented.startswith("as words: none") else len(documented.split(";")) + twins
+    assert stated == number
+    extra = documented.count("; with `")  # what one verb alone takes besides
     read = {int(offset or 0) for offset in re.findall(r"\[arg(?: \+ (\d+))?\]", text)}
-    assert read == set(range(number))
+    assert read == set(range(number + extra))
 
 
 @every_strategy
@@ -90,7 +98,15 @@ def test_a_fragment_has_its_strategys_name(strategy: str) -> None:
 @every_strategy
 def test_what_is_stored_is_what_is_documented(redis_client: redis.Redis, strategy: str) -> None:
     """The bytes in the header are those of a bucket of one call."""
-    RedisEngine(redis_client, redis.RedisError).admit([Charge(limit_of(strategy, 5), "bucket")])
+    engine, charge = (
+        RedisEngine(redis_client, redis.RedisError),
+        Charge(limit_of(strategy, 5), "bucket"),
+    )
+    if strategy == "block":
+        engine.settle([Closing(charge, SECOND, how(CLOSED, ramped=True))])
+    elif strategy == "reported":
+        engine.settle([Report(charge, 60, 1, MINUTE)])
+    engine.admit([charge])
     stored = header_of(fragment_of(strategy))["stored"]
     fields = re.findall(r"\((\d+) bytes\)", stored)
     holds = 9 if limit_of(strategy, 5).held else 0  # the head of holding.lua
@@ -140,7 +156,7 @@ class ReadOnlyClient:
         return self._client.execute_command("EVAL_RO", *arguments)
 
 
-@every_strategy
+@every_allowance
 def test_a_check_never_writes(redis_client: redis.Redis, strategy: str) -> None:
     """A look runs where the server allows no write: fresh, used, used up, and after a clock was
     set back."""
@@ -162,7 +178,7 @@ def test_a_check_never_writes(redis_client: redis.Redis, strategy: str) -> None:
     }
 
 
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"concurrency"}))
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"concurrency", *GUARDS}))
 def test_a_denial_writes_only_after_a_clock_was_set_back(
     redis_client: redis.Redis, strategy: str
 ) -> None:
@@ -180,6 +196,15 @@ def test_a_denial_writes_only_after_a_clock_was_set_back(
     assert writes(START + 10) == 0
     assert writes(START - 10 * MINUTE) == 1
     assert writes(START - 10 * MINUTE) == 0
+
+
+@pytest.mark.parametrize("strategy", ["block", "reported"])
+def test_what_is_not_known_is_not_stored(redis_client: redis.Redis, strategy: str) -> None:
+    """Nobody blocked, nothing reported: an admission reads, and writes nothing at all."""
+    engine = RedisEngine(ReadOnlyClient(redis_client), redis.RedisError)
+    redis_client.script_flush()
+    for _ in range(3):
+        assert engine.admit([Charge(limit_of(strategy, 1), "bucket")], now_us=START).admitted
 
 
 def test_every_strategy_has_its_fragment() -> None:

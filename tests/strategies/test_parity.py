@@ -18,9 +18,15 @@ from hypothesis import strategies as st
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit
+from ratelimit_ext.core.limit import (
+    GUARDS,
+    LONGEST_PERIOD_US,
+    MOST_AMOUNT,
+    MOST_MULTIPLE,
+    Limit,
+)
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.protocol import Change, Closing, Correction, Report
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.strategies.virtual_time import KeptBuckets, VirtualClient
@@ -41,7 +47,7 @@ periods = st.one_of(st.sampled_from(PERIODS), st.integers(1, 360 * DAY), st.just
 
 @st.composite
 def limits(draw: st.DrawFn) -> Limit:
-    strategy = draw(st.sampled_from(RATES))
+    strategy = draw(st.sampled_from((*RATES, *GUARDS)))
     burst = draw(st.none() | amounts) if strategy == "token-bucket" else None
     anchored = strategy == "fixed-window" and draw(st.booleans())
     return Limit(
@@ -52,6 +58,7 @@ def limits(draw: st.DrawFn) -> Limit:
         mode=draw(st.sampled_from(("enforce", "enforce", "shadow"))),
         anchor=draw(st.sampled_from(("day", "month"))) if anchored else None,
         timezone=draw(st.sampled_from(("UTC", "Europe/Berlin", "America/Havana"))),
+        multiple=draw(st.sampled_from((1, 2, 20, MOST_MULTIPLE))) if strategy == "surge" else None,
     )
 
 
@@ -78,6 +85,7 @@ steps = st.one_of(
     st.builds(Step, st.just("rewind"), places, shares, st.integers(0, 2 * SECOND)),
     st.builds(Step, st.just("settle"), places, shares, st.integers(-2, 2), st.booleans()),
     st.builds(Step, st.just("burst"), places, shares, st.integers(0, 2)),
+    st.builds(Step, st.just("guard"), places, shares, st.integers(0, 19), st.booleans()),
     st.builds(Step, st.just("change"), places, shares, st.integers(1, MOST_AMOUNT)),
 )
 
@@ -154,6 +162,22 @@ class Twins:
         ours = self.memory.settle(corrections, now_us=self.now)
         assert ours == self.redis.settle(corrections, now_us=self.now)
         self._same_ttl([correction.verdict.charge.key for correction in corrections])
+
+    def guard(self, step: Step) -> None:
+        """Blocks and reports, for those of the limits that take them."""
+        told: list[Change] = []
+        for place in step.places:
+            limit = self.limit(place)
+            charge = Charge(limit, f"b{place % len(self.limits)}")
+            if limit.strategy == "block":
+                told.append(Closing(charge, int(limit.period_us * step.share), step.unit))
+            if limit.strategy == "reported":
+                amount = limit.amount if step.flag else 60
+                used = int(amount * step.share)
+                told.append(Report(charge, amount, used, limit.period_us))
+        ours = self.memory.settle(told, now_us=self.now)
+        assert ours == self.redis.settle(told, now_us=self.now)
+        self._same_ttl([change.charge.key for change in told])
 
     def _same_ttl(self, keys: list[str]) -> None:
         for key in keys:

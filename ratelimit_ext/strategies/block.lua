@@ -1,0 +1,73 @@
+-- Block: nothing passes until it ends, and then by degrees where it has a ramp. The reference, with
+-- the reasons, is block.py.
+--
+-- KEYS     one string
+-- stored   since (7 bytes), end (7 bytes), reason * 2 + ramped (1 bytes), passed (2 bytes): the block,
+--          and how many its ramp has let through
+-- ARGV     as words: none
+-- returns  the reading: the wait in microseconds; the reason; 0
+
+local SIZE, SKEW, STEP, STEPS, LONGEST_GROWN = 17, 1000000, 1000000, 6, 30000000
+local RAMP = STEPS * STEP
+
+local function present(raw, now)
+  if not raw or #raw ~= SIZE then return nil end
+  local since, ending, manner, passed = struct.unpack('<I7I7I1I2', raw)
+  local back = since - now
+  if back > SKEW then since, ending = since - back, ending - back end
+  return since, ending, manner, passed
+end
+
+local function wait_of(now, cost, ending, manner, passed)
+  if now < ending then return ending - now end
+  if manner % 2 == 0 then return 0 end
+  local first = math.floor((now - ending) / STEP)
+  for step = first, STEPS - 1 do
+    if passed + cost < 2 ^ (step + 1) then
+      return step == first and 0 or ending + step * STEP - now
+    end
+  end
+  return math.max(0, ending + RAMP - now)
+end
+
+local function packed(since, ending, manner, passed, now)
+  return struct.pack('<I7I7I1I2', since, ending, manner, passed),
+    ending + manner % 2 * RAMP - now
+end
+
+strategies.bl = {
+  arguments = 0,
+
+  receipt = function() return 0 end,
+
+  check = function(raw, now, cost)
+    local since, ending, manner, passed = present(raw, now)
+    if not since then return true, 0, 0, 0 end
+    local wait = wait_of(now, cost, ending, manner, passed)
+    return wait == 0, wait, math.floor(manner / 2), 0, since, ending, manner, passed
+  end,
+
+  take = function(now, cost, arg, wait, reason, zero, since, ending, manner, passed)
+    if not since then return nil end
+    return packed(since, ending, manner, passed + cost, now)
+  end,
+
+  rewound = function(raw, now)
+    local stored = raw and #raw == SIZE
+    return stored and struct.unpack('<I7', raw) - now > SKEW
+  end,
+
+  adjust = function() return nil end,
+
+  -- Block from now on, for so long and in this manner, unless it is blocked for as long already.
+  close = function(raw, now, duration, manner)
+    local since, ending, last = present(raw, now)
+    if since then
+      if math.floor(manner / 2) % 2 == 1 and last % 2 == 1 and now < ending + RAMP then
+        duration = math.max(duration, math.min(2 * (ending - since), LONGEST_GROWN))
+      end
+      if ending >= now + duration then return nil end
+    end
+    return packed(now, now + duration, math.floor(manner / 4) * 2 + manner % 2, 0, now)
+  end,
+}

@@ -1,0 +1,104 @@
+"""What a limit promises that somebody else keeps, on every engine."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ratelimit_ext.core.limit import Limit
+from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, World
+
+TOKENS = Limit(1, MINUTE, "reported", unit="tokens")
+
+
+def test_nothing_is_denied_before_the_first_report(world: World) -> None:
+    """What nobody has told is no limit."""
+    assert all(world.call(TOKENS, 10**9).allowed for _ in range(100))
+
+
+def test_what_is_left_is_what_was_reported(world: World) -> None:
+    """Refilled evenly since then, and the wait is exact."""
+    world.report(TOKENS, 600, 590, MINUTE)
+    assert world.left(TOKENS) == 10
+    assert world.call(TOKENS, 10).allowed
+    denied = world.call(TOKENS, 20)
+    assert denied.retry_after_us == 2 * SECOND
+    world.wait(2, us=-1)
+    assert not world.look(TOKENS, 20).allowed
+    world.wait(us=1)
+    assert world.call(TOKENS, 20).allowed
+
+
+def test_calls_that_the_keeper_has_not_seen_count(world: World) -> None:
+    """A report that is older than calls of ours does not give them back."""
+    world.report(TOKENS, 600, 0, MINUTE)
+    assert world.call(TOKENS, 400).allowed
+    world.report(TOKENS, 600, 100, MINUTE)
+    assert world.left(TOKENS) == 200
+
+
+def test_calls_of_others_count(world: World) -> None:
+    """Whoever else uses the allowance: what the keeper has counted is gone."""
+    world.report(TOKENS, 600, 0, MINUTE)
+    assert world.call(TOKENS, 100).allowed
+    world.report(TOKENS, 600, 550, MINUTE)
+    assert world.left(TOKENS) == 50
+
+
+@pytest.mark.parametrize(("amount", "left"), [(1200, 800), (500, 100), (300, 0)])
+def test_another_amount_keeps_what_is_used(world: World, amount: int, left: int) -> None:
+    """A raised tier, a lowered one: 400 are used of either."""
+    world.report(TOKENS, 600, 400, MINUTE)
+    world.report(TOKENS, amount, 0, MINUTE)
+    assert world.left(TOKENS) == left
+
+
+def test_a_call_above_the_whole_amount_waits_for_a_full_bucket(world: World) -> None:
+    """An estimate may be wrong, and the keeper decides; it is never told that it can never pass."""
+    world.report(TOKENS, 600, 60, MINUTE)
+    assert world.call(TOKENS, 5000).retry_after_us == 6 * SECOND
+    world.wait(6)
+    assert world.call(TOKENS, 5000).allowed
+    assert world.left(TOKENS) == 0
+
+
+def test_a_correction_gives_back_and_charges(world: World) -> None:
+    """What a call really used, within a full bucket and a debt of one period."""
+    world.report(TOKENS, 600, 0, MINUTE)
+    verdict = world.call(TOKENS, 500)
+    assert world.settle(verdict, -200) == 1
+    assert world.left(TOKENS) == 300
+    assert world.settle(verdict, 400) == 1
+    assert world.left(TOKENS) == 0
+    for _ in range(10):
+        world.settle(verdict, 10**30)
+    wait_us = world.look(TOKENS, 1).retry_after_us
+    assert wait_us is not None
+    assert wait_us <= 2 * MINUTE
+    for _ in range(2):
+        world.settle(verdict, -(10**30))
+    assert world.left(TOKENS) == 600
+
+
+def test_a_report_is_forgotten_after_an_hour(world: World) -> None:
+    """An old tier limits nobody who comes much later."""
+    world.report(TOKENS, 60, 60, MINUTE)
+    world.now_us += HOUR
+    assert world.passed(TOKENS, 100) == 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_pace_is_the_keepers(world: World, seed: int) -> None:
+    """However calls come, no more pass than amount and refill allow, and no refill is lost."""
+    chance = random.Random(seed)
+    amount, period = chance.choice(((90, MINUTE), (10_000, DAY), (30_000_000, MINUTE)))
+    world.report(TOKENS, amount, amount, period)
+    begun, taken = world.now_us, 0
+    cost = max(1, amount // 100)
+    while world.now_us - begun < period:
+        world.now_us += chance.randint(1, period // 200)
+        if world.call(TOKENS, cost).allowed:
+            taken += cost
+    refilled = (world.now_us - begun) * amount // period
+    assert refilled - 2 * cost <= taken <= refilled
