@@ -1,4 +1,4 @@
-"""`chat ledger`: what was spent, and whether the figures are right."""
+"""`chat ledger`: what was spent, how well that was estimated, and whether the figures are right."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from chatapp.cli.present import (
     present_accounts,
     present_app,
     present_catalogue,
+    present_database,
     present_limiter,
     present_records,
 )
 from chatapp.identities import DEFAULT_PLAN, user_identity
 from chatapp.ledger.check import Findings
 from chatapp.ledger.check import check as checked
+from chatapp.ledger.model_estimates import model_estimates
 
 ledger = AppGroup("ledger", help="What was used and spent.")
 
@@ -36,6 +38,23 @@ def show(user: str | None, since: datetime | None) -> None:
         tokens = f"{total.input_tokens} in  {total.output_tokens} out"
         dollars = in_dollars(total.cost_micro_usd)
         click.echo(f"{total.day}  {total.user}  {total.calls} calls  {tokens}  {dollars}")
+
+
+@ledger.command()
+@click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
+def estimates(since: datetime | None) -> None:
+    """What calls used, as a multiple of what was estimated for them, by model.
+
+    Below 1 too much was held, above 1 too little; "over" is the share of calls that used more than
+    was estimated. Only answers count whose provider told the usage.
+    """
+    with failures.told():
+        models = model_estimates(present_database(), since=since)
+    for model in models:
+        columns = [model.slug, f"{model.calls} calls"]
+        for name, tokens in (("in", model.input), ("out", model.output)):
+            columns += [f"{name} {tokens.ratio:.3f}", f"{tokens.calls_over / model.calls:.1%} over"]
+        click.echo("  ".join(columns))
 
 
 @ledger.command()

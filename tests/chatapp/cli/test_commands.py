@@ -13,6 +13,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.catalogue import load
 from chatapp.database.connection import Database
 from chatapp.ledger import rows
+from chatapp.providers import Usage
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import NOON, begun, finished
 
@@ -109,6 +110,7 @@ BAD_WORDS = {
     "days that are none": ("keys", "create", "--user", "a", "--expires", "soon"),
     "an unknown plan to set": ("plans", "set", "a", "gold"),
     "no day": ("ledger", "show", "--since", "yesterday"),
+    "no day to compare from": ("ledger", "estimates", "--since", "2026-13-01"),
 }
 
 
@@ -134,6 +136,26 @@ def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
     assert run(app, "ledger", "show", "--user", "ip:198.51.100.7").output.splitlines() == shown[1:]
     assert run(app, "ledger", "show", "--since", "2026-11-25").output.splitlines() == shown[:1]
     assert run(app, "ledger", "show", "--user", "nobody").output == ""
+
+
+def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> None:
+    """By model, from a day on where that is asked: 900 and 500 tokens were expected of each."""
+    yesterday = NOON - timedelta(days=1)
+    calls = [
+        finished(begun()),  # 1000 and 200
+        finished(begun(started_at=yesterday), usage=Usage(800, 100)),
+        finished(begun(slug="gpt-4o", started_at=yesterday), usage=Usage(900, 600)),
+        begun(),
+    ]
+    rows.write(Database(database_url), calls)
+    assert run(app, "ledger", "estimates").output.splitlines() == [
+        "claude-haiku-4-5  2 calls  in 1.000  50.0% over  out 0.300  0.0% over",
+        "gpt-4o  1 calls  in 1.000  0.0% over  out 1.200  100.0% over",
+    ]
+    assert run(app, "ledger", "estimates", "--since", "2026-11-25").output.splitlines() == [
+        "claude-haiku-4-5  1 calls  in 1.111  100.0% over  out 0.400  0.0% over",
+    ]
+    assert run(app, "ledger", "estimates", "--since", "2026-11-26").output == ""
 
 
 def test_a_ledger_that_is_right_passes(app: Flask, database_url: str) -> None:
@@ -167,7 +189,12 @@ def test_a_database_that_fails_is_a_sentence(make_app: AppMaker) -> None:
     """Status 1, the reason, the remedy, and no traceback."""
     pytest.importorskip("psycopg")
     app = make_app(CHATAPP_DATABASE_URL="postgresql://chat:swordfish@127.0.0.1:1/chat")
-    for words in (("keys", "list"), ("db", "upgrade"), ("ledger", "check")):
+    for words in (
+        ("keys", "list"),
+        ("db", "upgrade"),
+        ("ledger", "check"),
+        ("ledger", "estimates"),
+    ):
         result = run(app, *words, status=1)
         assert result.output.startswith("Error: The database does not do it")
         assert "chat db upgrade" in result.output
