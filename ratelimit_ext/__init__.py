@@ -12,12 +12,18 @@ from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, Ro
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import client_ip
 from ratelimit_ext.web.limited_request import RequestLimit
-from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
+from ratelimit_ext.web.refusal import (
+    Blocked,
+    RateLimitExceeded,
+    RequestTooLarge,
+    TemporarilyUnavailable,
+)
 from ratelimit_ext.web.registration import register
 from ratelimit_ext.web.reservation import Reservation
 
 __all__ = [
     "ApplicationLimit",
+    "Blocked",
     "ConfigurationError",
     "ExemptionScope",
     "HeaderNames",
@@ -30,6 +36,7 @@ __all__ = [
     "Reservation",
     "RouteLimit",
     "StorageUnavailable",
+    "TemporarilyUnavailable",
     "client_ip",
 ]
 

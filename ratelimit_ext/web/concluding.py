@@ -8,9 +8,15 @@ import flask
 import flask_limiter
 
 from ratelimit_ext.web.admission import Outcome
+from ratelimit_ext.web.cause import ENDLESS_MS, ORDER, cause_of
 from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
-from ratelimit_ext.web.refusal import RateLimitExceeded, RequestTooLarge
+from ratelimit_ext.web.refusal import (
+    Blocked,
+    RateLimitExceeded,
+    RequestTooLarge,
+    TemporarilyUnavailable,
+)
 
 
 class ConcludingLimiter(flask_limiter.Limiter):
@@ -19,7 +25,7 @@ class ConcludingLimiter(flask_limiter.Limiter):
     def _conclude(self, state: LimitedRequest, outcome: Outcome) -> None:
         """Remember the answers; raise the refusal where the request was denied."""
         enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
-        state.entries += enforced
+        state.entries += [entry for entry in enforced if entry.claim.limit.told]
         if outcome.decision.admitted:
             state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
             state.conditional += [e for e in outcome.entries if e.claim.runtime.deduct_when]
@@ -35,6 +41,8 @@ class ConcludingLimiter(flask_limiter.Limiter):
             if entry.verdict.retry_after_us is None:
                 raise RequestTooLarge(entry.claim, entry.verdict)
         state.retry_ms = outcome.decision.retry_after_ms
+        first = min((cause_of(entry.verdict) for entry in denied), key=ORDER.index)
+        denied = [entry for entry in denied if cause_of(entry.verdict) == first]
         lasting = max(denied, key=lambda entry: entry.verdict.retry_after_us or 0)
         told = [lasting] if self._fail_on_first_breach else denied
         for entry in told:
@@ -44,6 +52,11 @@ class ConcludingLimiter(flask_limiter.Limiter):
                 entry.identity,
                 entry.claim.scope,
             )
+        wait_ms = None if (state.retry_ms or 0) > ENDLESS_MS else state.retry_ms
+        if first in ("closed", "overloaded"):
+            raise TemporarilyUnavailable(lasting.claim, first, wait_ms)
+        if first == "blocked" and wait_ms is None:
+            raise Blocked(lasting.claim)
         raise self._refusal(lasting, outcome, self._told(told, meta=False))
 
     def _refusal(

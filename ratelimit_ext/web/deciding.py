@@ -24,6 +24,7 @@ from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.engine.protocol import Correction, Engine
 from ratelimit_ext.web.admission import Outcome, admitted, charged
 from ratelimit_ext.web.bucket_limiter import ScopedLimiter
+from ratelimit_ext.web.cause import lacks_room
 from ratelimit_ext.web.claims import Claim, Naming
 from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.configuration import Configuration
@@ -53,6 +54,8 @@ class DecidingLimiter(ConcludingLimiter):
         self._fallback_engine: Engine | None = None
         self._adapters: dict[int, ScopedLimiter] = {}
         self._lease_s = DEFAULT_LEASE_S
+        #: Changes the present request where it lacks nothing but room; see `second_choice`.
+        self.chooses_again: Callable[[], bool] | None = None
         self._configurations: dict[flask.Flask, Configuration] = {}
         self._deferred_views: dict[tuple[str, Any], bool] = {}
         self._recovery_checks = 0
@@ -212,8 +215,12 @@ class DecidingLimiter(ConcludingLimiter):
         """Have the claims decided; raise where they deny."""
         if self._storage_dead:
             self._look_for_recovery()
+        already = state.charged
         try:
             outcome = self._outcome(state, place, resolve, lenient=lenient)
+            if outcome is not None and self._has_second_choice(outcome):
+                state.charged = already  # nothing has been
+                outcome = self._outcome(state, place, resolve, lenient=lenient)
         except Exception:
             if not self._swallow_errors:
                 raise
@@ -223,6 +230,11 @@ class DecidingLimiter(ConcludingLimiter):
             state.charged = state.charged or set()
         if outcome is not None:
             self._conclude(state, outcome)
+
+    def _has_second_choice(self, outcome: Outcome) -> bool:
+        """Whether the application has changed a request that lacks nothing but room."""
+        choose = self.chooses_again
+        return choose is not None and lacks_room(outcome.decision) and choose()
 
     def _outcome(
         self,

@@ -44,13 +44,13 @@ class KeywordsMixin:
     #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
     anchor: str | None = None
     timezone: str = "UTC"
+    #: How many times the usual a surge may use.
+    multiple: int | None = None
 
     @property
     def keywords(self) -> Keywords:
         """The keywords as one value."""
-        return Keywords(
-            self.strategy, self.burst, self.unit, self.name, self.mode, self.anchor, self.timezone
-        )
+        return Keywords(*[getattr(self, word) for word in Keywords._fields])
 
     def check(self, default_strategy: str | None) -> None:
         """Raise ``ConfigurationError`` now for keywords that cannot be carried out later.

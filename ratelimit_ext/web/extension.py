@@ -19,12 +19,12 @@ from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.deciding import DEFAULT_LEASE_S
 from ratelimit_ext.web.definitions import RouteLimit
+from ratelimit_ext.web.guarding import GuardingLimiter
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
-from ratelimit_ext.web.responding import RespondingLimiter
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 
 Estimate = Callable[[], Any]
@@ -33,7 +33,7 @@ Estimate = Callable[[], Any]
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
 
 
-class Limiter(RespondingLimiter):
+class Limiter(GuardingLimiter):
     """Flask-Limiter's extension with a strategy per limit and one decision a request.
 
     Takes everything that ``flask_limiter.Limiter`` takes. ``strategy`` may also be
@@ -162,7 +162,7 @@ class Limiter(RespondingLimiter):
         looks = [replace(claim, estimate=lambda: 0) for claim in claims]
         made = charged(looks, (), self.logger, lenient=True)
         outcome = admitted(self.engine, made, NO_HOLD, take=False)
-        shown = [entry for entry in outcome.entries if entry.verdict.enforced]
+        shown = [e for e in outcome.entries if e.verdict.enforced and e.claim.limit.told]
         shown.sort(key=lambda entry: rank(entry.claim.runtime.limit))
         return [RequestLimit.of(entry, self) for entry in shown]
 

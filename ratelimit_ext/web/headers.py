@@ -14,6 +14,7 @@ from flask_limiter import HeaderNames
 from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
+from ratelimit_ext.web.cause import ENDLESS_MS
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest
 from ratelimit_ext.web.refusal import too_long_to_wait
 
@@ -40,10 +41,11 @@ def write_refusal(
 ) -> None:
     """Write how long to wait, in whole seconds rounded up and in milliseconds; ``budget``: it is
     money that is spent."""
-    seconds = max(1, -(-wait_ms // 1000))
-    headers[name] = http_date(time.time() + seconds) if as_date else str(seconds)
-    headers["retry-after-ms"] = str(max(1, wait_ms))
     headers["Cache-Control"] = "no-store"
+    if wait_ms <= ENDLESS_MS:
+        seconds = max(1, -(-wait_ms // 1000))
+        headers[name] = http_date(time.time() + seconds) if as_date else str(seconds)
+        headers["retry-after-ms"] = str(max(1, wait_ms))
     if budget or too_long_to_wait(wait_ms):
         # SDKs would sleep for that long, or hammer: tell them to hand the error to their caller.
         headers["x-should-retry"] = "false"

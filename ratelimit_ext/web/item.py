@@ -8,7 +8,7 @@ that differ only in their strategy are two limits.
 from __future__ import annotations
 
 from functools import lru_cache, total_ordering
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from limits import RateLimitItem
 from limits.limits import GRANULARITIES
@@ -28,9 +28,13 @@ class Keywords(NamedTuple):
     mode: str = "enforce"
     anchor: str | None = None
     timezone: str = "UTC"
+    multiple: int | None = None
 
 
 PLAIN = Keywords()
+
+#: Limits that state no amount, as they are written.
+_WORDS: Final = {"block": "unless blocked", "reported": "as reported"}
 
 
 def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:
@@ -50,14 +54,16 @@ def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:
         return rank(self) < rank(other)
 
     def shown(self: Any) -> str:
-        unit = self.keywords.unit
-        if unit == "calls":
+        keywords = self.keywords
+        if keywords.strategy in _WORDS:
+            return _WORDS[keywords.strategy]
+        if keywords.unit == "calls":
             return f"{self.amount} in flight"
-        if unit == "usd":
-            period = f"{self.multiples} {self.GRANULARITY.name}"
-            return f"{shown_dollars(self.amount)} usd per {period}"
         stated: str = stock.__repr__(self)
-        return stated
+        if keywords.unit == "usd":
+            period = f"{self.multiples} {self.GRANULARITY.name}"
+            stated = f"{shown_dollars(self.amount)} usd per {period}"
+        return stated if keywords.multiple is None else f"{stated} or {keywords.multiple} x usual"
 
     body = {
         "__slots__": ["keywords"],
@@ -117,4 +123,5 @@ def _limit_of(amount: int, period_s: int, keywords: Keywords, default_strategy: 
         mode=keywords.mode,
         anchor=keywords.anchor,
         timezone=keywords.timezone,
+        multiple=keywords.multiple,
     )

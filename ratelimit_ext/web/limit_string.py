@@ -1,7 +1,8 @@
-"""The string of a limit: that of `limits`, and two forms for what it has no words for.
+"""The string of a limit: that of `limits`, and forms for what it has no words for.
 
 ``30/minute``, ``100 per day``, ``5/second;1000/day`` as ever; ``5 usd/day`` and
-``0.50 usd per hour`` for money; ``4 in flight`` for calls at once.
+``0.50 usd per hour`` for money; ``4 in flight`` for calls at once; ``1 usd/hour or 20 x usual`` for
+a surge; ``unless blocked`` and ``as reported`` for what others decide.
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
+from limits import (
+    RateLimitItem,
+    RateLimitItemPerMinute,
+    RateLimitItemPerSecond,
+    parse_many,
+)
 
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.web.item import Keywords, with_keywords
 
 _USD: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*usd\s*((?:/|per\b).+)", re.IGNORECASE)
 _IN_FLIGHT: Final = re.compile(r"\s*(\d+)\s+in\s+flight\s*", re.IGNORECASE)
-_OWN: Final = re.compile(r"usd|flight", re.IGNORECASE)
+_SURGE: Final = re.compile(r"(.+?)\s+or\s+(\d+)\s*x\s+usual\s*", re.IGNORECASE)
+_BLOCK: Final = re.compile(r"\s*unless\s+blocked\s*", re.IGNORECASE)
+_REPORTED: Final = re.compile(r"\s*as\s+reported\s*", re.IGNORECASE)
+_OWN: Final = re.compile(r"usd|flight|usual|blocked|reported", re.IGNORECASE)
 _SEPARATORS: Final = re.compile(r"[,;|]")
 
 
@@ -28,6 +37,14 @@ def items_of(text: str, keywords: Keywords) -> tuple[RateLimitItem, ...]:
 
 
 def _items_of(part: str, keywords: Keywords) -> tuple[RateLimitItem, ...]:
+    if surge := _SURGE.fullmatch(part):
+        amount, multiple = surge.groups()
+        return items_of(amount, keywords._replace(strategy="surge", multiple=int(multiple)))
+    if _BLOCK.fullmatch(part):
+        return (with_keywords(RateLimitItemPerSecond(1), keywords._replace(strategy="block")),)
+    if _REPORTED.fullmatch(part):
+        told = keywords._replace(strategy="reported")
+        return (with_keywords(RateLimitItemPerMinute(1), told),)
     if money := _USD.fullmatch(part):
         amount, period = money.groups()
         if keywords.unit not in ("requests", "usd"):

@@ -11,23 +11,43 @@ from typing import Any
 import flask
 import flask_limiter
 from flask_limiter._limits import RuntimeLimit
-from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import MICRO
+from ratelimit_ext.web.cause import SENTENCES, Cause, cause_of
 from ratelimit_ext.web.claims import Claim, header_name
 
-QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+TYPES = "https://iana.org/assignments/http-problem-types#"
 PROBLEM = "application/problem+json"
+#: The problem type and its title by what refuses.
+PROBLEMS: dict[Cause, tuple[str, str]] = {
+    "limit": (f"{TYPES}quota-exceeded", "Quota exceeded"),
+    "abnormal-usage": (f"{TYPES}abnormal-usage-detected", "Abnormal usage detected"),
+    "overloaded": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
+    "closed": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
+    "blocked": ("about:blank", "Blocked"),
+}
+CODES: dict[Cause, str] = {
+    "limit": "rate_limited",
+    "abnormal-usage": "abnormal_usage",
+    "overloaded": "server_is_overloaded",
+    "closed": "switched_off",
+    "blocked": "blocked",
+}
 
 #: Above this many seconds a client had better not wait in its retry loop (see docs/answers.md).
 LONGEST_RETRY_S = 60
 
 
 class RateLimitExceeded(flask_limiter.RateLimitExceeded):
-    """A limit denies: 429. ``decision`` has every verdict, ``denials`` those that denied."""
+    """A limit denies, or a block that has an end: 429.
+
+    ``decision`` has every verdict, ``denials`` those that denied, ``cause`` says what kind of limit
+    it was: ``limit``, ``abnormal-usage`` or ``blocked``.
+    """
 
     def __init__(
         self,
@@ -47,9 +67,14 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         return () if self.decision is None else self.decision.denials
 
     @property
+    def cause(self) -> Cause:
+        """What kind of limit denied."""
+        return _cause(self.claim, self.decision)
+
+    @property
     def is_budget(self) -> bool:
         """Whether money is spent: waiting in a retry loop is no use."""
-        return any(denial.charge.limit.unit == "usd" for denial in self.denials)
+        return any(d.charge.limit.unit == "usd" and d.charge.limit.told for d in self.denials)
 
     @property
     def message(self) -> str:
@@ -63,14 +88,16 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         if self.response is not None or self.decision is None or self.claim is None:
             response: Response = super().get_response(environ, scope)
             return response
-        return body_response(429, self._body(self.claim, self.decision), QUOTA_EXCEEDED)
+        return body_response(429, self._body(self.claim, self.decision), self.cause)
 
     def _body(self, claim: Claim, decision: Decision) -> dict[str, Any]:
         wait_ms = decision.retry_after_ms or 0
         own = [v for v in decision.denials if v.charge.limit is claim.limit] or decision.denials
+        if self.cause != "limit":
+            return guard_body(self.message, self.cause, claim, wait_ms)
         return {
             "error": self.message,
-            "code": "insufficient_quota" if self.is_budget else "rate_limited",
+            "code": "insufficient_quota" if self.is_budget else CODES["limit"],
             "limit": str(claim.runtime.limit),
             "policy": header_name(claim.limit),
             "remaining": _outside(claim.limit, min(verdict.remaining for verdict in own)),
@@ -81,6 +108,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
     def _subject(self, claim: Claim) -> str:
         if claim.runtime.error_message:
             return str(self.description)
+        if self.cause != "limit":
+            return SENTENCES[self.cause]
         name = f" {claim.limit.name!r}" if claim.limit.name else ""
         return f"Rate limit{name} exceeded: {claim.runtime.limit}."
 
@@ -114,6 +143,58 @@ class RequestTooLarge(BadRequest):
         )
 
 
+class Blocked(Forbidden):
+    """The caller is blocked, and not for a time: 403, as no waiting helps."""
+
+    def __init__(self, claim: Claim) -> None:
+        super().__init__(str(claim.runtime.error_message or SENTENCES["blocked"]))
+        self.claim = claim
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Response:
+        """The default body."""
+        return body_response(
+            403, guard_body(str(self.description), "blocked", self.claim), "blocked"
+        )
+
+
+class TemporarilyUnavailable(ServiceUnavailable):
+    """What the request needs has no room at the moment, or is switched off: 503.
+
+    It is nothing that the caller did. ``cause`` is ``overloaded`` or ``closed``, ``wait_ms`` the
+    wait in milliseconds; ``None`` where nobody knows it.
+    """
+
+    def __init__(self, claim: Claim, cause: Cause, wait_ms: int | None) -> None:
+        sentence = str(claim.runtime.error_message or SENTENCES[cause])
+        super().__init__(sentence if wait_ms is None else f"{sentence} {waiting(wait_ms)}")
+        self.claim = claim
+        self.cause = cause
+        self.wait_ms = wait_ms
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Response:
+        """The default body."""
+        body = guard_body(str(self.description), self.cause, self.claim, self.wait_ms)
+        return body_response(503, body, self.cause)
+
+
+def guard_body(
+    sentence: str, cause: Cause, claim: Claim, wait_ms: int | None = None
+) -> dict[str, Any]:
+    """The body of a refusal that has no amount to tell."""
+    wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
+    return {
+        "error": sentence,
+        "code": CODES[cause],
+        "policy": header_name(claim.limit),
+        **wait,
+    }
+
+
+def _cause(claim: Claim | None, decision: Decision | None) -> Cause:
+    denials = () if claim is None or decision is None else decision.denials
+    return next((cause_of(d) for d in denials if claim and d.charge.limit is claim.limit), "limit")
+
+
 def _outside(limit: Limit, units: int) -> float:
     """An amount as it is told outside: dollars as dollars."""
     return units / MICRO if limit.unit == "usd" else units
@@ -127,11 +208,12 @@ def waiting(wait_ms: int) -> str:
     return f"Try again in {f'{hours} h {minutes} min' if hours else f'{minutes} minutes'}."
 
 
-def body_response(status: int, body: dict[str, Any], problem: str | None) -> Response:
+def body_response(status: int, body: dict[str, Any], cause: Cause | None) -> Response:
     """JSON, or RFC 9457's problem JSON where the client asks for it."""
     accepted = flask.request.accept_mimetypes
-    if problem is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
-        described = {"type": problem, "title": "Quota exceeded", "status": status}
+    if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
+        problem, title = PROBLEMS[cause]
+        described = {"type": problem, "title": title, "status": status}
         body = {**described, "detail": body["error"], **body}
         return Response(json.dumps(body), status, content_type=PROBLEM)
     body = {key: value for key, value in body.items() if key != "violated-policies"}

@@ -9,17 +9,45 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.core.money import Dollars, micro_dollars
-from ratelimit_ext.engine.protocol import Change, Correction, Engine, Renewal, Settlement
+from ratelimit_ext.engine.protocol import (
+    Change,
+    Closing,
+    Correction,
+    Engine,
+    Renewal,
+    Report,
+    Settlement,
+)
+from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.limited_request import Entry, one_per_charge
 
 #: A long call renews its lease at most this often.
 RENEW_EVERY_S: Final = 5.0
 
 _logger = logging.getLogger("ratelimit_ext")
+
+MICRO: Final = 1_000_000
+#: What a keeper of an allowance counts of the input: not what was read from a cache.
+UNCACHED: Final = "uncached_input_tokens"
+
+
+class Reported(NamedTuple):
+    """What was used of an allowance at an instant of the monotonic clock."""
+
+    amount: int
+    used: int
+    period_us: int
+    as_of: float
+
+    def now(self) -> tuple[int, int, int]:
+        """Amount, what is used by now, as it refills evenly, and the period."""
+        elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
+        refilled = elapsed_us * self.amount // self.period_us
+        return self.amount, max(0, self.used - refilled), self.period_us
 
 
 class Reservation:
@@ -37,6 +65,7 @@ class Reservation:
         self.hold = hold
         self._entries = entries  # grows with every further admission of the request
         self._actual: dict[str, int] = {}
+        self._reported: dict[str, Reported] = {}
         self._cancelled = False
         self._closed = False
         self._renewed_at = time.monotonic()
@@ -50,13 +79,54 @@ class Reservation:
         tokens: int | None = None,
         input_tokens: int | None = None,
         output_tokens: int | None = None,
+        cached_input_tokens: int = 0,
         usd: Dollars | None = None,
     ) -> None:
         """Note what the call really cost. ``tokens`` defaults to input and output together.
 
-        A unit that is not told stays at its estimate. The last word before closing counts.
+        ``cached_input_tokens`` are a part of the input, which a provider that keeps a limit in
+        ``input_tokens`` does not count. A unit that is not told stays at its estimate. The last
+        word before closing counts.
         """
-        self._actual |= _told(tokens, input_tokens, output_tokens, usd)
+        told = _told(tokens, input_tokens, output_tokens, usd)
+        if input_tokens is not None:
+            told[UNCACHED] = max(0, input_tokens - cached_input_tokens)
+        self._actual |= told
+
+    def report(
+        self,
+        unit: str,
+        *,
+        amount: int,
+        used: int,
+        period_s: int,
+        as_of: float | None = None,
+    ) -> None:
+        """Note what the keeper of the request's limit ``as reported`` in this unit says: of
+        ``amount`` per period so much was used at ``as_of`` (of the monotonic clock; default: now).
+
+        It reaches the storage with what is sent next.
+        """
+        since = time.monotonic() if as_of is None else as_of
+        self._reported[unit] = Reported(amount, used, period_s * MICRO, since)
+
+    def block(
+        self, name: str, *, for_s: float, reason: BlockReason = "overloaded", grows: bool = False
+    ) -> None:
+        """Close the limit ``unless blocked`` of this name for everybody whom the present request's
+        identity concerns: at once, in all workers, for so long. It opens by degrees.
+
+        ``grows`` is for a wait that nobody named: closed again while it opens, it is twice as long
+        as before.
+        """
+        how = manner(reason, ramped=True, grows=grows)
+        self._send(
+            [
+                Closing(entry.verdict.charge, max(1, int(for_s * MICRO)), how)
+                for entry in one_per_charge(self._entries)
+                if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
+            ]
+        )
 
     @property
     def renewal_is_due(self) -> bool:
@@ -84,6 +154,7 @@ class Reservation:
                 for entry in one_per_charge(self._entries)
                 if entry.claim.limit.held
             ]
+            + self._reports()
         )
 
     def cancel(self) -> None:
@@ -104,11 +175,19 @@ class Reservation:
         changes = [
             change for entry in one_per_charge(self._entries) for change in self._change(entry)
         ]
-        if changes:
-            self._send(changes)
+        self._send(changes + self._reports())
 
     def _change(self, entry: Entry) -> tuple[Change, ...]:
         limit, verdict = entry.claim.limit, entry.verdict
+        if limit.strategy == "block":
+            return ()
+        if limit.strategy == "reported":
+            # Its keeper gives nothing back for a call that failed.
+            unit = UNCACHED if limit.unit == "input_tokens" else limit.unit
+            actual = None if self._cancelled else self._actual.get(unit)
+            if actual is None or not verdict.charge.cost:
+                return ()
+            return (Correction(verdict, actual - verdict.charge.cost),)
         if not limit.held:
             if self._cancelled and not entry.claim.edge and verdict.charge.cost:
                 return (Correction(verdict, -verdict.charge.cost),)
@@ -119,7 +198,18 @@ class Reservation:
             actual = self._actual.get(limit.unit, verdict.charge.cost)
         return (Settlement(verdict, self.hold, actual),)
 
+    def _reports(self) -> list[Change]:
+        """What was reported since the last time, for the limits that are kept elsewhere."""
+        reported, self._reported = self._reported, {}
+        return [
+            Report(entry.verdict.charge, *reported[entry.claim.limit.unit].now())
+            for entry in one_per_charge(self._entries)
+            if entry.claim.limit.strategy == "reported" and entry.claim.limit.unit in reported
+        ]
+
     def _send(self, changes: list[Change]) -> None:
+        if not changes:
+            return
         try:
             self._engine.settle(changes)
         except Exception:

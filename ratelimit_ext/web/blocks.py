@@ -1,0 +1,73 @@
+"""The buckets of a block, found by its name: an operator has no request at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import flask
+from flask_limiter import Limit
+from flask_limiter.util import get_qualified_name
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.web.claims import Naming
+from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.item import keywords_of, limit_of
+from ratelimit_ext.web.limit_string import items_of
+from ratelimit_ext.web.manager import Manager
+
+
+def names_of_blocks(app: flask.Flask, manager: Manager) -> list[str]:
+    """The names of all limits that say ``unless blocked``."""
+    blocks = {keywords_of(runtime.limit).name for _, _, runtime in _blocks(app, manager)}
+    return sorted(blocks - {""})
+
+
+def charges_on(
+    app: flask.Flask, manager: Manager, naming: Naming, *, name: str, identity: str
+) -> list[Charge]:
+    """What a request of that identity would charge to the blocks of that name: one charge a
+    bucket. Raises ``ValueError`` where there is no such block."""
+    charges: dict[str, Charge] = {}
+    for endpoint, methods, runtime in _blocks(app, manager):
+        if keywords_of(runtime.limit).name != name:
+            continue
+        limit = limit_of(runtime.limit, naming.strategy)
+        for method in methods if runtime.per_method else [""]:
+            scope = runtime.scope_for(endpoint, method)
+            key = bucket_key(naming.prefix(limit, scope), identity)
+            charges[key] = Charge(limit, key)
+    if not charges:
+        known = ", ".join(map(repr, names_of_blocks(app, manager))) or "none"
+        raise ValueError(
+            f"no limit 'unless blocked' is called {name!r}; there are: {known}. Give the limit "
+            "that name."
+        )
+    return list(charges.values())
+
+
+def _blocks(app: flask.Flask, manager: Manager) -> Iterator[tuple[str, list[str], Any]]:
+    """Every block with each endpoint that it stands before, and that endpoint's methods."""
+    for rule in app.url_map.iter_rules():
+        endpoint, methods = rule.endpoint, sorted(rule.methods or ())
+        view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
+        found = manager.candidates(app, endpoint, blueprint, get_qualified_name(view))
+        for definition in chain(found.shared, found.own):
+            for runtime in _runtimes(definition):
+                if keywords_of(runtime.limit).strategy == "block":
+                    yield endpoint, methods, runtime
+
+
+def _runtimes(definition: Limit) -> Iterator[Any]:
+    """The runtime limits that a definition states; none where a callable states them."""
+    stated: Any = definition.limit_provider
+    keywords = getattr(definition, "keywords", None)
+    if callable(stated) or keywords is None:
+        return
+    try:
+        items = items_of(str(stated), keywords)
+    except ValueError:  # logged when a request needs it
+        return
+    yield from runtime_limits(definition, items)

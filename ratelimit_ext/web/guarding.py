@@ -1,0 +1,98 @@
+"""Guarding: what is decided from outside. Operators block and unblock; a request that has been
+admitted cools down what stands behind it, and asks for another attempt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import flask
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US
+from ratelimit_ext.engine.protocol import Closing
+from ratelimit_ext.web.admission import admitted, charged
+from ratelimit_ext.web.blocks import charges_on, names_of_blocks
+from ratelimit_ext.web.cause import BlockReason, manner
+from ratelimit_ext.web.responding import RespondingLimiter
+
+MICRO: Final = 1_000_000
+
+
+class GuardingLimiter(RespondingLimiter):
+    """Blocks identities, and admits further attempts of an admitted request."""
+
+    def block(
+        self,
+        name: str,
+        identity: str,
+        *,
+        for_s: float | None = None,
+        reason: BlockReason = "blocked",
+    ) -> bool:
+        """Let nothing of that identity pass the limits ``unless blocked`` of that name.
+
+        At once and in all workers, for ``for_s`` seconds, or until :meth:`unblock`. ``identity``
+        is what the limit's key says. False where it is blocked for as long already: a shorter
+        block never ends a longer one. Raises ``ValueError`` where no block has the name, and
+        ``StorageUnavailable``.
+        """
+        if for_s is not None and for_s <= 0:
+            raise ValueError(f"a block of {for_s!r} seconds; allowed: more than 0")
+        for_us = LONGEST_PERIOD_US if for_s is None else int(for_s * MICRO)
+        how = manner(reason, ramped=False, grows=False)
+        charges = self._blocks(name, identity)
+        closings = [Closing(charge, min(for_us, LONGEST_PERIOD_US), how) for charge in charges]
+        return self.engine.settle(closings) > 0
+
+    def unblock(self, name: str, identity: str) -> bool:
+        """Lift the blocks of that name from the identity, whoever set them; whether there were
+        any. Raises as :meth:`block`."""
+        return self.engine.clear([charge.key for charge in self._blocks(name, identity)]) > 0
+
+    def blocks(self) -> list[str]:
+        """The names that :meth:`block` knows."""
+        return names_of_blocks(self._present_app(), self.limit_manager)
+
+    def second_choice(self, function: Callable[[], bool]) -> Callable[[], bool]:
+        """Register what a request does that lacks nothing but room.
+
+        It is asked where a request is denied by limits ``unless blocked`` that are overloaded, and
+        ``as reported``, alone. It may change the request, to another model for instance, and answer
+        True: then the request is decided once more, and that counts.
+        """
+        self.chooses_again = function
+        return function
+
+    def admit_again(self, *names: str) -> float | None:
+        """Charge the present request's limits of these names once more, for another attempt.
+
+        For a request that was admitted, and whose call has to be made anew: identities and costs
+        are asked again, so that it may by now be another model's. ``None`` where the attempt is
+        admitted, and else the wait in seconds, with nothing charged.
+        """
+        state = self.context
+        again = [e.claim for e in state.taken if e.claim.limit.name in names]
+        made = charged(again, (), self.logger, lenient=False)
+        if not made.charges:
+            return None
+        outcome = admitted(self.engine, made, self._hold(state, made.claims))
+        if not outcome.decision.admitted:
+            wait_ms = outcome.decision.retry_after_ms
+            return math.inf if wait_ms is None else wait_ms / 1000
+        # What the failed attempt took stays taken: it was made.
+        state.taken[:] = [e for e in state.taken if e.claim.limit.name not in names]
+        state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
+        return None
+
+    def _blocks(self, name: str, identity: str) -> list[Charge]:
+        if not self.enabled:
+            raise ValueError("rate limits are switched off (RATELIMIT_ENABLED): nothing is blocked")
+        app, manager = self._present_app(), self.limit_manager
+        return charges_on(app, manager, self._naming, name=name, identity=identity)
+
+    def _present_app(self) -> flask.Flask:
+        app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
+        self.check_policy(app)
+        return app

@@ -1,0 +1,359 @@
+"""Guards on the extension: blocks, what a keeper reports, surges, further attempts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import flask
+import pytest
+import redis
+
+from ratelimit_ext import Reservation
+from ratelimit_ext.web.cause import REASONS
+from tests.web.conftest import Clock, Maker
+
+PROBLEM = "application/problem+json"
+TYPES = "https://iana.org/assignments/http-problem-types#"
+
+
+@pytest.fixture(params=["memory", "redis"])
+def uri(request: pytest.FixtureRequest) -> str:
+    """Each engine."""
+    if request.param == "memory":
+        return "memory://"
+    request.getfixturevalue("redis_client")
+    return str(request.getfixturevalue("redis_server").uri)
+
+
+class Guarded:
+    """An application with one view, `/`, and the header `X-Key` for who calls.
+
+    `acts` is what the view does before it answers.
+    """
+
+    def __init__(self, make: Maker, uri: str, *limits: str, **words: Any) -> None:
+        self.app, self.limiter = make(storage_uri=uri, application_limits=["1000/day"])
+        self.acts: Callable[[Reservation], object] = lambda _: None
+        served: Any = self._view
+        for position, text in enumerate(limits):
+            name = f"limit-{position}" if position else "guard"
+            served = self.limiter.limit(text, name=name, **words)(served)
+        self.app.add_url_rule("/", "served", served)
+        self.client = self.app.test_client()
+
+    def get(self, key: str = "ada", **headers: str) -> Any:
+        return self.client.get("/", headers={"X-Key": key, **headers})
+
+    def block(self, **words: Any) -> None:
+        with self.app.app_context():
+            assert self.limiter.block("guard", "ada", **words)
+
+    def unblock(self) -> bool:
+        with self.app.app_context():
+            return self.limiter.unblock("guard", "ada")
+
+    def statuses(self, calls: int) -> list[int]:
+        return [self.get().status_code for _ in range(calls)]
+
+    def _view(self) -> str:
+        self.acts(self.limiter.reservation)
+        return "ok"
+
+
+def test_a_blocked_identity_is_refused_at_once(make: Maker, uri: str) -> None:
+    """403 until somebody lifts it, with no Retry-After, as no waiting helps; others go on."""
+    guarded = Guarded(make, uri, "unless blocked")
+    assert guarded.get().status_code == 200
+    guarded.block()
+    refused = guarded.get()
+    assert (refused.status_code, refused.json["code"]) == (403, "blocked")
+    assert refused.json["policy"] == "guard"
+    assert "Retry-After" not in refused.headers
+    assert guarded.get("bob").status_code == 200
+
+
+def test_a_block_is_lifted_at_once(make: Maker, uri: str) -> None:
+    """However much the blocked one has hammered: no worker remembers the denial."""
+    guarded = Guarded(make, uri, "unless blocked")
+    guarded.block()
+    other_worker = guarded if uri == "memory://" else Guarded(make, uri, "unless blocked")
+    assert guarded.statuses(5) == [403] * 5
+    assert other_worker.unblock()
+    assert guarded.get().status_code == 200
+    assert not other_worker.unblock()
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code", "problem"),
+    [
+        ("blocked", 429, "blocked", "about:blank"),
+        ("abnormal-usage", 429, "abnormal_usage", f"{TYPES}abnormal-usage-detected"),
+        ("overloaded", 503, "server_is_overloaded", f"{TYPES}temporary-reduced-capacity"),
+        ("closed", 503, "switched_off", f"{TYPES}temporary-reduced-capacity"),
+    ],
+)
+def test_the_reason_makes_the_answer(
+    make: Maker, uri: str, reason: Any, status: int, code: str, problem: str
+) -> None:
+    """A block with an end says when, exactly, and why; an SDK is told not to wait for it."""
+    guarded = Guarded(make, uri, "unless blocked")
+    guarded.block(for_s=300, reason=reason)
+    refused = guarded.get(Accept=PROBLEM)
+    assert refused.status_code == status
+    body = json.loads(refused.data)
+    assert (body["type"], body["code"], body["status"]) == (problem, code, status)
+    assert refused.headers["Retry-After"] == "300"
+    assert 299_000 < int(refused.headers["retry-after-ms"]) <= 300_000
+    assert refused.headers["x-should-retry"] == "false"
+    assert refused.headers["Cache-Control"] == "no-store"
+    assert "Try again in 5 minutes" in body["error"]
+
+
+def test_what_is_switched_off_without_an_end_names_none(make: Maker, uri: str) -> None:
+    """503, and no wait that nobody knows."""
+    guarded = Guarded(make, uri, "unless blocked")
+    guarded.block(reason="closed")
+    refused = guarded.get()
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (503, "false")
+    assert "Retry-After" not in refused.headers
+    assert "retry_after" not in refused.json
+
+
+def test_mistakes_are_told(make: Maker) -> None:
+    """An unknown name, reason or length changes nothing and says what is allowed."""
+    guarded = Guarded(make, "memory://", "unless blocked")
+    block = guarded.limiter.block
+    with guarded.app.app_context():
+        assert guarded.limiter.blocks() == ["guard"]
+        with pytest.raises(ValueError, match=r"called 'gard'; there are: 'guard'"):
+            block("gard", "ada")
+        with pytest.raises(ValueError, match=f"'bored'; allowed: '{REASONS[0]}'"):
+            block("guard", "ada", reason="bored")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="-1 seconds; allowed: more than 0"):
+            block("guard", "ada", for_s=-1)
+    assert guarded.get().status_code == 200
+
+
+def test_nothing_is_blocked_where_limits_are_off(make: Maker) -> None:
+    """Whoever switches limits off is told that a block would be none."""
+    app, limiter = make(enabled=False)
+    with app.app_context(), pytest.raises(ValueError, match="RATELIMIT_ENABLED"):
+        limiter.block("guard", "ada")
+
+
+def test_a_block_stands_before_every_view_that_has_it(make: Maker, uri: str) -> None:
+    """Views with buckets of their own, shared ones, a blueprint: one name blocks them all."""
+    app, limiter = make(storage_uri=uri)
+    bp = flask.Blueprint("bp", __name__)
+    bp.add_url_rule("/in", "inside", lambda: "ok")
+    limiter.limit("unless blocked", name="switch")(bp)
+    shared = limiter.shared_limit("unless blocked", scope="both", name="switch")
+    for path in ("/a", "/b"):
+        app.add_url_rule(path, path[1:], shared(lambda: "ok"))
+    single = limiter.limit("unless blocked", name="switch", per_method=True)
+    app.add_url_rule("/c", "c", single(lambda: "ok"), methods=["GET", "POST"])
+    app.register_blueprint(bp)
+    client = app.test_client()
+
+    def statuses() -> set[int]:
+        paths = ("/a", "/b", "/c", "/in")
+        found = [client.get(path, headers={"X-Key": "ada"}) for path in paths]
+        found.append(client.post("/c", headers={"X-Key": "ada"}))
+        return {response.status_code for response in found}
+
+    assert statuses() == {200}
+    with app.app_context():
+        limiter.block("switch", "ada")
+    assert statuses() == {403}
+    with app.app_context():
+        limiter.unblock("switch", "ada")
+    assert statuses() == {200}
+
+
+def test_a_shadow_blocks_nobody(make: Maker, uri: str) -> None:
+    """A block in shadow is tried out, and refuses nothing."""
+    guarded = Guarded(make, uri, "unless blocked", mode="shadow")
+    guarded.block()
+    assert guarded.get().status_code == 200
+
+
+def test_guards_are_not_told_to_callers(make: Maker, uri: str) -> None:
+    """They are no allowance: headers and `current_limits` leave them out."""
+    guarded = Guarded(make, uri, "unless blocked", "as reported", "1/second or 9 x usual")
+    answered = guarded.get()
+    assert answered.headers["RateLimit-Policy"] == '"1000-per-86400s";q=1000;w=86400'
+    assert answered.headers["X-RateLimit-Limit"] == "1000"
+
+
+def test_a_callers_own_limit_is_told_before_an_overload(make: Maker, uri: str) -> None:
+    """Over his limit and before a provider that cools down: 429, and the longer of both waits."""
+    guarded = Guarded(make, uri, "unless blocked", "1/day")
+    assert guarded.get().status_code == 200
+    guarded.block(for_s=9, reason="overloaded")
+    refused = guarded.get()
+    assert (refused.status_code, refused.json["policy"]) == (429, "limit-1")
+    guarded.block()
+    assert guarded.get().status_code == 403
+
+
+def test_a_request_cools_down_what_it_met(make: Maker, clock: Clock) -> None:
+    """The next request of anybody waits, exactly; then they come by degrees."""
+    guarded = Guarded(make, "memory://", "unless blocked")
+    guarded.acts = lambda reservation: reservation.block("guard", for_s=10)
+    assert guarded.get().status_code == 200
+    refused = guarded.get()
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+    guarded.acts = lambda _: None
+    clock.forward(10)
+    assert guarded.statuses(3) == [200, 503, 503]
+    clock.forward(1)
+    assert guarded.statuses(3) == [200, 200, 503]
+    clock.forward(6)
+    assert set(guarded.statuses(100)) == {200}
+
+
+def test_what_a_keeper_reports_holds_for_everybody(make: Maker, clock: Clock) -> None:
+    """3 of 60 a minute are left, says an answer: three more pass, and the fourth waits 1 s."""
+    guarded = Guarded(make, "memory://", "as reported")
+    guarded.acts = lambda reservation: reservation.report(
+        "requests", amount=60, used=57, period_s=60
+    )
+    assert guarded.get().status_code == 200
+    guarded.acts = lambda _: None
+    assert guarded.statuses(3) == [200] * 3
+    refused = guarded.get()
+    assert (refused.status_code, refused.headers["retry-after-ms"]) == (503, "1000")
+    assert refused.json["code"] == "server_is_overloaded"
+
+
+def test_a_report_is_of_its_own_time(make: Maker, clock: Clock) -> None:
+    """What was used when the call began has been refilled since, in part."""
+    guarded = Guarded(make, "memory://", "as reported")
+
+    def tell(reservation: Reservation) -> None:
+        begun = clock.now_s
+        clock.forward(20)
+        reservation.report("requests", amount=60, used=60, period_s=60, as_of=begun)
+
+    guarded.acts = tell
+    guarded.get()
+    guarded.acts = lambda _: None
+    assert guarded.statuses(21) == [200] * 20 + [503]
+
+
+def test_a_keepers_tokens_are_corrected_by_what_is_not_cached(make: Maker, clock: Clock) -> None:
+    """An estimate of 400 that was 1,000, of which 900 came from a cache, counts 100; a call that
+    failed is counted as it was estimated."""
+    guarded = Guarded(make, "memory://", "as reported", unit="input_tokens")
+    guarded.limiter.estimator("input_tokens")(lambda: 400)
+
+    def left_after(acts: Callable[[Reservation], object]) -> int:
+        guarded.acts = acts
+        assert guarded.get().status_code == 200
+        (definition,), *_ = guarded.limiter.limit_manager._decorated_limits.values()
+        (limit,) = definition
+        return guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served").remaining
+
+    told = {"amount": 1000, "used": 0, "period_s": 60}
+    assert left_after(lambda r: r.report("input_tokens", **told)) == 1000
+    assert left_after(lambda r: r.settle(input_tokens=1000, cached_input_tokens=900)) == 900
+    assert left_after(Reservation.cancel) == 500
+
+
+def test_reports_ride_along(make: Maker, uri: str, request: pytest.FixtureRequest) -> None:
+    """Deciding is one EVALSHA, and settling with all that was reported another."""
+    if uri == "memory://":
+        pytest.skip("nothing is sent")
+    guarded = Guarded(make, uri, "unless blocked", "as reported")
+    guarded.acts = lambda reservation: reservation.report(
+        "requests", amount=60, used=1, period_s=60
+    )
+    guarded.get()
+    client: redis.Redis = request.getfixturevalue("redis_client")
+    client.config_resetstat()
+    guarded.get()
+    stats = client.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == 2
+
+
+def test_a_surge_is_abnormal_usage(make: Maker, clock: Clock) -> None:
+    """Twice the usual 3 a minute passes; the rest waits for the minute's end."""
+    guarded = Guarded(make, "memory://", "1/minute or 2 x usual")
+    for _ in range(4):
+        assert guarded.statuses(3) == [200] * 3
+        clock.forward(60)
+    assert guarded.statuses(7) == [200] * 6 + [429]
+    refused = guarded.get(Accept=PROBLEM)
+    assert json.loads(refused.data)["type"] == f"{TYPES}abnormal-usage-detected"
+    assert refused.headers["Retry-After"] == "60"
+
+
+def test_another_attempt_is_charged(make: Maker, uri: str) -> None:
+    """Each attempt passes the guards anew; what they do not have is not given."""
+    guarded = Guarded(make, uri, "2/minute", "unless blocked")
+    waits: list[float | None] = []
+
+    def attempt(_: Reservation) -> None:
+        waits.append(guarded.limiter.admit_again("guard", "limit-1"))
+
+    guarded.acts = lambda reservation: (attempt(reservation), attempt(reservation))
+    assert guarded.get().status_code == 200
+    admitted, wait_s = waits
+    assert admitted is None
+    assert wait_s is not None
+    assert 29 < wait_s <= 60
+    assert guarded.get().status_code == 429
+
+
+def test_another_attempt_may_be_anothers(make: Maker) -> None:
+    """Identities are asked again: the attempt may be another model's."""
+    asked = []
+
+    def model() -> str:
+        asked.append(flask.g.get("model", "big"))
+        return asked[-1]
+
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("1/day", name="model", key_func=model)
+    def view() -> str:
+        flask.g.model = "small"
+        return str(limiter.admit_again("model"))
+
+    client = app.test_client()
+    assert client.get("/").text == "None"
+    assert asked == ["big", "small"]
+    assert client.get("/").status_code == 429
+
+
+def test_a_second_choice_is_decided_in_its_place(make: Maker, uri: str) -> None:
+    """A model that cools down, another that does not: the request passes, and is charged once."""
+    app, limiter = make(storage_uri=uri, application_limits=["10/day"])
+
+    @limiter.second_choice
+    def other() -> bool:
+        changed = "model" not in flask.g
+        flask.g.model = "small"
+        return changed
+
+    @app.get("/")
+    @limiter.limit("unless blocked", name="guard", key_func=lambda: flask.g.get("model", "big"))
+    def view() -> str:
+        return str(flask.g.get("model", "big"))
+
+    client = app.test_client()
+    assert client.get("/").text == "big"
+    with app.app_context():
+        limiter.block("guard", "big", for_s=60, reason="overloaded")
+    answered = client.get("/")
+    assert (answered.text, answered.headers["X-RateLimit-Remaining"]) == ("small", "8")
+    with app.app_context():
+        limiter.block("guard", "small", for_s=60, reason="overloaded")
+    assert client.get("/").status_code == 503
+    with app.app_context():
+        limiter.unblock("guard", "big")
+        limiter.block("guard", "big")
+    assert client.get("/").status_code == 403
