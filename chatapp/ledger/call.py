@@ -37,7 +37,8 @@ class Call:
     is named), ``key_id`` the public part of the API key, ``model`` what was asked for and ``slug``
     the model of the catalogue. ``usage`` is None until it is known, and ``estimated`` where it was
     never told and had to be guessed. ``cost_micro_usd`` is what the call costs as far as that is
-    known: at its beginning the price of the estimate.
+    known: at its beginning the price of the estimate. ``attempts`` is how often the provider was
+    asked for it.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Call:
     estimated: bool = False
     status: Status = "unfinished"
     client_left: bool = False
+    attempts: int = 1
 
 
 class Ledger(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table
 
 from chatapp.database.schema import METADATA, Instant
 from chatapp.ledger.call import Call
@@ -35,6 +35,7 @@ CALLS: Final = Table(
     Column("cost_micro_usd", BigInteger, nullable=False),
     Column("status", String(32), nullable=False),
     Column("client_left", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="1"),
     Index("ix_calls_user_started_at", "user", "started_at"),
     Index("ix_calls_started_at", "started_at"),
 )
@@ -46,7 +47,7 @@ USAGE: Final = (
     "reasoning_tokens",
 )
 #: What the end of a call adds to its beginning.
-AT_THE_END: Final = (*USAGE, "estimated", "cost_micro_usd", "status", "client_left")
+AT_THE_END: Final = (*USAGE, "estimated", "cost_micro_usd", "status", "client_left", "attempts")
 
 
 def row_of(call: Call) -> dict[str, object]:
@@ -69,6 +70,7 @@ def row_of(call: Call) -> dict[str, object]:
         "cost_micro_usd": call.cost_micro_usd,
         "status": call.status,
         "client_left": call.client_left,
+        "attempts": call.attempts,
     }
 
 

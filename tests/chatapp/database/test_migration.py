@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
@@ -20,6 +21,8 @@ import chatapp.ledger.table  # noqa: F401 - both put their tables into METADATA
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from chatapp.database.schema import METADATA
+from chatapp.ledger.records import Records
+from chatapp.migrations.versions import r0002_attempts
 
 ROOT = Path(__file__).resolve().parents[3]
 # Waits for a line on its input, so that all processes begin at once.
@@ -31,6 +34,14 @@ database = Database(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 print(migration.upgrade(database))
+"""
+# A row as the first revision has it.
+FIRST_CALL = """
+INSERT INTO calls (id, started_at, "user", plan, endpoint, model, slug, provider,
+                   estimated_input_tokens, estimated_output_tokens, input_tokens,
+                   estimated, cost_micro_usd, status, client_left)
+VALUES (:id, '2026-11-25 12:00:00', 'user:alice', 'pro', 'chat.chat', 'gpt-4o', 'gpt-4o', 'openai',
+        900, 500, 1000, false, 1485, 'answered', false)
 """
 
 
@@ -49,6 +60,47 @@ def test_an_upgrade_is_done_once(database: Database) -> None:
     """Again it changes nothing, and says so."""
     assert migration.revision(database) == migration.HEAD
     assert migration.upgrade(database) is False
+
+
+@pytest.fixture
+def first_revision(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Each kind of database, as the first version made it."""
+    with database.writing() as connection:
+        for table in ("alembic_version", "calls", "api_keys", "users"):
+            connection.execute(text(f"DROP TABLE {table}"))
+    with monkeypatch.context() as then:
+        then.setattr(migration, "HEAD", "0001")
+        migration.upgrade(database)
+    return database
+
+
+def insert_as_before(database: Database, id_: str) -> None:
+    """Write a call as the first version does."""
+    with database.writing() as connection:
+        connection.execute(text(FIRST_CALL), {"id": id_})
+
+
+def test_calls_of_the_first_version_were_asked_once(first_revision: Database) -> None:
+    """They are kept as they are; and a worker of that version can go on writing afterwards."""
+    insert_as_before(first_revision, "old")
+    assert migration.upgrade(first_revision) is True
+    insert_as_before(first_revision, "late")
+    old, late = sorted(Records(first_revision).calls(), key=lambda row: row["id"], reverse=True)
+    assert (old["id"], late["id"]) == ("old", "late")
+    assert old["attempts"] == late["attempts"] == 1
+    assert {**old, "id": "late"} == dict(late)
+    assert (old["cost_micro_usd"], old["input_tokens"]) == (1485, 1000)
+
+
+def test_the_count_of_attempts_can_be_given_up(database: Database) -> None:
+    """The way back leaves the table that the first version knows, with its rows."""
+    with database.writing() as connection:
+        connection.execute(text(FIRST_CALL), {"id": "kept"})
+        with Operations.context(MigrationContext.configure(connection)):
+            r0002_attempts.downgrade()
+        (row,) = connection.execute(text("SELECT * FROM calls")).mappings()
+    assert row["id"] == "kept"
+    assert "attempts" not in row
 
 
 def test_processes_that_start_together_make_one_schema(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
     (row,) = Records(database).calls()
     assert dict(row) == row_of(call)
     assert usage_of(row) is None
-    ended = finished(call, client_left=True, status="cut_off", estimated=True)
+    ended = finished(call, client_left=True, status="cut_off", estimated=True, attempts=3)
     rows.write(database, [ended])
     (row,) = Records(database).calls()
     assert dict(row) == row_of(ended)
