@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ratelimit_ext.policy.consistency import check_plans, check_together
 from ratelimit_ext.policy.document import DocumentReader
 from ratelimit_ext.policy.draft import Draft
 from ratelimit_ext.policy.identities import identities_used
@@ -63,8 +64,8 @@ def load_policy(
         plan_places = None if source is None else document.plan_places
     if blueprints is not None:
         read_targets(blueprints, reader, draft, mistakes)
-    draft.check_buckets(default_strategy, mistakes)
+    check_together(draft, default_strategy, mistakes)
     if plan_places is not None:
-        draft.check_plans(plan_places, mistakes)
+        check_plans(draft, plan_places, mistakes)
     mistakes.raise_if_any()
     return draft.policy()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ratelimit_ext.policy import readers, section
+from ratelimit_ext.policy import section
 from ratelimit_ext.policy.draft import Draft, Lists
+from ratelimit_ext.policy.groups_table import read_group
 from ratelimit_ext.policy.limit_reader import LimitReader
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy.plans_asked import plans_asked
 from ratelimit_ext.policy.plans_table import read_plans
 from ratelimit_ext.policy.section import Section
 from ratelimit_ext.policy.shown import shown
@@ -17,7 +19,7 @@ from ratelimit_ext.policy.table import known_keys, named_entries, table_of
 
 VERSION = 1
 
-_KEYS = ("version", "application", "default", "blueprints", "routes", "plans")
+_KEYS = ("version", "application", "default", "blueprints", "routes", "groups", "plans")
 _NESTED = 'A nested blueprint is written with its whole name in quotes: [blueprints."outer.inner"].'
 
 
@@ -47,6 +49,9 @@ class DocumentReader:
                 self._blueprint(name, table, at)
         for name, table, at in self._tables(entries, "routes", place):
             self._route(name, table, at)
+        for name, table, at in self._tables(entries, "groups", place):
+            with self._mistakes.noted_at(at):
+                draft.add_group(read_group(name, table, at, self._reader, self._mistakes))
         if "plans" in entries:
             draft.plans, self.plan_places = read_plans(
                 entries["plans"], place.at("plans"), self._reader, self._mistakes
@@ -95,10 +100,9 @@ class DocumentReader:
     ) -> None:
         if "limits" in entries:
             lists[name] += self._reader.read_list(entries["limits"], place.at("limits"), kind)
-        if entries.get("plans", False) is not False:
-            plans[name] = place.at("plans")
-            with self._mistakes.noted_at(plans[name]):
-                readers.truth(entries["plans"])
+        asked = plans_asked(entries, place, self._mistakes)
+        if asked is not None:
+            plans[name] = asked
 
 
 def _check_version(entries: Mapping[str, object]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ratelimit_ext.policy.layers import layered, once
+from ratelimit_ext.policy.group import Group
+from ratelimit_ext.policy.layers import Layers
 from ratelimit_ext.policy.limit_reader import Placed
-from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
-from ratelimit_ext.policy.shared_buckets import check_buckets
 
 Lists = defaultdict[str, list[Placed]]
 
@@ -24,66 +23,86 @@ def _lists() -> Lists:
 
 @dataclass(slots=True, eq=False)
 class Draft:
-    """Limits with their places. The same target named twice collects the limits of both."""
+    """Limits with their places. The same target named twice collects the limits of both.
+
+    ``target_places`` are where targets are named, in ``app.config`` or as members of groups.
+    """
 
     application: list[Placed] = field(default_factory=list)
     default: list[Placed] = field(default_factory=list)
     blueprints: Lists = field(default_factory=_lists)
     routes: Lists = field(default_factory=_lists)
     targets: Lists = field(default_factory=_lists)
+    groups: list[Group] = field(default_factory=list)
     plans: dict[str, Plan] = field(default_factory=dict)
     plan_blueprints: dict[str, Place] = field(default_factory=dict)
     plan_routes: dict[str, Place] = field(default_factory=dict)
     plan_targets: dict[str, Place] = field(default_factory=dict)
+    target_places: dict[str, list[Place]] = field(default_factory=dict)
 
-    def check_buckets(self, strategy: str | None, mistakes: Mistakes) -> None:
-        """Note limits that would be counted as one. A target may be a blueprint or a route."""
-        check_buckets(self.application, strategy, mistakes)
-        check_buckets(self.default, strategy, mistakes)
-        for lists in (self.blueprints, self.routes):
-            for name, placed in lists.items():
-                together = [*placed, *self.targets.get(name, ())]
-                check_buckets(together, strategy, mistakes)
-        for name, placed in self.targets.items():
-            if name not in self.blueprints and name not in self.routes:
-                check_buckets(placed, strategy, mistakes)
+    def add_target(self, name: str, place: Place) -> None:
+        """Note that a blueprint or endpoint is named here, whether what is said of it is sound."""
+        self.target_places.setdefault(name, []).append(place)
 
-    def check_plans(self, places: Mapping[str, Place], mistakes: Mistakes) -> None:
-        """Note plans that would apply nowhere, and places that ask for plans where none are.
-
-        ``places`` are those of all plans, the unsound ones too.
-        """
-        asking = [*self.plan_blueprints.values(), *self.plan_routes.values()]
-        asking += self.plan_targets.values()
-        if not places:
-            for place in asking:
-                mistakes.add(
-                    place,
-                    "found true, but there is no plan. Add a table [plans.NAME] to the policy "
-                    "file, or remove the key.",
-                )
-        elif not asking:
-            mistakes.add(
-                next(iter(places.values())),
-                "the plans would apply nowhere. Write plans = true in the table of a blueprint, "
-                "such as [blueprints.chat].",
-            )
+    def add_group(self, group: Group) -> None:
+        """Add a group, whose members are targets."""
+        self.groups.append(group)
+        for name, place in group.members.items():
+            self.add_target(name, place)
+            if group.plans is not None:
+                self.plan_targets.setdefault(name, group.plans)
 
     def policy(self) -> Policy:
         """The finished value."""
-        lists = (self.blueprints, self.routes, self.targets)
-        asking = (self.plan_blueprints, self.plan_routes, self.plan_targets)
-        limited = {name for names in (*lists, *asking) for name in names}
-        blueprints, routes, targets = (layered(named, limited) for named in lists)
-        plan_blueprints, plan_routes, plan_targets = once(asking, lists)
+        layers = self.layers()
+        plan_blueprints, plan_routes, plan_targets = self._asking_once(layers)
         return Policy(
             application=tuple(entry.limit for entry in self.application),
             default=tuple(entry.limit for entry in self.default),
-            blueprints=blueprints,
-            routes=routes,
-            targets=targets,
+            blueprints=layers.layered(self.blueprints),
+            routes=layers.layered(self.routes),
+            targets=layers.layered(self.targets_by_name(layers)),
+            target_places=MappingProxyType(
+                {name: tuple(places) for name, places in self.target_places.items()}
+            ),
+            overriding=layers.overriding,
             plans=MappingProxyType(dict(self.plans)),
             plan_blueprints=plan_blueprints,
             plan_routes=plan_routes,
             plan_targets=plan_targets,
         )
+
+    def limited(self) -> dict[str, None]:
+        """Every name with limits or plans."""
+        names = [*self.blueprints, *self.routes, *self.targets]
+        names += [*self.plan_blueprints, *self.plan_routes, *self.plan_targets]
+        names += [name for group in self.groups for name in group.members]
+        return dict.fromkeys(names)
+
+    def layers(self) -> Layers:
+        """Which blueprints reach into which names."""
+        lists: list[Mapping[str, Sequence[Placed]]] = [self.blueprints, self.routes, self.targets]
+        lists += [dict.fromkeys(group.members, group.limits) for group in self.groups]
+        return Layers(lists, self.limited())
+
+    def targets_by_name(self, layers: Layers) -> Lists:
+        """The targets with the limits of their groups, none of which is charged twice."""
+        targets = _lists()
+        targets.update({name: list(placed) for name, placed in self.targets.items()})
+        for group in self.groups:
+            for name in layers.once(group.members, group.members):
+                targets[name] += group.limits
+        return targets
+
+    def _asking_once(self, layers: Layers) -> list[Mapping[str, str]]:
+        """What asks for plans, each with the place that does, so that no plan is charged twice."""
+        blueprints, routes = self.plan_blueprints, self.plan_routes
+        stated = {*blueprints, *routes}
+        targets = {name: at for name, at in self.plan_targets.items() if name not in stated}
+        asking = {*stated, *targets}
+        kept = (
+            layers.once(blueprints, asking, blueprints=True),
+            layers.once(routes, asking),
+            layers.once(targets, asking),
+        )
+        return [MappingProxyType({n: str(place) for n, place in names.items()}) for names in kept]

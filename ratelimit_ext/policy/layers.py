@@ -14,7 +14,6 @@ from types import MappingProxyType
 from ratelimit_ext.policy.limit_reader import Placed
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.policy import Limits
-from ratelimit_ext.policy.policy_limit import PolicyLimit
 
 Lists = Mapping[str, Sequence[Placed]]
 
@@ -29,40 +28,61 @@ def around(name: str) -> Iterator[str]:
     return (".".join(parts[:end]) for end in range(1, len(parts)))
 
 
-def layered(lists: Lists, limited: Collection[str]) -> Mapping[str, Limits]:
-    """The limits by name; ``limited`` are the names that have limits or plans."""
-    return MappingProxyType(
-        {name: tuple(_limits(name, placed, limited)) for name, placed in lists.items()}
-    )
+class Layers:
+    """Which blueprints reach into which names. ``lists`` are all limits by name, of every kind.
 
-
-def _limits(name: str, placed: Sequence[Placed], limited: Collection[str]) -> Iterator[PolicyLimit]:
-    inside = any(outer in limited for outer in around(name))
-    for limit, _, says_override in placed:
-        yield replace(limit, override_defaults=False) if inside and not says_override else limit
-
-
-def once(asking: Sequence[Mapping[str, Place]], lists: Sequence[Lists]) -> list[Mapping[str, str]]:
-    """What asks for plans, each with the place that does, so that no plan is charged twice.
-
-    Left out is a name that asked before, and one inside a blueprint that asks, unless a limit of
-    its own overrides that blueprint.
+    ``limited`` are the names that have limits or plans.
     """
-    every = {name for names in asking for name in names}
-    seen: set[str] = set()
-    kept: list[Mapping[str, str]] = []
-    for names in asking:
-        alone = [
+
+    def __init__(self, lists: Sequence[Lists], limited: Collection[str]) -> None:
+        self._inside = {name for name in limited if any(outer in limited for outer in around(name))}
+        #: The names inside others that say ``override_defaults``. One limit speaks for all beside
+        #: it: a nested blueprint overrides only where each of its limits does, and a route where
+        #: one does. That is Flask-Limiter's rule.
+        self.overriding = frozenset(
             name
-            for name in names
-            if name not in seen
-            and (_overrides(name, lists) or not any(outer in every for outer in around(name)))
-        ]
-        kept.append(MappingProxyType({name: str(names[name]) for name in alone}))
-        seen.update(names)
-    return kept
+            for named in lists
+            for name, entries in named.items()
+            if name in self._inside
+            and any(limit.override_defaults and says for limit, _, says in entries)
+        )
 
+    def reaching(self, name: str, *, blueprint: bool = False) -> tuple[str, ...]:
+        """The blueprints around a name whose limits apply there, the outermost first.
 
-def _overrides(name: str, lists: Sequence[Lists]) -> bool:
-    entries = [entry for named in lists for entry in named.get(name, ())]
-    return any(limit.override_defaults and says for limit, _, says in entries)
+        A nested blueprint that overrides hides those around it from its own views, but not from
+        the blueprints inside it: that is Flask-Limiter's rule. ``blueprint`` says that the name is
+        known to be one.
+        """
+        if name in self.overriding:
+            return ()
+        outer = tuple(around(name))
+        hidden = not blueprint and outer and outer[-1] in self.overriding
+        return outer[-1:] if hidden else outer
+
+    def layered(self, lists: Lists) -> Mapping[str, Limits]:
+        """The limits by name, each overriding what is around its name, or not."""
+        return MappingProxyType(
+            {name: self._at_name(name, placed) for name, placed in lists.items()}
+        )
+
+    def _at_name(self, name: str, placed: Sequence[Placed]) -> Limits:
+        limits = tuple(entry.limit for entry in placed)
+        if name not in self._inside:
+            return limits
+        overrides = name in self.overriding
+        return tuple(replace(limit, override_defaults=overrides) for limit in limits)
+
+    def once(
+        self, names: Mapping[str, Place], speaking: Collection[str], *, blueprints: bool = False
+    ) -> dict[str, Place]:
+        """Those of the names that no blueprint among ``speaking`` reaches.
+
+        So what all of them have in common, a plan or the limits of a group, is charged once.
+        ``blueprints`` says that the names are known to be some.
+        """
+        return {
+            name: place
+            for name, place in names.items()
+            if not any(outer in speaking for outer in self.reaching(name, blueprint=blueprints))
+        }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.mistakes import did_you_mean
+from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy_limit import PolicyLimit
 
@@ -18,9 +19,11 @@ Limits = tuple[PolicyLimit, ...]
 class Policy:
     """Everything that the configuration says about limits.
 
-    ``blueprints`` go by name, ``routes`` by endpoint. ``targets`` come from ``app.config`` and are
-    one or the other, which only the application can tell. ``plan_blueprints``, ``plan_routes`` and
-    ``plan_targets`` are those that the caller's plan applies to, each with the place that says so.
+    ``blueprints`` go by name, ``routes`` by endpoint. ``targets`` come from ``app.config`` and from
+    groups, and are one or the other, which only the application can tell; ``target_places`` are
+    where they are named. ``overriding`` are the names whose limits replace what their blueprints
+    have. ``plan_blueprints``, ``plan_routes`` and ``plan_targets`` are those that
+    the caller's plan applies to, each with the place that says so.
     """
 
     application: Limits = ()
@@ -28,6 +31,10 @@ class Policy:
     blueprints: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
     routes: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
     targets: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
+    target_places: Mapping[str, tuple[Place, ...]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    overriding: frozenset[str] = frozenset()
     plans: Mapping[str, Plan] = field(default_factory=lambda: MappingProxyType({}))
     plan_blueprints: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     plan_routes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -49,8 +56,11 @@ class Policy:
         return None if plan.next is None else self.plans.get(plan.next)
 
     def all_limits(self) -> Limits:
-        """Every limit of the policy, those of the plans last."""
+        """Every limit of the policy, those of the plans last; one of a group is one."""
         named = (*self.blueprints.values(), *self.routes.values(), *self.targets.values())
         of_plans = (plan.limits for plan in self.plans.values())
         lists = (self.application, self.default, *named, *of_plans)
-        return tuple(limit for limits in lists for limit in limits)
+        # At each member of a group, its limits may override or not, and are the same.
+        limits = (limit for limits in lists for limit in limits)
+        alike = {replace(limit, override_defaults=False): limit for limit in limits}
+        return tuple(alike.values())

@@ -50,3 +50,8 @@ PLAN: Final = Section(shared=True, scope="/plans", override_defaults=False, need
 def blueprint(name: str) -> Section:
     """The section of a blueprint, or of what may turn out to be one."""
     return Section(shared=True, scope=f"/blueprint/{name}")
+
+
+def group(name: str) -> Section:
+    """The section of a group: one bucket for all of its members."""
+    return Section(shared=True, scope=f"/group/{name}")

@@ -11,10 +11,17 @@ from ratelimit_ext.strategies import ALIASES
 
 
 def check_buckets(
-    placed: Iterable[Placed], default_strategy: str | None, mistakes: Mistakes
+    placed: Iterable[Placed],
+    default_strategy: str | None,
+    mistakes: Mistakes,
+    *,
+    beside: Iterable[PolicyLimit] = (),
 ) -> None:
-    """Note a name that is used twice, and limits without names that differ in the amount alone."""
-    names: dict[str, PolicyLimit] = {}
+    """Note a name that is used twice, and limits without names that differ in the amount alone.
+
+    ``beside`` are limits that apply as well and have been checked; their names are taken.
+    """
+    names = {limit.name: limit for limit in beside if limit.name}
     buckets: dict[tuple[object, ...], PolicyLimit] = {}
     for limit, place, _ in placed:
         if limit.name and limit.name in names:

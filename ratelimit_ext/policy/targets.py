@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ratelimit_ext.policy import readers, section
+from ratelimit_ext.policy import section
 from ratelimit_ext.policy.draft import Draft
 from ratelimit_ext.policy.limit_reader import LimitReader
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import AppConfig, Place
+from ratelimit_ext.policy.plans_asked import plans_asked
 from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.policy.table import known_keys, named_entries, table_of
 
@@ -16,6 +17,7 @@ def read_targets(value: object, reader: LimitReader, draft: Draft, mistakes: Mis
     place = Place(AppConfig("RATELIMIT_BLUEPRINTS"))
     with mistakes.noted_at(place):
         for name, entry in named_entries(table_of(value), place, mistakes):
+            draft.add_target(name, place.at(name))
             with mistakes.noted_at(place.at(name)):
                 _target(name, entry, place.at(name), reader, draft, mistakes)
 
@@ -34,7 +36,6 @@ def _target(
         raise Mistake("the table has neither limits nor plans. Fill or remove it.")
     if "limits" in entries:
         draft.targets[name] += reader.read_list(entries["limits"], place.at("limits"), kind)
-    if entries.get("plans", False) is not False:
-        draft.plan_targets[name] = place.at("plans")
-        with mistakes.noted_at(place.at("plans")):
-            readers.truth(entries["plans"])
+    plans = plans_asked(entries, place, mistakes)
+    if plans is not None:
+        draft.plan_targets[name] = plans

@@ -7,7 +7,7 @@ too, are decided after all ``before_request`` functions, when it is known who ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -15,7 +15,7 @@ import flask_limiter
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.policy import identities_used, load_policy, plan_sentence
+from ratelimit_ext.policy import did_you_mean, identities_used, load_policy, plan_sentence
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
@@ -54,6 +54,8 @@ class Configuration:
     def __init__(self, policy: Policy, limiter: Limiter) -> None:
         self._policy = policy
         self._limiter = limiter
+        self._plans: list[RouteLimit] = []
+        self._targets: dict[str, list[RouteLimit]] = {}
         self._unknown_until_first_request = True
 
     def apply(self) -> None:
@@ -68,45 +70,51 @@ class Configuration:
             manager.add_configured_blueprint(name, map(self._route_limit, limits))
         for endpoint, limits in policy.routes.items():
             manager.add_configured_endpoint(endpoint, map(self._route_limit, limits))
+        self._plans = self._plan_limits()
         for name in policy.plan_blueprints:
-            manager.add_configured_blueprint(name, self._plan_limits())
+            manager.add_configured_blueprint(name, self._plans_at(name))
         for endpoint in policy.plan_routes:
-            manager.add_configured_endpoint(endpoint, self._plan_limits())
+            manager.add_configured_endpoint(endpoint, self._plans_at(endpoint))
+        # Made now, so that what cannot be carried out stops the start, too.
+        self._targets = {name: self._of_target(name) for name in policy.target_places}
 
     def settle_names(self, app: flask.Flask) -> None:
-        """Check that every blueprint and endpoint exists, once all are registered."""
+        """Check that every blueprint and endpoint exists, once all are registered, and add the
+        limits of what may be either."""
         if not self._unknown_until_first_request:
             return
-        policy, manager = self._policy, self._limiter.limit_manager
-        # Flask-Limiter files a nested blueprint's limits under its own name, the last of its path.
-        blueprints = {blueprint.name for blueprint in app.blueprints.values()}
-        blueprints |= set(app.blueprints)
+        self._check_names(app)
+        manager = self._limiter.limit_manager
+        for name, limits in self._targets.items():
+            if name in app.blueprints:
+                manager.add_configured_blueprint(name, limits)
+            else:
+                manager.add_configured_endpoint(name, limits)
+        self._unknown_until_first_request = False
+
+    def _check_names(self, app: flask.Flask) -> None:
+        # By its whole name: with the last part alone, nobody could tell what lies around it.
+        blueprints, endpoints = app.blueprints, app.view_functions
+        policy, either = self._policy, {**blueprints, **endpoints}
         mistakes = [
-            f"{place}: there is no blueprint {name!r}; registered: {_listed(blueprints)}."
+            f"{place}: there is no blueprint {name!r}; {_registered(name, blueprints)}"
             for name, place in _places(policy.blueprints, policy.plan_blueprints)
             if name not in blueprints
         ]
         mistakes += [
-            f"{place}: there is no endpoint {name!r}; registered: {_listed(app.view_functions)}."
+            f"{place}: there is no endpoint {name!r}; {_registered(name, endpoints)}"
             for name, place in _places(policy.routes, policy.plan_routes)
-            if name not in app.view_functions
+            if name not in endpoints
         ]
-        for name, place in _places(policy.targets, policy.plan_targets):
-            limits = [self._route_limit(limit) for limit in policy.targets.get(name, ())]
-            if name in policy.plan_targets:
-                limits += self._plan_limits()
-            if name in blueprints:
-                manager.add_configured_blueprint(name, limits)
-            elif name in app.view_functions:
-                manager.add_configured_endpoint(name, limits)
-            else:
-                known = _listed({*blueprints, *app.view_functions})
-                mistakes.append(
-                    f"{place}: {name!r} is neither blueprint nor endpoint; registered: {known}."
-                )
+        mistakes += [
+            f"{place.located}: {name!r} is neither blueprint nor endpoint; "
+            f"{_registered(name, either)}"
+            for name, places in policy.target_places.items()
+            if name not in either
+            for place in places
+        ]
         if mistakes:
             raise ConfigurationError("\n".join(mistakes))
-        self._unknown_until_first_request = False
 
     def _check_identities(self) -> None:
         known = self._limiter.identities
@@ -173,6 +181,24 @@ class Configuration:
             override_defaults=limit.override_defaults,
         )
 
+    def _of_target(self, name: str) -> list[RouteLimit]:
+        limits = [self._route_limit(limit) for limit in self._policy.targets.get(name, ())]
+        return [*limits, *self._plans_at(name)] if name in self._policy.plan_targets else limits
+
+    def _plans_at(self, name: str) -> list[RouteLimit]:
+        """The definitions of the plans for a blueprint or endpoint, equal wherever they stand, so
+        that blueprints that Flask-Limiter takes for one have them once.
+
+        Flask-Limiter lets a nested blueprint override what is around it only where each of its
+        limits does, so beside one that does, the plans do.
+        """
+        if name not in self._policy.overriding:
+            return self._plans
+        return [
+            dataclasses.replace(plan, limiter=self._limiter, override_defaults=True)
+            for plan in self._plans
+        ]
+
     def _plan_limits(self) -> list[RouteLimit]:
         """A definition per limit of each plan, which applies to the callers of that plan."""
         return [
@@ -214,6 +240,10 @@ def _places(
     """Every name with the first place that mentions it."""
     places = {name: entries[0].source for name, entries in limits.items() if entries}
     return {**plans, **places}.items()
+
+
+def _registered(name: str, known: Collection[str]) -> str:
+    return f"registered: {_listed(known)}.{did_you_mean(name, known)}"
 
 
 def _listed(names: Iterable[str]) -> str:

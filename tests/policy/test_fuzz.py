@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.policy.consistency import check_plans, check_together
 from ratelimit_ext.policy.document import DocumentReader
 from ratelimit_ext.policy.draft import Draft
 from ratelimit_ext.policy.keywords import KEYWORDS
@@ -26,6 +27,7 @@ from tests.policy.conftest import parse
 WORDS = st.sampled_from(
     [
         *("version", "application", "default", "blueprints", "routes", "plans", "limits", "limit"),
+        *("groups", "members"),
         *("chat", "chat.post", "starter", "pro", "title", "next", "5/minute", "1/day;2/hour"),
         *("9/month", "0/day", "token-bucket", "fixed-window", "moving-window", "shadow", "day"),
         *("month", "UTC", "Europe/Berlin", "POST", "HEAD", "user", "requests", ":", "a:b", "a.b:c"),
@@ -85,6 +87,15 @@ DOCUMENTS = st.fixed_dictionaries(
             ),
             max_size=3,
         ),
+        "groups": VALUES
+        | st.dictionaries(
+            TEXTS,
+            st.fixed_dictionaries(
+                {"members": st.lists(TEXTS, max_size=3) | VALUES},
+                optional={"plans": st.booleans(), "limits": LIMITS},
+            ),
+            max_size=3,
+        ),
         "plans": VALUES
         | st.dictionaries(
             TEXTS,
@@ -100,8 +111,8 @@ def read(document: dict[str, Any]) -> Policy:
     mistakes, draft = Mistakes(), Draft()
     reader = DocumentReader(LimitReader(parse, "fixed-window", mistakes), draft, mistakes)
     reader.read(document, Place(TomlFile("policy.toml", document=document)))
-    draft.check_buckets("fixed-window", mistakes)
-    draft.check_plans(reader.plan_places, mistakes)
+    check_together(draft, "fixed-window", mistakes)
+    check_plans(draft, reader.plan_places, mistakes)
     mistakes.raise_if_any()
     return draft.policy()
 
@@ -133,8 +144,8 @@ def stated(value: object) -> int:
     if not isinstance(value, dict):
         return 0
     lists = [value.get(key, []) for key in ("application", "default", "limits")]
-    # In the table of a blueprint or route, "plans" is a truth value and not a table.
-    named = [value.get(key) for key in ("blueprints", "routes", "plans")]
+    # In the table of a blueprint, route or group, "plans" is a truth value and not a table.
+    named = [value.get(key) for key in ("blueprints", "routes", "groups", "plans")]
     tables = [table for tables in named if isinstance(tables, dict) for table in tables.values()]
     return sum(map(len, lists)) + sum(map(stated, tables))
 
@@ -153,6 +164,9 @@ LINES = st.sampled_from(
         "[[application]]",
         "[blueprints.chat]",
         "[[blueprints.chat.limits]]",
+        "[groups.calls]",
+        'members = ["chat", "chat.post"]',
+        "[[groups.calls.limits]]",
         "[plans.pro]",
         "[[plans.pro.limits]]",
         'limit = "5/minute"',

@@ -86,3 +86,28 @@ def test_a_plan_is_kept_where_its_blueprint_is_overridden(load: Load) -> None:
         'plans = true\nlimits = [{limit = "5/minute", override_defaults = true}]\n' + PLAN
     )
     assert list(policy.plan_routes) == ["chat.post"]
+
+
+def test_one_limit_of_a_name_overrides_for_all(load: Load) -> None:
+    """A nested blueprint overrides only where each of its limits does, and its plans do."""
+    policy = load(
+        'version = 1\n[blueprints.outer]\nlimits = ["9/hour"]\n[blueprints."outer.inner"]\n'
+        'limits = [{limit = "5/minute", override_defaults = true}, "5/second"]\n',
+        {"outer.inner": ["5/day"]},
+    )
+    inner = (*policy.blueprints["outer.inner"], *policy.targets["outer.inner"])
+    assert [limit.override_defaults for limit in inner] == [True, True, True]
+    assert policy.overriding == {"outer.inner"}
+
+
+def test_a_route_asks_again_where_its_blueprint_has_overridden_the_plan(load: Load) -> None:
+    """The plan of the blueprint two levels further out does not reach it."""
+    overriding = (
+        'version = 1\n[blueprints.a]\nplans = true\n[blueprints."a.b"]\n'
+        'limits = [{limit = "5/minute", override_defaults = true}]\n'
+    )
+    policy = load(overriding + '[routes."a.b.c"]\nplans = true\n' + PLAN)
+    assert list(policy.plan_routes) == ["a.b.c"]
+    # A blueprint there gets the plan of the outermost one all the same: Flask-Limiter's rule.
+    policy = load(overriding + '[blueprints."a.b.c"]\nplans = true\n' + PLAN)
+    assert list(policy.plan_blueprints) == ["a"]

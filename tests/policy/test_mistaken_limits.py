@@ -331,6 +331,20 @@ MISTAKES = [
         "default[0]. Limits that apply together need names of their own.",
     ),
     Case(
+        "one name in a blueprint and in it",
+        '[[blueprints.chat.routes.post.limits]]\nlimit = "5/minute"\nname = "a"\n'
+        '[[blueprints.chat.limits]]\nlimit = "9/hour"\nname = "a"',
+        "policy.toml:4: blueprints.chat.routes.post.limits[0].name: found 'a', which is also the "
+        "name of policy.toml: blueprints.chat.limits[0]. Limits that apply together need names",
+    ),
+    Case(
+        "one name in the application and in a blueprint",
+        '[[application]]\nlimit = "5/minute"\nname = "a"\n'
+        '[[blueprints.chat.limits]]\nlimit = "9/hour"\nname = "a"',
+        "policy.toml:7: blueprints.chat.limits[0].name: found 'a', which is also the name of "
+        "policy.toml: application[0].",
+    ),
+    Case(
         "one bucket twice",
         'default = ["5/minute", "9/minute"]',
         "policy.toml:2: default[1]: '9/minute' applies together with '5/minute' of "

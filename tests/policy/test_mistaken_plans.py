@@ -34,6 +34,14 @@ MISTAKES = [
         "policy.toml: plans.pro.limits[0].",
     ),
     Case(
+        "name of a limit where the plan applies",
+        '[[blueprints.chat.limits]]\nname = "a"\nlimit = "5/minute"\n'
+        "[blueprints.chat.routes.post]\nplans = true\n"
+        '[plans.pro]\nlimits = [{limit = "9/day", name = "a"}]',
+        "policy.toml:3: blueprints.chat.limits[0].name: found 'a', which is also the name of "
+        "policy.toml: plans.pro.limits[0].",
+    ),
+    Case(
         "next plan that is not there",
         '[blueprints.chat]\nplans = true\n[plans.free]\nnext = "por"\n'
         'limits = [{limit = "9/day", name = "a"}]\n'

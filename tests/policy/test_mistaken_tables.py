@@ -13,7 +13,7 @@ MISTAKES = [
         "unknown table",
         "[blueprint.chat]\nplans = false",
         "policy.toml:2: blueprint: unknown key; allowed: version, application, default, "
-        "blueprints, routes, plans. Did you mean 'blueprints'?",
+        "blueprints, routes, groups, plans. Did you mean 'blueprints'?",
     ),
     Case(
         "unknown keyword",

@@ -28,33 +28,41 @@ KEYWORDS = st.fixed_dictionaries(
 )
 
 
-def lists(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """Lists of limits, each with a name of its own."""
+def lists(layer: str, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    """Lists of limits, each with a name of its own; those of different layers apply together."""
     limits = st.lists(st.tuples(KEYWORDS, st.fixed_dictionaries({}, optional=more)), min_size=1)
     return limits.map(
         lambda entries: [
-            {**said, **also, "name": f"limit-{position}"}
+            {**said, **also, "name": f"{layer}-{position}"}
             for position, (said, also) in enumerate(entries)
         ]
     )
 
 
-ROUTE = st.fixed_dictionaries({"limits": lists()})
+ROUTE = st.fixed_dictionaries({"limits": lists("route")})
 ROUTES = st.dictionaries(NAMES, ROUTE, max_size=2)
 BLUEPRINTS = st.dictionaries(
     NAMES,
     st.fixed_dictionaries(
-        {"limits": lists(shared=st.booleans(), override_defaults=st.booleans())},
+        {"limits": lists("blueprint", shared=st.booleans(), override_defaults=st.booleans())},
         optional={"routes": ROUTES},
     ),
     max_size=3,
 )
+GROUP = st.fixed_dictionaries(
+    {
+        "members": st.lists(NAMES, min_size=1, unique=True),
+        "limits": lists("group", shared=st.booleans(), override_defaults=st.booleans()),
+    }
+)
 DOCUMENTS = st.fixed_dictionaries(
     {"version": st.just(1)},
     optional={
-        "application": lists(),
-        "default": lists(shared=st.booleans()),
+        "application": lists("application"),
+        "default": lists("default", shared=st.booleans()),
         "blueprints": BLUEPRINTS,
+        # One alone: the limits of two with the same member would need other names.
+        "groups": st.dictionaries(st.sampled_from(["calls", "a b"]), GROUP, max_size=1),
         # A route below a blueprint has a dot in its endpoint, and these have none.
         "routes": st.dictionaries(st.sampled_from(["index", "about"]), ROUTE, max_size=2),
     },
@@ -79,6 +87,7 @@ def stated(document: dict[str, Any]) -> list[str]:
     """The strings of all limits in a document."""
     entries = [*document.get("application", ()), *document.get("default", ())]
     tables = [*document.get("blueprints", {}).values(), *document.get("routes", {}).values()]
+    tables += document.get("groups", {}).values()
     for table in tables:
         entries += table["limits"]
         for route in table.get("routes", {}).values():

@@ -123,6 +123,8 @@ def test_targets_are_kept_apart(load: Load) -> None:
     assert policy.targets["chat"][0].source == f'{AT}["chat"][0]'
     assert policy.targets["chat"][0].scope == "/blueprint/chat"
     assert policy.targets["chat.post"][0].burst == 3
+    places = {name: [place.located for place in at] for name, at in policy.target_places.items()}
+    assert places == {name: [f'{AT}["{name}"]'] for name in ("chat", "chat.post")}
 
 
 def test_functions_are_taken(load: Load) -> None:

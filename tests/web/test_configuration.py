@@ -26,6 +26,13 @@ def chat(*endpoints: str) -> Blueprint:
     return blueprint
 
 
+def nested(outer: str) -> Blueprint:
+    """A blueprint with the blueprint `chat` and its endpoint `one` in it."""
+    blueprint = Blueprint(outer, outer, url_prefix=f"/{outer}")
+    blueprint.register_blueprint(chat("one"))
+    return blueprint
+
+
 def policy(tmp_path: Path, text: str) -> dict[str, str]:
     """The configuration that names a file with this text."""
     file = tmp_path / "policy.toml"
@@ -163,7 +170,7 @@ def test_a_name_that_the_application_does_not_have_is_an_error(make: Maker) -> N
     app.register_blueprint(chat("one"))
     with pytest.raises(ConfigurationError, match="'chta' is neither blueprint nor endpoint"):
         limiter.check_policy(app)
-    app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.config["STARTER_AND_PROPAGATE_EXCEPTIONS"] = False
     assert statuses(app, "/chat/one", 2) == [500, 500]
 
 
@@ -231,6 +238,14 @@ def test_a_route_that_does_not_exist_is_an_error(make: Maker, tmp_path: Path) ->
         limiter.check_policy(app)
 
 
+def test_a_nested_blueprint_is_named_as_it_is_registered(make: Maker, tmp_path: Path) -> None:
+    """By the last part of its name, nobody could tell which blueprints lie around it."""
+    app, limiter = make(config=policy(tmp_path, '[blueprints.chat]\nlimits = ["5/minute"]'))
+    app.register_blueprint(nested("v1"))
+    with pytest.raises(ConfigurationError, match=r"no blueprint 'chat'; .*'v1\.chat'\."):
+        limiter.check_policy(app)
+
+
 def test_all_mistakes_are_told_at_once(make: Maker, tmp_path: Path) -> None:
     """Not one at each start."""
     text = """
@@ -246,10 +261,7 @@ def test_all_mistakes_are_told_at_once(make: Maker, tmp_path: Path) -> None:
 
 # -- plans -----------------------------------------------------------------------------------------
 
-PLANS = """
-[blueprints.chat]
-plans = true
-
+STARTER_AND_PRO = """
 [plans.starter]
 title = "Starter"
 next = "pro"
@@ -259,9 +271,13 @@ limits = [{ name = "plan", limit = "2/day", strategy = "sliding-window" }]
 limits = [{ name = "plan", limit = "2000/day", strategy = "sliding-window" }]
 """
 
+PLANS = "[blueprints.chat]\nplans = true\n" + STARTER_AND_PRO
 
-def on_plans(config: dict[str, Any], **options: Any) -> tuple[Flask, Limiter, list[str]]:
-    """An application with a blueprint on plans; `X-Plan` is the caller's."""
+
+def on_plans(
+    config: dict[str, Any], *blueprints: Blueprint, **options: Any
+) -> tuple[Flask, Limiter, list[str]]:
+    """An application with a blueprint on plans, or several; `X-Plan` is the caller's."""
     limiter = Limiter(asked_key, storage_uri="memory://", headers_enabled=True, **options)
     asked = []
 
@@ -273,7 +289,8 @@ def on_plans(config: dict[str, Any], **options: Any) -> tuple[Flask, Limiter, li
     app = Flask("example")
     app.config.update(config)
     limiter.init_app(app)
-    app.register_blueprint(chat("one", "two"))
+    for blueprint in blueprints or (chat("one", "two"),):
+        app.register_blueprint(blueprint)
     return app, limiter, asked
 
 
@@ -322,6 +339,35 @@ def test_plans_without_a_loader_stop_the_start(make: Maker, tmp_path: Path) -> N
         make(config=policy(tmp_path, PLANS))
 
 
+def test_a_plan_is_charged_once_in_a_blueprint_that_overrides(tmp_path: Path, clock: Clock) -> None:
+    """What is around a nested blueprint is replaced, the plan included; its own plan stays."""
+    text = """
+        [blueprints.v1]
+        plans = true
+        limits = [{ name = "outer", limit = "9/hour" }]
+        [blueprints."v1.chat"]
+        plans = true
+        limits = [{ name = "inner", limit = "8/hour", override_defaults = true }]
+    """
+    app, _, _ = on_plans(policy(tmp_path, text + STARTER_AND_PRO), nested("v1"))
+    response = app.test_client().get("/v1/chat/one")
+    assert response.headers["RateLimit"] == '"inner";r=7;t=3600, "plan";r=1;t=86400'
+
+
+def test_a_plan_is_charged_once_in_blueprints_of_one_name(tmp_path: Path, clock: Clock) -> None:
+    """Flask-Limiter files a nested blueprint's limits under the last part of its name."""
+    text = """
+        [blueprints."v1.chat"]
+        plans = true
+        limits = [{ name = "pace", limit = "9/hour" }]
+        [blueprints."v2.chat"]
+        plans = true
+    """
+    app, _, _ = on_plans(policy(tmp_path, text + STARTER_AND_PRO), nested("v1"), nested("v2"))
+    client = app.test_client()
+    assert [client.get(f"/{v}/chat/one").status_code for v in ("v1", "v2", "v1")] == [200, 200, 429]
+
+
 def test_a_request_that_can_never_fit_names_the_limit(tmp_path: Path) -> None:
     """Our exception of that name is what an application can handle."""
     text = """
@@ -338,3 +384,154 @@ def test_a_request_that_can_never_fit_names_the_limit(tmp_path: Path) -> None:
     )
     response = app.test_client().get("/chat/one")
     assert (response.status_code, response.json) == (413, {"policy": "dear"})
+
+
+# -- groups ----------------------------------------------------------------------------------------
+
+GROUP = """
+[groups.calls]
+members = ["chat", "api.one", "index"]
+limits = [{ name = "user", limit = "3/hour" }]
+"""
+
+
+def api(*endpoints: str) -> Blueprint:
+    """A blueprint `api` with these endpoints."""
+    blueprint = Blueprint("api", "api", url_prefix="/api")
+    for endpoint in endpoints:
+        blueprint.add_url_rule(f"/{endpoint}", endpoint, root)
+    return blueprint
+
+
+def test_a_group_is_one_allowance(make: Maker, tmp_path: Path) -> None:
+    """Over a blueprint, an endpoint of another, and one of the application; no other view."""
+    app, _ = make(config=policy(tmp_path, GROUP))
+    for blueprint in (chat("one", "two"), api("one", "two")):
+        app.register_blueprint(blueprint)
+    app.add_url_rule("/", "index", root)
+    client = app.test_client()
+    for path in ("/chat/one", "/api/one", "/"):
+        assert client.get(path).status_code == 200
+    for path in ("/chat/one", "/chat/two", "/api/one", "/"):
+        assert client.get(path).status_code == 429
+    assert statuses(client, "/api/two", 4) == [200] * 4
+
+
+def test_a_group_can_have_a_bucket_for_each_endpoint(make: Maker, tmp_path: Path) -> None:
+    """With `shared = false`, as in a blueprint."""
+    text = """
+        [groups.calls]
+        members = ["chat", "api.one"]
+        limits = [{ limit = "1/hour", shared = false }]
+    """
+    app, _ = make(config=policy(tmp_path, text))
+    for blueprint in (chat("one", "two"), api("one")):
+        app.register_blueprint(blueprint)
+    for path in ("/chat/one", "/chat/two", "/api/one"):
+        assert statuses(app, path, 2) == [200, 429]
+
+
+def test_a_group_applies_beside_all_else(make: Maker, tmp_path: Path, clock: Clock) -> None:
+    """What its members have, what is around them, and other groups; not beside the defaults."""
+    text = """
+        [[default]]
+        limit = "9/second"
+        [groups.day]
+        members = ["api", "chat.one"]
+        limits = [{ name = "day", limit = "9/day" }]
+        [blueprints.chat]
+        limits = [{ name = "own", limit = "9/minute" }]
+        [blueprints.api.routes.one]
+        limits = [{ name = "one", limit = "9/minute" }]
+    """
+    app, _ = make(config=policy(tmp_path, GROUP + text))
+    for blueprint in (chat("one"), api("one")):
+        app.register_blueprint(blueprint)
+    app.add_url_rule("/", "index", root)
+    client = app.test_client()
+
+    def applied(path: str) -> list[str]:
+        items = client.get(path).headers["RateLimit"].split(", ")
+        return sorted(item.partition(";")[0].strip('"') for item in items)
+
+    assert applied("/chat/one") == ["day", "own", "user"]
+    assert applied("/api/one") == ["day", "one", "user"]
+    assert applied("/") == ["user"]
+
+
+def test_a_group_is_charged_once_whatever_lies_in_what(
+    make: Maker, tmp_path: Path, clock: Clock
+) -> None:
+    """An endpoint whose blueprint is a member too, also by a nested blueprint, or overriding it."""
+    text = """
+        [groups.calls]
+        members = ["chat", "chat.one", "chat.two", "v1", "v1.chat", "v1.chat.one", "v2.chat"]
+        limits = [{ name = "user", limit = "9/hour" }]
+        [blueprints.chat.routes.two]
+        limits = [{ name = "two", limit = "9/day", override_defaults = true }]
+    """
+    app, _ = make(config=policy(tmp_path, text))
+    for blueprint in (chat("one", "two"), nested("v1"), nested("v2")):
+        app.register_blueprint(blueprint)
+    client = app.test_client()
+    paths = ("/chat/one", "/chat/two", "/v1/chat/one", "/v2/chat/one")
+    for left, path in zip((8, 7, 6, 5), paths, strict=True):
+        assert f'"user";r={left};' in client.get(path).headers["RateLimit"]
+
+
+def test_the_callers_plan_applies_in_a_group_once(tmp_path: Path, clock: Clock) -> None:
+    """Whatever else asks for it."""
+    text = """
+        [groups.calls]
+        members = ["chat", "chat.one", "v1.chat", "v2.chat"]
+        plans = true
+        [groups.more]
+        members = ["chat", "v1.chat.one"]
+        plans = true
+        [blueprints.chat]
+        plans = true
+    """
+    blueprints = (chat("one", "two"), nested("v1"), nested("v2"))
+    app, _, _ = on_plans(policy(tmp_path, text + STARTER_AND_PRO), *blueprints)
+    paths = ("/chat/one", "/chat/two", "/v1/chat/one", "/v2/chat/one")
+    for left, path in zip((1999, 1998, 1997, 1996), paths, strict=True):
+        response = app.test_client().get(path, headers={"X-Plan": "pro"})
+        assert response.headers["RateLimit"] == f'"plan";r={left};t=86400'
+
+
+def test_members_that_the_application_does_not_have_are_told_at_once(
+    make: Maker, tmp_path: Path
+) -> None:
+    """Each with file, line and the name that may have been meant."""
+    text = """
+        [groups.calls]
+        members = [
+            "chta",
+            "chat.one",
+            "chat.tow",
+        ]
+        limits = ["3/hour"]
+    """
+    app, limiter = make(config=policy(tmp_path, text))
+    app.register_blueprint(chat("one", "two"))
+    with pytest.raises(ConfigurationError) as raised:
+        limiter.check_policy(app)
+    told = "is neither blueprint nor endpoint; registered: 'chat', 'chat.one', 'chat.two', 'static'"
+    file = f"{tmp_path}/policy.toml"
+    assert str(raised.value).split("\n") == [
+        f"{file}:5: groups.calls.members[0]: 'chta' {told}. Did you mean 'chat'?",
+        f"{file}:7: groups.calls.members[2]: 'chat.tow' {told}. Did you mean 'chat.two'?",
+    ]
+
+
+def test_a_limit_of_a_group_that_the_storage_cannot_carry_out_stops_the_start(
+    make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any request, and before anybody asks for `check_policy`."""
+
+    def refuse(limiter: Limiter, item: object) -> None:
+        raise ConfigurationError(f"{item} is too much to ask")
+
+    monkeypatch.setattr(Limiter, "check_storage", refuse)
+    with pytest.raises(ConfigurationError, match="3 per 1 hour is too much to ask"):
+        make(config=policy(tmp_path, GROUP))
