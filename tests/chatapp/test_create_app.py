@@ -59,7 +59,7 @@ def test_a_policy_for_a_blueprint_that_is_not_there_stops_the_start(
 ) -> None:
     """A limit on a misspelt name would protect nothing."""
     policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY_FILE.read_text("utf-8").replace("blueprints.chat", "blueprints.chats"))
+    policy.write_text(POLICY_FILE.read_text("utf-8").replace('["chat",', '["chats",'))
     with pytest.raises(ConfigurationError, match="chats"):
         make_app(RATELIMIT_POLICY_FILE=str(policy))
 

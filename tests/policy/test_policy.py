@@ -179,7 +179,10 @@ def test_the_applications_own_policy_loads() -> None:
     """The policy of chatapp has the layers that its README promises."""
     policy = load_policy(file=CHATAPP, blueprints=None, parse=parse)
     assert [edge.limit for edge in policy.application] == ["120/minute"]
-    assert [entry.name for entry in policy.blueprints["chat"]] == ["user", "model"]
+    ways = ("chat", "anthropic_api", "openai_api.chat_completions")
+    for name in ways:
+        assert [entry.name for entry in policy.targets[name]] == ["user", "model"]
+    assert set(policy.plan_targets) == set(ways)
     assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
     assert policy.next_plan(policy.plan("pro")) is policy.plan("team")
     assert policy.next_plan(policy.plan("team")) is None
