@@ -40,7 +40,7 @@ def check(
     """Look at every call.
 
     One that is unfinished and older than ``lease`` lost its worker: what it really used is not
-    known here. A cost that is not the price of its tokens is a mistake, in a call since the
+    known here, but what a stream had used when it was heard of last. A cost that is not the price of its tokens is a mistake, in a call since the
     prices hold: since ``priced_since``.
     """
     found = Findings()
@@ -52,9 +52,10 @@ def check(
             if now - row["started_at"] <= lease:
                 found.running.append(row["user"])
             else:
+                known = "an estimate" if usage_of(row) is None else "what it was known to have used"
                 found.problems.append(
                     f"{row['id']} of {row['user']} began at {row['started_at']:%Y-%m-%d %H:%M:%S} "
-                    "and is unfinished: its worker died; its cost is an estimate"
+                    f"and is unfinished: its worker died; its cost is {known}"
                 )
         if row["started_at"] < priced_since:
             found.older_than_the_prices += 1

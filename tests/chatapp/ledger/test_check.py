@@ -10,7 +10,7 @@ from chatapp import catalogue
 from chatapp.ledger.call import Call
 from chatapp.ledger.check import Findings, check
 from chatapp.ledger.table import row_of
-from tests.chatapp.ledger.calls import NOON, USAGE, begun, finished
+from tests.chatapp.ledger.calls import NOON, USAGE, begun, finished, renewed
 
 LEASE = timedelta(minutes=2)
 
@@ -29,6 +29,7 @@ def checked(*calls: Call, priced_since: timedelta = timedelta(days=-1)) -> Findi
 RIGHT = {
     "answered": finished(begun()),
     "under way": begun(),
+    "a stream under way": renewed(begun()),
     "without an answer": begun(status="overloaded", cost_micro_usd=0),
     "left by its client": finished(begun(), status="cut_off", client_left=True, estimated=True),
 }
@@ -41,7 +42,18 @@ def test_what_is_right_is_no_problem(name: str) -> None:
 
 
 WRONG = {
-    "its worker died": (begun(started_at=NOON - LEASE), "unfinished: its worker died"),
+    "its worker died": (
+        begun(started_at=NOON - LEASE),
+        "unfinished: its worker died; its cost is an estimate",
+    ),
+    "its stream's worker died": (
+        renewed(begun(started_at=NOON - LEASE)),
+        "unfinished: its worker died; its cost is what it was known to have used",
+    ),
+    "a stream at its estimate's price": (
+        renewed(begun(), cost_micro_usd=3400),
+        "tokens are worth 1000",
+    ),
     "a micro-dollar too much": (finished(begun(), cost_micro_usd=1486), "tokens are worth 1485"),
     "a micro-dollar too little": (finished(begun(), cost_micro_usd=1484), "tokens are worth 1485"),
     "estimates at no price": (begun(cost_micro_usd=0), "tokens are worth 3400"),

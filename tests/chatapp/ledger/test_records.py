@@ -9,7 +9,7 @@ import pytest
 from chatapp.database.connection import Database
 from chatapp.ledger import rows
 from chatapp.ledger.records import DayTotal, Records
-from tests.chatapp.ledger.calls import NOON, begun, finished
+from tests.chatapp.ledger.calls import NOON, begun, finished, renewed
 
 MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
 
@@ -34,6 +34,22 @@ def test_spending_is_summed_from_an_instant_on(records: Records) -> None:
     assert records.spent_micro_usd("user:alice", MIDNIGHT - timedelta(days=1)) == 2 * 1485 + 3400
     assert records.spent_micro_usd("user:nobody", MIDNIGHT) == 0
     assert records.spent_micro_usd("user:alice' OR '1'='1", MIDNIGHT) == 0
+
+
+def test_what_limits_hold_is_what_is_settled(database: Database) -> None:
+    """Answers, whole or cut off, and of a stream whose worker died what it was known to have used;
+    not the estimate of a call that nothing was heard of, and no call that its provider failed."""
+    calls = [
+        finished(begun()),
+        finished(begun(), status="cut_off", cost_micro_usd=20),
+        renewed(begun(), cost_micro_usd=300),
+        begun(cost_micro_usd=4_000),
+        finished(begun(), status="malformed", cost_micro_usd=50_000),
+        renewed(begun(user="user:bob"), cost_micro_usd=600_000),
+        renewed(begun(started_at=MIDNIGHT - timedelta(days=1)), cost_micro_usd=7_000_000),
+    ]
+    rows.write(database, calls)
+    assert Records(database).settled_micro_usd("user:alice", MIDNIGHT) == 1485 + 20 + 300
 
 
 def test_totals_are_by_day_and_user(records: Records) -> None:

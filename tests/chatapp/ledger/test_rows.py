@@ -9,7 +9,8 @@ from chatapp.database.connection import Database
 from chatapp.ledger import rows
 from chatapp.ledger.records import Records
 from chatapp.ledger.table import row_of, usage_of
-from tests.chatapp.ledger.calls import USAGE, begun, finished
+from chatapp.providers import Usage
+from tests.chatapp.ledger.calls import USAGE, begun, finished, renewed
 
 
 def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
@@ -24,6 +25,21 @@ def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
     (row,) = Records(database).calls()
     assert dict(row) == row_of(ended)
     assert usage_of(row) == USAGE
+
+
+def test_a_stream_is_one_row_as_often_as_it_is_renewed(database: Database) -> None:
+    """Each renewal takes the place of what was known before, and the end that of all of them."""
+    call = begun()
+    rows.write(database, [call])
+    for output_tokens in (10, 20):
+        known = renewed(call, usage=Usage(900, output_tokens))
+        rows.write(database, [known])
+        (row,) = Records(database).calls()
+        assert dict(row) == row_of(known)
+    rows.write(database, [finished(call)])
+    rows.write(database, [renewed(call)])
+    (row,) = Records(database).calls()
+    assert dict(row) == row_of(finished(call))
 
 
 def test_an_end_without_a_beginning_is_kept(database: Database) -> None:
