@@ -40,8 +40,8 @@ def check(
     """Look at every call.
 
     One that is unfinished and older than ``lease`` lost its worker: what it really used is not
-    known here, but what a stream had used when it was heard of last. A cost that is not the price of its tokens is a mistake, in a call since the
-    prices hold: since ``priced_since``.
+    known here, but what a stream had used when it was heard of last. A cost that is not the price
+    of its tokens is a mistake, in a call since the prices hold: since ``priced_since``.
     """
     found = Findings()
     for row in rows:
