@@ -42,7 +42,8 @@ class Fields(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CompatibleRequest:
-    """A valid request. ``most_output_tokens`` is what the answer cannot exceed, where it says.
+    """A valid request. ``most_output_tokens`` is what its answers cannot exceed together, where it
+    says, and ``choices`` how many of them it asks for.
 
     ``turn`` is what the offline model is told. There is no ``user_id``: whom a body names is no
     identity here.
@@ -52,6 +53,7 @@ class CompatibleRequest:
     turn: Turn
     stream: bool
     most_output_tokens: int | None
+    choices: int = 1
     user_id: None = None
 
 

@@ -3,7 +3,6 @@ when its provider is dispatched."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import cast
 
@@ -39,17 +38,14 @@ def present_estimate() -> Estimate:
 def _estimate(asked: ChatRequest | CompatibleRequest) -> Estimate:
     estimator, model = present_estimator(), asked.turn.model
     if isinstance(asked, CompatibleRequest):
-        fields = asked.passage.fields
         return estimator.estimate(
-            model, fields, most_output_tokens=asked.most_output_tokens, choices=_choices(fields)
+            model,
+            asked.passage.fields,
+            most_output_tokens=asked.most_output_tokens,
+            choices=asked.choices,
         )
     message = {"messages": [{"role": "user", "content": asked.turn.message}]}
     return estimator.estimate(model, message, most_output_tokens=asked.most_output_tokens)
-
-
-def _choices(fields: Mapping[str, object]) -> int:
-    choices = fields.get("n")
-    return choices if isinstance(choices, int) else 1
 
 
 def _dollars() -> Decimal:

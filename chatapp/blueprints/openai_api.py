@@ -28,10 +28,15 @@ class _Fields(compatible_request.Fields):
     n: Annotated[int, Field(ge=1, le=CHOICES_MOST)] | None = None
 
     @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return self.n or 1
+
+    @property
     def most_output_tokens(self) -> int | None:
         """Of all choices together; None where the request sets no bound."""
         most = self.max_completion_tokens or self.max_tokens
-        return most and most * (self.n or 1)
+        return most and most * self.choices
 
 
 @bp.before_request
@@ -50,6 +55,7 @@ def read_request() -> None:
         turn=Turn(compatible_request.last_text(fields.messages), model),
         stream=fields.stream or False,
         most_output_tokens=fields.most_output_tokens,
+        choices=fields.choices,
     )
 
 

@@ -284,6 +284,29 @@ def test_what_is_merely_odd_costs_what_it_used(
     assert asker.left(asker.bobs_key) == bobs
 
 
+@pytest.mark.parametrize(
+    ("path", "choices"), [(OPENAI_PATH, 3), (ANTHROPIC_PATH, 1), (CHAT_PATH, 1)]
+)
+def test_choices_are_openais(asker: Asker, path: str, choices: int) -> None:
+    """Three answers are expected of a body with an `n` of three where that means three answers;
+    elsewhere it means nothing, and is expected to cost nothing."""
+    long = {"max_tokens": 1_000_000}
+    assert asker.ask(path, long).status_code == 200
+    assert asker.ask(path, {**long, "n": 3}).status_code == 200
+    one, odd = asker.ledger.begun
+    assert odd.estimated_output_tokens == choices * one.estimated_output_tokens > 0
+    assert (odd.cost_micro_usd > one.cost_micro_usd) is (choices > 1)
+
+
+@pytest.mark.parametrize("n", [0, -5, True, 10**40, 1.5, SQL])
+def test_what_is_no_number_of_choices_to_anthropic_is_one_answer(asker: Asker, n: object) -> None:
+    """Whatever stands there: it is handed on, and Anthropic is the one to mind it."""
+    assert asker.ask(ANTHROPIC_PATH, {"n": n, "max_tokens": 1_000_000}).status_code == 200
+    assert asker.ask(ANTHROPIC_PATH, {"max_tokens": 1_000_000}).status_code == 200
+    odd, one = asker.ledger.begun
+    assert odd.estimated_output_tokens == one.estimated_output_tokens
+
+
 def test_no_max_tokens_is_no_bound_of_ours(asker: Asker, provider: ProviderServer) -> None:
     """OpenAI's own default applies: nothing is written into the caller's body."""
     assert asker.ask(OPENAI_PATH).status_code == 200
