@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 import redis
 
+from chatapp.accounts.store import Accounts
+from chatapp.database import migration
+from chatapp.database.connection import Database
 from tests.e2e.gunicorn_master import Answer, Master, gunicorn
 from tests.servers import Server, alive, eventually
 
@@ -232,6 +235,37 @@ def test_the_loop_of_the_readme(start: Start) -> None:
         # The sixth comes when the last denial's wait has passed, too; a slow machine may be there.
         if time.monotonic() - denied < 10 + wait_ms / 1000 - 0.25:
             assert chat().status == 429
+
+
+@pytest.fixture
+def guarded(start: Start, tmp_path: Path) -> Iterator[Master]:
+    """The application, which asks for a key."""
+    database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
+    migration.upgrade(database)
+    Accounts(database).create_key("alice", plan=None, default_plan="starter")
+    database.close()
+    with start("wsgi:app", workers=1) as master:
+        yield master
+
+
+def test_a_long_key_is_refused_by_the_application(guarded: Master) -> None:
+    """Up to 16 kB it is a 401 in the endpoint's own shape, where gunicorn would have sent HTML;
+    what is longer no client of ours sends, and gunicorn ends it."""
+
+    def asked(path: str, characters: int) -> Answer:
+        return guarded.request(path, {}, headers={"Authorization": "Bearer " + "a" * characters})
+
+    codes: dict[str, Callable[[Any], str]] = {
+        "/chat": lambda body: body["code"],
+        "/v1/chat/completions": lambda body: body["error"]["code"],
+        "/v1/messages": lambda body: body["error"]["details"]["error_code"],
+    }
+    for path, code in codes.items():
+        for characters in (10_000, 16_000):
+            answer = asked(path, characters)
+            assert answer.status == 401, guarded.log
+            assert code(answer.body) == "invalid_api_key"
+    assert asked("/chat", 17_000).status == 431
 
 
 def storage(master: Master) -> redis.Redis:
