@@ -53,9 +53,9 @@ forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS") or "127.0.0.1,::1"
 # Bounds on what a client can make a worker hold before the application sees it, and has limits.
 limit_request_line = 4094
 limit_request_fields = 64
-# Twice gunicorn's own. Another service's token, sent here for a key, can have 10 kB; the application
-# says 401 to it in the shape that the client reads, gunicorn would say 431 in HTML. All 64 fields
-# are 1 MB a thread then, which is less than a body.
+# Twice gunicorn's own. Another service's token, sent here for a key, can have 10 kB; to that the
+# application says 401 in the shape that the client reads, and gunicorn would say 431 in HTML. All
+# 64 fields are 1 MB a thread then, which is less than a body.
 limit_request_field_size = 16_380
 # `X_Forwarded_For` would become the same WSGI key as `X-Forwarded-For`.
 header_map = "drop"
