@@ -93,6 +93,10 @@ class Estimator:
         )
         log.debug("%s used %.2f × the input and %.2f × the output estimated", slug, *ratios)
 
+    def close(self) -> None:
+        """Share what was learned last, and end; the end of the process does that by itself."""
+        self._outputs.close()
+
     def cost_usd(self, estimate: Estimate, slug: str) -> Decimal:
         """The price of an estimate in dollars, for limits in `usd`; exact, in micro-dollars."""
         usage = Usage(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)

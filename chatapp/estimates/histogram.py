@@ -53,9 +53,16 @@ class Histogram:
         return 0
 
     def added(self, tokens: int) -> Histogram:
-        """With one call more. observe.lua does the same on the server."""
-        bucket = bucket_of(tokens)
-        weights = {**self.weights, bucket: self.weights.get(bucket, 0) + CALL_WEIGHT}
+        """With one call more."""
+        return self.with_calls({bucket_of(tokens): 1})
+
+    def with_calls(self, calls: Mapping[int, int]) -> Histogram:
+        """With so many calls more in each bucket. observe.lua does the same on the server."""
+        if not calls:
+            return self
+        weights = dict(self.weights)
+        for bucket, count in calls.items():
+            weights[bucket] = weights.get(bucket, 0) + CALL_WEIGHT * count
         if sum(weights.values()) > MOST_WEIGHT:
             weights = {bucket: half for bucket, whole in weights.items() if (half := whole // 2)}
         return Histogram(weights)

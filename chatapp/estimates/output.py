@@ -22,14 +22,19 @@ UNKNOWN_OUTPUT_TOKENS: Final = 1_024
 
 
 class Outputs(Protocol):
-    """The recent outputs of each model. Neither method raises, whatever becomes of a storage."""
+    """The recent outputs of each model. No method raises, whatever becomes of a storage."""
 
     def recent(self, slug: str) -> Histogram:
         """What is known of the model now."""
         ...
 
     def add(self, slug: str, output_tokens: int) -> None:
-        """Another call of the model has ended, and generated that."""
+        """Another call of the model has ended, and generated that. Waits for nothing."""
+        ...
+
+    def close(self) -> None:
+        """Let others know what was added, as far as that takes no time, and end. The end of the
+        process does that by itself."""
         ...
 
 
@@ -46,6 +51,9 @@ class MemoryOutputs:
     def add(self, slug: str, output_tokens: int) -> None:
         with self._lock:
             self._histograms[slug] = self.recent(slug).added(output_tokens)
+
+    def close(self) -> None:
+        """There are no others."""
 
 
 def expected_output_tokens(histogram: Histogram) -> int:

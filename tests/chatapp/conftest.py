@@ -13,8 +13,9 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from chatapp import create_app
-from chatapp.database import migration
+from chatapp.database import connection, migration
 from chatapp.database.connection import Database
+from chatapp.estimates import estimate
 from chatapp.ledger import call
 from tests.chatapp import provider_server
 from tests.chatapp.recording_ledger import RecordingLedger
@@ -66,17 +67,23 @@ def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Data
 
 
 @pytest.fixture
-def make_app(database_url: str) -> AppMaker:
+def make_app(database_url: str) -> Iterator[AppMaker]:
     """Makes an application on a storage of its own, with these settings besides.
 
-    All that a test makes have one database.
+    All that a test makes have one database. Their connections are closed with the test, and what
+    they tell a storage beside their requests they have told it then: no other test sees it.
     """
+    made = []
 
     def make(**config: object) -> Flask:
         own = {"RATELIMIT_STORAGE_URI": "memory://", "CHATAPP_DATABASE_URL": database_url}
-        return create_app({"TESTING": False, **own, **config})
+        made.append(create_app({"TESTING": False, **own, **config}))
+        return made[-1]
 
-    return make
+    yield make
+    for app in made:
+        app.extensions[estimate.EXTENSION_KEY].close()
+        app.extensions[connection.EXTENSION_KEY].close()
 
 
 @pytest.fixture

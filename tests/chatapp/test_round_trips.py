@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +11,10 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
-from chatapp.estimates.redis_outputs import KEY_PREFIX
+from chatapp import catalogue
+from chatapp.estimates.estimate import EXTENSION_KEY as ESTIMATOR_KEY
+from chatapp.estimates.estimate import Estimator
+from chatapp.estimates.redis_outputs import KEY_PREFIX, RedisOutputs
 from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from chatapp.ledger.call import Call
 from ratelimit_ext.web import reservation as reservation_module
@@ -35,23 +38,59 @@ class EchoingLedger:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
+        self._begun: set[str] = set()
 
     def begin(self, call: Call) -> None:
-        self._client.echo(ASKS)
+        if call.id not in self._begun:  # and not again while it goes on
+            self._begun.add(call.id)
+            self._client.echo(ASKS)
 
     def finish(self, call: Call) -> None:
         self._client.echo(ENDS)
 
 
 @pytest.fixture
-def app(
+def make_outputs(redis_client: redis.Redis) -> Iterator[Callable[[], RedisOutputs]]:
+    """Makes recent outputs of an application, whose thread tells the server when a test says so."""
+    made = []
+
+    def make() -> RedisOutputs:
+        made.append(RedisOutputs(redis_client, redis.RedisError, every_s=3600))
+        return made[-1]
+
+    yield make
+    for outputs in made:
+        outputs.close()
+
+
+@pytest.fixture
+def outputs(make_outputs: Callable[[], RedisOutputs]) -> RedisOutputs:
+    """Those of `app`."""
+    return make_outputs()
+
+
+@pytest.fixture
+def make_quiet_app(
     make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, provider: ProviderServer
-) -> Flask:
-    """The application with the shipped policy, which has met the storage and learnt its scripts."""
-    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
-    app.extensions[LEDGER_KEY] = EchoingLedger(redis_client)
+) -> Callable[[RedisOutputs], Flask]:
+    """Makes an application with the shipped policy, whose thread is heard when a test says so."""
+
+    def make(outputs: RedisOutputs) -> Flask:
+        app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
+        app.extensions[LEDGER_KEY] = EchoingLedger(redis_client)
+        app.extensions[ESTIMATOR_KEY] = Estimator(outputs, catalogue.load())
+        return app
+
+    return make
+
+
+@pytest.fixture
+def app(make_quiet_app: Callable[[RedisOutputs], Flask], outputs: RedisOutputs) -> Flask:
+    """The application, which has met the storage and learnt its scripts."""
+    app = make_quiet_app(outputs)
     for _ in range(2):
         assert app.test_client().post("/chat", json=ASKED).status_code == 200
+    assert outputs.flush()
     return app
 
 
@@ -89,17 +128,33 @@ def ask(client: FlaskClient, **more: object) -> Any:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_an_answer_is_three_round_trips(
+def test_an_answer_is_two_round_trips(
     client: FlaskClient, redis_client: redis.Redis, stream: bool
 ) -> None:
-    """One EVALSHA decides all nine limits before the provider is asked. After its answer there are
-    two, not one: the model's recent outputs learn the usage, a whole answer waiting for that, and
-    when the response is closed the settlement corrects every charge."""
+    """One EVALSHA decides all nine limits before the provider is asked. Everything after its answer
+    is one, too: the settlement, which corrects every charge when the request is over."""
     answers = []
     commands = seen(redis_client, lambda: answers.append(ask(client, stream=stream)))
     assert answers[0].status_code == 200
     assert answers[0].headers["RateLimit"].count(";r=") == LIMITS
-    assert commands == [DECIDES, ASKS, LEARNS, ENDS, SETTLES]
+    assert commands == [DECIDES, ASKS, ENDS, SETTLES]
+
+
+def test_what_calls_used_is_learned_beside_them(
+    client: FlaskClient, redis_client: redis.Redis, outputs: RedisOutputs
+) -> None:
+    """No request has a part in it: a thread tells the server of all calls of a model at once, and
+    its answer is what the next estimates are made of."""
+
+    def learn() -> None:
+        for stream in (False, True, False):
+            assert ask(client, stream=stream).status_code == 200
+        redis_client.echo("three answers")
+        assert outputs.flush()
+
+    commands = seen(redis_client, learn)
+    assert commands == [*[DECIDES, ASKS, ENDS, SETTLES] * 3, "three answers", LEARNS]
+    assert outputs.recent("gpt-5.4-mini").calls == 2 + 3
 
 
 def test_a_failure_is_two_round_trips(
@@ -121,13 +176,15 @@ def test_a_denial_is_one_round_trip(client: FlaskClient, redis_client: redis.Red
 
 
 def test_a_worker_that_knows_no_outputs_reads_them_first(
-    make_app: AppMaker, app: Flask, redis_server: Server, redis_client: redis.Redis
+    app: Flask,
+    make_quiet_app: Callable[[RedisOutputs], Flask],
+    make_outputs: Callable[[], RedisOutputs],
+    redis_client: redis.Redis,
 ) -> None:
-    """A new one, and one that has not ended a call of the model for 30 s: one HGETALL more."""
-    other = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
-    other.extensions[LEDGER_KEY] = EchoingLedger(redis_client)
+    """A new one, and one that has not heard of the model for 30 s: one HGETALL more."""
+    other = make_quiet_app(make_outputs())
     commands = seen(redis_client, lambda: ask(other.test_client()))
-    assert commands == [READS, DECIDES, ASKS, LEARNS, ENDS, SETTLES]
+    assert commands == [READS, DECIDES, ASKS, ENDS, SETTLES]
 
 
 def test_a_long_stream_is_renewed_every_five_seconds(
@@ -140,16 +197,18 @@ def test_a_long_stream_is_renewed_every_five_seconds(
     clock = [0.0]
     monkeypatch.setattr(reservation_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     start, word, *_ = pieces = openai_chunks()
-    provider.script(Stream([start, *[word] * 120, *pieces[3:]]))
-    words = []
+    provider.script(*[Stream([start, *[word] * 120, *pieces[3:]]) for _ in range(2)])
+    words: list[bytes] = []
 
     def listen() -> None:
+        words.clear()
         with client.post("/chat", json={**ASKED, "stream": True}) as response:
             for event in response.response:
                 words.append(event)
                 clock[0] += 0.5
 
+    listen()  # the server learns the script that renews
     commands = seen(redis_client, listen)
     assert len(words) == 120 + 1  # and the end
     assert RENEW_EVERY_S == 5.0
-    assert commands == [DECIDES, ASKS, *[RENEWS] * 12, LEARNS, ENDS, SETTLES]
+    assert commands == [DECIDES, ASKS, *[RENEWS] * 12, ENDS, SETTLES]

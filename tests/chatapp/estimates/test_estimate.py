@@ -129,6 +129,7 @@ def test_memory_storage_keeps_them_in_memory(storage: Storage | None) -> None:
     """With memory://, or limits switched off, every estimator learns for itself."""
     taught, other = estimator_for(storage, MODELS), estimator_for(storage, MODELS)
     teach(taught, 300)
+    taught.close()
     assert taught.estimate(GPT, BODY).output_tokens < UNKNOWN_OUTPUT_TOKENS
     assert other.estimate(GPT, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
 
@@ -137,10 +138,12 @@ def test_memory_storage_keeps_them_in_memory(storage: Storage | None) -> None:
 def test_redis_storage_shares_them(
     redis_server: servers.Server, redis_client: redis.Redis, uri: str
 ) -> None:
-    """With Redis, over TCP or a socket, what one worker learned another one knows."""
+    """With Redis, over TCP or a socket, what one worker learned another one knows: at its end at
+    the latest."""
     address = getattr(redis_server, uri)
     taught = estimator_for(storage_from_string(address), MODELS)
     teach(taught, 300)
+    taught.close()
     other = estimator_for(storage_from_string(address), MODELS)
     assert 300 <= other.estimate(GPT, BODY).output_tokens < 360
 
@@ -154,6 +157,7 @@ def test_decoded_replies_are_understood(
         storage = storage_from_string(redis_server.uri, **options)  # type: ignore[arg-type]
         taught = estimator_for(storage, MODELS)
         teach(taught, 300)
+        taught.close()
         assert 300 <= taught.estimate(GPT, BODY).output_tokens < 360
         again = estimator_for(storage, MODELS)
         assert 300 <= again.estimate(GPT, BODY).output_tokens < 360
@@ -165,6 +169,7 @@ def test_a_cluster_shares_them(cluster_server: servers.Cluster) -> None:
         client.flushall()
     taught = estimator_for(storage_from_string(cluster_server.uri), MODELS)
     teach(taught, 300)
+    taught.close()
     other = estimator_for(storage_from_string(cluster_server.uri), MODELS)
     assert 300 <= other.estimate(GPT, BODY).output_tokens < 360
 

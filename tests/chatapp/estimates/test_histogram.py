@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import doctest
 import math
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapp.estimates import histogram
-from chatapp.estimates.histogram import BOUNDS, MOST_CALLS, MOST_WEIGHT, Histogram
+from chatapp.estimates.histogram import BOUNDS, MOST_CALLS, MOST_WEIGHT, Histogram, bucket_of
 
 token_counts = st.lists(st.integers(min_value=0, max_value=BOUNDS[-1]), min_size=1, max_size=200)
 
@@ -37,6 +38,19 @@ def test_a_quantile_is_never_too_low(outputs: list[int], percent: int) -> None:
 def test_calls_are_counted(outputs: list[int]) -> None:
     """It knows how many calls it has seen, while they are few."""
     assert of(outputs).calls == len(outputs)
+
+
+@given(outputs=token_counts)
+def test_calls_are_added_together_as_one_by_one(outputs: list[int]) -> None:
+    """While they are few; in whatever order they came."""
+    assert Histogram().with_calls(Counter(map(bucket_of, outputs))) == of(outputs)
+
+
+def test_a_thousand_calls_more_are_halved_once() -> None:
+    """That is enough for a histogram to be within its bound again, and rounds once, down."""
+    known = Histogram({0: 1, 1: 17, 40: MOST_WEIGHT - 18}).with_calls({2: MOST_CALLS})
+    assert known == Histogram({1: 8, 2: MOST_WEIGHT // 2, 40: MOST_WEIGHT // 2 - 9})
+    assert known.calls <= MOST_CALLS
 
 
 def test_nothing_is_known_of_nothing() -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
 
 import pytest
 import redis
 
-from chatapp.estimates.histogram import MOST_CALLS, MOST_WEIGHT, Histogram
+from chatapp.estimates.histogram import MOST_CALLS, MOST_WEIGHT, Histogram, bucket_of
 from chatapp.estimates.output import (
     ENOUGH_CALLS,
     UNKNOWN_OUTPUT_TOKENS,
@@ -28,10 +33,20 @@ ANOTHER_WORKER = """
 import sys
 import redis
 from chatapp.estimates.redis_outputs import RedisOutputs
-outputs = RedisOutputs(redis.Redis.from_url(sys.argv[1]), redis.RedisError)
+outputs = RedisOutputs(redis.Redis.from_url(sys.argv[1]), redis.RedisError, every_s=3600)
 for _ in range(30):
     outputs.add("gpt-4o", 300)
 """
+FORKING_WORKER = f"""{ANOTHER_WORKER}
+import os
+if os.fork() == 0:
+    for _ in range(4):
+        outputs.add("gpt-4o", 300)
+    sys.exit()
+os.wait()
+"""
+NEVER_S = 3600
+Make = Callable[..., RedisOutputs]
 
 
 class Clock:
@@ -48,12 +63,26 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture
+def make_outputs() -> Iterator[Make]:
+    """Makes outputs on a client, which tell the server when a test says so; ended with the test."""
+    made = []
+
+    def make(client: redis.Redis, **options: Any) -> RedisOutputs:
+        made.append(RedisOutputs(client, ERRORS, every_s=NEVER_S, **options))
+        return made[-1]
+
+    yield make
+    for outputs in made:
+        outputs.close()
+
+
 @pytest.fixture(params=["memory", "redis"])
-def outputs(request: pytest.FixtureRequest) -> Outputs:
+def outputs(request: pytest.FixtureRequest, make_outputs: Make) -> Outputs:
     """Each implementation in turn."""
     if request.param == "memory":
         return MemoryOutputs()
-    return RedisOutputs(request.getfixturevalue("redis_client"), ERRORS)
+    return make_outputs(request.getfixturevalue("redis_client"))
 
 
 @pytest.fixture
@@ -94,30 +123,52 @@ def test_models_are_apart(outputs: Outputs) -> None:
     assert outputs.recent("gpt-4.1") == Histogram()
 
 
-def test_both_are_the_reference(outputs: Outputs) -> None:
-    """After thousands of calls and several halvings, the server's arithmetic is Python's to the
-    digit."""
-    reference = Histogram()
-    for call in range(3 * MOST_CALLS):
-        tokens = call * call % 5_003 if call % 7 else call // 20
-        reference = reference.added(tokens)
+def varied_tokens(calls: int) -> list[int]:
+    """Outputs of so many calls, short ones and long ones mixed."""
+    return [call * call % 5_003 if call % 7 else call // 20 for call in range(calls)]
+
+
+def test_memory_is_the_reference() -> None:
+    """Thousands of calls, one by one, with several halvings."""
+    outputs, reference = MemoryOutputs(), Histogram()
+    for tokens in varied_tokens(3 * MOST_CALLS):
         outputs.add("gpt-4o", tokens)
+        reference = reference.added(tokens)
     assert outputs.recent("gpt-4o") == reference
 
 
-def test_halving_is_the_reference_to_the_last_unit(redis_client: redis.Redis) -> None:
+def test_the_server_is_the_reference(redis_client: redis.Redis, make_outputs: Make) -> None:
+    """The same in batches of every size, from one call to a thousand: the server's arithmetic is
+    Python's to the digit, and what was not yet sent is counted as it will be."""
+    outputs, reference = make_outputs(redis_client), Histogram()
+    calls = iter(varied_tokens(9 * MOST_CALLS))
+    sizes = [1, 2, 3, 50, 333, MOST_CALLS, MOST_CALLS, 7, 900, 1, 800, MOST_CALLS, 600]
+    for batch in (list(islice(calls, size)) for size in sizes):
+        for tokens in batch:
+            outputs.add("gpt-4o", tokens)
+        reference = reference.with_calls(Counter(map(bucket_of, batch)))
+        assert outputs.recent("gpt-4o") == reference
+        assert outputs.flush()
+        assert outputs.recent("gpt-4o") == reference
+    assert make_outputs(redis_client).recent("gpt-4o") == reference
+
+
+def test_halving_is_the_reference_to_the_last_unit(
+    redis_client: redis.Redis, make_outputs: Make
+) -> None:
     """What is halved to nothing is gone on the server, too, and what is odd is rounded down."""
     weights = {0: 1, 1: 2, 2: 3, 3: 17, 40: MOST_WEIGHT}
     redis_client.hset(KEY, mapping=weights)  # type: ignore[arg-type]
-    outputs = RedisOutputs(redis_client, ERRORS)
+    outputs = make_outputs(redis_client)
     outputs.add("gpt-4o", 9)
+    assert outputs.flush()
     assert outputs.recent("gpt-4o") == Histogram(weights).added(9)
     assert not redis_client.hexists(KEY, "0")
-    assert RedisOutputs(redis_client, ERRORS).recent("gpt-4o") == Histogram(weights).added(9)
+    assert make_outputs(redis_client).recent("gpt-4o") == Histogram(weights).added(9)
 
 
 def test_threads_lose_no_call(outputs: Outputs) -> None:
-    """Calls that end together are all counted."""
+    """Calls that end together are all counted, here and on the server."""
     workers = [
         threading.Thread(target=lambda: [outputs.add("gpt-4o", 100) for _ in range(50)])
         for _ in range(8)
@@ -127,48 +178,75 @@ def test_threads_lose_no_call(outputs: Outputs) -> None:
     for worker in workers:
         worker.join()
     outputs.add("gpt-4o", 100)
+    if isinstance(outputs, RedisOutputs):
+        assert outputs.flush()
     assert outputs.recent("gpt-4o").calls == 401
 
 
+@pytest.mark.parametrize(("program", "calls"), [(ANOTHER_WORKER, 30), (FORKING_WORKER, 30 + 4)])
 def test_processes_share_and_restarts_remember(
-    redis_server: servers.Server, redis_client: redis.Redis
+    redis_server: servers.Server,
+    redis_client: redis.Redis,
+    make_outputs: Make,
+    program: str,
+    calls: int,
 ) -> None:
-    """What another process saw, and ended, is what this one expects."""
+    """What another process saw, and told the server at its end, is what this one expects; a fork
+    tells what it saw itself, and nothing of its parent's."""
     done = subprocess.run(
-        [sys.executable, "-c", ANOTHER_WORKER, redis_server.uri],
+        [sys.executable, "-c", program, redis_server.uri],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    known = RedisOutputs(redis_client, ERRORS).recent("gpt-4o")
-    assert known.calls == 30
+    known = make_outputs(redis_client).recent("gpt-4o")
+    assert known.calls == calls
     assert 300 <= expected_output_tokens(known) < 360
 
 
-def test_a_call_is_one_command(redis_client: redis.Redis, commands: Callable[[], int]) -> None:
-    """The end of a call costs one command (with the script's own three), and admissions after it
-    none."""
+def test_nothing_is_started_before_it_is_needed(redis_client: redis.Redis) -> None:
+    """Outputs that are only made have no thread: gunicorn may fork yet."""
+    before = threading.enumerate()
     outputs = RedisOutputs(redis_client, ERRORS)
-    outputs.add("gpt-4o", 100)  # teaches the server the script
+    assert threading.enumerate() == before
     outputs.add("gpt-4o", 100)
+    (started,) = set(threading.enumerate()) - set(before)
+    assert started.daemon
+    outputs.close()
+    assert not started.is_alive()
+
+
+def test_the_end_of_a_call_is_no_command(
+    redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int]
+) -> None:
+    """It is noted. All that were noted of a model are one command (with the script's own: one a
+    bucket, and two), and admissions before and after it are none."""
+    outputs = make_outputs(redis_client)
+    outputs.add("gpt-4o", 100)
+    assert outputs.flush()  # teaches the server the script
     commands()
-    outputs.add("gpt-4o", 100)
-    assert commands() == 1 + 3
+    for tokens in [50, 100, 200] * 100:
+        outputs.add("gpt-4o", tokens)
+        outputs.recent("gpt-4o")
+    assert commands() == 0
+    assert outputs.flush()
+    assert commands() == 1 + 3 + 2
     for _ in range(100):
         outputs.recent("gpt-4o")
     assert commands() == 0
 
 
 def test_a_busy_worker_never_reads(
-    redis_client: redis.Redis, commands: Callable[[], int], clock: Clock
+    redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int], clock: Clock
 ) -> None:
     """Whose calls end now and then knows of all others' calls by the answers of the server."""
-    outputs = RedisOutputs(redis_client, ERRORS, clock=clock)
-    other = RedisOutputs(redis_client, ERRORS)
+    outputs, other = make_outputs(redis_client, clock=clock), make_outputs(redis_client)
     for call in range(10):
         other.add("gpt-4o", 100)
+        assert other.flush()
         outputs.add("gpt-4o", 100)
+        assert outputs.flush()
         clock.now_s += FRESH_S - 1
         commands()
         assert outputs.recent("gpt-4o").calls == 2 * (call + 1)
@@ -176,13 +254,13 @@ def test_a_busy_worker_never_reads(
 
 
 def test_an_idle_worker_reads_seldom(
-    redis_client: redis.Redis, commands: Callable[[], int], clock: Clock
+    redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int], clock: Clock
 ) -> None:
     """Who has not heard of a model for a while asks once, and not again for as long."""
-    outputs = RedisOutputs(redis_client, ERRORS, clock=clock)
-    other = RedisOutputs(redis_client, ERRORS)
+    outputs, other = make_outputs(redis_client, clock=clock), make_outputs(redis_client)
     outputs.recent("gpt-4o")
     other.add("gpt-4o", 100)
+    assert other.flush()
     assert outputs.recent("gpt-4o").calls == 0
     clock.now_s += FRESH_S
     commands()
@@ -190,12 +268,26 @@ def test_an_idle_worker_reads_seldom(
     assert commands() == 1
 
 
+def test_what_was_not_sent_is_known_beside_what_was_read(
+    redis_client: redis.Redis, make_outputs: Make
+) -> None:
+    """A worker that ends its first call of a model knows of that, and of all others'."""
+    outputs, other = make_outputs(redis_client), make_outputs(redis_client)
+    for _ in range(5):
+        other.add("gpt-4o", 100)
+    assert other.flush()
+    outputs.add("gpt-4o", 100)
+    assert outputs.recent("gpt-4o").calls == 6
+    assert other.recent("gpt-4o").calls == 5
+
+
 def test_threads_read_once_together(
-    redis_client: redis.Redis, commands: Callable[[], int], clock: Clock
+    redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int], clock: Clock
 ) -> None:
     """Requests that find a stale expectation in the same moment cost one read, not one each."""
-    outputs = RedisOutputs(redis_client, ERRORS, clock=clock)
+    outputs = make_outputs(redis_client, clock=clock)
     outputs.add("gpt-4o", 100)
+    assert outputs.flush()
     threads = 16
     together = threading.Barrier(threads)
 
@@ -215,11 +307,12 @@ def test_threads_read_once_together(
     assert commands() == 20
 
 
-def test_a_key_is_small_and_ends(redis_client: redis.Redis) -> None:
+def test_a_key_is_small_and_ends(redis_client: redis.Redis, make_outputs: Make) -> None:
     """A model has one key of at most 1.5 kB, which goes when nobody asks the model for a month."""
-    outputs = RedisOutputs(redis_client, ERRORS)
+    outputs = make_outputs(redis_client)
     for exponent in range(400):
         outputs.add("gpt-4o", int(2 ** (exponent / 20)))
+    assert outputs.flush()
     assert redis_client.keys("*") == [KEY.encode()]
     assert redis_client.memory_usage(KEY) <= 1_500
     assert 29 * 86_400 < redis_client.ttl(KEY) <= 30 * 86_400
@@ -236,13 +329,20 @@ def test_a_key_is_small_and_ends(redis_client: redis.Redis) -> None:
     ids=["type", "words", "negative", "bucket"],
 )
 def test_a_spoilt_key_fails_no_call(
-    redis_client: redis.Redis, spoil: Callable[[redis.Redis], object]
+    redis_client: redis.Redis,
+    make_outputs: Make,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[redis.Redis], object],
 ) -> None:
-    """What somebody else wrote under our name is as good as nothing."""
+    """What somebody else wrote under our name is as good as nothing, whether it is read or added
+    to."""
     spoil(redis_client)
-    outputs = RedisOutputs(redis_client, ERRORS)
-    assert outputs.recent("gpt-4o") == Histogram()
+    assert make_outputs(redis_client).recent("gpt-4o") == Histogram()
+    outputs = make_outputs(redis_client)
+    caplog.clear()
     outputs.add("gpt-4o", 100)
+    outputs.flush(0)
+    servers.eventually(lambda: caplog.records)
     assert outputs.recent("gpt-4o").calls == 1
 
 
@@ -254,18 +354,24 @@ def own_server() -> Iterator[servers.Server]:
 
 
 def test_a_storage_that_is_away_fails_no_call(
-    own_server: servers.Server, clock: Clock, caplog: pytest.LogCaptureFixture
+    own_server: servers.Server,
+    make_outputs: Make,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """While the server is away a worker goes on with what it knew and sees; when it is back, the
-    worker joins the others again. The log says so once."""
-    outputs = RedisOutputs(own_server.client(), ERRORS, clock=clock)
+    worker joins the others again, and they learn what it saw. The log says so once."""
+    outputs = make_outputs(own_server.client(), clock=clock)
     for _ in range(ENOUGH_CALLS):
         outputs.add("gpt-4o", 500)
+    assert outputs.flush()
     own_server.kill()
     with caplog.at_level(logging.WARNING):
         for _ in range(30):
             outputs.add("gpt-4o", 2_000)
+            outputs.flush(0)
             clock.now_s += PAUSE_S / 3
+        servers.eventually(lambda: caplog.records)
         clock.now_s += FRESH_S
         assert outputs.recent("gpt-4o").calls == 50
         assert 2_000 <= expected_output_tokens(outputs.recent("gpt-4o")) < 2_400
@@ -275,23 +381,49 @@ def test_a_storage_that_is_away_fails_no_call(
     own_server.launch()
     servers.eventually(own_server.answers)
     clock.now_s += PAUSE_S
-    outputs.add("gpt-4o", 100)
-    assert outputs.recent("gpt-4o").calls == 1  # it lost its memory, and is believed
+    assert outputs.flush()
+    assert outputs.recent("gpt-4o").calls == 30  # it lost its memory, and is believed
+    assert make_outputs(own_server.client()).recent("gpt-4o").calls == 30
 
 
-def test_a_server_that_is_away_is_left_alone(own_server: servers.Server, clock: Clock) -> None:
-    """After a failure nobody waits for the server again before the pause is over."""
-    outputs = RedisOutputs(own_server.client(), ERRORS, clock=clock)
+def test_a_server_that_is_away_is_left_alone(
+    own_server: servers.Server,
+    make_outputs: Make,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After a failure nobody asks the server again before the pause is over."""
+    outputs = make_outputs(own_server.client(), clock=clock)
     own_server.kill()
     outputs.add("gpt-4o", 100)
+    outputs.flush(0)
+    servers.eventually(lambda: caplog.records)
     own_server.launch()
     servers.eventually(own_server.answers)
     outputs.add("gpt-4o", 100)
+    assert not outputs.flush(0.1)
     with own_server.client() as client:
         assert client.keys("*") == []
-        RedisOutputs(client, ERRORS).add("gpt-4.1", 100)
+        other = make_outputs(client)
+        other.add("gpt-4.1", 100)
+        assert other.flush()
         assert outputs.recent("gpt-4.1").calls == 0
         clock.now_s += PAUSE_S
         assert outputs.recent("gpt-4.1").calls == 1
-        outputs.add("gpt-4o", 100)
+        assert outputs.flush()
         assert client.exists(KEY)
+
+
+def test_a_server_that_hangs_holds_no_call(own_server: servers.Server, make_outputs: Make) -> None:
+    """While the thread waits for it, calls end, and are known to this worker. Its client would wait
+    for ever."""
+    outputs = make_outputs(own_server.client(socket_timeout=None))
+    outputs.add("gpt-4o", 100)
+    assert outputs.flush()
+    os.kill(own_server.pid, signal.SIGSTOP)
+    for _ in range(500):
+        outputs.add("gpt-4o", 100)
+        outputs.flush(0)
+    assert outputs.recent("gpt-4o").calls == 501
+    os.kill(own_server.pid, signal.SIGCONT)
+    assert outputs.flush()
