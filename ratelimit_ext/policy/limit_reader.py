@@ -71,7 +71,15 @@ class LimitReader:
         keywords = self._keywords(entries, place, section)
         if rates is None:
             return None
-        keywords = {**implied(string), **keywords}
+        said = implied(string)
+        for word in said.keys() & keywords.keys():
+            if keywords[word] != said[word]:
+                self._mistakes.add(
+                    place.at(word),
+                    f"found {keywords[word]!r} beside {string!r}, which says {said[word]!r} "
+                    "itself. Remove it.",
+                )
+        keywords = {**said, **keywords}
         limit = PolicyLimit(source=str(place), limit=string, rates=rates, **keywords)
         misspelt = "strategy" in entries and limit.strategy is None
         strategy = None if misspelt else limit.strategy or self.default_strategy

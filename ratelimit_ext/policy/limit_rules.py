@@ -29,6 +29,7 @@ def check_limit(limit: PolicyLimit, place: Place, strategy: str | None, mistakes
             "unit": limit.unit,
             "name": limit.name,
             "mode": limit.mode,
+            "multiple": limit.multiple,
         }
         before = len(mistakes)
         with mistakes.noted_at(place):

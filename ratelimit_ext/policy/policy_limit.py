@@ -30,6 +30,8 @@ class PolicyLimit:
     mode: str = "enforce"
     anchor: str | None = None
     timezone: str = "UTC"
+    # Of the string: how many times the usual.
+    multiple: int | None = None
     methods: tuple[str, ...] | None = None
     per_method: bool = False
     override_defaults: bool = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.policy.mistakes import Mistake
@@ -12,6 +13,14 @@ from ratelimit_ext.policy.shown import shown
 #: Turns a string into (amount, period in microseconds) pairs; ``ValueError`` for a bad one.
 Parse: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]
 Rates: TypeAlias = tuple[tuple[int, int], ...]
+
+_USUAL: Final = re.compile(r"(\d+)\s*x\s+usual")
+#: What words of the string say.
+_STATED: Final = {
+    "flight": {"unit": "calls", "strategy": "concurrency"},
+    "blocked": {"strategy": "block"},
+    "reported": {"strategy": "reported"},
+}
 
 _LONGEST_DAYS: Final = LONGEST_PERIOD_US // 86_400_000_000
 
@@ -29,20 +38,27 @@ def rates_of(value: object, parse: Parse) -> tuple[str, Rates]:
         return value, rates
     raise Mistake(
         f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
-        '"5/second;1000/day" or "5 usd/day", and "4 in flight".'
+        '"5/second;1000/day" or "5 usd/day"; "4 in flight"; "1 usd/hour or 20 x usual"; '
+        '"unless blocked" and "as reported".'
     )
 
 
-def implied(string: str) -> dict[str, str]:
+def implied(string: str) -> dict[str, Any]:
     """The keywords that the string itself states: ``5 usd/day`` its unit, ``4 in flight`` both.
 
     >>> implied("5 usd/day"), implied("4 in flight"), implied("30/minute")
     ({'unit': 'usd'}, {'unit': 'calls', 'strategy': 'concurrency'}, {})
+    >>> implied("9/hour or 20 x usual"), implied("unless blocked")
+    ({'strategy': 'surge', 'multiple': 20}, {'strategy': 'block'})
     """
     words = string.lower()
-    if "usd" in words:
-        return {"unit": "usd"}
-    return {"unit": "calls", "strategy": "concurrency"} if "flight" in words else {}
+    said: dict[str, Any] = {"unit": "usd"} if "usd" in words else {}
+    if surge := _USUAL.search(words):
+        return {**said, "strategy": "surge", "multiple": int(surge.group(1))}
+    for word, keywords in _STATED.items():
+        if word in words:
+            return {**said, **keywords}
+    return said
 
 
 def _parsed(value: str, parse: Parse) -> Rates:

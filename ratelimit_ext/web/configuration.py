@@ -15,6 +15,7 @@ import flask_limiter
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import GUARDS
 from ratelimit_ext.policy import did_you_mean, identities_used, load_policy, plan_sentence
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
@@ -216,7 +217,9 @@ class Configuration:
             return items if policy.plan(limiter.present_plan()) is plan else ()
 
         definition = self._route_limit(limit)
-        sentence = limit.error_message or plan_sentence(plan, limit, policy.next_plan(plan))
+        sentence = limit.error_message
+        if sentence is None and limit.strategy not in GUARDS:
+            sentence = plan_sentence(plan, limit, policy.next_plan(plan))
         return dataclasses.replace(
             definition, limiter=limiter, items=applicable, error_message=sentence
         )
@@ -231,6 +234,7 @@ def _keywords(limit: PolicyLimit) -> Keywords:
         mode=limit.mode,
         anchor=limit.anchor,
         timezone=limit.timezone,
+        multiple=limit.multiple,
     )
 
 

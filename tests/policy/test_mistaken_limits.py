@@ -27,7 +27,32 @@ MISTAKES = [
         "bad string",
         '[[default]]\nlimit = "banana"',
         "policy.toml:3: default[0].limit: found 'banana' (a string); allowed: amount per period, "
-        'as "30/minute", "100 per day", "5/second;1000/day" or "5 usd/day", and "4 in flight".',
+        'as "30/minute", "100 per day", "5/second;1000/day" or "5 usd/day"; "4 in flight"; '
+        '"1 usd/hour or 20 x usual"; "unless blocked" and "as reported".',
+    ),
+    Case(
+        "another strategy than the string's",
+        '[[default]]\nlimit = "unless blocked"\nstrategy = "token-bucket"',
+        "policy.toml:4: default[0].strategy: found 'token-bucket' beside 'unless blocked', which "
+        "says 'block' itself. Remove it.",
+    ),
+    Case(
+        "another unit than the string's",
+        '[[default]]\nlimit = "5 usd/day"\nunit = "tokens"',
+        "policy.toml:4: default[0].unit: found 'tokens' beside '5 usd/day', which says 'usd' "
+        "itself. Remove it.",
+    ),
+    Case(
+        "a multiple that is too large",
+        '[[default]]\nlimit = "1 usd/hour or 5000 x usual"',
+        "policy.toml:2: default[0]: limit 'surge': multiple is 5000; a whole number from 1 to "
+        "1000 is allowed.",
+    ),
+    Case(
+        "a surge without its multiple",
+        '[[default]]\nlimit = "1 usd/hour"\nstrategy = "surge"',
+        "policy.toml:2: default[0]: 1000000 per 3600 s: the strategy 'surge' and a multiple belong "
+        "together; found strategy 'surge'. Write '1 usd/hour or 20 x usual'.",
     ),
     Case(
         "bad string in a list",
