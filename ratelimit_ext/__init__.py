@@ -8,6 +8,8 @@ from __future__ import annotations
 from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
+from ratelimit_ext.engine.embedded import embedded_uri
+from ratelimit_ext.web.cause import BlockReason
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import client_ip
@@ -23,6 +25,7 @@ from ratelimit_ext.web.reservation import Reservation
 
 __all__ = [
     "ApplicationLimit",
+    "BlockReason",
     "Blocked",
     "ConfigurationError",
     "ExemptionScope",
@@ -38,6 +41,7 @@ __all__ = [
     "StorageUnavailable",
     "TemporarilyUnavailable",
     "client_ip",
+    "embedded_uri",
 ]
 
 register()

@@ -36,6 +36,18 @@ class EmbeddedServerError(Exception):
     """The server cannot be run; the message says why and what to do."""
 
 
+def embedded_uri(data_dir: str | os.PathLike[str]) -> str | None:
+    """The address of the embedded server that runs in that directory; None where none does.
+
+    For a command beside the application: it may use the server, and does not keep it.
+    """
+    server = EmbeddedServer(data_dir)
+    if not server.join():
+        return None
+    server.leave()
+    return server.uri
+
+
 class EmbeddedServer:
     """A Valkey server on a Unix socket in a private directory, kept across restarts.
 

@@ -1,4 +1,4 @@
-"""The buckets of a block, found by its name: an operator has no request at hand."""
+"""The buckets of a guard, found by its name: an operator has no request at hand."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ from ratelimit_ext.web.manager import Manager
 
 def names_of_blocks(app: flask.Flask, manager: Manager) -> list[str]:
     """The names of all limits that say ``unless blocked``."""
-    blocks = {keywords_of(runtime.limit).name for _, _, runtime in _blocks(app, manager)}
-    return sorted(blocks - {""})
+    return sorted(_names(app, manager, ("block",)))
 
 
 def charges_on(
-    app: flask.Flask, manager: Manager, naming: Naming, *, name: str, identity: str
+    app: flask.Flask,
+    manager: Manager,
+    naming: Naming,
+    *,
+    name: str,
+    identity: str,
+    strategies: tuple[str, ...] = ("block",),
 ) -> list[Charge]:
-    """What a request of that identity would charge to the blocks of that name: one charge a
-    bucket. Raises ``ValueError`` where there is no such block."""
+    """What a request of that identity would charge to the guards of that name: one charge a
+    bucket. Raises ``ValueError`` where there is no such guard."""
     charges: dict[str, Charge] = {}
-    for endpoint, methods, runtime in _blocks(app, manager):
+    for endpoint, methods, runtime in _guards(app, manager, strategies):
         if keywords_of(runtime.limit).name != name:
             continue
         limit = limit_of(runtime.limit, naming.strategy)
@@ -40,7 +45,7 @@ def charges_on(
             key = bucket_key(naming.prefix(limit, scope), identity)
             charges[key] = Charge(limit, key)
     if not charges:
-        known = ", ".join(map(repr, names_of_blocks(app, manager))) or "none"
+        known = ", ".join(map(repr, sorted(_names(app, manager, strategies)))) or "none"
         raise ValueError(
             f"no limit 'unless blocked' is called {name!r}; there are: {known}. Give the limit "
             "that name."
@@ -48,15 +53,22 @@ def charges_on(
     return list(charges.values())
 
 
-def _blocks(app: flask.Flask, manager: Manager) -> Iterator[tuple[str, list[str], Any]]:
-    """Every block with each endpoint that it stands before, and that endpoint's methods."""
+def _names(app: flask.Flask, manager: Manager, strategies: tuple[str, ...]) -> set[str]:
+    guards = _guards(app, manager, strategies)
+    return {keywords_of(runtime.limit).name for _, _, runtime in guards} - {""}
+
+
+def _guards(
+    app: flask.Flask, manager: Manager, strategies: tuple[str, ...]
+) -> Iterator[tuple[str, list[str], Any]]:
+    """Every guard with each endpoint that it stands before, and that endpoint's methods."""
     for rule in app.url_map.iter_rules():
         endpoint, methods = rule.endpoint, sorted(rule.methods or ())
         view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
         found = manager.candidates(app, endpoint, blueprint, get_qualified_name(view))
         for definition in chain(found.shared, found.own):
             for runtime in _runtimes(definition):
-                if keywords_of(runtime.limit).strategy == "block":
+                if keywords_of(runtime.limit).strategy in strategies:
                     yield endpoint, methods, runtime
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from flask_limiter._limits import RuntimeLimit
 
@@ -18,6 +18,9 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.strategies import strategy_named
 from ratelimit_ext.web.item import limit_of, rank
+
+#: What a call is estimated to cost, by unit and the name of the limit ("": any other).
+Estimators: TypeAlias = Mapping[tuple[str, str], Callable[[], Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class ClaimMaker:
         naming: Naming,
         endpoint: str,
         method: str,
-        estimators: Mapping[str, Callable[[], Any]] = MappingProxyType({}),
+        estimators: Estimators = MappingProxyType({}),
     ) -> None:
         self._naming = naming
         self._estimators = estimators
@@ -102,9 +105,13 @@ class ClaimMaker:
             policy=policy_item(limit),
             order=(runtime.shared, rank(runtime.limit)),
             metas=tuple(self.claim(meta) for meta in runtime.meta_limits or ()),
-            estimate=self._estimators.get(limit.unit) if runtime.cost == 1 else None,
+            estimate=self._estimate(limit) if runtime.cost == 1 else None,
             edge=edge,
         )
+
+    def _estimate(self, limit: Limit) -> Callable[[], Any] | None:
+        own = self._estimators.get((limit.unit, limit.name))
+        return own or self._estimators.get((limit.unit, ""))
 
     def in_present_scope(self, claim: Claim) -> Claim:
         """The claim with its scope asked for the present request, where it is a callable."""

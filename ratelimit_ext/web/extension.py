@@ -45,8 +45,8 @@ class Limiter(GuardingLimiter):
         self.identities: dict[str, Identity] = dict(BUILT_IN)
         #: Answers with the name of the present caller's plan; ``None``: nobody said how.
         self.plan_of_request: Callable[[], str] | None = None
-        #: What a call is estimated to cost, by unit.
-        self.estimators: dict[str, Estimate] = {}
+        #: What a call is estimated to cost, by unit and the name of the limit ("": any other).
+        self.estimators: dict[tuple[str, str], Estimate] = {}
         app = options.pop("app", None)
         super().__init__(key_func, **options)
         self.app = app
@@ -107,14 +107,15 @@ class Limiter(GuardingLimiter):
             state.plan = self.plan_of_request()
         return state.plan
 
-    def estimator(self, unit: str) -> Callable[[Estimate], Estimate]:
+    def estimator(self, unit: str, *, limit: str = "") -> Callable[[Estimate], Estimate]:
         """Register what a call is estimated to cost, for limits in the unit that state no cost.
 
         ``tokens``, ``input_tokens`` and ``output_tokens`` are whole numbers, ``usd`` is in dollars.
+        ``limit`` is the name of one limit that has an estimate of its own.
         """
 
         def register(function: Estimate) -> Estimate:
-            self.estimators[unit] = function
+            self.estimators[unit, limit] = function
             return function
 
         return register

@@ -42,14 +42,15 @@ class GuardingLimiter(RespondingLimiter):
             raise ValueError(f"a block of {for_s!r} seconds; allowed: more than 0")
         for_us = LONGEST_PERIOD_US if for_s is None else int(for_s * MICRO)
         how = manner(reason, ramped=False, grows=False)
-        charges = self._blocks(name, identity)
+        charges = self._charges(name, identity, ("block",))
         closings = [Closing(charge, min(for_us, LONGEST_PERIOD_US), how) for charge in charges]
         return self.engine.settle(closings) > 0
 
     def unblock(self, name: str, identity: str) -> bool:
         """Lift the blocks of that name from the identity, whoever set them; whether there were
-        any. Raises as :meth:`block`."""
-        return self.engine.clear([charge.key for charge in self._blocks(name, identity)]) > 0
+        any. A surge has a name as well: its past is forgotten. Raises as :meth:`block`."""
+        charges = self._charges(name, identity, ("block", "surge"))
+        return self.engine.clear([charge.key for charge in charges]) > 0
 
     def blocks(self) -> list[str]:
         """The names that :meth:`block` knows."""
@@ -86,11 +87,13 @@ class GuardingLimiter(RespondingLimiter):
         state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
         return None
 
-    def _blocks(self, name: str, identity: str) -> list[Charge]:
+    def _charges(self, name: str, identity: str, strategies: tuple[str, ...]) -> list[Charge]:
         if not self.enabled:
             raise ValueError("rate limits are switched off (RATELIMIT_ENABLED): nothing is blocked")
         app, manager = self._present_app(), self.limit_manager
-        return charges_on(app, manager, self._naming, name=name, identity=identity)
+        return charges_on(
+            app, manager, self._naming, name=name, identity=identity, strategies=strategies
+        )
 
     def _present_app(self) -> flask.Flask:
         app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())

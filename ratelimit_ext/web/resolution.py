@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +12,7 @@ import flask
 from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.web.claims import Claim, ClaimMaker, Naming
+from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.manager import Applicable, Manager
 
@@ -67,13 +67,13 @@ class Resolver:
         self._revision = -1
         self._naming = Naming("", "", "")
         self._metas: Sequence[MetaLimit] = ()
-        self._estimators: Mapping[str, Callable[[], Any]] = {}
+        self._estimators: Estimators = {}
 
     def configure(
         self,
         naming: Naming,
         metas: Sequence[MetaLimit],
-        estimators: Mapping[str, Callable[[], Any]],
+        estimators: Estimators,
     ) -> None:
         """Names, meta limits and estimates as the extension has them; forgets what was prepared."""
         self._naming, self._metas, self._estimators = naming, metas, estimators

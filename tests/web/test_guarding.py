@@ -290,6 +290,17 @@ def test_a_surge_is_abnormal_usage(make: Maker, clock: Clock) -> None:
     assert refused.headers["Retry-After"] == "60"
 
 
+def test_a_surge_can_be_lifted(make: Maker, clock: Clock) -> None:
+    """By its name, like a block: nobody remembers what was usual."""
+    guarded = Guarded(make, "memory://", "1/minute or 2 x usual")
+    for _ in range(4):
+        guarded.get()
+        clock.forward(60)
+    assert guarded.statuses(3) == [200, 200, 429]
+    assert guarded.unblock()
+    assert set(guarded.statuses(100)) == {200}
+
+
 def test_another_attempt_is_charged(make: Maker, uri: str) -> None:
     """Each attempt passes the guards anew; what they do not have is not given."""
     guarded = Guarded(make, uri, "2/minute", "unless blocked")
