@@ -105,8 +105,9 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_server.Provid
 
 @pytest.fixture
 def online(provider: provider_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
-    """A client of an application whose providers are `provider`, and may take 2 s."""
-    return make_app(CHATAPP_PROVIDER_TIMEOUT_S=2).test_client()
+    """A client of an application whose providers are `provider`, may take 2 s, and are asked once:
+    what a test has scripted is what happens."""
+    return make_app(CHATAPP_PROVIDER_TIMEOUT_S=2, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
 
 
 @pytest.fixture
@@ -119,8 +120,9 @@ def ledger() -> RecordingLedger:
 def served(
     provider: provider_server.ProviderServer, make_app: AppMaker, ledger: RecordingLedger
 ) -> Iterator[str]:
-    """The address of a real server in front of `provider`; `ledger` has its calls."""
-    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=5)
+    """The address of a real server in front of `provider`, which is asked once for a call;
+    `ledger` has its calls."""
+    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=5, CHATAPP_PROVIDER_ATTEMPTS=1)
     app.extensions[call.EXTENSION_KEY] = ledger
     with serving(app) as url:
         yield url

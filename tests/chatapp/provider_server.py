@@ -89,8 +89,10 @@ class ProviderServer:
     def wait(self, connection: socket.socket) -> bool:
         """Wait for `go_on`; whether it came, and nobody hung up before."""
         self.waiting.set()
+        readable = select.poll()  # select() fails above 1,024 descriptors
+        readable.register(connection, select.POLLIN)
         while not (self._go_on.is_set() or self._end.is_set()):
-            if select.select([connection], [], [], 0.01)[0]:
+            if readable.poll(10):
                 self.hung_up.set()
                 return False
         return True
