@@ -22,12 +22,13 @@ from chatapp.blueprints import (
     anthropic_api,
     authentication,
     chat,
-    dispatch,
     estimating,
     health,
     openai_api,
     page,
+    present,
     refusal,
+    second_choice,
     usage,
 )
 from chatapp.catalogue import Catalogue
@@ -45,11 +46,15 @@ from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
-from ratelimit_ext import Limiter, client_ip
+from ratelimit_ext import Limiter, client_ip, embedded_uri
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 BODY_MAX_BYTES: Final = 1024 * 1024
 STORAGE_WAITS_S: Final = 1.0
+# Set by Flask where one of its commands runs.
+FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
+# A lease, in timeouts of a provider.
+LEASES: Final = 2
 
 
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
@@ -70,15 +75,20 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.config.update(settings.from_environment(os.environ))
     app.config.update(config or {})
     chosen = settings.from_config(app.config)
+    _join_embedded_storage(app)
+    # A call may be silent for as long as its provider may; what it holds must not go back before.
+    app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASES * chosen.provider_timeout_s)
 
     models = app.extensions[catalogue.EXTENSION_KEY] = catalogue.load()
-    app.extensions[chat.EXTENSION_KEY] = _conversation(chosen, models)
-    limiter = app.extensions[dispatch.LIMITER_KEY] = Limiter(client_ip)
+    app.extensions[present.CONVERSATION_KEY] = _conversation(chosen, models)
+    app.extensions[present.ATTEMPTS_KEY] = chosen.provider_attempts
+    limiter = app.extensions[present.LIMITER_KEY] = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
     identities.install(
         limiter, chosen.plans, identities.plans_of(policy_file) if policy_file else ()
     )
     estimating.install(limiter)
+    second_choice.install(limiter)
     authenticator = _accounts(app, chosen)
     # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
     authentication.install(app, authenticator)
@@ -99,6 +109,15 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         identities.check_plans(chosen.plans, policy_file)
     _trust_proxies(app, chosen.trusted_hops)
     return app
+
+
+def _join_embedded_storage(app: Flask) -> None:
+    """Let a command of `flask` see the limits of the gunicorn that runs in this directory."""
+    if os.environ.get(FROM_COMMAND_LINE) != "true" or app.config.get("RATELIMIT_STORAGE_URI"):
+        return
+    directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
+    if uri := embedded_uri(directory):
+        app.config["RATELIMIT_STORAGE_URI"] = uri
 
 
 def _bound_waits(app: Flask) -> None:
@@ -150,9 +169,12 @@ def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
             models,
             default_model=chosen.default_model,
             max_tokens=chosen.max_tokens,
+            fallbacks=chosen.fallback_models,
         )
     except (UnknownModelError, ModelUnavailableError) as error:
-        raise settings.SettingsError(f"CHATAPP_DEFAULT_MODEL: {error}") from error
+        raise settings.SettingsError(
+            f"CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS: {error}"
+        ) from error
 
 
 def _trust_proxies(app: Flask, hops: int) -> None:

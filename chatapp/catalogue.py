@@ -55,7 +55,7 @@ class Catalogue:
 
     def model(self, name: str, provider: str) -> Model:
         """The model of that name at that provider; unlisted names share one slug."""
-        slug = self._slug(name)
+        slug = self.slug_of(name)
         if slug is None or self.providers[slug] != provider:
             slug = f"{provider}-other"
         return Model(name=name, slug=slug, provider=provider)
@@ -74,7 +74,8 @@ class Catalogue:
             log.warning("%s has no price in models.toml; it is priced as the dearest one", slug)
         return max(tariff.of(usage) for tariff in self.tariffs.values())
 
-    def _slug(self, name: str) -> str | None:
+    def slug_of(self, name: str) -> str | None:
+        """The slug that a name is counted under; None where it is in the catalogue under none."""
         if name in self.slugs:
             return self.slugs[name]
         # The longest name that this one is a variant of: gpt-4-0125-preview is gpt-4-0125.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from chatapp.catalogue import Catalogue, Model
 from chatapp.providers import (
@@ -56,7 +57,7 @@ class Conversation:
 
     ``providers`` are in order of preference: where a request names no model, and no default is
     set, the first that can be asked is asked for its own default. ``max_tokens`` bounds the answer
-    to a turn.
+    to a turn. ``fallbacks`` are the models, by name, to ask in another's place.
     """
 
     def __init__(
@@ -66,11 +67,15 @@ class Conversation:
         *,
         default_model: str | None,
         max_tokens: int,
+        fallbacks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
         self.default_model = self.model(default_model or self._cheapest_at_hand())
+        self._fallbacks = {
+            self.model(name).slug: self.model(other) for name, other in fallbacks.items()
+        }
 
     def model(self, name: str | None) -> Model:
         """The model of that name, the default where there is none.
@@ -92,6 +97,10 @@ class Conversation:
             f'The model "{name[:100]}" is unknown; allowed are {self._at_hand()}: name one of '
             f'them, or leave "model" out for {self.default_model.name}.'
         )
+
+    def fallback(self, model: Model) -> Model | None:
+        """The model to ask where that one has no room; None where nobody named one."""
+        return self._fallbacks.get(model.slug)
 
     @property
     def models_at_hand(self) -> tuple[str, ...]:
@@ -133,12 +142,12 @@ class Conversation:
     def forward(self, model: Model, passage: Passage) -> Passed:
         """Hand a request in the provider's own protocol on; ProviderError where it gives none."""
         with failures_logged(model):
-            return self._forwarder(model).forward(passage)
+            return self._forwarder(model).forward(_for(model, passage))
 
     def forward_stream(self, model: Model, passage: Passage) -> AnswerStream:
         """The same, piece by piece."""
         with failures_logged(model):
-            return self._forwarder(model).forward_stream(passage)
+            return self._forwarder(model).forward_stream(_for(model, passage))
 
     def _forwarder(self, model: Model) -> Forwarder:
         provider = self._providers[model.provider]
@@ -159,6 +168,14 @@ class Conversation:
     def _at_hand(self) -> str:
         ready = (p for p in self._providers.values() if p.missing is None)
         return ", ".join(pattern for provider in ready for pattern in provider.patterns)
+
+
+def _for(model: Model, passage: Passage) -> Passage:
+    """The request to that model, where it names another."""
+    try:
+        return passage.naming(model.name)
+    except ValueError as error:  # 1e999 is JSON, and no number here
+        raise ProviderError(model.provider, "bad_request", message=str(error)) from error
 
 
 @contextmanager

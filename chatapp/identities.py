@@ -49,6 +49,11 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
         # The prefix keeps a user who calls himself 10.0.0.1 apart from that address.
         return f"ip:{client_ip()}" if user_id is None else user_identity(user_id)
 
+    @limiter.identity("api_key")
+    def api_key() -> str:
+        principal = _principal()
+        return user() if principal is None else principal.key_id
+
     @limiter.identity("model")
     def model() -> str:
         request: Asked = g.chat_request

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
-from flask import Flask, current_app
-
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, RequestLimit
 
 # Where the caller's limits stand in the policy; the compatible endpoints share their buckets.
-BLUEPRINT: Final = "chat"
 ENDPOINT: Final = "chat.chat"
 METHOD: Final = "POST"
-# Whose limits are the caller's own: what one model is asked by everybody is nobody's affair.
-OWN: Final = ("ip", "user", "api_key")
 MICRO: Final = 1_000_000
 
 
@@ -50,30 +45,23 @@ class LimitLeft:
 
 
 def limits_left(limiter: Limiter) -> list[LimitLeft]:
-    """One entry a limit, the shortest period first; none where limits are off."""
+    """One entry a limit, the shortest period first; none where limits are off.
+
+    The limits of a model are nobody's own, and left out as the present request names none.
+    """
     if not limiter.enabled:
         return []
-    app = cast(Flask, cast(Any, current_app)._get_current_object())
-    manager = limiter.limit_manager
-    own = [limiter.identities[name] for name in OWN]
-    runtimes = [*manager.application_limits, *manager.blueprint_limits(app, BLUEPRINT)]
-    entries = []
-    for runtime in sorted(runtimes, key=lambda runtime: runtime.limit.get_expiry()):
-        if runtime.key_func not in own:
-            continue
-        scope = runtime.scope_for(ENDPOINT, METHOD)
-        left = limiter.limiter.get_window_stats(runtime.limit, runtime.key_func(), scope)
-        item = runtime.limit
-        keywords = getattr(item, "keywords", None)
-        entries.append(
-            LimitLeft(
-                name=getattr(keywords, "name", "") or str(item),
-                unit=getattr(keywords, "unit", "requests"),
-                amount=item.amount,
-                period_s=item.get_expiry(),
-                burst=getattr(keywords, "burst", None),
-                remaining=left.remaining,
-                reset_at=left.reset_time,
-            )
-        )
-    return entries
+    return [_left(shown) for shown in limiter.peek(ENDPOINT, method=METHOD)]
+
+
+def _left(shown: RequestLimit) -> LimitLeft:
+    limit = shown.verdict.charge.limit
+    return LimitLeft(
+        name=limit.name or str(shown.limit),
+        unit=limit.unit,
+        amount=limit.amount,
+        period_s=limit.period_us // MICRO,
+        burst=limit.burst,
+        remaining=shown.verdict.remaining,
+        reset_at=shown.window.reset_time,
+    )

@@ -79,6 +79,15 @@ class Settings(BaseModel):
     provider_timeout_s: Annotated[
         float, Field(gt=0, le=600, description="how long a provider may take to answer, s")
     ] = 60.0
+    provider_attempts: Annotated[
+        int,
+        Field(ge=1, le=5, description="how often a provider is asked for one call at most"),
+    ] = 2
+    fallback_models: Annotated[
+        dict[str, str],
+        BeforeValidator(_json_object),
+        Field(description='models to ask where another has no room, as JSON: {"gpt-4o": "o3"}'),
+    ] = Field(default_factory=dict)
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
@@ -117,7 +126,9 @@ def from_config(config: Mapping[str, object]) -> Settings:
     except ValidationError as error:
         raise SettingsError("; ".join(map(_sentence, error.errors()))) from error
     except json.JSONDecodeError as error:
-        raise SettingsError(f"{PREFIX}PLANS: {error}; allowed is a JSON object") from error
+        raise SettingsError(
+            f"{PREFIX}PLANS or {PREFIX}FALLBACK_MODELS: {error}; allowed is a JSON object"
+        ) from error
 
 
 def _sentence(error: ErrorDetails) -> str:

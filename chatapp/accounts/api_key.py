@@ -50,3 +50,8 @@ def parse(text: str) -> PresentedKey | None:
     """The key in that text; None where it has not a key's form."""
     match = FORM.fullmatch(text) if len(text) <= LONGEST else None
     return None if match is None else PresentedKey(match[1], match[2])
+
+
+def public_id_of(text: str) -> str:
+    """The public part of what may be a whole key, or that part alone."""
+    return text.removeprefix(PREFIX).partition("-")[0]

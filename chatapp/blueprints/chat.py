@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import cast
+from dataclasses import asdict, replace
 
-from flask import Blueprint, Response, current_app, g, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 
 from chatapp.blueprints import chat_request, dispatch, stream_answer
 from chatapp.blueprints.chat_stream import ChatRendering
-from chatapp.conversation import Conversation
-from chatapp.providers import ProviderError
+from chatapp.blueprints.present import present_conversation
 
 bp = Blueprint("chat", __name__)
-
-EXTENSION_KEY = "chatapp.conversation"
 
 
 @bp.before_request
@@ -34,18 +30,9 @@ def chat() -> Response:
     asked: chat_request.ChatRequest = g.chat_request
     turn, conversation = asked.turn, present_conversation()
     call = dispatch.begin(conversation, turn.model)
-    try:
-        if asked.stream:
-            stream = conversation.stream(turn)
-            return stream_answer.response(stream, ChatRendering(), call, model=turn.model)
-        reply = conversation.answer(turn)
-    except ProviderError as error:
-        call.failed(error)
-        raise
+    if asked.stream:
+        stream = call.ask(lambda model: conversation.stream(replace(turn, model=model)))
+        return stream_answer.response(stream, ChatRendering(), call)
+    reply = call.ask(lambda model: conversation.answer(replace(turn, model=model)))
     call.answered(reply.usage, output_bytes=len(reply.text.encode()))
     return jsonify(reply=reply.text, model=reply.model, usage=asdict(reply.usage))
-
-
-def present_conversation() -> Conversation:
-    """The conversation of the present application."""
-    return cast(Conversation, current_app.extensions[EXTENSION_KEY])

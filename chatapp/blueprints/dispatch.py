@@ -1,52 +1,92 @@
 """One call of a provider under way: told to the ledger when it begins, and once when it is over.
 
 What follows from what a call really used, in limits, ledger and estimates, follows from `Dispatch`:
-every call passes it once, whole or streamed, answered, failed or left by its client.
+every call passes it once, whole or streamed, answered, failed or left by its client. So does every
+attempt at it: of the model that was asked for, and of the one that is its second choice.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any
 
 from flask import current_app, g, request
 
+from chatapp.blueprints import second_choice
 from chatapp.blueprints.estimating import present_estimate, present_estimator
+from chatapp.blueprints.gate import LimiterGate
+from chatapp.blueprints.present import present_attempts, present_limiter
 from chatapp.catalogue import Model
 from chatapp.conversation import Conversation
 from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
 from chatapp.spent import Spent, spent_by, spent_in_vain, spent_on
-from ratelimit_ext import Limiter, Reservation
-
-LIMITER_KEY: Final = "chatapp.limiter"
+from chatapp.upstream.guard import TRIED_AGAIN, A, Guard
+from ratelimit_ext import Reservation
 
 
 class Dispatch:
-    """A call that has begun. One of its methods ends it; what comes after that is ignored."""
+    """A call that has begun: `ask` makes it. One of the other methods ends it; what comes after
+    that is ignored."""
 
     def __init__(
         self,
         call: Call,
+        model: Model,
         conversation: Conversation,
         *,
         ledger: Ledger | None,
         reservation: Reservation,
-        learn: Callable[[Usage], None],
+        gate: LimiterGate,
+        most_attempts: int,
+        learn: Callable[[str, Usage], None],
     ) -> None:
         self.call = call
+        #: The model that is asked; another one after `ask`, where that was the second choice.
+        self.model = model
         self._conversation = conversation
         self._ledger = ledger
         self._reservation = reservation
+        self._gate = gate
+        self._guard = Guard(gate, most_attempts=most_attempts)
         self._learn = learn
         self._lock = threading.Lock()
         self._is_over = False
         if ledger is not None:
             ledger.begin(call)
+
+    def ask(self, attempt: Callable[[Model], A]) -> A:
+        """What the provider brings, within the bounded attempts; where it has no room, what that
+        of the second choice does. ProviderError where nobody brings anything: the call has failed.
+        """
+        try:
+            try:
+                return self._guard.ask(lambda: attempt(self.model))
+            except ProviderError as error:
+                if error.kind not in TRIED_AGAIN or not self._turns_to_second_choice():
+                    raise
+                return self._guard.ask_once(lambda: attempt(self.model))
+        except ProviderError as error:
+            self.failed(error)
+            raise
+
+    def _turns_to_second_choice(self) -> bool:
+        """Whether another model is asked from now on. Of the first, nothing was used."""
+        chosen = second_choice.take(self._conversation)
+        if chosen is None or self._gate.admit_model() is not None:
+            return False
+        self.model = chosen
+        self.call = replace(self.call, slug=chosen.slug, provider=chosen.provider)
+        return True
+
+    def broke_off(self, error: ProviderError) -> None:
+        """The stream ended with this error; `streamed` tells what became of the call."""
+        self._guard.met(error, asked_at=time.monotonic())
 
     def answered(self, usage: Usage | None, *, output_bytes: int) -> None:
         """The answer is whole, and has this usage, or this size where it tells none."""
@@ -57,8 +97,13 @@ class Dispatch:
     def goes_on(self, progress: Progress) -> None:
         """The stream has come so far, and its charges are not to be given back yet."""
         if self._reservation.renewal_is_due:
-            spent = spent_by(progress, input_estimate=self.call.estimated_input_tokens)
-            self._reservation.renew(**self._costs(spent.usage))
+            usage = spent_by(progress, input_estimate=self.call.estimated_input_tokens).usage
+            self._reservation.renew(**self._costs(usage))
+            if self._ledger is not None:
+                # Should the worker die, the ledger knows what the limits know.
+                cost = self._conversation.price(self.call.slug, usage)
+                known = replace(self.call, usage=usage, estimated=True, cost_micro_usd=cost)
+                self._ledger.begin(known)
 
     def failed(self, error: ProviderError) -> None:
         """There is no answer, and why. The caller gets the call back, with its tokens and dollars;
@@ -86,10 +131,13 @@ class Dispatch:
             cost_micro_usd=self._conversation.price(self.call.slug, spent.usage),
             status=status,
             client_left=client_left,
+            attempts=self._guard.attempts,
         )
-        self._reservation.settle(**self._costs(spent.usage))
+        self._reservation.settle(
+            **self._costs(spent.usage), cached_input_tokens=spent.usage.cached_input_tokens
+        )
         if status == "answered" and not spent.estimated:
-            self._learn(spent.usage)
+            self._learn(self.call.slug, spent.usage)
         if self._ledger is not None:
             self._ledger.finish(self.call)
 
@@ -113,7 +161,7 @@ def begin(conversation: Conversation, model: Model) -> Dispatch:
         key_id=g.get("key_id"),
         plan=limiter.present_plan(),
         endpoint=request.endpoint or "",
-        model=model.name,
+        model=second_choice.asked_for(model),
         slug=model.slug,
         provider=model.provider,
         estimated_input_tokens=estimate.input_tokens,
@@ -124,13 +172,11 @@ def begin(conversation: Conversation, model: Model) -> Dispatch:
     )
     return Dispatch(
         call,
+        model,
         conversation,
         ledger=current_app.extensions.get(EXTENSION_KEY),
         reservation=limiter.reservation,
-        learn=lambda usage: estimator.observe(model.slug, estimate, usage),
+        gate=LimiterGate(limiter),
+        most_attempts=present_attempts(),
+        learn=lambda slug, usage: estimator.observe(slug, estimate, usage),
     )
-
-
-def present_limiter() -> Limiter:
-    """The extension of the present application, also where it is switched off."""
-    return cast(Limiter, current_app.extensions[LIMITER_KEY])

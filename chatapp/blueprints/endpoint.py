@@ -5,33 +5,27 @@ from __future__ import annotations
 from flask import Response, jsonify
 
 from chatapp.blueprints import dispatch, stream_answer
-from chatapp.blueprints.chat import present_conversation
 from chatapp.blueprints.compatible_request import CompatibleRequest
 from chatapp.blueprints.dispatch import Dispatch
 from chatapp.blueprints.passed_on import PassedOn
+from chatapp.blueprints.present import present_conversation
 from chatapp.blueprints.shape import Shape
-from chatapp.providers import ProviderError
 
 
 def answer(asked: CompatibleRequest, shape: Shape) -> Response:
     """Hand the request on and its answer back; the offline model's is made here."""
-    conversation = present_conversation()
-    call = dispatch.begin(conversation, asked.turn.model)
-    try:
-        if asked.turn.model.provider == shape.provider:
-            return _handed_on(asked, shape, call)
-        return _made_here(asked, shape, call)
-    except ProviderError as error:
-        call.failed(error)
-        raise
+    call = dispatch.begin(present_conversation(), asked.turn.model)
+    if asked.turn.model.provider == shape.provider:
+        return _handed_on(asked, shape, call)
+    return _made_here(asked, shape, call)
 
 
 def _handed_on(asked: CompatibleRequest, shape: Shape, call: Dispatch) -> Response:
-    conversation, model = present_conversation(), asked.turn.model
+    conversation, passage = present_conversation(), asked.passage
     if asked.stream:
-        stream = conversation.forward_stream(model, asked.passage)
-        return stream_answer.response(stream, PassedOn(shape), call, model=model)
-    passed = conversation.forward(model, asked.passage)
+        stream = call.ask(lambda model: conversation.forward_stream(model, passage))
+        return stream_answer.response(stream, PassedOn(shape), call)
+    passed = call.ask(lambda model: conversation.forward(model, passage))
     call.answered(passed.usage, output_bytes=len(passed.raw))
     return Response(passed.raw, headers=passed.headers, content_type=passed.content_type)
 
@@ -40,8 +34,8 @@ def _made_here(asked: CompatibleRequest, shape: Shape, call: Dispatch) -> Respon
     conversation, turn = present_conversation(), asked.turn
     if asked.stream:
         rendering = shape.rendering(turn.model.name, asked.passage.fields)
-        stream = conversation.stream(turn)
-        return stream_answer.response(stream, rendering, call, model=turn.model)
-    reply = conversation.answer(turn)
+        stream = call.ask(lambda _: conversation.stream(turn))
+        return stream_answer.response(stream, rendering, call)
+    reply = call.ask(lambda _: conversation.answer(turn))
     call.answered(reply.usage, output_bytes=len(reply.text.encode()))
     return jsonify(shape.answer(reply))

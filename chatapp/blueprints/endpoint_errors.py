@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.allowance import present_allowances
-from chatapp.blueprints.dispatch import present_limiter
+from chatapp.blueprints.present import present_limiter
 from chatapp.blueprints.refusal import answer_paths, trouble_of
 from chatapp.blueprints.shape import Shape
 from chatapp.blueprints.trouble import Trouble
@@ -85,6 +85,9 @@ class EndpointErrors:
 
 def _denial(error: RateLimitExceeded) -> Trouble:
     sentence = error.message
+    if error.cause != "limit":
+        code = "abnormal_usage" if error.cause == "abnormal-usage" else "blocked"
+        return Trouble(429, code, sentence, unit="requests")
     units = {denial.charge.limit.unit for denial in error.denials}
     if "usd" in units:
         return Trouble(429, "insufficient_quota", sentence, unit="usd")

@@ -10,6 +10,7 @@ from flask import current_app, g
 
 from chatapp.blueprints.chat_request import ChatRequest
 from chatapp.blueprints.compatible_request import CompatibleRequest
+from chatapp.blueprints.gate import INPUT_QUOTA
 from chatapp.estimates.estimate import EXTENSION_KEY, Estimate, Estimator
 from ratelimit_ext import Limiter
 
@@ -20,6 +21,16 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("input_tokens")(lambda: present_estimate().input_tokens)
     limiter.estimator("output_tokens")(lambda: present_estimate().output_tokens)
     limiter.estimator("usd")(_dollars)
+    limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
+
+
+def _counted_input() -> int:
+    """What the provider will count as input: of a prompt that is cached next to nothing, and how
+    much of it is cached nobody knows before the answer."""
+    asked: ChatRequest | CompatibleRequest = g.chat_request
+    if isinstance(asked, CompatibleRequest) and b'"cache_control"' in asked.passage.raw:
+        return 0
+    return present_estimate().input_tokens
 
 
 def present_estimator() -> Estimator:

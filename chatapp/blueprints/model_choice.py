@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chatapp.blueprints.chat import present_conversation
+from chatapp.blueprints.present import present_conversation
 from chatapp.blueprints.refusal import Refusal
 from chatapp.catalogue import Model
 from chatapp.conversation import ModelUnavailableError, UnknownModelError

@@ -9,10 +9,10 @@ from flask import Blueprint, Response, g, jsonify, request
 from pydantic import Field, ValidationError
 
 from chatapp.blueprints import compatible_request, endpoint, model_choice
-from chatapp.blueprints.chat import present_conversation
 from chatapp.blueprints.compatible_request import CHOICES_MOST, CompatibleRequest, TokenCount
 from chatapp.blueprints.endpoint_errors import EndpointErrors
 from chatapp.blueprints.openai_shape import OpenAIShape
+from chatapp.blueprints.present import present_conversation
 from chatapp.conversation import Turn
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")

@@ -8,8 +8,7 @@ from flask import Blueprint, Response, current_app, make_response, render_templa
 
 from chatapp.accounts.authentication import EXTENSION_KEY as AUTHENTICATOR_KEY
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
-from chatapp.blueprints.chat import EXTENSION_KEY
-from chatapp.conversation import Conversation
+from chatapp.blueprints.present import present_conversation
 
 bp = Blueprint("page", __name__)
 
@@ -23,7 +22,7 @@ CONTENT_SECURITY_POLICY: Final = (
 @bp.get("/")
 def page() -> Response:
     """The page; it is the same for everybody, what differs its script asks for."""
-    conversation: Conversation = current_app.extensions[EXTENSION_KEY]
+    conversation = present_conversation()
     html = render_template(
         "chat.html",
         default_model=conversation.default_model.name,

@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.trouble import Trouble
 from chatapp.providers import ProviderError
+from ratelimit_ext import Blocked, TemporarilyUnavailable
 
 CODES: Final = {
     400: "bad_request",
@@ -66,6 +67,12 @@ def trouble_of(error: HTTPException) -> Trouble:
     status = error.code or 500
     if isinstance(error, Refusal):
         return Trouble(status, error.word, error.description or "", error.param)
+    if isinstance(error, Blocked):
+        return Trouble(status, "blocked", error.description or "")
+    if isinstance(error, TemporarilyUnavailable):
+        code = "switched_off" if error.cause == "closed" else "server_is_overloaded"
+        # The extension writes the wait, in milliseconds as well.
+        return Trouble(status, code, error.description or "")
     sentence = SENTENCES.get(status, error.description or "")
     if status == 413 and (most := request.max_content_length):
         megabytes = most // (1024 * 1024)

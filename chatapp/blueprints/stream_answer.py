@@ -11,7 +11,6 @@ from flask import Response, request
 
 from chatapp import server_sent_events
 from chatapp.blueprints.dispatch import Dispatch
-from chatapp.catalogue import Model
 from chatapp.client_watch import AT_HAND, client_watch
 from chatapp.conversation import failures_logged
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError
@@ -55,13 +54,11 @@ class StreamAnswer:
         rendering: Rendering,
         dispatch: Dispatch,
         *,
-        model: Model,
         connection: socket.socket | None,
     ) -> None:
         self._stream = stream
         self._rendering = rendering
         self._dispatch = dispatch
-        self._model = model
         self._client_left = False
         self._provider_is_done = False
         self._bytes = self._written()
@@ -102,13 +99,15 @@ class StreamAnswer:
         try:
             if start := rendering.start():
                 yield start
-            with failures_logged(self._model, unless=lambda: self._client_left):
+            with failures_logged(self._dispatch.model, unless=lambda: self._client_left):
                 for part in self._stream:
                     self._dispatch.goes_on(self._stream.progress)
                     if written := rendering.part(part):
                         yield written
         except ProviderError as error:
             self._provider_is_done = True
+            if not self._client_left:
+                self._dispatch.broke_off(error)
             yield rendering.error(error)
         else:
             self._provider_is_done = True
@@ -116,14 +115,10 @@ class StreamAnswer:
                 yield end
 
 
-def response(
-    stream: AnswerStream, rendering: Rendering, dispatch: Dispatch, *, model: Model
-) -> Response:
+def response(stream: AnswerStream, rendering: Rendering, dispatch: Dispatch) -> Response:
     """The response to the present request, whose body is this stream."""
     connections = filter(None, map(request.environ.get, CONNECTIONS))
-    body = StreamAnswer(
-        stream, rendering, dispatch, model=model, connection=next(connections, None)
-    )
+    body = StreamAnswer(stream, rendering, dispatch, connection=next(connections, None))
     answer = Response(
         body,
         content_type=f"{server_sent_events.MIMETYPE}; charset=utf-8",

@@ -9,7 +9,7 @@ from typing import cast
 from flask import Blueprint, Response, current_app, g, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
-from chatapp.blueprints.dispatch import present_limiter
+from chatapp.blueprints.present import present_limiter
 from chatapp.blueprints.refusal import Refusal
 from chatapp.ledger.records import EXTENSION_KEY, Records
 from chatapp.limits_left import MICRO, limits_left

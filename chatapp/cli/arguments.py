@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
@@ -12,6 +12,13 @@ from flask.cli import ScriptInfo
 
 from chatapp.identities import plans_of
 
+DURATION_UNITS: Final = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+LONGEST_DAYS: Final = 366
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
@@ -66,10 +73,29 @@ class DayType(click.ParamType[datetime]):
             self.fail(f"{value!r} is no day; write it as 2026-11-25", param, ctx)
 
 
+class DurationType(click.ParamType[timedelta]):
+    """A length of time: a whole number and s, m, h or d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """It as a difference of times."""
+        number, unit = value[:-1], value[-1:].lower()
+        if unit not in DURATION_UNITS or not (number.isascii() and number.isdigit()):
+            self.fail(f"{value!r} is no length of time; write it as 90s, 15m, 2h or 7d", param, ctx)
+        length = min(int(number), LONGEST_DAYS * 86_400) * DURATION_UNITS[unit]
+        if not timedelta(0) < length <= timedelta(days=LONGEST_DAYS):
+            self.fail(f"{value!r} is none from 1s to {LONGEST_DAYS}d", param, ctx)
+        return length
+
+
 USER: Final = NameType(256)
 KEY_NAME: Final = NameType(100)
 PLAN: Final = PlanType()
 DAY: Final = DayType()
+DURATION: Final = DurationType()
 
 
 def policy_plans(app: Flask) -> tuple[str, ...]:

@@ -49,5 +49,5 @@ def _limits(app: Flask, limiter: Limiter, identity: str, plan: str) -> list[Limi
     address = name.partition("/")[0] if kind == "ip" else "127.0.0.1"
     with app.test_request_context(environ_base={"REMOTE_ADDR": address}):
         if kind == "user":
-            g.principal = Principal(name, plan, key_id="")
+            g.principal = Principal(name, plan, key_id="-")
         return [limit for limit in limits_left(limiter) if limit.unit == "usd"]

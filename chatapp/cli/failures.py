@@ -9,13 +9,16 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.migration import COMMAND
+from ratelimit_ext import StorageUnavailable
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Turn the database's failures into a sentence."""
+    """Turn the failures of database and storage into a sentence."""
     try:
         yield
+    except (ValueError, StorageUnavailable) as error:  # of the limits
+        raise click.ClickException(str(error)) from error
     except (SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip()
         raise click.ClickException(

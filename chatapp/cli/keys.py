@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 from flask.cli import AppGroup
 
+from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import UnknownKeyError
 from chatapp.accounts.tables import ApiKey
 from chatapp.cli import arguments, failures
@@ -57,7 +58,7 @@ def list_(user: str | None) -> None:
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
     """End a key; KEY_ID is its public part, or the whole key."""
-    public_id = key_id.removeprefix("sk-chat-").partition("-")[0]
+    public_id = public_id_of(key_id)
     with failures.told():
         try:
             key = present_accounts().revoke(public_id)

@@ -6,8 +6,9 @@ limits or other providers. What stands here is all that they share.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
@@ -100,6 +101,14 @@ class Passage:
     fields: Mapping[str, object]
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+
+    def naming(self, model: str) -> Passage:
+        """The same request to the model of that name; ``ValueError`` where it holds numbers that
+        cannot be written."""
+        if self.fields.get("model") == model:
+            return self
+        fields = {**self.fields, "model": model}
+        return replace(self, raw=json.dumps(fields, allow_nan=False).encode(), fields=fields)
 
 
 @dataclass(frozen=True, slots=True)

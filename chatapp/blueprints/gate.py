@@ -1,0 +1,59 @@
+"""The limits of the present request before its provider, by their names in the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from chatapp.providers import Quota
+from chatapp.upstream.learned import allowance_of
+from ratelimit_ext import Limiter
+
+#: The cool-down of a model, `unless blocked`.
+COOL_DOWN: Final = "provider"
+#: The provider's own quotas, `as reported`.
+INPUT_QUOTA: Final = "provider-input-tokens"
+QUOTAS: Final = ("provider-requests", "provider-tokens", INPUT_QUOTA, "provider-output-tokens")
+#: Everything that is counted by model: charged anew where another model is asked.
+OF_THE_MODEL: Final = ("model", "blocked-model", COOL_DOWN, *QUOTAS)
+
+#: The first pause of a provider that names none, in seconds.
+FIRST_PAUSE_S: Final = 1.0
+
+
+class LimiterGate:
+    """A Gate of `chatapp.upstream.guard` over the extension.
+
+    What it notes and closes it may note after the request, as a stream does; an attempt is admitted
+    within it.
+    """
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._reservation = limiter.reservation
+
+    def admit_again(self) -> float | None:
+        """See Gate."""
+        return self._limiter.admit_again(COOL_DOWN, *QUOTAS)
+
+    def admit_model(self) -> float | None:
+        """The same after the request was changed to another model."""
+        return self._limiter.admit_again(*OF_THE_MODEL)
+
+    def cool_down(self, for_s: float | None) -> None:
+        """See Gate."""
+        named = for_s is not None
+        wait_s = for_s if for_s is not None else FIRST_PAUSE_S
+        self._reservation.block(COOL_DOWN, for_s=wait_s, grows=not named)
+
+    def learn(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
+        """See Gate."""
+        for quota in quotas:
+            told = allowance_of(quota)
+            self._reservation.report(
+                quota.unit,
+                amount=told.amount,
+                used=told.used,
+                period_s=told.period_s,
+                as_of=asked_at,
+            )

@@ -1,0 +1,43 @@
+"""The model that is asked where the one that was asked for has no room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flask import g
+
+from chatapp.blueprints.chat_request import ChatRequest
+from chatapp.blueprints.compatible_request import CompatibleRequest
+from chatapp.blueprints.present import present_conversation
+from chatapp.catalogue import Model
+from chatapp.conversation import Conversation
+from ratelimit_ext import Limiter
+
+
+def install(limiter: Limiter) -> None:
+    """Let a request whose model cools down be decided for its second choice."""
+    limiter.second_choice(lambda: take(present_conversation()) is not None)
+
+
+def take(conversation: Conversation) -> Model | None:
+    """Change the present request to the second choice of its model, and tell which that is.
+
+    None where its model has none, or has it already, or where its protocol is another's.
+    """
+    asked: ChatRequest | CompatibleRequest = g.chat_request
+    model = asked.turn.model
+    chosen = conversation.fallback(model)
+    if chosen is None or "model_asked_for" in g:
+        return None
+    if isinstance(asked, CompatibleRequest) and chosen.provider != model.provider:
+        return None
+    g.model_asked_for = model.name
+    g.chat_request = replace(asked, turn=replace(asked.turn, model=chosen))
+    g.pop("estimate", None)
+    return chosen
+
+
+def asked_for(model: Model) -> str:
+    """The name that the caller has given, whichever model is asked."""
+    name: str = g.get("model_asked_for", model.name)
+    return name

@@ -1,0 +1,130 @@
+"""`chat block` and `chat unblock`: the switches that act at once, in every worker."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, NamedTuple
+
+import click
+from flask.cli import with_appcontext
+
+from chatapp.accounts.api_key import public_id_of
+from chatapp.cli import arguments, failures
+from chatapp.cli.dollar_limits import can_be_read
+from chatapp.cli.present import present_accounts, present_catalogue, present_limiter
+from chatapp.identities import user_identity
+from ratelimit_ext import BlockReason, Limiter
+
+KINDS: Final = ("user", "key", "model", "all")
+EVERYBODY: Final = "*"
+#: The limit that stops by itself whoever uses far more than usual.
+SURGE: Final = "surge"
+
+
+class Target(NamedTuple):
+    """What is blocked: the limit in the policy, the identity it counts, and how a person calls it.
+
+    ``reason`` is what its callers are told.
+    """
+
+    limit: str
+    identity: str
+    called: str
+    reason: BlockReason
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name", required=False)
+@click.option("--for", "length", type=arguments.DURATION, help="For so long: 90s, 15m, 2h, 7d.")
+@click.option("--abnormal", is_flag=True, help="Tell a user or key that its usage is abnormal.")
+@with_appcontext
+def block(
+    *,
+    kind: Literal["user", "key", "model", "all"],
+    name: str | None,
+    length: timedelta | None,
+    abnormal: bool,
+) -> None:
+    """Let no call pass: of a user, of an API key, whole or its public part, to a model, or at all.
+
+    Without --for until `chat unblock`. Calls under way go on.
+    """
+    target = _target(kind, name)
+    if abnormal:
+        if kind not in ("user", "key"):
+            raise click.UsageError(f"--abnormal is for a user or a key, and not for {kind}.")
+        target = target._replace(reason="abnormal-usage")
+    limiter = _shared_limiter()
+    for_s = None if length is None else length.total_seconds()
+    with failures.told():
+        anew = limiter.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
+    if not anew:
+        click.echo(f"{target.called} is blocked for as long already.")
+        return
+    until = "until `chat unblock`"
+    if length is not None:
+        until = f"until {datetime.now(UTC) + length:%Y-%m-%d %H:%M:%S} UTC"
+    click.echo(f"{target.called} is blocked {until}, in all workers from now on.")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name", required=False)
+@with_appcontext
+def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> None:
+    """Lift a block, whoever set it: an operator, or a surge of the user's or key's own, whose past
+    is then forgotten."""
+    target = _target(kind, name)
+    limiter = _shared_limiter()
+    with failures.told():
+        lifted = limiter.unblock(target.limit, target.identity)
+        if kind in ("user", "key"):
+            with contextlib.suppress(ValueError):  # a policy of one's own may know no surges
+                lifted = limiter.unblock(SURGE, target.identity) or lifted
+    done = "is not blocked any more" if lifted else "was not blocked"
+    click.echo(f"{target.called} {done}.")
+
+
+def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> Target:
+    if kind == "all":
+        if name is not None:
+            raise click.UsageError(f"`all` takes no name; found {name!r}.")
+        return Target("blocked-all", EVERYBODY, "Every call", "closed")
+    if name is None:
+        raise click.UsageError(f"Say which {kind}: `chat block {kind} NAME`.")
+    if kind == "user":
+        identity = name if name.startswith("ip:") else user_identity(name)
+        return Target("blocked-user", identity, f"The user {name}", "blocked")
+    if kind == "key":
+        return _key(name)
+    slug = present_catalogue().slug_of(name)
+    if slug is None:
+        raise click.ClickException(
+            f"There is no model {name!r} in models.toml; name one of its models, or "
+            "openai-other or anthropic-other for all that are in it under no name."
+        )
+    return Target("blocked-model", slug, f"The model {slug}", "closed")
+
+
+def _key(text: str) -> Target:
+    public_id = public_id_of(text)
+    with failures.told():
+        known = {key.public_id for key in present_accounts().all_keys()}
+    if public_id not in known:
+        raise click.ClickException(
+            f"There is no key {public_id[:16]}; `chat keys list` shows them."
+        )
+    return Target("blocked-key", public_id, f"The key {public_id}", "blocked")
+
+
+def _shared_limiter() -> Limiter:
+    limiter = present_limiter()
+    if not can_be_read(limiter):
+        raise click.ClickException(
+            "The limits are in each worker's own memory, where no command reaches them. Run it "
+            "beside gunicorn, whose embedded server it finds, or set RATELIMIT_STORAGE_URI to the "
+            "storage of the workers."
+        )
+    return limiter
