@@ -1,0 +1,99 @@
+"""What one worker learns or an operator says holds in all of gunicorn's workers at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.chatapp import provider_server
+from tests.chatapp.provider_server import ProviderServer, openai_error
+from tests.e2e.gunicorn_master import ROOT, Answer, Master, gunicorn
+from tests.servers import eventually
+
+WORKERS = 4
+HELLO = {"message": "hello", "user_id": "alice", "model": "gpt-5.4-mini"}
+
+
+@pytest.fixture
+def provider() -> Iterator[ProviderServer]:
+    with provider_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def master(provider: ProviderServer, tmp_path: Path) -> Iterator[Master]:
+    """Four workers on the embedded server, before a provider that does as it is told."""
+    with gunicorn(
+        "wsgi:app",
+        state=tmp_path / "state",
+        log=tmp_path / "log",
+        workers=WORKERS,
+        OPENAI_API_KEY="sk-openai-test",
+        OPENAI_BASE_URL=f"{provider.url}/v1",
+        NO_PROXY="127.0.0.1",
+        DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
+    ) as running:
+        eventually(lambda: len(running.workers()) == WORKERS)
+        yield running
+
+
+def command(tmp_path: Path, *words: str) -> str:
+    """`flask --app wsgi chat …` in a process of its own, which is told no storage."""
+    environment = {name: value for name, value in os.environ.items() if "RATELIMIT" not in name}
+    environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'chatapp.db'}"
+    environment["RATELIMIT_EMBEDDED_DIR"] = str(tmp_path / "state")
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", "chat", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def together(master: Master, calls: int, payload: object = HELLO) -> list[Answer]:
+    """So many calls at once, each on a connection of its own, so that all workers have some."""
+    with ThreadPoolExecutor(calls) as pool:
+        return list(pool.map(lambda _: master.request("/chat", payload), range(calls)))
+
+
+def test_a_block_is_obeyed_by_all_workers_at_once(master: Master, tmp_path: Path) -> None:
+    """The command finds the embedded server by itself; not one call passes after it, and every
+    call after the block was lifted."""
+    assert Counter(answer.status for answer in together(master, 4)) == {200: 4}
+    assert "in all workers" in command(tmp_path, "block", "user", "alice")
+    assert Counter(answer.status for answer in together(master, 24)) == {403: 24}
+    other = {**HELLO, "user_id": "bob"}
+    assert Counter(answer.status for answer in together(master, 2, other)) == {200: 2}
+    command(tmp_path, "unblock", "user", "alice")
+    assert Counter(answer.status for answer in together(master, 4)) == {200: 4}
+
+
+def test_everything_can_be_switched_off(master: Master, tmp_path: Path) -> None:
+    """503 in every worker, for whoever asks, and the provider is not asked."""
+    command(tmp_path, "block", "all", "--for", "1h")
+    answers = together(master, 24)
+    assert {answer.body["code"] for answer in answers} == {"switched_off"}
+    assert {answer.status for answer in answers} == {503}
+
+
+def test_a_cool_down_is_obeyed_by_all_workers(master: Master, provider: ProviderServer) -> None:
+    """The provider asks one of them for 30 s, once; nobody asks it again."""
+    provider.script(openai_error(429, code="rate_limit_exceeded", headers={"Retry-After": "30"}))
+    first = master.request("/chat", HELLO)
+    assert (first.status, first.headers["retry-after"]) == (503, "30")
+    answers = together(master, 24)
+    assert {answer.body["code"] for answer in answers} == {"server_is_overloaded"}
+    assert all(28 <= int(answer.headers["retry-after"]) <= 30 for answer in answers)
+    assert len(provider.calls) == 1
