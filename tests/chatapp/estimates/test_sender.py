@@ -194,5 +194,5 @@ def test_the_end_does_not_wait_for_ever(server: Server) -> None:
     sender.note("gpt-4o", 3)
     sender.close()
     assert server.was_asked()
-    assert server.sent == []
+    assert not sender.flush(0)  # it hangs yet
     server.gate.set()
