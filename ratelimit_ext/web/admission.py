@@ -24,6 +24,13 @@ class Charged(NamedTuple):
     metas: int
 
 
+class Asked(NamedTuple):
+    """What functions have said about this request: many limits ask the same one."""
+
+    identities: dict[int, object]
+    costs: dict[int, int]
+
+
 class Outcome(NamedTuple):
     """A decision, with an entry per claim: the request's own, and those on denials."""
 
@@ -46,8 +53,9 @@ def charged(
     view may lack what the callables ask for.
     """
     made = Charged([], [], [], 0)
+    asked = Asked({}, {})
     for claim in claims:
-        single = _charged(claim, logger, lenient=lenient)
+        single = _charged(claim, asked, logger, lenient=lenient)
         if single is not None:
             made.claims.append(claim)
             made.identities.append(single[0])
@@ -56,7 +64,7 @@ def charged(
     triggers += [(m, (i,)) for i, claim in enumerate(made.claims) for m in claim.metas]  # type: ignore[misc]
     added = 0
     for meta, on_denial in triggers:
-        single = _charged(meta, logger, lenient=lenient)
+        single = _charged(meta, asked, logger, lenient=lenient)
         if single is not None:
             identity, charge = single
             made.claims.append(meta)
@@ -68,16 +76,21 @@ def charged(
     return made._replace(metas=added)
 
 
-def _charged(claim: Claim, logger: logging.Logger, *, lenient: bool) -> tuple[str, Charge] | None:
+def _charged(
+    claim: Claim, asked: Asked, logger: logging.Logger, *, lenient: bool
+) -> tuple[str, Charge] | None:
     """Whom a claim is charged to, and the charge; ``None`` where it is left out."""
     runtime = claim.runtime
     try:
         if runtime.exempt_when is not None and runtime.exempt_when():
             return None
-        identity = runtime.key_func()
+        key_func = runtime.key_func
+        identity = asked.identities.get(id(key_func))
+        if identity is None:
+            identity = asked.identities[id(key_func)] = key_func()
         if identity:
             name = str(identity)
-            return name, claim.charge(name)
+            return name, claim.charge(name, asked.costs)
     except Exception:
         if not lenient:
             raise

@@ -60,16 +60,26 @@ class Claim:
     estimate: Callable[[], Any] | None = None
     edge: bool = False
 
-    def charge(self, identity: str) -> Charge:
-        """The charge of the present request. Raises ``ValueError`` for a cost that is none."""
-        cost: Any = self.estimate or self.runtime.cost
-        if callable(cost):
-            cost = cost()
+    def charge(self, identity: str, costs: dict[int, int]) -> Charge:
+        """The charge of the present request. Raises ``ValueError`` for a cost that is none.
+
+        ``costs`` are the estimates that were asked already, by the function's identity.
+        """
+        if self.estimate is None:
+            cost = self._cost(self.runtime.cost)
+        elif (known := costs.get(id(self.estimate))) is not None:
+            cost = known
+        else:
+            cost = costs[id(self.estimate)] = self._cost(self.estimate)
+        return Charge(self.limit, bucket_key(self.shared_key, identity), cost)
+
+    def _cost(self, stated: Any) -> int:
+        cost = stated() if callable(stated) else stated
         if self.limit.unit == "usd":
             cost = _micro_dollars(cost, self.runtime.limit)
         if cost.__class__ is not int or cost < 0:
             cost = checked_cost(cost, self.runtime.limit)
-        return Charge(self.limit, bucket_key(self.shared_key, identity), cost)
+        return cost
 
 
 class ClaimMaker:

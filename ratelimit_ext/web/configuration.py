@@ -208,20 +208,30 @@ class Configuration:
             for limit in plan.limits
         ]
 
+    def _present_plan(self) -> str:
+        """The caller's plan; ``ConfigurationError`` for one that the policy does not have."""
+        name = self._limiter.present_plan()
+        self._policy.plan(name)
+        return name
+
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
         policy, limiter = self._policy, self._limiter
         keywords = _keywords(limit)
         items = items_of(limit.limit, keywords)
 
-        def applicable() -> tuple[RateLimitItem, ...]:
-            return items if policy.plan(limiter.present_plan()) is plan else ()
+        def applicable(name: str) -> tuple[RateLimitItem, ...]:
+            return items if name == plan.name else ()
 
         definition = self._route_limit(limit)
         sentence = limit.error_message
         if sentence is None and limit.strategy not in GUARDS:
             sentence = plan_sentence(plan, limit, policy.next_plan(plan))
         return dataclasses.replace(
-            definition, limiter=limiter, items=applicable, error_message=sentence
+            definition,
+            limiter=limiter,
+            asks=self._present_plan,
+            items=applicable,
+            error_message=sentence,
         )
 
 

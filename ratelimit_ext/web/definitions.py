@@ -104,17 +104,19 @@ class MetaLimit(KeywordsMixin, flask_limiter.MetaLimit):
 class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
     """A limit of a view, a blueprint or a block: ``flask_limiter.RouteLimit`` with keywords.
 
-    ``items`` replaces the string for limits that come from a policy: it is asked at every request
-    and answers with the items that apply.
+    ``asks`` and ``items`` replace the string for the limits of plans: at every request ``asks`` is
+    asked, once for all definitions that ask the same, and ``items`` tells which items apply to its
+    answer.
     """
 
-    items: Callable[[], tuple[RateLimitItem, ...]] | None = None
+    asks: Callable[[], Any] | None = None
+    items: Callable[[Any], tuple[RateLimitItem, ...]] | None = None
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
-        if self.items is None:
+        if self.asks is None or self.items is None:
             yield from super().__iter__()
         else:
-            yield from runtime_limits(self, self.items())
+            yield from runtime_limits(self, self.items(self.asks()))
 
     def __call__(self, obj: Any) -> Any:
         """Attach to a view or a blueprint. Stacked decorators share one wrapper: the innermost."""

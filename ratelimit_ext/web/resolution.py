@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import flask
@@ -22,7 +23,7 @@ MOST_VARIANTS: Final = 256
 MOST_PLACES: Final = 4096
 
 EDGE: Final = ""
-#: The answer of a definition that has no limit for a request.
+#: The answer of whoever cannot be asked in this request: it has no limit for it.
 NOTHING: Final = ("",)
 
 
@@ -50,9 +51,11 @@ class Resolved(NamedTuple):
 
 @dataclass(slots=True)
 class _Prepared:
-    """What is known of a place: which callables to ask, and claims by what they answered."""
+    """What is known of a place: which questions its definitions have, each once, and claims by
+    what was answered. ``asking`` tells by a definition's identity which question is its own."""
 
-    dynamic: tuple[Limit, ...]
+    questions: tuple[Callable[[], Any], ...]
+    asking: dict[int, int]
     fresh_scopes: bool = False
     variants: dict[tuple[Any, ...], Resolved] = field(default_factory=dict)
 
@@ -88,13 +91,12 @@ class Resolver:
         if prepared is None:
             if len(self._prepared) >= MOST_PLACES:
                 self._prepared.clear()
-            prepared = self._prepared[place] = _Prepared(self._dynamic(place))
-        answers = tuple([self._answer(definition, place) for definition in prepared.dynamic])
+            prepared = self._prepared[place] = self._questions(place)
+        answers = tuple([self._answer(question, place) for question in prepared.questions])
         resolved = prepared.variants.get(answers)
         if resolved is None:
-            resolved, sound = self._compiled(
-                place, dict(zip(map(id, prepared.dynamic), answers, strict=True))
-            )
+            answered = {each: answers[at] for each, at in prepared.asking.items()}
+            resolved, sound = self._compiled(place, answered)
             if len(prepared.variants) >= MOST_VARIANTS:
                 prepared.variants.clear()
             if sound:  # what could not be loaded is said at every request, not only at the first
@@ -113,20 +115,25 @@ class Resolver:
     def _maker(self, place: Place) -> ClaimMaker:
         return ClaimMaker(self._naming, place.endpoint, place.method, self._estimators)
 
-    def _dynamic(self, place: Place) -> tuple[Limit, ...]:
-        """The definitions that may concern the place and have to be asked at every request."""
+    def _questions(self, place: Place) -> _Prepared:
+        """What has to be asked at every request, by the definitions that may concern the place."""
         shared, own = self._candidates(place)
-        seen = {id(d): d for d in (*shared, *own, *self._metas) if _asks(d)}
-        return tuple(seen.values())
+        questions: dict[Callable[[], Any], int] = {}
+        asking: dict[int, int] = {}
+        for definition in (*shared, *own, *self._metas):
+            question = _question(definition)
+            if question is not None and id(definition) not in asking:
+                asking[id(definition)] = questions.setdefault(question, len(questions))
+        return _Prepared(tuple(questions), asking)
 
-    def _answer(self, definition: Limit, place: Place) -> tuple[Any, ...]:
-        """What the definition's callables say. A request without a view may lack what they ask."""
+    def _answer(self, question: Callable[[], Any], place: Place) -> Any:
+        """What is answered. A request without a view may lack what the callables ask for."""
         try:
-            return _answer(definition)
+            return question()
         except Exception:
             if place.endpoint and place.name != EDGE:
                 raise
-            self._logger.debug("left out %r", definition, exc_info=True)
+            self._logger.debug("nobody answers %r", question, exc_info=True)
             return NOTHING
 
     def _candidates(self, place: Place) -> Applicable:
@@ -197,9 +204,13 @@ def _all(resolved: Resolved) -> list[Claim]:
     return [*resolved.own, *(claim for _, claims in resolved.shared for claim in claims)]
 
 
-def _asks(definition: Limit) -> bool:
-    own = definition.limit_provider, getattr(definition, "items", None) or ""
-    return any(map(callable, (*own, *_meta_providers(definition))))
+def _question(definition: Limit) -> Callable[[], Any] | None:
+    """What to ask for the definition at every request; None where it is static."""
+    asks: Callable[[], Any] | None = getattr(definition, "asks", None)
+    if asks is not None:
+        return asks
+    asked = (definition.limit_provider, *_meta_providers(definition))
+    return partial(_stated, definition) if any(map(callable, asked)) else None
 
 
 def _meta_providers(definition: Limit) -> list[Any]:
@@ -207,22 +218,25 @@ def _meta_providers(definition: Limit) -> list[Any]:
     return [meta.limit_provider if isinstance(meta, MetaLimit) else meta for meta in metas]
 
 
-def _answer(definition: Limit) -> tuple[Any, ...]:
-    """The definition's own string or items, then what the callables of its meta limits say."""
-    items, provider = getattr(definition, "items", None), definition.limit_provider
-    own = items() if items is not None else provider() if callable(provider) else provider
+def _stated(definition: Limit) -> tuple[Any, ...]:
+    """The definition's own string, then what the callables of its meta limits say."""
+    provider = definition.limit_provider
+    own = provider() if callable(provider) else provider
     return (own, *[meta() for meta in _meta_providers(definition) if callable(meta)])
 
 
-def _expanded(definition: Limit, answer: tuple[Any, ...] | None) -> tuple[RuntimeLimit, ...]:
-    """The runtime limits; for a definition that asks callables, those of their answers."""
+def _expanded(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
+    """The runtime limits; for a definition that asks, those of what was answered."""
     if answer is None:
         return tuple(definition)
+    if answer is NOTHING:
+        return ()
+    items = getattr(definition, "items", None)
+    if items is not None:
+        return tuple(runtime_limits(definition, items(answer)))
     own = answer[0]
     if not own:
         return ()
-    if isinstance(own, tuple):
-        return tuple(runtime_limits(definition, own))
     answered = copy.copy(definition)
     answered.limit_provider = own
     return tuple(answered)
