@@ -16,7 +16,9 @@ from werkzeug.http import http_date
 
 from ratelimit_ext.web.cause import ENDLESS_MS
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest
-from ratelimit_ext.web.refusal import too_long_to_wait
+
+#: Above this many milliseconds a client had better not wait in its retry loop (docs/answers.md).
+LONGEST_RETRY_MS = 60_000
 
 EXPOSED = ("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry")
 
@@ -46,7 +48,7 @@ def write_refusal(
         seconds = max(1, -(-wait_ms // 1000))
         headers[name] = http_date(time.time() + seconds) if as_date else str(seconds)
         headers["retry-after-ms"] = str(max(1, wait_ms))
-    if budget or too_long_to_wait(wait_ms):
+    if budget or wait_ms > LONGEST_RETRY_MS:
         # SDKs would sleep for that long, or hammer: tell them to hand the error to their caller.
         headers["x-should-retry"] = "false"
 

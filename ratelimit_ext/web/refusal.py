@@ -5,7 +5,6 @@ They are exceptions, so that an application's own error handlers come first.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import flask
@@ -15,31 +14,9 @@ from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.core.money import MICRO
 from ratelimit_ext.web.cause import SENTENCES, Cause, cause_of
 from ratelimit_ext.web.claims import Claim, header_name
-
-TYPES = "https://iana.org/assignments/http-problem-types#"
-PROBLEM = "application/problem+json"
-#: The problem type and its title by what refuses.
-PROBLEMS: dict[Cause, tuple[str, str]] = {
-    "limit": (f"{TYPES}quota-exceeded", "Quota exceeded"),
-    "abnormal-usage": (f"{TYPES}abnormal-usage-detected", "Abnormal usage detected"),
-    "overloaded": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
-    "closed": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
-    "blocked": ("about:blank", "Blocked"),
-}
-CODES: dict[Cause, str] = {
-    "limit": "rate_limited",
-    "abnormal-usage": "abnormal_usage",
-    "overloaded": "server_is_overloaded",
-    "closed": "switched_off",
-    "blocked": "blocked",
-}
-
-#: Above this many seconds a client had better not wait in its retry loop (see docs/answers.md).
-LONGEST_RETRY_S = 60
+from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, outside, waiting
 
 
 class RateLimitExceeded(flask_limiter.RateLimitExceeded):
@@ -100,7 +77,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "code": "insufficient_quota" if self.is_budget else CODES["limit"],
             "limit": str(claim.runtime.limit),
             "policy": header_name(claim.limit),
-            "remaining": _outside(claim.limit, min(verdict.remaining for verdict in own)),
+            "remaining": outside(claim.limit, min(verdict.remaining for verdict in own)),
             "retry_after": wait_ms / 1000,
             "violated-policies": [header_name(v.charge.limit) for v in decision.denials],
         }
@@ -120,9 +97,9 @@ class RequestTooLarge(BadRequest):
     def __init__(self, claim: Claim, verdict: Verdict) -> None:
         limit = claim.limit
         super().__init__(
-            f"This request costs {_outside(limit, verdict.charge.cost):,} {limit.unit}, and the "
+            f"This request costs {outside(limit, verdict.charge.cost):,} {limit.unit}, and the "
             f"limit {header_name(limit)!r} never allows more than "
-            f"{_outside(limit, limit.capacity):,} at once. Make the request smaller."
+            f"{outside(limit, limit.capacity):,} at once. Make the request smaller."
         )
         self.claim = claim
         self.verdict = verdict
@@ -136,8 +113,8 @@ class RequestTooLarge(BadRequest):
                 "code": "request_too_large",
                 "limit": str(self.claim.runtime.limit),
                 "policy": header_name(self.claim.limit),
-                "cost": _outside(self.claim.limit, self.verdict.charge.cost),
-                "capacity": _outside(self.claim.limit, self.claim.limit.capacity),
+                "cost": outside(self.claim.limit, self.verdict.charge.cost),
+                "capacity": outside(self.claim.limit, self.claim.limit.capacity),
             },
             None,
         )
@@ -177,49 +154,6 @@ class TemporarilyUnavailable(ServiceUnavailable):
         return body_response(503, body, self.cause)
 
 
-def guard_body(
-    sentence: str, cause: Cause, claim: Claim, wait_ms: int | None = None
-) -> dict[str, Any]:
-    """The body of a refusal that has no amount to tell."""
-    wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
-    return {
-        "error": sentence,
-        "code": CODES[cause],
-        "policy": header_name(claim.limit),
-        **wait,
-    }
-
-
 def _cause(claim: Claim | None, decision: Decision | None) -> Cause:
     denials = () if claim is None or decision is None else decision.denials
     return next((cause_of(d) for d in denials if claim and d.charge.limit is claim.limit), "limit")
-
-
-def _outside(limit: Limit, units: int) -> float:
-    """An amount as it is told outside: dollars as dollars."""
-    return units / MICRO if limit.unit == "usd" else units
-
-
-def waiting(wait_ms: int) -> str:
-    """The sentence that says how long to wait."""
-    if wait_ms < 120_000:
-        return f"Try again in {wait_ms / 1000:g} seconds."
-    hours, minutes = divmod(-(-wait_ms // 60_000), 60)
-    return f"Try again in {f'{hours} h {minutes} min' if hours else f'{minutes} minutes'}."
-
-
-def body_response(status: int, body: dict[str, Any], cause: Cause | None) -> Response:
-    """JSON, or RFC 9457's problem JSON where the client asks for it."""
-    accepted = flask.request.accept_mimetypes
-    if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
-        problem, title = PROBLEMS[cause]
-        described = {"type": problem, "title": title, "status": status}
-        body = {**described, "detail": body["error"], **body}
-        return Response(json.dumps(body), status, content_type=PROBLEM)
-    body = {key: value for key, value in body.items() if key != "violated-policies"}
-    return Response(json.dumps(body), status, content_type="application/json")
-
-
-def too_long_to_wait(wait_ms: int) -> bool:
-    """Whether a client's retry loop should rather give up."""
-    return wait_ms > LONGEST_RETRY_S * 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask import request
 
-from ratelimit_ext.web.refusal import waiting
+from ratelimit_ext.web.refusal_body import waiting
 from tests.web.conftest import Clock, Maker
 
 PROBLEM = "application/problem+json"

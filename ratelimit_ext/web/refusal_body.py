@@ -1,0 +1,70 @@
+"""The body of a refusal: JSON, or RFC 9457's problem JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import flask
+from werkzeug.wrappers import Response
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.money import MICRO
+from ratelimit_ext.web.cause import Cause
+from ratelimit_ext.web.claims import Claim, header_name
+
+TYPES: Final = "https://iana.org/assignments/http-problem-types#"
+PROBLEM: Final = "application/problem+json"
+#: The problem type and its title by what refuses.
+PROBLEMS: Final[dict[Cause, tuple[str, str]]] = {
+    "limit": (f"{TYPES}quota-exceeded", "Quota exceeded"),
+    "abnormal-usage": (f"{TYPES}abnormal-usage-detected", "Abnormal usage detected"),
+    "overloaded": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
+    "closed": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
+    "blocked": ("about:blank", "Blocked"),
+}
+CODES: Final[dict[Cause, str]] = {
+    "limit": "rate_limited",
+    "abnormal-usage": "abnormal_usage",
+    "overloaded": "server_is_overloaded",
+    "closed": "switched_off",
+    "blocked": "blocked",
+}
+
+
+def guard_body(
+    sentence: str, cause: Cause, claim: Claim, wait_ms: int | None = None
+) -> dict[str, Any]:
+    """The body of a refusal that has no amount to tell."""
+    wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
+    return {
+        "error": sentence,
+        "code": CODES[cause],
+        "policy": header_name(claim.limit),
+        **wait,
+    }
+
+
+def outside(limit: Limit, units: int) -> float:
+    """An amount as it is told outside: dollars as dollars."""
+    return units / MICRO if limit.unit == "usd" else units
+
+
+def waiting(wait_ms: int) -> str:
+    """The sentence that says how long to wait."""
+    if wait_ms < 120_000:
+        return f"Try again in {wait_ms / 1000:g} seconds."
+    hours, minutes = divmod(-(-wait_ms // 60_000), 60)
+    return f"Try again in {f'{hours} h {minutes} min' if hours else f'{minutes} minutes'}."
+
+
+def body_response(status: int, body: dict[str, Any], cause: Cause | None) -> Response:
+    """JSON, or RFC 9457's problem JSON where the client asks for it."""
+    accepted = flask.request.accept_mimetypes
+    if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
+        problem, title = PROBLEMS[cause]
+        described = {"type": problem, "title": title, "status": status}
+        body = {**described, "detail": body["error"], **body}
+        return Response(json.dumps(body), status, content_type=PROBLEM)
+    body = {key: value for key, value in body.items() if key != "violated-policies"}
+    return Response(json.dumps(body), status, content_type="application/json")
