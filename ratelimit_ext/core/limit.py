@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ratelimit_ext.core.errors import ConfigurationError
@@ -43,6 +43,12 @@ class Limit:
     anchor: str | None = None
     timezone: str = "UTC"
     multiple: int | None = None
+    #: Whether a cost is an estimate until the call is over, and its lease gives it back.
+    held: bool = field(init=False, repr=False, compare=False)
+    #: Whether it is an allowance of the caller's, which answers tell about.
+    told: bool = field(init=False, repr=False, compare=False)
+    #: The largest cost that can ever pass, in units.
+    capacity: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._within("amount", self.amount, MOST_AMOUNT)
@@ -80,6 +86,12 @@ class Limit:
                     f"{self}: anchor={self.anchor!r} means nothing to the strategy "
                     f"{self.strategy!r}; only 'fixed-window' can be anchored to the calendar."
                 )
+        # Every request asks for these, several times: attributes, and no properties.
+        derive = object.__setattr__
+        derive(self, "held", self.unit != "requests" and self.strategy != "reported")
+        derive(self, "told", self.strategy not in GUARDS)
+        capacity = MOST_AMOUNT if self.strategy in GUARDS else self.burst or self.amount
+        derive(self, "capacity", capacity)
 
     def _within(self, word: str, value: object, most: int) -> None:
         if type(value) is not int or not 1 <= value <= most:
@@ -93,23 +105,6 @@ class Limit:
             raise ConfigurationError(
                 f"{self}: {word} is {value!r}; allowed: {', '.join(map(repr, allowed))}."
             )
-
-    @property
-    def held(self) -> bool:
-        """Whether a cost is an estimate until the call is over, and its lease gives it back."""
-        return self.unit != "requests" and self.strategy != "reported"
-
-    @property
-    def told(self) -> bool:
-        """Whether it is an allowance of the caller's, which answers tell about."""
-        return self.strategy not in GUARDS
-
-    @property
-    def capacity(self) -> int:
-        """The largest cost that can ever pass, in units."""
-        if self.strategy in GUARDS:
-            return MOST_AMOUNT
-        return self.burst or self.amount
 
     def __str__(self) -> str:
         seconds, rest = divmod(self.period_us, 1_000_000)

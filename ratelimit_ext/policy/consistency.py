@@ -28,7 +28,7 @@ def _together(draft: Draft) -> Iterator[tuple[list[Placed], bool]]:
     targets = draft.targets_by_name(layers)
     asking = {*draft.plan_blueprints, *draft.plan_routes, *draft.plan_targets}
     for name in draft.limited():
-        outer = layers.reaching(name, blueprint=name in draft.blueprints)
+        outer = layers.reaching(name)
         inherited = [
             entry
             for around in outer
@@ -50,11 +50,11 @@ def check_plans(draft: Draft, places: Mapping[str, Place], mistakes: Mistakes) -
     asking += draft.plan_targets.values()
     asking += [group.plans for group in draft.groups if group.plans is not None]
     if not places:
-        for place in asking:
+        for asked in asking:
             mistakes.add(
-                place,
-                "found true, but there is no plan. Add a table [plans.NAME] to the policy "
-                "file, or remove the key.",
+                asked.place,
+                f"found {asked.found}, but there is no plan. Add a table [plans.NAME] to the "
+                "policy file, or remove the key.",
             )
     elif not asking:
         mistakes.add(

@@ -11,7 +11,7 @@ from ratelimit_ext.policy.groups_table import read_group
 from ratelimit_ext.policy.limit_reader import LimitReader
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
-from ratelimit_ext.policy.plans_asked import plans_asked
+from ratelimit_ext.policy.plans_asked import PlansAsked, plans_asked
 from ratelimit_ext.policy.plans_table import read_plans
 from ratelimit_ext.policy.section import Section
 from ratelimit_ext.policy.shown import shown
@@ -96,7 +96,7 @@ class DocumentReader:
         kind: Section,
         name: str,
         lists: Lists,
-        plans: dict[str, Place],
+        plans: dict[str, PlansAsked],
     ) -> None:
         if "limits" in entries:
             lists[name] += self._reader.read_list(entries["limits"], place.at("limits"), kind)

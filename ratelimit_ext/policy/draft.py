@@ -12,6 +12,7 @@ from ratelimit_ext.policy.layers import Layers
 from ratelimit_ext.policy.limit_reader import Placed
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
+from ratelimit_ext.policy.plans_asked import PlansAsked
 from ratelimit_ext.policy.policy import Policy
 
 Lists = defaultdict[str, list[Placed]]
@@ -35,9 +36,9 @@ class Draft:
     targets: Lists = field(default_factory=_lists)
     groups: list[Group] = field(default_factory=list)
     plans: dict[str, Plan] = field(default_factory=dict)
-    plan_blueprints: dict[str, Place] = field(default_factory=dict)
-    plan_routes: dict[str, Place] = field(default_factory=dict)
-    plan_targets: dict[str, Place] = field(default_factory=dict)
+    plan_blueprints: dict[str, PlansAsked] = field(default_factory=dict)
+    plan_routes: dict[str, PlansAsked] = field(default_factory=dict)
+    plan_targets: dict[str, PlansAsked] = field(default_factory=dict)
     target_places: dict[str, list[Place]] = field(default_factory=dict)
 
     def add_target(self, name: str, place: Place) -> None:
@@ -101,8 +102,8 @@ class Draft:
         targets = {name: at for name, at in self.plan_targets.items() if name not in stated}
         asking = {*stated, *targets}
         kept = (
-            layers.once(blueprints, asking, blueprints=True),
+            layers.once(blueprints, asking),
             layers.once(routes, asking),
             layers.once(targets, asking),
         )
-        return [MappingProxyType({n: str(place) for n, place in names.items()}) for names in kept]
+        return [MappingProxyType({n: str(at.place) for n, at in names.items()}) for names in kept]

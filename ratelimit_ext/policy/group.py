@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 from ratelimit_ext.policy.limit_reader import Placed
 from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy.plans_asked import PlansAsked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
     """``members`` are blueprints or endpoints, which only the application can tell.
 
-    ``plans`` is where the group asks for the caller's plan; ``None`` where it does not.
+    ``plans`` is how the group asks for the caller's plan; ``None`` where it does not.
     """
 
     members: Mapping[str, Place]
     limits: Sequence[Placed]
-    plans: Place | None
+    plans: PlansAsked | None

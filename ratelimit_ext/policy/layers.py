@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from ratelimit_ext.policy.limit_reader import Placed
-from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.policy import Limits
 
 Lists = Mapping[str, Sequence[Placed]]
+Asking = TypeVar("Asking")
 
 
 def around(name: str) -> Iterator[str]:
@@ -47,18 +48,19 @@ class Layers:
             and any(limit.override_defaults and says for limit, _, says in entries)
         )
 
-    def reaching(self, name: str, *, blueprint: bool = False) -> tuple[str, ...]:
+    def reaching(self, name: str) -> tuple[str, ...]:
         """The blueprints around a name whose limits apply there, the outermost first.
 
-        A nested blueprint that overrides hides those around it from its own views, but not from
-        the blueprints inside it: that is Flask-Limiter's rule. ``blueprint`` says that the name is
-        known to be one.
+        A nested blueprint that overrides hides those around it from all that lies inside it, the
+        blueprints too. Flask-Limiter's rule for decorators spares those; here, what the hidden one
+        and the hiding one have in common would be charged twice in them.
         """
         if name in self.overriding:
             return ()
-        outer = tuple(around(name))
-        hidden = not blueprint and outer and outer[-1] in self.overriding
-        return outer[-1:] if hidden else outer
+        reaching: list[str] = []
+        for outer in around(name):
+            reaching = [outer] if outer in self.overriding else [*reaching, outer]
+        return tuple(reaching)
 
     def layered(self, lists: Lists) -> Mapping[str, Limits]:
         """The limits by name, each overriding what is around its name, or not."""
@@ -73,16 +75,13 @@ class Layers:
         overrides = name in self.overriding
         return tuple(replace(limit, override_defaults=overrides) for limit in limits)
 
-    def once(
-        self, names: Mapping[str, Place], speaking: Collection[str], *, blueprints: bool = False
-    ) -> dict[str, Place]:
+    def once(self, names: Mapping[str, Asking], speaking: Collection[str]) -> dict[str, Asking]:
         """Those of the names that no blueprint among ``speaking`` reaches.
 
         So what all of them have in common, a plan or the limits of a group, is charged once.
-        ``blueprints`` says that the names are known to be some.
         """
         return {
-            name: place
-            for name, place in names.items()
-            if not any(outer in speaking for outer in self.reaching(name, blueprint=blueprints))
+            name: asking
+            for name, asking in names.items()
+            if not any(outer in speaking for outer in self.reaching(name))
         }

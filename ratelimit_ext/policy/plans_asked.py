@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ratelimit_ext.policy import readers
 from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy.shown import shown
 
 
-def plans_asked(entries: Mapping[str, object], place: Place, mistakes: Mistakes) -> Place | None:
-    """The place of ``plans = true``; ``None`` where it is false or not written.
+@dataclass(frozen=True, slots=True)
+class PlansAsked:
+    """The place of ``plans = true``, and what was found there, for an error message."""
+
+    place: Place
+    found: str
+
+
+def plans_asked(
+    entries: Mapping[str, object], place: Place, mistakes: Mistakes
+) -> PlansAsked | None:
+    """How the table asks for plans; ``None`` where ``plans`` is false or not written.
 
     What is neither true nor false is noted, and counts as asking: no plan shall seem to apply
     nowhere because of it.
     """
-    if entries.get("plans", False) is False:
+    value = entries.get("plans", False)
+    if value is False:
         return None
-    with mistakes.noted_at(place.at("plans")):
-        readers.truth(entries["plans"])
-    return place.at("plans")
+    place = place.at("plans")
+    with mistakes.noted_at(place):
+        readers.truth(value)
+    return PlansAsked(place, shown(value))

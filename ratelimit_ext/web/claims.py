@@ -60,6 +60,11 @@ class Claim:
     estimate: Callable[[], Any] | None = None
     edge: bool = False
 
+    @property
+    def name(self) -> str:
+        """The limit's name in headers, without the quotes."""
+        return self.header[1:-1]
+
     def charge(self, identity: str, costs: dict[int, int]) -> Charge:
         """The charge of the present request. Raises ``ValueError`` for a cost that is none.
 

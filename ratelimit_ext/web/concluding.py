@@ -8,7 +8,7 @@ import flask
 import flask_limiter
 
 from ratelimit_ext.web.admission import Outcome
-from ratelimit_ext.web.cause import ENDLESS_MS, ORDER, cause_of
+from ratelimit_ext.web.cause import ENDLESS_MS, ORDER, Cause, cause_of
 from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
 from ratelimit_ext.web.refusal import (
@@ -35,8 +35,10 @@ class ConcludingLimiter(flask_limiter.Limiter):
             state.entries = [banned[0]]
             state.retry_ms = outcome.decision.retry_after_ms
             response = self._told(banned[:1], meta=True)
-            raise self._refusal(banned[0], outcome, response)
-        denied = sorted(outcome.denied, key=lambda entry: rank(entry.claim.runtime.limit))
+            raise self._refusal(banned[0], outcome, "limit", response)
+        denied = outcome.denied
+        if len(denied) > 1:
+            denied.sort(key=lambda entry: rank(entry.claim.runtime.limit))
         for entry in denied:
             if entry.verdict.retry_after_us is None:
                 raise RequestTooLarge(entry.claim, entry.verdict)
@@ -57,13 +59,14 @@ class ConcludingLimiter(flask_limiter.Limiter):
             raise TemporarilyUnavailable(lasting.claim, first, wait_ms)
         if first == "blocked" and wait_ms is None:
             raise Blocked(lasting.claim)
-        raise self._refusal(lasting, outcome, self._told(told, meta=False))
+        raise self._refusal(lasting, outcome, first, self._told(told, meta=False))
 
     def _refusal(
-        self, entry: Entry, outcome: Outcome, response: flask.Response | None
+        self, entry: Entry, outcome: Outcome, cause: Cause, response: flask.Response | None
     ) -> RateLimitExceeded:
+        claim = entry.claim
         return RateLimitExceeded(
-            entry.claim.runtime, response, claim=entry.claim, decision=outcome.decision
+            claim.runtime, response, claim=claim, decision=outcome.decision, cause=cause
         )
 
     def _told(self, denied: Iterable[Entry], *, meta: bool) -> flask.Response | None:

@@ -22,6 +22,7 @@ from limits import RateLimitItem
 
 from ratelimit_ext.web.item import Keywords, limit_of
 from ratelimit_ext.web.limit_string import items_of
+from ratelimit_ext.web.refusal import RateLimitExceeded
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
 MARK = "__wrapper-limiter-instance"
@@ -139,13 +140,33 @@ def limited(view: Any, limiter: Any) -> Any:
 
     @wraps(view)
     def admitted(*args: Any, **kwargs: Any) -> Any:
-        limiter._check_request_limit(callable_name=name, in_middleware=False)
+        try:
+            limiter._check_request_limit(callable_name=name, in_middleware=False)
+        except RateLimitExceeded as refusal:
+            if not _answers_itself(admitted, refusal):
+                raise
+            return refusal.get_response()
         if asynchronous:
             return flask.current_app.ensure_sync(view)(*args, **kwargs)
         return view(*args, **kwargs)
 
     setattr(admitted, MARK, limiter)
     return admitted
+
+
+def _answers_itself(view: Any, refusal: RateLimitExceeded) -> bool:
+    """Whether the refusal may be answered here and now, which takes half as long as raising it.
+
+    Flask runs an exception as an application of its own, to make a response of it. So only where
+    nobody could tell the difference: no decorator stands around the view, and the application
+    neither handles the refusal nor traps it.
+    """
+    app, request = flask.current_app, flask.request
+    return (
+        app.view_functions.get(request.endpoint or "") is view
+        and not app.trap_http_exception(refusal)
+        and app._find_error_handler(refusal, request.blueprints) is None
+    )
 
 
 def runtime_limits(

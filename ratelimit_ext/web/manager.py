@@ -19,6 +19,8 @@ from flask_limiter._manager import LimitManager
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
+from ratelimit_ext.web.configured_limits import ConfiguredLimits, is_of_plan
+
 #: Whether a definition yields any limit for this request (a callable may answer with nothing).
 Yields = Callable[[Limit], bool]
 
@@ -36,9 +38,7 @@ class Manager(LimitManager):
     def __init__(self, **stock: Any) -> None:
         super().__init__(**stock)
         self.revision = 0
-        #: Names of blueprints that a policy limits, and limits of endpoints from a policy.
-        self.configured_blueprints: set[str] = set()
-        self._endpoint_limits: dict[str, list[Limit]] = {}
+        self._configured = ConfiguredLimits()
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
         """Add a limit of a callable."""
@@ -79,16 +79,13 @@ class Manager(LimitManager):
             self.revision += 1
 
     def add_configured_blueprint(self, name: str, limits: Iterable[Limit]) -> None:
-        """Add limits that a policy gives to a blueprint."""
-        name = name.rpartition(".")[2]
-        self.configured_blueprints.add(name)
-        for limit in limits:
-            self.add_blueprint_limit(name, limit)
+        """Add limits that a policy gives to a blueprint, by its whole registered name."""
+        self._configured.add_to_blueprint(name, limits)
+        self.revision += 1
 
     def add_configured_endpoint(self, endpoint: str, limits: Iterable[Limit]) -> None:
         """Add limits that a policy gives to an endpoint."""
-        present = self._endpoint_limits.setdefault(endpoint, [])
-        present += [limit for limit in limits if limit not in present]
+        self._configured.add_to_endpoint(endpoint, limits)
         self.revision += 1
 
     def stated_items(self) -> Iterator[RateLimitItem]:
@@ -101,6 +98,7 @@ class Manager(LimitManager):
             self._default_limits,
             *self._decorated_limits.values(),
             *self._blueprint_limits.values(),
+            self._configured,
         )
         for limit in filed:
             if isinstance(limit.limit_provider, str) and not getattr(limit, "items", None):
@@ -109,10 +107,7 @@ class Manager(LimitManager):
 
     def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
         """Whether a policy limits the endpoint, by itself or by one of its blueprints."""
-        if endpoint in self._endpoint_limits:
-            return True
-        members = blueprint.split(".") if blueprint else ()
-        return not self.configured_blueprints.isdisjoint(members)
+        return self._configured.concern(endpoint, blueprint)
 
     def edge(self, app: flask.Flask, endpoint: str | None, blueprint: str | None) -> Applicable:
         """What applies to a request that reaches no view."""
@@ -162,7 +157,7 @@ class Manager(LimitManager):
         shared = list(self.edge(app, endpoint, blueprint).shared)
         view = app.view_functions.get(endpoint)
         configured = (
-            self._endpoint_limits.get(endpoint, ())
+            self._configured.of_endpoint(endpoint)
             if view is not None and get_qualified_name(view) == name
             else ()
         )
@@ -181,7 +176,11 @@ class Manager(LimitManager):
         named = [limit for part in (name, *hints) if part for limit in self._decorated(part)]
         return Applicable(
             (*self._application_limits, *self._default_limits),
-            (*named, *self._endpoint_limits.get(endpoint, ()), *self._of_blueprint(app, blueprint)),
+            (
+                *named,
+                *self._configured.of_endpoint(endpoint),
+                *self._of_blueprint(app, blueprint),
+            ),
         )
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
@@ -205,7 +204,7 @@ class Manager(LimitManager):
         **options: Any,
     ) -> tuple[list[RuntimeLimit], ...]:
         """The defaults and the own limits of an endpoint; the commands ask for them."""
-        if not endpoint or endpoint not in self._endpoint_limits:
+        if not endpoint or not self.is_configured(endpoint, blueprint):
             return super().resolve_limits(app, endpoint, blueprint, *stock, **options)
         name = get_qualified_name(app.view_functions[endpoint])
         shared, own = self.at_callable(
@@ -220,22 +219,27 @@ class Manager(LimitManager):
         return self._decorated_limits.get(name, ())
 
     def _of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
-        """A blueprint's definitions and its ancestors', unless it overrides or is exempt."""
+        """A blueprint's definitions and its ancestors', unless it overrides or is exempt.
+
+        Decorators' are filed by the last part of its name, a policy's by all of it.
+        """
         instance = app.blueprints.get(blueprint) if blueprint else None
         if instance is None or not blueprint:
             return ()
         exemption, ancestors = self._blueprint_exemption_scope(app, blueprint)
         if exemption & ~(ExemptionScope.DEFAULT | ExemptionScope.APPLICATION):
             return ()
-        own = self._blueprint_limits.get(instance.name, ())
+        own = (
+            *self._blueprint_limits.get(instance.name, ()),
+            *self._configured.of_blueprint(blueprint),
+        )
         overridden = own and all(limit.override_defaults for limit in own)
         scope = self._blueprint_exemptions.get(instance.name, ExemptionScope.NONE)
         if overridden or scope & ExemptionScope.ANCESTORS:
             return own
-        members = [part for part in blueprint.split(".") if part not in ancestors]
-        return list(
-            itertools.chain.from_iterable(self._blueprint_limits.get(m, ()) for m in members)
-        )
+        parts = [part for part in dict.fromkeys(blueprint.split(".")) if part not in ancestors]
+        decorated = [limit for part in parts for limit in self._blueprint_limits.get(part, ())]
+        return [*decorated, *self._configured.reaching(blueprint, exempt=ancestors)]
 
     def _admits_defaults(
         self,
@@ -245,10 +249,16 @@ class Manager(LimitManager):
         blueprint: str | None,
         method: str,
     ) -> bool:
-        """Defaults apply where no limit of the view's own overrides them for this method."""
+        """Defaults apply where no limit of the view's own overrides them for this method.
+
+        A plan is none of the view's own, unless it says that it overrides.
+        """
         if self.exemption_scope(app, endpoint, blueprint) & ExemptionScope.DEFAULT:
             return False
+        own = [limit for limit in own if limit.override_defaults or not is_of_plan(limit)]
         none_for_method = all(
             limit.methods is not None and method.lower() not in limit.methods for limit in own
         )
-        return none_for_method or not any(limit.override_defaults for limit in own)
+        inside = self._configured.inside_plans(endpoint, blueprint)
+        overriding = any(limit.override_defaults or limit in inside for limit in own)
+        return none_for_method or not overriding

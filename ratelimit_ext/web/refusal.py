@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.web.cause import SENTENCES, Cause, cause_of
+from ratelimit_ext.web.cause import SENTENCES, Cause
 from ratelimit_ext.web.claims import Claim, header_name
 from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, outside, waiting
 
@@ -33,20 +33,15 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         *,
         claim: Claim | None = None,
         decision: Decision | None = None,
+        cause: Cause = "limit",
     ) -> None:
         super().__init__(limit, response)
         self.claim = claim
         self.decision = decision
-
-    @property
-    def denials(self) -> tuple[Verdict, ...]:
-        """The verdicts that denied the request."""
-        return () if self.decision is None else self.decision.denials
-
-    @property
-    def cause(self) -> Cause:
-        """What kind of limit denied."""
-        return _cause(self.claim, self.decision)
+        #: The verdicts that denied the request.
+        self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
+        self.cause = cause
+        self._wait_ms = 0 if decision is None else decision.retry_after_ms or 0
 
     @property
     def is_budget(self) -> bool:
@@ -58,29 +53,31 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         """What is exceeded and how long to wait, as a sentence for a person."""
         if self.decision is None or self.claim is None:
             return str(self.description)
-        return f"{self._subject(self.claim)} {waiting(self.decision.retry_after_ms or 0)}"
+        return f"{self._subject(self.claim)} {waiting(self._wait_ms)}"
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The callback's response where it gave one, else the default body."""
         if self.response is not None or self.decision is None or self.claim is None:
             response: Response = super().get_response(environ, scope)
             return response
-        return body_response(429, self._body(self.claim, self.decision), self.cause)
+        return body_response(429, self._body(self.claim), self.cause, more=self._violated)
 
-    def _body(self, claim: Claim, decision: Decision) -> dict[str, Any]:
-        wait_ms = decision.retry_after_ms or 0
-        own = [v for v in decision.denials if v.charge.limit is claim.limit] or decision.denials
+    def _body(self, claim: Claim) -> dict[str, Any]:
         if self.cause != "limit":
-            return guard_body(self.message, self.cause, claim, wait_ms)
+            return guard_body(self.message, self.cause, claim, self._wait_ms)
+        own = [v for v in self.denials if v.charge.limit is claim.limit] or self.denials
         return {
             "error": self.message,
             "code": "insufficient_quota" if self.is_budget else CODES["limit"],
             "limit": str(claim.runtime.limit),
-            "policy": header_name(claim.limit),
+            "policy": claim.name,
             "remaining": outside(claim.limit, min(verdict.remaining for verdict in own)),
-            "retry_after": wait_ms / 1000,
-            "violated-policies": [header_name(v.charge.limit) for v in decision.denials],
+            "retry_after": self._wait_ms / 1000,
         }
+
+    def _violated(self) -> dict[str, Any]:
+        names = [header_name(v.charge.limit) for v in self.denials if v.charge.limit.told]
+        return {"violated-policies": names} if names else {}
 
     def _subject(self, claim: Claim) -> str:
         if claim.runtime.error_message:
@@ -98,7 +95,7 @@ class RequestTooLarge(BadRequest):
         limit = claim.limit
         super().__init__(
             f"This request costs {outside(limit, verdict.charge.cost):,} {limit.unit}, and the "
-            f"limit {header_name(limit)!r} never allows more than "
+            f"limit {claim.name!r} never allows more than "
             f"{outside(limit, limit.capacity):,} at once. Make the request smaller."
         )
         self.claim = claim
@@ -112,7 +109,7 @@ class RequestTooLarge(BadRequest):
                 "error": self.description,
                 "code": "request_too_large",
                 "limit": str(self.claim.runtime.limit),
-                "policy": header_name(self.claim.limit),
+                "policy": self.claim.name,
                 "cost": outside(self.claim.limit, self.verdict.charge.cost),
                 "capacity": outside(self.claim.limit, self.claim.limit.capacity),
             },
@@ -152,8 +149,3 @@ class TemporarilyUnavailable(ServiceUnavailable):
         """The default body."""
         body = guard_body(str(self.description), self.cause, self.claim, self.wait_ms)
         return body_response(503, body, self.cause)
-
-
-def _cause(claim: Claim | None, decision: Decision | None) -> Cause:
-    denials = () if claim is None or decision is None else decision.denials
-    return next((cause_of(d) for d in denials if claim and d.charge.limit is claim.limit), "limit")

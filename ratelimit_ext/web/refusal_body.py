@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 import flask
@@ -11,7 +12,7 @@ from werkzeug.wrappers import Response
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import MICRO
 from ratelimit_ext.web.cause import Cause
-from ratelimit_ext.web.claims import Claim, header_name
+from ratelimit_ext.web.claims import Claim
 
 TYPES: Final = "https://iana.org/assignments/http-problem-types#"
 PROBLEM: Final = "application/problem+json"
@@ -40,7 +41,7 @@ def guard_body(
     return {
         "error": sentence,
         "code": CODES[cause],
-        "policy": header_name(claim.limit),
+        "policy": claim.name,
         **wait,
     }
 
@@ -58,13 +59,18 @@ def waiting(wait_ms: int) -> str:
     return f"Try again in {f'{hours} h {minutes} min' if hours else f'{minutes} minutes'}."
 
 
-def body_response(status: int, body: dict[str, Any], cause: Cause | None) -> Response:
-    """JSON, or RFC 9457's problem JSON where the client asks for it."""
+def body_response(
+    status: int,
+    body: dict[str, Any],
+    cause: Cause | None,
+    *,
+    more: Callable[[], dict[str, Any]] = dict,
+) -> Response:
+    """JSON, or RFC 9457's problem JSON where the client asks for it, which says ``more``."""
     accepted = flask.request.accept_mimetypes
     if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
         problem, title = PROBLEMS[cause]
         described = {"type": problem, "title": title, "status": status}
-        body = {**described, "detail": body["error"], **body}
+        body = {**described, "detail": body["error"], **body, **more()}
         return Response(json.dumps(body), status, content_type=PROBLEM)
-    body = {key: value for key, value in body.items() if key != "violated-policies"}
     return Response(json.dumps(body), status, content_type="application/json")

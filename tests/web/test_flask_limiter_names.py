@@ -17,6 +17,7 @@ from flask_limiter import _compat, _limits, _manager, constants, util
 from limits import strategies
 from limits.limits import GRANULARITIES, RateLimitItem
 from limits.storage import MemoryStorage, RedisStorage
+from werkzeug.exceptions import TooManyRequests
 
 
 @pytest.fixture
@@ -186,3 +187,14 @@ def test_limits_has_these_names() -> None:
     assert isinstance(MemoryStorage().storage, dict)
     assert callable(RedisStorage.get_connection)
     assert strategies.RateLimiter.__abstractmethods__ == {"hit", "test", "get_window_stats"}
+
+
+def test_flask_finds_and_traps_errors_where_we_look() -> None:
+    """A refusal is answered at once where Flask has nothing to do with it; these say whether."""
+    app = Flask("example")
+    error = TooManyRequests()
+    assert app.trap_http_exception(error) is False
+    assert app._find_error_handler(error, []) is None
+    app.register_error_handler(429, lambda _: "own")
+    with app.test_request_context():
+        assert app._find_error_handler(error, []) is not None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from flask import request
+from typing import Any
 
+import pytest
+from flask import Flask, request
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext import RateLimitExceeded
 from ratelimit_ext.web.refusal_body import waiting
 from tests.web.conftest import Clock, Maker
 
@@ -109,3 +113,64 @@ def test_the_wait_in_the_body_is_the_one_of_the_headers(make: Maker, clock: Cloc
 def test_a_wait_is_said_as_people_say_it(wait_ms: int, sentence: str) -> None:
     """Seconds, then minutes, then hours; rounded up, so that nobody comes too early."""
     assert waiting(wait_ms) == sentence
+
+
+def counted(app: Flask, **headers: str) -> Any:
+    """The second of two requests to a view that lets one through."""
+    client = app.test_client()
+    client.get("/", headers=headers)
+    return client.get("/", headers=headers)
+
+
+def test_an_applications_handlers_come_first(make: Maker) -> None:
+    """By status, by class, and of a blueprint's own: whoever handles refusals is asked."""
+    for handled in (429, RateLimitExceeded, HTTPException):
+        app, limiter = make()
+        app.register_error_handler(handled, lambda error: (f"own {error.code}", 418))
+        app.add_url_rule("/", "view", limiter.limit("1/day")(lambda: "ok"))
+        assert (counted(app).status_code, counted(app).text) == (418, "own 429")
+
+
+def test_a_decorator_around_a_limit_sees_the_refusal(make: Maker) -> None:
+    """It is raised through whatever stands around the view, as an exception."""
+    app, limiter = make()
+    seen = []
+
+    def around(view: Any) -> Any:
+        def watched() -> Any:
+            try:
+                return view()
+            except RateLimitExceeded as refusal:
+                seen.append(refusal.code)
+                raise
+
+        return watched
+
+    app.add_url_rule("/", "view", around(limiter.limit("1/day")(lambda: "ok")))
+    assert counted(app).status_code == 429
+    assert seen == [429]
+
+
+def test_a_trapped_refusal_is_raised(make: Maker) -> None:
+    """Where the application traps HTTP exceptions, for debugging, it gets them."""
+    app, limiter = make(config={"TRAP_HTTP_EXCEPTIONS": True, "TESTING": True})
+    app.add_url_rule("/", "view", limiter.limit("1/day")(lambda: "ok"))
+    with pytest.raises(RateLimitExceeded):
+        counted(app)
+
+
+def test_a_refusal_raised_and_answered_are_the_same(make: Maker) -> None:
+    """Whether Flask makes the response of the exception or we do: status, headers and body."""
+    answers = []
+    for around in (lambda view: view, lambda view: lambda: view()):  # noqa: PLW0108 - a decorator
+        app, limiter = make()
+        limited = limiter.limit("1/day", strategy="fixed-window")(lambda: "ok")
+        app.add_url_rule("/", "view", around(limited))
+        answers.append(counted(app))
+    one, other = answers
+    varying = {"retry-after-ms", "RateLimit", "Retry-After", "X-RateLimit-Reset", "Date"}
+    assert {k: v for k, v in one.headers if k not in varying} == {
+        k: v for k, v in other.headers if k not in varying
+    }
+    assert [name for name, _ in one.headers] == [name for name, _ in other.headers]
+    assert one.json.keys() == other.json.keys()
