@@ -46,8 +46,17 @@ USAGE: Final = (
     "output_tokens",
     "reasoning_tokens",
 )
-#: What the end of a call adds to its beginning.
-AT_THE_END: Final = (*USAGE, "estimated", "cost_micro_usd", "status", "client_left", "attempts")
+#: What the end of a call adds to its beginning, or changes: another model may have answered.
+AT_THE_END: Final = (
+    "slug",
+    "provider",
+    *USAGE,
+    "estimated",
+    "cost_micro_usd",
+    "status",
+    "client_left",
+    "attempts",
+)
 
 
 def row_of(call: Call) -> dict[str, object]:

@@ -71,14 +71,19 @@ class GuardingLimiter(RespondingLimiter):
 
         For a request that was admitted, and whose call has to be made anew: identities and costs
         are asked again, so that it may by now be another model's. ``None`` where the attempt is
-        admitted, and else the wait in seconds, with nothing charged.
+        admitted, and else the wait in seconds, with nothing charged. Where the storage is away the
+        attempt is admitted: the request was.
         """
         state = self.context
         again = [e.claim for e in state.taken if e.claim.limit.name in names]
         made = charged(again, (), self.logger, lenient=False)
         if not made.charges:
             return None
-        outcome = admitted(self.engine, made, self._hold(state, made.claims))
+        try:
+            outcome = admitted(self.engine, made, self._hold(state, made.claims))
+        except Exception:  # each storage has its own for being away
+            self.logger.exception("Another attempt could not be decided, and is admitted")
+            return None
         if not outcome.decision.admitted:
             wait_ms = outcome.decision.retry_after_ms
             return math.inf if wait_ms is None else wait_ms / 1000

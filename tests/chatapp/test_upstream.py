@@ -124,6 +124,16 @@ def test_others_models_go_on(workers: Workers, provider: ProviderServer) -> None
     assert chat(workers.other, f"{OPENAI}-2026-03-17").status_code == 503
 
 
+def test_a_model_that_is_not_listed_cools_down_alone(
+    workers: Workers, provider: ProviderServer
+) -> None:
+    """Those without a price of their own share an allowance, and not a provider's pause."""
+    provider.script(busy("7"))
+    assert chat(workers.one, "gpt-99-new").status_code == 503
+    assert chat(workers.other, "gpt-99-new").status_code == 503
+    assert chat(workers.other, "gpt-98-new").status_code == 200
+
+
 def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: ProviderServer) -> None:
     """No call of the day, no token, no dollar: neither the one that was refused nor the denied."""
     before = left(workers.one)
@@ -289,6 +299,20 @@ def test_a_second_choice_answers_in_its_place(choosy: Workers, provider: Provide
     remaining = left(choosy.one)
     assert round((5.0 - remaining["usd-day"]) * 1e6) == 2 * bill
     assert remaining["plan"] == 98
+
+
+def test_the_ledger_agrees_with_a_second_choice(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """The database has the call under the model that answered, and its price."""
+    fallbacks = {OPENAI: ANTHROPIC}
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_FALLBACK_MODELS=fallbacks)
+    provider.script(busy("7"))
+    assert chat(app.test_client()).status_code == 200
+    assert app.extensions[LEDGER_KEY].flush()
+    checked = app.test_cli_runner().invoke(args=["chat", "ledger", "check"])
+    assert checked.exit_code == 0, checked.output
+    assert "limits of 1 users compared; 0 problems" in checked.output
 
 
 def test_a_second_choice_has_none_of_its_own(choosy: Workers, provider: ProviderServer) -> None:

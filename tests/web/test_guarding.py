@@ -10,7 +10,7 @@ import flask
 import pytest
 import redis
 
-from ratelimit_ext import Reservation
+from ratelimit_ext import Reservation, StorageUnavailable
 from ratelimit_ext.web.cause import REASONS
 from tests.web.conftest import Clock, Maker
 
@@ -316,6 +316,24 @@ def test_another_attempt_is_charged(make: Maker, uri: str) -> None:
     assert wait_s is not None
     assert 29 < wait_s <= 60
     assert guarded.get().status_code == 429
+
+
+def test_another_attempt_outlives_the_storage(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gone in the middle of a call, it is no error of the call's."""
+    guarded = Guarded(make, "memory://", "2/minute")
+    waits: list[float | None] = []
+
+    def attempt(_: Reservation) -> None:
+        def away(*_: object, **__: object) -> None:
+            raise StorageUnavailable("gone")
+
+        monkeypatch.setattr(guarded.limiter.engine, "admit", away)
+        waits.append(guarded.limiter.admit_again("guard"))
+        monkeypatch.undo()
+
+    guarded.acts = attempt
+    assert guarded.get().status_code == 200
+    assert waits == [None]
 
 
 def test_another_attempt_may_be_anothers(make: Maker) -> None:
