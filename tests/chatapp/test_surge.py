@@ -1,0 +1,92 @@
+"""A key that runs away is stopped by its own past, long before its plan's budget is gone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from chatapp.catalogue import load
+from chatapp.providers import Usage
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import Answer, ProviderServer, openai_body
+
+MODEL = "gpt-5.4"
+HOUR_S = 3600
+PROBLEM = "application/problem+json"
+
+
+class Clock:
+    """The time of the limits, which passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = time.time()
+        monkeypatch.setattr(time, "time", lambda: self.now_s)
+
+    def forward(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def costing(dollars: float) -> Answer:
+    """An answer whose output costs about so much."""
+    per_token = load().price(MODEL, Usage(0, 1_000_000)) / 1e12
+    usage = {"prompt_tokens": 1, "completion_tokens": round(dollars / per_token)}
+    return Answer(200, {**openai_body(model=MODEL), "usage": usage})
+
+
+def made_key(app: Flask, user: str) -> str:
+    words = ["chat", "keys", "create", "--user", user, "--plan", "team"]
+    return app.test_cli_runner().invoke(args=words).stdout.strip()
+
+
+def ask(client: FlaskClient, key: str, **headers: str) -> Any:
+    sent = {"Authorization": f"Bearer {key}", **headers}
+    body = {"message": "ping", "model": MODEL}
+    with client.post("/chat", json=body, headers=sent) as response:
+        response.get_data()
+        return response
+
+
+def test_a_runaway_key_is_stopped(
+    make_app: AppMaker, provider: ProviderServer, clock: Clock
+) -> None:
+    """Half a dollar an hour is usual: at 10 dollars within one the key is stopped until its end,
+    and says why. The owner's other key goes on, and so does the key in the next hour."""
+    keys = [made_key(make_app(), "alice") for _ in range(2)]
+    client = make_app().test_client()
+    for _ in range(5):
+        provider.script(costing(0.5))
+        assert ask(client, keys[0]).status_code == 200
+        clock.forward(HOUR_S)
+    for _ in range(5):
+        provider.script(costing(2.0))
+        assert ask(client, keys[0]).status_code == 200
+        clock.forward(60)
+    stopped = ask(client, keys[0], Accept=PROBLEM)
+    assert stopped.status_code == 429
+    problem = stopped.get_json(force=True)
+    assert problem["type"].endswith("#abnormal-usage-detected")
+    assert problem["code"] == "abnormal_usage"
+    assert stopped.headers["x-should-retry"] == "false"
+    assert HOUR_S - 600 < int(stopped.headers["Retry-After"]) <= HOUR_S - 300
+    assert ask(client, keys[1]).status_code == 200
+    clock.forward(HOUR_S)
+    assert ask(client, keys[0]).status_code == 200
+
+
+def test_a_new_key_has_no_past(make_app: AppMaker, provider: ProviderServer, clock: Clock) -> None:
+    """Whoever begins with an expensive day is held by his plan alone."""
+    key = made_key(make_app(), "alice")
+    client = make_app().test_client()
+    for _ in range(20):
+        provider.script(costing(5.0))
+        assert ask(client, key).status_code == 200
+        clock.forward(10)
