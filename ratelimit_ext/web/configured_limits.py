@@ -36,7 +36,9 @@ class ConfiguredLimits:
 
     def concern(self, endpoint: str, blueprint: str | None) -> bool:
         """Whether a policy names the endpoint, its blueprint, or one around that."""
-        return endpoint in self._endpoints or any(map(self._blueprints.__contains__, _to(blueprint)))
+        if endpoint in self._endpoints:
+            return True
+        return not self._blueprints.keys().isdisjoint(_to(blueprint))
 
     def of_endpoint(self, endpoint: str) -> list[Limit]:
         """What the endpoint has itself."""

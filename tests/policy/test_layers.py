@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ratelimit_ext.policy import Policy
-from tests.policy.conftest import Load
+from tests.policy.conftest import Load, told_by
 
 PLAN = '[plans.pro]\nlimits = [{name = "plan", limit = "9/day"}]\n'
 
@@ -100,14 +100,31 @@ def test_one_limit_of_a_name_overrides_for_all(load: Load) -> None:
     assert policy.overriding == {"outer.inner"}
 
 
-def test_a_route_asks_again_where_its_blueprint_has_overridden_the_plan(load: Load) -> None:
-    """The plan of the blueprint two levels further out does not reach it."""
+def test_what_lies_inside_asks_again_where_its_blueprint_has_overridden_the_plan(
+    load: Load,
+) -> None:
+    """The plan of the blueprint two levels further out reaches no route and no blueprint in it."""
     overriding = (
         'version = 1\n[blueprints.a]\nplans = true\n[blueprints."a.b"]\n'
         'limits = [{limit = "5/minute", override_defaults = true}]\n'
     )
     policy = load(overriding + '[routes."a.b.c"]\nplans = true\n' + PLAN)
     assert list(policy.plan_routes) == ["a.b.c"]
-    # A blueprint there gets the plan of the outermost one all the same: Flask-Limiter's rule.
-    policy = load(overriding + '[blueprints."a.b.c"]\nplans = true\n' + PLAN)
-    assert list(policy.plan_blueprints) == ["a"]
+    policy = load(
+        overriding + '[blueprints."a.b.c"]\nplans = true\n[routes."a.b.c.d"]\nplans = true\n' + PLAN
+    )
+    assert list(policy.plan_blueprints) == ["a", "a.b.c"]
+    assert list(policy.plan_routes) == []
+
+
+def test_a_name_is_free_again_inside_what_overrides(load: Load) -> None:
+    """Limits that never apply together may have one name; where they do, it is a mistake."""
+    text = (
+        'version = 1\n[blueprints.a]\nlimits = [{name = "pace", limit = "9/hour"}]\n'
+        '[blueprints."a.b"]\nlimits = [{limit = "5/minute", override_defaults = OVERRIDES}]\n'
+        '[blueprints."a.b.c"]\nlimits = [{name = "pace", limit = "9/day"}]\n'
+    )
+    assert load(text.replace("OVERRIDES", "true")).overriding == {"a.b"}
+    assert "found 'pace', which is also the name of" in told_by(
+        lambda: load(text.replace("OVERRIDES", "false"))
+    )

@@ -83,6 +83,13 @@ MISTAKES = [
         "[plans.NAME] to the policy file, or remove the key.",
     ),
     Case(
+        "name of a plan for true, without any plan",
+        '[blueprints.chat]\nplans = "pro"',
+        "policy.toml:3: blueprints.chat.plans: found 'pro' (a string); allowed: true or false, "
+        "without quotes.\n  policy.toml:3: blueprints.chat.plans: found 'pro' (a string), but "
+        "there is no plan. Add a table [plans.NAME] to the policy file, or remove the key.",
+    ),
+    Case(
         "plans that apply nowhere",
         '[plans.pro]\nlimits = [{limit = "9/day", name = "a"}]',
         "policy.toml:2: plans.pro: the plans would apply nowhere. Write plans = true in the table "

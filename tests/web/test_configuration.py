@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, g, request
 
-from ratelimit_ext import ConfigurationError, Limiter, RequestTooLarge
+from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, RequestTooLarge
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
@@ -38,6 +39,12 @@ def policy(tmp_path: Path, text: str) -> dict[str, str]:
     file = tmp_path / "policy.toml"
     file.write_text(f"version = 1\n{text}")
     return {"RATELIMIT_POLICY_FILE": str(file)}
+
+
+def left(app: Flask, path: str, **options: Any) -> dict[str, int]:
+    """What one call leaves of each limit that applies to it, by the limit's name."""
+    header = app.test_client().open(path, **options).headers["RateLimit"]
+    return {name: int(rest) for name, rest in re.findall(r'"([^"]*)";r=(\d+)', header)}
 
 
 # -- RATELIMIT_BLUEPRINTS --------------------------------------------------------------------------
@@ -246,6 +253,112 @@ def test_a_nested_blueprint_is_named_as_it_is_registered(make: Maker, tmp_path: 
         limiter.check_policy(app)
 
 
+def test_nested_blueprints_of_one_name_are_two(make: Maker, tmp_path: Path) -> None:
+    """Each has what is said of it; what is said of the other is nothing to it."""
+    text = """
+        [blueprints."v1.chat"]
+        limits = ["1/minute"]
+        [blueprints."v2.chat"]
+        limits = ["2/minute"]
+    """
+    app, _ = make(config=policy(tmp_path, text))
+    for blueprint in (nested("v1"), nested("v2"), nested("v3"), chat("one")):
+        app.register_blueprint(blueprint)
+    for path, admitted in {"/v1/chat": 1, "/v2/chat": 2, "/v3/chat": 4, "/chat": 4}.items():
+        assert statuses(app, f"{path}/one", 4).count(200) == admitted
+
+
+def test_a_blueprint_that_is_registered_under_another_name_has_that(
+    make: Maker, tmp_path: Path
+) -> None:
+    """`name=` at its registration is the name by which the policy knows it."""
+    app, _ = make(config=policy(tmp_path, '[blueprints.talk]\nlimits = ["1/minute"]'))
+    app.register_blueprint(chat("one"), name="talk", url_prefix="/talk")
+    app.register_blueprint(chat("one"))
+    assert statuses(app, "/talk/one", 2) == [200, 429]
+    assert statuses(app, "/chat/one", 2) == [200, 200]
+
+
+# -- beside decorators -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "applied"), [(True, {"own"}), (False, {"own", "user"})], ids=["alone", "joining"]
+)
+def test_a_decorated_view_is_left_without_what_its_blueprint_has(
+    make: Maker, tmp_path: Path, overrides: bool, applied: set[str]
+) -> None:
+    """Of a group too, be it a member itself: it has the group's limits as one of the blueprint's
+    views. `override_defaults=False` keeps them, and they are charged once."""
+    text = """
+        [groups.calls]
+        members = ["chat", "chat.one"]
+        limits = [{ name = "user", limit = "9/hour" }]
+    """
+    app, limiter = make(config=policy(tmp_path, text))
+    blueprint = Blueprint("chat", "chat", url_prefix="/chat")
+    own = limiter.limit("9/minute", name="own", override_defaults=overrides)
+    blueprint.get("/one", endpoint="one")(own(lambda: "one"))
+    app.register_blueprint(blueprint)
+    assert left(app, "/chat/one") == dict.fromkeys(applied, 8)
+
+
+def test_a_decorated_view_keeps_the_limits_of_a_group_that_its_blueprint_is_not_in(
+    make: Maker, tmp_path: Path
+) -> None:
+    """They are its own, as those of its decorator are."""
+    app, limiter = make(config=policy(tmp_path, GROUP))
+    blueprint = Blueprint("api", "api", url_prefix="/api")
+    own = limiter.limit("9/minute", name="own")
+    blueprint.get("/one", endpoint="one")(own(lambda: "one"))
+    for each in (blueprint, chat("one")):
+        app.register_blueprint(each)
+    app.add_url_rule("/", "index", root)
+    assert left(app, "/api/one") == {"own": 8, "user": 2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "applied"), [(True, {"inner"}), (False, {"inner", "outer"})], ids=str
+)
+def test_a_decorated_inner_blueprint_is_left_without_what_lies_around_it(
+    make: Maker, tmp_path: Path, overrides: bool, applied: set[str]
+) -> None:
+    """Unless the decorator says `override_defaults=False`."""
+    text = '[blueprints.v1]\nlimits = [{ name = "outer", limit = "9/hour" }]'
+    app, limiter = make(config=policy(tmp_path, text))
+    outer, inner = Blueprint("v1", "v1", url_prefix="/v1"), chat("one")
+    limiter.limit("9/minute", name="inner", override_defaults=overrides)(inner)
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    assert left(app, "/v1/chat/one") == dict.fromkeys(applied, 8)
+
+
+@pytest.mark.parametrize(
+    ("exempt", "flags"),
+    [
+        ("chat", ExemptionScope.ANCESTORS),
+        ("v1", ExemptionScope.DEFAULT | ExemptionScope.DESCENDENTS),
+    ],
+    ids=["from what is around it", "with what is in it"],
+)
+def test_an_exemption_concerns_what_a_policy_says(
+    make: Maker, tmp_path: Path, exempt: str, flags: ExemptionScope
+) -> None:
+    """As it does a decorator: the outer blueprint's limit is left out, the inner one's stays."""
+    text = """
+        [blueprints.v1]
+        limits = [{ name = "outer", limit = "9/hour" }]
+        [blueprints."v1.chat"]
+        limits = [{ name = "inner", limit = "9/minute" }]
+    """
+    app, limiter = make(config=policy(tmp_path, text))
+    blueprints = {"v1": Blueprint("v1", "v1", url_prefix="/v1"), "chat": chat("one")}
+    limiter.exempt(blueprints[exempt], flags=flags)
+    blueprints["v1"].register_blueprint(blueprints["chat"])
+    app.register_blueprint(blueprints["v1"])
+    assert left(app, "/v1/chat/one") == {"inner": 8}
+
+
 def test_all_mistakes_are_told_at_once(make: Maker, tmp_path: Path) -> None:
     """Not one at each start."""
     text = """
@@ -355,7 +468,7 @@ def test_a_plan_is_charged_once_in_a_blueprint_that_overrides(tmp_path: Path, cl
 
 
 def test_a_plan_is_charged_once_in_blueprints_of_one_name(tmp_path: Path, clock: Clock) -> None:
-    """Flask-Limiter files a nested blueprint's limits under the last part of its name."""
+    """It is one allowance over all that ask for it, and each asks for itself."""
     text = """
         [blueprints."v1.chat"]
         plans = true
@@ -366,6 +479,94 @@ def test_a_plan_is_charged_once_in_blueprints_of_one_name(tmp_path: Path, clock:
     app, _, _ = on_plans(policy(tmp_path, text + STARTER_AND_PRO), nested("v1"), nested("v2"))
     client = app.test_client()
     assert [client.get(f"/{v}/chat/one").status_code for v in ("v1", "v2", "v1")] == [200, 200, 429]
+
+
+def test_a_plan_is_charged_once_beside_another_blueprint_of_that_name(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """`v1.chat` has it from `v1`; that `v2.chat` is a member is nothing to it."""
+    text = """
+        [groups.calls]
+        members = ["v1", "v2.chat"]
+        plans = true
+    """
+    blueprints = (nested("v1"), nested("v2"))
+    app, _, _ = on_plans(policy(tmp_path, text + STARTER_AND_PRO), *blueprints)
+    client = app.test_client()
+    assert [client.get(f"/{v}/chat/one").status_code for v in ("v1", "v2", "v1")] == [200, 200, 429]
+
+
+def test_what_overrides_hides_the_outermost_from_the_innermost(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Three levels: plan and group are charged once, and of the outermost nothing else is left."""
+    text = """
+        [groups.calls]
+        members = ["a", "a.v1"]
+        plans = true
+        limits = [{ name = "group", limit = "9/minute" }]
+        [blueprints.a]
+        limits = [{ name = "outer", limit = "9/hour" }]
+        [blueprints."a.v1"]
+        limits = [{ name = "middle", limit = "8/hour", override_defaults = true }]
+        [blueprints."a.v1.chat"]
+        limits = [{ name = "inner", limit = "7/hour" }]
+    """
+    outermost = Blueprint("a", "a", url_prefix="/a")
+    outermost.get("/one", endpoint="one")(root)
+    outermost.register_blueprint(nested("v1"))
+    app, _, _ = on_plans(policy(tmp_path, text + STARTER_AND_PRO), outermost)
+    assert left(app, "/a/one") == {"outer": 8, "group": 8, "plan": 1}
+    assert left(app, "/a/v1/chat/one") == {"middle": 7, "inner": 6, "group": 7, "plan": 0}
+
+
+DEFAULTS = """
+[[default]]
+name = "default"
+limit = "9/second"
+"""
+
+
+def test_a_plan_is_no_limit_of_the_views_own(tmp_path: Path, clock: Clock) -> None:
+    """The defaults apply beside it; not where a view has limits of its own, wherever they stand."""
+    text = """
+        [groups.calls]
+        members = ["chat.three"]
+        limits = [{ name = "group", limit = "9/minute" }]
+        [blueprints.chat]
+        plans = true
+        [blueprints.chat.routes.two]
+        limits = [{ name = "two", limit = "9/minute" }]
+        [blueprints.v1]
+        plans = true
+        [blueprints."v1.chat"]
+        limits = [{ name = "inner", limit = "9/minute" }]
+    """
+    blueprints = (chat("one", "two", "three"), nested("v1"))
+    app, _, _ = on_plans(policy(tmp_path, text + DEFAULTS + STARTER_AND_PRO), *blueprints)
+    for path, applied in {
+        "/chat/one": {"plan", "default"},
+        "/chat/two": {"plan", "two"},
+        "/chat/three": {"plan", "group"},
+        "/v1/chat/one": {"plan", "inner"},
+    }.items():
+        assert left(app, path, headers={"X-Plan": "pro"}).keys() == applied
+
+
+@pytest.mark.parametrize("where", ["", ".routes.one"], ids=["blueprint", "route"])
+def test_beside_a_plan_the_defaults_go_by_the_method(
+    tmp_path: Path, clock: Clock, where: str
+) -> None:
+    """As without one: where a view's own limits are for other methods, the defaults apply."""
+    text = f"""
+        [[blueprints.chat{where}.limits]]
+        name = "post"
+        limit = "9/minute"
+        methods = ["POST"]
+    """
+    app, _, _ = on_plans(policy(tmp_path, PLANS + DEFAULTS + text))
+    assert left(app, "/chat/one").keys() == {"plan", "default"}
+    assert left(app, "/chat/one", method="POST").keys() == {"plan", "post"}
 
 
 def test_a_request_that_can_never_fit_names_the_limit(tmp_path: Path) -> None:

@@ -51,6 +51,32 @@ def test_an_inner_blueprint_overrides_or_adds(make: Maker) -> None:
         assert statuses(app, "/a/inner", 4).count(200) == admitted
 
 
+def test_an_inner_blueprint_of_the_outer_ones_name_pays_once(make: Maker) -> None:
+    """Flask-Limiter knows both by that name, so that each has the limits of the other."""
+    app, limiter = make()
+    outer, inner = Blueprint("chat", "outer", url_prefix="/a"), Blueprint("chat", "inner")
+    inner.get("/inner")(root)
+    limiter.limit("2/minute", override_defaults=False)(outer)
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    assert statuses(app, "/a/inner", 3) == [200, 200, 429]
+
+
+def test_an_inner_blueprint_that_overrides_spares_those_inside_it(make: Maker) -> None:
+    """Flask-Limiter's rule for decorators: they have the outermost one's limit all the same."""
+    app, limiter = make()
+    outer, inner = nested("/a")
+    innermost = Blueprint("innermost", "innermost")
+    innermost.get("/innermost")(root)
+    limiter.limit("1/minute")(outer)
+    limiter.limit("3/minute")(inner)
+    inner.register_blueprint(innermost)
+    outer.register_blueprint(inner)
+    app.register_blueprint(outer)
+    assert statuses(app, "/a/inner", 2) == [200, 200]
+    assert statuses(app, "/a/innermost", 2) == [200, 429]
+
+
 def test_a_views_own_limit_joins_its_blueprints_where_it_says_so(make: Maker) -> None:
     """With `override_defaults=False` both apply; else the view's alone."""
     for overrides, admitted in ((True, 3), (False, 1)):
