@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ratelimit_ext.core.limit import GUARDS
 from ratelimit_ext.policy.keywords import KEYWORDS
 from ratelimit_ext.policy.limit_rules import check_limit
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
@@ -80,6 +81,8 @@ class LimitReader:
                     "itself. Remove it.",
                 )
         keywords = {**said, **keywords}
+        if keywords.get("strategy") in GUARDS and "override_defaults" not in entries:
+            keywords["override_defaults"] = False  # a guard stands beside other limits
         limit = PolicyLimit(source=str(place), limit=string, rates=rates, **keywords)
         misspelt = "strategy" in entries and limit.strategy is None
         strategy = None if misspelt else limit.strategy or self.default_strategy

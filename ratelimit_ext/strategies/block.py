@@ -140,7 +140,7 @@ def close(
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
     """The receipt is the reason: there is nothing to give back, and the refusal tells it."""
     return Answer(
-        remaining=0 if reading.x else limit.capacity,
+        remaining=0 if reading.x else limit.amount,
         retry_after_us=reading.x,
         reset_after_us=reading.x,
         receipt=reading.y,

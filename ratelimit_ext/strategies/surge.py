@@ -107,8 +107,9 @@ def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) 
     """Waiting ends with the window."""
     used = reading.x + (cost if taken else 0)
     left = reading.y - now_us
+    most = limit.amount if reading.z == MOST_USED else reading.z  # without a past: at least
     return Answer(
-        remaining=max(0, reading.z - used),
+        remaining=max(0, most - used),
         retry_after_us=0 if not reading.x or reading.x + cost <= reading.z else left,
         reset_after_us=left,
         receipt=reading.y,

@@ -43,6 +43,11 @@ class Outcome(NamedTuple):
         """The entries that denied the request."""
         return [e for e in self.entries if not e.verdict.allowed and e.verdict.enforced]
 
+    @property
+    def shadows(self) -> list[Entry]:
+        """The entries on trial, which were taken though the request may have been denied."""
+        return [e for e in self.entries if e.verdict.allowed and not e.verdict.enforced]
+
 
 def charged(
     claims: Iterable[Claim], metas: Sequence[Claim], logger: logging.Logger, *, lenient: bool
@@ -60,8 +65,8 @@ def charged(
             made.claims.append(claim)
             made.identities.append(single[0])
             made.charges.append(single[1])
-    triggers = [(meta, ()) for meta in metas]
-    triggers += [(m, (i,)) for i, claim in enumerate(made.claims) for m in claim.metas]  # type: ignore[misc]
+    triggers = [(meta, _triggering(made.claims)) for meta in metas]
+    triggers += [(m, (i,)) for i, claim in enumerate(made.claims) for m in claim.metas]
     added = 0
     for meta, on_denial in triggers:
         single = _charged(meta, asked, logger, lenient=lenient)
@@ -74,6 +79,13 @@ def charged(
             )
             added += 1
     return made._replace(metas=added)
+
+
+def _triggering(claims: list[Claim]) -> tuple[int, ...]:
+    """Whose denial a limit on denials counts, empty for any: that of a guard is no doing of the
+    caller's. Where there are only guards it is the limit's own, which is never counted."""
+    told = tuple(i for i, claim in enumerate(claims) if claim.limit.told)
+    return () if len(told) == len(claims) else told or (len(claims),)
 
 
 def _charged(

@@ -70,6 +70,7 @@ class DecidingLimiter(ConcludingLimiter):
             route_exemptions=stock._route_exemptions,
             blueprint_exemptions=stock._blueprint_exemptions,
         )
+        self.limit_manager.complete = self.check_policy
         self._resolver = Resolver(self.limit_manager, self.logger)
 
     def check_policy(self, app: flask.Flask) -> None:
@@ -219,8 +220,9 @@ class DecidingLimiter(ConcludingLimiter):
         try:
             outcome = self._outcome(state, place, resolve, lenient=lenient)
             if outcome is not None and self._has_second_choice(outcome):
-                state.charged = already  # nothing has been
-                outcome = self._outcome(state, place, resolve, lenient=lenient)
+                state.charged = already  # nothing has been, but the shadows
+                state.taken += outcome.shadows
+                outcome = self._outcome(state, place, resolve, lenient=lenient, again=True)
         except Exception:
             if not self._swallow_errors:
                 raise
@@ -243,14 +245,20 @@ class DecidingLimiter(ConcludingLimiter):
         resolve: Callable[[], Resolved],
         *,
         lenient: bool,
+        again: bool = False,
     ) -> Outcome | None:
-        """What the storage decides; where it fails and there is a fallback, what that decides."""
+        """What the storage decides; where it fails and there is a fallback, what that decides.
+
+        ``again``: the same request was decided before, and its shadows have counted it.
+        """
         already = state.charged or set()
         resolved = self._fallback(state, place) or resolve()
         claims = list(resolved.own)
         for definition, prepared in resolved.shared:
             if id(definition) not in already:
                 claims += prepared
+        if again:
+            claims = [claim for claim in claims if claim.limit.mode == "enforce"]
         metas = self._metas(place, resolved)
         if not claims and (not metas or place.method == "OPTIONS"):
             return None
@@ -269,7 +277,7 @@ class DecidingLimiter(ConcludingLimiter):
             self._storage_dead = True
             if not state.taken:
                 state.reservation = None
-            return self._outcome(state, place, resolve, lenient=lenient)
+            return self._outcome(state, place, resolve, lenient=lenient, again=again)
         state.charged = already | {id(definition) for definition, _ in resolved.shared}
         return outcome
 

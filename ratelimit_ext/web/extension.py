@@ -22,6 +22,7 @@ from ratelimit_ext.web.definitions import RouteLimit
 from ratelimit_ext.web.guarding import GuardingLimiter
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 from ratelimit_ext.web.item import rank
+from ratelimit_ext.web.limit_string import states_guard
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
@@ -188,7 +189,7 @@ class Limiter(GuardingLimiter):
 
     def _route_limit(self, limit_value: Any, **options: Any) -> RouteLimit:
         key_function = options.pop("key_func", None) or self._key_func
-        options.setdefault("override_defaults", True)
+        options.setdefault("override_defaults", not states_guard(limit_value, options))
         options.setdefault("cost", 1)
         definition = RouteLimit(
             limit_provider=limit_value, limiter=self, key_function=key_function, **options

@@ -11,7 +11,7 @@ import flask
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US
-from ratelimit_ext.engine.protocol import Closing
+from ratelimit_ext.engine.protocol import Closing, Engine
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
 from ratelimit_ext.web.cause import BlockReason, manner
@@ -44,13 +44,19 @@ class GuardingLimiter(RespondingLimiter):
         how = manner(reason, ramped=False, grows=False)
         charges = self._charges(name, identity, ("block",))
         closings = [Closing(charge, min(for_us, LONGEST_PERIOD_US), how) for charge in charges]
-        return self.engine.settle(closings) > 0
+        return self._shared_engine.settle(closings) > 0
 
     def unblock(self, name: str, identity: str) -> bool:
         """Lift the blocks of that name from the identity, whoever set them; whether there were
         any. A surge has a name as well: its past is forgotten. Raises as :meth:`block`."""
         charges = self._charges(name, identity, ("block", "surge"))
-        return self.engine.clear([charge.key for charge in charges]) > 0
+        return self._shared_engine.clear([charge.key for charge in charges]) > 0
+
+    @property
+    def _shared_engine(self) -> Engine:
+        """The storage's, also while it is away: a block in one worker's memory would be none."""
+        assert self._engine is not None, "the extension has not been initialised with an app"
+        return self._engine
 
     def blocks(self) -> list[str]:
         """The names that :meth:`block` knows."""
@@ -69,14 +75,18 @@ class GuardingLimiter(RespondingLimiter):
     def admit_again(self, *names: str) -> float | None:
         """Charge the present request's limits of these names once more, for another attempt.
 
+        What is held until the call is over (tokens, money, calls at once) is held still, and not
+        charged again.
+
         For a request that was admitted, and whose call has to be made anew: identities and costs
         are asked again, so that it may by now be another model's. ``None`` where the attempt is
         admitted, and else the wait in seconds, with nothing charged. Where the storage is away the
         attempt is admitted: the request was.
         """
         state = self.context
-        again = [e.claim for e in state.taken if e.claim.limit.name in names]
-        made = charged(again, (), self.logger, lenient=False)
+        again = [e for e in state.taken if e.claim.limit.name in names and not e.claim.limit.held]
+        claims = [entry.claim for entry in again]
+        made = charged(claims, (), self.logger, lenient=False)
         if not made.charges:
             return None
         try:
@@ -88,7 +98,7 @@ class GuardingLimiter(RespondingLimiter):
             wait_ms = outcome.decision.retry_after_ms
             return math.inf if wait_ms is None else wait_ms / 1000
         # What the failed attempt took stays taken: it was made.
-        state.taken[:] = [e for e in state.taken if e.claim.limit.name not in names]
+        state.taken[:] = [entry for entry in state.taken if entry not in again]
         state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
         return None
 

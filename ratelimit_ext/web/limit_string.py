@@ -8,6 +8,7 @@ a surge; ``unless blocked`` and ``as reported`` for what others decide.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from limits import (
@@ -17,6 +18,7 @@ from limits import (
     parse_many,
 )
 
+from ratelimit_ext.core.limit import GUARDS, MOST_AMOUNT
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.web.item import Keywords, with_keywords
 
@@ -44,7 +46,7 @@ def _items_of(part: str, keywords: Keywords) -> tuple[RateLimitItem, ...]:
         return (with_keywords(RateLimitItemPerSecond(1), keywords._replace(strategy="block")),)
     if _REPORTED.fullmatch(part):
         told = keywords._replace(strategy="reported")
-        return (with_keywords(RateLimitItemPerMinute(1), told),)
+        return (with_keywords(RateLimitItemPerMinute(MOST_AMOUNT), told),)
     if money := _USD.fullmatch(part):
         amount, period = money.groups()
         if keywords.unit not in ("requests", "usd"):
@@ -57,3 +59,10 @@ def _items_of(part: str, keywords: Keywords) -> tuple[RateLimitItem, ...]:
         slots = keywords._replace(unit="calls", strategy="concurrency")
         return (with_keywords(RateLimitItemPerSecond(int(flight.group(1))), slots),)
     return tuple(with_keywords(item, keywords) for item in parse_many(part))
+
+
+def states_guard(text: object, keywords: Mapping[str, object]) -> bool:
+    """Whether the limit is a guard, which stands beside other limits and overrides none."""
+    if keywords.get("strategy") in GUARDS:
+        return True
+    return isinstance(text, str) and any(form.search(text) for form in (_SURGE, _BLOCK, _REPORTED))

@@ -38,6 +38,9 @@ class Manager(LimitManager):
     def __init__(self, **stock: Any) -> None:
         super().__init__(**stock)
         self.revision = 0
+        #: Files what is known only when all blueprints are registered; the commands come before
+        #: any request.
+        self.complete: Callable[[flask.Flask], None] = lambda _: None
         self._configured = ConfiguredLimits()
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
@@ -185,6 +188,7 @@ class Manager(LimitManager):
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
         """The runtime limits of a blueprint, meta limits included; the commands ask for them."""
+        self.complete(app)
         limits: list[RuntimeLimit] = []
         for definition in self._of_blueprint(app, blueprint):
             try:
@@ -204,6 +208,7 @@ class Manager(LimitManager):
         **options: Any,
     ) -> tuple[list[RuntimeLimit], ...]:
         """The defaults and the own limits of an endpoint; the commands ask for them."""
+        self.complete(app)
         if not endpoint or not self.is_configured(endpoint, blueprint):
             return super().resolve_limits(app, endpoint, blueprint, *stock, **options)
         name = get_qualified_name(app.view_functions[endpoint])

@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.web.cause import SENTENCES, Cause
+from ratelimit_ext.web.cause import ENDLESS_MS, SENTENCES, Cause
 from ratelimit_ext.web.claims import Claim, header_name
 from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, outside, waiting
 
@@ -41,7 +41,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         #: The verdicts that denied the request.
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
-        self._wait_ms = 0 if decision is None else decision.retry_after_ms or 0
+        wait_ms = 0 if decision is None else decision.retry_after_ms or 0
+        self._wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
 
     @property
     def is_budget(self) -> bool:
@@ -53,7 +54,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         """What is exceeded and how long to wait, as a sentence for a person."""
         if self.decision is None or self.claim is None:
             return str(self.description)
-        return f"{self._subject(self.claim)} {waiting(self._wait_ms)}"
+        subject = self._subject(self.claim)
+        return subject if self._wait_ms is None else f"{subject} {waiting(self._wait_ms)}"
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The callback's response where it gave one, else the default body."""
@@ -72,7 +74,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "limit": str(claim.runtime.limit),
             "policy": claim.name,
             "remaining": outside(claim.limit, min(verdict.remaining for verdict in own)),
-            "retry_after": self._wait_ms / 1000,
+            "retry_after": (self._wait_ms or 0) / 1000,
         }
 
     def _violated(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class Blocked(Forbidden):
     """The caller is blocked, and not for a time: 403, as no waiting helps."""
 
     def __init__(self, claim: Claim) -> None:
-        super().__init__(str(claim.runtime.error_message or SENTENCES["blocked"]))
+        super().__init__(_sentence(claim, "blocked"))
         self.claim = claim
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
@@ -139,7 +141,7 @@ class TemporarilyUnavailable(ServiceUnavailable):
     """
 
     def __init__(self, claim: Claim, cause: Cause, wait_ms: int | None) -> None:
-        sentence = str(claim.runtime.error_message or SENTENCES[cause])
+        sentence = _sentence(claim, cause)
         super().__init__(sentence if wait_ms is None else f"{sentence} {waiting(wait_ms)}")
         self.claim = claim
         self.cause = cause
@@ -149,3 +151,8 @@ class TemporarilyUnavailable(ServiceUnavailable):
         """The default body."""
         body = guard_body(str(self.description), self.cause, self.claim, self.wait_ms)
         return body_response(503, body, self.cause)
+
+
+def _sentence(claim: Claim, cause: Cause) -> str:
+    own = claim.runtime.error_message
+    return str(own() if callable(own) else own or SENTENCES[cause])

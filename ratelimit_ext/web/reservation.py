@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Final, NamedTuple
 
-from ratelimit_ext.core.charge import Hold
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.protocol import (
     Change,
@@ -38,16 +38,17 @@ UNCACHED: Final = "uncached_input_tokens"
 class Reported(NamedTuple):
     """What was used of an allowance at an instant of the monotonic clock."""
 
+    charge: Charge
     amount: int
     used: int
     period_us: int
     as_of: float
 
-    def now(self) -> tuple[int, int, int]:
-        """Amount, what is used by now, as it refills evenly, and the period."""
+    def by_now(self) -> Report:
+        """The same with what is still used, as it refills evenly."""
         elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
         refilled = elapsed_us * self.amount // self.period_us
-        return self.amount, max(0, self.used - refilled), self.period_us
+        return Report(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
 
 
 class Reservation:
@@ -108,7 +109,11 @@ class Reservation:
         It reaches the storage with what is sent next.
         """
         since = time.monotonic() if as_of is None else as_of
-        self._reported[unit] = Reported(amount, used, period_s * MICRO, since)
+        for entry in self._entries:  # those of now: another attempt may be another's
+            charge = entry.verdict.charge
+            if charge.limit.strategy == "reported" and charge.limit.unit == unit:
+                told = Reported(charge, amount, used, period_s * MICRO, since)
+                self._reported[charge.key] = told
 
     def block(
         self, name: str, *, for_s: float, reason: BlockReason = "overloaded", grows: bool = False
@@ -120,13 +125,12 @@ class Reservation:
         as before.
         """
         how = manner(reason, ramped=True, grows=grows)
-        self._send(
-            [
-                Closing(entry.verdict.charge, max(1, int(for_s * MICRO)), how)
-                for entry in one_per_charge(self._entries)
-                if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
-            ]
-        )
+        closings: list[Change] = [
+            Closing(entry.verdict.charge, max(1, int(for_s * MICRO)), how)
+            for entry in one_per_charge(self._entries)
+            if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
+        ]
+        self._send(closings + self._reports())
 
     @property
     def renewal_is_due(self) -> bool:
@@ -201,11 +205,7 @@ class Reservation:
     def _reports(self) -> list[Change]:
         """What was reported since the last time, for the limits that are kept elsewhere."""
         reported, self._reported = self._reported, {}
-        return [
-            Report(entry.verdict.charge, *reported[entry.claim.limit.unit].now())
-            for entry in one_per_charge(self._entries)
-            if entry.claim.limit.strategy == "reported" and entry.claim.limit.unit in reported
-        ]
+        return [told.by_now() for told in reported.values()]
 
     def _send(self, changes: list[Change]) -> None:
         if not changes:

@@ -129,3 +129,15 @@ def test_the_commands_know_limits_by_configuration(make: Maker, tmp_path: Path) 
     assert "7 per 1 day: Pass (4 out of 7 remaining)" in output
     run(app, "clear", "--key", "someone", "-y")
     assert statuses(app) + statuses(app, "/chat/") == [200, 200]
+
+
+def test_the_commands_show_the_limits_of_groups(tmp_path: Path) -> None:
+    """`flask limiter limits` comes before any request, and knows what the first one would."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('version = 1\n[groups.calls]\nmembers = ["view"]\nlimits = ["7/minute"]\n')
+    app = Flask("example")
+    app.config.update(RATELIMIT_POLICY_FILE=str(policy), RATELIMIT_STORAGE_URI="memory://")
+    Limiter(lambda: "someone", app=app)
+    app.add_url_rule("/", "view", lambda: "ok")
+    shown = app.test_cli_runner().invoke(commands.cli, ["limits"])
+    assert "7 per 1 minute" in shown.output

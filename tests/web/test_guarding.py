@@ -9,8 +9,9 @@ from typing import Any
 import flask
 import pytest
 import redis
+from flask_limiter.util import get_qualified_name
 
-from ratelimit_ext import Reservation, StorageUnavailable
+from ratelimit_ext import MetaLimit, Reservation, StorageUnavailable
 from ratelimit_ext.web.cause import REASONS
 from tests.web.conftest import Clock, Maker
 
@@ -386,3 +387,152 @@ def test_a_second_choice_is_decided_in_its_place(make: Maker, uri: str) -> None:
         limiter.unblock("guard", "big")
         limiter.block("guard", "big")
     assert client.get("/").status_code == 403
+
+
+def test_a_report_is_of_the_attempt_that_brought_it(make: Maker) -> None:
+    """What the first model's provider said of its quota is not held against its second choice."""
+    app, limiter = make()
+
+    def model() -> str:
+        return str(flask.g.get("model", flask.request.headers.get("Model", "big")))
+
+    @app.get("/")
+    @limiter.limit("as reported", name="quota", key_func=model)
+    def view() -> str:
+        if model() == "big":
+            limiter.reservation.report("requests", amount=60, used=60, period_s=60)
+            flask.g.model = "small"
+            assert limiter.admit_again("quota") is None
+        return model()
+
+    client = app.test_client()
+    assert client.get("/").text == "small"
+    assert client.get("/").status_code == 503
+    assert [client.get("/", headers={"Model": "small"}).status_code for _ in range(3)] == [200] * 3
+
+
+def test_an_abnormal_usage_without_an_end_names_none(make: Maker, uri: str) -> None:
+    """429, and no wait of years."""
+    guarded = Guarded(make, uri, "unless blocked")
+    guarded.block(reason="abnormal-usage")
+    refused = guarded.get()
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
+    assert "Retry-After" not in refused.headers
+    assert "Try again" not in refused.json["error"]
+    assert "retry_after" not in refused.json
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_message_may_be_a_function(make: Maker, reason: Any) -> None:
+    """As in Flask-Limiter: it is called when the request is refused."""
+    guarded = Guarded(make, "memory://", "unless blocked", error_message=lambda: "Not you.")
+    guarded.block(reason=reason)
+    assert guarded.get().json["error"] == "Not you."
+
+
+def test_an_overload_counts_towards_no_ban(make: Maker, uri: str) -> None:
+    """Limits on denials count what the caller did; a caller who is banned stays so."""
+    meta = MetaLimit("2/hour")
+    app, limiter = make(storage_uri=uri, meta_limits=[meta])
+    limited = limiter.limit("unless blocked", name="guard")(lambda: "ok")
+    app.add_url_rule("/", "guarded", limited)
+    app.add_url_rule("/own", "own", limiter.limit("1/day", name="own")(lambda: "ok"))
+    client = app.test_client()
+
+    def statuses(path: str, calls: int) -> list[int]:
+        return [client.get(path, headers={"X-Key": "ada"}).status_code for _ in range(calls)]
+
+    with app.app_context():
+        limiter.block("guard", "ada", for_s=60, reason="overloaded")
+    assert statuses("/", 9) == [503] * 9
+    with app.app_context():
+        limiter.unblock("guard", "ada")
+    assert statuses("/", 1) == [200]
+    assert statuses("/own", 4) == [200, 429, 429, 429]
+    banned = client.get("/", headers={"X-Key": "ada"})
+    assert banned.status_code == 429
+
+
+def test_a_second_choice_is_counted_once_in_shadow(make: Maker, uri: str) -> None:
+    """The request was decided twice, and is one."""
+    app, limiter = make(storage_uri=uri)
+    limiter.second_choice(lambda: flask.g.setdefault("model", "small") == "small")
+    model = lambda: flask.g.get("model", "big")  # noqa: E731 - a key function
+
+    @app.get("/")
+    @limiter.limit("unless blocked", name="guard", key_func=model)
+    @limiter.limit("100/day", name="trial", mode="shadow")
+    @limiter.limit("5 usd/day", name="money", mode="shadow", cost=1)
+    def view() -> str:
+        limiter.settle(usd="0.25")
+        return "ok"
+
+    with app.app_context():
+        limiter.block("guard", "big", for_s=60, reason="overloaded")
+    client = app.test_client()
+    assert [client.get("/").status_code for _ in range(3)] == [200] * 3
+    left = {}
+    for definition in limiter.limit_manager._decorated_limits[get_qualified_name(view)]:
+        (limit,) = definition
+        stats = limiter.limiter.get_window_stats(limit.limit, "someone", "view")
+        left[limit.limit.keywords.name] = stats.remaining
+    assert (left["trial"], left["money"]) == (97, 4_250_000)
+
+
+def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
+    """A slot and an estimate are the call's, however often it is attempted."""
+    guarded = Guarded(make, uri, "3 in flight", "1000/day", unit="requests")
+    money = guarded.limiter.limit("5 usd/day", name="money", cost=1)
+    guarded.app.view_functions["served"] = money(guarded.app.view_functions["served"])
+
+    def attempt(reservation: Reservation) -> None:
+        assert guarded.limiter.admit_again("guard", "money", "limit-1") is None
+        reservation.settle(usd="0.50")
+
+    guarded.acts = attempt
+    assert guarded.get().status_code == 200
+    with guarded.app.test_request_context("/", headers={"X-Key": "ada"}):
+        left = {
+            shown.verdict.charge.limit.name: shown.remaining
+            for shown in guarded.limiter.peek("served")
+        }
+    assert (left["guard"], left["money"], left["limit-1"]) == (3, 4_500_000, 998)
+
+
+def test_a_block_that_reaches_nobody_else_is_an_error(make: Maker) -> None:
+    """While the storage is away a worker decides for itself; an operator must not think that the
+    others know."""
+    app, limiter = make(storage_uri="redis://127.0.0.1:1", in_memory_fallback_enabled=True)
+    app.add_url_rule("/", "view", limiter.limit("unless blocked", name="guard")(lambda: "ok"))
+    assert app.test_client().get("/").status_code == 200
+    for change in (limiter.block, limiter.unblock):
+        with app.app_context(), pytest.raises(StorageUnavailable):
+            change("guard", "ada")
+
+
+def test_a_guard_overrides_no_other_limit(make: Maker) -> None:
+    """A switch on a view leaves it the limits that it had."""
+    app, limiter = make(default_limits=["1/day"])
+
+    @app.get("/")
+    @limiter.limit("unless blocked", name="guard")
+    def guarded() -> str:
+        return "ok"
+
+    @app.get("/own")
+    @limiter.limit("5/day")
+    def own() -> str:
+        return "ok"
+
+    client = app.test_client()
+    assert [client.get("/").status_code for _ in range(2)] == [200, 429]
+    assert [client.get("/own").status_code for _ in range(2)] == [200, 200]
+
+
+def test_the_commands_show_what_a_guard_has_left(make: Maker) -> None:
+    """Within what it says, as `flask limiter limits --key` prints it."""
+    guarded = Guarded(make, "memory://", "unless blocked", "as reported", "5/hour or 2 x usual")
+    for definition in next(iter(guarded.limiter.limit_manager._decorated_limits.values())):
+        (limit,) = definition
+        stats = guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served")
+        assert 0 < stats.remaining <= limit.limit.amount
