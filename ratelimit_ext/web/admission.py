@@ -12,7 +12,7 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Claim
-from ratelimit_ext.web.limited_request import Entry
+from ratelimit_ext.web.entry import Entry
 
 
 class Charged(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import flask
-import flask_limiter
 
 from ratelimit_ext.web.admission import Outcome
+from ratelimit_ext.web.asking import AskingLimiter
 from ratelimit_ext.web.cause import ENDLESS_MS, ORDER, Cause, cause_of
+from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.item import rank
-from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit
+from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.refusal import (
     Blocked,
     RateLimitExceeded,
@@ -19,7 +20,7 @@ from ratelimit_ext.web.refusal import (
 )
 
 
-class ConcludingLimiter(flask_limiter.Limiter):
+class ConcludingLimiter(AskingLimiter):
     """Flask-Limiter's extension, with its callbacks told of our decisions."""
 
     def _conclude(self, state: LimitedRequest, outcome: Outcome) -> None:

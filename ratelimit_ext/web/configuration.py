@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flask
 import flask_limiter
@@ -20,12 +20,10 @@ from ratelimit_ext.policy import did_you_mean, identities_used, load_policy, pla
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.web.deciding import DecidingLimiter
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
 from ratelimit_ext.web.item import PLAIN, Keywords
 from ratelimit_ext.web.limit_string import items_of
-
-if TYPE_CHECKING:
-    from ratelimit_ext.web.extension import Limiter
 
 POLICY_FILE = "RATELIMIT_POLICY_FILE"
 BLUEPRINTS = "RATELIMIT_BLUEPRINTS"
@@ -52,7 +50,7 @@ def configured_policy(config: Mapping[str, Any], default_strategy: str | None) -
 class Configuration:
     """A policy on an extension: adds the definitions, and checks the names it uses."""
 
-    def __init__(self, policy: Policy, limiter: Limiter) -> None:
+    def __init__(self, policy: Policy, limiter: DecidingLimiter) -> None:
         self._policy = policy
         self._limiter = limiter
         self._plans: list[RouteLimit] = []

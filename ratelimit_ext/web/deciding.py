@@ -27,11 +27,11 @@ from ratelimit_ext.web.bucket_limiter import ScopedLimiter
 from ratelimit_ext.web.cause import lacks_room
 from ratelimit_ext.web.claims import Claim, Naming
 from ratelimit_ext.web.concluding import ConcludingLimiter
-from ratelimit_ext.web.configuration import Configuration
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
+from ratelimit_ext.web.entry import Entry, one_per_charge
 from ratelimit_ext.web.foreign import ForeignEngine
 from ratelimit_ext.web.item import limit_of
-from ratelimit_ext.web.limited_request import Entry, LimitedRequest, RequestLimit, one_per_charge
+from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place, Resolved, Resolver
@@ -56,7 +56,8 @@ class DecidingLimiter(ConcludingLimiter):
         self._lease_s = DEFAULT_LEASE_S
         #: Changes the present request where it lacks nothing but room; see `second_choice`.
         self.chooses_again: Callable[[], bool] | None = None
-        self._configurations: dict[flask.Flask, Configuration] = {}
+        #: What adds to a policy's limits those that need all blueprints, by application.
+        self._completions: dict[flask.Flask, Callable[[flask.Flask], None]] = {}
         self._deferred_views: dict[tuple[str, Any], bool] = {}
         self._recovery_checks = 0
         self._last_recovery_check = time.time()
@@ -76,9 +77,9 @@ class DecidingLimiter(ConcludingLimiter):
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` where the policy names a blueprint or endpoint that the
         application does not have. Call it when all are registered; the first request does too."""
-        configuration = self._configurations.get(app)
-        if configuration is not None:
-            configuration.settle_names(app)
+        complete = self._completions.get(app)
+        if complete is not None:
+            complete(app)
 
     # -- storage ----------------------------------------------------------------------
 
@@ -122,8 +123,16 @@ class DecidingLimiter(ConcludingLimiter):
             context._ratelimit_ext = {}
         except KeyError:
             pass
-        state = context._ratelimit_ext[self] = LimitedRequest(self)
+        state = context._ratelimit_ext[self] = LimitedRequest(self, self.abandon)
         return state
+
+    def present_plan(self) -> str:
+        """The plan of the present request; the loader is asked once."""
+        state = self.context
+        if state.plan is None:
+            assert self.plan_of_request is not None
+            state.plan = self.plan_of_request()
+        return state.plan
 
     @property
     def current_limit(self) -> RequestLimit | None:

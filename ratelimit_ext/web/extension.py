@@ -1,7 +1,8 @@
 """The extension: a ``flask_limiter.Limiter`` that decides a request's limits together.
 
-What an application sees: set-up, definitions, settling. :mod:`deciding` is the request's way to its
-decision, :mod:`responding` what its response says.
+What an application sees: set-up, definitions, settling. :mod:`asking` is what it asks the
+application, :mod:`deciding` the request's way to its decision, :mod:`responding` what its response
+says, :mod:`guarding` what is decided from outside.
 """
 
 from __future__ import annotations
@@ -20,15 +21,12 @@ from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.deciding import DEFAULT_LEASE_S
 from ratelimit_ext.web.definitions import RouteLimit
 from ratelimit_ext.web.guarding import GuardingLimiter
-from ratelimit_ext.web.identities import BUILT_IN, Identity
 from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limit_string import states_guard
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
 from ratelimit_ext.web.storages import engine_for, storage_prefix
-
-Estimate = Callable[[], Any]
 
 #: The key of the lease in seconds: see DEFAULT_LEASE_S.
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
@@ -42,12 +40,6 @@ class Limiter(GuardingLimiter):
     """
 
     def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
-        #: Who pays, by the names that a policy can use.
-        self.identities: dict[str, Identity] = dict(BUILT_IN)
-        #: Answers with the name of the present caller's plan; ``None``: nobody said how.
-        self.plan_of_request: Callable[[], str] | None = None
-        #: What a call is estimated to cost, by unit and the name of the limit ("": any other).
-        self.estimators: dict[tuple[str, str], Estimate] = {}
         app = options.pop("app", None)
         super().__init__(key_func, **options)
         self.app = app
@@ -72,54 +64,12 @@ class Limiter(GuardingLimiter):
         self._adapters.clear()
         self._deferred_views.clear()
         policy = configured_policy(app.config, self._strategy)
-        if policy is not None and app not in self._configurations:
+        if policy is not None and app not in self._completions:
             configuration = Configuration(policy, self)
             configuration.apply()
-            self._configurations[app] = configuration
+            self._completions[app] = configuration.settle_names
         self._lease_s = float(app.config.get(LEASE, DEFAULT_LEASE_S))
         self._resolver.configure(self._naming, self._meta_limits, self.estimators)
-
-    def identity(self, name: str) -> Callable[[Identity], Identity]:
-        """Register who pays under a name that a policy can use; replaces a built-in one.
-
-        ::
-
-            @limiter.identity("user")
-            def user() -> str:
-                return str(g.user.id)
-        """
-
-        def register(function: Identity) -> Identity:
-            self.identities[name] = function
-            return function
-
-        return register
-
-    def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
-        """Register the function that answers with the name of the present caller's plan."""
-        self.plan_of_request = function
-        return function
-
-    def present_plan(self) -> str:
-        """The plan of the present request; the loader is asked once."""
-        state = self.context
-        if state.plan is None:
-            assert self.plan_of_request is not None
-            state.plan = self.plan_of_request()
-        return state.plan
-
-    def estimator(self, unit: str, *, limit: str = "") -> Callable[[Estimate], Estimate]:
-        """Register what a call is estimated to cost, for limits in the unit that state no cost.
-
-        ``tokens``, ``input_tokens`` and ``output_tokens`` are whole numbers, ``usd`` is in dollars.
-        ``limit`` is the name of one limit that has an estimate of its own.
-        """
-
-        def register(function: Estimate) -> Estimate:
-            self.estimators[unit, limit] = function
-            return function
-
-        return register
 
     # -- settling ----------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
 from ratelimit_ext.web.cause import ENDLESS_MS
-from ratelimit_ext.web.limited_request import Entry, LimitedRequest
+from ratelimit_ext.web.entry import Entry
+from ratelimit_ext.web.limited_request import LimitedRequest
 
 #: Above this many milliseconds a client had better not wait in its retry loop (docs/answers.md).
 LONGEST_RETRY_MS = 60_000

@@ -3,63 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
 import flask_limiter
 from limits import WindowStats
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.protocol import Correction
-from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.protocol import Answer
-from ratelimit_ext.web.claims import Claim
+from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.item import rank
-
-if TYPE_CHECKING:
-    from ratelimit_ext.web.deciding import DecidingLimiter
-    from ratelimit_ext.web.reservation import Reservation
+from ratelimit_ext.web.reservation import Reservation
 
 #: A view that takes longer than this is told what is left at its end, not at its beginning.
 NOTICEABLE_S: Final = 0.05
-
-
-class Entry(NamedTuple):
-    """One claim, whom it was charged to, and the answer."""
-
-    claim: Claim
-    identity: str
-    verdict: Verdict
-    now_us: int
-    decided_at: float
-
-    def later(self, elapsed_us: int) -> Entry:
-        """The entry as it reads that much after the decision."""
-        verdict, limit = self.verdict, self.claim.limit
-        answer = strategy_named(limit.strategy).later(
-            limit,
-            verdict.charge.cost,
-            Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt),
-            elapsed_us,
-        )
-        now = verdict._replace(remaining=answer.remaining, reset_after_us=answer.reset_after_us)
-        return self._replace(verdict=now, now_us=self.now_us + elapsed_us)
-
-    @property
-    def spent_budget(self) -> bool:
-        """Whether it is a limit in dollars that denied."""
-        return not self.verdict.allowed and self.claim.limit.unit == "usd"
-
-    @property
-    def reset_at(self) -> float:
-        """When the limit is reset, in seconds since 1970 by the deciding clock."""
-        return (self.now_us + self.verdict.reset_after_us) / 1_000_000
-
-
-def one_per_charge(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries without those whose charge another one stands for: claims of one bucket share
-    one verdict, with their costs added up, and what corrects it must do so once."""
-    return list({id(entry.verdict): entry for entry in entries}.values())
 
 
 class RequestLimit(flask_limiter.RequestLimit):
@@ -87,9 +44,13 @@ class RequestLimit(flask_limiter.RequestLimit):
 
 
 class LimitedRequest:
-    """The state of a request. Nothing is rendered before somebody asks."""
+    """The state of a request. Nothing is rendered before somebody asks.
+
+    ``abandon`` gives back what is conditional, where no response decides about it.
+    """
 
     __slots__ = (
+        "_abandon",
         "charged",
         "conditional",
         "entries",
@@ -103,14 +64,17 @@ class LimitedRequest:
         "taken",
     )
 
-    def __init__(self, extension: DecidingLimiter) -> None:
+    def __init__(
+        self, extension: flask_limiter.Limiter, abandon: Callable[[list[Entry]], None]
+    ) -> None:
         self.extension = extension
+        self._abandon = abandon
         self._begin()
 
     def reset(self) -> None:
         """Forget everything: the request is over. What is reserved until now goes back."""
         if self.conditional:
-            self.extension.abandon(self.conditional)
+            self._abandon(self.conditional)
         # A whole answer is over with its request; a stream goes on, and closes with its response.
         if self.reservation is not None and not (self.streams or self.reservation.detached):
             self.reservation.close()

@@ -23,7 +23,7 @@ from ratelimit_ext.engine.protocol import (
     Settlement,
 )
 from ratelimit_ext.web.cause import BlockReason, manner
-from ratelimit_ext.web.limited_request import Entry, one_per_charge
+from ratelimit_ext.web.entry import Entry, one_per_charge
 
 #: A long call renews its lease at most this often.
 RENEW_EVERY_S: Final = 5.0

@@ -12,7 +12,8 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web import headers
 from ratelimit_ext.web.deciding import DecidingLimiter
-from ratelimit_ext.web.limited_request import LimitedRequest, one_per_charge
+from ratelimit_ext.web.entry import one_per_charge
+from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.resolution import EDGE
 
 #: Headers that belong to the answer they came with, and not to one that replaces it.
