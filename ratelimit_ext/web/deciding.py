@@ -1,12 +1,12 @@
 """Deciding: from a request to its decision, before the view, at a decorated callable, or late.
 
-:mod:`resolution` finds the claims of a request, :mod:`admission` has them decided,
-:mod:`limited_request` remembers the answers, :mod:`concluding` draws the consequence.
+:mod:`resolution` finds the claims of a request, :mod:`admission` has them decided by an engine of
+:mod:`storing`, :mod:`limited_request` remembers the answers, :mod:`concluding` draws the
+consequence.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from secrets import randbits
 from typing import Any, Final, cast
@@ -14,34 +14,28 @@ from typing import Any, Final, cast
 import flask
 from flask.globals import request_ctx
 from flask_limiter import ExemptionScope
-from flask_limiter.constants import MAX_BACKEND_CHECKS
 from flask_limiter.util import get_qualified_name
-from limits import RateLimitItem
-from limits.strategies import RateLimiter
 
 from ratelimit_ext.core.charge import NO_HOLD, Hold
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.engine.protocol import Correction, Engine
+from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web.admission import Outcome, admitted, charged
-from ratelimit_ext.web.bucket_limiter import ScopedLimiter
 from ratelimit_ext.web.cause import lacks_room
-from ratelimit_ext.web.claims import Claim, Naming
+from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
 from ratelimit_ext.web.entry import Entry, one_per_charge
-from ratelimit_ext.web.foreign import ForeignEngine
-from ratelimit_ext.web.item import limit_of
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place, Resolved, Resolver
-from ratelimit_ext.web.storages import storage_prefix
+from ratelimit_ext.web.storing import StoringLimiter
 
 #: How long a call may go without a sign of life before what it holds goes back, in seconds.
 DEFAULT_LEASE_S: Final = 120.0
 
 
-class DecidingLimiter(ConcludingLimiter):
+class DecidingLimiter(ConcludingLimiter, StoringLimiter):
     """Flask-Limiter's extension, deciding a request's limits together.
 
     ``_check_request_limit`` is where Flask-Limiter's hooks and wrappers enter.
@@ -50,17 +44,12 @@ class DecidingLimiter(ConcludingLimiter):
     limit_manager: Manager
 
     def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
-        self._engine: Engine | None = None
-        self._fallback_engine: Engine | None = None
-        self._adapters: dict[int, ScopedLimiter] = {}
         self._lease_s = DEFAULT_LEASE_S
         #: Changes the present request where it lacks nothing but room; see `second_choice`.
         self.chooses_again: Callable[[], bool] | None = None
         #: What adds to a policy's limits those that need all blueprints, by application.
         self._completions: dict[flask.Flask, Callable[[flask.Flask], None]] = {}
         self._deferred_views: dict[tuple[str, Any], bool] = {}
-        self._recovery_checks = 0
-        self._last_recovery_check = time.time()
         super().__init__(key_func, **options)
         stock = self.limit_manager
         self.limit_manager = Manager(
@@ -80,36 +69,6 @@ class DecidingLimiter(ConcludingLimiter):
         complete = self._completions.get(app)
         if complete is not None:
             complete(app)
-
-    # -- storage ----------------------------------------------------------------------
-
-    @property
-    def engine(self) -> Engine:
-        """What decides now: the storage's engine, or the fallback's while the storage is away."""
-        if self._storage_dead and self._fallback_engine is not None:
-            return self._fallback_engine
-        assert self._engine is not None, "the extension has not been initialised with an app"
-        return self._engine
-
-    def check_storage(self, item: RateLimitItem) -> None:
-        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
-        if isinstance(self._engine, ForeignEngine) and self._strategy:
-            self._engine.supports(limit_of(item, self._strategy))
-
-    @property
-    def limiter(self) -> RateLimiter:
-        """Flask-Limiter's strategy object, over our buckets."""
-        engine = self.engine
-        adapter = self._adapters.get(id(engine))
-        if adapter is None:
-            storage = self.storage if engine is self._engine else self._fallback_storage
-            adapter = self._adapters[id(engine)] = ScopedLimiter(storage, engine, self._naming)
-        return adapter
-
-    @property
-    def _naming(self) -> Naming:
-        assert self._strategy
-        return Naming(storage_prefix(self.storage), self._key_prefix, self._strategy)
 
     # -- the request's way ------------------------------------------------------------
 
@@ -278,12 +237,8 @@ class DecidingLimiter(ConcludingLimiter):
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except Exception:
-            if engine is not self._engine or self._fallback_engine is None:
+            if not self._falls_back(engine):
                 raise
-            self.logger.warning(
-                "Rate limit storage unreachable - falling back to in-memory storage"
-            )
-            self._storage_dead = True
             if not state.taken:
                 state.reservation = None
             return self._outcome(state, place, resolve, lenient=lenient, again=again)
@@ -313,18 +268,6 @@ class DecidingLimiter(ConcludingLimiter):
         if state.charged is not None:
             return Resolved((), (), ())
         return self._resolver.of_definitions(place, self._in_memory_fallback)
-
-    def _look_for_recovery(self) -> None:
-        """Ask the storage whether it is back, after 1, 2, 4, … 32 seconds."""
-        if self._recovery_checks > MAX_BACKEND_CHECKS:
-            self._recovery_checks = 0
-        if time.time() - self._last_recovery_check > 2**self._recovery_checks:
-            self._last_recovery_check = time.time()
-            self._recovery_checks += 1
-            if self.storage.check():
-                self.logger.info("Rate limit storage recovered")
-                self._storage_dead = False
-                self._recovery_checks = 0
 
     def abandon(self, conditional: list[Entry]) -> None:
         """Return what is reserved, where the request ends without a response to judge by."""

@@ -11,7 +11,7 @@ import flask
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US
-from ratelimit_ext.engine.protocol import Closing, Engine
+from ratelimit_ext.engine.protocol import Closing
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
 from ratelimit_ext.web.cause import BlockReason, manner
@@ -51,12 +51,6 @@ class GuardingLimiter(RespondingLimiter):
         any. A surge has a name as well: its past is forgotten. Raises as :meth:`block`."""
         charges = self._charges(name, identity, ("block", "surge"))
         return self._shared_engine.clear([charge.key for charge in charges]) > 0
-
-    @property
-    def _shared_engine(self) -> Engine:
-        """The storage's, also while it is away: a block in one worker's memory would be none."""
-        assert self._engine is not None, "the extension has not been initialised with an app"
-        return self._engine
 
     def blocks(self) -> list[str]:
         """The names that :meth:`block` knows."""
