@@ -18,7 +18,7 @@ from typing import Any
 from flask import current_app, g, request
 
 from chatapp.blueprints import second_choice
-from chatapp.blueprints.estimating import present_estimate, present_estimator
+from chatapp.blueprints.estimating import present_estimate, present_estimator, present_needs
 from chatapp.blueprints.gate import LimiterGate
 from chatapp.blueprints.present import present_attempts, present_limiter
 from chatapp.catalogue import Model
@@ -176,7 +176,7 @@ def begin(conversation: Conversation, model: Model) -> Dispatch:
         conversation,
         ledger=current_app.extensions.get(EXTENSION_KEY),
         reservation=limiter.reservation,
-        gate=LimiterGate(limiter),
+        gate=LimiterGate(limiter, present_needs()),
         most_attempts=present_attempts(),
         learn=lambda slug, usage: estimator.observe(slug, estimate, usage),
     )

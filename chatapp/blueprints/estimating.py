@@ -12,6 +12,7 @@ from chatapp.blueprints.chat_request import ChatRequest
 from chatapp.blueprints.compatible_request import CompatibleRequest
 from chatapp.blueprints.gate import INPUT_QUOTA
 from chatapp.estimates.estimate import EXTENSION_KEY, Estimate, Estimator
+from chatapp.providers import QuotaUnit
 from ratelimit_ext import Limiter
 
 
@@ -44,6 +45,15 @@ def present_estimate() -> Estimate:
     if known is None:
         known = g.estimate = _estimate(g.chat_request)
     return known
+
+
+def present_needs() -> dict[QuotaUnit, int]:
+    """What the provider counts the present request as before it answers: the prompt, and in one
+    quota for both as much output as it is asked for."""
+    estimate = present_estimate()
+    most = g.chat_request.most_output_tokens
+    output = estimate.output_tokens if most is None else most
+    return {"tokens": estimate.input_tokens + output, "input_tokens": _counted_input()}
 
 
 def _estimate(asked: ChatRequest | CompatibleRequest) -> Estimate:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from chatapp.providers import Quota
+from chatapp.providers import Quota, QuotaUnit
 from chatapp.upstream.learned import allowance_of
 from ratelimit_ext import Limiter
 
@@ -28,9 +28,11 @@ class LimiterGate:
     within it.
     """
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, needs: Mapping[QuotaUnit, int]) -> None:
         self._limiter = limiter
         self._reservation = limiter.reservation
+        # What the call is counted as by its provider, before it is made.
+        self._needs = needs
 
     def admit_again(self) -> float | None:
         """See Gate."""
@@ -39,6 +41,10 @@ class LimiterGate:
     def admit_model(self) -> float | None:
         """The same after the request was changed to another model."""
         return self._limiter.admit_again(*OF_THE_MODEL)
+
+    def exceeds(self, quotas: Sequence[Quota]) -> bool:
+        """See Gate."""
+        return any(self._needs.get(quota.unit, 0) > quota.limit for quota in quotas)
 
     def cool_down(self, for_s: float | None) -> None:
         """See Gate."""

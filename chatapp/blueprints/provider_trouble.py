@@ -19,6 +19,7 @@ CASES: Final[dict[ErrorKind, tuple[int, str, str]]] = {
     "quota": (502, "provider_refused", "refuses because this server's credit there is used up"),
     "unknown_model": (422, "unknown_model", "does not offer this model to this server"),
     "bad_request": (502, "provider_rejected", "did not take this request"),
+    "too_large": (400, "request_too_large", "never takes a request of this size from this server"),
     "unavailable": (502, "provider_unavailable", "could not be reached or failed"),
     "malformed": (502, "provider_unavailable", "sent an answer that cannot be read"),
 }
@@ -27,6 +28,7 @@ REMEDIES: Final = {
     "provider_timeout": "try again, with a shorter message if it was long",
     "provider_refused": "tell the operator; trying again will not help",
     "unknown_model": "name another one",
+    "request_too_large": "make it smaller, or name a model of another provider",
     "provider_rejected": "change the message or name another model",
     "provider_unavailable": "try again in a moment, or name a model of another provider",
 }

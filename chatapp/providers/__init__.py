@@ -21,6 +21,7 @@ ErrorKind = Literal[
     "auth",  # it does not accept our key
     "unknown_model",  # it does not know the model, or does not give it to us
     "bad_request",  # it refuses this request as such
+    "too_large",  # this request alone is more than its quota for us ever holds
     "timeout",  # no answer in time; it may have been billed
     "unavailable",  # not reached, or it failed inside
     "malformed",  # it answered, in a form that cannot be read

@@ -52,6 +52,10 @@ class Gate(Protocol):
         """Let nobody ask this model for so long; None: for a second, and longer each time."""
         ...
 
+    def exceeds(self, quotas: Sequence[Quota]) -> bool:
+        """Whether this call alone is more than one of these ever holds."""
+        ...
+
     def learn(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
         """Note what the provider told of its quotas to whom it was asked by at ``asked_at`` (of
         the monotonic clock)."""
@@ -93,14 +97,16 @@ class Guard:
     def met(self, error: ProviderError, *, asked_at: float) -> None:
         """Let everybody know of a refusal, also of one in the middle of a stream."""
         self._gate.learn(error.quotas, asked_at=asked_at)
-        if error.kind in NO_ROOM:
+        # A call that is too large for the provider says nothing of its room for others.
+        if error.kind in NO_ROOM and not self._gate.exceeds(error.quotas):
             wait_s = error.retry_after_s
             self._gate.cool_down(None if wait_s is None else min(wait_s, LONGEST_COOL_DOWN_S))
 
     def _waited(self, error: ProviderError, patience_s: float) -> float:
         """Wait until another attempt is admitted, and tell what is left of the patience; raise the
         error where there will be none."""
-        if self.attempts >= self._most_attempts or error.kind not in TRIED_AGAIN:
+        hopeless = error.kind not in TRIED_AGAIN or self._gate.exceeds(error.quotas)
+        if self.attempts >= self._most_attempts or hopeless:
             raise error
         if error.kind in NO_ROOM:
             wait_s: float | None = error.retry_after_s or PAUSE_S

@@ -134,6 +134,45 @@ def test_a_model_that_is_not_listed_cools_down_alone(
     assert chat(workers.other, "gpt-98-new").status_code == 200
 
 
+TOO_LARGE = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 36278."
+
+
+def test_somebody_elses_huge_request_stops_nobody(
+    workers: Workers, provider: ProviderServer
+) -> None:
+    """OpenAI refuses a request that is above the quota of a minute with a 429: its sender is told
+    that it never fits, in either shape, and everybody else goes on."""
+    body = {"model": OPENAI, "messages": MESSAGES}
+    provider.script(*[openai_error(429, code="rate_limit_exceeded", message=TOO_LARGE)] * 2)
+    refused = chat(workers.one)
+    assert (refused.status_code, refused.json["code"]) == (400, "request_too_large")
+    told = workers.one.post("/v1/chat/completions", json=body)
+    assert (told.status_code, told.json["error"]["code"]) == (400, "request_too_large")
+    for answer in (refused, told):
+        assert "Retry-After" not in answer.headers
+        assert "organization" not in answer.text
+    assert len(provider.calls) == 2
+    assert chat(workers.other).status_code == 200
+
+
+def test_a_prompt_above_anthropics_quota_stops_nobody(
+    workers: Workers, provider: ProviderServer
+) -> None:
+    """Anthropic's sentence is the same for both, and its headers tell: 100 tokens a minute, and a
+    prompt of thousands."""
+    headers = {
+        "anthropic-ratelimit-input-tokens-limit": "100",
+        "anthropic-ratelimit-input-tokens-remaining": "100",
+        "anthropic-ratelimit-input-tokens-reset": "2026-11-25T00:00:00Z",
+        "retry-after": "30",
+    }
+    provider.script(anthropic_error(429, kind="rate_limit_error", headers=headers))
+    body = {"message": "word " * 4000, "model": ANTHROPIC}
+    assert workers.one.post("/chat", json=body).status_code == 503
+    assert len(provider.calls) == 1
+    assert chat(workers.other, ANTHROPIC).status_code == 200
+
+
 def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: ProviderServer) -> None:
     """No call of the day, no token, no dollar: neither the one that was refused nor the denied."""
     before = left(workers.one)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import openai
 
 NAME: Final = "openai"
+# How a 429 begins whose request is above the quota of a minute: "Request too large for gpt-4o in
+# organization … on tokens per min (TPM): Limit 30000, Requested 36278."
+TOO_LARGE: Final = "Request too large"
 KINDS: Final[dict[int, ErrorKind]] = {
     401: "auth",
     402: "quota",
@@ -48,6 +51,8 @@ def _refusal(error: openai.APIStatusError) -> ProviderError:
     kind = KINDS.get(error.status_code)
     if error.code == "insufficient_quota":
         kind = "quota"  # a 429 that no waiting mends
+    elif error.status_code == 429 and TOO_LARGE in error.message:
+        kind = "too_large"  # nor this one; nothing but the sentence tells it from others
     if kind is None:
         kind = "unavailable" if error.status_code >= 500 else "bad_request"
     sent = error.request.headers

@@ -28,6 +28,10 @@ class FakeGate:
     cooled: list[float | None] = field(default_factory=list)
     learnt: list[Quota] = field(default_factory=list)
     admitted: int = 0
+    is_exceeded: bool = False
+
+    def exceeds(self, quotas: Sequence[Quota]) -> bool:
+        return self.is_exceeded and bool(quotas)
 
     def admit_again(self) -> float | None:
         wait_s = self.waits.pop(0) if self.waits else None
@@ -146,7 +150,7 @@ def test_what_could_not_be_reached_is_asked_again(made: Asks) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["timeout", "malformed", "bad_request", "auth", "quota", "unknown_model"]
+    "kind", ["timeout", "malformed", "bad_request", "too_large", "auth", "quota", "unknown_model"]
 )
 def test_what_may_be_billed_or_will_not_change_is_asked_once(made: Asks, kind: ErrorKind) -> None:
     """A call that timed out may bill twice; a refusal of the request stays one."""
@@ -154,6 +158,15 @@ def test_what_may_be_billed_or_will_not_change_is_asked_once(made: Asks, kind: E
     gate, slept, guard = made()
     with pytest.raises(ProviderError):
         guard.ask(Script(failure(kind, 0.1)))
+    assert (guard.attempts, slept, gate.cooled) == (1, [], [])
+
+
+def test_a_call_that_is_too_large_closes_nothing(made: Asks) -> None:
+    """It says nothing of the provider's room for others, and is not asked again."""
+    gate, slept, guard = made()
+    gate.is_exceeded = True
+    with pytest.raises(ProviderError):
+        guard.ask(Script(failure("rate_limited", 0.1)))
     assert (guard.attempts, slept, gate.cooled) == (1, [], [])
 
 
