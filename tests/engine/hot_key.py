@@ -16,13 +16,18 @@ PROCESSES, THREADS, CALLS = 8, 8, 5
 AMOUNT = 200
 HOUR = 3_600_000_000
 
-#: A token bucket that refills nothing while the test runs.
-LIMITS = {
-    name: Limit(1, 24 * HOUR, name, burst=AMOUNT)
-    if name == "token-bucket"
-    else Limit(AMOUNT, HOUR, name)
-    for name in RATES
-}
+
+def limits_of(amount: int) -> dict[str, Limit]:
+    """A limit of each strategy with this amount, of which nothing comes back while a test runs."""
+    return {
+        name: Limit(1, 24 * HOUR, name, burst=amount)
+        if name == "token-bucket"
+        else Limit(amount, HOUR, name)
+        for name in RATES
+    }
+
+
+LIMITS = limits_of(AMOUNT)
 SCARCE = Limit(60, HOUR, "sliding-window")
 
 
