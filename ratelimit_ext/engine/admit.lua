@@ -1,8 +1,8 @@
 -- Decide all charges of a request, then take all of them or none.
 --
 -- KEYS     one bucket per charge, each once
--- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a text of
---          words, and in it for each charge: the strategy's code; its part (below); the cost; the
+-- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a JSON list
+--          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
 --          strategy's own arguments
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's reading, before anything is taken
@@ -15,30 +15,31 @@
 -- What is not taken is not written, but for a bucket from a future that only a clock set back
 -- explains: its present is kept, with nothing taken.
 
+words = cjson.decode(ARGV[3])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, checked = { now, 1 }, {}
 local denied, banned = false, false
 local cursor = 1
-read_words(ARGV[3])
 
 for i = 1, #KEYS do
   local strategy = strategies[words[cursor]]
-  local part, cost = words[cursor + 1], words[cursor + 2]
-  local charge = { strategy.check(raws[i], now, cost, cursor + 3) }
-  charge[1] = charge[1] or cost == 0 -- a cost of 0 looks, and is never denied
-  charge.strategy, charge.part, charge.cost, charge.arg = strategy, part, cost, cursor + 3
+  local part, cost, arg = words[cursor + 1], words[cursor + 2], cursor + 3
+  local charge = {
+    strategy = strategy, part = part, cost = cost, arg = arg,
+    strategy.check(raws[i], now, cost, arg),
+  }
+  if cost == 0 then charge[1] = true end -- it looks, and is never denied
   checked[i] = charge
   if not charge[1] then
     local role = string.sub(part, 1, 1)
     denied = denied or role == 'e' or role == 'm'
     banned = banned or role == 'm'
   end
-  reply[#reply + 1] = charge[1] and 1 or 0
-  reply[#reply + 1] = charge[2]
-  reply[#reply + 1] = charge[3]
-  reply[#reply + 1] = charge[4]
-  cursor = cursor + 3 + strategy.arguments
+  local place = 4 * i
+  reply[place - 1], reply[place] = charge[1] and 1 or 0, charge[2]
+  reply[place + 1], reply[place + 2] = charge[3], charge[4]
+  cursor = arg + strategy.arguments
 end
 
 local function triggered(part)

@@ -7,17 +7,9 @@
 
 local strategies = {}
 
--- What a script is told about its charges comes as one text: a client packs one long argument much
--- faster than thirty short ones. Words that are numbers are numbers here.
-local words = {}
-
-local function read_words(text)
-  local count = 0
-  for word in string.gmatch(text, '%S+') do
-    count = count + 1
-    words[count] = tonumber(word) or word
-  end
-end
+-- What a script is told about its charges comes as one JSON list, which each driver decodes: a client
+-- packs one long argument much faster than thirty short ones.
+local words
 
 -- What a correction can raise a bucket's usage to (MOST_USED in strategies/protocol.py).
 local MOST_USED = 1125899906842624
@@ -52,11 +44,12 @@ local function present_instant(argument)
   return time[1] * 1000000 + time[2]
 end
 
+-- Store a value for so long, or nothing: what is stored then, or false.
 local function store(key, value, ttl_us)
   if ttl_us <= 0 or value == '' then
     redis.call('DEL', key)
-  else
-    local ttl_ms = math.min(math.ceil(ttl_us / 1000), LONGEST_TTL)
-    redis.call('SET', key, value, 'PX', string.format('%.0f', ttl_ms))
+    return false
   end
+  redis.call('SET', key, value, 'PX', math.min(math.ceil(ttl_us / 1000), LONGEST_TTL))
+  return value
 end

@@ -69,14 +69,14 @@ class RedisEngine:
             limit = charge.limit
             code, parameters = self._spoken(limit, now_us)
             codes.append(code)
-            word = f"{code} {_part(charge)} {sent_cost(charge)} {parameters}"
-            words.append(f"{word} {hold.id} {hold.lease_us}" if limit.held else word)
+            word = f'"{code}","{_part(charge)}",{sent_cost(charge)}{parameters}'
+            words.append(f"{word},{hold.id},{hold.lease_us}" if limit.held else word)
         reply = self._evaluate(
             composed("admit", tuple(codes)),
             [charge.key for charge in charges],
             self._instant(now_us),
             "1" if take else "0",
-            " ".join(words),
+            _json_list(words),
         )
         return decision_of(
             charges,
@@ -96,13 +96,13 @@ class RedisEngine:
         for change in changes:
             code, parameters = self._spoken(change.charge.limit, now_us)
             codes.append(code)
-            words.append(f"{code} {_verb(change)} {parameters}{_own(change)}")
+            words.append(f'"{code}",{_verb(change)}{parameters}{_own(change)}')
         return sum(
             self._evaluate(
                 composed("settle", tuple(codes)),
                 [change.charge.key for change in changes],
                 self._instant(now_us),
-                " ".join(words),
+                _json_list(words),
             )
         )
 
@@ -141,7 +141,7 @@ class RedisEngine:
         return clock.now_us() if self._client_clock else ""
 
     def _spoken(self, limit: Limit, now_us: int | None) -> tuple[str, str]:
-        """The strategy's code and own arguments, as words of a script.
+        """The strategy's code, and its own arguments as they follow other words of a script.
 
         They never change, but where a calendar's windows are computed for the present. Limits are
         told apart by identity, as hashing one takes longer than the rest of this; the entry holds
@@ -151,7 +151,7 @@ class RedisEngine:
         if known is None:
             strategy = strategy_of(limit)
             now = 0 if limit.anchor is None else self._read_clock(now_us)
-            parameters = " ".join(map(str, strategy.parameters(limit, now)))
+            parameters = "".join([f",{each}" for each in strategy.parameters(limit, now)])
             known = (strategy.CODE, parameters, limit)
             if limit.anchor is None:
                 if len(self._words) >= MOST_WORDS:
@@ -177,6 +177,11 @@ class RedisEngine:
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
 
+def _json_list(words: list[str]) -> str:
+    """All words of a script as one argument: each of these is some of them, as JSON."""
+    return f"[{','.join(words)}]"
+
+
 def _part(charge: Charge) -> str:
     """The charge's part in the script: enforced, shadow, or meta with what triggers it."""
     enforced = charge.limit.mode == "enforce"
@@ -189,21 +194,21 @@ def _part(charge: Charge) -> str:
 def _verb(change: Change) -> str:
     """What happens to a charge, as words of the script."""
     if isinstance(change, Correction):
-        return f"adjust {change.verdict.receipt} {change.delta}"
+        return f'"adjust",{change.verdict.receipt},{change.delta}'
     if isinstance(change, Settlement):
-        return f"settle {change.hold.id} {change.actual}"
+        return f'"settle",{change.hold.id},{change.actual}'
     if isinstance(change, Renewal):
-        return f"renew {change.hold.id} {change.spent}"
+        return f'"renew",{change.hold.id},{change.spent}'
     if isinstance(change, Closing):
-        return f"close {change.for_us} {change.manner}"
-    return f"report {change.amount} {change.used}"
+        return f'"close",{change.for_us},{change.manner}'
+    return f'"report",{change.amount},{change.used}'
 
 
 def _own(change: Change) -> str:
     """What follows the words of the limit: its hold, where it is held, or the period reported."""
     if isinstance(change, Report):
-        return f" {change.period_us}"
+        return f",{change.period_us}"
     if isinstance(change, Closing) or not change.charge.limit.held:
         return ""
     hold = NO_HOLD if isinstance(change, Correction) else change.hold
-    return f" {hold.id} {hold.lease_us}"
+    return f",{hold.id},{hold.lease_us}"

@@ -1,27 +1,27 @@
 -- Change buckets: correct what an earlier request took, block, report.
 --
 -- KEYS     one bucket per change; a bucket may come twice
--- ARGV     now in microseconds, or '' for the server's clock; a text of words, and in it for
---          each change: the strategy's code; what happens; two numbers; the strategy's own arguments. 'adjust'
---          with a receipt and the difference in units, negative to give back; 'settle' with the id of
+-- ARGV     now in microseconds, or '' for the server's clock; a JSON list of words, and in it
+--          for each change: the strategy's code; what happens; two numbers; the strategy's own
+--          arguments. 'adjust' with a receipt and the difference in units, negative to give back; 'settle' with the id of
 --          a hold and the real cost; 'renew' with the id of a hold and the cost so far; 'close' with
 --          microseconds and the manner of a block; 'report' with an amount and what is used of it,
 --          and with the period as one argument more
 -- returns  for each correction 1 where it was applied, 0 where the charge no longer matters
 
+words = cjson.decode(ARGV[2])
 local now = present_instant(ARGV[1])
-local reply = {}
+local raws = redis.call('MGET', unpack(KEYS))
+local stored, reply = {}, {} -- two changes may concern one bucket
 local cursor = 1
-read_words(ARGV[2])
 
 for i = 1, #KEYS do
   local strategy = strategies[words[cursor]]
   local verb = words[cursor + 1]
-  -- MGET, as it answers nil where GET would fail on a value of another type; one by one, as two
-  -- changes may concern one bucket.
-  local raw = redis.call('MGET', KEYS[i])[1]
+  local raw = stored[KEYS[i]]
+  if raw == nil then raw = raws[i] end
   local value, ttl_us = strategy[verb](raw, now, words[cursor + 2], words[cursor + 3], cursor + 4)
-  if value then store(KEYS[i], value, ttl_us) end
+  if value then stored[KEYS[i]] = store(KEYS[i], value, ttl_us) end
   reply[i] = value and 1 or 0
   cursor = cursor + 4 + strategy.arguments + (verb == 'report' and 1 or 0)
 end
