@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+import random
+from typing import Final, NamedTuple
 
 from ratelimit_ext.core.limit import Limit
+
+#: An id is no secret, and one of the system's random numbers would be a system call for each.
+_chance: Final = random.Random()  # noqa: S311
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_chance.seed)
 
 
 class Charge(NamedTuple):
@@ -32,6 +39,11 @@ class Hold(NamedTuple):
 
     id: int
     lease_us: int
+
+
+def new_hold(lease_us: int) -> Hold:
+    """A hold that no other call of any worker has."""
+    return Hold(_chance.getrandbits(48) or 1, lease_us)
 
 
 #: For charges that are final: nothing is held.

@@ -65,12 +65,13 @@ class RedisEngine:
             return Decision(admitted=True, now_us=self._read_clock(now_us), verdicts=())
         charges = merged(charges)
         codes, words = [], []
+        held = f",{hold.id},{hold.lease_us}"
         for charge in charges:
             limit = charge.limit
             code, parameters = self._spoken(limit, now_us)
             codes.append(code)
-            word = f'"{code}","{_part(charge)}",{sent_cost(charge)}{parameters}'
-            words.append(f"{word},{hold.id},{hold.lease_us}" if limit.held else word)
+            own = held if limit.held else ""
+            words.append(f'"{code}","{_part(charge)}",{sent_cost(charge)}{parameters}{own}')
         reply = self._evaluate(
             composed("admit", tuple(codes)),
             [charge.key for charge in charges],

@@ -122,12 +122,13 @@ def report(
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
-    """As read, less the cost where it was taken."""
+    """As read, less the cost where it was taken. The receipt is 0 where nothing was known: such a
+    charge went nowhere, and there is nothing to correct."""
     return Answer(
         remaining=max(0, reading.y - (cost if taken else 0)),
         retry_after_us=reading.x,
         reset_after_us=reading.z,
-        receipt=0,
+        receipt=0 if reading.y == MOST_AMOUNT else 1,
     )
 
 

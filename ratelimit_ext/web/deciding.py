@@ -8,7 +8,6 @@ consequence.
 from __future__ import annotations
 
 from collections.abc import Callable
-from secrets import randbits
 from typing import Any, Final, cast
 
 import flask
@@ -16,7 +15,7 @@ from flask.globals import request_ctx
 from flask_limiter import ExemptionScope
 from flask_limiter.util import get_qualified_name
 
-from ratelimit_ext.core.charge import NO_HOLD, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web.admission import Outcome, admitted, charged
@@ -250,7 +249,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         if state.reservation is None:
             if not any(claim.limit.held for claim in claims):
                 return NO_HOLD
-            hold = Hold(randbits(48) or 1, int(self._lease_s * 1_000_000))
+            hold = new_hold(int(self._lease_s * 1_000_000))
             state.reservation = Reservation(self.engine, hold, state.taken)
         return state.reservation.hold
 

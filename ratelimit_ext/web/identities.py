@@ -7,6 +7,7 @@ adds its own with ``@limiter.identity("name")``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 from typing import Any
@@ -22,7 +23,12 @@ def client_ip() -> str:
     The address is the peer's. Behind proxies, let Werkzeug's ``ProxyFix`` take it from
     ``X-Forwarded-For`` over as many hops as are yours.
     """
-    remote = flask.request.remote_addr or "127.0.0.1"
+    return _counted(flask.request.remote_addr or "127.0.0.1")
+
+
+@lru_cache(maxsize=8192)
+def _counted(remote: str) -> str:
+    """The address or network that the peer is counted as."""
     try:
         address = ip_address(remote.partition("%")[0])
     except ValueError:

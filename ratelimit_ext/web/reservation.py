@@ -189,9 +189,10 @@ class Reservation:
             # Its keeper gives nothing back for a call that failed.
             unit = UNCACHED if limit.unit == "input_tokens" else limit.unit
             actual = None if self._cancelled else self._actual.get(unit)
-            if actual is None or not verdict.charge.cost:
+            counted = verdict.charge.cost if verdict.receipt else 0
+            if actual is None or not counted or actual == counted:
                 return ()
-            return (Correction(verdict, actual - verdict.charge.cost),)
+            return (Correction(verdict, actual - counted),)
         if not limit.held:
             if self._cancelled and not entry.claim.edge and verdict.charge.cost:
                 return (Correction(verdict, -verdict.charge.cost),)

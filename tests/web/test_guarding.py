@@ -279,6 +279,32 @@ def test_reports_ride_along(make: Maker, uri: str, request: pytest.FixtureReques
     assert stats["cmdstat_evalsha"]["calls"] == 2
 
 
+@pytest.mark.parametrize("already", [False, True], ids=["unknown", "known"])
+def test_what_went_nowhere_is_not_corrected(make: Maker, *, already: bool) -> None:
+    """Admitted before anybody knew the quota, the call was counted nowhere; one that was counted is
+    brought to its real use. A report of another worker comes in between."""
+    guarded = Guarded(make, "memory://", "as reported", unit="input_tokens", cost=200)
+    told = {"amount": 1000, "used": 700, "period_s": 86_400}
+    if already:
+        guarded.acts = lambda reservation: reservation.report("input_tokens", **told)
+        guarded.get()
+
+    def settles(reservation: Reservation) -> None:
+        reservation.block("nothing", for_s=1)  # sends what was reported, as another call would
+        reservation.settle(input_tokens=20)
+
+    def reports_and_settles(reservation: Reservation) -> None:
+        reservation.report("input_tokens", **told)
+        settles(reservation)
+
+    guarded.acts = settles if already else reports_and_settles
+    guarded.get()
+    (definition,), *_ = guarded.limiter.limit_manager._decorated_limits.values()
+    (limit,) = definition
+    left = guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served").remaining
+    assert left == (280 if already else 300)
+
+
 def test_a_surge_is_abnormal_usage(make: Maker, clock: Clock) -> None:
     """Twice the usual 3 a minute passes; the rest waits for the minute's end."""
     guarded = Guarded(make, "memory://", "1/minute or 2 x usual")
