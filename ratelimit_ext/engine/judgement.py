@@ -24,14 +24,8 @@ def verdict_of(
     remaining, wait, reset, receipt = strategy_named(limit.strategy).answer(
         limit, now_us, cost if possible else 0, taken, reading
     )
-    return Verdict(
-        charge,
-        allowed,
-        remaining,
-        0 if allowed else wait if possible else None,
-        reset,
-        receipt,
-    )
+    wait_us = 0 if allowed else wait if possible else None
+    return Verdict(charge, allowed, remaining, wait_us, reset, receipt)
 
 
 def decision_of(
@@ -43,7 +37,7 @@ def decision_of(
     readings: Sequence[tuple[bool, Reading]],
 ) -> Decision:
     """The decision over all charges; ``readings`` has one pair of fits and reading for each."""
-    verdicts = tuple(
+    verdicts = [
         verdict_of(
             charge,
             now_us,
@@ -52,8 +46,8 @@ def decision_of(
             reading=reading,
         )
         for charge, (fits, reading) in zip(charges, readings, strict=True)
-    )
-    return Decision(admitted, now_us, verdicts)
+    ]
+    return Decision(admitted, now_us, tuple(verdicts))
 
 
 def merged(charges: Sequence[Charge]) -> Sequence[Charge]:
