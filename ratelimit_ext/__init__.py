@@ -12,7 +12,7 @@ from ratelimit_ext.engine.embedded import embedded_uri
 from ratelimit_ext.web.cause import BlockReason
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.identities import client_ip
+from ratelimit_ext.web.identities import address_identity, client_ip
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.refusal import (
     Blocked,
@@ -40,6 +40,7 @@ __all__ = [
     "RouteLimit",
     "StorageUnavailable",
     "TemporarilyUnavailable",
+    "address_identity",
     "client_ip",
     "embedded_uri",
 ]

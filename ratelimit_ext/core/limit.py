@@ -67,10 +67,15 @@ class Limit:
                 f"{self}: the strategy 'concurrency' and the unit 'calls' belong together; found "
                 f"strategy {self.strategy!r} and unit {self.unit!r}. Write 'N in flight'."
             )
-        if self.strategy in ("block", "reported") and self.unit == "usd":
+        if self.strategy == "block" and self.unit != "requests":
             raise ConfigurationError(
-                f"{self}: the strategy {self.strategy!r} knows no money; found unit 'usd'. Leave "
-                "it out, or write an amount per period."
+                f"{self}: the strategy 'block' counts nothing; found unit {self.unit!r}. Leave it "
+                "out, or write an amount per period."
+            )
+        if self.strategy == "reported" and self.unit == "usd":
+            raise ConfigurationError(
+                f"{self}: the strategy 'reported' knows no money; found unit 'usd'. Leave it out, "
+                "or write an amount per period."
             )
         if (self.multiple is not None) != (self.strategy == "surge"):
             raise ConfigurationError(

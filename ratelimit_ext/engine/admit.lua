@@ -15,7 +15,7 @@
 -- What is not taken is not written, but for a bucket from a future that only a clock set back
 -- explains: its present is kept, with nothing taken.
 
-words = cjson.decode(ARGV[3])
+read_words(ARGV[3])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, checked = { now, 1 }, {}

@@ -7,9 +7,11 @@
 
 local strategies = {}
 
--- What a script is told about its charges comes as one JSON list, which each driver decodes: a client
--- packs one long argument much faster than thirty short ones.
+-- What a script is told about its charges comes as one JSON list: a client packs one long argument
+-- much faster than thirty short ones.
 local words
+
+local function read_words(list) words = cjson.decode(list) end
 
 -- What a correction can raise a bucket's usage to (MOST_USED in strategies/protocol.py).
 local MOST_USED = 1125899906842624

@@ -9,7 +9,7 @@
 --          and with the period as one argument more
 -- returns  for each correction 1 where it was applied, 0 where the charge no longer matters
 
-words = cjson.decode(ARGV[2])
+read_words(ARGV[2])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local stored, reply = {}, {} -- two changes may concern one bucket

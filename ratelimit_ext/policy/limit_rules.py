@@ -39,7 +39,7 @@ def check_limit(limit: PolicyLimit, place: Place, strategy: str | None, mistakes
         with mistakes.noted_at(place.at("burst")):
             capacity = Limit(**said, burst=limit.burst).capacity
             with mistakes.noted_at(place.at("cost")):
-                _check_cost(limit, capacity)
+                _check_cost(limit, said["strategy"], capacity)
         with mistakes.noted_at(place.at("anchor")):
             Limit(**said, anchor=limit.anchor, timezone=limit.timezone)
             _check_anchor(limit, period_us)
@@ -57,7 +57,9 @@ def _check_timezone(limit: PolicyLimit) -> None:
         )
 
 
-def _check_cost(limit: PolicyLimit, capacity: int) -> None:
+def _check_cost(limit: PolicyLimit, strategy: str, capacity: int) -> None:
+    if strategy == "block" and limit.cost != 1:
+        raise Mistake('found a cost, but "unless blocked" counts nothing. Remove it.')
     if isinstance(limit.cost, int) and limit.cost > capacity:
         raise Mistake(
             f"found {limit.cost}, but {limit.limit!r} holds at most {capacity}: no call could ever "

@@ -63,7 +63,8 @@ strategies.bl = {
   close = function(raw, now, duration, manner)
     local since, ending, last = present(raw, now)
     if since then
-      if math.floor(manner / 2) % 2 == 1 and last % 2 == 1 and now < ending + RAMP then
+      local opens = last % 2 == 1 and now >= ending and now < ending + RAMP
+      if opens and math.floor(manner / 2) % 2 == 1 then
         duration = math.max(duration, math.min(2 * (ending - since), LONGEST_GROWN))
       end
       if ending >= now + duration then return nil end

@@ -23,9 +23,10 @@ Not for: a pace. It knows no amount.
 
 from __future__ import annotations
 
+import math
 from typing import Final, TypeAlias
 
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.strategies.protocol import Answer, Reading
 
 CODE = "bl"
@@ -121,6 +122,23 @@ def adjust(
     return
 
 
+def length_us(for_s: float | None) -> int:
+    """How long a block lasts, in microseconds; ``None``: for as long as there are blocks.
+
+    >>> length_us(1.5)
+    1500000
+    >>> length_us(-1)
+    Traceback (most recent call last):
+    ...
+    ValueError: a block of -1 seconds; allowed: more than 0
+    """
+    if for_s is None or for_s == math.inf:
+        return LONGEST_PERIOD_US
+    if not for_s > 0:  # nor a NaN
+        raise ValueError(f"a block of {for_s!r} seconds; allowed: more than 0")
+    return max(1, min(int(for_s * 1_000_000), LONGEST_PERIOD_US))
+
+
 def close(
     state: State | None, now_us: int, for_us: int, manner: int, parameters: tuple[int, ...]
 ) -> tuple[State, int] | None:
@@ -129,7 +147,7 @@ def close(
     reason_and_ramp = manner // 4 * 2 + manner % 2
     if state is not None:
         since, end, last, _ = _present(state, now_us)
-        if manner // 2 % 2 and last % 2 and now_us < end + RAMP_US:
+        if manner // 2 % 2 and last % 2 and end <= now_us < end + RAMP_US:
             for_us = max(for_us, min(2 * (end - since), LONGEST_GROWN_US))
         if end >= now_us + for_us:
             return None

@@ -28,7 +28,7 @@ class Asked(NamedTuple):
     """What functions have said about this request: many limits ask the same one."""
 
     identities: dict[int, object]
-    costs: dict[int, int]
+    costs: dict[tuple[int, bool], int]
 
 
 class Outcome(NamedTuple):

@@ -39,6 +39,11 @@ def charges_on(
     for endpoint, methods, runtime in _guards(app, manager, strategies):
         if keywords_of(runtime.limit).name != name:
             continue
+        if callable(runtime.scope):
+            raise ValueError(  # noqa: TRY004 - the name is wrong for this, and no type is
+                f"the scope of the limit {name!r} is a function of the request, and there is none; "
+                "give the limit a scope that is a text, or none"
+            )
         limit = limit_of(runtime.limit, naming.strategy)
         for method in methods if runtime.per_method else [""]:
             scope = runtime.scope_for(endpoint, method)

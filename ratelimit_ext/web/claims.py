@@ -65,17 +65,20 @@ class Claim:
         """The limit's name in headers, without the quotes."""
         return self.header[1:-1]
 
-    def charge(self, identity: str, costs: dict[int, int]) -> Charge:
+    def charge(self, identity: str, costs: dict[tuple[int, bool], int]) -> Charge:
         """The charge of the present request. Raises ``ValueError`` for a cost that is none.
 
-        ``costs`` are the estimates that were asked already, by the function's identity.
+        ``costs`` are the estimates that were asked already, by the function's identity and by
+        whether its answer was in dollars.
         """
         if self.estimate is None:
             cost = self._cost(self.runtime.cost)
-        elif (known := costs.get(id(self.estimate))) is not None:
-            cost = known
         else:
-            cost = costs[id(self.estimate)] = self._cost(self.estimate)
+            question = id(self.estimate), self.limit.unit == "usd"
+            known = costs.get(question)
+            if known is None:
+                known = costs[question] = self._cost(self.estimate)
+            cost = known
         return Charge(self.limit, bucket_key(self.shared_key, identity), cost)
 
     def _cost(self, stated: Any) -> int:
@@ -125,6 +128,8 @@ class ClaimMaker:
         )
 
     def _estimate(self, limit: Limit) -> Callable[[], Any] | None:
+        if limit.strategy == "block":
+            return None  # one that costs 0 would block nobody
         own = self._estimators.get((limit.unit, limit.name))
         return own or self._estimators.get((limit.unit, ""))
 

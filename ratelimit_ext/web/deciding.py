@@ -16,6 +16,7 @@ from flask_limiter import ExemptionScope
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
+from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web.admission import Outcome, admitted, charged
@@ -189,7 +190,9 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             if outcome is not None and self._has_second_choice(outcome):
                 state.charged = already  # nothing has been, but the shadows
                 state.taken += outcome.shadows
-                outcome = self._outcome(state, place, resolve, lenient=lenient, again=True)
+                second = self._outcome(state, place, resolve, lenient=lenient, again=True)
+                if second is None or _is_better(second.decision, outcome.decision):
+                    outcome = second
         except Exception:
             if not self._swallow_errors:
                 raise
@@ -246,12 +249,17 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
 
     def _hold(self, state: LimitedRequest, claims: list[Claim]) -> Hold:
         """Under which id the request's estimates are held; one for the whole request."""
-        if state.reservation is None:
-            if not any(claim.limit.held for claim in claims):
-                return NO_HOLD
-            hold = new_hold(int(self._lease_s * 1_000_000))
+        reservation = state.reservation
+        if reservation is not None and reservation.hold is not NO_HOLD:
+            return reservation.hold
+        if not any(claim.limit.held for claim in claims):
+            return NO_HOLD
+        hold = new_hold(int(self._lease_s * 1_000_000))
+        if reservation is None:
             state.reservation = Reservation(self.engine, hold, state.taken)
-        return state.reservation.hold
+        else:  # somebody asked for it before there was anything to hold
+            reservation.hold = hold
+        return hold
 
     def _metas(self, place: Place, resolved: Resolved) -> tuple[Claim, ...]:
         if resolved.metas and ExemptionScope.META & self.limit_manager.exemption_scope(
@@ -278,3 +286,12 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             engine.settle([Correction(verdict, -verdict.charge.cost) for verdict in verdicts])
         except Exception:
             self.logger.exception("Failed to give back what a failed request had reserved")
+
+
+def _is_better(second: Decision, first: Decision) -> bool:
+    """Whether the decision on a second choice counts. Who is refused is told of what he has asked
+    for; where both lack nothing but room, of the one that has some first."""
+    if second.admitted or not lacks_room(second):
+        return second.admitted
+    wait_ms, first_ms = second.retry_after_ms, first.retry_after_ms
+    return wait_ms is not None and (first_ms is None or wait_ms < first_ms)

@@ -20,6 +20,7 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.web.item import Keywords, limit_of
 from ratelimit_ext.web.limit_string import items_of
 from ratelimit_ext.web.refusal import RateLimitExceeded
@@ -67,7 +68,13 @@ class KeywordsMixin:
         except ValueError:
             items = ()
         for item in items:
-            limit_of(item, default_strategy or fitting)
+            limit = limit_of(item, default_strategy or fitting)
+            cost: object = self.cost  # type: ignore[attr-defined]
+            if limit.strategy == "block" and cost not in (None, 1):
+                raise ConfigurationError(
+                    f"{limit}: found cost={cost!r}, but 'unless blocked' counts nothing. Leave it "
+                    "out."
+                )
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         definition: Any = self

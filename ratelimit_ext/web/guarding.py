@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import flask
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.limit import LONGEST_PERIOD_US
+from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.engine.protocol import Closing
-from ratelimit_ext.web.admission import admitted, charged
+from ratelimit_ext.strategies.block import length_us
+from ratelimit_ext.web.admission import Outcome, admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
 from ratelimit_ext.web.cause import BlockReason, manner
+from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.responding import RespondingLimiter
-
-MICRO: Final = 1_000_000
 
 
 class GuardingLimiter(RespondingLimiter):
@@ -38,12 +38,10 @@ class GuardingLimiter(RespondingLimiter):
         block never ends a longer one. Raises ``ValueError`` where no block has the name, and
         ``StorageUnavailable``.
         """
-        if for_s is not None and for_s <= 0:
-            raise ValueError(f"a block of {for_s!r} seconds; allowed: more than 0")
-        for_us = LONGEST_PERIOD_US if for_s is None else int(for_s * MICRO)
+        for_us = length_us(for_s)
         how = manner(reason, ramped=False, grows=False)
         charges = self._charges(name, identity, ("block",))
-        closings = [Closing(charge, min(for_us, LONGEST_PERIOD_US), how) for charge in charges]
+        closings = [Closing(charge, for_us, how) for charge in charges]
         return self._shared_engine.settle(closings) > 0
 
     def unblock(self, name: str, identity: str) -> bool:
@@ -78,23 +76,38 @@ class GuardingLimiter(RespondingLimiter):
         attempt is admitted: the request was.
         """
         state = self.context
-        again = [e for e in state.taken if e.claim.limit.name in names and not e.claim.limit.held]
-        claims = [entry.claim for entry in again]
-        made = charged(claims, (), self.logger, lenient=False)
-        if not made.charges:
-            return None
-        try:
-            outcome = admitted(self.engine, made, self._hold(state, made.claims))
-        except Exception:  # each storage has its own for being away
-            self.logger.exception("Another attempt could not be decided, and is admitted")
+        again, outcome = self._decided_again(names, take=True)
+        if outcome is None:
             return None
         if not outcome.decision.admitted:
-            wait_ms = outcome.decision.retry_after_ms
-            return math.inf if wait_ms is None else wait_ms / 1000
+            return _wait_s(outcome.decision)
         # What the failed attempt took stays taken: it was made.
         state.taken[:] = [entry for entry in state.taken if entry not in again]
         state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
         return None
+
+    def wait_again(self, *names: str) -> float:
+        """How long another attempt would have to wait for the limits of these names, in seconds;
+        0 where it would be admitted, or nobody can tell. A look, which charges nothing."""
+        _, outcome = self._decided_again(names, take=False)
+        return 0.0 if outcome is None else _wait_s(outcome.decision)
+
+    def _decided_again(
+        self, names: tuple[str, ...], *, take: bool
+    ) -> tuple[list[Entry], Outcome | None]:
+        """The present request's entries of these names, and what is decided of them now: nothing
+        where there are none, or the storage is away."""
+        state = self.context
+        again = [e for e in state.taken if e.claim.limit.name in names and not e.claim.limit.held]
+        made = charged([entry.claim for entry in again], (), self.logger, lenient=False)
+        if not made.charges:
+            return again, None
+        try:
+            hold = self._hold(state, made.claims)
+            return again, admitted(self.engine, made, hold, take=take)
+        except Exception:  # each storage has its own for being away
+            self.logger.exception("Another attempt could not be decided, and is admitted")
+            return again, None
 
     def _charges(self, name: str, identity: str, strategies: tuple[str, ...]) -> list[Charge]:
         if not self.enabled:
@@ -108,3 +121,8 @@ class GuardingLimiter(RespondingLimiter):
         app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
         self.check_policy(app)
         return app
+
+
+def _wait_s(decision: Decision) -> float:
+    wait_ms = decision.retry_after_ms
+    return math.inf if wait_ms is None else wait_ms / 1000

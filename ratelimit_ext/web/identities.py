@@ -23,12 +23,16 @@ def client_ip() -> str:
     The address is the peer's. Behind proxies, let Werkzeug's ``ProxyFix`` take it from
     ``X-Forwarded-For`` over as many hops as are yours.
     """
-    return _counted(flask.request.remote_addr or "127.0.0.1")
+    return address_identity(flask.request.remote_addr or "127.0.0.1")
 
 
 @lru_cache(maxsize=8192)
-def _counted(remote: str) -> str:
-    """The address or network that the peer is counted as."""
+def address_identity(remote: str) -> str:
+    """What a client of that address is counted as.
+
+    >>> address_identity("2001:db8::7"), address_identity("::ffff:10.0.0.1")
+    ('2001:db8::/64', '10.0.0.1')
+    """
     try:
         address = ip_address(remote.partition("%")[0])
     except ValueError:

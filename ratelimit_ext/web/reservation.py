@@ -12,6 +12,7 @@ import time
 from typing import Final, NamedTuple
 
 from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.protocol import (
     Change,
@@ -22,6 +23,7 @@ from ratelimit_ext.engine.protocol import (
     Report,
     Settlement,
 )
+from ratelimit_ext.strategies.block import length_us
 from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.entry import Entry, one_per_charge
 
@@ -106,8 +108,15 @@ class Reservation:
         """Note what the keeper of the request's limit ``as reported`` in this unit says: of
         ``amount`` per period so much was used at ``as_of`` (of the monotonic clock; default: now).
 
-        It reaches the storage with what is sent next.
+        It reaches the storage with what is sent next. Raises ``ValueError`` for what is none.
         """
+        whole = {"amount": (amount, 1, MOST_AMOUNT), "used": (used, 0, MOST_AMOUNT)}
+        whole["period_s"] = (period_s, 1, LONGEST_PERIOD_US // MICRO)
+        for word, (value, least, most) in whole.items():
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(
+                    f"reporting {word}={value!r}: a whole number from {least} to {most} is allowed"
+                )
         since = time.monotonic() if as_of is None else as_of
         for entry in self._entries:  # those of now: another attempt may be another's
             charge = entry.verdict.charge
@@ -122,11 +131,12 @@ class Reservation:
         identity concerns: at once, in all workers, for so long. It opens by degrees.
 
         ``grows`` is for a wait that nobody named: closed again while it opens, it is twice as long
-        as before.
+        as before. Raises ``ValueError`` for a length that is none.
         """
+        for_us = length_us(for_s)
         how = manner(reason, ramped=True, grows=grows)
         closings: list[Change] = [
-            Closing(entry.verdict.charge, max(1, int(for_s * MICRO)), how)
+            Closing(entry.verdict.charge, for_us, how)
             for entry in one_per_charge(self._entries)
             if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
         ]
@@ -189,10 +199,9 @@ class Reservation:
             # Its keeper gives nothing back for a call that failed.
             unit = UNCACHED if limit.unit == "input_tokens" else limit.unit
             actual = None if self._cancelled else self._actual.get(unit)
-            counted = verdict.charge.cost if verdict.receipt else 0
-            if actual is None or not counted or actual == counted:
+            if actual is None or not verdict.receipt or actual == verdict.charge.cost:
                 return ()
-            return (Correction(verdict, actual - counted),)
+            return (Correction(verdict, actual - verdict.charge.cost),)
         if not limit.held:
             if self._cancelled and not entry.claim.edge and verdict.charge.cost:
                 return (Correction(verdict, -verdict.charge.cost),)

@@ -25,6 +25,8 @@ MINUTE = 60_000_000
         ({"strategy": "token-bucket", "burst": 0}, "burst is 0"),
         ({"burst": 3}, "only 'token-bucket' has a burst"),
         ({"unit": "bananas"}, "unit is 'bananas'; allowed: 'requests'"),
+        ({"strategy": "block", "unit": "tokens"}, "'block' counts nothing; found unit 'tokens'"),
+        ({"strategy": "reported", "unit": "usd"}, "'reported' knows no money; found unit 'usd'"),
         ({"mode": "off"}, "mode is 'off'; allowed: 'enforce', 'shadow'"),
         ({"anchor": "year"}, "anchor is 'year'; allowed: 'day', 'month'"),
         ({"strategy": "sliding-window", "anchor": "day"}, "only 'fixed-window' can be anchored"),

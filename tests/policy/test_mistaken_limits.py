@@ -43,6 +43,18 @@ MISTAKES = [
         "itself. Remove it.",
     ),
     Case(
+        "a block that costs",
+        '[[default]]\nlimit = "unless blocked"\ncost = 0',
+        'policy.toml:4: default[0].cost: found a cost, but "unless blocked" counts nothing. Remove '
+        "it.",
+    ),
+    Case(
+        "a block that counts",
+        '[[default]]\nlimit = "unless blocked"\nunit = "tokens"',
+        "policy.toml:2: default[0]: 1 per 1 s: the strategy 'block' counts nothing; found unit "
+        "'tokens'. Leave it out, or write an amount per period.",
+    ),
+    Case(
         "a multiple that is too large",
         '[[default]]\nlimit = "1 usd/hour or 5000 x usual"',
         "policy.toml:2: default[0]: limit 'surge': multiple is 5000; a whole number from 1 to "

@@ -118,3 +118,17 @@ def test_a_clock_set_back_makes_no_block_longer(world: World, back: float) -> No
     assert wait_us <= 11 * SECOND
     world.wait(us=wait_us)
     assert world.call(SWITCH).allowed
+
+
+def test_those_who_fail_together_close_it_once(world: World) -> None:
+    """Eight calls under way meet one refusal each: that is one pause, and it grows with what fails
+    when it has ended."""
+    manner = how(OVERLOADED, ramped=True, grows=True)
+    for _ in range(8):
+        world.close(SWITCH, 1, manner)
+        world.wait(us=4000)
+    assert world.call(SWITCH).retry_after_us <= SECOND
+    world.wait(1)
+    world.close(SWITCH, 1, manner)
+    world.close(SWITCH, 1, manner)
+    assert world.call(SWITCH).retry_after_us == 2 * SECOND

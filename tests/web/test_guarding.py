@@ -12,6 +12,7 @@ import redis
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext import MetaLimit, Reservation, StorageUnavailable
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.web.cause import REASONS
 from tests.web.conftest import Clock, Maker
 
@@ -261,6 +262,12 @@ def test_a_keepers_tokens_are_corrected_by_what_is_not_cached(make: Maker, clock
     assert left_after(lambda r: r.report("input_tokens", **told)) == 1000
     assert left_after(lambda r: r.settle(input_tokens=1000, cached_input_tokens=900)) == 900
     assert left_after(Reservation.cancel) == 500
+
+    def failed(reservation: Reservation) -> None:
+        reservation.settle(input_tokens=0)
+        reservation.cancel()
+
+    assert left_after(failed) == 100
 
 
 def test_reports_ride_along(make: Maker, uri: str, request: pytest.FixtureRequest) -> None:
@@ -562,3 +569,175 @@ def test_the_commands_show_what_a_guard_has_left(make: Maker) -> None:
         (limit,) = definition
         stats = guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served")
         assert 0 < stats.remaining <= limit.limit.amount
+
+
+def test_a_call_that_was_expected_to_use_nothing_is_corrected(make: Maker, clock: Clock) -> None:
+    """How much of a prompt is cached is known after the answer: what it used counts then."""
+    guarded = Guarded(make, "memory://", "as reported", unit="input_tokens", cost=0)
+    told = {"amount": 1000, "used": 0, "period_s": 3600}
+    guarded.acts = lambda reservation: reservation.report("input_tokens", **told)
+    assert guarded.get().status_code == 200
+    guarded.acts = lambda reservation: reservation.settle(input_tokens=900)
+    guarded.get()
+    (definition,), *_ = guarded.limiter.limit_manager._decorated_limits.values()
+    (limit,) = definition
+    left = guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served").remaining
+    assert left == 100
+
+
+def test_another_attempt_settles_its_own_quota(make: Maker) -> None:
+    """What the attempt that failed was counted stays: its provider has seen it."""
+    app, limiter = make()
+
+    def model() -> str:
+        return str(flask.g.get("model", flask.request.headers.get("Model", "big")))
+
+    @app.get("/")
+    @limiter.limit("as reported", name="quota", key_func=model, unit="tokens", cost=100)
+    def view() -> str:
+        if "Told" in flask.request.headers:
+            limiter.reservation.report("tokens", amount=1000, used=0, period_s=86_400)
+            return "told"
+        flask.g.model = "small"
+        assert limiter.admit_again("quota") is None
+        limiter.settle(tokens=10)
+        return "asked"
+
+    client = app.test_client()
+    for each in ("big", "small"):
+        client.get("/", headers={"Told": "1", "Model": each})
+    client.get("/")
+    (definition,), *_ = limiter.limit_manager._decorated_limits.values()
+    (limit,) = definition
+    stats = limiter.limiter.get_window_stats
+    assert stats(limit.limit, "big", "view").remaining == 900
+    assert stats(limit.limit, "small", "view").remaining == 990
+
+
+def test_a_look_at_another_attempt_charges_nothing(make: Maker, uri: str, clock: Clock) -> None:
+    """The wait of what has closed meanwhile; 0 where it is open, and where there is no such
+    limit."""
+    guarded = Guarded(make, uri, "unless blocked", "3/day")
+    waits: list[float] = []
+
+    def looks(reservation: Reservation) -> None:
+        waits.append(guarded.limiter.wait_again("guard", "nothing"))
+        reservation.block("guard", for_s=30)
+        waits.append(guarded.limiter.wait_again("guard"))
+        waits.append(guarded.limiter.wait_again("nothing"))
+        waits.append(guarded.limiter.wait_again("limit-1"))
+
+    guarded.acts = looks
+    assert guarded.get().status_code == 200
+    assert waits[0] == waits[2] == waits[3] == 0
+    assert 29 < waits[1] <= 30
+    guarded.unblock()
+    guarded.acts = lambda _: None
+    assert guarded.statuses(3) == [200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"amount": 0, "used": 0, "period_s": 60},
+        {"amount": 60, "used": -1, "period_s": 60},
+        {"amount": 60, "used": 0, "period_s": 0},
+        {"amount": 1.5, "used": 0, "period_s": 60},
+        {"amount": 10**13, "used": 0, "period_s": 60},
+    ],
+)
+def test_a_report_that_is_none_loses_nothing(make: Maker, uri: str, words: dict[str, Any]) -> None:
+    """It says so where it is made, and the request is settled as ever."""
+    guarded = Guarded(make, uri, "as reported", "1 in flight")
+
+    def mistaken(reservation: Reservation) -> None:
+        with pytest.raises(ValueError, match="a whole number from"):
+            reservation.report("requests", **words)
+
+    guarded.acts = mistaken
+    assert guarded.statuses(3) == [200] * 3
+
+
+@pytest.mark.parametrize("for_s", [0, -5, float("nan")])
+def test_a_block_of_no_length_is_a_mistake(make: Maker, uri: str, for_s: float) -> None:
+    """By an operator or by a request: nobody is blocked by it."""
+    guarded = Guarded(make, uri, "unless blocked")
+
+    def mistaken(reservation: Reservation) -> None:
+        with pytest.raises(ValueError, match="more than 0"):
+            reservation.block("guard", for_s=for_s)
+
+    guarded.acts = mistaken
+    assert guarded.get().status_code == 200
+    with pytest.raises(ValueError, match="more than 0"):
+        guarded.block(for_s=for_s)
+    assert guarded.get().status_code == 200
+
+
+def test_an_endless_block_by_a_request_has_no_end(make: Maker, uri: str) -> None:
+    """As long as there are blocks."""
+    guarded = Guarded(make, uri, "unless blocked")
+    guarded.acts = lambda reservation: reservation.block("guard", for_s=float("inf"))
+    guarded.get()
+    refused = guarded.get()
+    assert refused.status_code == 503
+    assert "Retry-After" not in refused.headers
+
+
+def test_a_block_counts_nothing(make: Maker) -> None:
+    """A cost is a mistake, and what requests are estimated at is not asked."""
+    app, limiter = make()
+    with pytest.raises(ConfigurationError, match="cost=0, but 'unless blocked' counts nothing"):
+        limiter.limit("unless blocked", cost=0)
+    with pytest.raises(ConfigurationError, match="counts nothing; found unit 'tokens'"):
+        limiter.limit("unless blocked", unit="tokens")
+    limiter.estimator("requests")(lambda: 0)
+    limited = limiter.limit("unless blocked", name="guard")(lambda: "ok")
+    app.add_url_rule("/", "guarded", limited)
+    client = app.test_client()
+    with app.app_context():
+        limiter.block("guard", "ada")
+    assert client.get("/", headers={"X-Key": "ada"}).status_code == 403
+
+
+def test_one_function_may_estimate_in_two_units(make: Maker) -> None:
+    """Five of each: five dollars are no five micro-dollars."""
+    app, limiter = make()
+    for unit in ("tokens", "usd"):
+        limiter.estimator(unit)(lambda: 5)
+    estimate = limiter.estimators["tokens", ""]
+    limiter.estimators["usd", ""] = estimate
+
+    @app.get("/")
+    @limiter.limit("100/day", unit="tokens", name="tokens")
+    @limiter.limit("100 usd/day", name="usd")
+    def view() -> str:
+        return "ok"
+
+    headers = app.test_client().get("/").headers["RateLimit"]
+    assert '"tokens";r=95;' in headers
+    assert '"usd";r=95000000;' in headers
+
+
+def test_a_reservation_that_was_asked_for_early_holds_what_comes_later(make: Maker) -> None:
+    """The view settles before the block of code that takes a slot: the slot comes back."""
+    app, limiter = make()
+
+    @app.get("/")
+    def view() -> str:
+        limiter.settle(usd=0)
+        with limiter.limit("1 in flight", name="slot"):
+            return "ok"
+
+    client = app.test_client()
+    assert [client.get("/").status_code for _ in range(3)] == [200, 200, 200]
+
+
+def test_a_switch_that_only_a_request_can_find_says_so(make: Maker) -> None:
+    """Its scope is a function, and an operator has no request."""
+    app, limiter = make()
+    limited = limiter.shared_limit("unless blocked", scope=lambda _: "any", name="guard")
+    app.add_url_rule("/", "guarded", limited(lambda: "ok"))
+    assert app.test_client().get("/").status_code == 200
+    with app.app_context(), pytest.raises(ValueError, match="a function of the request"):
+        limiter.block("guard", "ada")
