@@ -36,6 +36,12 @@ class Model:
     slug: str
     provider: str
 
+    @property
+    def family(self) -> str:
+        """What its provider's limits are of: the slug, and the name where that is shared by all
+        that are not listed."""
+        return self.name if self.slug == _other(self.provider) else self.slug
+
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
@@ -57,7 +63,7 @@ class Catalogue:
         """The model of that name at that provider; unlisted names share one slug."""
         slug = self.slug_of(name)
         if slug is None or self.providers[slug] != provider:
-            slug = f"{provider}-other"
+            slug = _other(provider)
         return Model(name=name, slug=slug, provider=provider)
 
     def price(self, slug: str, usage: Usage) -> int:
@@ -83,6 +89,11 @@ class Catalogue:
             if name[end] == "-" and name[:end] in self.slugs and VARIANT.fullmatch(name[end:]):
                 return self.slugs[name[:end]]
         return None
+
+
+def _other(provider: str) -> str:
+    """The slug of all models of a provider that are listed under none."""
+    return f"{provider}-other"
 
 
 def load(path: Path = MODELS_FILE) -> Catalogue:

@@ -74,7 +74,7 @@ class Conversation:
         self.max_tokens = max_tokens
         self.default_model = self.model(default_model or self._cheapest_at_hand())
         self._fallbacks = {
-            self.model(name).slug: self.model(other) for name, other in fallbacks.items()
+            self.model(name).family: self._other(name, other) for name, other in fallbacks.items()
         }
 
     def model(self, name: str | None) -> Model:
@@ -100,7 +100,7 @@ class Conversation:
 
     def fallback(self, model: Model) -> Model | None:
         """The model to ask where that one has no room; None where nobody named one."""
-        return self._fallbacks.get(model.slug)
+        return self._fallbacks.get(model.family)
 
     @property
     def models_at_hand(self) -> tuple[str, ...]:
@@ -160,6 +160,16 @@ class Conversation:
             messages=(Message(role="user", text=turn.message),),
             max_tokens=self.max_tokens,
         )
+
+    def _other(self, name: str, other: str) -> Model:
+        """The model that is asked in the place of one of that name."""
+        chosen = self.model(other)
+        if chosen.family == self.model(name).family:
+            raise UnknownModelError(
+                f'"{other}" cannot answer in the place of "{name}", for it is the same model; '
+                "name another one, or leave it out."
+            )
+        return chosen
 
     def _cheapest_at_hand(self) -> str:
         ready = next(p for p in self._providers.values() if p.missing is None)

@@ -61,11 +61,10 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
 
     @limiter.identity("upstream")
     def upstream() -> str:
-        # What a provider asks of us is of one family. Those that the catalogue does not list share
-        # an allowance, but not a provider's pause: nothing is kept under a name before it is asked.
-        model = g.chat_request.turn.model
-        listed = model.slug != f"{model.provider}-other"
-        return str(model.slug if listed else model.name)
+        # Models that the catalogue does not list share an allowance, but not a provider's pause:
+        # nothing is kept under a name before it is asked.
+        request: Asked = g.chat_request
+        return request.turn.model.family
 
     @limiter.plan_loader
     def plan() -> str:

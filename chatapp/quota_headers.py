@@ -21,11 +21,13 @@ def quota(
     name: str,
     *,
     reset_s: Callable[[str], float | None],
+    period_s: int | None = None,
 ) -> Quota | None:
     """The quota under these names; None where the headers tell none that can be used.
 
     ``name`` is the headers' with {} where `limit`, `remaining` and `reset` stand in it.
-    ``reset_s`` reads a reset: seconds from now, or None.
+    ``reset_s`` reads a reset: seconds from now, or None. ``period_s`` is what the provider counts
+    it by, where that is known.
     """
     limit = _figure(headers.get(name.format("limit"), ""))
     remaining = _figure(headers.get(name.format("remaining"), ""))
@@ -35,7 +37,7 @@ def quota(
     if after_s is not None and after_s > RESET_MAX_S:
         after_s = None
     # Providers round: more may be left than there was.
-    return Quota(unit, limit, min(remaining, limit), after_s)
+    return Quota(unit, limit, min(remaining, limit), after_s, period_s)
 
 
 def _figure(text: str) -> int | None:

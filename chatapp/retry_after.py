@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Final
 
 from chatapp.http_date import http_date
+
+#: Quotas are of a minute, a day or a month. What is longer is no wait.
+LONGEST_S: Final = 31 * 86_400
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -18,10 +22,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             wait_s = float(headers.get(header, "")) * seconds_per_unit
         except ValueError:
             continue
-        if 0 < wait_s < float("inf"):
+        if 0 < wait_s <= LONGEST_S:
             return wait_s
     date = http_date(headers.get("retry-after", ""))
     if date is None:
         return None
     wait_s = (date - datetime.now(UTC)).total_seconds()
-    return wait_s if wait_s > 0 else None
+    return wait_s if 0 < wait_s <= LONGEST_S else None

@@ -23,6 +23,7 @@ from chatapp.blueprints.gate import LimiterGate
 from chatapp.blueprints.present import present_attempts, present_limiter
 from chatapp.catalogue import Model
 from chatapp.conversation import Conversation
+from chatapp.estimates.estimate import Estimate
 from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
 from chatapp.spent import Spent, spent_by, spent_in_vain, spent_on
@@ -44,7 +45,7 @@ class Dispatch:
         reservation: Reservation,
         gate: LimiterGate,
         most_attempts: int,
-        learn: Callable[[str, Usage], None],
+        learn: Callable[[str, Estimate, Usage], None],
     ) -> None:
         self.call = call
         #: The model that is asked; another one after `ask`, where that was the second choice.
@@ -54,6 +55,7 @@ class Dispatch:
         self._reservation = reservation
         self._gate = gate
         self._guard = Guard(gate, most_attempts=most_attempts)
+        self._estimate = present_estimate()
         self._learn = learn
         self._lock = threading.Lock()
         self._is_over = False
@@ -62,18 +64,20 @@ class Dispatch:
 
     def ask(self, attempt: Callable[[Model], A]) -> A:
         """What the provider brings, within the bounded attempts; where it has no room, what that
-        of the second choice does. ProviderError where nobody brings anything: the call has failed.
+        of the second choice does. Where nobody brings anything the call has failed, and the
+        ProviderError is that of the model that was asked for.
         """
         try:
-            try:
-                return self._guard.ask(lambda: attempt(self.model))
-            except ProviderError as error:
-                if error.kind not in TRIED_AGAIN or not self._turns_to_second_choice():
-                    raise
-                return self._guard.ask_once(lambda: attempt(self.model))
+            return self._guard.ask(lambda: attempt(self.model))
         except ProviderError as error:
-            self.failed(error)
-            raise
+            if error.kind not in TRIED_AGAIN or not self._turns_to_second_choice():
+                self.failed(error)
+                raise
+            try:
+                return self._guard.ask_once(lambda: attempt(self.model))
+            except ProviderError as second:
+                self.failed(second)
+                raise error from second
 
     def _turns_to_second_choice(self) -> bool:
         """Whether another model is asked from now on. Of the first, nothing was used."""
@@ -81,7 +85,16 @@ class Dispatch:
         if chosen is None or self._gate.admit_model() is not None:
             return False
         self.model = chosen
-        self.call = replace(self.call, slug=chosen.slug, provider=chosen.provider)
+        # Another tokenizer, other answers: something else is expected of the call.
+        self._estimate = present_estimate()
+        self._gate.needs = present_needs()
+        self.call = replace(
+            self.call,
+            slug=chosen.slug,
+            provider=chosen.provider,
+            estimated_input_tokens=self._estimate.input_tokens,
+            estimated_output_tokens=self._estimate.output_tokens,
+        )
         return True
 
     def broke_off(self, error: ProviderError) -> None:
@@ -137,7 +150,7 @@ class Dispatch:
             **self._costs(spent.usage), cached_input_tokens=spent.usage.cached_input_tokens
         )
         if status == "answered" and not spent.estimated:
-            self._learn(self.call.slug, spent.usage)
+            self._learn(self.call.slug, self._estimate, spent.usage)
         if self._ledger is not None:
             self._ledger.finish(self.call)
 
@@ -153,7 +166,6 @@ class Dispatch:
 def begin(conversation: Conversation, model: Model) -> Dispatch:
     """A call of this model for the present request; its provider is asked next."""
     limiter, estimate = present_limiter(), present_estimate()
-    estimator = present_estimator()
     call = Call(
         id=new_call_id(),
         started_at=datetime.now(UTC),
@@ -178,5 +190,5 @@ def begin(conversation: Conversation, model: Model) -> Dispatch:
         reservation=limiter.reservation,
         gate=LimiterGate(limiter, present_needs()),
         most_attempts=present_attempts(),
-        learn=lambda slug, usage: estimator.observe(slug, estimate, usage),
+        learn=present_estimator().observe,
     )

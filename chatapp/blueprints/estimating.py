@@ -53,7 +53,7 @@ def present_needs() -> dict[QuotaUnit, int]:
     estimate = present_estimate()
     most = g.chat_request.most_output_tokens
     output = estimate.output_tokens if most is None else most
-    return {"tokens": estimate.input_tokens + output, "input_tokens": _counted_input()}
+    return {"tokens": estimate.input_tokens + output, "input_tokens": estimate.input_tokens}
 
 
 def _estimate(asked: ChatRequest | CompatibleRequest) -> Estimate:

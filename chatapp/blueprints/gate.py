@@ -31,8 +31,8 @@ class LimiterGate:
     def __init__(self, limiter: Limiter, needs: Mapping[QuotaUnit, int]) -> None:
         self._limiter = limiter
         self._reservation = limiter.reservation
-        # What the call is counted as by its provider, before it is made.
-        self._needs = needs
+        #: What the call is counted as by its provider, before it is made.
+        self.needs = needs
 
     def admit_again(self) -> float | None:
         """See Gate."""
@@ -42,9 +42,13 @@ class LimiterGate:
         """The same after the request was changed to another model."""
         return self._limiter.admit_again(*OF_THE_MODEL)
 
+    def pause_s(self) -> float:
+        """See Gate."""
+        return self._limiter.wait_again(COOL_DOWN)
+
     def exceeds(self, quotas: Sequence[Quota]) -> bool:
         """See Gate."""
-        return any(self._needs.get(quota.unit, 0) > quota.limit for quota in quotas)
+        return any(self.needs.get(quota.unit, 0) > quota.limit for quota in quotas)
 
     def cool_down(self, for_s: float | None) -> None:
         """See Gate."""

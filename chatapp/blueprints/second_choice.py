@@ -24,7 +24,9 @@ def take(conversation: Conversation) -> Model | None:
 
     None where its model has none, or has it already, or where its protocol is another's.
     """
-    asked: ChatRequest | CompatibleRequest = g.chat_request
+    asked: ChatRequest | CompatibleRequest | None = g.get("chat_request")
+    if asked is None:  # a page that asks no model
+        return None
     model = asked.turn.model
     chosen = conversation.fallback(model)
     if chosen is None or "model_asked_for" in g:

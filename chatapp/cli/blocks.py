@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Final, Literal, NamedTuple
 
 import click
@@ -14,10 +15,12 @@ from chatapp.cli import arguments, failures
 from chatapp.cli.dollar_limits import can_be_read
 from chatapp.cli.present import present_accounts, present_catalogue, present_limiter
 from chatapp.identities import user_identity
-from ratelimit_ext import BlockReason, Limiter
+from ratelimit_ext import BlockReason, Limiter, address_identity
 
 KINDS: Final = ("user", "key", "model", "all")
 EVERYBODY: Final = "*"
+#: The limit that pauses a model whose provider has no room.
+COOL_DOWN: Final = "provider"
 #: The limit that stops by itself whoever uses far more than usual.
 SURGE: Final = "surge"
 
@@ -36,7 +39,7 @@ class Target(NamedTuple):
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=arguments.USER)
 @click.option("--for", "length", type=arguments.DURATION, help="For so long: 90s, 15m, 2h, 7d.")
 @click.option("--abnormal", is_flag=True, help="Tell a user or key that its usage is abnormal.")
 @with_appcontext
@@ -71,20 +74,28 @@ def block(
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=arguments.USER)
 @with_appcontext
 def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> None:
-    """Lift a block, whoever set it: an operator, or a surge of the user's or key's own, whose past
-    is then forgotten."""
+    """Lift a block, whoever set it: an operator, the provider of a model, or a surge of the user's
+    or key's own, whose past is then forgotten."""
     target = _target(kind, name)
     limiter = _shared_limiter()
     with failures.told():
         lifted = limiter.unblock(target.limit, target.identity)
-        if kind in ("user", "key"):
-            with contextlib.suppress(ValueError):  # a policy of one's own may know no surges
-                lifted = limiter.unblock(SURGE, target.identity) or lifted
+        if kind == "model":
+            lifted = _unblocked(limiter, COOL_DOWN, target.identity) or lifted
+        forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
     done = "is not blocked any more" if lifted else "was not blocked"
+    if forgotten:
+        done += "; if a surge had stopped it, it does so no more: what was usual is forgotten"
     click.echo(f"{target.called} {done}.")
+
+
+def _unblocked(limiter: Limiter, limit: str, identity: str) -> bool:
+    with contextlib.suppress(ValueError):  # a policy of one's own may have no such limit
+        return limiter.unblock(limit, identity)
+    return False
 
 
 def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> Target:
@@ -95,8 +106,7 @@ def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> T
     if name is None:
         raise click.UsageError(f"Say which {kind}: `chat block {kind} NAME`.")
     if kind == "user":
-        identity = name if name.startswith("ip:") else user_identity(name)
-        return Target("blocked-user", identity, f"The user {name}", "blocked")
+        return _user(name)
     if kind == "key":
         return _key(name)
     slug = present_catalogue().slug_of(name)
@@ -106,6 +116,28 @@ def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> T
             "openai-other or anthropic-other for all that are in it under no name."
         )
     return Target("blocked-model", slug, f"The model {slug}", "closed")
+
+
+def _user(name: str) -> Target:
+    """A user, or with `ip:` in front the address of those who say no name."""
+    scheme, _, address = name.partition(":")
+    if scheme == "ip" and _is_address(address):
+        identity = f"ip:{address_identity(address)}"
+        return Target("blocked-user", identity, f"Whoever calls from {address}", "blocked")
+    with failures.told():
+        accounts = present_accounts()
+        known = {user.name for user in accounts.users()} if accounts.any_key() else {name}
+    if name not in known:
+        raise click.ClickException(f"There is no user {name!r}; `chat keys list` shows them.")
+    return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _key(text: str) -> Target:

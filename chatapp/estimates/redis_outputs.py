@@ -2,7 +2,8 @@
 
 One hash a model, with at most as many fields as there are buckets (1 kB). Calls that end are noted,
 and a thread adds them to it with one script, whose answer is the whole histogram: so a worker that
-is busy knows of all others' calls without ever reading, and no request has a round trip of ours.
+is busy knows of all others' calls without ever reading, and one that was idle for half a minute
+reads once.
 """
 
 from __future__ import annotations

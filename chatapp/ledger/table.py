@@ -50,6 +50,8 @@ USAGE: Final = (
 AT_THE_END: Final = (
     "slug",
     "provider",
+    "estimated_input_tokens",
+    "estimated_output_tokens",
     *USAGE,
     "estimated",
     "cost_micro_usd",

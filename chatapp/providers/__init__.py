@@ -69,13 +69,15 @@ class Quota:
     Of ``limit`` (above 0) it had ``remaining`` (0 to ``limit``) left for all who use our key, in
     ``unit``: calls, or tokens of either direction or of one. ``reset_after_s`` is the time, in
     seconds, until all of it is free again if nobody calls: 0 or more, and None where that was not
-    told or could not be read. Providers round, and others may have called since: advice, no fact.
+    told or could not be read. ``period_s`` is what it is counted by, where that is known. Providers
+    round, and others may have called since: advice, no fact.
     """
 
     unit: QuotaUnit
     limit: int
     remaining: int
     reset_after_s: float | None
+    period_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A provider that refuses for want of room is left alone by all workers for as long as it asks, or
 for a second that grows where it says nothing. The SDKs do not retry here: a call that timed out may
 have been billed, and an attempt that no limit has seen would be one too many. So each further
-attempt is admitted like the first, and only what was surely not answered is asked again.
+attempt is admitted like the first, and what was late is not asked again.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class Gate(Protocol):
 
     def cool_down(self, for_s: float | None) -> None:
         """Let nobody ask this model for so long; None: for a second, and longer each time."""
+        ...
+
+    def pause_s(self) -> float:
+        """For how long nobody may ask this model, in seconds; 0 where it may be asked."""
         ...
 
     def exceeds(self, quotas: Sequence[Quota]) -> bool:
@@ -105,9 +109,12 @@ class Guard:
     def _waited(self, error: ProviderError, patience_s: float) -> float:
         """Wait until another attempt is admitted, and tell what is left of the patience; raise the
         error where there will be none."""
-        hopeless = error.kind not in TRIED_AGAIN or self._gate.exceeds(error.quotas)
-        if self.attempts >= self._most_attempts or hopeless:
+        if error.kind not in TRIED_AGAIN or self._gate.exceeds(error.quotas):
             raise error
+        if self.attempts >= self._most_attempts:
+            # Where the provider names no wait, the pause that follows from it is told.
+            unnamed = error.kind in NO_ROOM and error.retry_after_s is None
+            raise _with_wait(error, self._gate.pause_s()) if unnamed else error
         if error.kind in NO_ROOM:
             wait_s: float | None = error.retry_after_s or PAUSE_S
         else:

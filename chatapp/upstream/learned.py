@@ -16,6 +16,8 @@ MINUTE_S: Final = 60
 DAY_S: Final = 86_400
 #: The geometric mean of both: a rate that is slower than an amount in so long is one by the day.
 BETWEEN_S: Final = 2277
+#: A day, and what rounding may add. An amount that would take longer does not come back evenly.
+LONGEST_S: Final = 1.05 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Allowance:
 def allowance_of(quota: Quota) -> Allowance:
     """The quota as an allowance.
 
-    The period follows from how long what is used takes to come back.
+    Where its period is not told, it follows from how long what is used takes to come back: evenly,
+    or, at the end of a minute, all at once.
 
     >>> allowance_of(Quota("requests", limit=10_000, remaining=9_999, reset_after_s=8.64)).period_s
     86400
@@ -38,8 +41,10 @@ def allowance_of(quota: Quota) -> Allowance:
     60
     """
     used = quota.limit - quota.remaining
+    if quota.period_s is not None:
+        return Allowance(quota.limit, used, quota.period_s)
     whole_s = 0.0
     if used and quota.reset_after_s is not None:
         whole_s = quota.reset_after_s * quota.limit / used
-    by_the_day = quota.unit == "requests" and whole_s > BETWEEN_S
+    by_the_day = quota.unit == "requests" and BETWEEN_S < whole_s <= LONGEST_S
     return Allowance(quota.limit, used, DAY_S if by_the_day else MINUTE_S)

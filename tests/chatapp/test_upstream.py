@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import anthropic
+import httpx2
+import openai
 import pytest
-from flask.testing import FlaskClient
 
 from chatapp import catalogue
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
-from chatapp.providers import Usage
+from chatapp.blueprints.gate import LimiterGate
+from chatapp.providers import ProviderError, Quota, Usage
+from chatapp.providers.anthropic import failures as anthropic_failures
+from chatapp.providers.openai import failures as openai_failures
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
-    ANTHROPIC_PATH,
-    OPENAI_PATH,
     Answer,
     ProviderServer,
     Stream,
@@ -24,24 +26,19 @@ from tests.chatapp.provider_server import (
     openai_body,
     openai_error,
 )
-from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.workers import (
+    ANTHROPIC,
+    MESSAGES,
+    OPENAI,
+    SMALLER,
+    Workers,
+    busy,
+    chat,
+    left,
+    told,
+)
 
-OPENAI, ANTHROPIC = "gpt-5.4-mini", "claude-haiku-4-5"
-SMALLER = "gpt-5.4-nano"
-MESSAGES = [{"role": "user", "content": "ping"}]
 DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
-
-
-class Workers:
-    """Two applications on one Redis, as two processes have them."""
-
-    def __init__(self, make_app: AppMaker, uri: str, **config: object) -> None:
-        common = {"RATELIMIT_STORAGE_URI": uri, "CHATAPP_PROVIDER_TIMEOUT_S": 2, **config}
-        apps = [make_app(**common) for _ in range(2)]
-        self.ledger = RecordingLedger()
-        for app in apps:
-            app.extensions[LEDGER_KEY] = self.ledger
-        self.one, self.other = (app.test_client() for app in apps)
 
 
 @pytest.fixture
@@ -53,24 +50,6 @@ def uri(redis_client: Any, redis_server: Any) -> str:
 @pytest.fixture
 def workers(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
     return Workers(make_app, uri)
-
-
-def chat(client: FlaskClient, model: str = OPENAI, **more: object) -> Any:
-    """One message, read to its end."""
-    with client.post("/chat", json={"message": "ping", "model": model, **more}) as response:
-        response.get_data()
-        return response
-
-
-def left(client: FlaskClient) -> dict[str, float]:
-    response = client.get("/usage")
-    assert response.json is not None
-    return {limit["name"]: limit["remaining"] for limit in response.json["limits"]}
-
-
-def busy(retry_after: str | None = None, status: int = 429) -> Answer:
-    headers = {} if retry_after is None else {"Retry-After": retry_after}
-    return openai_error(status, code="rate_limit_exceeded", headers=headers)
 
 
 # -- cooling down ------------------------------------------------------------------------------
@@ -155,11 +134,12 @@ def test_somebody_elses_huge_request_stops_nobody(
     assert chat(workers.other).status_code == 200
 
 
+@pytest.mark.parametrize("cached", [False, True])
 def test_a_prompt_above_anthropics_quota_stops_nobody(
-    workers: Workers, provider: ProviderServer
+    workers: Workers, provider: ProviderServer, cached: bool
 ) -> None:
     """Anthropic's sentence is the same for both, and its headers tell: 100 tokens a minute, and a
-    prompt of thousands."""
+    prompt of thousands, whether it asks for a cache or not."""
     headers = {
         "anthropic-ratelimit-input-tokens-limit": "100",
         "anthropic-ratelimit-input-tokens-remaining": "100",
@@ -167,10 +147,38 @@ def test_a_prompt_above_anthropics_quota_stops_nobody(
         "retry-after": "30",
     }
     provider.script(anthropic_error(429, kind="rate_limit_error", headers=headers))
-    body = {"message": "word " * 4000, "model": ANTHROPIC}
-    assert workers.one.post("/chat", json=body).status_code == 503
+    text: dict[str, object] = {"type": "text", "text": "word " * 4000}
+    if cached:
+        text["cache_control"] = {"type": "ephemeral"}
+    body = {"model": ANTHROPIC, "max_tokens": 9, "messages": [{"role": "user", "content": [text]}]}
+    assert workers.one.post("/v1/messages", json=body).status_code == 503
     assert len(provider.calls) == 1
     assert chat(workers.other, ANTHROPIC).status_code == 200
+
+
+def test_a_tier_without_room_says_nothing_of_others(
+    workers: Workers, provider: ProviderServer
+) -> None:
+    """OpenAI refuses a call of the tier `flex` that its caller chose: everybody else goes on."""
+    body = {"model": OPENAI, "messages": MESSAGES, "service_tier": "flex"}
+    refusal = openai_error(429, code="resource_unavailable", message="Resource Unavailable")
+    provider.script(refusal, refusal)
+    assert workers.one.post("/v1/chat/completions", json=body).status_code == 502
+    assert chat(workers.other).status_code == 200
+
+
+def test_a_page_without_a_model_has_no_second_choice(
+    make_app: AppMaker, uri: str, tmp_path: Any
+) -> None:
+    """An overload of the whole application is a 503 for it, too."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        'version = 1\n[[application]]\nlimit = "unless blocked"\nname = "whole"\nkey = "global"\n'
+    )
+    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
+    with app.app_context():
+        app.extensions["chatapp.limiter"].block("whole", "*", for_s=9, reason="overloaded")
+    assert app.test_client().get("/usage").status_code == 503
 
 
 def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: ProviderServer) -> None:
@@ -244,19 +252,23 @@ def test_a_timeout_is_not_tried_again(
     assert len(provider.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [(httpx2.ConnectTimeout("no"), "unavailable"), (httpx2.ReadTimeout("no"), "timeout")],
+    ids=["no connection", "no answer"],
+)
+@pytest.mark.parametrize("vendor", [openai, anthropic], ids=["openai", "anthropic"])
+def test_who_was_never_reached_may_be_asked_again(
+    vendor: Any, cause: httpx2.TimeoutException, kind: str
+) -> None:
+    """Both are timeouts to the SDKs, and only the one that read the prompt can bill it."""
+    failures = openai_failures if vendor is openai else anthropic_failures
+    with pytest.raises(ProviderError) as told, failures.told():
+        raise vendor.APITimeoutError(httpx2.Request("POST", "http://x/")) from cause
+    assert told.value.kind == kind
+
+
 # -- learned quotas ----------------------------------------------------------------------------
-
-
-def told(**quotas: tuple[int, int, str]) -> dict[str, str]:
-    """OpenAI's headers."""
-    headers = {}
-    for unit, (limit, remaining, reset) in quotas.items():
-        headers |= {
-            f"x-ratelimit-limit-{unit}": str(limit),
-            f"x-ratelimit-remaining-{unit}": str(remaining),
-            f"x-ratelimit-reset-{unit}": reset,
-        }
-    return headers
 
 
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
@@ -308,93 +320,17 @@ def test_a_cached_prompt_is_not_counted_by_anthropic(
         assert client.post("/v1/messages", json=asked).status_code == 200
 
 
-# -- a second choice ---------------------------------------------------------------------------
+def test_a_quota_is_of_the_instant_at_which_it_was_asked_for() -> None:
+    """An answer that took a minute tells of a minute ago, and the bucket has refilled since."""
+    reported: list[dict[str, object]] = []
 
+    class Reservation:
+        def report(self, unit: str, **what: object) -> None:
+            reported.append(what)
 
-@pytest.fixture
-def choosy(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
-    """Workers whose models have another to fall back to."""
-    fallbacks = {OPENAI: ANTHROPIC, ANTHROPIC: SMALLER}
-    return Workers(make_app, uri, CHATAPP_FALLBACK_MODELS=fallbacks)
+    class Limiter:
+        reservation = Reservation()
 
-
-def test_a_second_choice_answers_in_its_place(choosy: Workers, provider: ProviderServer) -> None:
-    """At the refusal, and from then on without asking the first; billed and counted as what it is,
-    in the ledger under both names."""
-    provider.script(busy("7"))
-    first = chat(choosy.one)
-    assert (first.status_code, first.json["model"]) == (200, ANTHROPIC)
-    second = chat(choosy.other, stream=True)
-    assert second.status_code == 200
-    assert [call.path for call in provider.calls] == [OPENAI_PATH, ANTHROPIC_PATH, ANTHROPIC_PATH]
-    bill = catalogue.load().price(
-        ANTHROPIC, Usage(23, 5, cached_input_tokens=8, cache_write_tokens=3)
-    )
-    calls = choosy.ledger.finished(2)
-    assert [(c.model, c.slug, c.provider, c.cost_micro_usd) for c in calls] == [
-        (OPENAI, ANTHROPIC, "anthropic", bill)
-    ] * 2
-    assert [call.attempts for call in calls] == [2, 1]
-    remaining = left(choosy.one)
-    assert round((5.0 - remaining["usd-day"]) * 1e6) == 2 * bill
-    assert remaining["plan"] == 98
-
-
-def test_the_ledger_agrees_with_a_second_choice(
-    make_app: AppMaker, provider: ProviderServer, uri: str
-) -> None:
-    """The database has the call under the model that answered, and its price."""
-    fallbacks = {OPENAI: ANTHROPIC}
-    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_FALLBACK_MODELS=fallbacks)
-    provider.script(busy("7"))
-    assert chat(app.test_client()).status_code == 200
-    assert app.extensions[LEDGER_KEY].flush()
-    checked = app.test_cli_runner().invoke(args=["chat", "ledger", "check"])
-    assert checked.exit_code == 0, checked.output
-    assert "limits of 1 users compared; 0 problems" in checked.output
-
-
-def test_a_second_choice_has_none_of_its_own(choosy: Workers, provider: ProviderServer) -> None:
-    """Where both cool down the caller is told, and nobody is asked a third."""
-    provider.script(busy("7"), anthropic_error(529, kind="overloaded_error"))
-    assert chat(choosy.one).status_code == 503
-    assert chat(choosy.other).status_code == 503
-    assert len(provider.calls) == 2
-
-
-def test_a_vendors_endpoint_falls_back_within_its_protocol(
-    make_app: AppMaker, provider: ProviderServer, uri: str
-) -> None:
-    """The body is handed on with another model's name in it, and nothing else changed."""
-    workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: SMALLER})
-    provider.script(busy("7"))
-    body = {"model": OPENAI, "messages": MESSAGES, "seed": 7}
-    answered = workers.one.post("/v1/chat/completions", json=body)
-    assert answered.status_code == 200
-    assert answered.json is not None
-    assert answered.json["model"] == SMALLER
-    assert provider.calls[-1].body == {**body, "model": SMALLER}
-    again = workers.other.post("/v1/chat/completions", json=body)
-    assert again.status_code == 200
-    assert len(provider.calls) == 3
-
-
-def test_no_request_is_translated(choosy: Workers, provider: ProviderServer) -> None:
-    """At OpenAI's endpoint a second choice of Anthropic's is none."""
-    provider.script(busy("7"))
-    body = {"model": OPENAI, "messages": MESSAGES}
-    assert choosy.one.post("/v1/chat/completions", json=body).status_code == 503
-    assert choosy.other.post("/v1/chat/completions", json=body).status_code == 503
-    assert len(provider.calls) == 1
-
-
-def test_a_second_choice_is_no_way_around_a_block(
-    choosy: Workers, provider: ProviderServer
-) -> None:
-    """What an operator has switched off stays off."""
-    app = choosy.one.application
-    with app.app_context():
-        app.extensions["chatapp.limiter"].block("blocked-model", OPENAI, reason="closed")
-    refused = chat(choosy.one)
-    assert (refused.status_code, refused.json["code"]) == (503, "switched_off")
-    assert provider.calls == []
+    gate = LimiterGate(Limiter(), {})  # type: ignore[arg-type]
+    gate.learn([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
+    assert reported == [{"amount": 60, "used": 60, "period_s": 60, "as_of": 12.5}]

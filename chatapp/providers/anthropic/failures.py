@@ -32,11 +32,15 @@ KINDS: Final[dict[int, ErrorKind]] = {
 def told() -> Iterator[None]:
     """Turn the SDK's errors, and those of reading an answer, into ProviderError."""
     import anthropic  # noqa: PLC0415
+    import httpx2  # noqa: PLC0415
 
     try:
         yield
     except anthropic.APITimeoutError as error:
-        raise ProviderError(NAME, "timeout", message=error.message) from error
+        # Where there was no connection, nobody has read the prompt, and it may be asked again.
+        late = not isinstance(error.__cause__, httpx2.ConnectTimeout)
+        kind: ErrorKind = "timeout" if late else "unavailable"
+        raise ProviderError(NAME, kind, message=error.message) from error
     except anthropic.APIStatusError as error:
         raise _refusal(error) from error
     except anthropic.AnthropicError as error:

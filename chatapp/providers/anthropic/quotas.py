@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from chatapp.http_date import http_date
-from chatapp.providers import Quota
+from chatapp.providers import Quota, QuotaUnit
 from chatapp.quota_headers import quota
 
+#: All of them are by the minute. No reset tells: it is rounded to whole seconds, and up.
+PERIOD_S: Final = 60
 # Of RFC 3339; Python alone also reads weeks, any separator, and whatever follows a NUL.
 INSTANT: Final = re.compile(r"[0-9-]{10}T[0-9:.]{8,30}(?:Z|[+-][0-9]{2}:[0-9]{2})?")
 
@@ -26,15 +28,14 @@ def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     def reset_s(text: str) -> float | None:
         return _seconds_until(text, now)
 
-    requests = quota("requests", headers, "anthropic-ratelimit-requests-{}", reset_s=reset_s)
-    parts = (
-        quota("input_tokens", headers, "anthropic-ratelimit-input-tokens-{}", reset_s=reset_s),
-        quota("output_tokens", headers, "anthropic-ratelimit-output-tokens-{}", reset_s=reset_s),
-    )
-    # Only where neither is told: it is made of them, by a rule that differs.
-    tokens = quota("tokens", headers, "anthropic-ratelimit-tokens-{}", reset_s=reset_s)
-    told = (requests, *(parts if any(parts) else (tokens,)))
-    return tuple(quota for quota in told if quota)
+    def told(unit: QuotaUnit, name: str) -> Quota | None:
+        name = f"anthropic-ratelimit-{name}-{{}}"
+        return quota(unit, headers, name, reset_s=reset_s, period_s=PERIOD_S)
+
+    parts = told("input_tokens", "input-tokens"), told("output_tokens", "output-tokens")
+    # Tokens of both only where neither is told: they are made of them, by a rule that differs.
+    tokens = parts if any(parts) else (told("tokens", "tokens"),)
+    return tuple(quota for quota in (told("requests", "requests"), *tokens) if quota)
 
 
 def _seconds_until(text: str, now: datetime) -> float | None:

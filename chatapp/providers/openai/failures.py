@@ -18,6 +18,9 @@ NAME: Final = "openai"
 # How a 429 begins whose request is above the quota of a minute: "Request too large for gpt-4o in
 # organization … on tokens per min (TPM): Limit 30000, Requested 36278."
 TOO_LARGE: Final = "Request too large"
+# What a 429 says for want of room in the tier `flex`, as its code or in words; it says nothing of
+# the other tiers: https://platform.openai.com/docs/guides/flex-processing.
+NO_FLEX: Final = "resource unavailable"
 KINDS: Final[dict[int, ErrorKind]] = {
     401: "auth",
     402: "quota",
@@ -33,12 +36,16 @@ KINDS: Final[dict[int, ErrorKind]] = {
 @contextmanager
 def told() -> Iterator[None]:
     """Turn the SDK's errors, and those of reading an answer, into ProviderError."""
+    import httpx2  # noqa: PLC0415
     import openai  # noqa: PLC0415
 
     try:
         yield
     except openai.APITimeoutError as error:
-        raise ProviderError(NAME, "timeout", message=error.message) from error
+        # Where there was no connection, nobody has read the prompt, and it may be asked again.
+        late = not isinstance(error.__cause__, httpx2.ConnectTimeout)
+        kind: ErrorKind = "timeout" if late else "unavailable"
+        raise ProviderError(NAME, kind, message=error.message) from error
     except openai.APIStatusError as error:
         raise _refusal(error) from error
     except openai.OpenAIError as error:
@@ -53,6 +60,8 @@ def _refusal(error: openai.APIStatusError) -> ProviderError:
         kind = "quota"  # a 429 that no waiting mends
     elif error.status_code == 429 and TOO_LARGE in error.message:
         kind = "too_large"  # nor this one; nothing but the sentence tells it from others
+    elif error.status_code == 429 and NO_FLEX in _words(error):
+        kind = "unavailable"
     if kind is None:
         kind = "unavailable" if error.status_code >= 500 else "bad_request"
     sent = error.request.headers
@@ -65,3 +74,7 @@ def _refusal(error: openai.APIStatusError) -> ProviderError:
         raw=without_key(error.response.text, sent).encode(),
         quotas=quotas(error.response.headers),
     )
+
+
+def _words(error: openai.APIStatusError) -> str:
+    return f"{error.code} {error.message}".lower().replace("_", " ")

@@ -6,7 +6,8 @@ https://platform.openai.com/docs/guides/rate-limits, under “Rate limits in hea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from chatapp.providers import Quota
@@ -20,15 +21,23 @@ DURATION: Final = re.compile(rf"(?:{STEP.pattern}){{1,4}}")
 def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     """The quotas that an answer's headers tell, each at most once; none for what is odd in them."""
     requests = quota("requests", headers, "x-ratelimit-{}-requests", reset_s=_duration_s)
-    # The organisation's tokens and the project's: a call takes from both, and the one with less
-    # left will refuse first.
+    # The organisation's tokens and the project's: a call takes from both.
     tokens = [
         told
         for name in ("x-ratelimit-{}-tokens", "x-ratelimit-{}-project-tokens")
         if (told := quota("tokens", headers, name, reset_s=_duration_s))
     ]
-    scarcest = min(tokens, key=lambda told: told.remaining, default=None)
-    return tuple(told for told in (requests, scarcest) if told)
+    return tuple(told for told in (requests, _both(tokens)) if told)
+
+
+def _both(tokens: Sequence[Quota]) -> Quota | None:
+    """What both leave, as one quota whose amount is the same whichever has less left: were it the
+    one and the other by turns, what is used of the larger would be taken for used of the smaller.
+    """
+    if not tokens:
+        return None
+    smaller = min(tokens, key=lambda told: told.limit)
+    return replace(smaller, remaining=min(smaller.limit, *(told.remaining for told in tokens)))
 
 
 def _duration_s(text: str) -> float | None:

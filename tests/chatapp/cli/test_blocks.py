@@ -10,7 +10,7 @@ from flask import Flask
 
 from chatapp.accounts.api_key import parse
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.provider_server import ProviderServer, openai_error
 
 HELLO = {"message": "hello", "user_id": "alice"}
 
@@ -54,7 +54,8 @@ def test_a_user_is_blocked_at_once(worker: Flask, console: Flask) -> None:
         assert (refused.status_code, refused.json["code"]) == (403, "blocked")
         assert refused.json["error"] == "The operator has blocked this user."
     assert ask(worker, user_id="bob").status_code == 200
-    assert "not blocked any more" in run(console, "unblock", "user", "alice").output
+    said = run(console, "unblock", "user", "alice").output
+    assert said == "The user alice is not blocked any more.\n"
     assert ask(worker).status_code == 200
     assert "was not blocked" in run(console, "unblock", "user", "alice").output
 
@@ -189,4 +190,52 @@ def test_a_surge_is_lifted_with_a_block(
     """Its past is forgotten: the user begins anew."""
     with ask(worker, model="gpt-5.4-mini") as answered:
         assert answered.status_code == 200
-    assert "not blocked any more" in run(console, "unblock", "user", "alice").output
+    said = run(console, "unblock", "user", "alice").output
+    assert "was not blocked; if a surge had stopped it" in said
+
+
+def test_an_address_is_blocked_as_it_is_counted(worker: Flask, console: Flask) -> None:
+    """Of an IPv6 subscriber that is the whole network, whichever address he shows."""
+    said = run(console, "block", "user", "ip:2001:db8::1").output
+    assert said.startswith("Whoever calls from 2001:db8::1 is blocked")
+
+    def status(address: str) -> int:
+        body = {"message": "hello"}
+        environment = {"REMOTE_ADDR": address}
+        asked = worker.test_client().post("/chat", json=body, environ_overrides=environment)
+        return asked.status_code
+
+    assert status("2001:db8::2") == 403
+    assert status("2001:db8:0:1::1") == 200
+
+
+def test_a_user_may_be_called_like_an_address(worker: Flask, console: Flask) -> None:
+    """What is no address is a name."""
+    run(console, "block", "user", "ip:evil")
+    assert ask(worker, user_id="ip:evil").status_code == 403
+
+
+def test_a_user_whom_nobody_knows_is_not_blocked(console: Flask) -> None:
+    """With accounts there is a list of users, and a name that is on none is a mistake."""
+    run(console, "keys", "create", "--user", "alice")
+    run(console, "block", "user", "alice")
+    refused = run(console, "block", "user", "alcie", status=1).output
+    assert "There is no user 'alcie'" in refused
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 257])
+def test_a_name_that_nobody_has_is_refused(console: Flask, name: str) -> None:
+    """Blank, of two lines, longer than any: none of them is "blocked"."""
+    run(console, "block", "user", name, status=2)
+
+
+def test_a_providers_pause_is_lifted_with_its_model(
+    provider: ProviderServer, worker: Flask, console: Flask
+) -> None:
+    """Whoever knows that the provider is back need not wait."""
+    provider.script(openai_error(429, code="slow_down", headers={"Retry-After": "3000"}))
+    assert ask(worker, model="gpt-5.4-mini").status_code == 503
+    assert ask(worker, model="gpt-5.4-mini").status_code == 503
+    assert "not blocked any more" in run(console, "unblock", "model", "gpt-5.4-mini").output
+    with ask(worker, model="gpt-5.4-mini") as answered:
+        assert answered.status_code == 200

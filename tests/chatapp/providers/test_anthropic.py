@@ -96,7 +96,7 @@ ERRORS = {
     ),
     "rate limit without a wait": (
         anthropic_error(429, kind="rate_limit_error"),
-        *(503, "server_is_overloaded", "5"),
+        *(503, "server_is_overloaded", "1"),
     ),
     "a spend cap": (
         anthropic_error(429, kind="rate_limit_error", error_code="enforced_spend_limit_reached"),
@@ -105,7 +105,7 @@ ERRORS = {
     "no credit": (anthropic_error(402, kind="billing_error"), 502, "provider_refused", None),
     "overloaded": (
         anthropic_error(529, kind="overloaded_error"),
-        *(503, "server_is_overloaded", "5"),
+        *(503, "server_is_overloaded", "1"),
     ),
     "a wrong key": (
         anthropic_error(401, kind="authentication_error", message="bad key sk-ant-test"),

@@ -28,9 +28,9 @@ def test_every_unit_is_read() -> None:
         | told("output-tokens", "10000", "10000", "2015-10-21T07:28:00Z")
     )
     assert quotas(headers) == (
-        Quota("requests", 50, 49, 1.0),
-        Quota("input_tokens", 50_000, 48_000, 30.0),
-        Quota("output_tokens", 10_000, 10_000, 0.0),
+        Quota("requests", 50, 49, 1.0, 60),
+        Quota("input_tokens", 50_000, 48_000, 30.0, 60),
+        Quota("output_tokens", 10_000, 10_000, 0.0, 60),
     )
 
 
@@ -44,7 +44,7 @@ def test_tokens_of_a_direction_stand_for_all_tokens(part: str) -> None:
 def test_tokens_are_told_where_no_direction_is() -> None:
     """The sum, or the most restrictive, is better than nothing."""
     odd = told("input-tokens", "-1", "0") | told("output-tokens", "many", "5")
-    assert quotas(told("tokens", "60", "58") | odd) == (Quota("tokens", 60, 58, None),)
+    assert quotas(told("tokens", "60", "58") | odd) == (Quota("tokens", 60, 58, None, 60),)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_tokens_are_told_where_no_direction_is() -> None:
 def test_a_reset_is_an_instant_or_unknown(reset: str | None, seconds: float | None) -> None:
     """It counts from the answer's own date, and an odd one leaves limit and remaining."""
     assert quotas(DATE | told("requests", "50", "49", reset)) == (
-        Quota("requests", 50, 49, seconds),
+        Quota("requests", 50, 49, seconds, 60),
     )
 
 
@@ -124,5 +124,5 @@ def test_a_quota_is_two_figures_or_unknown(
 ) -> None:
     """Whatever is sent, what comes out can be reckoned with, and the other quotas stay."""
     headers = told("requests", limit, remaining) | told("tokens", "9", "8")
-    expected = [Quota("requests", *known, None)] if known else []
-    assert quotas(headers) == (*expected, Quota("tokens", 9, 8, None))
+    expected = [Quota("requests", *known, None, 60)] if known else []
+    assert quotas(headers) == (*expected, Quota("tokens", 9, 8, None, 60))

@@ -84,11 +84,11 @@ ERRORS = {
     ),
     "rate limit without a wait": (
         openai_error(429, code="rate_limit_exceeded"),
-        *(503, "server_is_overloaded", "5"),
+        *(503, "server_is_overloaded", "1"),
     ),
     "overloaded": (
         openai_error(503, code="server_is_overloaded"),
-        *(503, "server_is_overloaded", "5"),
+        *(503, "server_is_overloaded", "1"),
     ),
     "no credit": (openai_error(429, code="insufficient_quota"), 502, "provider_refused", None),
     "a wrong key": (

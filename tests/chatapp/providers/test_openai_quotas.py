@@ -24,20 +24,22 @@ def test_requests_and_tokens_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("organisation", "project", "scarcest"),
+    ("organisation", "project", "both"),
     [
         (("900", "800", "1s"), ("100", "90", "2s"), Quota("tokens", 100, 90, 2.0)),
-        (("100", "9", "1s"), ("50", "40", "2s"), Quota("tokens", 100, 9, 1.0)),
+        (("100", "9", "1s"), ("50", "40", "2s"), Quota("tokens", 50, 9, 2.0)),
+        (("900", "40", "1s"), ("50", "45", "2s"), Quota("tokens", 50, 40, 2.0)),
         (("-1", "-1"), ("50", "40", "2s"), Quota("tokens", 50, 40, 2.0)),
         (("100", "9", "1s"), ("50", "many", "2s"), Quota("tokens", 100, 9, 1.0)),
     ],
 )
-def test_of_two_quotas_of_tokens_the_scarcest_is_told(
-    organisation: tuple[str, ...], project: tuple[str, ...], scarcest: Quota
+def test_two_quotas_of_tokens_are_one(
+    organisation: tuple[str, ...], project: tuple[str, ...], both: Quota
 ) -> None:
-    """The organisation's or the project's: the one with less left, or that can be read."""
+    """The organisation's and the project's: the smaller amount, whichever has less left; or the one
+    that can be read."""
     headers = told("tokens", *organisation) | told("project-tokens", *project)
-    assert quotas(headers) == (scarcest,)
+    assert quotas(headers) == (both,)
 
 
 @pytest.mark.parametrize(

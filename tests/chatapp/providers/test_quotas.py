@@ -88,7 +88,7 @@ CASES = {
         path=ANTHROPIC_PATH,
         model="claude-haiku-4-5",
         headers=ANTHROPIC_HEADERS,
-        told=(Quota("requests", 50, 0, 0.0), Quota("input_tokens", 50_000, 48_000, None)),
+        told=(Quota("requests", 50, 0, 0.0, 60), Quota("input_tokens", 50_000, 48_000, None, 60)),
         refusal=anthropic_error(429, kind="rate_limit_error", headers=ANTHROPIC_HEADERS),
         query={"beta": "true"},
     ),

@@ -19,6 +19,10 @@ from chatapp.upstream.learned import DAY_S, MINUTE_S, Allowance, allowance_of
         (Quota("tokens", 30_000, 10_000, 40.0), Allowance(30_000, 20_000, MINUTE_S)),
         # No limit in tokens is by the day, whatever a slow reset seems to say.
         (Quota("input_tokens", 50_000, 49_000, 3600.0), Allowance(50_000, 1000, MINUTE_S)),
+        # A window that ends as a whole: nothing comes back so slowly.
+        (Quota("requests", 4000, 3999, 45.0), Allowance(4000, 1, MINUTE_S)),
+        # Whoever tells the period is believed.
+        (Quota("requests", 4000, 3999, 22.0, 60), Allowance(4000, 1, MINUTE_S)),
         (Quota("requests", 60, 60, 0.0), Allowance(60, 0, MINUTE_S)),
         (Quota("requests", 60, 40, None), Allowance(60, 20, MINUTE_S)),
         # An instant that has passed tells nothing of a period.
