@@ -54,7 +54,7 @@ def outside(limit: Limit, units: int) -> float:
 def waiting(wait_ms: int) -> str:
     """The sentence that says how long to wait."""
     if wait_ms < 120_000:
-        return f"Try again in {wait_ms / 1000:g} seconds."
+        return f"Try again in {wait_ms / 1000:g} second{'' if wait_ms == 1000 else 's'}."
     hours, minutes = divmod(-(-wait_ms // 60_000), 60)
     return f"Try again in {f'{hours} h {minutes} min' if hours else f'{minutes} minutes'}."
 

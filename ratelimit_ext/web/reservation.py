@@ -12,6 +12,7 @@ import time
 from typing import Final, NamedTuple
 
 from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.protocol import (
@@ -31,6 +32,8 @@ from ratelimit_ext.web.entry import Entry, one_per_charge
 RENEW_EVERY_S: Final = 5.0
 
 _logger = logging.getLogger("ratelimit_ext")
+
+NOT_SETTLED: Final = "could not settle %d charges, their lease ends by itself: %s"
 
 MICRO: Final = 1_000_000
 #: What a keeper of an allowance counts of the input: not what was read from a cache.
@@ -222,10 +225,10 @@ class Reservation:
             return
         try:
             self._engine.settle(changes)
-        except Exception:
-            _logger.exception(
-                "could not settle %d charges; their lease ends by itself", len(changes)
-            )
+        except StorageUnavailable as error:
+            _logger.error(NOT_SETTLED, len(changes), error)
+        except Exception:  # with its trace: the engine's own failures have a class
+            _logger.exception(NOT_SETTLED, len(changes), "an error of ours")
 
 
 def _told(

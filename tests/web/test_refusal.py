@@ -102,6 +102,7 @@ def test_the_wait_in_the_body_is_the_one_of_the_headers(make: Maker, clock: Cloc
     ("wait_ms", "sentence"),
     [
         (1, "Try again in 0.001 seconds."),
+        (1000, "Try again in 1 second."),
         (2000, "Try again in 2 seconds."),
         (90_500, "Try again in 90.5 seconds."),
         (120_000, "Try again in 2 minutes."),

@@ -11,7 +11,7 @@ import flask
 import pytest
 import redis
 
-from ratelimit_ext import Limiter, Reservation
+from ratelimit_ext import Limiter, Reservation, StorageUnavailable
 from ratelimit_ext.web import reservation as reservation_module
 
 View = Callable[[], Any]
@@ -222,12 +222,16 @@ def test_a_stream_renews_seldom(
     assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 1 + 2 + 1
 
 
-def test_settling_never_fails_a_response(uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The storage is away when the call is over: it is logged, and the lease does the rest."""
+@pytest.mark.parametrize("away", [StorageUnavailable("away"), KeyError("oops")])
+def test_settling_never_fails_a_response(
+    uri: str, caplog: pytest.LogCaptureFixture, away: Exception
+) -> None:
+    """The storage is away when the call is over: it is logged, and the lease does the rest. How we
+    came there is told of a mistake alone; an outage is one line for each call."""
 
     class Away:
         def settle(self, changes: Any) -> int:
-            raise ConnectionError("away")
+            raise away
 
     def view(limiter: Limiter) -> str:
         limiter.reservation._engine = Away()  # type: ignore[assignment]
@@ -237,7 +241,8 @@ def test_settling_never_fails_a_response(uri: str, caplog: pytest.LogCaptureFixt
     service = Service(uri, view)
     with caplog.at_level(logging.ERROR), service.client.get("/") as response:
         assert response.status_code == 200
-    assert "charges; their lease ends by itself" in caplog.text
+    assert "charges, their lease ends by itself" in caplog.text
+    assert ("Traceback" in caplog.text) == isinstance(away, KeyError)
 
 
 @pytest.mark.parametrize("wrong", [{"tokens": -1}, {"tokens": 1.5}, {"usd": "-1"}, {"usd": "x"}])
