@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -89,10 +90,27 @@ def on_starting(server: Any) -> None:
     server.log.info("Storage: embedded server, %s", embedded.uri)
 
 
-def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - the names are gunicorn's
+def post_fork(server: Any, worker: Any) -> None:
     """A worker uses the server; should it hang after its master's death, it does not keep it."""
     if embedded := getattr(server, "embedded", None):
         embedded.follow()
+    end_unread_connections(worker)
+
+
+def end_unread_connections(worker: Any) -> None:
+    """A client that takes nothing of its answer for as long as a provider may take is gone: it
+    would hold a thread for ever, and its call's lease, which chunks that were sent renew, would
+    end meanwhile. Accepted connections inherit this of the listener; only Linux has it."""
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    try:
+        patience_s = float(os.environ.get("CHATAPP_PROVIDER_TIMEOUT_S") or 60)
+    except ValueError:
+        return  # the application says what is wrong with it, and does not start
+    for listener in worker.sockets:
+        if listener.sock.family != socket.AF_UNIX:
+            option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience_s * 1000))
+            listener.sock.setsockopt(*option)
 
 
 def on_reload(server: Any) -> None:

@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from chatapp.per_process import PerProcess
@@ -72,6 +72,49 @@ def _has_left(connection: socket.socket) -> bool:
     except OSError:
         return True
     return not seen
+
+
+class Departure:
+    """The leaving of one client, for which is watched until `close`.
+
+    ``connection`` is the client's; None where nobody knows it, and then nobody leaves.
+    """
+
+    def __init__(self, connection: socket.socket | None) -> None:
+        self._told = threading.Event()
+        self._lock = threading.Lock()
+        self._ends: Callable[[], None] | None = None
+        self._watch = ExitStack()
+        if connection is not None and AT_HAND:
+            self._watch.enter_context(client_watch.get().watching(connection, self._left))
+
+    @property
+    def has_happened(self) -> bool:
+        """Whether the client has left."""
+        return self._told.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep for so long, or until the client has left; whether it has."""
+        return self._told.wait(seconds)
+
+    def ends(self, what: Callable[[], None]) -> None:
+        """Call that when the client leaves, from another thread, or now where it has left."""
+        with self._lock:
+            self._ends = what
+            has_left = self.has_happened
+        if has_left:
+            what()
+
+    def close(self) -> None:
+        """Watch no more: before the connection is closed, as its number will be another's."""
+        self._watch.close()
+
+    def _left(self) -> None:
+        with self._lock:
+            self._told.set()
+            what = self._ends
+        if what is not None:
+            what()
 
 
 client_watch: Final[PerProcess[ClientWatch]] = PerProcess(ClientWatch)

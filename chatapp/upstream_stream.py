@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from chatapp import server_sent_events
 from chatapp.providers import Part, Progress, ProviderError, Quota
 from chatapp.server_sent_events import Event
+from chatapp.upstream_wait import hang_up
 
 if TYPE_CHECKING:
     import httpx2
@@ -74,12 +73,8 @@ class UpstreamStream:
 
     def abort(self) -> None:
         network = self._response.extensions.get("network_stream")
-        connection = network.get_extra_info("socket") if network else None
-        if connection is not None:
-            # The plain socket's, also under TLS: that of TLS is not for a second thread. To close
-            # it would wake nobody who waits for it.
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        if network is not None:
+            hang_up(network)
 
     def _chunks(self) -> Iterator[bytes]:
         import httpx2  # noqa: PLC0415 - with the SDKs, which import it: only where there is a key

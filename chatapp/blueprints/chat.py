@@ -29,7 +29,7 @@ def chat() -> Response:
     """The model's reply to one message, whole or as it is made."""
     asked: chat_request.ChatRequest = g.chat_request
     turn, conversation = asked.turn, present_conversation()
-    call = dispatch.begin(conversation, turn.model)
+    call = dispatch.begin(conversation, turn.model, streams=asked.stream)
     if asked.stream:
         stream = call.ask(lambda model: conversation.stream(replace(turn, model=model)))
         return stream_answer.response(stream, ChatRendering(), call)

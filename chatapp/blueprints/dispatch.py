@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from flask import current_app, g, request
 
@@ -22,13 +22,18 @@ from chatapp.blueprints.estimating import present_estimate, present_estimator, p
 from chatapp.blueprints.gate import LimiterGate
 from chatapp.blueprints.present import present_attempts, present_limiter
 from chatapp.catalogue import Model
+from chatapp.client_watch import Departure
 from chatapp.conversation import Conversation
 from chatapp.estimates.estimate import Estimate
 from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
 from chatapp.spent import Spent, spent_by, spent_in_vain, spent_on
 from chatapp.upstream.guard import TRIED_AGAIN, A, Guard
+from chatapp.upstream_wait import end_wait
 from ratelimit_ext import Reservation
+
+#: Under which names servers give the connection of a request.
+CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
 
 class Dispatch:
@@ -44,7 +49,7 @@ class Dispatch:
         ledger: Ledger | None,
         reservation: Reservation,
         gate: LimiterGate,
-        most_attempts: int,
+        departure: Departure,
         learn: Callable[[str, Estimate, Usage], None],
     ) -> None:
         self.call = call
@@ -54,7 +59,9 @@ class Dispatch:
         self._ledger = ledger
         self._reservation = reservation
         self._gate = gate
-        self._guard = Guard(gate, most_attempts=most_attempts)
+        #: The leaving of the caller, where an answer is streamed.
+        self.departure = departure
+        self._guard = Guard(gate, most_attempts=present_attempts(), sleep=departure.wait)
         self._estimate = present_estimate()
         self._learn = learn
         self._lock = threading.Lock()
@@ -67,10 +74,22 @@ class Dispatch:
         of the second choice does. Where nobody brings anything the call has failed, and the
         ProviderError is that of the model that was asked for.
         """
+        asking = threading.get_ident()
+        self.departure.ends(lambda: end_wait(asking))
+        try:
+            return self._asked(attempt)
+        except ProviderError:
+            raise  # it has been dealt with
+        except Exception as error:
+            # A mistake of ours: nothing of the answer is known, and no call stays open for it.
+            self.failed(ProviderError(self.model.provider, "malformed", message=repr(error)))
+            raise
+
+    def _asked(self, attempt: Callable[[Model], A]) -> A:
         try:
             return self._guard.ask(lambda: attempt(self.model))
         except ProviderError as error:
-            if error.kind not in TRIED_AGAIN or not self._turns_to_second_choice():
+            if not self._may_turn(error):
                 self.failed(error)
                 raise
             try:
@@ -78,6 +97,11 @@ class Dispatch:
             except ProviderError as second:
                 self.failed(second)
                 raise error from second
+
+    def _may_turn(self, error: ProviderError) -> bool:
+        """Whether the second choice is asked now."""
+        wanted = error.kind in TRIED_AGAIN and not self.departure.has_happened
+        return wanted and self._turns_to_second_choice()
 
     def _turns_to_second_choice(self) -> bool:
         """Whether another model is asked from now on. Of the first, nothing was used."""
@@ -120,10 +144,14 @@ class Dispatch:
 
     def failed(self, error: ProviderError) -> None:
         """There is no answer, and why. The caller gets the call back, with its tokens and dollars;
-        what the provider bills for a prompt in vain is ours, and stands in the ledger."""
+        what the provider bills for a prompt in vain is ours, and stands in the ledger. Who has left
+        while his provider was silent pays for the prompt, which was sent."""
+        if self.departure.has_happened and error.kind == "unavailable" and error.status is None:
+            self.streamed(Progress(self.model.name), client_left=True)
+            return
         self._reservation.cancel()
         spent = spent_in_vain(error, input_estimate=self.call.estimated_input_tokens)
-        self._over(spent, error.kind)
+        self._over(spent, error.kind, client_left=self.departure.has_happened)
 
     def streamed(self, progress: Progress, *, client_left: bool) -> None:
         """The stream has ended there, whole or not."""
@@ -137,6 +165,7 @@ class Dispatch:
             if self._is_over:
                 return
             self._is_over = True
+        self.departure.close()
         self.call = replace(
             self.call,
             usage=spent.usage,
@@ -149,10 +178,10 @@ class Dispatch:
         self._reservation.settle(
             **self._costs(spent.usage), cached_input_tokens=spent.usage.cached_input_tokens
         )
-        if status == "answered" and not spent.estimated:
-            self._learn(self.call.slug, self._estimate, spent.usage)
         if self._ledger is not None:
             self._ledger.finish(self.call)
+        if status == "answered" and not spent.estimated:
+            self._learn(self.call.slug, self._estimate, spent.usage)
 
     def _costs(self, usage: Usage) -> dict[str, Any]:
         """What a usage is in each unit of a limit."""
@@ -163,8 +192,12 @@ class Dispatch:
         }
 
 
-def begin(conversation: Conversation, model: Model) -> Dispatch:
-    """A call of this model for the present request; its provider is asked next."""
+def begin(conversation: Conversation, model: Model, *, streams: bool) -> Dispatch:
+    """A call of this model for the present request; its provider is asked next.
+
+    ``streams``: the answer is streamed, and nobody waits for one whose caller has left.
+    """
+    connections = filter(None, map(request.environ.get, CONNECTIONS))
     limiter, estimate = present_limiter(), present_estimate()
     call = Call(
         id=new_call_id(),
@@ -189,6 +222,6 @@ def begin(conversation: Conversation, model: Model) -> Dispatch:
         ledger=current_app.extensions.get(EXTENSION_KEY),
         reservation=limiter.reservation,
         gate=LimiterGate(limiter, present_needs()),
-        most_attempts=present_attempts(),
+        departure=Departure(next(connections, None) if streams else None),
         learn=present_estimator().observe,
     )

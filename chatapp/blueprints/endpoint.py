@@ -14,7 +14,7 @@ from chatapp.blueprints.shape import Shape
 
 def answer(asked: CompatibleRequest, shape: Shape) -> Response:
     """Hand the request on and its answer back; the offline model's is made here."""
-    call = dispatch.begin(present_conversation(), asked.turn.model)
+    call = dispatch.begin(present_conversation(), asked.turn.model, streams=asked.stream)
     if asked.turn.model.provider == shape.provider:
         return _handed_on(asked, shape, call)
     return _made_here(asked, shape, call)

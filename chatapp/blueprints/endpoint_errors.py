@@ -91,13 +91,13 @@ def _denial(error: RateLimitExceeded) -> Trouble:
     units = {denial.charge.limit.unit for denial in error.denials}
     if "usd" in units:
         return Trouble(429, "insufficient_quota", sentence, unit="usd")
-    unit = "requests" if "requests" in units or not units else "tokens"
+    unit = "requests" if not units or units & {"requests", "calls"} else "tokens"
     return Trouble(429, "rate_limit_exceeded", sentence, unit=unit)
 
 
 def _tells_an_error(raw: bytes) -> bool:
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(body, dict) and isinstance(body.get("error"), dict)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from flask import Response, request
+from flask import Response
 
 from chatapp import server_sent_events
 from chatapp.blueprints.dispatch import Dispatch
-from chatapp.client_watch import AT_HAND, client_watch
 from chatapp.conversation import failures_logged
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError
 
 # No buffer between us and the client: nginx keeps what it is not told to send on.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-# Under which names servers give the connection of a request.
-CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
 
 class Rendering(Protocol):
@@ -48,23 +43,14 @@ class StreamAnswer:
     client left before the first byte, would not notice that it is closed.
     """
 
-    def __init__(
-        self,
-        stream: AnswerStream,
-        rendering: Rendering,
-        dispatch: Dispatch,
-        *,
-        connection: socket.socket | None,
-    ) -> None:
+    def __init__(self, stream: AnswerStream, rendering: Rendering, dispatch: Dispatch) -> None:
         self._stream = stream
         self._rendering = rendering
         self._dispatch = dispatch
         self._client_left = False
         self._provider_is_done = False
         self._bytes = self._written()
-        self._watch = contextlib.ExitStack()
-        if connection is not None and AT_HAND:
-            self._watch.enter_context(client_watch.get().watching(connection, self._leave))
+        dispatch.departure.ends(self._leave)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -78,7 +64,7 @@ class StreamAnswer:
 
     def close(self) -> None:
         """The client has everything, or has left. Called by the server, and harmless again."""
-        self._watch.close()  # before the connection is: its number will be another's
+        self._dispatch.departure.close()
         self._stream.close()
         left = self._client_left or not self._is_decided
         self._dispatch.streamed(self._stream.progress, client_left=left)
@@ -117,8 +103,7 @@ class StreamAnswer:
 
 def response(stream: AnswerStream, rendering: Rendering, dispatch: Dispatch) -> Response:
     """The response to the present request, whose body is this stream."""
-    connections = filter(None, map(request.environ.get, CONNECTIONS))
-    body = StreamAnswer(stream, rendering, dispatch, connection=next(connections, None))
+    body = StreamAnswer(stream, rendering, dispatch)
     answer = Response(
         body,
         content_type=f"{server_sent_events.MIMETYPE}; charset=utf-8",

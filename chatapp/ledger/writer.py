@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 500
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
+#: Drivers raise their own, too: sqlite3 an OverflowError for what has more than 63 bits.
+IN_A_ROW: Final = (SQLAlchemyError, ArithmeticError, ValueError, TypeError)
 LOST: Final = "The ledger could not be written; this call is only here: %s"
 
 Write = Callable[[Sequence[Call]], None]
@@ -134,7 +136,7 @@ class Writer:
                 with self._changed:
                     self._changed.wait_for(self._is_late, pause_s)
                 pause_s = min(2 * pause_s, self._patience.longest_s)
-            except SQLAlchemyError as error:
+            except IN_A_ROW as error:
                 # Not the database, but something in a row: the others are not to suffer for it.
                 if len(batch) == 1:
                     log.error("The ledger refuses a call: %s", error)

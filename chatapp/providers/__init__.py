@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "refused", "other"]
@@ -26,6 +26,11 @@ ErrorKind = Literal[
     "unavailable",  # not reached, or it failed inside
     "malformed",  # it answered, in a form that cannot be read
 ]
+
+
+#: No call has more tokens, by the thousand: a provider that tells of more tells nonsense, which no
+#: limit, price or column is to be computed from.
+TOKENS_MAX: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,11 +67,10 @@ class Gate(Protocol):
 
 
 class Guard:
-    """Asks for one call."""
+    """Asks for one call. ``sleep`` answers whether its caller has left meanwhile, for whom nobody
+    is asked again."""
 
-    def __init__(
-        self, gate: Gate, *, most_attempts: int, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, gate: Gate, *, most_attempts: int, sleep: Callable[[float], bool]) -> None:
         self._gate = gate
         self._most_attempts = most_attempts
         self._sleep = sleep
@@ -122,7 +121,8 @@ class Guard:
         while wait_s is not None:
             if wait_s > patience_s:
                 raise _with_wait(error, wait_s)
-            self._sleep(wait_s)
+            if self._sleep(wait_s):
+                raise error
             patience_s -= wait_s
             wait_s = self._gate.admit_again()
         return patience_s

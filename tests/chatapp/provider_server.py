@@ -1,8 +1,8 @@
 """A server on 127.0.0.1 that speaks OpenAI's and Anthropic's protocols, as far as a test says.
 
 It answers every call with a plain success, streamed where it is asked to, until it is told
-otherwise: `script` queues answers, `silence` makes it accept calls and answer none. It keeps what
-it was asked, and notices who hangs up on it.
+otherwise: `script` queues answers, `silence` makes it accept calls and answer none, `think` has it
+take its time. It keeps what it was asked, and notices who hangs up on it.
 """
 
 from __future__ import annotations
@@ -65,9 +65,11 @@ class ProviderServer:
         self.calls: list[Call] = []
         self.hung_up = threading.Event()
         self.waiting = threading.Event()
+        self.answered = threading.Event()
         self._go_on = threading.Event()
         self._answers: deque[Answer | Stream] = deque()
         self._silent = threading.Event()
+        self._thinks = threading.Event()
         self._end = threading.Event()
 
     def script(self, *answers: Answer | Stream) -> None:
@@ -77,6 +79,10 @@ class ProviderServer:
     def silence(self) -> None:
         """From now on accept calls and answer none of them, until the server stops."""
         self._silent.set()
+
+    def think(self) -> None:
+        """From now on begin no answer before `go_on`, or until the caller hangs up."""
+        self._thinks.set()
 
     def go_on(self) -> None:
         """End the waits of streams."""
@@ -96,6 +102,11 @@ class ProviderServer:
                 self.hung_up.set()
                 return False
         return True
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it takes its time before each answer."""
+        return self._thinks.is_set()
 
     def stop(self) -> None:
         self._end.set()
@@ -250,7 +261,8 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.provider.answer(Call(self.path, headers, json.loads(raw), raw))
-        if answer is None:
+        thinks = self.provider.thinks
+        if answer is None or (thinks and not self.provider.wait(self.connection)):
             self.close_connection = True
             return
         if isinstance(answer, Stream):
@@ -263,6 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(raw)
+        self.provider.answered.set()
 
     def _send_stream(self, answer: Stream) -> None:
         self.send_response(200)

@@ -9,14 +9,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     ProviderServer,
     Stream,
     Wait,
     anthropic_events,
     openai_chunks,
+    openai_error,
 )
 from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.served import serving
+from tests.chatapp.workers import ANTHROPIC, OPENAI
 
 MESSAGES = [{"role": "user", "content": "ping"}]
 WAYS = {
@@ -103,3 +108,52 @@ def test_who_closes_after_the_last_word_has_not_left(
     provider.go_on()
     [call] = ledger.finished()
     assert (call.status, call.client_left, call.estimated) == ("answered", False, False)
+
+
+def test_nobody_is_tried_again_for_who_has_left(
+    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """His provider has asked for a second of patience, and nobody is left to have it."""
+    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=3, CHATAPP_FALLBACK_MODELS={OPENAI: ANTHROPIC})
+    app.extensions[LEDGER_KEY] = ledger
+    busy = openai_error(429, code="slow_down", headers={"retry-after-ms": "1500"})
+    provider.script(busy)
+    body = json.dumps({"message": "ping", "model": OPENAI, "stream": True}).encode()
+    head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    with serving(app) as url:
+        address = urlsplit(url).hostname, urlsplit(url).port
+        with socket.create_connection(address, 10) as connection:  # type: ignore[arg-type]
+            connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            assert provider.answered.wait(10)
+        [call] = ledger.finished()
+    assert (call.status, call.client_left, call.attempts) == ("rate_limited", True, 1)
+    assert len(provider.calls) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("warm", [False, True], ids=["new connection", "old connection"])
+def test_a_provider_that_has_not_begun_is_left_at_once(
+    served: str, provider: ProviderServer, ledger: RecordingLedger, way: str, warm: bool
+) -> None:
+    """It may think for a minute before its first sign; thread and slot are free at once, and the
+    prompt is counted, for it was sent."""
+    path, body = WAYS[way]
+    if warm:
+        connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
+        content = {"Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body), content)
+        assert connection.getresponse().read()
+        connection.close()
+        ledger.finished()
+    provider.think()
+    address = urlsplit(served).hostname, urlsplit(served).port
+    raw = json.dumps({**body, "stream": True}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
+    with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
+        leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+        assert provider.waiting.wait(10)
+    assert provider.hung_up.wait(3)
+    call = ledger.finished(2 if warm else 1)[-1]
+    assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
+    assert call.usage is not None
+    assert (call.usage.input_tokens, call.usage.output_tokens) == (call.estimated_input_tokens, 0)

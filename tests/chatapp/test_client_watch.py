@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from chatapp.client_watch import AT_HAND, ClientWatch
+from chatapp.client_watch import AT_HAND, ClientWatch, Departure
 
 pytestmark = pytest.mark.skipif(not AT_HAND, reason="only Linux tells of it")
 
@@ -60,3 +60,30 @@ def test_a_mistake_in_one_call_does_not_end_the_watch() -> None:
         with ours, watch.watching(ours, told):
             theirs.close()
             assert happened.wait(5)
+
+
+def test_what_ends_with_a_client_may_be_told_later() -> None:
+    """At first there is nothing to end; whoever has left by then ends it at once."""
+    for early in (False, True):
+        ours, theirs = socket.socketpair()
+        ended = threading.Event()
+        departure = Departure(ours)
+        assert not departure.wait(0.01)
+        if early:
+            departure.ends(ended.set)
+        theirs.close()
+        assert departure.wait(5)
+        assert departure.has_happened
+        if not early:
+            departure.ends(ended.set)
+        assert ended.wait(5)
+        departure.close()
+        departure.close()
+        ours.close()
+
+
+def test_a_client_whom_nobody_knows_never_leaves() -> None:
+    """Not every server says which connection a request came by."""
+    departure = Departure(None)
+    assert not departure.wait(0.01)
+    departure.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,3 +85,51 @@ def test_who_leaves_frees_the_provider_and_the_thread(
         assert time.monotonic() - left_at < 2
     assert master.request("/chat", {"message": "ping", "model": "gpt-5.4-mini"}).status == 200
     assert "Traceback" not in master.log
+
+
+def test_who_does_not_read_keeps_no_thread(provider: ProviderServer, tmp_path: Path) -> None:
+    """As many as there are threads stop reading their streams: each is ended after the time that a
+    provider may take, and the next caller is served."""
+    megabyte = openai_chunks()[1].replace(b'"po"', b'"' + b"p" * 2**20 + b'"')
+    with gunicorn(
+        "wsgi:app",
+        state=tmp_path / "state",
+        log=tmp_path / "log",
+        workers=1,
+        GUNICORN_THREADS="2",
+        CHATAPP_PROVIDER_TIMEOUT_S="2",
+        OPENAI_API_KEY="sk-openai-test",
+        OPENAI_BASE_URL=f"{provider.url}/v1",
+        NO_PROXY="127.0.0.1",
+        DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
+    ) as master:
+        body = json.dumps(ASKED).encode()
+        head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        clients = [socket.socket() for _ in range(2)]
+        for client in clients:
+            provider.script(Stream([megabyte] * 16))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", master.port))
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            assert client.recv(12) == b"HTTP/1.1 200"
+        assert master.request("/healthz").status == 200
+        for client in clients:
+            client.close()
+
+
+def test_an_odd_time_for_the_provider_is_told_by_the_application(tmp_path: Path) -> None:
+    """gunicorn's settings read it as well, and leave the sentence to who knows it."""
+    with (
+        pytest.raises(AssertionError) as failed,
+        gunicorn(
+            "wsgi:app",
+            state=tmp_path / "state",
+            log=tmp_path / "log",
+            workers=1,
+            CHATAPP_PROVIDER_TIMEOUT_S="soon",
+            DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
+        ),
+    ):
+        pass
+    assert "CHATAPP_PROVIDER_TIMEOUT_S" in str(failed.value)
+    assert "gunicorn.conf.py" not in str(failed.value)

@@ -17,6 +17,7 @@ from chatapp.providers.anthropic.events import EventReader
 from chatapp.providers.anthropic.failures import NAME, told
 from chatapp.providers.anthropic.quotas import quotas
 from chatapp.upstream_stream import UpstreamStream
+from chatapp.upstream_wait import can_be_ended
 
 if TYPE_CHECKING:
     import anthropic
@@ -128,7 +129,9 @@ class Anthropic:
         # No retries of the SDK's own: a call that timed out may have been billed, and a retry
         # would be a call that no limit has seen.
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=self._timeouts.connect_s)
-        return anthropic.Anthropic(timeout=timeout, max_retries=0)
+        # Nor redirects: each would be a call that nobody has counted, to wherever it points.
+        client = can_be_ended(anthropic.DefaultHttpxClient(timeout=timeout, follow_redirects=False))
+        return anthropic.Anthropic(timeout=timeout, max_retries=0, http_client=client)
 
 
 def _parted(prompt: Prompt) -> tuple[str, list[dict[str, str]]]:

@@ -45,7 +45,7 @@ def told() -> Iterator[None]:
         raise _refusal(error) from error
     except anthropic.AnthropicError as error:
         raise ProviderError(NAME, "unavailable", message=str(error)) from error
-    except ValueError as error:  # a body that is not what it claims to be
+    except (ValueError, RecursionError) as error:  # a body that is not what it claims to be
         raise ProviderError(NAME, "malformed", message=str(error), status=200) from error
 
 
@@ -61,7 +61,8 @@ def _refusal(error: anthropic.APIStatusError) -> ProviderError:
     elif error.type == "overloaded_error":
         kind = "overloaded"
     if kind is None:
-        kind = "unavailable" if error.status_code >= 500 else "bad_request"
+        elsewhere = error.status_code < 400 or error.status_code >= 500  # a redirect is no answer
+        kind = "unavailable" if elsewhere else "bad_request"
     sent = error.request.headers
     return ProviderError(
         NAME,

@@ -25,6 +25,7 @@ from chatapp.providers.openai.chunks import ChunkReader
 from chatapp.providers.openai.failures import NAME, told
 from chatapp.providers.openai.quotas import quotas
 from chatapp.upstream_stream import UpstreamStream
+from chatapp.upstream_wait import can_be_ended
 
 if TYPE_CHECKING:
     import httpx2
@@ -137,7 +138,9 @@ class OpenAI:
         # No retries of the SDK's own: a call that timed out may have been billed, and a retry
         # would be a call that no limit has seen.
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=self._timeouts.connect_s)
-        return openai.OpenAI(timeout=timeout, max_retries=0)
+        # Nor redirects: each would be a call that nobody has counted, to wherever it points.
+        client = can_be_ended(openai.DefaultHttpxClient(timeout=timeout, follow_redirects=False))
+        return openai.OpenAI(timeout=timeout, max_retries=0, http_client=client)
 
 
 def _with_usage(passage: Passage) -> tuple[bytes, bool]:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chatapp.providers import Completion, FinishReason, Quota, Usage
+from chatapp.providers import TOKENS_MAX, Completion, FinishReason, Quota, Usage
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "stop": "stop",
@@ -15,7 +15,7 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "content_filter": "refused",
 }
 
-Tokens = Annotated[int, Field(ge=0)]
+Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 
 
 class Fields(BaseModel):

@@ -16,6 +16,7 @@ from tests.chatapp.provider_server import (
     Cut,
     ProviderServer,
     Stream,
+    Wait,
     openai_body,
     openai_chunks,
     openai_error,
@@ -258,6 +259,22 @@ def test_a_denial_is_openais(client: FlaskClient) -> None:
     assert denied.headers["x-ratelimit-reset-requests"].endswith("s")
     assert denied.headers["Retry-After"] == "2"
     assert "x-should-retry" not in denied.headers
+
+
+def test_calls_at_once_are_a_limit_in_requests(
+    make_app: AppMaker, provider: ProviderServer
+) -> None:
+    """There is no third kind in OpenAI's errors."""
+    client = make_app().test_client()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "ping"}], "stream": True}
+    provider.script(*[Stream([*openai_chunks()[:2], Wait()])] * 4)
+    streams = [client.post("/v1/chat/completions", json=body) for _ in range(4)]
+    denied = client.post("/v1/chat/completions", json=body)
+    assert denied.status_code == 429
+    assert "4 calls at once" in str(error_of(denied)["message"])
+    assert error_of(denied)["type"] == "requests"
+    for stream in streams:
+        stream.close()
 
 
 def test_one_allowance_covers_all_three_ways_to_ask(client: FlaskClient) -> None:

@@ -26,6 +26,7 @@ class Shelf:
         self.batches: list[int] = []
         self.away = 0
         self.dislikes: str | None = None
+        self.dislike: Exception = DataError("INSERT", {}, Exception("value out of range"))
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -37,7 +38,7 @@ class Shelf:
             self.away -= 1
             raise OperationalError("INSERT", {}, Exception("database is locked"))
         if any(call.id == self.dislikes for call in calls):
-            raise DataError("INSERT", {}, Exception("value out of range"))
+            raise self.dislike
         self.batches.append(len(calls))
         self.kept |= {call.id: call for call in calls}
 
@@ -133,8 +134,13 @@ def test_what_has_no_room_goes_to_the_log(shelf: Shelf, caplog: pytest.LogCaptur
     writer.close()
 
 
-def test_one_bad_row_costs_no_other(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
-    """It goes to the log, the rest of its batch into the database."""
+@pytest.mark.parametrize("of", ["the database", "its driver"])
+def test_one_bad_row_costs_no_other(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture, of: str
+) -> None:
+    """It goes to the log, the rest of its batch into the database, whoever refuses it."""
+    if of == "its driver":
+        shelf.dislike = OverflowError("Python int too large to convert to SQLite INTEGER")
     writer = Writer(shelf.write)
     calls = [begun() for _ in range(5)]
     shelf.dislikes = calls[2].id

@@ -29,6 +29,10 @@ class FakeGate:
     learnt: list[Quota] = field(default_factory=list)
     admitted: int = 0
     is_exceeded: bool = False
+    pause: float = 0.0
+
+    def pause_s(self) -> float:
+        return self.pause
 
     def exceeds(self, quotas: Sequence[Quota]) -> bool:
         return self.is_exceeded and bool(quotas)
@@ -186,3 +190,23 @@ def test_a_second_choice_is_asked_once(made: Asks) -> None:
     with pytest.raises(ProviderError):
         guard.ask_once(Script(failure("overloaded", 0.1)))
     assert guard.attempts == 2
+
+
+@pytest.mark.parametrize("kind", sorted(TRIED_AGAIN))
+def test_nobody_is_asked_again_for_a_caller_who_has_left(kind: ErrorKind) -> None:
+    """He left while we waited: no attempt is charged, and none is made."""
+    gate = FakeGate()
+    guard = Guard(gate, most_attempts=3, sleep=lambda _: True)
+    with pytest.raises(ProviderError):
+        guard.ask(Script(failure(kind), failure(kind)))
+    assert (guard.attempts, gate.admitted) == (1, 0)
+
+
+def test_who_is_refused_without_a_wait_is_told_the_pause(made: Asks) -> None:
+    """That which follows from his own refusal; a wait that the provider names is told as it is."""
+    for named, told in ((None, 8.0), (5.0, 5.0)):
+        gate, _, guard = made(most_attempts=1)
+        gate.pause = 8.0
+        with pytest.raises(ProviderError) as refused:
+            guard.ask(Script(failure("overloaded", named)))
+        assert refused.value.retry_after_s == told

@@ -1,0 +1,170 @@
+"""Whatever a provider answers: never a 500 of ours, no call left open, no redirect followed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import (
+    Answer,
+    ProviderServer,
+    Stream,
+    anthropic_body,
+    anthropic_events,
+    event,
+    openai_body,
+    openai_chunks,
+)
+from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.workers import ANTHROPIC, MESSAGES, OPENAI, left
+
+WAYS = {
+    "/chat with openai": ("/chat", {"message": "ping", "model": OPENAI}),
+    "/chat with anthropic": ("/chat", {"message": "ping", "model": ANTHROPIC}),
+    "openai": ("/v1/chat/completions", {"model": OPENAI, "messages": MESSAGES}),
+    "anthropic": ("/v1/messages", {"model": ANTHROPIC, "max_tokens": 9, "messages": MESSAGES}),
+}
+DEEP = b"[" * 200_000
+ABSURD = {"a column": 2**63, "a float": 10**400, "sense": 10**12}
+
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+class Asker:
+    """A client, what it is answered and what the ledger was told."""
+
+    def __init__(self, client: FlaskClient, ledger: RecordingLedger) -> None:
+        self.client, self.ledger = client, ledger
+
+    def ask(self, way: str, **more: object) -> Any:
+        path, body = WAYS[way]
+        with self.client.post(path, json={**body, **more}) as response:
+            response.get_data()
+            return response
+
+
+@pytest.fixture
+def asker(make_app: AppMaker, provider: ProviderServer) -> Asker:
+    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_PROVIDER_TIMEOUT_S=5)
+    ledger = app.extensions[LEDGER_KEY] = RecordingLedger()
+    return Asker(app.test_client(), ledger)
+
+
+@every_way
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_an_answer_without_end_is_the_providers(
+    asker: Asker, provider: ProviderServer, way: str, status: int
+) -> None:
+    """Deeper than any parser goes: told as what cannot be read, and over in the ledger; the caller
+    has his money back."""
+    before = left(asker.client)
+    provider.script(Answer(status, DEEP))
+    response = asker.ask(way)
+    assert response.status_code in (400, 502, 503), response.text
+    assert response.status_code != 400 or status == 400
+    (call,) = asker.ledger.finished()
+    assert call.status in ("malformed", "bad_request", "unavailable")
+    after = left(asker.client)
+    assert after["usd-day"] == before["usd-day"]
+    assert after["at-once"] == before["at-once"]
+
+
+def absurd(way: str, tokens: int) -> Answer:
+    if "anthropic" in way:
+        usage = {"input_tokens": 12, "output_tokens": tokens}
+        return Answer(200, {**anthropic_body(), "usage": usage})
+    usage = {"prompt_tokens": 12, "completion_tokens": tokens, "total_tokens": tokens}
+    return Answer(200, {**openai_body(), "usage": usage})
+
+
+@every_way
+@pytest.mark.parametrize("tokens", ABSURD.values(), ids=ABSURD)
+def test_no_number_of_tokens_is_beyond_us(
+    asker: Asker, provider: ProviderServer, way: str, tokens: int
+) -> None:
+    """More than any model can generate is no usage: nobody is billed for it."""
+    provider.script(absurd(way, tokens))
+    assert asker.ask(way).status_code in (200, 502)
+    (call,) = asker.ledger.finished()
+    assert call.usage is not None
+    assert call.usage.output_tokens < 1000
+    assert left(asker.client)["usd-day"] > 4.9
+
+
+@every_way
+@pytest.mark.parametrize("tokens", ABSURD.values(), ids=ABSURD)
+def test_nor_is_one_in_a_stream(
+    asker: Asker, provider: ProviderServer, way: str, tokens: int
+) -> None:
+    """The stream ends in its protocol's form, and the call with it."""
+    if "anthropic" in way:
+        pieces = anthropic_events()
+        usage = pieces[-2].replace(b'"output_tokens": 5', b'"output_tokens": %d' % tokens)
+        assert usage != pieces[-2]
+        pieces[-2] = usage
+    else:
+        pieces = openai_chunks()
+        usage = pieces[-2].replace(b'"completion_tokens": 5', b'"completion_tokens": %d' % tokens)
+        assert usage != pieces[-2]
+        pieces[-2] = usage
+    provider.script(Stream(pieces))
+    assert asker.ask(way, stream=True).status_code == 200
+    (call,) = asker.ledger.finished()
+    assert call.usage is not None
+    assert call.usage.output_tokens < 1000
+    assert left(asker.client)["usd-day"] > 4.9
+
+
+@every_way
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_redirect_is_followed(
+    asker: Asker, provider: ProviderServer, way: str, stream: bool
+) -> None:
+    """It would be a call that nobody has counted, to wherever it points."""
+    provider.script(Answer(307, {}, {"Location": "/v1/elsewhere"}))
+    assert asker.ask(way, stream=stream).status_code == 502
+    assert len(provider.calls) == 1
+    (call,) = asker.ledger.finished()
+    assert call.status == "unavailable"
+
+
+@pytest.mark.parametrize("wait", ["1e300", "99999999", "1e999"])
+def test_no_wait_is_a_year(asker: Asker, provider: ProviderServer, wait: str) -> None:
+    """What no provider means is not handed on."""
+    provider.script(Answer(429, {"error": {"message": "no"}}, {"Retry-After": wait}))
+    response = asker.ask("/chat with openai")
+    assert response.status_code == 503
+    assert len(response.headers["Retry-After"]) == 1
+
+
+def test_a_mistake_of_ours_leaves_no_call_open(
+    asker: Asker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 500, and the caller has back what was held for him."""
+    from chatapp.conversation import Conversation
+
+    def oops(*_: object) -> None:
+        raise RuntimeError("oops")
+
+    before = left(asker.client)
+    monkeypatch.setattr(Conversation, "answer", oops)
+    assert asker.ask("/chat with openai").status_code == 500
+    (call,) = asker.ledger.finished()
+    assert call.status == "malformed"
+    after = left(asker.client)
+    assert after["usd-day"] == before["usd-day"]
+    assert after["at-once"] == before["at-once"]
+
+
+def test_an_event_without_end_ends_a_stream(asker: Asker, provider: ProviderServer) -> None:
+    """In the form of /chat; elsewhere what cannot be read is handed on."""
+    pieces = openai_chunks()
+    deep = b"data: " + DEEP + b"\n\n"
+    provider.script(Stream([*pieces[:2], deep, *pieces[2:]]))
+    assert "event: error" in asker.ask("/chat with openai", stream=True).text
+    provider.script(Stream([*pieces[:2], event({"a": 1}), deep, *pieces[2:]]))
+    assert asker.ask("openai", stream=True).text.endswith("data: [DONE]\n\n")
