@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import queue
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -95,6 +97,20 @@ def post_fork(server: Any, worker: Any) -> None:
     if embedded := getattr(server, "embedded", None):
         embedded.follow()
     end_unread_connections(worker)
+    worker.signals_of_master = server.SIG_QUEUE
+
+
+def post_worker_init(worker: Any) -> None:
+    """Obey a signal to stop that came between the fork and here: until a worker has handlers of its
+    own, the master's puts it into the copy of its queue, which nobody reads, and the master would
+    wait graceful_timeout for a worker that knows of nothing."""
+    while True:
+        try:
+            number = worker.signals_of_master.get_nowait()
+        except queue.Empty:
+            return
+        if number in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
+            os.kill(worker.pid, number)
 
 
 def end_unread_connections(worker: Any) -> None:

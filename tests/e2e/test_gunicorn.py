@@ -129,6 +129,17 @@ def test_the_server_ends_with_gunicorn_and_its_state_stays(
         assert ask(master)["count"] > first["count"]
 
 
+def test_a_worker_that_still_starts_hears_that_it_must_stop(start: Start) -> None:
+    """A TERM between the fork and the worker's own handlers is not lost: a deployment that is
+    stopped at once does not wait the whole grace for a worker that does not know."""
+    config = "tests/e2e/apps/stopped_while_starting.py"
+    with start(GUNICORN_CMD_ARGS=f"--config {config}") as master:
+        first, second = re.findall(r"Booting worker with pid: (\d+)", master.log)[:2]
+        eventually(lambda: f"Worker exiting (pid: {first})" in master.log)
+        eventually(lambda: len(master.workers()) == 2)
+        assert int(second) in master.workers()
+
+
 def test_the_server_ends_with_a_master_that_is_killed(start: Start) -> None:
     """SIGKILL of the master leaves no server behind, and nothing is forgotten."""
     with start() as master:
