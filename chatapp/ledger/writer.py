@@ -67,35 +67,42 @@ class Writer:
         self._process = os.getpid()
         self._waiting: dict[str, Call] = {}
         self._in_hand: list[Call] = []
-        self._changed = threading.Condition()
+        # The thread sleeps on `_arrived` or `_ending`: a call that comes while it gathers or writes
+        # must not wake it, which would cost the request more than all the rest of this.
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._ending = threading.Condition(self._lock)
+        self._written = threading.Condition(self._lock)
         self._closing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
     def put(self, call: Call) -> None:
         """Have the call written soon. Never waits, never raises."""
-        with self._changed:
+        with self._lock:
             has_room = call.id in self._waiting or len(self._waiting) < self._most
             if has_room and self._closing_since is None:
+                if not self._waiting:
+                    self._arrived.notify_all()
                 self._waiting[call.id] = call
-                self._changed.notify_all()
                 return
         log.error(LOST, as_json(call))
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until nothing is waiting any more; whether that came to pass."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not (self._in_hand or self._waiting), timeout_s)
+        with self._lock:
+            return self._written.wait_for(lambda: not (self._in_hand or self._waiting), timeout_s)
 
     def close(self) -> None:
         """Write what is waiting, as far as that is possible in a short time, and end."""
         if os.getpid() != self._process:
             return  # a fork has the memory of its parent's writer, and not its thread
-        with self._changed:
+        with self._lock:
             self._closing_since = self._closing_since or time.monotonic()
-            self._changed.notify_all()
+            self._arrived.notify_all()
+            self._ending.notify_all()
         self._thread.join(self._patience.at_end_s + 1)
-        with self._changed:
+        with self._lock:
             # What the thread has in hand may yet be written; then it is said once too often.
             left = [*self._in_hand, *self._waiting.values()]
             self._waiting.clear()
@@ -111,11 +118,11 @@ class Writer:
 
     def _next(self) -> list[Call]:
         """The next calls to write, when there are some; none at the end."""
-        with self._changed:
+        with self._lock:
             self._in_hand = []
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._waiting or self._closing_since)
-            self._changed.wait_for(lambda: self._closing_since, self._linger_s)
+            self._written.notify_all()
+            self._arrived.wait_for(lambda: self._waiting or self._closing_since)
+            self._ending.wait_for(lambda: self._closing_since, self._linger_s)
             batch = list(islice(self._waiting.values(), BATCH))
             for call in batch:
                 del self._waiting[call.id]
@@ -133,8 +140,8 @@ class Writer:
                     self._give_up(batch)
                     return
                 log.warning("The ledger's database is away, %d calls wait: %s", len(batch), error)
-                with self._changed:
-                    self._changed.wait_for(self._is_late, pause_s)
+                with self._lock:
+                    self._ending.wait_for(self._is_late, pause_s)
                 pause_s = min(2 * pause_s, self._patience.longest_s)
             except IN_A_ROW as error:
                 # Not the database, but something in a row: the others are not to suffer for it.
