@@ -25,8 +25,16 @@ class UnknownKeyError(LookupError):
     """There is no key of that public id."""
 
 
+class OtherPlanError(ValueError):
+    """The user is there, and has another plan than the one that was named: ``plan``."""
+
+    def __init__(self, user: str, plan: str) -> None:
+        super().__init__(f"{user!r} has the plan {plan!r}")
+        self.plan = plan
+
+
 class Accounts:
-    """Everything that is known of users and keys. Its errors are SQLAlchemy's, and its own two."""
+    """Everything that is known of users and keys. Its errors are SQLAlchemy's and its own."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -46,8 +54,12 @@ class Accounts:
         name: str = "",
         expires_at: datetime | None = None,
     ) -> PresentedKey:
-        """Make a key, and its user where he is new. ``plan`` is his from now on; where it is None
-        he keeps his own, or gets ``default_plan``."""
+        """Make a key, and its user where he is new, with ``plan``, or with ``default_plan`` where
+        that is None.
+
+        OtherPlanError where he is not new and has another plan: all his keys would change with
+        the new one, which nobody would look for in the making of a key.
+        """
         made = new_key()
         now = datetime.now(UTC)
         with self._writing() as session:
@@ -56,8 +68,8 @@ class Accounts:
                 owner = User(name=user, plan=plan or default_plan, created_at=now)
                 session.add(owner)
                 session.flush()
-            elif plan is not None:
-                owner.plan = plan
+            elif plan not in {None, owner.plan}:
+                raise OtherPlanError(user, owner.plan)
             session.add(
                 ApiKey(
                     public_id=made.public_id,

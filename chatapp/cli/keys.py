@@ -8,7 +8,7 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.store import UnknownKeyError
+from chatapp.accounts.store import OtherPlanError, UnknownKeyError
 from chatapp.accounts.tables import ApiKey
 from chatapp.cli import arguments, failures
 from chatapp.cli.present import present_accounts
@@ -19,7 +19,7 @@ keys = AppGroup("keys", help="Make, list and revoke API keys.")
 
 @keys.command()
 @click.option("--user", type=arguments.USER, required=True, help="Who the key is for.")
-@click.option("--plan", type=arguments.PLAN, help="The user's plan from now on.")
+@click.option("--plan", type=arguments.PLAN, help="The plan of a user who is new.")
 @click.option("--name", type=arguments.KEY_NAME, default="key", help="What the key is for.")
 @click.option("--expires", type=click.IntRange(1, 36_500), help="Days that the key is good for.")
 def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
@@ -31,9 +31,16 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
     with failures.told():
         accounts = present_accounts()
         is_first = not accounts.any_key()
-        made = accounts.create_key(
-            user, plan=plan, default_plan=DEFAULT_PLAN, name=name, expires_at=expires_at
-        )
+        try:
+            made = accounts.create_key(
+                user, plan=plan, default_plan=DEFAULT_PLAN, name=name, expires_at=expires_at
+            )
+        except OtherPlanError as error:
+            raise click.ClickException(
+                f"{user} has the plan {error.plan}, and no key was made: a plan is the user's, "
+                f"and all keys have it. Leave --plan out to make one with {error.plan}, or first "
+                f"change it for all of them: `chat plans set {user} {plan}`."
+            ) from None
     # The key alone on standard output, so that a script can take it from there.
     click.echo(made.text)
     until = "without expiry" if expires_at is None else f"until {expires_at:%Y-%m-%d}"

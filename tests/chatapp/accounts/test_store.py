@@ -7,7 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from chatapp.accounts.store import Accounts, UnknownKeyError, UnknownUserError
+from chatapp.accounts.store import (
+    Accounts,
+    OtherPlanError,
+    UnknownKeyError,
+    UnknownUserError,
+)
 from chatapp.database.connection import Database
 
 LATER = datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -49,15 +54,15 @@ def test_the_database_has_no_secret(accounts: Accounts, database: Database) -> N
 
 
 def test_a_user_keeps_his_plan_with_a_second_key(accounts: Accounts) -> None:
-    """A key changes the plan only where it says so."""
-    for plan in ("pro", None):
+    """A key changes no plan: one that names another is not made."""
+    for plan in ("pro", None, "pro"):
         accounts.create_key("alice", plan=plan, default_plan="starter")
+    with pytest.raises(OtherPlanError, match="'alice' has the plan 'pro'"):
+        accounts.create_key("alice", plan="team", default_plan="starter")
     assert [user.plan for user in accounts.users()] == ["pro"]
-    accounts.create_key("alice", plan="team", default_plan="starter")
-    assert [user.plan for user in accounts.users()] == ["team"]
     accounts.create_key("bob", plan=None, default_plan="starter")
     assert [(user.name, user.plan) for user in accounts.users()] == [
-        ("alice", "team"),
+        ("alice", "pro"),
         ("bob", "starter"),
     ]
     assert [key.user for key in accounts.all_keys()] == ["alice"] * 3 + ["bob"]

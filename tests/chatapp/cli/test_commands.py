@@ -52,6 +52,19 @@ def test_a_key_is_shown_once(app: Flask, accounts: Accounts) -> None:
     assert "Accounts are on" not in run(app, "keys", "create", "--user", "bob").stderr
 
 
+def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
+    """Who names another plan than the user's is told his, and how to change it; nothing is made."""
+    run(app, "keys", "create", "--user", "alice", "--plan", "pro")
+    refused = run(app, "keys", "create", "--user", "alice", "--plan", "starter", status=1)
+    assert refused.stdout == ""
+    assert "alice has the plan pro" in refused.stderr
+    assert "`chat plans set alice starter`" in refused.stderr
+    for same in ((), ("--plan", "pro")):
+        run(app, "keys", "create", "--user", "alice", *same)
+    assert len(accounts.all_keys()) == 3
+    assert [user.plan for user in accounts.users()] == ["pro"]
+
+
 def test_a_key_expires_when_it_was_said(app: Flask, accounts: Accounts) -> None:
     """In days from now."""
     run(app, "keys", "create", "--user", "alice", "--expires", "30")
