@@ -63,15 +63,11 @@ class ClientWatch:
 
 
 def _has_left(connection: socket.socket) -> bool:
-    """Whether its end was read; what it sent on, as a next request, is left where it is."""
-    try:
-        # The plain socket's method: that of a TLS socket takes no flags.
-        seen = socket.socket.recv(connection, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return not seen
+    """Whether its end has come. What it sent before, as a next request or the farewell of TLS, is
+    left where it is, and says nothing."""
+    now = select.poll()
+    now.register(connection, select.POLLRDHUP)
+    return bool(now.poll(0))
 
 
 class Departure:

@@ -8,17 +8,64 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from threading import get_ident
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import httpx2
 
-_read_by: Final[dict[int, Stream]] = {}
+_of_thread: Final[dict[int, Wait]] = {}
+
+
+class Wait:
+    """What one thread waits for from providers, which any other may end, once and for all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._has_ended = False
+        self._read_from: Stream | None = None
+        #: Whether a provider that had been asked was hung up on.
+        self.hung_up = False
+
+    def end(self) -> None:
+        """Hang up on the provider that is read from, now or next."""
+        with self._lock:
+            self._has_ended = True
+            self._hang_up()
+
+    def begins(self, stream: Stream) -> None:
+        """The thread reads from this one now."""
+        with self._lock:
+            self._read_from = stream
+            if self._has_ended:  # since the prompt's last byte, say, with nobody to hang up on
+                self._hang_up()
+
+    def is_over(self) -> None:
+        """The thread has read: what the connection is used for from now on, nobody ends."""
+        with self._lock:
+            self._read_from = None
+
+    def _hang_up(self) -> None:
+        if self._read_from is not None:
+            self.hung_up = True
+            hang_up(self._read_from)
+
+
+@contextmanager
+def waiting(wait: Wait) -> Iterator[None]:
+    """Within the block, what this thread reads from providers is part of that wait."""
+    thread = threading.get_ident()
+    _of_thread[thread] = wait
+    try:
+        yield
+    finally:
+        del _of_thread[thread]
 
 
 def can_be_ended(client: httpx2.Client) -> httpx2.Client:
-    """The same client, whose waits `end_wait` can end from now on.
+    """The same client, whose waits can be ended from now on.
 
     httpx2 has no public way to its connections' backend, which httpcore2 offers. Should it not be
     found where it is today, waits end by themselves, at their timeout.
@@ -29,13 +76,6 @@ def can_be_ended(client: httpx2.Client) -> httpx2.Client:
         if pool is not None and backend is not None:
             pool._network_backend = Backend(backend)
     return client
-
-
-def end_wait(thread: int) -> None:
-    """Hang up on the provider that this thread reads from now; nothing where it reads from none."""
-    stream = _read_by.get(thread)
-    if stream is not None:
-        hang_up(stream)
 
 
 def hang_up(stream: Any) -> None:
@@ -49,7 +89,7 @@ def hang_up(stream: Any) -> None:
 
 
 class Backend:
-    """A network backend of httpcore2 over another, all of whose streams are noted."""
+    """A network backend of httpcore2 over another, whose streams tell their readers' waits."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -65,7 +105,7 @@ class Backend:
 
 
 class Stream:
-    """A network stream that is known while somebody reads from it."""
+    """A network stream that tells its reader's wait, while it is read from."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -74,12 +114,14 @@ class Stream:
         self.get_extra_info = stream.get_extra_info
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        reader = get_ident()
-        _read_by[reader] = self
+        wait = _of_thread.get(threading.get_ident())
+        if wait is None:
+            return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
+        wait.begins(self)
         try:
             return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
         finally:
-            del _read_by[reader]
+            wait.is_over()
 
     def start_tls(self, *args: Any, **kwargs: Any) -> Stream:
         return Stream(self._stream.start_tls(*args, **kwargs))

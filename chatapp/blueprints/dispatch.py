@@ -29,7 +29,7 @@ from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
 from chatapp.spent import Spent, spent_by, spent_in_vain, spent_on
 from chatapp.upstream.guard import TRIED_AGAIN, A, Guard
-from chatapp.upstream_wait import end_wait
+from chatapp.upstream_wait import Wait, waiting
 from ratelimit_ext import Reservation
 
 #: Under which names servers give the connection of a request.
@@ -66,6 +66,7 @@ class Dispatch:
         self._learn = learn
         self._lock = threading.Lock()
         self._is_over = False
+        self._wait = Wait()
         if ledger is not None:
             ledger.begin(call)
 
@@ -74,10 +75,10 @@ class Dispatch:
         of the second choice does. Where nobody brings anything the call has failed, and the
         ProviderError is that of the model that was asked for.
         """
-        asking = threading.get_ident()
-        self.departure.ends(lambda: end_wait(asking))
+        self.departure.ends(self._wait.end)
         try:
-            return self._asked(attempt)
+            with waiting(self._wait):
+                return self._asked(attempt)
         except ProviderError:
             raise  # it has been dealt with
         except Exception as error:
@@ -87,16 +88,21 @@ class Dispatch:
 
     def _asked(self, attempt: Callable[[Model], A]) -> A:
         try:
-            return self._guard.ask(lambda: attempt(self.model))
+            return self._guard.ask(lambda: self._attempted(attempt))
         except ProviderError as error:
             if not self._may_turn(error):
                 self.failed(error)
                 raise
             try:
-                return self._guard.ask_once(lambda: attempt(self.model))
+                return self._guard.ask_once(lambda: self._attempted(attempt))
             except ProviderError as second:
                 self.failed(second)
                 raise error from second
+
+    def _attempted(self, attempt: Callable[[Model], A]) -> A:
+        if self.departure.has_happened:  # nobody is asked for one who has left
+            raise ProviderError(self.model.provider, "unavailable", message="the caller has left")
+        return attempt(self.model)
 
     def _may_turn(self, error: ProviderError) -> bool:
         """Whether the second choice is asked now."""
@@ -145,8 +151,9 @@ class Dispatch:
     def failed(self, error: ProviderError) -> None:
         """There is no answer, and why. The caller gets the call back, with its tokens and dollars;
         what the provider bills for a prompt in vain is ours, and stands in the ledger. Who has left
-        while his provider was silent pays for the prompt, which was sent."""
-        if self.departure.has_happened and error.kind == "unavailable" and error.status is None:
+        while his provider was silent pays for the prompt, which was sent; who has left before, or
+        while no provider could be reached, does not."""
+        if self._wait.hung_up and error.kind == "unavailable" and error.status is None:
             self.streamed(Progress(self.model.name), client_left=True)
             return
         self._reservation.cancel()

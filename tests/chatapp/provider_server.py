@@ -24,7 +24,10 @@ ANTHROPIC_PATH = "/v1/messages"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer on the wire; a dict as body is sent as JSON, bytes are sent as they are."""
+    """One answer on the wire; a dict as body is sent as JSON, bytes are sent as they are.
+
+    With a Content-Length of its own and `Connection: close` the body is cut off.
+    """
 
     status: int
     body: Mapping[str, object] | bytes
@@ -270,8 +273,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
         self.send_response(answer.status)
-        sent = {"Content-Type": "application/json", **answer.headers}
-        for name, value in {**sent, "Content-Length": str(len(raw))}.items():
+        sent = {"Content-Type": "application/json", "Content-Length": str(len(raw))}
+        for name, value in {**sent, **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(raw)

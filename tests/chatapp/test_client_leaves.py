@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -128,6 +129,50 @@ def test_nobody_is_tried_again_for_who_has_left(
         [call] = ledger.finished()
     assert (call.status, call.client_left, call.attempts) == ("rate_limited", True, 1)
     assert len(provider.calls) == 1
+
+
+def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: float = 0) -> None:
+    """A stream is asked for, and nobody stays for its first byte."""
+    address = urlsplit(url).hostname, urlsplit(url).port
+    raw = json.dumps({**body, "stream": True}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
+    with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
+        leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+        time.sleep(after_s)
+
+
+def test_who_leaves_at_any_moment_keeps_nothing(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """Before his provider is asked, while it is, and while it thinks: his call is over at once, and
+    he pays for a prompt that was sent."""
+    provider.think()
+    moments = [moment / 1000 for moment in range(0, 40, 5)]
+    for moment in moments:
+        sent_and_left(served, *WAYS["openai"], after_s=moment)
+    calls = ledger.finished(len(moments))
+    assert {call.client_left for call in calls} == {True}
+    assert {call.status for call in calls} <= {"cut_off", "unavailable"}
+    assert all((call.cost_micro_usd > 0) == (call.status == "cut_off") for call in calls)
+
+
+def test_who_leaves_a_provider_that_cannot_be_reached_pays_nothing(
+    make_app: AppMaker,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Impatience comes with an outage, and no prompt was sent."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=5)
+    app.extensions[LEDGER_KEY] = ledger
+    with serving(app) as url:
+        sent_and_left(url, *WAYS["openai"], after_s=0.15)
+        [call] = ledger.finished()
+    assert (call.status, call.client_left, call.cost_micro_usd) == ("unavailable", True, 0)
+    assert not provider.calls
 
 
 @pytest.mark.parametrize("way", WAYS)

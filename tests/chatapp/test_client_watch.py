@@ -31,6 +31,16 @@ def test_a_client_that_sends_its_next_request_is_not() -> None:
         assert ours.recv(100) == b"GET / HTTP/1.1\r\n"
 
 
+def test_whatever_it_sent_before_it_left() -> None:
+    """As the farewell of TLS, which is bytes like others to who does not read them."""
+    gone = threading.Event()
+    ours, theirs = socket.socketpair()
+    with ours, ClientWatch().watching(ours, gone.set):
+        theirs.sendall(b"GET / HTTP/1.1\r\n")
+        theirs.close()
+        assert gone.wait(5)
+
+
 def test_after_the_block_nobody_is_told() -> None:
     """The number of a closed connection is soon another's."""
     gone = threading.Event()

@@ -73,6 +73,41 @@ def test_an_answer_without_end_is_the_providers(
     assert after["at-once"] == before["at-once"]
 
 
+UNREADABLE = {
+    "cut off": {"Content-Length": "1000", "Connection": "close"},
+    "not what it says": {"Content-Encoding": "gzip"},
+}
+
+
+@every_way
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("body", UNREADABLE)
+def test_a_refusal_that_cannot_be_read_is_one(
+    asker: Asker, provider: ProviderServer, way: str, body: str, stream: bool
+) -> None:
+    """No mistake of ours; of a stream, the status is known and the wait that it asks for."""
+    provider.script(Answer(429, b'{"err', {**UNREADABLE[body], "retry-after-ms": "90000"}))
+    response = asker.ask(way, stream=stream)
+    assert response.status_code in (502, 503), response.text
+    (call,) = asker.ledger.finished()
+    assert call.status == "rate_limited" or not stream
+    assert asker.ask(way).status_code == (503 if stream else 200)  # all leave it alone
+
+
+@pytest.mark.parametrize("value", ["a\x01b", "caf\xc3\xa9"])
+def test_a_header_that_cannot_be_sent_on_is_left_out(
+    asker: Asker, provider: ProviderServer, value: str
+) -> None:
+    """gunicorn would refuse it, and the answer with it, which was paid for."""
+    headers = {"x-request-id": value, "Content-Type": f"application/json; x={value}"}
+    provider.script(Answer(200, openai_body(), headers))
+    response = asker.ask("openai")
+    assert (response.status_code, response.content_type) == (200, "application/json")
+    assert "x-request-id" not in response.headers
+    provider.script(Answer(200, openai_body(), {"x-request-id": "req_1"}))
+    assert asker.ask("openai").headers["x-request-id"] == "req_1"
+
+
 def absurd(way: str, tokens: int) -> Answer:
     if "anthropic" in way:
         usage = {"input_tokens": 12, "output_tokens": tokens}

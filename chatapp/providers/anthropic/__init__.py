@@ -16,6 +16,7 @@ from chatapp.providers.anthropic.answer import Answer, Billed
 from chatapp.providers.anthropic.events import EventReader
 from chatapp.providers.anthropic.failures import NAME, told
 from chatapp.providers.anthropic.quotas import quotas
+from chatapp.upstream_response import content_type, passed_headers, remember_refusal
 from chatapp.upstream_stream import UpstreamStream
 from chatapp.upstream_wait import can_be_ended
 
@@ -81,11 +82,10 @@ class Anthropic:
             usage = Billed.model_validate(fields).usage.usage()
         except ValidationError:
             usage = None
-        content_type = response.headers.get("content-type", "application/json")
         return Passed(
             response.content,
-            content_type,
-            _passed_headers(response),
+            content_type(response),
+            passed_headers(response, PASSED_HEADERS),
             usage,
             quotas(response.headers),
         )
@@ -102,7 +102,7 @@ class Anthropic:
             response,
             EventReader(str(passage.fields.get("model"))),
             provider=self.name,
-            headers=_passed_headers(response),
+            headers=passed_headers(response, PASSED_HEADERS),
             quotas=quotas(response.headers),
             lenient=lenient,
         )
@@ -130,7 +130,13 @@ class Anthropic:
         # would be a call that no limit has seen.
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=self._timeouts.connect_s)
         # Nor redirects: each would be a call that nobody has counted, to wherever it points.
-        client = can_be_ended(anthropic.DefaultHttpxClient(timeout=timeout, follow_redirects=False))
+        client = can_be_ended(
+            anthropic.DefaultHttpxClient(
+                timeout=timeout,
+                follow_redirects=False,
+                event_hooks={"response": [remember_refusal]},
+            )
+        )
         return anthropic.Anthropic(timeout=timeout, max_retries=0, http_client=client)
 
 
@@ -139,7 +145,3 @@ def _parted(prompt: Prompt) -> tuple[str, list[dict[str, str]]]:
     system = "\n\n".join(m.text for m in prompt.messages if m.role == "system")
     spoken = [{"role": m.role, "content": m.text} for m in prompt.messages if m.role != "system"]
     return system, spoken
-
-
-def _passed_headers(response: httpx2.Response) -> dict[str, str]:
-    return {name: response.headers[name] for name in PASSED_HEADERS if name in response.headers}

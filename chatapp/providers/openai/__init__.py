@@ -24,6 +24,7 @@ from chatapp.providers.openai.answer import Answer, Billed
 from chatapp.providers.openai.chunks import ChunkReader
 from chatapp.providers.openai.failures import NAME, told
 from chatapp.providers.openai.quotas import quotas
+from chatapp.upstream_response import content_type, passed_headers, remember_refusal
 from chatapp.upstream_stream import UpstreamStream
 from chatapp.upstream_wait import can_be_ended
 
@@ -83,11 +84,10 @@ class OpenAI:
             usage = Billed.model_validate(fields).usage.usage()
         except ValidationError:
             usage = None
-        content_type = response.headers.get("content-type", "application/json")
         return Passed(
             response.content,
-            content_type,
-            _passed_headers(response),
+            content_type(response),
+            passed_headers(response, PASSED_HEADERS),
             usage,
             quotas(response.headers),
         )
@@ -113,7 +113,7 @@ class OpenAI:
             response,
             ChunkReader(model, hides_usage=hides_usage),
             provider=self.name,
-            headers=_passed_headers(response),
+            headers=passed_headers(response, PASSED_HEADERS),
             quotas=quotas(response.headers),
             lenient=lenient,
         )
@@ -139,7 +139,13 @@ class OpenAI:
         # would be a call that no limit has seen.
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=self._timeouts.connect_s)
         # Nor redirects: each would be a call that nobody has counted, to wherever it points.
-        client = can_be_ended(openai.DefaultHttpxClient(timeout=timeout, follow_redirects=False))
+        client = can_be_ended(
+            openai.DefaultHttpxClient(
+                timeout=timeout,
+                follow_redirects=False,
+                event_hooks={"response": [remember_refusal]},
+            )
+        )
         return openai.OpenAI(timeout=timeout, max_retries=0, http_client=client)
 
 
@@ -155,7 +161,3 @@ def _with_usage(passage: Passage) -> tuple[bytes, bool]:
         return json.dumps(asking, allow_nan=False).encode(), True
     except ValueError as error:  # 1e999 is JSON, and no number here
         raise ProviderError(NAME, "bad_request", message=str(error)) from error
-
-
-def _passed_headers(response: httpx2.Response) -> dict[str, str]:
-    return {name: response.headers[name] for name in PASSED_HEADERS if name in response.headers}

@@ -10,8 +10,10 @@ from chatapp.providers import ErrorKind, ProviderError
 from chatapp.providers.openai.quotas import quotas
 from chatapp.redaction import without_key
 from chatapp.retry_after import retry_after_s
+from chatapp.upstream_response import unread
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
 NAME: Final = "openai"
@@ -50,8 +52,25 @@ def told() -> Iterator[None]:
         raise _refusal(error) from error
     except openai.OpenAIError as error:
         raise ProviderError(NAME, "unavailable", message=str(error)) from error
+    except httpx2.HTTPError as error:
+        raise _unread(error) from error
     except (ValueError, RecursionError) as error:  # a body that is not what it claims to be
         raise ProviderError(NAME, "malformed", message=str(error), status=200) from error
+
+
+def _unread(error: httpx2.HTTPError) -> ProviderError:
+    """The refusal of a stream of which no more than status and headers could be read."""
+    response = unread(error)
+    if response is None:
+        return ProviderError(NAME, "timeout", message=str(error))  # what was billed nobody knows
+    return ProviderError(
+        NAME,
+        KINDS.get(response.status_code, "unavailable"),
+        message=str(error),
+        status=response.status_code,
+        retry_after_s=retry_after_s(response.headers),
+        quotas=quotas(response.headers),
+    )
 
 
 def _refusal(error: openai.APIStatusError) -> ProviderError:
