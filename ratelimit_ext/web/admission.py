@@ -6,13 +6,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.entry import Entry
+
+#: Flask-Limiter's words.
+SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 
 
 class Charged(NamedTuple):
@@ -50,17 +54,24 @@ class Outcome(NamedTuple):
 
 
 def charged(
-    claims: Iterable[Claim], metas: Sequence[Claim], logger: logging.Logger, *, lenient: bool
+    claims: Iterable[Claim],
+    metas: Sequence[Claim],
+    logger: logging.Logger,
+    *,
+    lenient: bool,
+    swallow: bool = False,
 ) -> Charged:
     """The charges of the present request.
 
     ``lenient`` leaves out a claim that cannot be charged: a request that was aborted before its
-    view may lack what the callables ask for.
+    view may lack what the callables ask for. ``swallow`` leaves it out, too, and says so in the
+    log: a function has failed that should not have.
     """
+    asks = partial(_charged, logger=logger, lenient=lenient, swallow=swallow)
     made = Charged([], [], [], 0)
     asked = Asked({}, {})
     for claim in claims:
-        single = _charged(claim, asked, logger, lenient=lenient)
+        single = asks(claim, asked)
         if single is not None:
             made.claims.append(claim)
             made.identities.append(single[0])
@@ -69,7 +80,7 @@ def charged(
     triggers += [(m, (i,)) for i, claim in enumerate(made.claims) for m in claim.metas]
     added = 0
     for meta, on_denial in triggers:
-        single = _charged(meta, asked, logger, lenient=lenient)
+        single = asks(meta, asked)
         if single is not None:
             identity, charge = single
             made.claims.append(meta)
@@ -89,7 +100,7 @@ def _triggering(claims: list[Claim]) -> tuple[int, ...]:
 
 
 def _charged(
-    claim: Claim, asked: Asked, logger: logging.Logger, *, lenient: bool
+    claim: Claim, asked: Asked, logger: logging.Logger, *, lenient: bool, swallow: bool
 ) -> tuple[str, Charge] | None:
     """Whom a claim is charged to, and the charge; ``None`` where it is left out."""
     runtime = claim.runtime
@@ -104,9 +115,12 @@ def _charged(
             name = str(identity)
             return name, claim.charge(name, asked.costs)
     except Exception:
-        if not lenient:
+        if lenient:
+            logger.debug("left out %s: this request lacks what it asks", claim.limit, exc_info=True)
+        elif swallow:
+            logger.exception(SWALLOWED)
+        else:
             raise
-        logger.debug("left out %s: this request lacks what it asks", claim.limit, exc_info=True)
         return None
     logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
     return None

@@ -19,7 +19,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.engine.protocol import Correction
-from ratelimit_ext.web.admission import Outcome, admitted, charged
+from ratelimit_ext.web.admission import SWALLOWED, Outcome, admitted, charged
 from ratelimit_ext.web.cause import lacks_room
 from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.concluding import ConcludingLimiter
@@ -28,7 +28,7 @@ from ratelimit_ext.web.entry import Entry, one_per_charge
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.reservation import Reservation
-from ratelimit_ext.web.resolution import Place, Resolved, Resolver
+from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.storing import StoringLimiter
 
 #: How long a call may go without a sign of life before what it holds goes back, in seconds.
@@ -194,14 +194,26 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
                 if second is None or _is_better(second.decision, outcome.decision):
                     outcome = second
         except Exception:
+            if state.charged is None and place.name != EDGE:
+                self._decide_edge(state, place)
             if not self._swallow_errors:
                 raise
-            self.logger.exception("Failed to rate limit. Swallowing error")
+            self.logger.exception(SWALLOWED)
             return
         finally:
             state.charged = state.charged or set()
         if outcome is not None:
             self._conclude(state, outcome)
+
+    def _decide_edge(self, state: LimitedRequest, place: Place) -> None:
+        """Charge the edge limits alone, where a function that another limit asks has failed before
+        the storage was asked.
+
+        Otherwise whoever makes it fail, with a body that cannot be read for instance, could call
+        as often as he likes. Where they deny, their refusal takes the place of the failure.
+        """
+        edge = place._replace(name=EDGE)
+        self._decide(state, edge, lambda: self._resolver.resolve(edge), lenient=True)
 
     def _has_second_choice(self, outcome: Outcome) -> bool:
         """Whether the application has changed a request that lacks nothing but room."""
@@ -232,7 +244,8 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         metas = self._metas(place, resolved)
         if not claims and (not metas or place.method == "OPTIONS"):
             return None
-        made = charged(claims, metas, self.logger, lenient=lenient)
+        swallow = bool(self._swallow_errors)
+        made = charged(claims, metas, self.logger, lenient=lenient, swallow=swallow)
         engine = self.engine
         try:
             outcome = admitted(engine, made, self._hold(state, made.claims))
@@ -240,6 +253,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             raise  # a limit that this storage cannot carry out is no outage
         except Exception:
             if not self._falls_back(engine):
+                state.charged = already  # asked, if in vain: not once more for this request
                 raise
             if not state.taken:
                 state.reservation = None

@@ -69,7 +69,12 @@ class Limiter(GuardingLimiter):
             configuration.apply()
             self._completions[app] = configuration.settle_names
         self._lease_s = float(app.config.get(LEASE, DEFAULT_LEASE_S))
-        self._resolver.configure(self._naming, self._meta_limits, self.estimators)
+        self._resolver.configure(
+            self._naming,
+            self._meta_limits,
+            self.estimators,
+            swallow_errors=bool(self._swallow_errors),
+        )
 
     # -- settling ----------------------------------------------------------------------------
 

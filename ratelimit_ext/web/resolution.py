@@ -13,6 +13,7 @@ import flask
 from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
+from ratelimit_ext.web.admission import SWALLOWED
 from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.manager import Applicable, Manager
@@ -71,15 +72,20 @@ class Resolver:
         self._naming = Naming("", "", "")
         self._metas: Sequence[MetaLimit] = ()
         self._estimators: Estimators = {}
+        self._swallow_errors = False
 
     def configure(
         self,
         naming: Naming,
         metas: Sequence[MetaLimit],
         estimators: Estimators,
+        *,
+        swallow_errors: bool,
     ) -> None:
-        """Names, meta limits and estimates as the extension has them; forgets what was prepared."""
+        """Names, meta limits and estimates as the extension has them, and whether a function that
+        fails is logged and its limit left out; forgets what was prepared."""
         self._naming, self._metas, self._estimators = naming, metas, estimators
+        self._swallow_errors = swallow_errors
         self._prepared.clear()
 
     def resolve(self, place: Place) -> Resolved:
@@ -132,7 +138,10 @@ class Resolver:
             return question()
         except Exception:
             if place.endpoint and place.name != EDGE:
-                raise
+                if not self._swallow_errors:
+                    raise
+                self._logger.exception(SWALLOWED)
+                return NOTHING
             self._logger.debug("nobody answers %r", question, exc_info=True)
             return NOTHING
 

@@ -1,0 +1,154 @@
+"""What a request is charged whose limits cannot all be asked: a function of theirs has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import abort, request
+
+from ratelimit_ext import ConfigurationError
+from ratelimit_ext.engine.memory import MemoryEngine
+from tests.web.calls import statuses
+from tests.web.conftest import Maker
+
+
+def number_of_texts() -> int:
+    return len(request.json["texts"])  # type: ignore[index]  # 415 where it is no JSON
+
+
+def unknown() -> Any:
+    return {}["unknown"]
+
+
+#: What a limit of a view may ask, each failing, with the status that makes of the request.
+FAILING: dict[str, tuple[dict[str, Any], int]] = {
+    "a cost": ({"limit_value": "100/minute", "cost": number_of_texts}, 415),
+    "a cost that aborts": ({"limit_value": "100/minute", "cost": lambda: abort(400)}, 400),
+    "a cost that is none": ({"limit_value": "100/minute", "cost": lambda: -1}, 500),
+    "a key": ({"limit_value": "100/minute", "key_func": unknown}, 500),
+    "a string": ({"limit_value": unknown}, 500),
+    "an exemption": ({"limit_value": "100/minute", "exempt_when": unknown}, 500),
+}
+
+
+@pytest.mark.parametrize("limit", FAILING.values(), ids=FAILING)
+@pytest.mark.parametrize("decided", ["at the view", "in a block"])
+def test_a_failing_function_does_not_shake_off_the_edge(
+    make: Maker, limit: tuple[dict[str, Any], int], decided: str
+) -> None:
+    """The application's limits are charged, and deny as they deny any other request."""
+    options, status = limit
+    app, limiter = make(application_limits=["3/minute"])
+
+    def view() -> str:
+        return "ok"
+
+    def view_with_block() -> str:
+        with limiter.limit(**options):
+            return "ok"
+
+    limited = view_with_block if decided == "in a block" else limiter.limit(**options)(view)
+    app.add_url_rule("/", "view", limited, methods=["POST"])
+    app.add_url_rule("/other", "other", lambda: "ok")
+    called = statuses(app, "/", 5, method="POST", data="x")
+    assert called == [status] * 3 + [429] * 2
+    assert statuses(app, "/other") == [429]
+
+
+def test_an_estimate_that_fails_does_not_shake_off_the_edge(make: Maker) -> None:
+    """Estimators are asked like costs."""
+    app, limiter = make(application_limits=["3/minute"])
+    limiter.estimator("tokens")(unknown)
+    app.add_url_rule("/", "view", limiter.limit("9 per day", unit="tokens")(lambda: "ok"))
+    assert statuses(app, "/", 5) == [500] * 3 + [429] * 2
+
+
+def test_the_answer_to_a_failed_request_tells_of_the_edge(make: Maker) -> None:
+    """It was charged, and so says the header."""
+    app, limiter = make(application_limits=["3/minute"])
+    app.add_url_rule(
+        "/",
+        "view",
+        limiter.limit("100/minute", cost=number_of_texts)(lambda: "ok"),
+        methods=["POST"],
+    )
+    answer = app.test_client().post("/", data="x")
+    assert answer.headers["RateLimit"].startswith('"3-per-60s";r=2;')
+
+
+def test_a_failing_function_of_the_edge_itself_is_left_out_there(make: Maker) -> None:
+    """The other limits of the application go on."""
+    app, _ = make(application_limits=["3/minute", unknown])
+    app.add_url_rule("/", "view", lambda: "ok")
+    assert statuses(app, "/", 5) == [500] * 3 + [429] * 2
+
+
+def test_a_request_whose_functions_fail_is_one_call_of_the_storage(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so is one that nothing is wrong with."""
+    app, limiter = make(application_limits=["3/minute"])
+    app.add_url_rule(
+        "/",
+        "view",
+        limiter.limit("100/minute", cost=number_of_texts)(lambda: "ok"),
+        methods=["POST"],
+    )
+    calls: list[object] = []
+    admit = MemoryEngine.admit
+    monkeypatch.setattr(
+        MemoryEngine, "admit", lambda *args, **kw: calls.append(args) or admit(*args, **kw)
+    )
+    client = app.test_client()
+    assert client.post("/", data="x").status_code == 415
+    assert len(calls) == 1
+    assert client.post("/", json={"texts": ["one"]}).status_code == 200
+    assert len(calls) == 2
+
+
+def test_a_storage_that_failed_is_not_asked_again(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request waits for it once."""
+    app, limiter = make(application_limits=["3/minute"])
+    app.add_url_rule("/", "view", limiter.limit("100/minute")(lambda: "ok"))
+    calls: list[object] = []
+
+    def fails(*args: object, **_: object) -> None:
+        calls.append(args)
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(MemoryEngine, "admit", fails)
+    assert statuses(app) == [500]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("limit", FAILING.values(), ids=FAILING)
+def test_where_errors_are_swallowed_the_failing_limit_alone_is_left_out(
+    make: Maker, limit: tuple[dict[str, Any], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The edge and the view's other limits hold, and the failure is logged with its trace."""
+    options, _ = limit
+    app, limiter = make(application_limits=["4/minute"], swallow_errors=True)
+    view: Callable[[], str] = limiter.limit("3/minute")(limiter.limit(**options)(lambda: "ok"))
+    app.add_url_rule("/", "view", view, methods=["POST"])
+    app.add_url_rule("/other", "other", lambda: "ok")
+    assert statuses(app, "/", 4, method="POST", data="x") == [200] * 3 + [429]
+    assert statuses(app, "/other", 2) == [200, 429]
+    records = caplog.records
+    assert len(records) == 4
+    assert {record.getMessage() for record in records} == {"Failed to rate limit. Swallowing error"}
+    assert all(record.exc_info for record in records)
+
+
+def test_a_configuration_error_keeps_the_edge(make: Maker) -> None:
+    """A caller on a plan that nobody knows is an error of the application, and still counted."""
+    app, limiter = make(application_limits=["3/minute"])
+
+    def plan() -> str:
+        raise ConfigurationError("no such plan")
+
+    app.add_url_rule("/", "view", limiter.limit(plan)(lambda: "ok"))
+    assert statuses(app, "/", 5) == [500] * 3 + [429] * 2
