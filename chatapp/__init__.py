@@ -24,6 +24,8 @@ from chatapp.blueprints import (
     chat,
     estimating,
     health,
+    models_api,
+    not_here,
     openai_api,
     page,
     present,
@@ -51,6 +53,7 @@ from ratelimit_ext import Limiter, client_ip, embedded_uri
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 BODY_MAX_BYTES: Final = 1024 * 1024
 STORAGE_WAITS_S: Final = 1.0
+ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usage.bp, page.bp)
 # Set by Flask where one of its commands runs.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 # A lease, in timeouts of a provider.
@@ -93,9 +96,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
-    for bp in (chat.bp, openai_api.bp, anthropic_api.bp, usage.bp, page.bp, health_bp):
+    for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
-    refusal.install(app)
+    refusal.install(app, unrouted=not_here.answer)
     _log_limits()
     cli.install(app)
     limiter.exempt(health_bp)

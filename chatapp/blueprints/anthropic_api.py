@@ -16,7 +16,7 @@ from chatapp.conversation import Turn
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 shape = AnthropicShape()
-EndpointErrors(shape).install(bp, paths="/v1/messages")
+EndpointErrors(lambda: shape).install(bp)
 
 EXAMPLE: Final = (
     '{"model": "offline", "max_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +13,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.allowance import present_allowances
 from chatapp.blueprints.present import present_limiter
-from chatapp.blueprints.refusal import answer_paths, trouble_of
+from chatapp.blueprints.refusal import trouble_of
 from chatapp.blueprints.shape import Shape
 from chatapp.blueprints.trouble import Trouble
 from chatapp.providers import ProviderError
@@ -23,15 +24,13 @@ ITS_OWN_MISTAKES: Final = frozenset({"bad_request", "unknown_model"})
 
 
 class EndpointErrors:
-    """Answers the errors of a blueprint in its shape, and writes its headers."""
+    """Answers the errors of a blueprint in the present request's shape, and writes its headers."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Callable[[], Shape]) -> None:
         self._shape = shape
 
-    def install(self, bp: Blueprint, *, paths: str) -> None:
-        """``paths`` is how the addresses begin whose 404 and 405 it answers: those reach no
-        blueprint."""
-        bp.record_once(lambda state: answer_paths(state.app, paths, self.http_error))
+    def install(self, bp: Blueprint) -> None:
+        """Answer for that blueprint. What reaches none, a 404 or 405, is `not_here`'s."""
         bp.after_request(self.tell_limits)
         bp.register_error_handler(HTTPException, self.http_error)
         bp.register_error_handler(RateLimitExceeded, self.denied)
@@ -40,7 +39,7 @@ class EndpointErrors:
 
     def tell_limits(self, response: Response) -> Response:
         allowances = present_allowances(present_limiter())
-        response.headers.update(self._shape.limit_headers(allowances))
+        response.headers.update(self._shape().limit_headers(allowances))
         return response
 
     def http_error(self, error: HTTPException) -> HTTPException | WerkzeugResponse:
@@ -71,7 +70,7 @@ class EndpointErrors:
         return answered
 
     def _answer(self, trouble: Trouble) -> Response:
-        body = self._shape.error(trouble)
+        body = self._shape().error(trouble)
         answered = Response(
             json.dumps(body),
             status=trouble.status,

@@ -1,23 +1,22 @@
-"""POST /v1/chat/completions and GET /v1/models, as OpenAI has them: `openai.OpenAI(base_url=…)`
-works with this server unchanged."""
+"""POST /v1/chat/completions, as OpenAI has it: `openai.OpenAI(base_url=…)` works with this server
+unchanged."""
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, g, request
 from pydantic import Field, ValidationError
 
 from chatapp.blueprints import compatible_request, endpoint, model_choice
 from chatapp.blueprints.compatible_request import CHOICES_MOST, CompatibleRequest, TokenCount
 from chatapp.blueprints.endpoint_errors import EndpointErrors
 from chatapp.blueprints.openai_shape import OpenAIShape
-from chatapp.blueprints.present import present_conversation
 from chatapp.conversation import Turn
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
 shape = OpenAIShape()
-EndpointErrors(shape).install(bp, paths="/v1/")
+EndpointErrors(lambda: shape).install(bp)
 
 EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'
 
@@ -63,21 +62,3 @@ def read_request() -> None:
 def chat_completions() -> Response:
     """A chat completion, whole or in chunks."""
     return endpoint.answer(g.chat_request, shape)
-
-
-@bp.get("/models")
-def models() -> Response:
-    """The models that can be asked here."""
-    names = present_conversation().models_of(shape.provider, model_choice.OFFLINE)
-    return jsonify(object="list", data=[_model(*each) for each in names.items()])
-
-
-@bp.get("/models/<path:name>")
-def model(name: str) -> Response:
-    """One of them, by any of its names."""
-    found = model_choice.served(name, by=shape.provider)
-    return jsonify(_model(found.name, found.provider))
-
-
-def _model(name: str, provider: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": provider}

@@ -1,6 +1,7 @@
 """How chatapp says no: every error is JSON, {"error": "<one sentence>", "code": "<word>"}.
 
-The endpoints that speak a vendor's protocol say the same in that vendor's shape (endpoint.py).
+The endpoints that speak a vendor's protocol say the same in that vendor's shape
+(endpoint_errors.py), and so does `not_here` where a vendor's client finds none.
 """
 
 from __future__ import annotations
@@ -8,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from flask import Flask, Response, current_app, json, request
-from flask.sansio.app import App
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Response, json, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.blueprints import provider_trouble
@@ -26,12 +26,14 @@ CODES: Final = {
     500: "internal_error",
 }
 SENTENCES: Final = {
-    404: "There is nothing at this address; POST /chat takes messages, GET / is a page for people.",
+    404: (
+        "There is nothing at this address; POST /chat takes messages, GET / is a page for people, "
+        "and /v1 is for the vendors' SDKs."
+    ),
     500: "The server failed on this request and logged why; try again, or tell its operator.",
 }
-PATHS_KEY: Final = "chatapp.answers_by_path"
 
-Answer = Callable[[HTTPException], HTTPException | WerkzeugResponse]
+Answer = HTTPException | WerkzeugResponse
 
 
 class Refusal(HTTPException):
@@ -45,15 +47,22 @@ class Refusal(HTTPException):
         self.param = param
 
 
-def install(app: Flask) -> None:
-    """Answer every error of this app in the one shape."""
-    app.register_error_handler(HTTPException, _answer_http_error)
+def install(
+    app: Flask, *, unrouted: Callable[[HTTPException], Answer | None] = lambda _: None
+) -> None:
+    """Answer every error of this app in the one shape.
+
+    ``unrouted`` is asked first about a request that reaches no view; None: it is none of its own.
+    """
+
+    def answer(error: HTTPException) -> Answer:
+        if brings_its_own_answer(error):
+            return error
+        answered = unrouted(error) if request.endpoint is None else None
+        return _in_the_one_shape(error) if answered is None else answered
+
+    app.register_error_handler(HTTPException, answer)
     app.register_error_handler(ProviderError, _answer_provider_error)
-
-
-def answer_paths(app: App, beginning: str, answer: Answer) -> None:
-    """Let ``answer`` word what goes wrong at addresses that begin so, and reach no blueprint."""
-    app.extensions.setdefault(PATHS_KEY, {})[beginning] = answer
 
 
 def brings_its_own_answer(error: HTTPException) -> bool:
@@ -74,19 +83,20 @@ def trouble_of(error: HTTPException) -> Trouble:
         # The extension writes the wait, in milliseconds as well.
         return Trouble(status, code, error.description or "")
     sentence = SENTENCES.get(status, error.description or "")
+    if isinstance(error, MethodNotAllowed) and (taken := _taken(error)):
+        sentence = f"{request.method} is not for this address; send {taken}."
     if status == 413 and (most := request.max_content_length):
         megabytes = most // (1024 * 1024)
         sentence = f"The body is larger than {megabytes} MB ({most} bytes); send a shorter message."
     return Trouble(status, CODES.get(status, "http_error"), sentence)
 
 
-def _answer_http_error(error: HTTPException) -> HTTPException | WerkzeugResponse:
-    if brings_its_own_answer(error):
-        return error
-    answers: dict[str, Answer] = current_app.extensions.get(PATHS_KEY, {})
-    beginnings = filter(request.path.startswith, answers)
-    if (beginning := max(beginnings, key=len, default=None)) is not None:
-        return answers[beginning](error)
+def _taken(error: MethodNotAllowed) -> str:
+    """The methods that are taken, but those that every address takes."""
+    return " or ".join(sorted({*(error.valid_methods or ())} - {"HEAD", "OPTIONS"}))
+
+
+def _in_the_one_shape(error: HTTPException) -> WerkzeugResponse:
     trouble = trouble_of(error)
     response = error.get_response()  # with its headers, as Allow on a 405
     response.set_data(json.dumps({"error": trouble.sentence, "code": trouble.code}))

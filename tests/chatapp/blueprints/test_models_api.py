@@ -1,0 +1,64 @@
+"""GET /v1/models: each vendor's SDK gets the list that it can read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import anthropic
+import openai
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from tests.chatapp.conftest import AppMaker
+
+SPEAKS_ANTHROPIC = {"anthropic-version": "2023-06-01"}
+
+
+def test_anthropics_sdk_lists_its_models(served: str) -> None:
+    """Claude's and the offline one, as objects of its own, on one page."""
+    with anthropic.Anthropic(base_url=served, api_key="mine") as sdk:
+        page = sdk.models.list()
+        listed = {model.id: model for model in page}
+        ids = list(listed)
+        one = sdk.models.retrieve("claude-haiku-4-5")
+        with pytest.raises(anthropic.NotFoundError, match="unknown"):
+            sdk.models.retrieve("llama")
+    assert {"offline", "claude-haiku-4-5"} <= set(listed)
+    assert not any(name.startswith("gpt") for name in listed)
+    assert {model.type for model in listed.values()} == {"model"}
+    assert page.has_more is False
+    assert [page.first_id, page.last_id] == [ids[0], ids[-1]]
+    assert one == listed["claude-haiku-4-5"]
+    assert one.display_name == "claude-haiku-4-5"
+    assert one.created_at == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_openais_sdk_lists_its_models(served: str) -> None:
+    """At the same address."""
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="mine") as sdk:
+        listed = {model.id: model for model in sdk.models.list()}
+    assert {"offline", "gpt-5.4-mini"} <= set(listed)
+    assert not any(name.startswith("claude") for name in listed)
+    assert {model.object for model in listed.values()} == {"model"}
+
+
+def test_offline_there_is_one_model(client: FlaskClient) -> None:
+    """For whoever asks."""
+    told = client.get("/v1/models", headers=SPEAKS_ANTHROPIC).json
+    assert told is not None
+    assert (told["first_id"], told["last_id"], told["has_more"]) == ("offline", "offline", False)
+
+
+def test_a_missing_key_is_told_in_the_same_shape(make_app: AppMaker, database_url: str) -> None:
+    """So that the SDK's error has a type."""
+    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    client = make_app().test_client()
+    refused = client.get("/v1/models", headers=SPEAKS_ANTHROPIC)
+    assert refused.status_code == 401
+    assert refused.json is not None
+    assert refused.json["error"]["type"] == "authentication_error"
+    refused = client.get("/v1/models")
+    assert refused.json is not None
+    assert refused.json["error"]["code"] == "invalid_api_key"
