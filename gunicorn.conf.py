@@ -13,9 +13,12 @@ import queue
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from gunicorn.workers.base import Worker
 
 HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
@@ -101,9 +104,14 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Obey a signal to stop that came between the fork and here: until a worker has handlers of its
-    own, the master's puts it into the copy of its queue, which nobody reads, and the master would
-    wait graceful_timeout for a worker that knows of nothing."""
+    """A worker hears every signal that it must stop, at whatever moment it comes. gunicorn would
+    wait graceful_timeout for one that did not."""
+    # To end the threads here, as gthread's own handler does, is to wait for a lock that this thread
+    # may hold while it hands over a request. They end with the process.
+    for number in (signal.SIGQUIT, signal.SIGINT):
+        signal.signal(number, partial(Worker.handle_quit, worker))
+    # Until a worker has handlers of its own, the master's puts a signal into the copy of its queue
+    # that came with the fork, and that nobody reads.
     while True:
         try:
             number = worker.signals_of_master.get_nowait()
@@ -120,13 +128,13 @@ def end_unread_connections(worker: Any) -> None:
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
     try:
-        patience_s = float(os.environ.get("CHATAPP_PROVIDER_TIMEOUT_S") or 60)
-    except ValueError:
+        patience_ms = int(float(os.environ.get("CHATAPP_PROVIDER_TIMEOUT_S") or 60) * 1000)
+        for listener in worker.sockets:
+            if listener.sock.family != socket.AF_UNIX:
+                option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+                listener.sock.setsockopt(*option)
+    except (ValueError, OverflowError, TypeError, OSError):
         return  # the application says what is wrong with it, and does not start
-    for listener in worker.sockets:
-        if listener.sock.family != socket.AF_UNIX:
-            option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience_s * 1000))
-            listener.sock.setsockopt(*option)
 
 
 def on_reload(server: Any) -> None:

@@ -119,8 +119,6 @@ def test_the_server_ends_with_gunicorn_and_its_state_stays(
 ) -> None:
     """After an orderly end no server runs; the next start goes on where it stopped."""
     with start() as master:
-        # With threads that are still starting, gunicorn's workers may hang at INT and QUIT.
-        eventually(lambda: len(seen_workers(master)) == 2)
         first = ask(master)
         master.signal(number)
         assert master.process.wait(20) == 0
@@ -138,6 +136,14 @@ def test_a_worker_that_still_starts_hears_that_it_must_stop(start: Start) -> Non
         eventually(lambda: f"Worker exiting (pid: {first})" in master.log)
         eventually(lambda: len(master.workers()) == 2)
         assert int(second) in master.workers()
+
+
+def test_a_worker_that_hands_a_request_over_hears_it(start: Start) -> None:
+    """A QUIT, as of Ctrl-C, in the moment when the worker holds its threads' lock."""
+    config = "tests/e2e/apps/stopped_while_handing_over.py"
+    with start(GUNICORN_CMD_ARGS=f"--config {config}") as master:
+        first = re.findall(r"Booting worker with pid: (\d+)", master.log)[0]
+        eventually(lambda: master.is_serving() and f"Worker exiting (pid: {first})" in master.log)
 
 
 def test_the_server_ends_with_a_master_that_is_killed(start: Start) -> None:

@@ -1,0 +1,25 @@
+"""gunicorn's settings, where the first worker is told to stop while it hands over a request."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+from pathlib import Path
+from typing import Any
+
+ours = runpy.run_path(str(Path(__file__).resolve().parents[3] / "gunicorn.conf.py"))
+globals().update({name: value for name, value in ours.items() if not name.startswith("_")})
+
+
+def post_worker_init(worker: Any) -> None:
+    ours["post_worker_init"](worker)
+    submit = worker.tpool.submit
+
+    def told_meanwhile(*work: Any) -> Any:
+        with worker.tpool._shutdown_lock:  # as `submit` does
+            os.kill(worker.pid, signal.SIGQUIT)
+        return submit(*work)
+
+    if worker.age == 1:
+        worker.tpool.submit = told_meanwhile
