@@ -1,7 +1,22 @@
-"""What a WSGI server is pointed at: `gunicorn wsgi:app`, or `flask --app wsgi run`."""
+"""What a WSGI server is pointed at: `gunicorn wsgi:app`.
+
+`flask --app wsgi run` serves it too, for a look: in one process, whose limits are in its own memory
+where no storage is set and no gunicorn runs in the same directory. What is in memory
+`flask --app wsgi chat block` cannot reach.
+"""
 
 from __future__ import annotations
 
-from chatapp import create_app
+import sys
 
-app = create_app()
+from chatapp import MISTAKES, create_app
+
+# gunicorn's own status of a worker that cannot start: its master ends as well then, where after any
+# other it would try again for ever.
+CANNOT_START = 3
+
+try:
+    app = create_app()
+except MISTAKES as mistake:
+    sys.stderr.write(f"chatapp cannot start.\n{mistake}\n")
+    sys.exit(CANNOT_START)

@@ -10,6 +10,7 @@ from typing import Final
 
 from flask import Flask
 from flask.logging import default_handler
+from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -33,7 +34,7 @@ from chatapp.blueprints import (
     second_choice,
     usage,
 )
-from chatapp.catalogue import Catalogue
+from chatapp.catalogue import Catalogue, CatalogueError
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
 from chatapp.database.connection import EXTENSION_KEY as DATABASE_KEY
@@ -48,7 +49,7 @@ from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
-from ratelimit_ext import Limiter, client_ip, embedded_uri
+from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 BODY_MAX_BYTES: Final = 1024 * 1024
@@ -58,14 +59,16 @@ ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usa
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 # A lease, in timeouts of a provider.
 LEASES: Final = 2
+#: What `create_app` raises where it was told something wrong: its text is a sentence for whoever
+#: has to mend it.
+MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
 
 
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
     """The application: the one place that chooses implementations.
 
-    ``config`` goes before the environment, which goes before the defaults. Raises SettingsError,
-    CatalogueError or the extension's ConfigurationError, each naming what is wrong, before
-    anything is served.
+    ``config`` goes before the environment, which goes before the defaults. Raises one of MISTAKES,
+    which names what is wrong, before anything is served.
     """
     app = Flask(__name__)
     app.config.update(
@@ -103,8 +106,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     cli.install(app)
     limiter.exempt(health_bp)
     _bound_waits(app)
-    limiter.init_app(app)
-    limiter.check_policy(app)
+    _init_limits(app, limiter)
     app.extensions[ESTIMATOR_KEY] = estimator_for(
         limiter.storage if limiter.initialized else None, models
     )
@@ -121,6 +123,21 @@ def _join_embedded_storage(app: Flask) -> None:
     directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
     if uri := embedded_uri(directory):
         app.config["RATELIMIT_STORAGE_URI"] = uri
+
+
+def _init_limits(app: Flask, limiter: Limiter) -> None:
+    try:
+        limiter.init_app(app)
+    except LimitsError as error:
+        reason = str(error)
+        if uri := str(app.config.get("RATELIMIT_STORAGE_URI") or ""):
+            # limits repeats all of it, with its password.
+            reason = reason.replace(uri, f"{uri.partition('://')[0][:20]!r}")
+        raise settings.SettingsError(
+            f"RATELIMIT_STORAGE_URI or RATELIMIT_STRATEGY: {reason}; docs/deployment.md says what "
+            "can be set there"
+        ) from error
+    limiter.check_policy(app)
 
 
 def _bound_waits(app: Flask) -> None:

@@ -84,8 +84,22 @@ def user_identity(name: str) -> str:
 
 
 def plans_of(policy_file: str) -> tuple[str, ...]:
-    """The names of the plans that a policy defines."""
-    return tuple(tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {}))
+    """The names of the plans that a policy defines; SettingsError where it cannot be read.
+
+    Whether what it says is right, the extension checks.
+    """
+    try:
+        plans = tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {})
+    except OSError as error:
+        raise SettingsError(
+            f"RATELIMIT_POLICY_FILE: {policy_file!r} cannot be read: {error.strerror}; a name "
+            f"without a directory is looked for in {Path.cwd()}: give the whole path of a file"
+        ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"RATELIMIT_POLICY_FILE: {policy_file!r} is no TOML: {error}; correct it there"
+        ) from error
+    return tuple(plans) if isinstance(plans, Mapping) else ()
 
 
 def check_plans(plans: Mapping[str, str], policy_file: str) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Final
 
+from flask_limiter.constants import ConfigVars
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,24 @@ LIMITER_SWITCHES: Final = frozenset(
     }
 )
 LIMITER_TABLES: Final = frozenset({"RATELIMIT_STORAGE_OPTIONS", "RATELIMIT_BLUEPRINTS"})
+LIMITER_COSTS: Final = frozenset({"RATELIMIT_APPLICATION_COST", "RATELIMIT_DEFAULTS_COST"})
+LEASE: Final = "RATELIMIT_LEASE_SECONDS"
+# Functions, which a program can set and no variable can be.
+LIMITER_FUNCTIONS: Final = ("_FUNC", "_CALLBACK", "_WHEN", "_IDENTIFIER")
+LIMITER_NAMES: Final = frozenset(
+    {
+        *(value for name, value in vars(ConfigVars).items() if name.isupper()),
+        *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", LEASE, "RATELIMIT_EMBEDDED_DIR"),
+    }
+)
+# How like a known name another has to be to be called a typing error, of 1, both without prefix.
+# Other programs use the prefix too, as our own tests do.
+LIKENESS: Final = 0.75
+KINDS: Final[dict[object, str]] = {
+    int: "a whole number",
+    float: "a number",
+    dict[str, str]: "a JSON object of texts",
+}
 
 
 class SettingsError(ValueError):
@@ -44,7 +65,12 @@ class SettingsError(ValueError):
 
 
 def _json_object(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None  # no object either: what was found is told as it stood
 
 
 class Settings(BaseModel):
@@ -59,7 +85,7 @@ class Settings(BaseModel):
     plans: Annotated[
         dict[str, str],
         BeforeValidator(_json_object),
-        Field(description='plans by user id, as JSON: {"alice": "pro"}'),
+        Field(description='plans by user id, as {"alice": "pro"}'),
     ] = Field(default_factory=dict)
     database_url: Annotated[
         str | None,
@@ -86,17 +112,16 @@ class Settings(BaseModel):
     fallback_models: Annotated[
         dict[str, str],
         BeforeValidator(_json_object),
-        Field(description='models to ask where another has no room, as JSON: {"gpt-4o": "o3"}'),
+        Field(description='models to ask where another has no room, as {"gpt-4o": "o3"}'),
     ] = Field(default_factory=dict)
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     """The variables that are ours, under their names in `app.config`; SettingsError if wrong.
 
-    An empty variable counts as not set. A CHATAPP_* variable that nobody reads is logged: it is a
-    typing error more often than a wish.
+    An empty variable counts as not set. A CHATAPP_* variable that nobody reads is logged, and a
+    RATELIMIT_* one that is nearly another: it is a typing error more often than a wish.
     """
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     config: dict[str, object] = {}
     if environment.get(DATABASE_URL, "").strip():
         config[f"{PREFIX}{DATABASE_URL}"] = environment[DATABASE_URL]
@@ -104,14 +129,31 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
         if not text.strip():
             continue
         if name.startswith(PREFIX):
-            if name not in known:
-                nearest = get_close_matches(name, known, n=1)
-                hint = f"did you mean {nearest[0]}?" if nearest else f"there are {sorted(known)}"
-                log.warning("%s is set, and chatapp has no such setting; %s", name, hint)
+            _warn_of_a_name_of_ours(name)
             config[name] = text
         elif name.startswith(LIMITER_PREFIX):
+            _warn_of_a_limiter_name(name)
             config[name] = _limiter_value(name, text)
     return config
+
+
+def _warn_of_a_name_of_ours(name: str) -> None:
+    known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
+    if name in known:
+        return
+    nearest = get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"there are {sorted(known)}"
+    log.warning("%s is set, and chatapp has no such setting; %s", name, hint)
+
+
+def _warn_of_a_limiter_name(name: str) -> None:
+    known = {each.removeprefix(LIMITER_PREFIX) for each in LIMITER_NAMES}
+    short = name.removeprefix(LIMITER_PREFIX)
+    if short not in known and (nearest := get_close_matches(short, known, n=1, cutoff=LIKENESS)):
+        log.warning(
+            "%s is set, and there is no such setting; did you mean %s%s?",
+            *(name, LIMITER_PREFIX, nearest[0]),
+        )
 
 
 def from_config(config: Mapping[str, object]) -> Settings:
@@ -124,19 +166,32 @@ def from_config(config: Mapping[str, object]) -> Settings:
     try:
         return Settings.model_validate(ours)
     except ValidationError as error:
-        raise SettingsError("; ".join(map(_sentence, error.errors()))) from error
-    except json.JSONDecodeError as error:
-        raise SettingsError(
-            f"{PREFIX}PLANS or {PREFIX}FALLBACK_MODELS: {error}; allowed is a JSON object"
-        ) from error
+        sentences = {_sentence(each, ours): None for each in error.errors()}
+        raise SettingsError("\n".join(sentences)) from error
 
 
-def _sentence(error: ErrorDetails) -> str:
-    field = str(error["loc"][0])
+def _sentence(error: ErrorDetails, found: Mapping[str, object]) -> str:
+    name = str(error["loc"][0])
+    field = Settings.model_fields[name]
     return (
-        f"{PREFIX}{field.upper()}: {error['msg']} (found {error['input']!r}); "
-        f"it is: {Settings.model_fields[field].description}"
+        f"{PREFIX}{name.upper()}: found {found[name]!r}; allowed is {_allowed(field)}: "
+        f"{field.description}"
     )
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a field takes, with its bounds: "a whole number from 1 to 5"."""
+    bounds = {
+        bound: getattr(each, bound)
+        for each in field.metadata
+        for bound in ("gt", "ge", "le")
+        if hasattr(each, bound)
+    }
+    kind = KINDS.get(field.annotation, "a text")
+    if not bounds:
+        return kind
+    least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    return f"{kind} {least} to {bounds['le']}"
 
 
 def _limiter_value(name: str, text: str) -> object:
@@ -153,4 +208,25 @@ def _limiter_value(name: str, text: str) -> object:
         if not isinstance(table, dict):
             raise SettingsError(f"{name}: found {text!r}; allowed is a JSON object")
         return table
+    if name in LIMITER_NAMES and name.endswith(LIMITER_FUNCTIONS):
+        raise SettingsError(
+            f"{name}: found {text!r}; it takes a function, which no variable can be: remove it, "
+            "and set it in the `config` of `create_app`"
+        )
+    if name == LEASE:
+        return _seconds(name, text)
+    if name in LIMITER_COSTS:
+        if not (text.strip().isascii() and text.strip().isdigit()):
+            raise SettingsError(f"{name}: found {text!r}; allowed is a whole number from 0")
+        return int(text)
     return text
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise SettingsError(f"{name}: found {text!r}; allowed is a number of seconds above 0")
+    return seconds

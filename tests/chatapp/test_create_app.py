@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatapp import POLICY_FILE, catalogue, create_app
+from chatapp import MISTAKES, POLICY_FILE, catalogue, create_app
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.settings import SettingsError
@@ -62,6 +62,34 @@ def test_a_policy_for_a_blueprint_that_is_not_there_stops_the_start(
     policy.write_text(POLICY_FILE.read_text("utf-8").replace('["chat",', '["chats",'))
     with pytest.raises(ConfigurationError, match="chats"):
         make_app(RATELIMIT_POLICY_FILE=str(policy))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, r"RATELIMIT_POLICY_FILE: '.*policy.toml' cannot be read: No such file"),
+        ("plans = \n", r"RATELIMIT_POLICY_FILE: '.*policy.toml' is no TOML: .*line 1"),
+        ("version = 1\nplans = 3\n", "plans"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_stops_the_start(
+    make_app: AppMaker, tmp_path: Path, text: str | None, says: str
+) -> None:
+    """As a sentence, and not as the error of whatever failed."""
+    policy = tmp_path / "policy.toml"
+    if text is not None:
+        policy.write_text(text)
+    with pytest.raises(MISTAKES, match=says):
+        make_app(RATELIMIT_POLICY_FILE=str(policy))
+
+
+def test_a_storage_that_is_none_stops_the_start(make_app: AppMaker) -> None:
+    """With the setting's name, and without a password."""
+    with pytest.raises(SettingsError, match=r"RATELIMIT_STORAGE_URI.*'radish'") as caught:
+        make_app(RATELIMIT_STORAGE_URI="radish://chat:swordfish@localhost")
+    assert "swordfish" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"RATELIMIT_STRATEGY: .*sometimes"):
+        make_app(RATELIMIT_STRATEGY="sometimes")
 
 
 def test_two_apps_share_no_state(make_app: AppMaker) -> None:

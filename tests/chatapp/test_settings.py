@@ -58,25 +58,45 @@ def test_the_database_has_the_name_that_providers_give_it() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("CHATAPP_TRUSTED_HOPS", "one", "integer"),
-        ("CHATAPP_TRUSTED_HOPS", "-1", "greater than or equal to 0"),
-        ("CHATAPP_MAX_TOKENS", "0", "greater than or equal to 1"),
-        ("CHATAPP_PROVIDER_TIMEOUT_S", "nan", "less than or equal to 600"),
-        ("CHATAPP_PROVIDER_TIMEOUT_S", "0", "greater than 0"),
-        ("CHATAPP_PLANS", "alice=pro", "JSON"),
-        ("CHATAPP_PLANS", "[]", "dictionary"),
-        ("CHATAPP_PLANS", '{"alice": 1}', "string"),
+        (
+            "CHATAPP_TRUSTED_HOPS",
+            "one",
+            "found 'one'; allowed is a whole number from 0 to 10: proxies",
+        ),
+        ("CHATAPP_TRUSTED_HOPS", "-1", "found '-1'; allowed is a whole number from 0 to 10"),
+        ("CHATAPP_MAX_TOKENS", "0", "a whole number from 1 to 128000"),
+        ("CHATAPP_PROVIDER_TIMEOUT_S", "nan", "a number above 0 to 600"),
+        ("CHATAPP_PROVIDER_TIMEOUT_S", "0", "a number above 0 to 600"),
+        ("CHATAPP_PROVIDER_ATTEMPTS", "9", "found '9'; allowed is a whole number from 1 to 5"),
+        ("CHATAPP_PLANS", "alice=pro", "found 'alice=pro'; allowed is a JSON object of texts"),
+        ("CHATAPP_PLANS", "[]", "a JSON object of texts"),
+        ("CHATAPP_PLANS", '{"alice": 1}', "a JSON object of texts"),
         ("RATELIMIT_ENABLED", "maybe", "true and false"),
         ("RATELIMIT_STORAGE_OPTIONS", "a=b", "not JSON"),
         ("RATELIMIT_STORAGE_OPTIONS", "[1]", "JSON object"),
+        ("RATELIMIT_LEASE_SECONDS", "abc", "found 'abc'; allowed is a number of seconds above 0"),
+        ("RATELIMIT_LEASE_SECONDS", "nan", "a number of seconds above 0"),
+        ("RATELIMIT_LEASE_SECONDS", "-1", "a number of seconds above 0"),
+        ("RATELIMIT_DEFAULTS_COST", "two", "a whole number from 0"),
+        ("RATELIMIT_KEY_FUNC", "client_ip", "it takes a function"),
     ],
 )
 def test_a_mistake_names_the_variable(name: str, text: str, says: str) -> None:
     """The start fails, and says which variable, what was found and what is allowed."""
     with pytest.raises(SettingsError) as caught:
         read(**{name: text})
-    assert name in str(caught.value)
+    assert str(caught.value).startswith(f"{name}: ")
     assert says in str(caught.value)
+    for of_pydantic in ("Value error", "Input should", "\n"):
+        assert of_pydantic not in str(caught.value)
+
+
+def test_every_mistake_is_told() -> None:
+    """One line each, so that one start is enough to find them all."""
+    with pytest.raises(SettingsError) as caught:
+        read(CHATAPP_MAX_TOKENS="0", CHATAPP_PLANS='{"a": 1, "b": 2}')
+    told = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in told] == ["CHATAPP_PLANS", "CHATAPP_MAX_TOKENS"]
 
 
 def test_the_limiter_gets_its_variables_with_their_types() -> None:
@@ -87,6 +107,8 @@ def test_the_limiter_gets_its_variables_with_their_types() -> None:
             "RATELIMIT_HEADERS_ENABLED": "1",
             "RATELIMIT_STORAGE_URI": "redis://localhost",
             "RATELIMIT_STORAGE_OPTIONS": '{"socket_timeout": 1}',
+            "RATELIMIT_LEASE_SECONDS": "90",
+            "RATELIMIT_APPLICATION_COST": "2",
             "PATH": "/bin",
         }
     ) == {
@@ -94,6 +116,8 @@ def test_the_limiter_gets_its_variables_with_their_types() -> None:
         "RATELIMIT_HEADERS_ENABLED": True,
         "RATELIMIT_STORAGE_URI": "redis://localhost",
         "RATELIMIT_STORAGE_OPTIONS": {"socket_timeout": 1},
+        "RATELIMIT_LEASE_SECONDS": 90.0,
+        "RATELIMIT_APPLICATION_COST": 2,
     }
 
 
@@ -102,3 +126,33 @@ def test_a_misspelt_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         settings.from_environment({"CHATAPP_TRUSTED_HOP": "1"})
     assert "did you mean CHATAPP_TRUSTED_HOPS?" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RATELIMIT_STORAGE_URL", "RATELIMIT_STORAGE_URI"),
+        ("RATELIMIT_ENABELD", "RATELIMIT_ENABLED"),
+        ("RATELIMIT_POLICYFILE", "RATELIMIT_POLICY_FILE"),
+        ("RATELIMIT_LEASE", None),
+        ("RATELIMIT_COMPAT", None),
+        ("RATELIMIT_SDK_MATRIX", None),
+        ("RATELIMIT_STORAGE_URI", None),
+        ("RATELIMIT_EMBEDDED_DIR", None),
+        ("RATELIMIT_HEADER_RETRY_AFTER_VALUE", None),
+    ],
+)
+def test_a_misspelt_setting_of_the_limiter_is_logged(
+    caplog: pytest.LogCaptureFixture, name: str, meant: str | None
+) -> None:
+    """Where it is nearly one that there is: other programs have the prefix, too."""
+    with caplog.at_level(logging.WARNING):
+        settings.from_environment({name: "memory://"})
+    said = f"{name} is set, and there is no such setting; did you mean {meant}?"
+    assert caplog.messages == ([] if meant is None else [said])
+
+
+def test_flask_limiters_names_are_known() -> None:
+    """They are read off its own list, which has not become empty."""
+    assert {"RATELIMIT_STORAGE_URI", "RATELIMIT_META"} <= settings.LIMITER_NAMES
+    assert len(settings.LIMITER_NAMES) > 30
