@@ -35,6 +35,7 @@ from chatapp.blueprints import (
     usage,
 )
 from chatapp.catalogue import Catalogue, CatalogueError
+from chatapp.cli import running
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
 from chatapp.database.connection import EXTENSION_KEY as DATABASE_KEY
@@ -55,8 +56,6 @@ POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 BODY_MAX_BYTES: Final = 1024 * 1024
 STORAGE_WAITS_S: Final = 1.0
 ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usage.bp, page.bp)
-# Set by Flask where one of its commands runs.
-FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 # A lease, in timeouts of a provider.
 LEASES: Final = 2
 #: What `create_app` raises where it was told something wrong: its text is a sentence for whoever
@@ -118,11 +117,14 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 def _join_embedded_storage(app: Flask) -> None:
     """Let a command of `flask` see the limits of the gunicorn that runs in this directory."""
-    if os.environ.get(FROM_COMMAND_LINE) != "true" or app.config.get("RATELIMIT_STORAGE_URI"):
+    if not running.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
         return
     directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
     if uri := embedded_uri(directory):
         app.config["RATELIMIT_STORAGE_URI"] = uri
+    elif not running.serves():
+        # Said, so that Flask-Limiter does not warn of it before each command's own words.
+        app.config["RATELIMIT_STORAGE_URI"] = "memory://"
 
 
 def _init_limits(app: Flask, limiter: Limiter) -> None:
@@ -171,7 +173,7 @@ def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
     accounts = app.extensions[ACCOUNTS_KEY] = Accounts(database)
     authenticator = app.extensions[AUTHENTICATOR_KEY] = Authenticator(accounts)
     try:
-        if not authenticator.required:
+        if running.serves() and not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
     except AccountsUnavailableError:
         app.logger.warning("Nobody is let in before the database says whether keys are needed")

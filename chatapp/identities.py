@@ -2,7 +2,7 @@
 
 With accounts on that is the owner of the request's API key, and nothing that the body says. With
 accounts off a user is whoever the body says. That can be spoofed: whoever invents a new user_id
-gets a new allowance, and only the limit by IP holds him. `create_app` logs it.
+gets a new allowance, and only the limit by IP holds him. `create_app` warns of it where it serves.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PLAN: Final = "starter"
 SPOOFING_WARNING: Final = (
-    "No API keys are configured: a caller is the user_id it sends, which can be spoofed, and only "
-    "the limit by IP holds somebody who invents new ones. Do not offer this to the open internet. "
-    "`flask --app wsgi chat keys create --user NAME` makes the first key, and asks for keys then."
+    "There are no API keys: a caller is whoever its user_id says. Keep this off the open internet, "
+    "or make a key: flask --app wsgi chat keys create --user NAME"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.e2e.gunicorn_master import served
+from tests.e2e.to_its_end import run
 from tests.servers import free_port
 
 
@@ -18,3 +19,14 @@ def test_runs_without_gunicorn_and_without_a_storage(tmp_path: Path) -> None:
         answers = [server.request("/chat", {"message": "hello"}) for _ in range(11)]
     assert [answer.status for answer in answers] == [200] * 10 + [429]
     assert not state.exists()
+    assert server.log.count("user_id") == 1  # who serves is warned
+
+
+def test_only_who_serves_is_warned(tmp_path: Path) -> None:
+    """That callers can say to be anybody is said where they can call, and not before the words of
+    each command; nor that there is no storage."""
+    for words in (["--help"], ["chat", "keys", "list"], ["chat", "keys", "create", "--user", "a"]):
+        done = run(tmp_path, "flask", "--app", "wsgi", *words)
+        assert done.returncode == 0, done.stderr
+        assert "user_id" not in done.stderr
+        assert "storage" not in done.stderr

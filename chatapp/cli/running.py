@@ -1,0 +1,23 @@
+"""Whether it is a command that runs, or a server."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import click
+
+# Set by Flask where it runs from the command line, a server of its own too.
+FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
+SERVER: Final = "run"
+
+
+def from_command_line() -> bool:
+    """Whether `flask` runs, with whichever command."""
+    return os.environ.get(FROM_COMMAND_LINE) == "true"
+
+
+def serves() -> bool:
+    """Whether this process is going to answer requests: no command of `flask` does, but `run`."""
+    context = click.get_current_context(silent=True)
+    return not from_command_line() or (context is not None and context.info_name == SERVER)

@@ -1,0 +1,31 @@
+"""A command in the project's directory that ends by itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.gunicorn_master import OURS, ROOT
+from tests.servers import free_port
+
+
+def run(tmp_path: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`python -m COMMAND` to its end, on a database and a state directory of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    own = {
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",
+        "RATELIMIT_EMBEDDED_DIR": str(tmp_path / "state"),
+        "PORT": str(free_port()),
+        "WEB_CONCURRENCY": "4",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**clean, **own, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
