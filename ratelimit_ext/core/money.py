@@ -8,6 +8,8 @@ from typing import Final, TypeAlias
 Dollars: TypeAlias = Decimal | int | float | str
 
 MICRO: Final = 1_000_000
+#: More is no bill: in micro-dollars it stays below 2**53, as all that is counted.
+MOST_DOLLARS: Final = 10**9
 
 
 def micro_dollars(dollars: Dollars) -> int:
@@ -22,8 +24,8 @@ def micro_dollars(dollars: Dollars) -> int:
         amount = Decimal("NaN") if isinstance(dollars, bool) else Decimal(str(dollars))
     except InvalidOperation:
         amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise ValueError(f"{dollars!r} is no amount of dollars from 0 up")
+    if not amount.is_finite() or not 0 <= amount <= MOST_DOLLARS:
+        raise ValueError(f"{dollars!r} is no amount of dollars from 0 to {MOST_DOLLARS}")
     return int((amount * MICRO).to_integral_value(ROUND_CEILING))
 
 

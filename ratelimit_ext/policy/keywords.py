@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Mapping
+from decimal import Decimal
 from http import HTTPMethod
 from typing import Final
 
-from ratelimit_ext.core.limit import ANCHORS, MODES, UNITS
+from ratelimit_ext.core.limit import ANCHORS, MODES, MOST_AMOUNT, UNITS
+from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.policy.identities import identity
 from ratelimit_ext.policy.mistakes import Mistake, did_you_mean
 from ratelimit_ext.policy.readers import (
@@ -69,6 +71,23 @@ def methods(value: object, _: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
+def cost(value: object, python: bool) -> int | float | str:
+    """A whole number, or an amount of dollars as it is written."""
+    if isinstance(value, float | str) or (python and isinstance(value, Decimal)):
+        try:
+            micro_dollars(value)
+        except ValueError:
+            pass
+        else:
+            return value  # type: ignore[return-value]  # a Decimal is none of its own
+    elif type(value) is int and 0 <= value <= MOST_AMOUNT:
+        return value
+    raise Mistake(
+        f"found {shown(value)}; allowed: a whole number from 0 to {MOST_AMOUNT}; for a limit in "
+        "usd an amount of dollars such as 0.01."
+    )
+
+
 #: Every keyword but ``limit`` itself.
 KEYWORDS: Final[Mapping[str, Reader]] = {
     "name": name,
@@ -76,7 +95,7 @@ KEYWORDS: Final[Mapping[str, Reader]] = {
     "burst": whole_number(1),
     "unit": one_of(*UNITS),
     "key": identity,
-    "cost": or_function(whole_number(0)),
+    "cost": or_function(cost),
     "mode": one_of(*MODES),
     "anchor": one_of(*ANCHORS),
     "timezone": timezone,

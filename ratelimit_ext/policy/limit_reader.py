@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ratelimit_ext.core.limit import GUARDS
 from ratelimit_ext.policy.keywords import KEYWORDS
-from ratelimit_ext.policy.limit_rules import check_limit
+from ratelimit_ext.policy.limit_rules import check_contradictions, check_limit
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.policy_limit import PolicyLimit
@@ -73,13 +73,7 @@ class LimitReader:
         if rates is None:
             return None
         said = implied(string)
-        for word in said.keys() & keywords.keys():
-            if keywords[word] != said[word]:
-                self._mistakes.add(
-                    place.at(word),
-                    f"found {keywords[word]!r} beside {string!r}, which says {said[word]!r} "
-                    "itself. Remove it.",
-                )
+        check_contradictions(string, keywords, said, place, self._mistakes)
         keywords = {**said, **keywords}
         if keywords.get("strategy") in GUARDS and "override_defaults" not in entries:
             keywords["override_defaults"] = False  # a guard stands beside other limits

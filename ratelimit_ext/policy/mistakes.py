@@ -34,7 +34,7 @@ class Mistakes:
     def __len__(self) -> int:
         return len(self._found)
 
-    def raise_if_any(self) -> None:
+    def raise_if_any(self, where: str = "the limits by configuration") -> None:
         """Raise one :class:`ConfigurationError` with a line for each mistake, by file and line."""
         if not self._found:
             return
@@ -42,7 +42,7 @@ class Mistakes:
         found = sorted(self._found, key=lambda mistake: mistake[0].order)
         lines = list(dict.fromkeys(f"  {place.located}: {text}" for place, text in found))
         count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise ConfigurationError("\n".join([f"{count} in the limits by configuration:", *lines]))
+        raise ConfigurationError("\n".join([f"{count} in {where}:", *lines]))
 
 
 class _Noted:

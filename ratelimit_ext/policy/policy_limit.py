@@ -26,7 +26,8 @@ class PolicyLimit:
     burst: int | None = None
     unit: str = "requests"
     key: str | Callable[[], str] | None = None
-    cost: int | Callable[[], int] = 1
+    #: Of a limit in usd in dollars.
+    cost: int | float | str | Callable[[], Any] = 1
     mode: str = "enforce"
     anchor: str | None = None
     timezone: str = "UTC"

@@ -22,6 +22,9 @@ _STATED: Final = {
     "reported": {"strategy": "reported"},
 }
 
+_OURS: Final = re.compile(
+    r"[$€£]|usd|eur|dollar|cent|token|flight|usual|block|report|concurren", re.IGNORECASE
+)
 _LONGEST_DAYS: Final = LONGEST_PERIOD_US // 86_400_000_000
 
 
@@ -36,11 +39,32 @@ def rates_of(value: object, parse: Parse) -> tuple[str, Rates]:
                 "in one bucket. Keep the smaller one."
             )
         return value, rates
-    raise Mistake(
+    raise Mistake(no_limit(value))
+
+
+def no_limit(value: object) -> str:
+    """What is said of a string that is no limit."""
+    return (
         f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
         '"5/second;1000/day" or "5 usd/day"; "4 in flight"; "1 usd/hour or 20 x usual"; '
-        '"unless blocked" and "as reported".'
+        f'"unless blocked" and "as reported".{_remedy(str(value).lower())}'
     )
+
+
+def _remedy(words: str) -> str:
+    """What was probably meant; empty where nobody can tell."""
+    if "$" in words:
+        return ' Dollars are written "5 usd/day".'
+    if "flight" in words:
+        return ' Calls at once are written "4 in flight".'
+    if "token" in words:
+        return ' What is counted is said beside the string: "90000/minute" with unit = "tokens".'
+    return ""
+
+
+def states_ours(text: str) -> bool:
+    """Whether a string that is no limit tries to say what `limits` has no words for."""
+    return _OURS.search(text) is not None
 
 
 def implied(string: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, Final
 
 import flask
 import flask_limiter
@@ -20,10 +20,10 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
-from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.web.item import Keywords, limit_of
+from ratelimit_ext.web.item import Keywords
 from ratelimit_ext.web.limit_string import items_of
 from ratelimit_ext.web.refusal import RateLimitExceeded
+from ratelimit_ext.web.stating import check_statement
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
 MARK = "__wrapper-limiter-instance"
@@ -54,27 +54,17 @@ class KeywordsMixin:
         """The keywords as one value."""
         return Keywords(*[getattr(self, word) for word in Keywords._fields])
 
-    def check(self, default_strategy: str | None) -> None:
-        """Raise ``ConfigurationError`` now for keywords that cannot be carried out later.
-
-        A string that cannot be parsed is Flask-Limiter's affair: it is logged at each request.
-        """
-        text: object = self.limit_provider  # type: ignore[attr-defined]
-        if callable(text):
-            return
-        fitting = "token-bucket" if self.burst is not None else "fixed-window"
-        try:
-            items = items_of(str(text), self.keywords)
-        except ValueError:
-            items = ()
-        for item in items:
-            limit = limit_of(item, default_strategy or fitting)
-            cost: object = self.cost  # type: ignore[attr-defined]
-            if limit.strategy == "block" and cost not in (None, 1):
-                raise ConfigurationError(
-                    f"{limit}: found cost={cost!r}, but 'unless blocked' counts nothing. Leave it "
-                    "out."
-                )
+    def check(self, default_strategy: str | None, *, lenient: bool = False) -> None:
+        """Raise ``ConfigurationError`` now for what cannot be carried out later, as far as it is
+        stated and not asked; see :func:`~ratelimit_ext.web.stating.check_statement`."""
+        definition: Any = self
+        text, cost = definition.limit_provider, definition.cost
+        cost = 1 if cost is None else cost
+        if text and not callable(text):
+            check_statement(text, self.keywords, cost, default_strategy, lenient=lenient)
+        for meta in definition.meta_limits or ():
+            stated = MetaLimit(meta) if isinstance(meta, str) or callable(meta) else extended(meta)
+            stated.check(default_strategy)
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         definition: Any = self
@@ -131,6 +121,7 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
         if isinstance(obj, flask.Blueprint):
             return super().__call__(obj)
         limiter, name = self.limiter, get_qualified_name(obj)
+        self.check(limiter._strategy, lenient=True)
         limiter._marked_for_limiting.add(name)
         limiter.limit_manager.add_decorated_limit(name, self)
         return obj if getattr(obj, MARK, None) == limiter else limited(obj, limiter)
@@ -138,6 +129,24 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
     def __enter__(self) -> None:
         code = sys._getframe(1).f_code
         self.limiter._check_block_limit(self, f"{code.co_filename}:{code.co_qualname}")
+
+
+#: Flask-Limiter's own classes, which it makes of strings, and ours in their place.
+_EXTENDED: Final[dict[type, Any]] = {
+    flask_limiter.Limit: Limit,
+    flask_limiter.ApplicationLimit: ApplicationLimit,
+    flask_limiter.MetaLimit: MetaLimit,
+}
+
+
+def extended(definition: Any) -> Any:
+    """The definition as one of ours: its string may say what Flask-Limiter has no words for."""
+    ours = _EXTENDED.get(type(definition))
+    if ours is None:
+        return definition
+    made = ours.__new__(ours)
+    vars(made).update(vars(definition))
+    return made
 
 
 def limited(view: Any, limiter: Any) -> Any:

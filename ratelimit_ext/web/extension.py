@@ -7,7 +7,7 @@ says, :mod:`guarding` what is decided from outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -19,7 +19,7 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.deciding import DEFAULT_LEASE_S
-from ratelimit_ext.web.definitions import RouteLimit
+from ratelimit_ext.web.definitions import RouteLimit, extended
 from ratelimit_ext.web.guarding import GuardingLimiter
 from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limit_string import states_guard
@@ -59,6 +59,7 @@ class Limiter(GuardingLimiter):
         self._engine = engine_for(self.storage)
         if self._in_memory_fallback_enabled:
             self._fallback_engine = engine_for(self._fallback_storage)
+        self._extend_definitions()
         for item in self.limit_manager.stated_items():
             self.check_storage(item)
         self._adapters.clear()
@@ -75,6 +76,23 @@ class Limiter(GuardingLimiter):
             self.estimators,
             swallow_errors=bool(self._swallow_errors),
         )
+
+    def _extend_definitions(self) -> None:
+        """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
+        its own of those that are strings."""
+        manager = self.limit_manager
+        manager._application_limits = list(map(extended, manager._application_limits))
+        manager._default_limits = list(map(extended, manager._default_limits))
+        self._meta_limits = list(map(extended, self._meta_limits))
+        self._in_memory_fallback = list(map(extended, self._in_memory_fallback))
+        definitions: Iterable[Any] = (
+            *manager._application_limits,
+            *manager._default_limits,
+            *self._meta_limits,
+            *self._in_memory_fallback,
+        )
+        for definition in definitions:
+            definition.check(self._strategy)
 
     # -- settling ----------------------------------------------------------------------------
 
@@ -149,7 +167,7 @@ class Limiter(GuardingLimiter):
         definition = RouteLimit(
             limit_provider=limit_value, limiter=self, key_function=key_function, **options
         )
-        definition.check(self._strategy)
+        definition.check(self._strategy, lenient=True)
         return definition
 
     def reset(self) -> None:

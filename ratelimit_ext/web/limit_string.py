@@ -18,6 +18,7 @@ from limits import (
     parse_many,
 )
 
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import GUARDS, MOST_AMOUNT
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.web.item import Keywords, with_keywords
@@ -50,8 +51,9 @@ def _items_of(part: str, keywords: Keywords) -> tuple[RateLimitItem, ...]:
     if money := _USD.fullmatch(part):
         amount, period = money.groups()
         if keywords.unit not in ("requests", "usd"):
-            raise ValueError(
-                f"the limit {part.strip()!r} is in usd, and its unit {keywords.unit!r}"
+            raise ConfigurationError(
+                f"the limit {part.strip()!r} is in usd, and its unit {keywords.unit!r}. Leave "
+                "the unit out."
             )
         dollars = keywords._replace(unit="usd")
         return items_of(f"{micro_dollars(amount)} {period}", dollars)

@@ -13,6 +13,7 @@ import flask
 from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
+from ratelimit_ext.policy.rates import no_limit
 from ratelimit_ext.web.admission import SWALLOWED
 from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming
 from ratelimit_ext.web.definitions import runtime_limits
@@ -73,6 +74,7 @@ class Resolver:
         self._metas: Sequence[MetaLimit] = ()
         self._estimators: Estimators = {}
         self._swallow_errors = False
+        self._told: set[tuple[flask.Flask, str]] = set()
 
     def configure(
         self,
@@ -174,16 +176,15 @@ class Resolver:
             try:
                 return bool(runtimes(definition))
             except ValueError as error:
-                self._logger.error(
-                    "failed to load ratelimit for function or blueprint %s: %s",
-                    place.name or place.blueprint,
-                    error,
-                )
+                answer = answers.get(id(definition))
+                self._tell(place, answer[0] if answer else definition.limit_provider, error)
                 expanded[id(definition)] = ()
                 failed.append(definition)
                 return False
 
         shared, own = self._applicable(place, yields)
+        if place.name == EDGE:  # what cannot be loaded fails a view, and there is none here
+            shared = tuple(filter(yields, shared))
         maker = self._maker(place)
         resolved = Resolved(
             tuple(
@@ -199,6 +200,25 @@ class Resolver:
             tuple(maker.claim(runtime) for meta in self._metas for runtime in runtimes(meta)),
         )
         return resolved, not failed
+
+    def _tell(self, place: Place, text: object, error: ValueError) -> None:
+        """Log that a limit could not be loaded and is left out.
+
+        Flask-Limiter's logger is heard by nobody who did not ask; so the application's is told,
+        once for each string.
+        """
+        known = (place.app, str(text))
+        first = known not in self._told
+        if first:
+            if len(self._told) >= MOST_VARIANTS:
+                self._told.clear()
+            self._told.add(known)
+        (place.app.logger if first else self._logger).error(
+            "failed to load ratelimit for function or blueprint %s: %s: %s",
+            place.name or place.blueprint,
+            no_limit(text),
+            error,
+        )
 
     def _in_present_scopes(self, resolved: Resolved, place: Place) -> Resolved:
         fresh = self._maker(place).in_present_scope

@@ -170,13 +170,61 @@ MISTAKES = [
         "negative cost",
         '[[default]]\nlimit = "5/minute"\ncost = -1',
         "policy.toml:4: default[0].cost: found -1 (a whole number); allowed: a whole number from 0 "
-        "to 1000000000000.",
+        "to 1000000000000; for a limit in usd an amount of dollars such as 0.01.",
     ),
     Case(
         "function for a cost",
         '[[default]]\nlimit = "5/minute"\ncost = "app.costs:tokens"',
         "policy.toml:4: default[0].cost: found 'app.costs:tokens' (a string); allowed: a whole "
-        "number from 0 to 1000000000000.",
+        "number from 0 to 1000000000000; for a limit in usd an amount of dollars such as 0.01.",
+    ),
+    Case(
+        "dollars for a cost in tokens",
+        '[[default]]\nlimit = "5/minute"\nunit = "tokens"\ncost = "0.01"',
+        "policy.toml:5: default[0].cost: found '0.01' (a string); allowed: a whole number from 0 "
+        "up.",
+    ),
+    Case(
+        "a cost in dollars above the amount",
+        '[[default]]\nlimit = "0.5 usd/day"\ncost = 0.75',
+        "policy.toml:4: default[0].cost: found 0.75, but '0.5 usd/day' holds at most 0.5 usd: no "
+        "call could ever pass. Lower the cost or raise the limit.",
+    ),
+    Case(
+        "a cost in dollars of very many digits",
+        '[[default]]\nlimit = "0.5 usd/day"\ncost = "1e999999999"',
+        "policy.toml:4: default[0].cost: found '1e999999999' (a string); allowed: a whole number",
+    ),
+    Case(
+        "money by a keyword alone",
+        '[[default]]\nlimit = "3/minute"\nunit = "usd"',
+        "policy.toml:4: default[0].unit: found 'usd' beside '3/minute', which states no dollars. "
+        "Write '3 usd/minute'.",
+    ),
+    Case(
+        "money in one of two limits",
+        '[[default]]\nlimit = "5 usd/day;100 per hour"',
+        "policy.toml:2: default[0].unit: found 'usd' beside '100 per hour', which states no "
+        "dollars. Write '100 usd per hour'.",
+    ),
+    Case(
+        "calls at once by a bucket",
+        '[[default]]\nlimit = "4 in flight"\nstrategy = "token-bucket"',
+        "policy.toml:4: default[0].strategy: found 'token-bucket' beside '4 in flight', which says "
+        "'concurrency' itself. Remove it.",
+    ),
+    Case(
+        "a cost of calls at once",
+        '[[default]]\nlimit = "4 in flight"\ncost = 2',
+        "policy.toml:4: default[0].cost: found a cost, but in '4 in flight' each call is one. "
+        "Remove it.",
+    ),
+    Case(
+        "one name for two limits",
+        '[[default]]\nlimit = "3/minute;5/hour"\nname = "x"',
+        "policy.toml:4: default[0].name: found 'x' beside '3/minute;5/hour', which is 2 limits: "
+        "headers and answers could not tell them apart. Write each by itself, with a name of its "
+        "own.",
     ),
     Case(
         "cost above the amount",

@@ -90,13 +90,13 @@ def test_default_and_application_limits_have_costs(make: Maker) -> None:
 
 
 @pytest.mark.parametrize(
-    "cost", [-1, math.nan, math.inf, 1.5, "3", b"1", True, lambda: -1, lambda: None], ids=repr
+    "cost", [-1, math.nan, math.inf, 1.5, "3", b"1", True, None, [1]], ids=repr
 )
 def test_a_cost_that_is_none_is_an_error_that_names_the_limit(make: Maker, cost: Any) -> None:
     """Nothing is charged, and the error says what is allowed."""
     app, limiter = make()
     app.testing = True
-    app.get("/")(limiter.limit("7/minute", cost=cost)(root))
+    app.get("/")(limiter.limit("7/minute", cost=lambda: cost)(root))
     with pytest.raises(ValueError, match=r"'7 per 1 minute' is .*whole number from 0 up"):
         app.test_client().get("/")
 

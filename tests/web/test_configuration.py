@@ -104,6 +104,24 @@ def test_every_keyword_of_a_limit_can_be_configured(make: Maker, clock: Clock) -
     assert post(3).json["code"] == "request_too_large"
 
 
+@pytest.mark.parametrize("cost", ["0.1", '"0.1"', '"0.10"'])
+def test_a_file_states_a_cost_in_dollars(make: Maker, tmp_path: Path, cost: str) -> None:
+    """As it states the limit: exactly, with or without quotes."""
+    app, _ = make(
+        config=policy(
+            tmp_path,
+            f"""
+            version = 1
+            [[blueprints.chat.limits]]
+            limit = "0.3 usd/day"
+            cost = {cost}
+            """,
+        )
+    )
+    app.register_blueprint(chat("one"))
+    assert statuses(app, "/chat/one", 4) == [200, 200, 200, 429]
+
+
 def test_configured_limits_know_who_is_logged_in(make: Maker) -> None:
     """They are decided after `before_request`, as those of a decorator."""
     limit = {"limit": "1/minute", "key": "user"}
