@@ -111,7 +111,6 @@ def test_a_file_states_a_cost_in_dollars(make: Maker, tmp_path: Path, cost: str)
         config=policy(
             tmp_path,
             f"""
-            version = 1
             [[blueprints.chat.limits]]
             limit = "0.3 usd/day"
             cost = {cost}
