@@ -23,6 +23,7 @@ from ratelimit_ext import Limiter, client_ip
 log = logging.getLogger(__name__)
 
 DEFAULT_PLAN: Final = "starter"
+USER: Final = "user:"
 SPOOFING_WARNING: Final = (
     "There are no API keys: a caller is whoever its user_id says. Keep this off the open internet, "
     "or make a key: flask --app wsgi chat keys create --user NAME"
@@ -79,7 +80,7 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
 
 def user_identity(name: str) -> str:
     """What a user's limits are counted under, and his calls in the ledger."""
-    return f"user:{name}"
+    return f"{USER}{name}"
 
 
 def plans_of(policy_file: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ MICRO: Final = 1_000_000
 @dataclass(frozen=True, slots=True)
 class LimitLeft:
     """One limit as it stands. ``amount`` and ``remaining`` are in its unit (dollars as
-    micro-dollars), ``reset_at`` is in seconds since 1970."""
+    micro-dollars), ``reset_at`` is in seconds since 1970, ``identity`` is whom it counts."""
 
     name: str
     unit: str
@@ -26,6 +26,7 @@ class LimitLeft:
     burst: int | None
     remaining: int
     reset_at: float
+    identity: str
 
     def told(self) -> dict[str, object]:
         """For a caller: dollars are dollars, times are seconds from now."""
@@ -64,4 +65,5 @@ def _left(shown: RequestLimit) -> LimitLeft:
         burst=limit.burst,
         remaining=shown.verdict.remaining,
         reset_at=shown.window.reset_time,
+        identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
     )

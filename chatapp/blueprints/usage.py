@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import cast
 
 from flask import Blueprint, Response, current_app, g, jsonify
-from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.blueprints.present import present_limiter
 from chatapp.blueprints.refusal import Refusal
 from chatapp.ledger.records import EXTENSION_KEY, Records
-from chatapp.limits_left import MICRO, limits_left
+from chatapp.limits_left import limits_left
+from chatapp.spending import spent
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +36,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         limits=limits,
-        spent=_spent(identity),
+        spent=spent(cast(Records, current_app.extensions[EXTENSION_KEY]), identity),
     )
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def _spent(identity: str) -> dict[str, float] | None:
-    records = cast(Records, current_app.extensions[EXTENSION_KEY])
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    try:
-        return {
-            "today_usd": records.spent_micro_usd(identity, today) / MICRO,
-            "month_usd": records.spent_micro_usd(identity, today.replace(day=1)) / MICRO,
-        }
-    except (SQLAlchemyError, OSError) as error:
-        log.error("The ledger cannot be read: %s", error)
-        return None

@@ -19,6 +19,7 @@ DURATION_UNITS: Final = {
     "d": timedelta(days=1),
 }
 LONGEST_DAYS: Final = 366
+IDENTITIES: Final = ("user:", "ip:")
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
@@ -37,6 +38,19 @@ class NameType(click.ParamType[str]):
             self.fail(f"{value!r} is blank or longer than {self.most} characters", param, ctx)
         if any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
             self.fail(f"{value!r} contains a control character", param, ctx)
+        return text
+
+
+class NewNameType(NameType):
+    """The name of somebody who may be new: none that limits could take for an identity."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The same."""
+        text = super().convert(value, param, ctx)
+        if text.startswith(IDENTITIES):
+            self.fail(
+                f"{value!r} begins like an identity, user: or ip:; leave that out", param, ctx
+            )
         return text
 
 
@@ -92,6 +106,7 @@ class DurationType(click.ParamType[timedelta]):
 
 
 USER: Final = NameType(256)
+NEW_USER: Final = NewNameType(256)
 KEY_NAME: Final = NameType(100)
 PLAN: Final = PlanType()
 DAY: Final = DayType()

@@ -11,11 +11,11 @@ import click
 from flask.cli import with_appcontext
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.cli import arguments, failures
-from chatapp.cli.dollar_limits import can_be_read
+from chatapp.cli import arguments, failures, people
+from chatapp.cli.dollar_limits import OUT_OF_REACH, can_be_read
 from chatapp.cli.present import present_accounts, present_catalogue, present_limiter
 from chatapp.identities import user_identity
-from ratelimit_ext import BlockReason, Limiter, address_identity
+from ratelimit_ext import BlockReason, Limiter
 
 KINDS: Final = ("user", "key", "model", "all")
 EVERYBODY: Final = "*"
@@ -86,6 +86,10 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
         if kind == "model":
             lifted = _unblocked(limiter, COOL_DOWN, target.identity) or lifted
         forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
+    if kind == "all":
+        done = "The block of all calls is lifted" if lifted else "There was no block of all calls"
+        click.echo(f"{done}; blocks of single users, keys and models are not touched.")
+        return
     done = "is not blocked any more" if lifted else "was not blocked"
     if forgotten:
         done += "; if a surge had stopped it, it does so no more: what was usual is forgotten"
@@ -113,7 +117,7 @@ def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> T
     if slug is None:
         raise click.ClickException(
             f"There is no model {name!r} in models.toml; name one of its models, or "
-            "openai-other or anthropic-other for all that are in it under no name."
+            "openai-other or anthropic-other for all of a provider's that it does not list."
         )
     return Target("blocked-model", slug, f"The model {slug}", "closed")
 
@@ -122,11 +126,12 @@ def _user(name: str) -> Target:
     """A user, or with `ip:` in front the address of those who say no name."""
     scheme, _, address = name.partition(":")
     if scheme == "ip" and _is_address(address):
-        identity = f"ip:{address_identity(address)}"
+        identity = people.identity_of(name)
         return Target("blocked-user", identity, f"Whoever calls from {address}", "blocked")
+    name = people.name_of(name)
     with failures.told():
         accounts = present_accounts()
-        known = {user.name for user in accounts.users()} if accounts.any_key() else {name}
+        known = people.plans_by_name() if accounts.any_key() else {name}
     if name not in known:
         raise click.ClickException(f"There is no user {name!r}; `chat keys list` shows them.")
     return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
@@ -154,9 +159,5 @@ def _key(text: str) -> Target:
 def _shared_limiter() -> Limiter:
     limiter = present_limiter()
     if not can_be_read(limiter):
-        raise click.ClickException(
-            "The limits are in each worker's own memory, where no command reaches them. Run it "
-            "beside gunicorn, whose embedded server it finds, or set RATELIMIT_STORAGE_URI to the "
-            "storage of the workers."
-        )
+        raise click.ClickException(f"The limits cannot be changed: {OUT_OF_REACH}")
     return limiter

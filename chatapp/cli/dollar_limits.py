@@ -5,16 +5,20 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from flask import Flask, g
+from flask import Flask
 from limits.storage import MemoryStorage
 
-from chatapp.accounts.principal import Principal
+from chatapp.cli import people
 from chatapp.ledger.records import Records
 from chatapp.limits_left import LimitLeft, limits_left
 from ratelimit_ext import Limiter
 
 # A window opens when its first call is admitted, a moment before that call's own time.
 BEFORE: Final = timedelta(milliseconds=5)
+OUT_OF_REACH: Final = (
+    "they are in each worker's own memory, where no command reaches them. Run it beside gunicorn, "
+    "whose embedded server it finds, or set RATELIMIT_STORAGE_URI to the storage of the workers."
+)
 
 
 def can_be_read(limiter: Limiter) -> bool:
@@ -45,9 +49,5 @@ def differences(
 
 def _limits(app: Flask, limiter: Limiter, identity: str, plan: str) -> list[LimitLeft]:
     """The limits in dollars as that user's next request would meet them."""
-    kind, _, name = identity.partition(":")
-    address = name.partition("/")[0] if kind == "ip" else "127.0.0.1"
-    with app.test_request_context(environ_base={"REMOTE_ADDR": address}):
-        if kind == "user":
-            g.principal = Principal(name, plan, key_id="-")
+    with people.request_of(app, identity, plan):
         return [limit for limit in limits_left(limiter) if limit.unit == "usd"]

@@ -10,15 +10,17 @@ from flask.cli import AppGroup
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import OtherPlanError, UnknownKeyError
 from chatapp.accounts.tables import ApiKey
-from chatapp.cli import arguments, failures
+from chatapp.cli import arguments, failures, people
 from chatapp.cli.present import present_accounts
 from chatapp.identities import DEFAULT_PLAN
+
+HEADS = ("ID", "USER", "NAME", "MADE", "LAST USED", "STATE")
 
 keys = AppGroup("keys", help="Make, list and revoke API keys.")
 
 
 @keys.command()
-@click.option("--user", type=arguments.USER, required=True, help="Who the key is for.")
+@click.option("--user", type=arguments.NEW_USER, required=True, help="Who the key is for.")
 @click.option("--plan", type=arguments.PLAN, help="The plan of a user who is new.")
 @click.option("--name", type=arguments.KEY_NAME, default="key", help="What the key is for.")
 @click.option("--expires", type=click.IntRange(1, 36_500), help="Days that the key is good for.")
@@ -53,12 +55,22 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
 @click.option("--user", type=arguments.USER, help="Only this user's.")
 def list_(user: str | None) -> None:
     """List keys, without their secrets."""
+    name = None if user is None else people.name_of(user)
     with failures.told():
-        found = [key for key in present_accounts().all_keys() if user in {None, key.user}]
-    for key in found:
-        used = f"last used {key.last_used_on}" if key.last_used_on else "never used"
-        made = f"made {key.created_at:%Y-%m-%d}"
-        click.echo("  ".join((key.public_id, key.user, key.name, made, used, _state(key))))
+        accounts = present_accounts()
+        found = [key for key in accounts.all_keys() if name in {None, key.user}]
+        if not found and accounts.any_key():
+            raise click.ClickException(
+                f"There is no key of a user {name!r}; `chat plans list` names the users."
+            )
+    if not found:
+        click.echo("There are no keys yet; `chat keys create --user NAME` makes one.", err=True)
+        return
+    rows = [HEADS, *map(_row, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
 
 
 @keys.command()
@@ -67,13 +79,23 @@ def revoke(key_id: str) -> None:
     """End a key; KEY_ID is its public part, or the whole key."""
     public_id = public_id_of(key_id)
     with failures.told():
+        accounts = present_accounts()
+        before = accounts.find(public_id)
         try:
-            key = present_accounts().revoke(public_id)
+            key = accounts.revoke(public_id)
         except UnknownKeyError:
             raise click.ClickException(
                 f"There is no key {public_id[:16]}; `chat keys list` shows them."
             ) from None
+    if before is not None and (since := before[0].revoked_at) is not None:
+        click.echo(f"Key {key.public_id} of {key.user} was revoked already, on {since:%Y-%m-%d}.")
+        return
     click.echo(f"Key {key.public_id} of {key.user} is revoked; all workers know within 5 s.")
+
+
+def _row(key: ApiKey) -> tuple[str, ...]:
+    used = str(key.last_used_on) if key.last_used_on else "never"
+    return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, _state(key)
 
 
 def _state(key: ApiKey) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
 
 import click
@@ -10,34 +9,38 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from chatapp import settings
-from chatapp.cli import arguments, dollar_limits, failures
+from chatapp.cli import arguments, dollar_limits, failures, people
 from chatapp.cli.present import (
-    present_accounts,
     present_app,
     present_catalogue,
     present_database,
     present_limiter,
     present_records,
 )
-from chatapp.identities import DEFAULT_PLAN, user_identity
 from chatapp.ledger.check import Findings
 from chatapp.ledger.check import check as checked
 from chatapp.ledger.model_estimates import model_estimates
+
+WHOSE = "Only this user's calls: NAME, or ip:ADDRESS."
 
 ledger = AppGroup("ledger", help="What was used and spent.")
 
 
 @ledger.command()
-@click.option("--user", type=arguments.USER, help="Only this user's calls (ip:… for an address).")
+@click.option("--user", type=arguments.USER, help=WHOSE)
 @click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
 def show(user: str | None, since: datetime | None) -> None:
     """Calls, tokens and dollars by day and user, the newest day first."""
     with failures.told():
-        totals = present_records().totals(user=_identity(user), since=since)
+        identity = people.found(user)
+        totals = present_records().totals(user=identity, since=since)
+    if not totals:
+        _tell_that_there_are_none("calls", identity, since)
     for total in totals:
         tokens = f"{total.input_tokens} in  {total.output_tokens} out"
         dollars = in_dollars(total.cost_micro_usd)
-        click.echo(f"{total.day}  {total.user}  {total.calls} calls  {tokens}  {dollars}")
+        calls = counted(total.calls, "call")
+        click.echo(f"{total.day}  {total.user}  {calls}  {tokens}  {dollars}")
 
 
 @ledger.command()
@@ -50,15 +53,17 @@ def estimates(since: datetime | None) -> None:
     """
     with failures.told():
         models = model_estimates(present_database(), since=since)
+    if not models:
+        _tell_that_there_are_none("answered calls whose usage is known", None, since)
     for model in models:
-        columns = [model.slug, f"{model.calls} calls"]
+        columns = [model.slug, counted(model.calls, "call")]
         for name, tokens in (("in", model.input), ("out", model.output)):
             columns += [f"{name} {tokens.ratio:.3f}", f"{tokens.calls_over / model.calls:.1%} over"]
         click.echo("  ".join(columns))
 
 
 @ledger.command()
-@click.option("--user", type=arguments.USER, help="Only this user's calls.")
+@click.option("--user", type=arguments.USER, help=WHOSE)
 @click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
 def check(user: str | None, since: datetime | None) -> None:
     """Look for calls that never finished, for costs that are not the price of their tokens, and
@@ -70,20 +75,20 @@ def check(user: str | None, since: datetime | None) -> None:
     chosen = settings.from_config(current_app.config)
     with failures.told():
         found = checked(
-            present_records().calls(user=_identity(user), since=since),
+            present_records().calls(user=people.found(user), since=since),
             models,
             now=datetime.now(UTC),
             lease=timedelta(seconds=2 * chosen.provider_timeout_s),
             priced_since=datetime.combine(models.as_of, time(), UTC),
         )
-        compared = _compared(found, chosen.plans)
+        compared = _compared(found, chosen)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
         click.echo(f"{month}  {name}  {in_dollars(micro_usd)}")
     old = found.older_than_the_prices
+    calls, problems = counted(found.calls, "call"), counted(len(found.problems), "problem")
     click.echo(
-        f"{found.calls} calls, {len(found.running)} under way, {old} from before the prices of "
-        f"{models.as_of} (their costs were not checked); {compared}; "
-        f"{len(found.problems)} problems."
+        f"{calls}, {len(found.running)} under way, {old} from before the prices of {models.as_of} "
+        f"(their costs were not checked); {compared}; {problems}."
     )
     for problem in found.problems:
         click.echo(problem, err=True)
@@ -91,7 +96,7 @@ def check(user: str | None, since: datetime | None) -> None:
         click.get_current_context().exit(1)
 
 
-def _compared(found: Findings, plans: Mapping[str, str]) -> str:
+def _compared(found: Findings, chosen: settings.Settings) -> str:
     """Compare the users of this month and the last with their limits; what was done, in words."""
     limiter = present_limiter()
     if not dollar_limits.can_be_read(limiter):
@@ -100,17 +105,16 @@ def _compared(found: Findings, plans: Mapping[str, str]) -> str:
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
     users = {user for user, month in found.spent_micro_usd if month in months}
     users -= set(found.running)
-    of_accounts = {user_identity(user.name): user.plan for user in present_accounts().users()}
-    of_setting = {user_identity(name): plan for name, plan in plans.items()}
+    plans = people.plans_by_name()
     for identity in sorted(users):
         found.problems += dollar_limits.differences(
             present_app(),
             limiter,
             present_records(),
             identity=identity,
-            plan=of_accounts.get(identity) or of_setting.get(identity, DEFAULT_PLAN),
+            plan=people.plan_of(identity, plans, chosen),
         )
-    return f"limits of {len(users)} users compared"
+    return f"limits of {counted(len(users), 'user')} compared"
 
 
 def in_dollars(micro_usd: int) -> str:
@@ -118,7 +122,13 @@ def in_dollars(micro_usd: int) -> str:
     return f"{micro_usd // 1_000_000}.{micro_usd % 1_000_000:06d} USD"
 
 
-def _identity(user: str | None) -> str | None:
-    if user is None or user.startswith("ip:"):
-        return user
-    return user_identity(user)
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 call", "2 calls"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _tell_that_there_are_none(what: str, identity: str | None, since: datetime | None) -> None:
+    """Beside standard output, which a script may read, and which stays empty."""
+    whose = "" if identity is None else f" of {identity}"
+    when = "" if since is None else f" since {since:%Y-%m-%d}"
+    click.echo(f"There are no {what}{whose}{when}.", err=True)

@@ -7,7 +7,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from chatapp.accounts.store import UnknownUserError
-from chatapp.cli import arguments, failures
+from chatapp.cli import arguments, failures, people
 from chatapp.cli.present import present_accounts
 
 plans = AppGroup("plans", help="See and change users' plans.")
@@ -18,6 +18,7 @@ plans = AppGroup("plans", help="See and change users' plans.")
 @click.argument("plan", type=arguments.PLAN)
 def set_(user: str, plan: str) -> None:
     """Give USER another PLAN; what he has used stays used."""
+    user = people.name_of(user)
     with failures.told():
         try:
             present_accounts().set_plan(user, plan)

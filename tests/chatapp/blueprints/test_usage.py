@@ -125,6 +125,7 @@ def test_without_accounts_it_tells_of_the_address(make_app: AppMaker) -> None:
     told = usage(client)
     assert (told["user"], told["plan"]) == (None, "starter")
     assert limits(client)["user"]["remaining"] == 9
+    assert client.get("/usage?user_id=bob").json["user"] is None  # nobody asks about another
 
 
 def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str) -> None:

@@ -54,7 +54,7 @@ def test_a_user_is_blocked_at_once(worker: Flask, console: Flask) -> None:
         assert (refused.status_code, refused.json["code"]) == (403, "blocked")
         assert refused.json["error"] == "The operator has blocked this user."
     assert ask(worker, user_id="bob").status_code == 200
-    said = run(console, "unblock", "user", "alice").output
+    said = run(console, "unblock", "user", "user:alice").output  # as the ledger writes it
     assert said == "The user alice is not blocked any more.\n"
     assert ask(worker).status_code == 200
     assert "was not blocked" in run(console, "unblock", "user", "alice").output
@@ -115,8 +115,9 @@ def test_everything_is_switched_off(worker: Flask, console: Flask) -> None:
     assert told.json["error"]["code"] == "switched_off"
     assert told.headers["x-should-retry"] == "false"
     assert worker.test_client().get("/usage").status_code == 200
-    run(console, "unblock", "all")
+    assert run(console, "unblock", "all").output.startswith("The block of all calls is lifted;")
     assert ask(worker).status_code == 200
+    assert run(console, "unblock", "all").output.startswith("There was no block of all calls;")
 
 
 def test_abnormal_usage_says_so(worker: Flask, console: Flask) -> None:

@@ -83,7 +83,7 @@ def test_a_key_is_revoked_by_its_id_or_itself(app: Flask, accounts: Accounts) ->
         named = text if whole else key.public_id
         revoked = run(app, "keys", "revoke", named)
         assert key.secret not in revoked.output
-        run(app, "keys", "revoke", named)
+        assert "was revoked already, on 20" in run(app, "keys", "revoke", named).output
         found = accounts.find(key.public_id)
         assert found is not None
         assert found[0].revoked_at is not None
@@ -94,14 +94,50 @@ def test_keys_are_listed_for_one_user(app: Flask) -> None:
     """Or for all."""
     for user in ("alice", "bob"):
         run(app, "keys", "create", "--user", user)
-    assert len(run(app, "keys", "list").output.splitlines()) == 2
-    assert len(run(app, "keys", "list", "--user", "bob").output.splitlines()) == 1
+    heads, *rows = run(app, "keys", "list").output.splitlines()
+    assert heads.split() == ["ID", "USER", "NAME", "MADE", "LAST", "USED", "STATE"]
+    assert [row.split()[1] for row in rows] == ["alice", "bob"]
+    assert {row.index("never") for row in rows} == {heads.index("LAST USED")}
+    for name in ("bob", "user:bob"):
+        _, only = run(app, "keys", "list", "--user", name).output.splitlines()
+        assert only.split() == rows[1].split()
+    nobody = run(app, "keys", "list", "--user", "nobody", status=1)
+    assert "There is no key of a user 'nobody'" in nobody.stderr
+
+
+def test_nothing_is_said_to_be_nothing(app: Flask) -> None:
+    """Beside standard output, which stays empty for scripts."""
+    for words, says in {
+        ("keys", "list"): "There are no keys yet",
+        ("ledger", "show"): "There are no calls.",
+        ("ledger", "show", "--user", "ip:192.0.2.7"): "There are no calls of ip:192.0.2.7.",
+        ("ledger", "show", "--since", "2026-11-25"): "There are no calls since 2026-11-25.",
+        ("ledger", "estimates"): "There are no answered calls whose usage is known.",
+    }.items():
+        result = run(app, *words)
+        assert result.stdout == ""
+        assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("ledger", "show", "--user"), ("ledger", "check", "--user"), ("usage",)]
+)
+def test_nobody_is_told_from_somebody_who_spent_nothing(
+    app: Flask, accounts: Accounts, words: tuple[str, ...]
+) -> None:
+    """A misspelt name must not look like good news."""
+    accounts.create_key("alice", plan=None, default_plan="starter")
+    refused = run(app, *words, "nobody", status=1)
+    assert "There is no user 'nobody'" in refused.stderr
+    assert refused.stdout == ""
+    for alice in ("alice", "user:alice"):
+        run(app, *words, alice)
 
 
 def test_a_plan_is_set(app: Flask) -> None:
     """For a user who exists, to a plan that exists; the list shows it."""
     run(app, "keys", "create", "--user", "alice")
-    run(app, "plans", "set", "alice", "pro")
+    run(app, "plans", "set", "user:alice", "pro")
     assert "pro: alice" in run(app, "plans", "list").output
     assert "no user" in run(app, "plans", "set", "bob", "pro", status=1).output
 
@@ -117,6 +153,8 @@ BAD_WORDS = {
     "a blank user": ("keys", "create", "--user", " "),
     "a long user": ("keys", "create", "--user", "u" * 257),
     "a user with a line": ("keys", "create", "--user", "a\nb"),
+    "a user like an identity": ("keys", "create", "--user", "user:alice"),
+    "a user like an address": ("keys", "create", "--user", "ip:192.0.2.7"),
     "a long name": ("keys", "create", "--user", "a", "--name", "n" * 101),
     "an unknown plan": ("keys", "create", "--user", "a", "--plan", "gold"),
     "no days": ("keys", "create", "--user", "a", "--expires", "0"),
@@ -142,13 +180,13 @@ def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
     )
     shown = run(app, "ledger", "show").output.splitlines()
     assert shown == [
-        "2026-11-25  user:alice  1 calls  1000 in  200 out  0.001485 USD",
-        "2026-11-24  ip:198.51.100.7  1 calls  0 in  0 out  0.003400 USD",
+        "2026-11-25  user:alice  1 call  1000 in  200 out  0.001485 USD",
+        "2026-11-24  ip:198.51.100.7  1 call  0 in  0 out  0.003400 USD",
     ]
-    assert run(app, "ledger", "show", "--user", "alice").output.splitlines() == shown[:1]
+    for alice in ("alice", "user:alice"):
+        assert run(app, "ledger", "show", "--user", alice).output.splitlines() == shown[:1]
     assert run(app, "ledger", "show", "--user", "ip:198.51.100.7").output.splitlines() == shown[1:]
     assert run(app, "ledger", "show", "--since", "2026-11-25").output.splitlines() == shown[:1]
-    assert run(app, "ledger", "show", "--user", "nobody").output == ""
 
 
 def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> None:
@@ -163,12 +201,12 @@ def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> Non
     rows.write(Database(database_url), calls)
     assert run(app, "ledger", "estimates").output.splitlines() == [
         "claude-haiku-4-5  2 calls  in 1.000  50.0% over  out 0.300  0.0% over",
-        "gpt-4o  1 calls  in 1.000  0.0% over  out 1.200  100.0% over",
+        "gpt-4o  1 call  in 1.000  0.0% over  out 1.200  100.0% over",
     ]
     assert run(app, "ledger", "estimates", "--since", "2026-11-25").output.splitlines() == [
-        "claude-haiku-4-5  1 calls  in 1.111  100.0% over  out 0.400  0.0% over",
+        "claude-haiku-4-5  1 call  in 1.111  100.0% over  out 0.400  0.0% over",
     ]
-    assert run(app, "ledger", "estimates", "--since", "2026-11-26").output == ""
+    assert run(app, "ledger", "estimates", "--since", "2026-11-26").stdout == ""
 
 
 def test_a_ledger_that_is_right_passes(app: Flask, database_url: str) -> None:

@@ -77,7 +77,7 @@ def test_with_accounts_it_is_the_plan_of_the_account(
     for _ in range(3):
         response = client.post("/chat", json=CALL, headers={"x-api-key": key.text})
         assert response.status_code == 200
-    assert "limits of 1 users compared; 0 problems" in checked(app)
+    assert "limits of 1 user compared; 0 problems" in checked(app)
 
 
 def test_a_call_that_failed_is_nobodys(

@@ -1,0 +1,48 @@
+"""`chat usage`: what somebody has left of his limits, and has spent."""
+
+from __future__ import annotations
+
+import click
+from flask import current_app, json
+from flask.cli import with_appcontext
+
+from chatapp import settings
+from chatapp.cli import arguments, dollar_limits, failures, people
+from chatapp.cli.present import present_app, present_limiter, present_records
+from chatapp.limits_left import limits_left
+from chatapp.spending import spent
+
+
+@click.command()
+@click.argument("user", type=arguments.USER)
+@with_appcontext
+def usage(user: str) -> None:
+    """Tell what USER has left of each limit, and has spent, as JSON: what GET /usage tells him.
+
+    USER is a name, or ip:ADDRESS for whoever calls from there and says none.
+    """
+    chosen = settings.from_config(current_app.config)
+    limiter = present_limiter()
+    in_reach = not limiter.enabled or dollar_limits.can_be_read(limiter)
+    with failures.told():
+        identity = people.found(user)
+        assert identity is not None
+        plan = people.plan_of(identity, people.plans_by_name(), chosen)
+        with people.request_of(present_app(), identity, plan):
+            limits = _limits_of(identity) if in_reach else None
+            plan = limiter.present_plan() or plan
+    told = {
+        "user": people.name_of(identity),
+        "plan": plan,
+        "limits": limits,
+        "spent": spent(present_records(), identity),
+    }
+    click.echo(json.dumps(told, indent=2, sort_keys=False))
+    if not in_reach:
+        click.echo(f"The limits are not in it: {dollar_limits.OUT_OF_REACH}", err=True)
+
+
+def _limits_of(identity: str) -> list[dict[str, object]]:
+    """Those that count him. The address that he calls from has its own, and no command knows it."""
+    left = limits_left(present_limiter())
+    return [limit.told() for limit in left if limit.identity == identity]
