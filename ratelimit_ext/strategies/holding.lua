@@ -11,6 +11,7 @@
 local HEAD, RECORD, FORMAT = 9, 32, '<I6I7I7I6I6'
 local GRACE = 600000000
 local NEVER = 72057594037927935
+local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
 
 local function change_of(deadline, amount, spent)
   return amount > spent and deadline or deadline + GRACE
@@ -138,6 +139,7 @@ strategies.holding = function(strategy)
       local place = place_of(records, id)
       if not place then return nil end
       local _, _, receipt, amount = struct.unpack(FORMAT, records, place)
+      actual = math.min(actual, MOST_HELD)
       inner = adjusted(strategy, inner, now, receipt, actual - amount, arg)
       records = string.sub(records, 1, place - 1) .. string.sub(records, place + RECORD)
       return kept(records, inner, now, arg)
@@ -149,7 +151,7 @@ strategies.holding = function(strategy)
       local place = place_of(records, id)
       if not place then return nil end
       local _, _, receipt, amount, spent = struct.unpack(FORMAT, records, place)
-      spent = math.max(spent, so_far)
+      spent = math.min(math.max(spent, so_far), MOST_HELD)
       if spent > amount then
         inner = adjusted(strategy, inner, now, receipt, spent - amount, arg)
         amount = spent

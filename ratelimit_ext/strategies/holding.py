@@ -20,6 +20,8 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.protocol import Answer, Reading, Strategy
 
 GRACE_US: Final = 600_000_000
+#: The largest cost that a hold has room for: 6 bytes. No call costs that; what says so is cut off.
+MOST_HELD: Final = 2**48 - 1
 
 
 class Record(NamedTuple):
@@ -100,7 +102,8 @@ class Holding:
         record = next((record for record in records if record.id == hold), None)
         if record is None:
             return None
-        inner = self._adjusted(inner, now_us, record.receipt, actual - record.amount, parameters)
+        delta = min(actual, MOST_HELD) - record.amount
+        inner = self._adjusted(inner, now_us, record.receipt, delta, parameters)
         remaining = tuple(other for other in records if other is not record)
         return self._kept(remaining, inner, now_us, parameters)
 
@@ -112,7 +115,7 @@ class Holding:
         record = next((record for record in records if record.id == hold), None)
         if record is None:
             return None
-        spent = max(record.spent, so_far)
+        spent = min(max(record.spent, so_far), MOST_HELD)
         if spent > record.amount:
             inner = self._adjusted(inner, now_us, record.receipt, spent - record.amount, parameters)
         renewed = Record(

@@ -196,3 +196,28 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
             changes.append(kind(verdict, held, amount))
         assert lua.settle(changes, now_us=now) == reference.settle(changes, now_us=now)
         known = known[-40:]
+
+
+@pytest.mark.parametrize("cost", [2**40, 2**48 - 1, 2**48, 2**48 + 5, 2**60, 10**40])
+@pytest.mark.parametrize("limit", [*TOKENS, SURGE], ids=lambda limit: limit.strategy)
+def test_a_cost_that_nothing_has_room_for_is_cut_off(
+    redis_client: redis.Redis, limit: Limit, cost: int
+) -> None:
+    """By both engines at the same amount, whether it is told on the way or at the end."""
+    memory = MemoryEngine()
+    server = RedisEngine(VirtualClient(redis_client), redis.RedisError)  # type: ignore[arg-type]
+    told = []
+    for engine in (memory, server):
+        hold, other = Hold(7, LEASE), Hold(8, LEASE)
+        verdict = reserved(engine, limit, 100, hold).verdicts[0]
+        engine.settle([Renewal(verdict, hold, cost)], now_us=START)
+        renewed = engine.admit([Charge(limit, "b", 1)], now_us=START).verdicts[0]
+        engine.settle([Settlement(verdict, hold, 50)], now_us=START)
+        settled = left(engine, limit)
+        verdict = reserved(engine, limit, 1, other, START + 2).verdicts[0]
+        engine.settle([Settlement(verdict, other, cost)], now_us=START + 2)
+        last = engine.admit([Charge(limit, "b", 1)], now_us=START + 3).verdicts[0]
+        told.append((renewed[1:], settled, verdict[1:], last[1:]))
+    assert told[0] == told[1]
+    admitted = limit.strategy == "surge"  # one without a past knows nothing unusual
+    assert (told[0][0][0], told[0][3][0]) == (admitted, admitted)
