@@ -41,6 +41,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         #: The verdicts that denied the request.
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
+        if claim is not None and _is_abnormal(claim, cause):
+            self.description = SENTENCES[cause]
         wait_ms = 0 if decision is None else decision.retry_after_ms or 0
         self._wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
 
@@ -82,7 +84,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         return {"violated-policies": names} if names else {}
 
     def _subject(self, claim: Claim) -> str:
-        if claim.runtime.error_message:
+        if claim.runtime.error_message or _is_abnormal(claim, self.cause):
             return str(self.description)
         if self.cause != "limit":
             return SENTENCES[self.cause]
@@ -151,6 +153,12 @@ class TemporarilyUnavailable(ServiceUnavailable):
         """The default body."""
         body = guard_body(str(self.description), self.cause, self.claim, self.wait_ms)
         return body_response(503, body, self.cause)
+
+
+def _is_abnormal(claim: Claim, cause: Cause) -> bool:
+    """Whether a switch was closed for abnormal usage. Its own sentence is for an operator's block;
+    that of a surge says what a surge is."""
+    return cause == "abnormal-usage" and claim.limit.strategy == "block"
 
 
 def _sentence(claim: Claim, cause: Cause) -> str:

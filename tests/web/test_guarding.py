@@ -455,12 +455,37 @@ def test_an_abnormal_usage_without_an_end_names_none(make: Maker, uri: str) -> N
     assert "retry_after" not in refused.json
 
 
-@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("reason", [r for r in REASONS if r != "abnormal-usage"])
 def test_a_message_may_be_a_function(make: Maker, reason: Any) -> None:
     """As in Flask-Limiter: it is called when the request is refused."""
     guarded = Guarded(make, "memory://", "unless blocked", error_message=lambda: "Not you.")
     guarded.block(reason=reason)
     assert guarded.get().json["error"] == "Not you."
+
+
+@pytest.mark.parametrize("message", ["The operator has blocked you.", lambda: "Not you."])
+def test_who_is_stopped_for_abnormal_usage_is_told_of_that(make: Maker, message: Any) -> None:
+    """The switch's own sentence is for whom an operator blocks. A handler is told the same."""
+    told: list[str] = []
+    guarded = Guarded(make, "memory://", "unless blocked", error_message=message)
+    guarded.app.register_error_handler(429, lambda error: told.append(error.description) or error)
+    guarded.block(for_s=300, reason="abnormal-usage")
+    sentence = "This caller uses far more than it usually does, and is stopped for now."
+    assert guarded.get().json["error"] == f"{sentence} Try again in 5 minutes."
+    assert told == [sentence]
+
+
+def test_a_surge_is_told_in_its_own_words(make: Maker, clock: Clock) -> None:
+    """Its sentence is about nothing but that."""
+    app, limiter = make()
+    limit = limiter.limit("1/minute or 1 x usual", error_message="Slow down.")
+    app.get("/")(limit(lambda: "ok"))
+    client = app.test_client()
+    for _ in range(4):
+        client.get("/")
+        clock.forward(60)
+    client.get("/")
+    assert client.get("/").json["error"].startswith("Slow down.")
 
 
 def test_an_overload_counts_towards_no_ban(make: Maker, uri: str) -> None:
