@@ -8,7 +8,7 @@ consequence.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import flask
 from flask.globals import request_ctx
@@ -25,14 +25,12 @@ from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
 from ratelimit_ext.web.entry import Entry, one_per_charge
+from ratelimit_ext.web.lease import DEFAULT_LEASE_S
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.storing import StoringLimiter
-
-#: How long a call may go without a sign of life before what it holds goes back, in seconds.
-DEFAULT_LEASE_S: Final = 120.0
 
 
 class DecidingLimiter(ConcludingLimiter, StoringLimiter):

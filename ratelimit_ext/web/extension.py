@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import flask
 from flask_limiter.util import get_qualified_name
@@ -18,18 +18,15 @@ from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.configuration import Configuration, configured_policy
-from ratelimit_ext.web.deciding import DEFAULT_LEASE_S
 from ratelimit_ext.web.definitions import RouteLimit, extended
 from ratelimit_ext.web.guarding import GuardingLimiter
 from ratelimit_ext.web.item import rank
+from ratelimit_ext.web.lease import lease_s
 from ratelimit_ext.web.limit_string import states_guard
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
 from ratelimit_ext.web.storages import engine_for, storage_prefix
-
-#: The key of the lease in seconds: see DEFAULT_LEASE_S.
-LEASE: Final = "RATELIMIT_LEASE_SECONDS"
 
 
 class Limiter(GuardingLimiter):
@@ -69,7 +66,7 @@ class Limiter(GuardingLimiter):
             configuration = Configuration(policy, self)
             configuration.apply()
             self._completions[app] = configuration.settle_names
-        self._lease_s = float(app.config.get(LEASE, DEFAULT_LEASE_S))
+        self._lease_s = lease_s(app.config)
         self._resolver.configure(
             self._naming,
             self._meta_limits,
