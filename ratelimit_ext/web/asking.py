@@ -4,11 +4,17 @@ estimated to cost."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import flask_limiter
 
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import UNITS
+from ratelimit_ext.policy import did_you_mean
 from ratelimit_ext.web.identities import BUILT_IN, Identity
+
+#: Of a call that is in flight there is nothing to estimate: it is one.
+ESTIMATED: Final = tuple(unit for unit in UNITS if unit != "calls")
 
 Estimate: TypeAlias = Callable[[], Any]
 
@@ -50,8 +56,15 @@ class AskingLimiter(flask_limiter.Limiter):
         """Register what a call is estimated to cost, for limits in the unit that state no cost.
 
         ``tokens``, ``input_tokens`` and ``output_tokens`` are whole numbers, ``usd`` is in dollars.
-        ``limit`` is the name of one limit that has an estimate of its own.
+        ``limit`` is the name of one limit that has an estimate of its own. Raises
+        ``ConfigurationError`` for a unit that is none.
         """
+        if unit not in ESTIMATED:
+            allowed = ", ".join(map(repr, ESTIMATED))
+            raise ConfigurationError(
+                f"an estimator for the unit {unit!r}; allowed: {allowed}."
+                f"{did_you_mean(str(unit), ESTIMATED)}"
+            )
 
         def register(function: Estimate) -> Estimate:
             self.estimators[unit, limit] = function

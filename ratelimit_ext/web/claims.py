@@ -65,6 +65,17 @@ class Claim:
         """The limit's name in headers, without the quotes."""
         return self.header[1:-1]
 
+    @property
+    def unestimated(self) -> bool:
+        """Whether it counts tokens or money, and nobody has said how many a call takes."""
+        limit = self.limit
+        return (
+            limit.held
+            and limit.unit != "calls"
+            and self.estimate is None
+            and self.runtime.cost == 1
+        )
+
     def charge(self, identity: str, costs: dict[tuple[int, bool], int]) -> Charge:
         """The charge of the present request. Raises ``ValueError`` for a cost that is none.
 

@@ -199,7 +199,33 @@ class Resolver:
             maker.claims(runtime for definition in own for runtime in runtimes(definition)),
             tuple(maker.claim(runtime) for meta in self._metas for runtime in runtimes(meta)),
         )
+        for claim in _all(resolved):
+            if claim.unestimated:
+                self._doubt(place.app, claim)
         return resolved, not failed
+
+    def _doubt(self, app: flask.Flask, claim: Claim) -> None:
+        """Log, once for each limit, that a call takes one token or dollar of it until it is
+        settled. That may be meant; mostly it is forgotten."""
+        if self._is_news(app, str(claim.limit)):
+            unit = claim.limit.unit
+            app.logger.warning(
+                "the limit %s: nobody says what a call is estimated to cost, so each takes 1 of "
+                "%s until it is settled. Register one with @limiter.estimator(%r), or state a "
+                "cost; where 1 is meant, cost=lambda: 1 says so.",
+                claim.limit.name or claim.runtime.limit,
+                unit,
+                unit,
+            )
+
+    def _is_news(self, app: flask.Flask, subject: str) -> bool:
+        """Whether an application was told nothing of this yet; it is, from now on."""
+        if (app, subject) in self._told:
+            return False
+        if len(self._told) >= MOST_VARIANTS:
+            self._told.clear()
+        self._told.add((app, subject))
+        return True
 
     def _tell(self, place: Place, text: object, error: ValueError) -> None:
         """Log that a limit could not be loaded and is left out.
@@ -207,12 +233,7 @@ class Resolver:
         Flask-Limiter's logger is heard by nobody who did not ask; so the application's is told,
         once for each string.
         """
-        known = (place.app, str(text))
-        first = known not in self._told
-        if first:
-            if len(self._told) >= MOST_VARIANTS:
-                self._told.clear()
-            self._told.add(known)
+        first = self._is_news(place.app, str(text))
         (place.app.logger if first else self._logger).error(
             "failed to load ratelimit for function or blueprint %s: %s: %s",
             place.name or place.blueprint,

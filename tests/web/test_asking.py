@@ -1,0 +1,82 @@
+"""What the application is asked: here, what a call is estimated to cost."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from ratelimit_ext import ConfigurationError, Limiter
+from tests.web.calls import statuses
+from tests.web.conftest import Maker, asked_key
+
+
+@pytest.mark.parametrize("unit", ["token", "calls", "dollars", ""])
+def test_an_estimator_for_a_unit_that_is_none(unit: str) -> None:
+    """It would never be asked."""
+    limiter = Limiter(asked_key)
+    allowed = "'requests', 'tokens', 'input_tokens', 'output_tokens', 'usd'"
+    with pytest.raises(ConfigurationError, match=f"unit '{unit}'; allowed: {allowed}"):
+        limiter.estimator(unit)
+    assert not limiter.estimators
+
+
+def test_a_misspelt_unit_is_put_right() -> None:
+    """As a misspelt keyword is."""
+    with pytest.raises(ConfigurationError, match=r"Did you mean 'tokens'\?"):
+        Limiter(asked_key).estimator("token")
+
+
+def warnings_of(
+    make: Maker, caplog: pytest.LogCaptureFixture, text: str, **words: Any
+) -> list[str]:
+    """What the application's log has after two calls of a view with this limit."""
+    app, limiter = make()
+    limiter.estimator("output_tokens")(lambda: 7)
+    app.get("/")(limiter.limit(text, **words)(lambda: "ok"))
+    assert statuses(app, times=2) == [200, 200]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == app.logger.name and record.levelno == logging.WARNING
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "unit"),
+    [
+        ("90000/minute", {"unit": "tokens"}, "tokens"),
+        ("90000/minute", {"unit": "input_tokens", "name": "pace"}, "input_tokens"),
+        ("5 usd/day", {}, "usd"),
+        ("50 usd/hour or 20 x usual", {}, "usd"),
+    ],
+)
+def test_a_limit_that_nobody_estimates_is_told_once(
+    make: Maker, caplog: pytest.LogCaptureFixture, text: str, words: dict[str, str], unit: str
+) -> None:
+    """A dollar a call is seldom meant."""
+    (told,) = warnings_of(make, caplog, text, **words)
+    assert f"each takes 1 of {unit}" in told
+    assert f"@limiter.estimator('{unit}')" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("90000/minute", {"unit": "output_tokens"}),
+        ("90000/minute", {"unit": "tokens", "cost": 400}),
+        ("90000/minute", {"unit": "tokens", "cost": lambda: 1}),
+        ("5 usd/day", {"cost": 0.01}),
+        ("5 usd/day", {"cost": lambda: "0.01"}),
+        ("4 in flight", {}),
+        ("30/minute", {}),
+        ("unless blocked", {}),
+        ("as reported", {"unit": "tokens"}),
+    ],
+)
+def test_what_is_estimated_or_counted_needs_no_word(
+    make: Maker, caplog: pytest.LogCaptureFixture, text: str, words: dict[str, Any]
+) -> None:
+    """Nothing is logged for it."""
+    assert warnings_of(make, caplog, text, **words) == []
