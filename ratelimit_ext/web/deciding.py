@@ -25,6 +25,7 @@ from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
 from ratelimit_ext.web.entry import Entry, one_per_charge
+from ratelimit_ext.web.known_names import KnownNames
 from ratelimit_ext.web.lease import DEFAULT_LEASE_S
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
@@ -60,6 +61,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         )
         self.limit_manager.complete = self.check_policy
         self._resolver = Resolver(self.limit_manager, self.logger)
+        self._known_names = KnownNames(self.limit_manager)
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` where the policy names a blueprint or endpoint that the
@@ -268,7 +270,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             return NO_HOLD
         hold = new_hold(int(self._lease_s * 1_000_000))
         if reservation is None:
-            state.reservation = Reservation(self.engine, hold, state.taken)
+            state.reservation = Reservation(self.engine, hold, state.taken, self._known_names)
         else:  # somebody asked for it before there was anything to hold
             reservation.hold = hold
         return hold

@@ -16,6 +16,7 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.policy import did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import RouteLimit, extended
@@ -102,7 +103,7 @@ class Limiter(GuardingLimiter):
         state = self.context
         if state.reservation is None:
             engine = self.engine if self.initialized and self.enabled else MemoryEngine()
-            state.reservation = Reservation(engine, NO_HOLD, state.taken)
+            state.reservation = Reservation(engine, NO_HOLD, state.taken, self._known_names)
         return state.reservation
 
     def settle(self, **actual: Any) -> None:
@@ -120,9 +121,16 @@ class Limiter(GuardingLimiter):
         """What the present caller has left of each limit of an endpoint, the shortest period first.
 
         One look, in which nothing is charged. A limit whose identity the present request cannot
-        tell, as the model of a call that is not made, is left out.
+        tell, as the model of a call that is not made, is left out. Raises ``ValueError`` for an
+        endpoint that the application does not have.
         """
         app = flask.current_app
+        if endpoint not in app.view_functions:
+            known = app.view_functions.keys() - {"static"}
+            raise ValueError(
+                f"the application has no endpoint {endpoint!r}; there are: "
+                f"{', '.join(sorted(map(repr, known))) or 'none'}.{did_you_mean(endpoint, known)}"
+            )
         view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
         if not self._is_deferred(endpoint, view, blueprint):
             name = None

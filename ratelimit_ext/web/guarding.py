@@ -73,10 +73,11 @@ class GuardingLimiter(RespondingLimiter):
         For a request that was admitted, and whose call has to be made anew: identities and costs
         are asked again, so that it may by now be another model's. ``None`` where the attempt is
         admitted, and else the wait in seconds, with nothing charged. Where the storage is away the
-        attempt is admitted: the request was.
+        attempt is admitted: the request was. A name that the request has no limit of decides
+        nothing; where the whole application has none, the log says so.
         """
         state = self.context
-        again, outcome = self._decided_again(names, take=True)
+        again, outcome = self._decided_again(names, "admit_again", take=True)
         if outcome is None:
             return None
         if not outcome.decision.admitted:
@@ -89,16 +90,18 @@ class GuardingLimiter(RespondingLimiter):
     def wait_again(self, *names: str) -> float:
         """How long another attempt would have to wait for the limits of these names, in seconds;
         0 where it would be admitted, or nobody can tell. A look, which charges nothing."""
-        _, outcome = self._decided_again(names, take=False)
+        _, outcome = self._decided_again(names, "wait_again", take=False)
         return 0.0 if outcome is None else _wait_s(outcome.decision)
 
     def _decided_again(
-        self, names: tuple[str, ...], *, take: bool
+        self, names: tuple[str, ...], asks: str, *, take: bool
     ) -> tuple[list[Entry], Outcome | None]:
         """The present request's entries of these names, and what is decided of them now: nothing
         where there are none, or the storage is away."""
         state = self.context
         again = [e for e in state.taken if e.claim.limit.name in names and not e.claim.limit.held]
+        for name in set(names).difference(entry.claim.limit.name for entry in again):
+            self._known_names.doubt_name(name, asks)
         made = charged([entry.claim for entry in again], (), self.logger, lenient=False)
         if not made.charges:
             return again, None

@@ -91,19 +91,22 @@ class Manager(LimitManager):
         self._configured.add_to_endpoint(endpoint, limits)
         self.revision += 1
 
-    def stated_items(self) -> Iterator[RateLimitItem]:
-        """The items of every definition so far that states its limits without asking anybody.
-
-        A string that cannot be parsed is left out: it is logged when a request needs it.
-        """
-        filed = itertools.chain(
+    def filed(self) -> Iterator[Limit]:
+        """Every definition so far, wherever it applies."""
+        return itertools.chain(
             self._application_limits,
             self._default_limits,
             *self._decorated_limits.values(),
             *self._blueprint_limits.values(),
             self._configured,
         )
-        for limit in filed:
+
+    def stated_items(self) -> Iterator[RateLimitItem]:
+        """The items of every definition so far that states its limits without asking anybody.
+
+        A string that cannot be parsed is left out: it is logged when a request needs it.
+        """
+        for limit in self.filed():
             if isinstance(limit.limit_provider, str) and not getattr(limit, "items", None):
                 with contextlib.suppress(ValueError):
                     yield from [runtime.limit for runtime in limit]

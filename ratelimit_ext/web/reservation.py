@@ -27,6 +27,7 @@ from ratelimit_ext.engine.protocol import (
 from ratelimit_ext.strategies.block import length_us
 from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.entry import Entry, one_per_charge
+from ratelimit_ext.web.known_names import KnownNames
 
 #: A long call renews its lease at most this often.
 RENEW_EVERY_S: Final = 5.0
@@ -65,8 +66,9 @@ class Reservation:
     net.
     """
 
-    def __init__(self, engine: Engine, hold: Hold, entries: list[Entry]) -> None:
+    def __init__(self, engine: Engine, hold: Hold, entries: list[Entry], names: KnownNames) -> None:
         self._engine = engine
+        self._names = names
         #: Under which id the estimates are held.
         self.hold = hold
         self._entries = entries  # grows with every further admission of the request
@@ -111,7 +113,9 @@ class Reservation:
         """Note what the keeper of the request's limit ``as reported`` in this unit says: of
         ``amount`` per period so much was used at ``as_of`` (of the monotonic clock; default: now).
 
-        It reaches the storage with what is sent next. Raises ``ValueError`` for what is none.
+        It reaches the storage with what is sent next. Without such a limit nothing is noted; where
+        the whole application has none in the unit, the log says so. Raises ``ValueError`` for what
+        is none.
         """
         whole = {"amount": (amount, 1, MOST_AMOUNT), "used": (used, 0, MOST_AMOUNT)}
         whole["period_s"] = (period_s, 1, LONGEST_PERIOD_US // MICRO)
@@ -121,11 +125,15 @@ class Reservation:
                     f"reporting {word}={value!r}: a whole number from {least} to {most} is allowed"
                 )
         since = time.monotonic() if as_of is None else as_of
-        for entry in self._entries:  # those of now: another attempt may be another's
-            charge = entry.verdict.charge
-            if charge.limit.strategy == "reported" and charge.limit.unit == unit:
-                told = Reported(charge, amount, used, period_s * MICRO, since)
-                self._reported[charge.key] = told
+        charges = [
+            entry.verdict.charge
+            for entry in self._entries  # those of now: another attempt may be another's
+            if entry.claim.limit.strategy == "reported" and entry.claim.limit.unit == unit
+        ]
+        for charge in charges:
+            self._reported[charge.key] = Reported(charge, amount, used, period_s * MICRO, since)
+        if not charges:
+            self._names.doubt_unit(unit, "reservation.report")
 
     def block(
         self, name: str, *, for_s: float, reason: BlockReason = "overloaded", grows: bool = False
@@ -134,7 +142,8 @@ class Reservation:
         identity concerns: at once, in all workers, for so long. It opens by degrees.
 
         ``grows`` is for a wait that nobody named: closed again while it opens, it is twice as long
-        as before. Raises ``ValueError`` for a length that is none.
+        as before. Where the request has no such limit, nothing is closed; where the whole
+        application has none, the log says so. Raises ``ValueError`` for a length that is none.
         """
         for_us = length_us(for_s)
         how = manner(reason, ramped=True, grows=grows)
@@ -143,6 +152,8 @@ class Reservation:
             for entry in one_per_charge(self._entries)
             if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
         ]
+        if not closings:
+            self._names.doubt_name(name, "reservation.block", strategy="block")
         self._send(closings + self._reports())
 
     @property

@@ -1,0 +1,70 @@
+"""The names that limits have, for those who ask for limits by name.
+
+An application may ask for a limit that a policy of its operator's does not have: then there is
+nothing to do, and no error. But a name that is misspelt would do nothing, either, for ever. So the
+log has a warning, once for each name.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import flask
+
+from ratelimit_ext.policy import did_you_mean
+from ratelimit_ext.web.manager import Manager
+
+_logger: Final = logging.getLogger("ratelimit_ext")
+#: What a limit's string has in it, by the strategy that it states.
+_WORDS: Final = {"block": "blocked", "reported": "reported"}
+#: A name that is made of a request's data would fill log and memory.
+MOST_TOLD: Final = 100
+
+
+class KnownNames:
+    """What the limits of one extension are called."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._told: set[tuple[str, str]] = set()
+
+    def doubt_name(self, name: str, asks: str, *, strategy: str = "") -> None:
+        """Log that no limit has the name, where none has; ``asks`` is who asked for it, and
+        ``strategy`` the only one that is meant."""
+        known = {getattr(definition, "name", "") for definition in self._of(strategy)} - {""}
+        kind = {"block": " 'unless blocked'"}.get(strategy, "")
+        self._doubt(name, asks, known, f"no limit{kind} is called {name!r}")
+
+    def doubt_unit(self, unit: str, asks: str) -> None:
+        """The same for the unit of a limit ``as reported``."""
+        known = {getattr(definition, "unit", "") for definition in self._of("reported")} - {""}
+        self._doubt(unit, asks, known, f"no limit 'as reported' is in {unit!r}")
+
+    def _doubt(self, asked: str, asks: str, known: set[str], finding: str) -> None:
+        if asked in known or (asks, asked) in self._told or len(self._told) >= MOST_TOLD:
+            return
+        self._told.add((asks, asked))
+        logger = flask.current_app.logger if flask.has_app_context() else _logger
+        listed = ", ".join(sorted(map(repr, known))) or "none"
+        logger.warning(
+            "%s(%r) does nothing: %s; there are: %s.%s",
+            asks,
+            asked,
+            finding,
+            listed,
+            did_you_mean(asked, known),
+        )
+
+    def _of(self, strategy: str) -> list[Any]:
+        """The definitions that state the strategy, or may: a function's answer is not known."""
+        filed = list(self._manager.filed())
+        if not strategy:
+            return filed
+        return [
+            definition
+            for definition in filed
+            if callable(definition.limit_provider)
+            or getattr(definition, "strategy", None) == strategy
+            or _WORDS[strategy] in str(definition.limit_provider).lower()
+        ]
