@@ -58,6 +58,7 @@ STORAGE_WAITS_S: Final = 1.0
 ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usage.bp, page.bp)
 # A lease, in timeouts of a provider.
 LEASES: Final = 2
+MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
 #: What `create_app` raises where it was told something wrong: its text is a sentence for whoever
 #: has to mend it.
 MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
@@ -193,10 +194,12 @@ def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
             max_tokens=chosen.max_tokens,
             fallbacks=chosen.fallback_models,
         )
-    except (UnknownModelError, ModelUnavailableError) as error:
+    except ModelUnavailableError as error:
         raise settings.SettingsError(
-            f"CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS: {error}"
+            f"{MODEL_SETTINGS}: {error} Or set {error.missing}, which is missing."
         ) from error
+    except UnknownModelError as error:
+        raise settings.SettingsError(f"{MODEL_SETTINGS}: {error}") from error
 
 
 def _trust_proxies(app: Flask, hops: int) -> None:

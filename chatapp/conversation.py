@@ -30,7 +30,12 @@ class UnknownModelError(ValueError):
 
 
 class ModelUnavailableError(ValueError):
-    """The model's provider cannot be asked; the message names what is missing."""
+    """The model's provider cannot be asked. The message is for who asks for it; ``missing`` is what
+    the operator would have to set, which is none of the other's business."""
+
+    def __init__(self, sentence: str, *, missing: str) -> None:
+        super().__init__(sentence)
+        self.missing = missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,10 @@ class Conversation:
         self._providers = {provider.name: provider for provider in providers}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
-        self.default_model = self.model(default_model or self._cheapest_at_hand())
+        self._missed: set[str] = set()
+        self.default_model = self._found(default_model or self._cheapest_at_hand())
         self._fallbacks = {
-            self.model(name).family: self._other(name, other) for name, other in fallbacks.items()
+            self._found(name).family: self._other(name, other) for name, other in fallbacks.items()
         }
 
     def model(self, name: str | None) -> Model:
@@ -84,18 +90,31 @@ class Conversation:
         """
         if name is None:
             return self.default_model
+        try:
+            return self._found(name)
+        except ModelUnavailableError as error:
+            if error.missing not in self._missed:
+                self._missed.add(error.missing)
+                log.warning("Somebody asked for %r, and %s is not set", name, error.missing)
+            raise
+        except UnknownModelError as error:
+            raise UnknownModelError(
+                f'{error}, or leave "model" out for {self.default_model.name}.'
+            ) from error
+
+    def _found(self, name: str) -> Model:
         for provider in self._providers.values():
             if not provider.serves(name):
                 continue
             if provider.missing is not None:
                 raise ModelUnavailableError(
-                    f'The model "{name}" belongs to {provider.name}, and {provider.missing} is not '
-                    f"set on this server; set it there, or ask for one of: {self._at_hand()}."
+                    f'The model "{name}" belongs to {provider.name}, of which this server offers '
+                    f"nothing; ask for one of: {self._at_hand()}.",
+                    missing=provider.missing,
                 )
             return self._catalogue.model(name, provider.name)
         raise UnknownModelError(
-            f'The model "{name[:100]}" is unknown; allowed are {self._at_hand()}: name one of '
-            f'them, or leave "model" out for {self.default_model.name}.'
+            f'The model "{name[:100]}" is unknown; allowed are {self._at_hand()}: name one of them'
         )
 
     def fallback(self, model: Model) -> Model | None:
@@ -163,8 +182,8 @@ class Conversation:
 
     def _other(self, name: str, other: str) -> Model:
         """The model that is asked in the place of one of that name."""
-        chosen = self.model(other)
-        if chosen.family == self.model(name).family:
+        chosen = self._found(other)
+        if chosen.family == self._found(name).family:
             raise UnknownModelError(
                 f'"{other}" cannot answer in the place of "{name}", for it is the same model; '
                 "name another one, or leave it out."

@@ -95,7 +95,8 @@ class Authenticator:
         presented = parse(text)
         if presented is None:
             raise KeyRefusedError(
-                "The API key is malformed: a key of this server is sk-chat-, 16 and 43 characters."
+                "The API key is malformed: a key of this server is "
+                "sk-chat-<16 characters>-<43 characters>."
             )
         digest = sha256(presented.text.encode("ascii")).digest()
         if sentence := self._refused.get(digest, within_s=ANSWER_HOLDS_S):

@@ -32,6 +32,12 @@ def test_a_default_model_without_its_key_stops_the_start(make_app: AppMaker) -> 
         make_app(CHATAPP_DEFAULT_MODEL="gpt-4o")
 
 
+def test_a_default_model_that_is_unknown_stops_the_start(make_app: AppMaker) -> None:
+    """With those that are known."""
+    with pytest.raises(SettingsError, match=r"CHATAPP_DEFAULT_MODEL.*llama.*allowed are offline"):
+        make_app(CHATAPP_DEFAULT_MODEL="llama")
+
+
 def test_the_environment_counts_and_the_argument_counts_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -91,6 +91,12 @@ def test_a_key_has_an_owner(authenticator: Authenticator, shelf: Shelf) -> None:
     assert authenticator.authenticate(made.text) == Principal("alice", "pro", made.public_id)
 
 
+def test_what_is_no_key_is_told_the_form_of_one(authenticator: Authenticator) -> None:
+    """So that who left half of it out sees that."""
+    with pytest.raises(KeyRefusedError, match="sk-chat-<16 characters>-<43 characters>"):
+        authenticator.authenticate("sk-chat-0123456789abcdef")
+
+
 def test_the_hot_path_asks_no_database(
     authenticator: Authenticator, shelf: Shelf, clock: Clock
 ) -> None:

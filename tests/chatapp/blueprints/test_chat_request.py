@@ -128,13 +128,13 @@ CASES = [
     Case("model with NUL", fields(model="gpt-\x00"), 422, "invalid_model", "NUL"),
     Case("model with a path", fields(model="../offline"), 422, "unknown_model", "unknown"),
     Case("model in capitals", fields(model="OFFLINE"), 422, "unknown_model", "unknown"),
-    Case("no OpenAI key", fields(model="gpt-4o"), 422, "model_unavailable", "OPENAI_API_KEY"),
+    Case("no OpenAI key", fields(model="gpt-4o"), 422, "model_unavailable", "belongs to openai"),
     Case(
         "no Anthropic key",
         fields(model="claude-haiku-4-5"),
         422,
         "model_unavailable",
-        "ANTHROPIC_API_KEY",
+        "belongs to anthropic, of which this server offers nothing",
     ),
 ]
 
