@@ -142,11 +142,17 @@ class LimitedRequest:
             ]
 
     def nearest(self) -> Entry | None:
-        """The entry nearest to exhaustion; of those that denied, the longest wait."""
+        """The entry nearest to exhaustion; of those that denied, the longest wait.
+
+        Calls in flight are not exhausted by the one that is answered: it gives its place back. They
+        are shown where there is nothing else.
+        """
         nearest, least = None, 2.0
+        lasting = [entry for entry in self.entries if entry.claim.limit.unit != "calls"]
         for entry in self.entries:
             if not entry.verdict.allowed:
                 return max((e for e in self.entries if not e.verdict.allowed), key=_wait)
+        for entry in lasting or self.entries:
             left = entry.verdict.remaining / entry.claim.limit.capacity
             if left < least or (
                 left == least and nearest is not None and entry.claim.order < nearest.claim.order

@@ -51,6 +51,31 @@ def test_an_admitted_answer_names_every_limit(make: Maker, clock: Clock) -> None
     }
 
 
+def test_calls_in_flight_are_no_limit_that_is_used_up(make: Maker, clock: Clock) -> None:
+    """The place of the call that is answered is free again: the next one may come at once. A
+    refusal is about them, and where there is nothing else they are what there is."""
+    app, limiter = make()
+    slots = limiter.limit("1 in flight", name="slots")
+    app.get("/")(limiter.limit("30/minute")(slots(root)))
+
+    @app.get("/only")
+    @limiter.limit("1 in flight", name="only")
+    def only() -> str:
+        return "ok"
+
+    client = app.test_client()
+    answer = client.get("/")
+    assert (answer.headers["X-RateLimit-Limit"], answer.headers["X-RateLimit-Remaining"]) == (
+        "30",
+        "29",
+    )
+    assert '"slots";r=0' in answer.headers["RateLimit"]
+    assert client.get("/only").headers["X-RateLimit-Limit"] == "1"
+    with app.test_request_context("/"):
+        app.view_functions["root"]()  # and is not over yet
+        assert client.get("/").headers["X-RateLimit-Limit"] == "1"
+
+
 def test_a_refusal_says_how_long_to_wait(make: Maker, clock: Clock) -> None:
     """In whole seconds rounded up, and in milliseconds; and it is never cached."""
     app, limiter = make()

@@ -95,8 +95,8 @@ NAMES = "'other quota', 'other switch', 'pace', 'provider', 'quota'"
             reports,
             {
                 (
-                    "reservation.report('token') does nothing: no limit 'as reported' is in 'token'; "
-                    "there are: 'requests', 'tokens'. Did you mean 'tokens'?"
+                    "reservation.report('token') does nothing: no limit 'as reported' is in "
+                    "'token'; there are: 'requests', 'tokens'. Did you mean 'tokens'?"
                 )
             },
         ),
