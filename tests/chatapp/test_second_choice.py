@@ -75,7 +75,7 @@ def test_the_ledger_agrees_with_a_second_choice(
     assert app.extensions[LEDGER_KEY].flush()
     checked = app.test_cli_runner().invoke(args=["chat", "ledger", "check"])
     assert checked.exit_code == 0, checked.output
-    assert "limits of 1 users compared; 0 problems" in checked.output
+    assert "limits of 1 user compared; 0 problems" in checked.output
 
 
 def test_a_second_choice_has_none_of_its_own(choosy: Workers, provider: ProviderServer) -> None:

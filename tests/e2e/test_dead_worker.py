@@ -219,7 +219,7 @@ def test_the_ledger_has_every_call(death: Death) -> None:
 def test_the_check_names_every_call(death: Death) -> None:
     """As one whose worker died, and nothing else: the limits hold what is settled, which is 0."""
     assert death.check.returncode == 1
-    assert "limits of 1 users compared; 50 problems." in death.check.stdout
+    assert "limits of 1 user compared; 50 problems." in death.check.stdout
     for call in death.calls:
         assert f"{call['id']} of ip:127.0.0.1" in death.check.stderr
     assert death.check.stderr.count("is unfinished: its worker died") == STREAMS
