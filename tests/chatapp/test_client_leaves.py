@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
-import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -138,7 +138,7 @@ def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: floa
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
     with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
         leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
-        time.sleep(after_s)
+        select.select([leaver], [], [], after_s)
 
 
 def test_who_leaves_at_any_moment_keeps_nothing(
