@@ -2,7 +2,7 @@
 
 An application may ask for a limit that a policy of its operator's does not have: then there is
 nothing to do, and no error. But a name that is misspelt would do nothing, either, for ever. So the
-log has a warning, once for each name.
+log has a warning, once for each name; but none where no limit has a name that it could be.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ class KnownNames:
         self._doubt(unit, asks, known, f"no limit 'as reported' is in {unit!r}")
 
     def _doubt(self, asked: str, asks: str, known: set[str], finding: str) -> None:
-        if asked in known or (asks, asked) in self._told or len(self._told) >= MOST_TOLD:
+        if not known or asked in known:
+            return
+        if (asks, asked) in self._told or len(self._told) >= MOST_TOLD:
             return
         self._told.add((asks, asked))
         logger = flask.current_app.logger if flask.has_app_context() else _logger
-        listed = ", ".join(sorted(map(repr, known))) or "none"
+        listed = ", ".join(sorted(map(repr, known)))
         logger.warning(
             "%s(%r) does nothing: %s; there are: %s.%s",
             asks,

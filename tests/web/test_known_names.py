@@ -126,6 +126,24 @@ def test_a_name_of_another_view_is_nothing_here_and_no_slip(
     assert warned(make, caplog, elsewhere) == []
 
 
+def test_where_no_limit_has_a_name_that_it_could_be_none_is_told(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A library may ask for a switch and report a quota, also in an application without either."""
+    app, limiter = make(application_limits=["1000/day"])
+
+    @app.get("/")
+    @limiter.limit("30/minute")
+    def view() -> str:
+        assert limiter.admit_again("provider") is None
+        limiter.reservation.block("provider", for_s=1)
+        limiter.reservation.report("requests", amount=5, used=1, period_s=60)
+        return "ok"
+
+    assert statuses(app, times=2) == [200, 200]
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_an_endpoint_that_does_not_exist_cannot_be_looked_at(make: Maker) -> None:
     """The error names those that do."""
     app, limiter = make()
