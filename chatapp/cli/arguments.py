@@ -101,7 +101,7 @@ class DurationType(click.ParamType[timedelta]):
             self.fail(f"{value!r} is no length of time; write it as 90s, 15m, 2h or 7d", param, ctx)
         length = min(int(number), LONGEST_DAYS * 86_400) * DURATION_UNITS[unit]
         if not timedelta(0) < length <= timedelta(days=LONGEST_DAYS):
-            self.fail(f"{value!r} is none from 1s to {LONGEST_DAYS}d", param, ctx)
+            self.fail(f"{value!r} is not from 1s to {LONGEST_DAYS}d", param, ctx)
         return length
 
 

@@ -28,8 +28,9 @@ class Offline:
     def complete(self, prompt: Prompt) -> Completion:
         asked = prompt.messages[-1].text
         quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
+        characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
         text = (
-            f"I am offline: no model was asked. You said “{quoted}” ({len(asked)} characters). "
+            f"I am offline: no model was asked. You said “{quoted}” ({characters}). "
             "Set OPENAI_API_KEY or ANTHROPIC_API_KEY to talk to a model."
         )
         usage = Usage(

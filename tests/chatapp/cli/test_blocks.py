@@ -149,8 +149,8 @@ def test_a_longer_block_stays(console: Flask) -> None:
         (["block", "all", "alice"], "`all` takes no name"),
         (["block", "everything"], "is not one of 'user', 'key', 'model', 'all'"),
         (["block", "user", "alice", "--for", "soon"], "write it as 90s, 15m, 2h or 7d"),
-        (["block", "user", "alice", "--for", "0s"], "none from 1s to 366d"),
-        (["block", "user", "alice", "--for", "9" * 40 + "d"], "none from 1s to 366d"),
+        (["block", "user", "alice", "--for", "0s"], "is not from 1s to 366d"),
+        (["block", "user", "alice", "--for", "9" * 40 + "d"], "is not from 1s to 366d"),
         (["block", "model", "offline", "--abnormal"], "for a user or a key"),
     ],
 )

@@ -28,3 +28,9 @@ def test_a_long_message_is_not_sent_back_whole() -> None:
     """32 kB in are not 32 kB out."""
     prompt = Prompt(model="offline", messages=(Message("user", "a" * 32_000),), max_tokens=5)
     assert len(Offline().complete(prompt).text) < 500
+
+
+def test_one_character_is_one() -> None:
+    """In the singular."""
+    prompt = Prompt(model="offline", messages=(Message("user", "?"),), max_tokens=5)
+    assert "(1 character)" in Offline().complete(prompt).text
