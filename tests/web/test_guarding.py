@@ -14,6 +14,7 @@ from flask_limiter.util import get_qualified_name
 from ratelimit_ext import MetaLimit, Reservation, StorageUnavailable
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.web.cause import REASONS
+from tests import servers
 from tests.web.conftest import Clock, Maker
 
 PROBLEM = "application/problem+json"
@@ -270,19 +271,18 @@ def test_a_keepers_tokens_are_corrected_by_what_is_not_cached(make: Maker, clock
     assert left_after(failed) == 100
 
 
-def test_reports_ride_along(make: Maker, uri: str, request: pytest.FixtureRequest) -> None:
+def test_reports_ride_along(
+    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
+) -> None:
     """Deciding is one EVALSHA, and settling with all that was reported another."""
-    if uri == "memory://":
-        pytest.skip("nothing is sent")
-    guarded = Guarded(make, uri, "unless blocked", "as reported")
+    guarded = Guarded(make, redis_server.uri, "unless blocked", "as reported")
     guarded.acts = lambda reservation: reservation.report(
         "requests", amount=60, used=1, period_s=60
     )
     guarded.get()
-    client: redis.Redis = request.getfixturevalue("redis_client")
-    client.config_resetstat()
+    redis_client.config_resetstat()
     guarded.get()
-    stats = client.info("commandstats")
+    stats = redis_client.info("commandstats")
     assert stats["cmdstat_evalsha"]["calls"] == 2
 
 
