@@ -184,7 +184,9 @@ def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
 
 def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
     timeouts = Timeouts(
-        connect_s=chosen.provider_connect_timeout_s, read_s=chosen.provider_timeout_s
+        connect_s=chosen.provider_connect_timeout_s,
+        first_byte_s=min(chosen.provider_first_byte_timeout_s, chosen.provider_timeout_s),
+        read_s=chosen.provider_timeout_s,
     )
     try:
         return Conversation(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Final
 
 from chatapp import models_file
+from chatapp.models_file import Reasoning
 from chatapp.price import Tariff
 from chatapp.providers import Usage
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 EXTENSION_KEY: Final = "chatapp.catalogue"
 MODELS_FILE: Final = Path(__file__).with_name("models.toml")
+#: Assumed of a model that states no `max_output`: what every current model generates at least.
+UNKNOWN_MAX_OUTPUT: Final = 32_768
 # What providers append to a name for a version of the same model: a date in their three forms,
 # a moving pointer, or both (gpt-4-1106-preview).
 VARIANT: Final = re.compile(r"(-(latest|preview|\d{4}|\d{8}|\d{4}-\d{2}-\d{2}))+")
@@ -42,20 +45,31 @@ class Model:
         that are not listed."""
         return self.name if self.slug == _other(self.provider) else self.slug
 
+    @property
+    def upstream(self) -> str:
+        """Where its standard calls go: what a provider's pause and quotas are counted under."""
+        return f"{self.provider}/{self.family}"
+
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """Slugs by name, and the model of each provider that is asked where none is named.
 
-    ``context_tokens`` is by slug what a model takes at most, input and output together; ``tariffs``
-    are by slug, as they were on ``as_of``.
+    By slug: ``context_tokens`` is what a model takes at most, input and output together,
+    ``max_output_tokens`` its longest answer, ``reasoning`` when it generates what is billed and
+    not streamed, ``tariffs`` what it costs, as it was on ``as_of``. By provider: ``tiers`` are
+    those priced for every model, and ``web_search`` the price of a search in micro-dollars.
     """
 
     slugs: Mapping[str, str]
     providers: Mapping[str, str]
     defaults: Mapping[str, str]
     context_tokens: Mapping[str, int]
+    max_output_tokens: Mapping[str, int]
+    reasoning: Mapping[str, Reasoning]
     tariffs: Mapping[str, Tariff]
+    tiers: Mapping[str, Collection[str]]
+    web_search: Mapping[str, int]
     as_of: date
     _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -72,13 +86,52 @@ class Catalogue:
         A slug without a price costs what the dearest model would for it, so that no budget is
         passed unseen; the log says so, once.
         """
+        return max(tariff.of(usage) for tariff in self._tariffs(slug))
+
+    def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
+        """How many output tokens an amount of micro-dollars pays beside the prompt."""
+        return min(tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug))
+
+    def max_output(self, model: Model) -> int:
+        """The longest answer of the model, in tokens."""
+        known = self.max_output_tokens.get(model.slug)
+        return UNKNOWN_MAX_OUTPUT if known is None else known
+
+    def prices_tier(self, model: Model, tier: str) -> bool:
+        """Whether a call of the model in that tier has a price."""
+        tariff = self.tariffs.get(model.slug)
+        return tier in (tariff.tiers if tariff else self.tiers.get(model.provider, ()))
+
+    def tools(self, provider: str) -> Collection[str]:
+        """The tools of that provider's that have a price for each use."""
+        return ("web_search",) if provider in self.web_search else ()
+
+    def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
+        """Whether a call may generate what is billed and not sent. ``thinks``: what the request
+        says of thinking, if it says anything."""
+        match self.reasoning.get(model.slug, "default"):
+            case "never":
+                return False
+            case "on request":
+                return thinks is True
+            case _:
+                return thinks is not False
+
+    def is_long(self, model: Model, input_tokens: int) -> bool:
+        """Whether a call with that input is a long one to its provider: another price, and other
+        limits."""
+        tariff = self.tariffs.get(model.slug)
+        return tariff is not None and tariff.is_long(input_tokens)
+
+    def _tariffs(self, slug: str) -> Collection[Tariff]:
+        """The tariff of a slug; all there are where it has none."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
-            return tariff.of(usage)
+            return (tariff,)
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning("%s has no price in models.toml; it is priced as the dearest one", slug)
-        return max(tariff.of(usage) for tariff in self.tariffs.values())
+        return self.tariffs.values()
 
     def slug_of(self, name: str) -> str | None:
         """The slug that a name is counted under; None where it is in the catalogue under none."""
@@ -117,7 +170,7 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
                 f"{path}: defaults.{provider}: {default!r} is no model of {provider}; "
                 "name one of its slugs under [models]"
             )
-    tariffs = {slug: tariff for slug, entry in file.models.items() if (tariff := entry.tariff())}
+    tariffs = file.tariffs()
     if not tariffs:
         raise CatalogueError(f"{path}: no model has a price, so an unknown one has none either")
     return Catalogue(
@@ -125,6 +178,10 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
         providers={slug: entry.provider for slug, entry in file.models.items()},
         defaults=file.defaults,
         context_tokens={slug: entry.context for slug, entry in file.models.items()},
+        max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
+        reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
         tariffs=tariffs,
+        tiers={provider: file.tiers_of(provider) for provider in file.tiers},
+        web_search={p: price for p in file.tools if (price := file.web_search(p)) is not None},
         as_of=file.as_of,
     )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from chatapp.catalogue import Catalogue, Model
 from chatapp.providers import (
     AnswerStream,
+    Extras,
     Forwarder,
     Message,
     Passage,
@@ -48,12 +49,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a turn; ``model`` is the one that gave it, as its provider calls it, and
-    ``quotas`` are the provider's that came with it."""
+    """The answer to a turn; ``model`` is the one that gave it, as its provider calls it, ``usage``
+    what it reported, if that can be read, and ``quotas`` are the provider's that came with it."""
 
     text: str
     model: str
-    usage: Usage
+    usage: Usage | None
     quotas: tuple[Quota, ...] = ()
 
 
@@ -138,14 +139,21 @@ class Conversation:
             if self._catalogue.providers[slug] in providers
         }
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is known of the models."""
+        return self._catalogue
+
     def price(self, slug: str, usage: Usage) -> int:
         """What tokens of that model cost, in micro-dollars."""
         return self._catalogue.price(slug, usage)
 
-    def answer(self, turn: Turn) -> Reply:
-        """Ask, and wait for the answer; ProviderError where there is none."""
+    def answer(self, turn: Turn, most_output_tokens: int | None = None) -> Reply:
+        """Ask, and wait for the answer; ProviderError where there is none. ``most_output_tokens``
+        bounds this answer further, here and below."""
         with failures_logged(turn.model):
-            completion = self._providers[turn.model.provider].complete(self._prompt(turn))
+            prompt = self._prompt(turn, most_output_tokens)
+            completion = self._providers[turn.model.provider].complete(prompt)
         return Reply(
             text=completion.text,
             model=completion.model,
@@ -153,31 +161,43 @@ class Conversation:
             quotas=completion.quotas,
         )
 
-    def stream(self, turn: Turn) -> AnswerStream:
+    def stream(self, turn: Turn, most_output_tokens: int | None = None) -> AnswerStream:
         """Ask for an answer piece by piece; ProviderError where none begins."""
         with failures_logged(turn.model):
-            return self._providers[turn.model.provider].stream(self._prompt(turn))
+            prompt = self._prompt(turn, most_output_tokens)
+            return self._providers[turn.model.provider].stream(prompt)
 
-    def forward(self, model: Model, passage: Passage) -> Passed:
+    def forward(
+        self, model: Model, passage: Passage, most_output_tokens: int | None = None
+    ) -> Passed:
         """Hand a request in the provider's own protocol on; ProviderError where it gives none."""
         with failures_logged(model):
-            return self._forwarder(model).forward(_for(model, passage))
+            provider = self._forwarder(model)
+            return provider.forward(_adapted(passage, model, provider, most_output_tokens))
 
-    def forward_stream(self, model: Model, passage: Passage) -> AnswerStream:
+    def forward_stream(
+        self, model: Model, passage: Passage, most_output_tokens: int | None = None
+    ) -> AnswerStream:
         """The same, piece by piece."""
         with failures_logged(model):
-            return self._forwarder(model).forward_stream(_for(model, passage))
+            provider = self._forwarder(model)
+            return provider.forward_stream(_adapted(passage, model, provider, most_output_tokens))
+
+    def extras(self, model: Model, fields: Mapping[str, object]) -> Extras:
+        """What of a request in its provider's own protocol changes its price."""
+        provider = self._providers[model.provider]
+        return provider.extras(fields) if isinstance(provider, Forwarder) else Extras()
 
     def _forwarder(self, model: Model) -> Forwarder:
         provider = self._providers[model.provider]
         assert isinstance(provider, Forwarder), f"{provider.name} has no protocol of its own"
         return provider
 
-    def _prompt(self, turn: Turn) -> Prompt:
+    def _prompt(self, turn: Turn, most_output_tokens: int | None) -> Prompt:
         return Prompt(
             model=turn.model.name,
             messages=(Message(role="user", text=turn.message),),
-            max_tokens=self.max_tokens,
+            max_tokens=min(self.max_tokens, most_output_tokens or self.max_tokens),
         )
 
     def _other(self, name: str, other: str) -> Model:
@@ -199,10 +219,15 @@ class Conversation:
         return ", ".join(pattern for provider in ready for pattern in provider.patterns)
 
 
-def _for(model: Model, passage: Passage) -> Passage:
-    """The request to that model, where it names another."""
+def _adapted(
+    passage: Passage, model: Model, provider: Forwarder, most_output_tokens: int | None
+) -> Passage:
+    """The request to that model, with that bound; as it came if neither changes it."""
     try:
-        return passage.naming(model.name)
+        adapted = passage.with_fields(model=model.name)
+        if most_output_tokens is None:
+            return adapted
+        return provider.bounded(adapted, most_output_tokens)
     except ValueError as error:  # 1e999 is JSON, and no number here
         raise ProviderError(model.provider, "bad_request", message=str(error)) from error
 

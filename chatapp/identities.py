@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from flask import g
 
 from chatapp.accounts.principal import Principal
+from chatapp.blueprints.estimating import present_tiers
 from chatapp.conversation import Turn
 from chatapp.settings import SettingsError
 from ratelimit_ext import Limiter, client_ip
@@ -64,7 +65,7 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
         # Models that the catalogue does not list share an allowance, but not a provider's pause:
         # nothing is kept under a name before it is asked.
         request: Asked = g.chat_request
-        return request.turn.model.family
+        return "/".join([request.turn.model.upstream, *present_tiers()])
 
     @limiter.plan_loader
     def plan() -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from chatapp.price import Price, Tariff
+from chatapp.price import ONE, Price, Tariff
+
+Reasoning = Literal["default", "on request", "never"]
 
 
 def _micro_dollars(dollars: Decimal) -> int:
@@ -20,7 +23,14 @@ def _micro_dollars(dollars: Decimal) -> int:
     return int(micro)
 
 
+def _thousandths(multiple: Decimal) -> int:
+    if not 0 < multiple <= 100:
+        raise ValueError(f"{multiple} is not a multiple of a price above 0, up to 100")
+    return int(-(-multiple * ONE // 1))
+
+
 Dollars = Annotated[Decimal, AfterValidator(_micro_dollars)]
+Multiple = Annotated[Decimal, AfterValidator(_thousandths)]
 
 
 class _Price(BaseModel):
@@ -29,14 +39,28 @@ class _Price(BaseModel):
     input: Dollars
     cached_input: Dollars
     cache_write: Dollars
+    cache_write_1h: Dollars | None = None
     output: Dollars
 
     def price(self) -> Price:
-        return Price(**{kind: int(getattr(self, kind)) for kind in _Price.model_fields})
+        # Typed as Decimal; the validator has made integers of them.
+        hour = self.cache_write_1h
+        return Price(
+            input=int(self.input),
+            cached_input=int(self.cached_input),
+            cache_write=int(self.cache_write),
+            cache_write_1h=2 * int(self.input) if hour is None else int(hour),
+            output=int(self.output),
+        )
 
 
 class _LongPrice(_Price):
     over: Annotated[int, Field(gt=0)]
+
+
+class _Tools(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    web_search: Dollars | None = None
 
 
 class Entry(BaseModel):
@@ -46,17 +70,11 @@ class Entry(BaseModel):
     provider: str
     aliases: list[str] = []
     context: Annotated[int, Field(gt=0)]
+    max_output: Annotated[int, Field(gt=0)] | None = None
+    reasoning: Reasoning = "default"
     price: _Price | None = None
     long_context: _LongPrice | None = None
-
-    def tariff(self) -> Tariff | None:
-        """What it costs, where the file says so."""
-        if self.price is None:
-            return None
-        if self.long_context is None:
-            return Tariff(usual=self.price.price())
-        long = self.long_context
-        return Tariff(usual=self.price.price(), long=long.price(), long_over_tokens=long.over)
+    tiers: Annotated[dict[str, Multiple], Field(strict=False)] = {}
 
 
 class ModelsFile(BaseModel):
@@ -66,8 +84,37 @@ class ModelsFile(BaseModel):
     version: int
     as_of: date
     sources: list[str]
+    tiers: Annotated[dict[str, dict[str, Multiple]], Field(strict=False)] = {}
+    tools: dict[str, _Tools] = {}
     defaults: dict[str, str]
     models: dict[str, Entry]
+
+    def tariffs(self) -> Mapping[str, Tariff]:
+        """What the models cost whose price the file states, by slug."""
+        return {slug: self._tariff(entry) for slug, entry in self.models.items() if entry.price}
+
+    def web_search(self, provider: str) -> int | None:
+        """The price of a web search in micro-dollars; None if it has none."""
+        tools = self.tools.get(provider, _Tools())
+        return None if tools.web_search is None else int(tools.web_search)
+
+    def tiers_of(self, provider: str, entry: Entry | None = None) -> dict[str, int]:
+        """The multiples of a provider, and of one of its models, in thousandths."""
+        multiples = {**self.tiers.get(provider, {}), **(entry.tiers if entry else {})}
+        return {tier: int(multiple) for tier, multiple in multiples.items()}
+
+    def _tariff(self, entry: Entry) -> Tariff:
+        assert entry.price is not None
+        long = entry.long_context
+        every = [entry.tiers for entry in self.models.values()] + [*self.tiers.values()]
+        return Tariff(
+            usual=entry.price.price(),
+            long=long.price() if long else None,
+            long_over_tokens=long.over if long else 0,
+            tiers=self.tiers_of(entry.provider, entry),
+            unknown_tier=max((int(m) for tiers in every for m in tiers.values()), default=ONE),
+            web_search=self.web_search(entry.provider) or 0,
+        )
 
 
 def read(path: Path) -> ModelsFile:

@@ -1,13 +1,17 @@
-"""What tokens of a model cost, in integer micro-dollars."""
+"""What a call of a model costs, in integer micro-dollars."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
 from typing import Final
 
 from chatapp.providers import Usage
 
 TOKENS_PER_PRICE: Final = 1_000_000
+#: Multiples of a price are kept in thousandths, so that costs stay integers.
+ONE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,35 +21,65 @@ class Price:
     input: int
     cached_input: int
     cache_write: int
+    cache_write_1h: int
     output: int
 
-    def of(self, usage: Usage) -> int:
-        """The cost in micro-dollars. What is no whole one is rounded up, once for the call.
+    def millionths(self, usage: Usage) -> int:
+        """The cost in millionths of a micro-dollar.
 
         Cached input and cache writes are parts of the input. A usage that claims more parts than
         input, as no provider should, is priced by its parts.
         """
         cached, written = max(0, usage.cached_input_tokens), max(0, usage.cache_write_tokens)
-        plain = max(0, usage.input_tokens - cached - written)
-        total = (
-            plain * self.input
+        for_an_hour = min(written, max(0, usage.cache_write_1h_tokens))
+        return (
+            max(0, usage.input_tokens - cached - written) * self.input
             + cached * self.cached_input
-            + written * self.cache_write
+            + (written - for_an_hour) * self.cache_write
+            + for_an_hour * self.cache_write_1h
             + max(0, usage.output_tokens) * self.output
         )
-        return -(-total // TOKENS_PER_PRICE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """A model's price, and the one for everything in a call whose input is long: longer than
-    ``long_over_tokens``, where there is such a price."""
+    """What a model costs: ``long`` is the price of everything in a call whose input is longer than
+    ``long_over_tokens``, where there is such a price. ``tiers`` are multiples by tier or speed, in
+    thousandths, and ``unknown_tier`` is the multiple of any other. ``web_search`` is the price of
+    one search in micro-dollars."""
 
     usual: Price
     long: Price | None = None
     long_over_tokens: int = 0
+    tiers: Mapping[str, int] = field(default_factory=dict)
+    unknown_tier: int = ONE
+    web_search: int = 0
 
     def of(self, usage: Usage) -> int:
-        """The cost in micro-dollars."""
-        is_long = self.long is not None and usage.input_tokens > self.long_over_tokens
-        return (self.long if is_long and self.long else self.usual).of(usage)
+        """The cost in micro-dollars. A fraction of one is rounded up, once for the call."""
+        price = self.long if self.long and self.is_long(usage.input_tokens) else self.usual
+        multiple, scale = self._multiple(usage)
+        total = price.millionths(usage) * multiple
+        tokens = -(-total // (TOKENS_PER_PRICE * scale))
+        return tokens + max(0, usage.web_searches) * self.web_search
+
+    def is_long(self, input_tokens: int) -> bool:
+        """Whether a call with this input is priced as a long one."""
+        return self.long is not None and input_tokens > self.long_over_tokens
+
+    def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
+        """How many output tokens an amount pays beside the prompt; 0 where it pays none."""
+        price = self.long if self.long and self.is_long(prompt.input_tokens) else self.usual
+        multiple, scale = self._multiple(prompt)
+        each = price.output * multiple
+        left = max(0, micro_usd - self.of(prompt)) * TOKENS_PER_PRICE * scale
+        return left // each if each else NO_BOUND
+
+    def _multiple(self, usage: Usage) -> tuple[int, int]:
+        """What its tiers multiply a price by, as a fraction."""
+        multiples = [self.tiers.get(tier, self.unknown_tier) for tier in usage.tiers]
+        return prod(multiples), pow(ONE, len(multiples))
+
+
+#: More output than any budget is asked to pay: the answer is free.
+NO_BOUND: Final = 2**53

@@ -102,9 +102,13 @@ class Settings(BaseModel):
     provider_connect_timeout_s: Annotated[
         float, Field(gt=0, le=60, description="how long a provider may take to connect, s")
     ] = 5.0
+    provider_first_byte_timeout_s: Annotated[
+        float, Field(gt=0, le=3600, description="how long a provider may take to begin a stream, s")
+    ] = 600.0
     provider_timeout_s: Annotated[
-        float, Field(gt=0, le=600, description="how long a provider may take to answer, s")
-    ] = 60.0
+        float,
+        Field(gt=0, le=3600, description="how long a provider may take to send what is next, s"),
+    ] = 600.0
     provider_attempts: Annotated[
         int,
         Field(ge=1, le=5, description="how often a provider is asked for one call at most"),

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from chatapp.providers import Timeouts
+
 if TYPE_CHECKING:
     import httpx2
 
@@ -28,6 +30,8 @@ class Wait:
         self._read_from: Stream | None = None
         #: Whether a provider that had been asked was hung up on.
         self.hung_up = False
+        #: Whether an answer was waited for: the request has been sent, and may be billed.
+        self.was_asked = False
 
     def end(self) -> None:
         """Hang up on the provider that is read from, now or next."""
@@ -38,6 +42,7 @@ class Wait:
     def begins(self, stream: Stream) -> None:
         """The thread reads from this one now."""
         with self._lock:
+            self.was_asked = True
             self._read_from = stream
             if self._has_ended:  # since the prompt's last byte, say, with nobody to hang up on
                 self._hang_up()
@@ -76,6 +81,20 @@ def can_be_ended(client: httpx2.Client) -> httpx2.Client:
         if pool is not None and backend is not None:
             pool._network_backend = Backend(backend)
     return client
+
+
+def timeout(timeouts: Timeouts, *, stream: bool) -> httpx2.Timeout:
+    """How long a call waits for its provider: a stream, at first, for its first byte."""
+    import httpx2  # noqa: PLC0415 - with the SDKs, which import it: only where there is a key
+
+    read_s = timeouts.first_byte_s if stream else timeouts.read_s
+    return httpx2.Timeout(read_s, connect=timeouts.connect_s)
+
+
+def wait_longer(response: httpx2.Response, timeouts: Timeouts) -> None:
+    """A stream has begun: from now on each of its reads may take as long as any."""
+    with contextlib.suppress(RuntimeError, KeyError):  # no request, or none of the library's
+        response.request.extensions["timeout"]["read"] = timeouts.read_s
 
 
 def hang_up(stream: Any) -> None:

@@ -44,6 +44,7 @@ def read_request() -> None:
         passage=compatible_request.passage(request, document, headers=HEADERS, query=("beta",)),
         turn=Turn(compatible_request.last_text(fields.messages), model),
         stream=fields.stream or False,
+        extras=compatible_request.extras(model, document.fields),
         most_output_tokens=fields.max_tokens,
     )
 

@@ -66,7 +66,7 @@ class AnthropicShape:
             **_message(reply.model),
             "content": [{"type": "text", "text": reply.text}],
             "stop_reason": "end_turn",
-            "usage": _bill(reply.usage),
+            "usage": _bill(reply.usage or Usage(input_tokens=0, output_tokens=0)),
         }
 
     def rendering(self, model: str, fields: Mapping[str, object]) -> AnthropicRendering:

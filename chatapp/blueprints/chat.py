@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from flask import Blueprint, Response, g, jsonify, request
 
 from chatapp.blueprints import chat_request, dispatch, stream_answer
-from chatapp.blueprints.chat_stream import ChatRendering
+from chatapp.blueprints.chat_stream import ChatRendering, usage_fields
 from chatapp.blueprints.present import present_conversation
 
 bp = Blueprint("chat", __name__)
@@ -29,10 +29,10 @@ def chat() -> Response:
     """The model's reply to one message, whole or as it is made."""
     asked: chat_request.ChatRequest = g.chat_request
     turn, conversation = asked.turn, present_conversation()
-    call = dispatch.begin(conversation, turn.model, streams=asked.stream)
+    call = dispatch.begin(conversation, turn.model)
     if asked.stream:
-        stream = call.ask(lambda model: conversation.stream(replace(turn, model=model)))
+        stream = call.ask(lambda model, most: conversation.stream(replace(turn, model=model), most))
         return stream_answer.response(stream, ChatRendering(), call)
-    reply = call.ask(lambda model: conversation.answer(replace(turn, model=model)))
-    call.answered(reply.usage, output_bytes=len(reply.text.encode()))
-    return jsonify(reply=reply.text, model=reply.model, usage=asdict(reply.usage))
+    reply = call.ask(lambda model, most: conversation.answer(replace(turn, model=model), most))
+    call.answered(reply.usage, output_bytes=len(reply.text.encode("utf-8", "surrogatepass")))
+    return jsonify(reply=reply.text, model=reply.model, usage=usage_fields(reply.usage))

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from typing import Final
 
 from chatapp.blueprints import provider_trouble
-from chatapp.providers import Part, Progress, ProviderError
+from chatapp.providers import Part, Progress, ProviderError, Usage
 from chatapp.server_sent_events import write
+
+#: What of a usage concerns a chat, which has no tools and no tiers.
+USAGE: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+)
+
+
+def usage_fields(usage: Usage | None) -> dict[str, int] | None:
+    """A usage as POST /chat shows it; None if the provider reported none that can be read."""
+    return {name: getattr(usage, name) for name in USAGE} if usage else None
 
 
 class ChatRendering:
@@ -22,7 +36,7 @@ class ChatRendering:
         return write(
             {
                 "model": progress.model,
-                "usage": asdict(progress.usage) if progress.usage else None,
+                "usage": usage_fields(progress.usage),
                 "finish_reason": progress.finish_reason,
             },
             name="done",

@@ -7,7 +7,7 @@ vendor knows it better and changes it more often.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final, NoReturn
 
 from flask import Request
@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatapp.blueprints import field_trouble, json_body
 from chatapp.blueprints.chat_request import ModelName
+from chatapp.blueprints.present import present_conversation
 from chatapp.blueprints.refusal import Refusal
+from chatapp.catalogue import Model
 from chatapp.conversation import Turn
-from chatapp.providers import Passage
+from chatapp.providers import Extras, Passage
 
 BODY_MAX_BYTES: Final = 4 * 1024 * 1024
 # Above what any model can generate; its own bound the vendor knows.
@@ -45,8 +47,8 @@ class CompatibleRequest:
     """A valid request. ``most_output_tokens`` is what its answers cannot exceed together, where it
     says, and ``choices`` how many of them it asks for.
 
-    ``turn`` is what the offline model is told. There is no ``user_id``: whom a body names is no
-    identity here.
+    ``turn`` is what the offline model is asked. There is no ``user_id``: the user that a body names
+    is not an identity here. ``extras`` change the price.
     """
 
     passage: Passage
@@ -54,6 +56,7 @@ class CompatibleRequest:
     stream: bool
     most_output_tokens: int | None
     choices: int = 1
+    extras: Extras = field(default_factory=Extras)
     user_id: None = None
 
 
@@ -79,6 +82,24 @@ def passage(
         },
         query={name: _plain(name, request.args[name]) for name in query if name in request.args},
     )
+
+
+def extras(model: Model, fields: Mapping[str, object]) -> Extras:
+    """What of the body changes the price; Refusal (400) for what has none, which no budget would
+    see."""
+    conversation = present_conversation()
+    found = conversation.extras(model, fields)
+    for name, why in found.refused.items():
+        raise Refusal(400, "unpriced_field", f'"{name}" {why}; leave it out.', param=name)
+    for name, tier in found.tiers.items():
+        if not conversation.catalogue.prices_tier(model, tier):
+            sentence = f'"{name}" asks for {tier!r}, which has no price for {model.name}'
+            raise Refusal(400, "unpriced_field", f"{sentence}; leave it out.", param=name)
+    for tool in found.tools:
+        if tool not in conversation.catalogue.tools(model.provider):
+            sentence = f'"tools" has {tool!r}, which has no price here; leave it out.'
+            raise Refusal(400, "unpriced_field", sentence, param="tools")
+    return found
 
 
 def last_text(messages: list[dict[str, object]]) -> str:

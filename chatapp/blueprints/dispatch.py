@@ -1,8 +1,8 @@
-"""One call of a provider under way: told to the ledger when it begins, and once when it is over.
+"""One call of a provider under way: recorded in the ledger at its beginning, and once at its end.
 
-What follows from what a call really used, in limits, ledger and estimates, follows from `Dispatch`:
-every call passes it once, whole or streamed, answered, failed or left by its client. So does every
-attempt at it: of the model that was asked for, and of the one that is its second choice.
+What follows from a call's real usage, in limits, ledger and estimates, follows from `Dispatch`:
+every call passes it once, plain or streamed, answered, failed or abandoned by its client. So does
+every attempt at it: of the model that was asked for, and of the one that is its second choice.
 """
 
 from __future__ import annotations
@@ -18,22 +18,32 @@ from typing import Any, Final
 from flask import current_app, g, request
 
 from chatapp.blueprints import second_choice
-from chatapp.blueprints.estimating import present_estimate, present_estimator, present_needs
+from chatapp.blueprints.estimating import (
+    may_hide_output,
+    present_estimate,
+    present_estimator,
+    present_needs,
+    present_tiers,
+)
 from chatapp.blueprints.gate import LimiterGate
 from chatapp.blueprints.present import present_attempts, present_limiter
 from chatapp.catalogue import Model
 from chatapp.client_watch import Departure
 from chatapp.conversation import Conversation
-from chatapp.estimates.estimate import Estimate
+from chatapp.estimates.estimate import Estimator
 from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
-from chatapp.spent import Spent, spent_by, spent_in_vain, spent_on
+from chatapp.spent import Spent, received_by, spent_by, spent_on, spent_without_answer
 from chatapp.upstream.guard import TRIED_AGAIN, A, Guard
 from chatapp.upstream_wait import Wait, waiting
-from ratelimit_ext import Reservation
+from ratelimit_ext import Limiter
 
 #: Under which names servers give the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
+
+#: Makes one attempt: of that model, whose answers have at most so many tokens each (None: as many
+#: as the request says).
+Attempt = Callable[[Model, int | None], A]
 
 
 class Dispatch:
@@ -47,32 +57,33 @@ class Dispatch:
         conversation: Conversation,
         *,
         ledger: Ledger | None,
-        reservation: Reservation,
-        gate: LimiterGate,
+        limiter: Limiter,
         departure: Departure,
-        learn: Callable[[str, Estimate, Usage], None],
+        estimator: Estimator,
     ) -> None:
         self.call = call
         #: The model that is asked; another one after `ask`, where that was the second choice.
         self.model = model
         self._conversation = conversation
         self._ledger = ledger
-        self._reservation = reservation
-        self._gate = gate
-        #: The leaving of the caller, where an answer is streamed.
+        self._limiter = limiter
+        self._reservation = limiter.reservation
+        self._gate = LimiterGate(limiter, present_needs(), shares_pauses=not present_tiers())
+        #: The leaving of the caller, after which nothing is asked for it.
         self.departure = departure
-        self._guard = Guard(gate, most_attempts=present_attempts(), sleep=departure.wait)
+        self._guard = Guard(self._gate, most_attempts=present_attempts(), sleep=departure.wait)
         self._estimate = present_estimate()
-        self._learn = learn
+        self._may_hide_output = may_hide_output()
+        self._estimator = estimator
         self._lock = threading.Lock()
         self._is_over = False
         self._wait = Wait()
         if ledger is not None:
             ledger.begin(call)
 
-    def ask(self, attempt: Callable[[Model], A]) -> A:
+    def ask(self, attempt: Attempt[A]) -> A:
         """What the provider brings, within the bounded attempts; where it has no room, what that
-        of the second choice does. Where nobody brings anything the call has failed, and the
+        of the second choice does. If no attempt brings anything the call has failed, and the
         ProviderError is that of the model that was asked for.
         """
         self.departure.ends(self._wait.end)
@@ -83,10 +94,11 @@ class Dispatch:
             raise  # it has been dealt with
         except Exception as error:
             # A mistake of ours: nothing of the answer is known, and no call stays open for it.
-            self.failed(ProviderError(self.model.provider, "malformed", message=repr(error)))
+            kind: Any = "malformed" if self._wait.was_asked else "unavailable"
+            self.failed(ProviderError(self.model.provider, kind, message=repr(error)))
             raise
 
-    def _asked(self, attempt: Callable[[Model], A]) -> A:
+    def _asked(self, attempt: Attempt[A]) -> A:
         try:
             return self._guard.ask(lambda: self._attempted(attempt))
         except ProviderError as error:
@@ -99,10 +111,21 @@ class Dispatch:
                 self.failed(second)
                 raise error from second
 
-    def _attempted(self, attempt: Callable[[Model], A]) -> A:
-        if self.departure.has_happened:  # nobody is asked for one who has left
-            raise ProviderError(self.model.provider, "unavailable", message="the caller has left")
-        return attempt(self.model)
+    def _attempted(self, attempt: Attempt[A]) -> A:
+        if self.departure.has_happened:  # nothing is asked for a client that has left
+            raise ProviderError(self.model.provider, "unavailable", message="the client has left")
+        return attempt(self.model, self._most_output_tokens())
+
+    def _most_output_tokens(self) -> int | None:
+        """What the caller's budget pays of each answer, where an answer could cost more."""
+        budget = self._limiter.remaining_budget()
+        if budget is None:
+            return None
+        catalogue, estimate = self._conversation.catalogue, self._estimate
+        prompt = replace(estimate.usage, output_tokens=0)
+        paid = catalogue.output_tokens_for(int(budget.scaleb(6)), self.model.slug, prompt)
+        paid //= estimate.choices
+        return max(1, paid) if paid < catalogue.max_output(self.model) else None
 
     def _may_turn(self, error: ProviderError) -> bool:
         """Whether the second choice is asked now."""
@@ -117,6 +140,7 @@ class Dispatch:
         self.model = chosen
         # Another tokenizer, other answers: something else is expected of the call.
         self._estimate = present_estimate()
+        self._may_hide_output = may_hide_output()
         self._gate.needs = present_needs()
         self.call = replace(
             self.call,
@@ -128,19 +152,20 @@ class Dispatch:
         return True
 
     def broke_off(self, error: ProviderError) -> None:
-        """The stream ended with this error; `streamed` tells what became of the call."""
+        """The stream ended with this error; `streamed` records what became of the call."""
         self._guard.met(error, asked_at=time.monotonic())
 
     def answered(self, usage: Usage | None, *, output_bytes: int) -> None:
-        """The answer is whole, and has this usage, or this size where it tells none."""
-        estimate = self.call.estimated_input_tokens
-        spent = spent_on(usage, input_estimate=estimate, output_bytes=output_bytes)
+        """The answer is whole, and has this usage, or this size if it reports none."""
+        spent = spent_on(
+            usage, self._estimate, output_bytes=output_bytes, is_hidden=self._may_hide_output
+        )
         self._over(spent, "answered")
 
     def goes_on(self, progress: Progress) -> None:
         """The stream has come so far, and its charges are not to be given back yet."""
         if self._reservation.renewal_is_due:
-            usage = spent_by(progress, input_estimate=self.call.estimated_input_tokens).usage
+            usage = received_by(progress, self._estimate)
             self._reservation.renew(**self._costs(usage))
             if self._ledger is not None:
                 # Should the worker die, the ledger knows what the limits know.
@@ -149,20 +174,24 @@ class Dispatch:
                 self._ledger.begin(known)
 
     def failed(self, error: ProviderError) -> None:
-        """There is no answer, and why. The caller gets the call back, with its tokens and dollars;
-        what the provider bills for a prompt in vain is ours, and stands in the ledger. Who has left
-        while his provider was silent pays for the prompt, which was sent; who has left before, or
-        while no provider could be reached, does not."""
+        """There is no answer, and why.
+
+        What may have been billed is charged: of a provider that was late or not readable, and of
+        one that was asked and whose client left. A provider that refuses this request has done
+        nothing, but was asked: the call counts, and no tokens or dollars do. Any other failure is
+        not the caller's: everything is given back.
+        """
         if self._wait.hung_up and error.kind == "unavailable" and error.status is None:
             self.streamed(Progress(self.model.name), client_left=True)
             return
-        self._reservation.cancel()
-        spent = spent_in_vain(error, input_estimate=self.call.estimated_input_tokens)
+        spent = spent_without_answer(error, self._estimate)
+        if not (spent.estimated or error.is_callers):
+            self._reservation.cancel()
         self._over(spent, error.kind, client_left=self.departure.has_happened)
 
     def streamed(self, progress: Progress, *, client_left: bool) -> None:
         """The stream has ended there, whole or not."""
-        spent = spent_by(progress, input_estimate=self.call.estimated_input_tokens)
+        spent = spent_by(progress, self._estimate, is_hidden=self._may_hide_output)
         whole = progress.finish_reason is not None
         self._over(spent, "answered" if whole else "cut_off", client_left=client_left)
 
@@ -187,23 +216,25 @@ class Dispatch:
         )
         if self._ledger is not None:
             self._ledger.finish(self.call)
-        if status == "answered" and not spent.estimated:
-            self._learn(self.call.slug, self._estimate, spent.usage)
+        if spent.unseen and status != "answered":
+            self._estimator.unbilled(self.call.slug, self.call.user)
+        elif status == "answered" and not spent.estimated:
+            self._estimator.observe(self.call.slug, self._estimate, spent.usage, self.call.user)
 
     def _costs(self, usage: Usage) -> dict[str, Any]:
-        """What a usage is in each unit of a limit."""
+        """What a usage is in each unit of a limit. Limits in tokens do not count what was read from
+        the provider's cache, as the providers' own do not."""
+        cached = min(usage.cached_input_tokens, usage.input_tokens)
         return {
+            "tokens": usage.input_tokens - cached + usage.output_tokens,
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "usd": Decimal(self._conversation.price(self.call.slug, usage)).scaleb(-6),
         }
 
 
-def begin(conversation: Conversation, model: Model, *, streams: bool) -> Dispatch:
-    """A call of this model for the present request; its provider is asked next.
-
-    ``streams``: the answer is streamed, and nobody waits for one whose caller has left.
-    """
+def begin(conversation: Conversation, model: Model) -> Dispatch:
+    """A call of this model for the present request; its provider is asked next."""
     connections = filter(None, map(request.environ.get, CONNECTIONS))
     limiter, estimate = present_limiter(), present_estimate()
     call = Call(
@@ -218,17 +249,14 @@ def begin(conversation: Conversation, model: Model, *, streams: bool) -> Dispatc
         provider=model.provider,
         estimated_input_tokens=estimate.input_tokens,
         estimated_output_tokens=estimate.output_tokens,
-        cost_micro_usd=conversation.price(
-            model.slug, Usage(estimate.input_tokens, estimate.output_tokens)
-        ),
+        cost_micro_usd=conversation.price(model.slug, estimate.usage),
     )
     return Dispatch(
         call,
         model,
         conversation,
         ledger=current_app.extensions.get(EXTENSION_KEY),
-        reservation=limiter.reservation,
-        gate=LimiterGate(limiter, present_needs()),
-        departure=Departure(next(connections, None) if streams else None),
-        learn=present_estimator().observe,
+        limiter=limiter,
+        departure=Departure(next(connections, None)),
+        estimator=present_estimator(),
     )

@@ -14,7 +14,7 @@ from chatapp.blueprints.shape import Shape
 
 def answer(asked: CompatibleRequest, shape: Shape) -> Response:
     """Hand the request on and its answer back; the offline model's is made here."""
-    call = dispatch.begin(present_conversation(), asked.turn.model, streams=asked.stream)
+    call = dispatch.begin(present_conversation(), asked.turn.model)
     if asked.turn.model.provider == shape.provider:
         return _handed_on(asked, shape, call)
     return _made_here(asked, shape, call)
@@ -23,10 +23,10 @@ def answer(asked: CompatibleRequest, shape: Shape) -> Response:
 def _handed_on(asked: CompatibleRequest, shape: Shape, call: Dispatch) -> Response:
     conversation, passage = present_conversation(), asked.passage
     if asked.stream:
-        stream = call.ask(lambda model: conversation.forward_stream(model, passage))
+        stream = call.ask(lambda model, most: conversation.forward_stream(model, passage, most))
         return stream_answer.response(stream, PassedOn(shape), call)
-    passed = call.ask(lambda model: conversation.forward(model, passage))
-    call.answered(passed.usage, output_bytes=len(passed.raw))
+    passed = call.ask(lambda model, most: conversation.forward(model, passage, most))
+    call.answered(passed.usage, output_bytes=passed.output_bytes)
     return Response(passed.raw, headers=passed.headers, content_type=passed.content_type)
 
 
@@ -34,8 +34,8 @@ def _made_here(asked: CompatibleRequest, shape: Shape, call: Dispatch) -> Respon
     conversation, turn = present_conversation(), asked.turn
     if asked.stream:
         rendering = shape.rendering(turn.model.name, asked.passage.fields)
-        stream = call.ask(lambda _: conversation.stream(turn))
+        stream = call.ask(lambda _, most: conversation.stream(turn, most))
         return stream_answer.response(stream, rendering, call)
-    reply = call.ask(lambda _: conversation.answer(turn))
-    call.answered(reply.usage, output_bytes=len(reply.text.encode()))
+    reply = call.ask(lambda _, most: conversation.answer(turn, most))
+    call.answered(reply.usage, output_bytes=len(reply.text.encode("utf-8", "surrogatepass")))
     return jsonify(shape.answer(reply))

@@ -3,35 +3,52 @@ when its provider is dispatched."""
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import cast
+from collections.abc import Mapping
+from typing import Final, cast
 
 from flask import current_app, g
 
 from chatapp.blueprints.chat_request import ChatRequest
 from chatapp.blueprints.compatible_request import CompatibleRequest
 from chatapp.blueprints.gate import INPUT_QUOTA
+from chatapp.blueprints.present import present_conversation, present_limiter
 from chatapp.estimates.estimate import EXTENSION_KEY, Estimate, Estimator
-from chatapp.providers import QuotaUnit
-from ratelimit_ext import Limiter
+from chatapp.providers import Extras, QuotaUnit
+from ratelimit_ext import Guess, Limiter
+
+NO_EXTRAS: Final = Extras()
+#: The tier of a call whose input is long enough for another price, and other limits.
+LONG: Final = "long"
 
 
 def install(limiter: Limiter) -> None:
     """Let limits in tokens and dollars take the estimate of a call."""
-    limiter.estimator("tokens")(lambda: present_estimate().tokens)
-    limiter.estimator("input_tokens")(lambda: present_estimate().input_tokens)
-    limiter.estimator("output_tokens")(lambda: present_estimate().output_tokens)
+    limiter.estimator("tokens")(_tokens)
+    limiter.estimator("input_tokens")(lambda: Guess(present_estimate().input_tokens))
+    limiter.estimator("output_tokens")(lambda: Guess(present_estimate().output_tokens))
     limiter.estimator("usd")(_dollars)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
 
 
+def _tokens() -> Guess:
+    estimate = present_estimate()
+    return Guess(estimate.tokens, estimate.least_tokens)
+
+
+def _dollars() -> Guess:
+    estimator, estimate = present_estimator(), present_estimate()
+    slug = g.chat_request.turn.model.slug
+    return Guess(estimator.cost_usd(estimate, slug), estimator.least_usd(estimate, slug))
+
+
 def _counted_input() -> int:
     """What the provider will count as input: of a prompt that is cached next to nothing, and how
-    much of it is cached nobody knows before the answer."""
+    much of it is cached is not known before the answer."""
     asked: ChatRequest | CompatibleRequest = g.chat_request
     if isinstance(asked, CompatibleRequest) and b'"cache_control"' in asked.passage.raw:
         return 0
-    return present_estimate().input_tokens
+    estimate = present_estimate()
+    return estimate.input_tokens - estimate.cached_input_tokens
 
 
 def present_estimator() -> Estimator:
@@ -47,6 +64,27 @@ def present_estimate() -> Estimate:
     return known
 
 
+def present_extras() -> Extras:
+    """What of the present request changes its price beside tokens."""
+    asked = g.chat_request
+    return asked.extras if isinstance(asked, CompatibleRequest) else NO_EXTRAS
+
+
+def present_tiers() -> tuple[str, ...]:
+    """The tiers, with limits of their own at the provider, that the present request is served in;
+    none for a standard call."""
+    tiers = tuple(present_extras().tiers.values())
+    model, estimate = g.chat_request.turn.model, present_estimate()
+    is_long = present_conversation().catalogue.is_long(model, estimate.input_tokens)
+    return (*tiers, LONG) if is_long else tiers
+
+
+def may_hide_output() -> bool:
+    """Whether the present call may generate what is billed and not sent."""
+    catalogue = present_conversation().catalogue
+    return catalogue.may_hide_output(g.chat_request.turn.model, thinks=present_extras().thinks)
+
+
 def present_needs() -> dict[QuotaUnit, int]:
     """What the provider counts the present request as before it answers: the prompt, and in one
     quota for both as much output as it is asked for."""
@@ -57,17 +95,15 @@ def present_needs() -> dict[QuotaUnit, int]:
 
 
 def _estimate(asked: ChatRequest | CompatibleRequest) -> Estimate:
-    estimator, model = present_estimator(), asked.turn.model
+    body: Mapping[str, object] = {"messages": [{"role": "user", "content": asked.turn.message}]}
+    choices = 1
     if isinstance(asked, CompatibleRequest):
-        return estimator.estimate(
-            model,
-            asked.passage.fields,
-            most_output_tokens=asked.most_output_tokens,
-            choices=asked.choices,
-        )
-    message = {"messages": [{"role": "user", "content": asked.turn.message}]}
-    return estimator.estimate(model, message, most_output_tokens=asked.most_output_tokens)
-
-
-def _dollars() -> Decimal:
-    return present_estimator().cost_usd(present_estimate(), g.chat_request.turn.model.slug)
+        body, choices = asked.passage.fields, asked.choices
+    return present_estimator().estimate(
+        asked.turn.model,
+        body,
+        most_output_tokens=asked.most_output_tokens,
+        choices=choices,
+        caller=present_limiter().identities["user"](),
+        tiers=tuple(present_extras().tiers.values()),
+    )

@@ -25,12 +25,16 @@ class LimiterGate:
     """A Gate of `chatapp.upstream.guard` over the extension.
 
     What it notes and closes it may note after the request, as a stream does; an attempt is admitted
-    within it.
+    within it. ``shares_pauses``: a refusal says something about calls of others. That of a special
+    tier, which few may use, does not.
     """
 
-    def __init__(self, limiter: Limiter, needs: Mapping[QuotaUnit, int]) -> None:
+    def __init__(
+        self, limiter: Limiter, needs: Mapping[QuotaUnit, int], *, shares_pauses: bool
+    ) -> None:
         self._limiter = limiter
         self._reservation = limiter.reservation
+        self._shares_pauses = shares_pauses
         #: What the call is counted as by its provider, before it is made.
         self.needs = needs
 
@@ -52,6 +56,8 @@ class LimiterGate:
 
     def cool_down(self, for_s: float | None) -> None:
         """See Gate."""
+        if not self._shares_pauses:
+            return
         named = for_s is not None
         wait_s = for_s if for_s is not None else FIRST_PAUSE_S
         self._reservation.block(COOL_DOWN, for_s=wait_s, grows=not named)

@@ -53,6 +53,7 @@ def read_request() -> None:
         passage=compatible_request.passage(request, document, headers=("OpenAI-Beta",)),
         turn=Turn(compatible_request.last_text(fields.messages), model),
         stream=fields.stream or False,
+        extras=compatible_request.extras(model, document.fields),
         most_output_tokens=fields.most_output_tokens,
         choices=fields.choices,
     )

@@ -68,7 +68,7 @@ class OpenAIShape:
             "choices": [
                 {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
             ],
-            "usage": _bill(reply.usage),
+            "usage": _bill(reply.usage or Usage(input_tokens=0, output_tokens=0)),
         }
 
     def rendering(self, model: str, fields: Mapping[str, object]) -> OpenAIRendering:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from chatapp.blueprints.trouble import Trouble, whole_seconds
@@ -52,8 +51,7 @@ def told_to_its_own(error: ProviderError) -> Trouble:
         status = error.status or 400
     elif error.kind == "unknown_model":
         status = 404
-    told = _told(error, (status, code, trouble))
-    return replace(told, hopeless=error.kind in {"auth", "quota"})
+    return _told(error, (status, code, trouble))
 
 
 def _told(error: ProviderError, case: tuple[int, str, str]) -> Trouble:
@@ -65,4 +63,6 @@ def _told(error: ProviderError, case: tuple[int, str, str]) -> Trouble:
         code=code,
         sentence=f"The provider {error.provider} {trouble}; {remedy}.",
         retry_after_s=wait_s if status == 503 else None,
+        # A late answer may be billed once more; what we have retried need not be retried for us.
+        hopeless=error.was_retried or error.kind in {"auth", "quota", "timeout"},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from flask import g
@@ -33,10 +34,16 @@ def take(conversation: Conversation) -> Model | None:
         return None
     if isinstance(asked, CompatibleRequest) and chosen.provider != model.provider:
         return None
+    if not all(conversation.catalogue.prices_tier(chosen, tier) for tier in _tiers(asked)):
+        return None
     g.model_asked_for = model.name
     g.chat_request = replace(asked, turn=replace(asked.turn, model=chosen))
     g.pop("estimate", None)
     return chosen
+
+
+def _tiers(asked: ChatRequest | CompatibleRequest) -> Collection[str]:
+    return asked.extras.tiers.values() if isinstance(asked, CompatibleRequest) else ()
 
 
 def asked_for(model: Model) -> str:

@@ -84,7 +84,10 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
     with failures.told():
         lifted = limiter.unblock(target.limit, target.identity)
         if kind == "model":
-            lifted = _unblocked(limiter, COOL_DOWN, target.identity) or lifted
+            catalogue = present_catalogue()
+            provider = catalogue.providers.get(target.identity, "")
+            upstream = catalogue.model(target.identity, provider).upstream
+            lifted = _unblocked(limiter, COOL_DOWN, upstream) or lifted
         forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
     if kind == "all":
         done = "The block of all calls is lifted" if lifted else "There was no block of all calls"

@@ -1,4 +1,4 @@
-"""What of a request is read by the model, in either vendor's protocol and in our own.
+"""What of a request is read by the model, in either vendor's protocol.
 
 Nothing is validated here: what is not of the form that a protocol has is counted as JSON.
 """
@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from chatapp.providers import Prompt
-
 # Beside the messages: instructions, and what is told to the model as JSON.
 SYSTEM: Final = "system"
 TOOLS: Final = ("tools", "functions")
@@ -20,19 +18,24 @@ IMAGE_KINDS: Final = frozenset({"image", "image_url", "input_image"})
 TEXT_KINDS: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 # Parts that are JSON to the model. All others may be encoded files: their length is counted.
 JSON_KINDS: Final = frozenset({"tool_use", "tool_result", "thinking", "search_result"})
+FILE_KINDS: Final = frozenset({"document", "file", "input_file", "container_upload"})
+#: Where a document's content is, if it is in the request.
+INLINE: Final = ("data", "file_data", "content", "text")
 #: Parts of all messages together that are looked at one by one. Nobody takes more images than that.
 MOST_PARTS: Final = 10_000
 
 
 @dataclass(slots=True)
 class Contents:
-    """The texts of a prompt and the number of what is no text; ``opaque_bytes`` is the length of
-    parts that nobody can count, as JSON."""
+    """The texts of a prompt and the number of what is no text. ``files`` are documents that are
+    named by a URL or an id; ``opaque_bytes`` is the length of parts that cannot be counted, as
+    JSON."""
 
     texts: list[str] = field(default_factory=list)
     messages: int = 0
     names: int = 0
     images: int = 0
+    files: int = 0
     opaque_bytes: int = 0
     has_tools: bool = False
     _parts: int = 0
@@ -74,6 +77,8 @@ class Contents:
             self.texts.append(json_text(part))
         elif kind in IMAGE_KINDS:
             self.images += 1
+        elif kind in FILE_KINDS and _is_elsewhere(part):
+            self.files += 1
         elif kind in TEXT_KINDS and isinstance(text, str):
             self.texts.append(text)
         elif kind in JSON_KINDS | TEXT_KINDS:
@@ -83,12 +88,6 @@ class Contents:
         else:
             self.opaque_bytes += len(json_text(part).encode("utf-8", "surrogatepass"))
         return []
-
-
-def of_prompt(prompt: Prompt) -> Contents:
-    """What is in a prompt of our own."""
-    texts = [text for message in prompt.messages for text in (message.role, message.text)]
-    return Contents(texts=texts, messages=len(prompt.messages))
 
 
 def of_body(fields: Mapping[str, object]) -> Contents:
@@ -105,6 +104,14 @@ def of_body(fields: Mapping[str, object]) -> Contents:
             contents.texts.append(json_text(fields[name]))
             contents.has_tools |= name in TOOLS
     return contents
+
+
+def _is_elsewhere(part: Mapping[object, object]) -> bool:
+    """Whether a document is named, by a URL or an id, and its content is not in the request."""
+    for place in (part, part.get("source"), part.get("file")):
+        if isinstance(place, Mapping) and any(place.get(name) for name in INLINE):
+            return False
+    return True
 
 
 def json_text(value: object) -> str:

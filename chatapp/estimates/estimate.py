@@ -2,9 +2,9 @@
 
 ::
 
-    estimate = estimator.estimate(model, prompt)  # before the limits are decided
+    estimate = estimator.estimate(model, body, caller=user)  # before the limits are decided
     …
-    estimator.observe(model.slug, estimate, completion.usage)  # when the provider has told it
+    estimator.observe(model.slug, estimate, usage, user)  # when the provider has reported it
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from limits.storage import RedisStorage, Storage
 
 from chatapp.catalogue import Catalogue, Model
 from chatapp.estimates.accuracy import Accuracy
-from chatapp.estimates.output import MemoryOutputs, Outputs, expected_output_tokens
+from chatapp.estimates.callers import Callers
+from chatapp.estimates.output import (
+    LEAST_OUTPUT_TOKENS,
+    MemoryOutputs,
+    Outputs,
+    expected_output_tokens,
+)
 from chatapp.estimates.redis_outputs import RedisOutputs
 from chatapp.estimates.tokens import input_tokens
-from chatapp.providers import Prompt, Usage
+from chatapp.providers import Usage
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +37,36 @@ EXTENSION_KEY: Final = "chatapp.estimator"
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Tokens that a call is expected to use; ``output_tokens`` of all ``choices`` together."""
+    """Tokens that a call is expected to use: ``output_tokens`` of all ``choices`` together, and of
+    the input ``cached_input_tokens`` from the provider's cache. ``least_input_tokens`` is what the
+    prompt has at the least; the rest is a guess, as of files. ``tiers`` are those asked for."""
 
     input_tokens: int
     output_tokens: int
     choices: int = 1
+    cached_input_tokens: int = 0
+    least_input_tokens: int = 0
+    tiers: tuple[str, ...] = ()
+
+    @property
+    def usage(self) -> Usage:
+        """The estimate in the form of a bill."""
+        return Usage(
+            self.input_tokens,
+            self.output_tokens,
+            cached_input_tokens=self.cached_input_tokens,
+            tiers=self.tiers,
+        )
 
     @property
     def tokens(self) -> int:
-        return self.input_tokens + self.output_tokens
+        """What a limit in tokens counts: input that was cached is left out."""
+        return self.input_tokens - self.cached_input_tokens + self.output_tokens
+
+    @property
+    def least_tokens(self) -> int:
+        """What a limit in tokens counts at the least, whatever the answer."""
+        return max(0, self.least_input_tokens - self.cached_input_tokens)
 
 
 class Estimator:
@@ -48,41 +75,68 @@ class Estimator:
     def __init__(self, outputs: Outputs, catalogue: Catalogue) -> None:
         self._outputs = outputs
         self._catalogue = catalogue
+        self._callers = Callers()
         #: How good the estimates were; for metrics.
         self.accuracy = Accuracy()
 
     def estimate(
         self,
         model: Model,
-        asked: Prompt | Mapping[str, object],
+        asked: Mapping[str, object],
         *,
         most_output_tokens: int | None = None,
         choices: int = 1,
+        caller: str | None = None,
+        tiers: tuple[str, ...] = (),
     ) -> Estimate:
-        """What this prompt, or this body in OpenAI's or Anthropic's protocol, will use.
+        """What this body in OpenAI's or Anthropic's protocol will use.
 
-        ``most_output_tokens`` is what all ``choices`` together cannot exceed, where there is such a
-        bound; a Prompt has its own. Never raises, and asks the storage seldom: see RedisOutputs.
+        ``most_output_tokens`` is what all ``choices`` together cannot exceed, if there is such a
+        bound; ``caller`` is the identity whose own calls are looked at first. Never raises, and
+        asks the storage seldom: see RedisOutputs.
         """
-        if isinstance(asked, Prompt) and most_output_tokens is None:
-            most_output_tokens = asked.max_tokens
         choices = max(1, choices)
-        input_, output = input_tokens(model, asked), self._output_tokens(model.slug) * choices
-        if most_output_tokens is not None:
-            output = max(0, min(output, most_output_tokens))
+        counted = input_tokens(model, asked)
+        output = choices * self._output_tokens(model.slug, caller)
+        longest = self._catalogue.max_output(model) * choices
+        output = max(0, min(output, longest, *filter(None, [most_output_tokens])))
         # A provider refuses, and does not bill, what does not fit into the model's context.
-        context = self._catalogue.context_tokens.get(model.slug)
+        input_, context = counted.expected, self._catalogue.context_tokens.get(model.slug)
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
-        return Estimate(input_, output, choices)
+        share = 0.0 if caller is None else self._callers.cached_share(caller, model.slug)
+        return Estimate(
+            input_,
+            output,
+            choices,
+            cached_input_tokens=int(input_ * share),
+            least_input_tokens=min(counted.least, input_),
+            tiers=tiers,
+        )
 
-    def observe(self, slug: str, estimate: Estimate, actual: Usage) -> None:
-        """A call is over, and its provider has told the usage. Once a call; never raises.
+    def _output_tokens(self, slug: str, caller: str | None) -> int:
+        """What one answer is expected to have: by the caller's own calls, else by the model's."""
+        own = None if caller is None else self._callers.output_tokens(caller, slug)
+        if own is None:
+            expected = expected_output_tokens(self._outputs.recent(slug))
+        else:
+            expected = max(LEAST_OUTPUT_TOKENS, own)
+        return expected << (0 if caller is None else self._callers.doublings(caller, slug))
+
+    def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:
+        """A call is over, and its provider has reported the usage. Once a call; never raises.
 
         Not for a usage that was itself estimated, as of a stream that broke off: the next estimate
-        would learn from it.
+        would learn from it. See :meth:`unbilled`.
         """
-        self._outputs.add(slug, -(-max(0, actual.output_tokens) // estimate.choices))
+        output_tokens = -(-max(0, actual.output_tokens) // estimate.choices)
+        self._outputs.add(slug, output_tokens)
+        self._callers.billed(
+            caller,
+            slug,
+            output_tokens=output_tokens,
+            cached_share=min(1.0, actual.cached_input_tokens / max(1, actual.input_tokens)),
+        )
         ratios = (
             self.accuracy.observe(
                 slug, "input", estimated=estimate.input_tokens, actual=actual.input_tokens
@@ -93,17 +147,22 @@ class Estimator:
         )
         log.debug("%s used %.2f × the input and %.2f × the output estimated", slug, *ratios)
 
+    def unbilled(self, slug: str, caller: str) -> None:
+        """A call is over that may be billed, and whose usage was not reported."""
+        self._callers.unbilled(caller, slug)
+
     def close(self) -> None:
         """Share what was learned last, and end; the end of the process does that by itself."""
         self._outputs.close()
 
     def cost_usd(self, estimate: Estimate, slug: str) -> Decimal:
         """The price of an estimate in dollars, for limits in `usd`; exact, in micro-dollars."""
-        usage = Usage(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
-        return Decimal(self._catalogue.price(slug, usage)).scaleb(-6)
+        return Decimal(self._catalogue.price(slug, estimate.usage)).scaleb(-6)
 
-    def _output_tokens(self, slug: str) -> int:
-        return expected_output_tokens(self._outputs.recent(slug))
+    def least_usd(self, estimate: Estimate, slug: str) -> Decimal:
+        """What the call costs at the least: its prompt, all of it cached, and no answer."""
+        least = Usage(estimate.least_input_tokens, 0, estimate.least_input_tokens)
+        return Decimal(self._catalogue.price(slug, least)).scaleb(-6)
 
 
 def estimator_for(storage: Storage | None, catalogue: Catalogue) -> Estimator:

@@ -15,14 +15,15 @@ from chatapp.providers.offline import BYTES_PER_TOKEN
 class Family:
     """Where there is no ``encoding``, a text has a token for every ``bytes_per_token`` bytes.
 
-    ``text_percent`` of the counted tokens are estimated. A message has ``message_tokens`` besides
-    its role and content, a prompt ``reply_tokens`` that open the answer, and ``tool_tokens`` where
-    it offers tools. ``image_tokens`` are those of any image.
+    ``text_percent`` of the counted tokens are estimated, and ``least_percent`` are certain. A
+    message has ``message_tokens`` besides its role and content, a prompt ``reply_tokens`` that
+    open the answer, and ``tool_tokens`` if it offers tools. An image has ``image_tokens``.
     """
 
     encoding: Encoding | None
     bytes_per_token: int = 1
     text_percent: int = 100
+    least_percent: int = 90  # a long text is counted by samples
     message_tokens: int = 3
     reply_tokens: int = 3
     image_tokens: int
@@ -45,12 +46,12 @@ O200K_DEAR_IMAGES: Final = Family(encoding="o200k_base", image_tokens=36_835, to
 # Arabic and Korean. The same benchmark has 7 tokens around a single message, as OpenAI's rule has.
 # Tools: Anthropic's table of tool-use prompts, its largest. Images: the documented maximum.
 CLAUDE: Final = Family(
-    encoding="cl100k_base", text_percent=140, image_tokens=1_600, tool_tokens=530
+    encoding="cl100k_base", text_percent=140, least_percent=75, image_tokens=1_600, tool_tokens=530
 )
 # Anthropic's page on token counting: from Claude Opus 4.7 on the same text has about 30 % more
 # tokens; 1.4 × 1.3. Images may be larger there.
 CLAUDE_FROM_4_7: Final = Family(
-    encoding="cl100k_base", text_percent=182, image_tokens=4_784, tool_tokens=530
+    encoding="cl100k_base", text_percent=182, least_percent=75, image_tokens=4_784, tool_tokens=530
 )
 OFFLINE: Final = Family(
     encoding=None,

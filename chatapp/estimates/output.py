@@ -1,9 +1,12 @@
-"""Output tokens to expect, by what the model's last calls generated.
+"""Output tokens to expect, by what the caller's and the model's last calls generated.
 
-A worst case (max_tokens, or the whole context) would hold a budget that nobody spends, and block
-those who have it; an average would overshoot every other time. So: what 95 of 100 recent calls did
-not exceed. Its weakness: it knows the model, not the question. Whoever asks for longer answers than
-everybody else is underestimated until his call is settled, and carries the rest as debt.
+A worst case (max_tokens, or the whole context) would hold a budget that is never spent, and block
+callers who have it; an average would overshoot every other time. So: what 95 of 100 recent calls
+did not exceed, the caller's own if there are enough of them, else the model's. The model's can
+only raise what is held of a stranger, so that one caller's short answers lower nobody else's hold.
+
+Its weakness: it knows callers and models, not the question. A caller who suddenly asks for longer
+answers is underestimated until the call settles, and carries the rest as debt.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from __future__ import annotations
 import threading
 from typing import Final, Protocol
 
+from chatapp.estimates.callers import ENOUGH_CALLS
 from chatapp.estimates.histogram import Histogram
 
 #: Which of a hundred calls may generate more than was expected: five.
 QUANTILE_PERCENT: Final = 95
-#: Fewer calls than that say nothing about a quantile of 95 %: one in twenty is its first sign.
-ENOUGH_CALLS: Final = 20
-#: Expected of a model that has not been asked so often: two pages of English.
+#: Expected at least of a caller whose own answers are not known: two pages of English.
 UNKNOWN_OUTPUT_TOKENS: Final = 1_024
+#: Expected at least of any caller, however short the last answers were.
+LEAST_OUTPUT_TOKENS: Final = 256
 
 
 class Outputs(Protocol):
@@ -57,7 +61,7 @@ class MemoryOutputs:
 
 
 def expected_output_tokens(histogram: Histogram) -> int:
-    """The tokens to expect of one answer."""
+    """The tokens to expect of one answer to a stranger, by the model's recent calls."""
     if histogram.calls < ENOUGH_CALLS:
         return UNKNOWN_OUTPUT_TOKENS
-    return histogram.quantile(QUANTILE_PERCENT)
+    return max(UNKNOWN_OUTPUT_TOKENS, histogram.quantile(QUANTILE_PERCENT))

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Final
+from typing import Final, NamedTuple
 
 from chatapp.catalogue import Model
-from chatapp.estimates.contents import Contents, of_body, of_prompt
+from chatapp.estimates.contents import Contents, of_body
 from chatapp.estimates.families import Family, family_of
 from chatapp.estimates.tokenizer import tokenizer
-from chatapp.providers import Prompt
 
 #: About 8,000 tokens of English, and 3 ms.
 EXACT_CHARACTERS: Final = 32_768
@@ -29,15 +28,24 @@ EXACT_TEXTS: Final = 2_000
 #: Of parts that nobody can count: encoded files, above all. A page of a PDF has up to 3,000 tokens
 #: and seldom less than 9,000 bytes.
 OPAQUE_BYTES_PER_TOKEN: Final = 3
+#: Of a file that is named by its URL or id, and not in the request: 20 pages of a PDF.
+FILE_TOKENS: Final = 50_000
 
 
-def input_tokens(model: Model, asked: Prompt | Mapping[str, object]) -> int:
-    """The tokens that the provider will count for this prompt, or for this body in OpenAI's or
-    Anthropic's protocol. Never raises for what JSON can hold."""
-    contents = of_prompt(asked) if isinstance(asked, Prompt) else of_body(asked)
-    family = family_of(model)
+class InputTokens(NamedTuple):
+    """``expected`` errs on the side of too many; ``least`` is what the text has for certain."""
+
+    expected: int
+    least: int
+
+
+def input_tokens(model: Model, asked: Mapping[str, object]) -> InputTokens:
+    """The tokens that the provider will count for this body in OpenAI's or Anthropic's protocol.
+    Never raises for what JSON can hold."""
+    contents, family = of_body(asked), family_of(model)
     texts = text_tokens(contents.texts, family)
-    return -(-texts * family.text_percent // 100) + _other_tokens(contents, family)
+    expected = -(-texts * family.text_percent // 100) + _other_tokens(contents, family)
+    return InputTokens(expected, texts * family.least_percent // 100)
 
 
 def text_tokens(texts: Sequence[str], family: Family) -> int:
@@ -75,6 +83,7 @@ def _other_tokens(contents: Contents, family: Family) -> int:
         + family.reply_tokens
         + contents.images * family.image_tokens
         + contents.has_tools * family.tool_tokens
+        + contents.files * FILE_TOKENS
         - (-contents.opaque_bytes // OPAQUE_BYTES_PER_TOKEN)
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Select, func, or_, select
 
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Status
@@ -15,7 +15,6 @@ from chatapp.ledger.table import CALLS
 
 EXTENSION_KEY: Final = "chatapp.records"
 COST: Final = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
-SETTLED: Final[tuple[Status, ...]] = ("answered", "cut_off")
 UNFINISHED: Final[Status] = "unfinished"
 # Rows that are fetched at once when all of them are looked at.
 PAGE: Final = 1000
@@ -46,13 +45,11 @@ class Records:
     def settled_micro_usd(self, user: str, since: datetime) -> int:
         """The same of the calls that limits are charged for, once nothing is under way.
 
-        Not of those that their provider failed. Of those whose worker died as far as their stream
-        was heard of: that much was said to be spent when their lease was renewed, and only the
-        rest of their estimate went back.
+        A call whose worker died counts as far as its stream had come when its lease was last
+        renewed: that much was recorded as spent, and only the rest of the estimate went back.
         """
-        renewed = and_(CALLS.c.status == UNFINISHED, CALLS.c.input_tokens.is_not(None))
-        query = _narrowed(select(COST), user=user, since=since)
-        return self._sum(query.where(or_(CALLS.c.status.in_(SETTLED), renewed)))
+        known = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
+        return self._sum(_narrowed(select(COST), user=user, since=since).where(known))
 
     def totals(self, *, user: str | None, since: datetime | None) -> Sequence[DayTotal]:
         """Sums by day and user, the newest day first."""

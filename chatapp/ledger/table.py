@@ -31,6 +31,9 @@ CALLS: Final = Table(
     Column("cache_write_tokens", BigInteger),
     Column("output_tokens", BigInteger),
     Column("reasoning_tokens", BigInteger),
+    Column("cache_write_1h_tokens", BigInteger),
+    Column("web_searches", BigInteger),
+    Column("tiers", String(64)),
     Column("estimated", Boolean, nullable=False),
     Column("cost_micro_usd", BigInteger, nullable=False),
     Column("status", String(32), nullable=False),
@@ -45,6 +48,8 @@ USAGE: Final = (
     "cache_write_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "cache_write_1h_tokens",
+    "web_searches",
 )
 #: What the end of a call adds to its beginning, or changes: another model may have answered.
 AT_THE_END: Final = (
@@ -53,6 +58,7 @@ AT_THE_END: Final = (
     "estimated_input_tokens",
     "estimated_output_tokens",
     *USAGE,
+    "tiers",
     "estimated",
     "cost_micro_usd",
     "status",
@@ -77,6 +83,7 @@ def row_of(call: Call) -> dict[str, object]:
         "estimated_input_tokens": call.estimated_input_tokens,
         "estimated_output_tokens": call.estimated_output_tokens,
         **{name: None if usage is None else getattr(usage, name) for name in USAGE},
+        "tiers": None if usage is None else "+".join(usage.tiers) or None,
         "estimated": call.estimated,
         "cost_micro_usd": call.cost_micro_usd,
         "status": call.status,
@@ -89,4 +96,5 @@ def usage_of(row: Mapping[Any, Any]) -> Usage | None:
     """The usage in a row, where it is known."""
     if row["input_tokens"] is None:
         return None
-    return Usage(**{name: row[name] or 0 for name in USAGE})
+    tiers = tuple((row["tiers"] or "").split("+")) if row["tiers"] else ()
+    return Usage(**{name: row[name] or 0 for name in USAGE}, tiers=tiers)

@@ -7,7 +7,7 @@ limits or other providers. What stands here is all that they share.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -24,7 +24,7 @@ ErrorKind = Literal[
     "too_large",  # this request alone is more than its quota for us ever holds
     "timeout",  # no answer in time; it may have been billed
     "unavailable",  # not reached, or it failed inside
-    "malformed",  # it answered, in a form that cannot be read
+    "malformed",  # it answered, in a form that cannot be read; it may have been billed
 ]
 
 
@@ -57,7 +57,10 @@ class Usage:
 
     ``input_tokens`` is the whole prompt, and ``cached_input_tokens`` (read from the provider's
     cache) and ``cache_write_tokens`` (written to it) are parts of it, whatever the provider's own
-    bookkeeping. ``output_tokens`` is everything generated, ``reasoning_tokens`` a part of it.
+    bookkeeping; ``cache_write_1h_tokens``, written for an hour, are a part of the latter.
+    ``output_tokens`` is everything generated, ``reasoning_tokens`` a part of it. ``web_searches``
+    are those that the provider made. ``tiers`` are the tiers and speeds that change the price
+    ("priority", "fast", …), none for a standard call.
     """
 
     input_tokens: int
@@ -65,6 +68,9 @@ class Usage:
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    web_searches: int = 0
+    tiers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +93,13 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer. ``model`` is the model that gave it, as the provider calls it; ``quotas``
-    are those that came with it, each unit at most once."""
+    """A whole answer. ``model`` is the model that gave it, as the provider calls it; ``usage`` is
+    None if the provider reported none that can be read; ``quotas`` are those that came with it,
+    each unit at most once."""
 
     text: str
     model: str
-    usage: Usage
+    usage: Usage | None
     finish_reason: FinishReason
     quotas: tuple[Quota, ...] = ()
 
@@ -110,25 +117,39 @@ class Passage:
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
 
-    def naming(self, model: str) -> Passage:
-        """The same request to the model of that name; ``ValueError`` where it holds numbers that
-        cannot be written."""
-        if self.fields.get("model") == model:
+    def with_fields(self, **changed: object) -> Passage:
+        """The same request with these fields; ``ValueError`` if it holds numbers that cannot be
+        written. Its bytes stay as they came if nothing changes."""
+        if all(self.fields.get(name) == value for name, value in changed.items()):
             return self
-        fields = {**self.fields, "model": model}
+        fields = {**self.fields, **changed}
         return replace(self, raw=json.dumps(fields, allow_nan=False).encode(), fields=fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What of a request changes its price beside tokens. ``tiers`` are those that it asks for, by
+    the field that does, ``tools`` the tools of the provider's that are billed for each use.
+    ``refused`` are fields whose cost cannot be told, and why. ``thinks`` says whether the request
+    turns thinking on or off; None if it says nothing."""
+
+    tiers: Mapping[str, str] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    thinks: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
     """A whole answer in a provider's own protocol: its body, the headers that belong to the
-    protocol, the usage that it tells (None: it tells none that can be read), and the quotas that
-    came with it."""
+    protocol, the usage that it reports (None: none that can be read), the size in bytes of the
+    text and tool arguments in it, and the quotas that came with it."""
 
     raw: bytes
     content_type: str
     headers: Mapping[str, str]
     usage: Usage | None
+    output_bytes: int
     quotas: tuple[Quota, ...] = ()
 
 
@@ -145,8 +166,10 @@ class Progress:
     """How far a stream has come.
 
     ``usage`` is what the provider said last, and ``usage_is_final`` whether it is the bill;
-    ``output_bytes`` is the size of all text and tool arguments so far. ``finish_reason`` is None
-    until the answer has ended: a stream that ends before it was cut off.
+    ``output_bytes`` is the size of everything generated that has arrived: text, refusals, tool
+    names and arguments, thinking. ``finish_reason`` is None until the answer has ended: a stream
+    that ends before it was cut off. ``failed`` is set by an error that the provider reported in
+    the stream.
     """
 
     model: str
@@ -154,6 +177,23 @@ class Progress:
     usage_is_final: bool = False
     output_bytes: int = 0
     finish_reason: FinishReason | None = None
+    failed: bool = False
+
+
+def generated_bytes(value: object, *, without: Collection[str]) -> int:
+    """The size of all texts in a part of an answer, whatever form it has: text, a refusal, the name
+    and the arguments of a tool, thinking. ``without`` are the names of fields that the model has
+    not generated."""
+    match value:
+        case str():
+            return len(value.encode("utf-8", "surrogatepass"))
+        case dict():
+            inner = [each for name, each in value.items() if name not in without]
+            return sum(generated_bytes(each, without=without) for each in inner)
+        case list():
+            return sum(generated_bytes(each, without=without) for each in value)
+        case _:
+            return 0
 
 
 class ProviderError(Exception):
@@ -164,6 +204,7 @@ class ProviderError(Exception):
     own text: for the log, never for a caller, because providers quote keys and organisations in it.
     ``raw`` is its whole answer, without our key, for callers who speak its protocol. ``quotas`` are
     those that came with a refusal; those of a stream that fails on its way are the stream's.
+    ``was_retried`` is set where we have asked more than once: the caller is told not to.
     """
 
     def __init__(
@@ -185,6 +226,13 @@ class ProviderError(Exception):
         self.retry_after_s = retry_after_s
         self.raw = raw
         self.quotas = quotas
+        self.was_retried = False
+
+    @property
+    def is_callers(self) -> bool:
+        """Whether the provider refused this request as such: another caller's might pass."""
+        kinds = {"bad_request", "unknown_model", "too_large"}
+        return self.kind in kinds or (self.kind == "auth" and self.status == 403)
 
 
 class AnswerStream(Protocol):
@@ -247,6 +295,14 @@ class Provider(Protocol):
 class Forwarder(Protocol):
     """A provider whose own protocol callers may speak to it, through us."""
 
+    def extras(self, fields: Mapping[str, object]) -> Extras:
+        """What of this body changes its price. Never raises for what JSON can hold."""
+        ...
+
+    def bounded(self, passage: Passage, most_output_tokens: int) -> Passage:
+        """The request whose answers have at most so many tokens each; unchanged if it says less."""
+        ...
+
     def forward(self, passage: Passage) -> Passed:
         """Hand the request on, once, and wait for the whole answer; ProviderError otherwise."""
         ...
@@ -258,7 +314,9 @@ class Forwarder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a provider may take, in seconds: to connect, and to send the next byte."""
+    """How long a provider may take, in seconds: to connect, to begin a stream, and to send the next
+    byte of an answer, of which the first of a plain one comes when all of it is generated."""
 
     connect_s: float = 5.0
-    read_s: float = 60.0
+    first_byte_s: float = 600.0
+    read_s: float = 600.0

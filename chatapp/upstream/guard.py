@@ -27,8 +27,9 @@ PATIENCE_S: Final = 2.0
 #: The pause after a refusal that names none. Where nobody was refused, a part of it by chance, so
 #: that those who failed together do not come together.
 PAUSE_S: Final = 1.0
-#: A provider is not left alone for longer than this, whatever it says.
-LONGEST_COOL_DOWN_S: Final = 3600.0
+#: No pause for all callers is longer, whatever the provider says: after it a few calls try whether
+#: the provider has room again, and a refusal begins the next pause.
+LONGEST_COOL_DOWN_S: Final = 60.0
 
 
 class Answered(Protocol):
@@ -86,6 +87,7 @@ class Guard:
             try:
                 answered = attempt()
             except ProviderError as error:
+                error.was_retried = self.attempts > 1
                 self.met(error, asked_at=asked_at)
                 patience_s = self._waited(error, patience_s)
             else:

@@ -315,10 +315,11 @@ def test_no_max_tokens_is_no_bound_of_ours(asker: Asker, provider: ProviderServe
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("path", PATHS)
-def test_what_the_provider_refuses_is_given_back(
+def test_what_the_provider_refuses_costs_a_call(
     asker: Asker, provider: ProviderServer, path: str, stream: bool
 ) -> None:
-    """A prompt that is too long for the model, say: it has generated nothing, and bills nothing."""
+    """A prompt that is too long for the model, say: it has generated nothing, and bills nothing.
+    But it was asked: who sends a thousand of them uses up the provider's quota for all others."""
     before = asker.left()
     provider.script(
         anthropic_error(400, kind="invalid_request_error")
@@ -330,8 +331,9 @@ def test_what_the_provider_refuses_is_given_back(
     assert len(provider.calls) == 1
     after = asker.left()
     # The pace and the minute's tokens fill up by themselves.
-    for limit in ("plan", "at-once", "usd-hour", "usd-day", "usd-month"):
+    for limit in ("at-once", "usd-hour", "usd-day", "usd-month"):
         assert after[limit] == before[limit], limit
+    assert after["plan"] == before["plan"] - 1
     assert [call.cost_micro_usd for call in asker.ledger.finished()] == [0]
 
 

@@ -28,6 +28,9 @@ from tests.chatapp.workers import (
     left,
 )
 
+#: The names under which the pauses of their providers are kept.
+UPSTREAM = {OPENAI: f"openai/{OPENAI}", ANTHROPIC: f"anthropic/{ANTHROPIC}"}
+
 
 @pytest.fixture
 def uri(redis_client: Any, redis_server: Any) -> str:
@@ -161,8 +164,8 @@ def test_who_is_refused_is_told_of_what_was_asked_for(
     choosy: Workers, provider: ProviderServer, name: str, words: dict[str, Any]
 ) -> None:
     """Whatever keeps the second choice from answering, the first is back in three seconds."""
-    block(choosy, "provider", OPENAI, for_s=3, reason="overloaded")
-    block(choosy, name, ANTHROPIC, **words)
+    block(choosy, "provider", UPSTREAM[OPENAI], for_s=3, reason="overloaded")
+    block(choosy, name, UPSTREAM[ANTHROPIC] if name == "provider" else ANTHROPIC, **words)
     refused = chat(choosy.other)
     assert (refused.status_code, refused.json["code"]) == (503, "server_is_overloaded")
     assert refused.headers["Retry-After"] == "3"
@@ -174,8 +177,8 @@ def test_of_two_that_lack_room_the_first_to_have_some_is_told(
     choosy: Workers, provider: ProviderServer
 ) -> None:
     """To come again is worth it when either may answer."""
-    block(choosy, "provider", OPENAI, for_s=3000, reason="overloaded")
-    block(choosy, "provider", ANTHROPIC, for_s=3, reason="overloaded")
+    block(choosy, "provider", UPSTREAM[OPENAI], for_s=3000, reason="overloaded")
+    block(choosy, "provider", UPSTREAM[ANTHROPIC], for_s=3, reason="overloaded")
     assert chat(choosy.other).headers["Retry-After"] == "3"
 
 

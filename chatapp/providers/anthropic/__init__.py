@@ -8,17 +8,16 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
-
 from chatapp.per_process import PerProcess
-from chatapp.providers import AnswerStream, Completion, Passage, Passed, Prompt, Timeouts
-from chatapp.providers.anthropic.answer import Answer, Billed
+from chatapp.providers import AnswerStream, Completion, Extras, Passage, Passed, Prompt, Timeouts
+from chatapp.providers.anthropic.answer import Answer, size_of, usage_of
 from chatapp.providers.anthropic.events import EventReader
+from chatapp.providers.anthropic.extras import extras_of
 from chatapp.providers.anthropic.failures import NAME, told
 from chatapp.providers.anthropic.quotas import quotas
 from chatapp.upstream_response import content_type, passed_headers, remember_refusal
 from chatapp.upstream_stream import UpstreamStream
-from chatapp.upstream_wait import can_be_ended
+from chatapp.upstream_wait import can_be_ended, timeout, wait_longer
 
 if TYPE_CHECKING:
     import anthropic
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
 PATH: Final = "/v1/messages"
+#: The least that `thinking.budget_tokens` may be, and what is left for the answer beside it.
+LEAST_THINKING: Final = 1024
+LEAST_ANSWER: Final = 256
 # What an answer's reader may need to talk to Anthropic about it. Not the limits: those are ours.
 PASSED_HEADERS: Final = ("request-id",)
 
@@ -59,8 +61,9 @@ class Anthropic:
                 system=system or anthropic.omit,
                 messages=spoken,  # type: ignore[arg-type]
             )
-            answer = Answer.model_validate(response.parse())
-            return answer.completion(quotas(response.headers))
+            parsed = response.parse()
+            answer = Answer.model_validate(parsed)
+            return answer.completion(usage_of(parsed), quotas(response.headers))
 
     def stream(self, prompt: Prompt) -> AnswerStream:
         system, spoken = _parted(prompt)
@@ -74,19 +77,32 @@ class Anthropic:
         passage = Passage(raw=json.dumps(fields).encode(), fields=fields)
         return self._streamed(passage, lenient=False)
 
+    def extras(self, fields: Mapping[str, object]) -> Extras:
+        return extras_of(fields)
+
+    def bounded(self, passage: Passage, most_output_tokens: int) -> Passage:
+        said, thinking = passage.fields.get("max_tokens"), passage.fields.get("thinking")
+        if not isinstance(said, int) or said <= most_output_tokens:
+            return passage
+        budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+        if not (isinstance(budget, int) and budget >= most_output_tokens):
+            return passage.with_fields(max_tokens=most_output_tokens)
+        # Thinking has to leave room for an answer, and has a least budget.
+        assert isinstance(thinking, dict)
+        most = min(said, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
+        less = {**thinking, "budget_tokens": max(LEAST_THINKING, most // 2)}
+        return passage.with_fields(max_tokens=most, thinking=less)
+
     def forward(self, passage: Passage) -> Passed:
         with told():
             response = self._post(passage, passage.headers, stream=False)
             fields = json.loads(response.content)
-        try:
-            usage = Billed.model_validate(fields).usage.usage()
-        except ValidationError:
-            usage = None
         return Passed(
             response.content,
             content_type(response),
             passed_headers(response, PASSED_HEADERS),
-            usage,
+            usage_of(fields),
+            size_of(fields),
             quotas(response.headers),
         )
 
@@ -98,6 +114,7 @@ class Anthropic:
             # Compressed, events would be late by as much as a block holds.
             headers = {**passage.headers, "Accept-Encoding": "identity"}
             response = self._post(passage, headers, stream=True)
+            wait_longer(response, self._timeouts)
         return UpstreamStream(
             response,
             EventReader(str(passage.fields.get("model"))),
@@ -117,27 +134,30 @@ class Anthropic:
             PATH,
             cast_to=httpx2.Response,
             content=passage.raw,
-            options={"headers": dict(headers), "params": dict(passage.query)},
+            options={
+                "headers": dict(headers),
+                "params": dict(passage.query),
+                "timeout": timeout(self._timeouts, stream=stream),
+            },
             stream=stream,
             stream_cls=anthropic.Stream[object],
         )  # type: ignore[return-value]  # the response itself, streamed or not
 
     def _connect(self) -> anthropic.Anthropic:
         import anthropic  # noqa: PLC0415
-        import httpx2  # noqa: PLC0415
 
         # No retries of the SDK's own: a call that timed out may have been billed, and a retry
         # would be a call that no limit has seen.
-        timeout = httpx2.Timeout(self._timeouts.read_s, connect=self._timeouts.connect_s)
-        # Nor redirects: each would be a call that nobody has counted, to wherever it points.
+        waits = timeout(self._timeouts, stream=False)
+        # Nor redirects: each would be a call that no limit has counted, to wherever it points.
         client = can_be_ended(
             anthropic.DefaultHttpxClient(
-                timeout=timeout,
+                timeout=waits,
                 follow_redirects=False,
                 event_hooks={"response": [remember_refusal]},
             )
         )
-        return anthropic.Anthropic(timeout=timeout, max_retries=0, http_client=client)
+        return anthropic.Anthropic(timeout=waits, max_retries=0, http_client=client)
 
 
 def _parted(prompt: Prompt) -> tuple[str, list[dict[str, str]]]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from chatapp.providers import TOKENS_MAX, Completion, FinishReason, Quota, Usage
+from chatapp.providers import (
+    TOKENS_MAX,
+    Completion,
+    FinishReason,
+    Quota,
+    Usage,
+    generated_bytes,
+)
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "end_turn": "stop",
@@ -16,6 +23,13 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "model_context_window_exceeded": "length",
     "refusal": "refused",
 }
+
+#: Speeds and places of inference at the usual price.
+STANDARD: Final = frozenset({"", "standard", "global", "not_available"})
+#: What stands in a block or its delta and was not generated.
+NOT_GENERATED: Final = frozenset(
+    {"type", "id", "tool_use_id", "signature", "citation", "citations"}
+)
 
 Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 
@@ -26,23 +40,50 @@ class Fields(BaseModel):
     model_config = ConfigDict(from_attributes=True, strict=True)
 
 
-class Bill(Fields):
-    """What Anthropic calls usage."""
+class CacheWrites(Fields):
+    ephemeral_1h_input_tokens: Tokens | None = None
 
+
+class ServerTools(Fields):
+    web_search_requests: Tokens | None = None
+
+
+class Counted(Fields):
+    """Tokens of one generation. Anthropic counts what it read from or wrote to its cache beside the
+    input."""
+
+    type: str | None = None
     input_tokens: Tokens
     output_tokens: Tokens
     cache_read_input_tokens: Tokens | None = None
     cache_creation_input_tokens: Tokens | None = None
+    cache_creation: CacheWrites | None = None
+
+
+class Bill(Counted):
+    """What Anthropic calls usage."""
+
+    server_tool_use: ServerTools | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    iterations: list[Counted] | None = None
 
     def usage(self) -> Usage:
-        read = self.cache_read_input_tokens or 0
-        written = self.cache_creation_input_tokens or 0
+        # The sums leave out what it took to compact the context.
+        compacted = [each for each in self.iterations or () if each.type == "compaction"]
+        parts = [self, *compacted]
+        read = sum(part.cache_read_input_tokens or 0 for part in parts)
+        written = sum(part.cache_creation_input_tokens or 0 for part in parts)
+        hour = (part.cache_creation or CacheWrites() for part in parts)
+        tools = self.server_tool_use or ServerTools()
         return Usage(
-            # Anthropic counts what it read from or wrote to its cache beside the input.
-            input_tokens=self.input_tokens + read + written,
-            output_tokens=self.output_tokens,
+            input_tokens=sum(part.input_tokens for part in parts) + read + written,
+            output_tokens=sum(part.output_tokens for part in parts),
             cached_input_tokens=read,
             cache_write_tokens=written,
+            cache_write_1h_tokens=sum(part.ephemeral_1h_input_tokens or 0 for part in hour),
+            web_searches=tools.web_search_requests or 0,
+            tiers=tiers_of(self.speed, self.inference_geo),
         )
 
 
@@ -55,19 +96,44 @@ class Billed(Fields):
     usage: Bill
 
 
-class Answer(Billed):
+class Answer(Fields):
     model: str
     content: list[Block]
     stop_reason: str | None = None
 
-    def completion(self, quotas: tuple[Quota, ...]) -> Completion:
+    def completion(self, usage: Usage | None, quotas: tuple[Quota, ...]) -> Completion:
         return Completion(
             text="".join(b.text for b in self.content if b.type == "text" and b.text),
             model=self.model,
-            usage=self.usage.usage(),
+            usage=usage,
             finish_reason=finish_reason(self.stop_reason),
             quotas=quotas,
         )
+
+
+def usage_of(answer: object) -> Usage | None:
+    """The usage that a whole answer reports; None if it reports none that can be read."""
+    try:
+        return Billed.model_validate(answer).usage.usage()
+    except ValidationError:
+        return None
+
+
+def tiers_of(speed: str | None, inference_geo: str | None) -> tuple[str, ...]:
+    """What changes the price of a call, as prices have it."""
+    words = ((speed or "").lower(), (inference_geo or "").lower())
+    return tuple(word[:32] for word in words if word not in STANDARD)
+
+
+def size_of(answer: object) -> int:
+    """The bytes that were generated for a whole answer; results of tools were not."""
+    blocks = answer.get("content") if isinstance(answer, dict) else None
+    return generated_bytes([b for b in blocks or () if is_generated(b)], without=NOT_GENERATED)
+
+
+def is_generated(block: object) -> bool:
+    """Whether the model has made this block, and not a tool that the provider runs."""
+    return isinstance(block, dict) and not str(block.get("type")).endswith("_result")
 
 
 def finish_reason(word: str | None) -> FinishReason:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
-from chatapp.providers import ErrorKind, Part, Progress, ProviderError
-from chatapp.providers.anthropic.answer import Bill, Fields, Tokens, finish_reason
+from chatapp.providers import ErrorKind, Part, Progress, ProviderError, generated_bytes
+from chatapp.providers.anthropic.answer import (
+    NOT_GENERATED,
+    Bill,
+    Fields,
+    Tokens,
+    finish_reason,
+    is_generated,
+)
 from chatapp.providers.anthropic.failures import says_spend_cap
 from chatapp.server_sent_events import Event
 
@@ -31,10 +38,16 @@ class _Start(Fields):
     message: _Started
 
 
+class _BlockStart(Fields):
+    content_block: dict[str, object] | None = None
+
+
 class _Delta(Fields):
+    """What an event adds; besides text, whatever else is generated (arguments, thinking)."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
     text: str | None = None
-    partial_json: str | None = None
-    thinking: str | None = None
 
 
 class _BlockDelta(Fields):
@@ -44,10 +57,10 @@ class _BlockDelta(Fields):
 class _Counted(Fields):
     """The usage so far; what is absent is as it was at the start."""
 
+    model_config = ConfigDict(extra="allow", strict=True)
+
     input_tokens: Tokens | None = None
     output_tokens: Tokens
-    cache_read_input_tokens: Tokens | None = None
-    cache_creation_input_tokens: Tokens | None = None
 
 
 class _Stop(Fields):
@@ -89,6 +102,10 @@ class EventReader:
                 self._bill = started.usage
                 self.progress.model = started.model
                 self.progress.usage = started.usage.usage()
+            case "content_block_start":
+                block = _BlockStart.model_validate_json(event.data).content_block
+                if is_generated(block):
+                    self.progress.output_bytes += generated_bytes(block, without=NOT_GENERATED)
             case "content_block_delta":
                 text = self._delta(_BlockDelta.model_validate_json(event.data).delta)
             case "message_delta":
@@ -98,13 +115,15 @@ class EventReader:
                 if self.progress.finish_reason is None:
                     self.progress.finish_reason = "other"
             case "error":
+                self.progress.failed = True
                 raise _failure(event.data)
         return Part(text, event.raw)
 
     def _delta(self, delta: _Delta) -> str:
         said = delta.text or ""
-        generated = said + (delta.partial_json or "") + (delta.thinking or "")
-        self.progress.output_bytes += len(generated.encode())
+        self.progress.output_bytes += len(said.encode())
+        if delta.model_extra:
+            self.progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
         return said
 
     def _counted(self, message: _MessageDelta) -> None:

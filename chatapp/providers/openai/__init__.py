@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
-
 from chatapp.per_process import PerProcess
 from chatapp.providers import (
     AnswerStream,
     Completion,
+    Extras,
     Passage,
     Passed,
     Prompt,
     ProviderError,
     Timeouts,
 )
-from chatapp.providers.openai.answer import Answer, Billed
+from chatapp.providers.openai.answer import Answer, size_of, usage_of
 from chatapp.providers.openai.chunks import ChunkReader
+from chatapp.providers.openai.extras import extras_of
 from chatapp.providers.openai.failures import NAME, told
 from chatapp.providers.openai.quotas import quotas
 from chatapp.upstream_response import content_type, passed_headers, remember_refusal
 from chatapp.upstream_stream import UpstreamStream
-from chatapp.upstream_wait import can_be_ended
+from chatapp.upstream_wait import can_be_ended, timeout, wait_longer
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
 PATH: Final = "/chat/completions"
+#: The fields that bound an answer; the first is the current one.
+BOUNDS: Final = ("max_completion_tokens", "max_tokens")
 # What an answer's reader may need to talk to OpenAI about it. Not the limits: those are ours.
 PASSED_HEADERS: Final = ("x-request-id",)
 
@@ -63,8 +65,9 @@ class OpenAI:
                 messages=[{"role": m.role, "content": m.text} for m in prompt.messages],  # type: ignore[misc]
                 max_completion_tokens=prompt.max_tokens,
             )
-            answer = Answer.model_validate(response.parse())
-            return answer.completion(quotas(response.headers))
+            parsed = response.parse()
+            answer = Answer.model_validate(parsed)
+            return answer.completion(usage_of(parsed), quotas(response.headers))
 
     def stream(self, prompt: Prompt) -> AnswerStream:
         fields = {
@@ -76,19 +79,28 @@ class OpenAI:
         }
         return self._streamed(json.dumps(fields).encode(), prompt.model, {}, lenient=False)
 
+    def extras(self, fields: Mapping[str, object]) -> Extras:
+        return extras_of(fields)
+
+    def bounded(self, passage: Passage, most_output_tokens: int) -> Passage:
+        said = [name for name in BOUNDS if isinstance(passage.fields.get(name), int)]
+        lowered = {
+            name: most_output_tokens
+            for name in said or BOUNDS[:1]
+            if not said or passage.fields[name] > most_output_tokens  # type: ignore[operator]
+        }
+        return passage.with_fields(**lowered)
+
     def forward(self, passage: Passage) -> Passed:
         with told():
             response = self._post(passage.raw, passage.headers, stream=False)
             fields = json.loads(response.content)
-        try:
-            usage = Billed.model_validate(fields).usage.usage()
-        except ValidationError:
-            usage = None
         return Passed(
             response.content,
             content_type(response),
             passed_headers(response, PASSED_HEADERS),
-            usage,
+            usage_of(fields),
+            size_of(fields),
             quotas(response.headers),
         )
 
@@ -109,6 +121,7 @@ class OpenAI:
         with told():
             # Compressed, events would be late by as much as a block holds.
             response = self._post(raw, {**headers, "Accept-Encoding": "identity"}, stream=True)
+            wait_longer(response, self._timeouts)
         return UpstreamStream(
             response,
             ChunkReader(model, hides_usage=hides_usage),
@@ -126,27 +139,26 @@ class OpenAI:
             PATH,
             cast_to=httpx2.Response,
             content=raw,
-            options={"headers": dict(headers)},
+            options={"headers": dict(headers), "timeout": timeout(self._timeouts, stream=stream)},
             stream=stream,
             stream_cls=openai.Stream[object],
         )  # type: ignore[return-value]  # the response itself, streamed or not
 
     def _connect(self) -> openai.OpenAI:
-        import httpx2  # noqa: PLC0415
         import openai  # noqa: PLC0415
 
         # No retries of the SDK's own: a call that timed out may have been billed, and a retry
         # would be a call that no limit has seen.
-        timeout = httpx2.Timeout(self._timeouts.read_s, connect=self._timeouts.connect_s)
-        # Nor redirects: each would be a call that nobody has counted, to wherever it points.
+        waits = timeout(self._timeouts, stream=False)
+        # Nor redirects: each would be a call that no limit has counted, to wherever it points.
         client = can_be_ended(
             openai.DefaultHttpxClient(
-                timeout=timeout,
+                timeout=waits,
                 follow_redirects=False,
                 event_hooks={"response": [remember_refusal]},
             )
         )
-        return openai.OpenAI(timeout=timeout, max_retries=0, http_client=client)
+        return openai.OpenAI(timeout=waits, max_retries=0, http_client=client)
 
 
 def _with_usage(passage: Passage) -> tuple[bytes, bool]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from chatapp.providers import ErrorKind, Part, Progress, ProviderError
-from chatapp.providers.openai.answer import Bill, Fields, finish_reason
+from chatapp.providers import ErrorKind, Part, Progress, ProviderError, generated_bytes
+from chatapp.providers.openai.answer import NOT_GENERATED, Bill, Fields, finish_reason
 from chatapp.server_sent_events import Event
 
 DONE: Final = "[DONE]"
@@ -26,18 +26,13 @@ KINDS: Final[dict[str, ErrorKind]] = {
 }
 
 
-class _Function(Fields):
-    arguments: str | None = None
-
-
-class _ToolCall(Fields):
-    function: _Function | None = None
-
-
 class _Delta(Fields):
+    """What a chunk adds; besides text, whatever else is generated (calls of tools, reasoning)."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
     content: str | None = None
     refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
 
 
 class _Choice(Fields):
@@ -49,6 +44,7 @@ class _Chunk(Fields):
     model: str | None = None
     choices: Annotated[list[_Choice], Field(default_factory=list)]
     usage: Bill | None = None
+    service_tier: str | None = None
     error: object = None  # of whatever form: it is one
 
 
@@ -60,6 +56,7 @@ class ChunkReader:
         self.progress = Progress(model=model)
         self.over = False
         self._hides_usage = hides_usage
+        self._service_tier: str | None = None
 
     def read(self, event: Event) -> Part:
         if not event.data:
@@ -71,6 +68,7 @@ class ChunkReader:
             return Part("", event.raw)
         chunk = _Chunk.model_validate_json(event.data)
         if chunk.error:
+            self.progress.failed = True
             raise _failure(chunk.error)
         progress = self.progress
         progress.model = chunk.model or progress.model
@@ -79,18 +77,18 @@ class ChunkReader:
             delta = choice.delta or _Delta()
             said = delta.content or delta.refusal or ""
             text += said
-            progress.output_bytes += len(said.encode()) + sum(map(_size, delta.tool_calls or ()))
+            progress.output_bytes += len(said.encode())
+            if delta.model_extra:
+                progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
             if choice.finish_reason is not None:
                 progress.finish_reason = finish_reason(choice.finish_reason)
+        self._service_tier = chunk.service_tier or self._service_tier
         if chunk.usage is not None:
-            progress.usage, progress.usage_is_final = chunk.usage.usage(), True
+            progress.usage = chunk.usage.usage(self._service_tier)
+            progress.usage_is_final = True
             if self._hides_usage and not chunk.choices:
                 return Part("", b"")
         return Part(text, event.raw)
-
-
-def _size(call: _ToolCall) -> int:
-    return len((call.function.arguments or "").encode()) if call.function else 0
 
 
 def _failure(error: object) -> ProviderError:

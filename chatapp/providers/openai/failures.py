@@ -32,6 +32,7 @@ KINDS: Final[dict[int, ErrorKind]] = {
     429: "rate_limited",
     503: "overloaded",
     504: "timeout",
+    529: "overloaded",
 }
 
 

@@ -220,9 +220,9 @@ def test_a_ledger_that_is_right_passes(app: Flask, database_url: str) -> None:
 
 def test_a_ledger_that_is_wrong_fails(app: Flask, database_url: str) -> None:
     """Status 1: a dead worker's call, and a cost that is no price."""
-    wrong = finished(begun(), cost_micro_usd=1)
     as_of = load().as_of
     old = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+    wrong = finished(begun(started_at=old), cost_micro_usd=1)
     dead = begun(started_at=old)
     rows.write(Database(database_url), [dead, wrong])
     output = run(app, "ledger", "check", status=1).output

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from limits.storage import Storage, storage_from_string
 
 from chatapp import catalogue
+from chatapp.estimates.callers import ENOUGH_CALLS
 from chatapp.estimates.estimate import Estimate, Estimator, estimator_for
-from chatapp.estimates.output import ENOUGH_CALLS, UNKNOWN_OUTPUT_TOKENS, MemoryOutputs
-from chatapp.providers import Message, Prompt, Usage
+from chatapp.estimates.output import LEAST_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS, MemoryOutputs
+from chatapp.providers import Usage
 from ratelimit_ext import Limiter
 from tests import servers
 
@@ -29,11 +30,13 @@ def estimator() -> Estimator:
     return Estimator(MemoryOutputs(), MODELS)
 
 
-def teach(estimator: Estimator, output_tokens: int, *, choices: int = 1) -> None:
+def teach(
+    estimator: Estimator, output_tokens: int, *, choices: int = 1, caller: str = "ada"
+) -> None:
     """Let it see enough calls of GPT that generated so much."""
     estimate = Estimate(10, 100, choices)
     for _ in range(ENOUGH_CALLS):
-        estimator.observe(GPT.slug, estimate, Usage(10, output_tokens * choices))
+        estimator.observe(GPT.slug, estimate, Usage(10, output_tokens * choices), caller)
 
 
 def test_an_unknown_model_has_the_default(estimator: Estimator) -> None:
@@ -44,29 +47,77 @@ def test_an_unknown_model_has_the_default(estimator: Estimator) -> None:
 
 
 def test_experience_replaces_it(estimator: Estimator) -> None:
-    """After enough calls, the estimate is what nearly all of them used, and not the worst case."""
-    teach(estimator, 300)
+    """After enough calls, the estimate is what nearly all of them used, and not the worst case: for
+    the caller exactly, for a stranger by the model's histogram."""
+    teach(estimator, 3_000)
     expected = estimator.estimate(GPT, BODY, most_output_tokens=16_384).output_tokens
-    assert 300 <= expected < 360
+    assert 3_000 <= expected < 3_600
+    assert estimator.estimate(GPT, BODY, caller="ada").output_tokens == 3_000
 
 
-@pytest.mark.parametrize(("most", "expected"), [(50, 50), (0, 0), (-3, 0), (10**12, 1_024)])
+def test_short_answers_lower_only_their_callers_hold(estimator: Estimator) -> None:
+    """Sixty answers of one token: the hold of their caller falls to the floor, and that of others
+    not at all."""
+    for _ in range(3):
+        teach(estimator, 1, caller="mallory")
+    assert estimator.estimate(GPT, BODY, caller="mallory").output_tokens == LEAST_OUTPUT_TOKENS
+    for caller in ("ada", None):
+        estimate = estimator.estimate(GPT, BODY, caller=caller)
+        assert estimate.output_tokens == UNKNOWN_OUTPUT_TOKENS
+
+
+def test_calls_without_a_bill_double_the_next_hold(estimator: Estimator) -> None:
+    """Of that caller and model, until a call is billed again; never above the longest answer."""
+    for doubled in (1, 2, 4, 8, 16, 16, 16):
+        estimate = estimator.estimate(GPT, BODY, caller="mallory")
+        assert estimate.output_tokens == doubled * UNKNOWN_OUTPUT_TOKENS
+        estimator.unbilled(GPT.slug, "mallory")
+    assert MODELS.max_output(GPT) == 16 * UNKNOWN_OUTPUT_TOKENS
+    assert estimator.estimate(GPT, BODY, caller="ada").output_tokens == UNKNOWN_OUTPUT_TOKENS
+    estimator.observe(GPT.slug, estimate, Usage(10, 10), "mallory")
+    assert estimator.estimate(GPT, BODY, caller="mallory").output_tokens == UNKNOWN_OUTPUT_TOKENS
+
+
+def test_input_that_was_cached_lately_is_expected_to_be(estimator: Estimator) -> None:
+    """An agent's next turn: the limit in tokens takes the rest alone, and dollars the cheap price.
+    One call says nothing, and the lower of two counts."""
+    body = {"messages": [{"role": "user", "content": "word " * 1_000}]}
+    plain = estimator.estimate(GPT, body, caller="agent", most_output_tokens=10)
+    assert plain.tokens == plain.input_tokens + 10
+    for cached in (900, 950):
+        estimator.observe(GPT.slug, plain, Usage(1_000, 10, cached_input_tokens=cached), "agent")
+    learned = estimator.estimate(GPT, body, caller="agent", most_output_tokens=10)
+    assert learned.cached_input_tokens == int(plain.input_tokens * 0.9)
+    assert learned.tokens == plain.input_tokens - learned.cached_input_tokens + 10
+    assert estimator.cost_usd(learned, GPT.slug) < estimator.cost_usd(plain, GPT.slug)
+    assert estimator.estimate(GPT, body, most_output_tokens=10).cached_input_tokens == 0
+
+
+def test_a_file_by_its_name_is_a_guess(estimator: Estimator) -> None:
+    """Its size is not known before the provider has read it: a constant, and at least nothing."""
+    claude = MODELS.model("claude-sonnet-4-6", "anthropic")
+    source = {"type": "url", "url": "https://example.com/report.pdf"}
+    parts = [{"type": "document", "source": source}] * 5
+    body = {"messages": [{"role": "user", "content": parts}]}
+    estimate = estimator.estimate(claude, body, most_output_tokens=100)
+    assert estimate.input_tokens > 5 * 50_000
+    assert estimate.least_tokens < 20
+    file = {"type": "file", "file": {"file_id": "file-1"}}
+    chat = {"messages": [{"role": "user", "content": [file]}]}
+    assert estimator.estimate(MODELS.model("gpt-5.4", "openai"), chat).input_tokens > 50_000
+
+
+@pytest.mark.parametrize(("most", "expected"), [(50, 50), (-3, 0), (10**12, 1_024)])
 def test_a_bound_is_a_bound(estimator: Estimator, most: int, expected: int) -> None:
     """Never more is expected than a request allows, whatever it says it allows."""
     assert estimator.estimate(GPT, BODY, most_output_tokens=most).output_tokens == expected
 
 
-def test_a_prompt_has_its_own_bound(estimator: Estimator) -> None:
-    """A prompt's max_tokens bounds its estimate."""
-    prompt = Prompt("gpt-4o", (Message("user", "hello"),), 30)
-    assert estimator.estimate(GPT, prompt) == Estimate(8, 30)
-
-
 def test_choices_are_expected_each(estimator: Estimator) -> None:
     """Three answers are expected to use three times one, and teach what one uses."""
-    teach(estimator, 300, choices=4)
+    teach(estimator, 3_000, choices=4)
     estimate = estimator.estimate(GPT, BODY, choices=3)
-    assert 3 * 300 <= estimate.output_tokens < 3 * 360
+    assert 3 * 3_000 <= estimate.output_tokens < 3 * 3_600
     assert estimator.estimate(GPT, BODY, choices=3, most_output_tokens=90).output_tokens == 90
     assert estimator.estimate(GPT, BODY, choices=-1).choices == 1
 
@@ -77,7 +128,7 @@ def test_no_estimate_exceeds_the_context(estimator: Estimator) -> None:
     estimate = estimator.estimate(model, {"messages": [{"role": "user", "content": "x " * 50_000}]})
     assert estimate.input_tokens == MODELS.context_tokens["gpt-4"] == 8_192
     for _ in range(ENOUGH_CALLS):
-        estimator.observe("gpt-4", estimate, Usage(10, 500_000))
+        estimator.observe("gpt-4", estimate, Usage(10, 500_000), "ada")
     assert estimator.estimate(model, BODY).output_tokens == 8_192
 
 
@@ -109,7 +160,7 @@ def test_dollars_are_the_micro_dollars(input_tokens: int, output_tokens: int, sl
 def test_the_error_is_known(estimator: Estimator, caplog: pytest.LogCaptureFixture) -> None:
     """Every call that is over tells how good its estimate was, to metrics and to the log."""
     with caplog.at_level(logging.DEBUG, logger="chatapp.estimates.estimate"):
-        estimator.observe("gpt-4o", Estimate(100, 1_000), Usage(90, 250))
+        estimator.observe("gpt-4o", Estimate(100, 1_000), Usage(90, 250), "ada")
     ratios = estimator.accuracy.snapshot()
     assert ratios["gpt-4o", "input"].mean == pytest.approx(0.9)
     assert ratios["gpt-4o", "output"].mean == pytest.approx(0.25)
@@ -119,7 +170,7 @@ def test_the_error_is_known(estimator: Estimator, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize("usage", [Usage(0, 0), Usage(-1, -1), Usage(10**15, 10**15)])
 def test_odd_usages_do_not_raise(estimator: Estimator, usage: Usage) -> None:
     """A provider may tell what it likes: the call that is over stays over."""
-    estimator.observe("gpt-4o", Estimate(0, 0), usage)
+    estimator.observe("gpt-4o", Estimate(0, 0), usage, "ada")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +179,9 @@ def test_odd_usages_do_not_raise(estimator: Estimator, usage: Usage) -> None:
 def test_memory_storage_keeps_them_in_memory(storage: Storage | None) -> None:
     """With memory://, or limits switched off, every estimator learns for itself."""
     taught, other = estimator_for(storage, MODELS), estimator_for(storage, MODELS)
-    teach(taught, 300)
+    teach(taught, 3_000)
     taught.close()
-    assert taught.estimate(GPT, BODY).output_tokens < UNKNOWN_OUTPUT_TOKENS
+    assert taught.estimate(GPT, BODY).output_tokens > UNKNOWN_OUTPUT_TOKENS
     assert other.estimate(GPT, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
 
 
@@ -142,10 +193,10 @@ def test_redis_storage_shares_them(
     the latest."""
     address = getattr(redis_server, uri)
     taught = estimator_for(storage_from_string(address), MODELS)
-    teach(taught, 300)
+    teach(taught, 3_000)
     taught.close()
     other = estimator_for(storage_from_string(address), MODELS)
-    assert 300 <= other.estimate(GPT, BODY).output_tokens < 360
+    assert 3_000 <= other.estimate(GPT, BODY).output_tokens < 3_600
 
 
 def test_decoded_replies_are_understood(
@@ -156,11 +207,11 @@ def test_decoded_replies_are_understood(
         options = {"decode_responses": True, "protocol": protocol}
         storage = storage_from_string(redis_server.uri, **options)  # type: ignore[arg-type]
         taught = estimator_for(storage, MODELS)
-        teach(taught, 300)
+        teach(taught, 3_000)
         taught.close()
-        assert 300 <= taught.estimate(GPT, BODY).output_tokens < 360
+        assert 3_000 <= taught.estimate(GPT, BODY).output_tokens < 3_600
         again = estimator_for(storage, MODELS)
-        assert 300 <= again.estimate(GPT, BODY).output_tokens < 360
+        assert 3_000 <= again.estimate(GPT, BODY).output_tokens < 3_600
 
 
 def test_a_cluster_shares_them(cluster_server: servers.Cluster) -> None:
@@ -168,10 +219,10 @@ def test_a_cluster_shares_them(cluster_server: servers.Cluster) -> None:
     with cluster_server.client() as client:
         client.flushall()
     taught = estimator_for(storage_from_string(cluster_server.uri), MODELS)
-    teach(taught, 300)
+    teach(taught, 3_000)
     taught.close()
     other = estimator_for(storage_from_string(cluster_server.uri), MODELS)
-    assert 300 <= other.estimate(GPT, BODY).output_tokens < 360
+    assert 3_000 <= other.estimate(GPT, BODY).output_tokens < 3_600
 
 
 def test_it_fits_the_limiters_estimators(estimator: Estimator) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chatapp import catalogue
 from chatapp.catalogue import Model
+from chatapp.estimates import tokens
 from chatapp.estimates.contents import MOST_PARTS
 from chatapp.estimates.families import CL100K, O200K
 from chatapp.estimates.tokenizer import tokenizer
@@ -19,11 +20,16 @@ from chatapp.estimates.tokens import (
     EXACT_CHARACTERS,
     SLICE_CHARACTERS,
     SLICES,
-    input_tokens,
     text_tokens,
 )
 from chatapp.providers import Message, Prompt
 from chatapp.providers.offline import Offline
+
+
+def input_tokens(model: Model, asked: Mapping[str, object]) -> int:
+    """What the estimate expects."""
+    return tokens.input_tokens(model, asked).expected
+
 
 GPT = Model("gpt-4o", "gpt-4o", "openai")
 CLAUDE = Model("claude-haiku-4-5", "claude-haiku-4-5", "anthropic")
@@ -153,15 +159,19 @@ def test_claudes_examples_are_not_underestimated(
 
 def test_the_offline_model_is_counted_as_it_counts() -> None:
     """An estimate for the offline model is its bill, and two tokens for each message's role."""
-    prompt = Prompt("offline", (Message("system", "Be brief."), Message("user", "Grüße!")), 100)
-    usage = Offline().complete(prompt).usage
-    assert 0 <= input_tokens(OFFLINE, prompt) - usage.input_tokens <= 2 * len(prompt.messages)
+    usage = Offline().complete(Prompt("offline", (Message("user", "Grüße!"),), 100)).usage
+    assert usage is not None
+    assert 0 <= input_tokens(OFFLINE, body("Grüße!")) - usage.input_tokens <= 2
 
 
-def test_a_prompt_is_counted_like_its_body() -> None:
-    """Our own prompts and the protocols' bodies are one to the counter."""
-    prompt = Prompt("gpt-4o", (Message("user", "hello"),), 100)
-    assert input_tokens(GPT, prompt) == input_tokens(GPT, body("hello")) == FRAME + 1
+def test_the_least_is_below_what_is_expected() -> None:
+    """What a text has for certain; a guess, as of an image, adds nothing to it."""
+    text = body("hello world, how are you today? " * 50)
+    for model, share in ((GPT, 0.9), (CLAUDE, 0.75 / 1.4)):
+        counted = tokens.input_tokens(model, text)
+        assert 0.8 * share < counted.least / counted.expected <= 1.02 * share
+    image = {"type": "image", "source": {}}
+    assert tokens.input_tokens(CLAUDE, body([image])).least < 5
 
 
 def test_text_parts_are_text() -> None:

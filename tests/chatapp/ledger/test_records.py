@@ -37,19 +37,20 @@ def test_spending_is_summed_from_an_instant_on(records: Records) -> None:
 
 
 def test_what_limits_hold_is_what_is_settled(database: Database) -> None:
-    """Answers, whole or cut off, and of a stream whose worker died what it was known to have used;
-    not the estimate of a call that nothing was heard of, and no call that its provider failed."""
+    """Answers, whole or cut off, what may have been billed of others, and of a stream whose worker
+    died what it was known to have used; not the estimate of a call that is under way or lost."""
     calls = [
         finished(begun()),
         finished(begun(), status="cut_off", cost_micro_usd=20),
         renewed(begun(), cost_micro_usd=300),
         begun(cost_micro_usd=4_000),
-        finished(begun(), status="malformed", cost_micro_usd=50_000),
+        finished(begun(), status="timeout", cost_micro_usd=50_000),
+        finished(begun(), status="overloaded", cost_micro_usd=0),
         renewed(begun(user="user:bob"), cost_micro_usd=600_000),
         renewed(begun(started_at=MIDNIGHT - timedelta(days=1)), cost_micro_usd=7_000_000),
     ]
     rows.write(database, calls)
-    assert Records(database).settled_micro_usd("user:alice", MIDNIGHT) == 1485 + 20 + 300
+    assert Records(database).settled_micro_usd("user:alice", MIDNIGHT) == 1485 + 20 + 300 + 50_000
 
 
 def test_totals_are_by_day_and_user(records: Records) -> None:

@@ -129,10 +129,6 @@ ERRORS = {
         Answer(200, anthropic_body() | {"content": 7}),
         *(502, "provider_unavailable", None),
     ),
-    "no usage": (
-        Answer(200, anthropic_body() | {"usage": {}}),
-        *(502, "provider_unavailable", None),
-    ),
 }
 
 

@@ -118,11 +118,6 @@ ERRORS = {
         Answer(200, openai_body() | {"choices": "pong"}),
         *(502, "provider_unavailable", None),
     ),
-    "no usage": (Answer(200, openai_body() | {"usage": None}), 502, "provider_unavailable", None),
-    "negative usage": (
-        Answer(200, openai_body() | {"usage": {"prompt_tokens": -1, "completion_tokens": 1}}),
-        *(502, "provider_unavailable", None),
-    ),
 }
 
 
