@@ -74,6 +74,8 @@ class Dispatch:
         self._guard = Guard(self._gate, most_attempts=present_attempts(), sleep=departure.wait)
         self._estimate = present_estimate()
         self._may_hide_output = may_hide_output()
+        #: What all answers together cannot exceed, if the request says so.
+        self._most_asked: int | None = g.chat_request.most_output_tokens
         self._estimator = estimator
         self._lock = threading.Lock()
         self._is_over = False
@@ -124,8 +126,8 @@ class Dispatch:
         catalogue, estimate = self._conversation.catalogue, self._estimate
         prompt = replace(estimate.usage, output_tokens=0)
         paid = catalogue.output_tokens_for(int(budget.scaleb(6)), self.model.slug, prompt)
-        paid //= estimate.choices
-        return max(1, paid) if paid < catalogue.max_output(self.model) else None
+        most = self._most_asked or catalogue.max_output(self.model) * estimate.choices
+        return max(1, paid // estimate.choices) if paid < most else None
 
     def _may_turn(self, error: ProviderError) -> bool:
         """Whether the second choice is asked now."""

@@ -113,6 +113,37 @@ def test_a_model_that_is_not_listed_cools_down_alone(
     assert chat(workers.other, "gpt-98-new").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "model", "special"),
+    [
+        ("/v1/messages", "claude-opus-5", {"speed": "fast"}),
+        ("/v1/chat/completions", "gpt-5.4", {"service_tier": "priority"}),
+        ("/v1/messages", "claude-sonnet-4-5", {"system": "word " * 150_000}),
+    ],
+    ids=["fast mode", "priority", "long context"],
+)
+def test_a_special_tiers_refusal_stops_no_other_call(
+    workers: Workers, provider: ProviderServer, path: str, model: str, special: dict[str, str]
+) -> None:
+    """A tier has limits of its own, which few may use: whoever asks for it is told its wait, and
+    all others go on."""
+    refusal = anthropic_error(429, kind="rate_limit_error", headers={"retry-after": "3000"})
+    provider.script(refusal if path == "/v1/messages" else busy("3000"))
+    body = {"model": model, "max_tokens": 9, "messages": MESSAGES}
+    refused = workers.one.post(path, json={**body, **special})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "3000")
+    assert workers.other.post(path, json=body).status_code == 200
+
+
+def test_no_pause_is_longer_than_a_minute(workers: Workers, provider: ProviderServer) -> None:
+    """Whatever a provider says: after a minute a few calls try again."""
+    provider.script(busy("3000"))
+    assert chat(workers.one).headers["Retry-After"] == "3000"
+    denied = chat(workers.other)
+    assert denied.status_code == 503
+    assert 59_000 < int(denied.headers["retry-after-ms"]) <= 60_000
+
+
 TOO_LARGE = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 36278."
 
 

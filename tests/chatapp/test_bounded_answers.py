@@ -1,0 +1,273 @@
+"""An answer is bounded by what the caller's budget pays, and every price a caller can choose is
+seen by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp import catalogue
+from chatapp.providers import Usage
+from chatapp.providers.anthropic.extras import extras_of as anthropic_extras
+from chatapp.providers.openai.extras import extras_of as openai_extras
+from tests.chatapp.provider_server import (
+    Answer,
+    ProviderServer,
+    Stream,
+    anthropic_body,
+    openai_body,
+    openai_chunks,
+)
+from tests.chatapp.test_settlement import left
+
+MESSAGES = [{"role": "user", "content": "ping"}]
+CATALOGUE = catalogue.load()
+DEAR = "o1-pro"  # 150 and 600 dollars per million tokens: 2 dollars an hour pay 3,300 of output
+PAID = CATALOGUE.output_tokens_for(2_000_000, DEAR, Usage(8, 0))
+
+
+def ask(client: FlaskClient, path: str, body: dict[str, object]) -> Any:
+    with client.post(path, json={"messages": MESSAGES, **body}) as response:
+        response.get_data()
+        return response
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize(
+    ("sent", "asked"),
+    [
+        ({}, {"max_completion_tokens": PAID}),
+        ({"max_completion_tokens": 50_000}, {"max_completion_tokens": PAID}),
+        ({"max_tokens": 50_000}, {"max_tokens": PAID}),
+        ({"max_tokens": 100}, {"max_tokens": 100}),
+        ({"n": 2}, {"max_completion_tokens": PAID // 2}),
+    ],
+)
+def test_a_dear_answer_is_bounded_by_the_budget(
+    online: FlaskClient,
+    provider: ProviderServer,
+    sent: dict[str, object],
+    asked: dict[str, object],
+    stream: bool,
+) -> None:
+    """The provider is told what the rest of the hour's two dollars pays, where the caller asked for
+    more or said nothing."""
+    response = ask(online, "/v1/chat/completions", {"model": DEAR, "stream": stream, **sent})
+    assert response.status_code == 200
+    [call] = provider.calls
+    bounds = {"max_tokens", "max_completion_tokens"}
+    assert {name: value for name, value in call.body.items() if name in bounds} == asked
+    assert 3_000 < PAID < 3_334
+
+
+def test_what_the_budget_pays_is_passed_on_byte_for_byte(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """A model whose longest answer the budget pays is told nothing, and the bytes stay as sent."""
+    raw = b'{"model":"gpt-4o-mini",  "messages":[{"role":"user","content":"p\\u0069ng"}]}'
+    content = {"Content-Type": "application/json"}
+    assert online.post("/v1/chat/completions", data=raw, headers=content).status_code == 200
+    assert provider.calls[0].raw == raw
+
+
+def test_anthropics_bound_leaves_room_for_an_answer(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """`max_tokens` is lowered, and thinking with it: Anthropic refuses a budget above the bound."""
+    body = {"model": "claude-fable-5", "max_tokens": 100_000}
+    assert ask(online, "/v1/messages", body).status_code == 200
+    paid = provider.calls[-1].body["max_tokens"]
+    assert isinstance(paid, int)
+    assert 35_000 < paid < 40_000
+    thinking = {"type": "enabled", "budget_tokens": 90_000, "display": "omitted"}
+    assert ask(online, "/v1/messages", {**body, "thinking": thinking}).status_code == 200
+    call = provider.calls[-1]
+    assert call.body["max_tokens"] <= paid
+    assert call.body["thinking"] == {**thinking, "budget_tokens": call.body["max_tokens"] // 2}
+
+
+def test_parallel_calls_without_a_bound_cannot_spend_a_multiple(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """Each next bound is smaller by what is held; what was generated beyond is debt, and the next
+    call waits."""
+    long = openai_body(model=DEAR)
+    usage = {"prompt_tokens": 8, "completion_tokens": PAID, "total_tokens": PAID + 8}
+    provider.script(Answer(200, {**long, "usage": usage}))
+    assert ask(online, "/v1/chat/completions", {"model": DEAR}).status_code == 200
+    assert left(online)["usd-hour"] < 0.001
+    refused = ask(online, "/v1/chat/completions", {"model": DEAR})
+    assert (refused.status_code, refused.json["error"]["code"]) == (429, "insufficient_quota")
+
+
+OPUS, LUNA = "claude-opus-5", "gpt-5.6-luna"
+
+
+@pytest.mark.parametrize(
+    ("slug", "usage", "micro_usd"),
+    [
+        (OPUS, Usage(1_000, 100), 7_500),
+        (OPUS, Usage(1_000, 100, tiers=("fast",)), 15_000),
+        (OPUS, Usage(1_000, 100, tiers=("fast", "us")), 16_500),
+        ("claude-opus-4-6", Usage(1_000, 100, tiers=("fast",)), 45_000),
+        (OPUS, Usage(1_000, 0, cache_write_tokens=1_000), 6_250),
+        (OPUS, Usage(1_000, 0, cache_write_tokens=1_000, cache_write_1h_tokens=1_000), 10_000),
+        (OPUS, Usage(1_000, 0, cache_write_tokens=800, cache_write_1h_tokens=300), 7_125),
+        (OPUS, Usage(1_000, 100, web_searches=20), 207_500),
+        (LUNA, Usage(1_000, 100, tiers=("priority",)), 640),
+        ("gpt-5-mini", Usage(1_000, 100, tiers=("priority",)), 810),
+        ("gpt-5-mini", Usage(1_000, 100, tiers=("flex",)), 225),
+        # No known multiple: the highest of the file, 6.
+        (LUNA, Usage(1_000, 100, tiers=("ludicrous",)), 1_920),
+        ("claude-sonnet-4-5", Usage(200_001, 100), 1_202_256),
+    ],
+)
+def test_what_a_caller_chooses_is_priced(slug: str, usage: Usage, micro_usd: int) -> None:
+    """Tiers and speeds, one-hour cache writes, web searches, long context."""
+    assert CATALOGUE.price(slug, usage) == micro_usd
+
+
+@pytest.mark.parametrize("amount", [8_000, 54_321, 2_000_000])
+@pytest.mark.parametrize(
+    ("slug", "tiers"), [(DEAR, ()), (OPUS, ("fast", "us")), ("gpt-5.4", ()), ("gpt-99", ())]
+)
+def test_what_an_amount_pays_is_exact(slug: str, tiers: tuple[str, ...], amount: int) -> None:
+    """To the token: the output that is paid fits, and one token more does not."""
+    prompt = Usage(40, 0, tiers=tiers)
+    paid = CATALOGUE.output_tokens_for(amount, slug, prompt)
+    assert paid > 0
+    assert CATALOGUE.price(slug, Usage(40, paid, tiers=tiers)) <= amount
+    assert CATALOGUE.price(slug, Usage(40, paid + 1, tiers=tiers)) > amount
+    assert CATALOGUE.output_tokens_for(1, slug, prompt) == 0
+
+
+def test_every_entry_of_the_catalogue_is_consistent() -> None:
+    """A price of long contexts begins below the context; an answer is not longer than it."""
+    for slug, context in CATALOGUE.context_tokens.items():
+        tariff = CATALOGUE.tariffs.get(slug)
+        assert tariff is None or tariff.long is None or tariff.long_over_tokens < context, slug
+        assert CATALOGUE.max_output_tokens.get(slug, 1) <= context, slug
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/messages", {"model": "claude-haiku-4-5", "speed": "fast"}, "speed"),
+        ("/v1/messages", {"model": "claude-99", "speed": "fast"}, "speed"),
+        ("/v1/messages", {"model": OPUS, "inference_geo": "mars"}, "inference_geo"),
+        ("/v1/messages", {"model": OPUS, "fallbacks": [{"model": "x"}]}, "fallbacks"),
+        ("/v1/messages", {"model": OPUS, "container": "c1"}, "container"),
+        ("/v1/messages", {"model": OPUS, "thread": {"type": "create"}}, "thread"),
+        ("/v1/messages", {"model": OPUS, "tools": [{"type": "code_execution_20260521"}]}, "tools"),
+        ("/v1/messages", {"model": OPUS, "tools": [{"type": "advisor_20260301"}]}, "tools"),
+        ("/v1/chat/completions", {"model": "gpt-5-nano", "service_tier": "priority"}, None),
+        ("/v1/chat/completions", {"model": "gpt-99", "service_tier": "fast"}, "service_tier"),
+        ("/v1/chat/completions", {"model": LUNA, "service_tier": 3}, "service_tier"),
+        ("/v1/chat/completions", {"model": LUNA, "web_search_options": {}}, None),
+        ("/v1/chat/completions", {"model": LUNA, "modalities": ["text", "audio"]}, "modalities"),
+    ],
+)
+def test_what_has_no_price_is_refused(
+    online: FlaskClient,
+    provider: ProviderServer,
+    path: str,
+    fields: dict[str, object],
+    param: str | None,
+) -> None:
+    """By name, in the vendor's format, before anything is charged or asked."""
+    response = ask(online, path, {"max_tokens": 10, **fields})
+    assert response.status_code == 400
+    assert (
+        "no price" in response.text or "not supported" in response.text or "not a" in response.text
+    )
+    assert param is None or param in response.text
+    assert not provider.calls
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/messages", {"model": OPUS, "speed": "fast"}),
+        ("/v1/messages", {"model": OPUS, "speed": "standard", "inference_geo": "us"}),
+        (
+            "/v1/messages",
+            {"model": OPUS, "tools": [{"type": "web_search_20260318"}, {"name": "f"}]},
+        ),
+        ("/v1/messages", {"model": OPUS, "tools": [{"type": "bash_20250124"}, {"type": "custom"}]}),
+        ("/v1/chat/completions", {"model": LUNA, "service_tier": "priority"}),
+        ("/v1/chat/completions", {"model": LUNA, "service_tier": "auto"}),
+        ("/v1/chat/completions", {"model": "gpt-5-mini", "service_tier": "flex"}),
+    ],
+)
+def test_what_has_a_price_is_passed_on(
+    online: FlaskClient, provider: ProviderServer, path: str, fields: dict[str, object]
+) -> None:
+    """As the caller wrote it."""
+    assert ask(online, path, {"max_tokens": 10, **fields}).status_code == 200
+    assert {name: provider.calls[0].body[name] for name in fields} == fields
+
+
+def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: ProviderServer) -> None:
+    """Not the one that was asked for: a call in a tier that has no room is served as a standard
+    one, and a project may have a tier of its own."""
+    body = {"model": LUNA, "max_tokens": 10, "service_tier": "priority"}
+    standard = CATALOGUE.price(LUNA, Usage(12, 5, cached_input_tokens=8))
+    priority = CATALOGUE.price(LUNA, Usage(12, 5, cached_input_tokens=8, tiers=("priority",)))
+    for tier, billed in [("default", standard), ("priority", priority)]:
+        provider.script(Answer(200, {**openai_body(model=LUNA), "service_tier": tier}))
+        before = left(online)["usd-day"]
+        assert ask(online, "/v1/chat/completions", body).status_code == 200
+        assert round((before - left(online)["usd-day"]) * 1e6) == billed
+    pieces = [
+        p.replace(b'"usage"', b'"service_tier": "priority", "usage"') for p in openai_chunks()
+    ]
+    provider.script(Stream(pieces))
+    before = left(online)["usd-day"]
+    assert ask(online, "/v1/chat/completions", {**body, "stream": True}).status_code == 200
+    assert round((before - left(online)["usd-day"]) * 1e6) == priority
+
+
+def test_anthropics_bill_is_read_whole(online: FlaskClient, provider: ProviderServer) -> None:
+    """Speed, place, writes for an hour, searches, and what it took to compact the context."""
+    usage = {
+        "input_tokens": 100,
+        "output_tokens": 10,
+        "cache_creation_input_tokens": 50,
+        "cache_creation": {"ephemeral_1h_input_tokens": 40, "ephemeral_5m_input_tokens": 10},
+        "server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 1},
+        "speed": "fast",
+        "inference_geo": "us",
+        "service_tier": "standard",
+        "iterations": [
+            {"type": "compaction", "input_tokens": 1000, "output_tokens": 200},
+            {"type": "message", "input_tokens": 100, "output_tokens": 10},
+        ],
+    }
+    provider.script(Answer(200, {**anthropic_body(model=OPUS), "usage": usage}))
+    before = left(online)["usd-day"]
+    assert ask(online, "/v1/messages", {"model": OPUS, "max_tokens": 300}).status_code == 200
+    billed = CATALOGUE.price(
+        OPUS,
+        Usage(
+            1_150,
+            210,
+            cache_write_tokens=50,
+            cache_write_1h_tokens=40,
+            web_searches=3,
+            tiers=("fast", "us"),
+        ),
+    )
+    assert round((before - left(online)["usd-day"]) * 1e6) == billed
+
+
+@pytest.mark.parametrize(
+    "odd", [None, [], "x", 3, {}, {"type": 3}, [None], [3], [{"type": []}], [[]]], ids=repr
+)
+def test_odd_fields_do_not_raise(odd: object) -> None:
+    """Whatever JSON holds: it is refused, or left to the provider."""
+    for extras in (openai_extras, anthropic_extras):
+        names = ("tools", "messages", "thinking", "speed", "inference_geo", "service_tier")
+        for name in (*names, "modalities", "container", "audio"):
+            extras({name: odd})
