@@ -179,7 +179,7 @@ def test_every_keyword_is_read(load: Load) -> None:
 def test_the_applications_own_policy_loads() -> None:
     """The policy of chatapp has the layers that its README promises."""
     policy = load_policy(file=CHATAPP, blueprints=None, parse=parse)
-    assert [edge.limit for edge in policy.application] == ["120/minute"]
+    assert [edge.limit for edge in policy.application] == ["120/minute", "600/minute"]
     ways = ("chat", "anthropic_api", "openai_api.chat_completions")
     for name in ways:
         names = [entry.name for entry in policy.targets[name] if entry.strategy not in GUARDS]

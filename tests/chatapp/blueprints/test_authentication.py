@@ -170,13 +170,12 @@ def test_a_wrong_secret_expired_or_revoked_key_is_401(
 
 
 def test_an_attempt_is_charged_to_the_address(client: FlaskClient, alice: PresentedKey) -> None:
-    """Guessing is not free: after the address's burst it is 429, and a good key elsewhere is not
-    touched by it."""
+    """Guessing is not free: after the address's burst it is 429. A valid key is not touched by it,
+    at the same address as elsewhere."""
     statuses = [ask(client, {"x-api-key": GOOD_FORM}).status_code for _ in range(30)]
     assert statuses[:20] == [401] * 20
     assert 429 in statuses[20:23]
-    assert ask(client, bearer(alice)).status_code == 429
-    fresh = ask(client, bearer(alice), ip="203.0.113.9")
+    fresh = ask(client, bearer(alice))
     assert fresh.status_code == 200
     assert (left(fresh)["user"], left(fresh)["plan"]) == (9, 1999)
 

@@ -73,11 +73,12 @@ def test_it_tells_what_a_chat_has_left(client: FlaskClient) -> None:
 
 
 def test_asking_costs_no_plan(client: FlaskClient) -> None:
-    """However often; only the address pays for the request."""
+    """However often; the request counts at the key's own pace alone."""
     told = [limits(client) for _ in range(15)]
     assert {limit["plan"]["remaining"] for limit in told} == {2000}
     assert {limit["user"]["remaining"] for limit in told} == {10}
-    assert told[-1]["ip"]["remaining"] < told[0]["ip"]["remaining"]
+    assert told[-1]["key"]["remaining"] < told[0]["key"]["remaining"]
+    assert "ip" not in told[-1]
 
 
 def test_it_answers_who_has_nothing_left(client: FlaskClient) -> None:
