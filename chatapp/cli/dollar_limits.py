@@ -13,7 +13,8 @@ from chatapp.ledger.records import Records
 from chatapp.limits_left import LimitLeft, limits_left
 from ratelimit_ext import Limiter
 
-# A window opens when its first call is admitted, a moment before that call's own time.
+# A window that follows no calendar opens when its first call is admitted, a moment before that
+# call's own time.
 BEFORE: Final = timedelta(milliseconds=5)
 OUT_OF_REACH: Final = (
     "they are in each worker's own memory, where no command reaches them. Run it beside gunicorn, "
@@ -35,7 +36,9 @@ def differences(
     """
     found = []
     for limit in _limits(app, limiter, identity, plan):
-        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC) - BEFORE
+        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
+        if limit.anchor is None:
+            since -= BEFORE
         spent = records.settled_micro_usd(identity, since)
         held = limit.amount - limit.remaining
         # What is over the amount is held, and shows as nothing left.

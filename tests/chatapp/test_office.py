@@ -133,7 +133,7 @@ def test_without_accounts_the_address_counts(make_app: AppMaker, clock: Clock) -
 
 
 def test_the_pace_of_a_key_is_above_all_that_its_user_may_do() -> None:
-    """Burst and rate of the shipped policy: limits of a user in calls, by token bucket, together."""
+    """In burst and rate, of the limits of a user in requests together."""
     policy = tomllib.loads(POLICY_FILE.read_text("utf-8"))
     of_user = [
         limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
@@ -103,6 +103,20 @@ def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: st
     for name in ("usd-hour", "usd-day", "usd-month"):
         assert f"in the window of {name!r}" in output
     assert "3 problems" in output
+
+
+def test_a_month_is_that_of_the_calendar(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    """By UTC: a call of its first moment is in the window of the month, and one before is not."""
+    assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    before = finished(begun(started_at=month - timedelta(milliseconds=1)))
+    rows.write(Database(database_url), [before])
+    assert "0 problems" in checked(app)
+    rows.write(Database(database_url), [finished(begun(started_at=month))])
+    output = checked(app, status=1)
+    assert f"in the window of 'usd-month' since {month:%Y-%m-%d} 00:00:00" in output
 
 
 def test_who_has_calls_under_way_is_not_compared(
