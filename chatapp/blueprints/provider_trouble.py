@@ -65,4 +65,5 @@ def _told(error: ProviderError, case: tuple[int, str, str]) -> Trouble:
         code=code,
         sentence=f"The provider {error.provider} {trouble}; {remedy}.",
         retry_after_s=wait_s if status == 503 else None,
+        request_id=error.request_id,
     )

@@ -164,6 +164,7 @@ class ProviderError(Exception):
     own text: for the log, never for a caller, because providers quote keys and organisations in it.
     ``raw`` is its whole answer, without our key, for callers who speak its protocol. ``quotas`` are
     those that came with a refusal; those of a stream that fails on its way are the stream's.
+    ``request_id`` is the provider's id of the request, where it sent one that can be sent on.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
         raw: bytes = b"",
         quotas: tuple[Quota, ...] = (),
+        request_id: str | None = None,
     ) -> None:
         super().__init__(f"{provider}: {kind} (status {status}): {message}")
         self.provider = provider
@@ -185,6 +187,7 @@ class ProviderError(Exception):
         self.retry_after_s = retry_after_s
         self.raw = raw
         self.quotas = quotas
+        self.request_id = request_id
 
 
 class AnswerStream(Protocol):
