@@ -259,6 +259,15 @@ class Forwarder(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A provider that counts the input of a request in its own protocol, without answering it."""
+
+    def count(self, passage: Passage) -> Passed:
+        """Hand the request on to be counted, once; ProviderError where there is no count."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long a provider may take, in seconds: to connect, and to send the next byte."""
