@@ -31,6 +31,7 @@ from chatapp.blueprints import (
     page,
     present,
     refusal,
+    request_id,
     second_choice,
     usage,
 )
@@ -96,6 +97,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     estimating.install(limiter)
     second_choice.install(limiter)
     authenticator = _accounts(app, chosen)
+    request_id.install(app)
     # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 from chatapp.catalogue import Catalogue, Model
 from chatapp.providers import (
@@ -20,10 +21,13 @@ from chatapp.providers import (
     Provider,
     ProviderError,
     Quota,
+    TokenCounter,
     Usage,
 )
 
 log = logging.getLogger(__name__)
+
+NO_SUCH_ADDRESS: Final = frozenset({404, 405})
 
 
 class UnknownModelError(ValueError):
@@ -187,6 +191,20 @@ class Conversation:
         """What of a request in its provider's own protocol changes its price."""
         provider = self._providers[model.provider]
         return provider.extras(fields) if isinstance(provider, Forwarder) else Extras()
+
+    def count(self, model: Model, passage: Passage) -> Passed | None:
+        """The provider's count of the input of a request in its own protocol; None where the
+        provider counts none, or has no address for it."""
+        counter = self._providers[model.provider]
+        if not isinstance(counter, TokenCounter):
+            return None
+        with failures_logged(model):
+            try:
+                return counter.count(_for(model, passage))
+            except ProviderError as error:
+                if error.status not in NO_SUCH_ADDRESS:
+                    raise
+        return None
 
     def _forwarder(self, model: Model) -> Forwarder:
         provider = self._providers[model.provider]

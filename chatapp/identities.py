@@ -79,6 +79,17 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
         return principal.plan
 
 
+def has_valid_key() -> bool:
+    """Whether the request has been authenticated. Limits that are decided earlier, as that of a
+    401, see none."""
+    return _principal() is not None
+
+
+def has_no_valid_key() -> bool:
+    """The opposite, also for every request while accounts are off."""
+    return _principal() is None
+
+
 def user_identity(name: str) -> str:
     """What a user's limits are counted under, and his calls in the ledger."""
     return f"{USER}{name}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from ratelimit_ext import Limiter, RequestLimit
 
@@ -17,7 +19,11 @@ MICRO: Final = 1_000_000
 @dataclass(frozen=True, slots=True)
 class LimitLeft:
     """One limit as it stands. ``amount`` and ``remaining`` are in its unit (dollars as
-    micro-dollars), ``reset_at`` is in seconds since 1970, ``identity`` is whom it counts."""
+    micro-dollars), ``reset_at`` is in seconds since 1970, ``identity`` is whom it counts.
+
+    ``anchor`` is the unit of the calendar that a window follows, and ``period_s`` the length of the
+    current one: a month has 28 to 31 days.
+    """
 
     name: str
     unit: str
@@ -27,6 +33,7 @@ class LimitLeft:
     remaining: int
     reset_at: float
     identity: str
+    anchor: str | None = None
 
     def told(self) -> dict[str, object]:
         """For a caller: dollars are dollars, times are seconds from now."""
@@ -40,6 +47,8 @@ class LimitLeft:
         }
         if self.unit != "calls":  # calls at once have no period
             entry["period"] = self.period_s
+        if self.anchor is not None:
+            entry["anchor"] = self.anchor
         if self.burst is not None:
             entry["burst"] = self.burst
         return entry
@@ -61,9 +70,22 @@ def _left(shown: RequestLimit) -> LimitLeft:
         name=limit.name or str(shown.limit),
         unit=limit.unit,
         amount=limit.amount,
-        period_s=limit.period_us // MICRO,
+        period_s=_period_s(shown),
         burst=limit.burst,
         remaining=shown.verdict.remaining,
         reset_at=shown.window.reset_time,
         identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
+        anchor=limit.anchor,
     )
+
+
+def _period_s(shown: RequestLimit) -> int:
+    """The length of the current window, in seconds."""
+    limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
+    if limit.anchor is None:
+        return limit.period_us // MICRO
+    zone = ZoneInfo(limit.timezone)
+    start = datetime.fromtimestamp(reset_at - 1, zone).replace(hour=0, minute=0, second=0)
+    if limit.anchor == "month":
+        start = start.replace(day=1)
+    return round(reset_at - start.replace(microsecond=0).timestamp())

@@ -9,6 +9,7 @@ from typing import Final
 
 from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.allowance import Allowance
+from chatapp.blueprints.request_id import ANTHROPIC_HEADER, new_request_id
 from chatapp.blueprints.trouble import Trouble
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
@@ -36,16 +37,20 @@ class AnthropicShape:
     """For POST /v1/messages."""
 
     provider: Final = "anthropic"
+    request_id_header: Final = ANTHROPIC_HEADER
 
     def error(self, trouble: Trouble) -> dict[str, object]:
         status = trouble.status
         kind = ERROR_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
+        if status == 503 and trouble.retry_is_useless:
+            kind = "api_error"  # Claude Code retries an overloaded_error, whatever the headers say
         error = {
             "type": kind,
             "message": trouble.sentence,
             "details": {"error_code": trouble.code},
         }
-        return {"type": "error", "error": error, "request_id": f"req_{uuid.uuid4().hex}"}
+        request_id = trouble.request_id or new_request_id()
+        return {"type": "error", "error": error, "request_id": request_id}
 
     def error_event(self, trouble: Trouble) -> bytes:
         return write(self.error(trouble), name="error")

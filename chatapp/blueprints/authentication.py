@@ -11,6 +11,7 @@ from typing import Final
 
 from flask import Flask, Request, g, request
 
+from chatapp.accounts.api_key import PREFIX
 from chatapp.accounts.authentication import (
     AccountsUnavailableError,
     Authenticator,
@@ -33,8 +34,13 @@ class UnauthenticatedError(Refusal):
         super().__init__(401, "invalid_api_key", sentence)
 
     def get_headers(self, *asked: object) -> list[tuple[str, str]]:
-        """With the scheme that is asked for, as every 401 has it."""
-        return [*super().get_headers(), ("WWW-Authenticate", 'Bearer realm="chatapp"')]
+        """With the scheme that is asked for, as every 401 has it, and that a retry is useless:
+        Claude Code would retry silently for minutes."""
+        return [
+            *super().get_headers(),
+            ("WWW-Authenticate", 'Bearer realm="chatapp"'),
+            ("x-should-retry", "false"),
+        ]
 
 
 class AccountsAwayError(Refusal):
@@ -80,15 +86,19 @@ def _is_open(asked: Request) -> bool:
 
 
 def _presented(asked: Request) -> str:
-    """The one key that the request shows, wherever it shows it."""
+    """The API key of the request. Beside a key of another server, which Claude Code sends where an
+    ANTHROPIC_API_KEY is left over, it is the one of this server."""
     shown = {*_bearers(asked.headers.getlist("Authorization"))}
     shown |= {value.strip() for value in asked.headers.getlist("x-api-key")}
     shown.discard("")
     if not shown:
         raise UnauthenticatedError(f"There is no API key in this request; {HOW}.")
-    if len(shown) > 1:
-        raise UnauthenticatedError("There are two API keys in this request; send one of them.")
-    return shown.pop()
+    ours = {key for key in shown if key.startswith(PREFIX)}
+    if len(ours) > 1:
+        raise UnauthenticatedError(
+            "There are two API keys of this server in this request; send one of them."
+        )
+    return (ours or shown).pop()
 
 
 def _bearers(values: Sequence[str]) -> list[str]:

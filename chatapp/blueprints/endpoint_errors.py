@@ -14,6 +14,7 @@ from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.allowance import present_allowances
 from chatapp.blueprints.present import present_limiter
 from chatapp.blueprints.refusal import trouble_of
+from chatapp.blueprints.request_id import present_request_id
 from chatapp.blueprints.shape import Shape
 from chatapp.blueprints.trouble import Trouble
 from chatapp.providers import ProviderError
@@ -32,6 +33,7 @@ class EndpointErrors:
     def install(self, bp: Blueprint) -> None:
         """Answer for that blueprint. What reaches none, a 404 or 405, is `not_here`'s."""
         bp.after_request(self.tell_limits)
+        bp.after_request(self.identify)
         bp.register_error_handler(HTTPException, self.http_error)
         bp.register_error_handler(RateLimitExceeded, self.denied)
         bp.register_error_handler(RequestTooLarge, self.too_large)
@@ -40,6 +42,11 @@ class EndpointErrors:
     def tell_limits(self, response: Response) -> Response:
         allowances = present_allowances(present_limiter())
         response.headers.update(self._shape().limit_headers(allowances))
+        return response
+
+    def identify(self, response: Response) -> Response:
+        """Have the answer bear an id: the provider's, where there is one."""
+        response.headers.setdefault(self._shape().request_id_header, present_request_id())
         return response
 
     def http_error(self, error: HTTPException) -> HTTPException | WerkzeugResponse:
@@ -70,16 +77,13 @@ class EndpointErrors:
         return answered
 
     def _answer(self, trouble: Trouble) -> Response:
-        body = self._shape().error(trouble)
-        answered = Response(
-            json.dumps(body),
+        shape, request_id = self._shape(), trouble.request_id or present_request_id()
+        return Response(
+            json.dumps(shape.error(replace(trouble, request_id=request_id))),
             status=trouble.status,
-            headers=trouble.headers,
+            headers={**trouble.headers, shape.request_id_header: request_id},
             content_type="application/json",
         )
-        if request_id := body.get("request_id"):
-            answered.headers["request-id"] = str(request_id)  # where Anthropic's SDK looks for it
-        return answered
 
 
 def _denial(error: RateLimitExceeded) -> Trouble:

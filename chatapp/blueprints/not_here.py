@@ -55,7 +55,7 @@ OPENAI: Final = _Vendor(
 ANTHROPIC: Final = _Vendor(
     name="Anthropic",
     shape=AnthropicShape(),
-    has=f"POST /v1/messages, {MODELS}",
+    has=f"POST /v1/messages, POST /v1/messages/count_tokens, {MODELS}",
     without_version="an address of Anthropic's begins with /v1, right after the server's name",
     with_too_many="base_url must not end in /v1, which Anthropic's SDK adds by itself",
 )

@@ -9,6 +9,7 @@ from typing import Final
 
 from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.allowance import Allowance
+from chatapp.blueprints.request_id import HEADER
 from chatapp.blueprints.trouble import Trouble
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
@@ -28,12 +29,15 @@ class OpenAIShape:
     """For POST /v1/chat/completions."""
 
     provider: Final = "openai"
+    request_id_header: Final = HEADER
 
     def error(self, trouble: Trouble) -> dict[str, object]:
         status = trouble.status
         kind = ERROR_TYPES.get(status) or (
             "invalid_request_error" if status < 500 else "server_error"
         )
+        if status == 503 and trouble.retry_is_useless:
+            kind = "server_error"
         if status == 429:
             kind = "insufficient_quota" if trouble.unit == "usd" else trouble.unit or "requests"
         error = {

@@ -65,4 +65,5 @@ def _told(error: ProviderError, case: tuple[int, str, str]) -> Trouble:
         retry_after_s=wait_s if status == 503 else None,
         # A late answer may be billed once more; what we have retried need not be retried for us.
         hopeless=error.was_retried or error.kind in {"auth", "quota", "timeout"},
+        request_id=error.request_id,
     )

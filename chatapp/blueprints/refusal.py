@@ -13,8 +13,8 @@ from flask import Flask, Response, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from chatapp.blueprints import provider_trouble
-from chatapp.blueprints.trouble import Trouble
+from chatapp.blueprints import provider_trouble, request_id
+from chatapp.blueprints.trouble import Trouble, whole_seconds
 from chatapp.providers import ProviderError
 from ratelimit_ext import Blocked, TemporarilyUnavailable
 
@@ -77,11 +77,17 @@ def trouble_of(error: HTTPException) -> Trouble:
     if isinstance(error, Refusal):
         return Trouble(status, error.word, error.description or "", error.param)
     if isinstance(error, Blocked):
-        return Trouble(status, "blocked", error.description or "")
+        return Trouble(status, "blocked", error.description or "", hopeless=True)
     if isinstance(error, TemporarilyUnavailable):
         code = "switched_off" if error.cause == "closed" else "server_is_overloaded"
-        # The extension writes the wait, in milliseconds as well.
-        return Trouble(status, code, error.description or "")
+        wait_s = None if error.wait_ms is None else whole_seconds(error.wait_ms / 1000)
+        return Trouble(
+            status,
+            code,
+            error.description or "",
+            retry_after_s=wait_s,
+            hopeless=wait_s is None,
+        )
     sentence = SENTENCES.get(status, error.description or "")
     if isinstance(error, MethodNotAllowed) and (taken := _taken(error)):
         sentence = f"{request.method} is not for this address; send {taken}."
@@ -109,9 +115,12 @@ def _answer_provider_error(error: ProviderError) -> Response:
     body: dict[str, object] = {"error": trouble.sentence, "code": trouble.code}
     if trouble.retry_after_s is not None:
         body["retry_after"] = trouble.retry_after_s
-    return Response(
+    answered = Response(
         json.dumps(body),
         status=trouble.status,
         headers=trouble.headers,
         content_type="application/json",
     )
+    if trouble.request_id is not None:
+        answered.headers[request_id.HEADER] = trouble.request_id
+    return answered

@@ -17,6 +17,11 @@ class Shape(Protocol):
     @property
     def provider(self) -> str: ...
 
+    @property
+    def request_id_header(self) -> str:
+        """Where the vendor's SDK looks for the id of a request."""
+        ...
+
     def error(self, trouble: Trouble) -> dict[str, object]:
         """The body of an error."""
         ...

@@ -16,7 +16,8 @@ class Trouble:
     """``sentence`` says what was found and what to do, ``code`` the same for a program.
 
     ``param`` is the field of the body that it is about, ``retry_after_s`` how long to wait before
-    trying again, ``hopeless`` that no retry will help, ``unit`` what the limit counts that denied.
+    trying again, ``hopeless`` that no retry will help, ``unit`` what the limit counts that denied,
+    ``request_id`` the id that a provider gave the request.
     """
 
     status: int
@@ -26,6 +27,12 @@ class Trouble:
     retry_after_s: int | None = None
     hopeless: bool = False
     unit: str | None = None
+    request_id: str | None = None
+
+    @property
+    def retry_is_useless(self) -> bool:
+        """Whether a client should show the error instead of trying again."""
+        return self.hopeless or (self.retry_after_s or 0) > LONGEST_OBEYED_WAIT_S
 
     @property
     def headers(self) -> dict[str, str]:
@@ -33,7 +40,7 @@ class Trouble:
         headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
-        if self.hopeless or (self.retry_after_s or 0) > LONGEST_OBEYED_WAIT_S:
+        if self.retry_is_useless:
             headers["x-should-retry"] = "false"
         return headers
 

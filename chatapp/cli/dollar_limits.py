@@ -13,7 +13,8 @@ from chatapp.ledger.records import Records
 from chatapp.limits_left import LimitLeft, limits_left
 from ratelimit_ext import Limiter
 
-# A window opens when its first call is admitted, a moment before that call's own time.
+# A window that follows no calendar opens when its first call is admitted, a moment before that
+# call's own time.
 BEFORE: Final = timedelta(milliseconds=5)
 OUT_OF_REACH: Final = (
     "they are in each worker's own memory, where no command reaches them. Run it beside gunicorn, "
@@ -27,19 +28,29 @@ def can_be_read(limiter: Limiter) -> bool:
 
 
 def differences(
-    app: Flask, limiter: Limiter, records: Records, *, identity: str, plan: str
+    app: Flask,
+    limiter: Limiter,
+    records: Records,
+    *,
+    identity: str,
+    plan: str,
+    lease: timedelta,
 ) -> list[str]:
-    """A sentence for each limit of that user's plan that does not hold what he spent.
+    """A sentence for each limit of that user's plan that does not hold what the user spent.
 
-    Not for somebody with calls under way: of those the limits hold the estimates.
+    Not for users with calls under way: of those the limits hold the estimates. A call that began in
+    the window before, within a ``lease`` of its end, may have left an excess in this one.
     """
     found = []
     for limit in _limits(app, limiter, identity, plan):
-        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC) - BEFORE
+        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
+        if limit.anchor is None:
+            since -= BEFORE
         spent = records.settled_micro_usd(identity, since)
+        most = records.settled_micro_usd(identity, since - lease)
         held = limit.amount - limit.remaining
         # What is over the amount is held, and shows as nothing left.
-        if held != min(spent, limit.amount):
+        if not min(spent, limit.amount) <= held <= min(most, limit.amount):
             found.append(
                 f"{identity} spent {spent} micro-dollars in the window of {limit.name!r} since "
                 f"{since:%Y-%m-%d %H:%M:%S}, and the limit holds {held}"

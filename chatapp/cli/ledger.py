@@ -73,15 +73,16 @@ def check(user: str | None, since: datetime | None) -> None:
     """
     models = present_catalogue()
     chosen = settings.from_config(current_app.config)
+    lease = timedelta(seconds=2 * chosen.provider_timeout_s)
     with failures.told():
         found = checked(
             present_records().calls(user=people.found(user), since=since),
             models,
             now=datetime.now(UTC),
-            lease=timedelta(seconds=2 * chosen.provider_timeout_s),
+            lease=lease,
             priced_since=datetime.combine(models.as_of, time(), UTC),
         )
-        compared = _compared(found, chosen)
+        compared = _compared(found, chosen, lease=lease)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
         click.echo(f"{month}  {name}  {in_dollars(micro_usd)}")
     old = found.older_than_the_prices
@@ -96,7 +97,7 @@ def check(user: str | None, since: datetime | None) -> None:
         click.get_current_context().exit(1)
 
 
-def _compared(found: Findings, chosen: settings.Settings) -> str:
+def _compared(found: Findings, chosen: settings.Settings, *, lease: timedelta) -> str:
     """Compare the users of this month and the last with their limits; what was done, in words."""
     limiter = present_limiter()
     if not dollar_limits.can_be_read(limiter):
@@ -113,6 +114,7 @@ def _compared(found: Findings, chosen: settings.Settings) -> str:
             present_records(),
             identity=identity,
             plan=people.plan_of(identity, plans, chosen),
+            lease=lease,
         )
     return f"limits of {counted(len(users), 'user')} compared"
 

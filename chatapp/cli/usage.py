@@ -43,6 +43,6 @@ def usage(user: str) -> None:
 
 
 def _limits_of(identity: str) -> list[dict[str, object]]:
-    """Those that count him. The address that he calls from has its own, and no command knows it."""
+    """Those that count the user. His addresses and keys have limits of their own at the edge."""
     left = limits_left(present_limiter())
     return [limit.told() for limit in left if limit.identity == identity]

@@ -205,6 +205,7 @@ class ProviderError(Exception):
     ``raw`` is its whole answer, without our key, for callers who speak its protocol. ``quotas`` are
     those that came with a refusal; those of a stream that fails on its way are the stream's.
     ``was_retried`` is set where we have asked more than once: the caller is told not to.
+    ``request_id`` is the provider's id of the request, where it sent one that can be sent on.
     """
 
     def __init__(
@@ -217,6 +218,7 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
         raw: bytes = b"",
         quotas: tuple[Quota, ...] = (),
+        request_id: str | None = None,
     ) -> None:
         super().__init__(f"{provider}: {kind} (status {status}): {message}")
         self.provider = provider
@@ -226,6 +228,7 @@ class ProviderError(Exception):
         self.retry_after_s = retry_after_s
         self.raw = raw
         self.quotas = quotas
+        self.request_id = request_id
         self.was_retried = False
 
     @property
@@ -309,6 +312,15 @@ class Forwarder(Protocol):
 
     def forward_stream(self, passage: Passage) -> AnswerStream:
         """Hand the request on, once; ProviderError where not even a stream begins."""
+        ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A provider that counts the input of a request in its own protocol, without answering it."""
+
+    def count(self, passage: Passage) -> Passed:
+        """Hand the request on to be counted, once; ProviderError where there is no count."""
         ...
 
 

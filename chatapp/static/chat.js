@@ -33,7 +33,7 @@ function duration(seconds) {
 }
 
 function period(seconds) {
-  const names = { 1: "second", 60: "minute", 3600: "hour", 86400: "day", 2592000: "30 days" };
+  const names = { 1: "second", 60: "minute", 3600: "hour", 86400: "day", 2592000: "month" };
   return seconds === null ? "" : `per ${names[seconds] ?? duration(seconds)}`;
 }
 

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 OPENAI_PATH = "/v1/chat/completions"
 ANTHROPIC_PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,8 @@ def success(path: str, body: Mapping[str, object]) -> Answer | Stream:
         if body.get("stream"):
             return Stream(openai_chunks(model=model))
         return Answer(200, openai_body(model=model))
+    if path.partition("?")[0] == COUNT_PATH:
+        return Answer(200, {"input_tokens": 23})
     if path.partition("?")[0] == ANTHROPIC_PATH:
         if body.get("stream"):
             return Stream(anthropic_events(model=model))

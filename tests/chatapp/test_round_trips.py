@@ -12,6 +12,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
 from chatapp.estimates.estimate import EXTENSION_KEY as ESTIMATOR_KEY
 from chatapp.estimates.estimate import Estimator
 from chatapp.estimates.redis_outputs import KEY_PREFIX, RedisOutputs
@@ -137,6 +139,24 @@ def test_an_answer_is_two_round_trips(
     commands = seen(redis_client, lambda: answers.append(ask(client, stream=stream)))
     assert answers[0].status_code == 200
     assert answers[0].headers["RateLimit"].count(";r=") == LIMITS
+    assert commands == [DECIDES, ASKS, ENDS, SETTLES]
+
+
+def test_a_valid_key_costs_no_round_trip(
+    make_quiet_app: Callable[[RedisOutputs], Flask],
+    outputs: RedisOutputs,
+    redis_client: redis.Redis,
+    database_url: str,
+) -> None:
+    """The limit of the address is replaced by that of the key in the same decision."""
+    accounts = Accounts(Database(database_url))
+    key = accounts.create_key("alice", plan=None, default_plan="starter")
+    client = make_quiet_app(outputs).test_client()
+    client.environ_base["HTTP_X_API_KEY"] = key.text
+    answers = [ask(client) for _ in range(2)]  # the server learns the scripts
+    assert outputs.flush()
+    commands = seen(redis_client, lambda: answers.append(ask(client)))
+    assert answers[-1].headers["RateLimit"].count(";r=") == LIMITS
     assert commands == [DECIDES, ASKS, ENDS, SETTLES]
 
 

@@ -101,7 +101,7 @@ def test_a_dear_prompt_is_refused_before_it_is_sent(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
     """A call that no minute of the plan can hold is the caller's mistake, and costs nothing."""
-    body = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "word " * 120_000}]}
+    body = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "word " * 240_000}]}
     before = left(online)
     with online.post("/v1/chat/completions", json={**body, "max_tokens": 120_000}) as response:
         assert response.status_code == 400

@@ -179,12 +179,16 @@ def test_every_keyword_is_read(load: Load) -> None:
 def test_the_applications_own_policy_loads() -> None:
     """The policy of chatapp has the layers that its README promises."""
     policy = load_policy(file=CHATAPP, blueprints=None, parse=parse)
-    assert [edge.limit for edge in policy.application] == ["120/minute"]
-    ways = ("chat", "anthropic_api", "openai_api.chat_completions")
+    assert [edge.limit for edge in policy.application] == ["120/minute", "600/minute"]
+    ways = ("chat", "anthropic_api.messages", "openai_api.chat_completions")
     for name in ways:
         names = [entry.name for entry in policy.targets[name] if entry.strategy not in GUARDS]
         assert names == ["user", "model"]
     assert set(policy.plan_targets) == set(ways)
+    counted = policy.targets["anthropic_api.count_tokens"]
+    assert [entry.name for entry in counted] == ["count-tokens"]
+    switches = {"blocked-all", "blocked-user", "blocked-key", "blocked-model"}
+    assert {entry.name for entry in policy.targets["anthropic_api"]} == switches
     assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
     assert policy.next_plan(policy.plan("pro")) is policy.plan("team")
     assert policy.next_plan(policy.plan("team")) is None

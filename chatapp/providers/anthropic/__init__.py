@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
 PATH: Final = "/v1/messages"
+COUNT_PATH: Final = "/v1/messages/count_tokens"
 #: The least that `thinking.budget_tokens` may be, and what is left for the answer beside it.
 LEAST_THINKING: Final = 1024
 LEAST_ANSWER: Final = 256
@@ -106,6 +107,13 @@ class Anthropic:
             quotas(response.headers),
         )
 
+    def count(self, passage: Passage) -> Passed:
+        with told():
+            response = self._post(passage, passage.headers, stream=False, path=COUNT_PATH)
+            json.loads(response.content)
+        headers = passed_headers(response, PASSED_HEADERS)
+        return Passed(response.content, content_type(response), headers, usage=None)
+
     def forward_stream(self, passage: Passage) -> AnswerStream:
         return self._streamed(passage, lenient=True)
 
@@ -125,13 +133,13 @@ class Anthropic:
         )
 
     def _post(
-        self, passage: Passage, headers: Mapping[str, str], *, stream: bool
+        self, passage: Passage, headers: Mapping[str, str], *, stream: bool, path: str = PATH
     ) -> httpx2.Response:
         import anthropic  # noqa: PLC0415
         import httpx2  # noqa: PLC0415
 
         return self._client.get().post(
-            PATH,
+            path,
             cast_to=httpx2.Response,
             content=passage.raw,
             options={

@@ -10,13 +10,14 @@ from chatapp.providers import ErrorKind, ProviderError
 from chatapp.providers.anthropic.quotas import quotas
 from chatapp.redaction import without_key
 from chatapp.retry_after import retry_after_s
-from chatapp.upstream_response import unread
+from chatapp.upstream_response import passed_headers, unread
 
 if TYPE_CHECKING:
     import anthropic
     import httpx2
 
 NAME: Final = "anthropic"
+REQUEST_ID: Final = "request-id"
 KINDS: Final[dict[int, ErrorKind]] = {
     401: "auth",
     402: "quota",
@@ -70,6 +71,7 @@ def _unread(error: httpx2.HTTPError) -> ProviderError:
         status=response.status_code,
         retry_after_s=retry_after_s(response.headers),
         quotas=quotas(response.headers),
+        request_id=passed_headers(response, (REQUEST_ID,)).get(REQUEST_ID),
     )
 
 
@@ -91,4 +93,5 @@ def _refusal(error: anthropic.APIStatusError) -> ProviderError:
         retry_after_s=retry_after_s(error.response.headers),
         raw=without_key(error.response.text, sent).encode(),
         quotas=quotas(error.response.headers),
+        request_id=passed_headers(error.response, (REQUEST_ID,)).get(REQUEST_ID),
     )

@@ -10,13 +10,14 @@ from chatapp.providers import ErrorKind, ProviderError
 from chatapp.providers.openai.quotas import quotas
 from chatapp.redaction import without_key
 from chatapp.retry_after import retry_after_s
-from chatapp.upstream_response import unread
+from chatapp.upstream_response import passed_headers, unread
 
 if TYPE_CHECKING:
     import httpx2
     import openai
 
 NAME: Final = "openai"
+REQUEST_ID: Final = "x-request-id"
 # How a 429 begins whose request is above the quota of a minute: "Request too large for gpt-4o in
 # organization … on tokens per min (TPM): Limit 30000, Requested 36278."
 TOO_LARGE: Final = "Request too large"
@@ -71,6 +72,7 @@ def _unread(error: httpx2.HTTPError) -> ProviderError:
         status=response.status_code,
         retry_after_s=retry_after_s(response.headers),
         quotas=quotas(response.headers),
+        request_id=passed_headers(response, (REQUEST_ID,)).get(REQUEST_ID),
     )
 
 
@@ -94,6 +96,7 @@ def _refusal(error: openai.APIStatusError) -> ProviderError:
         retry_after_s=retry_after_s(error.response.headers),
         raw=without_key(error.response.text, sent).encode(),
         quotas=quotas(error.response.headers),
+        request_id=passed_headers(error.response, (REQUEST_ID,)).get(REQUEST_ID),
     )
 
 

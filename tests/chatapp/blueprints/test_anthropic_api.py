@@ -249,7 +249,11 @@ def test_the_user_of_a_body_is_no_identity(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", ANTHROPIC_PATH, 405), ("POST", f"{ANTHROPIC_PATH}/count_tokens", 404)],
+    [
+        ("GET", ANTHROPIC_PATH, 405),
+        ("GET", f"{ANTHROPIC_PATH}/count_tokens", 405),
+        ("POST", f"{ANTHROPIC_PATH}/batches", 404),
+    ],
 )
 def test_what_is_not_there_is_told_in_the_same_shape(
     client: FlaskClient, method: str, path: str, status: int

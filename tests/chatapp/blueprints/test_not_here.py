@@ -60,7 +60,7 @@ ANTHROPICS: dict[str, tuple[str, Callable[[anthropic.Anthropic], object], str]] 
     "/v1": ("/v1", say, "base_url must not end in /v1"),
     "/v1, for the models": ("/v1", lambda sdk: sdk.models.list(), "must not end in /v1"),
     "another beginning": ("/api", say, "begins with /v1"),
-    "count_tokens": ("", count, "nothing at POST /v1/messages/count_tokens."),
+    "count_tokens, /v1": ("/v1", count, "base_url must not end in /v1"),
     "batches": ("", lambda sdk: sdk.messages.batches.list(), "at GET /v1/messages/batches."),
     "files": ("", lambda sdk: sdk.beta.files.list(), "nothing at GET /v1/files."),
 }
@@ -91,7 +91,7 @@ def test_anthropics_sdk_shows_what_there_is(url: str, name: str) -> None:
     ):
         call(sdk)
     assert says in str(missing.value)
-    assert "POST /v1/messages, GET /v1/models" in str(missing.value)
+    assert "POST /v1/messages, POST /v1/messages/count_tokens, GET /v1/models" in str(missing.value)
     assert missing.value.type == "not_found_error"
     assert missing.value.request_id
 

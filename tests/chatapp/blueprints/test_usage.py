@@ -18,6 +18,7 @@ from chatapp.providers import Usage
 from tests import servers
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.test_surge import Clock
 
 
 @pytest.fixture
@@ -73,11 +74,12 @@ def test_it_tells_what_a_chat_has_left(client: FlaskClient) -> None:
 
 
 def test_asking_costs_no_plan(client: FlaskClient) -> None:
-    """However often; only the address pays for the request."""
+    """However often; the request counts at the key's own pace alone."""
     told = [limits(client) for _ in range(15)]
     assert {limit["plan"]["remaining"] for limit in told} == {2000}
     assert {limit["user"]["remaining"] for limit in told} == {10}
-    assert told[-1]["ip"]["remaining"] < told[0]["ip"]["remaining"]
+    assert told[-1]["key"]["remaining"] < told[0]["key"]["remaining"]
+    assert "ip" not in told[-1]
 
 
 def test_it_answers_who_has_nothing_left(client: FlaskClient) -> None:
@@ -116,6 +118,45 @@ def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
     cost = catalogue.load().price("gpt-4o", Usage(**response.json["usage"]))
     assert cost > 0
     assert usage(online)["spent"] == {"today_usd": cost / 1e6, "month_usd": cost / 1e6}
+
+
+@pytest.mark.parametrize(
+    ("now", "days"),
+    [("2027-01-31T23:59:50+00:00", 31), ("2028-02-29T23:59:50+00:00", 29)],
+)
+def test_dollars_of_a_day_and_a_month_end_with_the_calendar(
+    online: FlaskClient, monkeypatch: pytest.MonkeyPatch, now: str, days: int
+) -> None:
+    """By UTC, as `spent` does; the plan's calls a day go on until they are 24 hours old."""
+    clock = Clock(monkeypatch)
+    clock.now_s = datetime.fromisoformat(now).timestamp()
+    assert online.post("/chat", json={"message": "hi", "model": "gpt-4o"}).status_code == 200
+    before = limits(online)
+    used = before["usd-month"]["limit"] - before["usd-month"]["remaining"]
+    assert used > 0
+    for name, length in (("day", 1), ("month", days)):
+        limit = before[f"usd-{name}"]
+        assert (limit["anchor"], limit["period"]) == (name, length * 86_400)
+        assert limit["reset_after"] == 10
+        assert limit["limit"] - limit["remaining"] == pytest.approx(used)
+    assert "anchor" not in before["usd-hour"]
+    clock.forward(10)
+    after = limits(online)
+    for name in ("usd-day", "usd-month"):
+        assert after[name]["remaining"] == after[name]["limit"]
+    assert after["plan"]["remaining"] == after["plan"]["limit"] - 1
+    assert after["usd-hour"]["remaining"] < after["usd-hour"]["limit"]
+
+
+def test_what_is_spent_is_what_the_limits_hold(online: FlaskClient) -> None:
+    """One figure for `spent` and the dollar limits of the same day and month."""
+    for _ in range(3):
+        assert online.post("/chat", json={"message": "hi", "model": "gpt-4o"}).status_code == 200
+    assert online.application.extensions["chatapp.ledger"].flush()
+    told = usage(online)
+    for name, spent in (("usd-day", "today_usd"), ("usd-month", "month_usd")):
+        limit = next(limit for limit in told["limits"] if limit["name"] == name)
+        assert limit["limit"] - limit["remaining"] == pytest.approx(told["spent"][spent])
 
 
 def test_without_accounts_it_tells_of_the_address(make_app: AppMaker) -> None:

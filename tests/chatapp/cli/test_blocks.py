@@ -120,6 +120,46 @@ def test_everything_is_switched_off(worker: Flask, console: Flask) -> None:
     assert run(console, "unblock", "all").output.startswith("There was no block of all calls;")
 
 
+VENDORS = {
+    "/v1/chat/completions": ("server_error", "service_unavailable_error"),
+    "/v1/messages": ("api_error", "overloaded_error"),
+}
+
+
+@pytest.mark.parametrize("path", VENDORS)
+@pytest.mark.parametrize(
+    ("words", "is_useless"), [([], True), (["--for", "1h"], True), (["--for", "30s"], False)]
+)
+def test_a_useless_retry_is_no_overload(
+    worker: Flask, console: Flask, path: str, words: list[str], *, is_useless: bool
+) -> None:
+    """Claude Code retries an `overloaded_error` whatever the headers say; so where no retry helps
+    within a minute, the type is another."""
+    run(console, "block", "model", "offline", *words)
+    messages = [{"role": "user", "content": "hello"}]
+    body = {"model": "offline", "max_tokens": 10, "messages": messages}
+    told = worker.test_client().post(path, json=body)
+    assert told.status_code == 503
+    useless, useful = VENDORS[path]
+    assert told.json["error"]["type"] == (useless if is_useless else useful)
+    assert (told.headers.get("x-should-retry") == "false") is is_useless
+    assert ("Retry-After" in told.headers) is bool(words)
+
+
+@pytest.mark.parametrize("path", VENDORS)
+@pytest.mark.parametrize(("words", "status"), [([], 403), (["--abnormal"], 429)])
+def test_a_block_without_an_end_is_not_retried(
+    worker: Flask, console: Flask, path: str, words: list[str], status: int
+) -> None:
+    """The SDKs would retry the 429, and other clients perhaps a 403."""
+    run(console, "block", "user", "ip:127.0.0.1", *words)
+    messages = [{"role": "user", "content": "hello"}]
+    body = {"model": "offline", "max_tokens": 10, "messages": messages}
+    told = worker.test_client().post(path, json=body)
+    assert (told.status_code, told.headers.get("x-should-retry")) == (status, "false")
+    assert "Retry-After" not in told.headers
+
+
 def test_abnormal_usage_says_so(worker: Flask, console: Flask) -> None:
     """429 with the problem type, for a user and a key."""
     run(console, "block", "user", "alice", "--for", "2h", "--abnormal")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import select, update
 
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger import rows
 from chatapp.ledger.records import Records
+from chatapp.ledger.table import CALLS
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -103,6 +105,40 @@ def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: st
     for name in ("usd-hour", "usd-day", "usd-month"):
         assert f"in the window of {name!r}" in output
     assert "3 problems" in output
+
+
+def test_a_month_is_that_of_the_calendar(
+    app: Flask, client: FlaskClient, database_url: str
+) -> None:
+    """By UTC: a call of its first moment is in the window of the month, and one before is not."""
+    assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    before = finished(begun(started_at=month - timedelta(milliseconds=1)))
+    rows.write(Database(database_url), [before])
+    assert "0 problems" in checked(app)
+    rows.write(Database(database_url), [finished(begun(started_at=month))])
+    output = checked(app, status=1)
+    assert f"in the window of 'usd-month' since {month:%Y-%m-%d} 00:00:00" in output
+
+
+@pytest.mark.parametrize(
+    ("ago", "status"), [(timedelta(seconds=10), 0), (timedelta(minutes=30), 1)]
+)
+def test_a_call_of_the_window_before_may_leave_an_excess(
+    app: Flask, client: FlaskClient, database_url: str, ago: timedelta, status: int
+) -> None:
+    """One that began so shortly before the hour's window opened that it may have settled in it;
+    what older calls cost is not in it."""
+    for _ in range(2):
+        assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+    assert app.extensions["chatapp.ledger"].flush()
+    with Database(database_url).writing() as connection:
+        first = connection.execute(select(CALLS.c.id, CALLS.c.started_at)).first()
+        assert first is not None
+        earlier = update(CALLS).where(CALLS.c.id == first.id)
+        connection.execute(earlier.values(started_at=first.started_at - ago))
+    output = checked(app, status=status)
+    assert ("in the window of 'usd-hour'" in output) == bool(status)
 
 
 def test_who_has_calls_under_way_is_not_compared(

@@ -1,0 +1,214 @@
+"""POST /v1/messages/count_tokens: the provider's count, or an estimate; it is no call."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from chatapp.accounts.store import Accounts
+from chatapp.catalogue import load
+from chatapp.database.connection import Database
+from chatapp.estimates.tokens import input_tokens
+from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import (
+    ANTHROPIC_PATH,
+    COUNT_PATH,
+    Answer,
+    ProviderServer,
+    anthropic_error,
+)
+from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.served import serving
+from tests.chatapp.test_identities import left
+from tests.servers import Server
+
+MODEL = "claude-haiku-4-5"
+MESSAGES: Any = [{"role": "user", "content": "ping"}]
+BURST = 40
+
+
+def count(client: FlaskClient, **fields: object) -> TestResponse:
+    return client.post(COUNT_PATH, json={"model": MODEL, "messages": MESSAGES, **fields})
+
+
+@pytest.fixture
+def sdk(provider: ProviderServer, make_app: AppMaker) -> Iterator[anthropic.Anthropic]:
+    """The SDK before a real server before `provider`."""
+    with (
+        serving(make_app(CHATAPP_PROVIDER_TIMEOUT_S=5)) as url,
+        anthropic.Anthropic(base_url=url, api_key="mine") as sdk,
+    ):
+        yield sdk
+
+
+def test_the_sdk_gets_the_providers_count(sdk: anthropic.Anthropic) -> None:
+    """And that of the offline model, estimated here."""
+    assert sdk.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens == 23
+    assert sdk.beta.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens == 23
+    offline = sdk.messages.count_tokens(model="offline", messages=MESSAGES)
+    assert 1 <= offline.input_tokens < 30
+
+
+def test_request_and_answer_are_handed_on_as_they_are(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """Byte for byte, with the headers and the parameter that belong to the protocol."""
+    sent = json.dumps(
+        {"model": MODEL, "messages": MESSAGES, "system": "s", "max_tokens": 1, "new": [1.50]},
+        indent=3,
+    ).encode()
+    answer = b'{"input_tokens":   7, "new": null}'
+    provider.script(Answer(200, answer, {"request-id": "req_7"}))
+    response = online.post(
+        f"{COUNT_PATH}?beta=true&other=1",
+        data=sent,
+        content_type="application/json",
+        headers={"anthropic-version": "2023-06-01", "anthropic-beta": "token-counting-2024-11-01"},
+    )
+    assert (response.status_code, response.data) == (200, answer)
+    assert response.headers["request-id"] == "req_7"
+    [call] = provider.calls
+    assert (call.path, call.raw) == (f"{COUNT_PATH}?beta=true", sent)
+    assert call.headers["anthropic-version"] == "2023-06-01"
+    assert call.headers["anthropic-beta"] == "token-counting-2024-11-01"
+
+
+def test_it_is_no_call(online: FlaskClient, ledger: RecordingLedger) -> None:
+    """No plan, no pace of user or model, no tokens, no dollars, no row in the ledger."""
+    online.application.extensions[LEDGER_KEY] = ledger
+    before = online.get("/usage").json
+    answers = [count(online) for _ in range(14)]  # as Claude Code's /context
+    assert Counter(answer.status_code for answer in answers) == {200: 14}
+    assert set(left(answers[-1])) == {"ip", "count-tokens"}
+    assert answers[-1].headers["anthropic-ratelimit-requests-limit"]
+    after = online.get("/usage").json
+    assert before is not None
+    assert after is not None
+    for then, now in zip(before["limits"], after["limits"], strict=True):
+        if then["name"] != "ip":
+            assert (now["name"], now["remaining"]) == (then["name"], then["remaining"])
+    assert ledger.begun == []
+
+
+def test_it_has_a_limit_of_its_own(make_app: AppMaker, database_url: str) -> None:
+    """By user, over all keys; a call still passes when it is used up."""
+    accounts = Accounts(Database(database_url))
+    keys = [accounts.create_key("alice", plan="pro", default_plan="starter") for _ in range(2)]
+    client = make_app().test_client()
+    answers = []
+    for number in range(BURST + 10):
+        client.environ_base["HTTP_X_API_KEY"] = keys[number % 2].text
+        answers.append(count(client, model="offline"))
+    assert {answer.status_code for answer in answers[:BURST]} == {200}
+    denied = answers[-1]
+    assert (denied.status_code, denied.json and denied.json["error"]["type"]) == (
+        429,
+        "rate_limit_error",
+    )
+    body = {"model": "offline", "max_tokens": 10, "messages": MESSAGES}
+    assert client.post(ANTHROPIC_PATH, json=body).status_code == 200
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_provider_that_counts_nothing_is_estimated_for(
+    online: FlaskClient, provider: ProviderServer, status: int
+) -> None:
+    """What speaks Anthropic's protocol need not have this address."""
+    provider.script(anthropic_error(status, kind="not_found_error"))
+    response = count(online)
+    model = load().model(MODEL, "anthropic")
+    expected = input_tokens(model, {"model": MODEL, "messages": MESSAGES})
+    assert (response.status_code, response.json) == (200, {"input_tokens": expected})
+    assert expected > 0
+    assert response.headers["request-id"].startswith("req_")
+
+
+TROUBLES = {
+    "its mistake": (anthropic_error(400, kind="invalid_request_error"), 400, None),
+    "rate limit": (
+        anthropic_error(429, kind="rate_limit_error", headers={"Retry-After": "7"}),
+        503,
+        "overloaded_error",
+    ),
+    "our key": (anthropic_error(401, kind="authentication_error"), 502, "api_error"),
+    "nonsense": (Answer(200, b"nonsense"), 502, "api_error"),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_its_errors_are_anthropics(
+    online: FlaskClient, provider: ProviderServer, name: str
+) -> None:
+    """As those of a message; and it pauses no model, as calls have a quota of their own."""
+    answer, status, kind = TROUBLES[name]
+    provider.script(answer)
+    response = count(online)
+    assert response.status_code == status
+    assert response.json is not None
+    assert response.json["type"] == "error"
+    assert response.json["error"]["type"] == (kind or "invalid_request_error")
+    body = {"model": MODEL, "max_tokens": 10, "messages": MESSAGES}
+    assert online.post(ANTHROPIC_PATH, json=body).status_code == 200
+
+
+BAD = {
+    "no messages": ({"messages": []}, 400),
+    "a model of a wrong type": ({"model": 1}, 400),
+    "an unknown model": ({"model": "llama"}, 404),
+    "a model of the other vendor": ({"model": "gpt-4o"}, 404),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_we_read_is_checked(online: FlaskClient, provider: ProviderServer, name: str) -> None:
+    """4xx in Anthropic's shape, and the provider does not see it."""
+    fields, status = BAD[name]
+    response = count(online, **fields)
+    assert response.status_code == status
+    assert response.json is not None
+    assert response.json["type"] == "error"
+    assert provider.calls == []
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["user", "alice"], 403),
+        (["key"], 403),
+        (["model", MODEL], 503),
+        (["all"], 503),
+    ],
+    ids=["user", "key", "model", "all"],
+)
+def test_the_switches_apply(
+    make_app: AppMaker,
+    redis_client: Any,
+    redis_server: Server,
+    provider: ProviderServer,
+    database_url: str,
+    words: list[str],
+    status: int,
+) -> None:
+    """Who or what is blocked asks the provider nothing, and afterwards counts again."""
+    key = Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
+    client = app.test_client()
+    client.environ_base["HTTP_X_API_KEY"] = key.text
+    named = [*words, key.public_id] if words == ["key"] else words
+    run(app, "block", *named)
+    response = count(client)
+    assert response.status_code == status
+    assert response.json is not None
+    assert response.json["type"] == "error"
+    assert provider.calls == []
+    run(app, "unblock", *named)
+    assert count(client).status_code == 200

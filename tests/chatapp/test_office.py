@@ -1,0 +1,158 @@
+"""Many API keys behind one address, as in an office: each has a pace of its own at the edge."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from limits import parse
+from werkzeug.test import TestResponse
+
+from chatapp import POLICY_FILE
+from chatapp.accounts.api_key import PresentedKey, new_key
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.test_identities import left
+from tests.chatapp.test_surge import Clock
+from tests.servers import Server
+
+ADDRESS_BURST = 20
+USER_BURST = 10
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of limits in memory."""
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def keys(database_url: str) -> list[PresentedKey]:
+    """The keys of 25 users, who have the plan pro."""
+    accounts = Accounts(Database(database_url))
+    return [accounts.create_key(f"u{n}", plan="pro", default_plan="starter") for n in range(25)]
+
+
+@pytest.fixture
+def office(keys: list[PresentedKey], make_app: AppMaker, clock: Clock) -> Flask:
+    """The shipped policy in memory, at a virtual time."""
+    return make_app()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def storage(request: pytest.FixtureRequest) -> str:
+    """Where the limits are kept."""
+    if request.param == "memory":
+        return "memory://"
+    request.getfixturevalue("redis_client")
+    server: Server = request.getfixturevalue("redis_server")
+    return server.uri
+
+
+def ask(client: FlaskClient, key: PresentedKey | None) -> TestResponse:
+    """One message, from the one address that all of them have."""
+    headers = {} if key is None else {"x-api-key": key.text}
+    return client.post("/chat", json={"message": "hi"}, headers=headers)
+
+
+def statuses(client: FlaskClient, *keys: PresentedKey | None) -> Counter[int]:
+    return Counter(ask(client, key).status_code for key in keys)
+
+
+def test_25_users_at_once_all_pass(
+    keys: list[PresentedKey], make_app: AppMaker, storage: str
+) -> None:
+    """More than the address alone may call at once; the address pays for none of them."""
+    client = make_app(RATELIMIT_STORAGE_URI=storage).test_client()
+    assert statuses(client, *keys) == {200: len(keys)}
+    answer = ask(client, keys[0])
+    assert left(answer)["user"] == USER_BURST - 2
+    assert "ip" not in left(answer)
+    assert left(ask(client, None)) == {"ip": ADDRESS_BURST - 1}
+
+
+def test_eight_users_call_for_a_minute(
+    office: Flask, keys: list[PresentedKey], clock: Clock
+) -> None:
+    """Eight keys, each at the pace that its user's limit allows: no call is denied. At one call a
+    second each is held by its user's limit alone."""
+    client = office.test_client()
+    for _ in range(30):
+        assert statuses(client, *keys[:8]) == {200: 8}
+        clock.forward(2)
+    clock.forward(60)
+    passed: Counter[str] = Counter()
+    for _ in range(60):
+        for key in keys[:8]:
+            answer = ask(client, key)
+            if answer.status_code == 200:
+                passed[key.public_id] += 1
+            else:
+                assert answer.json is not None
+                assert answer.json["policy"] == "user"
+        clock.forward(1)
+    assert set(passed.values()) == {USER_BURST + 59 // 2}
+
+
+def test_guessing_from_the_address_is_limited_and_harms_no_key(
+    office: Flask, keys: list[PresentedKey]
+) -> None:
+    """Wrong keys use up the address, and a wrong key gets nothing from a valid one's pace."""
+    client = office.test_client()
+    wrong = PresentedKey(keys[0].public_id, new_key().secret)
+    assert statuses(client, *[wrong] * 30) == {401: ADDRESS_BURST, 429: 10}
+    assert statuses(client, *keys) == {200: len(keys)}
+    assert ask(client, None).status_code == 429
+
+
+def test_a_key_has_a_pace_over_every_endpoint(office: Flask, keys: list[PresentedKey]) -> None:
+    """Also where no user limit applies; another key of the same address has its own."""
+    client = office.test_client()
+    headers = [{"x-api-key": key.text} for key in keys[:2]]
+    burst = _named("key")["burst"]
+    answers = [client.get("/v1/models", headers=headers[0]) for _ in range(burst + 1)]
+    assert Counter(answer.status_code for answer in answers) == {200: burst, 429: 1}
+    assert client.get("/usage", headers=headers[0]).status_code == 429
+    assert client.get("/usage", headers=headers[1]).status_code == 200
+
+
+def test_without_accounts_the_address_counts(make_app: AppMaker, clock: Clock) -> None:
+    """Users that a body names are nobody that the server knows."""
+    client = make_app().test_client()
+    sent = [
+        client.post("/chat", json={"message": "hi", "user_id": f"u{n}"})
+        for n in range(ADDRESS_BURST + 5)
+    ]
+    assert Counter(answer.status_code for answer in sent) == {200: ADDRESS_BURST, 429: 5}
+    assert "key" not in left(sent[0])
+
+
+def test_the_pace_of_a_key_is_above_all_that_its_user_may_do() -> None:
+    """In burst and rate, of the limits of a user in requests together."""
+    policy = tomllib.loads(POLICY_FILE.read_text("utf-8"))
+    of_user = [
+        limit
+        for group in policy["groups"].values()
+        for limit in group["limits"]
+        if limit.get("strategy") == "token-bucket" and limit["key"] == "user"
+    ]
+    key = _named("key")
+    assert of_user
+    assert key["burst"] > sum(limit["burst"] for limit in of_user)
+    assert _per_minute(key["limit"]) > sum(_per_minute(limit["limit"]) for limit in of_user)
+
+
+def _named(name: str) -> dict[str, Any]:
+    """A limit of the application in the shipped policy."""
+    policy = tomllib.loads(POLICY_FILE.read_text("utf-8"))
+    return next(limit for limit in policy["application"] if limit["name"] == name)
+
+
+def _per_minute(text: str) -> float:
+    item = parse(text)
+    return item.amount * 60 / item.get_expiry()
