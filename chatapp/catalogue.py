@@ -92,10 +92,11 @@ class Catalogue:
         """How many output tokens an amount of micro-dollars pays beside the prompt."""
         return min(tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug))
 
-    def max_output(self, model: Model) -> int:
-        """The longest answer of the model, in tokens."""
+    def longest_answer(self, model: Model, asked: int | None = None) -> int:
+        """The longest answer of the model in tokens, to a request that bounds it by ``asked``."""
         known = self.max_output_tokens.get(model.slug)
-        return UNKNOWN_MAX_OUTPUT if known is None else known
+        bounds = [bound for bound in (asked, known) if bound is not None]
+        return min(bounds, default=UNKNOWN_MAX_OUTPUT)
 
     def prices_tier(self, model: Model, tier: str) -> bool:
         """Whether a call of the model in that tier has a price."""

@@ -200,7 +200,7 @@ class Conversation:
             return None
         with failures_logged(model):
             try:
-                return counter.count(_for(model, passage))
+                return counter.count(_adapted(passage, model))
             except ProviderError as error:
                 if error.status not in NO_SUCH_ADDRESS:
                     raise
@@ -238,12 +238,15 @@ class Conversation:
 
 
 def _adapted(
-    passage: Passage, model: Model, provider: Forwarder, most_output_tokens: int | None
+    passage: Passage,
+    model: Model,
+    provider: Forwarder | None = None,
+    most_output_tokens: int | None = None,
 ) -> Passage:
     """The request to that model, with that bound; as it came if neither changes it."""
     try:
         adapted = passage.with_fields(model=model.name)
-        if most_output_tokens is None:
+        if provider is None or most_output_tokens is None:
             return adapted
         return provider.bounded(adapted, most_output_tokens)
     except ValueError as error:  # 1e999 is JSON, and no number here

@@ -126,8 +126,9 @@ class Dispatch:
         catalogue, estimate = self._conversation.catalogue, self._estimate
         prompt = replace(estimate.usage, output_tokens=0)
         paid = catalogue.output_tokens_for(int(budget.scaleb(6)), self.model.slug, prompt)
-        most = self._most_asked or catalogue.max_output(self.model) * estimate.choices
-        return max(1, paid // estimate.choices) if paid < most else None
+        paid //= estimate.choices
+        asked = self._most_asked and self._most_asked // estimate.choices
+        return max(1, paid) if paid < catalogue.longest_answer(self.model, asked) else None
 
     def _may_turn(self, error: ProviderError) -> bool:
         """Whether the second choice is asked now."""

@@ -98,7 +98,7 @@ class Estimator:
         choices = max(1, choices)
         counted = input_tokens(model, asked)
         output = choices * self._output_tokens(model.slug, caller)
-        longest = self._catalogue.max_output(model) * choices
+        longest = self._catalogue.longest_answer(model) * choices
         output = max(0, min(output, longest, *filter(None, [most_output_tokens])))
         # A provider refuses, and does not bill, what does not fit into the model's context.
         input_, context = counted.expected, self._catalogue.context_tokens.get(model.slug)

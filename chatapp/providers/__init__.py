@@ -149,7 +149,7 @@ class Passed:
     content_type: str
     headers: Mapping[str, str]
     usage: Usage | None
-    output_bytes: int
+    output_bytes: int = 0
     quotas: tuple[Quota, ...] = ()
 
 

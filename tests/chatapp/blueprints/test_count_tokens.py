@@ -126,7 +126,7 @@ def test_a_provider_that_counts_nothing_is_estimated_for(
     provider.script(anthropic_error(status, kind="not_found_error"))
     response = count(online)
     model = load().model(MODEL, "anthropic")
-    expected = input_tokens(model, {"model": MODEL, "messages": MESSAGES})
+    expected = input_tokens(model, {"model": MODEL, "messages": MESSAGES}).expected
     assert (response.status_code, response.json) == (200, {"input_tokens": expected})
     assert expected > 0
     assert response.headers["request-id"].startswith("req_")

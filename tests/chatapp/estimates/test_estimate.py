@@ -72,7 +72,7 @@ def test_calls_without_a_bill_double_the_next_hold(estimator: Estimator) -> None
         estimate = estimator.estimate(GPT, BODY, caller="mallory")
         assert estimate.output_tokens == doubled * UNKNOWN_OUTPUT_TOKENS
         estimator.unbilled(GPT.slug, "mallory")
-    assert MODELS.max_output(GPT) == 16 * UNKNOWN_OUTPUT_TOKENS
+    assert MODELS.longest_answer(GPT) == 16 * UNKNOWN_OUTPUT_TOKENS
     assert estimator.estimate(GPT, BODY, caller="ada").output_tokens == UNKNOWN_OUTPUT_TOKENS
     estimator.observe(GPT.slug, estimate, Usage(10, 10), "mallory")
     assert estimator.estimate(GPT, BODY, caller="mallory").output_tokens == UNKNOWN_OUTPUT_TOKENS
