@@ -14,7 +14,14 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import Change, Closing, Correction, Report, Settlement
+from ratelimit_ext.engine.protocol import (
+    ONCE_US,
+    Change,
+    Closing,
+    Correction,
+    Report,
+    Settlement,
+)
 from ratelimit_ext.strategies import HOLDING, block, reported, strategy_of
 from ratelimit_ext.strategies.protocol import Reading
 
@@ -138,12 +145,23 @@ class MemoryEngine:
                 if kept is not None:
                     self._keep(buckets, charge.key, kept, now)
 
-    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
         """See :meth:`Engine.settle`."""
         buckets = self._buckets()
         applied = 0
         with buckets.lock:
             now = clock.now_us() if now_us is None else now_us
+            if once is not None and changes:
+                if buckets.get(once, now) is not None:
+                    return 0
+                buckets.put(once, (), now + once_for_us)
             for change in changes:
                 key = change.charge.key
                 changed = _changed(change, buckets.get(key, now), now)
