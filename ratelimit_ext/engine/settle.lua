@@ -4,8 +4,8 @@
 -- ARGV     now in microseconds, or '' for the server's clock; a JSON list of words, and in it
 --          for each change: the strategy's code; what happens; two numbers; the strategy's own
 --          arguments. 'adjust' with a receipt and the difference in units, negative to give back; 'settle' with the id of
---          a hold and the real cost; 'renew' with the id of a hold and the cost so far; 'close' with
---          microseconds and the manner of a block; 'report' with an amount and what is used of it,
+--          a hold and the real cost; 'renew' with what its hold took and the cost so far; 'close'
+--          with microseconds and the manner of a block; 'report' with an amount and what is used of it,
 --          and with the period as one argument more; optional: the marker's time to live in microseconds
 -- returns  for each correction 1 where it was applied, 0 where the charge no longer matters; nothing
 --          if the marker exists: these changes have been applied before
@@ -27,9 +27,10 @@ for i = 1, changes do
   local verb = words[cursor + 1]
   local raw = stored[KEYS[i]]
   if raw == nil then raw = raws[i] end
-  local value, ttl_us = strategy[verb](raw, now, words[cursor + 2], words[cursor + 3], cursor + 4)
-  if value then stored[KEYS[i]] = store(KEYS[i], value, ttl_us) end
+  local arg = cursor + 4
+  local value = strategy[verb](raw, now, words[cursor + 2], words[cursor + 3], arg)
+  if value then stored[KEYS[i]] = store(KEYS[i], value, strategy.lifetime(value, now, arg)) end
   reply[i] = value and 1 or 0
-  cursor = cursor + 4 + strategy.arguments + (verb == 'report' and 1 or 0)
+  cursor = arg + strategy.arguments + (verb == 'report' and 1 or 0)
 end
 return reply
