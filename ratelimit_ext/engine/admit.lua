@@ -7,13 +7,15 @@
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's reading, before anything is taken
 --
--- Parts: 'e' enforced: its denial denies the request. 's' shadow: taken where it fits, whatever the
--- others say, and denies nothing. 'm' meta: its denial denies, and it is taken when one of the
+-- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken where it
+-- fits, whatever the others say; but one whose costs are held only if the request is admitted, as
+-- nobody settles a denied one. 'm' meta: its denial denies, and it is taken when one of the
 -- charges whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n' is a meta in
 -- shadow: like 'm', and denies nothing.
 --
--- What is not taken is not written, but for a bucket from a future that only a clock set back
--- explains: its present is kept, with nothing taken.
+-- What is not taken is not written, with two exceptions. An admitted call whose estimate is 0 leaves
+-- a hold, if it has a lease, so that its real cost can be charged. And the present of a bucket from a
+-- future that only a clock set back explains is kept, with nothing taken.
 
 read_words(ARGV[3])
 local now = present_instant(ARGV[1])
@@ -51,25 +53,26 @@ local function triggered(part)
 end
 
 local function wanted(charge)
-  if charge.cost == 0 then return false end
   if charge.part == 'e' then return not denied end
-  if charge.part == 's' then return charge[1] end
+  if charge.part == 's' then return charge[1] and not (denied and charge.strategy.note) end
   return charge[1] and denied and not banned and triggered(charge.part)
 end
 
 if denied then reply[2] = 0 end
 if ARGV[2] == '1' then
   for i = 1, #KEYS do
-    local charge, cost = checked[i], nil
-    if wanted(charge) then
-      cost = charge.cost
-    elseif charge.strategy.rewound(raws[i], now, charge.arg) then
-      cost = 0
+    local charge, value = checked[i], nil
+    local strategy, cost, arg = charge.strategy, charge.cost, charge.arg
+    local taken = wanted(charge)
+    if taken and cost > 0 then
+      value = strategy.take(now, cost, arg, unpack(charge, 2))
+    elseif taken and not denied and strategy.note then
+      value = strategy.note(raws[i], now, arg)
     end
-    if cost then
-      local value, ttl_us = charge.strategy.take(now, cost, charge.arg, unpack(charge, 2))
-      if value then store(KEYS[i], value, ttl_us) end
+    if not value and strategy.rewound(raws[i], now, arg) then
+      value = strategy.take(now, 0, arg, unpack(charge, 2))
     end
+    if value then store(KEYS[i], value, strategy.lifetime(value, now, arg)) end
   end
 end
 return reply

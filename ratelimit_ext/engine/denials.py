@@ -14,7 +14,7 @@ from typing import Final
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.engine.protocol import Change, Engine
+from ratelimit_ext.engine.protocol import ONCE_US, Change, Engine
 
 LONGEST_S: Final = 1.0
 MOST_DENIALS: Final = 4096
@@ -57,10 +57,17 @@ class RememberingEngine:
             self._remember(claimed, decision)
         return decision
 
-    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
         """See :meth:`Engine.settle`."""
         self._forget_of(change.charge.key for change in changes)
-        return self._engine.settle(changes, now_us=now_us)
+        return self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""

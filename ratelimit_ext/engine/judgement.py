@@ -42,7 +42,10 @@ def decision_of(
             charge,
             now_us,
             allowed=fits,
-            taken=take and fits and not charge.meta and (admitted or charge.limit.mode == "shadow"),
+            taken=take
+            and fits
+            and not charge.meta
+            and (admitted or (charge.limit.mode == "shadow" and not charge.limit.held)),
             reading=reading,
         )
         for charge, (fits, reading) in zip(charges, readings, strict=True)

@@ -14,9 +14,16 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import Change, Closing, Correction, Report, Settlement
+from ratelimit_ext.engine.protocol import (
+    ONCE_US,
+    Change,
+    Closing,
+    Correction,
+    Report,
+    Settlement,
+)
 from ratelimit_ext.strategies import HOLDING, block, reported, strategy_of
-from ratelimit_ext.strategies.protocol import Reading
+from ratelimit_ext.strategies.protocol import LONGEST_LIFETIME_US, Reading
 
 #: How many admissions pass between two looks for expired buckets.
 SWEEP_EVERY: Final = 1024
@@ -31,9 +38,15 @@ class Buckets:
         self._until_sweep = SWEEP_EVERY
 
     def get(self, key: str, now_us: int) -> Any:
-        """The state, or ``None`` where there is none or it has expired."""
-        state, expiry = self._states.get(key, (None, 0))
-        return state if expiry > now_us else None
+        """The state, or ``None`` if there is none or it has expired.
+
+        An expired one is dropped: a clock set back would revive it.
+        """
+        state, expiry = self._states.get(key, (None, now_us + 1))
+        if expiry > now_us:
+            return state
+        del self._states[key]
+        return None
 
     def put(self, key: str, state: Any, expiry_us: int) -> None:
         """Keep the state until the instant."""
@@ -127,36 +140,53 @@ class MemoryEngine:
                     i not in failed and denied and not banned and not failed.isdisjoint(triggers)
                 )
             elif charge.limit.mode == "shadow":
-                wanted = i not in failed
+                wanted = i not in failed and not (denied and charge.limit.held)
             else:
                 wanted = not denied
-            strategy = strategy_of(charge.limit)
+            strategy, state = strategy_of(charge.limit), buckets.get(charge.key, now)
             parameters = _parameters(charge.limit, now, hold)
-            taken = sent_cost(charge) if wanted else 0
-            if taken or strategy.rewound(buckets.get(charge.key, now), now, parameters):
-                kept = strategy.take(checked[i][2], now, taken, parameters)
-                if kept is not None:
-                    self._keep(buckets, charge.key, kept, now)
+            kept = None
+            if wanted and charge.cost:
+                kept = strategy.take(checked[i][2], now, sent_cost(charge), parameters)
+            elif wanted and not denied and charge.limit.held:
+                kept = HOLDING[charge.limit.strategy].note(state, now, parameters)
+            if kept is None and strategy.rewound(state, now, parameters):
+                kept = strategy.take(checked[i][2], now, 0, parameters)
+            if kept is not None:
+                lifetime = strategy.lifetime(kept, now, parameters)
+                self._keep(buckets, charge.key, kept, lifetime, now)
 
-    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
         """See :meth:`Engine.settle`."""
         buckets = self._buckets()
         applied = 0
         with buckets.lock:
             now = clock.now_us() if now_us is None else now_us
+            if once is not None and changes:
+                if buckets.get(once, now) is not None:
+                    return 0
+                buckets.put(once, (), now + once_for_us)
             for change in changes:
                 key = change.charge.key
                 changed = _changed(change, buckets.get(key, now), now)
                 if changed is not None:
                     applied += 1
-                    self._keep(buckets, key, changed, now)
+                    self._keep(buckets, key, *changed, now)
         return applied
 
     @staticmethod
-    def _keep(buckets: Buckets, key: str, kept: tuple[Any, int], now: int) -> None:
-        state, ttl = kept
-        if ttl > 0:
-            buckets.put(key, state, now + ttl)
+    def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) -> None:
+        """For its lifetime in whole milliseconds, as on a server."""
+        if lifetime_us > 0:
+            whole_ms = -(-min(lifetime_us, LONGEST_LIFETIME_US) // 1000)
+            buckets.put(key, state, now + whole_ms * 1000)
         else:
             buckets.drop([key])
 
@@ -184,18 +214,22 @@ def _parameters(limit: Limit, now: int, hold: Hold) -> tuple[int, ...]:
 
 
 def _changed(change: Change, state: Any, now: int) -> tuple[Any, int] | None:
-    """The state after one change, and how long it matters; ``None``: it changes nothing."""
+    """The state after one change, and for how long it matters; ``None``: it changes nothing."""
     limit = change.charge.limit
+    strategy = strategy_of(limit)
+    hold = NO_HOLD if isinstance(change, Closing | Report | Correction) else change.hold
+    parameters = _parameters(limit, now, hold)
     if isinstance(change, Closing):
-        return block.close(state, now, change.for_us, change.manner, ())
-    if isinstance(change, Report):
-        return reported.report(state, now, change.amount, change.used, (change.period_us,))
-    if isinstance(change, Correction):
-        parameters = _parameters(limit, now, NO_HOLD)
-        receipt = change.verdict.receipt
-        return strategy_of(limit).adjust(state, now, receipt, change.delta, parameters)
-    holding = HOLDING[limit.strategy]
-    parameters = _parameters(limit, now, change.hold)
-    if isinstance(change, Settlement):
-        return holding.settle(state, now, change.hold.id, change.actual, parameters)
-    return holding.renew(state, now, change.hold.id, change.spent, parameters)
+        changed: Any = block.close(state, now, change.for_us, change.manner, parameters)
+    elif isinstance(change, Report):
+        changed = reported.report(state, now, change.amount, change.used, (change.period_us,))
+    elif isinstance(change, Correction):
+        changed = strategy.adjust(state, now, change.verdict.receipt, change.delta, parameters)
+    elif isinstance(change, Settlement):
+        holding = HOLDING[limit.strategy]
+        changed = holding.settle(state, now, hold.id, change.actual, parameters)
+    else:
+        holding = HOLDING[limit.strategy]
+        cost = sent_cost(change.charge)
+        changed = holding.renew(state, now, cost, change.spent, parameters)
+    return None if changed is None else (changed, strategy.lifetime(changed, now, parameters))

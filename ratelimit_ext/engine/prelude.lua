@@ -16,8 +16,8 @@ local function read_words(list) words = cjson.decode(list) end
 -- What a correction can raise a bucket's usage to (MOST_USED in strategies/protocol.py).
 local MOST_USED = 1125899906842624
 
--- The longest time to live, in milliseconds: the server refuses one that overflows its own clock.
-local LONGEST_TTL = 4503599627370496
+-- Nothing is kept for longer, in microseconds: 142 years (LONGEST_LIFETIME_US in strategies/protocol.py).
+local LONGEST_LIFETIME = 4503599627370496
 
 -- The quotient and the remainder of a * b / m, exactly, for whole a < 2^53, b < 2^53, m <= 2^48
 -- and a quotient below 2^53. Where the product leaves 2^53 it is built digit by digit in base 16:
@@ -46,12 +46,12 @@ local function present_instant(argument)
   return time[1] * 1000000 + time[2]
 end
 
--- Store a value for so long, or nothing: what is stored then, or false.
-local function store(key, value, ttl_us)
-  if ttl_us <= 0 or value == '' then
+-- Store a value for its lifetime in microseconds; without one drop it. Returns what is stored, or false.
+local function store(key, value, lifetime)
+  if lifetime <= 0 then
     redis.call('DEL', key)
     return false
   end
-  redis.call('SET', key, value, 'PX', math.min(math.ceil(ttl_us / 1000), LONGEST_TTL))
+  redis.call('SET', key, value, 'PX', math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000))
   return value
 end

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
+
+#: For how long an engine remembers that changes were applied: longer than they are sent again,
+#: which is the longest lease (a day) and ten minutes.
+ONCE_US: Final = 90_000_000_000
 
 
 class Correction(NamedTuple):
@@ -93,9 +97,21 @@ class Engine(Protocol):
         """
         ...
 
-    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
         """Change buckets, mostly earlier charges; never denies. Returns how many of the changes
-        still mattered."""
+        still mattered.
+
+        ``once`` makes it safe to send the same changes again after a lost reply: it names a key of
+        its own for them (on a cluster, in the slot of their buckets). The first call stores that
+        key for ``once_for_us``; while it exists, a call changes nothing and returns 0.
+        """
         ...
 
     def clear(self, keys: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
 from ratelimit_ext.engine.protocol import (
+    ONCE_US,
     Change,
     Closing,
     Correction,
@@ -89,7 +90,14 @@ class RedisEngine:
             ],
         )
 
-    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
         """See :meth:`Engine.settle`. One EVALSHA."""
         if not changes:
             return 0
@@ -98,14 +106,12 @@ class RedisEngine:
             code, parameters = self._spoken(change.charge.limit, now_us)
             codes.append(code)
             words.append(f'"{code}",{_verb(change)}{parameters}{_own(change)}')
-        return sum(
-            self._evaluate(
-                composed("settle", tuple(codes)),
-                [change.charge.key for change in changes],
-                self._instant(now_us),
-                _json_list(words),
-            )
-        )
+        keys = [change.charge.key for change in changes]
+        arguments = [self._instant(now_us), _json_list(words)]
+        if once is not None:
+            keys.append(once)
+            arguments.append(once_for_us)
+        return sum(self._evaluate(composed("settle", tuple(codes)), keys, *arguments))
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
@@ -199,7 +205,7 @@ def _verb(change: Change) -> str:
     if isinstance(change, Settlement):
         return f'"settle",{change.hold.id},{change.actual}'
     if isinstance(change, Renewal):
-        return f'"renew",{change.hold.id},{change.spent}'
+        return f'"renew",{sent_cost(change.charge)},{change.spent}'
     if isinstance(change, Closing):
         return f'"close",{change.for_us},{change.manner}'
     return f'"report",{change.amount},{change.used}'

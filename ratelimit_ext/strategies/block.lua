@@ -30,9 +30,8 @@ local function wait_of(now, cost, ending, manner, passed)
   return math.max(0, ending + RAMP - now)
 end
 
-local function packed(since, ending, manner, passed, now)
-  return struct.pack('<I7I7I1I2', since, ending, manner, passed),
-    ending + manner % 2 * RAMP - now
+local function packed(since, ending, manner, passed)
+  return struct.pack('<I7I7I1I2', since, ending, manner, passed)
 end
 
 strategies.bl = {
@@ -49,7 +48,12 @@ strategies.bl = {
 
   take = function(now, cost, arg, wait, reason, zero, since, ending, manner, passed)
     if not since then return nil end
-    return packed(since, ending, manner, passed + cost, now)
+    return packed(since, ending, manner, passed + cost)
+  end,
+
+  lifetime = function(value, now)
+    local _, ending, manner = struct.unpack('<I7I7I1', value)
+    return ending + manner % 2 * RAMP - now
   end,
 
   rewound = function(raw, now)
@@ -69,6 +73,6 @@ strategies.bl = {
       end
       if ending >= now + duration then return nil end
     end
-    return packed(now, now + duration, math.floor(manner / 4) * 2 + manner % 2, 0, now)
+    return packed(now, now + duration, math.floor(manner / 4) * 2 + manner % 2, 0)
   end,
 }

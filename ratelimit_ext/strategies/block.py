@@ -11,10 +11,10 @@ again.
 
 Not for: a pace. It knows no amount.
 
->>> state, _ = close(None, 0, 10_000_000, how(OVERLOADED, ramped=True), ())
+>>> state = close(None, 0, 10_000_000, how(OVERLOADED, ramped=True), ())
 >>> check(state, 9_999_999, 1, ())[:2]
 (False, Reading(x=1, y=2, z=0))
->>> state, _ = take(check(state, 10_000_000, 1, ())[2], 10_000_000, 1, ())
+>>> state = take(check(state, 10_000_000, 1, ())[2], 10_000_000, 1, ())
 >>> check(state, 10_000_000, 1, ())[:2]
 (False, Reading(x=1000000, y=2, z=0))
 """
@@ -95,14 +95,18 @@ def check(
     return not wait, Reading(wait, state[2] // 2, 0), state
 
 
-def take(
-    state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+def take(state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]) -> State | None:
     """Who passes a ramp is counted. Where nothing is blocked there is nothing to keep."""
     if state is None:
         return None
     since, end, manner, passed = state
-    return (since, end, manner, passed + cost), end + manner % 2 * RAMP_US - now_us
+    return since, end, manner, passed + cost
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """Until the block, or its ramp, is over."""
+    _, end, manner, _ = state
+    return end + manner % 2 * RAMP_US - now_us
 
 
 def booked(state: State | None, now_us: int) -> int:
@@ -141,7 +145,7 @@ def length_us(for_s: float | None) -> int:
 
 def close(
     state: State | None, now_us: int, for_us: int, manner: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+) -> State | None:
     """Block from now on. ``None`` where it is blocked for as long already: a shorter block never
     ends a longer one."""
     reason_and_ramp = manner // 4 * 2 + manner % 2
@@ -151,8 +155,7 @@ def close(
             for_us = max(for_us, min(2 * (end - since), LONGEST_GROWN_US))
         if end >= now_us + for_us:
             return None
-    closed = (now_us, now_us + for_us, reason_and_ramp, 0)
-    return closed, for_us + manner % 2 * RAMP_US
+    return now_us, now_us + for_us, reason_and_ramp, 0
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

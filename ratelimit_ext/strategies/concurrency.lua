@@ -12,7 +12,7 @@ local function in_flight(raw)
 end
 
 local function take(now, cost, arg, calls)
-  return struct.pack('<I7', calls + cost), words[arg + 1]
+  return struct.pack('<I7', calls + cost)
 end
 
 strategies.cc = {
@@ -26,6 +26,9 @@ strategies.cc = {
   end,
 
   take = take,
+
+  -- The holds keep it for longer.
+  lifetime = function(value, now, arg) return in_flight(value) > 0 and words[arg + 1] or 0 end,
 
   rewound = function() return false end,
 

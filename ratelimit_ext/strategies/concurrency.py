@@ -43,9 +43,14 @@ def check(
     return calls + cost <= parameters[0], Reading(calls, 0, 0), calls
 
 
-def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
-    """The holds keep the bucket for as long as it matters."""
-    return state + cost, parameters[1]
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
+    """So many calls more are in flight."""
+    return state + cost
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """A period; the holds keep it for longer."""
+    return parameters[1] if state else 0
 
 
 def booked(state: State, now_us: int) -> int:
@@ -60,9 +65,9 @@ def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bo
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
-    """A slot that is given back."""
-    return max(0, (state or 0) + delta), parameters[1]
+) -> State:
+    """A slot that is given back, or taken again."""
+    return max(0, (state or 0) + delta)
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

@@ -2,18 +2,23 @@
 --
 -- KEYS     one string
 -- stored   used (7 bytes), end (7 bytes): units taken, and the instant at which the window ends
--- ARGV     as words: amount; period in microseconds; the next two ends of the calendar's windows, or 0 and 0
+-- ARGV     as words: amount; period in microseconds; by the client's clock, the end of the calendar's
+--          last window, or 0; the next two ends, or 0 and 0
 -- returns  the reading: units used, the window's end, 0
 
 -- When a window that is opened now ends.
 local function ending_of(now, arg)
-  local first = words[arg + 2]
-  if first == 0 then return now + words[arg + 1] end
-  return now < first and first or words[arg + 3]
+  local last, period = words[arg + 2], words[arg + 1]
+  if last == 0 then return now + period end
+  if now < last then return last end
+  if now < words[arg + 3] then return words[arg + 3] end
+  local ending = words[arg + 4]
+  if now < ending then return ending end
+  return ending + (math.floor((now - ending) / period) + 1) * period
 end
 
 local function take(now, cost, arg, used, ending)
-  return struct.pack('<I7I7', used + cost, ending), ending - now
+  return struct.pack('<I7I7', used + cost, ending)
 end
 
 -- The window that is open now: units used and its end, or 0 and 0.
@@ -25,7 +30,7 @@ local function opened(raw, now)
 end
 
 strategies.fw = {
-  arguments = 4,
+  arguments = 5,
 
   receipt = function(now, x, y) return y end,
 
@@ -38,6 +43,8 @@ strategies.fw = {
 
   take = take,
 
+  lifetime = function(value, now) return struct.unpack('<I7', value, 8) - now end,
+
   rewound = function(raw, now, arg)
     local _, ending = opened(raw, now)
     return ending > ending_of(now, arg)
@@ -45,8 +52,8 @@ strategies.fw = {
 
   adjust = function(raw, now, receipt, delta, arg)
     local used, ending = opened(raw, now)
-    if receipt <= now or (delta <= 0 and ending ~= receipt) then return nil end
-    if ending == 0 then ending = receipt end
+    if delta <= 0 and (ending == 0 or ending ~= receipt) then return nil end
+    if ending == 0 then ending = ending_of(now, arg) end
     return take(now, math.min(MOST_USED - used, math.max(delta, -used)), arg, used, ending)
   end,
 }

@@ -26,60 +26,66 @@ State: TypeAlias = tuple[int, int]  # used, end
 
 
 def parameters(limit: Limit, now_us: int) -> tuple[int, ...]:
-    """Amount, period, and the next two ends of the calendar's windows (0, 0 without an anchor).
+    """Amount, period, and three ends of the calendar's windows (0, 0, 0 without an anchor): of the
+    last one, the present one and the next.
 
-    Two, because the deciding clock may already be past the first.
+    Three, because they are computed by the client's clock, which may differ from the deciding one.
     """
     if limit.anchor is None:
-        return (limit.amount, limit.period_us, 0, 0)
-    first = calendar_end(now_us, limit.anchor, limit.timezone)
-    return (limit.amount, limit.period_us, first, calendar_end(first, limit.anchor, limit.timezone))
+        return (limit.amount, limit.period_us, 0, 0, 0)
+    last, present = calendar_window(now_us, limit.anchor, limit.timezone)
+    _, following = calendar_window(present, limit.anchor, limit.timezone)
+    return (limit.amount, limit.period_us, last, present, following)
 
 
-def calendar_end(instant_us: int, anchor: str, timezone: str) -> int:
-    """When the day or month that holds the instant ends in the time zone.
+def calendar_window(instant_us: int, anchor: str, timezone: str) -> tuple[int, int]:
+    """When the day or month that holds the instant begins and ends in the time zone.
 
-    >>> calendar_end(0, "month", "UTC") // 86_400_000_000
-    31
+    >>> [instant // 86_400_000_000 for instant in calendar_window(0, "month", "UTC")]
+    [0, 31]
     """
     zone = ZoneInfo(timezone)
     local = datetime.fromtimestamp(instant_us // 1_000_000, zone)
-    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    begin = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if anchor == "day":
-        end = midnight + timedelta(days=1)
+        end = begin + timedelta(days=1)
     else:
-        end = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
-    return int(end.timestamp()) * 1_000_000
+        begin = begin.replace(day=1)
+        end = (begin + timedelta(days=32)).replace(day=1)
+    return int(begin.timestamp()) * 1_000_000, int(end.timestamp()) * 1_000_000
 
 
-def _present(
-    state: State | None, now_us: int, period: int, first: int, second: int
-) -> tuple[int, int]:
-    """The window at ``now_us``. An end further off than a window can be is a clock set back."""
-    end = _end(now_us, period, first, second)
-    if state is None or state[1] <= now_us:
-        return 0, end
-    return state[0], min(state[1], end)
-
-
-def _end(now_us: int, period: int, first: int, second: int) -> int:
-    """When a window that is opened now ends."""
-    return now_us + period if not first else first if now_us < first else second
+def _end(now_us: int, period: int, *calendar: int) -> int:
+    """When a window that is opened now ends: always in the future, whatever clock has computed the
+    calendar."""
+    if not calendar[0]:
+        return now_us + period
+    for end in calendar:
+        if now_us < end:
+            return end
+    return end + ((now_us - end) // period + 1) * period
 
 
 def check(
     state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
 ) -> tuple[bool, Reading, State]:
     """Reading: units used, the window's end, 0."""
-    amount, period, first, second = parameters
-    used, end = _present(state, now_us, period, first, second)
-    return used + cost <= amount, Reading(used, end, 0), (used, end)
+    used, end = 0, _end(now_us, *parameters[1:])
+    if state is not None and state[1] > now_us:
+        # An end further off than a window can be is a clock set back.
+        used, end = state[0], min(state[1], end)
+    return used + cost <= parameters[0], Reading(used, end, 0), (used, end)
 
 
-def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
-    """The window matters until its end."""
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
+    """The window is opened, if it was not."""
     used, end = state
-    return (used + cost, end), end - now_us
+    return used + cost, end
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """Until the window ends."""
+    return state[1] - now_us
 
 
 def booked(state: State, now_us: int) -> int:
@@ -94,18 +100,15 @@ def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bo
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+) -> State | None:
     """The receipt is the end of the window that was charged; a refund goes to no other.
 
-    An extra charge goes to the window that is open: a look (cost 0) opens none.
+    An extra charge goes to the window that is open, and opens one if none is.
     """
-    if receipt <= now_us:
-        return None
     used, end = state if state is not None and state[1] > now_us else (0, 0)
-    if delta <= 0 and end != receipt:
+    if delta <= 0 and (not end or end != receipt):
         return None
-    end = end or receipt
-    return (min(MOST_USED, max(0, used + delta)), end), end - now_us
+    return min(MOST_USED, max(0, used + delta)), end or _end(now_us, *parameters[1:])
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

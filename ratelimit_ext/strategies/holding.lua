@@ -27,18 +27,17 @@ local function parts(raw)
   return string.sub(raw, HEAD + 1, ending), change, inner ~= '' and inner or nil
 end
 
-local function joined(records, change, inner)
-  return struct.pack('<I7I2', change, #records / RECORD) .. records .. (inner or '')
+local function next_change(records)
+  local change = NEVER
+  for position = 1, #records, RECORD do
+    local _, deadline, _, amount, spent = struct.unpack(FORMAT, records, position)
+    change = math.min(change, change_of(deadline, amount, spent))
+  end
+  return change
 end
 
--- How long the holds matter: until the last of them is forgotten.
-local function ttl_of(records, now)
-  local latest = 0
-  for position = 1, #records, RECORD do
-    local _, deadline = struct.unpack('<I6I7', records, position)
-    if deadline + GRACE > latest then latest = deadline + GRACE end
-  end
-  return latest - now
+local function joined(records, change, inner)
+  return struct.pack('<I7I2', change, #records / RECORD) .. records .. (inner or '')
 end
 
 -- Where the hold of this id begins in the string, or nil.
@@ -52,49 +51,55 @@ local function place_of(records, id)
   end
 end
 
-local function next_change(records)
-  local change = NEVER
-  for position = 1, #records, RECORD do
-    local _, deadline, _, amount, spent = struct.unpack(FORMAT, records, position)
-    change = math.min(change, change_of(deadline, amount, spent))
-  end
-  return change
+-- The strings of the records with the one at this place replaced.
+local function replaced(records, place, record)
+  return string.sub(records, 1, place - 1) .. record .. string.sub(records, place + RECORD)
 end
 
 local function adjusted(strategy, inner, now, receipt, delta, arg)
   if delta == 0 then return inner end
-  local value = strategy.adjust(inner, now, receipt, delta, arg)
-  if value == '' then return nil end
-  return value or inner
+  return strategy.adjust(inner, now, receipt, delta, arg) or inner
 end
 
--- Give back what the leases that are over still held; forget those that were over long ago.
+local function earlier(one, other)
+  if one[2] ~= other[2] then return one[2] < other[2] end
+  return one.order < other.order
+end
+
+-- Give back what the leases that are over still held, each as of its end; what its window was over for
+-- by then counts as spent. Forget those that were over long ago.
 local function expired(strategy, raw, now, arg)
   local records, change, inner = parts(raw)
   if now < change then return records, change, inner end
-  local kept = {}
+  local kept, over = {}, {}
   for position = 1, #records, RECORD do
-    local id, deadline, receipt, amount, spent = struct.unpack(FORMAT, records, position)
+    local record = { struct.unpack(FORMAT, records, position) }
+    local deadline, amount, spent = record[2], record[4], record[5]
     if deadline <= now and amount > spent then
-      inner = adjusted(strategy, inner, now, receipt, spent - amount, arg)
-      amount = spent
+      over[#over + 1], record.order = record, position
     end
-    if deadline + GRACE > now then
-      kept[#kept + 1] = struct.pack(FORMAT, id, deadline, receipt, amount, spent)
-    end
+    if deadline + GRACE > now then kept[#kept + 1] = record end
   end
+  table.sort(over, earlier)
+  for _, record in ipairs(over) do
+    local deadline, receipt, amount, spent = unpack(record, 2, 5)
+    local value = strategy.adjust(inner, deadline, receipt, spent - amount, arg)
+    if value then inner, record[4] = value, spent else record[5] = amount end
+  end
+  for i, record in ipairs(kept) do kept[i] = struct.pack(FORMAT, unpack(record, 1, 5)) end
   records = table.concat(kept)
   return records, next_change(records), inner
 end
 
 strategies.holding = function(strategy)
   local own = strategy.arguments
-  local periods = strategy.kept or 2
 
-  local function kept(records, inner, now, arg)
-    local ttl = math.max(ttl_of(records, now), inner and periods * words[arg + 1] or 0)
-    return joined(records, next_change(records), inner), ttl
+  local function settled(records, inner)
+    return joined(records, next_change(records), inner)
   end
+
+  -- The receipt of what is taken now; the check's own values are behind `cost`.
+  local function booked(now, fits, x, y, z) return strategy.receipt(now, x, y, z) end
 
   local function behind(records, change, fits, x, y, z, ...)
     return fits, x, y, z, records, change, ...
@@ -110,7 +115,7 @@ strategies.holding = function(strategy)
 
     -- A parameter named `arg` would be lost here: Lua 5.1 has one of its own beside the dots.
     take = function(now, cost, word, x, y, z, records, change, ...)
-      local value, ttl = strategy.take(now, cost, word, x, y, z, ...)
+      local value = strategy.take(now, cost, word, x, y, z, ...)
       local id, lease = words[word + own], words[word + own + 1]
       if cost > 0 and lease > 0 then
         local deadline = now + lease
@@ -118,7 +123,27 @@ strategies.holding = function(strategy)
         records = records .. struct.pack(FORMAT, id, deadline, receipt, cost, 0)
         change = math.min(change, deadline)
       end
-      return joined(records, change, value), math.max(ttl, ttl_of(records, now))
+      return joined(records, change, value)
+    end,
+
+    -- The hold of a call whose estimate is 0: it was charged nowhere.
+    note = function(raw, now, arg)
+      local id, lease = words[arg + own], words[arg + own + 1]
+      if lease == 0 then return nil end
+      local records, change, inner = expired(strategy, raw, now, arg)
+      records = records .. struct.pack(FORMAT, id, now + lease, 0, 0, 0)
+      return joined(records, math.min(change, now + lease + GRACE), inner)
+    end,
+
+    -- The strategy's, and until the last hold is forgotten.
+    lifetime = function(value, now, arg)
+      local records, _, inner = parts(value)
+      local longest = inner and strategy.lifetime(inner, now, arg) or 0
+      for position = 1, #records, RECORD do
+        local _, deadline = struct.unpack('<I6I7', records, position)
+        longest = math.max(longest, deadline + GRACE - now)
+      end
+      return longest
     end,
 
     rewound = function(raw, now, arg)
@@ -129,8 +154,7 @@ strategies.holding = function(strategy)
     adjust = function(raw, now, receipt, delta, arg)
       local records, _, inner = expired(strategy, raw, now, arg)
       local value = strategy.adjust(inner, now, receipt, delta, arg)
-      if not value then return nil end
-      return kept(records, value ~= '' and value or nil, now, arg)
+      return value and settled(records, value)
     end,
 
     -- The call of this hold is over, and cost so much; the hold goes.
@@ -141,25 +165,25 @@ strategies.holding = function(strategy)
       local _, _, receipt, amount = struct.unpack(FORMAT, records, place)
       actual = math.min(actual, MOST_HELD)
       inner = adjusted(strategy, inner, now, receipt, actual - amount, arg)
-      records = string.sub(records, 1, place - 1) .. string.sub(records, place + RECORD)
-      return kept(records, inner, now, arg)
+      return settled(replaced(records, place, ''), inner)
     end,
 
-    -- The call of this hold goes on, and has cost so much so far.
-    renew = function(raw, now, id, so_far, arg)
+    -- The call of this hold goes on, and has cost so much so far; what its lease gave back of the cost
+    -- when it was over is taken again, now.
+    renew = function(raw, now, cost, so_far, arg)
+      local id, lease = words[arg + own], words[arg + own + 1]
       local records, _, inner = expired(strategy, raw, now, arg)
       local place = place_of(records, id)
       if not place then return nil end
-      local _, _, receipt, amount, spent = struct.unpack(FORMAT, records, place)
+      local _, deadline, receipt, charged, spent = struct.unpack(FORMAT, records, place)
       spent = math.min(math.max(spent, so_far), MOST_HELD)
-      if spent > amount then
-        inner = adjusted(strategy, inner, now, receipt, spent - amount, arg)
-        amount = spent
+      local amount = math.max(charged, spent, math.min(cost, MOST_HELD))
+      if deadline <= now and amount > charged then
+        receipt = booked(now, strategy.check(inner, now, 0, arg))
       end
-      local record = struct.pack(FORMAT, id, now + words[arg + own + 1], receipt, amount, spent)
-      records = string.sub(records, 1, place - 1) .. record
-        .. string.sub(records, place + RECORD)
-      return kept(records, inner, now, arg)
+      inner = adjusted(strategy, inner, now, receipt, amount - charged, arg)
+      local record = struct.pack(FORMAT, id, now + lease, receipt, amount, spent)
+      return settled(replaced(records, place, record), inner)
     end,
   }
 end

@@ -2,12 +2,13 @@
 
 What a call to a language model costs is known at its end. Its estimate is taken at admission and
 noted as a *hold*: who took it, how much, and until when. Settling replaces the estimate by the real
-cost, once: the hold is gone, and a second settlement finds nothing. Where nobody settles, because
-the worker died, the lease ends, and whoever looks next gives back what was not spent. The hold
-itself is remembered for ten more minutes, so that a worker that was only slow still settles.
+cost, once: the hold is gone, and a second settlement finds nothing. If the call is not settled in
+time, because its worker died, the lease ends and the next access to the bucket gives back what was
+not spent, as of the instant at which the lease ended. The hold itself is remembered for ten more
+minutes, so that a slow worker can still settle, or renew: that takes the unspent part again.
 
-A call whose lease was over and that is settled all the same is charged what it cost: nothing is
-forgiven, and nothing is charged twice.
+A refund goes to the window that the hold was charged to, or nowhere if that is over. What a call
+cost beyond its hold is carried into the window that is open when it settles.
 """
 
 # ruff: noqa: FBT001 - one signature for all strategies, called by the engines alone
@@ -25,7 +26,7 @@ MOST_HELD: Final = 2**48 - 1
 
 
 class Record(NamedTuple):
-    """A call in flight: ``amount`` is charged for it, of which ``spent`` is known to be real."""
+    """A call in flight: ``amount`` is charged for it, of which ``spent`` is final."""
 
     id: int
     deadline: int
@@ -42,7 +43,6 @@ class Holding:
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
-        self._kept_periods = getattr(strategy, "KEPT_PERIODS", 2)
         self.CODE = f"h{strategy.CODE}"
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
@@ -57,19 +57,31 @@ class Holding:
         fits, reading, present = self._strategy.check(inner, now_us, cost, parameters[:-2])
         return fits, reading, (records, present)
 
-    def take(
-        self, state: State, now_us: int, cost: int, parameters: tuple[int, ...]
-    ) -> tuple[State, int]:
+    def take(self, state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
         """The strategy's, with a hold where there is a lease."""
         *own, hold, lease = parameters
         records, inner = state
         receipt = self._strategy.booked(inner, now_us)
-        taken = self._strategy.take(inner, now_us, cost, tuple(own))
-        assert taken is not None, "what keeps nothing is not held"
-        inner, ttl = taken
+        inner = self._strategy.take(inner, now_us, cost, tuple(own))
         if cost and lease:
             records = (*records, Record(hold, now_us + lease, receipt, cost, 0))
-        return (records, inner), max(ttl, _ttl(records, now_us))
+        return records, inner
+
+    def note(self, state: State | None, now_us: int, parameters: tuple[int, ...]) -> State | None:
+        """The hold of a call whose estimate is 0: it was charged nowhere, and settles what it
+        really costs. ``None`` without a lease."""
+        *_, hold, lease = parameters
+        if not lease:
+            return None
+        records, inner = self._expired(state, now_us, parameters)
+        return (*records, Record(hold, now_us + lease, 0, 0, 0)), inner
+
+    def lifetime(self, state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+        """The strategy's, and until the last hold is forgotten."""
+        records, inner = state
+        last = max((record.deadline + GRACE_US for record in records), default=now_us) - now_us
+        own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[:-2])
+        return max(own, last)
 
     def booked(self, state: State, now_us: int) -> int:
         """The strategy's."""
@@ -86,17 +98,15 @@ class Holding:
         receipt: int,
         delta: int,
         parameters: tuple[int, ...],
-    ) -> tuple[State, int] | None:
+    ) -> State | None:
         """The strategy's."""
         records, inner = self._expired(state, now_us, parameters)
-        adjusted = self._strategy.adjust(inner, now_us, receipt, delta, parameters[:-2])
-        if adjusted is None:
-            return None
-        return self._kept(records, adjusted[0] if adjusted[1] > 0 else None, now_us, parameters)
+        inner = self._strategy.adjust(inner, now_us, receipt, delta, parameters[:-2])
+        return None if inner is None else (records, inner)
 
     def settle(
         self, state: State | None, now_us: int, hold: int, actual: int, parameters: tuple[int, ...]
-    ) -> tuple[State, int] | None:
+    ) -> State | None:
         """The call of this hold is over, and cost so much; ``None`` where there is no such hold."""
         records, inner = self._expired(state, now_us, parameters)
         record = next((record for record in records if record.id == hold), None)
@@ -104,25 +114,29 @@ class Holding:
             return None
         delta = min(actual, MOST_HELD) - record.amount
         inner = self._adjusted(inner, now_us, record.receipt, delta, parameters)
-        remaining = tuple(other for other in records if other is not record)
-        return self._kept(remaining, inner, now_us, parameters)
+        return tuple(other for other in records if other is not record), inner
 
     def renew(
-        self, state: State | None, now_us: int, hold: int, so_far: int, parameters: tuple[int, ...]
-    ) -> tuple[State, int] | None:
-        """The call of this hold goes on, and has cost so much; its lease begins anew."""
+        self, state: State | None, now_us: int, cost: int, so_far: int, parameters: tuple[int, ...]
+    ) -> State | None:
+        """The call of this hold goes on, and has cost so much; its lease begins anew.
+
+        If the lease was over, what was given back of the cost is taken again, from the present
+        window: it denies nobody, and may overdraw.
+        """
+        own, (hold, lease) = parameters[:-2], parameters[-2:]
         records, inner = self._expired(state, now_us, parameters)
         record = next((record for record in records if record.id == hold), None)
         if record is None:
             return None
         spent = min(max(record.spent, so_far), MOST_HELD)
-        if spent > record.amount:
-            inner = self._adjusted(inner, now_us, record.receipt, spent - record.amount, parameters)
-        renewed = Record(
-            hold, now_us + parameters[-1], record.receipt, max(record.amount, spent), spent
-        )
-        records = tuple(renewed if other is record else other for other in records)
-        return self._kept(records, inner, now_us, parameters)
+        amount = max(record.amount, spent, min(cost, MOST_HELD))
+        receipt = record.receipt
+        if record.deadline <= now_us and amount > record.amount:
+            receipt = self._strategy.booked(self._strategy.check(inner, now_us, 0, own)[2], now_us)
+        inner = self._adjusted(inner, now_us, receipt, amount - record.amount, parameters)
+        renewed = Record(hold, now_us + lease, receipt, amount, spent)
+        return tuple(renewed if other is record else other for other in records), inner
 
     def answer(self, limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
         """The strategy's."""
@@ -133,19 +147,26 @@ class Holding:
         return self._strategy.later(limit, cost, answer, elapsed_us)
 
     def _expired(self, state: State | None, now_us: int, parameters: tuple[int, ...]) -> State:
-        """Give back what the leases that are over still held; forget those over long ago."""
+        """Give back what the leases that are over still held; forget those over long ago.
+
+        What is over by then stays charged to its window, as if it were spent: it is not known
+        when the next access comes, so each lease is decided as of its own end.
+        """
         if state is None:
             return (), None
         records, inner = state
-        kept: list[Record] = []
-        for record in records:
-            over = record.deadline <= now_us
-            if over and record.amount > record.spent:
-                unspent = record.spent - record.amount
-                inner = self._adjusted(inner, now_us, record.receipt, unspent, parameters)
-            if record.deadline + GRACE_US > now_us:
-                known = min(record.amount, record.spent) if over else record.amount
-                kept.append(record._replace(amount=known))
+        over = [r for r in records if r.deadline <= now_us and r.amount > r.spent]
+        closed: dict[Record, Record] = {}
+        for record in sorted(over, key=lambda record: record.deadline):
+            unspent = record.amount - record.spent
+            adjusted = self._strategy.adjust(
+                inner, record.deadline, record.receipt, -unspent, parameters[:-2]
+            )
+            if adjusted is None:
+                closed[record] = record._replace(spent=record.amount)
+            else:
+                inner, closed[record] = adjusted, record._replace(amount=record.spent)
+        kept = (closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
         return tuple(kept), inner
 
     def _adjusted(
@@ -154,14 +175,4 @@ class Holding:
         if not delta:
             return inner
         adjusted = self._strategy.adjust(inner, now_us, receipt, delta, parameters[:-2])
-        return inner if adjusted is None else adjusted[0]
-
-    def _kept(
-        self, records: tuple[Record, ...], inner: Any, now_us: int, parameters: tuple[int, ...]
-    ) -> tuple[State, int]:
-        ttl = self._kept_periods * parameters[1] if inner is not None else 0
-        return (records, inner), max(_ttl(records, now_us), ttl)
-
-
-def _ttl(records: tuple[Record, ...], now_us: int) -> int:
-    return max((record.deadline + GRACE_US for record in records), default=0) - now_us
+        return inner if adjusted is None else adjusted

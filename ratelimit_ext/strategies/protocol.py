@@ -13,6 +13,10 @@ from ratelimit_ext.core.limit import Limit
 MOST_USED: Final = 2**50
 
 
+#: Nothing is kept for longer: 142 years, in microseconds.
+LONGEST_LIFETIME_US: Final = 2**52
+
+
 class Reading(NamedTuple):
     """A bucket brought to the present: three integers whose meaning is the strategy's own.
 
@@ -53,12 +57,14 @@ class Strategy(Protocol):
         """Whether ``cost`` fits at ``now_us``; the reading; the state brought to ``now_us``."""
         ...
 
-    def take(
-        self, state: Any, now_us: int, cost: int, parameters: tuple[int, ...]
-    ) -> tuple[Any, int] | None:
-        """The state after a cost that fitted, and for how many microseconds it matters.
+    def take(self, state: Any, now_us: int, cost: int, parameters: tuple[int, ...]) -> Any:
+        """The state after a cost that fitted; ``None`` if there is nothing to keep."""
+        ...
 
-        ``None`` where there is nothing to keep, and nothing is written.
+    def lifetime(self, state: Any, now_us: int, parameters: tuple[int, ...]) -> int:
+        """For how many microseconds the state matters: afterwards it answers as a fresh bucket.
+
+        Every time to live comes from here. 0 or less: it is not kept.
         """
         ...
 
@@ -77,11 +83,11 @@ class Strategy(Protocol):
 
     def adjust(
         self, state: Any, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-    ) -> tuple[Any, int] | None:
+    ) -> Any:
         """The state after correcting the charge of ``receipt`` by ``delta`` units.
 
-        ``None`` where the charge no longer matters. Never denies; a positive delta may overdraw,
-        and is added to the present where the charge itself has left no trace.
+        Never denies; a positive delta may overdraw. If the window of the charge is over, a positive
+        delta is charged to the present one, and a negative one changes nothing: ``None``.
         """
         ...
 

@@ -21,8 +21,8 @@ local function refill(units, amount, period)
   return rest > 0 and whole + 1 or whole
 end
 
-local function packed(full, at, amount, period, now)
-  return struct.pack('<I7I7I7I7', full, at, amount, period), math.max(full - now, KNOWN)
+local function packed(full, at, amount, period)
+  return struct.pack('<I7I7I7I7', full, at, amount, period)
 end
 
 strategies.rp = {
@@ -41,7 +41,12 @@ strategies.rp = {
 
   take = function(now, cost, arg, wait, left, missing, full, at, amount, period)
     if not full then return nil end
-    return packed(full + refill(cost, amount, period), at, amount, period, now)
+    return packed(full + refill(cost, amount, period), at, amount, period)
+  end,
+
+  lifetime = function(value, now)
+    local full, at = struct.unpack('<I7I7', value)
+    return math.max(full, at + KNOWN) - now
   end,
 
   rewound = function(raw, now)
@@ -57,7 +62,7 @@ strategies.rp = {
     else
       full = math.min(now + 2 * period, full + change)
     end
-    return packed(full, at, amount, period, now)
+    return packed(full, at, amount, period)
   end,
 
   -- Of this amount per period so much is used now, says its keeper.
@@ -72,6 +77,6 @@ strategies.rp = {
       end
       full = math.max(full, own)
     end
-    return packed(full, now, amount, period, now)
+    return packed(full, now, amount, period)
   end,
 }

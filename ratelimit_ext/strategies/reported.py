@@ -14,7 +14,7 @@ GCRA of ATM Forum TM 4.0; a unit's refill is rounded up to a microsecond.
 
 Not for: limits of your own. It enforces what it was told, and nothing otherwise.
 
->>> state, _ = report(None, 0, 60, 58, (60_000_000,))
+>>> state = report(None, 0, 60, 58, (60_000_000,))
 >>> check(state, 0, 2, ())[:2]
 (True, Reading(x=0, y=2, z=58000000))
 >>> check(state, 0, 3, ())[:2]
@@ -73,15 +73,18 @@ def check(
     return not wait, Reading(wait, left, missing), state
 
 
-def take(
-    state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+def take(state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]) -> State | None:
     """The bucket is full that much later. Of an allowance that is unknown nothing is kept."""
     if state is None:
         return None
     full, at, amount, period = state
-    full += _refill_us(cost, amount, period)
-    return (full, at, amount, period), max(full - now_us, KNOWN_US)
+    return full + _refill_us(cost, amount, period), at, amount, period
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """Until the bucket is full, and for as long as a report is believed."""
+    full, at, _, _ = state
+    return max(full, at + KNOWN_US) - now_us
 
 
 def booked(state: State | None, now_us: int) -> int:
@@ -96,19 +99,19 @@ def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bo
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+) -> State | None:
     """A refund fills the bucket at most; an extra charge may overdraw it by one period."""
     if state is None:
         return None
     full, at, amount, period = _present(state, now_us)
     change = _refill_us(abs(delta), amount, period)
     full = max(now_us, full - change) if delta < 0 else min(now_us + 2 * period, full + change)
-    return (full, at, amount, period), max(full - now_us, KNOWN_US)
+    return full, at, amount, period
 
 
 def report(
     state: State | None, now_us: int, amount: int, used: int, parameters: tuple[int, ...]
-) -> tuple[State, int]:
+) -> State:
     """The keeper says that of ``amount`` per period (the one parameter) so much is used now."""
     (period,) = parameters
     full = now_us + _refill_us(used, amount, period)
@@ -118,7 +121,7 @@ def report(
             units = -(-(own - now_us) * last_amount // last_period)
             own = now_us + _refill_us(units, amount, period)
         full = max(full, own)
-    return (full, now_us, amount, period), max(full - now_us, KNOWN_US)
+    return full, now_us, amount, period
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

@@ -70,7 +70,7 @@ local function take(now, cost, arg, total, oldest, leaver, base, log, first, cou
   end
   local entries = string.sub(log, place_of(first), place_of(kept) - 1)
   if full then entries = merged(entries, grain) end
-  return struct.pack('<I5', base) .. entries .. packed(now, base + total + cost), period
+  return struct.pack('<I5', base) .. entries .. packed(now, base + total + cost)
 end
 
 strategies.sw = {
@@ -93,6 +93,11 @@ strategies.sw = {
 
   take = take,
 
+  lifetime = function(value, now, arg)
+    if #value == HEAD then return 0 end
+    return struct.unpack('<I7', value, #value - ENTRY + 1) + words[arg + 1] - now
+  end,
+
   rewound = function(raw, now)
     return raw and #raw > HEAD and (#raw - HEAD) % ENTRY == 0
       and struct.unpack('<I7', raw, #raw - ENTRY + 1) > now
@@ -101,10 +106,12 @@ strategies.sw = {
   adjust = function(raw, now, receipt, delta, arg)
     local period = words[arg + 1]
     local total, base, log, first, count = present(raw, now, period)
-    if receipt <= now - period then return nil end
-    receipt = math.min(receipt, now) -- a clock set back moved the entry to the present
     delta = math.min(delta, MODULUS - 1 - total)
-    local index = first_entry(log, first, count, function(instant) return instant >= receipt end)
+    local index = count
+    if receipt > now - period then
+      receipt = math.min(receipt, now) -- a clock set back moved the entry to the present
+      index = first_entry(log, first, count, function(instant) return instant >= receipt end)
+    end
     if index == count then
       if delta <= 0 then return nil end
       return take(now, delta, arg, total, 0, 0, base, log, first, count)
@@ -117,8 +124,6 @@ strategies.sw = {
       local instant, sum = entry_at(log, later)
       parts[#parts + 1] = packed(instant, sum + delta)
     end
-    local value = table.concat(parts)
-    if #value == HEAD then return '', 0 end
-    return value, struct.unpack('<I7', value, #value - ENTRY + 1) + period - now
+    return table.concat(parts)
   end,
 }

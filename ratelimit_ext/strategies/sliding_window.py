@@ -75,8 +75,8 @@ def check(
     return total + cost <= amount, Reading(total, oldest, leaver), (total, entries)
 
 
-def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
-    """The log matters until its newest entry leaves."""
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
+    """One entry more, or a larger one."""
     period = parameters[1]
     grain = _grain(period)
     total, entries = state
@@ -86,7 +86,13 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> t
         entries = (*_merged(entries, grain), (now_us, cost))
     else:
         entries = (*entries, (now_us, cost))
-    return (total + cost, entries), period
+    return total + cost, entries
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """Until the newest entry leaves the window."""
+    entries = state[1]
+    return entries[-1][0] + parameters[1] - now_us if entries else 0
 
 
 def booked(state: State, now_us: int) -> int:
@@ -114,17 +120,16 @@ def _merged(entries: tuple[Entry, ...], grain: int) -> tuple[Entry, ...]:
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+) -> State | None:
     """The receipt is the entry's instant; an entry that was merged is the next later one.
 
-    An extra charge without an entry (a look makes none) is a call of now.
+    An extra charge without an entry (it has left the window, or a look made none) is a call of now.
     """
     period = parameters[1]
     total, entries = _present(state, now_us, period)
-    if receipt <= now_us - period:
-        return None
-    receipt = min(receipt, now_us)  # a clock set back moved the entry to the present
-    place = next((i for i, e in enumerate(entries) if e[0] >= receipt), None)
+    # A clock set back moved the entry to the present.
+    since = min(receipt, now_us) if receipt > now_us - period else now_us + 1
+    place = next((i for i, e in enumerate(entries) if e[0] >= since), None)
     if place is None:
         extra = min(delta, MOST_TOTAL - total)
         return take((total, entries), now_us, extra, parameters) if extra > 0 else None
@@ -132,7 +137,7 @@ def adjust(
     real = min(max(0, cost + delta), MOST_TOTAL - total + cost)
     kept = ((instant, real),) if real else ()
     entries = (*entries[:place], *kept, *entries[place + 1 :])
-    return (total + real - cost, entries), entries[-1][0] + period - now_us if entries else 0
+    return total + real - cost, entries
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

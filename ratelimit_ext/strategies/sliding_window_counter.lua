@@ -28,8 +28,11 @@ strategies.sc = {
   end,
 
   take = function(now, cost, arg, start, previous, current)
-    return struct.pack('<I7I7I7', start, previous, current + cost),
-      start + 2 * words[arg + 1] - now
+    return struct.pack('<I7I7I7', start, previous, current + cost)
+  end,
+
+  lifetime = function(value, now, arg)
+    return struct.unpack('<I7', value) + 2 * words[arg + 1] - now
   end,
 
   rewound = function(raw, now)
@@ -39,13 +42,13 @@ strategies.sc = {
   adjust = function(raw, now, receipt, delta, arg)
     local period = words[arg + 1]
     local start, previous, current = present(raw, now, period)
-    if receipt == start - period then
-      previous = math.min(MOST_USED, math.max(0, previous + delta))
-    elseif receipt == start or (delta > 0 and receipt + 2 * period > now) then
+    if delta > 0 or receipt == start then
       current = math.min(MOST_USED, math.max(0, current + delta))
+    elseif receipt == start - period then
+      previous = math.max(0, previous + delta)
     else
       return nil
     end
-    return struct.pack('<I7I7I7', start, previous, current), start + 2 * period - now
+    return struct.pack('<I7I7I7', start, previous, current)
   end,
 }

@@ -51,10 +51,15 @@ def check(
     return _weighted(*present, now_us, period) + cost <= amount, Reading(*present), present
 
 
-def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
-    """The current window matters until the end of the one that follows it."""
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
+    """The current window is charged."""
     start, previous, current = state
-    return (start, previous, current + cost), start + 2 * parameters[1] - now_us
+    return start, previous, current + cost
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """Until the end of the window that follows the current one."""
+    return state[0] + 2 * parameters[1] - now_us
 
 
 def booked(state: State, now_us: int) -> int:
@@ -69,20 +74,18 @@ def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bo
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
-    """The receipt is the start of the window that was charged: the current or the previous one.
-
-    An extra charge for another window that still matters (a look begins none) goes to the current.
-    """
+) -> State | None:
+    """The receipt is the start of the window that was charged: a refund goes to it, if it is the
+    current or the previous one; an extra charge always goes to the current one."""
     period = parameters[1]
     start, previous, current = _present(state, now_us, period)
-    if receipt == start - period:
-        previous = min(MOST_USED, max(0, previous + delta))
-    elif receipt == start or (delta > 0 and receipt + 2 * period > now_us):
+    if delta > 0 or receipt == start:
         current = min(MOST_USED, max(0, current + delta))
+    elif receipt == start - period:
+        previous = max(0, previous + delta)
     else:
         return None
-    return (start, previous, current), start + 2 * period - now_us
+    return start, previous, current
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

@@ -22,16 +22,12 @@ local function present(raw, now, amount, period)
   return 0, 0, usual, windows
 end
 
-local function packed(now, arg, used, ending, usual, windows)
-  return struct.pack('<I7I7I7I1', used, ending, usual, windows),
-    ending - now + KEPT * words[arg + 1]
+local function packed(used, ending, usual, windows)
+  return struct.pack('<I7I7I7I1', used, ending, usual, windows)
 end
 
 strategies.sg = {
   arguments = 3,
-
-  -- How many periods holding.lua keeps what is left when a call is settled.
-  kept = KEPT,
 
   receipt = function(now, x, y) return y end,
 
@@ -44,7 +40,11 @@ strategies.sg = {
   end,
 
   take = function(now, cost, arg, used, ending, most, usual, windows)
-    return packed(now, arg, used + cost, ending, usual, windows)
+    return packed(used + cost, ending, usual, windows)
+  end,
+
+  lifetime = function(value, now, arg)
+    return struct.unpack('<I7', value, 8) - now + KEPT * words[arg + 1]
   end,
 
   rewound = function(raw, now, arg)
@@ -56,6 +56,6 @@ strategies.sg = {
     if delta <= 0 and ending ~= receipt then return nil end
     if ending == 0 then ending = now + words[arg + 1] end
     used = math.min(MOST_USED, math.max(0, used + delta))
-    return packed(now, arg, used, ending, usual, windows)
+    return packed(used, ending, usual, windows)
   end,
 }

@@ -73,10 +73,15 @@ def check(
     return fits, Reading(used, end, most), (used, end, usual, windows)
 
 
-def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
-    """The past matters for long."""
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
+    """The window is opened, if it was not."""
     used, end, usual, windows = state
-    return (used + cost, end, usual, windows), end - now_us + KEPT_PERIODS * parameters[1]
+    return used + cost, end, usual, windows
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """The past matters for long after its last window."""
+    return state[1] - now_us + KEPT_PERIODS * parameters[1]
 
 
 def booked(state: State, now_us: int) -> int:
@@ -91,7 +96,7 @@ def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bo
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+) -> State | None:
     """A refund goes to the window that was charged, and to no other; what a call used beyond its
     estimate belongs to the present, if that window is over."""
     amount, period, _ = parameters
@@ -99,8 +104,7 @@ def adjust(
     if delta <= 0 and end != receipt:
         return None
     end = end or now_us + period
-    used = min(MOST_USED, max(0, used + delta))
-    return (used, end, usual, windows), end - now_us + KEPT_PERIODS * period
+    return min(MOST_USED, max(0, used + delta)), end, usual, windows
 
 
 def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

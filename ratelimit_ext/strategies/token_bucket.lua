@@ -24,9 +24,7 @@ local function leaked(raw, now, amount, period)
 end
 
 local function take(now, cost, arg, used, frac, ahead)
-  local amount, period = words[arg], words[arg + 1]
-  return struct.pack('<I7I7I7', used + cost, frac, now + ahead),
-    ahead + (used + cost + 1) * period / amount
+  return struct.pack('<I7I7I7', used + cost, frac, now + ahead)
 end
 
 strategies.tb = {
@@ -42,13 +40,19 @@ strategies.tb = {
 
   take = take,
 
+  lifetime = function(value, now, arg)
+    local used, frac, at = struct.unpack('<I7I7I7', value)
+    if used == 0 and frac == 0 then return 0 end
+    return math.ceil(at - now + (used + 2) * words[arg + 1] / words[arg])
+  end,
+
   rewound = function(raw, now)
     return raw and #raw == SIZE and struct.unpack('<I7', raw, 15) - now > SKEW
   end,
 
   adjust = function(raw, now, receipt, delta, arg)
     local used, frac, ahead = leaked(raw, now, words[arg], words[arg + 1])
-    if used + delta < 0 then return struct.pack('<I7I7I7', 0, 0, now), 0 end
+    if used + delta < 0 then return struct.pack('<I7I7I7', 0, 0, now) end
     return take(now, math.min(delta, MOST_USED - used), arg, used, frac, ahead)
   end,
 }

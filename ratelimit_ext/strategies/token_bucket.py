@@ -13,7 +13,7 @@ use the sliding window).
 >>> state, second = None, 1_000_000
 >>> for call in range(10):
 ...     allowed, _, state = check(state, 0, 1, bucket)
-...     state, _ = take(state, 0, 1, bucket)
+...     state = take(state, 0, 1, bucket)
 >>> check(state, 2 * second - 1, 1, bucket)[0], check(state, 2 * second, 1, bucket)[0]
 (False, True)
 """
@@ -22,6 +22,7 @@ use the sliding window).
 
 from __future__ import annotations
 
+import math
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core.limit import Limit
@@ -66,11 +67,22 @@ def check(
     return allowed, Reading(used, frac, ahead), (used, frac, now_us + ahead)
 
 
-def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> tuple[State, int]:
-    """The bucket matters until it would be full again; one unit more covers the fraction."""
+def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
+    """The cost is missing, too."""
+    used, frac, at = state
+    return used + cost, frac, at
+
+
+def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    """Until the bucket is full again: a fresh bucket is full.
+
+    Floats as in Lua, to the digit; two units more cover the fraction and the error.
+    """
     amount, period, _ = parameters
     used, frac, at = state
-    return (used + cost, frac, at), at - now_us - (-(used + cost + 1) * period // amount)
+    if not used and not frac:
+        return 0
+    return math.ceil(at - now_us + float(used + 2) * period / amount)
 
 
 def booked(state: State, now_us: int) -> int:
@@ -85,12 +97,12 @@ def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bo
 
 def adjust(
     state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> tuple[State, int] | None:
+) -> State:
     """A refund fills the bucket at most to its brim; an extra charge may leave it in debt."""
     amount, period, _ = parameters
     used, frac, ahead = _leaked(state, now_us, amount, period)
     if used + delta < 0:
-        return (0, 0, now_us), 0
+        return 0, 0, now_us
     change = min(delta, MOST_USED - used)
     return take((used, frac, now_us + ahead), now_us, change, parameters)
 

@@ -24,7 +24,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Change, Correction
+from ratelimit_ext.engine.protocol import ONCE_US, Change, Correction
 from ratelimit_ext.strategies import strategy_named
 
 _STOCK: Final[dict[str, type[RateLimiter]]] = {
@@ -91,8 +91,18 @@ class ForeignEngine:
         verdicts = tuple(self._verdict(c, fits[i], now) for i, c in enumerate(charges))
         return Decision(not denied, now, verdicts)
 
-    def settle(self, changes: Sequence[Change], *, now_us: int | None = None) -> int:
-        """Take what was only looked at; a negative difference is lost, as nothing gives it back."""
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
+        """Take what was only looked at; a negative difference is lost, as nothing gives it back.
+
+        ``once`` is ignored: these storages cannot apply changes and note it in one step.
+        """
         return sum(
             self._hits(change.charge._replace(cost=change.delta))
             for change in changes

@@ -221,3 +221,182 @@ def test_a_cost_that_nothing_has_room_for_is_cut_off(
     assert told[0] == told[1]
     admitted = limit.strategy == "surge"  # one without a past knows nothing unusual
     assert (told[0][0][0], told[0][3][0]) == (admitted, admitted)
+
+
+BURST = Limit(100, SECOND, "token-bucket", burst=1000, unit="tokens")
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_no_expiry_forgives_a_token_bucket(engine: Engine, renewed: bool) -> None:
+    """1,000 at once and 100 a second are 1,660 in 6.6 s, with pauses longer than two periods."""
+    passed = 0
+    for call in range(4 * 100):
+        now, hold = START + call // 100 * 2_200_000, Hold(call + 1, LEASE)
+        decision = reserved(engine, BURST, 20, hold, now)
+        if decision.admitted:
+            passed += 20
+            verdict = decision.verdicts[0]
+            if renewed:
+                engine.settle([Renewal(verdict, hold, 20)], now_us=now)
+            engine.settle([Settlement(verdict, hold, 20)], now_us=now)
+    assert passed == 1660
+
+
+def test_a_bill_is_remembered_until_it_is_refilled(engine: Engine) -> None:
+    """900,000 on 100,000 a minute are 540 s, and not two periods."""
+    limit, hold = Limit(100_000, MINUTE, "token-bucket", unit="tokens"), Hold(7, SECOND)
+    verdict = reserved(engine, limit, 1000, hold).verdicts[0]
+    engine.settle([Settlement(verdict, hold, 900_000)], now_us=START)
+    for seconds in (120, 480, 539):
+        left_then = max(0, 100_000 - 900_000 + seconds * 100_000 // 60)
+        assert left(engine, limit, START + seconds * SECOND) == left_then
+    assert left(engine, limit, START + 540 * SECOND) == 100_000
+
+
+@pytest.mark.parametrize("limit", [*TOKENS, SURGE], ids=lambda limit: limit.strategy)
+def test_an_estimate_of_nothing_is_settled(engine: Engine, limit: Limit) -> None:
+    """The real cost of an admitted call is charged, once, though its estimate was 0."""
+    hold = Hold(7, LEASE)
+    verdict = reserved(engine, limit, 0, hold).verdicts[0]
+    before = left(engine, limit)
+    assert engine.settle([Settlement(verdict, hold, 150)], now_us=START) == 1
+    assert engine.settle([Settlement(verdict, hold, 150)], now_us=START) == 0
+    assert left(engine, limit) == before - 150
+
+
+@pytest.mark.parametrize("limit", TOKENS, ids=lambda limit: limit.strategy)
+def test_an_estimate_of_nothing_opens_nothing(redis_client: redis.Redis, limit: Limit) -> None:
+    """Looks, calls without a lease and denied requests leave no hold."""
+    engine = RedisEngine(VirtualClient(redis_client), redis.RedisError)
+    charge, hold = Charge(limit, "b", 0), Hold(7, LEASE)
+    engine.admit([charge], take=False, hold=hold, now_us=START)
+    engine.admit([charge], now_us=START)
+    never = Charge(Limit(1, MINUTE), "other", 2)
+    assert not engine.admit([charge, never], hold=hold, now_us=START).admitted
+    assert redis_client.exists("b") == 0
+    reserved(engine, limit, 0, hold)
+    assert redis_client.exists("b") == 1
+
+
+@pytest.mark.parametrize("limit", TOKENS[2:], ids=lambda limit: limit.strategy)
+@pytest.mark.parametrize("opened", [False, True])
+def test_what_a_call_cost_beyond_its_hold_is_carried(
+    engine: Engine, limit: Limit, opened: bool
+) -> None:
+    """Its window is over: the held part stays there, the excess is charged to the one that is open
+    when the call settles, which it opens if none is."""
+    hold, later = Hold(7, 5 * DAY), START + 3 * DAY
+    verdict = reserved(engine, limit, 400, hold).verdicts[0]
+    if opened:
+        reserved(engine, limit, 100, Hold(8, 5 * DAY), later)
+    assert engine.settle([Settlement(verdict, hold, 1150)], now_us=later) == 1
+    assert left(engine, limit, later) == 250 - 100 * opened
+    assert reserved(engine, limit, 251, Hold(9, LEASE), later).admitted is False
+
+
+def test_what_has_left_the_log_is_carried_as_a_call_of_now(engine: Engine) -> None:
+    """The same of the sliding window: its entry has left, the excess is an entry of the present."""
+    limit, hold, later = TOKENS[1], Hold(7, 5 * DAY), START + 3 * DAY
+    verdict = reserved(engine, limit, 400, hold).verdicts[0]
+    assert engine.settle([Settlement(verdict, hold, 1150)], now_us=later) == 1
+    assert [left(engine, limit, later + wait) for wait in (0, DAY - 1, DAY)] == [250, 250, 1000]
+
+
+@pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
+@pytest.mark.parametrize("actual", [0, 399, 400])
+def test_a_refund_is_never_carried(engine: Engine, limit: Limit, actual: int) -> None:
+    """The window is over: what the call did not use credits no other."""
+    hold, later = Hold(7, 5 * DAY), START + 3 * DAY
+    verdict = reserved(engine, limit, 400, hold).verdicts[0]
+    reserved(engine, limit, 600, Hold(8, 5 * DAY), later)
+    assert engine.settle([Settlement(verdict, hold, actual)], now_us=later) == 1
+    assert left(engine, limit, later) == 400
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize("ended", ["before", "after"])
+def test_a_hold_goes_back_as_of_the_end_of_its_lease(
+    engine: Engine, looked: bool, ended: str
+) -> None:
+    """Whether somebody looked in between or not: a lease that ends after the window leaves the
+    estimate there, and only the excess is carried; one that ends before has given it back."""
+    limit = Limit(1000, 60 * MINUTE, "fixed-window", unit="usd")
+    lease = 59 * MINUTE if ended == "before" else 61 * MINUTE
+    hold, later = Hold(7, lease), START + 62 * MINUTE
+    verdict = reserved(engine, limit, 400, hold).verdicts[0]
+    if looked:
+        assert left(engine, limit, START + 59 * MINUTE) == (1000 if ended == "before" else 600)
+        reserved(engine, limit, 1, Hold(8, LEASE), START + 59 * MINUTE + 1)
+    assert engine.settle([Settlement(verdict, hold, 500)], now_us=later) == 1
+    assert left(engine, limit, later) == (500 if ended == "before" else 900)
+
+
+@pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
+def test_a_renewal_takes_a_lapsed_hold_again(engine: Engine, limit: Limit) -> None:
+    """The estimate, or what was spent if that is more; a new deadline; and still settled once."""
+    for key, spent, held in (("a", 100, 400), ("b", 700, 700)):
+        hold, charge = Hold(7, LEASE), Charge(limit, key, 400)
+
+        def left_at(now_us: int, key: str = key) -> int:
+            look = engine.admit([Charge(limit, key, 0)], now_us=now_us)
+            return look.verdicts[0].remaining
+
+        verdict = engine.admit([charge], hold=hold, now_us=START).verdicts[0]
+        late = START + LEASE + MINUTE
+        assert left_at(late) == 1000
+        assert engine.settle([Renewal(verdict, hold, spent)], now_us=late) == 1
+        assert left_at(late + LEASE - 1) == 1000 - held
+        assert left_at(late + LEASE) == 1000 - spent
+        later = late + LEASE + MINUTE
+        assert engine.settle([Renewal(verdict, hold, 0)], now_us=later) == 1
+        assert left_at(later) == 1000 - held
+        assert engine.settle([Settlement(verdict, hold, 300)], now_us=later) == 1
+        assert left_at(later) == 700
+        assert engine.settle([Settlement(verdict, hold, 300)], now_us=later) == 0
+
+
+def test_a_renewal_takes_a_lapsed_slot_again(engine: Engine) -> None:
+    """Without denying: somebody else may have it by then, and has to be counted, too."""
+    first, second, third = (Hold(i, LEASE) for i in (1, 2, 3))
+    verdict = reserved(engine, SLOTS, 1, first).verdicts[0]
+    late = START + LEASE
+    assert left(engine, SLOTS, late) == 2
+    for hold in (second, third):
+        assert reserved(engine, SLOTS, 1, hold, late).admitted
+    assert engine.settle([Renewal(verdict, first, 0)], now_us=late) == 1
+    engine.settle([Settlement(verdict, second, 0)], now_us=late)
+    assert not reserved(engine, SLOTS, 1, Hold(4, LEASE), late).admitted
+    engine.settle([Settlement(verdict, first, 0)], now_us=late)
+    assert left(engine, SLOTS, late) == 1
+
+
+def test_a_lapsed_hold_is_taken_from_the_present_window(engine: Engine) -> None:
+    """Its own is over, and what it had spent stays there; a refund goes to the present one."""
+    limit, hold = Limit(1000, 60 * MINUTE, "fixed-window", unit="usd"), Hold(7, 55 * MINUTE)
+    verdict = reserved(engine, limit, 400, hold).verdicts[0]
+    engine.settle([Renewal(verdict, hold, 100)], now_us=START + SECOND)
+    assert left(engine, limit, START + 56 * MINUTE) == 900
+    late = START + 61 * MINUTE
+    assert engine.settle([Renewal(verdict, hold, 100)], now_us=late) == 1
+    assert left(engine, limit, late) == 700
+    assert engine.settle([Settlement(verdict, hold, 250)], now_us=late) == 1
+    assert left(engine, limit, late) == 850
+
+
+SHADOW = Limit(1000, DAY, "fixed-window", unit="tokens", mode="shadow")
+
+
+def test_a_denied_request_leaves_no_shadow_hold(engine: Engine) -> None:
+    """Nobody settles a denied request: what its shadow took would be held until the lease ends."""
+    empty = Charge(Limit(1, DAY), "full", 2)
+    held = Charge(SHADOW, "b", 400)
+    slot = Charge(Limit(2, SECOND, "concurrency", unit="calls", mode="shadow"), "s", 1)
+    counted = Charge(Limit(10, DAY, mode="shadow"), "c", 1)
+    decision = engine.admit([empty, held, slot, counted], hold=Hold(7, LEASE), now_us=START)
+    assert not decision.admitted
+    assert [verdict.remaining for verdict in decision.verdicts[1:]] == [1000, 2, 9]
+    for charge, remaining in ((held, 1000), (slot, 2), (counted, 9)):
+        look = engine.admit([charge._replace(cost=0)], now_us=START).verdicts[0]
+        assert look.remaining == remaining
+    admitted = engine.admit([held, slot, counted], hold=Hold(8, LEASE), now_us=START)
+    assert [verdict.remaining for verdict in admitted.verdicts] == [600, 1, 8]

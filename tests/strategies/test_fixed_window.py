@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.fixed_window import calendar_end
+from ratelimit_ext.strategies.fixed_window import calendar_window
 from tests.strategies.world import DAY, MINUTE, SECOND, World
 
 ZONES = (
@@ -102,9 +102,10 @@ def test_a_window_is_one_date_of_the_calendar(anchor: str, zone: str) -> None:
 
     for _ in range(400):
         second = chance.randint(631_152_000, 2_000_000_000)
-        end = calendar_end(second * SECOND, anchor, zone) // SECOND
-        assert second < end <= second + 32 * 86_400
-        assert label(second) == label(end - 1) < label(end)
+        window = calendar_window(second * SECOND, anchor, zone)
+        begin, end = (instant // SECOND for instant in window)
+        assert begin <= second < end <= begin + 32 * 86_400
+        assert label(begin - 1) < label(begin) == label(second) == label(end - 1) < label(end)
 
 
 def test_a_deciding_clock_past_midnight_has_the_next_window(world: World) -> None:

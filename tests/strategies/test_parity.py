@@ -1,4 +1,4 @@
-"""The Python reference and the Lua fragments agree to the digit, on a real server.
+"""The Python reference and the Lua fragments agree to the digit, on a real server, expiry included.
 
 ``PARITY_EXAMPLES=20000 pytest tests/strategies/test_parity.py`` searches with fresh randomness.
 """
@@ -16,7 +16,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import (
     GUARDS,
@@ -26,17 +26,23 @@ from ratelimit_ext.core.limit import (
     Limit,
 )
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Change, Closing, Correction, Report
+from ratelimit_ext.engine.protocol import (
+    Change,
+    Closing,
+    Correction,
+    Renewal,
+    Report,
+    Settlement,
+)
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
-from tests.strategies.virtual_time import KeptBuckets, VirtualClient
+from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import RATES
 
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "300"))
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 START = 1_800_000_000 * SECOND
-LONGEST_TTL_MS = 2**52
 
 PERIODS = (SECOND, 7 * SECOND + 1, 60 * SECOND, 3600 * SECOND, DAY, 30 * DAY, 360 * DAY)
 AMOUNTS = (1, 2, 3, 10, 30, 90, 511, 1000, 65_537, 10_000_000, 999_999_937, MOST_AMOUNT)
@@ -47,7 +53,8 @@ periods = st.one_of(st.sampled_from(PERIODS), st.integers(1, 360 * DAY), st.just
 
 @st.composite
 def limits(draw: st.DrawFn) -> Limit:
-    strategy = draw(st.sampled_from((*RATES, *GUARDS)))
+    strategy = draw(st.sampled_from((*RATES, *GUARDS, "concurrency")))
+    units = ["calls"] if strategy == "concurrency" else ["requests", "tokens"]
     burst = draw(st.none() | amounts) if strategy == "token-bucket" else None
     anchored = strategy == "fixed-window" and draw(st.booleans())
     return Limit(
@@ -55,6 +62,7 @@ def limits(draw: st.DrawFn) -> Limit:
         draw(periods),
         strategy,
         burst=burst,
+        unit=draw(st.sampled_from(["requests"] if strategy in ("block", "reported") else units)),
         mode=draw(st.sampled_from(("enforce", "enforce", "shadow"))),
         anchor=draw(st.sampled_from(("day", "month"))) if anchored else None,
         timezone=draw(st.sampled_from(("UTC", "Europe/Berlin", "America/Havana"))),
@@ -83,7 +91,9 @@ steps = st.one_of(
     st.builds(Step, st.just("advance"), places, shares, st.integers(-2, 2), st.booleans()),
     st.builds(Step, st.just("advance"), places, shares, st.integers(-2, 2), st.booleans()),
     st.builds(Step, st.just("rewind"), places, shares, st.integers(0, 2 * SECOND)),
-    st.builds(Step, st.just("settle"), places, shares, st.integers(-2, 2), st.booleans()),
+    st.builds(Step, st.just("correct"), places, shares, st.integers(-2, 2), st.booleans()),
+    st.builds(Step, st.just("end"), places, shares, st.integers(0, 2)),
+    st.builds(Step, st.just("renew"), places, shares, st.integers(0, 2)),
     st.builds(Step, st.just("burst"), places, shares, st.integers(0, 2)),
     st.builds(Step, st.just("guard"), places, shares, st.integers(0, 19), st.booleans()),
     st.builds(Step, st.just("change"), places, shares, st.integers(1, MOST_AMOUNT)),
@@ -96,12 +106,13 @@ class Twins:
     def __init__(self, client: redis.Redis, buckets: Sequence[Limit]) -> None:
         client.flushall()
         self.limits = list(buckets)
-        self.kept = KeptBuckets()
-        self.memory = MemoryEngine(lambda: self.kept)
-        self.virtual = VirtualClient(client, expires=False)
+        self.buckets = OpenBuckets()
+        self.memory = MemoryEngine(lambda: self.buckets)
+        self.virtual = VirtualClient(client)
         self.redis = RedisEngine(self.virtual, redis.RedisError)
         self.now = START
-        self.taken: list[Verdict] = []
+        self.taken: list[tuple[Verdict, Hold]] = []
+        self.calls = 0
 
     def limit(self, place: int) -> Limit:
         return self.limits[place % len(self.limits)]
@@ -126,7 +137,10 @@ class Twins:
         self.limits[place] = replace(self.limits[place], **changed)
 
     def admit(self, step: Step) -> None:
-        self._admitted(self._charges(step), take=step.unit < 3)
+        lease_us = (0, 1, SECOND, 120 * SECOND)[step.places[0]]
+        if step.places[0] and step.flag:
+            lease_us = max(1, min(self.limit(0).period_us, DAY) // step.places[0])
+        self._admitted(self._charges(step), take=step.unit < 3, lease_us=lease_us)
 
     def burst(self, step: Step) -> None:
         gap = int(self.limit(step.places[0]).period_us * step.share) // 10
@@ -145,23 +159,49 @@ class Twins:
             charges.append(Charge(limit, f"b{place}", cost, meta=meta, on_denial=triggers))
         return charges
 
-    def _admitted(self, charges: list[Charge], *, take: bool) -> None:
-        ours = self.memory.admit(charges, take=take, now_us=self.now)
-        theirs = self.redis.admit(charges, take=take, now_us=self.now)
+    def _admitted(self, charges: list[Charge], *, take: bool, lease_us: int = 0) -> None:
+        self.calls += 1
+        hold = Hold(self.calls, lease_us) if lease_us else NO_HOLD
+        ours = self.memory.admit(charges, take=take, hold=hold, now_us=self.now)
+        theirs = self.redis.admit(charges, take=take, hold=hold, now_us=self.now)
         assert ours == theirs
-        self._same_ttl([charge.key for charge in charges])
-        self.taken += [verdict for verdict in ours.verdicts if take]
+        self._same_expiry([charge.key for charge in charges])
+        self.taken += [(verdict, hold) for verdict in ours.verdicts if take]
 
-    def settle(self, step: Step) -> None:
-        corrections = []
-        for place in step.places:
-            if place < len(self.taken):
-                verdict = self.taken[-1 - place]
-                delta = int(verdict.charge.limit.amount * step.share) * (1 if step.flag else -1)
-                corrections.append(Correction(verdict, delta + step.unit))
-        ours = self.memory.settle(corrections, now_us=self.now)
-        assert ours == self.redis.settle(corrections, now_us=self.now)
-        self._same_ttl([correction.verdict.charge.key for correction in corrections])
+    def _chosen(self, step: Step) -> list[tuple[Verdict, Hold]]:
+        return [self.taken[-1 - place] for place in step.places if place < len(self.taken)]
+
+    def correct(self, step: Step) -> None:
+        sign = 1 if step.flag else -1
+        self._settled(
+            [
+                Correction(v, sign * int(v.charge.limit.amount * step.share) + step.unit)
+                for v, _ in self._chosen(step)
+            ]
+        )
+
+    def end(self, step: Step) -> None:
+        self._settled(
+            [
+                Settlement(v, hold, int(v.charge.limit.amount * step.share) + step.unit)
+                for v, hold in self._chosen(step)
+                if v.charge.limit.held
+            ]
+        )
+
+    def renew(self, step: Step) -> None:
+        self._settled(
+            [
+                Renewal(v, hold, int(v.charge.cost * step.share) + step.unit)
+                for v, hold in self._chosen(step)
+                if v.charge.limit.held
+            ]
+        )
+
+    def _settled(self, changes: Sequence[Change]) -> None:
+        ours = self.memory.settle(changes, now_us=self.now)
+        assert ours == self.redis.settle(changes, now_us=self.now)
+        self._same_expiry([change.charge.key for change in changes])
 
     def guard(self, step: Step) -> None:
         """Blocks and reports, for those of the limits that take them."""
@@ -175,21 +215,11 @@ class Twins:
                 amount = limit.amount if step.flag else 60
                 used = int(amount * step.share)
                 told.append(Report(charge, amount, used, limit.period_us))
-        ours = self.memory.settle(told, now_us=self.now)
-        assert ours == self.redis.settle(told, now_us=self.now)
-        self._same_ttl([change.charge.key for change in told])
+        self._settled(told)
 
-    def _same_ttl(self, keys: list[str]) -> None:
+    def _same_expiry(self, keys: list[str]) -> None:
         for key in keys:
-            ttl_ms, expiry_us = self.virtual.ttl_ms[key], self.kept.expiry_us(key)
-            if ttl_ms == -1:
-                continue
-            if expiry_us is None:
-                assert ttl_ms == -2
-                continue
-            exact_ms = min(-(-(expiry_us - self.now) // 1000), LONGEST_TTL_MS)
-            # The token bucket's is a float in Lua; it has a whole unit's refill to spare.
-            assert abs(ttl_ms - exact_ms) <= 1 + exact_ms // 10**13
+            assert self.virtual.expiry_us.get(key) == self.buckets.expiry_us(key)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +261,7 @@ def test_a_log_at_its_largest_has_one_outcome(client: redis.Redis, seed: int) ->
         charge = Charge(twins.limits[0], "b0", cost)
         twins._admitted([charge], take=chance.random() < 0.95)
         if chance.random() < 0.1:
-            verdict = chance.choice(twins.taken[-600:])
+            verdict, _ = chance.choice(twins.taken[-600:])
             correction = Correction(verdict, chance.randint(-verdict.charge.cost, 30))
             assert twins.memory.settle([correction], now_us=twins.now) == twins.redis.settle(
                 [correction], now_us=twins.now

@@ -1,0 +1,102 @@
+"""Changes that are sent again after a lost reply are applied once."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.denials import RememberingEngine
+from ratelimit_ext.engine.protocol import ONCE_US, Correction, Settlement
+from ratelimit_ext.engine.redis import RedisEngine
+from tests.strategies.world import DAY, MINUTE, SECOND, World
+
+LIMIT = Limit(100, 30 * DAY, "sliding-window")
+SLOTS = Limit(5, MINUTE, "concurrency", unit="calls")
+MARKER = "LIMITS:1:once:{user}:1"
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "remembering"])
+def sender(request: pytest.FixtureRequest, world: World) -> World:
+    """Each engine, alone and behind the memory of denials."""
+    if request.param:
+        world.engine = RememberingEngine(world.engine)
+    return world
+
+
+def test_a_correction_sent_twice_is_applied_once(sender: World) -> None:
+    """The second call returns 0 and gives back nothing more."""
+    one, two = sender.call(LIMIT, 30), sender.call(LIMIT, 30, "other")
+    changes = [Correction(one, -10), Correction(two, 20)]
+    assert sender.engine.settle(changes, once=MARKER, now_us=sender.now_us) == 2
+    sender.wait(60)
+    assert sender.engine.settle(changes, once=MARKER, now_us=sender.now_us) == 0
+    assert (sender.left(LIMIT), sender.left(LIMIT, "other")) == (80, 50)
+
+
+def test_two_markers_are_two_corrections(sender: World) -> None:
+    """The marker and not the change says that it is the same one."""
+    verdict = sender.call(LIMIT, 30)
+    for number in range(2):
+        changes = [Correction(verdict, -10)]
+        assert sender.engine.settle(changes, once=f"{MARKER}{number}", now_us=sender.now_us) == 1
+    assert sender.left(LIMIT) == 90
+
+
+def test_without_a_marker_every_call_counts(sender: World) -> None:
+    """Plain corrections are as they were."""
+    verdict = sender.call(LIMIT, 30)
+    for _ in range(2):
+        assert sender.engine.settle([Correction(verdict, -10)], now_us=sender.now_us) == 1
+    assert sender.left(LIMIT) == 90
+
+
+def test_all_kinds_of_changes_are_applied_once(sender: World) -> None:
+    """A settlement beside a correction, as one request sends them."""
+    hold = Hold(7, MINUTE)
+    charges = [Charge(LIMIT, "bucket", 30), Charge(SLOTS, "slots", 1)]
+    verdicts = sender.engine.admit(charges, hold=hold, now_us=sender.now_us).verdicts
+    changes = [Correction(verdicts[0], -30), Settlement(verdicts[1], hold, 0)]
+    replies = [sender.engine.settle(changes, once=MARKER, now_us=sender.now_us) for _ in range(3)]
+    assert replies == [2, 0, 0]
+    assert (sender.left(LIMIT), sender.left(SLOTS, "slots")) == (100, 5)
+
+
+@pytest.mark.parametrize("for_us", [ONCE_US, MINUTE])
+def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
+    """Until then nothing is applied again; afterwards the marker is gone."""
+    verdict = sender.call(LIMIT, 30)
+
+    def settled() -> int:
+        return sender.engine.settle(
+            [Correction(verdict, -10)], once=MARKER, once_for_us=for_us, now_us=sender.now_us
+        )
+
+    assert settled() == 1
+    sender.wait(us=for_us - SECOND)
+    assert settled() == 0
+    sender.wait(us=SECOND)
+    assert settled() == 1
+
+
+def test_no_changes_need_no_marker(redis_client: redis.Redis) -> None:
+    """Nothing is stored for nothing."""
+    assert RedisEngine(redis_client, redis.RedisError).settle([], once=MARKER) == 0
+    assert redis_client.exists(MARKER) == 0
+
+
+def test_a_marker_costs_no_round_trip_and_always_expires(redis_client: redis.Redis) -> None:
+    """One EVALSHA either way; one SET more with a marker, and none without."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    verdict = engine.admit([Charge(LIMIT, "bucket", 30)]).verdicts[0]
+    engine.settle([Correction(verdict, -1)])
+    for once, keys, writes in [(None, 1, 1), (MARKER, 2, 2)]:
+        redis_client.config_resetstat()
+        assert engine.settle([Correction(verdict, -1)], once=once) == 1
+        statistics = redis_client.info("commandstats")
+        assert statistics["cmdstat_evalsha"]["calls"] == 1
+        assert statistics["cmdstat_mget"]["calls"] == 1
+        assert statistics["cmdstat_set"]["calls"] == writes
+        assert redis_client.dbsize() == keys
+    assert ONCE_US // 1000 - 10_000 < redis_client.pttl(MARKER) <= ONCE_US // 1000
