@@ -134,7 +134,6 @@ class Refused:
 def in_a_vendors_protocol(vendor: str, path: str) -> dict[str, Refused]:
     """What neither of the two endpoints takes."""
     cases: dict[str, tuple[Mapping[str, object], int, str]] = {
-        "3 MB": ({"messages": said(THREE_MB)}, 400, "request_too_large"),
         "5 MB": ({"messages": said("a" * 5_000_000)}, 413, "body_too_large"),
         "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
         "max_tokens huge": ({"max_tokens": 10**40}, 400, "invalid_max_tokens"),
@@ -150,6 +149,7 @@ def in_a_vendors_protocol(vendor: str, path: str) -> dict[str, Refused]:
 REFUSED = {
     **in_a_vendors_protocol("OpenAI", OPENAI_PATH),
     **in_a_vendors_protocol("Anthropic", ANTHROPIC_PATH),
+    "3 MB, OpenAI": Refused(OPENAI_PATH, {"messages": said(THREE_MB)}, 400, "request_too_large"),
     "3 MB to /chat": Refused(CHAT_PATH, {"message": THREE_MB}, 413, "body_too_large"),
     "a header for /chat's model": Refused(CHAT_PATH, {"model": HEADER}, 422, "invalid_model"),
     "SQL for /chat's model": Refused(CHAT_PATH, {"model": SQL}, 422, "unknown_model"),
