@@ -209,7 +209,7 @@ def _verb(change: Change) -> str:
     if isinstance(change, Settlement):
         return f'"settle",{change.hold.id},{change.actual}'
     if isinstance(change, Renewal):
-        return f'"renew",{sent_cost(change.charge)},{change.spent}'
+        return f'"renew",{change.charge.cost},{change.spent}'
     if isinstance(change, Closing):
         return f'"close",{change.for_us},{change.manner}'
     return f'"report",{change.amount},{change.used}'

@@ -49,8 +49,13 @@ class Outcome(NamedTuple):
 
     @property
     def shadows(self) -> list[Entry]:
-        """The entries on trial, which were taken though the request may have been denied."""
-        return [e for e in self.entries if e.verdict.allowed and not e.verdict.enforced]
+        """The entries on trial, which were taken though the request may have been denied: not those
+        whose costs are held, which are taken with an admitted request alone."""
+        return [
+            e
+            for e in self.entries
+            if e.verdict.allowed and not e.verdict.enforced and not e.claim.limit.held
+        ]
 
 
 def charged(

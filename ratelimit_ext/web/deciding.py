@@ -231,7 +231,8 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
     ) -> Outcome | None:
         """What the storage decides; where it fails and there is a fallback, what that decides.
 
-        ``again``: the same request was decided before, and its shadows have counted it.
+        ``again``: the same request was decided before, and its shadows have counted it, but those
+        whose costs are held have not.
         """
         already = state.charged or set()
         resolved = self._fallback(state, place) or resolve()
@@ -240,7 +241,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             if id(definition) not in already:
                 claims += prepared
         if again:
-            claims = [claim for claim in claims if claim.limit.mode == "enforce"]
+            claims = [c for c in claims if c.limit.mode == "enforce" or c.limit.held]
         metas = self._metas(place, resolved)
         if not claims and (not metas or place.method == "OPTIONS"):
             return None

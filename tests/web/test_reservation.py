@@ -192,7 +192,7 @@ def test_one_call_to_admit_and_one_to_settle(redis_server: Any, redis_client: re
     calls = {name: stat["calls"] for name, stat in redis_client.info("commandstats").items()}
     assert calls.pop("cmdstat_evalsha") == 2
     assert set(calls) <= {
-        f"cmdstat_{n}" for n in ("mget", "set", "time", "config|resetstat", "info")
+        f"cmdstat_{n}" for n in ("mget", "set", "del", "time", "config|resetstat", "info")
     }
 
 
