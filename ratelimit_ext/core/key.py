@@ -4,7 +4,9 @@
 all limits of a subject lie in one slot of a Redis Cluster. The 1 is the version of what is stored.
 A limit that has a name is known by it: its amount may change, and its usage is kept. One without
 is known by what it says, as in Flask-Limiter, so that ``5/minute`` and ``10/minute`` on one view,
-or given to two kinds of users, are two limits.
+or given to two kinds of users, are two limits. An anchor with its time zone follows the period, as
+it makes other windows, and so does the mode ``shadow``: a shadow beside a live limit counts for
+itself.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
         else (f"{limit.period_us}us")
     )
     unit = "" if limit.unit == "requests" else limit.unit
+    anchor = f"-{limit.anchor}-{escaped(limit.timezone)}" if limit.anchor else ""
+    mode = "" if limit.mode == "enforce" else f"-{limit.mode}"
     name = escaped(limit.name) if limit.name else f"~{limit.amount}"  # no name has a tilde
     if limit.burst is not None and not limit.name:
         name = f"{name}b{limit.burst}"
-    return f"{prefix}:{FORMAT}:{code}:{period}{unit}:{escaped(scope)}:{name}:"
+    return f"{prefix}:{FORMAT}:{code}:{period}{unit}{anchor}{mode}:{escaped(scope)}:{name}:"
 
 
 def bucket_key(shared: str, identity: str) -> str:

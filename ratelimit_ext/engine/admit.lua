@@ -66,11 +66,13 @@ if ARGV[2] == '1' then
     local taken = wanted(charge)
     if taken and cost > 0 then
       value = strategy.take(now, cost, arg, unpack(charge, 2))
-    elseif taken and not denied and strategy.note then
-      value = strategy.note(raws[i], now, arg)
-    end
-    if not value and strategy.rewound(raws[i], now, arg) then
-      value = strategy.take(now, 0, arg, unpack(charge, 2))
+    else
+      if strategy.rewound(raws[i], now, arg) then
+        value = strategy.take(now, 0, arg, unpack(charge, 2))
+      end
+      if taken and not denied and strategy.note then
+        value = strategy.note(value or raws[i], now, arg) or value
+      end
     end
     if value then store(KEYS[i], value, strategy.lifetime(value, now, arg)) end
   end

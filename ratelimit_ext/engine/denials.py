@@ -4,12 +4,19 @@ To hammer is to be denied the same charges twice within a second. From then on t
 repeated from memory until the wait that it named is over, for at most a second. What this worker
 gives back to a bucket or clears meanwhile makes it forget what that bucket denied; what another
 worker gives back is seen after a second at the latest.
+
+A denial may be decided before a refund and arrive after it. So each refund leaves a mark, before
+and after it is sent, and a denial whose admission began before the mark is not remembered. The
+order makes that safe without a lock in an admission: a denial is stored first and then checked
+against the marks; a refund sets its mark first and then drops what is stored.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
@@ -18,6 +25,8 @@ from ratelimit_ext.engine.protocol import ONCE_US, Change, Engine
 
 LONGEST_S: Final = 1.0
 MOST_DENIALS: Final = 4096
+#: How many marks there are. Two buckets that share one only forget more than they need to.
+MARKS: Final = 1024
 
 
 class RememberingEngine:
@@ -30,6 +39,10 @@ class RememberingEngine:
         self._denials: dict[tuple[Charge, ...], tuple[float, float, Decision]] = {}
         #: Which of them a bucket has denied.
         self._by_bucket: dict[str, set[tuple[Charge, ...]]] = {}
+        #: A count of forgettings, and what it was at the last one of a bucket, by its hash.
+        self._forgotten = 0
+        self._marks = [0] * MARKS
+        self._marking = threading.Lock()
 
     @property
     def gives_back(self) -> bool:
@@ -52,9 +65,10 @@ class RememberingEngine:
             recalled = self._recalled(claimed)
             if recalled is not None:
                 return recalled
+        began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
         if not decision.admitted and _can_be_repeated(decision, claimed):
-            self._remember(claimed, decision)
+            self._remember(claimed, decision, began)
         return decision
 
     def settle(
@@ -66,18 +80,18 @@ class RememberingEngine:
         now_us: int | None = None,
     ) -> int:
         """See :meth:`Engine.settle`."""
-        self._forget_of(change.charge.key for change in changes)
-        return self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
+        with self._changing([change.charge.key for change in changes]):
+            return self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
-        self._forget_of(keys)
-        return self._engine.clear(keys)
+        with self._changing(keys):
+            return self._engine.clear(keys)
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`."""
-        self._forget()
-        return self._engine.reset(prefix)
+        with self._changing(None):
+            return self._engine.reset(prefix)
 
     def reachable(self) -> bool:
         """As the engine behind."""
@@ -88,6 +102,28 @@ class RememberingEngine:
         self._denials.clear()
         self._by_bucket.clear()
 
+    @contextmanager
+    def _changing(self, keys: Sequence[str] | None) -> Iterator[None]:
+        """Forget the denials by these buckets, or all, both before they change and afterwards."""
+        self._mark_and_forget(keys)
+        try:
+            yield
+        finally:
+            self._mark_and_forget(keys)
+
+    def _mark_and_forget(self, keys: Sequence[str] | None) -> None:
+        with self._marking:
+            self._forgotten += 1
+            if keys is None:
+                self._marks = [self._forgotten] * MARKS
+            else:
+                for key in keys:
+                    self._marks[hash(key) % MARKS] = self._forgotten
+        if keys is None:
+            self._forget()
+        else:
+            self._forget_of(keys)
+
     def _forget_of(self, keys: Iterable[str]) -> None:
         """Forget the denials by these buckets; others cannot have changed."""
         if self._by_bucket:
@@ -96,7 +132,7 @@ class RememberingEngine:
                 for claimed in tuple(self._by_bucket.pop(key, ())):
                     self._denials.pop(claimed, None)
 
-    def _remember(self, claimed: tuple[Charge, ...], decision: Decision) -> None:
+    def _remember(self, claimed: tuple[Charge, ...], decision: Decision, began: int) -> None:
         wait_ms = decision.retry_after_ms
         if wait_ms is None:
             return  # it can never pass, and is told so without a limit to hammer
@@ -107,9 +143,12 @@ class RememberingEngine:
         if here - self._denied_once.get(claimed, -LONGEST_S) >= LONGEST_S:
             self._denied_once[claimed] = here
             return
-        for denial in decision.denials:
-            self._by_bucket.setdefault(denial.charge.key, set()).add(claimed)
+        denied = [denial.charge.key for denial in decision.denials]
+        for key in denied:
+            self._by_bucket.setdefault(key, set()).add(claimed)
         self._denials[claimed] = (here, here + min(LONGEST_S, wait_ms / 1000), decision)
+        if any(self._marks[hash(key) % MARKS] > began for key in denied):
+            self._denials.pop(claimed, None)
 
     def _recalled(self, claimed: tuple[Charge, ...]) -> Decision | None:
         known = self._denials.get(claimed)
@@ -130,10 +169,12 @@ class RememberingEngine:
 def _can_be_repeated(decision: Decision, charges: tuple[Charge, ...]) -> bool:
     """Whether a denial changed nothing, and nothing but time ends it.
 
-    A shadow and a ban count every request. A block is lifted from outside, and at once.
+    A shadow and a ban count every request. A block is lifted from outside, and at once; a slot is
+    free when another call ends, whatever wait was named.
     """
     leave_no_trace = all(not c.meta and c.limit.mode == "enforce" for c in charges)
-    return leave_no_trace and all(denial.charge.limit.told for denial in decision.denials)
+    limits = [denial.charge.limit for denial in decision.denials]
+    return leave_no_trace and all(limit.told and limit.unit != "calls" for limit in limits)
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:

@@ -148,10 +148,11 @@ class MemoryEngine:
             kept = None
             if wanted and charge.cost:
                 kept = strategy.take(checked[i][2], now, sent_cost(charge), parameters)
-            elif wanted and not denied and charge.limit.held:
-                kept = HOLDING[charge.limit.strategy].note(state, now, parameters)
-            if kept is None and strategy.rewound(state, now, parameters):
-                kept = strategy.take(checked[i][2], now, 0, parameters)
+            else:
+                if strategy.rewound(state, now, parameters):
+                    kept = state = strategy.take(checked[i][2], now, 0, parameters)
+                if wanted and not denied and charge.limit.held and hold.lease_us:
+                    kept = HOLDING[charge.limit.strategy].note(state, now, parameters)
             if kept is not None:
                 lifetime = strategy.lifetime(kept, now, parameters)
                 self._keep(buckets, charge.key, kept, lifetime, now)
@@ -230,6 +231,5 @@ def _changed(change: Change, state: Any, now: int) -> tuple[Any, int] | None:
         changed = holding.settle(state, now, hold.id, change.actual, parameters)
     else:
         holding = HOLDING[limit.strategy]
-        cost = sent_cost(change.charge)
-        changed = holding.renew(state, now, cost, change.spent, parameters)
+        changed = holding.renew(state, now, change.charge.cost, change.spent, parameters)
     return None if changed is None else (changed, strategy.lifetime(changed, now, parameters))

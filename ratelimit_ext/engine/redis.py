@@ -36,7 +36,8 @@ class RedisEngine:
 
     ``errors`` are the client's exceptions that mean that the storage cannot serve. The instant of
     a decision is the server's, unless ``client_clock`` is set for a server that refuses ``TIME``
-    in scripts.
+    in scripts. What depends on the calendar is computed here, by the server's clock as it was seen
+    in the last reply.
     """
 
     gives_back: Final = True
@@ -51,6 +52,8 @@ class RedisEngine:
         self._client = client
         self._errors = errors
         self._client_clock = client_clock
+        #: By how much the deciding clock is ahead of ours.
+        self._ahead_us = 0
         self._words: dict[int, tuple[str, str, Limit]] = {}
 
     def admit(
@@ -80,6 +83,8 @@ class RedisEngine:
             "1" if take else "0",
             _json_list(words),
         )
+        if now_us is None and not self._client_clock:
+            self._ahead_us = reply[0] - clock.now_us()
         return decision_of(
             charges,
             reply[0],
@@ -166,9 +171,8 @@ class RedisEngine:
                 self._words[id(limit)] = known
         return known[0], known[1]
 
-    @staticmethod
-    def _read_clock(now_us: int | None) -> int:
-        return clock.now_us() if now_us is None else now_us
+    def _read_clock(self, now_us: int | None) -> int:
+        return clock.now_us() + self._ahead_us if now_us is None else now_us
 
     def _evaluate(self, script: Script, keys: list[str], *arguments: int | str) -> Any:
         try:
@@ -205,7 +209,7 @@ def _verb(change: Change) -> str:
     if isinstance(change, Settlement):
         return f'"settle",{change.hold.id},{change.actual}'
     if isinstance(change, Renewal):
-        return f'"renew",{sent_cost(change.charge)},{change.spent}'
+        return f'"renew",{change.charge.cost},{change.spent}'
     if isinstance(change, Closing):
         return f'"close",{change.for_us},{change.manner}'
     return f'"report",{change.amount},{change.used}'

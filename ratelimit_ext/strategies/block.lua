@@ -19,15 +19,12 @@ local function present(raw, now)
 end
 
 local function wait_of(now, cost, ending, manner, passed)
-  if now < ending then return ending - now end
-  if manner % 2 == 0 then return 0 end
-  local first = math.floor((now - ending) / STEP)
-  for step = first, STEPS - 1 do
-    if passed + cost < 2 ^ (step + 1) then
-      return step == first and 0 or ending + step * STEP - now
-    end
+  local step = 0
+  if manner % 2 == 1 then
+    step = math.min(STEPS, math.max(0, math.floor((now - ending) / STEP)))
+    while step < STEPS and passed + cost >= 2 ^ (step + 1) do step = step + 1 end
   end
-  return math.max(0, ending + RAMP - now)
+  return math.max(0, ending + step * STEP - now)
 end
 
 local function packed(since, ending, manner, passed)

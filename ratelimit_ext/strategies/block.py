@@ -73,15 +73,12 @@ def _present(state: State, now_us: int) -> State:
 def _wait(state: State, now_us: int, cost: int) -> int:
     """How long until this many more may pass; 0: they may now."""
     _, end, manner, passed = state
-    if now_us < end:
-        return end - now_us
-    if not manner % 2:
-        return 0
-    first = (now_us - end) // STEP_US
-    for step in range(first, STEPS):
-        if passed + cost < 2 ** (step + 1):
-            return 0 if step == first else end + step * STEP_US - now_us
-    return max(0, end + RAMP_US - now_us)
+    opens = end
+    if manner % 2:
+        first = max(0, (now_us - end) // STEP_US)
+        fitting = (step for step in range(first, STEPS) if passed + cost < 2 ** (step + 1))
+        opens += next(fitting, STEPS) * STEP_US
+    return max(0, opens - now_us)
 
 
 def check(

@@ -84,7 +84,12 @@ local function expired(strategy, raw, now, arg)
   for _, record in ipairs(over) do
     local deadline, receipt, amount, spent = unpack(record, 2, 5)
     local value = strategy.adjust(inner, deadline, receipt, spent - amount, arg)
-    if value then inner, record[4] = value, spent else record[5] = amount end
+    if value then
+      inner, record[4] = value, spent
+      if spent == 0 then record[3] = 0 end -- what was given back whole is charged nowhere
+    else
+      record[5] = amount
+    end
   end
   for i, record in ipairs(kept) do kept[i] = struct.pack(FORMAT, unpack(record, 1, 5)) end
   records = table.concat(kept)

@@ -67,12 +67,10 @@ class Holding:
             records = (*records, Record(hold, now_us + lease, receipt, cost, 0))
         return records, inner
 
-    def note(self, state: State | None, now_us: int, parameters: tuple[int, ...]) -> State | None:
+    def note(self, state: State | None, now_us: int, parameters: tuple[int, ...]) -> State:
         """The hold of a call whose estimate is 0: it was charged nowhere, and settles what it
-        really costs. ``None`` without a lease."""
+        really costs."""
         *_, hold, lease = parameters
-        if not lease:
-            return None
         records, inner = self._expired(state, now_us, parameters)
         return (*records, Record(hold, now_us + lease, 0, 0, 0)), inner
 
@@ -165,7 +163,10 @@ class Holding:
             if adjusted is None:
                 closed[record] = record._replace(spent=record.amount)
             else:
-                inner, closed[record] = adjusted, record._replace(amount=record.spent)
+                # What was given back whole is charged nowhere.
+                receipt = record.receipt if record.spent else 0
+                closed[record] = record._replace(receipt=receipt, amount=record.spent)
+                inner = adjusted
         kept = (closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
         return tuple(kept), inner
 

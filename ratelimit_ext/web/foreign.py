@@ -1,7 +1,10 @@
 """An engine over storages that cannot run our scripts: Memcached, MongoDB and others of `limits`.
 
 It drives the stock strategies one after the other. All charges are looked at before any is taken,
-so a denied request charges nothing; but between look and take another worker may come first.
+so a denied request charges nothing. Between look and take another worker may come first. Fixed
+windows are taken first then, and given back if another limit is lost. The other two strategies have
+no operation that gives back: with two of them on one request, the first stays charged if the second
+is lost.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from limits import RateLimitItem, RateLimitItemPerSecond
-from limits.storage import Storage
+from limits.storage import MemcachedStorage, Storage
 from limits.strategies import (
     FixedWindowRateLimiter,
     MovingWindowRateLimiter,
@@ -24,6 +27,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.judgement import merged
 from ratelimit_ext.engine.protocol import ONCE_US, Change, Correction
 from ratelimit_ext.strategies import strategy_named
 
@@ -35,6 +39,10 @@ _STOCK: Final[dict[str, type[RateLimiter]]] = {
 _BY_CODE: Final = {strategy_named(name).CODE: stock for name, stock in _STOCK.items()}
 #: The strategy's code and the period in seconds, in a name that core.key has made.
 _NAME: Final = re.compile(r":([a-z]+):(\d+)[^:]*:[^:]*:[^:]*:\{[^:]*\}$")
+
+
+def _can_be_given_back(charge: Charge) -> bool:
+    return charge.limit.strategy == "fixed-window"
 
 
 class _NamedItem(RateLimitItemPerSecond):
@@ -74,22 +82,50 @@ class ForeignEngine:
     ) -> Decision:
         """See :meth:`Engine.admit`; ``now_us`` is not supported by the stock storages."""
         now = clock.now_us()
+        charges = merged(charges)
         fits = [self._looks(charge) for charge in charges]
         denied = {i for i, c in enumerate(charges) if not fits[i] and c.limit.mode == "enforce"}
         if take:
             banned = any(charges[i].meta for i in denied)
-            for i, charge in enumerate(charges):
-                if charge.meta:
-                    wanted = bool(denied) and not banned
-                    wanted = wanted and not denied.isdisjoint(charge.on_denial or denied)
-                else:
-                    wanted = fits[i] and (not denied or charge.limit.mode == "shadow")
-                if wanted and charge.cost and not self._hits(charge) and not charge.meta:
-                    fits[i] = False
-                    if charge.limit.mode == "enforce":
-                        denied.add(i)
+            self._take(charges, fits, denied)
+            for charge in charges:
+                triggers = charge.on_denial or denied
+                if charge.meta and charge.cost and not banned and not denied.isdisjoint(triggers):
+                    self._hits(charge)
         verdicts = tuple(self._verdict(c, fits[i], now) for i, c in enumerate(charges))
         return Decision(not denied, now, verdicts)
+
+    def _take(self, charges: Sequence[Charge], fits: list[bool], denied: set[int]) -> None:
+        """Take what fits, unless the request is denied. If another worker came first, deny it
+        and give back what was taken until then."""
+        claimed = [i for i, c in enumerate(charges) if fits[i] and c.cost and not c.meta]
+        taken = []
+        for i in sorted(claimed, key=lambda i: not _can_be_given_back(charges[i])):
+            enforced = charges[i].limit.mode == "enforce"
+            if enforced and denied:
+                continue
+            if self._hits(charges[i]):
+                taken += [i] * enforced
+                continue
+            fits[i] = False
+            self._give_back(charges[i])  # a fixed window counts before it compares
+            if enforced:
+                denied.add(i)
+                for other in taken:
+                    self._give_back(charges[other])
+
+    def _give_back(self, charge: Charge) -> None:
+        """The cost of a fixed window; if that has ended meanwhile, nothing."""
+        if not _can_be_given_back(charge):
+            return
+        storage, cost = self._storage, charge.cost
+        if isinstance(storage, MemcachedStorage):  # has no negative increment, and stops at 0
+            storage.call_memcached_func(storage.storage.decr, charge.key, cost, noreply=False)
+            return
+        expiry = self._item(charge.limit).get_expiry()
+        left = storage.incr(charge.key, expiry, amount=-cost)
+        if left < 0:
+            storage.incr(charge.key, expiry, amount=-left)
 
     def settle(
         self,

@@ -73,7 +73,8 @@ def test_all_limits_of_an_identity_lie_in_one_slot() -> None:
 
 
 def test_what_makes_another_limit_makes_another_bucket() -> None:
-    """Period, name, scope and strategy tell buckets apart; so does the amount of an unnamed one."""
+    """Period, anchor, mode, name, scope and strategy tell buckets apart; so does the amount of an
+    unnamed one."""
     names = [
         named(),
         named(period_us=MINUTE * 60),
@@ -85,14 +86,21 @@ def test_what_makes_another_limit_makes_another_bucket() -> None:
         bucket_key(bucket_prefix("LIMITS", "tb", Limit(5, MINUTE), "chat"), "user"),
         bucket_key(bucket_prefix("APP", "fw", Limit(5, MINUTE), "chat"), "user"),
         named(strategy="token-bucket", burst=3),
+        named(mode="shadow"),
+        named(name="plan", mode="shadow"),
+        named(anchor="day"),
+        named(anchor="month"),
+        named(anchor="day", timezone="Europe/Berlin"),
+        named(anchor="day", timezone="Europe/Berlin", mode="shadow"),
+        named(unit="tokens", anchor="day"),
     ]
     assert len(set(names)) == len(names)
 
 
 def test_a_named_limit_keeps_its_bucket_when_it_changes() -> None:
-    """The amount, the burst and the mode are no part of the name."""
+    """The amount and the burst are no part of the name."""
     before = named(name="plan", strategy="token-bucket")
-    after = named(name="plan", strategy="token-bucket", amount=99, burst=7, mode="shadow")
+    after = named(name="plan", strategy="token-bucket", amount=99, burst=7)
     assert before == after
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import denials
 from ratelimit_ext.engine.denials import RememberingEngine
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.protocol import Correction, Settlement
 
 SECOND = 1_000_000
 
@@ -22,6 +24,25 @@ class CountingEngine(MemoryEngine):
     def admit(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         self.asked += 1
         return super().admit(*args, **kwargs)
+
+
+class SlowEngine(CountingEngine):
+    """Shows what happens before a settlement is applied, or after a decision was made."""
+
+    before_settling: Callable[[], object] | None = None
+    after_deciding: Callable[[], object] | None = None
+
+    def admit(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        decision = super().admit(*args, **kwargs)
+        meanwhile, self.after_deciding = self.after_deciding, None
+        if meanwhile is not None:
+            meanwhile()
+        return decision
+
+    def settle(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if self.before_settling is not None:
+            self.before_settling()
+        return super().settle(*args, **kwargs)
 
 
 class Clock:
@@ -155,3 +176,58 @@ def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: Counti
     assert behind.asked == asked
     engine.clear(["bucket"])
     assert engine.admit([ONE_A_MINUTE]).admitted
+
+
+def test_what_is_denied_while_a_refund_is_on_its_way_is_forgotten(clock: Clock) -> None:
+    """The denials before it reaches the storage end with it."""
+    behind = SlowEngine()
+    engine = RememberingEngine(behind)
+    verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
+    behind.before_settling = lambda: [engine.admit([ONE_A_MINUTE]) for _ in range(3)]
+    engine.settle([Correction(verdict, -1)])
+    assert engine.admit([ONE_A_MINUTE]).admitted
+
+
+@pytest.mark.parametrize("by", ["settle", "clear", "reset"])
+def test_a_denial_that_a_refund_overtakes_is_not_remembered(clock: Clock, by: str) -> None:
+    """It was decided before the refund, and arrives after it."""
+    behind = SlowEngine()
+    engine = RememberingEngine(behind)
+    verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
+    assert not engine.admit([ONE_A_MINUTE]).admitted
+    behind.after_deciding = {
+        "settle": lambda: engine.settle([Correction(verdict, -1)]),
+        "clear": lambda: engine.clear(["bucket"]),
+        "reset": lambda: engine.reset(""),
+    }[by]
+    assert not engine.admit([ONE_A_MINUTE]).admitted
+    assert engine.admit([ONE_A_MINUTE]).admitted
+
+
+def test_a_refund_that_fails_forgets_as_well(clock: Clock) -> None:
+    """Its reply was lost, and it may have been applied."""
+
+    def lost() -> None:
+        for _ in range(3):
+            engine.admit([ONE_A_MINUTE])
+        behind.clear(["bucket"])  # by the refund
+        raise ConnectionError
+
+    behind = SlowEngine()
+    engine = RememberingEngine(behind)
+    verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
+    behind.before_settling = lost
+    with pytest.raises(ConnectionError):
+        engine.settle([Correction(verdict, -1)])
+    assert engine.admit([ONE_A_MINUTE]).admitted
+
+
+def test_no_denial_of_a_slot_is_remembered(clock: Clock, behind: CountingEngine) -> None:
+    """It is free as soon as another worker's call is over, whatever wait was named."""
+    engine = RememberingEngine(behind)
+    slot = Charge(Limit(1, SECOND, "concurrency", unit="calls"), "slots")
+    hold = Hold(7, 60 * SECOND)
+    verdict = engine.admit([slot], hold=hold).verdicts[0]
+    assert not any(engine.admit([slot], hold=Hold(8, SECOND)).admitted for _ in range(5))
+    behind.settle([Settlement(verdict, hold, 0)])
+    assert engine.admit([slot], hold=Hold(8, SECOND)).admitted

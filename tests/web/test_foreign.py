@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+
 import pytest
 from flask import Blueprint, Flask
 from limits import parse
-from limits.storage import Storage
+from limits.storage import MemcachedStorage, Storage
 
 from ratelimit_ext import ConfigurationError, Limit, Limiter, MetaLimit
+from ratelimit_ext.core import limit
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.web.foreign import ForeignEngine
 from ratelimit_ext.web.storages import engine_for
+from tests.servers import eventually
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, asked_key
 
@@ -46,6 +55,138 @@ class Counters(Storage):
 
     def clear(self, key: str) -> None:
         self.counts.pop(key, None)
+
+
+class ContestedCounters(Counters):
+    """A storage on which another worker calls between our look and our taking.
+
+    It takes ``rivals`` units of every counter whose name has this text, once each.
+    """
+
+    STORAGE_SCHEME = ("contested",)
+
+    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, **_: str) -> None:
+        super().__init__(uri, wrap_exceptions=wrap_exceptions)
+        self.rivals: dict[str, int] = {}
+
+    def get(self, key: str) -> int:
+        seen = super().get(key)
+        for name in [name for name in self.rivals if name in key]:
+            self.incr(key, 60, self.rivals.pop(name))
+        return seen
+
+
+def fixed(amount: int, mode: str = "enforce") -> limit.Limit:
+    """A limit a minute."""
+    return limit.Limit(amount, 60_000_000, mode=mode)
+
+
+A, B = ":fw:60:scope:a:{someone}", ":fw:60:scope:b:{someone}"
+
+
+def test_a_lost_race_leaves_no_other_limit_charged() -> None:
+    """What was taken of the first limit goes back, and the second counts its own calls alone."""
+    storage = ContestedCounters()
+    engine = ForeignEngine(storage)
+    shadow = Charge(fixed(9, "shadow"), A.replace("a:{", "s:{"), 1)
+    storage.rivals = {":b:": 3}
+    decision = engine.admit([Charge(fixed(5), A, 2), shadow, Charge(fixed(3), B, 1)])
+    assert [verdict.allowed for verdict in decision.verdicts] == [True, True, False]
+    assert not decision.admitted
+    assert (storage.counts[A], storage.counts[B]) == (0, 3)
+    assert storage.counts[shadow.key] == 1
+    assert engine.admit([Charge(fixed(5), A, 5)]).admitted
+
+
+def test_what_goes_back_credits_no_other_window() -> None:
+    """The window has ended, and its counter with it: the next one begins at 0."""
+    storage = ContestedCounters()
+
+    class Ending(dict[str, int]):
+        def __setitem__(self, key: str, count: int) -> None:
+            if count == 4:  # the loser is counted; the other's window ends
+                self.pop(A)
+            super().__setitem__(key, count)
+
+    storage.counts = Ending()
+    storage.rivals = {":b:": 3}
+    engine = ForeignEngine(storage)
+    assert not engine.admit([Charge(fixed(5), A, 2), Charge(fixed(3), B, 1)]).admitted
+    assert storage.counts[A] == 0
+
+
+def test_a_shadow_that_loses_a_race_denies_nothing() -> None:
+    """It counts what it lost to, and nothing else."""
+    storage = ContestedCounters()
+    storage.rivals = {":b:": 3}
+    shadow = Charge(fixed(3, "shadow"), B, 1)
+    decision = ForeignEngine(storage).admit([Charge(fixed(5), A, 2), shadow])
+    assert decision.admitted
+    assert (storage.counts[A], storage.counts[B]) == (2, 3)
+
+
+def test_equal_charges_are_one_there_too() -> None:
+    """Two of 2 on a bucket that has 3 left are 4, and deny."""
+    storage = Counters()
+    engine = ForeignEngine(storage)
+    charge = Charge(fixed(3), A, 2)
+    assert not engine.admit([charge, charge]).admitted
+    assert storage.counts == {}
+    assert engine.admit([charge, Charge(fixed(3), A, 1)]).admitted
+    assert storage.counts == {A: 3}
+
+
+def test_what_cannot_be_given_back_is_taken_last() -> None:
+    """A moving window has no operation that gives back: a fixed one beside it is decided first."""
+
+    class Moving(ContestedCounters):
+        STORAGE_SCHEME = ("moving",)
+        entries = 0
+
+        def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+            self.entries += amount
+            return True
+
+        def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+            return 1_800_000_000.0, self.entries
+
+    storage = Moving()
+    storage.rivals = {":b:": 3}
+    moving = limit.Limit(5, 60_000_000, "sliding-window")
+    charges = [Charge(moving, ":sw:60:scope:a:{someone}", 2), Charge(fixed(3), B, 1)]
+    assert not ForeignEngine(storage).admit(charges).admitted
+    assert storage.entries == 0
+
+
+@pytest.fixture
+def memcached() -> Iterator[MemcachedStorage]:
+    """A Memcached of our own, where it is installed with a client."""
+    pytest.importorskip("pymemcache")
+    binary = shutil.which("memcached")
+    if binary is None:
+        pytest.skip("memcached is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [binary, "-p", str(port), "-l", "127.0.0.1", "-u", "nobody"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            storage = MemcachedStorage(f"memcached://127.0.0.1:{port}")
+            eventually(storage.check)
+            yield storage
+        finally:
+            process.kill()
+
+
+def test_memcached_gives_back_by_decrements(memcached: MemcachedStorage) -> None:
+    """It refuses a negative increment, and a decrement stops at 0 and makes no counter."""
+    engine = ForeignEngine(memcached)
+    first, second = Charge(fixed(5), "k:fw:60:scope:a:{one}", 2), Charge(fixed(3), "b", 1)
+    assert engine.admit([first]).admitted
+    engine._give_back(first)
+    engine._give_back(second)
+    assert (memcached.get(first.key), memcached.get("b")) == (0, 0)
+    assert memcached.storage.get("b") is None
 
 
 def test_a_foreign_storage_serves_the_fixed_window(clock: Clock) -> None:
@@ -137,6 +278,24 @@ def test_deduct_when_looks_first_and_takes_at_the_end(clock: Clock) -> None:
     assert statuses(client, "/400") == [429]
     assert isinstance(limiter.storage, Counters)
     assert sorted(limiter.storage.counts.values()) == [2, 5]
+
+
+def test_equal_limits_that_are_deducted_late_are_one_bucket(clock: Clock) -> None:
+    """It is charged for each of them, the late one by what the response says."""
+    app = Flask("example")
+    limiter = Limiter(asked_key, app=app, storage_uri="counters://", headers_enabled=True)
+
+    @app.get("/<int:status>")
+    @limiter.limit("9/minute")
+    @limiter.limit("9/minute", deduct_when=lambda response: response.status_code == 200)
+    @limiter.limit("9/minute", deduct_when=lambda _: True, override_defaults=False)
+    def view(status: int) -> tuple[str, int]:
+        return "answered", status
+
+    client = app.test_client()
+    assert statuses(client, "/200") + statuses(client, "/400") == [200, 400]
+    assert isinstance(limiter.storage, Counters)
+    assert list(limiter.storage.counts.values()) == [3 + 2]
 
 
 def test_meta_limits_ban_there_too(clock: Clock) -> None:

@@ -1,0 +1,115 @@
+"""Windows of the calendar end by the server's clock, however wrong that of a worker is."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.fixed_window import calendar_window
+from tests.strategies.world import DAY, HOUR, SECOND
+
+DAILY = Limit(5, DAY, anchor="day")
+MONTHLY = Limit(5, 30 * DAY, anchor="month", timezone="Europe/Berlin")
+
+by_any = pytest.mark.parametrize("limit", [DAILY, MONTHLY], ids=["day", "month"])
+wrong_by = pytest.mark.parametrize(
+    "wrong_by_us", [days * DAY for days in (-400, -40, -2, -1, 1, 2, 40)], ids=lambda us: us // DAY
+)
+
+
+class Worker:
+    """An engine whose machine's clock is wrong."""
+
+    def __init__(
+        self, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, wrong_by_us: int = 0
+    ) -> None:
+        self.engine = RedisEngine(client, redis.RedisError)
+        self._monkeypatch = monkeypatch
+        self._wrong_by_us = wrong_by_us
+
+    def call(self, limit: Limit, cost: int = 1) -> tuple[bool, int]:
+        """Whether a call passes, and when its window ends."""
+        wrong_us = time.time_ns() // 1000 + self._wrong_by_us
+        self._monkeypatch.setattr("ratelimit_ext.core.clock.now_us", lambda: wrong_us)
+        decision = self.engine.admit([Charge(limit, "b", cost)])
+        return decision.admitted, decision.now_us + decision.verdicts[0].reset_after_us
+
+
+def end_of(client: redis.Redis, limit: Limit) -> int:
+    """When the present window ends, by the server's clock."""
+    seconds, microseconds = client.time()
+    now = seconds * SECOND + microseconds
+    begin, end = calendar_window(now, limit.anchor or "", limit.timezone)
+    assert begin <= now < end
+    return end
+
+
+def expiry_us(client: redis.Redis) -> int:
+    """When the bucket is dropped."""
+    return int(client.execute_command("PEXPIRETIME", "b")) * 1000
+
+
+@by_any
+@wrong_by
+def test_a_wrong_clock_admits_the_amount(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit, wrong_by_us: int
+) -> None:
+    """Alone, from its first call on: no window is over before it begins."""
+    worker = Worker(redis_client, monkeypatch, wrong_by_us)
+    assert [worker.call(limit)[0] for _ in range(7)] == [True] * 5 + [False] * 2
+
+
+@by_any
+@wrong_by
+def test_a_wrong_clock_is_corrected_by_the_first_reply(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit, wrong_by_us: int
+) -> None:
+    """From the second call on it has the windows of the server's calendar."""
+    worker = Worker(redis_client, monkeypatch, wrong_by_us)
+    worker.call(limit)
+    redis_client.flushdb()
+    assert worker.call(limit) == (True, end_of(redis_client, limit))
+    assert abs(expiry_us(redis_client) - end_of(redis_client, limit)) < SECOND
+
+
+@pytest.mark.parametrize("wrong_by_us", [-2 * DAY, -DAY, -DAY + HOUR, DAY - HOUR, DAY])
+def test_a_clock_that_is_wrong_by_a_day_has_the_right_window_at_once(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, wrong_by_us: int
+) -> None:
+    """Even its first call, before it has seen the server's clock, opens today's window."""
+    worker = Worker(redis_client, monkeypatch, wrong_by_us)
+    assert worker.call(DAILY) == (True, end_of(redis_client, DAILY))
+
+
+@by_any
+@wrong_by
+def test_workers_with_wrong_clocks_share_the_amount(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit, wrong_by_us: int
+) -> None:
+    """Nobody makes a window longer or shorter for others, and a refund goes to it."""
+    wrong = Worker(redis_client, monkeypatch, wrong_by_us)
+    wrong.call(Limit(1, DAY), 0)  # it has seen the server's clock
+    right = Worker(redis_client, monkeypatch)
+    passed = sum(worker.call(limit)[0] for _ in range(5) for worker in (wrong, right))
+    assert passed == 5
+    assert right.call(limit) == wrong.call(limit) == (False, end_of(redis_client, limit))
+
+
+@wrong_by
+def test_a_debt_is_carried_into_the_servers_window(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, wrong_by_us: int
+) -> None:
+    """A correction opens no window in the past either."""
+    worker = Worker(redis_client, monkeypatch, wrong_by_us)
+    charge = Charge(DAILY, "b", 1)
+    worker.call(Limit(1, DAY), 0)
+    verdict = worker.engine.admit([charge]).verdicts[0]
+    redis_client.flushdb()
+    assert worker.engine.settle([Correction(verdict, 5)]) == 1
+    assert worker.call(DAILY) == (False, end_of(redis_client, DAILY))
