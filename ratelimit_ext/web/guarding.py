@@ -79,7 +79,7 @@ class GuardingLimiter(RespondingLimiter):
         For a request that was admitted, and whose call has to be made anew: identities and costs
         are asked again, so that it may by now be another model's. What is held until the call is
         over (tokens, money, calls in flight) is not charged again: if the estimate is higher by
-        now, the difference is held as well. ``None`` if the attempt is admitted, and else the wait
+        now, the difference is held as well, by every limit of the request whatever its name. ``None`` if the attempt is admitted, and else the wait
         in seconds, with nothing charged. If the storage is unavailable the attempt is admitted: the
         request was. A name that the request has no limit of decides nothing; if the whole
         application has none, the log says so.
@@ -106,8 +106,13 @@ class GuardingLimiter(RespondingLimiter):
         return 0.0 if outcome is None else _wait_s(outcome.decision)
 
     def _attempt(self, names: tuple[str, ...], asks: str) -> Attempt:
-        """What another attempt has to be charged by the request's limits of these names."""
-        again = [entry for entry in self.context.taken if entry.claim.limit.name in names]
+        """What another attempt has to be charged by the request's limits of these names, and by
+        all that hold an estimate."""
+        again = [
+            entry
+            for entry in self.context.taken
+            if entry.claim.limit.name in names or entry.claim.limit.held
+        ]
         for name in set(names).difference(entry.claim.limit.name for entry in again):
             self._known_names.doubt_name(name, asks)
         claims = list({id(entry.claim): entry.claim for entry in again}.values())

@@ -14,8 +14,11 @@ from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
+    Answer,
     ProviderServer,
     anthropic_error,
+    openai_body,
+    openai_error,
 )
 from tests.chatapp.workers import (
     ANTHROPIC,
@@ -237,3 +240,50 @@ def test_no_model_is_its_own_second_choice(make_app: AppMaker, provider: Provide
     """Under no name of its family: told at the start."""
     with pytest.raises(SettingsError, match="it is the same model"):
         make_app(CHATAPP_FALLBACK_MODELS={OPENAI: f"{OPENAI}-2026-03-17"})
+
+
+DEAR = "o1-pro"  # holds 0.62 dollars for a call, and 2 are left of the hour
+
+
+def test_a_dearer_second_choice_has_to_fit_into_the_budget(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """It is decided by its own estimate: three calls of it spend the hour's dollars, and the fourth
+    is refused as the model that was asked for, with nothing charged."""
+    workers = Workers(
+        make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: DEAR}, CHATAPP_PROVIDER_ATTEMPTS=1
+    )
+    dear = {"prompt_tokens": 8, "completion_tokens": 1_100, "total_tokens": 1_108}
+    for _ in range(2):
+        answered = Answer(200, {**openai_body(model=DEAR), "usage": dear})
+        provider.script(openai_error(500, code="trouble"), answered)
+        assert chat(workers.one).json["model"] == DEAR
+    hour = left(workers.one)["usd-hour"]
+    assert 0.66 < hour < 0.69
+    # What is held of the first is part of what the second may hold.
+    provider.script(openai_error(500, code="trouble"), answered)
+    assert chat(workers.one).json["model"] == DEAR
+    provider.script(openai_error(500, code="trouble"))
+    calls, before = len(provider.calls), left(workers.one)
+    refused = chat(workers.one)
+    assert (refused.status_code, refused.json["code"]) == (502, "provider_unavailable")
+    assert len(provider.calls) == calls + 1
+    assert left(workers.one)["usd-hour"] == before["usd-hour"] < 0.03
+    assert [call.slug for call in workers.ledger.finished(4)] == [DEAR] * 3 + [OPENAI]
+
+
+def test_the_bound_of_a_second_choice_is_what_the_budget_pays_of_it(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """Of the cheap model the budget pays any answer, of the dear one 3,000 tokens."""
+    workers = Workers(
+        make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: DEAR}, CHATAPP_PROVIDER_ATTEMPTS=1
+    )
+    provider.script(openai_error(500, code="trouble"))
+    body = {"model": OPENAI, "messages": MESSAGES}
+    assert workers.one.post("/v1/chat/completions", json=body).status_code == 200
+    first, second = provider.calls
+    assert "max_completion_tokens" not in first.body
+    bound = second.body["max_completion_tokens"]
+    assert isinstance(bound, int)
+    assert 3_000 < bound < 3_334

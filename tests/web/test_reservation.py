@@ -511,7 +511,8 @@ HELD = ("tokens", "money", "trial", "slots")
 
 
 def test_a_dearer_attempt_is_held_in_full(uri: str) -> None:
-    """The difference is decided and held; an equal or cheaper one adds nothing."""
+    """By every limit that holds an estimate, also by one that is not named ("model"): the difference
+    is decided and held; an equal or cheaper one adds nothing."""
     seen = []
 
     def acts(dearer: Dearer) -> None:
@@ -526,7 +527,7 @@ def test_a_dearer_attempt_is_held_in_full(uri: str) -> None:
     dearer.get()
     first = {**FRESH, "tokens": 900, "money": 8_000_000, "slots": 4, "calls": 9, "model": 900}
     assert dearer.answers == [None] * 3
-    assert seen == [first, *[{**first, "tokens": 700, "money": 5_000_000}] * 2]
+    assert seen == [first, *[{**first, "tokens": 700, "money": 5_000_000, "model": 700}] * 2]
     # Nothing was settled: it costs the estimate of the dearest attempt.
     assert dearer.left() == {**seen[-1], "slots": 5}
 
