@@ -3,12 +3,12 @@
 --
 -- KEYS     one string
 -- stored   the next instant at which a hold changes (7 bytes), how many holds there are (2), the holds
---          in the order of admission: id (6), deadline (7), receipt (7), amount held (6), spent (6);
---          then what the strategy stores
+--          in the order of admission: id (6), deadline (7), receipt (7), amount held (6), spent (6),
+--          final (6), which lies elsewhere than at the receipt; then what the strategy stores
 -- ARGV     as words: the strategy's own; the id of the hold; its lease in microseconds (0: no hold)
 -- returns  the strategy's reading, after what is over was given back
 
-local HEAD, RECORD, FORMAT = 9, 32, '<I6I7I7I6I6'
+local HEAD, RECORD, FORMAT = 9, 38, '<I6I7I7I6I6I6'
 local GRACE = 600000000
 local NEVER = 72057594037927935
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
@@ -91,7 +91,7 @@ local function expired(strategy, raw, now, arg)
       record[5] = amount
     end
   end
-  for i, record in ipairs(kept) do kept[i] = struct.pack(FORMAT, unpack(record, 1, 5)) end
+  for i, record in ipairs(kept) do kept[i] = struct.pack(FORMAT, unpack(record, 1, 6)) end
   records = table.concat(kept)
   return records, next_change(records), inner
 end
@@ -125,7 +125,7 @@ strategies.holding = function(strategy)
       if cost > 0 and lease > 0 then
         local deadline = now + lease
         local receipt = strategy.receipt(now, x, y, z)
-        records = records .. struct.pack(FORMAT, id, deadline, receipt, cost, 0)
+        records = records .. struct.pack(FORMAT, id, deadline, receipt, cost, 0, 0)
         change = math.min(change, deadline)
       end
       return joined(records, change, value)
@@ -136,7 +136,7 @@ strategies.holding = function(strategy)
       local id, lease = words[arg + own], words[arg + own + 1]
       if lease == 0 then return nil end
       local records, change, inner = expired(strategy, raw, now, arg)
-      records = records .. struct.pack(FORMAT, id, now + lease, 0, 0, 0)
+      records = records .. struct.pack(FORMAT, id, now + lease, 0, 0, 0, 0)
       return joined(records, math.min(change, now + lease + GRACE), inner)
     end,
 
@@ -167,8 +167,8 @@ strategies.holding = function(strategy)
       local records, _, inner = expired(strategy, raw, now, arg)
       local place = place_of(records, id)
       if not place then return nil end
-      local _, _, receipt, amount = struct.unpack(FORMAT, records, place)
-      actual = math.min(actual, MOST_HELD)
+      local _, _, receipt, amount, _, final = struct.unpack(FORMAT, records, place)
+      actual = math.max(math.min(actual, MOST_HELD), final)
       inner = adjusted(strategy, inner, now, receipt, actual - amount, arg)
       return settled(replaced(records, place, ''), inner)
     end,
@@ -180,14 +180,14 @@ strategies.holding = function(strategy)
       local records, _, inner = expired(strategy, raw, now, arg)
       local place = place_of(records, id)
       if not place then return nil end
-      local _, deadline, receipt, charged, spent = struct.unpack(FORMAT, records, place)
+      local _, deadline, receipt, charged, spent, final = struct.unpack(FORMAT, records, place)
       spent = math.min(math.max(spent, so_far), MOST_HELD)
       local amount = math.max(charged, spent, math.min(cost, MOST_HELD))
       if deadline <= now and amount > charged then
-        receipt = booked(now, strategy.check(inner, now, 0, arg))
+        receipt, final = booked(now, strategy.check(inner, now, 0, arg)), charged
       end
       inner = adjusted(strategy, inner, now, receipt, amount - charged, arg)
-      local record = struct.pack(FORMAT, id, now + lease, receipt, amount, spent)
+      local record = struct.pack(FORMAT, id, now + lease, receipt, amount, spent, final)
       return settled(replaced(records, place, record), inner)
     end,
   }

@@ -26,13 +26,15 @@ MOST_HELD: Final = 2**48 - 1
 
 
 class Record(NamedTuple):
-    """A call in flight: ``amount`` is charged for it, of which ``spent`` is final."""
+    """A call in flight: ``amount`` is charged for it, of which ``spent`` is known to be real, and
+    ``final`` lies elsewhere than at the receipt and is never given back."""
 
     id: int
     deadline: int
     receipt: int
     amount: int
     spent: int
+    final: int = 0
 
 
 State: TypeAlias = tuple[tuple[Record, ...], Any]  # holds; the strategy's own state
@@ -110,7 +112,7 @@ class Holding:
         record = next((record for record in records if record.id == hold), None)
         if record is None:
             return None
-        delta = min(actual, MOST_HELD) - record.amount
+        delta = max(min(actual, MOST_HELD), record.final) - record.amount
         inner = self._adjusted(inner, now_us, record.receipt, delta, parameters)
         return tuple(other for other in records if other is not record), inner
 
@@ -129,11 +131,12 @@ class Holding:
             return None
         spent = min(max(record.spent, so_far), MOST_HELD)
         amount = max(record.amount, spent, min(cost, MOST_HELD))
-        receipt = record.receipt
+        receipt, final = record.receipt, record.final
         if record.deadline <= now_us and amount > record.amount:
             receipt = self._strategy.booked(self._strategy.check(inner, now_us, 0, own)[2], now_us)
+            final = record.amount
         inner = self._adjusted(inner, now_us, receipt, amount - record.amount, parameters)
-        renewed = Record(hold, now_us + lease, receipt, amount, spent)
+        renewed = Record(hold, now_us + lease, receipt, amount, spent, final)
         return tuple(renewed if other is record else other for other in records), inner
 
     def answer(self, limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:

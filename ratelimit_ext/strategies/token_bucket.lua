@@ -52,7 +52,10 @@ strategies.tb = {
 
   adjust = function(raw, now, receipt, delta, arg)
     local used, frac, ahead = leaked(raw, now, words[arg], words[arg + 1])
-    if used + delta < 0 then return struct.pack('<I7I7I7', 0, 0, now) end
+    local missing = used + delta
+    if missing < 0 or (missing == 0 and frac == 0) then -- a full bucket is a fresh one
+      return struct.pack('<I7I7I7', 0, 0, now)
+    end
     return take(now, math.min(delta, MOST_USED - used), arg, used, frac, ahead)
   end,
 }

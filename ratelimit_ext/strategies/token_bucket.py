@@ -101,8 +101,8 @@ def adjust(
     """A refund fills the bucket at most to its brim; an extra charge may leave it in debt."""
     amount, period, _ = parameters
     used, frac, ahead = _leaked(state, now_us, amount, period)
-    if used + delta < 0:
-        return 0, 0, now_us
+    if (used + delta, frac) <= (0, 0):
+        return 0, 0, now_us  # a full bucket is a fresh one
     change = min(delta, MOST_USED - used)
     return take((used, frac, now_us + ahead), now_us, change, parameters)
 

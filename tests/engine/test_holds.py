@@ -383,6 +383,28 @@ def test_a_lapsed_hold_is_taken_from_the_present_window(engine: Engine) -> None:
     assert left(engine, limit, late) == 850
 
 
+@pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
+def test_a_refund_takes_nothing_from_others(engine: Engine, limit: Limit) -> None:
+    """A call that said 900 after its lease, and cost 0: what was charged before stays where it was,
+    and others of the same instant keep theirs."""
+    hold, late = Hold(7, 2 * DAY + 2 * LEASE), START + 2 * DAY + 3 * LEASE
+    verdict = reserved(engine, limit, 400, hold).verdicts[0]
+    reserved(engine, limit, 90, Hold(8, DAY), late)
+    assert engine.settle([Renewal(verdict, hold, 900)], now_us=late) == 1
+    assert left(engine, limit, late) == 1000 - 90 - 500
+    assert engine.settle([Settlement(verdict, hold, 0)], now_us=late) == 1
+    assert left(engine, limit, late) == 1000 - 90
+
+
+def test_a_hold_of_nothing_keeps_a_clock_that_was_set_back(engine: Engine) -> None:
+    """A full wait begins once, at the first call after the change, though it costs nothing."""
+    limit, hold = Limit(2, MINUTE, "token-bucket", unit="tokens"), Hold(7, LEASE)
+    reserved(engine, limit, 2, Hold(6, LEASE))
+    earlier = START - 60 * MINUTE
+    reserved(engine, limit, 0, hold, earlier)
+    assert left(engine, limit, earlier + 30 * SECOND) == 1
+
+
 SHADOW = Limit(1000, DAY, "fixed-window", unit="tokens", mode="shadow")
 
 

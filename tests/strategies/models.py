@@ -75,6 +75,7 @@ class TokenBucket(Rule):
     def give(self, limit: Limit, now: int, call: int, units: int) -> bool:
         self.take(limit, now, call, 0)
         self.missing = max(Fraction(0), self.missing - units)
+        self.at = self.at if self.missing else now
         return True
 
     def rewind(self, limit: Limit, now: int) -> None:
@@ -394,6 +395,7 @@ class Call:
     deadline: int
     charged: int
     spent: int = 0
+    final: int = 0  # was charged before the lease ended, and stays there
     over: bool = False
 
 
@@ -441,8 +443,8 @@ class Bucket:
 
     def settle(self, limit: Limit, now: int, number: int, actual: int) -> bool:
         call = self.calls.pop(number, None)
-        if call is not None and actual != call.charged:
-            self.correct(limit, now, number, actual - call.charged)
+        if call is not None and max(actual, call.final) != call.charged:
+            self.correct(limit, now, number, max(actual, call.final) - call.charged)
         return call is not None
 
     def renew(self, limit: Limit, now: int, number: int, spent: int, lease: int) -> bool:
@@ -453,6 +455,7 @@ class Bucket:
         amount = max(call.charged, call.spent, call.cost)
         if amount > call.charged:
             book = self.rule.take if call.over else self.rule.carry
+            call.final = call.charged if call.over else call.final
             book(limit, now, number, amount - call.charged)
         call.charged, call.deadline, call.over = amount, now + lease, False
         return True

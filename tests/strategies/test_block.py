@@ -132,3 +132,17 @@ def test_those_who_fail_together_close_it_once(world: World) -> None:
     world.close(SWITCH, 1, manner)
     world.close(SWITCH, 1, manner)
     assert world.call(SWITCH).retry_after_us == 2 * SECOND
+
+
+@pytest.mark.parametrize(("cost", "after"), [(1, 0), (2, 1), (3, 1), (63, 5), (64, 6), (100, 6)])
+def test_a_call_that_counts_for_several_waits_for_its_step(
+    world: World, cost: int, after: int
+) -> None:
+    """The wait that is named before the end of a block is that of this cost, and no shorter."""
+    world.close(SWITCH, 10, how(OVERLOADED, ramped=True))
+    denied = world.call(SWITCH, cost)
+    assert denied.retry_after_us == (10 + after) * SECOND
+    world.wait(10 + after, us=-1)
+    assert not world.call(SWITCH, cost).allowed
+    world.wait(us=1)
+    assert world.call(SWITCH, cost).allowed
