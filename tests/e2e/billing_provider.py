@@ -148,7 +148,9 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
 class Scenario:
     """The marker of a request. Beside the named fields: ``tokens`` the model wants to generate
     (``all``: as many as it may), ``wait_ms`` it takes for that, ``stops=1`` if it stops when the
-    client hangs up; ``status`` and ``retry_after`` of a refusal."""
+    client hangs up; ``status`` and ``retry_after`` of a refusal, which may be ``only`` one model's;
+    ``input``, ``cached``, ``written``, ``written_1h`` and ``searches`` are billed as stated.
+    """
 
     name: str = "normal"
     id: str = ""
@@ -163,9 +165,7 @@ class Scenario:
         pairs = dict(word.split("=", 1) for word in found[1].decode().split())
         name = pairs.pop("scenario")
         assert name in BEHAVIOURS, name
-        return cls(
-            name=name, id=pairs.pop("id", ""), caller=pairs.pop("caller", ""), options=pairs
-        )
+        return cls(name=name, id=pairs.pop("id", ""), caller=pairs.pop("caller", ""), options=pairs)
 
     @property
     def behaviour(self) -> Behaviour:
@@ -201,12 +201,16 @@ class BillingProvider:
         self.prices = PriceTable()
         self._lock = threading.Lock()
         self._calls: list[BilledCall] = []
+        self._numbers: dict[str, list[int]] = {}  # by id
         self._end = threading.Event()
 
     def calls(self, **wanted: str) -> list[BilledCall]:
         """The calls whose marker has these values: ``id``, ``caller``, ``name``."""
         with self._lock:
-            calls = list(self._calls)
+            if "id" in wanted:
+                calls = [self._calls[number] for number in self._numbers.get(wanted["id"], ())]
+            else:
+                calls = list(self._calls)
         return [
             call
             for call in calls
@@ -242,6 +246,7 @@ class BillingProvider:
                 fields=fields,
             )
             self._calls.append(call)
+            self._numbers.setdefault(call.scenario.id, []).append(call.number)
         return call
 
     def note(self, call: BilledCall, **changes: Any) -> BilledCall:
@@ -260,7 +265,7 @@ class BillingProvider:
             written_tokens=option("written"),
             written_1h_tokens=option("written_1h"),
             searches=option("searches"),
-            tier=call.scenario.options.get("tier", requested_tier(call.fields)),
+            tier=served_tier(call.fields, call.scenario),
         )
         return self.note(call, used=used)
 
@@ -290,10 +295,12 @@ class BillingProvider:
         self._end.set()
 
 
-def requested_tier(fields: Mapping[str, Any]) -> str:
-    """The tier that a request asks for, which the provider serves."""
-    tier = fields.get("speed") or fields.get("service_tier") or "standard"
-    return tier if tier in TIERS else "standard"
+def served_tier(fields: Mapping[str, Any], scenario: Scenario) -> str:
+    """The tier that a request asks for, or the scenario's ``tier`` where it leaves the choice."""
+    asked = fields.get("speed") or fields.get("service_tier") or "auto"
+    if asked == "auto":
+        return scenario.options.get("tier", "standard")
+    return asked if asked in TIERS else "standard"
 
 
 # The two protocols: a plain body, and the events of a stream up to an ending.
@@ -423,7 +430,7 @@ class AnthropicProtocol:
         ]
 
     def error_event(self) -> bytes:
-        return _event(self.error(529), "error")
+        return _event(self.error(500), "error")
 
     @staticmethod
     def _block(output: str) -> dict[str, object]:
@@ -473,6 +480,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     provider: BillingProvider
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # clients leave at any moment
+            super().handle()
+
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         path = self.path.partition("?")[0]
@@ -485,12 +496,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.provider.note(self._call, sent=True)
 
     def _behave(self) -> None:
-        scenario, provider = self._call.scenario, self.provider
-        special = scenario.options.get("tier", requested_tier(self._call.fields)) != "standard"
-        if scenario.name == "refuse" or (scenario.name == "tier_429" and special):
+        scenario = self._call.scenario
+        if self._is_refused():
             self._refuse(scenario.number("status", 429))
             return
-        self._call = provider.read_prompt(self._call)
+        self._call = self.provider.read_prompt(self._call)
         if not self._generated():
             self.close_connection = True
             return
@@ -503,6 +513,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, protocol.body())
         else:  # a plain answer that never comes
             self._wait()
+
+    def _is_refused(self) -> bool:
+        scenario = self._call.scenario
+        if scenario.name == "refuse":
+            return scenario.options.get("only", self._call.model) == self._call.model
+        tier = served_tier(self._call.fields, scenario)
+        return scenario.name == "tier_429" and tier != "standard"
 
     def _generated(self) -> bool:
         """Generate everything; False if the client left before it was done."""
