@@ -25,25 +25,22 @@ class Spent:
     unseen: bool = False
 
 
-def spent_on(
-    usage: Usage | None, estimate: Estimate, *, output_bytes: int, is_hidden: bool
-) -> Spent:
-    """What a whole answer used, by the provider's usage or by its size. ``is_hidden``: the model
-    may have generated more than the answer shows."""
+def spent_on(usage: Usage | None, estimate: Estimate, *, output_bytes: int) -> Spent:
+    """What a whole answer used, by the provider's usage or by its size."""
     if usage is not None:
         return Spent(usage, estimated=False)
-    at_least = _estimated(estimate, tokens_of(output_bytes), is_hidden=is_hidden)
-    return Spent(at_least, estimated=True, unseen=is_hidden)
+    return Spent(_estimated(estimate, tokens_of(output_bytes), is_hidden=False), estimated=True)
 
 
 def spent_by(progress: Progress, estimate: Estimate, *, is_hidden: bool) -> Spent:
-    """What a stream used that has ended there. One that the provider ended with an error generated
-    no more than it sent."""
+    """What a stream used that has ended there. ``is_hidden``: the model may have generated more
+    than it sent; not in an answer that is whole, or that the provider ended with an error."""
     usage = progress.usage
     if usage is not None and progress.usage_is_final:
         return Spent(usage, estimated=False)
     is_silent = usage is None and progress.output_bytes == 0
-    unseen = (is_hidden or is_silent) and not progress.failed
+    is_over = progress.failed or progress.finish_reason is not None
+    unseen = (is_hidden or is_silent) and not is_over
     at_least = _estimated(estimate, tokens_of(progress.output_bytes), is_hidden=unseen)
     if usage is not None:
         at_least = replace(usage, output_tokens=max(usage.output_tokens, at_least.output_tokens))

@@ -61,7 +61,6 @@ class Dispatch:
         departure: Departure,
         estimator: Estimator,
     ) -> None:
-        self.call = call
         #: The model that is asked; another one after `ask`, where that was the second choice.
         self.model = model
         self._conversation = conversation
@@ -74,14 +73,15 @@ class Dispatch:
         self._guard = Guard(self._gate, most_attempts=present_attempts(), sleep=departure.wait)
         self._estimate = present_estimate()
         self._may_hide_output = may_hide_output()
-        #: What all answers together cannot exceed, if the request says so.
-        self._most_asked: int | None = g.chat_request.most_output_tokens
+        self._most_output_tokens: int | None = None
+        self._bound_to_budget()
+        self.call = self._as_estimated(call)
         self._estimator = estimator
         self._lock = threading.Lock()
         self._is_over = False
         self._wait = Wait()
         if ledger is not None:
-            ledger.begin(call)
+            ledger.begin(self.call)
 
     def ask(self, attempt: Attempt[A]) -> A:
         """What the provider brings, within the bounded attempts; where it has no room, what that
@@ -116,19 +116,48 @@ class Dispatch:
     def _attempted(self, attempt: Attempt[A]) -> A:
         if self.departure.has_happened:  # nothing is asked for a client that has left
             raise ProviderError(self.model.provider, "unavailable", message="the client has left")
-        return attempt(self.model, self._most_output_tokens())
+        return attempt(self.model, self._most_output_tokens)
 
-    def _most_output_tokens(self) -> int | None:
-        """What the caller's budget pays of each answer, where an answer could cost more."""
+    def _bound_to_budget(self) -> None:
+        """Bound each answer by what the caller's budget pays, where one could cost more.
+
+        Calls in flight share what is left of a budget. If a call of the caller's was lately not
+        billed, half of it is held for this one, and bounds it: no cost goes unseen twice.
+        """
         budget = self._limiter.remaining_budget()
         if budget is None:
-            return None
-        catalogue, estimate = self._conversation.catalogue, self._estimate
-        prompt = replace(estimate.usage, output_tokens=0)
-        paid = catalogue.output_tokens_for(int(budget.scaleb(6)), self.model.slug, prompt)
-        paid //= estimate.choices
-        asked = self._most_asked and self._most_asked // estimate.choices
-        return max(1, paid) if paid < catalogue.longest_answer(self.model, asked) else None
+            return
+        left = int(budget.scaleb(6))
+        if self._gate.was_not_billed and self._hold(output_tokens=self._paid_by(left // 2)):
+            paid = self._estimate.output_tokens
+        else:
+            share = left // max(1, self._limiter.calls_in_flight())
+            paid = max(self._paid_by(share), self._estimate.output_tokens)
+        if paid < self._longest():
+            self._most_output_tokens = max(1, paid // self._estimate.choices)
+
+    def _paid_by(self, micro_usd: int) -> int:
+        """The output tokens of all answers that an amount pays."""
+        prompt = replace(self._estimate.usage, output_tokens=0)
+        return self._conversation.catalogue.output_tokens_for(micro_usd, self.model.slug, prompt)
+
+    def _longest(self) -> int:
+        """The most that all answers together can have."""
+        choices, catalogue = self._estimate.choices, self._conversation.catalogue
+        asked = g.chat_request.most_output_tokens
+        return choices * catalogue.longest_answer(self.model, asked and asked // choices)
+
+    def _hold(self, *, output_tokens: int) -> bool:
+        """Hold so many output tokens, if that is more than is held; whether it is held now."""
+        output_tokens = min(output_tokens, self._longest())
+        if output_tokens <= self._estimate.output_tokens:
+            return False
+        held, g.estimate = self._estimate, replace(self._estimate, output_tokens=output_tokens)
+        if self._gate.hold_more():
+            self._estimate = g.estimate
+            return True
+        g.estimate = held
+        return False
 
     def _may_turn(self, error: ProviderError) -> bool:
         """Whether the second choice is asked now."""
@@ -145,14 +174,21 @@ class Dispatch:
         self._estimate = present_estimate()
         self._may_hide_output = may_hide_output()
         self._gate.needs = present_needs()
-        self.call = replace(
-            self.call,
-            slug=chosen.slug,
-            provider=chosen.provider,
+        self._most_output_tokens = None
+        self._bound_to_budget()
+        self.call = self._as_estimated(self.call)
+        return True
+
+    def _as_estimated(self, call: Call) -> Call:
+        """The call with the model that is asked, and what is held for it."""
+        return replace(
+            call,
+            slug=self.model.slug,
+            provider=self.model.provider,
             estimated_input_tokens=self._estimate.input_tokens,
             estimated_output_tokens=self._estimate.output_tokens,
+            cost_micro_usd=self._conversation.price(self.model.slug, self._estimate.usage),
         )
-        return True
 
     def broke_off(self, error: ProviderError) -> None:
         """The stream ended with this error; `streamed` records what became of the call."""
@@ -160,10 +196,7 @@ class Dispatch:
 
     def answered(self, usage: Usage | None, *, output_bytes: int) -> None:
         """The answer is whole, and has this usage, or this size if it reports none."""
-        spent = spent_on(
-            usage, self._estimate, output_bytes=output_bytes, is_hidden=self._may_hide_output
-        )
-        self._over(spent, "answered")
+        self._over(spent_on(usage, self._estimate, output_bytes=output_bytes), "answered")
 
     def goes_on(self, progress: Progress) -> None:
         """The stream has come so far, and its charges are not to be given back yet."""
@@ -219,8 +252,8 @@ class Dispatch:
         )
         if self._ledger is not None:
             self._ledger.finish(self.call)
-        if spent.unseen and status != "answered":
-            self._estimator.unbilled(self.call.slug, self.call.user)
+        if spent.unseen:
+            self._gate.note_unbilled()
         elif status == "answered" and not spent.estimated:
             self._estimator.observe(self.call.slug, self._estimate, spent.usage, self.call.user)
 
@@ -239,7 +272,7 @@ class Dispatch:
 def begin(conversation: Conversation, model: Model) -> Dispatch:
     """A call of this model for the present request; its provider is asked next."""
     connections = filter(None, map(request.environ.get, CONNECTIONS))
-    limiter, estimate = present_limiter(), present_estimate()
+    limiter = present_limiter()
     call = Call(
         id=new_call_id(),
         started_at=datetime.now(UTC),
@@ -250,9 +283,9 @@ def begin(conversation: Conversation, model: Model) -> Dispatch:
         model=second_choice.asked_for(model),
         slug=model.slug,
         provider=model.provider,
-        estimated_input_tokens=estimate.input_tokens,
-        estimated_output_tokens=estimate.output_tokens,
-        cost_micro_usd=conversation.price(model.slug, estimate.usage),
+        estimated_input_tokens=0,  # what is held for it, Dispatch knows
+        estimated_output_tokens=0,
+        cost_micro_usd=0,
     )
     return Dispatch(
         call,

@@ -14,6 +14,9 @@ COOL_DOWN: Final = "provider"
 #: The provider's own quotas, `as reported`.
 INPUT_QUOTA: Final = "provider-input-tokens"
 QUOTAS: Final = ("provider-requests", "provider-tokens", INPUT_QUOTA, "provider-output-tokens")
+#: On for a user whose last call was not billed as far as we know, `unless blocked` in shadow.
+UNBILLED: Final = "unbilled"
+UNBILLED_S: Final = 3600.0
 #: Everything that is counted by model: charged anew where another model is asked.
 OF_THE_MODEL: Final = ("model", "blocked-model", COOL_DOWN, *QUOTAS)
 
@@ -35,6 +38,7 @@ class LimiterGate:
         self._limiter = limiter
         self._reservation = limiter.reservation
         self._shares_pauses = shares_pauses
+        self._unbilled = limiter.verdict(UNBILLED)
         #: What the call is counted as by its provider, before it is made.
         self.needs = needs
 
@@ -45,6 +49,21 @@ class LimiterGate:
     def admit_model(self) -> float | None:
         """The same after the request was changed to another model."""
         return self._limiter.admit_again(*OF_THE_MODEL)
+
+    def hold_more(self) -> bool:
+        """Hold what the present request is by now expected to use beyond what is held for it;
+        whether there was enough of every limit."""
+        return self._limiter.admit_again() is None
+
+    @property
+    def was_not_billed(self) -> bool:
+        """Whether a call of the caller's was lately not billed as far as we know."""
+        return self._unbilled is not None and not self._unbilled.allowed
+
+    def note_unbilled(self) -> None:
+        """The present call may be billed, and its usage was not reported."""
+        if self._unbilled is not None:
+            self._reservation.block(UNBILLED, for_s=UNBILLED_S)
 
     def pause_s(self) -> float:
         """See Gate."""

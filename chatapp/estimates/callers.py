@@ -20,15 +20,12 @@ ENOUGH_CALLS: Final = 20
 QUANTILE: Final = 0.95
 #: How many calls a cached share is taken from; the median of two is the smaller.
 FEW_CALLS: Final = 5
-#: An expectation is doubled at most so often: then it is above what any model generates.
-MOST_DOUBLINGS: Final = 10
 
 
 @dataclass(slots=True)
 class _Known:
     outputs: deque[int] = field(default_factory=lambda: deque(maxlen=2 * ENOUGH_CALLS))
     cached_shares: deque[float] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
-    unbilled: int = 0
 
 
 class Callers:
@@ -48,13 +45,6 @@ class Callers:
             outputs = sorted(known.outputs)
         return outputs[math.ceil(QUANTILE * len(outputs)) - 1]
 
-    def doublings(self, caller: str, slug: str) -> int:
-        """How many calls in a row ended without a bill: each doubles what is held of the next, so
-        that calls whose cost is never reported cannot be cheap for long."""
-        with self._lock:
-            known = self._known.get((caller, slug))
-            return 0 if known is None else min(known.unbilled, MOST_DOUBLINGS)
-
     def cached_share(self, caller: str, slug: str) -> float:
         """Which part of the input was lately read from the provider's cache, 0 to 1."""
         with self._lock:
@@ -66,19 +56,9 @@ class Callers:
     def billed(self, caller: str, slug: str, *, output_tokens: int, cached_share: float) -> None:
         """A call is over, and its provider has reported the usage."""
         with self._lock:
-            known = self._of(caller, slug)
+            known = self._known.setdefault((caller, slug), _Known())
+            self._known.move_to_end((caller, slug))
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
             known.outputs.append(output_tokens)
             known.cached_shares.append(cached_share)
-            known.unbilled = 0
-
-    def unbilled(self, caller: str, slug: str) -> None:
-        """A call is over that its provider may bill, and has reported no usage of."""
-        with self._lock:
-            self._of(caller, slug).unbilled += 1
-
-    def _of(self, caller: str, slug: str) -> _Known:
-        known = self._known.setdefault((caller, slug), _Known())
-        self._known.move_to_end((caller, slug))
-        if len(self._known) > self._most:
-            self._known.popitem(last=False)
-        return known

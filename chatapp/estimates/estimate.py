@@ -118,16 +118,14 @@ class Estimator:
         """What one answer is expected to have: by the caller's own calls, else by the model's."""
         own = None if caller is None else self._callers.output_tokens(caller, slug)
         if own is None:
-            expected = expected_output_tokens(self._outputs.recent(slug))
-        else:
-            expected = max(LEAST_OUTPUT_TOKENS, own)
-        return expected << (0 if caller is None else self._callers.doublings(caller, slug))
+            return expected_output_tokens(self._outputs.recent(slug))
+        return max(LEAST_OUTPUT_TOKENS, own)
 
     def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:
         """A call is over, and its provider has reported the usage. Once a call; never raises.
 
         Not for a usage that was itself estimated, as of a stream that broke off: the next estimate
-        would learn from it. See :meth:`unbilled`.
+        would learn from it.
         """
         output_tokens = -(-max(0, actual.output_tokens) // estimate.choices)
         self._outputs.add(slug, output_tokens)
@@ -146,10 +144,6 @@ class Estimator:
             ),
         )
         log.debug("%s used %.2f × the input and %.2f × the output estimated", slug, *ratios)
-
-    def unbilled(self, slug: str, caller: str) -> None:
-        """A call is over that may be billed, and whose usage was not reported."""
-        self._callers.unbilled(caller, slug)
 
     def close(self) -> None:
         """Share what was learned last, and end; the end of the process does that by itself."""

@@ -26,6 +26,7 @@ class ConcludingLimiter(AskingLimiter):
 
     def _conclude(self, state: LimitedRequest, outcome: Outcome) -> None:
         """Remember the answers; raise the refusal where the request was denied."""
+        state.decided = outcome.entries
         enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
         state.entries += [entry for entry in enforced if entry.claim.limit.told]
         if outcome.decision.admitted:

@@ -16,6 +16,7 @@ import flask
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
@@ -133,6 +134,19 @@ class Limiter(GuardingLimiter):
         if not left:
             return None
         return Decimal(min(left[each] + held[each] for each in left)).scaleb(-6)
+
+    def verdict(self, name: str) -> Verdict | None:
+        """What the limit of that name said of the present request; ``None`` if it has none. Shadow
+        limits and guards have verdicts, too. The storage is not asked."""
+        named = [e.verdict for e in self.context.decided if e.claim.limit.name == name]
+        return named[-1] if named else None
+
+    def calls_in_flight(self) -> int:
+        """How many calls of the present caller are in flight, this one included, by the limit
+        ``in flight`` that counts the most; 0 without such a limit. The storage is not asked."""
+        counted = [e.verdict for e in self.context.decided if e.claim.limit.unit == "calls"]
+        in_flight = (v.charge.limit.amount - v.remaining for v in counted if v.enforced)
+        return max(in_flight, default=0)
 
     def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
         """Wait until the storage has taken all settlements of this process that it could not take

@@ -79,10 +79,10 @@ class GuardingLimiter(RespondingLimiter):
         For a request that was admitted, and whose call has to be made anew: identities and costs
         are asked again, so that it may by now be another model's. What is held until the call is
         over (tokens, money, calls in flight) is not charged again: if the estimate is higher by
-        now, the difference is held as well, by every limit of the request whatever its name. ``None`` if the attempt is admitted, and else the wait
-        in seconds, with nothing charged. If the storage is unavailable the attempt is admitted: the
-        request was. A name that the request has no limit of decides nothing; if the whole
-        application has none, the log says so.
+        now, the difference is held as well, by every limit of the request whatever its name.
+        ``None`` if the attempt is admitted, and else the wait in seconds, with nothing charged. If
+        the storage is unavailable the attempt is admitted: the request was. A name that the request
+        has no limit of decides nothing; if the whole application has none, the log says so.
         """
         state = self.context
         attempt = self._attempt(names, "admit_again")

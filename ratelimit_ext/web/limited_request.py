@@ -54,6 +54,7 @@ class LimitedRequest:
         "_reserves",
         "charged",
         "conditional",
+        "decided",
         "entries",
         "exempt",
         "extension",
@@ -87,6 +88,8 @@ class LimitedRequest:
         self._begin()
 
     def _begin(self) -> None:
+        #: All entries of the last admission, guards and shadows included.
+        self.decided: list[Entry] = []
         #: Enforced entries, in the order of decision.
         self.entries: list[Entry] = []
         #: Entries whose charge depends on the response: refunded, unless it says otherwise. Where

@@ -12,6 +12,7 @@ from chatapp import catalogue
 from chatapp.providers import Usage
 from chatapp.providers.anthropic.extras import extras_of as anthropic_extras
 from chatapp.providers.openai.extras import extras_of as openai_extras
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     Answer,
     ProviderServer,
@@ -271,3 +272,39 @@ def test_odd_fields_do_not_raise(odd: object) -> None:
         names = ("tools", "messages", "thinking", "speed", "inference_geo", "service_tier")
         for name in (*names, "modalities", "container", "audio"):
             extras({name: odd})
+
+
+def test_after_a_call_without_a_bill_no_cost_goes_unseen(
+    make_app: AppMaker, provider: ProviderServer, redis_client: Any, redis_server: Any
+) -> None:
+    """For an hour, in every worker: half of what the budget has left is held for each next call and
+    bounds its answer, so that what is not reported is charged all the same. Calls one after the
+    other pass as before, and cost what they cost."""
+    config = {"CHATAPP_PROVIDER_TIMEOUT_S": 0.5, "RATELIMIT_STORAGE_URI": redis_server.uri}
+    one, other = (make_app(**config).test_client() for _ in range(2))
+    path, body = "/v1/chat/completions", {"model": DEAR}
+    provider.silence()
+    assert ask(one, path, body).status_code == 504
+    remaining = left(other)["usd-hour"]
+    assert 1.38 < remaining < 1.39  # 1,024 tokens of output were held
+    assert ask(other, path, body).status_code == 504
+    assert left(other)["usd-hour"] == pytest.approx(remaining / 2, abs=0.001)
+    bounds = [call.body["max_completion_tokens"] for call in provider.calls]
+    assert all(isinstance(bound, int) for bound in bounds)
+    half = CATALOGUE.output_tokens_for(int(remaining * 1e6) // 2, DEAR, Usage(8, 0))
+    assert bounds == [PAID, pytest.approx(half, abs=2)]
+
+
+def test_a_reported_call_releases_what_was_held_of_it(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """A caller who has stopped one stream is not kept from the next calls."""
+    limiter = online.application.extensions["chatapp.limiter"]
+    with online.application.app_context():
+        limiter.block("unbilled", "ip:127.0.0.1")
+    for _ in range(5):
+        before = left(online)
+        assert ask(online, "/v1/chat/completions", {"model": "gpt-5.4"}).status_code == 200
+        billed = CATALOGUE.price("gpt-5.4", Usage(12, 5, cached_input_tokens=8))
+        assert round((before["usd-hour"] - left(online)["usd-hour"]) * 1e6) == billed
+    assert 50_000 < provider.calls[0].body["max_completion_tokens"] < 67_000

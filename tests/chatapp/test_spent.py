@@ -16,7 +16,7 @@ def test_a_final_usage_is_the_bill(is_hidden: bool) -> None:
     """Nothing is estimated beside it."""
     progress = Progress("m", usage=Usage(9, 4), usage_is_final=True, output_bytes=999)
     assert spent_by(progress, HELD, is_hidden=is_hidden) == Spent(Usage(9, 4), estimated=False)
-    whole = spent_on(Usage(9, 4), HELD, output_bytes=9, is_hidden=is_hidden)
+    whole = spent_on(Usage(9, 4), HELD, output_bytes=9)
     assert whole == Spent(Usage(9, 4), estimated=False)
 
 
@@ -29,7 +29,7 @@ def test_what_was_received_is_counted() -> None:
     assert counted == Spent(Usage(9, 10, cached_input_tokens=2), estimated=True)
     more = Progress("m", usage=Usage(9, 50), output_bytes=30)
     assert spent_by(more, HELD, is_hidden=False).usage == Usage(9, 50)
-    whole = spent_on(None, HELD, output_bytes=30, is_hidden=False)
+    whole = spent_on(None, HELD, output_bytes=30)
     assert whole == Spent(Usage(5, 10), estimated=True)
 
 
@@ -44,12 +44,17 @@ def test_where_output_is_hidden_the_hold_is_charged() -> None:
         assert (spent.usage.output_tokens, spent.unseen) == (output, True)
     silent = spent_by(Progress("m"), HELD, is_hidden=False)
     assert silent == Spent(Usage(5, 100), estimated=True, unseen=True)
-    assert spent_on(None, HELD, output_bytes=3, is_hidden=True).usage == Usage(5, 100)
 
 
-def test_a_stream_that_its_provider_ended_with_an_error_is_what_it_sent() -> None:
-    """The provider says that it generates no more."""
-    progress = Progress("m", output_bytes=30, failed=True)
+@pytest.mark.parametrize(
+    "progress",
+    [
+        Progress("m", output_bytes=30, failed=True),
+        Progress("m", output_bytes=30, finish_reason="stop"),
+    ],
+)
+def test_a_stream_that_its_provider_has_ended_is_what_it_sent(progress: Progress) -> None:
+    """With an error, or whole and without a usage: the provider says that it generates no more."""
     spent = spent_by(progress, HELD, is_hidden=True)
     assert spent == Spent(Usage(5, 10), estimated=True)
 

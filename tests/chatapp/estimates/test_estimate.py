@@ -66,18 +66,6 @@ def test_short_answers_lower_only_their_callers_hold(estimator: Estimator) -> No
         assert estimate.output_tokens == UNKNOWN_OUTPUT_TOKENS
 
 
-def test_calls_without_a_bill_double_the_next_hold(estimator: Estimator) -> None:
-    """Of that caller and model, until a call is billed again; never above the longest answer."""
-    for doubled in (1, 2, 4, 8, 16, 16, 16):
-        estimate = estimator.estimate(GPT, BODY, caller="mallory")
-        assert estimate.output_tokens == doubled * UNKNOWN_OUTPUT_TOKENS
-        estimator.unbilled(GPT.slug, "mallory")
-    assert MODELS.longest_answer(GPT) == 16 * UNKNOWN_OUTPUT_TOKENS
-    assert estimator.estimate(GPT, BODY, caller="ada").output_tokens == UNKNOWN_OUTPUT_TOKENS
-    estimator.observe(GPT.slug, estimate, Usage(10, 10), "mallory")
-    assert estimator.estimate(GPT, BODY, caller="mallory").output_tokens == UNKNOWN_OUTPUT_TOKENS
-
-
 def test_input_that_was_cached_lately_is_expected_to_be(estimator: Estimator) -> None:
     """An agent's next turn: the limit in tokens takes the rest alone, and dollars the cheap price.
     One call says nothing, and the lower of two counts."""
