@@ -8,6 +8,7 @@ from __future__ import annotations
 from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
+from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.engine.embedded import embedded_uri
 from ratelimit_ext.web.cause import BlockReason
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
@@ -29,6 +30,7 @@ __all__ = [
     "Blocked",
     "ConfigurationError",
     "ExemptionScope",
+    "Guess",
     "HeaderNames",
     "Limit",
     "Limiter",

@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Claim
-from ratelimit_ext.web.entry import Entry
+from ratelimit_ext.web.entry import Admission, Entry
 
 #: Flask-Limiter's words.
 SWALLOWED: Final = "Failed to rate limit. Swallowing error"
@@ -32,7 +33,7 @@ class Asked(NamedTuple):
     """What functions have said about this request: many limits ask the same one."""
 
     identities: dict[int, object]
-    costs: dict[tuple[int, bool], int]
+    costs: dict[tuple[int, bool], int | Guess]
 
 
 class Outcome(NamedTuple):
@@ -49,12 +50,12 @@ class Outcome(NamedTuple):
 
     @property
     def shadows(self) -> list[Entry]:
-        """The entries on trial, which were taken though the request may have been denied: not those
-        whose costs are held, which are taken with an admitted request alone."""
+        """The entries in shadow that were taken although the request was denied. A shadow that
+        holds an estimate is taken only if the request is admitted."""
         return [
-            e
-            for e in self.entries
-            if e.verdict.allowed and not e.verdict.enforced and not e.claim.limit.held
+            entry
+            for entry in self.entries
+            if entry.verdict.allowed and not (entry.verdict.enforced or entry.claim.limit.held)
         ]
 
 
@@ -138,10 +139,12 @@ def admitted(engine: Engine, made: Charged, hold: Hold, *, take: bool = True) ->
     if len(verdicts) < len(made.charges):
         by_key = {verdict.charge.key: verdict for verdict in verdicts}
         verdicts = tuple(by_key[charge.key] for charge in made.charges)
-    now, here = decision.now_us, time.monotonic()
+    now, admission = decision.now_us, Admission(engine, hold, time.monotonic())
     entries = [
-        Entry(claim, identity, verdict, now, here)
-        for claim, identity, verdict in zip(made.claims, made.identities, verdicts, strict=True)
+        Entry(claim, identity, charge.cost, verdict, now, admission)
+        for claim, identity, charge, verdict in zip(
+            made.claims, made.identities, made.charges, verdicts, strict=True
+        )
     ]
     own = len(entries) - made.metas
     return Outcome(decision, entries[:own], entries[own:])

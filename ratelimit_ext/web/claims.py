@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from flask_limiter._limits import RuntimeLimit
 
 from ratelimit_ext.core.charge import Charge, checked_cost
+from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
@@ -76,8 +77,8 @@ class Claim:
             and self.runtime.cost == 1
         )
 
-    def charge(self, identity: str, costs: dict[tuple[int, bool], int]) -> Charge:
-        """The charge of the present request. Raises ``ValueError`` for a cost that is none.
+    def charge(self, identity: str, costs: dict[tuple[int, bool], int | Guess]) -> Charge:
+        """The charge of the present request. Raises ``ValueError`` for an invalid cost.
 
         ``costs`` are the estimates that were asked already, by the function's identity and by
         whether its answer was in dollars.
@@ -90,15 +91,28 @@ class Claim:
             if known is None:
                 known = costs[question] = self._cost(self.estimate)
             cost = known
+        if isinstance(cost, Guess):
+            cost = self._guessed(cost)
         return Charge(self.limit, bucket_key(self.shared_key, identity), cost)
 
-    def _cost(self, stated: Any) -> int:
+    def _guessed(self, guess: Guess) -> int:
+        """What a guess charges: what the limit can hold at most, unless the least is above that."""
+        charged: int = max(guess.least, min(guess.cost, self.limit.capacity))
+        return charged
+
+    def _cost(self, stated: Any) -> int | Guess:
         cost = stated() if callable(stated) else stated
+        if isinstance(cost, Guess):
+            return Guess(self._in_units(cost.cost), self._in_units(cost.least))
+        return self._in_units(cost)
+
+    def _in_units(self, cost: Any) -> int:
         if self.limit.unit == "usd":
             cost = _micro_dollars(cost, self.runtime.limit)
         if cost.__class__ is not int or cost < 0:
-            cost = checked_cost(cost, self.runtime.limit)
-        return cost
+            return checked_cost(cost, self.runtime.limit)
+        units: int = cost
+        return units
 
 
 class ClaimMaker:

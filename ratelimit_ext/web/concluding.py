@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import flask
+from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.web.admission import Outcome
 from ratelimit_ext.web.asking import AskingLimiter
@@ -28,21 +29,25 @@ class ConcludingLimiter(AskingLimiter):
         enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
         state.entries += [entry for entry in enforced if entry.claim.limit.told]
         if outcome.decision.admitted:
-            state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
-            state.conditional += [e for e in outcome.entries if e.claim.runtime.deduct_when]
+            _remember_taken(state, outcome)
             return
+        state.refusal = refusal = self._refused(state, outcome)
+        raise refusal
+
+    def _refused(self, state: LimitedRequest, outcome: Outcome) -> HTTPException:
+        """What the denial is raised as; callbacks on a breach are called."""
         banned = [entry for entry in outcome.metas if not entry.verdict.allowed]
         if banned:
             state.entries = [banned[0]]
             state.retry_ms = outcome.decision.retry_after_ms
             response = self._told(banned[:1], meta=True)
-            raise self._refusal(banned[0], outcome, "limit", response)
+            return self._refusal(banned[0], outcome, "limit", response)
         denied = outcome.denied
         if len(denied) > 1:
             denied.sort(key=lambda entry: rank(entry.claim.runtime.limit))
         for entry in denied:
             if entry.verdict.retry_after_us is None:
-                raise RequestTooLarge(entry.claim, entry.verdict)
+                return RequestTooLarge(entry.claim, entry.verdict)
         state.retry_ms = outcome.decision.retry_after_ms
         first = min((cause_of(entry.verdict) for entry in denied), key=ORDER.index)
         denied = [entry for entry in denied if cause_of(entry.verdict) == first]
@@ -57,10 +62,10 @@ class ConcludingLimiter(AskingLimiter):
             )
         wait_ms = None if (state.retry_ms or 0) > ENDLESS_MS else state.retry_ms
         if first in ("closed", "overloaded"):
-            raise TemporarilyUnavailable(lasting.claim, first, wait_ms)
+            return TemporarilyUnavailable(lasting.claim, first, wait_ms)
         if first == "blocked" and wait_ms is None:
-            raise Blocked(lasting.claim)
-        raise self._refusal(lasting, outcome, first, self._told(told, meta=False))
+            return Blocked(lasting.claim)
+        return self._refusal(lasting, outcome, first, self._told(told, meta=False))
 
     def _refusal(
         self, entry: Entry, outcome: Outcome, cause: Cause, response: flask.Response | None
@@ -92,3 +97,16 @@ class ConcludingLimiter(AskingLimiter):
                 if isinstance(response, flask.Response):
                     answer = response
         return answer
+
+
+def _remember_taken(state: LimitedRequest, outcome: Outcome) -> None:
+    """Note what was charged, and what depends on the response."""
+    taken = [entry for entry in outcome.entries if entry.verdict.allowed]
+    conditional = [entry for entry in taken if entry.claim.runtime.deduct_when]
+    if conditional:
+        state.conditional += conditional
+        if not conditional[0].admission.engine.gives_back:
+            taken = [entry for entry in taken if not entry.claim.runtime.deduct_when]
+    state.taken += taken
+    if any(entry.claim.limit.held for entry in taken):
+        state.reserved()

@@ -18,19 +18,19 @@ from flask_limiter.util import get_qualified_name
 from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web.admission import SWALLOWED, Outcome, admitted, charged
 from ratelimit_ext.web.cause import lacks_room
 from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
-from ratelimit_ext.web.entry import Entry, one_per_charge
+from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.known_names import KnownNames
 from ratelimit_ext.web.lease import DEFAULT_LEASE_S
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
+from ratelimit_ext.web.settlement_queue import settlements
 from ratelimit_ext.web.storing import StoringLimiter
 
 
@@ -49,6 +49,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         #: What adds to a policy's limits those that need all blueprints, by application.
         self._completions: dict[flask.Flask, Callable[[flask.Flask], None]] = {}
         self._deferred_views: dict[tuple[str, Any], bool] = {}
+        self._settlements = settlements
         super().__init__(key_func, **options)
         stock = self.limit_manager
         self.limit_manager = Manager(
@@ -82,7 +83,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             context._ratelimit_ext = {}
         except KeyError:
             pass
-        state = context._ratelimit_ext[self] = LimitedRequest(self, self.abandon)
+        state = context._ratelimit_ext[self] = LimitedRequest(self, self._reserves)
         return state
 
     def present_plan(self) -> str:
@@ -231,8 +232,8 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
     ) -> Outcome | None:
         """What the storage decides; where it fails and there is a fallback, what that decides.
 
-        ``again``: the same request was decided before, and its shadows have counted it, but those
-        whose costs are held have not.
+        ``again``: the same request was decided and denied before. Its shadows have counted it, but
+        for those that hold an estimate: they are taken if it is admitted.
         """
         already = state.charged or set()
         resolved = self._fallback(state, place) or resolve()
@@ -249,32 +250,28 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         made = charged(claims, metas, self.logger, lenient=lenient, swallow=swallow)
         engine = self.engine
         try:
-            outcome = admitted(engine, made, self._hold(state, made.claims))
+            outcome = admitted(engine, made, self._hold(made.claims))
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except Exception:
             if not self._falls_back(engine):
                 state.charged = already  # asked, if in vain: not once more for this request
                 raise
-            if not state.taken:
-                state.reservation = None
             return self._outcome(state, place, resolve, lenient=lenient, again=again)
         state.charged = already | {id(definition) for definition, _ in resolved.shared}
         return outcome
 
-    def _hold(self, state: LimitedRequest, claims: list[Claim]) -> Hold:
-        """Under which id the request's estimates are held; one for the whole request."""
-        reservation = state.reservation
-        if reservation is not None and reservation.hold is not NO_HOLD:
-            return reservation.hold
-        if not any(claim.limit.held for claim in claims):
-            return NO_HOLD
-        hold = new_hold(int(self._lease_s * 1_000_000))
-        if reservation is None:
-            state.reservation = Reservation(self.engine, hold, state.taken, self._known_names)
-        else:  # somebody asked for it before there was anything to hold
-            reservation.hold = hold
-        return hold
+    def _hold(self, claims: list[Claim]) -> Hold:
+        """Under which id the estimates of one admission are held."""
+        if any(claim.limit.held for claim in claims):
+            return new_hold(int(self._lease_s * 1_000_000))
+        return NO_HOLD
+
+    def _reserves(self, entries: list[Entry]) -> Reservation:
+        """The reservation of what a request takes."""
+        return Reservation(
+            entries, self._known_names, settlements=self._settlements, lease_s=self._lease_s
+        )
 
     def _metas(self, place: Place, resolved: Resolved) -> tuple[Claim, ...]:
         if resolved.metas and ExemptionScope.META & self.limit_manager.exemption_scope(
@@ -290,17 +287,6 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         if state.charged is not None:
             return Resolved((), (), ())
         return self._resolver.of_definitions(place, self._in_memory_fallback)
-
-    def abandon(self, conditional: list[Entry]) -> None:
-        """Return what is reserved, where the request ends without a response to judge by."""
-        engine = self.engine
-        if not engine.gives_back:
-            return
-        try:
-            verdicts = [entry.verdict for entry in one_per_charge(conditional)]
-            engine.settle([Correction(verdict, -verdict.charge.cost) for verdict in verdicts])
-        except Exception:
-            self.logger.exception("Failed to give back what a failed request had reserved")
 
 
 def _is_better(second: Decision, first: Decision) -> bool:

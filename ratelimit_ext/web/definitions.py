@@ -161,6 +161,7 @@ def limited(view: Any, limiter: Any) -> Any:
         except RateLimitExceeded as refusal:
             if not _answers_itself(admitted, refusal):
                 raise
+            limiter.context.refusal = True
             return refusal.get_response()
         if asynchronous:
             return flask.current_app.ensure_sync(view)(*args, **kwargs)

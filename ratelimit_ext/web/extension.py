@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, cast
 
 import flask
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD
-from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.configuration import Configuration, configured_policy
@@ -27,6 +28,7 @@ from ratelimit_ext.web.limit_string import states_guard
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
+from ratelimit_ext.web.settlement_queue import EXIT_S
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 
 
@@ -100,11 +102,7 @@ class Limiter(GuardingLimiter):
 
         Take it before a stream begins: it goes on working when the request's context is gone.
         """
-        state = self.context
-        if state.reservation is None:
-            engine = self.engine if self.initialized and self.enabled else MemoryEngine()
-            state.reservation = Reservation(engine, NO_HOLD, state.taken, self._known_names)
-        return state.reservation
+        return self.context.reserved()
 
     def settle(self, **actual: Any) -> None:
         """Say what the present request really cost: ``tokens=``, ``input_tokens=``,
@@ -116,6 +114,30 @@ class Limiter(GuardingLimiter):
         """Say that the present request used nothing, as its provider failed: everything is given
         back when the response is closed, but what the application's own limits counted."""
         self.reservation.cancel()
+
+    def remaining_budget(self) -> Decimal | None:
+        """What the present request may cost in dollars until one of its budgets is spent: the
+        least that an enforced limit in ``usd`` has left, with what the request itself holds of it.
+
+        As of the request's latest admission; the storage is not asked. ``None`` without such a
+        limit. Guards do not count: they are no budgets.
+        """
+        left: dict[tuple[Engine, str], int] = {}
+        held: dict[tuple[Engine, str], int] = {}
+        for entry in self.context.taken:  # in the order of admission
+            limit = entry.claim.limit
+            if limit.unit == "usd" and limit.told and entry.verdict.enforced:
+                bucket = entry.admission.engine, entry.verdict.charge.key
+                left[bucket] = entry.verdict.remaining
+                held[bucket] = held.get(bucket, 0) + entry.cost
+        if not left:
+            return None
+        return Decimal(min(left[each] + held[each] for each in left)).scaleb(-6)
+
+    def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
+        """Wait until the storage has taken all settlements of this process that it could not take
+        before, at most ``timeout_s``; whether it has. For tests and the end of a process."""
+        return self._settlements.flush(timeout_s)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """What the present caller has left of each limit of an endpoint, the shortest period first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import flask
 
@@ -13,11 +13,20 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.engine.protocol import Closing
 from ratelimit_ext.strategies.block import length_us
-from ratelimit_ext.web.admission import Outcome, admitted, charged
+from ratelimit_ext.web.admission import Charged, Outcome, admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
 from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.responding import RespondingLimiter
+
+
+class Attempt(NamedTuple):
+    """Another attempt of a request: its charges, the entries that they replace, and those whose
+    hold is of no use any more."""
+
+    made: Charged
+    replaced: list[Entry]
+    superseded: list[Entry]
 
 
 class GuardingLimiter(RespondingLimiter):
@@ -67,50 +76,72 @@ class GuardingLimiter(RespondingLimiter):
     def admit_again(self, *names: str) -> float | None:
         """Charge the present request's limits of these names once more, for another attempt.
 
-        What is held until the call is over (tokens, money, calls at once) is held still, and not
-        charged again.
-
         For a request that was admitted, and whose call has to be made anew: identities and costs
-        are asked again, so that it may by now be another model's. ``None`` where the attempt is
-        admitted, and else the wait in seconds, with nothing charged. Where the storage is away the
-        attempt is admitted: the request was. A name that the request has no limit of decides
-        nothing; where the whole application has none, the log says so.
+        are asked again, so that it may by now be another model's. What is held until the call is
+        over (tokens, money, calls in flight) is not charged again: if the estimate is higher by
+        now, the difference is held as well. ``None`` if the attempt is admitted, and else the wait
+        in seconds, with nothing charged. If the storage is unavailable the attempt is admitted: the
+        request was. A name that the request has no limit of decides nothing; if the whole
+        application has none, the log says so.
         """
         state = self.context
-        again, outcome = self._decided_again(names, "admit_again", take=True)
+        attempt = self._attempt(names, "admit_again")
+        outcome = self._decided_again(attempt, take=True)
         if outcome is None:
             return None
         if not outcome.decision.admitted:
             return _wait_s(outcome.decision)
-        # What the failed attempt took stays taken: it was made.
-        state.taken[:] = [entry for entry in state.taken if entry not in again]
+        # What the failed attempt took stays taken, as it was made.
+        made = {id(entry) for entry in attempt.replaced}
+        state.taken[:] = [entry for entry in state.taken if id(entry) not in made]
+        if attempt.superseded:  # what it holds of another identity is not used any more
+            state.reserved().give_back(attempt.superseded)
         state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
         return None
 
     def wait_again(self, *names: str) -> float:
         """How long another attempt would have to wait for the limits of these names, in seconds;
-        0 where it would be admitted, or nobody can tell. A look, which charges nothing."""
-        _, outcome = self._decided_again(names, "wait_again", take=False)
+        0 if it would be admitted, or nothing is known. A look, which charges nothing."""
+        outcome = self._decided_again(self._attempt(names, "wait_again"), take=False)
         return 0.0 if outcome is None else _wait_s(outcome.decision)
 
-    def _decided_again(
-        self, names: tuple[str, ...], asks: str, *, take: bool
-    ) -> tuple[list[Entry], Outcome | None]:
-        """The present request's entries of these names, and what is decided of them now: nothing
-        where there are none, or the storage is away."""
-        state = self.context
-        again = [e for e in state.taken if e.claim.limit.name in names and not e.claim.limit.held]
+    def _attempt(self, names: tuple[str, ...], asks: str) -> Attempt:
+        """What another attempt has to be charged by the request's limits of these names."""
+        again = [entry for entry in self.context.taken if entry.claim.limit.name in names]
         for name in set(names).difference(entry.claim.limit.name for entry in again):
             self._known_names.doubt_name(name, asks)
-        made = charged([entry.claim for entry in again], (), self.logger, lenient=False)
+        claims = list({id(entry.claim): entry.claim for entry in again}.values())
+        asked = charged(claims, (), self.logger, lenient=False)
+        made = Charged([], [], [], 0)
+        superseded: list[Entry] = []
+        for claim, identity, charge in zip(
+            asked.claims, asked.identities, asked.charges, strict=True
+        ):
+            cost = charge.cost
+            if claim.limit.held:
+                own = [entry for entry in again if entry.claim is claim]
+                held = [entry for entry in own if entry.verdict.charge.key == charge.key]
+                superseded += [entry for entry in own if entry.verdict.charge.key != charge.key]
+                cost -= sum(entry.cost for entry in held)
+                if held and cost <= 0:
+                    continue
+            made.claims.append(claim)
+            made.identities.append(identity)
+            made.charges.append(charge._replace(cost=cost))
+        replaced = [entry for entry in again if not entry.claim.limit.held]
+        return Attempt(made, replaced, superseded)
+
+    def _decided_again(self, attempt: Attempt, *, take: bool) -> Outcome | None:
+        """What is decided of an attempt now; ``None`` if it has no charges, or the storage is
+        unavailable."""
+        made = attempt.made
         if not made.charges:
-            return again, None
+            return None
         try:
-            hold = self._hold(state, made.claims)
-            return again, admitted(self.engine, made, hold, take=take)
-        except Exception:  # each storage has its own for being away
+            return admitted(self.engine, made, self._hold(made.claims), take=take)
+        except Exception:  # each storage has its own for being unavailable
             self.logger.exception("Another attempt could not be decided, and is admitted")
-            return again, None
+            return None
 
     def _charges(self, name: str, identity: str, strategies: tuple[str, ...]) -> list[Charge]:
         if not self.enabled:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import flask_limiter
 from limits import WindowStats
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.reservation import Reservation
@@ -44,13 +45,13 @@ class RequestLimit(flask_limiter.RequestLimit):
 
 
 class LimitedRequest:
-    """The state of a request. Nothing is rendered before somebody asks.
+    """The state of a request. Nothing is rendered before it is needed.
 
-    ``abandon`` gives back what is conditional, where no response decides about it.
+    ``reserves`` makes the reservation of its entries, where there is something to settle.
     """
 
     __slots__ = (
-        "_abandon",
+        "_reserves",
         "charged",
         "conditional",
         "entries",
@@ -58,6 +59,7 @@ class LimitedRequest:
         "extension",
         "finished",
         "plan",
+        "refusal",
         "reservation",
         "retry_ms",
         "streams",
@@ -65,34 +67,41 @@ class LimitedRequest:
     )
 
     def __init__(
-        self, extension: flask_limiter.Limiter, abandon: Callable[[list[Entry]], None]
+        self, extension: flask_limiter.Limiter, reserves: Callable[[list[Entry]], Reservation]
     ) -> None:
         self.extension = extension
-        self._abandon = abandon
+        self._reserves = reserves
         self._begin()
 
     def reset(self) -> None:
-        """Forget everything: the request is over. What is reserved until now goes back."""
-        if self.conditional:
-            self._abandon(self.conditional)
-        # A whole answer is over with its request; a stream goes on, and closes with its response.
-        if self.reservation is not None and not (self.streams or self.reservation.detached):
-            self.reservation.close()
+        """Forget everything: the request is over."""
+        if self.conditional:  # it ended without a response to judge by
+            self.reserved().give_back(self.conditional)
+        if self.reservation is not None:
+            # A whole answer is over with its request; a stream goes on, and closes with its
+            # response.
+            if self.streams or self.reservation.detached:
+                self.reservation.send_corrections()
+            else:
+                self.reservation.close()
         self._begin()
 
     def _begin(self) -> None:
         #: Enforced entries, in the order of decision.
         self.entries: list[Entry] = []
-        #: Entries to give back, unless the response says otherwise.
+        #: Entries whose charge depends on the response: refunded, unless it says otherwise. Where
+        #: the engine cannot refund, they are not taken yet.
         self.conditional: list[Entry] = []
         #: Definitions that are charged once in a request, by identity; ``None``: nothing decided.
         self.charged: set[int] | None = None
         #: The caller's plan; ``None``: not asked yet.
         self.plan: str | None = None
-        #: Entries whose charges were taken, those in shadow included.
+        #: Entries whose charges were taken and not refunded, those in shadow included.
         self.taken: list[Entry] = []
         #: What is to be settled when the call is over; ``None``: nothing is.
         self.reservation: Reservation | None = None
+        #: What the last denial was raised as; True: it is the response, and no view could catch it.
+        self.refusal: HTTPException | bool = False
         #: What the request filters said; ``None``: not asked yet.
         self.exempt: bool | None = None
         #: The wait of the refusal in milliseconds; ``None``: not refused.
@@ -117,28 +126,59 @@ class LimitedRequest:
         entry = self.nearest()
         return None if entry is None else RequestLimit.of(entry, self.extension)
 
-    def correct(self, corrections: list[Correction]) -> None:
-        """Let the answers say what is left after their charges were corrected."""
-        deltas = {id(verdict): delta for verdict, delta in corrections}
-        self.entries = [
-            entry._replace(
-                verdict=entry.verdict._replace(
-                    remaining=max(0, entry.verdict.remaining - deltas[id(entry.verdict)]),
-                )
-            )
-            if id(entry.verdict) in deltas
-            else entry
-            for entry in self.entries
-        ]
+    def reserved(self) -> Reservation:
+        """The reservation of what the request has taken and will take."""
+        if self.reservation is None:
+            self.reservation = self._reserves(self.taken)
+        return self.reservation
+
+    def outlast(self, response: Response) -> None:
+        """Let the response close the reservation. What is corrected already does not wait for the
+        end of a stream, or of code that has detached it."""
+        reservation = self.reserved()
+        if not reservation.detached:
+            response.call_on_close(reservation.close)
+            self.streams = response.is_streamed
+        if self.streams or reservation.detached:
+            reservation.send_corrections()
+
+    def is_refused(self, response: Response) -> bool:
+        """Whether the response is a denial of this extension.
+
+        A view may catch the exception and answer all the same: then it is none, unless it has the
+        denial's status. A traceback begins where the exception was caught.
+        """
+        refusal = self.refusal
+        if isinstance(refusal, bool):
+            return refusal
+        caught = refusal.__traceback__
+        return response.status_code == refusal.code or (
+            caught is not None and caught.tb_frame.f_globals.get("__name__") == "flask.app"
+        )
+
+    def refuse(self) -> None:
+        """Give back what was taken, as the request is refused. A denied request costs nothing."""
+        if self.taken and not (self.reservation is not None and self.reservation.detached):
+            self.add_to_remaining((e, e.cost) for e in self.reserved().refuse())
+
+    def add_to_remaining(self, amounts: Iterable[tuple[Entry, int]]) -> None:
+        """Let the answers say what is left after charges of these entries were corrected."""
+        given: dict[int, int] = {}
+        for entry, amount in amounts:
+            verdict = id(entry.verdict)
+            given[verdict] = given.get(verdict, 0) + amount
+        if given:
+            self.entries = [_with_more(e, given.get(id(e.verdict), 0)) for e in self.entries]
 
     def bring_to_present(self) -> None:
         """Let the answers say what is left now. Refusals are sent at once, and stay exact."""
         if not self.entries or self.retry_ms is not None:
             return
         here = time.monotonic()
-        if here - self.entries[0].decided_at > NOTICEABLE_S:
+        if here - self.entries[0].admission.decided_at > NOTICEABLE_S:
             self.entries = [
-                entry.later(int((here - entry.decided_at) * 1_000_000)) for entry in self.entries
+                entry.later(int((here - entry.admission.decided_at) * 1_000_000))
+                for entry in self.entries
             ]
 
     def nearest(self) -> Entry | None:
@@ -159,6 +199,12 @@ class LimitedRequest:
             ):
                 nearest, least = entry, left
         return nearest
+
+
+def _with_more(entry: Entry, amount: int) -> Entry:
+    verdict = entry.verdict
+    remaining = max(0, verdict.remaining + amount)
+    return entry._replace(verdict=verdict._replace(remaining=remaining)) if amount else entry
 
 
 def _wait(entry: Entry) -> Any:

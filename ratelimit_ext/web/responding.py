@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final, cast
 
 import flask
+from flask.globals import request_ctx
 from flask_limiter import HeaderNames
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.web import headers
 from ratelimit_ext.web.deciding import DecidingLimiter
-from ratelimit_ext.web.entry import one_per_charge
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.resolution import EDGE
 
@@ -55,10 +55,13 @@ class RespondingLimiter(DecidingLimiter):
         if state.finished or not (self.enabled and self.initialized):
             return response
         state.finished = True
-        if state.charged is None:
+        if state.charged is None and not _is_refused(response):
             response = self._decide_late(state, response)
+        if _is_refused(response):
+            for each in _states():
+                each.refuse()
         if state.conditional:
-            self._give_back(state, response)
+            self._judge(state, response)
         if self._headers_enabled:
             state.bring_to_present()
             headers.write_limits(response.headers, state, self._header_mapping)
@@ -70,10 +73,8 @@ class RespondingLimiter(DecidingLimiter):
                 name=self._header_mapping[HeaderNames.RETRY_AFTER],
                 as_date=self._retry_after == "http-date",
             )
-        reservation = state.reservation
-        if reservation is not None and not reservation.detached:
-            response.call_on_close(reservation.close)
-            state.streams = response.is_streamed
+        if state.reservation is not None:
+            state.outlast(response)
         if state.entries:
             headers.expose(response.headers, self._header_mapping)
         return response
@@ -91,6 +92,7 @@ class RespondingLimiter(DecidingLimiter):
         try:
             self._decide(state, place, lambda: self._resolver.resolve(place), lenient=True)
         except HTTPException as refusal:
+            state.refusal = True
             app = flask.current_app
             refused = app.make_response(app.handle_http_exception(refusal))
             refused.call_on_close(response.close)
@@ -101,27 +103,36 @@ class RespondingLimiter(DecidingLimiter):
             return refused
         return response
 
-    def _give_back(self, state: LimitedRequest, response: flask.Response) -> None:
-        """Return what ``deduct_when`` says was not to be deducted.
+    def _judge(self, state: LimitedRequest, response: flask.Response) -> None:
+        """Refund what ``deduct_when`` does not deduct.
 
-        A storage that cannot give back has only looked, and deducts now.
+        An engine that cannot refund has only looked, and takes now what is deducted.
         """
         conditional, state.conditional = state.conditional, []
+        refunds, late = [], []
         try:
-            engine = self.engine
-            sign = -1 if engine.gives_back else 1
-            due = [
-                entry
-                for entry in conditional
-                if bool(cast(Any, entry.claim.runtime.deduct_when)(response))
-                is not engine.gives_back
-            ]
-            if due:
-                verdicts = [entry.verdict for entry in one_per_charge(due)]
-                corrections = [Correction(v, sign * v.charge.cost) for v in verdicts]
-                engine.settle(corrections)
-                state.correct(corrections)
+            for entry in conditional:
+                deducted = cast(Any, entry.claim.runtime.deduct_when)(response)
+                if entry.admission.engine.gives_back:
+                    refunds += [] if deducted else [entry]
+                elif deducted:
+                    late.append(entry)
         except Exception:
             if not self._swallow_errors:
                 raise
             self.logger.exception("Failed to deduct rate limit. Swallowing error")
+        reservation = state.reserved()
+        changed = [(entry, entry.cost) for entry in reservation.give_back(refunds)]
+        reservation.charge_late(late)
+        state.add_to_remaining(changed + [(entry, -entry.cost) for entry in late])
+
+
+def _states() -> Iterable[LimitedRequest]:
+    """What each extension of the application remembers of the present request."""
+    states: Iterable[LimitedRequest] = cast(Any, request_ctx)._ratelimit_ext.values()
+    return states
+
+
+def _is_refused(response: flask.Response) -> bool:
+    """Whether the response is a denial, of whichever extension."""
+    return any(state.is_refused(response) for state in _states())
