@@ -138,7 +138,8 @@ class LimitedRequest:
         reservation = self.reserved()
         if not reservation.detached:
             response.call_on_close(reservation.close)
-            self.streams = response.is_streamed
+            # Flask makes an iterator of a refusal, which is whole all the same.
+            self.streams = response.is_streamed and not self.is_refused(response)
         if self.streams or reservation.detached:
             reservation.send_corrections()
 

@@ -1,0 +1,41 @@
+"""An engine that is unavailable when a test says so, in front of a real one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratelimit_ext import Limiter, StorageUnavailable
+from ratelimit_ext.web.settlement_queue import SettlementQueue
+
+
+class FlakyEngine:
+    """Passes everything on. ``is_away``: settling fails; ``loses_replies``: it succeeds, and says
+    that it has failed."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.is_away = False
+        self.loses_replies = False
+        #: How often `settle` was called.
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def settle(self, changes: Any, **words: Any) -> int:
+        self.calls += 1
+        if self.is_away:
+            raise StorageUnavailable("away")
+        applied: int = self._engine.settle(changes, **words)
+        if self.loses_replies:
+            raise StorageUnavailable("the reply was lost")
+        return applied
+
+
+def make_flaky(limiter: Limiter) -> tuple[FlakyEngine, SettlementQueue]:
+    """A flaky engine for the extension, and a queue of its own that starts no thread."""
+    engine = FlakyEngine(limiter._engine)
+    queue = SettlementQueue(in_background=False)
+    limiter._engine = engine
+    limiter._settlements = queue
+    return engine, queue
