@@ -61,9 +61,8 @@ class Refunded:
             ("slots", "5 in flight", {}),
             ("calls", "10/day", {}),
         ]:
-            if name in conditional:
-                words = {**words, "deduct_when": deducts}
-            view = self.limiter.limit(text, name=name, **words)(view)
+            late = {"deduct_when": deducts} if name in conditional else {}
+            view = self.limiter.limit(text, name=name, **words, **late)(view)
         self.app.add_url_rule("/", "view", view)
         self.client = self.app.test_client()
 
@@ -74,9 +73,7 @@ class Refunded:
         """How much of each limit is used, without those that are not."""
         with self.app.test_request_context("/"):
             shown = self.limiter.peek("view")
-            names = {
-                limit.verdict.charge.limit.name or "edge": limit.remaining for limit in shown
-            }
+            names = {limit.verdict.charge.limit.name or "edge": limit.remaining for limit in shown}
         amounts = {**AMOUNTS, "edge": 100}
         return {name: amounts[name] - left for name, left in names.items() if amounts[name] - left}
 
@@ -147,16 +144,18 @@ def test_one_conditional_limit_among_others(
     uri: str, acts: Callable[[Limiter], Any], name: str
 ) -> None:
     """It alone is given back; the others are settled, cancelled or kept as without it."""
-    plain, refunded = Refunded(uri, acts), Refunded(uri, acts, conditional=frozenset({name}))
-    for each in (plain, refunded):
-        each.limiter.reset()
-        others = _open_slots(each, 1)
-        each.acts = acts
-        with each.client.get("/") as response:
+    used: list[dict[str, int]] = []
+    for conditional in (frozenset[str](), frozenset({name})):
+        refunded = Refunded(uri, conditional=conditional)
+        refunded.limiter.reset()
+        others = _open_slots(refunded, 1)
+        refunded.acts = acts
+        with refunded.client.get("/") as response:
             assert response.text is not None
-        expected = each.used() if each is plain else expected | {name: COSTS[name]}
-        assert each.used() == expected
+        used.append(refunded.used())
         others[0].close()
+    plain, own = used
+    assert own == plain | {name: COSTS[name]}
 
 
 def test_what_is_not_deducted_does_not_wait_for_the_end_of_a_stream(uri: str) -> None:
@@ -229,7 +228,10 @@ def test_a_shadow_that_was_full_gives_nothing_back(uri: str) -> None:
 
     @app.get("/<int:status>")
     @limiter.limit(
-        "2/day", mode="shadow", name="trial", deduct_when=lambda response: response.status_code == 200
+        "2/day",
+        mode="shadow",
+        name="trial",
+        deduct_when=lambda response: response.status_code == 200,
     )
     def view(status: int) -> tuple[str, int]:
         return "ok", status
@@ -379,9 +381,7 @@ def test_a_refusal_in_a_view_without_limits_of_its_own(uri: str) -> None:
         assert [limit.remaining for limit in limiter.peek("view")] == [100]
 
 
-def test_a_refund_of_a_refusal_is_one_call(
-    redis_server: Any, redis_client: redis.Redis
-) -> None:
+def test_a_refund_of_a_refusal_is_one_call(redis_server: Any, redis_client: redis.Redis) -> None:
     """Two admissions and one that was denied; everything goes back in one call."""
     refunded = Refunded(redis_server.uri, _denied_by_a_full_limit)
     for _ in range(2):  # the first time, the server learns the scripts
@@ -400,7 +400,11 @@ class Two:
         self.app = flask.Flask("two")
         words: dict[str, Any] = {"app": self.app, "headers_enabled": True}
         self.first = Limiter(
-            lambda: "ada", storage_uri=uri, key_prefix="first", application_limits=["9/day"], **words
+            lambda: "ada",
+            storage_uri=uri,
+            key_prefix="first",
+            application_limits=["9/day"],
+            **words,
         )
         self.second = Limiter(lambda: "ada", storage_uri=uri, key_prefix="second", **words)
         view: Any = lambda: "ok"  # noqa: E731
@@ -488,7 +492,7 @@ def test_refunds_go_to_the_engine_that_took_the_charge(uri: str, status: int) ->
 
 
 def test_a_request_of_two_engines_settles_each(uri: str) -> None:
-    """What it took before the storage failed goes there, what it took afterwards to the fallback."""
+    """What it took before the storage failed goes there; what came afterwards, to the fallback."""
     app, limiter = _fallback(uri)
 
     @app.get("/")

@@ -11,8 +11,10 @@ import flask
 import pytest
 import redis
 
-from ratelimit_ext import Limiter, Reservation, StorageUnavailable
+from ratelimit_ext import Guess, Limiter, Reservation
 from ratelimit_ext.web import reservation as reservation_module
+from tests.web.conftest import Clock
+from tests.web.flaky import make_flaky
 
 View = Callable[[], Any]
 
@@ -222,27 +224,26 @@ def test_a_stream_renews_seldom(
     assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 1 + 2 + 1
 
 
-@pytest.mark.parametrize("away", [StorageUnavailable("away"), KeyError("oops")])
-def test_settling_never_fails_a_response(
-    uri: str, caplog: pytest.LogCaptureFixture, away: Exception
-) -> None:
-    """The storage is away when the call is over: it is logged, and the lease does the rest. How we
-    came there is told of a mistake alone; an outage is one line for each call."""
-
-    class Away:
-        def settle(self, changes: Any) -> int:
-            raise away
+def test_settling_never_fails_a_response(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The storage is unavailable when the call is over: it is logged once for all calls, and the
+    settlements arrive when it is back."""
 
     def view(limiter: Limiter) -> str:
-        limiter.reservation._engine = Away()  # type: ignore[assignment]
-        limiter.settle(tokens=1)
+        limiter.settle(tokens=1, usd=0)
         return "ok"
 
     service = Service(uri, view)
-    with caplog.at_level(logging.ERROR), service.client.get("/") as response:
-        assert response.status_code == 200
-    assert "charges, their lease ends by itself" in caplog.text
-    assert ("Traceback" in caplog.text) == isinstance(away, KeyError)
+    engine, queue = make_flaky(service.limiter)
+    engine.is_away = True
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2):
+            service.client.get("/").close()
+    assert len(caplog.records) == 1
+    assert "Traceback" not in caplog.text
+    assert service.left() == {"tokens": 200, "money": 400_000, "slots": 0, "calls": 8}
+    engine.is_away = False
+    assert queue.send_waiting() == 0
+    assert service.left() == {"tokens": 998, "money": 1_000_000, "slots": 2, "calls": 8}
 
 
 @pytest.mark.parametrize("wrong", [{"tokens": -1}, {"tokens": 1.5}, {"usd": "-1"}, {"usd": "x"}])
@@ -312,3 +313,397 @@ def test_one_bucket_claimed_twice_is_given_back_once(uri: str) -> None:
     assert left() == {8}
     client.get("/?fail=1")
     assert left() == {8}
+
+
+# -- one limit, several times ----------------------------------------------------------------------
+
+
+class Repeated:
+    """A request that meets ``1000/day`` in tokens, ``9 usd/day`` and ``9 in flight`` three times,
+    with an estimate of 100 tokens and of 1 dollar; ``acts`` is what its view does then."""
+
+    def __init__(self, uri: str, acts: Callable[[Limiter], Any], *, how: str) -> None:
+        self.app = flask.Flask("repeated")
+        self.limiter = limiter = Limiter(lambda: "ada", app=self.app, storage_uri=uri)
+        limiter.estimator("tokens")(lambda: 100)
+        limiter.estimator("usd")(lambda: 1)
+        limits = [
+            limiter.shared_limit(text, scope="all", name=name, **words)
+            for name, text, words in [
+                ("tokens", "1000/day", {"unit": "tokens"}),
+                ("money", "9 usd/day", {}),
+                ("slots", "9 in flight", {}),
+            ]
+        ]
+
+        def helper() -> None:
+            """Met where it is called."""
+
+        for limit in limits:
+            helper = limit(helper)
+
+        def view() -> Any:
+            for _ in range(3):
+                if how == "in blocks":
+                    for limit in limits:
+                        with limit:
+                            pass
+                else:
+                    helper()
+            return acts(limiter)
+
+        look: Any = lambda: "ok"  # noqa: E731
+        for limit in limits:
+            look = limit(look)
+        self.app.add_url_rule("/", "view", view)
+        self.app.add_url_rule("/look", "look", look)
+        self.client = self.app.test_client()
+
+    def left(self) -> dict[str, int]:
+        with self.app.test_request_context("/look"):
+            shown = self.limiter.peek("look")
+            return {limit.verdict.charge.limit.name: limit.remaining for limit in shown}
+
+
+@pytest.mark.parametrize("how", ["in blocks", "by a helper"])
+def test_a_limit_that_is_met_three_times_is_settled_once(uri: str, how: str) -> None:
+    """The request costs once what it costs, and all its slots come back."""
+
+    def acts(limiter: Limiter) -> str:
+        limiter.settle(tokens=150, usd="0.5")
+        return "ok"
+
+    repeated = Repeated(uri, acts, how=how)
+    repeated.client.get("/").close()
+    assert repeated.left() == {"tokens": 850, "money": 8_500_000, "slots": 9}
+
+
+def test_a_limit_that_is_met_three_times_holds_three_estimates(uri: str) -> None:
+    """Nothing was settled: each charge costs its estimate."""
+    repeated = Repeated(uri, lambda _: "ok", how="in blocks")
+    repeated.client.get("/").close()
+    assert repeated.left() == {"tokens": 700, "money": 6_000_000, "slots": 9}
+
+
+def test_a_limit_that_is_met_three_times_is_given_back_whole(uri: str) -> None:
+    """A cancelled request has used nothing."""
+
+    def acts(limiter: Limiter) -> str:
+        limiter.cancel()
+        return "ok"
+
+    repeated = Repeated(uri, acts, how="by a helper")
+    repeated.client.get("/").close()
+    assert repeated.left() == {"tokens": 1000, "money": 9_000_000, "slots": 9}
+
+
+def test_a_limit_that_is_met_three_times_is_renewed_at_its_actual_cost(clock: Clock) -> None:
+    """The first charge bears the 350 tokens so far; the others keep their holds until the end."""
+    left = []
+
+    def acts(limiter: Limiter) -> str:
+        clock.forward(6)
+        limiter.reservation.renew(tokens=350)
+        left.append(repeated.left()["tokens"])
+        limiter.settle(tokens=360)
+        return "ok"
+
+    repeated = Repeated("memory://", acts, how="in blocks")
+    repeated.client.get("/").close()
+    assert left == [1000 - 350 - 100 - 100]
+    assert repeated.left()["tokens"] == 640
+
+
+# -- leases ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lease_s", "pause_s"), [(3, 1), (9, 3), (120, 5)])
+def test_renewals_keep_within_the_lease(clock: Clock, lease_s: float, pause_s: float) -> None:
+    """Every five seconds, or three times within a shorter lease: a slot is never lost to its lease
+    while its stream runs."""
+    app = flask.Flask("leases")
+    app.config["RATELIMIT_LEASE_SECONDS"] = lease_s
+    limiter = Limiter(lambda: "ada", app=app, storage_uri="memory://")
+    slots, pauses = [], []
+
+    @app.get("/")
+    @limiter.limit("2 in flight", name="slots")
+    def view() -> str:
+        reservation, since = limiter.reservation, clock.now_s
+        for _ in range(200):
+            clock.forward(0.25)
+            if reservation.renewal_is_due:
+                pauses.append(clock.now_s - since)
+                since = clock.now_s
+            reservation.renew()
+            slots.append(limiter.peek("view")[0].remaining)
+        return "ok"
+
+    app.test_client().get("/")
+    assert set(pauses) == {pause_s}
+    assert set(slots) == {1}
+
+
+# -- a part of a call that failed ------------------------------------------------------------------
+
+
+def test_tokens_and_dollars_may_go_back_without_the_request(uri: str) -> None:
+    """The provider refused the request: it used nothing, and the attempt counts."""
+
+    def view(limiter: Limiter) -> tuple[str, int]:
+        limiter.settle(tokens=0, usd=0)
+        return "refused", 400
+
+    service = Service(uri, view)
+    service.client.get("/").close()
+    assert service.left() == {"tokens": 1000, "money": 1_000_000, "slots": 2, "calls": 9}
+
+
+# -- a dearer attempt ------------------------------------------------------------------------------
+
+
+class Dearer:
+    """A view whose first attempt is estimated at 100 tokens and 1 dollar. ``retry`` changes the
+    estimates and the model, and asks for another attempt."""
+
+    def __init__(self, uri: str, acts: Callable[[Dearer], Any]) -> None:
+        self.app = flask.Flask("dearer")
+        self.limiter = limiter = Limiter(lambda: "ada", app=self.app, storage_uri=uri)
+        self.answers: list[float | None] = []
+        self.budgets: list[Decimal | None] = []
+        limiter.estimator("tokens")(lambda: flask.g.get("tokens", 100))
+        limiter.estimator("usd")(lambda: flask.g.get("usd", "1"))
+        view: Any = lambda: acts(self) or "ok"  # noqa: E731
+        for name, text, words in [
+            ("tokens", "1000/day", {"unit": "tokens"}),
+            ("money", "9 usd/day", {}),
+            ("trial", "9 usd/day", {"mode": "shadow"}),
+            ("slots", "5 in flight", {}),
+            ("calls", "10/day", {}),
+            ("model", "1000/day", {"unit": "tokens", "key_func": self._model}),
+        ]:
+            view = limiter.limit(text, name=name, **words)(view)
+        self.app.add_url_rule("/", "view", view)
+        self.client = self.app.test_client()
+
+    @staticmethod
+    def _model() -> str:
+        return flask.request.headers.get("Model") or str(flask.g.get("model", "small"))
+
+    def retry(self, *names: str, **changed: Any) -> None:
+        for word, value in changed.items():
+            setattr(flask.g, word, value)
+        self.answers.append(self.limiter.admit_again(*names))
+        self.budgets.append(self.limiter.remaining_budget())
+
+    def get(self) -> None:
+        with self.client.get("/") as response:
+            assert response.status_code == 200
+
+    def left(self, model: str = "small") -> dict[str, int]:
+        with self.app.test_request_context("/", headers={"Model": model}):
+            shown = self.limiter.peek("view")
+            return {limit.verdict.charge.limit.name: limit.remaining for limit in shown}
+
+
+FRESH = {"tokens": 1000, "money": 9_000_000, "slots": 5, "calls": 10, "model": 1000}
+HELD = ("tokens", "money", "trial", "slots")
+
+
+def test_a_dearer_attempt_is_held_in_full(uri: str) -> None:
+    """The difference is decided and held; an equal or cheaper one adds nothing."""
+    seen = []
+
+    def acts(dearer: Dearer) -> None:
+        dearer.retry(*HELD)
+        seen.append(dearer.left())
+        dearer.retry(*HELD, tokens=300, usd="4")
+        seen.append(dearer.left())
+        dearer.retry(*HELD, tokens=300, usd="2")
+        seen.append(dearer.left())
+
+    dearer = Dearer(uri, acts)
+    dearer.get()
+    first = {**FRESH, "tokens": 900, "money": 8_000_000, "slots": 4, "calls": 9, "model": 900}
+    assert dearer.answers == [None] * 3
+    assert seen == [first, *[{**first, "tokens": 700, "money": 5_000_000}] * 2]
+    # Nothing was settled: it costs the estimate of the dearest attempt.
+    assert dearer.left() == {**seen[-1], "slots": 5}
+
+
+def test_a_dearer_attempt_settles_at_what_it_cost(uri: str) -> None:
+    """Once, whatever was held for it."""
+
+    def acts(dearer: Dearer) -> None:
+        dearer.retry(*HELD, tokens=300, usd="4")
+        dearer.limiter.settle(tokens=250, usd="3.5")
+
+    dearer = Dearer(uri, acts)
+    dearer.get()
+    assert dearer.left() == {
+        **FRESH, "tokens": 750, "money": 5_500_000, "calls": 9, "model": 750
+    }  # fmt: skip
+
+
+def test_a_dearer_attempt_is_denied_by_the_budget(uri: str) -> None:
+    """It is decided against what the caller has left, with what this call holds; nothing more is
+    charged, and the first attempt's estimate stays."""
+
+    def acts(dearer: Dearer) -> None:
+        dearer.retry("calls", *HELD, usd="9.01")
+        dearer.retry(*HELD, usd="9")
+
+    dearer = Dearer(uri, acts)
+    dearer.get()
+    assert dearer.answers[0] is not None
+    assert dearer.answers[1] is None
+    assert dearer.left() == {**FRESH, "tokens": 900, "money": 0, "calls": 9, "model": 900}
+
+
+def test_another_models_limit_is_held_in_its_place(uri: str) -> None:
+    """The new model's limit is charged and settled, that of the first gets everything back."""
+
+    def acts(dearer: Dearer) -> None:
+        dearer.retry("model", model="big", tokens=300)
+        seen.extend(dearer.left(model)["model"] for model in ("small", "big"))
+        dearer.limiter.settle(tokens=250)
+
+    seen: list[int] = []
+    dearer = Dearer(uri, acts)
+    dearer.get()
+    assert seen == [900, 700]
+    assert [dearer.left(model)["model"] for model in ("small", "big")] == [1000, 750]
+
+
+def test_a_look_at_a_dearer_attempt_holds_nothing(uri: str) -> None:
+    """`wait_again` decides the same, and charges nothing."""
+    waits = []
+
+    def acts(dearer: Dearer) -> None:
+        flask.g.usd = "9"
+        waits.append(dearer.limiter.wait_again(*HELD))
+        flask.g.usd = "9.5"
+        waits.append(dearer.limiter.wait_again(*HELD))
+
+    dearer = Dearer(uri, acts)
+    dearer.get()
+    assert waits[0] == 0
+    assert waits[1] > 0
+    assert dearer.left()["money"] == 8_000_000
+
+
+# -- what a call may cost at most ------------------------------------------------------------------
+
+
+def test_the_remaining_budget_is_what_this_call_may_cost(uri: str) -> None:
+    """The least of the limits in dollars, with what the call itself holds; others' are gone."""
+
+    def acts(dearer: Dearer) -> None:
+        dearer.budgets.append(dearer.limiter.remaining_budget())
+        dearer.retry(*HELD, usd="4")
+        with dearer.limiter.limit("3.5 usd/day", name="day", cost=lambda: "0.25"):
+            dearer.budgets.append(dearer.limiter.remaining_budget())
+        with dearer.limiter.limit("3 usd/day", name="day", mode="shadow"):
+            dearer.budgets.append(dearer.limiter.remaining_budget())
+
+    dearer = Dearer(uri, acts)
+    dearer.get()
+    assert dearer.budgets == [9, 9, Decimal("3.5"), Decimal("3.5")]
+    dearer.get()
+    assert dearer.budgets[4:] == [5, 5, Decimal("3.25"), Decimal("3.25")]
+
+
+def test_without_a_budget_there_is_none() -> None:
+    """Neither a limit in requests is one, nor a guard."""
+    app = flask.Flask("unlimited")
+    limiter = Limiter(lambda: "ada", app=app, storage_uri="memory://", default_limits=["3/day"])
+
+    @app.get("/")
+    @limiter.limit("1 usd/hour or 20 x usual", cost=lambda: "0.1", override_defaults=False)
+    def view() -> str:
+        return str(limiter.remaining_budget())
+
+    assert app.test_client().get("/").text == "None"
+
+
+def test_the_remaining_budget_asks_no_storage(redis_server: Any, redis_client: redis.Redis) -> None:
+    """It is known from the admission."""
+
+    def acts(dearer: Dearer) -> None:
+        for _ in range(3):
+            dearer.limiter.remaining_budget()
+
+    dearer = Dearer(redis_server.uri, acts)
+    dearer.get()
+    redis_client.config_resetstat()
+    dearer.get()
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
+
+
+# -- guesses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("guess", "status", "used"),
+    [
+        (Guess(200), 200, 200),
+        (Guess(5000), 200, 1000),
+        (Guess(5000, least=1000), 200, 1000),
+        (Guess(5000, least=1001), 400, 0),
+        (Guess(10, least=30), 200, 30),
+        (5000, 400, 0),
+    ],
+)
+@pytest.mark.parametrize("said_by", ["an estimator", "a cost function"])
+def test_a_guess_is_clamped_to_what_the_limit_can_hold(
+    uri: str, guess: Any, status: int, used: int, said_by: str
+) -> None:
+    """Only what a request costs at the least can make it too large. A plain number is exact."""
+    app = flask.Flask("guess")
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    words: dict[str, Any] = {}
+    if said_by == "an estimator":
+        limiter.estimator("tokens")(lambda: guess)
+    else:
+        words["cost"] = lambda: guess
+    view = limiter.limit("1000/day", unit="tokens", **words)(lambda: "ok")
+    app.add_url_rule("/", "view", view)
+    response = app.test_client().get("/")
+    assert response.status_code == status
+    with app.test_request_context("/"):
+        assert [limit.remaining for limit in limiter.peek("view")] == [1000 - used]
+
+
+def test_a_guess_is_clamped_for_each_limit(uri: str) -> None:
+    """One answer, limits of several sizes; of ``usd`` both numbers are dollars."""
+    app = flask.Flask("guess")
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    limiter.estimator("usd")(lambda: Guess(Decimal("2.5"), least="0.5"))
+
+    @app.get("/")
+    @limiter.limit("1 usd/day", name="small")
+    @limiter.limit("9 usd/day", name="large")
+    def view() -> str:
+        limiter.settle(usd="0.75")
+        return "ok"
+
+    def left() -> dict[str, int]:
+        with app.test_request_context("/"):
+            return {
+                limit.verdict.charge.limit.name: limit.remaining for limit in limiter.peek("view")
+            }
+
+    app.test_client().get("/").close()
+    assert left() == {"small": 250_000, "large": 8_250_000}
+
+
+@pytest.mark.parametrize("guess", [Guess(-1), Guess(1, least=-1), Guess(1.5), Guess("x")])
+def test_a_guess_of_no_number_is_a_mistake(guess: Any) -> None:
+    """Like any other cost."""
+    app = flask.Flask("guess")
+    limiter = Limiter(lambda: "ada", app=app, storage_uri="memory://")
+    limiter.estimator("tokens")(lambda: guess)
+    app.add_url_rule("/", "view", limiter.limit("9/day", unit="tokens")(lambda: "ok"))
+    app.testing = True
+    with pytest.raises(ValueError, match="a whole number from 0 up"):
+        app.test_client().get("/")
