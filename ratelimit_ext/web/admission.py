@@ -158,9 +158,9 @@ def _decision(engine: Engine, made: Charged, hold: Hold) -> Decision:
     pairs = list(zip(made.charges, conditional, strict=True))
     looked = engine.admit([charge for charge, later in pairs if later], take=False)
     taken = engine.admit([charge for charge, later in pairs if not later], take=looked.admitted)
-    later_verdicts, verdicts = iter(looked.verdicts), iter(taken.verdicts)
+    by_key = [{v.charge.key: v for v in decision.verdicts} for decision in (taken, looked)]
     return Decision(
         looked.admitted and taken.admitted,
         looked.now_us,
-        tuple(next(later_verdicts if later else verdicts) for _, later in pairs),
+        tuple(by_key[later][charge.key] for charge, later in pairs),
     )

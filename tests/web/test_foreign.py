@@ -280,6 +280,24 @@ def test_deduct_when_looks_first_and_takes_at_the_end(clock: Clock) -> None:
     assert sorted(limiter.storage.counts.values()) == [2, 5]
 
 
+def test_equal_limits_that_are_deducted_late_are_one_bucket(clock: Clock) -> None:
+    """It is charged for each of them, the late one by what the response says."""
+    app = Flask("example")
+    limiter = Limiter(asked_key, app=app, storage_uri="counters://", headers_enabled=True)
+
+    @app.get("/<int:status>")
+    @limiter.limit("9/minute")
+    @limiter.limit("9/minute", deduct_when=lambda response: response.status_code == 200)
+    @limiter.limit("9/minute", deduct_when=lambda _: True, override_defaults=False)
+    def view(status: int) -> tuple[str, int]:
+        return "answered", status
+
+    client = app.test_client()
+    assert statuses(client, "/200") + statuses(client, "/400") == [200, 400]
+    assert isinstance(limiter.storage, Counters)
+    assert list(limiter.storage.counts.values()) == [3 + 2]
+
+
 def test_meta_limits_ban_there_too(clock: Clock) -> None:
     """After so many denials everything is denied."""
     app = Flask("example")
