@@ -16,7 +16,6 @@ from typing import Final, Protocol
 from flask import g
 
 from chatapp.accounts.principal import Principal
-from chatapp.blueprints.estimating import present_tiers
 from chatapp.conversation import Turn
 from chatapp.settings import SettingsError
 from ratelimit_ext import Limiter, client_ip
@@ -59,13 +58,6 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
     def model() -> str:
         request: Asked = g.chat_request
         return request.turn.model.slug
-
-    @limiter.identity("upstream")
-    def upstream() -> str:
-        # Models that the catalogue does not list share an allowance, but not a provider's pause:
-        # nothing is kept under a name before it is asked.
-        request: Asked = g.chat_request
-        return "/".join([request.turn.model.upstream, *present_tiers()])
 
     @limiter.plan_loader
     def plan() -> str:

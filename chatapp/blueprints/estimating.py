@@ -22,12 +22,20 @@ LONG: Final = "long"
 
 
 def install(limiter: Limiter) -> None:
-    """Let limits in tokens and dollars take the estimate of a call."""
+    """Let limits in tokens and dollars take the estimate of a call, and the provider's own limits be
+    counted by what the call is to it."""
     limiter.estimator("tokens")(_tokens)
     limiter.estimator("input_tokens")(lambda: Guess(present_estimate().input_tokens))
     limiter.estimator("output_tokens")(lambda: Guess(present_estimate().output_tokens))
     limiter.estimator("usd")(_dollars)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
+    limiter.identity("upstream")(_upstream)
+
+
+def _upstream() -> str:
+    """Models that the catalogue does not list share an allowance, but not a provider's pause:
+    nothing is kept under a name before it is asked."""
+    return "/".join([g.chat_request.turn.model.upstream, *present_tiers()])
 
 
 def _tokens() -> Guess:

@@ -511,8 +511,8 @@ HELD = ("tokens", "money", "trial", "slots")
 
 
 def test_a_dearer_attempt_is_held_in_full(uri: str) -> None:
-    """By every limit that holds an estimate, also by one that is not named ("model"): the difference
-    is decided and held; an equal or cheaper one adds nothing."""
+    """By every limit that holds an estimate, also by one that is not named (`model`): the
+    difference is decided and held; an equal or cheaper one adds nothing."""
     seen = []
 
     def acts(dearer: Dearer) -> None:
