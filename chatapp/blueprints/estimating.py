@@ -22,8 +22,8 @@ LONG: Final = "long"
 
 
 def install(limiter: Limiter) -> None:
-    """Let limits in tokens and dollars take the estimate of a call, and the provider's own limits be
-    counted by what the call is to it."""
+    """Let limits in tokens and dollars take the estimate of a call, and count the provider's own
+    limits by its model and tier."""
     limiter.estimator("tokens")(_tokens)
     limiter.estimator("input_tokens")(lambda: Guess(present_estimate().input_tokens))
     limiter.estimator("output_tokens")(lambda: Guess(present_estimate().output_tokens))

@@ -362,6 +362,9 @@ def test_a_quota_is_of_the_instant_at_which_it_was_asked_for() -> None:
     class Limiter:
         reservation = Reservation()
 
+        def verdict(self, name: str) -> None:
+            """No limit of that name."""
+
     gate = LimiterGate(Limiter(), {}, shares_pauses=True)  # type: ignore[arg-type]
     gate.learn([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
     assert reported == [{"amount": 60, "used": 60, "period_s": 60, "as_of": 12.5}]
