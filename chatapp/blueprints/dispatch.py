@@ -41,6 +41,9 @@ from ratelimit_ext import Limiter
 #: Under which names servers give the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
+#: What is held at most for an answer to a caller whose calls were lately not billed.
+MOST_HELD_TOKENS: Final = 16_384
+
 #: Makes one attempt: of that model, whose answers have at most so many tokens each (None: as many
 #: as the request says).
 Attempt = Callable[[Model, int | None], A]
@@ -71,9 +74,13 @@ class Dispatch:
         #: The leaving of the caller, after which nothing is asked for it.
         self.departure = departure
         self._guard = Guard(self._gate, most_attempts=present_attempts(), sleep=departure.wait)
-        self._estimate = present_estimate()
+        #: What is held for the call, and what was expected of it.
+        self._estimate = self._expected = present_estimate()
         self._may_hide_output = may_hide_output()
+        self._asked_at = self._began_at = time.monotonic()
+        #: The bound of each answer that is sent upstream, and what all of them can have together.
         self._most_output_tokens: int | None = None
+        self._most = 0
         self._bound_to_budget()
         self.call = self._as_estimated(call)
         self._estimator = estimator
@@ -116,25 +123,31 @@ class Dispatch:
     def _attempted(self, attempt: Attempt[A]) -> A:
         if self.departure.has_happened:  # nothing is asked for a client that has left
             raise ProviderError(self.model.provider, "unavailable", message="the client has left")
+        self._asked_at = self._began_at = time.monotonic()
         return attempt(self.model, self._most_output_tokens)
 
     def _bound_to_budget(self) -> None:
         """Bound each answer by what the caller's budget pays, where one could cost more.
 
         Calls in flight share what is left of a budget. If a call of the caller's was lately not
-        billed, half of it is held for this one, and bounds it: no cost goes unseen twice.
+        billed, an answer is not longer than what is held for it, which is up to half of the budget:
+        no cost goes unseen twice.
         """
+        self._most_output_tokens, self._most = None, self._longest()
         budget = self._limiter.remaining_budget()
         if budget is None:
             return
         left = int(budget.scaleb(6))
-        if self._gate.was_not_billed and self._hold(output_tokens=self._paid_by(left // 2)):
+        if self._gate.was_not_billed:
+            most = MOST_HELD_TOKENS * self._estimate.choices
+            self._hold(output_tokens=min(most, self._paid_by(left // 2)))
             paid = self._estimate.output_tokens
         else:
             share = left // max(1, self._limiter.calls_in_flight())
             paid = max(self._paid_by(share), self._estimate.output_tokens)
-        if paid < self._longest():
+        if paid < self._most:
             self._most_output_tokens = max(1, paid // self._estimate.choices)
+            self._most = self._most_output_tokens * self._estimate.choices
 
     def _paid_by(self, micro_usd: int) -> int:
         """The output tokens of all answers that an amount pays."""
@@ -147,17 +160,16 @@ class Dispatch:
         asked = g.chat_request.most_output_tokens
         return choices * catalogue.longest_answer(self.model, asked and asked // choices)
 
-    def _hold(self, *, output_tokens: int) -> bool:
-        """Hold so many output tokens, if that is more than is held; whether it is held now."""
+    def _hold(self, *, output_tokens: int) -> None:
+        """Hold so many output tokens, if that is more than is held, and there is enough for it."""
         output_tokens = min(output_tokens, self._longest())
         if output_tokens <= self._estimate.output_tokens:
-            return False
+            return
         held, g.estimate = self._estimate, replace(self._estimate, output_tokens=output_tokens)
         if self._gate.hold_more():
             self._estimate = g.estimate
-            return True
-        g.estimate = held
-        return False
+        else:
+            g.estimate = held
 
     def _may_turn(self, error: ProviderError) -> bool:
         """Whether the second choice is asked now."""
@@ -171,10 +183,9 @@ class Dispatch:
             return False
         self.model = chosen
         # Another tokenizer, other answers: something else is expected of the call.
-        self._estimate = present_estimate()
+        self._estimate = self._expected = present_estimate()
         self._may_hide_output = may_hide_output()
         self._gate.needs = present_needs()
-        self._most_output_tokens = None
         self._bound_to_budget()
         self.call = self._as_estimated(self.call)
         return True
@@ -200,6 +211,8 @@ class Dispatch:
 
     def goes_on(self, progress: Progress) -> None:
         """The stream has come so far, and its charges are not to be given back yet."""
+        if self._began_at == self._asked_at and progress.output_bytes:
+            self._began_at = time.monotonic()
         if self._reservation.renewal_is_due:
             usage = received_by(progress, self._estimate)
             self._reservation.renew(**self._costs(usage))
@@ -227,7 +240,14 @@ class Dispatch:
 
     def streamed(self, progress: Progress, *, client_left: bool) -> None:
         """The stream has ended there, whole or not."""
-        spent = spent_by(progress, self._estimate, is_hidden=self._may_hide_output)
+        silent_s = self._began_at - self._asked_at if self._may_hide_output else None
+        spent = spent_by(
+            progress,
+            self._estimate,
+            expected=self._expected,
+            silent_s=silent_s,
+            most=self._most,
+        )
         whole = progress.finish_reason is not None
         self._over(spent, "answered" if whole else "cut_off", client_left=client_left)
 

@@ -8,42 +8,55 @@ from chatapp.estimates.estimate import Estimate
 from chatapp.providers import ErrorKind, Progress, ProviderError, Usage
 from chatapp.spent import NOTHING, Spent, spent_by, spent_on, spent_without_answer
 
-HELD = Estimate(5, 100)
+HELD, EXPECTED = Estimate(5, 100), Estimate(5, 20)
 
 
-@pytest.mark.parametrize("is_hidden", [False, True])
-def test_a_final_usage_is_the_bill(is_hidden: bool) -> None:
+def by(progress: Progress, *, silent_s: float | None = None) -> Spent:
+    return spent_by(progress, HELD, expected=EXPECTED, silent_s=silent_s, most=8_000)
+
+
+@pytest.mark.parametrize("silent_s", [None, 5.0])
+def test_a_final_usage_is_the_bill(silent_s: float | None) -> None:
     """Nothing is estimated beside it."""
     progress = Progress("m", usage=Usage(9, 4), usage_is_final=True, output_bytes=999)
-    assert spent_by(progress, HELD, is_hidden=is_hidden) == Spent(Usage(9, 4), estimated=False)
-    whole = spent_on(Usage(9, 4), HELD, output_bytes=9)
-    assert whole == Spent(Usage(9, 4), estimated=False)
+    assert by(progress, silent_s=silent_s) == Spent(Usage(9, 4), estimated=False)
+    assert spent_on(Usage(9, 4), HELD, output_bytes=9) == Spent(Usage(9, 4), estimated=False)
 
 
 def test_what_was_received_is_counted() -> None:
     """Of a call that hides nothing: the input as far as it is known, the output by its size, and
     never less than the provider reported."""
-    assert spent_by(Progress("m", output_bytes=7), HELD, is_hidden=False).usage == Usage(5, 3)
+    assert by(Progress("m", output_bytes=7)).usage == Usage(5, 3)
     reported = Progress("m", usage=Usage(9, 1, cached_input_tokens=2), output_bytes=30)
-    counted = spent_by(reported, HELD, is_hidden=False)
-    assert counted == Spent(Usage(9, 10, cached_input_tokens=2), estimated=True)
+    assert by(reported) == Spent(Usage(9, 10, cached_input_tokens=2), estimated=True)
     more = Progress("m", usage=Usage(9, 50), output_bytes=30)
-    assert spent_by(more, HELD, is_hidden=False).usage == Usage(9, 50)
+    assert by(more).usage == Usage(9, 50)
     whole = spent_on(None, HELD, output_bytes=30)
     assert whole == Spent(Usage(5, 10), estimated=True)
 
 
-def test_where_output_is_hidden_the_hold_is_charged() -> None:
-    """Or what was received, if that is more; a stream that sent nothing hides everything."""
-    for progress, output in [
-        (Progress("m", output_bytes=7), 100),
-        (Progress("m", output_bytes=900), 300),
-        (Progress("m", usage=Usage(9, 1)), 100),
-    ]:
-        spent = spent_by(progress, HELD, is_hidden=True)
-        assert (spent.usage.output_tokens, spent.unseen) == (output, True)
-    silent = spent_by(Progress("m"), HELD, is_hidden=False)
-    assert silent == Spent(Usage(5, 100), estimated=True, unseen=True)
+@pytest.mark.parametrize(
+    ("output_bytes", "silent_s", "output"),
+    [(7, 0.0, 20), (900, 0.0, 300), (7, 3.5, 353), (7, 600.0, 8_000)],
+)
+def test_reasoning_is_taken_from_the_time_it_took(
+    output_bytes: int, silent_s: float, output: int
+) -> None:
+    """A model that reasons generates before it sends anything; at least what was expected of the
+    call is charged, never more than an answer may have, and not what is held for a caller whose
+    calls are not billed."""
+    progress = Progress("m", output_bytes=output_bytes)
+    assert by(progress, silent_s=silent_s) == Spent(Usage(5, output), estimated=True)
+
+
+@pytest.mark.parametrize("silent_s", [None, 0.5])
+@pytest.mark.parametrize("usage", [None, Usage(9, 1)])
+def test_of_a_silent_stream_the_hold_is_charged(
+    usage: Usage | None, silent_s: float | None
+) -> None:
+    """It may have generated anything, whatever model it is."""
+    spent = by(Progress("m", usage=usage), silent_s=silent_s)
+    assert spent == Spent(Usage(9 if usage else 5, 100), estimated=True, unseen=True)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +68,7 @@ def test_where_output_is_hidden_the_hold_is_charged() -> None:
 )
 def test_a_stream_that_its_provider_has_ended_is_what_it_sent(progress: Progress) -> None:
     """With an error, or whole and without a usage: the provider says that it generates no more."""
-    spent = spent_by(progress, HELD, is_hidden=True)
-    assert spent == Spent(Usage(5, 10), estimated=True)
+    assert by(progress, silent_s=9.0) == Spent(Usage(5, 10), estimated=True)
 
 
 @pytest.mark.parametrize(
