@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 
 EXTENSION_KEY: Final = "chatapp.catalogue"
 MODELS_FILE: Final = Path(__file__).with_name("models.toml")
-#: Assumed of a model that states no `max_output`: what every current model generates at least.
+#: Assumed of a model that states no `max_output`: what every current model can generate, and what
+#: none does.
 UNKNOWN_MAX_OUTPUT: Final = 32_768
+ABOVE_ANY_OUTPUT: Final = 200_000
 # What providers append to a name for a version of the same model: a date in their three forms,
 # a moving pointer, or both (gpt-4-1106-preview).
 VARIANT: Final = re.compile(r"(-(latest|preview|\d{4}|\d{8}|\d{4}-\d{2}-\d{2}))+")
@@ -97,6 +99,13 @@ class Catalogue:
         known = self.max_output_tokens.get(model.slug)
         bounds = [bound for bound in (asked, known) if bound is not None]
         return min(bounds, default=UNKNOWN_MAX_OUTPUT)
+
+    def bound(self, model: Model, asked: int | None, paid: int) -> int | None:
+        """The bound to send upstream for an answer of which ``paid`` tokens are paid; None if the
+        answer cannot be longer. A bound above what a model generates would be refused."""
+        if asked is None and model.slug not in self.max_output_tokens:
+            return min(paid, UNKNOWN_MAX_OUTPUT) if paid < ABOVE_ANY_OUTPUT else None
+        return max(1, paid) if paid < self.longest_answer(model, asked) else None
 
     def prices_tier(self, model: Model, tier: str) -> bool:
         """Whether a call of the model in that tier has a price."""

@@ -202,7 +202,7 @@ class Conversation:
             try:
                 return counter.count(_adapted(passage, model))
             except ProviderError as error:
-                if error.status not in NO_SUCH_ADDRESS:
+                if error.status not in NO_SUCH_ADDRESS and error.kind != "timeout":
                     raise
         return None
 

@@ -106,13 +106,16 @@ class ModelsFile(BaseModel):
     def _tariff(self, entry: Entry) -> Tariff:
         assert entry.price is not None
         long = entry.long_context
-        every = [entry.tiers for entry in self.models.values()] + [*self.tiers.values()]
+        every = [*self.tiers.values(), *[entry.tiers for entry in self.models.values()]]
+        highest: dict[str, int] = {}
+        for name, multiple in (each for tiers in every for each in tiers.items()):
+            highest[name] = max(highest.get(name, ONE), int(multiple))
         return Tariff(
             usual=entry.price.price(),
             long=long.price() if long else None,
             long_over_tokens=long.over if long else 0,
             tiers=self.tiers_of(entry.provider, entry),
-            unknown_tier=max((int(m) for tiers in every for m in tiers.values()), default=ONE),
+            other_tiers=highest,
             web_search=self.web_search(entry.provider) or 0,
         )
 

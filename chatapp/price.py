@@ -45,14 +45,15 @@ class Price:
 class Tariff:
     """What a model costs: ``long`` is the price of everything in a call whose input is longer than
     ``long_over_tokens``, where there is such a price. ``tiers`` are multiples by tier or speed, in
-    thousandths, and ``unknown_tier`` is the multiple of any other. ``web_search`` is the price of
-    one search in micro-dollars."""
+    thousandths; ``other_tiers`` are the highest of all models, for a tier that this one has none
+    of, and a tier that no model has is standard. ``web_search`` is the price of one search in
+    micro-dollars."""
 
     usual: Price
     long: Price | None = None
     long_over_tokens: int = 0
     tiers: Mapping[str, int] = field(default_factory=dict)
-    unknown_tier: int = ONE
+    other_tiers: Mapping[str, int] = field(default_factory=dict)
     web_search: int = 0
 
     def of(self, usage: Usage) -> int:
@@ -77,7 +78,9 @@ class Tariff:
 
     def _multiple(self, usage: Usage) -> tuple[int, int]:
         """What its tiers multiply a price by, as a fraction."""
-        multiples = [self.tiers.get(tier, self.unknown_tier) for tier in usage.tiers]
+        others = self.other_tiers
+        tiers = usage.tiers or ()
+        multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in tiers]
         return prod(multiples), pow(ONE, len(multiples))
 
 

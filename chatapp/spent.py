@@ -74,8 +74,9 @@ def received_by(progress: Progress, estimate: Estimate) -> Usage:
 
 def spent_without_answer(error: ProviderError, estimate: Estimate) -> Spent:
     """What a call used that brought no answer: a provider that is late, or whose answer cannot be
-    read, may bill all of it; one that refuses bills nothing."""
-    if error.kind in {"timeout", "malformed"}:
+    read, may bill all of it; one that answers with an error bills nothing."""
+    is_error = error.status is not None and error.status >= 400
+    if error.kind in {"timeout", "malformed"} and not is_error:
         return Spent(estimate.usage, estimated=True, unseen=True)
     return Spent(NOTHING, estimated=False)
 

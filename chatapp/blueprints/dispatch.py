@@ -41,6 +41,8 @@ from ratelimit_ext import Limiter
 #: Under which names servers give the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
+#: A connection that was idle for too long breaks at once; one that breaks later had the request.
+STALE_S: Final = 1.0
 #: What is held at most for an answer to a caller whose calls were lately not billed.
 MOST_HELD_TOKENS: Final = 16_384
 
@@ -118,20 +120,28 @@ class Dispatch:
                 return self._guard.ask_once(lambda: self._attempted(attempt))
             except ProviderError as second:
                 self.failed(second)
+                error.was_retried = True
                 raise error from second
 
     def _attempted(self, attempt: Attempt[A]) -> A:
         if self.departure.has_happened:  # nothing is asked for a client that has left
             raise ProviderError(self.model.provider, "unavailable", message="the client has left")
         self._asked_at = self._began_at = time.monotonic()
-        return attempt(self.model, self._most_output_tokens)
+        self._wait.was_asked = False
+        try:
+            return attempt(self.model, self._most_output_tokens)
+        except ProviderError as error:
+            waited_s = time.monotonic() - self._asked_at
+            is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
+            if is_cut and waited_s > STALE_S and not self._wait.hung_up:
+                error.kind = "timeout"  # it had the request, and may bill it
+            raise
 
     def _bound_to_budget(self) -> None:
         """Bound each answer by what the caller's budget pays, where one could cost more.
 
-        Calls in flight share what is left of a budget. If a call of the caller's was lately not
-        billed, an answer is not longer than what is held for it, which is up to half of the budget:
-        no cost goes unseen twice.
+        Calls in flight share what is left of a budget. If a recent call of the user had no bill,
+        hold up to half of the remaining budget for this one, and bound its answer by that.
         """
         self._most_output_tokens, self._most = None, self._longest()
         budget = self._limiter.remaining_budget()
@@ -143,11 +153,12 @@ class Dispatch:
             self._hold(output_tokens=min(most, self._paid_by(left // 2)))
             paid = self._estimate.output_tokens
         else:
-            share = left // max(1, self._limiter.calls_in_flight())
-            paid = max(self._paid_by(share), self._estimate.output_tokens)
-        if paid < self._most:
-            self._most_output_tokens = max(1, paid // self._estimate.choices)
-            self._most = self._most_output_tokens * self._estimate.choices
+            paid = self._paid_by(left) // max(1, self._limiter.calls_in_flight())
+            paid = max(paid, self._estimate.output_tokens)
+        choices = self._estimate.choices
+        bound = self._conversation.catalogue.bound(self.model, self._asked_bound(), paid // choices)
+        if bound is not None:
+            self._most_output_tokens, self._most = bound, bound * choices
 
     def _paid_by(self, micro_usd: int) -> int:
         """The output tokens of all answers that an amount pays."""
@@ -156,20 +167,24 @@ class Dispatch:
 
     def _longest(self) -> int:
         """The most that all answers together can have."""
-        choices, catalogue = self._estimate.choices, self._conversation.catalogue
-        asked = g.chat_request.most_output_tokens
-        return choices * catalogue.longest_answer(self.model, asked and asked // choices)
+        catalogue = self._conversation.catalogue
+        return self._estimate.choices * catalogue.longest_answer(self.model, self._asked_bound())
+
+    def _asked_bound(self) -> int | None:
+        """The bound of each answer that the request states."""
+        asked: int | None = g.chat_request.most_output_tokens
+        return asked and asked // self._estimate.choices
 
     def _hold(self, *, output_tokens: int) -> None:
         """Hold so many output tokens, if that is more than is held, and there is enough for it."""
         output_tokens = min(output_tokens, self._longest())
         if output_tokens <= self._estimate.output_tokens:
             return
-        held, g.estimate = self._estimate, replace(self._estimate, output_tokens=output_tokens)
+        g.held = replace(self._estimate, output_tokens=output_tokens)
         if self._gate.hold_more():
-            self._estimate = g.estimate
+            self._estimate = g.held
         else:
-            g.estimate = held
+            g.pop("held")
 
     def _may_turn(self, error: ProviderError) -> bool:
         """Whether the second choice is asked now."""
@@ -258,6 +273,8 @@ class Dispatch:
                 return
             self._is_over = True
         self.departure.close()
+        if spent.usage.tiers is None:  # not reported: as it was asked for
+            spent = replace(spent, usage=replace(spent.usage, tiers=self._estimate.tiers))
         self.call = replace(
             self.call,
             usage=spent.usage,

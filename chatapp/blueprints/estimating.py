@@ -10,7 +10,7 @@ from flask import current_app, g
 
 from chatapp.blueprints.chat_request import ChatRequest
 from chatapp.blueprints.compatible_request import CompatibleRequest
-from chatapp.blueprints.gate import INPUT_QUOTA
+from chatapp.blueprints.gate import INPUT_QUOTA, SURGE
 from chatapp.blueprints.present import present_conversation, present_limiter
 from chatapp.estimates.estimate import EXTENSION_KEY, Estimate, Estimator
 from chatapp.providers import Extras, QuotaUnit
@@ -27,7 +27,8 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("tokens")(_tokens)
     limiter.estimator("input_tokens")(lambda: Guess(present_estimate().input_tokens))
     limiter.estimator("output_tokens")(lambda: Guess(present_estimate().output_tokens))
-    limiter.estimator("usd")(_dollars)
+    limiter.estimator("usd")(_held_dollars)
+    limiter.estimator("usd", limit=SURGE)(_dollars)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
     limiter.identity("upstream")(_upstream)
 
@@ -44,8 +45,16 @@ def _tokens() -> Guess:
 
 
 def _dollars() -> Guess:
-    estimator, estimate = present_estimator(), present_estimate()
-    slug = g.chat_request.turn.model.slug
+    return _cost_of(present_estimate())
+
+
+def _held_dollars() -> Guess:
+    """What is expected, or what Dispatch holds beyond: of dollars alone, as no pace depends on it."""
+    return _cost_of(g.get("held") or present_estimate())
+
+
+def _cost_of(estimate: Estimate) -> Guess:
+    estimator, slug = present_estimator(), g.chat_request.turn.model.slug
     return Guess(estimator.cost_usd(estimate, slug), estimator.least_usd(estimate, slug))
 
 

@@ -14,9 +14,11 @@ COOL_DOWN: Final = "provider"
 #: The provider's own quotas, `as reported`.
 INPUT_QUOTA: Final = "provider-input-tokens"
 QUOTAS: Final = ("provider-requests", "provider-tokens", INPUT_QUOTA, "provider-output-tokens")
-#: On for a user whose last call was not billed as far as we know, `unless blocked` in shadow.
+#: Set for an hour after a call whose usage was not reported; `unless blocked` in shadow.
 UNBILLED: Final = "unbilled"
 UNBILLED_S: Final = 3600.0
+#: Stops a key that spends far more than usual.
+SURGE: Final = "surge"
 #: Everything that is counted by model: charged anew where another model is asked.
 OF_THE_MODEL: Final = ("model", "blocked-model", COOL_DOWN, *QUOTAS)
 
@@ -51,8 +53,8 @@ class LimiterGate:
         return self._limiter.admit_again(*OF_THE_MODEL)
 
     def hold_more(self) -> bool:
-        """Hold what the present request is by now expected to use beyond what is held for it;
-        whether there was enough of every limit."""
+        """Hold what the present request may use beyond what is held for it; whether there was
+        enough of every limit."""
         return self._limiter.admit_again() is None
 
     @property

@@ -39,6 +39,7 @@ def take(conversation: Conversation) -> Model | None:
     g.model_asked_for = model.name
     g.chat_request = replace(asked, turn=replace(asked.turn, model=chosen))
     g.pop("estimate", None)
+    g.pop("held", None)
     return chosen
 
 

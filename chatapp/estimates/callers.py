@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Final
 
+from chatapp.providers import Usage
+
 #: How many pairs of caller and model are known at most: about 20 MB.
 MOST_CALLERS: Final = 10_000
 #: Fewer calls than that say nothing about a quantile of 95 %: one in twenty is its first sign.
@@ -25,7 +27,7 @@ FEW_CALLS: Final = 5
 @dataclass(slots=True)
 class _Known:
     outputs: deque[int] = field(default_factory=lambda: deque(maxlen=2 * ENOUGH_CALLS))
-    cached_shares: deque[float] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
+    inputs: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
 
 
 class Callers:
@@ -45,20 +47,25 @@ class Callers:
             outputs = sorted(known.outputs)
         return outputs[math.ceil(QUANTILE * len(outputs)) - 1]
 
-    def cached_share(self, caller: str, slug: str) -> float:
-        """Which part of the input was lately read from the provider's cache, 0 to 1."""
+    def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
+        """How many of these input tokens the provider's cache is expected to have: the share that
+        it lately had, and not more than the longest of those inputs, as it knows no others."""
         with self._lock:
             known = self._known.get((caller, slug))
-            if known is None or len(known.cached_shares) < 2:
-                return 0.0
-            return median_low(known.cached_shares)
+            if known is None or len(known.inputs) < 2:
+                return 0
+            share = median_low(share for share, _ in known.inputs)
+            longest = max(tokens for _, tokens in known.inputs)
+        return min(int(input_tokens * share), longest)
 
-    def billed(self, caller: str, slug: str, *, output_tokens: int, cached_share: float) -> None:
-        """A call is over, and its provider has reported the usage."""
+    def billed(self, caller: str, slug: str, usage: Usage, *, output_tokens: int) -> None:
+        """A call is over, and its provider has reported the usage, with so many output tokens for
+        each answer."""
+        share = min(1.0, usage.cached_input_tokens / max(1, usage.input_tokens))
         with self._lock:
             known = self._known.setdefault((caller, slug), _Known())
             self._known.move_to_end((caller, slug))
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
             known.outputs.append(output_tokens)
-            known.cached_shares.append(cached_share)
+            known.inputs.append((share, usage.input_tokens))

@@ -55,7 +55,7 @@ class Estimate:
             self.input_tokens,
             self.output_tokens,
             cached_input_tokens=self.cached_input_tokens,
-            tiers=self.tiers,
+            tiers=self.tiers or None,
         )
 
     @property
@@ -104,12 +104,12 @@ class Estimator:
         input_, context = counted.expected, self._catalogue.context_tokens.get(model.slug)
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
-        share = 0.0 if caller is None else self._callers.cached_share(caller, model.slug)
+        cached = 0 if caller is None else self._callers.cached_tokens(caller, model.slug, input_)
         return Estimate(
             input_,
             output,
             choices,
-            cached_input_tokens=int(input_ * share),
+            cached_input_tokens=cached,
             least_input_tokens=min(counted.least, input_),
             tiers=tiers,
         )
@@ -129,12 +129,7 @@ class Estimator:
         """
         output_tokens = -(-max(0, actual.output_tokens) // estimate.choices)
         self._outputs.add(slug, output_tokens)
-        self._callers.billed(
-            caller,
-            slug,
-            output_tokens=output_tokens,
-            cached_share=min(1.0, actual.cached_input_tokens / max(1, actual.input_tokens)),
-        )
+        self._callers.billed(caller, slug, actual, output_tokens=output_tokens)
         ratios = (
             self.accuracy.observe(
                 slug, "input", estimated=estimate.input_tokens, actual=actual.input_tokens

@@ -83,7 +83,7 @@ def row_of(call: Call) -> dict[str, object]:
         "estimated_input_tokens": call.estimated_input_tokens,
         "estimated_output_tokens": call.estimated_output_tokens,
         **{name: None if usage is None else getattr(usage, name) for name in USAGE},
-        "tiers": None if usage is None else "+".join(usage.tiers) or None,
+        "tiers": None if usage is None else "+".join(usage.tiers or ()) or None,
         "estimated": call.estimated,
         "cost_micro_usd": call.cost_micro_usd,
         "status": call.status,

@@ -60,7 +60,7 @@ class Usage:
     bookkeeping; ``cache_write_1h_tokens``, written for an hour, are a part of the latter.
     ``output_tokens`` is everything generated, ``reasoning_tokens`` a part of it. ``web_searches``
     are those that the provider made. ``tiers`` are the tiers and speeds that change the price
-    ("priority", "fast", …), none for a standard call.
+    ("priority", "fast", …), none for a standard call, and None if the provider reported nothing.
     """
 
     input_tokens: int
@@ -70,7 +70,7 @@ class Usage:
     reasoning_tokens: int = 0
     cache_write_1h_tokens: int = 0
     web_searches: int = 0
-    tiers: tuple[str, ...] = ()
+    tiers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

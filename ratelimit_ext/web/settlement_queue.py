@@ -2,8 +2,10 @@
 
 A settlement that is lost is money that is not charged, or a slot that stays taken. So what fails is
 sent again, with growing pauses, until its hold is forgotten: its lease plus ten minutes. A
-correction has a marker from its first sending on, so that a lost reply never applies it twice; a
-settlement needs none, as a hold is settled once.
+correction has a marker from its first sending on, so that a lost reply does not apply it twice; a
+settlement needs none, as a hold is settled once. The marker of a first sending is kept for a minute
+alone, as each refund leaves one: a reply that is lost just before an outage of more than a minute
+may refund twice.
 
 Not for reports, blocks and renewals: by the time the storage answers again they are out of date.
 """
@@ -27,6 +29,7 @@ from ratelimit_ext.engine.protocol import Change, Correction, Engine, Settlement
 KEPT_AFTER_LEASE_S: Final = 600.0
 #: How many sendings wait at most; beyond that the oldest is dropped.
 MOST_WAITING: Final = 10_000
+FIRST_MARKER_US: Final = 60_000_000
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 #: How long the end of the process waits for the storage.
@@ -90,14 +93,20 @@ class SettlementQueue:
     def send(self, engine: Engine, changes: Sequence[Change], *, lease_s: float) -> None:
         """Send changes to the engine that took their charges. Never raises."""
         kept_s = lease_s + KEPT_AFTER_LEASE_S
-        sending = Sending(
-            engine, changes, _marker(changes), int(kept_s * 1_000_000), self._clock() + kept_s
-        )
+        until = self._clock() + kept_s
+        sending = Sending(engine, changes, _marker(changes), FIRST_MARKER_US, until)
+        kept = [change for change in changes if isinstance(change, Correction | Settlement)]
+        again = sending._replace(changes=kept, marker_us=int(kept_s * 1_000_000))
+        if engine in self._away and self._waiting:  # the thread asks the storage
+            self._keep(again)
+            return
         try:
             sending.send()
         except StorageUnavailable as error:
-            kept = [change for change in changes if isinstance(change, Correction | Settlement)]
-            self._keep(sending._replace(changes=kept), error)
+            if engine not in self._away:
+                self._away.add(engine)
+                _logger.error(AWAY, error)
+            self._keep(again)
         except Exception:  # with its trace: an engine's own failures have a class
             _logger.exception(FAILED, len(changes))
         else:
@@ -132,10 +141,7 @@ class SettlementQueue:
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 
-    def _keep(self, sending: Sending, error: StorageUnavailable) -> None:
-        if sending.engine not in self._away:
-            self._away.add(sending.engine)
-            _logger.error(AWAY, error)
+    def _keep(self, sending: Sending) -> None:
         if not sending.changes:
             return
         with self._changed:

@@ -75,6 +75,7 @@ class ProviderServer:
         self._silent = threading.Event()
         self._thinks = threading.Event()
         self._end = threading.Event()
+        self._drops = 0
 
     def script(self, *answers: Answer | Stream) -> None:
         """The answers to the next calls, in order."""
@@ -83,6 +84,10 @@ class ProviderServer:
     def silence(self) -> None:
         """From now on accept calls and answer none of them, until the server stops."""
         self._silent.set()
+
+    def drop(self, calls: int) -> None:
+        """Take so many calls and close their connections without an answer."""
+        self._drops = calls
 
     def think(self) -> None:
         """From now on begin no answer before `go_on`, or until the caller hangs up."""
@@ -119,6 +124,9 @@ class ProviderServer:
         self.calls.append(call)
         if self._silent.is_set():
             self._end.wait()
+            return None
+        if self._drops:
+            self._drops -= 1
             return None
         return self._answers.popleft() if self._answers else success(call.path, call.body)
 

@@ -82,11 +82,14 @@ def test_anthropics_bound_leaves_room_for_an_answer(
     paid = provider.calls[-1].body["max_tokens"]
     assert isinstance(paid, int)
     assert 35_000 < paid < 40_000
-    thinking = {"type": "enabled", "budget_tokens": 90_000, "display": "omitted"}
-    assert ask(online, "/v1/messages", {**body, "thinking": thinking}).status_code == 200
-    call = provider.calls[-1]
-    assert call.body["max_tokens"] <= paid
-    assert call.body["thinking"] == {**thinking, "budget_tokens": call.body["max_tokens"] // 2}
+    for budget in (90_000, paid - 5):
+        thinking = {"type": "enabled", "budget_tokens": budget, "display": "omitted"}
+        assert ask(online, "/v1/messages", {**body, "thinking": thinking}).status_code == 200
+        call = provider.calls[-1]
+        most = call.body["max_tokens"]
+        assert isinstance(most, int)
+        assert most <= paid
+        assert call.body["thinking"] == {**thinking, "budget_tokens": most // 2}
 
 
 def test_parallel_calls_without_a_bound_cannot_spend_a_multiple(
@@ -120,8 +123,11 @@ OPUS, LUNA = "claude-opus-5", "gpt-5.6-luna"
         (LUNA, Usage(1_000, 100, tiers=("priority",)), 640),
         ("gpt-5-mini", Usage(1_000, 100, tiers=("priority",)), 810),
         ("gpt-5-mini", Usage(1_000, 100, tiers=("flex",)), 225),
-        # No known multiple: the highest of the file, 6.
-        (LUNA, Usage(1_000, 100, tiers=("ludicrous",)), 1_920),
+        # A tier that this model has no multiple for: the highest of all models'.
+        (LUNA, Usage(1_000, 100, tiers=("fast",)), 1_920),
+        ("claude-new-7", Usage(1_000_000, 0, tiers=("us",)), 165_000_000),
+        # One that no model has is none.
+        (LUNA, Usage(1_000, 100, tiers=("on_demand",)), 320),
         ("claude-sonnet-4-5", Usage(200_001, 100), 1_202_256),
     ],
 )
@@ -163,6 +169,28 @@ def test_every_entry_of_the_catalogue_is_consistent() -> None:
         ("/v1/messages", {"model": OPUS, "thread": {"type": "create"}}, "thread"),
         ("/v1/messages", {"model": OPUS, "tools": [{"type": "code_execution_20260521"}]}, "tools"),
         ("/v1/messages", {"model": OPUS, "tools": [{"type": "advisor_20260301"}]}, "tools"),
+        (
+            "/v1/messages",
+            {
+                "model": OPUS,
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "type": "tool_addition",
+                                "tool": {
+                                    "type": "tool_definition",
+                                    "definition": {"type": "advisor_20260301"},
+                                },
+                            }
+                        ],
+                    }
+                ],
+            },
+            "messages",
+        ),
+        ("/v1/messages", {"model": OPUS, "billing_policy": {"bill_to": "user_profile"}}, None),
         ("/v1/chat/completions", {"model": "gpt-5-nano", "service_tier": "priority"}, None),
         ("/v1/chat/completions", {"model": "gpt-99", "service_tier": "fast"}, "service_tier"),
         ("/v1/chat/completions", {"model": LUNA, "service_tier": 3}, "service_tier"),
@@ -191,6 +219,7 @@ def test_what_has_no_price_is_refused(
     ("path", "fields"),
     [
         ("/v1/messages", {"model": OPUS, "speed": "fast"}),
+        ("/v1/messages", {"model": OPUS, "billing_policy": {"bill_to": "self"}}),
         ("/v1/messages", {"model": OPUS, "speed": "standard", "inference_geo": "us"}),
         (
             "/v1/messages",
@@ -244,6 +273,7 @@ def test_anthropics_bill_is_read_whole(online: FlaskClient, provider: ProviderSe
         "iterations": [
             {"type": "compaction", "input_tokens": 1000, "output_tokens": 200},
             {"type": "message", "input_tokens": 100, "output_tokens": 10},
+            {"type": "of tomorrow", "input_tokens": "many"},
         ],
     }
     provider.script(Answer(200, {**anthropic_body(model=OPUS), "usage": usage}))
@@ -307,3 +337,43 @@ def test_a_reported_call_releases_what_was_held_of_it(
         billed = CATALOGUE.price("gpt-5.4", Usage(12, 5, cached_input_tokens=8))
         assert round((before["usd-hour"] - left(online)["usd-hour"]) * 1e6) == billed
     assert provider.calls[0].body["max_completion_tokens"] == 16_384
+
+
+def test_a_tier_that_is_not_reported_is_billed_as_it_was_asked_for(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """An answer that does not say how it was served."""
+    body = {"model": LUNA, "max_tokens": 10, "service_tier": "priority"}
+    before = left(online)["usd-day"]
+    assert ask(online, "/v1/chat/completions", body).status_code == 200
+    billed = CATALOGUE.price(LUNA, Usage(12, 5, cached_input_tokens=8, tiers=("priority",)))
+    assert round((before - left(online)["usd-day"]) * 1e6) == billed
+
+
+def test_what_is_held_more_of_a_caller_is_dollars_alone(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """Not the tokens of its pace, nor what is usual of its key: three agents at once go on."""
+    limiter = online.application.extensions["chatapp.limiter"]
+    with online.application.app_context():
+        limiter.block("unbilled", "ip:127.0.0.1")
+    provider.silence()  # all that is held stays charged
+    body = {"model": "claude-haiku-4-5", "max_tokens": 64_000}
+    before = left(online)
+    assert ask(online, "/v1/messages", body).status_code == 504
+    after = left(online)
+    assert 0.08 < before["usd-hour"] - after["usd-hour"] < 0.09
+
+
+def test_a_model_that_is_not_listed_is_bounded_by_what_models_can_generate(
+    make_app: AppMaker, provider: ProviderServer, tmp_path: Any
+) -> None:
+    """What it can generate is not known: a large budget does not leave its answer unbounded."""
+    config = {"CHATAPP_PLANS": {"ada": "team"}}
+    client = make_app(**config).test_client()
+    model = CATALOGUE.model("gpt-99", "openai")
+    assert CATALOGUE.bound(model, None, 150_000) == 32_768
+    assert CATALOGUE.bound(model, None, 20_000) == 20_000
+    assert CATALOGUE.bound(model, None, 10**9) is None
+    assert CATALOGUE.bound(model, 50_000, 40_000) == 40_000
+    assert client.post("/chat", json={"message": "x", "user_id": "ada"}).status_code == 200

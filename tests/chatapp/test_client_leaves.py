@@ -68,7 +68,9 @@ def test_the_provider_stops_while_nobody_sends_anything(
     # Anthropic has reported the input by then; OpenAI reports nothing before the end, and may have
     # reasoned where nobody sees it: the hold is charged.
     assert call.usage.input_tokens == (call.estimated_input_tokens if openai else 23)
-    assert call.usage.output_tokens == (call.estimated_output_tokens if openai else 1)
+    # The first delta may have come before the client left, or not: then the stream was silent.
+    held = call.estimated_output_tokens
+    assert call.usage.output_tokens in ([held] if openai else [1, held])
 
 
 def test_a_stream_that_was_never_read_ends_too(

@@ -72,16 +72,19 @@ def test_a_stream_that_its_provider_has_ended_is_what_it_sent(progress: Progress
 
 
 @pytest.mark.parametrize(
-    ("kind", "usage"),
+    ("kind", "status", "usage"),
     [
-        ("timeout", Usage(5, 100)),
-        ("malformed", Usage(5, 100)),
-        ("overloaded", NOTHING),
-        ("unavailable", NOTHING),
-        ("bad_request", NOTHING),
+        ("timeout", None, Usage(5, 100)),
+        ("timeout", 504, NOTHING),
+        ("malformed", 200, Usage(5, 100)),
+        ("overloaded", 529, NOTHING),
+        ("unavailable", None, NOTHING),
+        ("bad_request", 400, NOTHING),
     ],
 )
-def test_without_an_answer_what_may_be_billed_is_charged(kind: ErrorKind, usage: Usage) -> None:
-    """A provider that is late or cannot be read may bill; one that refuses does not."""
-    spent = spent_without_answer(ProviderError("p", kind), HELD)
+def test_without_an_answer_what_may_be_billed_is_charged(
+    kind: ErrorKind, status: int | None, usage: Usage
+) -> None:
+    """A provider that is late or unreadable may bill; one that answers with an error does not."""
+    spent = spent_without_answer(ProviderError("p", kind, status=status), HELD)
     assert (spent.usage, spent.estimated) == (usage, usage != NOTHING)

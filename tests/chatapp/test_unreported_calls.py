@@ -280,3 +280,59 @@ def test_cached_input_is_not_counted_in_tokens(
     assert before["tokens"] - after["tokens"] == pytest.approx(1_500, abs=1_500)
     billed = catalogue.load().price(REASONING, Usage(96_000, 500, cached_input_tokens=95_000))
     assert round((before["usd-day"] - after["usd-day"]) * 1e6) == billed
+
+
+def test_of_several_choices_all_have_to_end(
+    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The first that is finished does not make the answer whole: the others may generate on."""
+    first = event({"choices": [{"index": 0, "delta": {"content": "po"}, "finish_reason": "stop"}]})
+    provider.script(Stream([first, Cut()]))
+    ask(client, REASONING, stream=True, n=2, max_tokens=900)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    assert (call.status, call.usage.output_tokens) == ("cut_off", 1_800)
+    second = first.replace(b'"index": 0', b'"index": 1')
+    provider.script(Stream([first, second, *openai_chunks()[-2:]]))
+    ask(client, REASONING, stream=True, n=2, max_tokens=900)
+    assert ledger.finished(2)[-1].status == "answered"
+
+
+def test_an_odd_event_at_the_end_is_not_the_bill(
+    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """A usage that cannot be read leaves what was received."""
+    delta = named(
+        "message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": "many"}
+    )
+    text = named("content_block_delta", index=0, delta={"type": "text_delta", "text": TEXT})
+    provider.script(Stream([anthropic_events()[0], text, delta, named("message_stop")]))
+    ask(client, CLAUDE, stream=True, max_tokens=5000)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    assert (call.estimated, call.usage.output_tokens) == (True, 1000)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a while"])
+def test_a_connection_that_breaks_late_had_the_request(
+    make_app: AppMaker,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: bool,
+) -> None:
+    """One that was idle for too long breaks at once, and is asked again; one that breaks while the
+    provider works is charged as it was held, and not asked again: it may be billed each time."""
+    if waits:
+        monkeypatch.setattr("chatapp.blueprints.dispatch.STALE_S", 0.0)
+    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=2)
+    app.extensions[LEDGER_KEY] = ledger
+    provider.drop(1)
+    response = ask(app.test_client(), REASONING)
+    [call] = ledger.finished()
+    if waits:
+        assert (response.status_code, call.status) == (504, "timeout")
+        assert call.cost_micro_usd > 0
+    else:
+        assert (response.status_code, call.status) == (200, "answered")
+    assert len(provider.calls) == (1 if waits else 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
 PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
+#: How long a count may take: it generates nothing, and there is an estimate in its place.
+COUNT_WITHIN_S: Final = 10.0
 #: The least that `thinking.budget_tokens` may be, and what is left for the answer beside it.
 LEAST_THINKING: Final = 1024
 LEAST_ANSWER: Final = 256
@@ -86,7 +89,7 @@ class Anthropic:
         if not isinstance(said, int) or said <= most_output_tokens:
             return passage
         budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-        if not (isinstance(budget, int) and budget >= most_output_tokens):
+        if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
             return passage.with_fields(max_tokens=most_output_tokens)
         # Thinking has to leave room for an answer, and has a least budget.
         assert isinstance(thinking, dict)
@@ -109,7 +112,9 @@ class Anthropic:
 
     def count(self, passage: Passage) -> Passed:
         with told():
-            response = self._post(passage, passage.headers, stream=False, path=COUNT_PATH)
+            response = self._post(
+                passage, passage.headers, stream=False, path=COUNT_PATH, within_s=COUNT_WITHIN_S
+            )
             json.loads(response.content)
         headers = passed_headers(response, PASSED_HEADERS)
         return Passed(response.content, content_type(response), headers, usage=None)
@@ -133,11 +138,20 @@ class Anthropic:
         )
 
     def _post(
-        self, passage: Passage, headers: Mapping[str, str], *, stream: bool, path: str = PATH
+        self,
+        passage: Passage,
+        headers: Mapping[str, str],
+        *,
+        stream: bool,
+        path: str = PATH,
+        within_s: float | None = None,
     ) -> httpx2.Response:
         import anthropic  # noqa: PLC0415
         import httpx2  # noqa: PLC0415
 
+        limits = self._timeouts
+        if within_s is not None:
+            limits = replace(limits, read_s=min(within_s, limits.read_s))
         return self._client.get().post(
             path,
             cast_to=httpx2.Response,
@@ -145,7 +159,7 @@ class Anthropic:
             options={
                 "headers": dict(headers),
                 "params": dict(passage.query),
-                "timeout": timeout(self._timeouts, stream=stream),
+                "timeout": timeout(limits, stream=stream),
             },
             stream=stream,
             stream_cls=anthropic.Stream[object],

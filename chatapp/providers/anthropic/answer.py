@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from chatapp.providers import (
     TOKENS_MAX,
@@ -68,10 +68,17 @@ class Bill(Counted):
     inference_geo: str | None = None
     iterations: list[Counted] | None = None
 
+    @field_validator("iterations", mode="before")
+    @classmethod
+    def _compactions(cls, found: object) -> object:
+        """All others are in the sums already, whatever they are."""
+        if not isinstance(found, list):
+            return None
+        return [each for each in found if _kind(each) == "compaction"]
+
     def usage(self) -> Usage:
         # The sums leave out what it took to compact the context.
-        compacted = [each for each in self.iterations or () if each.type == "compaction"]
-        parts = [self, *compacted]
+        parts = [self, *(self.iterations or ())]
         read = sum(part.cache_read_input_tokens or 0 for part in parts)
         written = sum(part.cache_creation_input_tokens or 0 for part in parts)
         hour = (part.cache_creation or CacheWrites() for part in parts)
@@ -111,6 +118,10 @@ class Answer(Fields):
         )
 
 
+def _kind(part: object) -> object:
+    return part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+
+
 def usage_of(answer: object) -> Usage | None:
     """The usage that a whole answer reports; None if it reports none that can be read."""
     try:
@@ -119,8 +130,10 @@ def usage_of(answer: object) -> Usage | None:
         return None
 
 
-def tiers_of(speed: str | None, inference_geo: str | None) -> tuple[str, ...]:
+def tiers_of(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | None:
     """What changes the price of a call, as prices have it."""
+    if speed is None and inference_geo is None:
+        return None
     words = ((speed or "").lower(), (inference_geo or "").lower())
     return tuple(word[:32] for word in words if word not in STANDARD)
 

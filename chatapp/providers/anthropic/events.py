@@ -127,13 +127,13 @@ class EventReader:
         return said
 
     def _counted(self, message: _MessageDelta) -> None:
-        if message.delta.stop_reason is not None:
-            self.progress.finish_reason = finish_reason(message.delta.stop_reason)
-            self.progress.usage_is_final = True
         before = self._bill.model_dump() if self._bill else {"input_tokens": 0}
         counted = message.usage.model_dump(exclude_none=True)
         self._bill = Bill.model_validate({**before, **counted})
         self.progress.usage = self._bill.usage()
+        if message.delta.stop_reason is not None:
+            self.progress.finish_reason = finish_reason(message.delta.stop_reason)
+            self.progress.usage_is_final = True
 
 
 def _failure(data: str) -> ProviderError:

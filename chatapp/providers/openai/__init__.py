@@ -107,7 +107,15 @@ class OpenAI:
     def forward_stream(self, passage: Passage) -> AnswerStream:
         raw, added = _with_usage(passage)
         model = str(passage.fields.get("model"))
-        return self._streamed(raw, model, passage.headers, lenient=True, hides_usage=added)
+        choices = passage.fields.get("n")
+        return self._streamed(
+            raw,
+            model,
+            passage.headers,
+            lenient=True,
+            hides_usage=added,
+            choices=choices if isinstance(choices, int) else 1,
+        )
 
     def _streamed(
         self,
@@ -117,6 +125,7 @@ class OpenAI:
         *,
         lenient: bool,
         hides_usage: bool = False,
+        choices: int = 1,
     ) -> AnswerStream:
         with told():
             # Compressed, events would be late by as much as a block holds.
@@ -124,7 +133,7 @@ class OpenAI:
             wait_longer(response, self._timeouts)
         return UpstreamStream(
             response,
-            ChunkReader(model, hides_usage=hides_usage),
+            ChunkReader(model, hides_usage=hides_usage, choices=choices),
             provider=self.name,
             headers=passed_headers(response, PASSED_HEADERS),
             quotas=quotas(response.headers),

@@ -107,9 +107,11 @@ def usage_of(answer: object) -> Usage | None:
     return billed.usage.usage(billed.service_tier)
 
 
-def tiers_of(service_tier: str | None) -> tuple[str, ...]:
+def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:
     """The tier that a call was served in, as prices have it; one that is not known by its name."""
-    word = (service_tier or "").lower()
+    if service_tier is None:
+        return None
+    word = service_tier.lower()
     return () if word in STANDARD else (TIERS.get(word, word[:32]),)
 
 

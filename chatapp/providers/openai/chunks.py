@@ -36,6 +36,7 @@ class _Delta(Fields):
 
 
 class _Choice(Fields):
+    index: int | None = None
     delta: _Delta | None = None
     finish_reason: str | None = None
 
@@ -49,11 +50,14 @@ class _Chunk(Fields):
 
 
 class ChunkReader:
-    """Reads chunks. ``hides_usage``: the caller did not ask for the chunk that has it, so it does
-    not get it; a loop that takes `choices[0]` of every chunk would fail on it."""
+    """Reads chunks of so many ``choices``. ``hides_usage``: the caller did not ask for the chunk
+    that has it, so it does not get it; a loop that takes `choices[0]` of every chunk would fail on
+    it."""
 
-    def __init__(self, model: str, *, hides_usage: bool) -> None:
+    def __init__(self, model: str, *, hides_usage: bool, choices: int = 1) -> None:
         self.progress = Progress(model=model)
+        self._choices = choices
+        self._finished: set[int] = set()
         self.over = False
         self._hides_usage = hides_usage
         self._service_tier: str | None = None
@@ -62,8 +66,9 @@ class ChunkReader:
         if not event.data:
             return Part("", event.raw)
         if event.data.startswith(DONE):
-            if self.progress.finish_reason is None:
+            if not self._finished:
                 raise ProviderError("openai", "unavailable", message="done, and not finished")
+            self.progress.finish_reason = self.progress.finish_reason or "other"
             self.over = True
             return Part("", event.raw)
         chunk = _Chunk.model_validate_json(event.data)
@@ -72,16 +77,7 @@ class ChunkReader:
             raise _failure(chunk.error)
         progress = self.progress
         progress.model = chunk.model or progress.model
-        text = ""
-        for choice in chunk.choices:
-            delta = choice.delta or _Delta()
-            said = delta.content or delta.refusal or ""
-            text += said
-            progress.output_bytes += len(said.encode())
-            if delta.model_extra:
-                progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
-            if choice.finish_reason is not None:
-                progress.finish_reason = finish_reason(choice.finish_reason)
+        text = "".join([self._text(choice) for choice in chunk.choices])
         self._service_tier = chunk.service_tier or self._service_tier
         if chunk.usage is not None:
             progress.usage = chunk.usage.usage(self._service_tier)
@@ -89,6 +85,19 @@ class ChunkReader:
             if self._hides_usage and not chunk.choices:
                 return Part("", b"")
         return Part(text, event.raw)
+
+    def _text(self, choice: _Choice) -> str:
+        """The text that a chunk adds to a choice; all that it adds is counted."""
+        progress, delta = self.progress, choice.delta or _Delta()
+        text = delta.content or delta.refusal or ""
+        progress.output_bytes += len(text.encode())
+        if delta.model_extra:
+            progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
+        if choice.finish_reason is not None:
+            self._finished.add(choice.index or 0)
+            if len(self._finished) >= self._choices:
+                progress.finish_reason = finish_reason(choice.finish_reason)
+        return text
 
 
 def _failure(error: object) -> ProviderError:

@@ -16,7 +16,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     refused, tiers = {}, {}
     tier = fields.get("service_tier")
     if isinstance(tier, str):
-        tiers = dict(zip(["service_tier"], tiers_of(tier), strict=False))
+        tiers = dict(zip(["service_tier"], tiers_of(tier) or (), strict=False))
     elif tier is not None:
         refused["service_tier"] = "is not a tier"
     if fields.get("web_search_options") is not None:

@@ -79,6 +79,9 @@ def test_input_that_was_cached_lately_is_expected_to_be(estimator: Estimator) ->
     assert learned.tokens == plain.input_tokens - learned.cached_input_tokens + 10
     assert estimator.cost_usd(learned, GPT.slug) < estimator.cost_usd(plain, GPT.slug)
     assert estimator.estimate(GPT, body, most_output_tokens=10).cached_input_tokens == 0
+    longer = {"messages": [{"role": "user", "content": "word " * 9_000}]}
+    longer_one = estimator.estimate(GPT, longer, caller="agent")
+    assert longer_one.cached_input_tokens == 1_000, "the cache knows no more than was sent"
 
 
 def test_a_file_by_its_name_is_a_guess(estimator: Estimator) -> None:
