@@ -96,5 +96,5 @@ def usage_of(row: Mapping[Any, Any]) -> Usage | None:
     """The usage in a row, where it is known."""
     if row["input_tokens"] is None:
         return None
-    tiers = tuple((row["tiers"] or "").split("+")) if row["tiers"] else ()
+    tiers = tuple(row["tiers"].split("+")) if row["tiers"] else None
     return Usage(**{name: row[name] or 0 for name in USAGE}, tiers=tiers)
