@@ -25,6 +25,7 @@ CODES: Final = {
     413: "body_too_large",
     500: "internal_error",
 }
+UNAVAILABLE_CODES: Final = {"closed": "switched_off", "storage-full": "storage_unavailable"}
 SENTENCES: Final = {
     404: (
         "There is nothing at this address; POST /chat takes messages, GET / is a page for people, "
@@ -79,7 +80,7 @@ def trouble_of(error: HTTPException) -> Trouble:
     if isinstance(error, Blocked):
         return Trouble(status, "blocked", error.description or "", hopeless=True)
     if isinstance(error, TemporarilyUnavailable):
-        code = "switched_off" if error.cause == "closed" else "server_is_overloaded"
+        code = UNAVAILABLE_CODES.get(error.cause, "server_is_overloaded")
         wait_s = None if error.wait_ms is None else whole_seconds(error.wait_ms / 1000)
         return Trouble(
             status,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
 from ratelimit_ext.engine.protocol import (
@@ -80,6 +80,8 @@ class RedisEngine:
             "1" if take else "0",
             _json_list(words),
         )
+        if reply[1] < 0:
+            raise StorageFull(charges[-reply[1] - 1].key)
         return decision_of(
             charges,
             reply[0],

@@ -43,7 +43,10 @@ strategies.fw = {
 
   take = take,
 
-  lifetime = function(value, now) return struct.unpack('<I7', value, 8) - now end,
+  lifetime = function(value, now)
+    local used, ending = struct.unpack('<I7I7', value)
+    return used > 0 and ending - now or 0
+  end,
 
   rewound = function(raw, now, arg)
     local _, ending = opened(raw, now)

@@ -84,8 +84,9 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> S
 
 
 def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
-    """Until the window ends."""
-    return state[1] - now_us
+    """Until the window ends; a window with nothing in it does not matter."""
+    used, end = state
+    return end - now_us if used else 0
 
 
 def booked(state: State, now_us: int) -> int:
