@@ -57,10 +57,9 @@ def install(
     """
 
     def answer(error: HTTPException) -> Answer:
-        if brings_its_own_answer(error):
-            return error
-        answered = unrouted(error) if request.endpoint is None else None
-        return _in_the_one_shape(error) if answered is None else answered
+        if request.endpoint is None and (answered := unrouted(error)) is not None:
+            return answered
+        return error if brings_its_own_answer(error) else _in_the_one_shape(error)
 
     app.register_error_handler(HTTPException, answer)
     app.register_error_handler(ProviderError, _answer_provider_error)

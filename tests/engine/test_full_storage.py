@@ -57,6 +57,11 @@ def call_of(user: str) -> list[Charge]:
     return [charge(PACE, user), charge(DAILY, user), charge(MODEL, "gpt")]
 
 
+def invent(engine: RedisEngine, callers: int) -> None:
+    for number in range(callers):
+        engine.admit(call_of(f"invented-{number}"))
+
+
 def test_an_unknown_identity_is_refused_and_not_counted(
     client: redis.Redis, engine: RedisEngine
 ) -> None:
@@ -144,8 +149,7 @@ def test_invented_callers_fill_the_embedded_server_and_reset_nobody(tmp_path: Pa
                 assert engine.admit(call_of("spent")).admitted
             assert engine.admit(call_of("ada")).admitted
             with pytest.raises(StorageFull):
-                for number in range(50_000):
-                    engine.admit(call_of(f"invented-{number}"))
+                invent(engine, 50_000)
             assert not engine.admit(call_of("spent")).admitted
             assert engine.admit(call_of("ada")).admitted
             assert client.info("stats")["evicted_keys"] == 0
