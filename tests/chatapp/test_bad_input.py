@@ -172,6 +172,9 @@ REFUSED = {
     "a header in the query": Refused(
         ANTHROPIC_PATH, {}, 400, "invalid_header", query="?beta=x%0d%0aSet-Cookie:%20a=b"
     ),
+    "a query that is not UTF-8": Refused(
+        ANTHROPIC_PATH, {}, 400, "invalid_query", environ={"QUERY_STRING": "beta=\xe9"}
+    ),
     "no max_tokens": Refused(ANTHROPIC_PATH, {"max_tokens": ABSENT}, 400, "invalid_max_tokens"),
 }
 
