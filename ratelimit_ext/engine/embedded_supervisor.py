@@ -47,7 +47,7 @@ SETTINGS = {
     # Requests have 100 ms for the storage; a flush that waits for a rewrite may take seconds.
     "no-appendfsync-on-rewrite": "yes",
     # Evicting a key would forget what someone has used: an attacker who brings enough identities
-    # would reset everybody's limits, unseen. With a full memory admit.lua refuses unknown identities
+    # would reset all limits, unseen. If memory is full, admit.lua refuses unknown identities
     # and goes on with known ones. Expired keys free memory as always: all of ours expire.
     "maxmemory-policy": "noeviction",
 }
