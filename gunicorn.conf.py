@@ -65,6 +65,8 @@ limit_request_fields = 64
 limit_request_field_size = 16_380
 # `X_Forwarded_For` would become the same WSGI key as `X-Forwarded-For`.
 header_map = "drop"
+# Nor may a header, from whatever peer, be SCRIPT_NAME or PATH_INFO: gunicorn fails on some values.
+forwarder_headers = ""
 # Its path is one per user, so that two applications would share it; signals do what we need.
 control_socket_disable = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from chatapp.blueprints import (
     anthropic_api,
     authentication,
     chat,
+    content_type,
     estimating,
     health,
     models_api,
@@ -33,6 +35,7 @@ from chatapp.blueprints import (
     refusal,
     request_id,
     second_choice,
+    trusted_host,
     usage,
 )
 from chatapp.catalogue import Catalogue, CatalogueError
@@ -97,7 +100,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     estimating.install(limiter)
     second_choice.install(limiter)
     authenticator = _accounts(app, chosen)
+    content_type.install(app)
     request_id.install(app)
+    trusted_host.install(app, authenticator, chosen.trusted_hosts)
     # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
@@ -171,7 +176,10 @@ def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
         migration.prepare(database)
     except (DatabaseUrlError, SQLAlchemyError, OSError) as error:
         raise settings.SettingsError(f"DATABASE_URL: {error}") from error
-    app.extensions[LEDGER_KEY] = BackgroundLedger(database)
+    keep = chosen.ledger_keep_days
+    app.extensions[LEDGER_KEY] = BackgroundLedger(
+        database, keep=None if keep is None else timedelta(days=keep)
+    )
     app.extensions[RECORDS_KEY] = Records(database)
     accounts = app.extensions[ACCOUNTS_KEY] = Accounts(database)
     authenticator = app.extensions[AUTHENTICATOR_KEY] = Authenticator(accounts)

@@ -261,11 +261,12 @@ def failures_logged(model: Model, *, unless: Callable[[], bool] = lambda: False)
     except ProviderError as error:
         if unless():
             raise
-        # Its text only where it cannot quote a key; as a literal, for it may hold newlines.
-        shown = "" if error.kind in {"auth", "quota"} else error.message[:500]
         log.warning(
-            "%s gave no answer for %s: %s, status %s, retry after %s s, %r",
+            "%s gave no answer for %s: %s, status %s, retry after %s s, request %s",
             *(error.provider, model.slug, error.kind, error.status),
-            *(error.retry_after_s, shown),
+            *(error.retry_after_s, error.request_id),
         )
+        # A provider's text may quote the prompt, or a key: only for who debugs, and never a key.
+        if error.kind not in {"auth", "quota"}:
+            log.debug("%s said %r", error.provider, error.message[:500])
         raise

@@ -56,6 +56,8 @@ LIKENESS: Final = 0.75
 KINDS: Final[dict[object, str]] = {
     int: "a whole number",
     float: "a number",
+    int | None: "a whole number",
+    tuple[str, ...]: "a list of names, separated by commas",
     dict[str, str]: "a JSON object of texts",
 }
 
@@ -71,6 +73,12 @@ def _json_object(value: object) -> object:
         return json.loads(value)
     except (ValueError, RecursionError):
         return None  # no object either: what was found is told as it stood
+
+
+def _names(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(name.strip().lower() for name in value.split(",") if name.strip())
 
 
 class Settings(BaseModel):
@@ -95,6 +103,15 @@ class Settings(BaseModel):
         int,
         Field(ge=0, le=10, description="proxies in front whose X-Forwarded-For is believed"),
     ] = 0
+    trusted_hosts: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_names),
+        Field(description="host names to answer to; default: while there are no keys, loopback's"),
+    ] = ()
+    ledger_keep_days: Annotated[
+        int | None,
+        Field(ge=62, le=36_500, description="days that a call stays in the ledger; default: all"),
+    ] = None
     max_tokens: Annotated[
         int,
         Field(ge=1, le=128_000, description="the longest answer, in tokens, thinking included"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -10,6 +11,12 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/json"
 REFUSAL: Final = "chatapp.refusal"
+
+
+def no_cookies() -> CookieJar:
+    """A jar that stores nothing: one client serves every caller, and a cookie that came with one
+    caller's answer would go out with the next caller's request."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 def passed_headers(response: httpx2.Response, names: Iterable[str]) -> dict[str, str]:

@@ -80,8 +80,18 @@ def passage(
         headers={
             name: _plain(name, request.headers[name]) for name in headers if name in request.headers
         },
-        query={name: _plain(name, request.args[name]) for name in query if name in request.args},
+        query=_parameters(request, query),
     )
+
+
+def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
+    try:
+        found = request.args
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            400, "invalid_query", "The query string is not UTF-8; percent-encode it."
+        ) from error
+    return {name: _plain(name, found[name]) for name in names if name in found}
 
 
 def extras(model: Model, fields: Mapping[str, object]) -> Extras:

@@ -49,7 +49,7 @@ def _dollars() -> Guess:
 
 
 def _held_dollars() -> Guess:
-    """What is expected, or what Dispatch holds beyond: of dollars alone, as no pace depends on it."""
+    """What is expected, or what Dispatch holds beyond that: more dollars, and not more tokens."""
     return _cost_of(g.get("held") or present_estimate())
 
 

@@ -19,7 +19,7 @@ def blueprint(limiter: Limiter) -> Blueprint:
     @bp.get("/readyz")
     def readyz() -> tuple[Response, int]:
         """The storage of the limits answers too, so decisions here count for everybody."""
-        if limiter.storage.check():
+        if not limiter.initialized or limiter.storage.check():  # limits may be switched off
             return jsonify(status="ready"), 200
         sentence = "The storage of the limits gives no answer; look at RATELIMIT_STORAGE_URI."
         return jsonify(error=sentence, code="storage_unavailable"), 503

@@ -19,6 +19,7 @@ from chatapp.blueprints.endpoint_errors import EndpointErrors
 from chatapp.blueprints.openai_shape import OpenAIShape
 from chatapp.blueprints.refusal import Refusal
 from chatapp.blueprints.shape import Shape
+from ratelimit_ext import RateLimitExceeded
 
 VERSION: Final = "v1"
 MODELS: Final = "GET /v1/models and GET /v1/models/<name>"
@@ -71,7 +72,10 @@ def answer(error: HTTPException) -> HTTPException | WerkzeugResponse | None:
         return None
     if error.code == 404:
         error = Refusal(404, "not_found", _sentence(vendor, versions))
-    return EndpointErrors(lambda: vendor.shape).http_error(error)
+    errors = EndpointErrors(lambda: vendor.shape)
+    return (
+        errors.denied(error) if isinstance(error, RateLimitExceeded) else errors.http_error(error)
+    )
 
 
 def _spoken(rest: list[str], *, versions: int) -> _Vendor | None:

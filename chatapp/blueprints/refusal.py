@@ -25,6 +25,7 @@ CODES: Final = {
     413: "body_too_large",
     500: "internal_error",
 }
+UNAVAILABLE_CODES: Final = {"closed": "switched_off", "storage-full": "storage_unavailable"}
 SENTENCES: Final = {
     404: (
         "There is nothing at this address; POST /chat takes messages, GET / is a page for people, "
@@ -56,10 +57,9 @@ def install(
     """
 
     def answer(error: HTTPException) -> Answer:
-        if brings_its_own_answer(error):
-            return error
-        answered = unrouted(error) if request.endpoint is None else None
-        return _in_the_one_shape(error) if answered is None else answered
+        if request.endpoint is None and (answered := unrouted(error)) is not None:
+            return answered
+        return error if brings_its_own_answer(error) else _in_the_one_shape(error)
 
     app.register_error_handler(HTTPException, answer)
     app.register_error_handler(ProviderError, _answer_provider_error)
@@ -79,7 +79,7 @@ def trouble_of(error: HTTPException) -> Trouble:
     if isinstance(error, Blocked):
         return Trouble(status, "blocked", error.description or "", hopeless=True)
     if isinstance(error, TemporarilyUnavailable):
-        code = "switched_off" if error.cause == "closed" else "server_is_overloaded"
+        code = UNAVAILABLE_CODES.get(error.cause, "server_is_overloaded")
         wait_s = None if error.wait_ms is None else whole_seconds(error.wait_ms / 1000)
         return Trouble(
             status,

@@ -20,6 +20,8 @@ from chatapp.cli.present import (
 from chatapp.ledger.check import Findings
 from chatapp.ledger.check import check as checked
 from chatapp.ledger.model_estimates import model_estimates
+from chatapp.ledger.retention import LEAST_DAYS
+from chatapp.ledger.retention import prune as pruned
 
 WHOSE = "Only this user's calls: NAME, or ip:ADDRESS."
 
@@ -95,6 +97,22 @@ def check(user: str | None, since: datetime | None) -> None:
         click.echo(problem, err=True)
     if found.problems:
         click.get_current_context().exit(1)
+
+
+@ledger.command()
+@click.option(
+    "--keep-days",
+    type=click.IntRange(min=LEAST_DAYS),
+    help="How many days stay; default: CHATAPP_LEDGER_KEEP_DAYS.",
+)
+def prune(keep_days: int | None) -> None:
+    """Delete calls that are older, a few hundred at a time, while the server runs."""
+    days = keep_days or settings.from_config(current_app.config).ledger_keep_days
+    if days is None:
+        raise click.UsageError("Say --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
+    with failures.told():
+        deleted = pruned(present_database(), before=datetime.now(UTC) - timedelta(days=days))
+    click.echo(f"{counted(deleted, 'call')} deleted, of more than {days} days ago.")
 
 
 def _compared(found: Findings, chosen: settings.Settings, *, lease: timedelta) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+from datetime import timedelta
 from functools import partial
 
 from chatapp.database.connection import Database
 from chatapp.ledger import rows
 from chatapp.ledger.call import Call
+from chatapp.ledger.retention import Retention
 from chatapp.ledger.writer import Writer
 from chatapp.per_process import PerProcess
 
@@ -15,8 +17,10 @@ from chatapp.per_process import PerProcess
 class BackgroundLedger:
     """Keeps calls in a database, without anybody waiting for it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, keep: timedelta | None = None) -> None:
+        """``keep`` is how long a call stays in the ledger; ``None``: for ever."""
         self._database = database
+        self._keep = keep
         self._writer = PerProcess(self._started)
 
     def begin(self, call: Call) -> None:
@@ -34,4 +38,6 @@ class BackgroundLedger:
     def _started(self) -> Writer:
         writer = Writer(partial(rows.write, self._database))
         atexit.register(writer.close)
+        if self._keep is not None:
+            atexit.register(Retention(self._database, keep=self._keep).close)
         return writer

@@ -201,7 +201,7 @@ class ProviderError(Exception):
 
     ``kind`` says why, ``status`` is its HTTP status where it sent one (200: it began well),
     ``retry_after_s`` the wait it asked for where it asked for one. ``message`` is the provider's
-    own text: for the log, never for a caller, because providers quote keys and organisations in it.
+    own text, for debugging alone: providers quote prompts, keys and organisations in it.
     ``raw`` is its whole answer, without our key, for callers who speak its protocol. ``quotas`` are
     those that came with a refusal; those of a stream that fails on its way are the stream's.
     ``was_retried`` is set where we have asked more than once: the caller is told not to.
@@ -220,7 +220,7 @@ class ProviderError(Exception):
         quotas: tuple[Quota, ...] = (),
         request_id: str | None = None,
     ) -> None:
-        super().__init__(f"{provider}: {kind} (status {status}): {message}")
+        super().__init__(f"{provider}: {kind} (status {status})")
         self.provider = provider
         self.kind = kind
         self.message = message

@@ -26,7 +26,8 @@ class Offline:
         return model in self.patterns
 
     def complete(self, prompt: Prompt) -> Completion:
-        asked = prompt.messages[-1].text
+        # A lone surrogate is JSON, and no text that could be sent.
+        asked = prompt.messages[-1].text.encode("utf-8", "replace").decode()
         quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
         characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
         text = (
@@ -70,4 +71,4 @@ class OfflineStream:
 
 
 def _tokens(text: str) -> int:
-    return -(-len(text.encode()) // BYTES_PER_TOKEN)
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)

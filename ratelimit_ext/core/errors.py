@@ -15,3 +15,14 @@ class StorageUnavailable(RuntimeError):
 
     Nothing is known about whether the charges were taken; the cause is chained.
     """
+
+
+class StorageFull(StorageUnavailable):
+    """The storage answers and has no memory for the bucket ``key`` of an unknown identity.
+
+    Nothing was charged. Identities that the storage knows are decided as always.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the storage is full (maxmemory) and cannot store {key}")
+        self.key = key

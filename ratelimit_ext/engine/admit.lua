@@ -5,7 +5,8 @@
 --          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
 --          strategy's own arguments
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
---          fits, else 0, and the three integers of the strategy's reading, before anything is taken
+--          fits, else 0, and the three integers of the strategy's reading, before anything is taken.
+--          If a full server cannot store the bucket of charge i: now and -i
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken where it
 -- fits, whatever the others say; but one whose costs are held only if the request is admitted, as
@@ -16,6 +17,10 @@
 -- What is not taken is not written, with two exceptions. An admitted call whose estimate is 0 leaves
 -- a hold, if it has a lease, so that its real cost can be charged. And the present of a bucket from a
 -- future that only a clock set back explains is kept, with nothing taken.
+--
+-- A full server (maxmemory) refuses to store more. Identities that are known go on then: those of which
+-- one of these buckets is stored for longer than BRIEF. So does what is stored for no longer than that:
+-- it soon makes room again. A request that brings an unknown identity is not admitted.
 
 read_words(ARGV[3])
 local now = present_instant(ARGV[1])
@@ -58,23 +63,68 @@ local function wanted(charge)
   return charge[1] and denied and not banned and triggered(charge.part)
 end
 
-if denied then reply[2] = 0 end
-if ARGV[2] == '1' then
+-- What the bucket of charge i becomes and for how long it is kept, or nil if it stays as it is.
+local function change_of(i)
+  local charge, value = checked[i], nil
+  local strategy, cost, arg = charge.strategy, charge.cost, charge.arg
+  local taken = wanted(charge)
+  if taken and cost > 0 then
+    value = strategy.take(now, cost, arg, unpack(charge, 2))
+  else
+    if strategy.rewound(raws[i], now, arg) then
+      value = strategy.take(now, 0, arg, unpack(charge, 2))
+    end
+    if taken and not denied and strategy.note then
+      value = strategy.note(value or raws[i], now, arg) or value
+    end
+  end
+  if value then return value, strategy.lifetime(value, now, arg) end
+end
+
+local BRIEF = 60000000
+
+local function identity_of(key) return string.match(key, '{[^{]*}$') or key end
+
+-- Store what a full server may. Returns the position of the first charge that it cannot take, or nil;
+-- nothing is written then.
+local function store_if_known()
+  local known = { ['{*}'] = true } -- everybody
   for i = 1, #KEYS do
-    local charge, value = checked[i], nil
-    local strategy, cost, arg = charge.strategy, charge.cost, charge.arg
-    local taken = wanted(charge)
-    if taken and cost > 0 then
-      value = strategy.take(now, cost, arg, unpack(charge, 2))
-    else
-      if strategy.rewound(raws[i], now, arg) then
-        value = strategy.take(now, 0, arg, unpack(charge, 2))
-      end
-      if taken and not denied and strategy.note then
-        value = strategy.note(value or raws[i], now, arg) or value
+    local charge = checked[i]
+    if raws[i] then
+      local _, left = pcall(charge.strategy.lifetime, raws[i], now, charge.arg)
+      if type(left) == 'number' and left > BRIEF then known[identity_of(KEYS[i])] = true end
+    end
+  end
+  local changes = {}
+  for i = 1, #KEYS do
+    local value, lifetime = change_of(i)
+    if value then
+      if lifetime <= BRIEF or known[identity_of(KEYS[i])] then
+        changes[#changes + 1] = { KEYS[i], value, lifetime }
+      elseif checked[i].part == 'e' then
+        return i
       end
     end
-    if value then store(KEYS[i], value, strategy.lifetime(value, now, arg)) end
+  end
+  for _, change in ipairs(changes) do store(unpack(change)) end
+end
+
+if denied then reply[2] = 0 end
+if ARGV[2] == '1' then
+  local begun = false
+  for i = 1, #KEYS do
+    local value, lifetime = change_of(i)
+    if value then
+      if begun or lifetime <= 0 then
+        store(KEYS[i], value, lifetime)
+      elseif not try_store(KEYS[i], value, lifetime) then
+        local refused = store_if_known()
+        if refused then return { now, -refused } end
+        break
+      end
+      begun = true
+    end
   end
 end
 return reply

@@ -47,8 +47,8 @@ SETTINGS = {
     # Requests have 100 ms for the storage; a flush that waits for a rewrite may take seconds.
     "no-appendfsync-on-rewrite": "yes",
     # Evicting a key would forget what someone has used: an attacker who brings enough identities
-    # would reset everybody's limits, unseen. Full memory as an error is seen, and each limit has
-    # its policy for a storage that fails. Expired keys free room as always: all of ours expire.
+    # would reset all limits, unseen. If memory is full, admit.lua refuses unknown identities
+    # and goes on with known ones. Expired keys free memory as always: all of ours expire.
     "maxmemory-policy": "noeviction",
 }
 

@@ -46,12 +46,25 @@ local function present_instant(argument)
   return time[1] * 1000000 + time[2]
 end
 
--- Store a value for its lifetime in microseconds; without one drop it. Returns what is stored, or false.
+local function expiry_ms(lifetime) return math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000) end
+
+-- Store a value for its lifetime in microseconds; false if the server refuses to, as a full one does.
+local function try_store(key, value, lifetime)
+  return not redis.pcall('SET', key, value, 'PX', expiry_ms(lifetime)).err
+end
+
+-- Store a value for its lifetime in microseconds, also on a full server (maxmemory); drop it if the
+-- lifetime is over. Returns what is stored, or false.
 local function store(key, value, lifetime)
   if lifetime <= 0 then
     redis.call('DEL', key)
     return false
   end
-  redis.call('SET', key, value, 'PX', math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000))
+  if not try_store(key, value, lifetime) then
+    -- A full server refuses a script's first write if that takes memory. DEL takes none, and after it
+    -- every write is allowed. What else may be wrong is raised here.
+    redis.call('DEL', key)
+    redis.call('SET', key, value, 'PX', expiry_ms(lifetime))
+  end
   return value
 end

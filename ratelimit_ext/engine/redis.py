@@ -8,7 +8,7 @@ from typing import Any, Final
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
 from ratelimit_ext.engine.protocol import (
@@ -85,6 +85,8 @@ class RedisEngine:
         )
         if now_us is None and not self._client_clock:
             self._ahead_us = reply[0] - clock.now_us()
+        if reply[1] < 0:
+            raise StorageFull(charges[-reply[1] - 1].key)
         return decision_of(
             charges,
             reply[0],

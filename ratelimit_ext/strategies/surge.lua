@@ -7,7 +7,7 @@
 -- ARGV     as words: amount; period in microseconds; multiple
 -- returns  the reading: units used; the window's end; what the window may hold
 
-local SIZE, PAST, MEAN_OF, KEPT, MOST_AMOUNT = 22, 3, 8, 400, 1000000000000
+local SIZE, PAST, MEAN_OF, KEPT, BEGINNING, MOST_AMOUNT = 22, 3, 8, 400, 96, 1000000000000
 
 local function present(raw, now, amount, period)
   if not raw or #raw ~= SIZE then return 0, 0, 0, 0 end
@@ -44,7 +44,9 @@ strategies.sg = {
   end,
 
   lifetime = function(value, now, arg)
-    return struct.unpack('<I7', value, 8) - now + KEPT * words[arg + 1]
+    local used, ending, _, windows = struct.unpack('<I7I7I7I1', value)
+    if used == 0 and windows == 0 then return 0 end
+    return ending - now + (windows >= PAST and KEPT or BEGINNING) * words[arg + 1]
   end,
 
   rewound = function(raw, now, arg)

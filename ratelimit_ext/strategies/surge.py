@@ -34,8 +34,10 @@ CODE = "sg"
 PAST: Final = 3
 MEAN_OF: Final = 8
 
-#: For how many periods after its last window an identity's past is kept.
+#: For how many periods after its last window an identity's past is kept, and the beginning of one:
+#: of hours, two weeks and a long weekend. An invented caller has no more than a beginning.
 KEPT_PERIODS: Final = 400
+BEGINNING_PERIODS: Final = 96
 
 State: TypeAlias = tuple[int, int, int, int]  # used, end, usual, windows
 
@@ -80,8 +82,12 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> S
 
 
 def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
-    """The past matters for long after its last window."""
-    return state[1] - now_us + KEPT_PERIODS * parameters[1]
+    """The past matters for long after its last window; nothing used and no past do not."""
+    used, end, _, windows = state
+    if not (used or windows):
+        return 0
+    kept = KEPT_PERIODS if windows >= PAST else BEGINNING_PERIODS
+    return end - now_us + kept * parameters[1]
 
 
 def booked(state: State, now_us: int) -> int:

@@ -11,7 +11,7 @@ from ratelimit_ext.strategies import block
 #: what he never does; ``overloaded``: what stands behind has too much to do; ``closed``: it is
 #: switched off.
 BlockReason: TypeAlias = Literal["blocked", "overloaded", "closed", "abnormal-usage"]
-Cause: TypeAlias = BlockReason | Literal["limit"]
+Cause: TypeAlias = BlockReason | Literal["limit", "storage-full"]
 
 REASONS: Final[tuple[BlockReason, ...]] = get_args(BlockReason)
 _CODES: Final[dict[BlockReason, int]] = {
@@ -34,7 +34,11 @@ SENTENCES: Final[dict[Cause, str]] = {
     "abnormal-usage": "This caller uses far more than it usually does, and is stopped for now.",
     "overloaded": "What this request needs has too much to do at the moment.",
     "closed": "What this request needs is switched off at the moment.",
+    "storage-full": "The server has no memory to count a new caller.",
 }
+
+#: How long a caller waits whom a full storage does not know, in milliseconds.
+STORAGE_FULL_WAIT_MS: Final = 30_000
 
 
 def cause_of(denial: Verdict) -> Cause:

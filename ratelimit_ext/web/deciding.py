@@ -17,9 +17,9 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.web.admission import SWALLOWED, Outcome, admitted, charged
-from ratelimit_ext.web.cause import lacks_room
+from ratelimit_ext.core.errors import ConfigurationError, StorageFull
+from ratelimit_ext.web.admission import SWALLOWED, Charged, Outcome, admitted, charged
+from ratelimit_ext.web.cause import STORAGE_FULL_WAIT_MS, lacks_room
 from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
@@ -28,6 +28,7 @@ from ratelimit_ext.web.known_names import KnownNames
 from ratelimit_ext.web.lease import DEFAULT_LEASE_S
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.refusal import TemporarilyUnavailable
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.settlement_queue import settlements
@@ -194,10 +195,10 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
                 second = self._outcome(state, place, resolve, lenient=lenient, again=True)
                 if second is None or _is_better(second.decision, outcome.decision):
                     outcome = second
-        except Exception:
+        except Exception as error:
             if state.charged is None and place.name != EDGE:
                 self._decide_edge(state, place)
-            if not self._swallow_errors:
+            if not self._swallow_errors or isinstance(error, TemporarilyUnavailable):
                 raise
             self.logger.exception(SWALLOWED)
             return
@@ -253,6 +254,8 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             outcome = admitted(engine, made, self._hold(made.claims))
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
+        except StorageFull as error:
+            raise _full(state, made, error) from error
         except Exception:
             if not self._falls_back(engine):
                 state.charged = already  # asked, if in vain: not once more for this request
@@ -287,6 +290,14 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         if state.charged is not None:
             return Resolved((), (), ())
         return self._resolver.of_definitions(place, self._in_memory_fallback)
+
+
+def _full(state: LimitedRequest, made: Charged, error: StorageFull) -> TemporarilyUnavailable:
+    """The refusal of a caller whom a full storage does not know. It is no outage: the memory of one
+    worker would give an exhausted caller a new allowance."""
+    place = next(i for i, charge in enumerate(made.charges) if charge.key == error.key)
+    state.retry_ms = STORAGE_FULL_WAIT_MS
+    return TemporarilyUnavailable(made.claims[place], "storage-full", STORAGE_FULL_WAIT_MS)
 
 
 def _is_better(second: Decision, first: Decision) -> bool:

@@ -6,37 +6,63 @@ adds its own with ``@limiter.identity("name")``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
-from typing import Any
+from typing import Any, Final
 
 import flask
 
 Identity = Callable[[], str]
+
+#: An address as proxies write it: [IPv6] or IPv4, both with or without a port, or a bare IPv6. A
+#: zone (``%eth0``) belongs to this machine's link, and not to the client.
+WITHOUT_PORT: Final = re.compile(
+    r"""\[ ([0-9a-fA-F:.]+) (?:%[^]]*)? ] (?: : \d+)?
+    | ([0-9.]+) (?: : \d+)?
+    | ([0-9a-fA-F:.]+) (?:%.*)?""",
+    re.VERBOSE,
+)
 
 
 def client_ip() -> str:
     """The client's address; an IPv6 client is its /64, since one subscriber has all of that.
 
     The address is the peer's. Behind proxies, let Werkzeug's ``ProxyFix`` take it from
-    ``X-Forwarded-For`` over as many hops as are yours.
+    ``X-Forwarded-For`` over as many hops as are yours. If what a proxy says is no address, the
+    proxy itself is counted.
     """
-    return address_identity(flask.request.remote_addr or "127.0.0.1")
+    remote = flask.request.remote_addr or "127.0.0.1"
+    forwarded_by = flask.request.environ.get("werkzeug.proxy_fix.orig")
+    if forwarded_by and _counted(remote) is None:
+        remote = forwarded_by["REMOTE_ADDR"] or "127.0.0.1"
+    return address_identity(remote)
 
 
-@lru_cache(maxsize=8192)
 def address_identity(remote: str) -> str:
-    """What a client of that address is counted as.
+    """What a client of that address is counted as; what is no IP address is counted as it is.
+
+    Some proxies append the client's port, which is another one for each connection.
 
     >>> address_identity("2001:db8::7"), address_identity("::ffff:10.0.0.1")
     ('2001:db8::/64', '10.0.0.1')
+    >>> address_identity("10.0.0.1:50123"), address_identity("[2001:db8::7]:50123")
+    ('10.0.0.1', '2001:db8::/64')
     """
+    return _counted(remote) or remote
+
+
+@lru_cache(maxsize=8192)
+def _counted(remote: str) -> str | None:
+    host = WITHOUT_PORT.fullmatch(remote.strip())
+    if host is None:
+        return None
     try:
-        address = ip_address(remote.partition("%")[0])
+        address = ip_address(host[1] or host[2] or host[3])
     except ValueError:
-        return remote
+        return None
     if not isinstance(address, IPv6Address):
         return str(address)
     if address.ipv4_mapped is not None:

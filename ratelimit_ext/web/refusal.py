@@ -138,8 +138,9 @@ class Blocked(Forbidden):
 class TemporarilyUnavailable(ServiceUnavailable):
     """What the request needs has no room at the moment, or is switched off: 503.
 
-    It is nothing that the caller did. ``cause`` is ``overloaded`` or ``closed``, ``wait_ms`` the
-    wait in milliseconds; ``None`` where nobody knows it.
+    It is nothing that the caller did. ``cause`` is ``overloaded``, ``closed`` or ``storage-full``
+    (the storage cannot count a caller that it does not know); ``wait_ms`` is the wait in
+    milliseconds, ``None`` if unknown.
     """
 
     def __init__(self, claim: Claim, cause: Cause, wait_ms: int | None) -> None:
@@ -162,5 +163,5 @@ def _is_abnormal(claim: Claim, cause: Cause) -> bool:
 
 
 def _sentence(claim: Claim, cause: Cause) -> str:
-    own = claim.runtime.error_message
+    own = None if cause == "storage-full" else claim.runtime.error_message
     return str(own() if callable(own) else own or SENTENCES[cause])

@@ -172,6 +172,9 @@ REFUSED = {
     "a header in the query": Refused(
         ANTHROPIC_PATH, {}, 400, "invalid_header", query="?beta=x%0d%0aSet-Cookie:%20a=b"
     ),
+    "a query that is not UTF-8": Refused(
+        ANTHROPIC_PATH, {}, 400, "invalid_query", environ={"QUERY_STRING": "beta=\xe9"}
+    ),
     "no max_tokens": Refused(ANTHROPIC_PATH, {"max_tokens": ABSENT}, 400, "invalid_max_tokens"),
 }
 
@@ -375,3 +378,15 @@ def test_a_key_that_is_no_good_costs_its_owner_nothing(
     assert provider.calls == []
     assert asker.ledger.begun == []
     assert asker.left() == before
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [OPENAI_PATH, ANTHROPIC_PATH])
+def test_the_offline_model_takes_a_lone_surrogate(
+    make_app: AppMaker, path: str, stream: bool
+) -> None:
+    """It is handed on to a provider, so it is no mistake here either."""
+    fields = {**BODIES[path], "model": "offline", "messages": said("a\ud800b"), "stream": stream}
+    answer = make_app().test_client().post(path, json=fields)
+    assert answer.status_code == 200
+    assert "a?b" in answer.text

@@ -82,7 +82,7 @@ def test_a_stream_that_was_never_read_ends_too(
     assert address.hostname is not None
     assert address.port is not None
     body = json.dumps({"message": "ping", "model": "gpt-5.4-mini", "stream": True}).encode()
-    head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
         assert provider.waiting.wait(10)
@@ -123,7 +123,7 @@ def test_nobody_is_tried_again_for_who_has_left(
     busy = openai_error(429, code="slow_down", headers={"retry-after-ms": "1500"})
     provider.script(busy)
     body = json.dumps({"message": "ping", "model": OPENAI, "stream": True}).encode()
-    head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with serving(app) as url:
         address = urlsplit(url).hostname, urlsplit(url).port
         with socket.create_connection(address, 10) as connection:  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: floa
     """A stream is asked for, and nobody stays for its first byte."""
     address = urlsplit(url).hostname, urlsplit(url).port
     raw = json.dumps({**body, "stream": True}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
     with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
         leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
         select.select([leaver], [], [], after_s)
@@ -196,7 +196,7 @@ def test_a_provider_that_has_not_begun_is_left_at_once(
     provider.think()
     address = urlsplit(served).hostname, urlsplit(served).port
     raw = json.dumps({**body, "stream": True}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
     with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
         leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
         assert provider.waiting.wait(10)

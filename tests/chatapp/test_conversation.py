@@ -86,11 +86,13 @@ def test_only_models_that_can_be_asked_are_at_hand() -> None:
 def test_a_failure_is_logged_without_secrets(
     caplog: pytest.LogCaptureFixture, kind: ErrorKind, shown: bool
 ) -> None:
-    """The operator sees why, on one line; what may quote a key is left out."""
+    """The operator sees why, on one line. A provider's text may quote the prompt, or a key: it is
+    logged for debugging alone, and never where it may quote a key."""
     talk = conversation(Parrot(fails=kind))
-    with caplog.at_level(logging.WARNING), pytest.raises(ProviderError):
+    with caplog.at_level(logging.DEBUG), pytest.raises(ProviderError) as caught:
         talk.answer(Turn("hi", talk.model("gpt-4o")))
-    [line] = caplog.messages
-    assert f"openai gave no answer for gpt-4o: {kind}, status 401" in line
-    assert ("sk-1" in line) is shown
-    assert "\n" not in line
+    line, *debugging = caplog.messages
+    assert line.startswith(f"openai gave no answer for gpt-4o: {kind}, status 401")
+    assert "sk-1" not in line + str(caught.value) + repr(caught.value)
+    assert ["sk-1" in each for each in debugging] == [True] * shown
+    assert "\n" not in "".join(caplog.messages)

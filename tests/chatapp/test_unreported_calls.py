@@ -178,7 +178,7 @@ def test_a_plain_call_ends_with_its_client(
     provider.think()
     with serving(app) as url:
         address = urlsplit(url)
-        head = f"POST {way} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n"
+        head = f"POST {way} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
         with socket.create_connection((address.hostname or "", address.port or 0), 10) as client:
             client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
             assert provider.waiting.wait(10)

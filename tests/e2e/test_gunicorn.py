@@ -289,3 +289,9 @@ def storage(master: Master) -> redis.Redis:
     """A client of the server that `master` runs."""
     (path,) = re.findall(r"embedded server, redis\+unix://(\S+)", master.log)
     return redis.Redis(unix_socket_path=path)
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script-Name"])
+def test_a_header_does_not_move_the_application(master: Master, name: str) -> None:
+    """gunicorn would take it from a peer on this machine, and fail if it does not fit the path."""
+    assert master.request("/", headers={name: "/x"}).status == 200

@@ -104,7 +104,7 @@ def test_who_does_not_read_keeps_no_thread(provider: ProviderServer, tmp_path: P
         DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
     ) as master:
         body = json.dumps(ASKED).encode()
-        head = f"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         clients = [socket.socket() for _ in range(2)]
         for client in clients:
             provider.script(Stream([megabyte] * 16))

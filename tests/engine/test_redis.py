@@ -240,19 +240,6 @@ def test_a_server_that_hangs_is_an_outage() -> None:
             engine.admit(LAYERS)
 
 
-def test_a_full_server_is_an_outage() -> None:
-    """OOM refuses the write inside the script; what was there is not half changed."""
-    with servers.standalone() as server, server.client() as client:
-        engine = engine_of(client)
-        engine.admit(LAYERS)
-        before = client.mget([charge.key for charge in LAYERS])
-        client.config_set("maxmemory", 1)
-        with pytest.raises(StorageUnavailable, match="maxmemory"):
-            engine.admit(LAYERS)
-        client.config_set("maxmemory", 0)
-        assert client.mget([charge.key for charge in LAYERS]) == before
-
-
 def test_a_replica_is_an_outage() -> None:
     """READONLY after a failover: nothing is decided on what cannot be counted."""
     with servers.standalone() as server, server.client() as client:

@@ -117,7 +117,7 @@ def test_what_is_stored_is_what_is_documented(redis_client: redis.Redis, strateg
 def test_a_driver_takes_its_keys_from_keys(driver: str) -> None:
     """No name is made inside a script, as a cluster demands, and every command is one of four."""
     text = text_of("engine", "prelude") + text_of("engine", driver)
-    commands = re.findall(r"redis\.call\('(\w+)'(?:, ([^)]*))?", text)
+    commands = re.findall(r"redis\.p?call\('(\w+)'(?:, ([^)]*))?", text)
     assert {command for command, _ in commands} == {"MGET", "TIME", "SET", "DEL"}
     assert all(re.match(r"unpack\(KEYS|KEYS\[i\]|key|$", rest) for _, rest in commands)
     assert all("redis." not in fragment_of(strategy) for strategy in STRATEGIES)

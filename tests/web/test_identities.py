@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 from flask import Flask, g
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ratelimit_ext import Limiter, client_ip
 from ratelimit_ext.web.identities import BUILT_IN
@@ -31,6 +32,12 @@ def app() -> Flask:
         ("::ffff:192.0.2.7", "192.0.2.7"),
         ("fe80::1%eth0", "fe80::/64"),
         ("unix", "unix"),
+        ("192.0.2.7:50123", "192.0.2.7"),
+        (" 192.0.2.7 ", "192.0.2.7"),
+        ("[2001:db8:1:2::9]:50123", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::9]", "2001:db8:1:2::/64"),
+        ("[::ffff:192.0.2.7]:50123", "192.0.2.7"),
+        ("[fe80::1%eth0]:50123", "fe80::/64"),
         (None, "127.0.0.1"),
     ],
 )
@@ -47,6 +54,34 @@ def test_a_forwarded_address_counts_for_nothing_unless_proxies_are_trusted(app: 
     environ = {"REMOTE_ADDR": "192.0.2.7"}
     with app.test_request_context(headers=headers, environ_overrides=environ):
         assert client_ip() == "192.0.2.7"
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "identity"),
+    [
+        ("198.51.100.1:50123", "198.51.100.1"),
+        ("[2001:db8:1:2::9]:50123", "2001:db8:1:2::/64"),
+        ("unknown", "192.0.2.7"),
+        ("198.51.100.1:port", "192.0.2.7"),
+        ("198.51.100.1.9", "192.0.2.7"),
+        ("_hidden:7", "192.0.2.7"),
+    ],
+)
+def test_a_forwarded_address_has_no_port_and_is_one(
+    app: Flask, forwarded: str, identity: str
+) -> None:
+    """Some proxies append the client's port; what is no address is counted as the proxy."""
+    found = []
+
+    @app.get("/")
+    def root() -> str:
+        found.append(client_ip())
+        return "ok"
+
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1)  # type: ignore[method-assign]
+    headers = {"X-Forwarded-For": forwarded}
+    app.test_client().get("/", headers=headers, environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
+    assert found == [identity]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from chatapp.providers.anthropic.events import EventReader
 from chatapp.providers.anthropic.extras import extras_of
 from chatapp.providers.anthropic.failures import NAME, told
 from chatapp.providers.anthropic.quotas import quotas
-from chatapp.upstream_response import content_type, passed_headers, remember_refusal
+from chatapp.upstream_response import content_type, no_cookies, passed_headers, remember_refusal
 from chatapp.upstream_stream import UpstreamStream
 from chatapp.upstream_wait import can_be_ended, timeout, wait_longer
 
@@ -176,6 +176,7 @@ class Anthropic:
             anthropic.DefaultHttpxClient(
                 timeout=waits,
                 follow_redirects=False,
+                cookies=no_cookies(),
                 event_hooks={"response": [remember_refusal]},
             )
         )

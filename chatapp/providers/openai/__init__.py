@@ -24,7 +24,7 @@ from chatapp.providers.openai.chunks import ChunkReader
 from chatapp.providers.openai.extras import extras_of
 from chatapp.providers.openai.failures import NAME, told
 from chatapp.providers.openai.quotas import quotas
-from chatapp.upstream_response import content_type, passed_headers, remember_refusal
+from chatapp.upstream_response import content_type, no_cookies, passed_headers, remember_refusal
 from chatapp.upstream_stream import UpstreamStream
 from chatapp.upstream_wait import can_be_ended, timeout, wait_longer
 
@@ -164,6 +164,7 @@ class OpenAI:
             openai.DefaultHttpxClient(
                 timeout=waits,
                 follow_redirects=False,
+                cookies=no_cookies(),
                 event_hooks={"response": [remember_refusal]},
             )
         )

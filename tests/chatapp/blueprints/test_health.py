@@ -44,3 +44,9 @@ def test_a_lost_storage_is_no_failure_of_the_chat(make_app: AppMaker) -> None:
     ]
     assert statuses == [200] * 10 + [429]
     assert client.get("/").status_code == 200
+
+
+def test_without_limits_there_is_no_storage_to_wait_for(make_app: AppMaker) -> None:
+    """RATELIMIT_ENABLED=false: it is ready."""
+    answer = make_app(RATELIMIT_ENABLED=False).test_client().get("/readyz")
+    assert answer.status_code == 200

@@ -140,3 +140,25 @@ def test_a_405_says_what_to_send(client: FlaskClient) -> None:
     for body in told[1:]:
         assert body is not None
         assert body["error"]["message"] == "GET is not for this address; send POST."
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "kind"),
+    [
+        ("/v1/embeddings", {}, ("requests", "rate_limit_exceeded")),
+        ("/v1/nowhere", {"anthropic-version": "2023-06-01"}, ("rate_limit_error",)),
+        ("/v1/messages/batches", {}, ("rate_limit_error",)),
+        ("/nowhere", {}, ("rate_limited",)),
+    ],
+)
+def test_a_429_has_the_shape_that_a_404_has(
+    make_app: AppMaker, path: str, headers: dict[str, str], kind: tuple[str, ...]
+) -> None:
+    """An SDK reads it, and obeys its Retry-After."""
+    client = make_app().test_client()
+    answers = [client.post(path, headers=headers) for _ in range(21)]
+    assert [answer.status_code for answer in answers] == [404] * 20 + [429]
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    told: Any = answers[-1].json
+    words = told if isinstance(told["error"], str) else told["error"]
+    assert {*kind} <= {*map(str, words.values())}

@@ -17,7 +17,10 @@ import pytest
 from flask.testing import FlaskClient
 
 ROOT = Path(__file__).parents[3]
-HEAD = b"POST /chat HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+HEAD = (
+    b"POST /chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\n"
+)
 GOOD = b'{"message": "hi"}'
 
 

@@ -250,3 +250,16 @@ def test_a_database_that_fails_is_a_sentence(make_app: AppMaker) -> None:
         assert result.output.startswith("Error: The database does not do it")
         assert "chat db upgrade" in result.output
         assert "swordfish" not in result.output
+
+
+def test_the_ledger_is_pruned_by_command(app: Flask, database_url: str) -> None:
+    """With a number of days, said or set; never less than budgets read."""
+    database = Database(database_url)
+    old = begun(started_at=datetime.now(UTC) - timedelta(days=101))
+    rows.write(database, [old, begun(started_at=datetime.now(UTC))])
+    run(app, "ledger", "prune", "--keep-days", "30", status=2)
+    assert "CHATAPP_LEDGER_KEEP_DAYS" in run(app, "ledger", "prune", status=2).stderr
+    told = run(app, "ledger", "prune", "--keep-days", "100").output
+    assert told == "1 call deleted, of more than 100 days ago.\n"
+    app.config["CHATAPP_LEDGER_KEEP_DAYS"] = 100
+    assert run(app, "ledger", "prune").output.startswith("0 calls deleted")

@@ -34,3 +34,12 @@ def test_one_character_is_one() -> None:
     """In the singular."""
     prompt = Prompt(model="offline", messages=(Message("user", "?"),), max_tokens=5)
     assert "(1 character)" in Offline().complete(prompt).text
+
+
+def test_a_lone_surrogate_is_answered() -> None:
+    """It is JSON, and no text that could be sent: a question mark stands in its place."""
+    prompt = Prompt(model="offline", messages=(Message("user", "a\ud800b"),), max_tokens=5)
+    assert "“a?b” (3 characters)" in Offline().complete(prompt).text
+    assert (
+        "".join(part.text for part in Offline().stream(prompt)) == Offline().complete(prompt).text
+    )

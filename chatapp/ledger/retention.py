@@ -1,0 +1,80 @@
+"""How long calls stay in the ledger. Older ones are deleted in small batches, by a thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from chatapp.database.connection import Database
+from chatapp.ledger.table import CALLS
+
+log = logging.getLogger(__name__)
+
+#: Budgets and their checks read this month and the last.
+LEAST_DAYS: Final = 62
+#: Rows deleted in one transaction: some milliseconds, for which the ledger's writers wait.
+BATCH: Final = 500
+PAUSE_S: Final = 0.05
+EVERY_S: Final = 3600.0
+#: Of one PostgreSQL, the process that holds this advisory lock deletes; on SQLite there is one
+#: writer anyway.
+LOCK: Final = 0x63686174
+
+
+def prune(
+    database: Database, *, before: datetime, pause: Callable[[float], object] = time.sleep
+) -> int:
+    """Delete the calls that began before then, and return how many; ``pause`` is called between
+    batches, and ends it if it returns something true."""
+    deleted = 0
+    oldest = select(CALLS.c.id).where(CALLS.c.started_at < before)
+    batch = delete(CALLS).where(
+        CALLS.c.id.in_(oldest.order_by(CALLS.c.started_at).limit(BATCH).scalar_subquery())
+    )
+    while True:
+        with database.writing() as connection:
+            if not database.is_sqlite and not connection.scalar(
+                text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}
+            ):
+                return deleted  # another process is at it
+            rows = connection.execute(batch).rowcount
+        deleted += rows
+        if rows < BATCH or pause(PAUSE_S):
+            return deleted
+
+
+class Retention:
+    """A thread that prunes the ledger now and then, in each process that writes to it."""
+
+    def __init__(self, database: Database, *, keep: timedelta, every_s: float = EVERY_S) -> None:
+        self._database = database
+        self._keep = keep
+        self._every_s = every_s
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger-retention", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread after the batch that it is at."""
+        self._ending.set()
+        self._thread.join(1)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                before = datetime.now(UTC) - self._keep
+                deleted = prune(self._database, before=before, pause=self._ending.wait)
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("The ledger could not be pruned: %s", error)
+            else:
+                if deleted:
+                    log.info("%d calls were older than %d days", deleted, self._keep.days)
+            if self._ending.wait(self._every_s):
+                return

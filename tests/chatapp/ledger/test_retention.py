@@ -1,0 +1,76 @@
+"""Calls leave the ledger when they are old, in small batches and in one process at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from chatapp.database.connection import Database
+from chatapp.ledger import retention, rows
+from chatapp.ledger.background import BackgroundLedger
+from chatapp.ledger.call import Call
+from chatapp.ledger.records import Records
+from tests.chatapp.ledger.calls import begun
+from tests.servers import eventually
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+
+
+def calls(number: int, *, days_old: float, now: datetime = NOW) -> list[Call]:
+    began = now - timedelta(days=days_old)
+    return [replace(begun(), started_at=began) for _ in range(number)]
+
+
+def left(database: Database) -> int:
+    return sum(1 for _ in Records(database).calls())
+
+
+def test_old_calls_go_and_others_stay(database: Database) -> None:
+    """The bound is exclusive: a call of that instant stays."""
+    rows.write(database, [*calls(3, days_old=101), *calls(2, days_old=100), *calls(1, days_old=0)])
+    before = NOW - timedelta(days=100)
+    assert retention.prune(database, before=before) == 3
+    assert retention.prune(database, before=before) == 0
+    assert left(database) == 3
+
+
+def test_a_transaction_deletes_a_bounded_number(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers come between two batches; whoever ends the process ends it there."""
+    monkeypatch.setattr(retention, "BATCH", 10)
+    rows.write(database, calls(35, days_old=101))
+    seen: list[int] = []
+
+    def pause(_: float) -> bool:
+        seen.append(left(database))
+        return len(seen) == 3
+
+    assert retention.prune(database, before=NOW, pause=pause) == 30
+    assert seen == [25, 15, 5]
+
+
+def test_processes_do_not_delete_twice(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they delete what there is, and none fails."""
+    monkeypatch.setattr(retention, "BATCH", 5)
+    rows.write(database, calls(100, days_old=101))
+    with ThreadPoolExecutor(4) as pool:
+        deleted = pool.map(
+            lambda _: retention.prune(database, before=NOW, pause=lambda _: None), range(4)
+        )
+        assert sum(deleted) == 100
+    assert left(database) == 0
+
+
+def test_the_application_prunes_beside_its_requests(database: Database) -> None:
+    """From its first call on, if a number of days is set."""
+    now = datetime.now(UTC)
+    rows.write(database, calls(2, days_old=101, now=now))
+    ledger = BackgroundLedger(database, keep=timedelta(days=100))
+    for call in calls(1, days_old=1, now=now):
+        ledger.begin(call)
+    assert ledger.flush()
+    eventually(lambda: left(database) == 1)

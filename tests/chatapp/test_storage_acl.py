@@ -1,0 +1,110 @@
+"""The commands that serving needs of Redis or Valkey are those that docs/deployment.md names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from flask import Flask
+
+from chatapp.blueprints.present import LIMITER_KEY
+from chatapp.estimates import estimate
+from ratelimit_ext import Limiter
+from tests import servers
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.test_bad_input import BODIES, PATHS
+
+DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
+USER, PASSWORD = "chatapp", "secret"
+
+
+def rules(name: str) -> list[str]:
+    """The rules of that ACL user as the document states them."""
+    stated = re.search(rf"ACL SETUSER {name} (.*?)```", DEPLOYMENT.read_text("utf-8"), re.DOTALL)
+    assert stated is not None
+    return stated[1].replace("\\\n", " ").split()
+
+
+def refused(client: redis.Redis) -> list[tuple[str, str]]:
+    """What the server has refused a user since it was asked last."""
+    entries = [(entry["reason"], entry["object"]) for entry in client.acl_log()]
+    client.acl_log_reset()
+    return entries
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[servers.Server]:
+    with servers.standalone() as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server: servers.Server) -> Iterator[redis.Redis]:
+    with server.client(decode_responses=True) as client:
+        client.flushall()
+        client.script_flush()
+        client.acl_log_reset()
+        yield client
+        client.acl_deluser(USER)
+
+
+@pytest.fixture
+def make(admin: redis.Redis, server: servers.Server, make_app: AppMaker) -> AppMaker:
+    """Makes an application whose storage knows it as the user of the rules that are named."""
+
+    def make(name: str, **config: object) -> Flask:
+        stated = [rule.replace("PASSWORD", PASSWORD) for rule in rules(name)]
+        admin.execute_command("ACL SETUSER", USER, "reset", *stated)
+        uri = f"redis://{USER}:{PASSWORD}@127.0.0.1:{server.port}"
+        return make_app(RATELIMIT_STORAGE_URI=uri, **config)
+
+    return make
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_serving_is_refused_nothing(
+    make: AppMaker, admin: redis.Redis, provider: ProviderServer, path: str
+) -> None:
+    """Calls, streams, renewals, refunds, usage, estimates and the probe of readiness."""
+    app = make("chatapp", RATELIMIT_LEASE_SECONDS=0.001)
+    client = app.test_client()
+    for stream in (False, True):
+        assert client.post(path, json={**BODIES[path], "stream": stream}).status_code == 200
+    provider.script()
+    assert client.post(path, json={}).status_code in {400, 422}
+    assert client.get("/usage").status_code == 200
+    assert client.get("/readyz").status_code == 200
+    assert app.extensions[estimate.EXTENSION_KEY].close() is None
+    assert refused(admin) == []
+    assert len(admin.keys("LIMITS:*")) > 5
+    assert len(admin.keys("chatapp:outputs:*")) == 1
+
+
+def test_switches_are_refused_nothing(make: AppMaker, admin: redis.Redis) -> None:
+    """A block, and its end, are script calls as well."""
+    app = make("chatapp")
+    limiter: Limiter = app.extensions[LIMITER_KEY]
+    with app.app_context():
+        assert limiter.block("blocked-all", "*", for_s=60)
+        asked = {"message": "hi", "model": "offline"}
+        assert app.test_client().post("/chat", json=asked).status_code == 429
+        assert limiter.unblock("blocked-all", "*")
+    assert app.test_client().post("/chat", json=asked).status_code == 200
+    assert refused(admin) == []
+
+
+def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
+    make: AppMaker, admin: redis.Redis
+) -> None:
+    """What looks for names or deletes by pattern is for the commands alone."""
+    limiter: Limiter = make("chatapp").extensions[LIMITER_KEY]
+    with pytest.raises(Exception, match="scan"):
+        limiter._shared_engine.reset("LIMITS:")
+    assert [each for _, each in refused(admin)] == ["scan"]
+    operator: Limiter = make("chatapp-operator").extensions[LIMITER_KEY]
+    operator._shared_engine.reset("LIMITS:")
+    assert refused(admin) == []

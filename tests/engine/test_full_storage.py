@@ -1,0 +1,157 @@
+"""A full server (maxmemory, no eviction): what is counted goes on, and nobody new is let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from ratelimit_ext.core.charge import Charge, Hold, new_hold
+from ratelimit_ext.core.errors import StorageFull
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.embedded import EmbeddedServer
+from ratelimit_ext.engine.protocol import Closing, Correction, Renewal, Settlement
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.block import CLOSED, how
+from tests import servers
+from tests.strategies.world import DAY, MINUTE
+
+DAILY = Limit(3, DAY, "sliding-window", name="daily")
+PACE = Limit(30, MINUTE, "token-bucket", name="pace")
+MONEY = Limit(1_000, DAY, "fixed-window", name="money", unit="usd")
+MODEL = Limit(1_000_000, MINUTE, "fixed-window", name="model")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[servers.Server]:
+    with servers.standalone("--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: servers.Server) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        client.config_set("maxmemory", 0)
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def engine(client: redis.Redis) -> RedisEngine:
+    return RedisEngine(client, redis.RedisError)
+
+
+def fill(client: redis.Redis) -> None:
+    """From now on the server takes no more data."""
+    client.config_set("maxmemory", 1)
+
+
+def charge(limit: Limit, identity: str, cost: int = 1) -> Charge:
+    return Charge(limit, f"LIMITS:{limit.name}:{{{identity}}}", cost)
+
+
+def call_of(user: str) -> list[Charge]:
+    return [charge(PACE, user), charge(DAILY, user), charge(MODEL, "gpt")]
+
+
+def invent(engine: RedisEngine, callers: int) -> None:
+    for number in range(callers):
+        engine.admit(call_of(f"invented-{number}"))
+
+
+def test_an_unknown_identity_is_refused_and_not_counted(
+    client: redis.Redis, engine: RedisEngine
+) -> None:
+    """It is an error of its own, that names the bucket; nothing is written of the whole request."""
+    fill(client)
+    with pytest.raises(StorageFull) as caught:
+        engine.admit(call_of("eve"))
+    assert caught.value.key == "LIMITS:daily:{eve}"
+    assert client.dbsize() == 0
+
+
+def test_what_is_counted_goes_on(client: redis.Redis, engine: RedisEngine) -> None:
+    """A known caller has what is left and no more, and is denied as ever."""
+    assert engine.admit(call_of("ada")).admitted
+    fill(client)
+    assert [engine.admit(call_of("ada")).admitted for _ in range(4)] == [True, True, False, False]
+
+
+def test_short_lived_buckets_of_a_known_caller_come_back(
+    client: redis.Redis, engine: RedisEngine
+) -> None:
+    """After a pause a caller's pace and the model's minute are stored no more; the day still is."""
+    engine.admit(call_of("ada"))
+    client.delete(charge(PACE, "ada").key, charge(MODEL, "gpt").key)
+    fill(client)
+    assert engine.admit(call_of("ada")).admitted
+    assert client.exists(charge(PACE, "ada").key, charge(MODEL, "gpt").key) == 2
+
+
+def test_a_short_lived_bucket_makes_nobody_known(client: redis.Redis, engine: RedisEngine) -> None:
+    """Otherwise a route with a cheap limit would open the door to the one with a dear limit."""
+    fill(client)
+    assert engine.admit([charge(PACE, "eve")]).admitted
+    with pytest.raises(StorageFull):
+        engine.admit(call_of("eve"))
+
+
+def test_a_bucket_of_everybody_is_known(client: redis.Redis, engine: RedisEngine) -> None:
+    """A day that all share begins anew, also on a full server."""
+    fill(client)
+    assert engine.admit([charge(DAILY, "*")]).admitted
+
+
+def test_a_shadow_refuses_nobody(client: redis.Redis, engine: RedisEngine) -> None:
+    """What is only watched is not counted then."""
+    fill(client)
+    watched = charge(replace(DAILY, mode="shadow"), "eve")
+    assert engine.admit([charge(PACE, "eve"), watched]).admitted
+    assert client.exists(watched.key) == 0
+
+
+def test_a_denial_and_a_look_need_no_memory(client: redis.Redis, engine: RedisEngine) -> None:
+    """Both read; neither is an outage."""
+    for _ in range(3):
+        engine.admit([charge(DAILY, "ada")])
+    fill(client)
+    assert not engine.admit([charge(DAILY, "ada")]).admitted
+    assert engine.admit([charge(DAILY, "eve")], take=False).admitted
+
+
+def test_calls_that_are_under_way_are_settled(client: redis.Redis, engine: RedisEngine) -> None:
+    """Renewal, settlement, correction with its marker, block: all are written."""
+    hold: Hold = new_hold(MINUTE)
+    verdict = engine.admit([charge(MONEY, "ada", 100)], hold=hold).verdicts[0]
+    paid = engine.admit([charge(DAILY, "ada")]).verdicts[0]
+    fill(client)
+    assert engine.settle([Renewal(verdict, hold, 50)]) == 1
+    assert engine.settle([Settlement(verdict, hold, 70)]) == 1
+    assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 1
+    assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 0
+    block = Charge(Limit(1, MINUTE, "block", name="stop"), "LIMITS:stop:{ada}")
+    manner = how(CLOSED, ramped=False, grows=False)
+    assert engine.settle([Closing(block, MINUTE, manner)]) == 1
+    assert engine.admit([charge(MONEY, "ada", 0)]).verdicts[0].remaining == 930
+
+
+def test_invented_callers_fill_the_embedded_server_and_reset_nobody(tmp_path: Path) -> None:
+    """With the real bound: an exhausted caller stays exhausted, and a known one is served."""
+    embedded = EmbeddedServer(tmp_path, maxmemory_mb=2)
+    embedded.start()
+    try:
+        with redis.Redis(unix_socket_path=str(embedded.socket_path)) as client:
+            engine = RedisEngine(client, redis.RedisError)
+            for _ in range(3):
+                assert engine.admit(call_of("spent")).admitted
+            assert engine.admit(call_of("ada")).admitted
+            with pytest.raises(StorageFull):
+                invent(engine, 50_000)
+            assert not engine.admit(call_of("spent")).admitted
+            assert engine.admit(call_of("ada")).admitted
+            assert client.info("stats")["evicted_keys"] == 0
+    finally:
+        embedded.stop()
