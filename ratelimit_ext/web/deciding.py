@@ -28,6 +28,7 @@ from ratelimit_ext.web.known_names import KnownNames
 from ratelimit_ext.web.lease import DEFAULT_LEASE_S
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.refusal import LimitUnavailable
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.settlement_queue import settlements
@@ -194,6 +195,9 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
                 second = self._outcome(state, place, resolve, lenient=lenient, again=True)
                 if second is None or _is_better(second.decision, outcome.decision):
                     outcome = second
+        except LimitUnavailable as refusal:
+            state.retry_ms, state.refusal = refusal.RETRY_MS, refusal
+            raise
         except Exception:
             if state.charged is None and place.name != EDGE:
                 self._decide_edge(state, place)
@@ -237,6 +241,8 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         """
         already = state.charged or set()
         resolved = self._fallback(state, place) or resolve()
+        if any(each.exempt_when is None or not each.exempt_when() for each in resolved.invalid):
+            raise LimitUnavailable
         claims = list(resolved.own)
         for definition, prepared in resolved.shared:
             if id(definition) not in already:

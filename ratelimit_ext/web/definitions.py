@@ -54,14 +54,14 @@ class KeywordsMixin:
         """The keywords as one value."""
         return Keywords(*[getattr(self, word) for word in Keywords._fields])
 
-    def check(self, default_strategy: str | None, *, lenient: bool = False) -> None:
+    def check(self, default_strategy: str | None) -> None:
         """Raise ``ConfigurationError`` now for what cannot be carried out later, as far as it is
         stated and not asked; see :func:`~ratelimit_ext.web.stating.check_statement`."""
         definition: Any = self
         text, cost = definition.limit_provider, definition.cost
         cost = 1 if cost is None else cost
-        if text and not callable(text):
-            check_statement(text, self.keywords, cost, default_strategy, lenient=lenient)
+        if text != "" and not callable(text):
+            check_statement(text, self.keywords, cost, default_strategy)
         for meta in definition.meta_limits or ():
             stated = MetaLimit(meta) if isinstance(meta, str) or callable(meta) else extended(meta)
             stated.check(default_strategy)
@@ -121,7 +121,6 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
         if isinstance(obj, flask.Blueprint):
             return super().__call__(obj)
         limiter, name = self.limiter, get_qualified_name(obj)
-        self.check(limiter._strategy, lenient=True)
         limiter._marked_for_limiting.add(name)
         limiter.limit_manager.add_decorated_limit(name, self)
         return obj if getattr(obj, MARK, None) == limiter else limited(obj, limiter)
@@ -134,6 +133,7 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
 #: Flask-Limiter's own classes, which it makes of strings, and ours in their place.
 _EXTENDED: Final[dict[type, Any]] = {
     flask_limiter.Limit: Limit,
+    flask_limiter.RouteLimit: RouteLimit,
     flask_limiter.ApplicationLimit: ApplicationLimit,
     flask_limiter.MetaLimit: MetaLimit,
 }

@@ -194,7 +194,7 @@ class Limiter(GuardingLimiter):
         definition = RouteLimit(
             limit_provider=limit_value, limiter=self, key_function=key_function, **options
         )
-        definition.check(self._strategy, lenient=True)
+        definition.check(self._strategy)
         return definition
 
     def reset(self) -> None:

@@ -7,7 +7,6 @@ per endpoint; ``revision`` tells when that has to be done again.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
 from ratelimit_ext.web.configured_limits import ConfiguredLimits, is_of_plan
+from ratelimit_ext.web.definitions import extended
 
 #: Whether a definition yields any limit for this request (a callable may answer with nothing).
 Yields = Callable[[Limit], bool]
@@ -44,12 +44,15 @@ class Manager(LimitManager):
         self._configured = ConfiguredLimits()
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
-        """Add a limit of a callable."""
+        """Add a limit of a callable. Raises ``ConfigurationError`` for what cannot be carried out,
+        as :meth:`add_blueprint_limit` does."""
+        _check(limit)
         super().add_decorated_limit(route, limit, override)
         self.revision += 1
 
     def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
         """Add a limit of a blueprint."""
+        _check(limit)
         super().add_blueprint_limit(blueprint, limit)
         self.revision += 1
 
@@ -102,14 +105,10 @@ class Manager(LimitManager):
         )
 
     def stated_items(self) -> Iterator[RateLimitItem]:
-        """The items of every definition so far that states its limits without asking anybody.
-
-        A string that cannot be parsed is left out: it is logged when a request needs it.
-        """
+        """The items of every definition so far that states its limits without a function."""
         for limit in self.filed():
             if isinstance(limit.limit_provider, str) and not getattr(limit, "items", None):
-                with contextlib.suppress(ValueError):
-                    yield from [runtime.limit for runtime in limit]
+                yield from [runtime.limit for runtime in limit]
 
     def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
         """Whether a policy limits the endpoint, by itself or by one of its blueprints."""
@@ -270,3 +269,9 @@ class Manager(LimitManager):
         inside = self._configured.inside_plans(endpoint, blueprint)
         overriding = any(limit.override_defaults or limit in inside for limit in own)
         return none_for_method or not overriding
+
+
+def _check(limit: Limit | None) -> None:
+    """Check a definition, also one of Flask-Limiter's own classes."""
+    if limit is not None:
+        extended(limit).check(limit.limiter._strategy)

@@ -5,7 +5,7 @@ They are exceptions, so that an application's own error handlers come first.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import flask
 import flask_limiter
@@ -153,6 +153,28 @@ class TemporarilyUnavailable(ServiceUnavailable):
         """The default body."""
         body = guard_body(str(self.description), self.cause, self.claim, self.wait_ms)
         return body_response(503, body, self.cause)
+
+
+class LimitUnavailable(ServiceUnavailable):
+    """What a limit allows is unknown, as its function returned what is no limit: 503."""
+
+    #: The caller may try again after this time; somebody has to correct the function.
+    RETRY_MS: Final = 30_000
+
+    def __init__(self) -> None:
+        super().__init__("A rate limit of this request cannot be checked. Try again later.")
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Response:
+        """The default body."""
+        return body_response(
+            503,
+            {
+                "error": self.description,
+                "code": CODES["unavailable"],
+                "retry_after": self.RETRY_MS / 1000,
+            },
+            "unavailable",
+        )
 
 
 def _is_abnormal(claim: Claim, cause: Cause) -> bool:

@@ -23,6 +23,7 @@ PROBLEMS: Final[dict[Cause, tuple[str, str]]] = {
     "overloaded": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
     "closed": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
     "blocked": ("about:blank", "Blocked"),
+    "unavailable": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
 }
 CODES: Final[dict[Cause, str]] = {
     "limit": "rate_limited",
@@ -30,6 +31,7 @@ CODES: Final[dict[Cause, str]] = {
     "overloaded": "server_is_overloaded",
     "closed": "switched_off",
     "blocked": "blocked",
+    "unavailable": "limit_unavailable",
 }
 
 
