@@ -160,7 +160,7 @@ def test_a_trapped_refusal_is_raised(make: Maker) -> None:
         counted(app)
 
 
-def test_a_refusal_raised_and_answered_are_the_same(make: Maker) -> None:
+def test_a_refusal_raised_and_answered_are_the_same(make: Maker, clock: Clock) -> None:
     """Whether Flask makes the response of the exception or we do: status, headers and body."""
     answers = []
     for around in (lambda view: view, lambda view: lambda: view()):  # noqa: PLW0108 - a decorator
