@@ -7,6 +7,7 @@ says, :mod:`guarding` what is decided from outside.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from decimal import Decimal
@@ -17,7 +18,7 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.policy import did_you_mean
+from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import RouteLimit, extended
@@ -64,11 +65,11 @@ class Limiter(GuardingLimiter):
             self.check_storage(item)
         self._adapters.clear()
         self._deferred_views.clear()
-        policy = configured_policy(app.config, self._strategy)
-        if policy is not None and app not in self._completions:
+        policy = configured_policy(app.config, self._strategy, check=self._check_identities)
+        if policy is not None and app not in self._configurations:
             configuration = Configuration(policy, self)
             configuration.apply()
-            self._completions[app] = configuration.settle_names
+            self._configurations[app] = configuration
         self._lease_s = lease_s(app.config)
         self._resolver.configure(
             self._naming,
@@ -93,6 +94,25 @@ class Limiter(GuardingLimiter):
         )
         for definition in definitions:
             definition.check(self._strategy)
+
+    def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
+        knows_plans = self.plan_of_request is not None
+        uses.check_identities(self.identities, mistakes, knows_plans=knows_plans)
+
+    def check_policy_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
+        """The policy in a file, checked as at a start of the application, and not applied.
+
+        Raises ``ConfigurationError`` with every mistake and its line, names of blueprints,
+        endpoints and identities included.
+        """
+
+        def check(uses: Uses, mistakes: Mistakes) -> None:
+            self._check_identities(uses, mistakes)
+            uses.check_targets(app.blueprints, app.view_functions, mistakes)
+
+        policy = configured_policy(app.config, self._strategy, file=file, check=check)
+        assert policy is not None
+        return policy
 
     # -- settling ----------------------------------------------------------------------------
 
