@@ -9,8 +9,6 @@ from typing import Any, Final
 import flask
 from werkzeug.wrappers import Response
 
-from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.core.money import MICRO
 from ratelimit_ext.web.cause import Cause
 from ratelimit_ext.web.claims import Claim
 
@@ -48,11 +46,6 @@ def guard_body(
     }
 
 
-def outside(limit: Limit, units: int) -> float:
-    """An amount as it is told outside: dollars as dollars."""
-    return units / MICRO if limit.unit == "usd" else units
-
-
 def waiting(wait_ms: int) -> str:
     """The sentence that says how long to wait."""
     if wait_ms < 120_000:
@@ -74,5 +67,10 @@ def body_response(
         problem, title = PROBLEMS[cause]
         described = {"type": problem, "title": title, "status": status}
         body = {**described, "detail": body["error"], **body, **more()}
-        return Response(json.dumps(body), status, content_type=PROBLEM)
-    return Response(json.dumps(body), status, content_type="application/json")
+        return Response(_encoded(body), status, content_type=PROBLEM)
+    return Response(_encoded(body), status, content_type="application/json")
+
+
+def _encoded(body: dict[str, Any]) -> str:
+    """JSON, in which an amount of dollars is a number."""
+    return json.dumps(body, default=float)
