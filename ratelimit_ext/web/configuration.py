@@ -209,6 +209,7 @@ class Configuration:
             limiter=limiter,
             asks=self._present_plan,
             items=applicable,
+            plan=plan.name,
             error_message=sentence,
         )
 

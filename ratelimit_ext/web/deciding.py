@@ -68,7 +68,6 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             route_exemptions=stock._route_exemptions,
             blueprint_exemptions=stock._blueprint_exemptions,
         )
-        self.limit_manager.complete = self._complete_policy
         self._resolver = Resolver(self.limit_manager, self.logger)
         self._known_names = KnownNames(self.limit_manager)
 

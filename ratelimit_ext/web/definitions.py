@@ -109,6 +109,8 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
 
     asks: Callable[[], Any] | None = None
     items: Callable[[Any], tuple[RateLimitItem, ...]] | None = None
+    #: The plan whose callers the limit is for; empty: for all.
+    plan: str = ""
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         if self.asks is None or self.items is None:

@@ -20,6 +20,7 @@ from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
+from ratelimit_ext.web.commands import take_over
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import RouteLimit, extended
 from ratelimit_ext.web.guarding import GuardingLimiter
@@ -43,9 +44,14 @@ class Limiter(GuardingLimiter):
     def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
         app = options.pop("app", None)
         super().__init__(key_func, **options)
+        self.limit_manager.complete = self._before_listing
         self.app = app
         if app is not None:
             self.init_app(app)
+
+    def _before_listing(self, app: flask.Flask) -> None:
+        self._complete_policy(app)
+        take_over(self, app)
 
     # -- set-up ------------------------------------------------------------------------------
 

@@ -38,8 +38,8 @@ class Manager(LimitManager):
     def __init__(self, **stock: Any) -> None:
         super().__init__(**stock)
         self.revision = 0
-        #: Files what is known only when all blueprints are registered; the commands come before
-        #: any request.
+        #: Called before the commands of Flask-Limiter are given limits: it files what is known only
+        #: when all blueprints are registered.
         self.complete: Callable[[flask.Flask], None] = lambda _: None
         self._configured = ConfiguredLimits()
 
