@@ -8,6 +8,7 @@ from typing import Final
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.money import MICRO
+from ratelimit_ext.core.spelling import did_you_mean
 
 #: ``usd`` is counted in whole micro-dollars; ``calls`` are those in flight.
 UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd", "calls")
@@ -115,6 +116,7 @@ class Limit:
         if value not in allowed:
             raise ConfigurationError(
                 f"{self}: {word} is {value!r}; allowed: {', '.join(map(repr, allowed))}."
+                f"{did_you_mean(str(value), allowed)}"
             )
 
     def __str__(self) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
-from ratelimit_ext.policy.mistakes import LONGEST_NAME, Mistake
+from ratelimit_ext.core.spelling import LONGEST_NAME
+from ratelimit_ext.policy.mistakes import Mistake
 from ratelimit_ext.policy.shown import shown
 
 #: Turns a string into (amount, period in microseconds) pairs; ``ValueError`` for a bad one.

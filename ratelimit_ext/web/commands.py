@@ -106,10 +106,8 @@ def _clear(extension: Extension, app: flask.Flask, options: dict[str, Any]) -> i
         for definition in definitions:
             with contextlib.suppress(Exception):  # a function that needs a request
                 for each in _listed(extension, definition, endpoint, methods):
-                    # An operator's block is lifted by `unblock`, and is nothing that was counted.
-                    if each.limit.told:
-                        names = (bucket_key(each.prefix, name) for name in spellings(key))
-                        buckets.update(dict.fromkeys(names))
+                    names = (bucket_key(each.prefix, name) for name in spellings(key))
+                    buckets.update(dict.fromkeys(names))
     cleared = extension._shared_engine.clear(list(buckets))
     if not cleared:
         click.echo(

@@ -20,6 +20,8 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.web.code_mistakes import UNUSED
 from ratelimit_ext.web.item import Keywords
 from ratelimit_ext.web.limit_string import items_of
 from ratelimit_ext.web.refusal import RateLimitExceeded
@@ -118,8 +120,15 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
         else:
             yield from runtime_limits(self, self.items(self.asks()))
 
-    def __call__(self, obj: Any) -> Any:
+    @property
+    def __name__(self) -> str:
+        # Flask asks what is registered as a view for its name.
+        raise ConfigurationError(UNUSED)
+
+    def __call__(self, obj: Any = None) -> Any:
         """Attach to a view or a blueprint. Stacked decorators share one wrapper: the innermost."""
+        if not callable(obj) and not isinstance(obj, flask.Blueprint):
+            raise ConfigurationError(UNUSED)
         if isinstance(obj, flask.Blueprint):
             return super().__call__(obj)
         limiter, name = self.limiter, get_qualified_name(obj)

@@ -18,6 +18,7 @@ from flask_limiter._manager import LimitManager
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.web.configured_limits import ConfiguredLimits, is_of_plan
 from ratelimit_ext.web.definitions import extended
 
@@ -46,15 +47,27 @@ class Manager(LimitManager):
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
         """Add a limit of a callable. Raises ``ConfigurationError`` for what cannot be carried out,
         as :meth:`add_blueprint_limit` does."""
-        _check(limit)
+        self._check(limit, self._decorated_limits.get(route, ()))
         super().add_decorated_limit(route, limit, override)
         self.revision += 1
 
     def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
         """Add a limit of a blueprint."""
-        _check(limit)
+        self._check(limit, self._blueprint_limits.get(blueprint, ()))
         super().add_blueprint_limit(blueprint, limit)
         self.revision += 1
+
+    def check_names(self) -> None:
+        """Raise ``ConfigurationError`` for a name that two limits have which apply together."""
+        places = (*self._decorated_limits.values(), *self._blueprint_limits.values())
+        for limits in (self._default_limits, *places):
+            _check_names((*self._application_limits, *limits))
+
+    def _check(self, limit: Limit | None, beside: Iterable[Limit]) -> None:
+        """Check a definition, also one of Flask-Limiter's own classes."""
+        if limit is not None:
+            extended(limit).check(limit.limiter._strategy)
+            _check_names((*self._application_limits, *beside, limit))
 
     def add_route_exemption(self, route: str, scope: ExemptionScope) -> None:
         """Exempt a callable."""
@@ -271,7 +284,23 @@ class Manager(LimitManager):
         return none_for_method or not overriding
 
 
-def _check(limit: Limit | None) -> None:
-    """Check a definition, also one of Flask-Limiter's own classes."""
-    if limit is not None:
-        extended(limit).check(limit.limiter._strategy)
+def _check_names(limits: Iterable[Limit]) -> None:
+    """Raise ``ConfigurationError`` for a name that two limits have which apply together."""
+    named: dict[str, Limit] = {}
+    for limit in limits:
+        name = getattr(limit, "name", "")
+        other = named.setdefault(name, limit) if name else limit
+        if _statement(other) != _statement(limit):
+            raise ConfigurationError(
+                f"limit {limit.limit_provider!r}, name: found {name!r}, which is also the name of "
+                f"{other.limit_provider!r}. Limits that apply together need names of their own."
+            )
+
+
+def _statement(limit: Limit) -> tuple[Any, ...]:
+    """What is written of a limit: a function that makes views may state one several times."""
+    functions = (limit.limit_provider, limit.key_function)
+    return (
+        *(getattr(each, "__code__", each) for each in functions),
+        getattr(limit, "keywords", None),
+    )
