@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from flask_limiter.constants import ConfigVars
+from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.spelling import did_you_mean
@@ -86,6 +87,17 @@ def check_settings(config: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"app.config[{name!r}]: there is no such setting. Did you mean {short[near[0]]!r}?"
             )
+
+
+def check_strategy(stated: str | None, config: Mapping[str, Any]) -> None:
+    """Raise ``ConfigurationError`` for an unknown default strategy."""
+    strategy = stated or config.get(ConfigVars.STRATEGY) or "fixed-window"
+    if strategy not in STRATEGIES:
+        where = "Limiter, strategy" if stated else ConfigVars.STRATEGY
+        raise ConfigurationError(
+            f"{where}: found {strategy!r}; allowed: {', '.join(sorted(STRATEGIES))}."
+            f"{did_you_mean(str(strategy), STRATEGIES)}"
+        )
 
 
 def keywords_of_signature(function: Callable[..., Any], *more: str) -> tuple[str, ...]:

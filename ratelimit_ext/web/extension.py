@@ -15,19 +15,18 @@ from typing import Any, Final, cast
 
 import flask
 import flask_limiter
-from flask_limiter.constants import ConfigVars
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
-from ratelimit_ext.strategies import strategy_named
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.code_mistakes import (
     check_function,
     check_functions,
     check_keywords,
     check_settings,
+    check_strategy,
     keywords_of_signature,
 )
 from ratelimit_ext.web.commands import take_over
@@ -75,7 +74,7 @@ class Limiter(GuardingLimiter):
         """Attach to an application. Reads the ``RATELIMIT_*`` keys of its configuration."""
         again = self in app.extensions.get("limiter", ())
         check_settings(app.config)
-        strategy_named(self._strategy or app.config.get(ConfigVars.STRATEGY) or "fixed-window")
+        check_strategy(self._strategy, app.config)
         super().init_app(app)
         if not self.enabled:
             return
