@@ -174,7 +174,8 @@ def check_policy(server: Any) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         server.log.warning("The policy was not checked: %s", error)
         return
-    if done.returncode == POLICY_MISTAKES:
+    # An application that cannot be imported ends with 1 too, and a trace.
+    if done.returncode == POLICY_MISTAKES and done.stderr.startswith("Error: "):
         server.log.error(
             "The policy is invalid; the last valid one stays in use. %s", done.stderr.strip()
         )

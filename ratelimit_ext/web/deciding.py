@@ -252,7 +252,8 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         """
         already = state.charged or set()
         resolved = self._fallback(state, place) or resolve()
-        if any(each.exempt_when is None or not each.exempt_when() for each in resolved.invalid):
+        invalid = resolved.invalid
+        if invalid and not all(each.exempt_when and each.exempt_when() for each in invalid):
             raise LimitUnavailable
         claims = list(resolved.own)
         for definition, prepared in resolved.shared:
