@@ -10,9 +10,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import queue
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +25,9 @@ from gunicorn.workers.base import Worker
 
 HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
+VALID_POLICY = "GUNICORN_VALID_POLICY"
+# The exit status of `chat policy check` for a policy with mistakes.
+POLICY_MISTAKES = 1
 
 # This machine only, until somebody decides otherwise: a chat endpoint spends money.
 bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 8000}"
@@ -73,6 +79,7 @@ control_socket_disable = True
 
 def on_starting(server: Any) -> None:
     """Before any fork: run the embedded server, unless a storage is set, and tell the workers."""
+    keep_valid_policies(server)
     embedded_server = _load("embedded")
     embedded = embedded_server.EmbeddedServer(
         os.environ.get("RATELIMIT_EMBEDDED_DIR") or HERE / "instance" / "ratelimit",
@@ -139,14 +146,53 @@ def end_unread_connections(worker: Any) -> None:
         return  # the application says what is wrong with it, and does not start
 
 
+def keep_valid_policies(server: Any) -> None:
+    """Give the workers a private directory for the last valid policy of this master's life."""
+    directory = tempfile.mkdtemp(prefix="valid-policy-")
+    os.chown(directory, server.cfg.uid, server.cfg.gid)
+    os.environ[VALID_POLICY] = str(Path(directory, "policy.toml"))
+    server.valid_policies = directory
+
+
+def check_policy(server: Any) -> None:
+    """Before a reload replaces the workers: log what is wrong with the policy. They start with the
+    last valid one then (chatapp/valid_policy.py). In a process of its own, as the master must not
+    import the application."""
+    command = [
+        sys.executable,
+        "-m",
+        "flask",
+        "--app",
+        server.app.app_uri,
+        "chat",
+        "policy",
+        "check",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != VALID_POLICY}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        server.log.warning("The policy was not checked: %s", error)
+        return
+    # An application that cannot be imported ends with 1 too, and a trace.
+    if done.returncode == POLICY_MISTAKES and done.stderr.startswith("Error: "):
+        server.log.error(
+            "The policy is invalid; the last valid one stays in use. %s", done.stderr.strip()
+        )
+
+
 def on_reload(server: Any) -> None:
     """At a HUP the server stays as it is; it is started anew if someone killed its supervisor."""
+    check_policy(server)
     if embedded := getattr(server, "embedded", None):
         embedded.start()
 
 
 def on_exit(server: Any) -> None:
     """After the last worker: stop the server, or leave it to the other master of an upgrade."""
+    shutil.rmtree(getattr(server, "valid_policies", ""), ignore_errors=True)
     if embedded := getattr(server, "embedded", None):
         if server.reexec_pid or server.master_pid:
             embedded.leave()

@@ -17,6 +17,7 @@ from ratelimit_ext.web.identities import address_identity, client_ip
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.refusal import (
     Blocked,
+    LimitUnavailable,
     RateLimitExceeded,
     RequestTooLarge,
     TemporarilyUnavailable,
@@ -33,6 +34,7 @@ __all__ = [
     "Guess",
     "HeaderNames",
     "Limit",
+    "LimitUnavailable",
     "Limiter",
     "MetaLimit",
     "RateLimitExceeded",

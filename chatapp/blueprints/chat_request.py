@@ -5,8 +5,10 @@ Whatever comes in ends as a ChatRequest or as a Refusal that says what is wrong 
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Final, NoReturn
 
 from flask import Request
@@ -23,6 +25,24 @@ MODEL_MAX_CHARACTERS: Final = 100
 # What is neither text nor an identity: control characters, and separators that break a line.
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp"})
 EXAMPLE: Final = '{"message": "hello"}'
+# How much of a field's name is shown.
+NAME_SHOWN: Final = 64
+PROTOCOLS: Final = "POST /v1/chat/completions and POST /v1/messages"
+_LONGEST: Final = f"the operator sets the longest answer; {PROTOCOLS} take one of the caller's"
+_TURNS: Final = f'send one turn as "message", or the whole conversation to {PROTOCOLS}'
+_OTHERS: Final = f"send it to {PROTOCOLS}"
+# Fields that other APIs have, and what to do instead.
+ELSEWHERE: Final = {
+    "max_tokens": _LONGEST,
+    "max_completion_tokens": _LONGEST,
+    "history": _TURNS,
+    "messages": _TURNS,
+    "system": _OTHERS,
+    "temperature": _OTHERS,
+    "tools": _OTHERS,
+    "prompt": 'send it as "message"',
+    "user": 'send it as "user_id"',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +59,13 @@ class ChatRequest:
 
 def read(request: Request, conversation: Conversation) -> ChatRequest:
     """The request's body, checked; Refusal (400, 413 or 422) where it cannot be used."""
+    fields = json_body.read_object(request, example=EXAMPLE)
+    for field in fields:
+        # Not ignored: a caller who sends it expects something of it, such as a shorter answer.
+        if field not in _Body.model_fields:
+            raise Refusal(422, "unknown_field", _unknown(field), param=field)
     try:
-        body = _Body.model_validate(json_body.read_object(request, example=EXAMPLE))
+        body = _Body.model_validate(fields)
     except ValidationError as error:
         _refuse(error.errors(include_url=False)[0])
     try:
@@ -110,9 +135,7 @@ ModelName = Annotated[str, AfterValidator(_model)]
 
 
 class _Body(BaseModel):
-    """Fields that we do not know are ignored: a newer client may send more."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True)
 
     message: Annotated[str, AfterValidator(_message)]
     model: ModelName | None = None
@@ -139,3 +162,14 @@ def _refuse(error: ErrorDetails) -> NoReturn:
         "message_too_long" if too_long else f"invalid_{field}",
         f'"{field}" {trouble}.',
     )
+
+
+def _unknown(field: str) -> str:
+    """What is said of a field that POST /chat does not take."""
+    shown = json.dumps(field[:NAME_SHOWN])
+    if instead := ELSEWHERE.get(field):
+        return f"{shown} is not a field of POST /chat; {instead}."
+    near = get_close_matches(field[:NAME_SHOWN], _Body.model_fields, n=1)
+    meant = f' Did you mean "{near[0]}"?' if near else ""
+    fields = ", ".join(f'"{name}"' for name in _Body.model_fields)
+    return f"{shown} is not a field of POST /chat.{meant} It takes {fields}."

@@ -1,4 +1,4 @@
-"""`flask --app wsgi chat …`: users' keys, plans and usage, blocks, the ledger, the database."""
+"""`flask --app wsgi chat …`: users' keys, plans and usage, blocks, policy, ledger, database."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from chatapp.cli.db import db
 from chatapp.cli.keys import keys
 from chatapp.cli.ledger import ledger
 from chatapp.cli.plans import plans
+from chatapp.cli.policy import policy
 from chatapp.cli.usage import usage
 
-chat = AppGroup("chat", help="Users, keys, plans, usage, blocks, the ledger and its database.")
-for command in (keys, plans, usage, block, unblock, ledger, db):
+chat = AppGroup("chat", help="Users, keys, plans, usage, blocks, the policy, the ledger.")
+for command in (keys, plans, usage, block, unblock, policy, ledger, db):
     chat.add_command(command)
 
 

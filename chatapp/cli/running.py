@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Final
 
 import click
@@ -15,6 +16,11 @@ SERVER: Final = "run"
 def from_command_line() -> bool:
     """Whether `flask` runs, with whichever command."""
     return os.environ.get(FROM_COMMAND_LINE) == "true"
+
+
+def checks_policy() -> bool:
+    """Whether `flask … chat policy check` runs, which needs an application whatever the policy."""
+    return from_command_line() and "chat policy check" in " ".join(sys.argv)
 
 
 def serves() -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Final
 
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.money import MICRO
+from ratelimit_ext.core.spelling import did_you_mean
 
 #: ``usd`` is counted in whole micro-dollars; ``calls`` are those in flight.
 UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd", "calls")
@@ -98,6 +101,10 @@ class Limit:
         capacity = MOST_AMOUNT if self.strategy in GUARDS else self.burst or self.amount
         derive(self, "capacity", capacity)
 
+    def outside(self, units: int) -> int | Decimal:
+        """An amount of the limit for a person: dollars are dollars."""
+        return Decimal(units) / MICRO if self.unit == "usd" else units
+
     def _within(self, word: str, value: object, most: int) -> None:
         if type(value) is not int or not 1 <= value <= most:
             raise ConfigurationError(
@@ -109,6 +116,7 @@ class Limit:
         if value not in allowed:
             raise ConfigurationError(
                 f"{self}: {word} is {value!r}; allowed: {', '.join(map(repr, allowed))}."
+                f"{did_you_mean(str(value), allowed)}"
             )
 
     def __str__(self) -> str:

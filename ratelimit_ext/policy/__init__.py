@@ -7,15 +7,15 @@ Knows no Flask. Every mistake is found at load, and all of them are told in one
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.consistency import check_plans, check_together
 from ratelimit_ext.policy.document import DocumentReader
 from ratelimit_ext.policy.draft import Draft
-from ratelimit_ext.policy.identities import identities_used
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistakes, did_you_mean
+from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.plan_sentence import period_words, plan_sentence
@@ -24,14 +24,16 @@ from ratelimit_ext.policy.policy_limit import PolicyLimit
 from ratelimit_ext.policy.rates import Parse
 from ratelimit_ext.policy.targets import read_targets
 from ratelimit_ext.policy.toml_file import read
+from ratelimit_ext.policy.uses import Uses
 
 __all__ = [
+    "Mistakes",
     "Parse",
     "Plan",
     "Policy",
     "PolicyLimit",
+    "Uses",
     "did_you_mean",
-    "identities_used",
     "load_policy",
     "period_words",
     "plan_sentence",
@@ -44,12 +46,14 @@ def load_policy(
     blueprints: Mapping[str, Any] | None,
     parse: Parse,
     default_strategy: str | None = None,
+    check: Callable[[Uses, Mistakes], None] = lambda _uses, _mistakes: None,
 ) -> Policy:
     """The policy of ``RATELIMIT_POLICY_FILE`` and ``RATELIMIT_BLUEPRINTS``; both apply.
 
     ``parse`` turns a limit's string into (amount, period in microseconds) pairs and raises
     ``ValueError`` for a bad one. ``default_strategy`` is the extension's: with it, ``burst`` and
-    ``anchor`` of limits that name no strategy are checked against it. Raises
+    ``anchor`` of limits that name no strategy are checked against it. ``check`` adds the mistakes
+    in the names that the application has to know. Raises
     :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
     mistakes, draft = Mistakes(), Draft()
@@ -67,5 +71,7 @@ def load_policy(
     check_together(draft, default_strategy, mistakes)
     if plan_places is not None:
         check_plans(draft, plan_places, mistakes)
+    policy = draft.policy()
+    check(policy.uses, mistakes)
     mistakes.raise_if_any()
-    return draft.policy()
+    return policy

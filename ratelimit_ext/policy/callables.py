@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ratelimit_ext.policy.mistakes import Mistake, did_you_mean
+from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.policy.mistakes import Mistake
 from ratelimit_ext.policy.shown import shown
 
 

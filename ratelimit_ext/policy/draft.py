@@ -14,6 +14,7 @@ from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.plans_asked import PlansAsked
 from ratelimit_ext.policy.policy import Policy
+from ratelimit_ext.policy.uses import Kind, Name, Uses
 
 Lists = defaultdict[str, list[Placed]]
 
@@ -71,6 +72,39 @@ class Draft:
             plan_blueprints=plan_blueprints,
             plan_routes=plan_routes,
             plan_targets=plan_targets,
+            uses=self._uses(),
+        )
+
+    def _uses(self) -> Uses:
+        """The names that the application has to know, each where it is written first."""
+        kinds: tuple[tuple[Kind, Lists, dict[str, PlansAsked]], ...] = (
+            ("blueprint", self.blueprints, self.plan_blueprints),
+            ("endpoint", self.routes, self.plan_routes),
+        )
+        targets = []
+        for kind, limits, plans in kinds:
+            places = {name: asked.place.around(1) for name, asked in plans.items()}
+            places.update(
+                {name: placed[0].place.around(2) for name, placed in limits.items() if placed}
+            )
+            targets += [Name(kind, name, place) for name, place in places.items()]
+        for name, places_of_target in self.target_places.items():
+            targets += [Name("either", name, place) for place in places_of_target]
+        groups = [group.limits for group in self.groups]
+        named = [*self.blueprints.values(), *self.routes.values(), *self.targets.values(), *groups]
+        lists = (self.application, self.default, *named)
+        limits_of_places = [entry.limit for entries in lists for entry in entries]
+        limits_of_plans = [limit for plan in self.plans.values() for limit in plan.limits]
+        asking = [*self.plan_blueprints.values(), *self.plan_routes.values()]
+        asking += self.plan_targets.values()
+        return Uses(
+            targets=tuple(targets),
+            identities=tuple(
+                (limit.key, limit.place.at("key"))
+                for limit in (*limits_of_places, *limits_of_plans)
+                if isinstance(limit.key, str) and limit.place is not None
+            ),
+            plans=tuple(dict.fromkeys(asked.place for asked in asking)),
         )
 
     def limited(self) -> dict[str, None]:

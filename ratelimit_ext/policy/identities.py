@@ -8,7 +8,6 @@ from typing import Any
 
 from ratelimit_ext.policy.callables import checked, resolved
 from ratelimit_ext.policy.mistakes import Mistake
-from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.shown import shown
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -28,12 +27,3 @@ def identity(value: object, python: bool) -> str | Callable[[], Any]:  # noqa: F
         f'found {shown(value)}; allowed: the name of an identity such as "user"{own}, or '
         '"package.module:function".'
     )
-
-
-def identities_used(policy: Policy) -> dict[str, tuple[str, ...]]:
-    """The names of identities that the policy needs, each with the places that name it."""
-    used: dict[str, tuple[str, ...]] = {}
-    for limit in policy.all_limits():
-        if isinstance(limit.key, str):
-            used[limit.key] = (*used.get(limit.key, ()), limit.source)
-    return used

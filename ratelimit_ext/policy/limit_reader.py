@@ -77,7 +77,7 @@ class LimitReader:
         keywords = {**said, **keywords}
         if keywords.get("strategy") in GUARDS and "override_defaults" not in entries:
             keywords["override_defaults"] = False  # a guard stands beside other limits
-        limit = PolicyLimit(source=str(place), limit=string, rates=rates, **keywords)
+        limit = PolicyLimit(source=str(place), place=place, limit=string, rates=rates, **keywords)
         misspelt = "strategy" in entries and limit.strategy is None
         strategy = None if misspelt else limit.strategy or self.default_strategy
         check_limit(limit, place, strategy, self._mistakes)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from types import TracebackType
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.place import Place
-
-#: Names longer than this are no slips of the pen, and comparing them would take long.
-LONGEST_NAME = 64
 
 
 class Mistake(ValueError):
@@ -64,13 +59,3 @@ class _Noted:
             return False
         self._mistakes.add(self._place, error)
         return True
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question that names the known word nearest to ``name``; empty where none is near.
-
-    >>> did_you_mean("brust", ["burst", "limit"])
-    " Did you mean 'burst'?"
-    """
-    near = difflib.get_close_matches(name[:LONGEST_NAME], list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

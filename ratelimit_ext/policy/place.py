@@ -45,6 +45,10 @@ class Place:
         """The place of something inside."""
         return Place(self.origin, (*self.path, *keys))
 
+    def around(self, levels: int) -> Place:
+        """The place that so many keys lead to this one from."""
+        return Place(self.origin, self.path[:-levels])
+
     @property
     def located(self) -> str:
         """The exact place, with the line where there is one."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.policy.mistakes import did_you_mean
+from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.uses import Uses
 
 Limits = tuple[PolicyLimit, ...]
 
@@ -23,7 +24,8 @@ class Policy:
     groups, and are one or the other, which only the application can tell; ``target_places`` are
     where they are named. ``overriding`` are the names whose limits replace what their blueprints
     have. ``plan_blueprints``, ``plan_routes`` and ``plan_targets`` are those that
-    the caller's plan applies to, each with the place that says so.
+    the caller's plan applies to, each with the place that says so. ``uses`` are the names that
+    the application has to know.
     """
 
     application: Limits = ()
@@ -39,6 +41,7 @@ class Policy:
     plan_blueprints: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     plan_routes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     plan_targets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    uses: Uses = field(default_factory=Uses, compare=False)
 
     def plan(self, name: str) -> Plan:
         """The plan of this name, or a :class:`ConfigurationError` that lists the names."""

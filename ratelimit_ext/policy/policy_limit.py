@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from ratelimit_ext.policy.place import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +14,8 @@ class PolicyLimit:
     """One entry of a list of limits, checked.
 
     ``limit`` is the string and ``rates`` what it says: (amount, period in microseconds) of each
-    limit in it. ``source`` is the place for a person: ``policy.toml: blueprints.chat.limits[1]``.
+    limit in it. ``source`` is the place for a person: ``policy.toml: blueprints.chat.limits[1]``;
+    ``place`` knows the line too.
     ``strategy`` is ``None`` for the extension's default. ``key`` is the name of an identity, a
     function, or ``None`` for the extension's key function. Where ``shared`` is true, ``scope``
     names the bucket; where it is false, each endpoint has its own.
@@ -43,3 +46,4 @@ class PolicyLimit:
     # Functions of a response and of a request limit: types of frameworks that are unknown here.
     deduct_when: Callable[[Any], bool] | None = None
     on_breach: Callable[[Any], Any] | None = None
+    place: Place | None = field(default=None, compare=False, repr=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
+from ratelimit_ext.core.spelling import LONGEST_NAME
 from ratelimit_ext.policy.mistakes import Mistake
 from ratelimit_ext.policy.shown import shown
 
@@ -22,9 +24,11 @@ _STATED: Final = {
     "reported": {"strategy": "reported"},
 }
 
-_OURS: Final = re.compile(
-    r"[$€£]|usd|eur|dollar|cent|token|flight|usual|block|report|concurren", re.IGNORECASE
-)
+_WORD: Final = re.compile(r"[a-z]+")
+_FRACTION: Final = re.compile(r"\d+\.\d+\s*(?:/|per\b)")
+_PERIODS: Final = ("second", "minute", "hour", "day", "month", "year")
+_NO_PERIODS: Final = {"per", "usd", *_PERIODS, *(f"{period}s" for period in _PERIODS)}
+_INITIALS: Final = {period[0]: period for period in ("second", "minute", "hour", "day")}
 _LONGEST_DAYS: Final = LONGEST_PERIOD_US // 86_400_000_000
 
 
@@ -59,12 +63,19 @@ def _remedy(words: str) -> str:
         return ' Calls at once are written "4 in flight".'
     if "token" in words:
         return ' What is counted is said beside the string: "90000/minute" with unit = "tokens".'
-    return ""
+    if _FRACTION.search(words):
+        return ' The amount is a whole number: 1.5 a minute are written "3 per 2 minutes".'
+    meant = _WORD.sub(_period_meant, words)
+    return f" Did you mean {meant!r}?" if meant != words else ""
 
 
-def states_ours(text: str) -> bool:
-    """Whether a string that is no limit tries to say what `limits` has no words for."""
-    return _OURS.search(text) is not None
+def _period_meant(word: re.Match[str]) -> str:
+    """The period that is nearest to a word that is none; the word itself where none is near."""
+    found = word[0]
+    if found in _NO_PERIODS:
+        return found
+    near = difflib.get_close_matches(found[:LONGEST_NAME], _PERIODS, n=1)
+    return _INITIALS.get(found) or (near[0] if near else found)
 
 
 def implied(string: str) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from ratelimit_ext.policy.keywords import timezone
 from ratelimit_ext.policy.limit_rules import check_contradictions, check_limit, check_name
 from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Path, Place
 from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.rates import no_limit, states_ours
+from ratelimit_ext.policy.rates import no_limit
 from ratelimit_ext.strategies import ALIASES
 
 
@@ -59,12 +59,9 @@ def check_stated(
     mistakes.raise_if_any("a limit")
 
 
-def check_string(text: object, *, others_may_log: bool) -> None:
-    """Raise ``ConfigurationError`` for a string that is no limit.
-
-    ``others_may_log``: where it has no word of ours in it, it is left to Flask-Limiter's rule.
-    """
-    if not (others_may_log and isinstance(text, str) and not states_ours(text)):
-        mistakes = Mistakes()
-        mistakes.add(Place(Code(str(text))), no_limit(text))
-        mistakes.raise_if_any("a limit")
+def refuse_string(text: object) -> NoReturn:
+    """Raise ``ConfigurationError`` for a string that cannot be parsed."""
+    mistakes = Mistakes()
+    mistakes.add(Place(Code(str(text))), no_limit(text))
+    mistakes.raise_if_any("a limit")
+    raise AssertionError  # there is one

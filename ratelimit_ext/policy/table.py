@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes, did_you_mean
+from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.shown import shown
 

@@ -12,6 +12,7 @@ from typing import cast
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.strategies import (
     block,
     concurrency,
@@ -51,8 +52,10 @@ def strategy_named(name: str) -> Strategy:
     """The strategy of this name, or a :class:`ConfigurationError` that lists the names."""
     strategy = STRATEGIES.get(ALIASES.get(name, name))
     if strategy is None:
-        known = ", ".join(sorted([*STRATEGIES, *ALIASES]))
-        raise ConfigurationError(f"unknown strategy {name!r}; known: {known}.")
+        known = sorted([*STRATEGIES, *ALIASES])
+        raise ConfigurationError(
+            f"unknown strategy {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}"
+        )
     return strategy
 
 

@@ -11,7 +11,8 @@ from ratelimit_ext.strategies import block
 #: what he never does; ``overloaded``: what stands behind has too much to do; ``closed``: it is
 #: switched off.
 BlockReason: TypeAlias = Literal["blocked", "overloaded", "closed", "abnormal-usage"]
-Cause: TypeAlias = BlockReason | Literal["limit", "storage-full"]
+#: ``unavailable``: what a limit allows is unknown.
+Cause: TypeAlias = BlockReason | Literal["limit", "unavailable", "storage-full"]
 
 REASONS: Final[tuple[BlockReason, ...]] = get_args(BlockReason)
 _CODES: Final[dict[BlockReason, int]] = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
 from ratelimit_ext.core.charge import Charge, checked_cost
@@ -131,8 +132,12 @@ class ClaimMaker:
         self._method = method
 
     def claims(self, runtimes: Iterable[RuntimeLimit], *, edge: bool = False) -> tuple[Claim, ...]:
-        """Claims for those of the limits that concern the method; ``edge``: the application's."""
-        return tuple(self.claim(r, edge=edge) for r in runtimes if concerns(r, self._method))
+        """A claim for each of the limits; ``edge``: they are the application's."""
+        return tuple([self.claim(runtime, edge=edge) for runtime in runtimes])
+
+    def concerned(self, claims: Iterable[Claim]) -> tuple[Claim, ...]:
+        """Those of the claims whose limit applies to the method."""
+        return tuple([claim for claim in claims if concerns(claim.runtime, self._method)])
 
     def claim(self, runtime: RuntimeLimit, *, edge: bool = False) -> Claim:
         """The claim for one limit. A scope that is a callable is asked at the request."""
@@ -174,11 +179,11 @@ def _micro_dollars(cost: Any, label: object) -> int:
         raise ValueError(f"the cost of the limit {str(label)!r}: {error}") from None
 
 
-def concerns(runtime: RuntimeLimit, method: str) -> bool:
+def concerns(limit: RuntimeLimit | Definition, method: str) -> bool:
     """Whether the limit applies to the method; OPTIONS is free where it is not named."""
-    if runtime.methods is None:
+    if limit.methods is None:
         return method != "OPTIONS"
-    return method.lower() in runtime.methods
+    return method.lower() in limit.methods
 
 
 def policy_item(limit: Limit) -> str:

@@ -7,7 +7,8 @@ too, are decided after all ``before_request`` functions, when it is known who ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask
@@ -16,7 +17,7 @@ from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import GUARDS
-from ratelimit_ext.policy import did_you_mean, identities_used, load_policy, plan_sentence
+from ratelimit_ext.policy import Mistakes, Uses, load_policy, plan_sentence
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
@@ -34,16 +35,27 @@ def rates(text: str) -> list[tuple[int, int]]:
     return [(item.amount, item.get_expiry() * 1_000_000) for item in items_of(text, PLAIN)]
 
 
-def configured_policy(config: Mapping[str, Any], default_strategy: str | None) -> Policy | None:
+def configured_policy(
+    config: Mapping[str, Any],
+    default_strategy: str | None,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    check: Callable[[Uses, Mistakes], None],
+) -> Policy | None:
     """The policy that an application's configuration names; ``None`` where it names none.
 
-    ``default_strategy`` is the one of limits that name none.
+    ``default_strategy`` is the one of limits that name none, ``file`` replaces the one of the
+    configuration, and ``check`` adds mistakes in names.
     """
-    file, blueprints = config.get(POLICY_FILE), config.get(BLUEPRINTS)
+    file, blueprints = file or config.get(POLICY_FILE), config.get(BLUEPRINTS)
     if not file and not blueprints:
         return None
     return load_policy(
-        file=file or None, blueprints=blueprints, parse=rates, default_strategy=default_strategy
+        file=file or None,
+        blueprints=blueprints,
+        parse=rates,
+        default_strategy=default_strategy,
+        check=check,
     )
 
 
@@ -55,11 +67,10 @@ class Configuration:
         self._limiter = limiter
         self._plans: list[RouteLimit] = []
         self._targets: dict[str, list[RouteLimit]] = {}
-        self._unknown_until_first_request = True
+        self._is_complete = False
 
     def apply(self) -> None:
-        """Add every limit of the policy. Raises ``ConfigurationError`` for a name nobody knows."""
-        self._check_identities()
+        """Add every limit of the policy."""
         policy, manager = self._policy, self._limiter.limit_manager
         for limit in policy.application:
             manager.add_application_limit(self._application_limit(limit))
@@ -77,66 +88,35 @@ class Configuration:
         # Made now, so that what cannot be carried out stops the start, too.
         self._targets = {name: self._of_target(name) for name in policy.target_places}
 
-    def settle_names(self, app: flask.Flask) -> None:
-        """Check that every blueprint and endpoint exists, once all are registered, and add the
-        limits of what may be either."""
-        if not self._unknown_until_first_request:
+    def check_targets(self, app: flask.Flask) -> None:
+        """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered."""
+        mistakes = Mistakes()
+        self._policy.uses.check_targets(app.blueprints, app.view_functions, mistakes)
+        mistakes.raise_if_any()
+
+    def complete(self, app: flask.Flask) -> None:
+        """Add the limits of what may be a blueprint or an endpoint, once all are registered.
+
+        Names that are unknown now have no views. They are logged: an error here would be a 500 of
+        every view, and all other limits can be applied.
+        """
+        if self._is_complete:
             return
-        self._check_names(app)
+        self._is_complete = True
+        try:
+            self.check_targets(app)
+        except ConfigurationError as error:
+            app.logger.error(
+                "The policy names what the application does not have; all its other limits apply. "
+                "Call limiter.check_policy(app) at the start to stop there. %s",
+                error,
+            )
         manager = self._limiter.limit_manager
         for name, limits in self._targets.items():
             if name in app.blueprints:
                 manager.add_configured_blueprint(name, limits)
             else:
                 manager.add_configured_endpoint(name, limits)
-        self._unknown_until_first_request = False
-
-    def _check_names(self, app: flask.Flask) -> None:
-        # By its whole name: with the last part alone, nobody could tell what lies around it.
-        blueprints, endpoints = app.blueprints, app.view_functions
-        policy, either = self._policy, {**blueprints, **endpoints}
-        mistakes = [
-            f"{place}: there is no blueprint {name!r}; {_registered(name, blueprints)}"
-            for name, place in _places(policy.blueprints, policy.plan_blueprints)
-            if name not in blueprints
-        ]
-        mistakes += [
-            f"{place}: there is no endpoint {name!r}; {_registered(name, endpoints)}"
-            for name, place in _places(policy.routes, policy.plan_routes)
-            if name not in endpoints
-        ]
-        mistakes += [
-            f"{place.located}: {name!r} is neither blueprint nor endpoint; "
-            f"{_registered(name, either)}"
-            for name, places in policy.target_places.items()
-            if name not in either
-            for place in places
-        ]
-        if mistakes:
-            raise ConfigurationError("\n".join(mistakes))
-
-    def _check_identities(self) -> None:
-        known = self._limiter.identities
-        mistakes = [
-            f"{source}: key is {name!r}, and nobody registered this identity; known: "
-            f'{_listed(known)}. Register it with @limiter.identity("{name}") before init_app.'
-            for name, sources in identities_used(self._policy).items()
-            if name not in known
-            for source in sources
-        ]
-        uses_plans = {
-            **self._policy.plan_blueprints,
-            **self._policy.plan_routes,
-            **self._policy.plan_targets,
-        }
-        if uses_plans and self._limiter.plan_of_request is None:
-            mistakes += [
-                f"{place}: plans = true, and nobody says which plan a caller has. Register a "
-                "function that answers with its name: @limiter.plan_loader before init_app."
-                for place in uses_plans.values()
-            ]
-        if mistakes:
-            raise ConfigurationError("\n".join(mistakes))
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -229,6 +209,7 @@ class Configuration:
             limiter=limiter,
             asks=self._present_plan,
             items=applicable,
+            plan=plan.name,
             error_message=sentence,
         )
 
@@ -244,19 +225,3 @@ def _keywords(limit: PolicyLimit) -> Keywords:
         timezone=limit.timezone,
         multiple=limit.multiple,
     )
-
-
-def _places(
-    limits: Mapping[str, tuple[PolicyLimit, ...]], plans: Mapping[str, str]
-) -> Iterable[tuple[str, str]]:
-    """Every name with the first place that mentions it."""
-    places = {name: entries[0].source for name, entries in limits.items() if entries}
-    return {**plans, **places}.items()
-
-
-def _registered(name: str, known: Collection[str]) -> str:
-    return f"registered: {_listed(known)}.{did_you_mean(name, known)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(map(repr, names))) or "none"

@@ -8,7 +8,7 @@ consequence.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import flask
 from flask.globals import request_ctx
@@ -28,11 +28,18 @@ from ratelimit_ext.web.known_names import KnownNames
 from ratelimit_ext.web.lease import DEFAULT_LEASE_S
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
-from ratelimit_ext.web.refusal import TemporarilyUnavailable
+from ratelimit_ext.web.refusal import LimitUnavailable, TemporarilyUnavailable
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.settlement_queue import settlements
 from ratelimit_ext.web.storing import StoringLimiter
+
+
+class Configured(Protocol):
+    """A policy of an application: see :class:`~ratelimit_ext.web.configuration.Configuration`."""
+
+    def check_targets(self, app: flask.Flask) -> None: ...
+    def complete(self, app: flask.Flask) -> None: ...
 
 
 class DecidingLimiter(ConcludingLimiter, StoringLimiter):
@@ -47,8 +54,8 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         self._lease_s = DEFAULT_LEASE_S
         #: Changes the present request where it lacks nothing but room; see `second_choice`.
         self.chooses_again: Callable[[], bool] | None = None
-        #: What adds to a policy's limits those that need all blueprints, by application.
-        self._completions: dict[flask.Flask, Callable[[flask.Flask], None]] = {}
+        #: The policies, by application.
+        self._configurations: dict[flask.Flask, Configured] = {}
         self._deferred_views: dict[tuple[str, Any], bool] = {}
         self._settlements = settlements
         super().__init__(key_func, **options)
@@ -61,16 +68,20 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             route_exemptions=stock._route_exemptions,
             blueprint_exemptions=stock._blueprint_exemptions,
         )
-        self.limit_manager.complete = self.check_policy
         self._resolver = Resolver(self.limit_manager, self.logger)
         self._known_names = KnownNames(self.limit_manager)
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` where the policy names a blueprint or endpoint that the
-        application does not have. Call it when all are registered; the first request does too."""
-        complete = self._completions.get(app)
-        if complete is not None:
-            complete(app)
+        application does not have. Call it when all are registered. The first request only logs
+        them, and all other limits apply."""
+        if (configured := self._configurations.get(app)) is not None:
+            configured.check_targets(app)
+
+    def _complete_policy(self, app: flask.Flask) -> None:
+        """File the limits whose names are known only when all blueprints are registered."""
+        if (configured := self._configurations.get(app)) is not None:
+            configured.complete(app)
 
     # -- the request's way ------------------------------------------------------------
 
@@ -162,7 +173,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         known = self._deferred_views.get((endpoint, view))
         if known is None:
             app = flask.current_app
-            self.check_policy(cast(Any, app)._get_current_object())
+            self._complete_policy(cast(Any, app)._get_current_object())
             inner = view
             while inner is not None and getattr(inner, MARK, None) != self:
                 inner = getattr(inner, "__wrapped__", None)
@@ -195,6 +206,9 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
                 second = self._outcome(state, place, resolve, lenient=lenient, again=True)
                 if second is None or _is_better(second.decision, outcome.decision):
                     outcome = second
+        except LimitUnavailable as refusal:
+            state.retry_ms, state.refusal = refusal.RETRY_MS, refusal
+            raise
         except Exception as error:
             if state.charged is None and place.name != EDGE:
                 self._decide_edge(state, place)
@@ -238,6 +252,9 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
         """
         already = state.charged or set()
         resolved = self._fallback(state, place) or resolve()
+        invalid = resolved.invalid
+        if invalid and not all(each.exempt_when and each.exempt_when() for each in invalid):
+            raise LimitUnavailable
         claims = list(resolved.own)
         for definition, prepared in resolved.shared:
             if id(definition) not in already:

@@ -20,6 +20,8 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.web.code_mistakes import UNUSED
 from ratelimit_ext.web.item import Keywords
 from ratelimit_ext.web.limit_string import items_of
 from ratelimit_ext.web.refusal import RateLimitExceeded
@@ -54,14 +56,14 @@ class KeywordsMixin:
         """The keywords as one value."""
         return Keywords(*[getattr(self, word) for word in Keywords._fields])
 
-    def check(self, default_strategy: str | None, *, lenient: bool = False) -> None:
+    def check(self, default_strategy: str | None) -> None:
         """Raise ``ConfigurationError`` now for what cannot be carried out later, as far as it is
         stated and not asked; see :func:`~ratelimit_ext.web.stating.check_statement`."""
         definition: Any = self
         text, cost = definition.limit_provider, definition.cost
         cost = 1 if cost is None else cost
-        if text and not callable(text):
-            check_statement(text, self.keywords, cost, default_strategy, lenient=lenient)
+        if text != "" and not callable(text):
+            check_statement(text, self.keywords, cost, default_strategy)
         for meta in definition.meta_limits or ():
             stated = MetaLimit(meta) if isinstance(meta, str) or callable(meta) else extended(meta)
             stated.check(default_strategy)
@@ -109,6 +111,8 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
 
     asks: Callable[[], Any] | None = None
     items: Callable[[Any], tuple[RateLimitItem, ...]] | None = None
+    #: The plan whose callers the limit is for; empty: for all.
+    plan: str = ""
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         if self.asks is None or self.items is None:
@@ -116,12 +120,18 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
         else:
             yield from runtime_limits(self, self.items(self.asks()))
 
-    def __call__(self, obj: Any) -> Any:
+    @property
+    def __name__(self) -> str:
+        # Flask asks what is registered as a view for its name.
+        raise ConfigurationError(UNUSED)
+
+    def __call__(self, obj: Any = None) -> Any:
         """Attach to a view or a blueprint. Stacked decorators share one wrapper: the innermost."""
+        if not callable(obj) and not isinstance(obj, flask.Blueprint):
+            raise ConfigurationError(UNUSED)
         if isinstance(obj, flask.Blueprint):
             return super().__call__(obj)
         limiter, name = self.limiter, get_qualified_name(obj)
-        self.check(limiter._strategy, lenient=True)
         limiter._marked_for_limiting.add(name)
         limiter.limit_manager.add_decorated_limit(name, self)
         return obj if getattr(obj, MARK, None) == limiter else limited(obj, limiter)
@@ -134,6 +144,7 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
 #: Flask-Limiter's own classes, which it makes of strings, and ours in their place.
 _EXTENDED: Final[dict[type, Any]] = {
     flask_limiter.Limit: Limit,
+    flask_limiter.RouteLimit: RouteLimit,
     flask_limiter.ApplicationLimit: ApplicationLimit,
     flask_limiter.MetaLimit: MetaLimit,
 }

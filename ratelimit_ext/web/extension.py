@@ -7,23 +7,34 @@ says, :mod:`guarding` what is decided from outside.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import flask
+import flask_limiter
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.policy import did_you_mean
+from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
+from ratelimit_ext.web.code_mistakes import (
+    check_function,
+    check_functions,
+    check_keywords,
+    check_settings,
+    check_strategy,
+    keywords_of_signature,
+)
+from ratelimit_ext.web.commands import take_over
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import RouteLimit, extended
 from ratelimit_ext.web.guarding import GuardingLimiter
-from ratelimit_ext.web.item import rank
+from ratelimit_ext.web.item import Keywords, rank
 from ratelimit_ext.web.lease import lease_s
 from ratelimit_ext.web.limit_string import states_guard
 from ratelimit_ext.web.limited_request import RequestLimit
@@ -31,6 +42,10 @@ from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
 from ratelimit_ext.web.settlement_queue import EXIT_S
 from ratelimit_ext.web.storages import engine_for, storage_prefix
+
+_CONSTRUCTOR: Final = keywords_of_signature(flask_limiter.Limiter.__init__)
+_DECORATOR: Final = keywords_of_signature(flask_limiter.Limiter.limit, *Keywords._fields)
+_SHARED: Final = keywords_of_signature(flask_limiter.Limiter.shared_limit, *Keywords._fields)
 
 
 class Limiter(GuardingLimiter):
@@ -41,17 +56,26 @@ class Limiter(GuardingLimiter):
     """
 
     def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
+        check_keywords(options, _CONSTRUCTOR, "Limiter")
+        check_function(key_func, 0, "Limiter, key_func")
         app = options.pop("app", None)
         super().__init__(key_func, **options)
+        self.limit_manager.complete = self._before_listing
         self.app = app
         if app is not None:
             self.init_app(app)
+
+    def _before_listing(self, app: flask.Flask) -> None:
+        self._complete_policy(app)
+        take_over(self, app)
 
     # -- set-up ------------------------------------------------------------------------------
 
     def init_app(self, app: flask.Flask) -> None:
         """Attach to an application. Reads the ``RATELIMIT_*`` keys of its configuration."""
         again = self in app.extensions.get("limiter", ())
+        check_settings(app.config)
+        check_strategy(self._strategy, app.config)
         super().init_app(app)
         if not self.enabled:
             return
@@ -65,11 +89,11 @@ class Limiter(GuardingLimiter):
             self.check_storage(item)
         self._adapters.clear()
         self._deferred_views.clear()
-        policy = configured_policy(app.config, self._strategy)
-        if policy is not None and app not in self._completions:
+        policy = configured_policy(app.config, self._strategy, check=self._check_identities)
+        if policy is not None and app not in self._configurations:
             configuration = Configuration(policy, self)
             configuration.apply()
-            self._completions[app] = configuration.settle_names
+            self._configurations[app] = configuration
         self._lease_s = lease_s(app.config)
         self._resolver.configure(
             self._naming,
@@ -94,6 +118,26 @@ class Limiter(GuardingLimiter):
         )
         for definition in definitions:
             definition.check(self._strategy)
+        manager.check_names()
+
+    def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
+        knows_plans = self.plan_of_request is not None
+        uses.check_identities(self.identities, mistakes, knows_plans=knows_plans)
+
+    def check_policy_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
+        """The policy in a file, checked as at a start of the application, and not applied.
+
+        Raises ``ConfigurationError`` with every mistake and its line, names of blueprints,
+        endpoints and identities included.
+        """
+
+        def check(uses: Uses, mistakes: Mistakes) -> None:
+            self._check_identities(uses, mistakes)
+            uses.check_targets(app.blueprints, app.view_functions, mistakes)
+
+        policy = configured_policy(app.config, self._strategy, file=file, check=check)
+        assert policy is not None
+        return policy
 
     # -- settling ----------------------------------------------------------------------------
 
@@ -201,14 +245,21 @@ class Limiter(GuardingLimiter):
         """A limit that several views share; see :meth:`limit`."""
         return self._route_limit(limit_value, shared=True, scope=scope, **options)
 
-    def _route_limit(self, limit_value: Any, **options: Any) -> RouteLimit:
+    def _route_limit(self, limit_value: Any, *, shared: bool, **options: Any) -> RouteLimit:
+        where = f"limit {limit_value!r}"
+        check_keywords(options, _SHARED if shared else _DECORATOR, where)
+        check_functions(options, where)
         key_function = options.pop("key_func", None) or self._key_func
         options.setdefault("override_defaults", not states_guard(limit_value, options))
         options.setdefault("cost", 1)
         definition = RouteLimit(
-            limit_provider=limit_value, limiter=self, key_function=key_function, **options
+            limit_provider=limit_value,
+            limiter=self,
+            key_function=key_function,
+            shared=shared,
+            **options,
         )
-        definition.check(self._strategy, lenient=True)
+        definition.check(self._strategy)
         return definition
 
     def reset(self) -> None:

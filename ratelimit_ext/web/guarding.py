@@ -158,7 +158,7 @@ class GuardingLimiter(RespondingLimiter):
 
     def _present_app(self) -> flask.Flask:
         app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
-        self.check_policy(app)
+        self._complete_policy(app)
         return app
 
 

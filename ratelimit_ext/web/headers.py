@@ -33,8 +33,9 @@ def write_limits(
         return
     headers.add("RateLimit-Policy", ", ".join([e.claim.policy for e in request.entries]))
     headers.add("RateLimit", ", ".join([_state(entry) for entry in request.entries]))
-    headers.add(names[HeaderNames.LIMIT], str(nearest.claim.limit.capacity))
-    headers.add(names[HeaderNames.REMAINING], str(nearest.verdict.remaining))
+    limit = nearest.claim.limit
+    headers.add(names[HeaderNames.LIMIT], str(limit.outside(limit.capacity)))
+    headers.add(names[HeaderNames.REMAINING], str(limit.outside(nearest.verdict.remaining)))
     # Flask-Limiter's rounding: the first whole second at which the limit is surely reset.
     headers.add(names[HeaderNames.RESET], str(int(nearest.reset_at + 1)))
 

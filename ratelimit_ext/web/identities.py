@@ -81,6 +81,28 @@ def api_key() -> str:
     key = key or flask.request.headers.get("X-API-Key", "")
     if not key:
         return client_ip()
+    return key_identity(key)
+
+
+def spellings(key: str) -> tuple[str, ...]:
+    """What a person may mean by a key, as key functions return it: an address, the name of a user
+    with or without ``user:``, or an API key.
+
+    >>> spellings("user:ada"), spellings("10.0.0.7")[:3]
+    (('user:ada', 'user-ada'), ('10.0.0.7', 'user:10.0.0.7', 'user-10.0.0.7'))
+    """
+    kind, colon, name = key.partition(":")
+    if colon and kind == "user":
+        return key, f"user-{name}"
+    if colon and kind == "ip":
+        return key, f"ip:{address_identity(name)}", address_identity(name)
+    address = address_identity(key)
+    others = (address, f"ip:{address}", key_identity(key))
+    return tuple(dict.fromkeys((key, f"user:{key}", f"user-{key}", *others)))
+
+
+def key_identity(key: str) -> str:
+    """What an API key is counted as."""
     return "key-" + blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 

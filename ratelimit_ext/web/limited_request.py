@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any, Final
 
 import flask_limiter
@@ -21,9 +22,21 @@ NOTICEABLE_S: Final = 0.05
 
 
 class RequestLimit(flask_limiter.RequestLimit):
-    """Flask-Limiter's view of one entry; ``verdict`` has the exact answer."""
+    """Flask-Limiter's view of one entry. Its amounts are for people: those of a limit in ``usd``
+    are dollars. ``verdict`` has the exact answer, in micro-dollars."""
 
     verdict: Verdict
+
+    @property
+    def amount(self) -> int | Decimal:
+        """The most that can be left of the limit."""
+        limit = self.verdict.charge.limit
+        return limit.outside(limit.capacity)
+
+    @property
+    def remaining(self) -> int | Decimal:  # type: ignore[override]
+        """What is left of the limit."""
+        return self.verdict.charge.limit.outside(self.verdict.remaining)
 
     @classmethod
     def of(cls, entry: Entry, extension: flask_limiter.Limiter) -> RequestLimit:

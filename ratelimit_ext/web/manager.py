@@ -7,7 +7,6 @@ per endpoint; ``revision`` tells when that has to be done again.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +18,9 @@ from flask_limiter._manager import LimitManager
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.web.configured_limits import ConfiguredLimits, is_of_plan
+from ratelimit_ext.web.definitions import extended
 
 #: Whether a definition yields any limit for this request (a callable may answer with nothing).
 Yields = Callable[[Limit], bool]
@@ -38,20 +39,35 @@ class Manager(LimitManager):
     def __init__(self, **stock: Any) -> None:
         super().__init__(**stock)
         self.revision = 0
-        #: Files what is known only when all blueprints are registered; the commands come before
-        #: any request.
+        #: Called before the commands of Flask-Limiter are given limits: it files what is known only
+        #: when all blueprints are registered.
         self.complete: Callable[[flask.Flask], None] = lambda _: None
         self._configured = ConfiguredLimits()
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
-        """Add a limit of a callable."""
+        """Add a limit of a callable. Raises ``ConfigurationError`` for what cannot be carried out,
+        as :meth:`add_blueprint_limit` does."""
+        self._check(limit, self._decorated_limits.get(route, ()))
         super().add_decorated_limit(route, limit, override)
         self.revision += 1
 
     def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
         """Add a limit of a blueprint."""
+        self._check(limit, self._blueprint_limits.get(blueprint, ()))
         super().add_blueprint_limit(blueprint, limit)
         self.revision += 1
+
+    def check_names(self) -> None:
+        """Raise ``ConfigurationError`` for a name that two limits have which apply together."""
+        places = (*self._decorated_limits.values(), *self._blueprint_limits.values())
+        for limits in (self._default_limits, *places):
+            _check_names((*self._application_limits, *limits))
+
+    def _check(self, limit: Limit | None, beside: Iterable[Limit]) -> None:
+        """Check a definition, also one of Flask-Limiter's own classes."""
+        if limit is not None:
+            extended(limit).check(limit.limiter._strategy)
+            _check_names((*self._application_limits, *beside, limit))
 
     def add_route_exemption(self, route: str, scope: ExemptionScope) -> None:
         """Exempt a callable."""
@@ -102,14 +118,10 @@ class Manager(LimitManager):
         )
 
     def stated_items(self) -> Iterator[RateLimitItem]:
-        """The items of every definition so far that states its limits without asking anybody.
-
-        A string that cannot be parsed is left out: it is logged when a request needs it.
-        """
+        """The items of every definition so far that states its limits without a function."""
         for limit in self.filed():
             if isinstance(limit.limit_provider, str) and not getattr(limit, "items", None):
-                with contextlib.suppress(ValueError):
-                    yield from [runtime.limit for runtime in limit]
+                yield from [runtime.limit for runtime in limit]
 
     def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
         """Whether a policy limits the endpoint, by itself or by one of its blueprints."""
@@ -270,3 +282,25 @@ class Manager(LimitManager):
         inside = self._configured.inside_plans(endpoint, blueprint)
         overriding = any(limit.override_defaults or limit in inside for limit in own)
         return none_for_method or not overriding
+
+
+def _check_names(limits: Iterable[Limit]) -> None:
+    """Raise ``ConfigurationError`` for a name that two limits have which apply together."""
+    named: dict[str, Limit] = {}
+    for limit in limits:
+        name = getattr(limit, "name", "")
+        other = named.setdefault(name, limit) if name else limit
+        if _statement(other) != _statement(limit):
+            raise ConfigurationError(
+                f"limit {limit.limit_provider!r}, name: found {name!r}, which is also the name of "
+                f"{other.limit_provider!r}. Limits that apply together need names of their own."
+            )
+
+
+def _statement(limit: Limit) -> tuple[Any, ...]:
+    """What is written of a limit: a function that makes views may state one several times."""
+    functions = (limit.limit_provider, limit.key_function)
+    return (
+        *(getattr(each, "__code__", each) for each in functions),
+        getattr(limit, "keywords", None),
+    )

@@ -5,7 +5,7 @@ They are exceptions, so that an application's own error handlers come first.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import flask
 import flask_limiter
@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.web.cause import ENDLESS_MS, SENTENCES, Cause
 from ratelimit_ext.web.claims import Claim, header_name
-from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, outside, waiting
+from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, waiting
 
 
 class RateLimitExceeded(flask_limiter.RateLimitExceeded):
@@ -75,7 +75,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "code": "insufficient_quota" if self.is_budget else CODES["limit"],
             "limit": str(claim.runtime.limit),
             "policy": claim.name,
-            "remaining": outside(claim.limit, min(verdict.remaining for verdict in own)),
+            "remaining": claim.limit.outside(min(verdict.remaining for verdict in own)),
             "retry_after": (self._wait_ms or 0) / 1000,
         }
 
@@ -98,9 +98,9 @@ class RequestTooLarge(BadRequest):
     def __init__(self, claim: Claim, verdict: Verdict) -> None:
         limit = claim.limit
         super().__init__(
-            f"This request costs {outside(limit, verdict.charge.cost):,} {limit.unit}, and the "
+            f"This request costs {limit.outside(verdict.charge.cost):,} {limit.unit}, and the "
             f"limit {claim.name!r} never allows more than "
-            f"{outside(limit, limit.capacity):,} at once. Make the request smaller."
+            f"{limit.outside(limit.capacity):,} at once. Make the request smaller."
         )
         self.claim = claim
         self.verdict = verdict
@@ -114,8 +114,8 @@ class RequestTooLarge(BadRequest):
                 "code": "request_too_large",
                 "limit": str(self.claim.runtime.limit),
                 "policy": self.claim.name,
-                "cost": outside(self.claim.limit, self.verdict.charge.cost),
-                "capacity": outside(self.claim.limit, self.claim.limit.capacity),
+                "cost": self.claim.limit.outside(self.verdict.charge.cost),
+                "capacity": self.claim.limit.outside(self.claim.limit.capacity),
             },
             None,
         )
@@ -154,6 +154,28 @@ class TemporarilyUnavailable(ServiceUnavailable):
         """The default body."""
         body = guard_body(str(self.description), self.cause, self.claim, self.wait_ms)
         return body_response(503, body, self.cause)
+
+
+class LimitUnavailable(ServiceUnavailable):
+    """What a limit allows is unknown, as its function returned what is no limit: 503."""
+
+    #: The caller may try again after this time; somebody has to correct the function.
+    RETRY_MS: Final = 30_000
+
+    def __init__(self) -> None:
+        super().__init__("A rate limit of this request cannot be checked. Try again later.")
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Response:
+        """The default body."""
+        return body_response(
+            503,
+            {
+                "error": self.description,
+                "code": CODES["unavailable"],
+                "retry_after": self.RETRY_MS / 1000,
+            },
+            "unavailable",
+        )
 
 
 def _is_abnormal(claim: Claim, cause: Cause) -> bool:

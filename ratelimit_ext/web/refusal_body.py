@@ -9,8 +9,6 @@ from typing import Any, Final
 import flask
 from werkzeug.wrappers import Response
 
-from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.core.money import MICRO
 from ratelimit_ext.web.cause import Cause
 from ratelimit_ext.web.claims import Claim
 
@@ -24,6 +22,7 @@ PROBLEMS: Final[dict[Cause, tuple[str, str]]] = {
     "closed": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
     "blocked": ("about:blank", "Blocked"),
     "storage-full": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
+    "unavailable": (f"{TYPES}temporary-reduced-capacity", "Temporarily reduced capacity"),
 }
 CODES: Final[dict[Cause, str]] = {
     "limit": "rate_limited",
@@ -32,6 +31,7 @@ CODES: Final[dict[Cause, str]] = {
     "closed": "switched_off",
     "blocked": "blocked",
     "storage-full": "storage_unavailable",
+    "unavailable": "limit_unavailable",
 }
 
 
@@ -46,11 +46,6 @@ def guard_body(
         "policy": claim.name,
         **wait,
     }
-
-
-def outside(limit: Limit, units: int) -> float:
-    """An amount as it is told outside: dollars as dollars."""
-    return units / MICRO if limit.unit == "usd" else units
 
 
 def waiting(wait_ms: int) -> str:
@@ -74,5 +69,10 @@ def body_response(
         problem, title = PROBLEMS[cause]
         described = {"type": problem, "title": title, "status": status}
         body = {**described, "detail": body["error"], **body, **more()}
-        return Response(json.dumps(body), status, content_type=PROBLEM)
-    return Response(json.dumps(body), status, content_type="application/json")
+        return Response(_encoded(body), status, content_type=PROBLEM)
+    return Response(_encoded(body), status, content_type="application/json")
+
+
+def _encoded(body: dict[str, Any]) -> str:
+    """JSON, in which an amount of dollars is a number."""
+    return json.dumps(body, default=float)

@@ -13,9 +13,10 @@ import flask
 from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.rates import no_limit
 from ratelimit_ext.web.admission import SWALLOWED
-from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming
+from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming, concerns
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.manager import Applicable, Manager
 
@@ -44,11 +45,16 @@ class Place(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """The claims of a place: ``shared`` ones with their definitions, as they are charged once."""
+    """The claims of a place: ``shared`` ones with their definitions, as they are charged once.
+
+    ``invalid`` are definitions whose function returned what is no limit. What they allow is
+    unknown, so they deny.
+    """
 
     shared: tuple[tuple[Limit, tuple[Claim, ...]], ...]
     own: tuple[Claim, ...]
     metas: tuple[Claim, ...]
+    invalid: tuple[Limit, ...] = ()
 
 
 @dataclass(slots=True)
@@ -60,6 +66,22 @@ class _Prepared:
     asking: dict[int, int]
     fresh_scopes: bool = False
     variants: dict[tuple[Any, ...], Resolved] = field(default_factory=dict)
+
+
+class _Loaded:
+    """The claims of definitions, by identity, and the definitions that could not be loaded."""
+
+    def __init__(self) -> None:
+        self.claims: dict[int, tuple[Claim, ...]] = {}
+        self.invalid: list[Limit] = []
+
+    def denying(self, method: str) -> tuple[Limit, ...]:
+        """The invalid definitions that concern the method, but for shadows."""
+        return tuple(
+            definition
+            for definition in self.invalid
+            if concerns(definition, method) and getattr(definition, "mode", "") != "shadow"
+        )
 
 
 class Resolver:
@@ -104,21 +126,24 @@ class Resolver:
         resolved = prepared.variants.get(answers)
         if resolved is None:
             answered = {each: answers[at] for each, at in prepared.asking.items()}
-            resolved, sound = self._compiled(place, answered)
+            resolved = self._compiled(place, answered)
             if len(prepared.variants) >= MOST_VARIANTS:
                 prepared.variants.clear()
-            if sound:  # what could not be loaded is said at every request, not only at the first
-                prepared.variants[answers] = resolved
+            prepared.variants[answers] = resolved
             prepared.fresh_scopes = any(callable(c.runtime.scope) for c in _all(resolved))
         return self._in_present_scopes(resolved, place) if prepared.fresh_scopes else resolved
 
     def of_definitions(self, place: Place, definitions: Iterable[Limit]) -> Resolved:
         """The claims of definitions that stand for themselves: a block's, or the fallback's."""
-        maker = self._maker(place)
-        runtimes = [runtime for definition in definitions for runtime in definition]
-        own = tuple(maker.in_present_scope(claim) for claim in maker.claims(runtimes))
-        metas = tuple(maker.claim(runtime) for meta in self._metas for runtime in meta)
-        return Resolved((), own, metas)
+        maker, loaded = self._maker(place), _Loaded()
+        own = [claim for each in definitions for claim in self._claims(place, each, None, loaded)]
+        metas = [claim for each in self._metas for claim in self._claims(place, each, None, loaded)]
+        return Resolved(
+            (),
+            tuple(maker.in_present_scope(claim) for claim in maker.concerned(own)),
+            tuple(metas),
+            loaded.denying(place.method),
+        )
 
     def _maker(self, place: Place) -> ClaimMaker:
         return ClaimMaker(self._naming, place.endpoint, place.method, self._estimators)
@@ -162,47 +187,40 @@ class Resolver:
             return manager.before_view(app, endpoint, blueprint, method=method, yields=yields)
         return manager.at_callable(app, endpoint, blueprint, name, method=method, yields=yields)
 
-    def _compiled(self, place: Place, answers: dict[int, Any]) -> tuple[Resolved, bool]:
-        """The claims, and whether every definition could be loaded."""
-        expanded: dict[int, tuple[RuntimeLimit, ...]] = {}
-        failed: list[Limit] = []
+    def _compiled(self, place: Place, answers: dict[int, Any]) -> Resolved:
+        maker, loaded = self._maker(place), _Loaded()
 
-        def runtimes(definition: Limit) -> tuple[RuntimeLimit, ...]:
-            if id(definition) not in expanded:
-                expanded[id(definition)] = _expanded(definition, answers.get(id(definition)))
-            return expanded[id(definition)]
+        def claims(definition: Limit) -> tuple[Claim, ...]:
+            return self._claims(place, definition, answers.get(id(definition)), loaded)
 
-        def yields(definition: Limit) -> bool:
-            try:
-                return bool(runtimes(definition))
-            except ValueError as error:
-                answer = answers.get(id(definition))
-                self._tell(place, answer[0] if answer else definition.limit_provider, error)
-                expanded[id(definition)] = ()
-                failed.append(definition)
-                return False
-
-        shared, own = self._applicable(place, yields)
-        if place.name == EDGE:  # what cannot be loaded fails a view, and there is none here
-            shared = tuple(filter(yields, shared))
-        maker = self._maker(place)
+        shared, own = self._applicable(place, lambda definition: bool(claims(definition)))
         resolved = Resolved(
-            tuple(
-                (
-                    definition,
-                    maker.claims(
-                        runtimes(definition), edge=isinstance(definition, ApplicationLimit)
-                    ),
-                )
-                for definition in shared
-            ),
-            maker.claims(runtime for definition in own for runtime in runtimes(definition)),
-            tuple(maker.claim(runtime) for meta in self._metas for runtime in runtimes(meta)),
+            tuple((each, maker.concerned(claims(each))) for each in shared),
+            maker.concerned(claim for each in own for claim in claims(each)),
+            tuple(claim for each in self._metas for claim in claims(each)),
+            loaded.denying(place.method),
         )
         for claim in _all(resolved):
             if claim.unestimated:
                 self._doubt(place.app, claim)
-        return resolved, not failed
+        return resolved
+
+    def _claims(
+        self, place: Place, definition: Limit, answer: Any, loaded: _Loaded
+    ) -> tuple[Claim, ...]:
+        """A claim per limit of the definition; none if it cannot be loaded, which is logged."""
+        known = loaded.claims.get(id(definition))
+        if known is None:
+            try:
+                known = self._maker(place).claims(
+                    _expanded(definition, answer), edge=isinstance(definition, ApplicationLimit)
+                )
+            except ValueError as error:
+                self._tell(place, answer[0] if answer else definition.limit_provider, error)
+                loaded.invalid.append(definition)
+                known = ()
+            loaded.claims[id(definition)] = known
+        return known
 
     def _doubt(self, app: flask.Flask, claim: Claim) -> None:
         """Log, once for each limit, that a call takes one token or dollar of it until it is
@@ -228,18 +246,15 @@ class Resolver:
         return True
 
     def _tell(self, place: Place, text: object, error: ValueError) -> None:
-        """Log that a limit could not be loaded and is left out.
-
-        Flask-Limiter's logger is heard by nobody who did not ask; so the application's is told,
-        once for each string.
-        """
-        first = self._is_news(place.app, str(text))
-        (place.app.logger if first else self._logger).error(
-            "failed to load ratelimit for function or blueprint %s: %s: %s",
-            place.name or place.blueprint,
-            no_limit(text),
-            error,
-        )
+        """Log that a function returned what is no limit, to the application's logger: few people
+        listen to Flask-Limiter's. Once for each string, as callers may choose it."""
+        if self._is_news(place.app, str(text)):
+            reason = error if isinstance(error, ConfigurationError) else no_limit(text)
+            place.app.logger.error(
+                "the limit of %s cannot be applied, and its requests are answered with 503: %s",
+                place.name or place.endpoint or "a request without a view",
+                reason,
+            )
 
     def _in_present_scopes(self, resolved: Resolved, place: Place) -> Resolved:
         fresh = self._maker(place).in_present_scope

@@ -10,21 +10,17 @@ from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.stated import check_stated, check_string
+from ratelimit_ext.policy.stated import check_stated, refuse_string
 from ratelimit_ext.web.item import PLAIN, Keywords, keywords_of, limit_of
 from ratelimit_ext.web.limit_string import items_of
 
 
 def check_statement(
-    text: object, keywords: Keywords, cost: Any, default_strategy: str | None, *, lenient: bool
+    text: object, keywords: Keywords, cost: Any, default_strategy: str | None
 ) -> None:
-    """Raise ``ConfigurationError`` for what cannot be carried out.
-
-    ``lenient``: a string that is no limit, with nothing of ours said in it or beside it, is left
-    to Flask-Limiter's rule: it is logged when a request needs it.
-    """
+    """Raise ``ConfigurationError`` for what cannot be carried out."""
     stated = cost if isinstance(cost, Hashable) else repr(cost)
-    _check(text, keywords, _asked if callable(cost) else stated, default_strategy, lenient)
+    _check(text, keywords, _asked if callable(cost) else stated, default_strategy)
 
 
 def _asked() -> None:
@@ -38,15 +34,13 @@ def _check(
     keywords: Keywords,
     cost: Any,
     default_strategy: str | None,
-    lenient: bool,
 ) -> None:
     try:
         items = items_of(str(text), keywords)
     except ConfigurationError:
         raise
     except ValueError:
-        check_string(text, others_may_log=lenient and keywords == PLAIN)
-        return
+        refuse_string(text)
     fitting = "token-bucket" if keywords.burst is not None else "fixed-window"
     for item in items:
         limit_of(item, default_strategy or fitting)

@@ -93,7 +93,7 @@ def test_a_storage_that_is_none_stops_the_start(make_app: AppMaker) -> None:
     with pytest.raises(SettingsError, match=r"RATELIMIT_STORAGE_URI.*'radish'") as caught:
         make_app(RATELIMIT_STORAGE_URI="radish://chat:swordfish@localhost")
     assert "swordfish" not in str(caught.value)
-    with pytest.raises(SettingsError, match=r"RATELIMIT_STRATEGY: .*sometimes"):
+    with pytest.raises(ConfigurationError, match=r"RATELIMIT_STRATEGY: .*sometimes"):
         make_app(RATELIMIT_STRATEGY="sometimes")
 
 

@@ -42,6 +42,11 @@ DIFFERENT = {
     "test_headers_no_breach",
     "test_retry_after",
     "test_retry_after_exists_rfc1123",
+    # A limit that cannot be parsed is an error or denies, and is never left out.
+    "test_invalid_decorated_dynamic_limits",
+    "test_invalid_decorated_dynamic_limits_blueprint",
+    "test_invalid_decorated_static_limit_blueprint",
+    "test_invalid_decorated_static_limits",
     # They replace a method of the stock strategy, which does not decide here.
     "test_no_swallow_error",
     "test_no_swallow_error_conditional_deduction",
@@ -153,7 +158,7 @@ def memcached_port() -> Iterator[int | None]:
 def test_only_what_asserts_a_mended_defect_fails(
     python: Path, suite: Path, redis_port: int, memcached_port: int | None
 ) -> None:
-    """Of Flask-Limiter's tests, exactly those thirteen fail that the list of differences names."""
+    """Of Flask-Limiter's tests, exactly those seventeen fail that the list of differences names."""
     for file in suite.rglob("*.py"):
         ports = {REDIS_PORT: redis_port, MEMCACHED_PORT: memcached_port or MEMCACHED_PORT}
         text = file.read_text()
@@ -176,7 +181,7 @@ def test_only_what_asserts_a_mended_defect_fails(
     failed = set(re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)", run.stdout, re.MULTILINE))
     assert failed == DIFFERENT, end
     assert int(ran[1]) == len(DIFFERENT), end
-    assert int(ran[2]) >= 110, end
+    assert int(ran[2]) >= 106, end
 
 
 def _index(*arguments: str | Path, interpreter: Path | str = sys.executable) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ratelimit_ext.policy import Policy, identities_used
+from ratelimit_ext.policy import Policy
 from tests.policy.conftest import Load
 
 GROUP = """
@@ -40,7 +40,8 @@ def test_a_limit_of_a_group_is_one_limit(load: Load) -> None:
     """However many members there are."""
     policy = load(GROUP + '[[blueprints.api.limits]]\nlimit = "9/day"\n')
     assert [limit.limit for limit in policy.all_limits()] == ["9/day", "30/minute"]
-    assert identities_used(policy) == {"user": ("policy.toml: groups.calls.limits[0]",)}
+    [(identity, place)] = policy.uses.identities
+    assert (identity, str(place)) == ("user", "policy.toml: groups.calls.limits[0].key")
 
 
 def test_a_limit_of_a_group_may_have_another_bucket(load: Load) -> None:

@@ -9,7 +9,7 @@ import pytest
 import ratelimit_ext.policy as policy_package
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import GUARDS
-from ratelimit_ext.policy import Plan, Policy, PolicyLimit, identities_used, load_policy
+from ratelimit_ext.policy import Plan, Policy, PolicyLimit, load_policy
 from tests.policy import functions
 from tests.policy.conftest import Load, parse
 
@@ -235,13 +235,12 @@ def test_an_unknown_plan_is_told(load: Load) -> None:
 def test_identities_are_told_with_their_places(load: Load) -> None:
     """Names of identities have the places that use them; functions are no names."""
     text = LAYERS + '[[default]]\nlimit = "9/hour"\nkey = "tests.policy.functions:tenant"\n'
-    assert identities_used(load(text, {"pay": [{"limit": "1/day", "key": "user"}]})) == {
-        "ip": ("policy.toml: application[0]",),
-        "user": (
-            'app.config["RATELIMIT_BLUEPRINTS"]["pay"][0]',
-            "policy.toml: plans.starter.limits[0]",
-            "policy.toml: plans.pro.limits[0]",
-        ),
+    policy = load(text, {"pay": [{"limit": "1/day", "key": "user"}]})
+    assert {(identity, place.located) for identity, place in policy.uses.identities} == {
+        ("ip", "policy.toml:8: application[0].key"),
+        ("user", 'app.config["RATELIMIT_BLUEPRINTS"]["pay"][0]["key"]'),
+        ("user", "policy.toml:21: plans.starter.limits[0].key"),
+        ("user", "policy.toml:24: plans.pro.limits[0].key"),
     }
 
 

@@ -188,14 +188,77 @@ def test_a_mistake_stops_the_start(make: Maker, limit: Any, found: str, allowed:
     assert allowed in message
 
 
-def test_a_name_that_the_application_does_not_have_is_an_error(make: Maker) -> None:
-    """At `check_policy`, or at the first request at the latest, and at every one after it."""
-    app, limiter = make(config={"RATELIMIT_BLUEPRINTS": {"chta": ["1/minute"]}})
-    app.register_blueprint(chat("one"))
-    with pytest.raises(ConfigurationError, match="'chta' is neither blueprint nor endpoint"):
+UNKNOWN_NAMES = """
+[blueprints.chta]
+limits = ["1/minute"]
+[routes."chat.oen"]
+limits = ["1/minute"]
+[groups.calls]
+members = ["chat", "chat.tow"]
+limits = ["2/minute"]
+"""
+
+
+def test_names_that_the_application_does_not_have_are_an_error(make: Maker, tmp_path: Path) -> None:
+    """At `check_policy`: every one, with its line and what may have been meant."""
+    app, limiter = make(config=policy(tmp_path, UNKNOWN_NAMES))
+    app.register_blueprint(chat("one", "two"))
+    with pytest.raises(ConfigurationError) as raised:
         limiter.check_policy(app)
-    app.config["STARTER_AND_PROPAGATE_EXCEPTIONS"] = False
-    assert statuses(app, "/chat/one", 2) == [500, 500]
+    count, *lines = str(raised.value).split("\n")
+    assert count == "3 mistakes in the limits by configuration:"
+    for line, number, name, meant in zip(
+        lines,
+        (3, 5, 8),
+        ("chta", "chat.oen", "chat.tow"),
+        ("chat", "chat.one", "chat.two"),
+        strict=True,
+    ):
+        assert f"policy.toml:{number}: " in line
+        assert f"{name!r}" in line
+        assert line.endswith(f"Did you mean {meant!r}?")
+
+
+def test_without_check_policy_unknown_names_are_logged_and_all_other_limits_apply(
+    make: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, at the first request: an error of every request would be an outage."""
+    app, _ = make(config=policy(tmp_path, UNKNOWN_NAMES))
+    app.register_blueprint(chat("one", "two"))
+    assert statuses(app, "/chat/one", 3) == [200, 200, 429]
+    assert statuses(app, "/chat/two", 1) == [429]  # the group's allowance is one
+    [told] = [r.getMessage() for r in caplog.records if r.name == app.logger.name]
+    assert "3 mistakes" in told
+    assert "all its other limits apply" in told
+
+
+def test_a_file_can_be_checked_without_being_applied(make: Maker, tmp_path: Path) -> None:
+    """Every kind of mistake in one error, in the order of lines; nothing is in force."""
+    app, limiter = make()
+    app.register_blueprint(chat("one", "two"))
+    file = tmp_path / "policy.toml"
+    mistaken = """
+        [blueprints.chta]
+        limits = ["1/dya"]
+        [blueprints.caht]
+        limits = ["1/day", { name = "x", limit = "1/hour", key = "usr" }]
+        [groups.calls]
+        members = ["chat"]
+        plans = true
+        [plans.starter]
+        limits = [{ name = "plan", limit = "1/day" }]
+    """
+    file.write_text("version = 1\n" + mistaken)
+    with pytest.raises(ConfigurationError) as raised:
+        limiter.check_policy_file(app, file)
+    found = ["'1/dya'", "no blueprint 'caht'", "no identity 'usr'", "@limiter.plan_loader"]
+    count, *lines = str(raised.value).split("\n")
+    assert count.startswith("4 mistakes")
+    for line, words in zip(lines, found, strict=True):
+        assert words in line
+    file.write_text('version = 1\n[blueprints.chat]\nlimits = ["1/day"]')
+    assert len(limiter.check_policy_file(app, file).all_limits()) == 1
+    assert statuses(app, "/chat/one", 3) == [200] * 3
 
 
 # -- RATELIMIT_POLICY_FILE -------------------------------------------------------------------------
@@ -465,7 +528,7 @@ def test_a_plan_that_is_not_in_the_file_is_an_error(tmp_path: Path) -> None:
 
 def test_plans_without_a_loader_stop_the_start(make: Maker, tmp_path: Path) -> None:
     """The error says how to register one."""
-    with pytest.raises(ConfigurationError, match=r"@limiter\.plan_loader before init_app"):
+    with pytest.raises(ConfigurationError, match=r"before init_app with @limiter\.plan_loader"):
         make(config=policy(tmp_path, PLANS))
 
 
@@ -737,8 +800,9 @@ def test_members_that_the_application_does_not_have_are_told_at_once(
     told = "is neither blueprint nor endpoint; registered: 'chat', 'chat.one', 'chat.two', 'static'"
     file = f"{tmp_path}/policy.toml"
     assert str(raised.value).split("\n") == [
-        f"{file}:5: groups.calls.members[0]: 'chta' {told}. Did you mean 'chat'?",
-        f"{file}:7: groups.calls.members[2]: 'chat.tow' {told}. Did you mean 'chat.two'?",
+        "2 mistakes in the limits by configuration:",
+        f"  {file}:5: groups.calls.members[0]: 'chta' {told}. Did you mean 'chat'?",
+        f"  {file}:7: groups.calls.members[2]: 'chat.tow' {told}. Did you mean 'chat.two'?",
     ]
 
 

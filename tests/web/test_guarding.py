@@ -551,7 +551,7 @@ def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
     assert guarded.get().status_code == 200
     with guarded.app.test_request_context("/", headers={"X-Key": "ada"}):
         left = {
-            shown.verdict.charge.limit.name: shown.remaining
+            shown.verdict.charge.limit.name: shown.verdict.remaining
             for shown in guarded.limiter.peek("served")
         }
     assert (left["guard"], left["money"], left["limit-1"]) == (3, 4_500_000, 998)

@@ -6,10 +6,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-from flask import Response
+from flask import Response, request
 from flask_limiter import HeaderNames
 
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, RequestLimit
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker
 
@@ -261,3 +261,33 @@ def test_two_extensions_name_their_limits_in_one_list(make: Maker) -> None:
 
     named = app.test_client().get("/").headers.getlist("RateLimit")
     assert sorted(named) == ['"first";r=4;t=60', '"second";r=6;t=60']
+
+
+def test_dollars_are_dollars_wherever_a_person_reads_them(make: Maker, clock: Clock) -> None:
+    """In X-RateLimit, in `peek`, for callbacks and in a refusal. The integer fields of RateLimit,
+    and a verdict, have micro-dollars."""
+    breaches = []
+
+    def told(limit: RequestLimit) -> None:
+        breaches.append((limit.remaining, limit.amount))
+
+    app, limiter = make(on_breach=told)
+
+    @app.get("/")
+    @limiter.limit("5 usd/day", cost=lambda: request.args.get("cost", "0.75"))
+    def view() -> dict[str, str]:
+        [look] = limiter.peek("view")
+        exact = look.verdict.remaining
+        return {"left": f"{look.remaining} of {look.amount}", "exact": str(exact)}
+
+    client = app.test_client()
+    answer = client.get("/")
+    assert answer.json == {"left": "4.25 of 5", "exact": "4250000"}
+    names = ("X-RateLimit-Limit", "X-RateLimit-Remaining")
+    assert [answer.headers[name] for name in names] == ["5", "4.25"]
+    assert ";q=5000000;" in answer.headers["RateLimit-Policy"]
+    assert ";r=4250000;" in answer.headers["RateLimit"]
+    refusal = client.get("/?cost=4.5")
+    assert [refusal.headers[name] for name in names] == ["5", "4.25"]
+    assert refusal.json["remaining"] == 4.25
+    assert [(str(left), str(amount)) for left, amount in breaches] == [("4.25", "5")]

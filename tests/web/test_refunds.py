@@ -73,7 +73,10 @@ class Refunded:
         """How much of each limit is used, without those that are not."""
         with self.app.test_request_context("/"):
             shown = self.limiter.peek("view")
-            names = {limit.verdict.charge.limit.name or "edge": limit.remaining for limit in shown}
+            names = {
+                limit.verdict.charge.limit.name or "edge": limit.verdict.remaining
+                for limit in shown
+            }
         amounts = {**AMOUNTS, "edge": 100}
         return {name: amounts[name] - left for name, left in names.items() if amounts[name] - left}
 
@@ -487,7 +490,10 @@ def test_refunds_go_to_the_engine_that_took_the_charge(uri: str, status: int) ->
     assert fallback._buckets()._states == {}
     limiter._storage_dead = False
     with app.test_request_context("/"):
-        left = {limit.verdict.charge.limit.name: limit.remaining for limit in limiter.peek("view")}
+        left = {
+            limit.verdict.charge.limit.name: limit.verdict.remaining
+            for limit in limiter.peek("view")
+        }
     assert left == {"calls": 9 if status == 200 else 10, "tokens": 990, "slots": 2}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from flask import request
 
 from ratelimit_ext.web.resolution import MOST_PLACES
@@ -35,16 +34,6 @@ def test_a_limit_that_is_added_later_applies(make: Maker) -> None:
     assert statuses(app, times=3) == [200] * 3
     limiter.limit("1/minute")(view)
     assert statuses(app, times=2) == [200, 429]
-
-
-def test_a_limit_that_cannot_be_read_is_logged_at_every_request(
-    make: Maker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As in Flask-Limiter: the others go on applying, and the log says which one does not."""
-    app, limiter = make(default_limits=["2/minute"])
-    app.get("/")(limiter.limit("nonsense")(root))
-    assert statuses(app, times=3) == [200, 200, 429]
-    assert caplog.text.count("failed to load ratelimit for function or blueprint") >= 3
 
 
 def test_a_scope_is_asked_at_each_request(make: Maker) -> None:

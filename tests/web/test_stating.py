@@ -1,10 +1,13 @@
-"""What code states of a limit and cannot be: told where it is stated, or else in the log."""
+"""What code states of a limit and cannot be carried out is an error where it is stated; what a
+function returns and cannot be is a 503."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
+import flask_limiter
 import pytest
 from flask import Blueprint, Flask, request
 
@@ -33,6 +36,14 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"limit_value": "1/minuet", "name": "pace"}, "found '1/minuet' .*allowed: amount per period"),
     ({"limit_value": 5}, "found 5 .*allowed: amount per period"),
+    ({"limit_value": None}, "found None.*allowed: amount per period"),
+    ({"limit_value": "5/min"}, "found '5/min' .* Did you mean '5/minute'"),
+    ({"limit_value": "5 per sec"}, "found '5 per sec' .* Did you mean '5 per second'"),
+    ({"limit_value": "30/minuet"}, "found '30/minuet' .* Did you mean '30/minute'"),
+    ({"limit_value": "5/2h;3/dya"}, "found .* Did you mean '5/2hour;3/day'"),
+    ({"limit_value": "1.5/minute"}, 'The amount is a whole number: .* "3 per 2 minutes"'),
+    ({"limit_value": "0/minute"}, "amount is 0; a whole number from 1"),
+    ({"limit_value": "nonsense"}, "found 'nonsense' .*\"as reported\"\\.$"),
     ({"limit_value": "0.000001 usd/day", "unit": "tokens"}, "is in usd, and its unit 'tokens'"),
     (
         {"limit_value": "3/minute", "unit": "usd"},
@@ -143,31 +154,112 @@ def told_to_the_application(app: Flask, caplog: pytest.LogCaptureFixture) -> lis
     ]
 
 
-def test_a_string_that_flask_limiter_skips_is_told_to_the_application_once(
-    make: Maker, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("kind", [RouteLimit, flask_limiter.RouteLimit])
+@pytest.mark.parametrize(
+    "attach",
+    [
+        lambda limit: limit(lambda: "ok"),
+        lambda limit: limit(Blueprint("chat", __name__)),
+        lambda limit: limit.__enter__(),
+    ],
+    ids=["view", "blueprint", "block"],
+)
+def test_no_way_to_attach_a_limit_accepts_what_is_none(
+    make: Maker, kind: type[flask_limiter.RouteLimit], attach: Callable[[Any], Any]
 ) -> None:
-    """A view and a blueprint go on with the other limits, as there; its own logger is silent."""
-    app, limiter = make(default_limits=["2/minute"])
-    app.get("/")(limiter.limit("1/minuet")(lambda: "ok"))
-    chat = Blueprint("chat", __name__)
-    chat.get("/chat")(lambda: "ok")
-    limiter.limit("2/sec")(chat)
-    app.register_blueprint(chat)
-    assert statuses(app, "/", 3) == [200, 200, 429]
-    assert statuses(app, "/chat", 3) == [200, 200, 429]
-    first, second = told_to_the_application(app, caplog)
-    assert "found '1/minuet' (a string); allowed: amount per period" in first
-    assert "found '2/sec' (a string); allowed: amount per period" in second
-
-
-def test_what_a_function_answers_is_told_once_for_each_string(
-    make: Maker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It may be another at the next request."""
+    """Flask-Limiter's own class included, on views, blueprints and blocks."""
     app, limiter = make()
-    app.get("/")(limiter.limit(lambda: request.args["limit"])(lambda: "ok"))
-    for text in ("$1/day", "1/minuet", "$1/day", "9/minute"):
-        assert statuses(app, f"/?limit={text}") == [200]
+    limit = kind("2/sec", limiter=limiter)
+    with app.test_request_context(), pytest.raises(ConfigurationError, match="mean '2/second'"):
+        attach(limit)
+
+
+BAD = ["5/min", "1.5/minute", "$1/day", "0/minute", "5 usd/day;", 5]
+BAD_IDS = [repr(text) for text in BAD]
+
+
+@pytest.mark.parametrize("text", BAD, ids=BAD_IDS)
+@pytest.mark.parametrize(
+    "where",
+    ["view", "blueprint", "block", "default_limits", "application_limits", "meta_limits", "metas"],
+)
+def test_a_function_that_returns_what_is_no_limit_denies(
+    make: Maker, caplog: pytest.LogCaptureFixture, where: str, text: Any
+) -> None:
+    """With 503, wherever it stands; the log says once what was found. Nothing else is charged, and
+    a sound answer is a limit again."""
+    answers = [text]
+    options = {where: [lambda: answers[0]]} if where.endswith("_limits") else {}
+    app, limiter = make(**options)
+    other = limiter.limit("9/minute", name="other", override_defaults=False)
+    chat = Blueprint("chat", __name__)
+    limit = limiter.limit(lambda: answers[0])
+    if where == "metas":
+        limit = limiter.limit("100/minute", meta_limits=[lambda: answers[0]])
+
+    @other
+    def view() -> str:
+        if where == "block":
+            with limit:
+                pass
+        return "ok"
+
+    chat.get("/")(limit(view) if where in ("view", "metas") else view)
+    if where == "blueprint":
+        limit = limiter.limit(lambda: answers[0])
+        limit(chat)
+        app.get("/")(root)
+    app.register_blueprint(chat, url_prefix="/chat")
+    client = app.test_client()
+    for _ in range(2):
+        refused = client.get("/chat/")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "30")
+        assert refused.json["code"] == "limit_unavailable"
+    [told] = told_to_the_application(app, caplog)
+    assert "answered with 503" in told
+    answers[0] = "9/minute"
+    answered = client.get("/chat/")
+    assert answered.status_code == 200
+    if where != "blueprint":
+        assert '"other";r=8' in answered.headers["RateLimit"]
+
+
+def root() -> str:
+    """A view."""
+    return "ok"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "shadow"},
+        {"methods": ["POST"]},
+        {"exempt_when": lambda: True},
+    ],
+    ids=["shadow", "other method", "exempt"],
+)
+def test_what_would_not_have_denied_does_not(make: Maker, options: dict[str, Any]) -> None:
+    """A shadow, a limit of another method, and one that the request is exempt from."""
+    app, limiter = make(default_limits=["2/minute"])
+    app.get("/")(limiter.limit(lambda: "5/min", **options)(root))
+    assert statuses(app, times=3) == [200, 200, 429]
+
+
+def test_swallowed_errors_do_not_lift_a_limit(make: Maker) -> None:
+    """`swallow_errors` is for the storage: what a limit allows is as unknown with it."""
+    app, limiter = make(swallow_errors=True)
+    app.get("/")(limiter.limit(lambda: "5/min")(root))
+    assert statuses(app, times=2) == [503, 503]
+
+
+def test_an_invalid_limit_is_told_once_for_each_string(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another string is another mistake."""
+    app, limiter = make()
+    app.get("/")(limiter.limit(lambda: request.args["limit"])(root))
+    for text, status in (("$1/day", 503), ("1/minuet", 503), ("$1/day", 503), ("9/minute", 200)):
+        assert statuses(app, f"/?limit={text}") == [status]
     dollars, typo = told_to_the_application(app, caplog)
     assert "found '$1/day' (a string); allowed" in dollars
-    assert "found '1/minuet' (a string); allowed" in typo
+    assert "Did you mean '1/minute'?" in typo

