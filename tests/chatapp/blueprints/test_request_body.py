@@ -23,13 +23,13 @@ GOOD = b'{"message": "hi"}'
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a gunicorn with threads, as in production, and no settings of its own."""
+    """The port of a gunicorn with the worker of production."""
     ours = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment["RATELIMIT_STORAGE_URI"] = "memory://"
     environment["DATABASE_URL"] = f"sqlite:///{tmp_path_factory.mktemp('body') / 'chatapp.db'}"
-    command = [sys.executable, "-m", "gunicorn", "-c", os.devnull, "-k", "gthread"]
-    command += ["--threads", "4", "-b", "127.0.0.1:0", "chatapp:create_app()"]
+    command = [sys.executable, "-m", "gunicorn", "--workers", "1", "--threads", "4"]
+    command += ["-b", "127.0.0.1:0", "chatapp:create_app()"]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as gunicorn:
