@@ -69,6 +69,7 @@ CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\
 CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+TOO_SLOW: Final = "408 Request Timeout"
 REFUSAL: Final = "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -316,6 +317,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         self.poller.register(self.method_queue, 1, self.method_queue.run_callbacks)
         self.publish()
+        self.log.info("Worker serves (pid: %s)", self.pid)
         while self.alive and self.is_parent_alive():
             self.notify()
             now = time.monotonic()
@@ -364,7 +366,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             return
         self.sweep_at = now + SWEEP_S
         for conn in [conn for conn in self.waiting if conn.until <= now]:
-            self.drop(conn, "408 Request Timeout" if conn.received else None)
+            self.drop(conn, TOO_SLOW)
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -448,10 +450,11 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.poller.unregister(conn.sock)
 
     def drop(self, conn: Connection, refusal: str | None = None) -> None:
-        """Close a connection that waits."""
+        """Close a connection that waits; a client that has begun a request is told why."""
+        has_begun = bool(conn.received)
         self.leave_poller(conn)
         self.nr_conns -= 1
-        if refusal is not None and conn.lingers is None:
+        if refusal is not None and has_begun:
             with contextlib.suppress(OSError):
                 conn.sock.send(REFUSAL.format(refusal).encode())
         conn.close()
@@ -459,7 +462,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def evict(self) -> None:
         """Make room for another: close the connection that has waited longest."""
         if self.waiting:
-            self.drop(next(iter(self.waiting)))
+            self.drop(next(iter(self.waiting)), TOO_SLOW)
         else:
             self.look_at = time.monotonic() + SWEEP_S
 
