@@ -497,8 +497,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:  # noqa: FBT001 - gunicorn's
         # A body that was not read and has not arrived is not worth a thread: the main loop lingers.
-        deadline = time.monotonic() + 0.05
-        return keepalive and bool(conn.parser.finish_body(deadline=deadline))
+        return keepalive and not is_unread(conn.parser.mesg.body) and conn.parser.finish_body()
 
     def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
         """Wait for the client's next request, or for it to close."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 from flask.testing import FlaskClient
 
+from chatapp.blueprints.present import LIMITER_KEY
 from tests import servers
 from tests.chatapp.conftest import AppMaker
 
@@ -44,3 +49,26 @@ def test_a_lost_storage_is_no_failure_of_the_chat(make_app: AppMaker) -> None:
     ]
     assert statuses == [200] * 10 + [429]
     assert client.get("/").status_code == 200
+
+
+def test_a_storage_that_hangs_holds_one_thread(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one request waits for its answer, another is told the last one."""
+    app = make_app()
+    client = app.test_client()
+    assert client.get("/readyz").status_code == 200
+    storage = app.extensions[LIMITER_KEY].storage
+    asked, answers = threading.Event(), threading.Event()
+
+    def hangs() -> bool:
+        asked.set()
+        return answers.wait(10) and False
+
+    monkeypatch.setattr(storage, "check", hangs)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: app.test_client().get("/readyz").status_code)
+        assert asked.wait(10)
+        assert client.get("/readyz").status_code == 200
+        answers.set()
+        assert first.result() == 503
