@@ -62,7 +62,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 threads = int(os.environ.get("GUNICORN_THREADS") or 80)
 # Connections a worker, idle ones included. Beyond that, the one that has waited longest is closed:
 # it is not the new one that suffers from those that hold connections and ask nothing.
-worker_connections = 500
+worker_connections = threads + 500
 # How long a request's head may take, and its body, which has 1 s more for each 50 kB.
 call_worker.CallWorker.patience_s = float(os.environ.get("GUNICORN_REQUEST_TIMEOUT_S") or 10)
 

@@ -21,6 +21,7 @@ import fcntl
 import mmap
 import queue
 import re
+import select
 import socket
 import sys
 import tempfile
@@ -197,7 +198,8 @@ class Connection(TConn):  # type: ignore[misc]
             while self.received[:2] == b"\r\n":  # RFC 9112, 2.2
                 del self.received[:2]
                 searched = 0
-            if self.received and not self.received[:1].isalpha():  # TLS, for instance
+            first = bytes(self.received[:1])
+            if first not in {b"", b"\r"} and not first.isalpha():  # TLS, for instance
                 return "400 Bad Request"
         end = self.received.find(b"\r\n\r\n", searched)
         if (end if end >= 0 else len(self.received)) > HEAD_MAX_BYTES:
@@ -217,6 +219,14 @@ class Connection(TConn):  # type: ignore[misc]
             if EXPECTS.search(head):
                 with contextlib.suppress(OSError):
                     self.sock.send(CONTINUE)
+
+
+def can_be_answered(sock: socket.socket) -> bool:
+    """Whether a short answer fits into the socket's buffer: one that does not, as the client reads
+    nothing, would hold a thread."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def is_unread(body: Any) -> bool:
@@ -412,6 +422,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def receive(self, conn: Connection, sock: Any) -> None:
         """Take what the client has sent; give it to a thread when it is a request."""
+        if conn not in self.waiting:
+            return  # it was closed to make room, after the poller had seen this
         try:
             data = conn.sock.recv(STEP_BYTES)
         except BlockingIOError:
@@ -470,9 +482,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def enqueue_req(self, conn: Connection) -> None:
         """Give a request to a thread: a call to one of those for calls, if one is free."""
-        self.leave_poller(conn)
         conn.is_call = not HEALTH.match(conn.received)
         conn.is_refused = conn.is_call and self.room == 0
+        if (conn.is_refused or not conn.is_call) and not can_be_answered(conn.sock):
+            self.drop(conn)
+            return
+        self.leave_poller(conn)
         if conn.is_call and not conn.is_refused:
             self.calls += 1
             self.calls_begun += 1
