@@ -1,8 +1,9 @@
 """gunicorn's settings for `gunicorn wsgi:app`, and the storage that it runs when none is set.
 
-From the environment: PORT, GUNICORN_HOST, WEB_CONCURRENCY, GUNICORN_THREADS, FORWARDED_ALLOW_IPS,
-RATELIMIT_STORAGE_URI (a Redis of your own), RATELIMIT_EMBEDDED_DIR (the embedded server's state,
-instance/ratelimit). gunicorn's own command line goes before all of them.
+From the environment: PORT, GUNICORN_HOST, WEB_CONCURRENCY, GUNICORN_THREADS,
+GUNICORN_REQUEST_TIMEOUT_S, FORWARDED_ALLOW_IPS, RATELIMIT_STORAGE_URI (a Redis of your own),
+RATELIMIT_EMBEDDED_DIR (the embedded server's state, instance/ratelimit). gunicorn's own command
+line goes before all of them.
 """
 
 from __future__ import annotations
@@ -16,41 +17,75 @@ import socket
 import subprocess
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from gunicorn.workers.base import Worker
 
 HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
 VALID_POLICY = "GUNICORN_VALID_POLICY"
 # The exit status of `chat policy check` for a policy with mistakes.
 POLICY_MISTAKES = 1
+PROVIDER_TIMEOUT = "CHATAPP_PROVIDER_TIMEOUT_S"
+
+
+def load(path: Path) -> ModuleType:
+    """A module by its path.
+
+    Importing its package would bring the application's code into the master, and through the fork
+    into every worker: a HUP would go on with the old one.
+    """
+    spec = importlib.util.spec_from_file_location(f"gunicorn_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        sys.exit(f"gunicorn.conf.py: cannot load {path}")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def provider_timeout_s() -> float:
+    """What is set, if it can be used. The application says what is wrong with it otherwise."""
+    try:
+        found = float(os.environ.get(PROVIDER_TIMEOUT) or 600)
+    except ValueError:
+        return 600
+    return found if 0 < found <= 3600 else 600
+
+
+call_worker = load(HERE / "chatapp" / "gunicorn_worker.py")
 
 # This machine only, until somebody decides otherwise: a chat endpoint spends money.
 bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 8000}"
 
-# Threads, because a call waits up to 30 s for its provider and needs no processor meanwhile.
-worker_class = "gthread"
-# Several processes, so that Python's lock, a crash or a recycled worker is never the whole service.
-workers = int(os.environ.get("WEB_CONCURRENCY") or 4)
-# Calls in flight a worker; with 4 workers 32 of them. More cost little memory, and no fairness.
-threads = int(os.environ.get("GUNICORN_THREADS") or 8)
+# Threads, because a call waits for its provider for minutes and needs no processor meanwhile.
+# gunicorn's gthread would let slow clients and silent connections take them: see the module.
+worker_class = call_worker.CallWorker
+# Several processes, so that Python's lock, a crash or a recycled worker is never the whole service;
+# one has 140 MB, most of them the providers' SDKs.
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+# Calls in flight a worker; with 2 workers 160 of them, in 512 MB. More are refused (503). Each
+# worker has a few threads beside, for health checks.
+threads = int(os.environ.get("GUNICORN_THREADS") or 80)
+# Connections a worker, idle ones included. Beyond that, the one that has waited longest is closed:
+# it is not the new one that suffers from those that hold connections and ask nothing.
+worker_connections = threads + 500
+# How long a request's head may take, and its body, which has 1 s more for each 50 kB.
+call_worker.CallWorker.patience_s = float(os.environ.get("GUNICORN_REQUEST_TIMEOUT_S") or 10)
 
-# A worker that gives no sign of life for so long is killed. gthread's signs come from its main
-# thread, so that this bounds a process that hangs, not a call; far above the longest call anyway.
+# A worker that gives no sign of life for so long is killed. The signs come from its main thread, so
+# that this bounds a process that hangs, not a call; its main thread does nothing that takes longer.
 timeout = 120
-# At a reload or an end, calls in flight may finish: longer than a call of 30 s.
-graceful_timeout = 40
+# At a reload or an end, calls in flight may finish: as long as a provider may be silent, and what
+# there is to say after it. What is cut off is paid all the same. Only calls wait so long: without
+# any, a worker ends within 2 s, and clients that are slow to ask do not hold it up.
+graceful_timeout = int(provider_timeout_s() + 30)
 # Longer than the 60 s after which usual proxies drop an idle connection: had we dropped it first,
 # a request on its way would be a 502. An idle connection holds no thread.
 keepalive = 75
 
-# A leak, ours or a dependency's, ends with its worker.
+# A leak, ours or a dependency's, ends with its worker: it is replaced after so many calls (health
+# checks are none), one worker at a time, and only when it has no call in flight.
 max_requests = 50_000
-# Not all workers in the same moment.
 max_requests_jitter = 5_000
 
 # Each worker imports the application after the fork: no connection, thread or lock is shared with
@@ -80,7 +115,7 @@ control_socket_disable = True
 def on_starting(server: Any) -> None:
     """Before any fork: run the embedded server, unless a storage is set, and tell the workers."""
     keep_valid_policies(server)
-    embedded_server = _load("embedded")
+    embedded_server = _load_embedded()
     embedded = embedded_server.EmbeddedServer(
         os.environ.get("RATELIMIT_EMBEDDED_DIR") or HERE / "instance" / "ratelimit",
         drain_s=graceful_timeout + 10,
@@ -115,10 +150,6 @@ def post_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """A worker hears every signal that it must stop, at whatever moment it comes. gunicorn would
     wait graceful_timeout for one that did not."""
-    # To end the threads here, as gthread's own handler does, is to wait for a lock that this thread
-    # may hold while it hands over a request. They end with the process.
-    for number in (signal.SIGQUIT, signal.SIGINT):
-        signal.signal(number, partial(Worker.handle_quit, worker))
     # Until a worker has handlers of its own, the master's puts a signal into the copy of its queue
     # that came with the fork, and that nobody reads.
     while True:
@@ -130,20 +161,26 @@ def post_worker_init(worker: Any) -> None:
             os.kill(worker.pid, number)
 
 
+def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's
+    """The other workers no longer count on a worker that has ended."""
+    worker.board.free(worker.cell)
+
+
 def end_unread_connections(worker: Any) -> None:
-    """A client that takes nothing of its answer for as long as a provider may take is gone: it
-    would hold a thread for ever, and its call's lease, which chunks that were sent renew, would
-    end meanwhile. Accepted connections inherit this of the listener; only Linux has it."""
+    """A client that takes nothing of its answer for a minute, or as long as a provider may take if
+    that is shorter, is gone: it would hold a thread for ever, and its call's lease, which chunks
+    that were sent renew, would end meanwhile. Accepted connections inherit this of the listener;
+    only Linux has it."""
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
-    try:
-        patience_ms = int(float(os.environ.get("CHATAPP_PROVIDER_TIMEOUT_S") or 60) * 1000)
-        for listener in worker.sockets:
-            if listener.sock.family != socket.AF_UNIX:
-                option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
-                listener.sock.setsockopt(*option)
-    except (ValueError, OverflowError, TypeError, OSError):
-        return  # the application says what is wrong with it, and does not start
+    option = (
+        socket.IPPROTO_TCP,
+        socket.TCP_USER_TIMEOUT,
+        int(min(60, provider_timeout_s()) * 1000),
+    )
+    for listener in worker.sockets:
+        if listener.sock.family != socket.AF_UNIX:
+            listener.sock.setsockopt(*option)
 
 
 def keep_valid_policies(server: Any) -> None:
@@ -200,19 +237,8 @@ def on_exit(server: Any) -> None:
             embedded.stop()
 
 
-def _load(module: str) -> ModuleType:
-    """A module of ratelimit_ext.engine by its path.
-
-    Importing the package would bring the application's code into the master, and through the fork
-    into every worker: a HUP would go on with the old one.
-    """
+def _load_embedded() -> ModuleType:
     package = importlib.util.find_spec("ratelimit_ext")
     if package is None or not package.submodule_search_locations:
         sys.exit("gunicorn.conf.py: ratelimit_ext is not installed, nor in this directory")
-    path = Path(package.submodule_search_locations[0], "engine", f"{module}.py")
-    spec = importlib.util.spec_from_file_location(f"gunicorn_{module}", path)
-    if spec is None or spec.loader is None:
-        sys.exit(f"gunicorn.conf.py: cannot load {path}")
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return load(Path(package.submodule_search_locations[0], "engine", "embedded.py"))

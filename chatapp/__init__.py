@@ -30,6 +30,7 @@ from chatapp.blueprints import (
     models_api,
     not_here,
     openai_api,
+    overload,
     page,
     present,
     refusal,
@@ -92,6 +93,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     models = app.extensions[catalogue.EXTENSION_KEY] = catalogue.load()
     app.extensions[present.CONVERSATION_KEY] = _conversation(chosen, models)
     app.extensions[present.ATTEMPTS_KEY] = chosen.provider_attempts
+    app.extensions[present.MOST_BODY_KEY] = chosen.max_body_bytes
     limiter = app.extensions[present.LIMITER_KEY] = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
     identities.install(
@@ -103,6 +105,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     content_type.install(app)
     request_id.install(app)
     trusted_host.install(app, authenticator, chosen.trusted_hosts)
+    overload.install(app, limiter)
     # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)

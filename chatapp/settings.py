@@ -116,6 +116,14 @@ class Settings(BaseModel):
         int,
         Field(ge=1, le=128_000, description="the longest answer, in tokens, thinking included"),
     ] = 2048
+    max_body_bytes: Annotated[
+        int,
+        Field(
+            ge=65_536,
+            le=64 * 1024 * 1024,
+            description="the largest body of the vendors' endpoints, in bytes",
+        ),
+    ] = 32 * 1024 * 1024
     provider_connect_timeout_s: Annotated[
         float, Field(gt=0, le=60, description="how long a provider may take to connect, s")
     ] = 5.0

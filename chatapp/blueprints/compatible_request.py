@@ -11,25 +11,46 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, NoReturn
 
 from flask import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from chatapp.blueprints import field_trouble, json_body
 from chatapp.blueprints.chat_request import ModelName
-from chatapp.blueprints.present import present_conversation
+from chatapp.blueprints.present import present_conversation, present_most_body_bytes
 from chatapp.blueprints.refusal import Refusal
 from chatapp.catalogue import Model
 from chatapp.conversation import Turn
 from chatapp.providers import Extras, Passage
 
-BODY_MAX_BYTES: Final = 4 * 1024 * 1024
+# Far more than a conversation has; an answer to each would be paid for.
+MESSAGES_MOST: Final = 10_000
+PARTS_MOST: Final = 20_000
 # Above what any model can generate; its own bound the vendor knows.
 TOKENS_MOST: Final = 1_000_000
 # Each choice is billed as an answer of its own.
 CHOICES_MOST: Final = 8
 HEADER_MAX_CHARACTERS: Final = 1000
 
+
+def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
+    contents = (message.get("content") for message in messages)
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    if len(messages) > MESSAGES_MOST or parts > PARTS_MOST:
+        raise PydanticCustomError(
+            "too_many_messages",
+            "has {messages} messages with {parts} parts; send at most {most} with {most_parts}",
+            {
+                "messages": len(messages),
+                "parts": parts,
+                "most": MESSAGES_MOST,
+                "most_parts": PARTS_MOST,
+            },
+        )
+    return messages
+
+
 TokenCount = Annotated[int, Field(ge=1, le=TOKENS_MOST)]
-Messages = Annotated[list[dict[str, object]], Field(min_length=1)]
+Messages = Annotated[list[dict[str, object]], Field(min_length=1), AfterValidator(_countable)]
 
 
 class Fields(BaseModel):
@@ -62,7 +83,7 @@ class CompatibleRequest:
 
 def read_document(request: Request, *, example: str) -> json_body.Document:
     """The body; these endpoints take larger ones than others, for images stand in them."""
-    request.max_content_length = BODY_MAX_BYTES
+    request.max_content_length = present_most_body_bytes()
     return json_body.read_document(request, example=example)
 
 

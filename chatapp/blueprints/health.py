@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from flask import Blueprint, Response, jsonify
 
 from ratelimit_ext import Limiter
@@ -10,6 +12,8 @@ from ratelimit_ext import Limiter
 def blueprint(limiter: Limiter) -> Blueprint:
     """The two addresses, over this limiter's storage."""
     bp = Blueprint("health", __name__)
+    asks = threading.Lock()
+    ready = False
 
     @bp.get("/healthz")
     def healthz() -> Response:
@@ -18,8 +22,19 @@ def blueprint(limiter: Limiter) -> Blueprint:
 
     @bp.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        """The storage of the limits answers too, so decisions here count for everybody."""
-        if not limiter.initialized or limiter.storage.check():  # limits may be switched off
+        """The storage of the limits answers too, so decisions here count for everybody.
+
+        One request asks it at a time, and others get the last answer: the threads for health checks
+        are few, and a storage that hangs would hold all of them.
+        """
+        nonlocal ready
+        if asks.acquire(blocking=False):
+            try:
+                # Limits may be switched off.
+                ready = not limiter.initialized or limiter.storage.check()
+            finally:
+                asks.release()
+        if ready:
             return jsonify(status="ready"), 200
         sentence = "The storage of the limits gives no answer; look at RATELIMIT_STORAGE_URI."
         return jsonify(error=sentence, code="storage_unavailable"), 503

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple, NoReturn
+import re
+from typing import Final, NamedTuple, NoReturn
 
 from flask import Request
 
 from chatapp.blueprints import request_body
 from chatapp.blueprints.refusal import Refusal
+
+# The schema of a tool, or the result of one, nests some ten levels.
+DEPTH_MOST: Final = 100
+# Strings, brackets and commas; the longest conversations have some ten thousand.
+TOKENS_MOST: Final = 100_000
+# A string is taken whole, without backtracking, also where it does not end.
+TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
+OPENING: Final = frozenset(b"[{")
+CLOSING: Final = frozenset(b"]}")
 
 
 class Document(NamedTuple):
@@ -32,14 +42,9 @@ def read_document(request: Request, *, example: str) -> Document:
             "invalid_json",
             f"The Content-Type is {found}; send application/json and a body like {example}.",
         )
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refusal(
-            400,
-            "invalid_json",
-            "The body has a Content-Encoding; send it uncompressed, and without that header.",
-        )
     raw = request_body.read(request)
     try:
+        _check_size(raw)
         body = json.loads(
             raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names
         )
@@ -55,6 +60,25 @@ def read_document(request: Request, *, example: str) -> Document:
             f"The body is {type_name(body)}; send a JSON object like {example}.",
         )
     return Document(raw, body)
+
+
+def _check_size(raw: bytes) -> None:
+    """ValueError for more values than a request has, or deeper ones: a parser makes up to 20 bytes
+    of each byte of such a body, and recurses.
+
+    This counts brackets and commas outside of strings, which takes less than parsing.
+    """
+    depth = 0
+    for count, token in enumerate(TOKEN.finditer(raw)):
+        sign = raw[token.start()]
+        if sign in OPENING:
+            depth += 1
+            if depth > DEPTH_MOST:
+                raise ValueError(f"it is nested too deeply: allowed are {DEPTH_MOST} levels")
+        elif sign in CLOSING:
+            depth -= 1
+        if count >= TOKENS_MOST:
+            raise ValueError(f"it has too many values: allowed are about {TOKENS_MOST // 2:,}")
 
 
 def _no_such_number(name: str) -> NoReturn:

@@ -13,6 +13,8 @@ CONVERSATION_KEY: Final = "chatapp.conversation"
 LIMITER_KEY: Final = "chatapp.limiter"
 #: How often a provider is asked for one call at most.
 ATTEMPTS_KEY: Final = "chatapp.provider_attempts"
+#: The largest body of a vendor's endpoint, in bytes.
+MOST_BODY_KEY: Final = "chatapp.max_body_bytes"
 
 
 def present_conversation() -> Conversation:
@@ -28,3 +30,8 @@ def present_limiter() -> Limiter:
 def present_attempts() -> int:
     """Its bound on attempts at one call."""
     return cast(int, current_app.extensions[ATTEMPTS_KEY])
+
+
+def present_most_body_bytes() -> int:
+    """How large a body its vendors' endpoints take, in bytes."""
+    return cast(int, current_app.extensions[MOST_BODY_KEY])

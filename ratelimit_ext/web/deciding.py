@@ -106,6 +106,14 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             state.plan = self.plan_of_request()
         return state.plan
 
+    def admit_edge(self) -> None:
+        """Decide the application's own limits now, for a request that is costly to read: its others
+        are decided before the view, without these. One round trip more than deciding all there."""
+        state = self.context
+        endpoint = self.identify_request()
+        if not self._exempt(state, endpoint):
+            self._decide_edge(state, self._place(endpoint, None))
+
     @property
     def current_limit(self) -> RequestLimit | None:
         """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""

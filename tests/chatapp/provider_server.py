@@ -314,11 +314,16 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    # More than callers at once: one that finds it full would try again a second later.
+    request_queue_size = 256
+
+
 @contextmanager
 def running() -> Iterator[ProviderServer]:
     """A server on a free port, for as long as the block runs."""
     handler = type("Handler", (_Handler,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+    with _Server(("127.0.0.1", 0), handler) as http:
         provider = handler.provider = ProviderServer(http.server_address[1])
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

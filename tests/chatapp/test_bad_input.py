@@ -134,7 +134,7 @@ class Refused:
 def in_a_vendors_protocol(vendor: str, path: str) -> dict[str, Refused]:
     """What neither of the two endpoints takes."""
     cases: dict[str, tuple[Mapping[str, object], int, str]] = {
-        "5 MB": ({"messages": said("a" * 5_000_000)}, 413, "body_too_large"),
+        "34 MB": ({"messages": said("a" * 34_000_000)}, 413, "body_too_large"),
         "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
         "max_tokens huge": ({"max_tokens": 10**40}, 400, "invalid_max_tokens"),
         "SQL for max_tokens": ({"max_tokens": SQL}, 400, "invalid_max_tokens"),

@@ -56,6 +56,7 @@ def test_every_answer_says_what_is_left_of_each_limit(client: FlaskClient) -> No
         "model": 599,
         "plan": 99,
         "at-once": 3,
+        "address-at-once": 31,
         "usd-hour": 2_000_000,
         "usd-day": 5_000_000,
         "usd-month": 30_000_000,

@@ -26,9 +26,11 @@ from tests.chatapp.provider_server import ProviderServer, Stream, openai_chunks,
 from tests.servers import Server
 
 ASKED = {"message": "ping", "model": "gpt-5.4-mini"}
-# What the shipped policy has for a call: address, user, model; of the plan calls, tokens, calls at
-# once, dollars an hour, a day and a month.
+# What the shipped policy has for a call: address or key, user, model; of the plan calls, tokens,
+# calls at once, dollars an hour, a day and a month. Without a key also the address's calls at
+# once.
 LIMITS = 9
+LIMITS_WITHOUT_KEY = 10
 # What `seen` says of a script over the limits' buckets, and of one over a model's recent outputs.
 DECIDES = RENEWS = SETTLES = "evalsha limits"
 LEARNS, READS = "evalsha outputs", "hgetall outputs"
@@ -133,12 +135,12 @@ def ask(client: FlaskClient, **more: object) -> Any:
 def test_an_answer_is_two_round_trips(
     client: FlaskClient, redis_client: redis.Redis, stream: bool
 ) -> None:
-    """One EVALSHA decides all nine limits before the provider is asked. Everything after its answer
+    """One EVALSHA decides all ten limits before the provider is asked. Everything after its answer
     is one, too: the settlement, which corrects every charge when the request is over."""
     answers = []
     commands = seen(redis_client, lambda: answers.append(ask(client, stream=stream)))
     assert answers[0].status_code == 200
-    assert answers[0].headers["RateLimit"].count(";r=") == LIMITS
+    assert answers[0].headers["RateLimit"].count(";r=") == LIMITS_WITHOUT_KEY
     assert commands == [DECIDES, ASKS, ENDS, SETTLES]
 
 

@@ -67,6 +67,7 @@ def test_the_database_has_the_name_that_providers_give_it() -> None:
         ),
         ("CHATAPP_TRUSTED_HOPS", "-1", "found '-1'; allowed is a whole number from 0 to 10"),
         ("CHATAPP_MAX_TOKENS", "0", "a whole number from 1 to 128000"),
+        ("CHATAPP_MAX_BODY_BYTES", "1", "a whole number from 65536 to 67108864"),
         ("CHATAPP_PROVIDER_TIMEOUT_S", "nan", "a number above 0 to 3600"),
         ("CHATAPP_PROVIDER_TIMEOUT_S", "0", "a number above 0 to 3600"),
         (

@@ -139,7 +139,7 @@ def test_a_worker_that_still_starts_hears_that_it_must_stop(start: Start) -> Non
 
 
 def test_a_worker_that_hands_a_request_over_hears_it(start: Start) -> None:
-    """A QUIT, as of Ctrl-C, in the moment when the worker holds its threads' lock."""
+    """A QUIT, as of Ctrl-C, in the moment when the worker gives a request to a thread."""
     config = "tests/e2e/apps/stopped_while_handing_over.py"
     with start(GUNICORN_CMD_ARGS=f"--config {config}") as master:
         first = re.findall(r"Booting worker with pid: (\d+)", master.log)[0]

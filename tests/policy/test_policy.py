@@ -183,7 +183,7 @@ def test_the_applications_own_policy_loads() -> None:
     ways = ("chat", "anthropic_api.messages", "openai_api.chat_completions")
     for name in ways:
         names = [entry.name for entry in policy.targets[name] if entry.strategy not in GUARDS]
-        assert names == ["user", "model"]
+        assert names == ["user", "address-at-once", "model"]
     assert set(policy.plan_targets) == set(ways)
     counted = policy.targets["anthropic_api.count_tokens"]
     assert [entry.name for entry in counted] == ["count-tokens"]

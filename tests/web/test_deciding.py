@@ -10,6 +10,7 @@ from flask import abort, request
 
 from ratelimit_ext import ConfigurationError
 from ratelimit_ext.engine.memory import MemoryEngine
+from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
 
@@ -152,3 +153,25 @@ def test_a_configuration_error_keeps_the_edge(make: Maker) -> None:
 
     app.add_url_rule("/", "view", limiter.limit(plan)(lambda: "ok"))
     assert statuses(app, "/", 5) == [500] * 3 + [429] * 2
+
+
+@pytest.mark.parametrize("storage", ["memory", "redis"])
+def test_the_edge_decided_early_is_charged_once(
+    make: Maker, redis_server: Server, storage: str
+) -> None:
+    """The application's limits, before a body is read; the view's others with the view. A request
+    that those deny takes nothing of the application's either."""
+    uri = "memory://" if storage == "memory" else redis_server.uri
+    app, limiter = make(application_limits=["4/minute"], storage_uri=uri)
+    entered = []
+
+    @app.before_request
+    def early() -> None:
+        limiter.admit_edge()
+        entered.append(request.path)
+
+    app.add_url_rule("/two", "two", limiter.limit("2/minute")(lambda: "ok"))
+    app.add_url_rule("/free", "free", lambda: "ok")
+    assert statuses(app, "/two", 3) == [200, 200, 429]
+    assert statuses(app, "/free", 4) == [200, 200, 429, 429]
+    assert entered == ["/two"] * 3 + ["/free"] * 2

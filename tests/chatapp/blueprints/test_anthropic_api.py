@@ -139,7 +139,7 @@ BAD = {
     "a model of the other vendor": ({"model": "gpt-4o"}, 404, "model_not_found"),
     "no messages": ({"messages": []}, 400, "invalid_messages"),
     "stream of a wrong type": ({"stream": 1}, 400, "invalid_stream"),
-    "5 MB": ({"x": "a" * 5_000_000}, 413, "body_too_large"),
+    "34 MB": ({"x": "a" * 34_000_000}, 413, "body_too_large"),
 }
 
 

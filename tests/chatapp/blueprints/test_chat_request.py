@@ -26,6 +26,9 @@ class Case:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+GZIP = {"Content-Encoding": "gzip"}
+
+
 def fields(**fields: object) -> bytes:
     return json.dumps({"message": "hello", **fields}).encode()
 
@@ -61,14 +64,14 @@ CASES = [
     Case("infinity elsewhere", b'{"message":"a","x":-Infinity}', 400, "invalid_json", "Infinity"),
     Case("a name twice", b'{"message":"a","message":"b"}', 400, "invalid_json", "twice"),
     Case("gzip garbage", b"\x1f\x8b\x08garbage", 400, "invalid_json", "UTF-8"),
-    Case(
-        "gzip",
-        gzip.compress(fields()),
-        400,
-        "invalid_json",
-        "Content-Encoding",
-        headers={"Content-Encoding": "gzip"},
-    ),
+    Case("no gzip", fields(), 400, "invalid_body", "encoding", headers=GZIP),
+    Case("half a gzip", gzip.compress(fields())[:-9], 400, "invalid_body", "ends", headers=GZIP),
+    Case("gzip and more", gzip.compress(fields()) + b"x", 400, "invalid_body", "", headers=GZIP),
+    Case("a bomb", gzip.compress(b" " * 10**8), 413, "body_too_large", "1 MB", headers=GZIP),
+    Case("br", fields(), 415, "unsupported_encoding", "gzip", headers={"Content-Encoding": "br"}),
+    Case("101 levels", b"[" * 101 + b"]" * 101, 400, "invalid_json", "100 levels"),
+    Case("many values", b"[" + b"0," * 100_000 + b"0]", 400, "invalid_json", "too many values"),
+    Case("endless strings", b'"\\"' * 50_000, 400, "invalid_json", "not JSON"),
     Case("a list", b"[]", 422, "invalid_body", "a list"),
     Case("a number", b"42", 422, "invalid_body", "a number"),
     Case("a huge float", b"1e999", 422, "invalid_body", "a number"),
@@ -191,6 +194,13 @@ def test_a_vendor_json_type_counts_as_json(client: FlaskClient) -> None:
     for content_type in ("application/vnd.chat+json", "application/json; charset=utf-8"):
         response = client.post("/chat", data=fields(), content_type=content_type)
         assert response.status_code == 200, response.text
+
+
+def test_a_compressed_body_is_as_good_as_any(client: FlaskClient) -> None:
+    """gzip is decoded, within the bound on bodies."""
+    body = gzip.compress(fields())
+    response = client.post("/chat", data=body, content_type="application/json", headers=GZIP)
+    assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize("length", ["abc", "-5", "99999999999999999999", "5"])

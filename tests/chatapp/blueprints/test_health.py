@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 from flask.testing import FlaskClient
 
+from chatapp.blueprints.present import LIMITER_KEY
 from tests import servers
 from tests.chatapp.conftest import AppMaker
 
@@ -50,3 +55,26 @@ def test_without_limits_there_is_no_storage_to_wait_for(make_app: AppMaker) -> N
     """RATELIMIT_ENABLED=false: it is ready."""
     answer = make_app(RATELIMIT_ENABLED=False).test_client().get("/readyz")
     assert answer.status_code == 200
+
+
+def test_a_storage_that_hangs_holds_one_thread(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one request waits for its answer, another is told the last one."""
+    app = make_app()
+    client = app.test_client()
+    assert client.get("/readyz").status_code == 200
+    storage = app.extensions[LIMITER_KEY].storage
+    asked, answers = threading.Event(), threading.Event()
+
+    def hangs() -> bool:
+        asked.set()
+        return answers.wait(10) and False
+
+    monkeypatch.setattr(storage, "check", hangs)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: app.test_client().get("/readyz").status_code)
+        assert asked.wait(10)
+        assert client.get("/readyz").status_code == 200
+        answers.set()
+        assert first.result() == 503

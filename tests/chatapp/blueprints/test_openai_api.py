@@ -137,7 +137,7 @@ BAD = {
     ),
     "a hundred choices": ({"n": 100}, 400, "invalid_n"),
     "half a choice": ({"n": 0.5}, 400, "invalid_n"),
-    "5 MB": ({"x": "a" * 5_000_000}, 413, "body_too_large"),
+    "34 MB": ({"x": "a" * 34_000_000}, 413, "body_too_large"),
 }
 
 

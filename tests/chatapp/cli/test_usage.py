@@ -46,7 +46,7 @@ def ask(app: Flask, key: PresentedKey | None = None) -> dict[str, Any]:
 
 def settled(told: dict[str, Any]) -> dict[str, Any]:
     """Without what time changes, and without limits that are not of the user."""
-    edge = {"ip", "key"}
+    edge = {"ip", "key", "address-at-once"}
     limits = [{**limit, "reset_after": 0} for limit in told["limits"] if limit["name"] not in edge]
     return {**told, "limits": limits}
 

@@ -16,10 +16,9 @@ def post_worker_init(worker: Any) -> None:
     ours["post_worker_init"](worker)
     submit = worker.tpool.submit
 
-    def told_meanwhile(*work: Any) -> Any:
-        with worker.tpool._shutdown_lock:  # as `submit` does
-            os.kill(worker.pid, signal.SIGQUIT)
-        return submit(*work)
+    def told_meanwhile(conn: Any) -> None:
+        os.kill(worker.pid, signal.SIGQUIT)
+        submit(conn)
 
     if worker.age == 1:
         worker.tpool.submit = told_meanwhile

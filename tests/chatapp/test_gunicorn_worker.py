@@ -1,0 +1,178 @@
+"""The parts of the worker that decide: what is a request, who has room, who is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from gunicorn.config import Config
+
+from chatapp.gunicorn_worker import (
+    HEAD_MAX_BYTES,
+    HEALTH,
+    SMALL_BODY_BYTES,
+    Board,
+    Connection,
+    Wire,
+    can_be_answered,
+)
+
+HEAD = b"POST /chat HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a connection: the client's, and the server's."""
+    client, server = socket.socketpair()
+    with client, server:
+        yield client, server
+
+
+@pytest.fixture
+def conn(pair: tuple[socket.socket, socket.socket]) -> Connection:
+    return Connection(Config(), pair[1], ("127.0.0.1", 1), ("127.0.0.1", 2), patience_s=10.0)
+
+
+WHOLE = {
+    "no body": HEAD + b"\r\n",
+    "a body": HEAD + b"Content-Length: 5\r\n\r\nhello",
+    "a body, in small letters": HEAD + b"content-length:5\r\n\r\nhello",
+    "more than a body": HEAD + b"Content-Length: 5\r\n\r\nhelloGET /",
+    "a large body, which a thread reads": HEAD + b"Content-Length: %d\r\n\r\n" % 65537,
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+    "both, which gunicorn refuses": HEAD
+    + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "no number": HEAD + b"Content-Length: five\r\n\r\n",
+    "an empty line before": b"\r\n\r\n" + HEAD + b"\r\n",
+}
+PARTS = {
+    "nothing but empty lines": b"\r\n\r\n\r\n\r\n",
+    "half a head": HEAD,
+    "nearly a head": HEAD + b"\r",
+    "half a body": HEAD + b"Content-Length: 5\r\n\r\nhell",
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize("name", [*WHOLE, *PARTS])
+def test_a_thread_gets_whole_requests(conn: Connection, name: str, at_once: bool) -> None:
+    """With their bodies, if these are small and announced; however they arrive."""
+    sent = {**WHOLE, **PARTS}[name]
+    for piece in [sent] if at_once else [sent[i : i + 1] for i in range(len(sent))]:
+        assert conn.take(piece) is None
+    assert conn.is_whole is (name in WHOLE)
+    assert len(conn.received) <= HEAD_MAX_BYTES + SMALL_BODY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"\x16\x03\x01", "400"), (b"GET / HTTP/1.1\r\nX: " + b"a" * 65536, "431")],
+    ids=["TLS", "a huge head"],
+)
+def test_what_can_be_no_request_is_refused(conn: Connection, sent: bytes, status: str) -> None:
+    """Without a thread, and without waiting for its end."""
+    refusal = conn.take(sent)
+    assert refusal is not None
+    assert refusal.startswith(status)
+
+
+def test_a_client_that_expects_it_is_told_to_go_on(
+    conn: Connection, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Before a thread has its request, as it sends no body otherwise."""
+    conn.take(HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+    assert pair[0].recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/readyz?from=nginx"])
+def test_health_checks_are_known_by_their_line(path: str) -> None:
+    """They have threads that calls cannot take; nothing that merely looks like one does."""
+    assert HEALTH.match(f"GET {path} HTTP/1.1\r\n".encode())
+    assert not HEALTH.match(f"POST {path} HTTP/1.1\r\n".encode())
+    assert not HEALTH.match(f"GET {path.partition('?')[0]}/x HTTP/1.1\r\n".encode())
+
+
+def test_a_wire_reads_on_while_it_is_fast_enough(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the patience, and as long again as what has come takes at the slowest pace."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    client, server = pair
+    wire = Wire(server, 10.0)
+    client.sendall(b"a" * 5000)
+    assert len(wire.chunk()) == 5000
+    now += 10.05  # 5,000 bytes are 0.1 s more
+    client.sendall(b"b")
+    assert wire.chunk() == b"b"
+    now += 1
+    client.sendall(b"c")
+    assert wire.chunk() == b"c"  # it is there
+    with pytest.raises(TimeoutError):
+        wire.chunk()
+
+
+def test_a_client_that_reads_nothing_cannot_be_answered(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Until it does."""
+    client, server = pair
+    assert can_be_answered(server)
+    server.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            server.send(b"a" * 65536)
+    assert not can_be_answered(server)
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while client.recv(65536):
+            pass
+    assert can_be_answered(server)
+
+
+def test_workers_see_each_others_room() -> None:
+    """Also from another process, and not after their end."""
+    board = Board()
+    cells = [board.take() for _ in range(3)]
+    assert len(set(cells)) == 3
+    board.publish(cells[0], 5)
+    in_child(board.publish, cells[1], 7)
+    assert board.most_room(besides=cells[2]) == 7
+    assert board.most_room(besides=cells[1]) == 5
+    assert board.serving() == 2
+    board.publish(cells[0], 0)
+    assert board.serving() == 2
+    board.free(cells[1])
+    assert board.serving() == 1
+    assert board.most_room(besides=cells[2]) == 0
+    assert board.take() == cells[1]
+
+
+def test_one_worker_is_replaced_at_a_time() -> None:
+    """Until its process has ended, however."""
+    board = Board()
+    forked = multiprocessing.get_context("fork")
+    ours, theirs = forked.Pipe()
+
+    def replaced() -> None:
+        theirs.send(board.lock_replacement())
+        theirs.recv()
+
+    child = forked.Process(target=replaced)
+    child.start()
+    assert ours.recv()
+    assert not board.lock_replacement()
+    child.kill()
+    child.join()
+    assert board.lock_replacement()
+
+
+def in_child(function: object, *arguments: int) -> None:
+    child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    child.start()
+    child.join()
+    assert child.exitcode == 0

@@ -1,0 +1,266 @@
+"""Many clients at once, some of them slow or silent on purpose, at a gunicorn as it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from chatapp.accounts.store import Accounts
+from chatapp.database import migration
+from chatapp.database.connection import Database
+from tests.chatapp import provider_server
+from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.servers import alive, eventually
+
+HEALTH = "/healthz"
+HEALTHY_WITHIN_S = 1.0
+PROBES = 24
+ASKED = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+OFFLINE = {"message": "hi", "model": "offline"}
+HALF_A_HEAD = b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: app"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def provider() -> Iterator[ProviderServer]:
+    with provider_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Master]]:
+    """Starts chatapp under gunicorn."""
+
+    def start(**options: Any) -> contextlib.AbstractContextManager[Master]:
+        return gunicorn("wsgi:app", state=tmp_path / "state", log=tmp_path / "log", **options)
+
+    return start
+
+
+Start = Callable[..., contextlib.AbstractContextManager[Master]]
+
+
+def upstream(provider: ProviderServer) -> dict[str, str]:
+    return {
+        "OPENAI_API_KEY": "sk-openai-test",
+        "OPENAI_BASE_URL": f"{provider.url}/v1",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def keys(tmp_path: Path, count: int) -> list[str]:
+    """The keys of so many users, who have the plan team, in the database that `gunicorn` gives."""
+    database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
+    migration.upgrade(database)
+    accounts = Accounts(database)
+    made = [
+        accounts.create_key(f"user{n}", plan="team", default_plan="starter") for n in range(count)
+    ]
+    database.close()
+    return [key.text for key in made]
+
+
+def serving(master: Master) -> int:
+    """How many workers have begun to serve."""
+    return master.log.count("Worker serves")
+
+
+def begun(master: Master, key: str | None = None) -> http.client.HTTPResponse:
+    """A stream's answer, of which nothing has been read yet."""
+    connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+    headers = {**JSON, **({"x-api-key": key} if key else {})}
+    connection.request("POST", "/v1/chat/completions", json.dumps(ASKED), headers)
+    return connection.getresponse()
+
+
+class Pulse:
+    """Asks for the health of a server again and again, and keeps how long each answer took."""
+
+    def __init__(self, master: Master, path: str = HEALTH) -> None:
+        self._master = master
+        self._path = path
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.seconds: list[float] = []
+        self.statuses: Counter[int] = Counter()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.05):
+            before = time.monotonic()
+            self.statuses[self._master.request(self._path).status] += 1
+            self.seconds.append(time.monotonic() - before)
+
+
+def test_streams_block_neither_each_other_nor_the_health_check(
+    start: Start, provider: ProviderServer, tmp_path: Path
+) -> None:
+    """60 streams at the default settings: all have their first byte before one of them ends, and
+    the health is told within a second all the while."""
+    *users, first = keys(tmp_path, 9)
+    pieces = openai_chunks()
+    with start(**upstream(provider)) as master:
+        eventually(lambda: serving(master) == 2)
+        for _ in range(4):  # each worker has made its clients
+            begun(master, first).read()
+        provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 60)
+        with (
+            Pulse(master) as pulse,
+            Pulse(master, "/readyz") as ready,
+            ThreadPoolExecutor(60) as pool,
+        ):
+            streams = list(pool.map(lambda n: begun(master, users[n % 8]), range(60)))
+            assert [stream.status for stream in streams] == [200] * 60
+            assert all(stream.readline() for stream in streams)
+            eventually(lambda: len(pulse.seconds) >= 10)
+            provider.go_on()
+            for stream in streams:
+                assert b"[DONE]" in stream.read()
+    for each in (pulse, ready):
+        assert set(each.statuses) == {200}
+        assert max(each.seconds) < HEALTHY_WITHIN_S
+
+
+def test_slow_and_silent_clients_hold_no_thread(start: Start) -> None:
+    """With 96 half-sent heads, 96 half-sent bodies and 320 silent connections, every probe and
+    every call is answered; and the connections are closed when their time is over."""
+    half_a_body = HALF_A_HEAD + b"lication/json\r\nContent-Length: 50\r\n\r\n{"
+    with start(GUNICORN_THREADS="4", GUNICORN_REQUEST_TIMEOUT_S="4") as master:
+        eventually(lambda: serving(master) == 2)
+        with contextlib.ExitStack() as held:
+            slow = []
+            for sent in [HALF_A_HEAD] * 96 + [half_a_body] * 96 + [b""] * 320:
+                address = ("127.0.0.1", master.port)
+                slow.append(held.enter_context(socket.create_connection(address, timeout=15)))
+                slow[-1].sendall(sent)
+            with Pulse(master) as pulse:
+                statuses = [master.request("/chat", OFFLINE).status for _ in range(4)]
+                eventually(lambda: len(pulse.seconds) >= PROBES, within_s=20)
+            assert statuses == [200] * 4
+            assert pulse.statuses == {200: len(pulse.seconds)}
+            assert max(pulse.seconds) < HEALTHY_WITHIN_S
+            last_words = [connection.recv(1000) for connection in slow]
+    assert {words[:12] for words in last_words[:192]} == {b"HTTP/1.1 408"}
+    assert set(last_words[192:]) == {b""}
+
+
+def test_a_call_without_a_thread_is_refused_in_its_vendors_words(
+    start: Start, provider: ProviderServer
+) -> None:
+    """Each stream goes to the worker that has room. When none has, a call is refused at once, and
+    costs nothing; the health is told; and there is room again when a stream ends."""
+    pieces = openai_chunks()
+    provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 2)
+    with start(GUNICORN_THREADS="1", **upstream(provider)) as master:
+        eventually(lambda: serving(master) == 2)
+        streams = [begun(master) for _ in range(2)]
+        assert [stream.status for stream in streams] == [200, 200]
+        with Pulse(master) as pulse:
+            refused = [master.request("/v1/chat/completions", ASKED) for _ in range(30)]
+            refused.append(master.request("/chat", OFFLINE))
+        assert {answer.status for answer in refused} == {503}
+        assert {answer.headers["retry-after"] for answer in refused} == {"2"}
+        assert {answer.headers["connection"] for answer in refused} == {"close"}
+        assert refused[0].body["error"]["code"] == "server_is_overloaded"
+        assert refused[-1].body["code"] == "server_is_overloaded"
+        assert "ratelimit" not in refused[0].headers
+        assert set(pulse.statuses) == {200}
+        provider.go_on()
+        for stream in streams:
+            stream.read()
+        eventually(lambda: master.request("/chat", OFFLINE).status == 200)
+
+
+def peak_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_denied_address_costs_no_memory(start: Start) -> None:
+    """16 connections with bodies of 4 MB, of an address over its limit: each reads its 429, and no
+    worker has read them."""
+    fields = {**ASKED, "model": "offline", "stream": False, "padding": [[]] * 1_000_000}
+    body = json.dumps(fields).encode()
+    assert len(body) > 4_000_000
+
+    def ask(_: object) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/chat/completions", body, JSON)
+            return connection.getresponse().status
+
+    with start() as master, ThreadPoolExecutor(16) as pool:
+        eventually(lambda: serving(master) == 2)
+        while (
+            master.request("/chat", OFFLINE).status != 429 or master.request("/usage").status != 429
+        ):
+            pass
+        before = {pid: peak_kb(pid) for pid in master.workers()}
+        assert list(pool.map(ask, range(16))) == [429] * 16
+        grown = [peak_kb(pid) - size for pid, size in before.items()]
+        assert max(grown) < 100_000
+
+
+def test_workers_are_replaced_one_at_a_time(start: Start) -> None:
+    """After `max_requests` calls, of which health checks are none. Clients that hold connections
+    do not delay it, and every call is answered meanwhile."""
+    with (
+        start(
+            GUNICORN_CMD_ARGS="--max-requests 8 --max-requests-jitter 0", RATELIMIT_ENABLED="false"
+        ) as master,
+        socket.create_connection(("127.0.0.1", master.port)) as held,
+    ):
+        eventually(lambda: serving(master) == 2)
+        held.sendall(HALF_A_HEAD)
+        first = set(master.workers())
+        assert {master.request(HEALTH).status for _ in range(60)} == {200}
+        assert set(master.workers()) == first
+        counts = []
+
+        def all_are_new() -> bool:
+            assert master.request("/chat", OFFLINE).status == 200
+            counts.append(len(master.workers()))
+            return len(master.workers()) == 2 and not first & set(master.workers())
+
+        eventually(all_are_new, within_s=40)
+        assert min(counts) >= 1
+        assert "is replaced after" in master.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_clients_that_ask_nothing_do_not_hold_up_a_stop(
+    start: Start, number: signal.Signals
+) -> None:
+    """Half a head is no call in flight, whatever graceful_timeout is."""
+    with start() as master, contextlib.ExitStack() as held:
+        eventually(lambda: serving(master) == 2)
+        first = set(master.workers())
+        for _ in range(16):
+            address = ("127.0.0.1", master.port)
+            held.enter_context(socket.create_connection(address)).sendall(HALF_A_HEAD)
+        assert master.is_serving()
+        master.signal(number)
+        eventually(lambda: not any(map(alive, first)), within_s=10)
