@@ -40,7 +40,7 @@ def spent_on(usage: Usage | None, estimate: Estimate, *, output_bytes: int) -> S
 def spent_by(
     progress: Progress, held: Estimate, *, expected: Estimate, silent_s: float | None, most: int
 ) -> Spent:
-    """What a stream used that has ended there.
+    """The usage of a stream that ended early, or is whole.
 
     ``silent_s`` is how long the model took before it sent anything, if it may have reasoned; None
     if it generates nothing unseen. Such a call used at least what was ``expected`` of it. An answer

@@ -1,6 +1,6 @@
 """The id of a request, which every answer bears: a person can name it to an operator.
 
-An answer to a provider's answer or error bears the provider's id instead, where it sent one.
+If the provider sent a request id, the answer has that one.
 """
 
 from __future__ import annotations

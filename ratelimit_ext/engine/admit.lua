@@ -15,8 +15,8 @@
 -- shadow: like 'm', and denies nothing.
 --
 -- What is not taken is not written, with two exceptions. An admitted call whose estimate is 0 leaves
--- a hold, if it has a lease, so that its real cost can be charged. And the present of a bucket from a
--- future that only a clock set back explains is kept, with nothing taken.
+-- a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies in the
+-- future (a clock was set back), it is brought to now without taking anything.
 --
 -- A full server (maxmemory) refuses to store more. Identities that are known go on then: those of which
 -- one of these buckets is stored for longer than BRIEF. So does what is stored for no longer than that:

@@ -26,8 +26,8 @@ MOST_HELD: Final = 2**48 - 1
 
 
 class Record(NamedTuple):
-    """A call in flight: ``amount`` is charged for it, of which ``spent`` is known to be real, and
-    ``final`` lies elsewhere than at the receipt and is never given back."""
+    """A call in flight: ``amount`` is charged for it, of which ``spent`` is known to be real;
+    ``final`` was charged to an earlier window and is not refundable."""
 
     id: int
     deadline: int
