@@ -326,8 +326,8 @@ class TokenCounter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a provider may take, in seconds: to connect, to begin a stream, and between two bytes
-    of an answer. A plain answer sends its first byte only after generation ends."""
+    """How long a provider may take, in seconds: to connect, to begin a stream, and between two
+    bytes of an answer. A plain answer sends its first byte only after generation ends."""
 
     connect_s: float = 5.0
     first_byte_s: float = 600.0
