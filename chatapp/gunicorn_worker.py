@@ -412,7 +412,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.evict()
 
     def leaves(self, now: float) -> bool:
-        """Whether a new connection is left to others: for a moment, while one has far more."""
+        """Whether a connection is left to others: for a moment, while one has much more room."""
         room, most = 0 if self.is_due else self.room, self.board.most_room(besides=self.cell)
         # Short calls come and go: a worker that heeded each of them would idle.
         if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):
