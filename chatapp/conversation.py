@@ -16,11 +16,11 @@ from chatapp.providers import (
     Forwarder,
     Message,
     Passage,
-    Passed,
     Prompt,
     Provider,
     ProviderError,
     Quota,
+    RawAnswer,
     TokenCounter,
     Usage,
 )
@@ -173,7 +173,7 @@ class Conversation:
 
     def forward(
         self, model: Model, passage: Passage, most_output_tokens: int | None = None
-    ) -> Passed:
+    ) -> RawAnswer:
         """Hand a request in the provider's own protocol on; ProviderError where it gives none."""
         with failures_logged(model):
             provider = self._forwarder(model)
@@ -192,7 +192,7 @@ class Conversation:
         provider = self._providers[model.provider]
         return provider.extras(fields) if isinstance(provider, Forwarder) else Extras()
 
-    def count(self, model: Model, passage: Passage) -> Passed | None:
+    def count(self, model: Model, passage: Passage) -> RawAnswer | None:
         """The provider's count of the input of a request in its own protocol; None where the
         provider counts none, or has no address for it."""
         counter = self._providers[model.provider]

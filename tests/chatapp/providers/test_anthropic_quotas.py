@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chatapp.providers import Quota
-from chatapp.providers.anthropic.quotas import quotas
+from chatapp.providers.anthropic import quotas
 
 # A clock that is not ours.
 DATE = {"date": "Wed, 21 Oct 2015 07:28:00 GMT"}

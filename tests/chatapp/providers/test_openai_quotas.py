@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatapp.providers import Quota
-from chatapp.providers.openai.quotas import quotas
+from chatapp.providers.openai import quotas
 
 
 def told(what: str, limit: str, remaining: str, reset: str | None = None) -> dict[str, str]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapp import server_sent_events
-from chatapp.server_sent_events import Event, read, write
+from chatapp.providers import event_stream
+from chatapp.providers.event_stream import Event, read, write
 
 WIRE = b'event: a\ndata: {"x": 1}\n\n: ping\n\ndata: b\r\ndata: c\r\n\r\ndata:d\n\n'
 
@@ -46,7 +46,7 @@ def test_what_is_cut_off_is_dropped() -> None:
 
 def test_what_never_ends_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound, far above any provider's events."""
-    monkeypatch.setattr(server_sent_events, "EVENT_MAX_BYTES", 100)
+    monkeypatch.setattr(event_stream, "EVENT_MAX_BYTES", 100)
     with pytest.raises(ValueError, match="larger than 100 bytes"):
         list(read(b"data: x" for _ in range(1000)))
 
@@ -56,4 +56,4 @@ def test_what_is_written_is_read_again(data: dict[str, str], name: str | None) -
     """Whatever the data holds: line ends, separators, anything."""
     [event] = read([write(data, name=name)])
     assert event.name == (name or "")
-    assert server_sent_events.json.loads(event.data) == data
+    assert event_stream.json.loads(event.data) == data

@@ -1,0 +1,93 @@
+"""What a provider's response headers say. They are untrusted: an invalid value counts as absent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from chatapp.providers.protocol import Quota, QuotaUnit
+
+JSON: Final = "application/json"
+FIGURE: Final = re.compile(r"[0-9]{1,13}")
+#: Larger than the quota of any provider.
+FIGURE_MAX: Final = 10**12
+#: Quotas have periods of a minute, a day or a month. A longer wait is an error, or a Unix time.
+WAIT_MAX_S: Final = 31 * 86_400
+
+
+def passed_headers(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The headers of these names whose values a client can be sent."""
+    found = ((name, headers.get(name, "")) for name in names)
+    return {name: value for name, value in found if value and _can_be_sent(value)}
+
+
+def content_type(headers: Mapping[str, str]) -> str:
+    """The body's content type; JSON if it is absent, or if a client cannot be sent its value."""
+    value = headers.get("content-type", "")
+    return value if value and _can_be_sent(value) else JSON
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The wait that a provider requests, in seconds; None without a valid one.
+
+    ``retry-after-ms`` goes before ``retry-after``, as in both SDKs.
+    """
+    for header, seconds_per_unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            wait_s = float(headers.get(header, "")) * seconds_per_unit
+        except ValueError:
+            continue
+        if 0 < wait_s <= WAIT_MAX_S:
+            return wait_s
+    date = http_date(headers.get("retry-after", ""))
+    if date is None:
+        return None
+    wait_s = (date - datetime.now(UTC)).total_seconds()
+    return wait_s if 0 < wait_s <= WAIT_MAX_S else None
+
+
+def quota(
+    unit: QuotaUnit,
+    headers: Mapping[str, str],
+    name: str,
+    *,
+    reset_s: Callable[[str], float | None],
+    period_s: int | None = None,
+) -> Quota | None:
+    """The quota in the three headers ``name``, in which {} stands for `limit`, `remaining` and
+    `reset`; None if they are absent or invalid. ``reset_s`` parses a reset into seconds from now,
+    or None. ``period_s`` is the quota's period, if known.
+    """
+    limit = _figure(headers.get(name.format("limit"), ""))
+    remaining = _figure(headers.get(name.format("remaining"), ""))
+    if not limit or remaining is None:  # Azure sends a limit of 0 or less for "unknown"
+        return None
+    after_s = reset_s(headers.get(name.format("reset"), ""))
+    if after_s is not None and after_s > WAIT_MAX_S:
+        after_s = None
+    # Providers round, and may report more remaining than the limit.
+    return Quota(unit, limit, min(remaining, limit), after_s, period_s)
+
+
+def http_date(text: str) -> datetime | None:
+    """The instant of an HTTP date, in UTC if it has no zone; None if it is invalid."""
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # a year of twenty digits overflows
+        return None
+    return date.replace(tzinfo=date.tzinfo or UTC)
+
+
+def _figure(text: str) -> int | None:
+    if not FIGURE.fullmatch(text.strip()):
+        return None
+    figure = int(text)
+    return figure if figure <= FIGURE_MAX else None
+
+
+def _can_be_sent(value: str) -> bool:
+    """A WSGI server rejects other values, and the whole answer with them."""
+    return value.isascii() and value.isprintable()
