@@ -78,7 +78,7 @@ class Anthropic:
 
     def stream(self, prompt: Prompt) -> AnswerStream:
         passage = Passage.of({**_body(prompt), "stream": True})
-        return self._transport.stream(PATH, passage, EventReader(prompt.model), lenient=False)
+        return self._transport.stream(PATH, passage, MessageReader(prompt.model), lenient=False)
 
     def extras(self, fields: Mapping[str, object]) -> Extras:
         return extras_of(fields)
@@ -100,7 +100,7 @@ class Anthropic:
         return self._transport.post(PATH, passage)
 
     def forward_stream(self, passage: Passage) -> AnswerStream:
-        reader = EventReader(str(passage.fields.get("model")))
+        reader = MessageReader(str(passage.fields.get("model")))
         return self._transport.stream(PATH, passage, reader, lenient=True)
 
     def count(self, passage: Passage) -> RawAnswer:
@@ -336,7 +336,7 @@ class MessageDelta(Fields):
     usage: dict[str, object]
 
 
-class EventReader:
+class MessageReader:
     """Reads events. The input tokens come with the first, the output tokens with later ones."""
 
     def __init__(self, model: str) -> None:

@@ -38,16 +38,16 @@ class Wait:
             self._has_ended = True
             self._hang_up()
 
-    def begins(self, stream: Stream) -> None:
-        """The thread is about to read from this connection."""
+    def begin_read(self, stream: Stream) -> None:
+        """Before the thread reads from this connection."""
         with self._lock:
             self.was_asked = True
             self._read_from = stream
             if self._has_ended:  # while the request was sent, when no read could be ended
                 self._hang_up()
 
-    def is_over(self) -> None:
-        """The thread has read. From now on the connection may serve another request."""
+    def end_read(self) -> None:
+        """After that. The connection may serve another request from now on."""
         with self._lock:
             self._read_from = None
 
@@ -68,7 +68,7 @@ def waiting(wait: Wait) -> Iterator[None]:
         del _of_thread[thread]
 
 
-def can_be_ended(client: httpx2.Client) -> httpx2.Client:
+def with_cancellable_reads(client: httpx2.Client) -> httpx2.Client:
     """The same client, with reads that a Wait can end.
 
     httpx2 has no public access to the network backend of its connections, which httpcore2 offers.
@@ -121,11 +121,11 @@ class Stream:
         wait = _of_thread.get(threading.get_ident())
         if wait is None:
             return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
-        wait.begins(self)
+        wait.begin_read(self)
         try:
             return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
         finally:
-            wait.is_over()
+            wait.end_read()
 
     def start_tls(self, *args: Any, **kwargs: Any) -> Stream:
         return Stream(self._stream.start_tls(*args, **kwargs))

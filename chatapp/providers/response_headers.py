@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from chatapp.providers.protocol import Quota, QuotaUnit
 
-JSON: Final = "application/json"
 FIGURE: Final = re.compile(r"[0-9]{1,13}")
 #: Larger than the quota of any provider.
 FIGURE_MAX: Final = 10**12
@@ -18,16 +17,11 @@ FIGURE_MAX: Final = 10**12
 WAIT_MAX_S: Final = 31 * 86_400
 
 
-def passed_headers(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """The headers of these names whose values a client can be sent."""
-    found = ((name, headers.get(name, "")) for name in names)
-    return {name: value for name, value in found if value and _can_be_sent(value)}
-
-
-def content_type(headers: Mapping[str, str]) -> str:
-    """The body's content type; JSON if it is absent, or if a client cannot be sent its value."""
-    value = headers.get("content-type", "")
-    return value if value and _can_be_sent(value) else JSON
+def sendable(headers: Mapping[str, str], name: str) -> str | None:
+    """The header's value, if it can be sent to a client. A WSGI server rejects a value that is not
+    printable ASCII, and the whole answer with it."""
+    value = headers.get(name, "")
+    return value if value and value.isascii() and value.isprintable() else None
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -86,8 +80,3 @@ def _figure(text: str) -> int | None:
         return None
     figure = int(text)
     return figure if figure <= FIGURE_MAX else None
-
-
-def _can_be_sent(value: str) -> bool:
-    """A WSGI server rejects other values, and the whole answer with them."""
-    return value.isascii() and value.isprintable()

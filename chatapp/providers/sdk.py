@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from chatapp.per_process import PerProcess
-from chatapp.providers.cancellation import can_be_ended
+from chatapp.providers.cancellation import with_cancellable_reads
 from chatapp.providers.event_stream import EventReader, EventStream
 from chatapp.providers.protocol import (
     ErrorKind,
@@ -29,7 +29,7 @@ from chatapp.providers.protocol import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.response_headers import content_type, passed_headers, retry_after_s
+from chatapp.providers.response_headers import retry_after_s, sendable
 
 if TYPE_CHECKING:
     import httpx2
@@ -45,6 +45,7 @@ STATUS_KINDS: Final[dict[int, ErrorKind]] = {
     504: "timeout",
     529: "overloaded",
 }
+JSON: Final = "application/json"
 KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 REDACTED: Final = "***"
 #: The key of a request's extensions under which its response is found.
@@ -103,8 +104,8 @@ class SDKTransport:
             return RawAnswer(
                 raw=response.content,
                 fields=fields,
-                content_type=content_type(response.headers),
-                headers=passed_headers(response.headers, (vendor.request_id_header,)),
+                content_type=sendable(response.headers, "content-type") or JSON,
+                headers=_request_id(vendor, response),
                 usage=vendor.usage(fields),
                 output_bytes=vendor.output_bytes(fields),
                 quotas=vendor.quotas(response.headers),
@@ -127,7 +128,7 @@ class SDKTransport:
             response,
             reader,
             provider=vendor.name,
-            headers=passed_headers(response.headers, (vendor.request_id_header,)),
+            headers=_request_id(vendor, response),
             quotas=vendor.quotas(response.headers),
             lenient=lenient,
         )
@@ -153,7 +154,7 @@ class SDKTransport:
 
     def _connect(self) -> Any:
         sdk, timeout = self._vendor.sdk, self._timeout(self._timeouts.read_s)
-        http_client = can_be_ended(
+        http_client = with_cancellable_reads(
             sdk.DefaultHttpxClient(
                 timeout=timeout,
                 # A redirect would be a call to an unknown address that no limit has counted.
@@ -170,6 +171,12 @@ class SDKTransport:
         import httpx2  # noqa: PLC0415
 
         return httpx2.Timeout(read_s, connect=self._timeouts.connect_s)
+
+
+def _request_id(vendor: Vendor, response: httpx2.Response) -> dict[str, str]:
+    """The header with the provider's id of the request, if it has one."""
+    found = sendable(response.headers, vendor.request_id_header)
+    return {vendor.request_id_header: found} if found else {}
 
 
 @contextmanager
@@ -222,7 +229,6 @@ def _unread_refusal(vendor: Vendor, error: httpx2.HTTPError) -> ProviderError:
 def _status_error(
     vendor: Vendor, response: httpx2.Response, kind: ErrorKind, *, message: str, raw: bytes = b""
 ) -> ProviderError:
-    name = vendor.request_id_header
     return ProviderError(
         vendor.name,
         kind,
@@ -231,7 +237,7 @@ def _status_error(
         retry_after_s=retry_after_s(response.headers),
         raw=raw,
         quotas=vendor.quotas(response.headers),
-        request_id=passed_headers(response.headers, (name,)).get(name),
+        request_id=sendable(response.headers, vendor.request_id_header),
     )
 
 

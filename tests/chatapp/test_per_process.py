@@ -9,7 +9,7 @@ from chatapp.per_process import PerProcess
 
 
 def test_many_threads_share_one_client() -> None:
-    """A client is made once, however many ask for it at the same moment."""
+    """Threads that ask at the same time get the same client."""
     made: list[object] = []
     start = threading.Barrier(16)
 
@@ -34,7 +34,7 @@ def test_many_threads_share_one_client() -> None:
 
 
 def test_a_forked_child_makes_its_own_client() -> None:
-    """A child never speaks over the sockets that its parent opened."""
+    """A child never uses its parent's sockets."""
     client: PerProcess[object] = PerProcess(object)
     ours = client.get()
     child = os.fork()

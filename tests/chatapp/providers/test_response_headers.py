@@ -1,4 +1,4 @@
-"""Untrusted response headers: the wait that a provider requests."""
+"""The wait that a provider requests, from untrusted headers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from chatapp.providers.response_headers import retry_after_s
     ],
 )
 def test_a_wait_is_a_positive_number_or_none(headers: dict[str, str], wait_s: float | None) -> None:
-    """Whatever a provider sends, what comes out can be waited for."""
+    """An invalid value counts as absent."""
     assert retry_after_s(headers) == wait_s
 
 
 @pytest.mark.parametrize("zone", [UTC, None])
 def test_a_wait_may_be_a_date(zone: object) -> None:
-    """A date counts from now, as UTC where it names no zone."""
+    """A date is relative to now, and in UTC if it has no zone."""
     date = (datetime.now(UTC) + timedelta(seconds=30)).replace(tzinfo=zone)  # type: ignore[arg-type]
     wait_s = retry_after_s({"retry-after": format_datetime(date)})
     assert wait_s is not None
