@@ -19,13 +19,13 @@ from chatapp.providers.protocol import (
     Extras,
     FinishReason,
     Part,
-    Passage,
     Progress,
     Prompt,
     ProviderError,
     Quota,
     QuotaUnit,
     RawAnswer,
+    RawRequest,
     Timeouts,
     Usage,
 )
@@ -72,39 +72,39 @@ class Anthropic:
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
     def complete(self, prompt: Prompt) -> Completion:
-        answer = self.forward(Passage.of(_body(prompt)))
+        answer = self.forward(RawRequest.of(_body(prompt)))
         with provider_errors(VENDOR):
             return Answer.model_validate(answer.fields).completion(answer)
 
     def stream(self, prompt: Prompt) -> AnswerStream:
-        passage = Passage.of({**_body(prompt), "stream": True})
-        return self._transport.stream(PATH, passage, MessageReader(prompt.model), lenient=False)
+        request = RawRequest.of({**_body(prompt), "stream": True})
+        return self._transport.stream(PATH, request, MessageReader(prompt.model), lenient=False)
 
     def extras(self, fields: Mapping[str, object]) -> Extras:
         return extras_of(fields)
 
-    def bounded(self, passage: Passage, most_output_tokens: int) -> Passage:
-        own, thinking = passage.fields.get("max_tokens"), passage.fields.get("thinking")
+    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
+        own, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
         if not isinstance(own, int) or own <= most_output_tokens:
-            return passage
+            return request
         budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
         if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
-            return passage.with_fields(max_tokens=most_output_tokens)
+            return request.with_fields(max_tokens=most_output_tokens)
         # Thinking has a minimum budget, and must leave some tokens for the answer.
         assert isinstance(thinking, dict)
         most = min(own, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
         less = {**thinking, "budget_tokens": max(LEAST_THINKING, most // 2)}
-        return passage.with_fields(max_tokens=most, thinking=less)
+        return request.with_fields(max_tokens=most, thinking=less)
 
-    def forward(self, passage: Passage) -> RawAnswer:
-        return self._transport.post(PATH, passage)
+    def forward(self, request: RawRequest) -> RawAnswer:
+        return self._transport.post(PATH, request)
 
-    def forward_stream(self, passage: Passage) -> AnswerStream:
-        reader = MessageReader(str(passage.fields.get("model")))
-        return self._transport.stream(PATH, passage, reader, lenient=True)
+    def forward_stream(self, request: RawRequest) -> AnswerStream:
+        reader = MessageReader(str(request.fields.get("model")))
+        return self._transport.stream(PATH, request, reader, lenient=True)
 
-    def count(self, passage: Passage) -> RawAnswer:
-        return self._transport.post(COUNT_PATH, passage, within_s=COUNT_WITHIN_S)
+    def count(self, request: RawRequest) -> RawAnswer:
+        return self._transport.post(COUNT_PATH, request, within_s=COUNT_WITHIN_S)
 
 
 # -- requests ----------------------------------------------------------------------------------

@@ -20,12 +20,12 @@ from chatapp.providers.protocol import (
     Extras,
     FinishReason,
     Part,
-    Passage,
     Progress,
     Prompt,
     ProviderError,
     Quota,
     RawAnswer,
+    RawRequest,
     Timeouts,
     Usage,
 )
@@ -65,36 +65,36 @@ class OpenAI:
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
     def complete(self, prompt: Prompt) -> Completion:
-        answer = self.forward(Passage.of(_body(prompt)))
+        answer = self.forward(RawRequest.of(_body(prompt)))
         with provider_errors(VENDOR):
             return Answer.model_validate(answer.fields).completion(answer)
 
     def stream(self, prompt: Prompt) -> AnswerStream:
         options = {"stream": True, "stream_options": {"include_usage": True}}
-        passage = Passage.of({**_body(prompt), **options})
+        request = RawRequest.of({**_body(prompt), **options})
         reader = ChunkReader(prompt.model, hides_usage=False)
-        return self._transport.stream(PATH, passage, reader, lenient=False)
+        return self._transport.stream(PATH, request, reader, lenient=False)
 
     def extras(self, fields: Mapping[str, object]) -> Extras:
         return extras_of(fields)
 
-    def bounded(self, passage: Passage, most_output_tokens: int) -> Passage:
-        found = [name for name in BOUNDS if isinstance(passage.fields.get(name), int)]
+    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
+        found = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
         lowered = {
             name: most_output_tokens
             for name in found or BOUNDS[:1]
-            if not found or passage.fields[name] > most_output_tokens  # type: ignore[operator]
+            if not found or request.fields[name] > most_output_tokens  # type: ignore[operator]
         }
-        return passage.with_fields(**lowered)
+        return request.with_fields(**lowered)
 
-    def forward(self, passage: Passage) -> RawAnswer:
-        return self._transport.post(PATH, passage)
+    def forward(self, request: RawRequest) -> RawAnswer:
+        return self._transport.post(PATH, request)
 
-    def forward_stream(self, passage: Passage) -> AnswerStream:
-        asking, was_added = _with_usage(passage)
-        choices = passage.fields.get("n")
+    def forward_stream(self, request: RawRequest) -> AnswerStream:
+        asking, was_added = _with_usage(request)
+        choices = request.fields.get("n")
         reader = ChunkReader(
-            str(passage.fields.get("model")),
+            str(request.fields.get("model")),
             hides_usage=was_added,
             choices=choices if isinstance(choices, int) else 1,
         )
@@ -112,19 +112,19 @@ def _body(prompt: Prompt) -> dict[str, object]:
     }
 
 
-def _with_usage(passage: Passage) -> tuple[Passage, bool]:
+def _with_usage(request: RawRequest) -> tuple[RawRequest, bool]:
     """The request, which asks for the stream's usage, and whether that had to be added."""
-    options = passage.fields.get("stream_options")
+    options = request.fields.get("stream_options")
     if isinstance(options, dict) and options.get("include_usage") is True:
-        return passage, False
+        return request, False
     if not isinstance(options, dict | None):
-        return passage, False  # OpenAI rejects it with its own message
-    fields = {**passage.fields, "stream_options": {**(options or {}), "include_usage": True}}
+        return request, False  # OpenAI rejects it with its own message
+    fields = {**request.fields, "stream_options": {**(options or {}), "include_usage": True}}
     try:
         raw = json.dumps(fields, allow_nan=False).encode()
     except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
         raise ProviderError(NAME, "bad_request", message=str(error)) from error
-    return replace(passage, raw=raw, fields=fields), True
+    return replace(request, raw=raw, fields=fields), True
 
 
 def extras_of(fields: Mapping[str, object]) -> Extras:

@@ -95,7 +95,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class RawRequest:
     """A request in a provider's own format. ``raw`` is the body that is sent, ``fields`` its parsed
     JSON. ``headers`` and ``query`` are the client's headers and parameters that the provider's
     API defines."""
@@ -106,11 +106,11 @@ class Passage:
     query: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, fields: Mapping[str, object]) -> Passage:
+    def of(cls, fields: Mapping[str, object]) -> RawRequest:
         """A request with this body."""
         return cls(raw=json.dumps(fields).encode(), fields=fields)
 
-    def with_fields(self, **changed: object) -> Passage:
+    def with_fields(self, **changed: object) -> RawRequest:
         """The same request with these fields. Its bytes stay unchanged if no field changes.
         ValueError if it contains numbers that JSON cannot express."""
         if all(self.fields.get(name) == value for name, value in changed.items()):
@@ -281,16 +281,16 @@ class Forwarder(Protocol):
         """What changes the price of this body. Accepts everything that JSON can express."""
         ...
 
-    def bounded(self, passage: Passage, most_output_tokens: int) -> Passage:
+    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
         """The request with at most that many output tokens per answer; unchanged if its own limit
         is lower."""
         ...
 
-    def forward(self, passage: Passage) -> RawAnswer:
+    def forward(self, request: RawRequest) -> RawAnswer:
         """Send the request once and wait for the whole answer. Raises ProviderError."""
         ...
 
-    def forward_stream(self, passage: Passage) -> AnswerStream:
+    def forward_stream(self, request: RawRequest) -> AnswerStream:
         """Send the request once. Raises ProviderError if no stream begins."""
         ...
 
@@ -299,7 +299,7 @@ class Forwarder(Protocol):
 class TokenCounter(Protocol):
     """A provider that counts the input tokens of a request in its own format."""
 
-    def count(self, passage: Passage) -> RawAnswer:
+    def count(self, request: RawRequest) -> RawAnswer:
         """Have the request counted, once. Raises ProviderError."""
         ...
 

@@ -22,10 +22,10 @@ from chatapp.providers.cancellation import with_cancellable_reads
 from chatapp.providers.event_stream import EventReader, EventStream
 from chatapp.providers.protocol import (
     ErrorKind,
-    Passage,
     ProviderError,
     Quota,
     RawAnswer,
+    RawRequest,
     Timeouts,
     Usage,
 )
@@ -92,14 +92,14 @@ class SDKTransport:
             # not at all without a key.
             import_module(vendor.name)
 
-    def post(self, path: str, passage: Passage, *, within_s: float | None = None) -> RawAnswer:
+    def post(self, path: str, request: RawRequest, *, within_s: float | None = None) -> RawAnswer:
         """Send the request once and wait for the whole answer, at most ``within_s`` seconds between
         two reads. Raises ProviderError."""
         vendor, timeouts = self._vendor, self._timeouts
         if within_s is not None:
             timeouts = replace(timeouts, read_s=min(within_s, timeouts.read_s))
         with provider_errors(vendor):
-            response = self._send(path, passage, read_s=timeouts.read_s)
+            response = self._send(path, request, read_s=timeouts.read_s)
             fields = json.loads(response.content)
             return RawAnswer(
                 raw=response.content,
@@ -112,13 +112,13 @@ class SDKTransport:
             )
 
     def stream(
-        self, path: str, passage: Passage, reader: EventReader, *, lenient: bool
+        self, path: str, request: RawRequest, reader: EventReader, *, lenient: bool
     ) -> EventStream:
         """Send the request once. ``lenient`` passes on events that ``reader`` cannot parse. Raises
         ProviderError if no stream begins."""
         vendor, timeouts = self._vendor, self._timeouts
         # Compression would delay events until a block is full.
-        plain = replace(passage, headers={**passage.headers, "Accept-Encoding": "identity"})
+        plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
         with provider_errors(vendor):
             response = self._send(path, plain, read_s=timeouts.first_byte_s, stream=True)
             # The stream has begun: from now on each read has the usual time.
@@ -134,17 +134,17 @@ class SDKTransport:
         )
 
     def _send(
-        self, path: str, passage: Passage, *, read_s: float, stream: bool = False
+        self, path: str, request: RawRequest, *, read_s: float, stream: bool = False
     ) -> httpx2.Response:
         import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
 
         response: httpx2.Response = self._client.get().post(
             path,
             cast_to=httpx2.Response,  # the response itself: no model of the SDK's is built
-            content=passage.raw,
+            content=request.raw,
             options={
-                "headers": dict(passage.headers),
-                "params": dict(passage.query),
+                "headers": dict(request.headers),
+                "params": dict(request.query),
                 "timeout": self._timeout(read_s),
             },
             stream=stream,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatapp.providers import ErrorKind, Message, Passage, Prompt, ProviderError, Timeouts
+from chatapp.providers import ErrorKind, Message, Prompt, ProviderError, RawRequest, Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.openai import OpenAI
 from tests.chatapp.provider_server import (
@@ -75,7 +75,7 @@ def failure(
     """The text before the error, its kind, and its status."""
     if forwarded:
         fields: dict[str, object] = {"model": model, "stream": True}
-        stream = asked.forward_stream(Passage(raw=b"{}", fields=fields))
+        stream = asked.forward_stream(RawRequest(raw=b"{}", fields=fields))
     else:
         stream = asked.stream(Prompt(model, (Message("user", "ping"),), 9))
     texts: list[str] = []

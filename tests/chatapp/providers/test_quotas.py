@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from chatapp.providers import Message, Passage, Prompt, ProviderError, Quota, Timeouts
+from chatapp.providers import Message, Prompt, ProviderError, Quota, RawRequest, Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
@@ -36,14 +36,14 @@ class Case:
     refusal: Answer
     query: Mapping[str, str]
 
-    def passage(self, *, stream: bool) -> Passage:
+    def passage(self, *, stream: bool) -> RawRequest:
         fields = {
             "model": self.model,
             "max_tokens": 9,
             "messages": [{"role": "user", "content": "ping"}],
             "stream": stream,
         }
-        return Passage(raw=json.dumps(fields).encode(), fields=fields, query=self.query)
+        return RawRequest(raw=json.dumps(fields).encode(), fields=fields, query=self.query)
 
     def prompt(self) -> Prompt:
         return Prompt(model=self.model, messages=(Message("user", "ping"),), max_tokens=9)
