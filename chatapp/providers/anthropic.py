@@ -59,7 +59,7 @@ NOT_GENERATED: Final = frozenset(
 
 
 class Anthropic:
-    """Asks Anthropic, or the compatible server at ANTHROPIC_BASE_URL."""
+    """Calls Anthropic, or the compatible server at ANTHROPIC_BASE_URL."""
 
     name: Final = NAME
     patterns: Final = ("claude-*",)

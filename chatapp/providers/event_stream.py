@@ -110,7 +110,7 @@ class EventStream:
         found = response.headers.get("content-type", "")
         if not found.startswith(MIMETYPE):
             self.close()
-            raise ProviderError(provider, "malformed", message=f"no events but {found}", status=200)
+            raise ProviderError(provider, "malformed", message=f"not a stream: {found}", status=200)
 
     def __iter__(self) -> Iterator[Part]:
         try:

@@ -52,7 +52,7 @@ NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
 
 
 class OpenAI:
-    """Asks OpenAI, or the compatible server at OPENAI_BASE_URL."""
+    """Calls OpenAI, or the compatible server at OPENAI_BASE_URL."""
 
     name: Final = NAME
     patterns: Final = ("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*")
@@ -292,7 +292,7 @@ class ChunkReader:
             return Part("", event.raw)
         if event.data.startswith(DONE):
             if not self._finished:
-                raise ProviderError(NAME, "unavailable", message="done, and not finished")
+                raise ProviderError(NAME, "unavailable", message="[DONE] before a finish_reason")
             self.progress.finish_reason = self.progress.finish_reason or "other"
             self.over = True
             return Part("", event.raw)
