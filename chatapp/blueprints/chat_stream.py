@@ -6,7 +6,7 @@ from typing import Final
 
 from chatapp.blueprints import provider_trouble
 from chatapp.providers import Part, Progress, ProviderError, Usage
-from chatapp.server_sent_events import write
+from chatapp.providers.event_stream import write
 
 #: What of a usage concerns a chat, which has no tools and no tiers.
 USAGE: Final = (

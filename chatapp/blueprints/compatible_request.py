@@ -20,7 +20,7 @@ from chatapp.blueprints.present import present_conversation, present_most_body_b
 from chatapp.blueprints.refusal import Refusal
 from chatapp.catalogue import Model
 from chatapp.conversation import Turn
-from chatapp.providers import Extras, Passage
+from chatapp.providers import Extras, RawRequest
 
 # Far more than a conversation has; an answer to each would be paid for.
 MESSAGES_MOST: Final = 10_000
@@ -72,7 +72,7 @@ class CompatibleRequest:
     is not an identity here. ``extras`` change the price.
     """
 
-    passage: Passage
+    passage: RawRequest
     turn: Turn
     stream: bool
     most_output_tokens: int | None
@@ -93,9 +93,9 @@ def passage(
     *,
     headers: tuple[str, ...] = (),
     query: tuple[str, ...] = (),
-) -> Passage:
+) -> RawRequest:
     """The request to hand on, with those headers and parameters of the caller's."""
-    return Passage(
+    return RawRequest(
         raw=document.raw,
         fields=document.fields,
         headers={

@@ -33,9 +33,9 @@ from chatapp.conversation import Conversation
 from chatapp.estimates.estimate import Estimator
 from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
+from chatapp.providers.cancellation import Wait, waiting
 from chatapp.spent import Spent, received_by, spent_by, spent_on, spent_without_answer
 from chatapp.upstream.guard import TRIED_AGAIN, A, Guard
-from chatapp.upstream_wait import Wait, waiting
 from ratelimit_ext import Limiter
 
 #: Under which names servers give the connection of a request.

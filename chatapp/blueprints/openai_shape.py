@@ -13,7 +13,7 @@ from chatapp.blueprints.request_id import HEADER
 from chatapp.blueprints.trouble import Trouble
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
-from chatapp.server_sent_events import write
+from chatapp.providers.event_stream import write
 
 ERROR_TYPES: Final = {
     401: "authentication_error",

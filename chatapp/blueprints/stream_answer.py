@@ -7,10 +7,10 @@ from typing import Final, Protocol
 
 from flask import Response
 
-from chatapp import server_sent_events
 from chatapp.blueprints.dispatch import Dispatch
 from chatapp.conversation import failures_logged
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError
+from chatapp.providers.event_stream import MIMETYPE
 
 # No buffer between us and the client: nginx keeps what it is not told to send on.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -106,7 +106,7 @@ def response(stream: AnswerStream, rendering: Rendering, dispatch: Dispatch) -> 
     body = StreamAnswer(stream, rendering, dispatch)
     answer = Response(
         body,
-        content_type=f"{server_sent_events.MIMETYPE}; charset=utf-8",
+        content_type=f"{MIMETYPE}; charset=utf-8",
         headers={**HEADERS, **stream.headers},
     )
     answer.call_on_close(body.close)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatapp.providers import Quota
-from chatapp.providers.openai.quotas import quotas
+from chatapp.providers.openai import quotas
 from chatapp.upstream.learned import DAY_S, MINUTE_S, Allowance, allowance_of
 
 
