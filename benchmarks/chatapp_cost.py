@@ -141,7 +141,8 @@ def answer_times(port: int, sent: bytes, connections: int, seconds: float) -> li
         since[number] = time.perf_counter()
         connection.sendall(sent)
     while time.perf_counter() < until:
-        for number, _ in poll.poll(1):
+        for ready, _ in poll.poll(1):
+            number = ready
             piece = by_number[number].recv(65_536)
             answer = received[number] = received[number] + piece
             if not piece or not answer.startswith(b"HTTP/1.1 200 "[: len(answer)]):
