@@ -192,6 +192,24 @@ def test_a_call_without_a_thread_is_refused_in_its_vendors_words(
         eventually(lambda: master.request("/chat", OFFLINE).status == 200)
 
 
+def test_a_client_is_told_once_to_go_on(start: Start) -> None:
+    """It has the answer next, and a second interim one neither before nor after it."""
+    body = json.dumps(OFFLINE).encode()
+    head = HALF_A_HEAD + b"lication/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    with (
+        start() as master,
+        socket.create_connection(("127.0.0.1", master.port), timeout=15) as client,
+    ):
+        for _ in range(2):
+            client.sendall(head.replace(b"Host: x", b"Host: localhost") % len(body))
+            assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(body)
+            received = client.recv(10_000)
+            while not received.rstrip().endswith(b"}"):
+                received += client.recv(10_000)
+            assert received.startswith(b"HTTP/1.1 200 OK")
+
+
 def peak_kb(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
