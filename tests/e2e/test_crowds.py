@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -282,3 +283,29 @@ def test_clients_that_ask_nothing_do_not_hold_up_a_stop(
         assert master.is_serving()
         master.signal(number)
         eventually(lambda: not any(map(alive, first)), within_s=10)
+
+
+def test_a_reload_does_not_wait_for_calls(start: Start, provider: ProviderServer) -> None:
+    """While an old worker has a call, the master replaces workers that die, and hears a HUP and a
+    TERM; the call ends as it would have."""
+    pieces = openai_chunks()
+    provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
+    with start(**upstream(provider)) as master:
+        eventually(lambda: serving(master) == 2)
+        stream = begun(master)
+        assert stream.readline()
+        for count in (4, 6):
+            master.signal(signal.SIGHUP)
+            eventually(lambda n=count: serving(master) == n, within_s=20)
+        eventually(lambda: len(master.workers()) == 3)
+        new = sorted(master.workers(), key=lambda pid: master.log.index(f"with pid: {pid}"))[1:]
+        for pid in new:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: serving(master) == 8, within_s=20)
+        assert master.request("/chat", OFFLINE).status == 200
+        assert len(master.workers()) == 3
+        master.signal(signal.SIGTERM)
+        eventually(lambda: "Handling signal: term" in master.log)
+        provider.go_on()
+        assert b"[DONE]" in stream.read()
+        master.process.wait(10)
