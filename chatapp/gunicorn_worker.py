@@ -399,7 +399,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if self.leaves(now):
             self.look_at = now + LOOK_AGAIN_S
             return
-        self.leaves_since = None
         try:
             sock, address = listener.accept()
         except OSError as error:
@@ -421,8 +420,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         room, most = 0 if self.is_due else self.room, self.board.most_room(besides=self.cell)
         # Short calls come and go: a worker that heeded each of them would idle.
         if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):
+            self.leaves_since = None
             return False
-        # It comes back at once while connections are waiting.
+        # It comes back at once while connections are waiting. What it has left in vain it takes
+        # with all that wait behind it: one by one, they would wait for ever if the other hangs.
         if self.leaves_since is None or now - self.look_at > LOOK_AGAIN_S:
             self.leaves_since = now
         return now - self.leaves_since < (LEAVE_S if self.room else LEAVE_IF_FULL_S)

@@ -193,6 +193,33 @@ def test_a_call_without_a_thread_is_refused_in_its_vendors_words(
         eventually(lambda: master.request("/chat", OFFLINE).status == 200)
 
 
+def test_a_worker_that_hangs_does_not_hold_up_the_others_clients(
+    start: Start, provider: ProviderServer
+) -> None:
+    """It seems to have room, and takes nothing: what is left to it in vain is taken soon, health
+    checks behind a crowd included."""
+    pieces = openai_chunks()
+    provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
+    with start(GUNICORN_THREADS="1", **upstream(provider)) as master:
+        eventually(lambda: serving(master) == 2)
+        hung = master.workers()[0]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            stream = begun(master)
+            assert stream.status == 200
+            with ThreadPoolExecutor(20) as pool:
+                crowd = [pool.submit(master.request, "/chat", OFFLINE) for _ in range(20)]
+                time.sleep(0.1)
+                before = time.monotonic()
+                assert master.request(HEALTH).status == 200
+                assert time.monotonic() - before < 2 * HEALTHY_WITHIN_S
+            assert {call.result().status for call in crowd} == {503}
+        finally:
+            os.kill(hung, signal.SIGCONT)
+            provider.go_on()
+        assert b"[DONE]" in stream.read()
+
+
 def test_a_client_is_told_once_to_go_on(start: Start) -> None:
     """It has the answer next, and a second interim one neither before nor after it."""
     body = json.dumps(OFFLINE).encode()
