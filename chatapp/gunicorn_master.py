@@ -11,10 +11,14 @@ gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
+
+# Workers begin in the order of their age, and do not all import at the same moment.
+BETWEEN_STARTS_S: Final = 0.1
 
 
 class _WouldWaitError(Exception):
@@ -37,6 +41,7 @@ def _manage_workers(server: Any) -> None:
     serving = sorted(_serving(server), key=lambda found: found[1].age)
     for _ in range(server.num_workers - len(serving)):
         server.spawn_worker()
+        time.sleep(BETWEEN_STARTS_S)
     _dismiss(server, serving[: max(0, len(serving) - server.num_workers)])
 
 
