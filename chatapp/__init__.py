@@ -15,10 +15,8 @@ from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, identities, settings
-from chatapp.accounts.authentication import EXTENSION_KEY as AUTHENTICATOR_KEY
+from chatapp import catalogue, cli, identities, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
-from chatapp.accounts.store import EXTENSION_KEY as ACCOUNTS_KEY
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
     anthropic_api,
@@ -32,7 +30,6 @@ from chatapp.blueprints import (
     openai_api,
     overload,
     page,
-    present,
     refusal,
     request_id,
     second_choice,
@@ -43,18 +40,15 @@ from chatapp.catalogue import Catalogue, CatalogueError
 from chatapp.cli import running
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
-from chatapp.database.connection import EXTENSION_KEY as DATABASE_KEY
 from chatapp.database.connection import Database, DatabaseUrlError
-from chatapp.estimates.estimate import EXTENSION_KEY as ESTIMATOR_KEY
 from chatapp.estimates.estimate import estimator_for
 from chatapp.ledger.background import BackgroundLedger
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
-from chatapp.ledger.records import EXTENSION_KEY as RECORDS_KEY
 from chatapp.ledger.records import Records
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
+from chatapp.services import Services
 from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
@@ -90,18 +84,18 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     # A call may be silent for as long as its provider may; what it holds must not go back before.
     app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASES * chosen.provider_timeout_s)
 
-    models = app.extensions[catalogue.EXTENSION_KEY] = catalogue.load()
-    app.extensions[present.CONVERSATION_KEY] = _conversation(chosen, models)
-    app.extensions[present.ATTEMPTS_KEY] = chosen.provider_attempts
-    app.extensions[present.MOST_BODY_KEY] = chosen.max_body_bytes
-    limiter = app.extensions[present.LIMITER_KEY] = Limiter(client_ip)
+    models = catalogue.load()
+    conversation = _conversation(chosen, models)
+    limiter = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
-    identities.install(
-        limiter, chosen.plans, identities.plans_of(policy_file) if policy_file else ()
-    )
+    plans = identities.plans_of(policy_file)
+    identities.install(limiter, chosen.plans, plans)
     estimating.install(limiter)
     second_choice.install(limiter)
-    authenticator = _accounts(app, chosen)
+    database = _database(app, chosen)
+    accounts = Accounts(database)
+    authenticator = _authenticator(app, accounts)
+    database.close()  # nothing that is open crosses a fork
     content_type.install(app)
     request_id.install(app)
     trusted_host.install(app, authenticator, chosen.trusted_hosts)
@@ -117,11 +111,25 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     limiter.exempt(health_bp)
     _bound_waits(app)
     _init_limits(app, limiter)
-    app.extensions[ESTIMATOR_KEY] = estimator_for(
-        limiter.storage if limiter.initialized else None, models
-    )
     if policy_file:
-        identities.check_plans(chosen.plans, policy_file)
+        identities.check_plans(chosen.plans, plans, policy_file=policy_file)
+    keep = chosen.ledger_keep_days
+    services.install(
+        app,
+        Services(
+            settings=chosen,
+            plans=plans,
+            limiter=limiter,
+            catalogue=models,
+            conversation=conversation,
+            estimator=estimator_for(limiter.storage if limiter.initialized else None, models),
+            database=database,
+            ledger=BackgroundLedger(database, keep=None if keep is None else timedelta(days=keep)),
+            records=Records(database),
+            accounts=accounts,
+            authenticator=authenticator,
+        ),
+    )
     _trust_proxies(app, chosen.trusted_hops)
     return app
 
@@ -171,27 +179,25 @@ def _log_limits() -> None:
             logger.addHandler(default_handler)
 
 
-def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
-    """The database with its schema, what is kept in it, and who is asked whose a key is."""
+def _database(app: Flask, chosen: settings.Settings) -> Database:
+    """The database with its schema."""
     default = f"sqlite:///{Path(app.instance_path) / 'chatapp.db'}"
     try:
-        database = app.extensions[DATABASE_KEY] = Database(chosen.database_url or default)
+        database = Database(chosen.database_url or default)
         migration.prepare(database)
     except (DatabaseUrlError, SQLAlchemyError, OSError) as error:
         raise settings.SettingsError(f"DATABASE_URL: {error}") from error
-    keep = chosen.ledger_keep_days
-    app.extensions[LEDGER_KEY] = BackgroundLedger(
-        database, keep=None if keep is None else timedelta(days=keep)
-    )
-    app.extensions[RECORDS_KEY] = Records(database)
-    accounts = app.extensions[ACCOUNTS_KEY] = Accounts(database)
-    authenticator = app.extensions[AUTHENTICATOR_KEY] = Authenticator(accounts)
+    return database
+
+
+def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
+    """Authentication over these accounts. Logs a warning if no API keys are required."""
+    authenticator = Authenticator(accounts)
     try:
         if running.serves() and not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
     except AccountsUnavailableError:
         app.logger.warning("Nobody is let in before the database says whether keys are needed")
-    database.close()  # nothing that is open crosses a fork
     return authenticator
 
 

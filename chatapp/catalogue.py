@@ -17,7 +17,6 @@ from chatapp.providers import Usage
 
 log = logging.getLogger(__name__)
 
-EXTENSION_KEY: Final = "chatapp.catalogue"
 MODELS_FILE: Final = Path(__file__).with_name("models.toml")
 #: Assumed of a model that states no `max_output`: what every current model can generate, and what
 #: none does.

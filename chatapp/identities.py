@@ -87,11 +87,13 @@ def user_identity(name: str) -> str:
     return f"{USER}{name}"
 
 
-def plans_of(policy_file: str) -> tuple[str, ...]:
-    """The names of the plans that a policy defines; SettingsError where it cannot be read.
+def plans_of(policy_file: str | None) -> tuple[str, ...]:
+    """The names of the plans that a policy defines; SettingsError if its file cannot be read.
 
-    Whether what it says is right, the extension checks.
+    The extension checks the rest of the file.
     """
+    if not policy_file:
+        return ()
     try:
         plans = tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {})
     except OSError as error:
@@ -106,10 +108,9 @@ def plans_of(policy_file: str) -> tuple[str, ...]:
     return tuple(plans) if isinstance(plans, Mapping) else ()
 
 
-def check_plans(plans: Mapping[str, str], policy_file: str) -> None:
-    """SettingsError where a plan that somebody has is not in the policy: at the start, and not in
-    the first request of that user."""
-    known = plans_of(policy_file)
+def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:
+    """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy: at the
+    start, and not in the first request of that user."""
     allowed = ", ".join(map(repr, known)) or "none"
     for user_id, plan in plans.items():
         if plan not in known:

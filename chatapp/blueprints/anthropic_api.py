@@ -12,9 +12,9 @@ from chatapp.blueprints import compatible_request, endpoint, model_choice
 from chatapp.blueprints.anthropic_shape import AnthropicShape
 from chatapp.blueprints.compatible_request import CompatibleRequest, TokenCount
 from chatapp.blueprints.endpoint_errors import EndpointErrors
-from chatapp.blueprints.present import present_conversation
 from chatapp.conversation import Turn
 from chatapp.estimates.tokens import input_tokens
+from chatapp.services import current_services
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 shape = AnthropicShape()
@@ -65,7 +65,7 @@ def count_tokens() -> Response:
     nothing is billed, so nothing is held, charged or kept in the ledger."""
     asked: CompatibleRequest = g.chat_request
     model, passage = asked.turn.model, asked.passage
-    counted = present_conversation().count(model, passage)
+    counted = current_services().conversation.count(model, passage)
     if counted is None:
         return jsonify(input_tokens=input_tokens(model, passage.fields).expected)
     return Response(counted.raw, headers=counted.headers, content_type=counted.content_type)

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from chatapp.blueprints import chat_request, dispatch, stream_answer
 from chatapp.blueprints.chat_stream import ChatRendering, usage_fields
-from chatapp.blueprints.present import present_conversation
+from chatapp.services import current_services
 
 bp = Blueprint("chat", __name__)
 
@@ -21,14 +21,14 @@ def read_request() -> None:
     are known; a bad body costs nobody's plan anything.
     """
     if request.method == "POST":
-        g.chat_request = chat_request.read(request, present_conversation())
+        g.chat_request = chat_request.read(request, current_services().conversation)
 
 
 @bp.post("/chat")
 def chat() -> Response:
     """The model's reply to one message, whole or as it is made."""
     asked: chat_request.ChatRequest = g.chat_request
-    turn, conversation = asked.turn, present_conversation()
+    turn, conversation = asked.turn, current_services().conversation
     call = dispatch.begin(conversation, turn.model)
     if asked.stream:
         stream = call.ask(lambda model, most: conversation.stream(replace(turn, model=model), most))

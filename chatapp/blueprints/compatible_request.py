@@ -16,11 +16,11 @@ from pydantic_core import PydanticCustomError
 
 from chatapp.blueprints import field_trouble, json_body
 from chatapp.blueprints.chat_request import ModelName
-from chatapp.blueprints.present import present_conversation, present_most_body_bytes
 from chatapp.blueprints.refusal import Refusal
 from chatapp.catalogue import Model
 from chatapp.conversation import Turn
 from chatapp.providers import Extras, Passage
+from chatapp.services import current_services
 
 # Far more than a conversation has; an answer to each would be paid for.
 MESSAGES_MOST: Final = 10_000
@@ -83,7 +83,7 @@ class CompatibleRequest:
 
 def read_document(request: Request, *, example: str) -> json_body.Document:
     """The body; these endpoints take larger ones than others, for images stand in them."""
-    request.max_content_length = present_most_body_bytes()
+    request.max_content_length = current_services().settings.max_body_bytes
     return json_body.read_document(request, example=example)
 
 
@@ -118,7 +118,7 @@ def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
 def extras(model: Model, fields: Mapping[str, object]) -> Extras:
     """What of the body changes the price; Refusal (400) for what has none, which no budget would
     see."""
-    conversation = present_conversation()
+    conversation = current_services().conversation
     found = conversation.extras(model, fields)
     for name, why in found.refused.items():
         raise Refusal(400, "unpriced_field", f'"{name}" {why}; leave it out.', param=name)

@@ -15,24 +15,23 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from flask import current_app, g, request
+from flask import g, request
 
 from chatapp.blueprints import second_choice
 from chatapp.blueprints.estimating import (
     may_hide_output,
     present_estimate,
-    present_estimator,
     present_needs,
     present_tiers,
 )
 from chatapp.blueprints.gate import LimiterGate
-from chatapp.blueprints.present import present_attempts, present_limiter
 from chatapp.catalogue import Model
 from chatapp.client_watch import Departure
 from chatapp.conversation import Conversation
 from chatapp.estimates.estimate import Estimator
-from chatapp.ledger.call import EXTENSION_KEY, Call, Ledger, Status, new_call_id
+from chatapp.ledger.call import Call, Ledger, Status, new_call_id
 from chatapp.providers import Progress, ProviderError, Usage
+from chatapp.services import current_services
 from chatapp.spent import Spent, received_by, spent_by, spent_on, spent_without_answer
 from chatapp.upstream.guard import TRIED_AGAIN, A, Guard
 from chatapp.upstream_wait import Wait, waiting
@@ -61,7 +60,7 @@ class Dispatch:
         model: Model,
         conversation: Conversation,
         *,
-        ledger: Ledger | None,
+        ledger: Ledger,
         limiter: Limiter,
         departure: Departure,
         estimator: Estimator,
@@ -75,7 +74,11 @@ class Dispatch:
         self._gate = LimiterGate(limiter, present_needs(), shares_pauses=not present_tiers())
         #: The leaving of the caller, after which nothing is asked for it.
         self.departure = departure
-        self._guard = Guard(self._gate, most_attempts=present_attempts(), sleep=departure.wait)
+        self._guard = Guard(
+            self._gate,
+            most_attempts=current_services().settings.provider_attempts,
+            sleep=departure.wait,
+        )
         #: What is held for the call, and what was expected of it.
         self._estimate = self._expected = present_estimate()
         self._may_hide_output = may_hide_output()
@@ -89,8 +92,7 @@ class Dispatch:
         self._lock = threading.Lock()
         self._is_over = False
         self._wait = Wait()
-        if ledger is not None:
-            ledger.begin(self.call)
+        ledger.begin(self.call)
 
     def ask(self, attempt: Attempt[A]) -> A:
         """What the provider brings, within the bounded attempts; where it has no room, what that
@@ -231,11 +233,10 @@ class Dispatch:
         if self._reservation.renewal_is_due:
             usage = received_by(progress, self._estimate)
             self._reservation.renew(**self._costs(usage))
-            if self._ledger is not None:
-                # Should the worker die, the ledger knows what the limits know.
-                cost = self._conversation.price(self.call.slug, usage)
-                known = replace(self.call, usage=usage, estimated=True, cost_micro_usd=cost)
-                self._ledger.begin(known)
+            # Should the worker die, the ledger knows what the limits know.
+            cost = self._conversation.price(self.call.slug, usage)
+            known = replace(self.call, usage=usage, estimated=True, cost_micro_usd=cost)
+            self._ledger.begin(known)
 
     def failed(self, error: ProviderError) -> None:
         """There is no answer, and why.
@@ -287,8 +288,7 @@ class Dispatch:
         self._reservation.settle(
             **self._costs(spent.usage), cached_input_tokens=spent.usage.cached_input_tokens
         )
-        if self._ledger is not None:
-            self._ledger.finish(self.call)
+        self._ledger.finish(self.call)
         if spent.unseen:
             self._gate.note_unbilled()
         elif status == "answered" and not spent.estimated:
@@ -309,7 +309,8 @@ class Dispatch:
 def begin(conversation: Conversation, model: Model) -> Dispatch:
     """A call of this model for the present request; its provider is asked next."""
     connections = filter(None, map(request.environ.get, CONNECTIONS))
-    limiter = present_limiter()
+    services = current_services()
+    limiter = services.limiter
     call = Call(
         id=new_call_id(),
         started_at=datetime.now(UTC),
@@ -328,8 +329,8 @@ def begin(conversation: Conversation, model: Model) -> Dispatch:
         call,
         model,
         conversation,
-        ledger=current_app.extensions.get(EXTENSION_KEY),
+        ledger=services.ledger,
         limiter=limiter,
         departure=Departure(next(connections, None)),
-        estimator=present_estimator(),
+        estimator=services.estimator,
     )

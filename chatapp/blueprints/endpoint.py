@@ -8,20 +8,20 @@ from chatapp.blueprints import dispatch, stream_answer
 from chatapp.blueprints.compatible_request import CompatibleRequest
 from chatapp.blueprints.dispatch import Dispatch
 from chatapp.blueprints.passed_on import PassedOn
-from chatapp.blueprints.present import present_conversation
 from chatapp.blueprints.shape import Shape
+from chatapp.services import current_services
 
 
 def answer(asked: CompatibleRequest, shape: Shape) -> Response:
     """Hand the request on and its answer back; the offline model's is made here."""
-    call = dispatch.begin(present_conversation(), asked.turn.model)
+    call = dispatch.begin(current_services().conversation, asked.turn.model)
     if asked.turn.model.provider == shape.provider:
         return _handed_on(asked, shape, call)
     return _made_here(asked, shape, call)
 
 
 def _handed_on(asked: CompatibleRequest, shape: Shape, call: Dispatch) -> Response:
-    conversation, passage = present_conversation(), asked.passage
+    conversation, passage = current_services().conversation, asked.passage
     if asked.stream:
         stream = call.ask(lambda model, most: conversation.forward_stream(model, passage, most))
         return stream_answer.response(stream, PassedOn(shape), call)
@@ -31,7 +31,7 @@ def _handed_on(asked: CompatibleRequest, shape: Shape, call: Dispatch) -> Respon
 
 
 def _made_here(asked: CompatibleRequest, shape: Shape, call: Dispatch) -> Response:
-    conversation, turn = present_conversation(), asked.turn
+    conversation, turn = current_services().conversation, asked.turn
     if asked.stream:
         rendering = shape.rendering(turn.model.name, asked.passage.fields)
         stream = call.ask(lambda _, most: conversation.stream(turn, most))

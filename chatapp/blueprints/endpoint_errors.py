@@ -12,12 +12,12 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.blueprints import provider_trouble
 from chatapp.blueprints.allowance import present_allowances
-from chatapp.blueprints.present import present_limiter
 from chatapp.blueprints.refusal import trouble_of
 from chatapp.blueprints.request_id import present_request_id
 from chatapp.blueprints.shape import Shape
 from chatapp.blueprints.trouble import Trouble
 from chatapp.providers import ProviderError
+from chatapp.services import current_services
 from ratelimit_ext import RateLimitExceeded, RequestTooLarge
 
 # What a client of the vendor's SDK can do something about: it is told in the vendor's words.
@@ -40,7 +40,7 @@ class EndpointErrors:
         bp.register_error_handler(ProviderError, self.provider_error)
 
     def tell_limits(self, response: Response) -> Response:
-        allowances = present_allowances(present_limiter())
+        allowances = present_allowances(current_services().limiter)
         response.headers.update(self._shape().limit_headers(allowances))
         return response
 

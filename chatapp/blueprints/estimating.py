@@ -4,16 +4,16 @@ when its provider is dispatched."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
-from flask import current_app, g
+from flask import g
 
 from chatapp.blueprints.chat_request import ChatRequest
 from chatapp.blueprints.compatible_request import CompatibleRequest
 from chatapp.blueprints.gate import INPUT_QUOTA, SURGE
-from chatapp.blueprints.present import present_conversation, present_limiter
-from chatapp.estimates.estimate import EXTENSION_KEY, Estimate, Estimator
+from chatapp.estimates.estimate import Estimate
 from chatapp.providers import Extras, QuotaUnit
+from chatapp.services import current_services
 from ratelimit_ext import Guess, Limiter
 
 NO_EXTRAS: Final = Extras()
@@ -54,7 +54,7 @@ def _held_dollars() -> Guess:
 
 
 def _cost_of(estimate: Estimate) -> Guess:
-    estimator, slug = present_estimator(), g.chat_request.turn.model.slug
+    estimator, slug = current_services().estimator, g.chat_request.turn.model.slug
     return Guess(estimator.cost_usd(estimate, slug), estimator.least_usd(estimate, slug))
 
 
@@ -66,11 +66,6 @@ def _counted_input() -> int:
         return 0
     estimate = present_estimate()
     return estimate.input_tokens - estimate.cached_input_tokens
-
-
-def present_estimator() -> Estimator:
-    """The estimator of the present application."""
-    return cast(Estimator, current_app.extensions[EXTENSION_KEY])
 
 
 def present_estimate() -> Estimate:
@@ -92,13 +87,13 @@ def present_tiers() -> tuple[str, ...]:
     none for a standard call."""
     tiers = tuple(present_extras().tiers.values())
     model, estimate = g.chat_request.turn.model, present_estimate()
-    is_long = present_conversation().catalogue.is_long(model, estimate.input_tokens)
+    is_long = current_services().conversation.catalogue.is_long(model, estimate.input_tokens)
     return (*tiers, LONG) if is_long else tiers
 
 
 def may_hide_output() -> bool:
     """Whether the present call may generate what is billed and not sent."""
-    catalogue = present_conversation().catalogue
+    catalogue = current_services().conversation.catalogue
     return catalogue.may_hide_output(g.chat_request.turn.model, thinks=present_extras().thinks)
 
 
@@ -116,11 +111,11 @@ def _estimate(asked: ChatRequest | CompatibleRequest) -> Estimate:
     choices = 1
     if isinstance(asked, CompatibleRequest):
         body, choices = asked.passage.fields, asked.choices
-    return present_estimator().estimate(
+    return current_services().estimator.estimate(
         asked.turn.model,
         body,
         most_output_tokens=asked.most_output_tokens,
         choices=choices,
-        caller=present_limiter().identities["user"](),
+        caller=current_services().limiter.identities["user"](),
         tiers=tuple(present_extras().tiers.values()),
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from chatapp.blueprints.present import present_conversation
 from chatapp.blueprints.refusal import Refusal
 from chatapp.catalogue import Model
 from chatapp.conversation import ModelUnavailableError, UnknownModelError
+from chatapp.services import current_services
 
 OFFLINE: Final = "offline"
 ADDRESSES: Final = {"openai": "POST /v1/chat/completions", "anthropic": "POST /v1/messages"}
@@ -15,7 +15,7 @@ ADDRESSES: Final = {"openai": "POST /v1/chat/completions", "anthropic": "POST /v
 
 def served(name: str, *, by: str) -> Model:
     """The model of that name, at that provider's endpoint; Refusal (404) where it has none."""
-    conversation = present_conversation()
+    conversation = current_services().conversation
     try:
         model = conversation.model(name)
     except ModelUnavailableError as error:

@@ -13,8 +13,8 @@ from chatapp.blueprints import model_choice
 from chatapp.blueprints.anthropic_shape import AnthropicShape
 from chatapp.blueprints.endpoint_errors import EndpointErrors
 from chatapp.blueprints.openai_shape import OpenAIShape
-from chatapp.blueprints.present import present_conversation
 from chatapp.blueprints.shape import Shape
+from chatapp.services import current_services
 
 bp = Blueprint("models_api", __name__, url_prefix="/v1")
 OPENAI: Final = OpenAIShape()
@@ -39,7 +39,9 @@ EndpointErrors(present_shape).install(bp)
 @bp.get("/models")
 def models() -> Response:
     """The models that can be asked in the asker's protocol."""
-    names = present_conversation().models_of(present_shape().provider, model_choice.OFFLINE)
+    names = current_services().conversation.models_of(
+        present_shape().provider, model_choice.OFFLINE
+    )
     listed = [_told(*each) for each in names.items()]
     if not speaks_anthropic():
         return jsonify(object="list", data=listed)

@@ -17,8 +17,8 @@ from flask import Request, Response, after_this_request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from chatapp.blueprints.overload import OverloadedError
-from chatapp.blueprints.present import present_limiter
 from chatapp.blueprints.refusal import Refusal
+from chatapp.services import current_services
 
 SMALL_BYTES: Final = 64 * 1024
 #: What the large bodies of a process may have together: two of the largest that providers take.
@@ -84,7 +84,7 @@ def read(request: Request) -> bytes:
         raise UnsupportedEncodingError(encoding)
     if _announces_large(request):
         # Decided now, and not with the others before the view: the body is what costs.
-        present_limiter().admit_edge()
+        current_services().limiter.admit_edge()
     announced, most = request.content_length or 0, request.max_content_length or 0
     if announced > most:
         raise RequestEntityTooLarge

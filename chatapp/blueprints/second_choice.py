@@ -9,15 +9,15 @@ from flask import g
 
 from chatapp.blueprints.chat_request import ChatRequest
 from chatapp.blueprints.compatible_request import CompatibleRequest
-from chatapp.blueprints.present import present_conversation
 from chatapp.catalogue import Model
 from chatapp.conversation import Conversation
+from chatapp.services import current_services
 from ratelimit_ext import Limiter
 
 
 def install(limiter: Limiter) -> None:
     """Let a request whose model cools down be decided for its second choice."""
-    limiter.second_choice(lambda: take(present_conversation()) is not None)
+    limiter.second_choice(lambda: take(current_services().conversation) is not None)
 
 
 def take(conversation: Conversation) -> Model | None:

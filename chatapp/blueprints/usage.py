@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import cast
 
-from flask import Blueprint, Response, current_app, g, jsonify
+from flask import Blueprint, Response, g, jsonify
 
-from chatapp.blueprints.present import present_limiter
 from chatapp.blueprints.refusal import Refusal
-from chatapp.ledger.records import EXTENSION_KEY, Records
 from chatapp.limits_left import limits_left
+from chatapp.services import current_services
 from chatapp.spending import spent
 
 log = logging.getLogger(__name__)
@@ -22,7 +20,8 @@ bp = Blueprint("usage", __name__)
 def usage() -> Response:
     """Limits in the order of their periods, dollars by the ledger; `spent` is null where that
     cannot be read."""
-    limiter = present_limiter()
+    services = current_services()
+    limiter = services.limiter
     identity = limiter.identities["user"]()
     try:
         limits = [limit.told() for limit in limits_left(limiter)]
@@ -36,7 +35,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         limits=limits,
-        spent=spent(cast(Records, current_app.extensions[EXTENSION_KEY]), identity),
+        spent=spent(services.records, identity),
     )
     response.headers["Cache-Control"] = "no-store"
     return response

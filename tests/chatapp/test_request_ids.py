@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
+from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     Answer,
@@ -86,7 +87,7 @@ def test_the_log_has_the_id_of_a_failure_of_ours(
 ) -> None:
     """Under it an operator finds what a 500 was."""
     app = make_app()
-    monkeypatch.setattr(app.extensions["chatapp.conversation"], "answer", None)
+    monkeypatch.setattr(services_of(app).conversation, "answer", None)
     response = ask(app.test_client(), path)
     assert response.status_code == 500
     assert f"Request {own_id(path, response)} failed" in caplog.text

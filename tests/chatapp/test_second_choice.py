@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from chatapp import catalogue
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from chatapp.providers import Usage
+from chatapp.services import services_of
 from chatapp.settings import SettingsError
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
@@ -78,7 +78,7 @@ def test_the_ledger_agrees_with_a_second_choice(
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_FALLBACK_MODELS=fallbacks)
     provider.script(busy("7"))
     assert chat(app.test_client()).status_code == 200
-    assert app.extensions[LEDGER_KEY].flush()
+    assert services_of(app).ledger.flush()
     checked = app.test_cli_runner().invoke(args=["chat", "ledger", "check"])
     assert checked.exit_code == 0, checked.output
     assert "limits of 1 user compared; 0 problems" in checked.output
@@ -124,7 +124,7 @@ def test_a_second_choice_is_no_way_around_a_block(
     """What an operator has switched off stays off."""
     app = choosy.one.application
     with app.app_context():
-        app.extensions["chatapp.limiter"].block("blocked-model", OPENAI, reason="closed")
+        services_of(app).limiter.block("blocked-model", OPENAI, reason="closed")
     refused = chat(choosy.one)
     assert (refused.status_code, refused.json["code"]) == (503, "switched_off")
     assert provider.calls == []
@@ -133,7 +133,7 @@ def test_a_second_choice_is_no_way_around_a_block(
 def block(workers: Workers, name: str, model: str, **more: Any) -> None:
     app = workers.one.application
     with app.app_context():
-        assert app.extensions["chatapp.limiter"].block(name, model, **more)
+        assert services_of(app).limiter.block(name, model, **more)
 
 
 def test_no_block_is_gone_around_in_flight(choosy: Workers, provider: ProviderServer) -> None:

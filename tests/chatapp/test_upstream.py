@@ -15,6 +15,7 @@ from chatapp.blueprints.gate import LimiterGate
 from chatapp.providers import ProviderError, Quota, Usage
 from chatapp.providers.anthropic import failures as anthropic_failures
 from chatapp.providers.openai import failures as openai_failures
+from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     Answer,
@@ -208,7 +209,7 @@ def test_a_page_without_a_model_has_no_second_choice(
     )
     app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
     with app.app_context():
-        app.extensions["chatapp.limiter"].block("whole", "*", for_s=9, reason="overloaded")
+        services_of(app).limiter.block("whole", "*", for_s=9, reason="overloaded")
     assert app.test_client().get("/usage").status_code == 503
 
 
