@@ -15,25 +15,16 @@ from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, identities, services, settings
+from chatapp import catalogue, cli, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
     anthropic_api,
-    authentication,
     chat,
-    content_type,
-    estimating,
     health,
     models_api,
-    not_here,
     openai_api,
-    overload,
     page,
-    refusal,
-    request_id,
-    second_choice,
-    trusted_host,
     usage,
 )
 from chatapp.catalogue import Catalogue, CatalogueError
@@ -49,6 +40,18 @@ from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
 from chatapp.services import Services
+from chatapp.web import (
+    authentication,
+    content_type,
+    errors,
+    identities,
+    overload,
+    request_estimate,
+    request_fallback,
+    request_id,
+    trusted_host,
+    unknown_address,
+)
 from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
@@ -90,8 +93,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
     plans = identities.plans_of(policy_file)
     identities.install(limiter, chosen.plans, plans)
-    estimating.install(limiter)
-    second_choice.install(limiter)
+    request_estimate.install(limiter)
+    request_fallback.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
     authenticator = _authenticator(app, accounts)
@@ -105,7 +108,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
-    refusal.install(app, unrouted=not_here.answer)
+    errors.install(app, unrouted=unknown_address.answer)
     _log_limits()
     cli.install(app)
     limiter.exempt(health_bp)

@@ -6,10 +6,10 @@ import logging
 
 from flask import Blueprint, Response, g, jsonify
 
-from chatapp.blueprints.refusal import Refusal
-from chatapp.limits_left import limits_left
+from chatapp.ledger.spending import spent_usd
 from chatapp.services import current_services
-from chatapp.spending import spent
+from chatapp.web.errors import ApiError
+from chatapp.web.remaining_limits import remaining_limits
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,10 @@ def usage() -> Response:
     limiter = services.limiter
     identity = limiter.identities["user"]()
     try:
-        limits = [limit.told() for limit in limits_left(limiter)]
+        limits = [limit.as_json() for limit in remaining_limits(limiter)]
     except Exception as error:  # each storage has its own for being away
         log.exception("What is left of the limits cannot be read")
-        raise Refusal(
+        raise ApiError(
             503, "storage_unavailable", "The storage of the limits gives no answer; try again."
         ) from error
     principal = g.get("principal")
@@ -35,7 +35,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         limits=limits,
-        spent=spent(services.records, identity),
+        spent=spent_usd(services.records, identity),
     )
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -13,8 +13,8 @@ from flask.cli import with_appcontext
 from chatapp.accounts.api_key import public_id_of
 from chatapp.cli import arguments, failures, people
 from chatapp.cli.dollar_limits import OUT_OF_REACH, can_be_read
-from chatapp.identities import user_identity
 from chatapp.services import current_services
+from chatapp.web.identities import user_identity
 from ratelimit_ext import BlockReason, Limiter
 
 KINDS: Final = ("user", "key", "model", "all")

@@ -9,7 +9,7 @@ from limits.storage import MemoryStorage
 
 from chatapp.cli import people
 from chatapp.ledger.records import Records
-from chatapp.limits_left import LimitLeft, limits_left
+from chatapp.web.remaining_limits import RemainingLimit, remaining_limits
 from ratelimit_ext import Limiter
 
 # A window that follows no calendar opens when its first call is admitted, a moment before that
@@ -51,7 +51,7 @@ def differences(
     return found
 
 
-def _limits(limiter: Limiter, identity: str, plan: str) -> list[LimitLeft]:
+def _limits(limiter: Limiter, identity: str, plan: str) -> list[RemainingLimit]:
     """The limits in dollars as that user's next request would meet them."""
     with people.request_of(identity, plan):
-        return [limit for limit in limits_left(limiter) if limit.unit == "usd"]
+        return [limit for limit in remaining_limits(limiter) if limit.unit == "usd"]

@@ -11,8 +11,8 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import OtherPlanError, UnknownKeyError
 from chatapp.accounts.tables import ApiKey
 from chatapp.cli import arguments, failures, people
-from chatapp.identities import DEFAULT_PLAN
 from chatapp.services import current_services
+from chatapp.web.identities import DEFAULT_PLAN
 
 HEADS = ("ID", "USER", "NAME", "MADE", "LAST USED", "STATE")
 

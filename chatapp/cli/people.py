@@ -11,8 +11,8 @@ import click
 from flask import current_app, g
 
 from chatapp.accounts.principal import Principal
-from chatapp.identities import DEFAULT_PLAN, USER, user_identity
 from chatapp.services import current_services
+from chatapp.web.identities import DEFAULT_PLAN, USER, user_identity
 from ratelimit_ext import address_identity
 
 ADDRESS: Final = "ip:"

@@ -8,10 +8,10 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from chatapp.identities import check_plans
 from chatapp.services import current_services
 from chatapp.settings import SettingsError
 from chatapp.valid_policy import POLICY_FILE, configured_file
+from chatapp.web.identities import check_plans
 from ratelimit_ext import ConfigurationError
 
 policy = AppGroup("policy", help="Check the policy file.")

@@ -7,9 +7,9 @@ from flask import json
 from flask.cli import with_appcontext
 
 from chatapp.cli import arguments, dollar_limits, failures, people
-from chatapp.limits_left import limits_left
+from chatapp.ledger.spending import spent_usd
 from chatapp.services import current_services
-from chatapp.spending import spent
+from chatapp.web.remaining_limits import remaining_limits
 
 
 @click.command()
@@ -34,7 +34,7 @@ def usage(user: str) -> None:
         "user": people.name_of(identity),
         "plan": plan,
         "limits": limits,
-        "spent": spent(services.records, identity),
+        "spent": spent_usd(services.records, identity),
     }
     click.echo(json.dumps(told, indent=2, sort_keys=False))
     if not in_reach:
@@ -43,5 +43,5 @@ def usage(user: str) -> None:
 
 def _limits_of(identity: str) -> list[dict[str, object]]:
     """Those that count the user. His addresses and keys have limits of their own at the edge."""
-    left = limits_left(current_services().limiter)
-    return [limit.told() for limit in left if limit.identity == identity]
+    left = remaining_limits(current_services().limiter)
+    return [limit.as_json() for limit in left if limit.identity == identity]

@@ -25,7 +25,7 @@ from tests.chatapp.provider_server import (
     openai_error,
 )
 from tests.chatapp.recording_ledger import RecordingLedger
-from tests.chatapp.test_identities import left
+from tests.chatapp.web.test_identities import left
 
 CHAT_PATH = "/chat"
 PATHS = (CHAT_PATH, OPENAI_PATH, ANTHROPIC_PATH)

@@ -323,7 +323,7 @@ def test_a_connection_that_breaks_late_had_the_request(
     """One that was idle for too long breaks at once, and is asked again; one that breaks while the
     provider works is charged as it was held, and not asked again: it may be billed each time."""
     if waits:
-        monkeypatch.setattr("chatapp.blueprints.dispatch.STALE_S", 0.0)
+        monkeypatch.setattr("chatapp.calls.provider_call.STALE_S", 0.0)
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=2)
     replace_services(app, ledger=ledger)
     provider.drop(1)

@@ -11,11 +11,11 @@ import openai
 import pytest
 
 from chatapp import catalogue
-from chatapp.blueprints.gate import LimiterGate
 from chatapp.providers import ProviderError, Quota, Usage
 from chatapp.providers.anthropic import failures as anthropic_failures
 from chatapp.providers.openai import failures as openai_failures
 from chatapp.services import services_of
+from chatapp.web.call_limits import RequestLimits
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     Answer,
@@ -366,6 +366,6 @@ def test_a_quota_is_of_the_instant_at_which_it_was_asked_for() -> None:
         def verdict(self, name: str) -> None:
             """No limit of that name."""
 
-    gate = LimiterGate(Limiter(), {}, shares_pauses=True)  # type: ignore[arg-type]
-    gate.learn([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
+    limits = RequestLimits(Limiter(), shares_pauses=True)  # type: ignore[arg-type]
+    limits.report([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
     assert reported == [{"amount": 60, "used": 60, "period_s": 60, "as_of": 12.5}]

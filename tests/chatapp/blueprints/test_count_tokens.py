@@ -27,7 +27,7 @@ from tests.chatapp.provider_server import (
 )
 from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
-from tests.chatapp.test_identities import left
+from tests.chatapp.web.test_identities import left
 from tests.servers import Server
 
 MODEL = "claude-haiku-4-5"
