@@ -61,8 +61,7 @@ ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usa
 # A lease, in timeouts of a provider.
 LEASES: Final = 2
 MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
-#: What `create_app` raises where it was told something wrong: its text is a sentence for whoever
-#: has to mend it.
+#: What `create_app` raises for a wrong configuration; the message is for the operator.
 MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
 
 
@@ -84,7 +83,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.config.update(config or {})
     chosen = settings.from_config(app.config)
     _join_embedded_storage(app)
-    # A call may be silent for as long as its provider may; what it holds must not go back before.
+    # A call may be silent for as long as its provider; its reservation must not expire before.
     app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASES * chosen.provider_timeout_s)
 
     models = catalogue.load()
@@ -103,7 +102,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     request_id.install(app)
     trusted_host.install(app, authenticator, chosen.trusted_hosts)
     overload.install(app, limiter)
-    # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
+    # Before the limiter's own hook: undecorated views are decided after authentication, too.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
@@ -138,14 +137,14 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 
 def _join_embedded_storage(app: Flask) -> None:
-    """Let a command of `flask` see the limits of the gunicorn that runs in this directory."""
+    """Let a `flask` command read the limits of the gunicorn that runs in this directory."""
     if not running.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
         return
     directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
     if uri := embedded_uri(directory):
         app.config["RATELIMIT_STORAGE_URI"] = uri
     elif not running.serves():
-        # Said, so that Flask-Limiter does not warn of it before each command's own words.
+        # Set explicitly, so that Flask-Limiter does not log a warning in each command.
         app.config["RATELIMIT_STORAGE_URI"] = "memory://"
 
 
@@ -165,7 +164,7 @@ def _init_limits(app: Flask, limiter: Limiter) -> None:
 
 
 def _bound_waits(app: Flask) -> None:
-    """A Redis that hangs must not hold every worker for as long as its client would wait (5 s)."""
+    """A Redis that hangs must not block every worker for its client's default timeout (5 s)."""
     if str(app.config.get("RATELIMIT_STORAGE_URI", "")).startswith(("redis", "valkey")):
         bounds = {"socket_timeout": STORAGE_WAITS_S, "socket_connect_timeout": STORAGE_WAITS_S}
         app.config["RATELIMIT_STORAGE_OPTIONS"] = {
@@ -175,7 +174,7 @@ def _bound_waits(app: Flask) -> None:
 
 
 def _log_limits() -> None:
-    """Let the extension be heard: Flask-Limiter's logger has a handler that drops everything."""
+    """Log what the extension says: Flask-Limiter's logger has a handler that drops everything."""
     for name in ("flask-limiter", "ratelimit_ext"):
         logger = logging.getLogger(name)
         if default_handler not in logger.handlers:
@@ -227,8 +226,8 @@ def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
 
 
 def _trust_proxies(app: Flask, hops: int) -> None:
-    """Believe the last ``hops`` entries of X-Forwarded-For and -Proto, and none where it is 0:
-    a client can write anything there, and would choose its own address."""
+    """Trust the last ``hops`` entries of X-Forwarded-For and -Proto. A client can write the others,
+    and would choose its own address."""
     if hops > 0:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0

@@ -1,4 +1,4 @@
-"""POST /v1/messages and its count_tokens, as Anthropic has them: `anthropic.Anthropic(base_url=…)`
+"""POST /v1/messages and count_tokens in Anthropic's protocol: `anthropic.Anthropic(base_url=…)`
 works with this server unchanged."""
 
 from __future__ import annotations

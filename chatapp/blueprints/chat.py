@@ -1,4 +1,4 @@
-"""POST /chat: say something to a model. The blueprint that the limits by user and plan stand on."""
+"""POST /chat: a message to a model. The limits by user and plan belong to this blueprint."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""POST /v1/chat/completions, as OpenAI has it: `openai.OpenAI(base_url=…)` works with this server
-unchanged."""
+"""POST /v1/chat/completions in OpenAI's protocol: `openai.OpenAI(base_url=…)` works with this
+server unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Fields(vendor.Fields):
 
     @property
     def choices(self) -> int:
-        """How many answers are asked for."""
+        """The number of requested answers."""
         return self.n or 1
 
     @property

@@ -20,12 +20,12 @@ CONTENT_SECURITY_POLICY: Final = (
 
 @bp.get("/")
 def page() -> Response:
-    """The page; it is the same for everybody, what differs its script asks for."""
+    """The page. It is the same for all; its script requests what differs."""
     conversation = current_services().conversation
     html = render_template(
         "chat.html",
         default_model=conversation.default_model.name,
-        models=conversation.models_at_hand,
+        models=conversation.available_models,
         needs_key=_needs_key(),
     )
     response = make_response(html)
@@ -35,7 +35,7 @@ def page() -> Response:
 
 
 def _needs_key() -> bool:
-    """Whether to ask for a key; while that is unknown, nothing goes without one."""
+    """Whether to ask for a key; also if that is unknown, because a request then needs one."""
     try:
         return current_services().authenticator.required
     except AccountsUnavailableError:

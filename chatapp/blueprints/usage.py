@@ -1,4 +1,4 @@
-"""GET /usage: what the caller has left of each limit, and has spent. It costs no plan anything."""
+"""GET /usage: what the caller has left of each limit, and has spent. It charges no plan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ bp = Blueprint("usage", __name__)
 
 @bp.get("/usage")
 def usage() -> Response:
-    """Limits in the order of their periods, dollars by the ledger; `spent` is null where that
+    """Limits in the order of their periods, dollars from the ledger; `spent` is null if the ledger
     cannot be read."""
     services = current_services()
     limiter = services.limiter

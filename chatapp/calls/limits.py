@@ -1,4 +1,4 @@
-"""What a call asks of the limits of its request, and tells them."""
+"""The seam between a call and the limits of its request."""
 
 from __future__ import annotations
 

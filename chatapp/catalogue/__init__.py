@@ -1,4 +1,4 @@
-"""Which models there are, which names mean the same one, what it costs: models.toml, read once."""
+"""The models, their names and their prices: models.toml, read once."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class CatalogueError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model to ask: ``name`` is what was asked for and what the provider is told, ``slug`` what
-    limits count it under."""
+    """A model: ``name`` is the requested name, which is sent to the provider; limits count by
+    ``slug``."""
 
     name: str
     slug: str
@@ -42,19 +42,19 @@ class Model:
 
     @property
     def family(self) -> str:
-        """What its provider's limits are of: the slug, and the name where that is shared by all
-        that are not listed."""
+        """What its provider's quotas count by: the slug, or for an unlisted model, which shares its
+        slug, the name."""
         return self.name if self.slug == _other(self.provider) else self.slug
 
     @property
     def upstream(self) -> str:
-        """Where its standard calls go: what a provider's pause and quotas are counted under."""
+        """The identity of cool-downs and quotas for standard calls."""
         return f"{self.provider}/{self.family}"
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Slugs by name, and the model of each provider that is asked where none is named.
+    """Slugs by name, and the default model of each provider.
 
     By slug: ``context_tokens`` is what a model takes at most, input and output together,
     ``max_output_tokens`` its longest answer, ``reasoning`` when it generates what is billed and

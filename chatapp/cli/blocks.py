@@ -14,15 +14,12 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.cli import arguments, failures, people
 from chatapp.cli.dollar_limits import OUT_OF_REACH, can_be_read
 from chatapp.services import current_services
+from chatapp.web.call_limits import COOL_DOWN, SURGE
 from chatapp.web.identities import user_identity
 from ratelimit_ext import BlockReason, Limiter
 
 KINDS: Final = ("user", "key", "model", "all")
 EVERYBODY: Final = "*"
-#: The limit that pauses a model whose provider has no room.
-COOL_DOWN: Final = "provider"
-#: The limit that stops by itself whoever uses far more than usual.
-SURGE: Final = "surge"
 
 
 class Target(NamedTuple):

@@ -1,7 +1,7 @@
-"""Who calls, once accounts are on: the API key of each request, before anything else is looked at.
+"""Checks the API key of each request, once accounts are on, before anything else.
 
-A request without a good one ends here, 401, in the shape of the endpoint that was called; the
-limiter charges it to the edge, like every request that reaches no view.
+A request without a valid key is a 401 in the wire format of its endpoint. The limiter charges it to
+the edge limits, like every request that reaches no view.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from chatapp.accounts.authentication import (
 )
 from chatapp.web.errors import ApiError
 
-# What anybody may ask for: the page with its files, and whether the process is well. A blueprint
-# that is not named here asks for a key from its first day.
+# Public: the page with its files, and health. Any other blueprint requires a key.
 OPEN_BLUEPRINTS: Final = frozenset({"page", "health"})
 OPEN_ENDPOINTS: Final = frozenset({"static"})
 HOW: Final = 'send it as "Authorization: Bearer sk-chat-…" or as "x-api-key: sk-chat-…"'
@@ -28,14 +27,14 @@ RETRY_AFTER_S: Final = 2
 
 
 class UnauthenticatedError(ApiError):
-    """401: no key, or none that gives access."""
+    """401: the key is missing or gives no access."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(401, "invalid_api_key", sentence)
 
-    def get_headers(self, *asked: object) -> list[tuple[str, str]]:
-        """With the scheme that is asked for, as every 401 has it, and that a retry is useless:
-        Claude Code would retry silently for minutes."""
+    def get_headers(self, *args: object) -> list[tuple[str, str]]:
+        """With the authentication scheme, which every 401 has, and with a ban on retries: Claude
+        Code would retry silently for minutes."""
         return [
             *super().get_headers(),
             ("WWW-Authenticate", 'Bearer realm="chatapp"'),
@@ -44,7 +43,7 @@ class UnauthenticatedError(ApiError):
 
 
 class AccountsUnreachableError(ApiError):
-    """503: whose key it is cannot be told at the moment."""
+    """503: keys cannot be checked at the moment."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -53,52 +52,52 @@ class AccountsUnreachableError(ApiError):
             f"API keys cannot be checked at the moment; try again in {RETRY_AFTER_S} s.",
         )
 
-    def get_headers(self, *asked: object) -> list[tuple[str, str]]:
-        """With a time to come back."""
+    def get_headers(self, *args: object) -> list[tuple[str, str]]:
+        """With a Retry-After."""
         return [*super().get_headers(), ("Retry-After", str(RETRY_AFTER_S))]
 
 
 def install(app: Flask, authenticator: Authenticator) -> None:
-    """Ask every request for its key; ``g.principal`` and ``g.key_id`` are its owner's then."""
+    """Check the key of every request, and set ``g.principal`` and ``g.key_id``."""
 
     @app.before_request
     def authenticate() -> None:
-        # A browser asks OPTIONS without a key, before it sends one.
+        # A browser sends OPTIONS without a key before the request itself.
         if _is_open(request) or request.method == "OPTIONS":
             return
         try:
             if authenticator.required:
-                g.principal = authenticator.authenticate(_presented(request))
+                g.principal = authenticator.authenticate(_api_key(request))
                 g.key_id = g.principal.key_id
-        except KeyRefusedError as refusal:
-            raise UnauthenticatedError(str(refusal)) from refusal
+        except KeyRefusedError as error:
+            raise UnauthenticatedError(str(error)) from error
         except AccountsUnavailableError as error:
             raise AccountsUnreachableError from error
 
 
-def _is_open(asked: Request) -> bool:
-    """Whether no key is needed. What is at no address is 404 for everybody."""
+def _is_open(received: Request) -> bool:
+    """Whether no key is needed. An unknown address is a 404 with and without a key."""
     return (
-        asked.endpoint is None
-        or asked.endpoint in OPEN_ENDPOINTS
-        or asked.blueprint in OPEN_BLUEPRINTS
+        received.endpoint is None
+        or received.endpoint in OPEN_ENDPOINTS
+        or received.blueprint in OPEN_BLUEPRINTS
     )
 
 
-def _presented(asked: Request) -> str:
-    """The API key of the request. Beside a key of another server, which Claude Code sends where an
-    ANTHROPIC_API_KEY is left over, it is the one of this server."""
-    shown = {*_bearers(asked.headers.getlist("Authorization"))}
-    shown |= {value.strip() for value in asked.headers.getlist("x-api-key")}
-    shown.discard("")
-    if not shown:
+def _api_key(received: Request) -> str:
+    """The API key of the request. Claude Code may send a leftover ANTHROPIC_API_KEY besides; it is
+    ignored if there is a key of this server."""
+    keys = {*_bearers(received.headers.getlist("Authorization"))}
+    keys |= {value.strip() for value in received.headers.getlist("x-api-key")}
+    keys.discard("")
+    if not keys:
         raise UnauthenticatedError(f"There is no API key in this request; {HOW}.")
-    ours = {key for key in shown if key.startswith(PREFIX)}
+    ours = {key for key in keys if key.startswith(PREFIX)}
     if len(ours) > 1:
         raise UnauthenticatedError(
             "There are two API keys of this server in this request; send one of them."
         )
-    return (ours or shown).pop()
+    return (ours or keys).pop()
 
 
 def _bearers(values: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A browser takes every answer for what its Content-Type says: a reply is never run as a script."""
+"""Browsers must use the Content-Type of every response: a reply is never run as a script."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from flask import Flask, Response
 
 
 def install(app: Flask) -> None:
-    """Say so in every answer: errors, files and streams too. Install it before the limiter, whose
-    hook may replace an answer: hooks after a request run in reverse."""
+    """Add the header to every response, also to errors, files and streams. Install it before the
+    limiter: hooks after a request run in reverse order, and the limiter's may replace the
+    response."""
 
     @app.after_request
     def forbid_sniffing(response: Response) -> Response:

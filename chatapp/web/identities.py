@@ -1,8 +1,8 @@
-"""Who pays: the names that `key = …` in policy.toml may say, and the plan of a request.
+"""Identities: the names that `key = …` in policy.toml may use, and the plan of a request.
 
-With accounts on that is the owner of the request's API key, and nothing that the body says. With
-accounts off a user is whoever the body says. That can be spoofed: whoever invents a new user_id
-gets a new allowance, and only the limit by IP holds him. `create_app` warns of it where it serves.
+With accounts on, the user is the owner of the request's API key, whatever the body says. With
+accounts off, the user is the body's user_id, which can be spoofed: each new user_id has limits of
+its own, and only the limit by IP remains. `create_app` logs a warning if it serves without keys.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SPOOFING_WARNING: Final = (
 )
 
 
-class Asked(Protocol):
-    """What every endpoint that asks a model leaves in ``g.chat_request``."""
+class ChatRequest(Protocol):
+    """What every endpoint that calls a model keeps in ``g.chat_request``."""
 
     @property
     def turn(self) -> Turn: ...
@@ -40,13 +40,13 @@ class Asked(Protocol):
 
 
 def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[str] = ()) -> None:
-    """Teach the limiter chatapp's identities; ``plans`` are plan names by user id while accounts
-    are off, ``known_plans`` those that the policy defines."""
+    """Register chatapp's identities with the limiter. ``plans`` are plan names by user id, used
+    while accounts are off; ``known_plans`` are the plans of the policy."""
 
     @limiter.identity("user")
     def user() -> str:
         user_id = _user_id()
-        # The prefix keeps a user who calls himself 10.0.0.1 apart from that address.
+        # The prefix keeps a user with the name 10.0.0.1 apart from that address.
         return f"ip:{client_ip()}" if user_id is None else user_identity(user_id)
 
     @limiter.identity("api_key")
@@ -56,7 +56,7 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
 
     @limiter.identity("model")
     def model() -> str:
-        request: Asked = g.chat_request
+        request: ChatRequest = g.chat_request
         return request.turn.model.slug
 
     @limiter.plan_loader
@@ -65,15 +65,15 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
         if principal is None:
             return plans.get(_user_id() or "", DEFAULT_PLAN)
         if known_plans and principal.plan not in known_plans:
-            # Somebody took it out of the policy. No plan at all would be no limit at all.
+            # The policy no longer has it. Without a plan the caller would have no limits.
             log.error("%s has the unknown plan %s", principal.key_id, principal.plan)
             return DEFAULT_PLAN
         return principal.plan
 
 
 def has_valid_key() -> bool:
-    """Whether the request has been authenticated. Limits that are decided earlier, as that of a
-    401, see none."""
+    """Whether the request has been authenticated. Limits that are decided before, such as that of
+    a 401, see no key."""
     return _principal() is not None
 
 
@@ -83,7 +83,7 @@ def has_no_valid_key() -> bool:
 
 
 def user_identity(name: str) -> str:
-    """What a user's limits are counted under, and his calls in the ledger."""
+    """The identity of a user in limits and in the ledger."""
     return f"{USER}{name}"
 
 
@@ -133,5 +133,5 @@ def _principal() -> Principal | None:
 def _user_id() -> str | None:
     if (principal := _principal()) is not None:
         return principal.user
-    request: Asked | None = g.get("chat_request")
+    request: ChatRequest | None = g.get("chat_request")
     return None if request is None else request.user_id

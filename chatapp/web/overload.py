@@ -1,4 +1,4 @@
-"""Refusing a call that this process has no room for, before anything is spent on it."""
+"""Refuses a call if this process has too many in flight, before anything is spent on it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class OverloadedError(ApiError):
             f"The server has too many calls in flight; try again in {RETRY_AFTER_S} s.",
         )
 
-    def get_headers(self, *asked: object) -> list[tuple[str, str]]:
-        """With a time to come back."""
+    def get_headers(self, *args: object) -> list[tuple[str, str]]:
+        """With a Retry-After."""
         return [*super().get_headers(), ("Retry-After", str(RETRY_AFTER_S))]
 
 
 def install(app: Flask, limiter: Limiter) -> None:
-    """Refuse what the worker has marked. No limit counts it: it is not the caller's doing."""
+    """Refuse the requests that the worker has marked. No limit counts them."""
 
     @app.before_request
     def refuse() -> None:

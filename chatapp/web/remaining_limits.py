@@ -18,7 +18,7 @@ MICRO: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class RemainingLimit:
-    """One limit as it stands. ``amount`` and ``remaining`` are in its unit (dollars as
+    """The state of one limit. ``amount`` and ``remaining`` are in its unit (dollars as
     micro-dollars), ``reset_at`` is in seconds since 1970, ``identity`` is whom it counts.
 
     ``anchor`` is the unit of the calendar that a window follows, and ``period_s`` the length of the

@@ -1,7 +1,4 @@
-"""The id of a request, which every answer bears: a person can name it to an operator.
-
-If the provider sent a request id, the answer has that one.
-"""
+"""The request id of every response, for reports to an operator: the provider's if it sent one."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from flask import Flask, Response, g
 
 log = logging.getLogger(__name__)
 
-#: OpenAI's name for it, and everyone's.
+#: OpenAI's header, used by default.
 HEADER: Final = "x-request-id"
 ANTHROPIC_HEADER: Final = "request-id"
 INTERNAL_ERROR: Final = 500
 
 
 def new_request_id() -> str:
-    """An id as both vendors write it."""
+    """A new id in the form that both vendors use."""
     return f"req_{uuid.uuid4().hex}"
 
 
@@ -33,8 +30,8 @@ def current_request_id() -> str:
 
 
 def install(app: Flask) -> None:
-    """Have every answer bear an id. Install it before the limiter: of hooks after a request the
-    first registered runs last, and the limiter's may replace an answer by a refusal."""
+    """Add a request id to every response. Install it before the limiter: hooks after a request run
+    in reverse order, and the limiter's may replace the response."""
 
     @app.after_request
     def identify(response: Response) -> Response:

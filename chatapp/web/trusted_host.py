@@ -1,7 +1,7 @@
-"""Which host names this server answers to.
+"""Refuses requests for unknown host names.
 
-A page of another site can let its own name resolve to 127.0.0.1 (DNS rebinding), and a browser then
-takes this server for that site: without API keys the page could spend money. Such a request bears
+A page of another site can make its own name resolve to 127.0.0.1 (DNS rebinding). A browser then
+takes this server for that site, and without API keys the page could spend money. Such a request has
 the other site's name as its Host.
 """
 
@@ -21,30 +21,29 @@ SETTING: Final = "CHATAPP_TRUSTED_HOSTS"
 ANY: Final = "*"
 #: Trusted if the setting is empty and there are no API keys.
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
-#: Probes name an address that nobody knows in advance, and these blueprints spend nothing.
+#: Probes use addresses that are unknown in advance, and these blueprints spend nothing.
 EXEMPT_BLUEPRINTS: Final = frozenset({"health"})
 SHOWN_CHARACTERS: Final = 100
 _NAME_AND_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 
 
 def install(app: Flask, authenticator: Authenticator, trusted: Collection[str]) -> None:
-    """Refuse requests for other host names, before anything else is looked at.
+    """Refuse requests for other host names, before any other check.
 
-    ``trusted`` are names without a port; one that begins with a dot stands for the name behind it
-    and all names below that.
+    ``trusted`` are names without a port; a leading dot includes all subdomains.
     """
 
     @app.before_request
     def check_host() -> None:
-        asked = request.environ.get("HTTP_HOST")
-        if asked is None or request.blueprint in EXEMPT_BLUEPRINTS:  # browsers always send a Host
+        host = request.environ.get("HTTP_HOST")
+        if host is None or request.blueprint in EXEMPT_BLUEPRINTS:  # browsers always send a Host
             return
         allowed = trusted or _default(authenticator)
-        if ANY not in allowed and not is_trusted(asked, allowed):
+        if ANY not in allowed and not is_trusted(host, allowed):
             raise ApiError(
                 400,
                 "untrusted_host",
-                f"This server does not answer to the host name {asked[:SHOWN_CHARACTERS]!a}; use "
+                f"This server does not answer to the host name {host[:SHOWN_CHARACTERS]!a}; use "
                 f"another one, or ask its operator to allow it ({SETTING}).",
             )
 
@@ -68,4 +67,4 @@ def _default(authenticator: Authenticator) -> Collection[str]:
     try:
         return (ANY,) if authenticator.required else LOOPBACK
     except AccountsUnavailableError:
-        return (ANY,)  # nobody is let in meanwhile
+        return (ANY,)  # no request is authenticated meanwhile

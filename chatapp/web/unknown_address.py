@@ -87,9 +87,9 @@ def _vendor(rest: list[str], *, versions: int) -> _Vendor | None:
 
 
 def _message(vendor: _Vendor, versions: int) -> str:
-    asked = f"{request.method} {request.path[:SHOWN_CHARACTERS]}"
+    requested = f"{request.method} {request.path[:SHOWN_CHARACTERS]}"
     hint = {0: f"; {vendor.without_version}", 1: ""}.get(versions, f"; {vendor.with_too_many}")
     return (
-        f"There is nothing at {asked}{hint}. Of {vendor.name}'s protocol this server has "
+        f"There is nothing at {requested}{hint}. Of {vendor.name}'s protocol this server has "
         f"{vendor.has}; use one of these."
     )

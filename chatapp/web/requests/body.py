@@ -1,8 +1,8 @@
-"""Reading a request's body: after the limits of its caller, decoded, and few large ones at once.
+"""Reads and decodes a request's body.
 
-A small body has arrived before a thread has the request (see chatapp/gunicorn_worker.py). A larger
-one is read here, where it costs memory: only of a caller whose edge limits admit it, and only while
-the large bodies of this process, from their first byte to the end of their requests, have room.
+A small body has arrived before a thread gets the request (see chatapp/gunicorn_worker.py). A larger
+one is read here and costs memory: only after the caller's edge limits admit it, and only while the
+large bodies of this process, each held to the end of its request, are below LARGE_BODIES_BYTES.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class LargeBodies:
-    """The room for large bodies in a process."""
+    """The memory budget for large bodies in a process."""
 
     def __init__(self, most_bytes: int) -> None:
         self._left = most_bytes
         self._changes = threading.Condition()
 
     def take(self, size: int) -> None:
-        """Take so many bytes, as soon as there are as many; OverloadedError after WAIT_S."""
+        """Take so many bytes as soon as they are free; OverloadedError after WAIT_S."""
         with self._changes:
             if not self._changes.wait_for(lambda: self._left >= size, WAIT_S):
                 raise OverloadedError
             self._left -= size
 
     def give_back(self, size: int) -> None:
-        """Those bytes are free again."""
+        """Free so many bytes."""
         with self._changes:
             self._left += size
             self._changes.notify_all()
@@ -53,13 +53,13 @@ large_bodies: Final = LargeBodies(LARGE_BODIES_BYTES)
 
 
 class _Share:
-    """What one request has of the room, until its response is closed."""
+    """The share of one request, until its response is closed."""
 
     def __init__(self) -> None:
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """Have at least so many bytes."""
+        """Take more, up to so many bytes."""
         if size <= max(self._size, SMALL_BYTES):
             return
         large_bodies.take(size - self._size)
@@ -75,9 +75,9 @@ class _Share:
 def read(request: Request) -> bytes:
     """The whole body, decoded.
 
-    ApiError (400) where it does not arrive as announced, 408 where it comes too slowly, 413 where
-    it is larger than MAX_CONTENT_LENGTH, 415 for an encoding but gzip; OverloadedError where there
-    are too many large ones; what the edge limits say of its caller where it is large.
+    Raises ApiError: 400 if it does not arrive as announced, 408 if it arrives too slowly, 413 if it
+    is larger than MAX_CONTENT_LENGTH, 415 for an encoding other than gzip; OverloadedError if there
+    are too many large bodies; for a large body also the errors of the caller's edge limits.
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip"}:
@@ -110,8 +110,8 @@ class UnsupportedEncodingError(ApiError):
             f'The Content-Encoding is "{found[:40]}"; send the body with gzip or uncompressed.',
         )
 
-    def get_headers(self, *asked: object) -> list[tuple[str, str]]:
-        """With Accept-Encoding, as RFC 9110 has it."""
+    def get_headers(self, *args: object) -> list[tuple[str, str]]:
+        """With Accept-Encoding (RFC 9110)."""
         return [*super().get_headers(), ("Accept-Encoding", "gzip")]
 
 
@@ -141,7 +141,7 @@ def _received(request: Request, most: int) -> Iterator[bytes]:
 
 
 def _gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decoded in bounded pieces: a few bytes may stand for gigabytes."""
+    """Decoded in bounded pieces: a few bytes may decode to gigabytes."""
     decoder = zlib.decompressobj(GZIP)
     try:
         for piece in pieces:

@@ -1,7 +1,4 @@
-"""The body of POST /chat: from a JSON object to a request that can be charged and answered.
-
-Whatever comes in ends as a ChatRequest or as a ApiError that says what is wrong with it.
-"""
+"""The body of POST /chat: a valid ChatRequest, or an ApiError that says what is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from chatapp.web.requests import json_body
 MESSAGE_MAX_BYTES: Final = 32_000
 USER_ID_MAX_CHARACTERS: Final = 256
 MODEL_MAX_CHARACTERS: Final = 100
-# What is neither text nor an identity: control characters, and separators that break a line.
+# Not allowed in names: control characters, and separators that break a line.
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp"})
 EXAMPLE: Final = '{"message": "hello"}'
 # How much of a field's name is shown.
@@ -47,8 +44,8 @@ ELSEWHERE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A valid request: what is said to which model, and who says it (None: he did not say);
-    ``most_output_tokens`` is what the answer cannot exceed; ``stream``: he wants it as it is made.
+    """A valid request. ``user_id`` is None if the body has none; ``most_output_tokens`` is the
+    longest possible answer; ``stream``: the answer is streamed.
     """
 
     turn: Turn
@@ -58,10 +55,10 @@ class ChatRequest:
 
 
 def read(request: Request, conversation: Conversation) -> ChatRequest:
-    """The request's body, checked; ApiError (400, 413 or 422) where it cannot be used."""
+    """The request's body, checked; ApiError (400, 413 or 422) if it is invalid."""
     fields = json_body.read_object(request, example=EXAMPLE)
     for field in fields:
-        # Not ignored: a caller who sends it expects something of it, such as a shorter answer.
+        # Not ignored: the caller expects an effect of it, such as a shorter answer.
         if field not in _Body.model_fields:
             raise ApiError(422, "unknown_field", _unknown(field), param=field)
     try:
@@ -84,7 +81,7 @@ def read(request: Request, conversation: Conversation) -> ChatRequest:
 
 
 def _unicode(text: str) -> str:
-    """Refuse what is no text: NUL, and halves of characters, which no encoding can carry on."""
+    """Refuse NUL, and lone surrogates, which no encoding can represent."""
     if "\x00" in text:
         raise PydanticCustomError("nul", "contains the character NUL; remove it")
     try:
@@ -165,7 +162,7 @@ def _refuse(error: ErrorDetails) -> NoReturn:
 
 
 def _unknown(field: str) -> str:
-    """What is said of a field that POST /chat does not take."""
+    """The message for a field that POST /chat does not have."""
     shown = json.dumps(field[:NAME_SHOWN])
     if instead := ELSEWHERE.get(field):
         return f"{shown} is not a field of POST /chat; {instead}."

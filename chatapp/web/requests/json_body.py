@@ -1,4 +1,4 @@
-"""A JSON object out of a request's body, stricter than Python's parser where parsers differ."""
+"""The JSON object in a request's body, parsed more strictly than Python does."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CLOSING: Final = frozenset(b"]}")
 
 
 class Document(NamedTuple):
-    """A body: its bytes as they came, and the object in them."""
+    """A body: its bytes, and the object in them."""
 
     raw: bytes
     fields: dict[str, object]
 
 
 def read_object(request: Request, *, example: str) -> dict[str, object]:
-    """The object in the body; ApiError (400, 413 or 422), which shows ``example``, otherwise."""
+    """The object in the body; ApiError (400, 413 or 422), which shows ``example``, if invalid."""
     return read_document(request, example=example).fields
 
 
@@ -86,7 +86,7 @@ def _no_such_number(name: str) -> NoReturn:
 
 
 def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse a name that stands twice: parsers differ in which one counts, and so who pays."""
+    """Refuse a duplicate name: parsers differ in which one counts, and so in who pays."""
     names = dict(pairs)
     if len(names) < len(pairs):
         raise ValueError("a name stands twice in one object")

@@ -1,7 +1,7 @@
 """The body of a request in a vendor's own protocol.
 
-We read what limits and prices depend on, and check that; all else is handed on unread, because the
-vendor knows it better and changes it more often.
+Only the fields that limits and prices depend on are read and checked. All others are forwarded
+unread: the vendor knows them better, and changes them more often.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Messages = Annotated[list[dict[str, object]], Field(min_length=1), AfterValidato
 
 
 class Fields(BaseModel):
-    """What we read of either vendor's body."""
+    """The fields that are read in either vendor's body."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -65,11 +65,11 @@ class Fields(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class VendorRequest:
-    """A valid request. ``most_output_tokens`` is what its answers cannot exceed together, where it
-    says, and ``choices`` how many of them it asks for.
+    """A valid request. ``most_output_tokens`` bounds all its answers together, if the request has
+    a bound; ``choices`` is the number of answers.
 
-    ``turn`` is what the offline model is asked. There is no ``user_id``: the user that a body names
-    is not an identity here. ``extras`` change the price.
+    ``turn`` is for the offline model. There is no ``user_id``: the user that a body names is not an
+    identity here. ``extras`` change the price.
     """
 
     passage: Passage
@@ -82,7 +82,7 @@ class VendorRequest:
 
 
 def read_document(request: Request, *, example: str) -> json_body.Document:
-    """The body; these endpoints take larger ones than others, for images stand in them."""
+    """The body. It may be larger than at other endpoints, because it may contain images."""
     request.max_content_length = current_services().settings.max_body_bytes
     return json_body.read_document(request, example=example)
 
@@ -94,7 +94,7 @@ def passage(
     headers: tuple[str, ...] = (),
     query: tuple[str, ...] = (),
 ) -> Passage:
-    """The request to hand on, with those headers and parameters of the caller's."""
+    """The request to forward, with these headers and parameters of the caller."""
     return Passage(
         raw=document.raw,
         fields=document.fields,
@@ -116,8 +116,8 @@ def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def extras(model: Model, fields: Mapping[str, object]) -> Extras:
-    """What of the body changes the price; ApiError (400) for what has none, which no budget would
-    see."""
+    """What changes the price; ApiError (400) for a field without a price, which no budget would
+    count."""
     conversation = current_services().conversation
     found = conversation.extras(model, fields)
     for name, why in found.refused.items():
@@ -144,7 +144,7 @@ def last_text(messages: list[dict[str, object]]) -> str:
 
 
 def refuse(error: ValidationError) -> NoReturn:
-    """A ApiError for the first mistake of the body."""
+    """Raise an ApiError for the first error in the body."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     field = str(first["loc"][0])
