@@ -133,8 +133,7 @@ def gunicorn(application: str, environment: Mapping[str, str], folder: Path) -> 
 def answer_times(port: int, sent: bytes, connections: int, seconds: float) -> list[float]:
     """How long each answer took, in seconds, with so many requests on their way at any time."""
     poll, times = select.epoll(), []
-    opened = shared_out(port, connections)
-    by_number = {connection.fileno(): connection for connection in opened}
+    by_number = {each.fileno(): each for each in shared_out(port, connections)}
     received, since = dict.fromkeys(by_number, b""), {}
     until = time.perf_counter() + seconds
     for number, connection in by_number.items():
@@ -142,20 +141,39 @@ def answer_times(port: int, sent: bytes, connections: int, seconds: float) -> li
         since[number] = time.perf_counter()
         connection.sendall(sent)
     while time.perf_counter() < until:
-        for number, _ in poll.poll(1):
+        for ready, _ in poll.poll(1):
+            number = ready
             piece = by_number[number].recv(65_536)
             answer = received[number] = received[number] + piece
             if not piece or not answer.startswith(b"HTTP/1.1 200 "[: len(answer)]):
                 raise RuntimeError(f"the answer was {answer[:2000]!r}")
             if complete(answer):
                 now = time.perf_counter()
-                times.append(now - since[number])
+                times.append(now - since.pop(number))
+                del received[number]
+                if is_last(answer):  # the worker is full and another has room
+                    by_number.pop(number).close()
+                    connection = connect(port)
+                    number = connection.fileno()
+                    by_number[number] = connection
+                    poll.register(number, select.EPOLLIN)
                 received[number], since[number] = b"", now
                 by_number[number].sendall(sent)
-    for connection in opened:
+    for connection in by_number.values():
         connection.close()
     poll.close()
     return times
+
+
+def connect(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def is_last(answer: bytes) -> bool:
+    """Whether the worker closes the connection after this answer."""
+    return b"\r\nconnection: close\r\n" in answer.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
 
 
 def shared_out(port: int, connections: int) -> list[socket.socket]:
@@ -164,8 +182,7 @@ def shared_out(port: int, connections: int) -> list[socket.socket]:
     kept: list[socket.socket] = []
     share: Counter[bytes] = Counter()
     for _ in range(100 * connections):
-        connection = socket.create_connection(("127.0.0.1", port), 10)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = connect(port)
         worker = worker_of(connection)
         if share[worker] * WORKERS >= connections:
             connection.close()

@@ -15,12 +15,12 @@ from chatapp.providers import (
     Extras,
     Forwarder,
     Message,
-    Passage,
-    Passed,
     Prompt,
     Provider,
     ProviderError,
     Quota,
+    RawAnswer,
+    RawRequest,
     TokenCounter,
     Usage,
 )
@@ -174,15 +174,15 @@ class Conversation:
             return self._providers[turn.model.provider].stream(prompt)
 
     def forward(
-        self, model: Model, passage: Passage, most_output_tokens: int | None = None
-    ) -> Passed:
+        self, model: Model, passage: RawRequest, most_output_tokens: int | None = None
+    ) -> RawAnswer:
         """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
         with failures_logged(model):
             provider = self._forwarder(model)
             return provider.forward(_adapted(passage, model, provider, most_output_tokens))
 
     def forward_stream(
-        self, model: Model, passage: Passage, most_output_tokens: int | None = None
+        self, model: Model, passage: RawRequest, most_output_tokens: int | None = None
     ) -> AnswerStream:
         """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
         with failures_logged(model):
@@ -194,7 +194,7 @@ class Conversation:
         provider = self._providers[model.provider]
         return provider.extras(fields) if isinstance(provider, Forwarder) else Extras()
 
-    def count(self, model: Model, passage: Passage) -> Passed | None:
+    def count(self, model: Model, passage: RawRequest) -> RawAnswer | None:
         """The provider's count of the input of a request in its own protocol; None if the provider
         does not count, or does not answer in time."""
         counter = self._providers[model.provider]
@@ -240,11 +240,11 @@ class Conversation:
 
 
 def _adapted(
-    passage: Passage,
+    passage: RawRequest,
     model: Model,
     provider: Forwarder | None = None,
     most_output_tokens: int | None = None,
-) -> Passage:
+) -> RawRequest:
     """The request to that model with that bound; unchanged bytes if neither differs."""
     try:
         adapted = passage.with_fields(model=model.name)

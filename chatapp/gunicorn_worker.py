@@ -4,7 +4,7 @@ are slow, and a few that calls cannot take.
 gunicorn's own gthread gives a thread to each connection it accepts, and accepts more than it has
 threads. This one
 - receives heads and small bodies in its main loop, each within a deadline;
-- leaves a new connection to the worker with the most room;
+- leaves a new connection to a worker with much more room;
 - has `threads` for calls, and RESERVE more for health checks and for refusing calls beyond that;
 - waits for clients to close in its main loop;
 - is replaced after `max_requests` calls, when no other worker is and it has none in flight.
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -64,6 +65,8 @@ STOP_LINGER_S: Final = 2.0
 LEAVE_S: Final = 0.02
 LEAVE_IF_FULL_S: Final = 0.3
 LOOK_AGAIN_S: Final = 0.01
+# How long a call waits for a thread before it is refused: short ones end meanwhile.
+QUEUE_S: Final = 0.5
 SWEEP_S: Final = 0.5
 
 CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
@@ -282,6 +285,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         #: Connections that no thread has, those that have waited longest first; their bytes.
         self.waiting: dict[Connection, None] = {}
         self.received_bytes = 0
+        #: Calls that wait for a thread, the first first.
+        self.queued: deque[Connection] = deque()
         #: After so many calls the worker is to be replaced. Those of health checks do not count,
         #: which gunicorn's own counter cannot know.
         self.calls_until_due: int = self.max_requests
@@ -311,7 +316,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
             def start(*answer: Any) -> Any:
                 response = start_response.__self__
-                if is_unread(response.req.body):
+                if self.present.conn.is_refused or is_unread(response.req.body):
                     response.force_close()
                 return start_response(*answer)
 
@@ -332,8 +337,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.notify()
             now = time.monotonic()
             self.set_accept_enabled(now >= self.look_at)
-            wait_s = 1.0 if self._accepting else max(0.0, self.look_at - now)
-            self.wait_for_and_dispatch_events(min(wait_s, SWEEP_S if self.waiting else 1.0))
+            wait_s = SWEEP_S if self._accepting else max(0.0, self.look_at - now)
+            self.wait_for_and_dispatch_events(min(wait_s, LOOK_AGAIN_S) if self.queued else wait_s)
             self.sweep()
             if self.is_due and not self.calls:
                 self.log.info("Worker is replaced after %s calls.", self.calls_begun)
@@ -357,11 +362,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             listener.close()
 
     def publish(self) -> None:
-        """Say how much room there is, and keep connections only while there is some: a client's
-        next call may find more elsewhere."""
+        """Say how much room there is; and close connections after their answers if there is none
+        here, and some elsewhere."""
         room = 0 if self.is_due else self.room
         self.board.publish(self.cell, room if self.alive else None)
-        self.max_keepalived = sys.maxsize if room else 0
+        moves = not room and self.board.most_room(besides=self.cell) > 0
+        self.max_keepalived = 0 if moves else sys.maxsize
 
     @property
     def room(self) -> int:
@@ -372,6 +378,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def sweep(self) -> None:
         """Close what has waited too long."""
         now = time.monotonic()
+        while self.queued and self.queued[0].until <= now:
+            self.refuse(self.queued.popleft())
         if now < self.sweep_at:
             return
         self.sweep_at = now + SWEEP_S
@@ -404,9 +412,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.evict()
 
     def leaves(self, now: float) -> bool:
-        """Whether a new connection is left to others: while one has more room, for a moment."""
+        """Whether a connection is left to others: for a moment, while one has much more room."""
         room, most = 0 if self.is_due else self.room, self.board.most_room(besides=self.cell)
-        if most == 0 or (room and room >= most - 1):
+        # Short calls come and go: a worker that heeded each of them would idle.
+        if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):
             return False
         # It comes back at once while connections are waiting.
         if self.leaves_since is None or now - self.look_at > LOOK_AGAIN_S:
@@ -481,20 +490,41 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     # -- requests -------------------------------------------------------------------------------
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Give a request to a thread: a call to one of those for calls, if one is free."""
-        conn.is_call = not HEALTH.match(conn.received)
-        conn.is_refused = conn.is_call and self.room == 0
-        if (conn.is_refused or not conn.is_call) and not can_be_answered(conn.sock):
-            self.drop(conn)
-            return
+        """Give a request to a thread: a call to one of those for calls, when one is free."""
         self.leave_poller(conn)
-        if conn.is_call and not conn.is_refused:
-            self.calls += 1
-            self.calls_begun += 1
-            if self.calls_begun >= self.calls_until_due and not self.is_due:
-                self.is_due = self.may_be_replaced()
-            self.publish()
+        conn.is_refused = False
+        conn.is_call = not HEALTH.match(conn.received)
+        if not conn.is_call:
+            self.answer(conn)
+        elif self.room:
+            self.begin(conn)
+        elif len(self.queued) < self.cfg.threads:
+            conn.until = time.monotonic() + QUEUE_S
+            self.queued.append(conn)
+        else:
+            self.refuse(conn)
+
+    def begin(self, conn: Connection) -> None:
+        """Give a call to a thread."""
+        self.calls += 1
+        self.calls_begun += 1
+        if self.calls_begun >= self.calls_until_due and not self.is_due:
+            self.is_due = self.may_be_replaced()
+        self.publish()
         self.tpool.submit(conn)
+
+    def refuse(self, conn: Connection) -> None:
+        """Have the application refuse a call."""
+        conn.is_refused = True
+        self.answer(conn)
+
+    def answer(self, conn: Connection) -> None:
+        """Give a request to one of the threads that calls cannot take."""
+        if can_be_answered(conn.sock):
+            self.tpool.submit(conn)
+        else:
+            self.nr_conns -= 1
+            conn.close()
 
     def may_be_replaced(self) -> bool:
         """Whether all workers serve, and no other is being replaced."""
@@ -520,6 +550,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if conn.is_call and not conn.is_refused:
             self.calls -= 1
             self.publish()
+            if self.queued:
+                self.begin(self.queued.popleft())
         now = time.monotonic()
         try:
             if not keeps:

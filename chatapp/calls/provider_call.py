@@ -28,7 +28,7 @@ from chatapp.catalogue import Catalogue, Model
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, Ledger, Status
 from chatapp.providers import Progress, ProviderError, QuotaUnit, Usage
-from chatapp.upstream_wait import Wait, waiting
+from chatapp.providers.cancellation import Wait, waiting
 
 #: A connection that was idle for too long breaks at once; one that breaks later had the request.
 STALE_S: Final = 1.0

@@ -1,7 +1,7 @@
-"""The provider that needs nobody: no key, no network, the same answer every time.
+"""A provider without a model, a key or a network, with the same answer every time.
 
-It is for trying the limits, not for testing a model: its token counts are a rule of thumb
-(4 bytes a token) and its answer only says what it was asked.
+It serves to try the limits. Its token counts are a rule of thumb (4 bytes a token), and its answer
+only quotes the question.
 """
 
 from __future__ import annotations
@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chatapp.providers import AnswerStream, Completion, Part, Progress, Prompt, Quota, Usage
+from chatapp.providers.protocol import (
+    AnswerStream,
+    Completion,
+    Part,
+    Progress,
+    Prompt,
+    Quota,
+    Usage,
+)
 
 QUOTED_CHARACTERS: Final = 200
 BYTES_PER_TOKEN: Final = 4
 
 
 class Offline:
-    """Answers without a model, and says so."""
-
     name: Final = "offline"
     patterns: Final = ("offline",)
     missing: Final = None
@@ -26,7 +32,7 @@ class Offline:
         return model in self.patterns
 
     def complete(self, prompt: Prompt) -> Completion:
-        # A lone surrogate is JSON, and no text that could be sent.
+        # JSON may contain a lone surrogate, which UTF-8 cannot.
         asked = prompt.messages[-1].text.encode("utf-8", "replace").decode()
         quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
         characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
@@ -45,7 +51,7 @@ class Offline:
 
 
 class OfflineStream:
-    """The same answer, word by word, without a wait."""
+    """The same answer, word by word, without a delay."""
 
     headers: Final[Mapping[str, str]] = {}
     quotas: Final[tuple[Quota, ...]] = ()

@@ -7,10 +7,10 @@ from typing import Final, Protocol
 
 from flask import Response
 
-from chatapp import server_sent_events
 from chatapp.calls.provider_call import ProviderCall
 from chatapp.conversation import failures_logged
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError
+from chatapp.providers.event_stream import MIMETYPE
 
 # Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -104,7 +104,7 @@ def stream_response(stream: AnswerStream, writer: StreamWriter, call: ProviderCa
     body = StreamBody(stream, writer, call)
     response = Response(
         body,
-        content_type=f"{server_sent_events.MIMETYPE}; charset=utf-8",
+        content_type=f"{MIMETYPE}; charset=utf-8",
         headers={**HEADERS, **stream.headers},
     )
     response.call_on_close(body.close)

@@ -19,8 +19,9 @@
 -- future (a clock was set back), it is brought to now without taking anything.
 --
 -- A full server (maxmemory) refuses to store more. Identities that are known go on then: those of which
--- one of these buckets is stored for longer than BRIEF. So does what is stored for no longer than that:
--- it soon makes room again. A request that brings an unknown identity is not admitted.
+-- one of these buckets is stored for longer than BRIEF. So does what is stored for no longer than that,
+-- and what ends with its calls: it soon makes room again. A request that brings an unknown identity is
+-- not admitted.
 
 read_words(ARGV[3])
 local now = present_instant(ARGV[1])
@@ -91,7 +92,7 @@ local function store_if_known()
   local known = { ['{*}'] = true } -- everybody
   for i = 1, #KEYS do
     local charge = checked[i]
-    if raws[i] then
+    if raws[i] and not charge.strategy.ends_with_calls then
       local _, left = pcall(charge.strategy.lifetime, raws[i], now, charge.arg)
       if type(left) == 'number' and left > BRIEF then known[identity_of(KEYS[i])] = true end
     end
@@ -100,7 +101,8 @@ local function store_if_known()
   for i = 1, #KEYS do
     local value, lifetime = change_of(i)
     if value then
-      if lifetime <= BRIEF or known[identity_of(KEYS[i])] then
+      local brief = lifetime <= BRIEF or checked[i].strategy.ends_with_calls
+      if brief or known[identity_of(KEYS[i])] then
         changes[#changes + 1] = { KEYS[i], value, lifetime }
       elseif checked[i].part == 'e' then
         return i

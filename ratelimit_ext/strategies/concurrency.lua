@@ -17,6 +17,7 @@ end
 
 strategies.cc = {
   arguments = 2,
+  ends_with_calls = true,
 
   receipt = function() return 0 end,
 

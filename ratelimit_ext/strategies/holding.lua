@@ -112,6 +112,7 @@ strategies.holding = function(strategy)
 
   return {
     arguments = own + 2,
+    ends_with_calls = strategy.ends_with_calls,
 
     check = function(raw, now, cost, arg)
       local records, change, inner = expired(strategy, raw, now, arg)

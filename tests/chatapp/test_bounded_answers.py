@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 
 from chatapp import catalogue
 from chatapp.providers import Usage
-from chatapp.providers.anthropic.extras import extras_of as anthropic_extras
-from chatapp.providers.openai.extras import extras_of as openai_extras
+from chatapp.providers.anthropic import extras_of as anthropic_extras
+from chatapp.providers.openai import extras_of as openai_extras
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (

@@ -74,6 +74,33 @@ def test_an_answer_without_end_is_the_providers(
     assert after["at-once"] == before["at-once"]
 
 
+def nested(depth: int) -> object:
+    value: object = "pong"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+ODD_CONTENT = {"a number": 7, "nested": nested(700)}
+
+
+@every_way
+@pytest.mark.parametrize("content", ODD_CONTENT.values(), ids=ODD_CONTENT)
+def test_odd_content_is_no_error_of_ours(
+    asker: Asker, provider: ProviderServer, way: str, content: object
+) -> None:
+    """An answer whose generated part has an unexpected form is passed on, or is malformed."""
+    body = anthropic_body() if "anthropic" in way else openai_body()
+    name = "content" if "anthropic" in way else "choices"
+    more: object = [{"type": "text", "message": content, "text": content}]
+    odd = {**body, name: content if content == 7 else more}
+    provider.script(Answer(200, odd))
+    response = asker.ask(way)
+    assert response.status_code == (200 if content == 7 and "/chat" not in way else 502)
+    (call,) = asker.ledger.finished()
+    assert call.status == ("answered" if response.status_code == 200 else "malformed")
+
+
 UNREADABLE = {
     "cut off": {"Content-Length": "1000", "Connection": "close"},
     "not what it says": {"Content-Encoding": "gzip"},

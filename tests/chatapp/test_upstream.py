@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import anthropic
 import httpx2
-import openai
 import pytest
 
 from chatapp import catalogue
 from chatapp.providers import ProviderError, Quota, Usage
-from chatapp.providers.anthropic import failures as anthropic_failures
-from chatapp.providers.openai import failures as openai_failures
+from chatapp.providers.anthropic import VENDOR as ANTHROPIC_VENDOR
+from chatapp.providers.openai import VENDOR as OPENAI_VENDOR
+from chatapp.providers.sdk import Vendor, provider_errors
 from chatapp.services import services_of
 from chatapp.web.call_limits import RequestLimits
 from tests.chatapp.conftest import AppMaker
@@ -289,14 +288,13 @@ def test_a_timeout_is_not_tried_again(
     [(httpx2.ConnectTimeout("no"), "unavailable"), (httpx2.ReadTimeout("no"), "timeout")],
     ids=["no connection", "no answer"],
 )
-@pytest.mark.parametrize("vendor", [openai, anthropic], ids=["openai", "anthropic"])
+@pytest.mark.parametrize("vendor", [OPENAI_VENDOR, ANTHROPIC_VENDOR], ids=["openai", "anthropic"])
 def test_who_was_never_reached_may_be_asked_again(
-    vendor: Any, cause: httpx2.TimeoutException, kind: str
+    vendor: Vendor, cause: httpx2.TimeoutException, kind: str
 ) -> None:
     """Both are timeouts to the SDKs, and only the one that read the prompt can bill it."""
-    failures = openai_failures if vendor is openai else anthropic_failures
-    with pytest.raises(ProviderError) as told, failures.told():
-        raise vendor.APITimeoutError(httpx2.Request("POST", "http://x/")) from cause
+    with pytest.raises(ProviderError) as told, provider_errors(vendor):
+        raise vendor.sdk.APITimeoutError(httpx2.Request("POST", "http://x/")) from cause
     assert told.value.kind == kind
 
 

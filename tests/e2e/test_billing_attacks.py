@@ -249,8 +249,11 @@ def test_3_a_plain_call_ends_when_its_caller_leaves(
 ) -> None:
     """The provider is hung up on at once, and what it had generated is paid."""
     said = says("normal", caller="mallory", id="left", tokens=2000, wait_ms=4000, stops=1)
-    body: dict[str, object] = {"model": CLAUDE if path == ANTHROPIC else GPT, "messages": said}
-    body |= {"message": said[0]["content"], "max_tokens": 2000}
+    body: dict[str, object] = {"model": CLAUDE if path == ANTHROPIC else GPT}
+    if path == CHAT:
+        body |= {"message": said[0]["content"]}
+    else:
+        body |= {"messages": said, "max_tokens": 2000}
     connection = patient.begin("mallory", path, body)
     patient.reached("left")
     patient.leave(connection)

@@ -140,7 +140,7 @@ def test_what_is_left_of_each_limit_is_shown(page: Page) -> None:
     """Every limit by name, with what this conversation has left of it."""
     say(page, "hello")
     limits = page.locator("#limits li")
-    expect(limits).to_have_count(9)
+    expect(limits).to_have_count(10)
     expect(limits.filter(has_text="money per day")).to_contain_text("$5.00 of $5.00 left")
     expect(limits.filter(has_text="user per 20 s")).to_contain_text("9 of 10 left")
     expect(limits.filter(has_text="plan per day")).to_contain_text("99 of 100 left")

@@ -17,8 +17,9 @@ from ratelimit_ext.engine.protocol import Closing, Correction, Renewal, Settleme
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.block import CLOSED, how
 from tests import servers
-from tests.strategies.world import DAY, MINUTE
+from tests.strategies.world import DAY, HOUR, MINUTE
 
+AT_ONCE = Limit(2, HOUR, "concurrency", name="at-once", unit="calls")
 DAILY = Limit(3, DAY, "sliding-window", name="daily")
 PACE = Limit(30, MINUTE, "token-bucket", name="pace")
 MONEY = Limit(1_000, DAY, "fixed-window", name="money", unit="usd")
@@ -97,6 +98,19 @@ def test_a_short_lived_bucket_makes_nobody_known(client: redis.Redis, engine: Re
     assert engine.admit([charge(PACE, "eve")]).admitted
     with pytest.raises(StorageFull):
         engine.admit(call_of("eve"))
+
+
+def test_calls_in_flight_are_counted_and_make_nobody_known(
+    client: redis.Redis, engine: RedisEngine
+) -> None:
+    """They end by themselves: a known caller comes from a new address, under that one's limit."""
+    engine.admit(call_of("ada"))
+    fill(client)
+    slot = charge(AT_ONCE, "10.0.0.1")
+    calls = [engine.admit([slot, charge(DAILY, "ada")], hold=new_hold(HOUR)) for _ in range(3)]
+    assert [call.admitted for call in calls] == [True, True, False]
+    with pytest.raises(StorageFull):
+        engine.admit([slot._replace(cost=0), charge(DAILY, "10.0.0.1")])
 
 
 def test_a_bucket_of_everybody_is_known(client: redis.Redis, engine: RedisEngine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from chatapp.providers import Part, Progress, ProviderError, Usage
-from chatapp.server_sent_events import write
+from chatapp.providers.event_stream import write
 from chatapp.web import provider_errors
 
 #: The fields of a usage that a chat has: it has no tools and no tiers.

@@ -9,7 +9,7 @@ from typing import Final
 
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
-from chatapp.server_sent_events import write
+from chatapp.providers.event_stream import write
 from chatapp.web import provider_errors
 from chatapp.web.error_report import ErrorReport
 from chatapp.web.limit_summary import LimitSummary

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from chatapp.catalogue import Model
 from chatapp.conversation import Turn
-from chatapp.providers import Extras, Passage
+from chatapp.providers import Extras, RawRequest
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
 from chatapp.web.requests import json_body, validation
@@ -72,7 +72,7 @@ class VendorRequest:
     identity here. ``extras`` change the price.
     """
 
-    passage: Passage
+    passage: RawRequest
     turn: Turn
     stream: bool
     most_output_tokens: int | None
@@ -93,9 +93,9 @@ def passage(
     *,
     headers: tuple[str, ...] = (),
     query: tuple[str, ...] = (),
-) -> Passage:
+) -> RawRequest:
     """The request to forward, with these headers and parameters of the caller."""
-    return Passage(
+    return RawRequest(
         raw=document.raw,
         fields=document.fields,
         headers={

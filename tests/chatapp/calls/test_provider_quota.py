@@ -6,7 +6,7 @@ import pytest
 
 from chatapp.calls.provider_quota import DAY_S, MINUTE_S, QuotaLevel, quota_level
 from chatapp.providers import Quota
-from chatapp.providers.openai.quotas import quotas
+from chatapp.providers.openai import quotas
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Anthropic's quotas, out of headers of every kind."""
+"""Anthropic's quotas in valid and invalid headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chatapp.providers import Quota
-from chatapp.providers.anthropic.quotas import quotas
+from chatapp.providers.anthropic import quotas
 
 # A clock that is not ours.
 DATE = {"date": "Wed, 21 Oct 2015 07:28:00 GMT"}
@@ -36,13 +36,13 @@ def test_every_unit_is_read() -> None:
 
 @pytest.mark.parametrize("part", ["input-tokens", "output-tokens"])
 def test_tokens_of_a_direction_stand_for_all_tokens(part: str) -> None:
-    """The same tokens are not told twice."""
+    """The same tokens are reported once."""
     [quota] = quotas(told("tokens", "60", "58") | told(part, "50", "48"))
     assert quota.unit == part.replace("-", "_")
 
 
 def test_tokens_are_told_where_no_direction_is() -> None:
-    """The sum, or the most restrictive, is better than nothing."""
+    """Without the parts, their sum or the most restrictive one is reported."""
     odd = told("input-tokens", "-1", "0") | told("output-tokens", "many", "5")
     assert quotas(told("tokens", "60", "58") | odd) == (Quota("tokens", 60, 58, None, 60),)
 
@@ -75,7 +75,7 @@ def test_tokens_are_told_where_no_direction_is() -> None:
     ],
 )
 def test_a_reset_is_an_instant_or_unknown(reset: str | None, seconds: float | None) -> None:
-    """It counts from the answer's own date, and an odd one leaves limit and remaining."""
+    """A reset is relative to the answer's date; an invalid one leaves limit and remaining valid."""
     assert quotas(DATE | told("requests", "50", "49", reset)) == (
         Quota("requests", 50, 49, seconds, 60),
     )
@@ -93,7 +93,7 @@ def test_a_reset_is_an_instant_or_unknown(reset: str | None, seconds: float | No
     ],
 )
 def test_without_a_date_our_clock_counts(date: dict[str, str]) -> None:
-    """A missing or odd date is no reason to know nothing."""
+    """Without a valid date, a reset is relative to our clock."""
     reset = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
     [quota] = quotas(date | told("requests", "50", "49", reset))
     assert quota.reset_after_s is not None
@@ -122,7 +122,7 @@ def test_without_a_date_our_clock_counts(date: dict[str, str]) -> None:
 def test_a_quota_is_two_figures_or_unknown(
     limit: str, remaining: str, known: tuple[int, int] | None
 ) -> None:
-    """Whatever is sent, what comes out can be reckoned with, and the other quotas stay."""
+    """An invalid quota is left out, and the others stay."""
     headers = told("requests", limit, remaining) | told("tokens", "9", "8")
     expected = [Quota("requests", *known, None, 60)] if known else []
     assert quotas(headers) == (*expected, Quota("tokens", 9, 8, None, 60))

@@ -1,10 +1,10 @@
-"""A provider that fails within a stream that began as a success."""
+"""Errors of a provider within a stream that began successfully."""
 
 from __future__ import annotations
 
 import pytest
 
-from chatapp.providers import ErrorKind, Message, Passage, Prompt, ProviderError, Timeouts
+from chatapp.providers import ErrorKind, Message, Prompt, ProviderError, RawRequest, Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.openai import OpenAI
 from tests.chatapp.provider_server import (
@@ -53,7 +53,7 @@ ANTHROPIC_ERRORS: list[tuple[object, ErrorKind]] = [
 def test_openais_error_chunk_is_told_by_its_cause(
     provider: ProviderServer, error: object, kind: ErrorKind, forwarded: bool
 ) -> None:
-    """By its code, or else its type; whatever its form, the answer ends as an error."""
+    """The code decides, or else the type. An error in any form ends the answer as an error."""
     provider.script(Stream([*openai_chunks()[:2], event({"error": error})]))
     assert failure(OpenAI(Timeouts()), "gpt-5.4-mini", forwarded=forwarded) == ("po", kind, 200)
 
@@ -63,7 +63,7 @@ def test_openais_error_chunk_is_told_by_its_cause(
 def test_anthropics_error_event_is_told_by_its_cause(
     provider: ProviderServer, error: object, kind: ErrorKind, forwarded: bool
 ) -> None:
-    """By its type; whatever its form, the answer ends as an error."""
+    """The type decides. An error in any form ends the answer as an error."""
     provider.script(Stream([*anthropic_events()[:4], named("error", error=error)]))
     found = failure(Anthropic(Timeouts()), "claude-haiku-4-5", forwarded=forwarded)
     assert found == ("po", kind, 200)
@@ -75,7 +75,7 @@ def failure(
     """The text before the error, its kind, and its status."""
     if forwarded:
         fields: dict[str, object] = {"model": model, "stream": True}
-        stream = asked.forward_stream(Passage(raw=b"{}", fields=fields))
+        stream = asked.forward_stream(RawRequest(raw=b"{}", fields=fields))
     else:
         stream = asked.stream(Prompt(model, (Message("user", "ping"),), 9))
     texts: list[str] = []

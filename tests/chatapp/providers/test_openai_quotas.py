@@ -1,11 +1,11 @@
-"""OpenAI's quotas, out of headers of every kind."""
+"""OpenAI's quotas in valid and invalid headers."""
 
 from __future__ import annotations
 
 import pytest
 
 from chatapp.providers import Quota
-from chatapp.providers.openai.quotas import quotas
+from chatapp.providers.openai import quotas
 
 
 def told(what: str, limit: str, remaining: str, reset: str | None = None) -> dict[str, str]:
@@ -15,7 +15,7 @@ def told(what: str, limit: str, remaining: str, reset: str | None = None) -> dic
 
 
 def test_requests_and_tokens_are_read() -> None:
-    """What OpenAI's pages show comes out in units and seconds."""
+    """The examples of OpenAI's documentation are parsed into units and seconds."""
     headers = told("requests", "60", "59", "1s") | told("tokens", "150000", "149984", "6m0s")
     assert quotas(headers) == (
         Quota("requests", 60, 59, 1.0),
@@ -76,7 +76,7 @@ def test_two_quotas_of_tokens_are_one(
     ],
 )
 def test_a_reset_is_a_duration_or_unknown(reset: str | None, seconds: float | None) -> None:
-    """An odd reset leaves limit and remaining as they were told."""
+    """An invalid reset leaves limit and remaining valid."""
     [quota] = quotas(told("requests", "60", "59", reset))
     assert quota == Quota("requests", 60, 59, quota.reset_after_s)
     assert quota.reset_after_s == (None if seconds is None else pytest.approx(seconds))
@@ -117,13 +117,13 @@ def test_a_reset_is_a_duration_or_unknown(reset: str | None, seconds: float | No
 def test_a_quota_is_two_figures_or_unknown(
     limit: str, remaining: str, known: tuple[int, int] | None
 ) -> None:
-    """Whatever is sent, what comes out can be reckoned with, and the other quotas stay."""
+    """An invalid quota is left out, and the others stay."""
     headers = told("requests", limit, remaining) | told("tokens", "9", "8")
     expected = [Quota("requests", *known, None)] if known else []
     assert quotas(headers) == (*expected, Quota("tokens", 9, 8, None))
 
 
 def test_no_headers_are_no_quotas() -> None:
-    """A provider that tells nothing, or half of it, is one that tells nothing."""
+    """Absent or incomplete headers are no quota."""
     assert quotas({}) == ()
     assert quotas({"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-tokens": "5"}) == ()

@@ -1,4 +1,4 @@
-"""Quotas on their whole way: the providers' headers, their real SDKs, our values."""
+"""Quotas from the providers' headers, over their real SDKs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from chatapp.providers import Message, Passage, Prompt, ProviderError, Quota, Timeouts
+from chatapp.providers import Message, Prompt, ProviderError, Quota, RawRequest, Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
@@ -26,7 +26,7 @@ from tests.chatapp.provider_server import (
 
 @dataclass(frozen=True)
 class Case:
-    """A provider, headers of its own making, and what they say."""
+    """A provider, its headers, and the quotas in them."""
 
     make: type[OpenAI | Anthropic]
     path: str
@@ -36,14 +36,14 @@ class Case:
     refusal: Answer
     query: Mapping[str, str]
 
-    def passage(self, *, stream: bool) -> Passage:
+    def passage(self, *, stream: bool) -> RawRequest:
         fields = {
             "model": self.model,
             "max_tokens": 9,
             "messages": [{"role": "user", "content": "ping"}],
             "stream": stream,
         }
-        return Passage(raw=json.dumps(fields).encode(), fields=fields, query=self.query)
+        return RawRequest(raw=json.dumps(fields).encode(), fields=fields, query=self.query)
 
     def prompt(self) -> Prompt:
         return Prompt(model=self.model, messages=(Message("user", "ping"),), max_tokens=9)
@@ -101,7 +101,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_whole_answers_bring_quotas(provider: ProviderServer, case: Case) -> None:
-    """Asked in our words or in the provider's own, what its headers say of quotas comes along."""
+    """A prompt and a forwarded request both return the quotas."""
     provider.script(case.answer(stream=False), case.answer(stream=False))
     asked = case.make(Timeouts())
     completion = asked.complete(case.prompt())
@@ -110,7 +110,7 @@ def test_whole_answers_bring_quotas(provider: ProviderServer, case: Case) -> Non
 
 
 def test_streams_bring_quotas_with_their_beginning(provider: ProviderServer, case: Case) -> None:
-    """They are there before the first part, and do not change."""
+    """A stream has them before its first part, and they do not change."""
     provider.script(case.answer(stream=True), case.answer(stream=True))
     asked = case.make(Timeouts())
     for stream in (asked.stream(case.prompt()), asked.forward_stream(case.passage(stream=True))):
@@ -120,7 +120,7 @@ def test_streams_bring_quotas_with_their_beginning(provider: ProviderServer, cas
 
 
 def test_refusals_bring_quotas(provider: ProviderServer, case: Case) -> None:
-    """A 429 says what is used up, whichever way it was asked."""
+    """The quotas of a 429 are on the error, for prompts and forwarded requests."""
     asked = case.make(Timeouts())
     for ask in (
         lambda: asked.complete(case.prompt()),
@@ -135,7 +135,7 @@ def test_refusals_bring_quotas(provider: ProviderServer, case: Case) -> None:
 
 
 def test_who_tells_nothing_has_no_quotas(provider: ProviderServer, case: Case) -> None:
-    """No header is needed for an answer, and none is made up."""
+    """An answer without such headers has no quotas."""
     asked = case.make(Timeouts())
     assert asked.complete(case.prompt()).quotas == ()
     assert asked.forward(case.passage(stream=False)).quotas == ()
@@ -150,7 +150,7 @@ def test_who_tells_nothing_has_no_quotas(provider: ProviderServer, case: Case) -
 
 @pytest.mark.parametrize("odd", ["", "-1", "9" * 10_000, "inf", "nan", "1e999", "\xb2\xff", "\t"])
 def test_odd_headers_cost_no_answer(provider: ProviderServer, case: Case, odd: str) -> None:
-    """Whatever stands in them, the answer is the caller's."""
+    """Invalid headers do not affect the answer."""
     headers = dict.fromkeys(case.headers, odd)
     provider.script(Answer(200, _body(case), headers), Answer(429, b"{}", headers))
     asked = case.make(Timeouts())
@@ -162,7 +162,7 @@ def test_odd_headers_cost_no_answer(provider: ProviderServer, case: Case, odd: s
 
 
 def test_offline_there_are_no_quotas() -> None:
-    """Nobody is asked who could have one."""
+    """The offline provider has no quotas."""
     prompt = Prompt(model="offline", messages=(Message("user", "ping"),), max_tokens=9)
     assert Offline().complete(prompt).quotas == ()
     assert Offline().stream(prompt).quotas == ()

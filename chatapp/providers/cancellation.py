@@ -1,7 +1,8 @@
-"""Ends another thread's wait for a provider that has not begun to answer.
+"""Cancels a wait for a provider from another thread, before the provider has begun to answer.
 
-Once a provider has begun, its response knows the connection. Until then only the client's library
-does, and it tells nobody, so its network backend is asked to: which thread reads from what.
+After that, the response knows its connection. Before, only the HTTP library's connection pool does,
+which does not expose it. So the pool's network backend is wrapped, and records which thread reads
+from which connection.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from chatapp.providers import Timeouts
-
 if TYPE_CHECKING:
     import httpx2
 
@@ -22,33 +21,33 @@ _of_thread: Final[dict[int, Wait]] = {}
 
 
 class Wait:
-    """What one thread waits for from providers, which any other may end, once and for all."""
+    """The reads of one thread from providers. Any other thread may end them, once and for all."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._has_ended = False
         self._read_from: Stream | None = None
-        #: Whether a provider that had been asked was hung up on.
+        #: Whether a provider was disconnected that had received the request.
         self.hung_up = False
-        #: Whether an answer was waited for: the request has been sent, and may be billed.
+        #: Whether an answer was waited for: the request has been sent and may be billed.
         self.was_asked = False
 
     def end(self) -> None:
-        """Hang up on the provider that is read from, now or next."""
+        """Disconnect the provider that is read from, now or next."""
         with self._lock:
             self._has_ended = True
             self._hang_up()
 
-    def begins(self, stream: Stream) -> None:
-        """The thread reads from this one now."""
+    def begin_read(self, stream: Stream) -> None:
+        """Before the thread reads from this connection."""
         with self._lock:
             self.was_asked = True
             self._read_from = stream
-            if self._has_ended:  # since the prompt's last byte, say, with nobody to hang up on
+            if self._has_ended:  # while the request was sent, when no read could be ended
                 self._hang_up()
 
-    def is_over(self) -> None:
-        """The thread has read: what the connection is used for from now on, nobody ends."""
+    def end_read(self) -> None:
+        """After that. The connection may serve another request from now on."""
         with self._lock:
             self._read_from = None
 
@@ -60,7 +59,7 @@ class Wait:
 
 @contextmanager
 def waiting(wait: Wait) -> Iterator[None]:
-    """Within the block, what this thread reads from providers is part of that wait."""
+    """Within the block, this thread's reads from providers belong to ``wait``."""
     thread = threading.get_ident()
     _of_thread[thread] = wait
     try:
@@ -69,11 +68,11 @@ def waiting(wait: Wait) -> Iterator[None]:
         del _of_thread[thread]
 
 
-def can_be_ended(client: httpx2.Client) -> httpx2.Client:
-    """The same client, whose waits can be ended from now on.
+def with_cancellable_reads(client: httpx2.Client) -> httpx2.Client:
+    """The same client, with reads that a Wait can end.
 
-    httpx2 has no public way to its connections' backend, which httpcore2 offers. Should it not be
-    found where it is today, waits end by themselves, at their timeout.
+    httpx2 has no public access to the network backend of its connections, which httpcore2 offers.
+    If a later version keeps it elsewhere, waits end at their timeout.
     """
     for transport in (client._transport, *client._mounts.values()):
         pool = getattr(transport, "_pool", None)
@@ -83,32 +82,18 @@ def can_be_ended(client: httpx2.Client) -> httpx2.Client:
     return client
 
 
-def timeout(timeouts: Timeouts, *, stream: bool) -> httpx2.Timeout:
-    """How long a call waits for its provider: a stream, at first, for its first byte."""
-    import httpx2  # noqa: PLC0415 - with the SDKs, which import it: only where there is a key
-
-    read_s = timeouts.first_byte_s if stream else timeouts.read_s
-    return httpx2.Timeout(read_s, connect=timeouts.connect_s)
-
-
-def wait_longer(response: httpx2.Response, timeouts: Timeouts) -> None:
-    """A stream has begun: from now on each of its reads may take as long as any."""
-    with contextlib.suppress(RuntimeError, KeyError):  # no request, or none of the library's
-        response.request.extensions["timeout"]["read"] = timeouts.read_s
-
-
 def hang_up(stream: Any) -> None:
-    """End a network stream's connection, also under somebody who waits for it."""
+    """Shut a network stream's connection down, also while another thread reads from it."""
     connection = stream.get_extra_info("socket")
     if connection is not None:
-        # The plain socket's, also under TLS: that of TLS is not for a second thread. To close it
-        # would wake nobody who waits for it.
+        # The plain socket's shutdown, also under TLS, whose own is not thread-safe. Closing the
+        # socket would not wake a thread that reads from it.
         with contextlib.suppress(OSError):
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class Backend:
-    """A network backend of httpcore2 over another, whose streams tell their readers' waits."""
+    """A network backend of httpcore2 around another. Its streams record who reads from them."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -124,7 +109,7 @@ class Backend:
 
 
 class Stream:
-    """A network stream that tells its reader's wait, while it is read from."""
+    """A network stream that reports each read to the reading thread's Wait."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -136,11 +121,11 @@ class Stream:
         wait = _of_thread.get(threading.get_ident())
         if wait is None:
             return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
-        wait.begins(self)
+        wait.begin_read(self)
         try:
             return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
         finally:
-            wait.is_over()
+            wait.end_read()
 
     def start_tls(self, *args: Any, **kwargs: Any) -> Stream:
         return Stream(self._stream.start_tls(*args, **kwargs))

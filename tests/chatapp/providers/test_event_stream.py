@@ -1,4 +1,4 @@
-"""Server-sent events: whatever the pieces that the wire brings, the events come whole."""
+"""Server-sent events are complete, wherever the network cuts them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapp import server_sent_events
-from chatapp.server_sent_events import Event, read, write
+from chatapp.providers import event_stream
+from chatapp.providers.event_stream import Event, read, write
 
 WIRE = b'event: a\ndata: {"x": 1}\n\n: ping\n\ndata: b\r\ndata: c\r\n\r\ndata:d\n\n'
 
 
 @given(st.lists(st.integers(0, len(WIRE)), max_size=8))
 def test_events_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
-    """Names, data of several lines, comments; and together their bytes are what came."""
+    """Names, data of several lines, comments; their bytes together are the input."""
     edges = [0, *sorted(cuts), len(WIRE)]
     events = list(read(WIRE[a:b] for a, b in itertools.pairwise(edges)))
     assert [(e.name, e.data) for e in events] == [
@@ -29,7 +29,7 @@ def test_events_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
 
 
 def test_an_event_comes_before_the_next_byte_is_asked_for() -> None:
-    """Nothing is held back until more arrives."""
+    """No event waits for the next one."""
 
     def pieces():
         yield b"data: a\n\n"
@@ -39,21 +39,21 @@ def test_an_event_comes_before_the_next_byte_is_asked_for() -> None:
 
 
 def test_what_is_cut_off_is_dropped() -> None:
-    """Half an event is none; one that only lacks its empty line is whole."""
+    """Half an event is dropped; one without only its empty line is complete."""
     assert list(read([b"data: a\n\ndata: b"])) == [Event("", "a", b"data: a\n\n")]
     assert [e.data for e in read([b"data: a\n\ndata: b\n"])] == ["a", "b"]
 
 
 def test_what_never_ends_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bound, far above any provider's events."""
-    monkeypatch.setattr(server_sent_events, "EVENT_MAX_BYTES", 100)
+    """The limit is far above any provider's events."""
+    monkeypatch.setattr(event_stream, "EVENT_MAX_BYTES", 100)
     with pytest.raises(ValueError, match="larger than 100 bytes"):
         list(read(b"data: x" for _ in range(1000)))
 
 
 @given(st.dictionaries(st.text(), st.text()), st.sampled_from([None, "delta"]))
 def test_what_is_written_is_read_again(data: dict[str, str], name: str | None) -> None:
-    """Whatever the data holds: line ends, separators, anything."""
+    """Data may contain line ends and separators."""
     [event] = read([write(data, name=name)])
     assert event.name == (name or "")
-    assert server_sent_events.json.loads(event.data) == data
+    assert event_stream.json.loads(event.data) == data

@@ -1,0 +1,489 @@
+"""Anthropic's models, over its messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError, field_validator
+
+from chatapp.providers.answer_fields import Fields, OpenFields, Tokens, generated_bytes
+from chatapp.providers.event_stream import Event
+from chatapp.providers.protocol import (
+    AnswerStream,
+    Completion,
+    ErrorKind,
+    Extras,
+    FinishReason,
+    Part,
+    Progress,
+    Prompt,
+    ProviderError,
+    Quota,
+    QuotaUnit,
+    RawAnswer,
+    RawRequest,
+    Timeouts,
+    Usage,
+)
+from chatapp.providers.response_headers import http_date, quota
+from chatapp.providers.sdk import SDKTransport, Vendor, provider_errors
+
+if TYPE_CHECKING:
+    import anthropic
+
+NAME: Final = "anthropic"
+PATH: Final = "/v1/messages"
+COUNT_PATH: Final = "/v1/messages/count_tokens"
+#: How long a count may take: it generates nothing, and an estimate can replace it.
+COUNT_WITHIN_S: Final = 10.0
+#: The minimum of `thinking.budget_tokens`, and what is left for the answer beside it.
+LEAST_THINKING: Final = 1024
+LEAST_ANSWER: Final = 256
+FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refused",
+}
+#: Speeds and inference regions with the standard price.
+STANDARD: Final = frozenset({"", "standard", "global", "not_available"})
+#: Fields of a block or its delta that the model does not generate.
+NOT_GENERATED: Final = frozenset(
+    {"type", "id", "tool_use_id", "signature", "citation", "citations"}
+)
+
+
+class Anthropic:
+    """Calls Anthropic, or the compatible server at ANTHROPIC_BASE_URL."""
+
+    name: Final = NAME
+    patterns: Final = ("claude-*",)
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._transport = SDKTransport(VENDOR, timeouts)
+        self.missing: Final = self._transport.missing
+
+    def serves(self, model: str) -> bool:
+        return any(fnmatchcase(model, pattern) for pattern in self.patterns)
+
+    def complete(self, prompt: Prompt) -> Completion:
+        answer = self.forward(RawRequest.of(_body(prompt)))
+        with provider_errors(VENDOR):
+            return Answer.model_validate(answer.fields).completion(answer)
+
+    def stream(self, prompt: Prompt) -> AnswerStream:
+        request = RawRequest.of({**_body(prompt), "stream": True})
+        return self._transport.stream(PATH, request, MessageReader(prompt.model), lenient=False)
+
+    def extras(self, fields: Mapping[str, object]) -> Extras:
+        return extras_of(fields)
+
+    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
+        own, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
+        if not isinstance(own, int) or own <= most_output_tokens:
+            return request
+        budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+        if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
+            return request.with_fields(max_tokens=most_output_tokens)
+        # Thinking has a minimum budget, and must leave some tokens for the answer.
+        assert isinstance(thinking, dict)
+        most = min(own, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
+        less = {**thinking, "budget_tokens": max(LEAST_THINKING, most // 2)}
+        return request.with_fields(max_tokens=most, thinking=less)
+
+    def forward(self, request: RawRequest) -> RawAnswer:
+        return self._transport.post(PATH, request)
+
+    def forward_stream(self, request: RawRequest) -> AnswerStream:
+        reader = MessageReader(str(request.fields.get("model")))
+        return self._transport.stream(PATH, request, reader, lenient=True)
+
+    def count(self, request: RawRequest) -> RawAnswer:
+        return self._transport.post(COUNT_PATH, request, within_s=COUNT_WITHIN_S)
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def _body(prompt: Prompt) -> dict[str, object]:
+    """The system messages go into a field of their own."""
+    system = "\n\n".join(m.text for m in prompt.messages if m.role == "system")
+    spoken = [{"role": m.role, "content": m.text} for m in prompt.messages if m.role != "system"]
+    return {
+        "model": prompt.model,
+        "max_tokens": prompt.max_tokens,
+        "messages": spoken,
+        **({"system": system} if system else {}),
+    }
+
+
+#: Tools that the client runs, and the provider's tools that cost only tokens, by the start of their
+#: type.
+FREE_TOOLS: Final = (
+    *("custom", "bash_", "text_editor_", "computer_", "browser_", "memory_"),
+    *("web_fetch_", "tool_search_tool_", "tool_reference", "mcp_toolset"),
+)
+WEB_SEARCH: Final = "web_search_"
+#: What is billed at another model's price, or is shared by all clients of this server's key.
+REFUSED: Final = {
+    "fallbacks": "has no price here: another model may answer",
+    "container": "is not supported: a container belongs to all who share this server's key",
+    "thread": "is not supported: a thread belongs to all who share this server's key",
+}
+#: A part of a message that adds a tool.
+TOOL_ADDITION: Final = "tool_addition"
+
+
+def extras_of(fields: Mapping[str, object]) -> Extras:
+    """See Forwarder. The fields and tools are those of anthropic 2.13's beta
+    `MessageCreateParams`."""
+    refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
+    billing = fields.get("billing_policy")
+    if isinstance(billing, dict) and billing.get("bill_to", "self") != "self":
+        refused["billing_policy"] = "is not supported: this server is billed"
+    tiers = {}
+    for name in ("speed", "inference_geo"):
+        value = fields.get(name)
+        if isinstance(value, str) and value.lower() not in STANDARD:
+            tiers[name] = value.lower()
+        elif not isinstance(value, str | None):
+            refused[name] = "is not a string"
+    tools = []
+    for name, tool in (*_listed(fields, "tools"), *_added_tools(fields)):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind.startswith(WEB_SEARCH):
+            tools.append("web_search")
+        elif isinstance(kind, str) and not kind.startswith(FREE_TOOLS):
+            refused[name] = f"may not have a tool {kind[:50]!r}, which has no price here"
+    thinking = fields.get("thinking")
+    thinks = thinking.get("type") if isinstance(thinking, dict) else None
+    return Extras(
+        tiers=tiers,
+        tools=tuple(tools),
+        refused=refused,
+        thinks=None if thinks is None else thinks != "disabled",
+    )
+
+
+def _listed(fields: Mapping[str, object], name: str) -> Iterator[tuple[str, object]]:
+    listed = fields.get(name)
+    for each in listed if isinstance(listed, list) else ():
+        yield name, each
+
+
+def _added_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The tools that messages add within a conversation."""
+    for _, message in _listed(fields, "messages"):
+        for _, part in _listed(message, "content") if isinstance(message, dict) else ():
+            if isinstance(part, dict) and part.get("type") == TOOL_ADDITION:
+                tool = part.get("tool")
+                yield "messages", tool.get("definition", tool) if isinstance(tool, dict) else tool
+
+
+# -- whole answers -----------------------------------------------------------------------------
+
+
+class CacheWrites(Fields):
+    ephemeral_1h_input_tokens: Tokens | None = None
+
+
+class ServerTools(Fields):
+    web_search_requests: Tokens | None = None
+
+
+class Generation(Fields):
+    """The tokens of one generation. Anthropic counts tokens that are read from or written to its
+    cache beside the input."""
+
+    type: str | None = None
+    input_tokens: Tokens
+    output_tokens: Tokens
+    cache_read_input_tokens: Tokens | None = None
+    cache_creation_input_tokens: Tokens | None = None
+    cache_creation: CacheWrites | None = None
+
+
+class Bill(Generation):
+    """What Anthropic calls usage."""
+
+    server_tool_use: ServerTools | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    iterations: list[Generation] | None = None
+
+    @field_validator("iterations", mode="before")
+    @classmethod
+    def _compactions(cls, found: object) -> object:
+        """The sums contain all other iterations already."""
+        if not isinstance(found, list):
+            return None
+        return [
+            each for each in found if isinstance(each, dict) and each.get("type") == "compaction"
+        ]
+
+    def usage(self) -> Usage:
+        # The sums leave out the tokens of compacting the context.
+        parts = [self, *(self.iterations or ())]
+        read = sum(part.cache_read_input_tokens or 0 for part in parts)
+        written = sum(part.cache_creation_input_tokens or 0 for part in parts)
+        hour = (part.cache_creation or CacheWrites() for part in parts)
+        tools = self.server_tool_use or ServerTools()
+        return Usage(
+            input_tokens=sum(part.input_tokens for part in parts) + read + written,
+            output_tokens=sum(part.output_tokens for part in parts),
+            cached_input_tokens=read,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=sum(part.ephemeral_1h_input_tokens or 0 for part in hour),
+            web_searches=tools.web_search_requests or 0,
+            tiers=_tiers(self.speed, self.inference_geo),
+        )
+
+
+class AnswerBill(Fields):
+    usage: Bill
+
+
+class Block(Fields):
+    type: str
+    text: str | None = None
+
+
+class Answer(Fields):
+    model: str
+    content: list[Block]
+    stop_reason: str | None = None
+
+    def completion(self, answer: RawAnswer) -> Completion:
+        return Completion(
+            text="".join(b.text for b in self.content if b.type == "text" and b.text),
+            model=self.model,
+            usage=answer.usage,
+            finish_reason=_finish_reason(self.stop_reason),
+            quotas=answer.quotas,
+        )
+
+
+def _usage(answer: object) -> Usage | None:
+    try:
+        return AnswerBill.model_validate(answer).usage.usage()
+    except ValidationError:
+        return None
+
+
+def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | None:
+    """The speed and region of a call, if they change its price."""
+    if speed is None and inference_geo is None:
+        return None
+    words = ((speed or "").lower(), (inference_geo or "").lower())
+    return tuple(word[:32] for word in words if word not in STANDARD)
+
+
+def _output_bytes(answer: object) -> int:
+    """The bytes that were generated for a whole answer, without the results of tools."""
+    blocks = answer.get("content") if isinstance(answer, dict) else None
+    listed = blocks if isinstance(blocks, list) else ()
+    return generated_bytes([b for b in listed if _is_generated(b)], without=NOT_GENERATED)
+
+
+def _is_generated(block: object) -> bool:
+    """Whether the model generated this block, and not a tool of the provider's."""
+    return isinstance(block, dict) and not str(block.get("type")).endswith("_result")
+
+
+def _finish_reason(word: str | None) -> FinishReason:
+    return FINISH_REASONS.get(word or "", "other")
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+class Start(Fields):
+    model: str
+    usage: Bill
+
+
+class MessageStart(Fields):
+    message: Start
+
+
+class BlockStart(Fields):
+    content_block: dict[str, object] | None = None
+
+
+class Delta(OpenFields):
+    """What an event adds; its other fields are generated too (arguments, thinking)."""
+
+    text: str | None = None
+
+
+class BlockDelta(Fields):
+    delta: Delta
+
+
+class Stop(Fields):
+    stop_reason: str | None = None
+
+
+class MessageDelta(Fields):
+    """``usage`` is the usage so far; what is absent has not changed since the start."""
+
+    delta: Stop
+    usage: dict[str, object]
+
+
+class MessageReader:
+    """Reads events. The input tokens come with the first, the output tokens with later ones."""
+
+    def __init__(self, model: str) -> None:
+        self.progress = Progress(model=model)
+        self.over = False
+        self._bill: dict[str, object] = {"input_tokens": 0}
+
+    def read(self, event: Event) -> Part:
+        text = ""
+        match event.name:
+            case "message_start":
+                start = MessageStart.model_validate_json(event.data).message
+                # Each later event has its own count of these.
+                self._bill = start.usage.model_dump(exclude={"output_tokens"})
+                self.progress.model = start.model
+                self.progress.usage = start.usage.usage()
+            case "content_block_start":
+                block = BlockStart.model_validate_json(event.data).content_block
+                if _is_generated(block):
+                    self.progress.output_bytes += generated_bytes(block, without=NOT_GENERATED)
+            case "content_block_delta":
+                text = self._text(BlockDelta.model_validate_json(event.data).delta)
+            case "message_delta":
+                self._count(MessageDelta.model_validate_json(event.data))
+            case "message_stop":
+                self.over = True
+                if self.progress.finish_reason is None:
+                    self.progress.finish_reason = "other"
+            case "error":
+                self.progress.failed = True
+                raise _stream_error(event.data)
+        return Part(text, event.raw)
+
+    def _text(self, delta: Delta) -> str:
+        text = delta.text or ""
+        self.progress.output_bytes += len(text.encode())
+        if delta.model_extra:
+            self.progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
+        return text
+
+    def _count(self, message: MessageDelta) -> None:
+        changed = {name: value for name, value in message.usage.items() if value is not None}
+        bill = Bill.model_validate({**self._bill, **changed})
+        self._bill = bill.model_dump(exclude={"output_tokens"})
+        self.progress.usage = bill.usage()
+        if message.delta.stop_reason is not None:
+            self.progress.finish_reason = _finish_reason(message.delta.stop_reason)
+            self.progress.usage_is_final = True
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+STREAM_KINDS: Final[dict[str, ErrorKind]] = {
+    "overloaded_error": "overloaded",
+    "rate_limit_error": "rate_limited",
+    "billing_error": "quota",
+    "timeout_error": "timeout",
+    # Their messages may quote a key. The log leaves messages of this kind out.
+    "authentication_error": "auth",
+    "permission_error": "auth",
+}
+
+
+class ErrorDetails(Fields):
+    error_code: str | None = None
+
+
+class ErrorReason(Fields):
+    type: str | None = None
+    message: str | None = None
+    details: ErrorDetails | None = None
+
+
+class ErrorEvent(Fields):
+    error: ErrorReason
+
+
+def _error_kind(error: anthropic.APIStatusError) -> ErrorKind | None:
+    if error.type == "billing_error" or _is_spend_cap(error.error_code):
+        return "quota"
+    return "overloaded" if error.type == "overloaded_error" else None
+
+
+def _stream_error(data: str) -> ProviderError:
+    try:
+        reason = ErrorEvent.model_validate_json(data).error
+    except ValidationError:  # an error in any other form
+        return ProviderError(NAME, "unavailable", message=data, status=200)
+    kind = STREAM_KINDS.get(reason.type or "", "unavailable")
+    if _is_spend_cap(reason.details.error_code if reason.details else None):
+        kind = "quota"
+    return ProviderError(NAME, kind, message=reason.message or "", status=200)
+
+
+def _is_spend_cap(error_code: str | None) -> bool:
+    """Whether an error that looks like a rate limit is a spend cap: waiting does not help."""
+    return "spend_limit_reached" in (error_code or "")
+
+
+# -- quotas ------------------------------------------------------------------------------------
+# https://platform.claude.com/docs/en/api/rate-limits, under “Response headers”.
+
+#: The period of all quotas. The reset does not tell it: it is rounded up to whole seconds.
+PERIOD_S: Final = 60
+# Of RFC 3339; Python alone also reads weeks, any separator, and whatever follows a NUL.
+INSTANT: Final = re.compile(r"[0-9-]{10}T[0-9:.]{8,30}(?:Z|[+-][0-9]{2}:[0-9]{2})?")
+
+
+def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
+    """The quotas in an answer's headers, each unit at most once, without invalid ones."""
+    # A reset is an instant of their clock, as the date is: the difference does not need our clock.
+    now = http_date(headers.get("date", "")) or datetime.now(UTC)
+
+    def reset_s(text: str) -> float | None:
+        return _seconds_until(text, now)
+
+    def found(unit: QuotaUnit, name: str) -> Quota | None:
+        name = f"anthropic-ratelimit-{name}-{{}}"
+        return quota(unit, headers, name, reset_s=reset_s, period_s=PERIOD_S)
+
+    parts = found("input_tokens", "input-tokens"), found("output_tokens", "output-tokens")
+    # Tokens of both directions only without these: they are a sum by rules that differ by model.
+    tokens = parts if any(parts) else (found("tokens", "tokens"),)
+    return tuple(each for each in (found("requests", "requests"), *tokens) if each)
+
+
+def _seconds_until(text: str, now: datetime) -> float | None:
+    """The time until an RFC 3339 instant; 0 if it is past."""
+    text = text.strip()
+    if not INSTANT.fullmatch(text):
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:  # the 32nd of a month
+        return None
+    instant = instant.replace(tzinfo=instant.tzinfo or UTC)
+    return max(0.0, (instant - now).total_seconds())
+
+
+VENDOR: Final = Vendor(
+    name=NAME,
+    client_class="Anthropic",
+    error_class="AnthropicError",
+    key_variable="ANTHROPIC_API_KEY",
+    request_id_header="request-id",
+    error_kind=_error_kind,
+    usage=_usage,
+    output_bytes=_output_bytes,
+    quotas=quotas,
+)

@@ -1,0 +1,420 @@
+"""OpenAI's models, over its chat completions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import Field, ValidationError
+
+from chatapp.providers.answer_fields import Fields, OpenFields, Tokens, generated_bytes
+from chatapp.providers.event_stream import Event
+from chatapp.providers.protocol import (
+    AnswerStream,
+    Completion,
+    ErrorKind,
+    Extras,
+    FinishReason,
+    Part,
+    Progress,
+    Prompt,
+    ProviderError,
+    Quota,
+    RawAnswer,
+    RawRequest,
+    Timeouts,
+    Usage,
+)
+from chatapp.providers.response_headers import quota
+from chatapp.providers.sdk import SDKTransport, Vendor, provider_errors
+
+if TYPE_CHECKING:
+    import openai
+
+NAME: Final = "openai"
+PATH: Final = "/chat/completions"
+#: The fields that limit an answer's length; the first is the current one.
+BOUNDS: Final = ("max_completion_tokens", "max_tokens")
+FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "refused",
+}
+#: Tiers with a price of their own, under one name for each. All others have the standard price.
+TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
+STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
+#: Fields of a message that the model does not generate.
+NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
+
+
+class OpenAI:
+    """Calls OpenAI, or the compatible server at OPENAI_BASE_URL."""
+
+    name: Final = NAME
+    patterns: Final = ("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*")
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._transport = SDKTransport(VENDOR, timeouts)
+        self.missing: Final = self._transport.missing
+
+    def serves(self, model: str) -> bool:
+        return any(fnmatchcase(model, pattern) for pattern in self.patterns)
+
+    def complete(self, prompt: Prompt) -> Completion:
+        answer = self.forward(RawRequest.of(_body(prompt)))
+        with provider_errors(VENDOR):
+            return Answer.model_validate(answer.fields).completion(answer)
+
+    def stream(self, prompt: Prompt) -> AnswerStream:
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        request = RawRequest.of({**_body(prompt), **options})
+        reader = ChunkReader(prompt.model, hides_usage=False)
+        return self._transport.stream(PATH, request, reader, lenient=False)
+
+    def extras(self, fields: Mapping[str, object]) -> Extras:
+        return extras_of(fields)
+
+    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
+        found = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
+        lowered = {
+            name: most_output_tokens
+            for name in found or BOUNDS[:1]
+            if not found or request.fields[name] > most_output_tokens  # type: ignore[operator]
+        }
+        return request.with_fields(**lowered)
+
+    def forward(self, request: RawRequest) -> RawAnswer:
+        return self._transport.post(PATH, request)
+
+    def forward_stream(self, request: RawRequest) -> AnswerStream:
+        asking, was_added = _with_usage(request)
+        choices = request.fields.get("n")
+        reader = ChunkReader(
+            str(request.fields.get("model")),
+            hides_usage=was_added,
+            choices=choices if isinstance(choices, int) else 1,
+        )
+        return self._transport.stream(PATH, asking, reader, lenient=True)
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def _body(prompt: Prompt) -> dict[str, object]:
+    return {
+        "model": prompt.model,
+        "messages": [{"role": m.role, "content": m.text} for m in prompt.messages],
+        "max_completion_tokens": prompt.max_tokens,
+    }
+
+
+def _with_usage(request: RawRequest) -> tuple[RawRequest, bool]:
+    """The request, which asks for the stream's usage, and whether that had to be added."""
+    options = request.fields.get("stream_options")
+    if isinstance(options, dict) and options.get("include_usage") is True:
+        return request, False
+    if not isinstance(options, dict | None):
+        return request, False  # OpenAI rejects it with its own message
+    fields = {**request.fields, "stream_options": {**(options or {}), "include_usage": True}}
+    try:
+        raw = json.dumps(fields, allow_nan=False).encode()
+    except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
+        raise ProviderError(NAME, "bad_request", message=str(error)) from error
+    return replace(request, raw=raw, fields=fields), True
+
+
+def extras_of(fields: Mapping[str, object]) -> Extras:
+    """See Forwarder. The fields are those of openai 3.57's `CompletionCreateParams`."""
+    refused, tiers = {}, {}
+    tier = fields.get("service_tier")
+    if isinstance(tier, str):
+        tiers = dict(zip(["service_tier"], _tiers(tier) or (), strict=False))
+    elif tier is not None:
+        refused["service_tier"] = "is not a tier"
+    if fields.get("web_search_options") is not None:
+        refused["web_search_options"] = "has no price here"
+    modalities = fields.get("modalities")
+    if fields.get("audio") is not None or (isinstance(modalities, list) and "audio" in modalities):
+        refused["modalities"] = "may not name audio, which has no price here"
+    messages = fields.get("messages")
+    if any(_has_audio(message) for message in (messages if isinstance(messages, list) else ())):
+        refused["messages"] = "may not contain input_audio, which has no price here"
+    return Extras(
+        tiers=tiers,
+        refused=refused,
+        thinks=False if fields.get("reasoning_effort") == "none" else None,
+    )
+
+
+def _has_audio(message: object) -> bool:
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else ()
+    return any(isinstance(part, dict) and part.get("type") == "input_audio" for part in parts)
+
+
+def _tiers(service_tier: str | None) -> tuple[str, ...] | None:
+    """A requested or served tier under the name that prices use; an unknown one by its own name."""
+    if service_tier is None:
+        return None
+    word = service_tier.lower()
+    return () if word in STANDARD_TIERS else (TIERS.get(word, word[:32]),)
+
+
+# -- whole answers -----------------------------------------------------------------------------
+
+
+class PromptDetails(Fields):
+    cached_tokens: Tokens | None = None
+    cache_write_tokens: Tokens | None = None
+
+
+class CompletionDetails(Fields):
+    reasoning_tokens: Tokens | None = None
+
+
+class Bill(Fields):
+    """What OpenAI calls usage."""
+
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+    def usage(self, service_tier: str | None) -> Usage:
+        prompt = self.prompt_tokens_details or PromptDetails()
+        generated = self.completion_tokens_details or CompletionDetails()
+        return Usage(
+            input_tokens=self.prompt_tokens,
+            output_tokens=self.completion_tokens,
+            cached_input_tokens=prompt.cached_tokens or 0,
+            cache_write_tokens=prompt.cache_write_tokens or 0,
+            reasoning_tokens=generated.reasoning_tokens or 0,
+            tiers=_tiers(service_tier),
+        )
+
+
+class AnswerBill(Fields):
+    usage: Bill
+    service_tier: str | None = None
+
+
+class Text(Fields):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class Choice(Fields):
+    finish_reason: str | None = None
+    message: Text
+
+
+class Answer(Fields):
+    model: str
+    choices: Annotated[list[Choice], Field(min_length=1)]
+
+    def completion(self, answer: RawAnswer) -> Completion:
+        choice = self.choices[0]
+        refused = choice.message.refusal
+        return Completion(
+            text=choice.message.content or refused or "",
+            model=self.model,
+            usage=answer.usage,
+            finish_reason="refused" if refused else _finish_reason(choice.finish_reason),
+            quotas=answer.quotas,
+        )
+
+
+def _usage(answer: object) -> Usage | None:
+    try:
+        found = AnswerBill.model_validate(answer)
+    except ValidationError:
+        return None
+    return found.usage.usage(found.service_tier)
+
+
+def _output_bytes(answer: object) -> int:
+    """The bytes that were generated for all choices."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    listed = choices if isinstance(choices, list) else ()
+    messages = [choice.get("message") for choice in listed if isinstance(choice, dict)]
+    return generated_bytes(messages, without=NOT_GENERATED)
+
+
+def _finish_reason(word: str | None) -> FinishReason:
+    return FINISH_REASONS.get(word or "", "other")
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+DONE: Final = "[DONE]"
+
+
+class Delta(OpenFields):
+    """What a chunk adds; its other fields are generated too (tool calls, reasoning)."""
+
+    content: str | None = None
+    refusal: str | None = None
+
+
+class DeltaChoice(Fields):
+    index: int | None = None
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(Fields):
+    model: str | None = None
+    choices: Annotated[list[DeltaChoice], Field(default_factory=list)]
+    usage: Bill | None = None
+    service_tier: str | None = None
+    error: object = None  # an error in any form
+
+
+class ChunkReader:
+    """Reads the chunks of so many ``choices``. ``hides_usage``: the client did not request the
+    chunk with the usage and does not get it, because code that reads `choices[0]` of every chunk
+    would fail on it."""
+
+    def __init__(self, model: str, *, hides_usage: bool, choices: int = 1) -> None:
+        self.progress = Progress(model=model)
+        self.over = False
+        self._choices = choices
+        self._finished: set[int] = set()
+        self._hides_usage = hides_usage
+        self._service_tier: str | None = None
+
+    def read(self, event: Event) -> Part:
+        if not event.data:
+            return Part("", event.raw)
+        if event.data.startswith(DONE):
+            if not self._finished:
+                raise ProviderError(NAME, "unavailable", message="[DONE] before a finish_reason")
+            self.progress.finish_reason = self.progress.finish_reason or "other"
+            self.over = True
+            return Part("", event.raw)
+        chunk = Chunk.model_validate_json(event.data)
+        if chunk.error:
+            self.progress.failed = True
+            raise _stream_error(chunk.error)
+        progress = self.progress
+        progress.model = chunk.model or progress.model
+        text = "".join([self._text(choice) for choice in chunk.choices])
+        self._service_tier = chunk.service_tier or self._service_tier
+        if chunk.usage is not None:
+            progress.usage = chunk.usage.usage(self._service_tier)
+            progress.usage_is_final = True
+            if self._hides_usage and not chunk.choices:
+                return Part("", b"")
+        return Part(text, event.raw)
+
+    def _text(self, choice: DeltaChoice) -> str:
+        """The text that a chunk adds to a choice; everything generated is counted."""
+        progress, delta = self.progress, choice.delta or Delta()
+        text = delta.content or delta.refusal or ""
+        progress.output_bytes += len(text.encode())
+        if delta.model_extra:
+            progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
+        if choice.finish_reason is not None:
+            self._finished.add(choice.index or 0)
+            if len(self._finished) >= self._choices:
+                progress.finish_reason = _finish_reason(choice.finish_reason)
+        return text
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+#: The start of a 429 for a request above the quota of a whole minute: "Request too large for gpt-4o
+#: in organization … on tokens per min (TPM): Limit 30000, Requested 36278."
+TOO_LARGE: Final = "Request too large"
+#: In the code or the message of a 429 when the tier `flex` is full; other tiers may not be:
+#: https://platform.openai.com/docs/guides/flex-processing.
+NO_FLEX: Final = "resource unavailable"
+#: By an error's code, or else its type. OpenAI has words for both; compatible servers send the
+#: status as code.
+STREAM_KINDS: Final[dict[str, ErrorKind]] = {
+    "rate_limit_exceeded": "rate_limited",
+    "slow_down": "rate_limited",
+    "rate_limit_error": "rate_limited",
+    "requests": "rate_limited",
+    "tokens": "rate_limited",
+    "429": "rate_limited",
+    "server_is_overloaded": "overloaded",
+    "service_unavailable_error": "overloaded",
+    "503": "overloaded",
+    "insufficient_quota": "quota",
+}
+
+
+def _error_kind(error: openai.APIStatusError) -> ErrorKind | None:
+    if error.code == "insufficient_quota":
+        return "quota"  # a 429, but waiting does not help
+    if error.status_code == 429 and TOO_LARGE in error.message:
+        return "too_large"  # nor here; only the message distinguishes it
+    words = f"{error.code} {error.message}".lower().replace("_", " ")
+    if error.status_code == 429 and NO_FLEX in words:
+        return "unavailable"
+    return None
+
+
+def _stream_error(error: object) -> ProviderError:
+    found = error if isinstance(error, dict) else {"message": error}
+    words = (str(found.get("code")), str(found.get("type")))
+    kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
+    message = str(found.get("message") or "")
+    return ProviderError(NAME, next(kinds, "unavailable"), message=message, status=200)
+
+
+# -- quotas ------------------------------------------------------------------------------------
+# https://platform.openai.com/docs/guides/rate-limits, under “Rate limits in headers”.
+
+SECONDS_PER: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+STEP: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)")
+DURATION: Final = re.compile(rf"(?:{STEP.pattern}){{1,4}}")
+
+
+def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
+    """The quotas in an answer's headers, each unit at most once, without invalid ones."""
+    requests = quota("requests", headers, "x-ratelimit-{}-requests", reset_s=_duration_s)
+    # The organisation's tokens and the project's: a call uses both.
+    tokens = [
+        found
+        for name in ("x-ratelimit-{}-tokens", "x-ratelimit-{}-project-tokens")
+        if (found := quota("tokens", headers, name, reset_s=_duration_s))
+    ]
+    return tuple(found for found in (requests, _both(tokens)) if found)
+
+
+def _both(tokens: Sequence[Quota]) -> Quota | None:
+    """What both leave, as one quota. Its limit is always the smaller one: if it changed with the
+    quota that has less left, use of the larger would be mistaken for use of the smaller."""
+    if not tokens:
+        return None
+    smaller = min(tokens, key=lambda found: found.limit)
+    return replace(smaller, remaining=min(smaller.limit, *(found.remaining for found in tokens)))
+
+
+def _duration_s(text: str) -> float | None:
+    """The seconds in `12ms`, `6m0s` or `1h2m3s`; compatible servers send a number of seconds."""
+    text = text.strip()
+    for duration in (text, f"{text}s"):
+        if DURATION.fullmatch(duration):
+            steps = STEP.findall(duration)
+            return sum(float(count) * SECONDS_PER[unit] for count, unit in steps)
+    return None
+
+
+VENDOR: Final = Vendor(
+    name=NAME,
+    client_class="OpenAI",
+    error_class="OpenAIError",
+    key_variable="OPENAI_API_KEY",
+    request_id_header="x-request-id",
+    error_kind=_error_kind,
+    usage=_usage,
+    output_bytes=_output_bytes,
+    quotas=quotas,
+)

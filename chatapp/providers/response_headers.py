@@ -1,0 +1,82 @@
+"""What a provider's response headers say. They are untrusted: an invalid value counts as absent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from chatapp.providers.protocol import Quota, QuotaUnit
+
+FIGURE: Final = re.compile(r"[0-9]{1,13}")
+#: Larger than the quota of any provider.
+FIGURE_MAX: Final = 10**12
+#: Quotas have periods of a minute, a day or a month. A longer wait is an error, or a Unix time.
+WAIT_MAX_S: Final = 31 * 86_400
+
+
+def sendable(headers: Mapping[str, str], name: str) -> str | None:
+    """The header's value, if it can be sent to a client. A WSGI server rejects a value that is not
+    printable ASCII, and the whole answer with it."""
+    value = headers.get(name, "")
+    return value if value and value.isascii() and value.isprintable() else None
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The wait that a provider requests, in seconds; None without a valid one.
+
+    ``retry-after-ms`` goes before ``retry-after``, as in both SDKs.
+    """
+    for header, seconds_per_unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            wait_s = float(headers.get(header, "")) * seconds_per_unit
+        except ValueError:
+            continue
+        if 0 < wait_s <= WAIT_MAX_S:
+            return wait_s
+    date = http_date(headers.get("retry-after", ""))
+    if date is None:
+        return None
+    wait_s = (date - datetime.now(UTC)).total_seconds()
+    return wait_s if 0 < wait_s <= WAIT_MAX_S else None
+
+
+def quota(
+    unit: QuotaUnit,
+    headers: Mapping[str, str],
+    name: str,
+    *,
+    reset_s: Callable[[str], float | None],
+    period_s: int | None = None,
+) -> Quota | None:
+    """The quota in the three headers ``name``, in which {} stands for `limit`, `remaining` and
+    `reset`; None if they are absent or invalid. ``reset_s`` parses a reset into seconds from now,
+    or None. ``period_s`` is the quota's period, if known.
+    """
+    limit = _figure(headers.get(name.format("limit"), ""))
+    remaining = _figure(headers.get(name.format("remaining"), ""))
+    if not limit or remaining is None:  # Azure sends a limit of 0 or less for "unknown"
+        return None
+    after_s = reset_s(headers.get(name.format("reset"), ""))
+    if after_s is not None and after_s > WAIT_MAX_S:
+        after_s = None
+    # Providers round, and may report more remaining than the limit.
+    return Quota(unit, limit, min(remaining, limit), after_s, period_s)
+
+
+def http_date(text: str) -> datetime | None:
+    """The instant of an HTTP date, in UTC if it has no zone; None if it is invalid."""
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # a year of twenty digits overflows
+        return None
+    return date.replace(tzinfo=date.tzinfo or UTC)
+
+
+def _figure(text: str) -> int | None:
+    if not FIGURE.fullmatch(text.strip()):
+        return None
+    figure = int(text)
+    return figure if figure <= FIGURE_MAX else None

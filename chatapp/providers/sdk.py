@@ -1,0 +1,261 @@
+"""The transport to a provider, over its official synchronous SDK.
+
+A request is sent once, as bytes, and its answer is read as bytes: the SDK adds the key, the
+address, its headers and the connections. Errors of the SDK and of its HTTP library become
+ProviderError here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from chatapp.per_process import PerProcess
+from chatapp.providers.cancellation import with_cancellable_reads
+from chatapp.providers.event_stream import EventReader, EventStream
+from chatapp.providers.protocol import (
+    ErrorKind,
+    ProviderError,
+    Quota,
+    RawAnswer,
+    RawRequest,
+    Timeouts,
+    Usage,
+)
+from chatapp.providers.response_headers import retry_after_s, sendable
+
+if TYPE_CHECKING:
+    import httpx2
+
+STATUS_KINDS: Final[dict[int, ErrorKind]] = {
+    401: "auth",
+    402: "quota",
+    403: "auth",
+    404: "unknown_model",
+    408: "timeout",
+    429: "rate_limited",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+JSON: Final = "application/json"
+KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key")
+REDACTED: Final = "***"
+#: The key of a request's extensions under which its response is found.
+REFUSAL: Final = "chatapp.refusal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vendor:
+    """How a vendor's SDK and API differ from the others'.
+
+    ``name`` is also the SDK's module, ``client_class`` its client and ``error_class`` the base of
+    its errors. ``request_id_header`` is passed on to clients, who may need it to report a problem;
+    the quotas are not: they are ours. ``error_kind`` tells the cause of an APIStatusError where
+    the status alone does not, else None. ``usage`` and ``output_bytes`` read a whole answer's JSON,
+    ``quotas`` its headers.
+    """
+
+    name: str
+    client_class: str
+    error_class: str
+    key_variable: str
+    request_id_header: str
+    error_kind: Callable[[Any], ErrorKind | None]
+    usage: Callable[[object], Usage | None]
+    output_bytes: Callable[[object], int]
+    quotas: Callable[[Mapping[str, str]], tuple[Quota, ...]]
+
+    @property
+    def sdk(self) -> Any:
+        """The SDK's module. The SDKs are generated alike, and have the same names."""
+        return import_module(self.name)
+
+
+class SDKTransport:
+    """Sends requests to a vendor, or to the compatible server at the SDK's base URL variable."""
+
+    def __init__(self, vendor: Vendor, timeouts: Timeouts) -> None:
+        self._vendor = vendor
+        self._timeouts = timeouts
+        self._client: PerProcess[Any] = PerProcess(self._connect)
+        self.missing: Final = None if os.environ.get(vendor.key_variable) else vendor.key_variable
+        if self.missing is None:
+            # An SDK takes up to a second to import: at the start rather than within a request, and
+            # not at all without a key.
+            import_module(vendor.name)
+
+    def post(self, path: str, request: RawRequest, *, within_s: float | None = None) -> RawAnswer:
+        """Send the request once and wait for the whole answer, at most ``within_s`` seconds between
+        two reads. Raises ProviderError."""
+        vendor, timeouts = self._vendor, self._timeouts
+        if within_s is not None:
+            timeouts = replace(timeouts, read_s=min(within_s, timeouts.read_s))
+        with provider_errors(vendor):
+            response = self._send(path, request, read_s=timeouts.read_s)
+            fields = json.loads(response.content)
+            return RawAnswer(
+                raw=response.content,
+                fields=fields,
+                content_type=sendable(response.headers, "content-type") or JSON,
+                headers=_request_id(vendor, response),
+                usage=vendor.usage(fields),
+                output_bytes=vendor.output_bytes(fields),
+                quotas=vendor.quotas(response.headers),
+            )
+
+    def stream(
+        self, path: str, request: RawRequest, reader: EventReader, *, lenient: bool
+    ) -> EventStream:
+        """Send the request once. ``lenient`` passes on events that ``reader`` cannot parse. Raises
+        ProviderError if no stream begins."""
+        vendor, timeouts = self._vendor, self._timeouts
+        # Compression would delay events until a block is full.
+        plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
+        with provider_errors(vendor):
+            response = self._send(path, plain, read_s=timeouts.first_byte_s, stream=True)
+            # The stream has begun: from now on each read has the usual time.
+            with contextlib.suppress(RuntimeError, KeyError):  # the response has no such request
+                response.request.extensions["timeout"]["read"] = timeouts.read_s
+        return EventStream(
+            response,
+            reader,
+            provider=vendor.name,
+            headers=_request_id(vendor, response),
+            quotas=vendor.quotas(response.headers),
+            lenient=lenient,
+        )
+
+    def _send(
+        self, path: str, request: RawRequest, *, read_s: float, stream: bool = False
+    ) -> httpx2.Response:
+        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
+
+        response: httpx2.Response = self._client.get().post(
+            path,
+            cast_to=httpx2.Response,  # the response itself: no model of the SDK's is built
+            content=request.raw,
+            options={
+                "headers": dict(request.headers),
+                "params": dict(request.query),
+                "timeout": self._timeout(read_s),
+            },
+            stream=stream,
+            stream_cls=self._vendor.sdk.Stream[object],
+        )
+        return response
+
+    def _connect(self) -> Any:
+        sdk, timeout = self._vendor.sdk, self._timeout(self._timeouts.read_s)
+        http_client = with_cancellable_reads(
+            sdk.DefaultHttpxClient(
+                timeout=timeout,
+                # A redirect would be a call to an unknown address that no limit has counted.
+                follow_redirects=False,
+                cookies=_no_cookies(),
+                event_hooks={"response": [_remember_refusal]},
+            )
+        )
+        # No retries: a call that timed out may have been billed, and no limit would count the next.
+        client = getattr(sdk, self._vendor.client_class)
+        return client(timeout=timeout, max_retries=0, http_client=http_client)
+
+    def _timeout(self, read_s: float) -> httpx2.Timeout:
+        import httpx2  # noqa: PLC0415
+
+        return httpx2.Timeout(read_s, connect=self._timeouts.connect_s)
+
+
+def _request_id(vendor: Vendor, response: httpx2.Response) -> dict[str, str]:
+    """The header with the provider's id of the request, if it has one."""
+    found = sendable(response.headers, vendor.request_id_header)
+    return {vendor.request_id_header: found} if found else {}
+
+
+@contextmanager
+def provider_errors(vendor: Vendor) -> Iterator[None]:
+    """Turn the SDK's errors, and those of reading an answer, into ProviderError."""
+    import httpx2  # noqa: PLC0415
+
+    sdk, name = vendor.sdk, vendor.name
+    try:
+        yield
+    except sdk.APITimeoutError as error:
+        # Without a connection the prompt was not sent, and may be sent again.
+        is_late = not isinstance(error.__cause__, httpx2.ConnectTimeout)
+        kind: ErrorKind = "timeout" if is_late else "unavailable"
+        raise ProviderError(name, kind, message=error.message) from error
+    except sdk.APIStatusError as error:
+        raise _refusal(vendor, error) from error
+    except getattr(sdk, vendor.error_class) as error:
+        raise ProviderError(name, "unavailable", message=str(error)) from error
+    except httpx2.HTTPError as error:
+        raise _unread_refusal(vendor, error) from error
+    except (ValueError, RecursionError) as error:  # an invalid body, or one that is nested too deep
+        raise ProviderError(name, "malformed", message=str(error), status=200) from error
+
+
+def _refusal(vendor: Vendor, error: Any) -> ProviderError:
+    """The ProviderError of an APIStatusError."""
+    response, sent = error.response, error.request.headers
+    kind = vendor.error_kind(error) or STATUS_KINDS.get(response.status_code)
+    if kind is None:  # neither a 3xx nor a 5xx blames the request
+        kind = "bad_request" if 400 <= response.status_code < 500 else "unavailable"
+    message = _without_key(error.message, sent)
+    raw = _without_key(response.text, sent).encode()
+    return _status_error(vendor, response, kind, message=message, raw=raw)
+
+
+def _unread_refusal(vendor: Vendor, error: httpx2.HTTPError) -> ProviderError:
+    """The ProviderError of a stream's refusal whose body could not be read. The SDKs read it
+    outside of their own translation of errors."""
+    try:
+        response = error.request.extensions.get(REFUSAL)
+    except RuntimeError:  # the error belongs to no request
+        response = None
+    if response is None:  # an answer was lost: it may have been billed
+        return ProviderError(vendor.name, "timeout", message=str(error))
+    kind = STATUS_KINDS.get(response.status_code, "unavailable")
+    return _status_error(vendor, response, kind, message=str(error))
+
+
+def _status_error(
+    vendor: Vendor, response: httpx2.Response, kind: ErrorKind, *, message: str, raw: bytes = b""
+) -> ProviderError:
+    return ProviderError(
+        vendor.name,
+        kind,
+        message=message,
+        status=response.status_code,
+        retry_after_s=retry_after_s(response.headers),
+        raw=raw,
+        quotas=vendor.quotas(response.headers),
+        request_id=sendable(response.headers, vendor.request_id_header),
+    )
+
+
+def _remember_refusal(response: httpx2.Response) -> None:
+    """A hook of the HTTP client, for `_unread_refusal`."""
+    if response.is_error:
+        response.request.extensions[REFUSAL] = response
+
+
+def _no_cookies() -> CookieJar:
+    """A jar that stores nothing. All clients share one connection pool, and a cookie from one
+    client's answer would be sent with another client's request."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
+
+
+def _without_key(text: str, sent: Mapping[str, str]) -> str:
+    """The text without the key of the request that had these headers: providers may quote it."""
+    for header in KEY_HEADERS:
+        if key := sent.get(header, "").removeprefix("Bearer "):
+            text = text.replace(key, REDACTED)
+    return text
