@@ -174,27 +174,29 @@ class Conversation:
             return self._providers[turn.model.provider].stream(prompt)
 
     def forward(
-        self, model: Model, passage: RawRequest, most_output_tokens: int | None = None
+        self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> RawAnswer:
         """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
         with failures_logged(model):
             provider = self._forwarder(model)
-            return provider.forward(_adapted(passage, model, provider, most_output_tokens))
+            return provider.forward(_adapted(raw_request, model, provider, most_output_tokens))
 
     def forward_stream(
-        self, model: Model, passage: RawRequest, most_output_tokens: int | None = None
+        self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> AnswerStream:
         """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
         with failures_logged(model):
             provider = self._forwarder(model)
-            return provider.forward_stream(_adapted(passage, model, provider, most_output_tokens))
+            return provider.forward_stream(
+                _adapted(raw_request, model, provider, most_output_tokens)
+            )
 
     def extras(self, model: Model, fields: Mapping[str, object]) -> Extras:
         """What changes the price of a request in the provider's own protocol, besides tokens."""
         provider = self._providers[model.provider]
         return provider.extras(fields) if isinstance(provider, Forwarder) else Extras()
 
-    def count(self, model: Model, passage: RawRequest) -> RawAnswer | None:
+    def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
         """The provider's count of the input of a request in its own protocol; None if the provider
         does not count, or does not answer in time."""
         counter = self._providers[model.provider]
@@ -202,7 +204,7 @@ class Conversation:
             return None
         with failures_logged(model):
             try:
-                return counter.count(_adapted(passage, model))
+                return counter.count(_adapted(raw_request, model))
             except ProviderError as error:
                 if error.status not in NO_SUCH_ADDRESS and error.kind != "timeout":
                     raise
@@ -240,14 +242,14 @@ class Conversation:
 
 
 def _adapted(
-    passage: RawRequest,
+    raw_request: RawRequest,
     model: Model,
     provider: Forwarder | None = None,
     most_output_tokens: int | None = None,
 ) -> RawRequest:
     """The request to that model with that bound; unchanged bytes if neither differs."""
     try:
-        adapted = passage.with_fields(model=model.name)
+        adapted = raw_request.with_fields(model=model.name)
         if provider is None or most_output_tokens is None:
             return adapted
         return provider.bounded(adapted, most_output_tokens)

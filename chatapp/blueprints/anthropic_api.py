@@ -47,7 +47,7 @@ def read_request() -> None:
         vendor.refuse(error)
     model = served_model(fields.model, provider=wire_format.provider)
     g.chat_request = VendorRequest(
-        passage=vendor.passage(request, document, headers=HEADERS, query=("beta",)),
+        raw_request=vendor.raw_request(request, document, headers=HEADERS, query=("beta",)),
         turn=Turn(vendor.last_text(fields.messages), model),
         stream=fields.stream or False,
         extras=vendor.extras(model, document.fields),
@@ -66,8 +66,8 @@ def count_tokens() -> Response:
     """The input tokens of a message: the provider's count, or else an estimate. It is not a call:
     nothing is billed, so nothing is held, charged or recorded in the ledger."""
     vendor_request: VendorRequest = g.chat_request
-    model, passage = vendor_request.turn.model, vendor_request.passage
-    counted = current_services().conversation.count(model, passage)
+    model, raw_request = vendor_request.turn.model, vendor_request.raw_request
+    counted = current_services().conversation.count(model, raw_request)
     if counted is None:
-        return jsonify(input_tokens=input_tokens(model, passage.fields).expected)
+        return jsonify(input_tokens=input_tokens(model, raw_request.fields).expected)
     return Response(counted.raw, headers=counted.headers, content_type=counted.content_type)

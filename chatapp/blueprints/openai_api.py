@@ -52,7 +52,7 @@ def read_request() -> None:
         vendor.refuse(error)
     model = served_model(fields.model, provider=wire_format.provider)
     g.chat_request = VendorRequest(
-        passage=vendor.passage(request, document, headers=("OpenAI-Beta",)),
+        raw_request=vendor.raw_request(request, document, headers=("OpenAI-Beta",)),
         turn=Turn(vendor.last_text(fields.messages), model),
         stream=fields.stream or False,
         extras=vendor.extras(model, document.fields),

@@ -60,7 +60,10 @@ def _counted_input() -> int:
     """What the provider will count as input. A cached prompt hardly counts, and how much of it is
     cached is unknown before the answer."""
     chat_request: ChatRequest | VendorRequest = g.chat_request
-    if isinstance(chat_request, VendorRequest) and b'"cache_control"' in chat_request.passage.raw:
+    if (
+        isinstance(chat_request, VendorRequest)
+        and b'"cache_control"' in chat_request.raw_request.raw
+    ):
         return 0
     estimate = current_estimate()
     return estimate.input_tokens - estimate.cached_input_tokens
@@ -110,7 +113,7 @@ def _estimate(chat_request: ChatRequest | VendorRequest) -> Estimate:
     }
     choices = 1
     if isinstance(chat_request, VendorRequest):
-        body, choices = chat_request.passage.fields, chat_request.choices
+        body, choices = chat_request.raw_request.fields, chat_request.choices
     return current_services().estimator.estimate(
         chat_request.turn.model,
         body,

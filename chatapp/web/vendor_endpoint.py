@@ -44,13 +44,15 @@ def answer(vendor_request: VendorRequest, wire_format: WireFormat) -> Response:
 def _forward(
     vendor_request: VendorRequest, wire_format: WireFormat, call: ProviderCall
 ) -> Response:
-    conversation, passage = current_services().conversation, vendor_request.passage
+    conversation, raw_request = current_services().conversation, vendor_request.raw_request
     if vendor_request.stream:
-        stream = call.run(lambda model, most: conversation.forward_stream(model, passage, most))
+        stream = call.run(lambda model, most: conversation.forward_stream(model, raw_request, most))
         return stream_response(stream, PassThroughWriter(wire_format), call)
-    passed = call.run(lambda model, most: conversation.forward(model, passage, most))
-    call.finish_answer(passed.usage, output_bytes=passed.output_bytes)
-    return Response(passed.raw, headers=passed.headers, content_type=passed.content_type)
+    raw_answer = call.run(lambda model, most: conversation.forward(model, raw_request, most))
+    call.finish_answer(raw_answer.usage, output_bytes=raw_answer.output_bytes)
+    return Response(
+        raw_answer.raw, headers=raw_answer.headers, content_type=raw_answer.content_type
+    )
 
 
 def _answer_offline(
@@ -58,7 +60,7 @@ def _answer_offline(
 ) -> Response:
     conversation, turn = current_services().conversation, vendor_request.turn
     if vendor_request.stream:
-        writer = wire_format.stream_writer(turn.model.name, vendor_request.passage.fields)
+        writer = wire_format.stream_writer(turn.model.name, vendor_request.raw_request.fields)
         stream = call.run(lambda _, most: conversation.stream(turn, most))
         return stream_response(stream, writer, call)
     reply = call.run(lambda _, most: conversation.answer(turn, most))

@@ -72,7 +72,7 @@ class VendorRequest:
     identity here. ``extras`` change the price.
     """
 
-    passage: RawRequest
+    raw_request: RawRequest
     turn: Turn
     stream: bool
     most_output_tokens: int | None
@@ -87,7 +87,7 @@ def read_document(request: Request, *, example: str) -> json_body.Document:
     return json_body.read_document(request, example=example)
 
 
-def passage(
+def raw_request(
     request: Request,
     document: json_body.Document,
     *,
