@@ -15,46 +15,43 @@ from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, identities, settings
-from chatapp.accounts.authentication import EXTENSION_KEY as AUTHENTICATOR_KEY
+from chatapp import catalogue, cli, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
-from chatapp.accounts.store import EXTENSION_KEY as ACCOUNTS_KEY
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
     anthropic_api,
-    authentication,
     chat,
-    content_type,
-    estimating,
     health,
     models_api,
-    not_here,
     openai_api,
-    overload,
     page,
-    present,
-    refusal,
-    request_id,
-    second_choice,
-    trusted_host,
     usage,
 )
 from chatapp.catalogue import Catalogue, CatalogueError
 from chatapp.cli import running
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
-from chatapp.database.connection import EXTENSION_KEY as DATABASE_KEY
 from chatapp.database.connection import Database, DatabaseUrlError
-from chatapp.estimates.estimate import EXTENSION_KEY as ESTIMATOR_KEY
 from chatapp.estimates.estimate import estimator_for
 from chatapp.ledger.background import BackgroundLedger
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
-from chatapp.ledger.records import EXTENSION_KEY as RECORDS_KEY
 from chatapp.ledger.records import Records
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
+from chatapp.services import Services
+from chatapp.web import (
+    authentication,
+    content_type,
+    errors,
+    identities,
+    overload,
+    request_estimate,
+    request_fallback,
+    request_id,
+    trusted_host,
+    unknown_address,
+)
 from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
@@ -64,8 +61,7 @@ ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usa
 # A lease, in timeouts of a provider.
 LEASES: Final = 2
 MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
-#: What `create_app` raises where it was told something wrong: its text is a sentence for whoever
-#: has to mend it.
+#: What `create_app` raises for a wrong configuration; the message is for the operator.
 MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
 
 
@@ -87,54 +83,68 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.config.update(config or {})
     chosen = settings.from_config(app.config)
     _join_embedded_storage(app)
-    # A call may be silent for as long as its provider may; what it holds must not go back before.
+    # A call may be silent for as long as its provider; its reservation must not expire before.
     app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASES * chosen.provider_timeout_s)
 
-    models = app.extensions[catalogue.EXTENSION_KEY] = catalogue.load()
-    app.extensions[present.CONVERSATION_KEY] = _conversation(chosen, models)
-    app.extensions[present.ATTEMPTS_KEY] = chosen.provider_attempts
-    app.extensions[present.MOST_BODY_KEY] = chosen.max_body_bytes
-    limiter = app.extensions[present.LIMITER_KEY] = Limiter(client_ip)
+    models = catalogue.load()
+    conversation = _conversation(chosen, models)
+    limiter = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
-    identities.install(
-        limiter, chosen.plans, identities.plans_of(policy_file) if policy_file else ()
-    )
-    estimating.install(limiter)
-    second_choice.install(limiter)
-    authenticator = _accounts(app, chosen)
+    plans = identities.plans_of(policy_file)
+    identities.install(limiter, chosen.plans, plans)
+    request_estimate.install(limiter)
+    request_fallback.install(limiter)
+    database = _database(app, chosen)
+    accounts = Accounts(database)
+    authenticator = _authenticator(app, accounts)
+    database.close()  # nothing that is open crosses a fork
     content_type.install(app)
     request_id.install(app)
     trusted_host.install(app, authenticator, chosen.trusted_hosts)
     overload.install(app, limiter)
-    # Before the limiter's own: an undecorated view, too, is decided when it is known who calls.
+    # Before the limiter's own hook: undecorated views are decided after authentication, too.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
-    refusal.install(app, unrouted=not_here.answer)
+    errors.install(app, unrouted=unknown_address.answer)
     _log_limits()
     cli.install(app)
     limiter.exempt(health_bp)
     _bound_waits(app)
     _init_limits(app, limiter)
-    app.extensions[ESTIMATOR_KEY] = estimator_for(
-        limiter.storage if limiter.initialized else None, models
-    )
     if policy_file:
-        identities.check_plans(chosen.plans, policy_file)
+        identities.check_plans(chosen.plans, plans, policy_file=policy_file)
+    keep = chosen.ledger_keep_days
+    services.install(
+        app,
+        Services(
+            settings=chosen,
+            plans=plans,
+            limiter=limiter,
+            catalogue=models,
+            conversation=conversation,
+            estimator=estimator_for(limiter.storage if limiter.initialized else None, models),
+            database=database,
+            ledger=BackgroundLedger(database, keep=None if keep is None else timedelta(days=keep)),
+            records=Records(database),
+            accounts=accounts,
+            authenticator=authenticator,
+        ),
+    )
     _trust_proxies(app, chosen.trusted_hops)
     return app
 
 
 def _join_embedded_storage(app: Flask) -> None:
-    """Let a command of `flask` see the limits of the gunicorn that runs in this directory."""
+    """Let a `flask` command read the limits of the gunicorn that runs in this directory."""
     if not running.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
         return
     directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
     if uri := embedded_uri(directory):
         app.config["RATELIMIT_STORAGE_URI"] = uri
     elif not running.serves():
-        # Said, so that Flask-Limiter does not warn of it before each command's own words.
+        # Set explicitly, so that Flask-Limiter does not log a warning in each command.
         app.config["RATELIMIT_STORAGE_URI"] = "memory://"
 
 
@@ -154,7 +164,7 @@ def _init_limits(app: Flask, limiter: Limiter) -> None:
 
 
 def _bound_waits(app: Flask) -> None:
-    """A Redis that hangs must not hold every worker for as long as its client would wait (5 s)."""
+    """A Redis that hangs must not block every worker for its client's default timeout (5 s)."""
     if str(app.config.get("RATELIMIT_STORAGE_URI", "")).startswith(("redis", "valkey")):
         bounds = {"socket_timeout": STORAGE_WAITS_S, "socket_connect_timeout": STORAGE_WAITS_S}
         app.config["RATELIMIT_STORAGE_OPTIONS"] = {
@@ -164,34 +174,32 @@ def _bound_waits(app: Flask) -> None:
 
 
 def _log_limits() -> None:
-    """Let the extension be heard: Flask-Limiter's logger has a handler that drops everything."""
+    """Log what the extension says: Flask-Limiter's logger has a handler that drops everything."""
     for name in ("flask-limiter", "ratelimit_ext"):
         logger = logging.getLogger(name)
         if default_handler not in logger.handlers:
             logger.addHandler(default_handler)
 
 
-def _accounts(app: Flask, chosen: settings.Settings) -> Authenticator:
-    """The database with its schema, what is kept in it, and who is asked whose a key is."""
+def _database(app: Flask, chosen: settings.Settings) -> Database:
+    """The database with its schema."""
     default = f"sqlite:///{Path(app.instance_path) / 'chatapp.db'}"
     try:
-        database = app.extensions[DATABASE_KEY] = Database(chosen.database_url or default)
+        database = Database(chosen.database_url or default)
         migration.prepare(database)
     except (DatabaseUrlError, SQLAlchemyError, OSError) as error:
         raise settings.SettingsError(f"DATABASE_URL: {error}") from error
-    keep = chosen.ledger_keep_days
-    app.extensions[LEDGER_KEY] = BackgroundLedger(
-        database, keep=None if keep is None else timedelta(days=keep)
-    )
-    app.extensions[RECORDS_KEY] = Records(database)
-    accounts = app.extensions[ACCOUNTS_KEY] = Accounts(database)
-    authenticator = app.extensions[AUTHENTICATOR_KEY] = Authenticator(accounts)
+    return database
+
+
+def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
+    """Authentication over these accounts. Logs a warning if no API keys are required."""
+    authenticator = Authenticator(accounts)
     try:
         if running.serves() and not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
     except AccountsUnavailableError:
         app.logger.warning("Nobody is let in before the database says whether keys are needed")
-    database.close()  # nothing that is open crosses a fork
     return authenticator
 
 
@@ -218,8 +226,8 @@ def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
 
 
 def _trust_proxies(app: Flask, hops: int) -> None:
-    """Believe the last ``hops`` entries of X-Forwarded-For and -Proto, and none where it is 0:
-    a client can write anything there, and would choose its own address."""
+    """Trust the last ``hops`` entries of X-Forwarded-For and -Proto. A client can write the others,
+    and would choose its own address."""
     if hops > 0:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0

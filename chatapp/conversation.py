@@ -1,4 +1,4 @@
-"""One turn of a conversation: which model is asked, what it is asked, what came of it. No Flask."""
+"""One turn of a conversation: the model, its prompt, its answer. No Flask."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NO_SUCH_ADDRESS: Final = frozenset({404, 405})
 
 
 class UnknownModelError(ValueError):
-    """No provider answers for this name; the message says which names are answered."""
+    """No provider serves this name; the message lists the names that are served."""
 
 
 class ModelUnavailableError(ValueError):
-    """The model's provider cannot be asked. The message is for who asks for it; ``missing`` is what
-    the operator would have to set, which is none of the other's business."""
+    """The model's provider is not configured. The message is for the client; ``missing`` is the
+    environment variable that the operator has not set, which is not for the client."""
 
     def __init__(self, sentence: str, *, missing: str) -> None:
         super().__init__(sentence)
@@ -45,7 +45,7 @@ class ModelUnavailableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What somebody says, and the model it is said to."""
+    """A message to a model."""
 
     message: str
     model: Model
@@ -53,8 +53,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a turn; ``model`` is the one that gave it, as its provider calls it, ``usage``
-    what it reported, if that can be read, and ``quotas`` are the provider's that came with it."""
+    """The answer to a turn. ``model`` is the provider's name of the model that answered, ``usage``
+    is None if the provider reported none, ``quotas`` are the provider's as of this answer."""
 
     text: str
     model: str
@@ -63,11 +63,11 @@ class Reply:
 
 
 class Conversation:
-    """Finds models and asks their providers.
+    """Finds models and calls their providers.
 
-    ``providers`` are in order of preference: where a request names no model, and no default is
-    set, the first that can be asked is asked for its own default. ``max_tokens`` bounds the answer
-    to a turn. ``fallbacks`` are the models, by name, to ask in another's place.
+    ``providers`` are in order of preference: without ``default_model``, the default is that of the
+    first provider that is configured. ``max_tokens`` bounds the answer to a turn. ``fallbacks`` are
+    model names, by the name of the model that they replace.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class Conversation:
         self._catalogue = catalogue
         self.max_tokens = max_tokens
         self._missed: set[str] = set()
-        self.default_model = self._found(default_model or self._cheapest_at_hand())
+        self.default_model = self._found(default_model or self._first_default())
         self._fallbacks = {
             self._found(name).family: self._other(name, other) for name, other in fallbacks.items()
         }
 
     def model(self, name: str | None) -> Model:
-        """The model of that name, the default where there is none.
+        """The model of that name; the default model without a name.
 
-        Raises UnknownModelError or ModelUnavailableError, before anything is charged or asked.
+        Raises UnknownModelError or ModelUnavailableError.
         """
         if name is None:
             return self.default_model
@@ -114,21 +114,21 @@ class Conversation:
             if provider.missing is not None:
                 raise ModelUnavailableError(
                     f'The model "{name}" belongs to {provider.name}, of which this server offers '
-                    f"nothing; ask for one of: {self._at_hand()}.",
+                    f"nothing; ask for one of: {self._patterns()}.",
                     missing=provider.missing,
                 )
             return self._catalogue.model(name, provider.name)
         raise UnknownModelError(
-            f'The model "{name[:100]}" is unknown; allowed are {self._at_hand()}: name one of them'
+            f'The model "{name[:100]}" is unknown; allowed are {self._patterns()}: name one of them'
         )
 
     def fallback(self, model: Model) -> Model | None:
-        """The model to ask where that one has no room; None where nobody named one."""
+        """The configured fallback of that model; None if there is none."""
         return self._fallbacks.get(model.family)
 
     @property
-    def models_at_hand(self) -> tuple[str, ...]:
-        """The slugs of all listed models that can be asked now, in the catalogue's order."""
+    def available_models(self) -> tuple[str, ...]:
+        """The slugs of all listed models with a configured provider, in the catalogue's order."""
         return tuple(
             slug
             for slug, provider in self._catalogue.providers.items()
@@ -136,25 +136,27 @@ class Conversation:
         )
 
     def models_of(self, *providers: str) -> dict[str, str]:
-        """Of the models at hand those of these providers, each with its provider."""
+        """The available models of these providers, each with its provider."""
         return {
             slug: self._catalogue.providers[slug]
-            for slug in self.models_at_hand
+            for slug in self.available_models
             if self._catalogue.providers[slug] in providers
         }
 
     @property
     def catalogue(self) -> Catalogue:
-        """What is known of the models."""
+        """The models and their prices."""
         return self._catalogue
 
     def price(self, slug: str, usage: Usage) -> int:
-        """What tokens of that model cost, in micro-dollars."""
+        """The cost of a usage of that model, in micro-dollars."""
         return self._catalogue.price(slug, usage)
 
     def answer(self, turn: Turn, most_output_tokens: int | None = None) -> Reply:
-        """Ask, and wait for the answer; ProviderError where there is none. ``most_output_tokens``
-        bounds this answer further, here and below."""
+        """Call the provider, and wait for the answer; ProviderError if there is none.
+
+        ``most_output_tokens`` bounds this answer further, here and below.
+        """
         with failures_logged(turn.model):
             prompt = self._prompt(turn, most_output_tokens)
             completion = self._providers[turn.model.provider].complete(prompt)
@@ -166,41 +168,43 @@ class Conversation:
         )
 
     def stream(self, turn: Turn, most_output_tokens: int | None = None) -> AnswerStream:
-        """Ask for an answer piece by piece; ProviderError where none begins."""
+        """Call the provider for a stream; ProviderError if none begins."""
         with failures_logged(turn.model):
             prompt = self._prompt(turn, most_output_tokens)
             return self._providers[turn.model.provider].stream(prompt)
 
     def forward(
-        self, model: Model, passage: RawRequest, most_output_tokens: int | None = None
+        self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> RawAnswer:
-        """Hand a request in the provider's own protocol on; ProviderError where it gives none."""
+        """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
         with failures_logged(model):
             provider = self._forwarder(model)
-            return provider.forward(_adapted(passage, model, provider, most_output_tokens))
+            return provider.forward(_adapted(raw_request, model, provider, most_output_tokens))
 
     def forward_stream(
-        self, model: Model, passage: RawRequest, most_output_tokens: int | None = None
+        self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> AnswerStream:
-        """The same, piece by piece."""
+        """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
         with failures_logged(model):
             provider = self._forwarder(model)
-            return provider.forward_stream(_adapted(passage, model, provider, most_output_tokens))
+            return provider.forward_stream(
+                _adapted(raw_request, model, provider, most_output_tokens)
+            )
 
     def extras(self, model: Model, fields: Mapping[str, object]) -> Extras:
-        """What of a request in its provider's own protocol changes its price."""
+        """What changes the price of a request in the provider's own protocol, besides tokens."""
         provider = self._providers[model.provider]
         return provider.extras(fields) if isinstance(provider, Forwarder) else Extras()
 
-    def count(self, model: Model, passage: RawRequest) -> RawAnswer | None:
-        """The provider's count of the input of a request in its own protocol; None where the
-        provider counts none, or has no address for it."""
+    def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
+        """The provider's count of the input of a request in its own protocol; None if the provider
+        does not count, or does not answer in time."""
         counter = self._providers[model.provider]
         if not isinstance(counter, TokenCounter):
             return None
         with failures_logged(model):
             try:
-                return counter.count(_adapted(passage, model))
+                return counter.count(_adapted(raw_request, model))
             except ProviderError as error:
                 if error.status not in NO_SUCH_ADDRESS and error.kind != "timeout":
                     raise
@@ -219,7 +223,7 @@ class Conversation:
         )
 
     def _other(self, name: str, other: str) -> Model:
-        """The model that is asked in the place of one of that name."""
+        """The model that replaces the one of that name."""
         chosen = self._found(other)
         if chosen.family == self._found(name).family:
             raise UnknownModelError(
@@ -228,24 +232,24 @@ class Conversation:
             )
         return chosen
 
-    def _cheapest_at_hand(self) -> str:
+    def _first_default(self) -> str:
         ready = next(p for p in self._providers.values() if p.missing is None)
         return self._catalogue.defaults[ready.name]
 
-    def _at_hand(self) -> str:
+    def _patterns(self) -> str:
         ready = (p for p in self._providers.values() if p.missing is None)
         return ", ".join(pattern for provider in ready for pattern in provider.patterns)
 
 
 def _adapted(
-    passage: RawRequest,
+    raw_request: RawRequest,
     model: Model,
     provider: Forwarder | None = None,
     most_output_tokens: int | None = None,
 ) -> RawRequest:
-    """The request to that model, with that bound; as it came if neither changes it."""
+    """The request to that model with that bound; unchanged bytes if neither differs."""
     try:
-        adapted = passage.with_fields(model=model.name)
+        adapted = raw_request.with_fields(model=model.name)
         if provider is None or most_output_tokens is None:
             return adapted
         return provider.bounded(adapted, most_output_tokens)
@@ -255,7 +259,7 @@ def _adapted(
 
 @contextmanager
 def failures_logged(model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Tell the operator why a provider gave no answer, and raise on; not where we hung up."""
+    """Log why a provider gave no answer, and re-raise; ``unless`` this server hung up."""
     try:
         yield
     except ProviderError as error:

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-EXTENSION_KEY: Final = "chatapp.authenticator"
 
 #: How long an answer of the database holds, s: a revoked key works this long at most, and a new
 #: plan applies after that time.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import Final
 
 from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
@@ -13,8 +12,6 @@ from sqlalchemy.orm import Session
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.tables import ApiKey, User
 from chatapp.database.connection import Database
-
-EXTENSION_KEY: Final = "chatapp.accounts"
 
 
 class UnknownUserError(LookupError):

@@ -1,1 +1,1 @@
-"""The HTTP side of chatapp: one blueprint a file, and the shape of its errors."""
+"""Routes: one blueprint a file."""

@@ -1,4 +1,4 @@
-"""POST /chat: say something to a model. The blueprint that the limits by user and plan stand on."""
+"""POST /chat: a message to a model. The limits by user and plan belong to this blueprint."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ from dataclasses import replace
 
 from flask import Blueprint, Response, g, jsonify, request
 
-from chatapp.blueprints import chat_request, dispatch, stream_answer
-from chatapp.blueprints.chat_stream import ChatRendering, usage_fields
-from chatapp.blueprints.present import present_conversation
+from chatapp.services import current_services
+from chatapp.web.current_call import begin_call
+from chatapp.web.formats.chat import ChatStreamWriter, usage_fields
+from chatapp.web.requests import chat as chat_body
+from chatapp.web.streaming import stream_response
 
 bp = Blueprint("chat", __name__)
 
 
 @bp.before_request
 def read_request() -> None:
-    """Check the body before the view, which is where limits are decided.
+    """Check the body before the view, in which limits are decided.
 
-    So what is charged is always a request that can be answered, by a user and for a model that
-    are known; a bad body costs nobody's plan anything.
+    So a request is charged only if it can be answered: the user and the model are known.
     """
     if request.method == "POST":
-        g.chat_request = chat_request.read(request, present_conversation())
+        g.chat_request = chat_body.read(request, current_services().conversation)
 
 
 @bp.post("/chat")
 def chat() -> Response:
-    """The model's reply to one message, whole or as it is made."""
-    asked: chat_request.ChatRequest = g.chat_request
-    turn, conversation = asked.turn, present_conversation()
-    call = dispatch.begin(conversation, turn.model)
-    if asked.stream:
-        stream = call.ask(lambda model, most: conversation.stream(replace(turn, model=model), most))
-        return stream_answer.response(stream, ChatRendering(), call)
-    reply = call.ask(lambda model, most: conversation.answer(replace(turn, model=model), most))
-    call.answered(reply.usage, output_bytes=len(reply.text.encode("utf-8", "surrogatepass")))
+    """The model's reply to one message, whole or streamed."""
+    chat_request: chat_body.ChatRequest = g.chat_request
+    turn, conversation = chat_request.turn, current_services().conversation
+    call = begin_call()
+    if chat_request.stream:
+        stream = call.run(lambda model, most: conversation.stream(replace(turn, model=model), most))
+        return stream_response(stream, ChatStreamWriter(), call)
+    reply = call.run(lambda model, most: conversation.answer(replace(turn, model=model), most))
+    call.finish_answer(reply.usage, output_bytes=len(reply.text.encode("utf-8", "surrogatepass")))
     return jsonify(reply=reply.text, model=reply.model, usage=usage_fields(reply.usage))

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: for load balancers and supervisors. No limit applies to either."""
+"""Liveness and readiness, for load balancers and supervisors. No limit applies to either."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ratelimit_ext import Limiter
 
 
 def blueprint(limiter: Limiter) -> Blueprint:
-    """The two addresses, over this limiter's storage."""
+    """The two addresses, with this limiter's storage."""
     bp = Blueprint("health", __name__)
     asks = threading.Lock()
     ready = False
 
     @bp.get("/healthz")
     def healthz() -> Response:
-        """This process answers. It asks nobody else: a restart would not mend a lost storage."""
+        """This process answers. The storage is not checked: a restart would not repair it."""
         return jsonify(status="alive")
 
     @bp.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        """The storage of the limits answers too, so decisions here count for everybody.
+        """The storage of the limits answers too, so this worker's decisions count for all workers.
 
-        One request asks it at a time, and others get the last answer: the threads for health checks
-        are few, and a storage that hangs would hold all of them.
+        One request checks it at a time, and others get the last result: few threads serve health
+        checks, and a storage that hangs would occupy all of them.
         """
         nonlocal ready
         if asks.acquire(blocking=False):

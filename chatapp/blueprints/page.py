@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
-from flask import Blueprint, Response, current_app, make_response, render_template
+from flask import Blueprint, Response, make_response, render_template
 
-from chatapp.accounts.authentication import EXTENSION_KEY as AUTHENTICATOR_KEY
-from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
-from chatapp.blueprints.present import present_conversation
+from chatapp.accounts.authentication import AccountsUnavailableError
+from chatapp.services import current_services
 
 bp = Blueprint("page", __name__)
 
@@ -21,12 +20,12 @@ CONTENT_SECURITY_POLICY: Final = (
 
 @bp.get("/")
 def page() -> Response:
-    """The page; it is the same for everybody, what differs its script asks for."""
-    conversation = present_conversation()
+    """The page. It is the same for all; its script requests what differs."""
+    conversation = current_services().conversation
     html = render_template(
         "chat.html",
         default_model=conversation.default_model.name,
-        models=conversation.models_at_hand,
+        models=conversation.available_models,
         needs_key=_needs_key(),
     )
     response = make_response(html)
@@ -36,9 +35,8 @@ def page() -> Response:
 
 
 def _needs_key() -> bool:
-    """Whether to ask for a key; while that is unknown, nothing goes without one."""
-    authenticator = cast(Authenticator, current_app.extensions[AUTHENTICATOR_KEY])
+    """Whether to ask for a key; also if that is unknown, because a request then needs one."""
     try:
-        return authenticator.required
+        return current_services().authenticator.required
     except AccountsUnavailableError:
         return True

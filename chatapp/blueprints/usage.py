@@ -1,17 +1,15 @@
-"""GET /usage: what the caller has left of each limit, and has spent. It costs no plan anything."""
+"""GET /usage: what the caller has left of each limit, and has spent. It charges no plan."""
 
 from __future__ import annotations
 
 import logging
-from typing import cast
 
-from flask import Blueprint, Response, current_app, g, jsonify
+from flask import Blueprint, Response, g, jsonify
 
-from chatapp.blueprints.present import present_limiter
-from chatapp.blueprints.refusal import Refusal
-from chatapp.ledger.records import EXTENSION_KEY, Records
-from chatapp.limits_left import limits_left
-from chatapp.spending import spent
+from chatapp.ledger.spending import spent_usd
+from chatapp.services import current_services
+from chatapp.web.errors import ApiError
+from chatapp.web.remaining_limits import remaining_limits
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +18,16 @@ bp = Blueprint("usage", __name__)
 
 @bp.get("/usage")
 def usage() -> Response:
-    """Limits in the order of their periods, dollars by the ledger; `spent` is null where that
+    """Limits in the order of their periods, dollars from the ledger; `spent` is null if the ledger
     cannot be read."""
-    limiter = present_limiter()
+    services = current_services()
+    limiter = services.limiter
     identity = limiter.identities["user"]()
     try:
-        limits = [limit.told() for limit in limits_left(limiter)]
+        limits = [limit.as_json() for limit in remaining_limits(limiter)]
     except Exception as error:  # each storage has its own for being away
         log.exception("What is left of the limits cannot be read")
-        raise Refusal(
+        raise ApiError(
             503, "storage_unavailable", "The storage of the limits gives no answer; try again."
         ) from error
     principal = g.get("principal")
@@ -36,7 +35,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         limits=limits,
-        spent=spent(cast(Records, current_app.extensions[EXTENSION_KEY]), identity),
+        spent=spent_usd(services.records, identity),
     )
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
-from flask import Flask
 from flask.cli import ScriptInfo
 
-from chatapp.identities import plans_of
+from chatapp.services import services_of
 
 DURATION_UNITS: Final = {
     "s": timedelta(seconds=1),
@@ -64,7 +63,7 @@ class PlanType(click.ParamType[str]):
         # Arguments are read before the command has its application context.
         info = None if ctx is None else ctx.find_object(ScriptInfo)
         assert info is not None, "the group is an AppGroup of Flask's command line"
-        known = policy_plans(info.load_app())
+        known = services_of(info.load_app()).plans
         if value not in known:
             self.fail(
                 f"{value!r} is no plan of the policy; there are {', '.join(known)}", param, ctx
@@ -111,9 +110,3 @@ KEY_NAME: Final = NameType(100)
 PLAN: Final = PlanType()
 DAY: Final = DayType()
 DURATION: Final = DurationType()
-
-
-def policy_plans(app: Flask) -> tuple[str, ...]:
-    """The plans of that application's policy."""
-    file = app.config.get("RATELIMIT_POLICY_FILE")
-    return plans_of(file) if file else ()

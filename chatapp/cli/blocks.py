@@ -13,16 +13,13 @@ from flask.cli import with_appcontext
 from chatapp.accounts.api_key import public_id_of
 from chatapp.cli import arguments, failures, people
 from chatapp.cli.dollar_limits import OUT_OF_REACH, can_be_read
-from chatapp.cli.present import present_accounts, present_catalogue, present_limiter
-from chatapp.identities import user_identity
+from chatapp.services import current_services
+from chatapp.web.call_limits import COOL_DOWN, SURGE
+from chatapp.web.identities import user_identity
 from ratelimit_ext import BlockReason, Limiter
 
 KINDS: Final = ("user", "key", "model", "all")
 EVERYBODY: Final = "*"
-#: The limit that pauses a model whose provider has no room.
-COOL_DOWN: Final = "provider"
-#: The limit that stops by itself whoever uses far more than usual.
-SURGE: Final = "surge"
 
 
 class Target(NamedTuple):
@@ -84,7 +81,7 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
     with failures.told():
         lifted = limiter.unblock(target.limit, target.identity)
         if kind == "model":
-            catalogue = present_catalogue()
+            catalogue = current_services().catalogue
             provider = catalogue.providers.get(target.identity, "")
             upstream = catalogue.model(target.identity, provider).upstream
             lifted = _unblocked(limiter, COOL_DOWN, upstream) or lifted
@@ -116,7 +113,7 @@ def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> T
         return _user(name)
     if kind == "key":
         return _key(name)
-    slug = present_catalogue().slug_of(name)
+    slug = current_services().catalogue.slug_of(name)
     if slug is None:
         raise click.ClickException(
             f"There is no model {name!r} in models.toml; name one of its models, or "
@@ -133,7 +130,7 @@ def _user(name: str) -> Target:
         return Target("blocked-user", identity, f"Whoever calls from {address}", "blocked")
     name = people.name_of(name)
     with failures.told():
-        accounts = present_accounts()
+        accounts = current_services().accounts
         known = people.plans_by_name() if accounts.any_key() else {name}
     if name not in known:
         raise click.ClickException(f"There is no user {name!r}; `chat keys list` shows them.")
@@ -151,7 +148,7 @@ def _is_address(text: str) -> bool:
 def _key(text: str) -> Target:
     public_id = public_id_of(text)
     with failures.told():
-        known = {key.public_id for key in present_accounts().all_keys()}
+        known = {key.public_id for key in current_services().accounts.all_keys()}
     if public_id not in known:
         raise click.ClickException(
             f"There is no key {public_id[:16]}; `chat keys list` shows them."
@@ -160,7 +157,7 @@ def _key(text: str) -> Target:
 
 
 def _shared_limiter() -> Limiter:
-    limiter = present_limiter()
+    limiter = current_services().limiter
     if not can_be_read(limiter):
         raise click.ClickException(f"The limits cannot be changed: {OUT_OF_REACH}")
     return limiter

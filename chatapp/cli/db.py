@@ -6,8 +6,8 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.cli import failures
-from chatapp.cli.present import present_database
 from chatapp.database import migration
+from chatapp.services import current_services
 
 db = AppGroup("db", help="The database of accounts and ledger.")
 
@@ -16,6 +16,6 @@ db = AppGroup("db", help="The database of accounts and ledger.")
 def upgrade() -> None:
     """Bring the schema to this version's; it may be run any number of times."""
     with failures.told():
-        changed = migration.upgrade(present_database())
+        changed = migration.upgrade(current_services().database)
     state = "is now at" if changed else "was already at"
     click.echo(f"The schema {state} {migration.HEAD}.")

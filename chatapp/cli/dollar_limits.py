@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from flask import Flask
 from limits.storage import MemoryStorage
 
 from chatapp.cli import people
 from chatapp.ledger.records import Records
-from chatapp.limits_left import LimitLeft, limits_left
+from chatapp.web.remaining_limits import RemainingLimit, remaining_limits
 from ratelimit_ext import Limiter
 
 # A window that follows no calendar opens when its first call is admitted, a moment before that
@@ -28,13 +27,7 @@ def can_be_read(limiter: Limiter) -> bool:
 
 
 def differences(
-    app: Flask,
-    limiter: Limiter,
-    records: Records,
-    *,
-    identity: str,
-    plan: str,
-    lease: timedelta,
+    limiter: Limiter, records: Records, *, identity: str, plan: str, lease: timedelta
 ) -> list[str]:
     """A sentence for each limit of that user's plan that does not hold what the user spent.
 
@@ -42,7 +35,7 @@ def differences(
     the window before, within a ``lease`` of its end, may have left an excess in this one.
     """
     found = []
-    for limit in _limits(app, limiter, identity, plan):
+    for limit in _limits(limiter, identity, plan):
         since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
         if limit.anchor is None:
             since -= BEFORE
@@ -58,7 +51,7 @@ def differences(
     return found
 
 
-def _limits(app: Flask, limiter: Limiter, identity: str, plan: str) -> list[LimitLeft]:
+def _limits(limiter: Limiter, identity: str, plan: str) -> list[RemainingLimit]:
     """The limits in dollars as that user's next request would meet them."""
-    with people.request_of(app, identity, plan):
-        return [limit for limit in limits_left(limiter) if limit.unit == "usd"]
+    with people.request_of(identity, plan):
+        return [limit for limit in remaining_limits(limiter) if limit.unit == "usd"]

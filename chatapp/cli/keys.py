@@ -11,8 +11,8 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import OtherPlanError, UnknownKeyError
 from chatapp.accounts.tables import ApiKey
 from chatapp.cli import arguments, failures, people
-from chatapp.cli.present import present_accounts
-from chatapp.identities import DEFAULT_PLAN
+from chatapp.services import current_services
+from chatapp.web.identities import DEFAULT_PLAN
 
 HEADS = ("ID", "USER", "NAME", "MADE", "LAST USED", "STATE")
 
@@ -31,7 +31,7 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
     """
     expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
     with failures.told():
-        accounts = present_accounts()
+        accounts = current_services().accounts
         is_first = not accounts.any_key()
         try:
             made = accounts.create_key(
@@ -57,7 +57,7 @@ def list_(user: str | None) -> None:
     """List keys, without their secrets."""
     name = None if user is None else people.name_of(user)
     with failures.told():
-        accounts = present_accounts()
+        accounts = current_services().accounts
         found = [key for key in accounts.all_keys() if name in {None, key.user}]
         if not found and accounts.any_key():
             raise click.ClickException(
@@ -79,7 +79,7 @@ def revoke(key_id: str) -> None:
     """End a key; KEY_ID is its public part, or the whole key."""
     public_id = public_id_of(key_id)
     with failures.told():
-        accounts = present_accounts()
+        accounts = current_services().accounts
         before = accounts.find(public_id)
         try:
             key = accounts.revoke(public_id)

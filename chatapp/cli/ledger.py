@@ -5,23 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, time, timedelta
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
-from chatapp import settings
 from chatapp.cli import arguments, dollar_limits, failures, people
-from chatapp.cli.present import (
-    present_app,
-    present_catalogue,
-    present_database,
-    present_limiter,
-    present_records,
-)
 from chatapp.ledger.check import Findings
 from chatapp.ledger.check import check as checked
 from chatapp.ledger.model_estimates import model_estimates
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as pruned
+from chatapp.services import current_services
 
 WHOSE = "Only this user's calls: NAME, or ip:ADDRESS."
 
@@ -35,7 +27,7 @@ def show(user: str | None, since: datetime | None) -> None:
     """Calls, tokens and dollars by day and user, the newest day first."""
     with failures.told():
         identity = people.found(user)
-        totals = present_records().totals(user=identity, since=since)
+        totals = current_services().records.totals(user=identity, since=since)
     if not totals:
         _tell_that_there_are_none("calls", identity, since)
     for total in totals:
@@ -54,7 +46,7 @@ def estimates(since: datetime | None) -> None:
     was estimated. Only answers count whose provider told the usage.
     """
     with failures.told():
-        models = model_estimates(present_database(), since=since)
+        models = model_estimates(current_services().database, since=since)
     if not models:
         _tell_that_there_are_none("answered calls whose usage is known", None, since)
     for model in models:
@@ -73,18 +65,18 @@ def check(user: str | None, since: datetime | None) -> None:
 
     Exit status 1 where there are some.
     """
-    models = present_catalogue()
-    chosen = settings.from_config(current_app.config)
+    services = current_services()
+    models, chosen = services.catalogue, services.settings
     lease = timedelta(seconds=2 * chosen.provider_timeout_s)
     with failures.told():
         found = checked(
-            present_records().calls(user=people.found(user), since=since),
+            services.records.calls(user=people.found(user), since=since),
             models,
             now=datetime.now(UTC),
             lease=lease,
             priced_since=datetime.combine(models.as_of, time(), UTC),
         )
-        compared = _compared(found, chosen, lease=lease)
+        compared = _compared(found, lease=lease)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
         click.echo(f"{month}  {name}  {in_dollars(micro_usd)}")
     old = found.older_than_the_prices
@@ -107,17 +99,20 @@ def check(user: str | None, since: datetime | None) -> None:
 )
 def prune(keep_days: int | None) -> None:
     """Delete calls that are older, a few hundred at a time, while the server runs."""
-    days = keep_days or settings.from_config(current_app.config).ledger_keep_days
+    days = keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Say --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
     with failures.told():
-        deleted = pruned(present_database(), before=datetime.now(UTC) - timedelta(days=days))
+        deleted = pruned(
+            current_services().database, before=datetime.now(UTC) - timedelta(days=days)
+        )
     click.echo(f"{counted(deleted, 'call')} deleted, of more than {days} days ago.")
 
 
-def _compared(found: Findings, chosen: settings.Settings, *, lease: timedelta) -> str:
+def _compared(found: Findings, *, lease: timedelta) -> str:
     """Compare the users of this month and the last with their limits; what was done, in words."""
-    limiter = present_limiter()
+    services = current_services()
+    limiter = services.limiter
     if not dollar_limits.can_be_read(limiter):
         return "limits not compared, as RATELIMIT_STORAGE_URI does not say where they are kept"
     now = datetime.now(UTC)
@@ -127,11 +122,10 @@ def _compared(found: Findings, chosen: settings.Settings, *, lease: timedelta) -
     plans = people.plans_by_name()
     for identity in sorted(users):
         found.problems += dollar_limits.differences(
-            present_app(),
             limiter,
-            present_records(),
+            services.records,
             identity=identity,
-            plan=people.plan_of(identity, plans, chosen),
+            plan=people.plan_of(identity, plans),
             lease=lease,
         )
     return f"limits of {counted(len(users), 'user')} compared"

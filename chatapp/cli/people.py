@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from typing import Final
 
 import click
-from flask import Flask, g
+from flask import current_app, g
 
-from chatapp import settings
 from chatapp.accounts.principal import Principal
-from chatapp.cli.present import present_accounts, present_records
-from chatapp.identities import DEFAULT_PLAN, USER, user_identity
+from chatapp.services import current_services
+from chatapp.web.identities import DEFAULT_PLAN, USER, user_identity
 from ratelimit_ext import address_identity
 
 ADDRESS: Final = "ip:"
@@ -41,7 +40,9 @@ def found(text: str | None) -> str | None:
     if text.startswith(ADDRESS):
         return identity_of(text)
     name, identity = name_of(text), identity_of(text)
-    if name not in plans_by_name() and not present_records().totals(user=identity, since=None):
+    if name not in plans_by_name() and not current_services().records.totals(
+        user=identity, since=None
+    ):
         raise click.ClickException(
             f"There is no user {name!r}: no account has this name, and no call is of such a user. "
             "`chat plans list` and `chat ledger show` name those that there are."
@@ -51,23 +52,23 @@ def found(text: str | None) -> str | None:
 
 def plans_by_name() -> dict[str, str]:
     """The plan of each account."""
-    return {user.name: user.plan for user in present_accounts().users()}
+    return {user.name: user.plan for user in current_services().accounts.users()}
 
 
-def plan_of(identity: str, plans: dict[str, str], chosen: settings.Settings) -> str:
-    """The plan of whoever is counted so, by the accounts' plans, the setting, or the default."""
+def plan_of(identity: str, plans: dict[str, str]) -> str:
+    """The plan of that user: by ``plans``, which are the accounts', the setting, or the default."""
     name = name_of(identity)
-    return plans.get(name) or chosen.plans.get(name, DEFAULT_PLAN)
+    return plans.get(name) or current_services().settings.plans.get(name, DEFAULT_PLAN)
 
 
 @contextmanager
-def request_of(app: Flask, identity: str, plan: str) -> Iterator[None]:
+def request_of(identity: str, plan: str) -> Iterator[None]:
     """A request as that user would make it, for the limits to look at. Nothing is charged."""
     if identity.startswith(ADDRESS):
         address = identity.removeprefix(ADDRESS).partition("/")[0]
-        with app.test_request_context(environ_base={"REMOTE_ADDR": address}):
+        with current_app.test_request_context(environ_base={"REMOTE_ADDR": address}):
             yield
         return
-    with app.test_request_context():
+    with current_app.test_request_context():
         g.principal = Principal(name_of(identity), plan, key_id="-")
         yield

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
 from chatapp.accounts.store import UnknownUserError
 from chatapp.cli import arguments, failures, people
-from chatapp.cli.present import present_accounts
+from chatapp.services import current_services
 
 plans = AppGroup("plans", help="See and change users' plans.")
 
@@ -21,7 +20,7 @@ def set_(user: str, plan: str) -> None:
     user = people.name_of(user)
     with failures.told():
         try:
-            present_accounts().set_plan(user, plan)
+            current_services().accounts.set_plan(user, plan)
         except UnknownUserError:
             raise click.ClickException(
                 f"There is no user {user!r}; `chat keys create --user` makes one."
@@ -33,8 +32,8 @@ def set_(user: str, plan: str) -> None:
 def list_() -> None:
     """List the plans of the policy, each with its users."""
     with failures.told():
-        users = present_accounts().users()
-    defined = arguments.policy_plans(current_app)
+        users = current_services().accounts.users()
+    defined = current_services().plans
     for plan in (*defined, *sorted({user.plan for user in users} - set(defined))):
         names = ", ".join(user.name for user in users if user.plan == plan)
         unknown = "" if plan in defined else " (not in the policy: the default plan applies)"

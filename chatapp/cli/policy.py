@@ -8,10 +8,10 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from chatapp import settings
-from chatapp.cli.present import present_limiter
-from chatapp.identities import check_plans
+from chatapp.services import current_services
+from chatapp.settings import SettingsError
 from chatapp.valid_policy import POLICY_FILE, configured_file
+from chatapp.web.identities import check_plans
 from ratelimit_ext import ConfigurationError
 
 policy = AppGroup("policy", help="Check the policy file.")
@@ -24,13 +24,13 @@ def check(file: Path | None) -> None:
 
     Every mistake is printed with its line. Nothing is changed, and the storage is not needed.
     """
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    default = app.config.get(POLICY_FILE) or Path(app.root_path) / "policy.toml"
+    default = current_app.config.get(POLICY_FILE) or Path(current_app.root_path) / "policy.toml"
     file = file or configured_file(default)
+    services = current_services()
     try:
-        checked = present_limiter().check_policy_file(app, file)
-        check_plans(settings.from_config(app.config).plans, str(file))
-    except (ConfigurationError, settings.SettingsError) as mistakes:
+        checked = services.limiter.check_policy_file(current_app, file)
+        check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
+    except (ConfigurationError, SettingsError) as mistakes:
         raise click.ClickException(str(mistakes)) from mistakes
     limits, plans = len(checked.all_limits()), ", ".join(checked.plans) or "none"
     click.echo(f"{file} is valid: {limits} limits; plans: {plans}.")

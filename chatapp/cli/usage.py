@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import click
-from flask import current_app, json
+from flask import json
 from flask.cli import with_appcontext
 
-from chatapp import settings
 from chatapp.cli import arguments, dollar_limits, failures, people
-from chatapp.cli.present import present_app, present_limiter, present_records
-from chatapp.limits_left import limits_left
-from chatapp.spending import spent
+from chatapp.ledger.spending import spent_usd
+from chatapp.services import current_services
+from chatapp.web.remaining_limits import remaining_limits
 
 
 @click.command()
@@ -21,21 +20,21 @@ def usage(user: str) -> None:
 
     USER is a name, or ip:ADDRESS for whoever calls from there and says none.
     """
-    chosen = settings.from_config(current_app.config)
-    limiter = present_limiter()
+    services = current_services()
+    limiter = services.limiter
     in_reach = not limiter.enabled or dollar_limits.can_be_read(limiter)
     with failures.told():
         identity = people.found(user)
         assert identity is not None
-        plan = people.plan_of(identity, people.plans_by_name(), chosen)
-        with people.request_of(present_app(), identity, plan):
+        plan = people.plan_of(identity, people.plans_by_name())
+        with people.request_of(identity, plan):
             limits = _limits_of(identity) if in_reach else None
             plan = limiter.present_plan() or plan
     told = {
         "user": people.name_of(identity),
         "plan": plan,
         "limits": limits,
-        "spent": spent(present_records(), identity),
+        "spent": spent_usd(services.records, identity),
     }
     click.echo(json.dumps(told, indent=2, sort_keys=False))
     if not in_reach:
@@ -44,5 +43,5 @@ def usage(user: str) -> None:
 
 def _limits_of(identity: str) -> list[dict[str, object]]:
     """Those that count the user. His addresses and keys have limits of their own at the edge."""
-    left = limits_left(present_limiter())
-    return [limit.told() for limit in left if limit.identity == identity]
+    left = remaining_limits(current_services().limiter)
+    return [limit.as_json() for limit in left if limit.identity == identity]

@@ -13,7 +13,6 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from chatapp.per_process import PerProcess
 
-EXTENSION_KEY: Final = "chatapp.database"
 # How long a writer waits for another process's transaction on SQLite, ms.
 BUSY_TIMEOUT_MS: Final = 5_000
 # How long a connection to a server may take, and how long a thread waits for a free one, s.

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
 
 from limits.storage import RedisStorage, Storage
 
@@ -31,8 +30,6 @@ from chatapp.estimates.tokens import input_tokens
 from chatapp.providers import Usage
 
 log = logging.getLogger(__name__)
-
-EXTENSION_KEY: Final = "chatapp.estimator"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,9 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 from chatapp.providers import ErrorKind, Usage
-
-EXTENSION_KEY: Final = "chatapp.ledger"
 
 Status = (
     Literal[

@@ -13,7 +13,6 @@ from chatapp.database.connection import Database
 from chatapp.ledger.call import Status
 from chatapp.ledger.table import CALLS
 
-EXTENSION_KEY: Final = "chatapp.records"
 COST: Final = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
 UNFINISHED: Final[Status] = "unfinished"
 # Rows that are fetched at once when all of them are looked at.

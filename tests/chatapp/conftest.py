@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,11 +13,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from chatapp import create_app
-from chatapp.database import connection, migration
+from chatapp import create_app, services
+from chatapp.database import migration
 from chatapp.database.connection import Database
-from chatapp.estimates import estimate
-from chatapp.ledger import call
+from chatapp.services import services_of
 from tests.chatapp import provider_server
 from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
@@ -25,6 +25,11 @@ OURS = ("DATABASE_URL", "CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
 # A PostgreSQL to test with too; what is in it is dropped.
 SERVER_URL = os.environ.get("DATABASE_URL_TEST")
 AppMaker = Callable[..., Flask]
+
+
+def replace_services(app: Flask, **changed: object) -> None:
+    """Replace some services of the application, such as its ledger."""
+    services.install(app, dataclasses.replace(services_of(app), **changed))
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +87,8 @@ def make_app(database_url: str) -> Iterator[AppMaker]:
 
     yield make
     for app in made:
-        app.extensions[estimate.EXTENSION_KEY].close()
-        app.extensions[connection.EXTENSION_KEY].close()
+        services_of(app).estimator.close()
+        services_of(app).database.close()
 
 
 @pytest.fixture
@@ -123,6 +128,6 @@ def served(
     """The address of a real server in front of `provider`, which is asked once for a call;
     `ledger` has its calls."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=5, CHATAPP_PROVIDER_ATTEMPTS=1)
-    app.extensions[call.EXTENSION_KEY] = ledger
+    replace_services(app, ledger=ledger)
     with serving(app) as url:
         yield url

@@ -15,9 +15,8 @@ from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from chatapp.providers import Usage
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
@@ -26,7 +25,7 @@ from tests.chatapp.provider_server import (
     openai_error,
 )
 from tests.chatapp.recording_ledger import RecordingLedger
-from tests.chatapp.test_identities import left
+from tests.chatapp.web.test_identities import left
 
 CHAT_PATH = "/chat"
 PATHS = (CHAT_PATH, OPENAI_PATH, ANTHROPIC_PATH)
@@ -68,7 +67,7 @@ class Asker:
         self.bobs_key = self.new_key("bob")
         self.ledger = RecordingLedger()
         app = make_app()
-        app.extensions[LEDGER_KEY] = self.ledger
+        replace_services(app, ledger=self.ledger)
         self._client = app.test_client()
 
     def new_key(self, user: str, *, expires_at: datetime | None = None) -> PresentedKey:

@@ -12,6 +12,7 @@ from chatapp import catalogue
 from chatapp.providers import Usage
 from chatapp.providers.anthropic import extras_of as anthropic_extras
 from chatapp.providers.openai import extras_of as openai_extras
+from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     Answer,
@@ -328,7 +329,7 @@ def test_a_reported_call_releases_what_was_held_of_it(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
     """A caller who has stopped one stream is not kept from the next calls."""
-    limiter = online.application.extensions["chatapp.limiter"]
+    limiter = services_of(online.application).limiter
     with online.application.app_context():
         limiter.block("unbilled", "ip:127.0.0.1")
     for _ in range(5):
@@ -354,7 +355,7 @@ def test_what_is_held_more_of_a_caller_is_dollars_alone(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
     """Not the tokens of its pace, nor what is usual of its key: three agents at once go on."""
-    limiter = online.application.extensions["chatapp.limiter"]
+    limiter = services_of(online.application).limiter
     with online.application.app_context():
         limiter.block("unbilled", "ip:127.0.0.1")
     provider.silence()  # all that is held stays charged

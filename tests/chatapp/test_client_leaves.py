@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import (
     ProviderServer,
     Stream,
@@ -119,7 +118,7 @@ def test_nobody_is_tried_again_for_who_has_left(
 ) -> None:
     """His provider has asked for a second of patience, and nobody is left to have it."""
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=3, CHATAPP_FALLBACK_MODELS={OPENAI: ANTHROPIC})
-    app.extensions[LEDGER_KEY] = ledger
+    replace_services(app, ledger=ledger)
     busy = openai_error(429, code="slow_down", headers={"retry-after-ms": "1500"})
     provider.script(busy)
     body = json.dumps({"message": "ping", "model": OPENAI, "stream": True}).encode()
@@ -170,7 +169,7 @@ def test_who_leaves_a_provider_that_cannot_be_reached_pays_nothing(
         port = nobody.getsockname()[1]
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=5)
-    app.extensions[LEDGER_KEY] = ledger
+    replace_services(app, ledger=ledger)
     with serving(app) as url:
         sent_and_left(url, *WAYS["openai"], after_s=0.15)
         [call] = ledger.finished()

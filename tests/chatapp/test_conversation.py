@@ -74,12 +74,12 @@ def test_what_cannot_be_asked_is_refused_beforehand(caplog: pytest.LogCaptureFix
         conversation(Parrot(missing="KEY"), default_model="gpt-4o")
 
 
-def test_only_models_that_can_be_asked_are_at_hand() -> None:
+def test_only_models_with_a_configured_provider_are_available() -> None:
     """A page offers nothing that would be refused."""
-    assert conversation(Parrot(missing="KEY")).models_at_hand == ("offline",)
-    at_hand = conversation(Parrot()).models_at_hand
-    assert "gpt-4o" in at_hand
-    assert "claude-haiku-4-5" not in at_hand
+    assert conversation(Parrot(missing="KEY")).available_models == ("offline",)
+    available = conversation(Parrot()).available_models
+    assert "gpt-4o" in available
+    assert "claude-haiku-4-5" not in available
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("auth", False), ("quota", False), ("timeout", True)])

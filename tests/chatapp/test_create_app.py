@@ -10,8 +10,8 @@ import pytest
 from chatapp import MISTAKES, POLICY_FILE, catalogue, create_app
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from chatapp.identities import SPOOFING_WARNING
 from chatapp.settings import SettingsError
+from chatapp.web.identities import SPOOFING_WARNING
 from ratelimit_ext import ConfigurationError
 from tests.chatapp.conftest import AppMaker
 

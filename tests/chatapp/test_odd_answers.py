@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import (
     Answer,
     ProviderServer,
@@ -50,7 +49,8 @@ class Asker:
 @pytest.fixture
 def asker(make_app: AppMaker, provider: ProviderServer) -> Asker:
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_PROVIDER_TIMEOUT_S=5)
-    ledger = app.extensions[LEDGER_KEY] = RecordingLedger()
+    ledger = RecordingLedger()
+    replace_services(app, ledger=ledger)
     return Asker(app.test_client(), ledger)
 
 

@@ -17,8 +17,8 @@ from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.test_identities import left
 from tests.chatapp.test_surge import Clock
+from tests.chatapp.web.test_identities import left
 from tests.servers import Server
 
 ADDRESS_BURST = 20

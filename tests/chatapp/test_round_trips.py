@@ -14,14 +14,12 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from chatapp.estimates.estimate import EXTENSION_KEY as ESTIMATOR_KEY
 from chatapp.estimates.estimate import Estimator
 from chatapp.estimates.redis_outputs import KEY_PREFIX, RedisOutputs
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from chatapp.ledger.call import Call
 from ratelimit_ext.web import reservation as reservation_module
 from ratelimit_ext.web.reservation import RENEW_EVERY_S
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import ProviderServer, Stream, openai_chunks, openai_error
 from tests.servers import Server
 
@@ -81,8 +79,8 @@ def make_quiet_app(
 
     def make(outputs: RedisOutputs) -> Flask:
         app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
-        app.extensions[LEDGER_KEY] = EchoingLedger(redis_client)
-        app.extensions[ESTIMATOR_KEY] = Estimator(outputs, catalogue.load())
+        replace_services(app, ledger=EchoingLedger(redis_client))
+        replace_services(app, estimator=Estimator(outputs, catalogue.load()))
         return app
 
     return make

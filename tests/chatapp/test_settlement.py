@@ -8,8 +8,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from chatapp.providers import Usage
+from chatapp.services import services_of
+from tests.chatapp.conftest import replace_services
 from tests.chatapp.provider_server import (
     Answer,
     ProviderServer,
@@ -89,7 +90,8 @@ def test_a_failed_call_is_given_back(
 
 def test_what_the_limits_hold_is_what_the_ledger_holds(online: FlaskClient) -> None:
     """Answers, streams and failures: one sum in both."""
-    ledger = online.application.extensions[LEDGER_KEY] = RecordingLedger()
+    ledger = RecordingLedger()
+    replace_services(online.application, ledger=ledger)
     provider_calls = [{}, {"stream": True}, {}, {}]
     for more in provider_calls:
         ask(online, **more)
@@ -114,7 +116,7 @@ def test_a_dear_prompt_is_refused_before_it_is_sent(
 
 def test_a_spent_budget_tells_the_sdk_to_stop(online: FlaskClient) -> None:
     """429 `insufficient_quota`, an exact wait, and no retry loop."""
-    limiter = online.application.extensions["chatapp.limiter"]
+    limiter = services_of(online.application).limiter
     with online.application.test_request_context("/chat", method="POST"):
         for limit in limiter.limit_manager.blueprint_limits(online.application, "chat"):
             if limit.limit.keywords.name == "usd-day":

@@ -10,8 +10,7 @@ import pytest
 import redis
 from flask import Flask
 
-from chatapp.blueprints.present import LIMITER_KEY
-from chatapp.estimates import estimate
+from chatapp.services import services_of
 from ratelimit_ext import Limiter
 from tests import servers
 from tests.chatapp.conftest import AppMaker
@@ -78,7 +77,7 @@ def test_serving_is_refused_nothing(
     assert client.post(path, json={}).status_code in {400, 422}
     assert client.get("/usage").status_code == 200
     assert client.get("/readyz").status_code == 200
-    assert app.extensions[estimate.EXTENSION_KEY].close() is None
+    assert services_of(app).estimator.close() is None
     assert refused(admin) == []
     assert len(admin.keys("LIMITS:*")) > 5
     assert len(admin.keys("chatapp:outputs:*")) == 1
@@ -87,7 +86,7 @@ def test_serving_is_refused_nothing(
 def test_switches_are_refused_nothing(make: AppMaker, admin: redis.Redis) -> None:
     """A block, and its end, are script calls as well."""
     app = make("chatapp")
-    limiter: Limiter = app.extensions[LIMITER_KEY]
+    limiter: Limiter = services_of(app).limiter
     with app.app_context():
         assert limiter.block("blocked-all", "*", for_s=60)
         asked = {"message": "hi", "model": "offline"}
@@ -101,10 +100,10 @@ def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
     make: AppMaker, admin: redis.Redis
 ) -> None:
     """What looks for names or deletes by pattern is for the commands alone."""
-    limiter: Limiter = make("chatapp").extensions[LIMITER_KEY]
+    limiter: Limiter = services_of(make("chatapp")).limiter
     with pytest.raises(Exception, match="scan"):
         limiter._shared_engine.reset("LIMITS:")
     assert [each for _, each in refused(admin)] == ["scan"]
-    operator: Limiter = make("chatapp-operator").extensions[LIMITER_KEY]
+    operator: Limiter = services_of(make("chatapp-operator")).limiter
     operator._shared_engine.reset("LIMITS:")
     assert refused(admin) == []

@@ -12,9 +12,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from chatapp.providers import Usage
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import (
     Answer,
     Cut,
@@ -41,7 +40,7 @@ PATHS = {REASONING: "/v1/chat/completions", PLAIN: "/v1/chat/completions", CLAUD
 def client(make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger) -> FlaskClient:
     """A client of an application whose provider may take half a second."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
-    app.extensions[LEDGER_KEY] = ledger
+    replace_services(app, ledger=ledger)
     return app.test_client()
 
 
@@ -171,7 +170,7 @@ def test_a_plain_call_ends_with_its_client(
 ) -> None:
     """The provider is hung up on at once, and the call is charged as it was held."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=30)
-    app.extensions[LEDGER_KEY] = ledger
+    replace_services(app, ledger=ledger)
     model = CLAUDE if way == "/v1/messages" else REASONING
     fields = {"message": "ping"} if way == "/chat" else {"messages": MESSAGES, "max_tokens": 99}
     raw = json.dumps({"model": model, **fields}).encode()
@@ -207,7 +206,7 @@ def test_the_first_byte_of_a_stream_has_a_wait_of_its_own(
 ) -> None:
     """A plain answer may take as long as it takes to generate; a stream has to begin."""
     app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=30)
-    app.extensions[LEDGER_KEY] = ledger
+    replace_services(app, ledger=ledger)
     provider.think()
     if stream:
         assert ask(app.test_client(), REASONING, stream=True).status_code == 504
@@ -221,7 +220,7 @@ def test_a_pause_within_a_stream_may_be_longer(
 ) -> None:
     """The wait for the first byte ends with it: thinking may take minutes after that."""
     app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=0.9)
-    app.extensions[LEDGER_KEY] = ledger
+    replace_services(app, ledger=ledger)
     provider.script(Stream([*openai_chunks()[:2], Wait()]))
     ask(app.test_client(), REASONING, stream=True)
     [call] = ledger.finished()
@@ -324,9 +323,9 @@ def test_a_connection_that_breaks_late_had_the_request(
     """One that was idle for too long breaks at once, and is asked again; one that breaks while the
     provider works is charged as it was held, and not asked again: it may be billed each time."""
     if waits:
-        monkeypatch.setattr("chatapp.blueprints.dispatch.STALE_S", 0.0)
+        monkeypatch.setattr("chatapp.calls.provider_call.STALE_S", 0.0)
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=2)
-    app.extensions[LEDGER_KEY] = ledger
+    replace_services(app, ledger=ledger)
     provider.drop(1)
     response = ask(app.test_client(), REASONING)
     [call] = ledger.finished()

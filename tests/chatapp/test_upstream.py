@@ -9,11 +9,12 @@ import httpx2
 import pytest
 
 from chatapp import catalogue
-from chatapp.blueprints.gate import LimiterGate
 from chatapp.providers import ProviderError, Quota, Usage
 from chatapp.providers.anthropic import VENDOR as ANTHROPIC_VENDOR
 from chatapp.providers.openai import VENDOR as OPENAI_VENDOR
 from chatapp.providers.sdk import Vendor, provider_errors
+from chatapp.services import services_of
+from chatapp.web.call_limits import RequestLimits
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     Answer,
@@ -207,7 +208,7 @@ def test_a_page_without_a_model_has_no_second_choice(
     )
     app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
     with app.app_context():
-        app.extensions["chatapp.limiter"].block("whole", "*", for_s=9, reason="overloaded")
+        services_of(app).limiter.block("whole", "*", for_s=9, reason="overloaded")
     assert app.test_client().get("/usage").status_code == 503
 
 
@@ -363,6 +364,6 @@ def test_a_quota_is_of_the_instant_at_which_it_was_asked_for() -> None:
         def verdict(self, name: str) -> None:
             """No limit of that name."""
 
-    gate = LimiterGate(Limiter(), {}, shares_pauses=True)  # type: ignore[arg-type]
-    gate.learn([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
+    limits = RequestLimits(Limiter(), shares_pauses=True)  # type: ignore[arg-type]
+    limits.report([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
     assert reported == [{"amount": 60, "used": 60, "period_s": 60, "as_of": 12.5}]

@@ -6,8 +6,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import Answer, openai_error
 from tests.chatapp.recording_ledger import RecordingLedger
 
@@ -24,7 +23,7 @@ class Workers:
         apps = [make_app(**common) for _ in range(2)]
         self.ledger = RecordingLedger()
         for app in apps:
-            app.extensions[LEDGER_KEY] = self.ledger
+            replace_services(app, ledger=self.ledger)
         self.one, self.other = (app.test_client() for app in apps)
 
 

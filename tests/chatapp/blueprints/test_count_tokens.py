@@ -16,9 +16,8 @@ from chatapp.accounts.store import Accounts
 from chatapp.catalogue import load
 from chatapp.database.connection import Database
 from chatapp.estimates.tokens import input_tokens
-from chatapp.ledger.call import EXTENSION_KEY as LEDGER_KEY
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import (
     ANTHROPIC_PATH,
     COUNT_PATH,
@@ -28,7 +27,7 @@ from tests.chatapp.provider_server import (
 )
 from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
-from tests.chatapp.test_identities import left
+from tests.chatapp.web.test_identities import left
 from tests.servers import Server
 
 MODEL = "claude-haiku-4-5"
@@ -84,7 +83,7 @@ def test_request_and_answer_are_handed_on_as_they_are(
 
 def test_it_is_no_call(online: FlaskClient, ledger: RecordingLedger) -> None:
     """No plan, no pace of user or model, no tokens, no dollars, no row in the ledger."""
-    online.application.extensions[LEDGER_KEY] = ledger
+    replace_services(online.application, ledger=ledger)
     before = online.get("/usage").json
     answers = [count(online) for _ in range(14)]  # as Claude Code's /context
     assert Counter(answer.status_code for answer in answers) == {200: 14}

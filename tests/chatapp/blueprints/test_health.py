@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.blueprints.present import LIMITER_KEY
+from chatapp.services import services_of
 from tests import servers
 from tests.chatapp.conftest import AppMaker
 
@@ -64,7 +64,7 @@ def test_a_storage_that_hangs_holds_one_thread(
     app = make_app()
     client = app.test_client()
     assert client.get("/readyz").status_code == 200
-    storage = app.extensions[LIMITER_KEY].storage
+    storage = services_of(app).limiter.storage
     asked, answers = threading.Event(), threading.Event()
 
     def hangs() -> bool:

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from chatapp.blueprints.openai_shape import duration
+from chatapp.web.formats.openai import duration
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     OPENAI_PATH,

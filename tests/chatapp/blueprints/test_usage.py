@@ -15,6 +15,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger import rows
 from chatapp.providers import Usage
+from chatapp.services import services_of
 from tests import servers
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -110,7 +111,7 @@ def test_it_tells_what_was_spent(client: FlaskClient, database_url: str) -> None
 
 def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
     """What a chat cost is what the ledger and so this says: the catalogue's price of its usage."""
-    ledger = online.application.extensions["chatapp.ledger"]
+    ledger = services_of(online.application).ledger
     response = online.post("/chat", json={"message": "hi", "model": "gpt-4o"})
     assert response.status_code == 200
     assert response.json is not None
@@ -152,7 +153,7 @@ def test_what_is_spent_is_what_the_limits_hold(online: FlaskClient) -> None:
     """One figure for `spent` and the dollar limits of the same day and month."""
     for _ in range(3):
         assert online.post("/chat", json={"message": "hi", "model": "gpt-4o"}).status_code == 200
-    assert online.application.extensions["chatapp.ledger"].flush()
+    assert services_of(online.application).ledger.flush()
     told = usage(online)
     for name, spent in (("usd-day", "today_usd"), ("usd-month", "month_usd")):
         limit = next(limit for limit in told["limits"] if limit["name"] == name)

@@ -252,7 +252,7 @@ def test_a_database_that_fails_is_a_sentence(make_app: AppMaker) -> None:
         assert "swordfish" not in result.output
 
 
-def test_the_ledger_is_pruned_by_command(app: Flask, database_url: str) -> None:
+def test_the_ledger_is_pruned_by_command(app: Flask, make_app: AppMaker, database_url: str) -> None:
     """With a number of days, said or set; never less than budgets read."""
     database = Database(database_url)
     old = begun(started_at=datetime.now(UTC) - timedelta(days=101))
@@ -261,5 +261,5 @@ def test_the_ledger_is_pruned_by_command(app: Flask, database_url: str) -> None:
     assert "CHATAPP_LEDGER_KEEP_DAYS" in run(app, "ledger", "prune", status=2).stderr
     told = run(app, "ledger", "prune", "--keep-days", "100").output
     assert told == "1 call deleted, of more than 100 days ago.\n"
-    app.config["CHATAPP_LEDGER_KEEP_DAYS"] = 100
+    app = make_app(CHATAPP_LEDGER_KEEP_DAYS=100)
     assert run(app, "ledger", "prune").output.startswith("0 calls deleted")

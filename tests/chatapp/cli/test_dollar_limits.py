@@ -18,6 +18,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger import rows
 from chatapp.ledger.records import Records
 from chatapp.ledger.table import CALLS
+from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -37,7 +38,7 @@ def app(
     """The application on a real storage, with a provider that answers."""
     app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
     yield app
-    app.extensions["chatapp.ledger"].flush()
+    services_of(app).ledger.flush()
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def client(app: Flask) -> FlaskClient:
 
 def checked(app: Flask, *, status: int = 0) -> str:
     """What the command says when all is written."""
-    assert app.extensions["chatapp.ledger"].flush()
+    assert services_of(app).ledger.flush()
     return run(app, "ledger", "check", status=status).output
 
 
@@ -131,7 +132,7 @@ def test_a_call_of_the_window_before_may_leave_an_excess(
     what older calls cost is not in it."""
     for _ in range(2):
         assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
-    assert app.extensions["chatapp.ledger"].flush()
+    assert services_of(app).ledger.flush()
     with Database(database_url).writing() as connection:
         first = connection.execute(select(CALLS.c.id, CALLS.c.started_at)).first()
         assert first is not None

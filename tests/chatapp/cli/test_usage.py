@@ -12,6 +12,7 @@ from flask_limiter.commands import cli as limiter_commands
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
+from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
@@ -39,7 +40,7 @@ def ask(app: Flask, key: PresentedKey | None = None) -> dict[str, Any]:
     if key is not None:
         client.environ_base["HTTP_X_API_KEY"] = key.text
     assert client.post("/chat", json=CALL).status_code == 200
-    assert app.extensions["chatapp.ledger"].flush()
+    assert services_of(app).ledger.flush()
     told: dict[str, Any] = client.get("/usage").json
     return told
 

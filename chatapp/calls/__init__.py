@@ -1,0 +1,1 @@
+"""One call of a provider: attempts, fallback, settlement, ledger. No Flask."""

@@ -1,0 +1,117 @@
+"""Notices that a client disconnects while nothing is being sent to it.
+
+A server notices a disconnect when it writes. While it waits for the provider it writes nothing, and
+the provider would go on generating for a client that is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from chatapp.per_process import PerProcess
+
+log = logging.getLogger(__name__)
+
+#: Only Linux reports a disconnect at once; elsewhere it is noticed at the next write.
+IS_SUPPORTED: Final = hasattr(select, "epoll")
+
+
+class DisconnectWatch:
+    """One thread that watches the connections of all calls of this process.
+
+    A client that only closes its own direction (`nc -N`) counts as disconnected; no HTTP client
+    does that.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._lock = threading.Lock()
+        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        threading.Thread(target=self._run, name="client-watch", daemon=True).start()
+
+    @contextmanager
+    def watching(self, connection: socket.socket, gone: Callable[[], None]) -> Iterator[None]:
+        """Call ``gone`` once, from another thread, if the client disconnects within the block."""
+        number = connection.fileno()
+        with self._lock:
+            self._watched[number] = (connection, gone)
+            self._epoll.register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._watched[number]
+                self._epoll.unregister(number)
+
+    def _run(self) -> None:
+        while True:
+            for number, _ in self._epoll.poll():
+                with self._lock:
+                    connection, gone = self._watched.get(number, (None, None))
+                    # The number may be another connection's by now.
+                    if connection is None or gone is None or not _is_disconnected(connection):
+                        continue
+                    try:
+                        gone()
+                    except Exception:
+                        log.exception("a client has left, and its call could not be ended")
+
+
+def _is_disconnected(connection: socket.socket) -> bool:
+    """Whether the client has closed the connection. Data that it sent before, such as another
+    request or the end of TLS, is not read and does not count."""
+    now = select.poll()
+    now.register(connection, select.POLLRDHUP)
+    return bool(now.poll(0))
+
+
+class Disconnect:
+    """The disconnect of one client, which is watched for until `close`.
+
+    ``connection`` is the client's; if it is None, no disconnect is noticed.
+    """
+
+    def __init__(self, connection: socket.socket | None) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._callback: Callable[[], None] | None = None
+        self._watch = ExitStack()
+        if connection is not None and IS_SUPPORTED:
+            self._watch.enter_context(disconnect_watch.get().watching(connection, self._note))
+
+    @property
+    def has_happened(self) -> bool:
+        """Whether the client has disconnected."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep for that time or until the client disconnects; True if it has."""
+        return self._event.wait(seconds)
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Call this from another thread when the client disconnects, or now if it already has."""
+        with self._lock:
+            self._callback = callback
+            has_happened = self.has_happened
+        if has_happened:
+            callback()
+
+    def close(self) -> None:
+        """Stop watching. Needed before the connection is closed, as its number is then reused."""
+        self._watch.close()
+
+    def _note(self) -> None:
+        with self._lock:
+            self._event.set()
+            callback = self._callback
+        if callback is not None:
+            callback()
+
+
+disconnect_watch: Final[PerProcess[DisconnectWatch]] = PerProcess(DisconnectWatch)

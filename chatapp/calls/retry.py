@@ -1,0 +1,128 @@
+"""Attempts at one call: how many, after which waits, and what a refusal means for other callers.
+
+After a provider has refused a call because of its load, no worker calls that model until the wait
+that the provider named is over; without a named wait, for a second that grows with each refusal.
+The SDKs do not retry here: a call that timed out may have been billed, and no limit would see the
+second attempt. So each attempt is admitted like the first, and a timeout is not retried.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
+
+from chatapp.calls.limits import AttemptLimits
+from chatapp.calls.provider_quota import exceeds
+from chatapp.providers import ErrorKind, ProviderError, Quota, QuotaUnit
+
+#: Errors that close a provider's model to all callers for a while.
+REFUSED_FOR_LOAD: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "overloaded"})
+#: Errors worth another attempt, of the same model or of its fallback. Not a timeout, which may be
+#: billed twice.
+RETRYABLE: Final = REFUSED_FOR_LOAD | {"unavailable"}
+
+#: The longest total wait for further attempts, in seconds: the call occupies a thread meanwhile,
+#: and a client can wait longer itself.
+PATIENCE_S: Final = 2.0
+#: The pause after a refusal that names none. After another failure the pause is a random part of
+#: it, so that callers that failed together do not retry together.
+PAUSE_S: Final = 1.0
+#: The longest cool-down, whatever the provider says: after it a few calls try the provider, and a
+#: refusal begins the next cool-down.
+LONGEST_COOL_DOWN_S: Final = 60.0
+
+
+class Answer(Protocol):
+    """The result of an attempt, with the provider's quotas."""
+
+    @property
+    def quotas(self) -> Sequence[Quota]: ...
+
+
+A = TypeVar("A", bound=Answer)
+
+
+class Retry:
+    """The attempts at one call.
+
+    ``quota_use`` is what the provider counts the call as. ``sleep`` returns True if the client has
+    disconnected, which ends the attempts.
+    """
+
+    def __init__(
+        self,
+        limits: AttemptLimits,
+        *,
+        quota_use: Mapping[QuotaUnit, int],
+        most_attempts: int,
+        sleep: Callable[[float], bool],
+    ) -> None:
+        self._limits = limits
+        self.quota_use = quota_use
+        self._most_attempts = most_attempts
+        self._sleep = sleep
+        #: The attempts so far.
+        self.attempts = 0
+
+    def run(self, attempt: Callable[[], A]) -> A:
+        """The answer of the first successful attempt; raises the last attempt's ProviderError."""
+        patience_s = PATIENCE_S
+        while True:
+            self.attempts += 1
+            asked_at = time.monotonic()
+            try:
+                answer = attempt()
+            except ProviderError as error:
+                error.was_retried = self.attempts > 1
+                self.note(error, asked_at=asked_at)
+                patience_s = self._wait(error, patience_s)
+            else:
+                self._limits.report(answer.quotas, asked_at=asked_at)
+                return answer
+
+    def run_once(self, attempt: Callable[[], A]) -> A:
+        """The same with a single attempt, for a fallback."""
+        self._most_attempts = self.attempts + 1
+        return self.run(attempt)
+
+    def note(self, error: ProviderError, *, asked_at: float) -> None:
+        """Share what an error says about the provider, also one in the middle of a stream."""
+        self._limits.report(error.quotas, asked_at=asked_at)
+        # A call that is larger than the whole quota says nothing about the provider's load.
+        if error.kind in REFUSED_FOR_LOAD and not self._is_too_large(error):
+            wait_s = error.retry_after_s
+            self._limits.cool_down(None if wait_s is None else min(wait_s, LONGEST_COOL_DOWN_S))
+
+    def _wait(self, error: ProviderError, patience_s: float) -> float:
+        """Wait until another attempt is admitted. Returns the rest of the patience; raises the
+        error if there is no further attempt."""
+        if error.kind not in RETRYABLE or self._is_too_large(error):
+            raise error
+        if self.attempts >= self._most_attempts:
+            # If the provider named no wait, the client gets the cool-down that follows.
+            unnamed = error.kind in REFUSED_FOR_LOAD and error.retry_after_s is None
+            raise _with_wait(error, self._limits.pause_s()) if unnamed else error
+        if error.kind in REFUSED_FOR_LOAD:
+            wait_s: float | None = error.retry_after_s or PAUSE_S
+        else:
+            wait_s = PAUSE_S * random.uniform(0.25, 0.5)  # noqa: S311 - no secret
+        while wait_s is not None:
+            if wait_s > patience_s:
+                raise _with_wait(error, wait_s)
+            if self._sleep(wait_s):
+                raise error
+            patience_s -= wait_s
+            wait_s = self._limits.admit_attempt()
+        return patience_s
+
+    def _is_too_large(self, error: ProviderError) -> bool:
+        return exceeds(self.quota_use, error.quotas)
+
+
+def _with_wait(error: ProviderError, wait_s: float) -> ProviderError:
+    """The same error with at least this wait, if the provider refused the call for its load."""
+    if error.kind in REFUSED_FOR_LOAD:
+        error.retry_after_s = max(wait_s, error.retry_after_s or 0.0)
+    return error

@@ -1,0 +1,196 @@
+"""The models, their names and their prices: models.toml, read once."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from chatapp.catalogue import models_file
+from chatapp.catalogue.models_file import Reasoning
+from chatapp.catalogue.price import Tariff
+from chatapp.providers import Usage
+
+log = logging.getLogger(__name__)
+
+MODELS_FILE: Final = Path(__file__).parent.with_name("models.toml")
+#: Assumed of a model that states no `max_output`: what every current model can generate, and what
+#: none does.
+UNKNOWN_MAX_OUTPUT: Final = 32_768
+ABOVE_ANY_OUTPUT: Final = 200_000
+# What providers append to a name for a version of the same model: a date in their three forms,
+# a moving pointer, or both (gpt-4-1106-preview).
+VARIANT: Final = re.compile(r"(-(latest|preview|\d{4}|\d{8}|\d{4}-\d{2}-\d{2}))+")
+
+
+class CatalogueError(ValueError):
+    """The file of models cannot be used; the message names file and key, and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model: ``name`` is the requested name, which is sent to the provider; limits count by
+    ``slug``."""
+
+    name: str
+    slug: str
+    provider: str
+
+    @property
+    def family(self) -> str:
+        """What its provider's quotas count by: the slug, or for an unlisted model, which shares its
+        slug, the name."""
+        return self.name if self.slug == _other(self.provider) else self.slug
+
+    @property
+    def upstream(self) -> str:
+        """The identity of cool-downs and quotas for standard calls."""
+        return f"{self.provider}/{self.family}"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Slugs by name, and the default model of each provider.
+
+    By slug: ``context_tokens`` is what a model takes at most, input and output together,
+    ``max_output_tokens`` its longest answer, ``reasoning`` when it generates what is billed and
+    not streamed, ``tariffs`` what it costs, as it was on ``as_of``. By provider: ``tiers`` are
+    those priced for every model, and ``web_search`` the price of a search in micro-dollars.
+    """
+
+    slugs: Mapping[str, str]
+    providers: Mapping[str, str]
+    defaults: Mapping[str, str]
+    context_tokens: Mapping[str, int]
+    max_output_tokens: Mapping[str, int]
+    reasoning: Mapping[str, Reasoning]
+    tariffs: Mapping[str, Tariff]
+    tiers: Mapping[str, Collection[str]]
+    web_search: Mapping[str, int]
+    as_of: date
+    _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    def model(self, name: str, provider: str) -> Model:
+        """The model of that name at that provider; unlisted names share one slug."""
+        slug = self.slug_of(name)
+        if slug is None or self.providers[slug] != provider:
+            slug = _other(provider)
+        return Model(name=name, slug=slug, provider=provider)
+
+    def price(self, slug: str, usage: Usage) -> int:
+        """What that usage costs, in micro-dollars, rounded up.
+
+        A slug without a price costs what the dearest model would for it, so that no budget is
+        passed unseen; the log says so, once.
+        """
+        return max(tariff.of(usage) for tariff in self._tariffs(slug))
+
+    def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
+        """How many output tokens an amount of micro-dollars pays beside the prompt."""
+        return min(tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug))
+
+    def longest_answer(self, model: Model, asked: int | None = None) -> int:
+        """The longest answer of the model in tokens, to a request that bounds it by ``asked``."""
+        known = self.max_output_tokens.get(model.slug)
+        bounds = [bound for bound in (asked, known) if bound is not None]
+        return min(bounds, default=UNKNOWN_MAX_OUTPUT)
+
+    def bound(self, model: Model, asked: int | None, paid: int) -> int | None:
+        """The bound to send upstream for an answer of which ``paid`` tokens are paid; None if the
+        answer cannot be longer. A bound above what a model generates would be refused."""
+        if asked is None and model.slug not in self.max_output_tokens:
+            return min(paid, UNKNOWN_MAX_OUTPUT) if paid < ABOVE_ANY_OUTPUT else None
+        return max(1, paid) if paid < self.longest_answer(model, asked) else None
+
+    def prices_tier(self, model: Model, tier: str) -> bool:
+        """Whether a call of the model in that tier has a price."""
+        tariff = self.tariffs.get(model.slug)
+        return tier in (tariff.tiers if tariff else self.tiers.get(model.provider, ()))
+
+    def tools(self, provider: str) -> Collection[str]:
+        """The tools of that provider's that have a price for each use."""
+        return ("web_search",) if provider in self.web_search else ()
+
+    def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
+        """Whether a call may generate what is billed and not sent. ``thinks``: what the request
+        says of thinking, if it says anything."""
+        match self.reasoning.get(model.slug, "default"):
+            case "never":
+                return False
+            case "on request":
+                return thinks is True
+            case _:
+                return thinks is not False
+
+    def is_long(self, model: Model, input_tokens: int) -> bool:
+        """Whether a call with that input is a long one to its provider: another price, and other
+        limits."""
+        tariff = self.tariffs.get(model.slug)
+        return tariff is not None and tariff.is_long(input_tokens)
+
+    def _tariffs(self, slug: str) -> Collection[Tariff]:
+        """The tariff of a slug; all there are where it has none."""
+        tariff = self.tariffs.get(slug)
+        if tariff is not None:
+            return (tariff,)
+        if slug not in self._unpriced:
+            self._unpriced.add(slug)
+            log.warning("%s has no price in models.toml; it is priced as the dearest one", slug)
+        return self.tariffs.values()
+
+    def slug_of(self, name: str) -> str | None:
+        """The slug that a name is counted under; None where it is in the catalogue under none."""
+        if name in self.slugs:
+            return self.slugs[name]
+        # The longest name that this one is a variant of: gpt-4-0125-preview is gpt-4-0125.
+        for end in range(len(name) - 1, 0, -1):
+            if name[end] == "-" and name[:end] in self.slugs and VARIANT.fullmatch(name[end:]):
+                return self.slugs[name[:end]]
+        return None
+
+
+def _other(provider: str) -> str:
+    """The slug of all models of a provider that are listed under none."""
+    return f"{provider}-other"
+
+
+def load(path: Path = MODELS_FILE) -> Catalogue:
+    """The catalogue in that file; CatalogueError where it is wrong."""
+    try:
+        file = models_file.read(path)
+    except ValueError as error:
+        raise CatalogueError(f"{path}: {error}") from error
+    slugs: dict[str, str] = {}
+    for slug, entry in file.models.items():
+        for name in (slug, *entry.aliases):
+            if name in slugs:
+                raise CatalogueError(
+                    f"{path}: models.{slug}: the name {name!r} already belongs to "
+                    f"{slugs[name]!r}; a name means one model: remove it from one of them"
+                )
+            slugs[name] = slug
+    for provider, default in file.defaults.items():
+        if default not in file.models or file.models[default].provider != provider:
+            raise CatalogueError(
+                f"{path}: defaults.{provider}: {default!r} is no model of {provider}; "
+                "name one of its slugs under [models]"
+            )
+    tariffs = file.tariffs()
+    if not tariffs:
+        raise CatalogueError(f"{path}: no model has a price, so an unknown one has none either")
+    return Catalogue(
+        slugs=slugs,
+        providers={slug: entry.provider for slug, entry in file.models.items()},
+        defaults=file.defaults,
+        context_tokens={slug: entry.context for slug, entry in file.models.items()},
+        max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
+        reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
+        tariffs=tariffs,
+        tiers={provider: file.tiers_of(provider) for provider in file.tiers},
+        web_search={p: price for p in file.tools if (price := file.web_search(p)) is not None},
+        as_of=file.as_of,
+    )

@@ -1,0 +1,57 @@
+"""What one application works with, made once by `create_app` and never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, cast
+
+from flask import Flask, current_app
+
+from chatapp.accounts.authentication import Authenticator
+from chatapp.accounts.store import Accounts
+from chatapp.catalogue import Catalogue
+from chatapp.conversation import Conversation
+from chatapp.database.connection import Database
+from chatapp.estimates.estimate import Estimator
+from chatapp.ledger.call import Ledger
+from chatapp.ledger.records import Records
+from chatapp.settings import Settings
+from ratelimit_ext import Limiter
+
+EXTENSION_KEY: Final = "chatapp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts of one application.
+
+    ``ledger`` writes calls, ``records`` reads them. ``plans`` are the names of the plans that the
+    policy defines.
+    """
+
+    settings: Settings
+    plans: tuple[str, ...]
+    limiter: Limiter
+    catalogue: Catalogue
+    conversation: Conversation
+    estimator: Estimator
+    database: Database
+    ledger: Ledger
+    records: Records
+    accounts: Accounts
+    authenticator: Authenticator
+
+
+def install(app: Flask, services: Services) -> None:
+    """Give the application its services."""
+    app.extensions[EXTENSION_KEY] = services
+
+
+def services_of(app: Flask) -> Services:
+    """The services of an application."""
+    return cast(Services, app.extensions[EXTENSION_KEY])
+
+
+def current_services() -> Services:
+    """The services of the current application."""
+    return services_of(current_app)

@@ -1,1 +1,0 @@
-"""The guard in front of the providers: how often one is asked, and what all learn from that."""

@@ -1,0 +1,1 @@
+"""What HTTP needs below the routes: requests, errors, streams, authentication, identities."""

@@ -1,0 +1,1 @@
+"""Wire formats: one vendor a file, with its errors, headers, answers and streams."""

@@ -1,0 +1,134 @@
+"""Anthropic's wire format: errors, limit headers, messages whole and in events."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from chatapp.conversation import Reply
+from chatapp.providers import Part, Progress, ProviderError, Usage
+from chatapp.providers.event_stream import write
+from chatapp.web import provider_errors
+from chatapp.web.error_report import ErrorReport
+from chatapp.web.limit_summary import LimitSummary
+from chatapp.web.request_id import ANTHROPIC_HEADER, new_request_id
+
+ERROR_TYPES: Final = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+HEADER_UNITS: Final = {
+    "requests": "requests",
+    "tokens": "tokens",
+    "input_tokens": "input-tokens",
+    "output_tokens": "output-tokens",
+}
+
+
+class AnthropicFormat:
+    """The format of POST /v1/messages."""
+
+    provider: Final = "anthropic"
+    request_id_header: Final = ANTHROPIC_HEADER
+
+    def error_body(self, report: ErrorReport) -> dict[str, object]:
+        status = report.status
+        kind = ERROR_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
+        if status == 503 and report.retry_is_useless:
+            kind = "api_error"  # Claude Code retries an overloaded_error, whatever the headers say
+        error = {
+            "type": kind,
+            "message": report.message,
+            "details": {"error_code": report.code},
+        }
+        request_id = report.request_id or new_request_id()
+        return {"type": "error", "error": error, "request_id": request_id}
+
+    def error_event(self, report: ErrorReport) -> bytes:
+        return write(self.error_body(report), name="error")
+
+    def limit_headers(self, summaries: Sequence[LimitSummary]) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for summary in summaries:
+            if unit := HEADER_UNITS.get(summary.unit):
+                headers |= {
+                    f"anthropic-ratelimit-{unit}-limit": str(summary.limit),
+                    f"anthropic-ratelimit-{unit}-remaining": str(summary.remaining),
+                    f"anthropic-ratelimit-{unit}-reset": _instant(summary.reset_after_us),
+                }
+        return headers
+
+    def answer_body(self, reply: Reply) -> dict[str, object]:
+        return {
+            **_message(reply.model),
+            "content": [{"type": "text", "text": reply.text}],
+            "stop_reason": "end_turn",
+            "usage": _bill(reply.usage or Usage(input_tokens=0, output_tokens=0)),
+        }
+
+    def stream_writer(self, model: str, fields: Mapping[str, object]) -> AnthropicStreamWriter:
+        return AnthropicStreamWriter(self, model)
+
+
+class AnthropicStreamWriter:
+    """Events of an answer of the offline model."""
+
+    def __init__(self, wire_format: AnthropicFormat, model: str) -> None:
+        self._format = wire_format
+        self._model = model
+
+    def start(self) -> bytes:
+        usage = _bill(Usage(input_tokens=0, output_tokens=0))
+        message = {**_message(self._model), "content": [], "stop_reason": None, "usage": usage}
+        block = {"type": "text", "text": ""}
+        return _event("message_start", message=message) + _event(
+            "content_block_start", index=0, content_block=block
+        )
+
+    def part(self, part: Part) -> bytes:
+        delta = {"type": "text_delta", "text": part.text}
+        return _event("content_block_delta", index=0, delta=delta)
+
+    def end(self, progress: Progress) -> bytes:
+        usage = progress.usage or Usage(input_tokens=0, output_tokens=0)
+        delta = {"stop_reason": "end_turn", "stop_sequence": None}
+        return (
+            _event("content_block_stop", index=0)
+            + _event("message_delta", delta=delta, usage=_bill(usage))
+            + _event("message_stop")
+        )
+
+    def error(self, error: ProviderError) -> bytes:
+        return self._format.error_event(provider_errors.report_for_sdk(error))
+
+
+def _event(name: str, **fields: object) -> bytes:
+    return write({"type": name, **fields}, name=name)
+
+
+def _message(model: str) -> dict[str, object]:
+    return {
+        "id": f"msg_{uuid.uuid4().hex}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "stop_sequence": None,
+    }
+
+
+def _bill(usage: Usage) -> dict[str, int]:
+    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+
+
+def _instant(wait_us: int) -> str:
+    """The instant after that wait, as RFC 3339 writes it, rounded up to a whole second."""
+    instant = datetime.now(UTC) + timedelta(microseconds=wait_us + 999_999)
+    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,143 @@
+"""OpenAI's wire format: errors, limit headers, chat completions whole and in chunks."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from chatapp.conversation import Reply
+from chatapp.providers import Part, Progress, ProviderError, Usage
+from chatapp.providers.event_stream import write
+from chatapp.web import provider_errors
+from chatapp.web.error_report import ErrorReport
+from chatapp.web.limit_summary import LimitSummary
+from chatapp.web.request_id import HEADER
+
+ERROR_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "requests",
+    503: "service_unavailable_error",
+}
+# OpenAI has no headers for limits in input or output tokens.
+UNITS: Final = ("requests", "tokens")
+
+
+class OpenAIFormat:
+    """The format of POST /v1/chat/completions."""
+
+    provider: Final = "openai"
+    request_id_header: Final = HEADER
+
+    def error_body(self, report: ErrorReport) -> dict[str, object]:
+        status = report.status
+        kind = ERROR_TYPES.get(status) or (
+            "invalid_request_error" if status < 500 else "server_error"
+        )
+        if status == 503 and report.retry_is_useless:
+            kind = "server_error"
+        if status == 429:
+            kind = "insufficient_quota" if report.unit == "usd" else report.unit or "requests"
+        error = {
+            "message": report.message,
+            "type": kind,
+            "param": report.param,
+            "code": report.code,
+        }
+        return {"error": error}
+
+    def error_event(self, report: ErrorReport) -> bytes:
+        return write(self.error_body(report))
+
+    def limit_headers(self, summaries: Sequence[LimitSummary]) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for summary in summaries:
+            if summary.unit in UNITS:
+                headers |= {
+                    f"x-ratelimit-limit-{summary.unit}": str(summary.limit),
+                    f"x-ratelimit-remaining-{summary.unit}": str(summary.remaining),
+                    f"x-ratelimit-reset-{summary.unit}": duration(summary.reset_after_us),
+                }
+        return headers
+
+    def answer_body(self, reply: Reply) -> dict[str, object]:
+        message = {"role": "assistant", "content": reply.text, "refusal": None}
+        return {
+            "id": _new_id(),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": reply.model,
+            "choices": [
+                {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+            ],
+            "usage": _bill(reply.usage or Usage(input_tokens=0, output_tokens=0)),
+        }
+
+    def stream_writer(self, model: str, fields: Mapping[str, object]) -> OpenAIStreamWriter:
+        options = fields.get("stream_options")
+        wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
+        return OpenAIStreamWriter(self, model, wants_usage=wants_usage)
+
+
+class OpenAIStreamWriter:
+    """Chunks of an answer of the offline model."""
+
+    def __init__(self, wire_format: OpenAIFormat, model: str, *, wants_usage: bool) -> None:
+        self._format = wire_format
+        self._wants_usage = wants_usage
+        self._common = {
+            "id": _new_id(),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def start(self) -> bytes:
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def part(self, part: Part) -> bytes:
+        return self._chunk({"content": part.text})
+
+    def end(self, progress: Progress) -> bytes:
+        last = self._chunk({}, finish_reason="stop")
+        if self._wants_usage and progress.usage is not None:
+            last += write({**self._common, "choices": [], "usage": _bill(progress.usage)})
+        return last + write("[DONE]")
+
+    def error(self, error: ProviderError) -> bytes:
+        return self._format.error_event(provider_errors.report_for_sdk(error))
+
+    def _chunk(self, delta: dict[str, str], *, finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return write({**self._common, "choices": [choice]})
+
+
+def duration(wait_us: int) -> str:
+    """A duration as OpenAI writes it.
+
+    >>> [duration(us) for us in (0, 12_000, 1_500_000, 360_000_000, 3_723_000_000)]
+    ['0s', '12ms', '1.5s', '6m0s', '1h2m3s']
+    """
+    milliseconds = -(-wait_us // 1000)
+    if 0 < milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest_ms = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest_ms / 1000:g}s"
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds
+
+
+def _new_id() -> str:
+    return f"chatcmpl-{uuid.uuid4().hex}"
+
+
+def _bill(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }

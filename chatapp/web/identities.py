@@ -1,0 +1,137 @@
+"""Identities: the names that `key = …` in policy.toml may use, and the plan of a request.
+
+With accounts on, the user is the owner of the request's API key, whatever the body says. With
+accounts off, the user is the body's user_id, which can be spoofed: each new user_id has limits of
+its own, and only the limit by IP remains. `create_app` logs a warning if it serves without keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+from flask import g
+
+from chatapp.accounts.principal import Principal
+from chatapp.conversation import Turn
+from chatapp.settings import SettingsError
+from ratelimit_ext import Limiter, client_ip
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PLAN: Final = "starter"
+USER: Final = "user:"
+SPOOFING_WARNING: Final = (
+    "There are no API keys: a caller is whoever its user_id says. Keep this off the open internet, "
+    "or make a key: flask --app wsgi chat keys create --user NAME"
+)
+
+
+class ChatRequest(Protocol):
+    """What every endpoint that calls a model keeps in ``g.chat_request``."""
+
+    @property
+    def turn(self) -> Turn: ...
+    @property
+    def user_id(self) -> str | None: ...
+
+
+def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[str] = ()) -> None:
+    """Register chatapp's identities with the limiter. ``plans`` are plan names by user id, used
+    while accounts are off; ``known_plans`` are the plans of the policy."""
+
+    @limiter.identity("user")
+    def user() -> str:
+        user_id = _user_id()
+        # The prefix keeps a user with the name 10.0.0.1 apart from that address.
+        return f"ip:{client_ip()}" if user_id is None else user_identity(user_id)
+
+    @limiter.identity("api_key")
+    def api_key() -> str:
+        principal = _principal()
+        return user() if principal is None else principal.key_id
+
+    @limiter.identity("model")
+    def model() -> str:
+        request: ChatRequest = g.chat_request
+        return request.turn.model.slug
+
+    @limiter.plan_loader
+    def plan() -> str:
+        principal = _principal()
+        if principal is None:
+            return plans.get(_user_id() or "", DEFAULT_PLAN)
+        if known_plans and principal.plan not in known_plans:
+            # The policy no longer has it. Without a plan the caller would have no limits.
+            log.error("%s has the unknown plan %s", principal.key_id, principal.plan)
+            return DEFAULT_PLAN
+        return principal.plan
+
+
+def has_valid_key() -> bool:
+    """Whether the request has been authenticated. Limits that are decided before, such as that of
+    a 401, see no key."""
+    return _principal() is not None
+
+
+def has_no_valid_key() -> bool:
+    """The opposite, also for every request while accounts are off."""
+    return _principal() is None
+
+
+def user_identity(name: str) -> str:
+    """The identity of a user in limits and in the ledger."""
+    return f"{USER}{name}"
+
+
+def plans_of(policy_file: str | None) -> tuple[str, ...]:
+    """The names of the plans that a policy defines; SettingsError if its file cannot be read.
+
+    The extension checks the rest of the file.
+    """
+    if not policy_file:
+        return ()
+    try:
+        plans = tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {})
+    except OSError as error:
+        raise SettingsError(
+            f"RATELIMIT_POLICY_FILE: {policy_file!r} cannot be read: {error.strerror}; a name "
+            f"without a directory is looked for in {Path.cwd()}: give the whole path of a file"
+        ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"RATELIMIT_POLICY_FILE: {policy_file!r} is no TOML: {error}; correct it there"
+        ) from error
+    return tuple(plans) if isinstance(plans, Mapping) else ()
+
+
+def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:
+    """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy: at the
+    start, and not in the first request of that user."""
+    allowed = ", ".join(map(repr, known)) or "none"
+    for user_id, plan in plans.items():
+        if plan not in known:
+            raise SettingsError(
+                f"CHATAPP_PLANS: {user_id!r} has the plan {plan!r}, which {policy_file} does not "
+                f"define; allowed are {allowed}: name one of them, or define it there"
+            )
+    if known and DEFAULT_PLAN not in known:
+        raise SettingsError(
+            f"{policy_file}: plans are {allowed}, and {DEFAULT_PLAN!r} is missing, which everybody "
+            "has who is not in CHATAPP_PLANS: define it there"
+        )
+
+
+def _principal() -> Principal | None:
+    principal: Principal | None = g.get("principal")
+    return principal
+
+
+def _user_id() -> str | None:
+    if (principal := _principal()) is not None:
+        return principal.user
+    request: ChatRequest | None = g.get("chat_request")
+    return None if request is None else request.user_id

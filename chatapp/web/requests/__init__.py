@@ -1,0 +1,1 @@
+"""From the bytes of a request to a value that can be charged and answered."""

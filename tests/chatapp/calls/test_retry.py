@@ -1,0 +1,211 @@
+"""Attempts at a call: how many, after which waits, and what other callers notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from chatapp.calls.retry import LONGEST_COOL_DOWN_S, PATIENCE_S, PAUSE_S, RETRYABLE, Retry
+from chatapp.providers import ErrorKind, ProviderError, Quota
+
+QUOTA = Quota("requests", limit=60, remaining=3, reset_after_s=57.0)
+
+
+@dataclass
+class Answer:
+    """The result of an attempt."""
+
+    quotas: Sequence[Quota] = ()
+
+
+@dataclass
+class FakeLimits:
+    """Limits that record, and answer further attempts with these waits."""
+
+    waits: list[float | None] = field(default_factory=list)
+    cooled: list[float | None] = field(default_factory=list)
+    reported: list[Quota] = field(default_factory=list)
+    admitted: int = 0
+    pause: float = 0.0
+
+    def pause_s(self) -> float:
+        return self.pause
+
+    def admit_attempt(self) -> float | None:
+        wait_s = self.waits.pop(0) if self.waits else None
+        self.admitted += wait_s is None
+        return wait_s
+
+    def cool_down(self, for_s: float | None) -> None:
+        self.cooled.append(for_s)
+
+    def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
+        self.reported += quotas
+
+
+class Script:
+    """An attempt that fails with these errors, one after the other, and then succeeds."""
+
+    def __init__(self, *errors: ProviderError) -> None:
+        self.errors = list(errors)
+
+    def __call__(self) -> Answer:
+        if self.errors:
+            raise self.errors.pop(0)
+        return Answer((QUOTA,))
+
+
+MakeRetry = Callable[..., tuple[FakeLimits, list[float], Retry]]
+
+
+@pytest.fixture
+def made() -> MakeRetry:
+    """Makes limits with these answers, the list of sleeps, and the attempts."""
+
+    def make(*waits: float | None, most_attempts: int = 3) -> tuple[FakeLimits, list[float], Retry]:
+        limits, slept = FakeLimits(list(waits)), []  # type: ignore[var-annotated]
+        retry = Retry(limits, quota_use={}, most_attempts=most_attempts, sleep=slept.append)
+        return limits, slept, retry
+
+    return make
+
+
+def failure(kind: ErrorKind, retry_after_s: float | None = None) -> ProviderError:
+    return ProviderError("openai", kind, retry_after_s=retry_after_s, quotas=(QUOTA,))
+
+
+def test_an_answer_is_asked_for_once(made: MakeRetry) -> None:
+    """And its quotas are reported."""
+    limits, slept, retry = made()
+    assert retry.run(Script()).quotas == (QUOTA,)
+    assert (retry.attempts, slept, limits.reported, limits.cooled) == (1, [], [QUOTA], [])
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "overloaded"])
+def test_a_short_wait_is_waited_for(made: MakeRetry, kind: ErrorKind) -> None:
+    """Everybody cools down for as long as the provider asks; the attempt that follows is admitted
+    and charged like the first."""
+    limits, slept, retry = made()
+    assert retry.run(Script(failure(kind, 0.3)))
+    assert (slept, limits.cooled, limits.admitted, retry.attempts) == ([0.3], [0.3], 1, 2)
+    assert limits.reported == [QUOTA, QUOTA]
+
+
+def test_a_refusal_that_names_no_wait_grows(made: MakeRetry) -> None:
+    """The cool-down has no length of its own."""
+    limits, slept, retry = made()
+    assert retry.run(Script(failure("overloaded")))
+    assert (limits.cooled, slept) == ([None], [PAUSE_S])
+
+
+def test_a_long_wait_is_the_callers(made: MakeRetry) -> None:
+    """No thread sleeps for 7 s: the caller is told, and everybody cools down."""
+    limits, slept, retry = made()
+    with pytest.raises(ProviderError) as caught:
+        retry.run(Script(failure("rate_limited", 7.0)))
+    assert (caught.value.retry_after_s, slept, limits.cooled) == (7.0, [], [7.0])
+    assert limits.admitted == 0
+
+
+def test_attempts_are_bounded(made: MakeRetry) -> None:
+    """The last error is the caller's."""
+    limits, slept, retry = made(most_attempts=3)
+    last = failure("overloaded", 0.3)
+    with pytest.raises(ProviderError) as caught:
+        retry.run(Script(failure("overloaded", 0.1), failure("overloaded", 0.2), last))
+    assert caught.value is last
+    assert (retry.attempts, slept, limits.cooled) == (3, [0.1, 0.2], [0.1, 0.2, 0.3])
+
+
+def test_waits_are_bounded_together(made: MakeRetry) -> None:
+    """However many attempts: nobody waits for more than the patience in all."""
+    _, slept, retry = made(most_attempts=99)
+    with pytest.raises(ProviderError):
+        retry.run(Script(*[failure("overloaded", 0.7) for _ in range(99)]))
+    assert 0 < sum(slept) <= PATIENCE_S
+
+
+def test_another_attempt_waits_until_it_is_admitted(made: MakeRetry) -> None:
+    """Others are on the ramp before it."""
+    limits, slept, retry = made(0.5, 0.25, None)
+    assert retry.run(Script(failure("rate_limited", 0.3)))
+    assert (slept, limits.admitted) == ([0.3, 0.5, 0.25], 1)
+
+
+def test_where_no_attempt_is_admitted_the_wait_is_told(made: MakeRetry) -> None:
+    """The wait of the limits, which know it."""
+    _, slept, retry = made(30.0)
+    with pytest.raises(ProviderError) as caught:
+        retry.run(Script(failure("rate_limited", 0.3)))
+    assert (caught.value.retry_after_s, slept, retry.attempts) == (30.0, [0.3], 1)
+
+
+def test_what_could_not_be_reached_is_asked_again(made: MakeRetry) -> None:
+    """Nobody was refused for want of room, and nobody cools down."""
+    limits, slept, retry = made()
+    assert retry.run(Script(failure("unavailable")))
+    assert limits.cooled == []
+    assert 0 < slept[0] < PAUSE_S
+
+
+@pytest.mark.parametrize(
+    "kind", ["timeout", "malformed", "bad_request", "too_large", "auth", "quota", "unknown_model"]
+)
+def test_what_may_be_billed_or_will_not_change_is_asked_once(
+    made: MakeRetry, kind: ErrorKind
+) -> None:
+    """A call that timed out may bill twice; a refusal of the request stays one."""
+    assert kind not in RETRYABLE
+    limits, slept, retry = made()
+    with pytest.raises(ProviderError):
+        retry.run(Script(failure(kind, 0.1)))
+    assert (retry.attempts, slept, limits.cooled) == (1, [], [])
+
+
+def test_a_call_that_is_too_large_closes_nothing(made: MakeRetry) -> None:
+    """It says nothing of the provider's room for others, and is not asked again."""
+    limits, slept, retry = made()
+    retry.quota_use = {"requests": QUOTA.limit + 1}
+    with pytest.raises(ProviderError):
+        retry.run(Script(failure("rate_limited", 0.1)))
+    assert (retry.attempts, slept, limits.cooled) == (1, [], [])
+
+
+def test_no_header_closes_a_provider_for_good(made: MakeRetry) -> None:
+    """A Retry-After of years is an hour."""
+    limits, _, retry = made()
+    with pytest.raises(ProviderError):
+        retry.run(Script(failure("rate_limited", 1e9)))
+    assert limits.cooled == [LONGEST_COOL_DOWN_S]
+
+
+def test_a_fallback_is_called_once(made: MakeRetry) -> None:
+    """Whatever the first had used of the attempts."""
+    _, _, retry = made(most_attempts=1)
+    with pytest.raises(ProviderError):
+        retry.run(Script(failure("overloaded", 9.0)))
+    with pytest.raises(ProviderError):
+        retry.run_once(Script(failure("overloaded", 0.1)))
+    assert retry.attempts == 2
+
+
+@pytest.mark.parametrize("kind", sorted(RETRYABLE))
+def test_nobody_is_asked_again_for_a_caller_who_has_left(kind: ErrorKind) -> None:
+    """He left while we waited: no attempt is charged, and none is made."""
+    limits = FakeLimits()
+    retry = Retry(limits, quota_use={}, most_attempts=3, sleep=lambda _: True)
+    with pytest.raises(ProviderError):
+        retry.run(Script(failure(kind), failure(kind)))
+    assert (retry.attempts, limits.admitted) == (1, 0)
+
+
+def test_who_is_refused_without_a_wait_is_told_the_pause(made: MakeRetry) -> None:
+    """That which follows from his own refusal; a wait that the provider names is told as it is."""
+    for named, told in ((None, 8.0), (5.0, 5.0)):
+        limits, _, retry = made(most_attempts=1)
+        limits.pause = 8.0
+        with pytest.raises(ProviderError) as refused:
+            retry.run(Script(failure("overloaded", named)))
+        assert refused.value.retry_after_s == told

@@ -1,0 +1,289 @@
+"""Another model answers where the one that was asked for has no room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chatapp import catalogue
+from chatapp.providers import Usage
+from chatapp.services import services_of
+from chatapp.settings import SettingsError
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import (
+    ANTHROPIC_PATH,
+    OPENAI_PATH,
+    Answer,
+    ProviderServer,
+    anthropic_error,
+    openai_body,
+    openai_error,
+)
+from tests.chatapp.workers import (
+    ANTHROPIC,
+    MESSAGES,
+    OPENAI,
+    SMALLER,
+    Workers,
+    busy,
+    chat,
+    left,
+)
+
+#: The names under which the pauses of their providers are kept.
+UPSTREAM = {OPENAI: f"openai/{OPENAI}", ANTHROPIC: f"anthropic/{ANTHROPIC}"}
+
+
+@pytest.fixture
+def uri(redis_client: Any, redis_server: Any) -> str:
+    """An empty storage."""
+    return str(redis_server.uri)
+
+
+@pytest.fixture
+def choosy(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
+    """Workers whose models have another to fall back to."""
+    fallbacks = {OPENAI: ANTHROPIC, ANTHROPIC: SMALLER}
+    return Workers(make_app, uri, CHATAPP_FALLBACK_MODELS=fallbacks)
+
+
+def test_a_second_choice_answers_in_its_place(choosy: Workers, provider: ProviderServer) -> None:
+    """At the refusal, and from then on without asking the first; billed and counted as what it is,
+    in the ledger under both names."""
+    provider.script(busy("7"))
+    first = chat(choosy.one)
+    assert (first.status_code, first.json["model"]) == (200, ANTHROPIC)
+    second = chat(choosy.other, stream=True)
+    assert second.status_code == 200
+    assert [call.path for call in provider.calls] == [OPENAI_PATH, ANTHROPIC_PATH, ANTHROPIC_PATH]
+    bill = catalogue.load().price(
+        ANTHROPIC, Usage(23, 5, cached_input_tokens=8, cache_write_tokens=3)
+    )
+    calls = choosy.ledger.finished(2)
+    assert [(c.model, c.slug, c.provider, c.cost_micro_usd) for c in calls] == [
+        (OPENAI, ANTHROPIC, "anthropic", bill)
+    ] * 2
+    assert [call.attempts for call in calls] == [2, 1]
+    remaining = left(choosy.one)
+    assert round((5.0 - remaining["usd-day"]) * 1e6) == 2 * bill
+    assert remaining["plan"] == 98
+
+
+def test_the_ledger_agrees_with_a_second_choice(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """The database has the call under the model that answered, and its price."""
+    fallbacks = {OPENAI: ANTHROPIC}
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_FALLBACK_MODELS=fallbacks)
+    provider.script(busy("7"))
+    assert chat(app.test_client()).status_code == 200
+    assert services_of(app).ledger.flush()
+    checked = app.test_cli_runner().invoke(args=["chat", "ledger", "check"])
+    assert checked.exit_code == 0, checked.output
+    assert "limits of 1 user compared; 0 problems" in checked.output
+
+
+def test_a_second_choice_has_none_of_its_own(choosy: Workers, provider: ProviderServer) -> None:
+    """Where both cool down the caller is told, and nobody is asked a third."""
+    provider.script(busy("7"), anthropic_error(529, kind="overloaded_error"))
+    assert chat(choosy.one).status_code == 503
+    assert chat(choosy.other).status_code == 503
+    assert len(provider.calls) == 2
+
+
+def test_a_vendors_endpoint_falls_back_within_its_protocol(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """The body is handed on with another model's name in it, and nothing else changed."""
+    workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: SMALLER})
+    provider.script(busy("7"))
+    body = {"model": OPENAI, "messages": MESSAGES, "seed": 7}
+    answered = workers.one.post("/v1/chat/completions", json=body)
+    assert answered.status_code == 200
+    assert answered.json is not None
+    assert answered.json["model"] == SMALLER
+    assert provider.calls[-1].body == {**body, "model": SMALLER}
+    again = workers.other.post("/v1/chat/completions", json=body)
+    assert again.status_code == 200
+    assert len(provider.calls) == 3
+
+
+def test_no_request_is_translated(choosy: Workers, provider: ProviderServer) -> None:
+    """At OpenAI's endpoint a second choice of Anthropic's is none."""
+    provider.script(busy("7"))
+    body = {"model": OPENAI, "messages": MESSAGES}
+    assert choosy.one.post("/v1/chat/completions", json=body).status_code == 503
+    assert choosy.other.post("/v1/chat/completions", json=body).status_code == 503
+    assert len(provider.calls) == 1
+
+
+def test_a_second_choice_is_no_way_around_a_block(
+    choosy: Workers, provider: ProviderServer
+) -> None:
+    """What an operator has switched off stays off."""
+    app = choosy.one.application
+    with app.app_context():
+        services_of(app).limiter.block("blocked-model", OPENAI, reason="closed")
+    refused = chat(choosy.one)
+    assert (refused.status_code, refused.json["code"]) == (503, "switched_off")
+    assert provider.calls == []
+
+
+def block(workers: Workers, name: str, model: str, **more: Any) -> None:
+    app = workers.one.application
+    with app.app_context():
+        assert services_of(app).limiter.block(name, model, **more)
+
+
+def test_no_block_is_gone_around_in_flight(choosy: Workers, provider: ProviderServer) -> None:
+    """The model is refused at its provider, and its second choice was switched off."""
+    block(choosy, "blocked-model", ANTHROPIC, reason="closed")
+    provider.script(busy("7"))
+    refused = chat(choosy.one)
+    assert (refused.status_code, refused.json["code"]) == (503, "server_is_overloaded")
+    assert refused.headers["Retry-After"] == "7"
+    assert len(provider.calls) == 1
+
+
+def test_a_second_choice_in_flight_is_counted_for_its_model(
+    choosy: Workers, provider: ProviderServer
+) -> None:
+    """By the limit that all callers of that model share."""
+    provider.script(busy("7"))
+    assert chat(choosy.one).json["model"] == ANTHROPIC
+    assert '"model";r=598;' in chat(choosy.other, ANTHROPIC).headers["RateLimit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("blocked-model", {"reason": "closed"}),
+        ("provider", {"reason": "overloaded", "for_s": 3000}),
+    ],
+    ids=["switched off", "paused for longer"],
+)
+def test_who_is_refused_is_told_of_what_was_asked_for(
+    choosy: Workers, provider: ProviderServer, name: str, words: dict[str, Any]
+) -> None:
+    """Whatever keeps the second choice from answering, the first is back in three seconds."""
+    block(choosy, "provider", UPSTREAM[OPENAI], for_s=3, reason="overloaded")
+    block(choosy, name, UPSTREAM[ANTHROPIC] if name == "provider" else ANTHROPIC, **words)
+    refused = chat(choosy.other)
+    assert (refused.status_code, refused.json["code"]) == (503, "server_is_overloaded")
+    assert refused.headers["Retry-After"] == "3"
+    assert "x-should-retry" not in refused.headers
+    assert provider.calls == []
+
+
+def test_of_two_that_lack_room_the_first_to_have_some_is_told(
+    choosy: Workers, provider: ProviderServer
+) -> None:
+    """To come again is worth it when either may answer."""
+    block(choosy, "provider", UPSTREAM[OPENAI], for_s=3000, reason="overloaded")
+    block(choosy, "provider", UPSTREAM[ANTHROPIC], for_s=3, reason="overloaded")
+    assert chat(choosy.other).headers["Retry-After"] == "3"
+
+
+def test_a_second_choice_is_asked_once(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """However many attempts there are for the first; what is told is the first one's wait."""
+    fallbacks = {OPENAI: ANTHROPIC}
+    workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS=fallbacks, CHATAPP_PROVIDER_ATTEMPTS=5)
+    soon = anthropic_error(529, kind="overloaded_error", headers={"retry-after-ms": "20"})
+    provider.script(busy("7"), soon, soon)
+    refused = chat(workers.one)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
+    assert [call.path for call in provider.calls] == [OPENAI_PATH, ANTHROPIC_PATH]
+    (call,) = workers.ledger.finished()
+    assert (call.slug, call.attempts, call.cost_micro_usd) == (ANTHROPIC, 2, 0)
+
+
+def test_a_second_choice_has_an_estimate_of_its_own(
+    choosy: Workers, provider: ProviderServer
+) -> None:
+    """Other tokens, by another tokenizer: the same whether it is chosen in flight or before."""
+    long = "antidisestablishmentarianism " * 500
+    chat(choosy.one, ANTHROPIC, message=long)
+    provider.script(busy("7"))
+    chat(choosy.one, message=long)  # in flight
+    chat(choosy.other, message=long)  # at once
+    chat(choosy.other, SMALLER, message=long)
+    asked, in_flight, at_once, other = choosy.ledger.finished(4)
+    assert {call.slug for call in (asked, in_flight, at_once)} == {ANTHROPIC}
+    expected = asked.estimated_input_tokens
+    assert in_flight.estimated_input_tokens == at_once.estimated_input_tokens == expected
+    assert other.estimated_input_tokens < expected  # or this could not tell
+
+
+def test_a_dated_name_has_the_second_choice_of_its_family(
+    choosy: Workers, provider: ProviderServer
+) -> None:
+    """It is the same model."""
+    provider.script(busy("7"))
+    assert chat(choosy.one, f"{OPENAI}-2026-03-17").json["model"] == ANTHROPIC
+
+
+def test_a_model_that_is_not_listed_has_its_own(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """All that the catalogue does not list are counted as one, and fall back by name."""
+    workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS={"gpt-99-new": SMALLER})
+    provider.script(busy("7"))
+    assert chat(workers.one, "gpt-99-new").status_code == 200
+    provider.script(busy("7"))
+    assert chat(workers.one, "gpt-98-new").status_code == 503
+
+
+def test_no_model_is_its_own_second_choice(make_app: AppMaker, provider: ProviderServer) -> None:
+    """Under no name of its family: told at the start."""
+    with pytest.raises(SettingsError, match="it is the same model"):
+        make_app(CHATAPP_FALLBACK_MODELS={OPENAI: f"{OPENAI}-2026-03-17"})
+
+
+DEAR = "o1-pro"  # holds 0.62 dollars for a call, and 2 are left of the hour
+
+
+def test_a_dearer_second_choice_has_to_fit_into_the_budget(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """It is decided by its own estimate: three calls of it spend the hour's dollars, and the fourth
+    is refused as the model that was asked for, with nothing charged."""
+    workers = Workers(
+        make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: DEAR}, CHATAPP_PROVIDER_ATTEMPTS=1
+    )
+    dear = {"prompt_tokens": 8, "completion_tokens": 1_100, "total_tokens": 1_108}
+    for _ in range(2):
+        answered = Answer(200, {**openai_body(model=DEAR), "usage": dear})
+        provider.script(openai_error(500, code="trouble"), answered)
+        assert chat(workers.one).json["model"] == DEAR
+    hour = left(workers.one)["usd-hour"]
+    assert 0.66 < hour < 0.69
+    # What is held of the first is part of what the second may hold.
+    provider.script(openai_error(500, code="trouble"), answered)
+    assert chat(workers.one).json["model"] == DEAR
+    provider.script(openai_error(500, code="trouble"))
+    calls, before = len(provider.calls), left(workers.one)
+    refused = chat(workers.one)
+    assert (refused.status_code, refused.json["code"]) == (502, "provider_unavailable")
+    assert len(provider.calls) == calls + 1
+    assert left(workers.one)["usd-hour"] == before["usd-hour"] < 0.03
+    assert [call.slug for call in workers.ledger.finished(4)] == [DEAR] * 3 + [OPENAI]
+
+
+def test_the_bound_of_a_second_choice_is_what_the_budget_pays_of_it(
+    make_app: AppMaker, provider: ProviderServer, uri: str
+) -> None:
+    """Of the cheap model the budget pays any answer, of the dear one 3,000 tokens."""
+    workers = Workers(
+        make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: DEAR}, CHATAPP_PROVIDER_ATTEMPTS=1
+    )
+    provider.script(openai_error(500, code="trouble"))
+    body = {"model": OPENAI, "messages": MESSAGES}
+    assert workers.one.post("/v1/chat/completions", json=body).status_code == 200
+    first, second = provider.calls
+    assert "max_completion_tokens" not in first.body
+    bound = second.body["max_completion_tokens"]
+    assert isinstance(bound, int)
+    assert 3_000 < bound < 3_334

@@ -1,0 +1,204 @@
+"""Bodies that break off, lie about their length, or never end, through a real gunicorn."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp.web.requests import body as request_body
+
+ROOT = Path(__file__).parents[4]
+HEAD = (
+    b"POST /chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\n"
+)
+GOOD = b'{"message": "hi"}'
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a gunicorn with the worker of production."""
+    ours = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    environment["RATELIMIT_STORAGE_URI"] = "memory://"
+    environment["DATABASE_URL"] = f"sqlite:///{tmp_path_factory.mktemp('body') / 'chatapp.db'}"
+    command = [sys.executable, "-m", "gunicorn", "--workers", "1", "--threads", "4"]
+    command += ["-b", "127.0.0.1:0", "chatapp:create_app()"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as gunicorn:
+        try:
+            yield _port(gunicorn)
+        finally:
+            gunicorn.terminate()
+            gunicorn.communicate(timeout=20)
+
+
+def _port(gunicorn: subprocess.Popen[str]) -> int:
+    assert gunicorn.stderr is not None
+    log = []
+    for line in gunicorn.stderr:
+        log.append(line)
+        if found := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line):
+            return int(found[1])
+    raise AssertionError("gunicorn did not start:\n" + "".join(log))
+
+
+def exchange(port: int, sent: bytes, *, ends: bool = True) -> tuple[int, dict[str, object]]:
+    """Send those bytes and, unless the client stays, no more; the status and the JSON that come
+    back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(sent)
+        if ends:
+            connection.shutdown(socket.SHUT_WR)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return response.status, json.loads(response.read())
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 50\r\n\r\n" + GOOD,
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + GOOD[:5],
+        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + GOOD[:7] + b"\r\n0\r\n\r\n",
+    ],
+    ids=["too short", "a chunk breaks off", "no chunk size", "a chunk too long"],
+)
+def test_a_body_that_is_not_as_announced_is_a_400(port: int, rest: bytes) -> None:
+    """Half a body is not answered, even where that half is JSON; and it is no failure of ours."""
+    status, body = exchange(port, HEAD + rest)
+    assert status == 400
+    assert set(body) == {"error", "code"}
+
+
+def test_a_chunked_body_is_as_good_as_any(port: int) -> None:
+    """A client need not know the length beforehand."""
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n11\r\n" + GOOD + b"\r\n0\r\n\r\n"
+    assert exchange(port, HEAD + chunked, ends=False)[0] == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_who_sends_ten_megabytes_reads_the_413(port: int, chunked: bool) -> None:
+    """A client that writes to the end before it reads learns why, and can go on."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    huge = json.dumps({"message": "a" * 10_000_000}).encode()
+    headers = {"Content-Type": "application/json"}
+    with contextlib.closing(connection):
+        body = iter([huge[:5_000_000], huge[5_000_000:]]) if chunked else huge
+        connection.request("POST", "/chat", body, headers, encode_chunked=chunked)
+        response = connection.getresponse()
+        assert response.status == 413
+        assert json.loads(response.read())["code"] == "body_too_large"
+        connection.request("POST", "/chat", GOOD, headers)
+        assert connection.getresponse().status == 200
+
+
+class _Broken:
+    """A stream as a server presents one whose client has gone."""
+
+    def read(self, *_: object) -> bytes:
+        raise RuntimeError("connection lost")
+
+    readline = readinto = read
+
+
+@pytest.mark.parametrize("length", [None, "30", "30000000"])
+def test_whatever_a_server_raises_is_the_clients_broken_body(
+    client: FlaskClient, length: str | None
+) -> None:
+    """Servers differ in what they raise; the answer does not."""
+    overrides: dict[str, object] = {"wsgi.input": _Broken(), "wsgi.input_terminated": True}
+    if length is not None:
+        overrides["CONTENT_LENGTH"] = length
+    response = client.post("/chat", content_type="application/json", environ_overrides=overrides)
+    assert response.status_code == (413 if length == "30000000" else 400)
+    assert response.json is not None
+    assert set(response.json) == {"error", "code"}
+
+
+class _Unread:
+    """A stream that must not be read."""
+
+    def read(self, *_: object) -> bytes:
+        raise AssertionError("the body was read")
+
+    readline = readinto = read
+
+
+@pytest.mark.parametrize("announced", ["Content-Length", "Transfer-Encoding"])
+def test_a_large_body_is_read_after_the_edge_limits(client: FlaskClient, announced: str) -> None:
+    """Of an address over its limit nothing is read, and it is not asked to slow down: it is 429."""
+    while client.post("/chat", json={"message": "hi", "user_id": "a"}).status_code != 429:
+        pass
+    while client.get("/usage").status_code != 429:
+        pass
+    large = {"CONTENT_LENGTH": "1000000"}
+    if announced == "Transfer-Encoding":
+        large = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}
+    response = client.post(
+        "/v1/messages",
+        content_type="application/json",
+        environ_overrides={"wsgi.input": _Unread(), "wsgi.input_terminated": True, **large},
+    )
+    assert response.status_code == 429
+
+
+def test_a_large_body_is_charged_once(client: FlaskClient) -> None:
+    """What the edge has counted before the body was read, it does not count again."""
+    body = {"model": "offline", "messages": [{"role": "user", "content": "hi"}], "x": "a" * 100_000}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200
+    assert re.search(r'"ip";r=(\d+)', response.headers["RateLimit"])[1] == "19"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_large_bodies_wait_for_room(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    """Where the large bodies of a process have no room, one more is refused with a time to come
+    back; and all of it is free again when the responses are closed."""
+    monkeypatch.setattr(request_body, "WAIT_S", 0)
+    room = request_body.LargeBodies(200_000)
+    monkeypatch.setattr(request_body, "large_bodies", room)
+    fields = {"model": "offline", "messages": [{"role": "user", "content": "hi"}]}
+    body = json.dumps({**fields, "x": "a" * 150_000}).encode()
+    headers = {"Content-Type": "application/json"}
+    if compressed:
+        body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
+
+    def ask() -> tuple[int, str | None]:
+        with client.post("/v1/chat/completions", data=body, headers=headers) as response:
+            return response.status_code, response.headers.get("Retry-After")
+
+    assert ask() == (200, None)
+    room.take(100_000)
+    assert ask() == (503, "2")
+    room.give_back(100_000)
+    assert ask() == (200, None)
+    room.take(200_000)
+
+
+@pytest.mark.parametrize(
+    ("messages", "parts"), [(10_001, 1), (1, 20_001)], ids=["messages", "parts"]
+)
+def test_messages_and_parts_are_bounded(client: FlaskClient, messages: int, parts: int) -> None:
+    """A conversation of more is a mistake; the sentence has the bounds."""
+    said = {"role": "user", "content": [0] * parts}
+    fields = {"model": "offline", "messages": [said] * messages}
+    response = client.post("/v1/chat/completions", json=fields)
+    assert response.status_code == 400
+    assert "at most 10000 with 20000" in response.json["error"]["message"]  # type: ignore[index]

@@ -1,0 +1,244 @@
+"""Bad input: each is told what is wrong with it, none is a 500, none is charged to a plan."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass, field
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chatapp.web.requests.chat import MESSAGE_MAX_BYTES
+from tests.chatapp.conftest import AppMaker
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    body: bytes
+    status: int
+    code: str
+    says: str
+    content_type: str | None = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+def fields(**fields: object) -> bytes:
+    return json.dumps({"message": "hello", **fields}).encode()
+
+
+CASES = [
+    Case("no body", b"", 400, "invalid_json", "nothing"),
+    Case("not JSON", b"hello", 400, "invalid_json", "not JSON"),
+    Case("no content type", fields(), 400, "invalid_json", "Content-Type", content_type=None),
+    Case("a form", b"message=hello", 400, "invalid_json", "Content-Type", "text/plain"),
+    Case(
+        "a multipart form",
+        b"--x\r\n\r\n--x--",
+        400,
+        "invalid_json",
+        "Content-Type",
+        "multipart/form-data; boundary=x",
+    ),
+    Case("a broken end", b'{"message": "hel', 400, "invalid_json", "not JSON"),
+    Case("two documents", b'{"message": "a"}{"message": "b"}', 400, "invalid_json", "not JSON"),
+    Case("deep lists", b"[" * 200_000, 400, "invalid_json", "nested too deeply"),
+    Case("deep objects", b'{"a":' * 100_000 + b"1", 400, "invalid_json", "nested too deeply"),
+    Case(
+        "deep and valid",
+        b'{"message":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        400,
+        "invalid_json",
+        "nested too deeply",
+    ),
+    Case("not UTF-8", b'{"message": "\xff\xfe"}', 400, "invalid_json", "UTF-8"),
+    Case("UTF-16", '{"message": "a"}'.encode("utf-16"), 400, "invalid_json", "UTF-8"),
+    Case("a huge integer", b'{"message": 1' + b"0" * 10_000 + b"}", 400, "invalid_json", "digits"),
+    Case("NaN", b'{"message": NaN}', 400, "invalid_json", "NaN"),
+    Case("infinity elsewhere", b'{"message":"a","x":-Infinity}', 400, "invalid_json", "Infinity"),
+    Case("a name twice", b'{"message":"a","message":"b"}', 400, "invalid_json", "twice"),
+    Case("gzip garbage", b"\x1f\x8b\x08garbage", 400, "invalid_json", "UTF-8"),
+    Case("no gzip", fields(), 400, "invalid_body", "encoding", headers=GZIP),
+    Case("half a gzip", gzip.compress(fields())[:-9], 400, "invalid_body", "ends", headers=GZIP),
+    Case("gzip and more", gzip.compress(fields()) + b"x", 400, "invalid_body", "", headers=GZIP),
+    Case("a bomb", gzip.compress(b" " * 10**8), 413, "body_too_large", "1 MB", headers=GZIP),
+    Case("br", fields(), 415, "unsupported_encoding", "gzip", headers={"Content-Encoding": "br"}),
+    Case("101 levels", b"[" * 101 + b"]" * 101, 400, "invalid_json", "100 levels"),
+    Case("many values", b"[" + b"0," * 100_000 + b"0]", 400, "invalid_json", "too many values"),
+    Case("endless strings", b'"\\"' * 50_000, 400, "invalid_json", "not JSON"),
+    Case("a list", b"[]", 422, "invalid_body", "a list"),
+    Case("a number", b"42", 422, "invalid_body", "a number"),
+    Case("a huge float", b"1e999", 422, "invalid_body", "a number"),
+    Case("a string", b'"hello"', 422, "invalid_body", "a string"),
+    Case("null", b"null", 422, "invalid_body", "null"),
+    Case("true", b"true", 422, "invalid_body", "a boolean"),
+    Case("no message", b"{}", 422, "invalid_message", "missing"),
+    Case("message null", fields(message=None), 422, "invalid_message", "null"),
+    Case("message 1", fields(message=1), 422, "invalid_message", "a number"),
+    Case("message true", fields(message=True), 422, "invalid_message", "a boolean"),
+    Case("message a list", fields(message=["hello"]), 422, "invalid_message", "a list"),
+    Case("message an object", fields(message={"a": 1}), 422, "invalid_message", "an object"),
+    Case("message empty", fields(message=""), 422, "invalid_message", "blank"),
+    Case("message blank", fields(message=" \n\t\u3000"), 422, "invalid_message", "blank"),
+    Case("NUL", fields(message="a\x00b"), 422, "invalid_message", "NUL"),
+    Case("a high surrogate", rb'{"message":"\ud800"}', 422, "invalid_message", "surrogate"),
+    Case("a low surrogate", rb'{"message":"a\udc00b"}', 422, "invalid_message", "surrogate"),
+    Case(
+        "message too long",
+        fields(message="a" * (MESSAGE_MAX_BYTES + 1)),
+        413,
+        "message_too_long",
+        "32001 bytes",
+    ),
+    Case(
+        "message too long in bytes",
+        json.dumps({"message": "é" * (MESSAGE_MAX_BYTES // 2 + 1)}).encode(),
+        413,
+        "message_too_long",
+        "32002 bytes",
+    ),
+    Case("a misspelt field", fields(mesage="hi"), 422, "unknown_field", 'mean "message"?'),
+    Case("a field of none", fields(colour="red"), 422, "unknown_field", '"user_id", "stream".'),
+    Case("max_tokens", fields(max_tokens=5), 422, "unknown_field", "sets the longest answer"),
+    Case("history", fields(history=[]), 422, "unknown_field", "the whole conversation to POST /v1"),
+    Case("messages alone", b'{"messages": []}', 422, "unknown_field", 'one turn as "message"'),
+    Case("NUL as a field", b'{"\\u0000": 1}', 422, "unknown_field", "\\u0000"),
+    Case("half a field", b'{"\\ud800": 1}', 422, "unknown_field", "\\ud800"),
+    Case("a long field", fields(**{"x" * 9000: 1}), 422, "unknown_field", "is not a field"),
+    Case("1 MB", fields(message="a" * 1_000_000), 413, "message_too_long", "allowed are 32000"),
+    Case("10 MB", fields(message="a" * 10_000_000), 413, "body_too_large", "1 MB"),
+    Case("user_id 1", fields(user_id=1), 422, "invalid_user_id", "a number"),
+    Case("user_id a list", fields(user_id=["a"]), 422, "invalid_user_id", "a list"),
+    Case("user_id an object", fields(user_id={}), 422, "invalid_user_id", "an object"),
+    Case("user_id 10 kB", fields(user_id="u" * 10_000), 422, "invalid_user_id", "10000 characters"),
+    Case("user_id 257", fields(user_id="u" * 257), 422, "invalid_user_id", "allowed are 256"),
+    Case("user_id empty", fields(user_id=""), 422, "invalid_user_id", "blank"),
+    Case("user_id newline", fields(user_id="a\nb"), 422, "invalid_user_id", "control"),
+    Case("user_id NUL", fields(user_id="a\x00"), 422, "invalid_user_id", "NUL"),
+    Case("user_id C1", fields(user_id="a\x9b"), 422, "invalid_user_id", "control"),
+    Case("user_id line separator", fields(user_id="a\u2028b"), 422, "invalid_user_id", "control"),
+    Case(
+        "user_id surrogate",
+        rb'{"message":"a","user_id":"\udfff"}',
+        422,
+        "invalid_user_id",
+        "surrogate",
+    ),
+    Case("model unknown", fields(model="llama-9"), 422, "unknown_model", "allowed are offline"),
+    Case("model empty", fields(model=""), 422, "invalid_model", "blank"),
+    Case("model 1", fields(model=1), 422, "invalid_model", "a number"),
+    Case(
+        "model huge", fields(model="gpt-" + "x" * 10_000), 422, "invalid_model", "allowed are 100"
+    ),
+    Case("model with NUL", fields(model="gpt-\x00"), 422, "invalid_model", "NUL"),
+    Case("model with a path", fields(model="../offline"), 422, "unknown_model", "unknown"),
+    Case("model in capitals", fields(model="OFFLINE"), 422, "unknown_model", "unknown"),
+    Case("no OpenAI key", fields(model="gpt-4o"), 422, "model_unavailable", "belongs to openai"),
+    Case(
+        "no Anthropic key",
+        fields(model="claude-haiku-4-5"),
+        422,
+        "model_unavailable",
+        "belongs to anthropic, of which this server offers nothing",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_bad_body_is_refused(client: FlaskClient, case: Case) -> None:
+    """The answer has the right status, a code, and one sentence that says what is wrong."""
+    response = client.post(
+        "/chat", data=case.body, content_type=case.content_type, headers=case.headers
+    )
+    assert response.status_code == case.status, response.text
+    assert response.mimetype == "application/json"
+    assert response.json is not None
+    assert set(response.json) == {"error", "code"}
+    assert response.json["code"] == case.code
+    assert case.says in response.json["error"]
+    assert response.json["error"].endswith(".")
+    assert len(response.json["error"]) < 500
+
+
+GOOD = {
+    "as plain as can be": {"message": "hello"},
+    "at the limit": {"message": "a" * MESSAGE_MAX_BYTES},
+    "nulls for what is optional": {
+        "message": "hello",
+        "model": None,
+        "user_id": None,
+        "stream": None,
+    },
+    "a user with a long name": {"message": "hello", "user_id": "ü" * 256},
+    "a user who looks like a key": {"message": "hello", "user_id": "a/b:{c}%*"},
+    "every plane": {"message": "héllo 😀 \U0010ffff \u202e"},
+    "a named model": {"message": "hello", "model": "offline"},
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_merely_odd_is_answered(client: FlaskClient, name: str) -> None:
+    """Strictness stops at what is wrong: unusual text and null options pass."""
+    response = client.post("/chat", json=GOOD[name])
+    assert response.status_code == 200, response.text
+
+
+def test_a_vendor_json_type_counts_as_json(client: FlaskClient) -> None:
+    """application/*+json and a charset are JSON too."""
+    for content_type in ("application/vnd.chat+json", "application/json; charset=utf-8"):
+        response = client.post("/chat", data=fields(), content_type=content_type)
+        assert response.status_code == 200, response.text
+
+
+def test_a_compressed_body_is_as_good_as_any(client: FlaskClient) -> None:
+    """gzip is decoded, within the bound on bodies."""
+    body = gzip.compress(fields())
+    response = client.post("/chat", data=body, content_type="application/json", headers=GZIP)
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "99999999999999999999", "5"])
+def test_a_wrong_content_length_is_no_failure_of_ours(client: FlaskClient, length: str) -> None:
+    """A length that is no number, too long or too short is the client's error."""
+    response = client.post(
+        "/chat",
+        data=fields(),
+        content_type="application/json",
+        environ_overrides={"CONTENT_LENGTH": length},
+    )
+    assert response.status_code in {400, 413}, response.text
+    assert response.json is not None
+    assert set(response.json) == {"error", "code"}
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=8)
+FIELDS = st.sampled_from(["message", "model", "user_id", "other"])
+ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
+DOCUMENTS = VALUES | st.dictionaries(FIELDS, VALUES | ANY_TEXT | st.just("offline"))
+BODIES = st.binary(max_size=200) | DOCUMENTS.map(lambda value: json.dumps(value).encode())
+
+
+@pytest.fixture
+def unlimited(make_app: AppMaker) -> FlaskClient:
+    """A client whose every request is judged by its body alone."""
+    return make_app(RATELIMIT_ENABLED=False).test_client()
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=BODIES)
+def test_no_body_at_all_is_a_failure_of_ours(unlimited: FlaskClient, body: bytes) -> None:
+    """Whatever comes in is answered or refused, in JSON."""
+    response = unlimited.post("/chat", data=body, content_type="application/json")
+    assert response.status_code in {200, 400, 413, 422}, response.text
+    assert response.json is not None
+    if response.status_code != 200:
+        assert set(response.json) == {"error", "code"}
