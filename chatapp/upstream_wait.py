@@ -75,11 +75,11 @@ def can_be_ended(client: httpx2.Client) -> httpx2.Client:
     httpx2 has no public way to its connections' backend, which httpcore2 offers. Should it not be
     found where it is today, waits end by themselves, at their timeout.
     """
-    for transport in (client._transport, *client._mounts.values()):
+    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001
         pool = getattr(transport, "_pool", None)
         backend = getattr(pool, "_network_backend", None)
         if pool is not None and backend is not None:
-            pool._network_backend = Backend(backend)
+            pool._network_backend = Backend(backend)  # noqa: SLF001
     return client
 
 

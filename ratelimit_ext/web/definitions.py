@@ -120,7 +120,8 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
 
     def __enter__(self) -> None:
         code = sys._getframe(1).f_code
-        self.limiter._check_block_limit(self, f"{code.co_filename}:{code.co_qualname}")
+        location = f"{code.co_filename}:{code.co_qualname}"
+        self.limiter._check_block_limit(self, location)  # noqa: SLF001 - no user may call it
 
 
 #: Flask-Limiter's own classes, which it makes of strings, and ours in their place.

@@ -147,3 +147,8 @@ def test_no_options_are_the_defaults() -> None:
     (parsed,) = parse("30/minute")
     assert parsed.merged(NO_OPTIONS) == NO_OPTIONS
     assert parsed.merged(LimitOptions(unit="requests")) == NO_OPTIONS
+
+
+def test_a_string_is_parsed_once() -> None:
+    """A function returns the same strings at every request."""
+    assert parse("17/minute;3 usd/day") is parse("17/minute;3 usd/day")
