@@ -550,7 +550,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         """Have the application answer."""
         if conn.has_continued:
             # gunicorn would say it again, to a client that has sent its body and awaits the answer.
-            req._expected_100_continue = False
+            req._expected_100_continue = False  # noqa: SLF001
             conn.has_continued = False
         return bool(super().handle_request(req, conn))
 

@@ -74,11 +74,11 @@ def with_cancellable_reads(client: httpx2.Client) -> httpx2.Client:
     httpx2 has no public access to the network backend of its connections, which httpcore2 offers.
     If a later version keeps it elsewhere, waits end at their timeout.
     """
-    for transport in (client._transport, *client._mounts.values()):
+    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001
         pool = getattr(transport, "_pool", None)
         backend = getattr(pool, "_network_backend", None)
         if pool is not None and backend is not None:
-            pool._network_backend = Backend(backend)
+            pool._network_backend = Backend(backend)  # noqa: SLF001
     return client
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Mapping
+
 
 class ConfigurationError(ValueError):
     """A limit, a policy or a setting that cannot be carried out.
@@ -26,3 +29,46 @@ class StorageFull(StorageUnavailable):
     def __init__(self, key: str) -> None:
         super().__init__(f"the storage is full (maxmemory) and cannot store {key}")
         self.key = key
+
+
+_LONGEST = 60
+#: Larger whole numbers are described: Python refuses to print thousands of digits.
+_MOST_BITS = 128
+
+
+def shown(value: object) -> str:
+    """``value`` for an error message; never fails, whatever the value is.
+
+    >>> shown("ten"), shown(True), shown(0.5), shown([1])
+    ("'ten' (a string)", 'true', '0.5 (a number with a fraction)', 'a list')
+    """
+    if value is None or isinstance(value, bool):
+        return "None" if value is None else str(value).lower()
+    if isinstance(value, str):
+        return f"{_short(value)} (a string)"
+    if isinstance(value, int):
+        fits = value.bit_length() <= _MOST_BITS
+        return f"{int(value)} (a whole number)" if fits else "a whole number of very many digits"
+    if isinstance(value, float):
+        return f"{float(value)!r} (a number with a fraction)"
+    return _described(value)
+
+
+def _short(text: str) -> str:
+    return repr(str(text) if len(text) <= _LONGEST else text[:_LONGEST] + "…")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    if isinstance(value, dt.date | dt.time):
+        return "a date or time"
+    if callable(value):
+        return f"the function {_name(value)}"
+    return f"a value of the type {type(value).__name__!r}"
+
+
+def _name(function: object) -> str:
+    return _short(str(getattr(function, "__qualname__", type(function).__qualname__)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Final
 
@@ -24,6 +24,34 @@ MOST_MULTIPLE: Final = 1000
 #: every sum and product of the strategies stays below 2**53, where Lua's doubles are still exact.
 MOST_AMOUNT: Final = 10**12
 LONGEST_PERIOD_US: Final = 2**48
+
+
+@dataclass(kw_only=True, unsafe_hash=True)
+class LimitOptions:
+    """The keywords of a limit beside its string: the same in decorators, ``app.config`` and TOML.
+
+    The only list of them. A value: it never changes once it is made. It is not declared frozen
+    because Flask-Limiter's definitions, which take these keywords by inheritance, are not.
+    """
+
+    #: The algorithm; ``None``: what the string states, else the extension's default.
+    strategy: str | None = None
+    #: What a token bucket holds at most; ``None``: the amount.
+    burst: int | None = None
+    #: What is counted; ``None``: what the string states, else requests.
+    unit: str | None = None
+    #: The limit's name in headers and answers.
+    name: str = ""
+    #: ``enforce``, or ``shadow``: evaluated and counted, never enforced.
+    mode: str = "enforce"
+    #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
+    anchor: str | None = None
+    timezone: str = "UTC"
+
+
+#: The names of the keywords.
+OPTION_NAMES: Final = tuple(each.name for each in fields(LimitOptions))
+NO_OPTIONS: Final = LimitOptions()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,14 +21,12 @@ from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.plan_sentence import period_words, plan_sentence
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.rates import Parse
 from ratelimit_ext.policy.targets import read_targets
 from ratelimit_ext.policy.toml_file import read
 from ratelimit_ext.policy.uses import Uses
 
 __all__ = [
     "Mistakes",
-    "Parse",
     "Plan",
     "Policy",
     "PolicyLimit",
@@ -44,20 +42,18 @@ def load_policy(
     *,
     file: str | os.PathLike[str] | None,
     blueprints: Mapping[str, Any] | None,
-    parse: Parse,
     default_strategy: str | None = None,
     check: Callable[[Uses, Mistakes], None] = lambda _uses, _mistakes: None,
 ) -> Policy:
     """The policy of ``RATELIMIT_POLICY_FILE`` and ``RATELIMIT_BLUEPRINTS``; both apply.
 
-    ``parse`` turns a limit's string into (amount, period in microseconds) pairs and raises
-    ``ValueError`` for a bad one. ``default_strategy`` is the extension's: with it, ``burst`` and
+    ``default_strategy`` is the extension's: with it, ``burst`` and
     ``anchor`` of limits that name no strategy are checked against it. ``check`` adds the mistakes
     in the names that the application has to know. Raises
     :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
     mistakes, draft = Mistakes(), Draft()
-    reader = LimitReader(parse, default_strategy, mistakes)
+    reader = LimitReader(default_strategy, mistakes)
     plan_places: dict[str, Place] | None = {}
     if file is not None:
         source = read(file, mistakes)

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.mistakes import Mistake
-from ratelimit_ext.policy.shown import shown
 
 
 def is_dotted(name: str) -> bool:

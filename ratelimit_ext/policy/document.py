@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy import section
 from ratelimit_ext.policy.draft import Draft, Lists
 from ratelimit_ext.policy.groups_table import read_group
@@ -14,7 +15,6 @@ from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plans_asked import PlansAsked, plans_asked
 from ratelimit_ext.policy.plans_table import read_plans
 from ratelimit_ext.policy.section import Section
-from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.policy.table import known_keys, named_entries, table_of
 
 VERSION = 1

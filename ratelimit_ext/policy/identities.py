@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy.callables import checked, resolved
 from ratelimit_ext.policy.mistakes import Mistake
-from ratelimit_ext.policy.shown import shown
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 

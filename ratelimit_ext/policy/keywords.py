@@ -10,6 +10,7 @@ from decimal import Decimal
 from http import HTTPMethod
 from typing import Final
 
+from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.limit import ANCHORS, MODES, MOST_AMOUNT, UNITS
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.core.spelling import did_you_mean
@@ -25,7 +26,6 @@ from ratelimit_ext.policy.readers import (
     truth,
     whole_number,
 )
-from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.strategies import ALIASES, STRATEGIES, strategy_named
 
 _STRATEGY: Final = one_of(*sorted([*STRATEGIES, *ALIASES]))

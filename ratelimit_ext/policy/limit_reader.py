@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ratelimit_ext.core.limit import GUARDS
+from ratelimit_ext.core.errors import shown
+from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
+from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.policy.keywords import KEYWORDS
-from ratelimit_ext.policy.limit_rules import check_contradictions, check_limit
+from ratelimit_ext.policy.limit_rules import check_limit, parsed_limits
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.rates import Parse, implied, rates_of
 from ratelimit_ext.policy.section import Section
-from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.policy.table import known_keys, table_of
 
 
@@ -28,8 +28,7 @@ class Placed(NamedTuple):
 class LimitReader:
     """Reads limits, noting mistakes. ``default_strategy`` is that of limits that name none."""
 
-    def __init__(self, parse: Parse, default_strategy: str | None, mistakes: Mistakes) -> None:
-        self._parse = parse
+    def __init__(self, default_strategy: str | None, mistakes: Mistakes) -> None:
         self.default_strategy = default_strategy
         self._mistakes = mistakes
 
@@ -64,23 +63,24 @@ class LimitReader:
     def _limit(
         self, entries: dict[str, object], place: Place, at_string: Place, section: Section
     ) -> PolicyLimit | None:
-        string, rates = "", None
+        parsed = None
         with self._mistakes.noted_at(at_string if "limit" in entries else place):
             if "limit" not in entries:
                 raise Mistake('"limit" is missing; write for example limit = "30/minute".')
-            string, rates = rates_of(entries["limit"], self._parse)
+            parsed = parsed_limits(entries["limit"])
         keywords = self._keywords(entries, place, section)
-        if rates is None:
+        if parsed is None:
             return None
-        said = implied(string)
-        check_contradictions(string, keywords, said, place, self._mistakes)
-        keywords = {**said, **keywords}
-        if keywords.get("strategy") in GUARDS and "override_defaults" not in entries:
-            keywords["override_defaults"] = False  # a guard stands beside other limits
-        limit = PolicyLimit(source=str(place), place=place, limit=string, rates=rates, **keywords)
-        misspelt = "strategy" in entries and limit.strategy is None
-        strategy = None if misspelt else limit.strategy or self.default_strategy
-        check_limit(limit, place, strategy, self._mistakes)
+        text = str(entries["limit"])
+        words = keywords.keys() & set(OPTION_NAMES)
+        options = LimitOptions(**{word: keywords.pop(word) for word in words})
+        if states_guard(text, options) and "override_defaults" not in entries:
+            keywords["override_defaults"] = False  # a guard applies beside other limits
+        limit = PolicyLimit(
+            source=str(place), place=place, text=text, parsed=parsed, options=options, **keywords
+        )
+        misspelt = "strategy" in entries and options.strategy is None
+        check_limit(limit, place, None if misspelt else self.default_strategy, self._mistakes)
         return limit
 
     def _keywords(

@@ -83,6 +83,26 @@ class AppConfig:
         return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A limit in Python as the origin of its keywords."""
+
+    text: str
+    python: bool = True
+
+    def source(self, path: Path) -> str:
+        """The limit, and the keyword that is meant."""
+        return ", ".join([f"limit {self.text!r}", *map(str, path)])
+
+    def located(self, path: Path) -> str:
+        """The same: the traceback has the line."""
+        return self.source(path)
+
+    def line(self, path: Path) -> int:
+        """None."""
+        return 0
+
+
 def _subscript(key: str | int) -> str:
     return str(key) if isinstance(key, int) else _quoted(key)
 

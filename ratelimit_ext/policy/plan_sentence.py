@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy_limit import PolicyLimit
 
@@ -26,58 +27,60 @@ _PERIODS: Final = (
 )
 
 
-def plan_sentence(
-    plan: Plan,
-    limit: PolicyLimit,
-    next_plan: Plan | None,
-    rate: tuple[int, int] | None = None,
-) -> str:
+def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str:
     """A sentence that names the plan, what it allows, and what the next one would.
 
-    ``rate`` is the (amount, period in microseconds) that denied, where the limit has several.
-    The next plan is named where it allows more.
+    It speaks of the first limit of the string. The next plan is named if it allows more.
     """
-    amount, period_us = rate or limit.rates[0]
-    said = f"{_amount(amount, limit)}{_per(period_us, limit)}"
-    alone = amount == 1 or limit.unit == "usd"
+    parsed, anchor = limit.parsed[0], limit.options.anchor
+    unit = _unit(limit, parsed)
+    said = f"{_amount(parsed.amount, unit)}{_per(parsed, unit, anchor)}"
+    alone = parsed.amount == 1 or unit == "usd"
     spent = "it is used up" if alone else "they are used up"
-    more = "" if next_plan is None else _more(limit, next_plan, amount, period_us)
+    more = "" if next_plan is None else _more(limit, next_plan)
     return f"The {plan.title} plan allows {said}, and {spent}{more}."
 
 
-def _more(limit: PolicyLimit, next_plan: Plan, amount: int, period_us: int) -> str:
-    """What the next plan allows of the same; empty where that is not more."""
-    same = [other for other in next_plan.limits if other.name == limit.name]
+def _more(limit: PolicyLimit, next_plan: Plan) -> str:
+    """What the next plan allows of the same; empty if that is not more."""
+    own, anchor = limit.parsed[0], limit.options.anchor
+    same = [other for other in next_plan.limits if other.options.name == limit.options.name]
     if not same:
         return f"; the {next_plan.title} plan has no such limit"
     (other,) = same
-    for other_amount, other_period_us in other.rates:
-        if (other_period_us, other.anchor) == (period_us, limit.anchor):
-            more = f"; the {next_plan.title} plan allows {_number(other_amount, other)}"
-            return more if other_amount > amount else ""
-    other_amount, other_period_us = other.rates[0]
-    said = f"{_number(other_amount, other)}{_per(other_period_us, other)}"
+    for parsed in other.parsed:
+        if (parsed.period_us, other.options.anchor) == (own.period_us, anchor):
+            allowed = _number(parsed.amount, _unit(other, parsed))
+            more = f"; the {next_plan.title} plan allows {allowed}"
+            return more if parsed.amount > own.amount else ""
+    parsed = other.parsed[0]
+    unit = _unit(other, parsed)
+    said = f"{_number(parsed.amount, unit)}{_per(parsed, unit, other.options.anchor)}"
     more = f"; the {next_plan.title} plan allows {said}"
-    return more if other_amount * period_us > amount * other_period_us else ""
+    return more if parsed.amount * own.period_us > own.amount * parsed.period_us else ""
 
 
-def _amount(amount: int, limit: PolicyLimit) -> str:
-    if limit.unit == "usd":
-        return _number(amount, limit)
-    one, many = _UNITS.get(limit.unit, (limit.unit, limit.unit))
-    return f"{_number(amount, limit)} {one if amount == 1 else many}"
+def _unit(limit: PolicyLimit, parsed: ParsedLimit) -> str:
+    return parsed.merged(limit.options).unit or "requests"
 
 
-def _number(amount: int, limit: PolicyLimit) -> str:
-    if limit.unit != "usd":
+def _amount(amount: int, unit: str) -> str:
+    if unit == "usd":
+        return _number(amount, unit)
+    one, many = _UNITS.get(unit, (unit, unit))
+    return f"{_number(amount, unit)} {one if amount == 1 else many}"
+
+
+def _number(amount: int, unit: str) -> str:
+    if unit != "usd":
         return f"{amount:,}"
     dollars, millionths = divmod(amount, 1_000_000)
     return f"${dollars:,}.{f'{millionths:06}'.rstrip('0'):0<2}"
 
 
-def _per(period_us: int, limit: PolicyLimit) -> str:
+def _per(parsed: ParsedLimit, unit: str, anchor: str | None) -> str:
     """The period; calls in flight have none."""
-    return "" if limit.unit == "calls" else f" {period_words(period_us, limit.anchor)}"
+    return "" if unit == "calls" else f" {period_words(parsed.period_us, anchor)}"
 
 
 def period_words(period_us: int, anchor: str | None = None) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy import readers
 from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
-from ratelimit_ext.policy.shown import shown
 
 
 @dataclass(frozen=True, slots=True)

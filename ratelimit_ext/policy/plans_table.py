@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy import readers, section
 from ratelimit_ext.policy.limit_reader import LimitReader
@@ -11,7 +12,6 @@ from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.shared_buckets import check_buckets
-from ratelimit_ext.policy.shown import shown
 from ratelimit_ext.policy.table import known_keys, named_entries, table_of
 
 _KEYS = ("title", "next", "limits")

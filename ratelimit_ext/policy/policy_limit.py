@@ -1,4 +1,4 @@
-"""A limit as a policy states it: the string, what it parsed to, and the keywords."""
+"""A limit of a policy: the string, what it parsed to, and the keywords."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ratelimit_ext.core.limit import NO_OPTIONS, LimitOptions
+from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.policy.place import Place
 
 
@@ -13,29 +15,19 @@ from ratelimit_ext.policy.place import Place
 class PolicyLimit:
     """One entry of a list of limits, checked.
 
-    ``limit`` is the string and ``rates`` what it says: (amount, period in microseconds) of each
-    limit in it. ``source`` is the place for a person: ``policy.toml: blueprints.chat.limits[1]``;
-    ``place`` knows the line too.
-    ``strategy`` is ``None`` for the extension's default. ``key`` is the name of an identity, a
-    function, or ``None`` for the extension's key function. Where ``shared`` is true, ``scope``
-    names the bucket; where it is false, each endpoint has its own.
+    ``text`` is the string and ``parsed`` the limits in it. ``source`` is the place for a person:
+    ``policy.toml: blueprints.chat.limits[1]``; ``place`` knows the line too. ``key`` is the name of
+    an identity, a function, or ``None`` for the extension's key function. If ``shared`` is true,
+    ``scope`` names the bucket; if not, each endpoint has its own.
     """
 
     source: str
-    limit: str
-    rates: tuple[tuple[int, int], ...]
-    name: str = ""
-    strategy: str | None = None
-    burst: int | None = None
-    unit: str = "requests"
+    text: str
+    parsed: tuple[ParsedLimit, ...]
+    options: LimitOptions = NO_OPTIONS
     key: str | Callable[[], str] | None = None
-    #: Of a limit in usd in dollars.
+    #: In dollars for a limit in usd.
     cost: int | float | str | Callable[[], Any] = 1
-    mode: str = "enforce"
-    anchor: str | None = None
-    timezone: str = "UTC"
-    # Of the string: how many times the usual.
-    multiple: int | None = None
     methods: tuple[str, ...] | None = None
     per_method: bool = False
     override_defaults: bool = True

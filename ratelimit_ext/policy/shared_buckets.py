@@ -21,23 +21,24 @@ def check_buckets(
 
     ``beside`` are limits that apply as well and have been checked; their names are taken.
     """
-    names = {limit.name: limit for limit in beside if limit.name}
+    names = {limit.options.name: limit for limit in beside if limit.options.name}
     buckets: dict[tuple[object, ...], PolicyLimit] = {}
     for limit, place, _ in placed:
-        if limit.name and limit.name in names:
+        name = limit.options.name
+        if name and name in names:
             mistakes.add(
                 place.at("name"),
-                f"found {limit.name!r}, which is also the name of {names[limit.name].source}. "
+                f"found {name!r}, which is also the name of {names[name].source}. "
                 "Limits that apply together need names of their own.",
             )
             continue
-        names[limit.name] = limit
+        names[name] = limit
         for bucket in _buckets(limit, default_strategy):
             other = buckets.setdefault(bucket, limit)
             if other is not limit:
                 mistakes.add(
                     place,
-                    f"{limit.limit!r} applies together with {other.limit!r} of {other.source}: "
+                    f"{limit.text!r} applies together with {other.text!r} of {other.source}: "
                     "both have the same period, strategy and key, and no name, so that only the "
                     "smaller would ever decide. Keep one, or give one of them a name.",
                 )
@@ -46,8 +47,9 @@ def check_buckets(
 def _buckets(limit: PolicyLimit, default_strategy: str | None) -> Iterator[tuple[object, ...]]:
     """What tells limits apart for a person. Two that differ in their amounts alone are one too
     many, though each would be counted for itself."""
-    given = limit.strategy or default_strategy or ""
-    strategy = ALIASES.get(given, given)
-    for _, period_us in limit.rates:
-        identity = (limit.unit, limit.key, limit.scope, limit.per_method)
-        yield (limit.name, period_us, strategy, *identity)
+    for parsed in limit.parsed:
+        options = parsed.merged(limit.options)
+        given = options.strategy or default_strategy or ""
+        strategy = ALIASES.get(given, given)
+        identity = (options.unit, limit.key, limit.scope, limit.per_method)
+        yield (options.name, parsed.period_us, strategy, *identity)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
-from ratelimit_ext.policy.shown import shown
 
 
 def table_of(value: object) -> Mapping[object, object]:

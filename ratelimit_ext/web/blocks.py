@@ -14,8 +14,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.definitions import runtime_limits
-from ratelimit_ext.web.item import keywords_of, limit_of
-from ratelimit_ext.web.limit_string import items_of
+from ratelimit_ext.web.limits_adapter import items_of, limit_of, options_of
 from ratelimit_ext.web.manager import Manager
 
 
@@ -37,7 +36,7 @@ def charges_on(
     bucket. Raises ``ValueError`` where there is no such guard."""
     charges: dict[str, Charge] = {}
     for endpoint, methods, runtime in _guards(app, manager, strategies):
-        if keywords_of(runtime.limit).name != name:
+        if options_of(runtime.limit).name != name:
             continue
         if callable(runtime.scope):
             raise ValueError(  # noqa: TRY004 - the name is wrong for this, and no type is
@@ -60,7 +59,7 @@ def charges_on(
 
 def _names(app: flask.Flask, manager: Manager, strategies: tuple[str, ...]) -> set[str]:
     guards = _guards(app, manager, strategies)
-    return {keywords_of(runtime.limit).name for _, _, runtime in guards} - {""}
+    return {options_of(runtime.limit).name for _, _, runtime in guards} - {""}
 
 
 def _guards(
@@ -73,18 +72,18 @@ def _guards(
         found = manager.candidates(app, endpoint, blueprint, get_qualified_name(view))
         for definition in chain(found.shared, found.own):
             for runtime in _runtimes(definition):
-                if keywords_of(runtime.limit).strategy in strategies:
+                if options_of(runtime.limit).strategy in strategies:
                     yield endpoint, methods, runtime
 
 
 def _runtimes(definition: Limit) -> Iterator[Any]:
     """The runtime limits that a definition states; none where a callable states them."""
-    stated: Any = definition.limit_provider
-    keywords = getattr(definition, "keywords", None)
-    if callable(stated) or keywords is None:
+    text: Any = definition.limit_provider
+    options = getattr(definition, "options", None)
+    if callable(text) or options is None:
         return
     try:
-        items = items_of(str(stated), keywords)
+        items = items_of(text, options)
     except ValueError:  # logged when a request needs it
         return
     yield from runtime_limits(definition, items)

@@ -14,7 +14,7 @@ from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Naming
-from ratelimit_ext.web.item import limit_of
+from ratelimit_ext.web.limits_adapter import limit_of
 
 
 class BucketLimiter(RateLimiter):

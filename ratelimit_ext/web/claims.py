@@ -19,7 +19,7 @@ from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.web.item import limit_of, rank
+from ratelimit_ext.web.limits_adapter import limit_of, rank
 
 #: What a call is estimated to cost, by unit and the name of the limit ("": any other).
 Estimators: TypeAlias = Mapping[tuple[str, str], Callable[[], Any]]

@@ -22,13 +22,12 @@ from flask_limiter.util import get_qualified_name
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import NO_OPTIONS, Limit
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.identities import Identity, spellings
-from ratelimit_ext.web.item import PLAIN, limit_of
-from ratelimit_ext.web.limit_string import items_of
+from ratelimit_ext.web.limits_adapter import items_of, limit_of
 from ratelimit_ext.web.manager import Applicable, Manager
 
 STOCK = "flask_limiter.commands"
@@ -174,8 +173,8 @@ def _runtimes(definition: Definition) -> Iterable[RuntimeLimit]:
     """The runtime limits; of a plan's, whoever has the plan."""
     if getattr(definition, "items", None) is None:
         return definition
-    keywords = getattr(definition, "keywords", PLAIN)
-    return runtime_limits(definition, items_of(str(definition.limit_provider), keywords))
+    options = getattr(definition, "options", NO_OPTIONS)
+    return runtime_limits(definition, items_of(definition.limit_provider, options))
 
 
 def _described(extension: Extension, listed: Listed) -> str:

@@ -11,8 +11,8 @@ from ratelimit_ext.web.admission import Outcome
 from ratelimit_ext.web.asking import AskingLimiter
 from ratelimit_ext.web.cause import ENDLESS_MS, ORDER, Cause, cause_of
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.item import rank
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
+from ratelimit_ext.web.limits_adapter import rank
 from ratelimit_ext.web.refusal import (
     Blocked,
     RateLimitExceeded,

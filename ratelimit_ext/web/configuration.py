@@ -16,23 +16,17 @@ import flask_limiter
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.limit import GUARDS
+from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.policy import Mistakes, Uses, load_policy, plan_sentence
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
 from ratelimit_ext.web.deciding import DecidingLimiter
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
-from ratelimit_ext.web.item import PLAIN, Keywords
-from ratelimit_ext.web.limit_string import items_of
+from ratelimit_ext.web.limits_adapter import items_of
 
 POLICY_FILE = "RATELIMIT_POLICY_FILE"
 BLUEPRINTS = "RATELIMIT_BLUEPRINTS"
-
-
-def rates(text: str) -> list[tuple[int, int]]:
-    """Amount and period in microseconds of each limit in the string."""
-    return [(item.amount, item.get_expiry() * 1_000_000) for item in items_of(text, PLAIN)]
 
 
 def configured_policy(
@@ -53,7 +47,6 @@ def configured_policy(
     return load_policy(
         file=file or None,
         blueprints=blueprints,
-        parse=rates,
         default_strategy=default_strategy,
         check=check,
     )
@@ -127,11 +120,10 @@ class Configuration:
 
     def _common(self, limit: PolicyLimit) -> dict[str, Any]:
         """What every kind of definition takes. Refuses what the storage cannot carry out."""
-        keywords = _keywords(limit)
-        for item in items_of(limit.limit, keywords):
+        for item in items_of(limit.text, limit.options):
             self._limiter.check_storage(item)
         return {
-            "limit_provider": limit.limit,
+            "limit_provider": limit.text,
             "key_function": self._identity(limit),
             "per_method": limit.per_method,
             "methods": limit.methods,
@@ -140,7 +132,7 @@ class Configuration:
             "deduct_when": limit.deduct_when,
             "on_breach": limit.on_breach,
             "cost": limit.cost,
-            **keywords._asdict(),
+            **dataclasses.asdict(limit.options),
         }
 
     def _application_limit(self, limit: PolicyLimit) -> flask_limiter.ApplicationLimit:
@@ -194,15 +186,14 @@ class Configuration:
 
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
         policy, limiter = self._policy, self._limiter
-        keywords = _keywords(limit)
-        items = items_of(limit.limit, keywords)
+        items = items_of(limit.text, limit.options)
 
         def applicable(name: str) -> tuple[RateLimitItem, ...]:
             return items if name == plan.name else ()
 
         definition = self._route_limit(limit)
         sentence = limit.error_message
-        if sentence is None and limit.strategy not in GUARDS:
+        if sentence is None and not states_guard(limit.text, limit.options):
             sentence = plan_sentence(plan, limit, policy.next_plan(plan))
         return dataclasses.replace(
             definition,
@@ -212,16 +203,3 @@ class Configuration:
             plan=plan.name,
             error_message=sentence,
         )
-
-
-def _keywords(limit: PolicyLimit) -> Keywords:
-    return Keywords(
-        strategy=limit.strategy,
-        burst=limit.burst,
-        unit=limit.unit,
-        name=limit.name,
-        mode=limit.mode,
-        anchor=limit.anchor,
-        timezone=limit.timezone,
-        multiple=limit.multiple,
-    )

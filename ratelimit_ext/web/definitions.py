@@ -1,7 +1,7 @@
-"""Limits as they are written down: Flask-Limiter's definitions with our keywords.
+"""Limits as they are written: Flask-Limiter's definitions with the keywords of ``LimitOptions``.
 
-A definition yields one ``RuntimeLimit`` per limit in its string. Where the string comes from a
-callable, it is asked at every request.
+A definition yields one ``RuntimeLimit`` per limit in its string. A callable is asked for its string
+at every request.
 """
 
 from __future__ import annotations
@@ -21,87 +21,69 @@ from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
+from ratelimit_ext.policy.limit_rules import check_in_code
 from ratelimit_ext.web.code_mistakes import UNUSED
-from ratelimit_ext.web.item import Keywords
-from ratelimit_ext.web.limit_string import items_of
+from ratelimit_ext.web.limits_adapter import items_of
 from ratelimit_ext.web.refusal import RateLimitExceeded
-from ratelimit_ext.web.stating import check_statement
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
 MARK = "__wrapper-limiter-instance"
 
 
-@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class KeywordsMixin:
-    """The keywords of a limit; see the documents for their meaning."""
-
-    #: The algorithm; default: the extension's.
-    strategy: str | None = None
-    #: What a token bucket holds at most; default: the amount.
-    burst: int | None = None
-    #: What is counted.
-    unit: str = "requests"
-    #: What the limit is called in headers and answers.
-    name: str = ""
-    #: ``enforce``, or ``shadow``: decided and counted, never enforced.
-    mode: str = "enforce"
-    #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
-    anchor: str | None = None
-    timezone: str = "UTC"
-    #: How many times the usual a surge may use.
-    multiple: int | None = None
+class Definition(LimitOptions):
+    """What the definitions have in common: the options of their limit."""
 
     @property
-    def keywords(self) -> Keywords:
-        """The keywords as one value."""
-        return Keywords(*[getattr(self, word) for word in Keywords._fields])
+    def options(self) -> LimitOptions:
+        """The options as a value of their own."""
+        return LimitOptions(**{word: getattr(self, word) for word in OPTION_NAMES})
 
     def check(self, default_strategy: str | None) -> None:
-        """Raise ``ConfigurationError`` now for what cannot be carried out later, as far as it is
-        stated and not asked; see :func:`~ratelimit_ext.web.stating.check_statement`."""
+        """Raise ``ConfigurationError`` for an invalid limit. A callable is checked when its string
+        is known, at the request."""
         definition: Any = self
         text, cost = definition.limit_provider, definition.cost
-        cost = 1 if cost is None else cost
         if text != "" and not callable(text):
-            check_statement(text, self.keywords, cost, default_strategy)
+            check_in_code(text, self, 1 if cost is None else cost, default_strategy)
         for meta in definition.meta_limits or ():
-            stated = MetaLimit(meta) if isinstance(meta, str) or callable(meta) else extended(meta)
-            stated.check(default_strategy)
+            limit = MetaLimit(meta) if isinstance(meta, str) or callable(meta) else extended(meta)
+            limit.check(default_strategy)
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         definition: Any = self
-        stated = definition.limit_provider
-        text = stated() if callable(stated) else stated
+        provider = definition.limit_provider
+        text = provider() if callable(provider) else provider
         if not text:
             return
         # The stock class makes everything but the items, whose string it would not understand.
         template = copy.copy(definition)
         template.limit_provider = "1/second"
-        stock: Any = super(KeywordsMixin, template)
+        stock: Any = super(Definition, template)
         runtime = next(stock.__iter__())
-        for item in items_of(text, self.keywords):
+        for item in items_of(text, self.options):
             # The stock class takes a cost of 0 for none given.
             cost = runtime.cost if definition.cost is None else definition.cost
             yield dataclasses.replace(runtime, limit=item, cost=cost)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class Limit(KeywordsMixin, flask_limiter.Limit):
+class Limit(Definition, flask_limiter.Limit):
     """A default limit; ``flask_limiter.Limit`` with keywords."""
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class ApplicationLimit(KeywordsMixin, flask_limiter.ApplicationLimit):
+class ApplicationLimit(Definition, flask_limiter.ApplicationLimit):
     """A limit of the whole application; ``flask_limiter.ApplicationLimit`` with keywords."""
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class MetaLimit(KeywordsMixin, flask_limiter.MetaLimit):
+class MetaLimit(Definition, flask_limiter.MetaLimit):
     """A limit on denials; ``flask_limiter.MetaLimit`` with keywords."""
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
+class RouteLimit(Definition, flask_limiter.RouteLimit):
     """A limit of a view, a blueprint or a block: ``flask_limiter.RouteLimit`` with keywords.
 
     ``asks`` and ``items`` replace the string for the limits of plans: at every request ``asks`` is
@@ -138,7 +120,8 @@ class RouteLimit(KeywordsMixin, flask_limiter.RouteLimit):
 
     def __enter__(self) -> None:
         code = sys._getframe(1).f_code
-        self.limiter._check_block_limit(self, f"{code.co_filename}:{code.co_qualname}")
+        location = f"{code.co_filename}:{code.co_qualname}"
+        self.limiter._check_block_limit(self, location)  # noqa: SLF001 - no user may call it
 
 
 #: Flask-Limiter's own classes, which it makes of strings, and ours in their place.

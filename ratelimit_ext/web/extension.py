@@ -19,6 +19,8 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import OPTION_NAMES
+from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
@@ -34,18 +36,17 @@ from ratelimit_ext.web.commands import take_over
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import RouteLimit, extended
 from ratelimit_ext.web.guarding import GuardingLimiter
-from ratelimit_ext.web.item import Keywords, rank
 from ratelimit_ext.web.lease import lease_s
-from ratelimit_ext.web.limit_string import states_guard
 from ratelimit_ext.web.limited_request import RequestLimit
+from ratelimit_ext.web.limits_adapter import rank
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
 from ratelimit_ext.web.settlement_queue import EXIT_S
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 
 _CONSTRUCTOR: Final = keywords_of_signature(flask_limiter.Limiter.__init__)
-_DECORATOR: Final = keywords_of_signature(flask_limiter.Limiter.limit, *Keywords._fields)
-_SHARED: Final = keywords_of_signature(flask_limiter.Limiter.shared_limit, *Keywords._fields)
+_DECORATOR: Final = keywords_of_signature(flask_limiter.Limiter.limit, *OPTION_NAMES)
+_SHARED: Final = keywords_of_signature(flask_limiter.Limiter.shared_limit, *OPTION_NAMES)
 
 
 class Limiter(GuardingLimiter):
@@ -250,8 +251,8 @@ class Limiter(GuardingLimiter):
         check_keywords(options, _SHARED if shared else _DECORATOR, where)
         check_functions(options, where)
         key_function = options.pop("key_func", None) or self._key_func
-        options.setdefault("override_defaults", not states_guard(limit_value, options))
         options.setdefault("cost", 1)
+        overrides = options.pop("override_defaults", None)
         definition = RouteLimit(
             limit_provider=limit_value,
             limiter=self,
@@ -259,6 +260,9 @@ class Limiter(GuardingLimiter):
             shared=shared,
             **options,
         )
+        if overrides is None:
+            overrides = not states_guard(limit_value, definition)
+        definition.override_defaults = overrides
         definition.check(self._strategy)
         return definition
 

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import flask
 
+from ratelimit_ext.core.limit import NO_OPTIONS
+from ratelimit_ext.core.limit_string import states_strategy
 from ratelimit_ext.policy import did_you_mean
 from ratelimit_ext.web.manager import Manager
 
 _logger: Final = logging.getLogger("ratelimit_ext")
-#: What a limit's string has in it, by the strategy that it states.
-_WORDS: Final = {"block": "blocked", "reported": "reported"}
 #: A name that is made of a request's data would fill log and memory.
 MOST_TOLD: Final = 100
 
@@ -38,7 +38,8 @@ class KnownNames:
 
     def doubt_unit(self, unit: str, asks: str) -> None:
         """The same for the unit of a limit ``as reported``."""
-        known = {getattr(definition, "unit", "") for definition in self._of("reported")} - {""}
+        reported = self._of("reported")
+        known = {getattr(definition, "unit", "") or "requests" for definition in reported}
         self._doubt(unit, asks, known, f"no limit 'as reported' is in {unit!r}")
 
     def _doubt(self, asked: str, asks: str, known: set[str], finding: str) -> None:
@@ -67,6 +68,7 @@ class KnownNames:
             definition
             for definition in filed
             if callable(definition.limit_provider)
-            or getattr(definition, "strategy", None) == strategy
-            or _WORDS[strategy] in str(definition.limit_provider).lower()
+            or states_strategy(
+                definition.limit_provider, getattr(definition, "options", NO_OPTIONS), (strategy,)
+            )
         ]

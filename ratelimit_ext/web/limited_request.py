@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.item import rank
+from ratelimit_ext.web.limits_adapter import rank
 from ratelimit_ext.web.reservation import Reservation
 
 #: A view that takes longer than this is told what is left at its end, not at its beginning.

@@ -302,5 +302,5 @@ def _statement(limit: Limit) -> tuple[Any, ...]:
     functions = (limit.limit_provider, limit.key_function)
     return (
         *(getattr(each, "__code__", each) for each in functions),
-        getattr(limit, "keywords", None),
+        getattr(limit, "options", None),
     )

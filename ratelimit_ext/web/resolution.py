@@ -13,8 +13,6 @@ import flask
 from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.policy.rates import no_limit
 from ratelimit_ext.web.admission import SWALLOWED
 from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming, concerns
 from ratelimit_ext.web.definitions import runtime_limits
@@ -249,11 +247,10 @@ class Resolver:
         """Log that a function returned what is no limit, to the application's logger: few people
         listen to Flask-Limiter's. Once for each string, as callers may choose it."""
         if self._is_news(place.app, str(text)):
-            reason = error if isinstance(error, ConfigurationError) else no_limit(text)
             place.app.logger.error(
                 "the limit of %s cannot be applied, and its requests are answered with 503: %s",
                 place.name or place.endpoint or "a request without a view",
-                reason,
+                error,
             )
 
     def _in_present_scopes(self, resolved: Resolved, place: Place) -> Resolved:

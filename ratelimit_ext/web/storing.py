@@ -15,7 +15,7 @@ from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.bucket_limiter import ScopedLimiter
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.foreign import ForeignEngine
-from ratelimit_ext.web.item import limit_of
+from ratelimit_ext.web.limits_adapter import limit_of
 from ratelimit_ext.web.storages import storage_prefix
 
 

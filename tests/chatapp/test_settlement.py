@@ -119,7 +119,7 @@ def test_a_spent_budget_tells_the_sdk_to_stop(online: FlaskClient) -> None:
     limiter = services_of(online.application).limiter
     with online.application.test_request_context("/chat", method="POST"):
         for limit in limiter.limit_manager.blueprint_limits(online.application, "chat"):
-            if limit.limit.keywords.name == "usd-day":
+            if limit.limit.options.name == "usd-day":
                 identity, scope = "ip:127.0.0.1", limit.scope_for("chat.chat", "POST")
                 while limiter.limiter.hit(limit.limit, identity, scope, cost=1_000_000):
                     pass

@@ -10,7 +10,6 @@ import pytest
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy import Policy, load_policy
-from ratelimit_ext.web.configuration import rates as parse
 
 Load = Callable[..., Policy]
 
@@ -30,7 +29,6 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
         return load_policy(
             file=None if text is None else "policy.toml",
             blueprints=blueprints,
-            parse=parse,
             default_strategy=default_strategy,
         )
 

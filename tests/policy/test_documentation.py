@@ -10,7 +10,7 @@ import pytest
 
 from ratelimit_ext.policy import load_policy
 from ratelimit_ext.policy.keywords import KEYWORDS
-from tests.policy.conftest import Load, parse, told_by
+from tests.policy.conftest import Load, told_by
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_the_error_is_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     text, error = blocks("text")
     Path("policy.toml").write_text(text, encoding="utf-8")
-    told = told_by(lambda: load_policy(file="policy.toml", blueprints=None, parse=parse))
+    told = told_by(lambda: load_policy(file="policy.toml", blueprints=None))
     assert told == error.rstrip("\n")
 
 

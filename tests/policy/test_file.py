@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.policy import Policy, load_policy
-from tests.policy.conftest import parse, told_by
+from tests.policy.conftest import told_by
 
 
 def load_file(file: Any, blueprints: Any = None) -> Policy:
-    return load_policy(file=file, blueprints=blueprints, parse=parse)
+    return load_policy(file=file, blueprints=blueprints)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_mark_of_an_editor_is_no_mistake(tmp_path: Path, line_end: str) -> N
     file = tmp_path / "policy.toml"
     text = 'version = 1\ndefault = [\n"5/minute",\n]\n'
     file.write_bytes(text.replace("\n", line_end).encode("utf-8-sig"))
-    assert load_file(file).default[0].limit == "5/minute"
+    assert load_file(file).default[0].text == "5/minute"
 
 
 def test_a_broken_file_hides_no_mistakes_of_the_other_input(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.toml_file import TomlFile
 from tests.policy import functions
-from tests.policy.conftest import parse
 
 # Words that a policy knows are drawn often, so that the depths behind them are reached.
 WORDS = st.sampled_from(
@@ -109,7 +108,7 @@ DOCUMENTS = st.fixed_dictionaries(
 def read(document: dict[str, Any]) -> Policy:
     """The policy of a document, past the parser: hypothesis writes values and not text."""
     mistakes, draft = Mistakes(), Draft()
-    reader = DocumentReader(LimitReader(parse, "fixed-window", mistakes), draft, mistakes)
+    reader = DocumentReader(LimitReader("fixed-window", mistakes), draft, mistakes)
     reader.read(document, Place(TomlFile("policy.toml", document=document)))
     check_together(draft, "fixed-window", mistakes)
     check_plans(draft, reader.plan_places, mistakes)
@@ -154,7 +153,7 @@ def stated(value: object) -> int:
 @given(st.dictionaries(TEXTS, LIMITS | PYTHON_VALUES, max_size=4) | PYTHON_VALUES)
 def test_no_setting_does_anything_else(blueprints: Any) -> None:
     """Any value of RATELIMIT_BLUEPRINTS becomes a policy or the error."""
-    read_as = outcome(lambda: load_policy(file=None, blueprints=blueprints, parse=parse))
+    read_as = outcome(lambda: load_policy(file=None, blueprints=blueprints))
     assert isinstance(read_as, Policy) or 'app.config["RATELIMIT_BLUEPRINTS"]' in read_as
 
 
@@ -189,5 +188,5 @@ def test_no_file_does_anything_else(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "policy.toml")
         file.write_bytes(content)
-        read_as = outcome(lambda: load_policy(file=file, blueprints=None, parse=parse))
+        read_as = outcome(lambda: load_policy(file=file, blueprints=None))
     assert isinstance(read_as, Policy) or str(file) in read_as

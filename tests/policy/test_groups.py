@@ -17,7 +17,9 @@ PLAN = '[plans.pro]\nlimits = [{name = "plan", limit = "9/day"}]\n'
 def names(policy: Policy) -> dict[str, list[str]]:
     """The names of the limits of each target, in their order; without targets that have none."""
     return {
-        name: [limit.name for limit in limits] for name, limits in policy.targets.items() if limits
+        name: [limit.options.name for limit in limits]
+        for name, limits in policy.targets.items()
+        if limits
     }
 
 
@@ -32,14 +34,14 @@ def test_each_member_has_the_limits_of_its_group(load: Load) -> None:
     policy = load(GROUP)
     assert policy.targets["chat"] == policy.targets["api.ask"]
     (limit,) = policy.targets["chat"]
-    assert (limit.limit, limit.shared, limit.scope) == ("30/minute", True, "/group/calls")
+    assert (limit.text, limit.shared, limit.scope) == ("30/minute", True, "/group/calls")
     assert limit.source == "policy.toml: groups.calls.limits[0]"
 
 
 def test_a_limit_of_a_group_is_one_limit(load: Load) -> None:
     """However many members there are."""
     policy = load(GROUP + '[[blueprints.api.limits]]\nlimit = "9/day"\n')
-    assert [limit.limit for limit in policy.all_limits()] == ["9/day", "30/minute"]
+    assert [limit.text for limit in policy.all_limits()] == ["9/day", "30/minute"]
     [(identity, place)] = policy.uses.identities
     assert (identity, str(place)) == ("user", "policy.toml: groups.calls.limits[0].key")
 
@@ -69,7 +71,7 @@ def test_a_member_keeps_what_it_has(load: Load) -> None:
         "api.ask": ["user"],
         "index": ["page"],
     }
-    assert [limit.name for limit in policy.blueprints["chat"]] == ["own"]
+    assert [limit.options.name for limit in policy.blueprints["chat"]] == ["own"]
 
 
 def test_a_group_drops_nothing_around_its_members(load: Load) -> None:

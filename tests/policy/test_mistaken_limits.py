@@ -101,7 +101,7 @@ MISTAKES = [
         "one period twice in a string",
         'default = ["5/minute;60/60 seconds"]',
         "policy.toml:2: default[0]: found '5/minute;60/60 seconds', in which two limits have the "
-        "same period and would be counted in one bucket. Keep the smaller one.",
+        "same period: only the smaller would ever deny. Keep the smaller one.",
     ),
     # -- values of keywords
     Case(
@@ -203,8 +203,8 @@ MISTAKES = [
     ),
     Case(
         "money in one of two limits",
-        '[[default]]\nlimit = "5 usd/day;100 per hour"',
-        "policy.toml:2: default[0].unit: found 'usd' beside '100 per hour', which states no "
+        '[[default]]\nlimit = "5 usd/day;100 per hour"\nunit = "usd"',
+        "policy.toml:4: default[0].unit: found 'usd' beside '100 per hour', which states no "
         "dollars. Write '100 usd per hour'.",
     ),
     Case(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from ratelimit_ext.core.limit import LimitOptions
+from ratelimit_ext.core.limit_string import parse
 from ratelimit_ext.policy import Plan, PolicyLimit, period_words, plan_sentence
-from tests.policy.conftest import parse
 
 SECOND_US = 1_000_000
 
 
 def limit(
-    string: str, name: str = "plan", anchor: str | None = None, unit: str = "requests"
+    text: str, name: str = "plan", anchor: str | None = None, unit: str | None = None
 ) -> PolicyLimit:
-    return PolicyLimit(
-        source="", limit=string, rates=tuple(parse(string)), name=name, anchor=anchor, unit=unit
-    )
+    options = LimitOptions(name=name, anchor=anchor, unit=unit)
+    return PolicyLimit(source="", text=text, parsed=parse(text), options=options)
 
 
 def plan(title: str, *limits: PolicyLimit) -> Plan:
@@ -89,15 +89,6 @@ def test_the_sentence(own: PolicyLimit, other: PolicyLimit | None, sentence: str
     following = None if other is None else plan("Pro", other)
     told = plan_sentence(plan("Starter", own), own, following)
     assert told == f"The Starter plan allows {sentence}"
-
-
-def test_the_sentence_for_one_rate_of_several() -> None:
-    """Where a limit has several rates, the one that denied is told, with its counterpart."""
-    own, other = limit("10/minute;100/day"), limit("20/minute;500/day")
-    told = plan_sentence(plan("Free", own), own, plan("Pro", other), rate=own.rates[1])
-    assert told == (
-        "The Free plan allows 100 calls a day, and they are used up; the Pro plan allows 500."
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ratelimit_ext.policy as policy_package
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.limit import GUARDS
+from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
+from ratelimit_ext.core.limit_string import parse, states_guard
 from ratelimit_ext.policy import Plan, Policy, PolicyLimit, load_policy
 from tests.policy import functions
-from tests.policy.conftest import Load, parse
+from tests.policy.conftest import Load
 
-MINUTE_US = 60_000_000
-DAY_US = 86_400_000_000
 CHATAPP = Path(__file__).resolve().parents[2] / "chatapp" / "policy.toml"
 
 LAYERS = """
@@ -44,8 +44,15 @@ limits = [{name = "plan", limit = "2000/day", key = "user"}]
 """
 
 
-def limit(source: str, string: str, *rates: tuple[int, int], **keywords: object) -> PolicyLimit:
-    return PolicyLimit(source=f"policy.toml: {source}", limit=string, rates=rates, **keywords)  # type: ignore[arg-type]
+def limit(source: str, text: str, **keywords: Any) -> PolicyLimit:
+    options = {word: keywords.pop(word) for word in OPTION_NAMES if word in keywords}
+    return PolicyLimit(
+        source=f"policy.toml: {source}",
+        text=text,
+        parsed=parse(text),
+        options=LimitOptions(**options),
+        **keywords,
+    )
 
 
 def test_every_table_is_read(load: Load) -> None:
@@ -62,7 +69,6 @@ def test_every_table_is_read(load: Load) -> None:
             limit(
                 "application[0]",
                 "120/minute",
-                (120, MINUTE_US),
                 name="ip",
                 burst=20,
                 strategy="token-bucket",
@@ -71,20 +77,18 @@ def test_every_table_is_read(load: Load) -> None:
                 scope="global",
             ),
         ),
-        default=(limit("default[0]", "5/second;1000/day", (5, 1_000_000), (1000, DAY_US)),),
+        default=(limit("default[0]", "5/second;1000/day"),),
         blueprints={
             "chat": (
                 limit(
                     "blueprints.chat.limits[0]",
                     "30/minute",
-                    (30, MINUTE_US),
                     shared=True,
                     scope="/blueprint/chat",
                 ),
                 limit(
                     "blueprints.chat.limits[1]",
                     "1000/day",
-                    (1000, DAY_US),
                     strategy="sliding-window",
                 ),
             )
@@ -94,7 +98,6 @@ def test_every_table_is_read(load: Load) -> None:
                 limit(
                     "blueprints.chat.routes.post.limits[0]",
                     "2/second",
-                    (2, 1_000_000),
                     name="post",
                     override_defaults=False,
                 ),
@@ -103,7 +106,6 @@ def test_every_table_is_read(load: Load) -> None:
                 limit(
                     "routes.index.limits[0]",
                     "9/minute",
-                    (9, MINUTE_US),
                     shared=True,
                     scope="pages",
                 ),
@@ -115,13 +117,13 @@ def test_every_table_is_read(load: Load) -> None:
                 name="starter",
                 title="Starter",
                 next="pro",
-                limits=(limit("plans.starter.limits[0]", "100/day", (100, DAY_US), **plan_limit),),
+                limits=(limit("plans.starter.limits[0]", "100/day", **plan_limit),),
             ),
             "pro": Plan(
                 source="policy.toml: plans.pro",
                 name="pro",
                 title="Professional",
-                limits=(limit("plans.pro.limits[0]", "2000/day", (2000, DAY_US), **plan_limit),),
+                limits=(limit("plans.pro.limits[0]", "2000/day", **plan_limit),),
             ),
         },
         plan_blueprints={"chat": "policy.toml: blueprints.chat.plans"},
@@ -156,9 +158,9 @@ def test_every_keyword_is_read(load: Load) -> None:
     assert read == limit(
         "blueprints.chat.limits[0]",
         "100 per day",
-        (100, DAY_US),
         name="day",
         strategy="fixed-window",
+        unit="requests",
         key=functions.Keys.project,
         cost=0,
         mode="shadow",
@@ -178,17 +180,21 @@ def test_every_keyword_is_read(load: Load) -> None:
 
 def test_the_applications_own_policy_loads() -> None:
     """The policy of chatapp has the layers that its README promises."""
-    policy = load_policy(file=CHATAPP, blueprints=None, parse=parse)
-    assert [edge.limit for edge in policy.application] == ["120/minute", "600/minute"]
+    policy = load_policy(file=CHATAPP, blueprints=None)
+    assert [edge.text for edge in policy.application] == ["120/minute", "600/minute"]
     ways = ("chat", "anthropic_api.messages", "openai_api.chat_completions")
     for name in ways:
-        names = [entry.name for entry in policy.targets[name] if entry.strategy not in GUARDS]
+        names = [
+            entry.options.name
+            for entry in policy.targets[name]
+            if not states_guard(entry.text, entry.options)
+        ]
         assert names == ["user", "address-at-once", "model"]
     assert set(policy.plan_targets) == set(ways)
     counted = policy.targets["anthropic_api.count_tokens"]
-    assert [entry.name for entry in counted] == ["count-tokens"]
+    assert [entry.options.name for entry in counted] == ["count-tokens"]
     switches = {"blocked-all", "blocked-user", "blocked-key", "blocked-model"}
-    assert {entry.name for entry in policy.targets["anthropic_api"]} == switches
+    assert {entry.options.name for entry in policy.targets["anthropic_api"]} == switches
     assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
     assert policy.next_plan(policy.plan("pro")) is policy.plan("team")
     assert policy.next_plan(policy.plan("team")) is None
@@ -200,7 +206,7 @@ def test_one_route_may_stand_in_two_tables(load: Load) -> None:
         'version = 1\n[routes."chat.post"]\nlimits = ["9/hour"]\n'
         '[blueprints.chat.routes.post]\nlimits = ["5/minute"]\n'
     )
-    assert sorted(entry.limit for entry in policy.routes["chat.post"]) == ["5/minute", "9/hour"]
+    assert sorted(entry.text for entry in policy.routes["chat.post"]) == ["5/minute", "9/hour"]
 
 
 def test_limits_of_different_identities_need_no_names(load: Load) -> None:
@@ -211,7 +217,7 @@ def test_limits_of_different_identities_need_no_names(load: Load) -> None:
 def test_an_alias_of_a_strategy_is_read(load: Load) -> None:
     """Flask-Limiter's name for a strategy is replaced by ours."""
     policy = load('version = 1\n[[default]]\nlimit = "9/day"\nstrategy = "moving-window"')
-    assert policy.default[0].strategy == "sliding-window"
+    assert policy.default[0].options.strategy == "sliding-window"
 
 
 def test_a_shared_default_has_a_scope(load: Load) -> None:

@@ -121,7 +121,7 @@ def test_targets_are_kept_apart(load: Load) -> None:
     assert policy.routes == {}
     assert policy.targets["chat"][0].source == f'{AT}["chat"][0]'
     assert policy.targets["chat"][0].scope == "/blueprint/chat"
-    assert policy.targets["chat.post"][0].burst == 3
+    assert policy.targets["chat.post"][0].options.burst == 3
     places = {name: [place.located for place in at] for name, at in policy.target_places.items()}
     assert places == {name: [f'{AT}["{name}"]'] for name in ("chat", "chat.post")}
 
@@ -153,8 +153,8 @@ def test_both_inputs_apply(load: Load) -> None:
         '[plans.pro]\nlimits = [{name = "plan", limit = "9/day"}]\n'
     )
     policy = load(text, {"chat": {"plans": True, "limits": ["2/second"]}})
-    assert [limit.limit for limit in policy.blueprints["chat"]] == ["30/minute"]
-    assert [limit.limit for limit in policy.targets["chat"]] == ["2/second"]
+    assert [limit.text for limit in policy.blueprints["chat"]] == ["30/minute"]
+    assert [limit.text for limit in policy.targets["chat"]] == ["2/second"]
     assert policy.plan_targets == {"chat": f'{AT}["chat"]["plans"]'}
 
 

@@ -7,7 +7,8 @@ from flask import Flask
 from limits import parse
 
 from ratelimit_ext import Limiter
-from ratelimit_ext.web.item import Keywords, with_keywords
+from ratelimit_ext.core.limit import LimitOptions
+from ratelimit_ext.web.limits_adapter import items_of
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
@@ -38,7 +39,8 @@ def test_an_items_own_strategy_and_name_lead_to_its_bucket(make: Maker, clock: C
     app, limiter = make()
     app.get("/")(limiter.limit("6/minute", strategy="token-bucket", burst=2, name="pace")(root))
     assert statuses(app) == [200]
-    item = with_keywords(parse("6/minute"), Keywords("token-bucket", burst=2, name="pace"))
+    options = LimitOptions(strategy="token-bucket", burst=2, name="pace")
+    (item,) = items_of("6/minute", options)
     stats = limiter.limiter.get_window_stats(item, "someone", "root")
     assert (stats.remaining, stats.reset_time) == (1, clock.now_s + 10)
     assert limiter.limiter.get_window_stats(parse("6/minute"), "someone", "root").remaining == 6

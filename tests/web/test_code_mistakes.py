@@ -22,9 +22,9 @@ def by_request(request: object) -> str:
     [
         ({"brust": 3}, r"limit '5/minute': unknown keyword 'brust'; .* Did you mean 'burst'\?"),
         ({"key": asked_key}, r"unknown keyword 'key'; allowed: .*key_func"),
-        ({"strategy": "token_bucket"}, r"unknown strategy 'token_bucket'; .* mean 'token-bucket'"),
-        ({"mode": "shaddow"}, r"mode is 'shaddow'; .* Did you mean 'shadow'\?"),
-        ({"unit": "token"}, r"unit is 'token'; .* Did you mean 'tokens'\?"),
+        ({"strategy": "token_bucket"}, r"strategy: found 'token_bucket' .* mean 'token-bucket'"),
+        ({"mode": "shaddow"}, r"mode: found 'shaddow' .* Did you mean 'shadow'\?"),
+        ({"unit": "token"}, r"unit: found 'token' .* Did you mean 'tokens'\?"),
         ({"key_func": by_request}, r"key_func: found the function 'by_request'.*no argument.*"),
         ({"cost": by_request}, r"cost: found the function .* called with no argument"),
         ({"deduct_when": lambda: True}, r"deduct_when: .* called with one argument"),

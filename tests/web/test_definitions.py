@@ -330,10 +330,10 @@ def test_definitions_take_the_keywords_too(make: Maker, clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"strategy": "leaky"}, "unknown strategy 'leaky'; known: .*token-bucket"),
+        ({"strategy": "leaky"}, "strategy: found 'leaky' .* allowed: .*token-bucket"),
         ({"strategy": "fixed-window", "burst": 2}, "only 'token-bucket' has a burst"),
-        ({"mode": "maybe"}, "mode is 'maybe'; allowed: 'enforce', 'shadow'"),
-        ({"unit": "bananas"}, "unit is 'bananas'; allowed"),
+        ({"mode": "maybe"}, 'mode: found .maybe. .* allowed: "enforce", "shadow"'),
+        ({"unit": "bananas"}, "unit: found 'bananas' .* allowed"),
         ({"anchor": "day", "strategy": "token-bucket"}, "only 'fixed-window' can be anchored"),
         ({"strategy": "concurrency"}, "Write 'N in flight'"),
     ],

@@ -533,13 +533,13 @@ def test_a_second_choice_is_counted_once_in_shadow(make: Maker, uri: str) -> Non
     for definition in limiter.limit_manager._decorated_limits[get_qualified_name(view)]:
         (limit,) = definition
         stats = limiter.limiter.get_window_stats(limit.limit, "someone", "view")
-        left[limit.limit.keywords.name] = stats.remaining
+        left[limit.limit.options.name] = stats.remaining
     assert (left["trial"], left["money"]) == (97, 4_250_000)
 
 
 def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
     """A slot and an estimate are the call's, however often it is attempted."""
-    guarded = Guarded(make, uri, "3 in flight", "1000/day", unit="requests")
+    guarded = Guarded(make, uri, "3 in flight", "1000/day", unit=None)
     money = guarded.limiter.limit("5 usd/day", name="money", cost=1)
     guarded.app.view_functions["served"] = money(guarded.app.view_functions["served"])
 

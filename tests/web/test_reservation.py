@@ -53,7 +53,7 @@ class Service:
         for definitions in self.limiter.limit_manager._decorated_limits.values():
             for limit in (limit for definition in definitions for limit in definition):
                 stats = self.limiter.limiter.get_window_stats(limit.limit, "ada", "served")
-                found[limit.limit.keywords.name] = stats.remaining
+                found[limit.limit.options.name] = stats.remaining
         return found
 
 

@@ -1,0 +1,154 @@
+"""The grammar of the limit string: that of `limits`, money, calls in flight and guards."""
+
+from __future__ import annotations
+
+import limits
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS, LimitOptions
+from ratelimit_ext.core.limit_string import parse, states_guard
+
+#: Pieces that make up limit strings, valid and invalid.
+PIECES = st.sampled_from(
+    [
+        *(*"0123456789", "15", "100", "/", "per", "PER", " ", "  ", "\t", "\n", "\u00a0"),
+        *("second", "Minutes", "hour", "days", "month", "years", "s", "fortnight", "\u0663"),
+        *("\u017f", ":", ";", ",", "|"),
+    ]
+)
+RATES = st.builds(
+    "{}{}{}{}{}{}".format,
+    st.integers(0, 10**6),
+    st.sampled_from(["/", " per ", "per", " / "]),
+    st.sampled_from(["", "1", "0", " 30 "]),
+    st.sampled_from(["", " "]),
+    st.sampled_from(["second", "minutes", "Hour", "DAYS", "month", "year"]),
+    st.sampled_from(["", " ", "\n"]),
+)
+STRINGS = st.one_of(
+    st.lists(PIECES, max_size=12).map("".join),
+    st.lists(RATES, min_size=1, max_size=4).flatmap(
+        lambda rates: st.sampled_from([";", ",", "|", " ; ", ":;", ";;"]).map(
+            lambda separator: separator.join(rates)
+        )
+    ),
+    st.text(max_size=20),
+)
+
+
+@given(STRINGS)
+@example("5/minute:;10/hour")
+@example("7/0 minutes")
+@example("5/minute;")
+@example("9" * 5000 + "/minute")
+def test_it_reads_every_string_of_limits_as_limits_does(text: str) -> None:
+    """The same amounts and periods, and the same strings refused; only amounts and periods that no
+    strategy can count are refused here alone."""
+    try:
+        items = limits.parse_many(text)
+    except ValueError:
+        with pytest.raises(ConfigurationError):
+            parse(text)
+        return
+    expected = [(item.amount, item.get_expiry() * 1_000_000, str(item)) for item in items]
+    if all(1 <= n <= MOST_AMOUNT and us <= LONGEST_PERIOD_US for n, us, _ in expected):
+        parsed = parse(text)
+        assert [(each.amount, each.period_us, str(each)) for each in parsed] == expected
+        assert {(each.unit, each.strategy, each.multiple) for each in parsed} == {(None,) * 3}
+    else:
+        with pytest.raises(ConfigurationError, match="allowed: a"):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30/minute", [(30, 60, None, None, "30 per 1 minute")]),
+        ("5 usd/day", [(5_000_000, 86400, "usd", None, "5 usd per 1 day")]),
+        ("0.50 USD per 2 hours", [(500_000, 7200, "usd", None, "0.5 usd per 2 hour")]),
+        ("0.0000001 usd/day", [(1, 86400, "usd", None, "0.000001 usd per 1 day")]),
+        ("4 in flight", [(4, 1, "calls", "concurrency", "4 in flight")]),
+        ("unless blocked", [(1, 1, None, "block", "unless blocked")]),
+        ("As  Reported", [(MOST_AMOUNT, 60, None, "reported", "as reported")]),
+        ("9/hour or 20x usual", [(9, 3600, None, "surge", "9 per 1 hour or 20 x usual")]),
+        (
+            "5 usd/day;100/hour , 4 in flight",
+            [
+                (5_000_000, 86400, "usd", None, "5 usd per 1 day"),
+                (100, 3600, None, None, "100 per 1 hour"),
+                (4, 1, "calls", "concurrency", "4 in flight"),
+            ],
+        ),
+    ],
+)
+def test_what_a_string_states(text: str, expected: list[tuple[object, ...]]) -> None:
+    """Amount, seconds, unit, strategy, and one spelling for a person."""
+    parsed = parse(text)
+    assert [
+        (each.amount, each.period_us // 1_000_000, each.unit, each.strategy, str(each))
+        for each in parsed
+    ] == expected
+
+
+@pytest.mark.parametrize(("text", "multiple"), [("1 usd/hour or 20 x usual", 20), ("1/hour", None)])
+def test_the_multiple_of_a_surge(text: str, multiple: int | None) -> None:
+    """It is part of the string alone."""
+    assert [each.multiple for each in parse(text)] == [multiple]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("usd/day", "-5 usd/day", "5 usd", "5 usd/fortnight", "5. usd/day", "5 .5 usd/day"),
+        *("in flight", "2.5 in flight", "4 in flight or 2 x usual", "unless blocked or 2 x usual"),
+        *("1/hour or 2", "\u0665 usd/day", "5 usd/day;", "0 usd/day", "2000000 usd/day"),
+        *("0 in flight", "5 per 50 years", "", 5, None, ["5/minute"]),
+    ],
+)
+def test_what_is_no_limit(text: object) -> None:
+    """Half a limit is refused, not guessed."""
+    with pytest.raises(ConfigurationError, match=r"found .*; allowed: "):
+        parse(text)
+
+
+def test_what_the_string_states_comes_before_the_options() -> None:
+    """Options fill in what the string leaves open."""
+    options = LimitOptions(strategy="token-bucket", unit="tokens", burst=3)
+    calls, tokens = parse("4 in flight;90/minute")
+    assert calls.merged(options) == LimitOptions(strategy="concurrency", unit="calls", burst=3)
+    assert tokens.merged(options) == options
+    limit = tokens.limit(options, "token-bucket")
+    assert (limit.unit, limit.capacity, limit.period_us) == ("tokens", 3, 60_000_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "strategy", "guard"),
+    [
+        ("unless blocked", None, True),
+        ("30/minute;as reported", None, True),
+        ("1/hour or 20 x usual", None, True),
+        ("1/hour", "block", True),
+        ("4 in flight", None, False),
+        ("30/minute", "token-bucket", False),
+        ("no limit: blocked, usual", None, False),
+        (lambda: "unless blocked", None, False),
+    ],
+)
+def test_which_limits_are_guards(text: object, strategy: str | None, guard: bool) -> None:
+    """By the string or the strategy; unknown for a function."""
+    assert states_guard(text, LimitOptions(strategy=strategy)) is guard
+
+
+def test_no_options_are_the_defaults() -> None:
+    """Nothing that a string would have to repeat."""
+    (parsed,) = parse("30/minute")
+    assert parsed.merged(NO_OPTIONS) == NO_OPTIONS
+    assert parsed.merged(LimitOptions(unit="requests")) == NO_OPTIONS
+
+
+def test_a_string_is_parsed_once() -> None:
+    """A function returns the same strings at every request."""
+    assert parse("17/minute;3 usd/day") is parse("17/minute;3 usd/day")
