@@ -53,6 +53,7 @@ def provider_timeout_s() -> float:
 
 
 call_worker = load(HERE / "chatapp" / "gunicorn_worker.py")
+master = load(HERE / "chatapp" / "gunicorn_master.py")
 
 # This machine only, until somebody decides otherwise: a chat endpoint spends money.
 bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 8000}"
@@ -114,6 +115,7 @@ control_socket_disable = True
 
 def on_starting(server: Any) -> None:
     """Before any fork: run the embedded server, unless a storage is set, and tell the workers."""
+    master.install(server)
     keep_valid_policies(server)
     embedded_server = _load_embedded()
     embedded = embedded_server.EmbeddedServer(

@@ -71,7 +71,9 @@ SWEEP_S: Final = 0.5
 
 CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
 CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
-EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
+EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
+# Such a client knows no interim answer, and would take it for its own.
+HTTP_1_0: Final = re.compile(rb"(?:PROXY [^\r\n]*\r\n)?[^\r\n]* HTTP/1\.0\r\n")
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 TOO_SLOW: Final = "408 Request Timeout"
 REFUSAL: Final = "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -170,6 +172,8 @@ class Connection(TConn):  # type: ignore[misc]
         #: What it discards before it is closed, in bytes; None: it is not being closed.
         self.lingers: int | None = None
         self.is_call = self.is_refused = False
+        #: Whether the client of this request has been told to go on.
+        self.has_continued = False
 
     def init(self) -> None:
         """Runs in the thread, before the request is parsed."""
@@ -219,9 +223,10 @@ class Connection(TConn):  # type: ignore[misc]
         self.whole_at = end + (size if size <= SMALL_BODY_BYTES else 0)
         if not self.is_whole:
             self.until = time.monotonic() + self._patience_s + size / BODY_BYTES_PER_S
-            if EXPECTS.search(head):
+            if EXPECTS.search(head) and not HTTP_1_0.match(head):
                 with contextlib.suppress(OSError):
                     self.sock.send(CONTINUE)
+                    self.has_continued = True
 
 
 def can_be_answered(sock: socket.socket) -> bool:
@@ -301,7 +306,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - gunicorn's
         """Refuse what this worker does not speak."""
         if cfg.is_ssl or cfg.protocol != "http" or "h2" in cfg.http_protocols:
-            sys.exit("gunicorn.conf.py: this worker speaks HTTP/2 are a proxy's")
+            sys.exit("gunicorn.conf.py: this worker speaks HTTP/1.1; TLS and HTTP/2 are a proxy's")
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads + RESERVE, self.work)
@@ -394,7 +399,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if self.leaves(now):
             self.look_at = now + LOOK_AGAIN_S
             return
-        self.leaves_since = None
         try:
             sock, address = listener.accept()
         except OSError as error:
@@ -416,8 +420,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         room, most = 0 if self.is_due else self.room, self.board.most_room(besides=self.cell)
         # Short calls come and go: a worker that heeded each of them would idle.
         if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):
+            self.leaves_since = None
             return False
-        # It comes back at once while connections are waiting.
+        # It comes back at once while connections are waiting. What it has left in vain it takes
+        # with all that wait behind it: one by one, they would wait for ever if the other hangs.
         if self.leaves_since is None or now - self.look_at > LOOK_AGAIN_S:
             self.leaves_since = now
         return now - self.leaves_since < (LEAVE_S if self.room else LEAVE_IF_FULL_S)
@@ -539,6 +545,14 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         except BaseException:
             self.log.exception("Error handling request")
         self.method_queue.defer(self.finish_request, conn, keeps)
+
+    def handle_request(self, req: Any, conn: Connection) -> bool:
+        """Have the application answer."""
+        if conn.has_continued:
+            # gunicorn would say it again, to a client that has sent its body and awaits the answer.
+            req._expected_100_continue = False
+            conn.has_continued = False
+        return bool(super().handle_request(req, conn))
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:  # noqa: FBT001 - gunicorn's
         # A body that was not read and has not arrived is not worth a thread: the main loop lingers.

@@ -4,12 +4,12 @@ const USER_KEY = "chatapp.user_id";
 const API_KEY = "chatapp.api_key";
 const at = (id) => document.getElementById(id);
 const log = at("log"), composer = at("composer"), message = at("message"), send = at("send");
-// The page has the one or the other: with accounts on a key says who calls.
+// The page has one of the two: with accounts on, the API key identifies the user.
 const userId = at("user-id"), apiKey = at("api-key"), model = at("model");
 let waitTimer = null;
 let busy = false;
 
-// Text only ever enters the page as text: neither a reply nor an error can become markup.
+// Replies and errors are inserted as text, never as markup.
 function element(name, className, text = "") {
   const made = document.createElement(name);
   made.className = className;
@@ -20,7 +20,7 @@ function element(name, className, text = "") {
 function say(className, text) {
   at("empty").hidden = true;
   const line = log.appendChild(element("div", className, text));
-  line.setAttribute("role", "article"); // whose words they are shows by side and colour alone
+  line.setAttribute("role", "article"); // otherwise only side and colour show the author
   line.setAttribute("aria-label", className === "me" ? "You" : "Answer");
   log.scrollTop = log.scrollHeight;
   return line;
@@ -42,7 +42,7 @@ function amount(value, unit) {
   return unit === "micro-usd" ? `$${(value / 1e6).toFixed(2)}` : value.toLocaleString("en");
 }
 
-// What a limit counts, where that is not said by its name: calls at once have no period.
+// What a limit counts if its name does not say so: calls in flight have no period.
 function title({ name, unit, windowSeconds }) {
   if (unit === "concurrent-requests") return name;
   return `${name.replace(/^usd-.*/, "money")} ${period(windowSeconds)}`.trim();
@@ -142,7 +142,7 @@ async function submit(text) {
       line.textContent = answer.reply;
       line.append(element("small", "", usageLine(answer)));
     } else {
-      mine.remove(); // it was not said; its text goes back to where it can be sent again
+      mine.remove(); // the message was not sent: put its text back into the form
       line.className = "error";
       line.textContent = answer?.error ?? `The server answered ${response.status}.`;
       giveBack(text);
@@ -152,7 +152,7 @@ async function submit(text) {
   } catch {
     mine.remove();
     line.className = "error";
-    line.textContent = "The server cannot be reached; look at your connection and send again.";
+    line.textContent = "The server is unreachable. Check your connection and send again.";
     giveBack(text);
   } finally {
     busy = false;
@@ -173,7 +173,7 @@ function newUserId() {
 function remember(storage, name, value) {
   try {
     storage().setItem(name, value);
-  } catch { /* a browser that keeps nothing still chats */ }
+  } catch { /* storage is optional */ }
 }
 
 function remembered(storage, name) {
@@ -184,7 +184,7 @@ function remembered(storage, name) {
   }
 }
 
-// Asked for when it is used: merely naming it fails where a browser forbids it.
+// Functions, because reading either property raises if the browser forbids storage.
 const forGood = () => localStorage, forThisTab = () => sessionStorage;
 
 if (userId) {
@@ -192,7 +192,7 @@ if (userId) {
   remember(forGood, USER_KEY, userId.value);
   userId.addEventListener("change", () => {
     remember(forGood, USER_KEY, userId.value.trim());
-    stopWaiting(); // another user has another allowance; the server says if that is not so
+    stopWaiting(); // another user has other limits; the server answers if not
   });
 }
 if (apiKey) {
@@ -215,7 +215,7 @@ composer.addEventListener("submit", (event) => {
   const text = message.value;
   if (!send.disabled && text.trim()) submit(text);
 });
-// Without a key nothing can be sent: where it is typed is open, and first.
+// Without a key nothing can be sent: open its field and focus it first.
 const needsKey = apiKey !== null && !apiKey.value;
 at("you").open = needsKey || !matchMedia("(max-width: 760px)").matches;
 (needsKey ? apiKey : message).focus();

@@ -38,7 +38,7 @@ export function readLimits(headers) {
   }));
 }
 
-// How long to wait in ms, 0 where the answer asks for no wait; the most exact statement counts.
+// The wait in ms, 0 if the answer states none; the most exact value counts.
 export function readWait(headers, body) {
   const statements = [
     whole(headers.get("retry-after-ms") ?? undefined),

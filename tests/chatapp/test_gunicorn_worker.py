@@ -16,6 +16,7 @@ from chatapp.gunicorn_worker import (
     HEALTH,
     SMALL_BODY_BYTES,
     Board,
+    CallWorker,
     Connection,
     Wire,
     can_be_answered,
@@ -86,6 +87,43 @@ def test_a_client_that_expects_it_is_told_to_go_on(
     """Before a thread has its request, as it sends no body otherwise."""
     conn.take(HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
     assert pair[0].recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected", "told"),
+    [
+        (b"1.1", b"100-CONTINUE", True),
+        (b"1.0", b"100-continue", False),
+        (b"1.1", b"100-continues", False),
+    ],
+)
+def test_only_who_understands_it_is_told_to_go_on(
+    conn: Connection,
+    pair: tuple[socket.socket, socket.socket],
+    version: bytes,
+    expected: bytes,
+    told: bool,
+) -> None:
+    """A client of HTTP/1.0 would take an interim answer for its own."""
+    head = HEAD.replace(b"1.1", version) + b"Expect: " + expected
+    conn.take(head + b"\r\nContent-Length: 5\r\n\r\n")
+    pair[0].setblocking(False)
+    received = b""
+    with contextlib.suppress(BlockingIOError):
+        received = pair[0].recv(100)
+    assert received == (b"HTTP/1.1 100 Continue\r\n\r\n" if told else b"")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"certfile": "a"}, {"http_protocols": "h1,h2"}, {"protocol": "uwsgi"}], ids=str
+)
+def test_what_it_does_not_speak_stops_the_start(setting: dict[str, str]) -> None:
+    """With a sentence that says who does."""
+    cfg = Config()
+    for name, value in setting.items():
+        cfg.set(name, value)
+    with pytest.raises(SystemExit, match=r"speaks HTTP/1\.1; TLS and HTTP/2 are a proxy's"):
+        CallWorker.check_config(cfg, None)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/readyz?from=nginx"])

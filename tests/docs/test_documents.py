@@ -1,7 +1,7 @@
-"""What README and docs show, runs.
+"""README and docs: their code runs, their links resolve, their English is plain.
 
-Each document's Python blocks run in their order in one namespace, as a reader would type them. A
-block that cannot run here is fenced with `python no-run`, and counted below. TOML blocks parse.
+The Python blocks of a document run in order in one namespace, as a reader would type them. A block
+that cannot run here is fenced with `python no-run` and counted below. TOML blocks parse.
 """
 
 from __future__ import annotations
@@ -16,8 +16,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# To leave a block unrun is a decision: whoever makes it raises this number, and says why there.
+LINKING = [*DOCUMENTS, *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md"))]
+LINKING.append(ROOT / "benchmarks" / "README.md")
+# Raise this number, with a reason here, to leave a block unrun.
 NOT_RUN = 0
+# Words of the old dialect; STYLE.md, "English", has what to write instead.
+DIALECT = re.compile(
+    r"\b(?:told|whoever|nobody|in vain|is none|at hand|of ours|for so long)\b", re.IGNORECASE
+)
+# (document, line) pairs that may use such a word; none needs to.
+DIALECT_ALLOWED: frozenset[tuple[str, str]] = frozenset()
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+# Files and folders of the code that the page names.
+CODE_PATH = re.compile(r"`((?:ratelimit_ext|chatapp|tests)/[\w./]*)`")
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,8 +73,8 @@ def test_toml_blocks_parse(document: Path) -> None:
         tomllib.loads(block.text)
 
 
-def test_no_block_is_left_out_unseen() -> None:
-    """The blocks that do not run are as many as were decided."""
+def test_no_block_is_skipped_unseen() -> None:
+    """As many blocks as allowed do not run."""
     skipped = [
         f"{relative(document)}:{block.line}"
         for document in DOCUMENTS
@@ -71,3 +82,42 @@ def test_no_block_is_left_out_unseen() -> None:
         if "no-run" in block.info
     ]
     assert len(skipped) == NOT_RUN, skipped
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub derives them."""
+    text = FENCE.sub("", document.read_text())
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", LINKING, ids=relative)
+def test_links_resolve(document: Path) -> None:
+    """Every relative link leads to a file, and to a heading if it names one."""
+    broken = []
+    for target in LINK.findall(FENCE.sub("", document.read_text())):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (document.parent / path) if path else document
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_no_dialect(document: Path) -> None:
+    """A document uses the field's words, not the project's old dialect."""
+    found = [
+        (relative(document), line)
+        for line in document.read_text().splitlines()
+        if DIALECT.search(line)
+    ]
+    assert not set(found) - DIALECT_ALLOWED
+
+
+def test_the_architecture_names_what_exists() -> None:
+    """Every path of the code on the architecture page exists."""
+    paths = CODE_PATH.findall((ROOT / "docs" / "architecture.md").read_text())
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]

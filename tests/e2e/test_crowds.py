@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -192,6 +193,51 @@ def test_a_call_without_a_thread_is_refused_in_its_vendors_words(
         eventually(lambda: master.request("/chat", OFFLINE).status == 200)
 
 
+def test_a_worker_that_hangs_does_not_hold_up_the_others_clients(
+    start: Start, provider: ProviderServer
+) -> None:
+    """It seems to have room, and takes nothing: what is left to it in vain is taken soon, health
+    checks behind a crowd included."""
+    pieces = openai_chunks()
+    provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
+    with start(GUNICORN_THREADS="1", **upstream(provider)) as master:
+        eventually(lambda: serving(master) == 2)
+        hung = master.workers()[0]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            stream = begun(master)
+            assert stream.status == 200
+            with ThreadPoolExecutor(20) as pool:
+                crowd = [pool.submit(master.request, "/chat", OFFLINE) for _ in range(20)]
+                time.sleep(0.1)
+                before = time.monotonic()
+                assert master.request(HEALTH).status == 200
+                assert time.monotonic() - before < 2 * HEALTHY_WITHIN_S
+            assert {call.result().status for call in crowd} == {503}
+        finally:
+            os.kill(hung, signal.SIGCONT)
+            provider.go_on()
+        assert b"[DONE]" in stream.read()
+
+
+def test_a_client_is_told_once_to_go_on(start: Start) -> None:
+    """It has the answer next, and a second interim one neither before nor after it."""
+    body = json.dumps(OFFLINE).encode()
+    head = HALF_A_HEAD + b"lication/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    with (
+        start() as master,
+        socket.create_connection(("127.0.0.1", master.port), timeout=15) as client,
+    ):
+        for _ in range(2):
+            client.sendall(head.replace(b"Host: x", b"Host: localhost") % len(body))
+            assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(body)
+            received = client.recv(10_000)
+            while not received.rstrip().endswith(b"}"):
+                received += client.recv(10_000)
+            assert received.startswith(b"HTTP/1.1 200 OK")
+
+
 def peak_kb(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
@@ -264,3 +310,29 @@ def test_clients_that_ask_nothing_do_not_hold_up_a_stop(
         assert master.is_serving()
         master.signal(number)
         eventually(lambda: not any(map(alive, first)), within_s=10)
+
+
+def test_a_reload_does_not_wait_for_calls(start: Start, provider: ProviderServer) -> None:
+    """While an old worker has a call, the master replaces workers that die, and hears a HUP and a
+    TERM; the call ends as it would have."""
+    pieces = openai_chunks()
+    provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
+    with start(**upstream(provider)) as master:
+        eventually(lambda: serving(master) == 2)
+        stream = begun(master)
+        assert stream.readline()
+        for count in (4, 6):
+            master.signal(signal.SIGHUP)
+            eventually(lambda n=count: serving(master) == n, within_s=20)
+        eventually(lambda: len(master.workers()) == 3)
+        new = sorted(master.workers(), key=lambda pid: master.log.index(f"with pid: {pid}"))[1:]
+        for pid in new:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: serving(master) == 8, within_s=20)
+        assert master.request("/chat", OFFLINE).status == 200
+        assert len(master.workers()) == 3
+        master.signal(signal.SIGTERM)
+        eventually(lambda: "Handling signal: term" in master.log)
+        provider.go_on()
+        assert b"[DONE]" in stream.read()
+        master.process.wait(10)
