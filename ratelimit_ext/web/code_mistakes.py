@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from flask_limiter.constants import ConfigVars
+from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.errors import ConfigurationError
@@ -89,12 +90,16 @@ def check_settings(config: Mapping[str, Any]) -> None:
             )
 
 
+class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
+    """A default strategy that does not exist. It is also the error that limits raises for one."""
+
+
 def check_strategy(stated: str | None, config: Mapping[str, Any]) -> None:
-    """Raise ``ConfigurationError`` for an unknown default strategy."""
+    """Raise ``UnknownStrategyError`` for an unknown default strategy."""
     strategy = stated or config.get(ConfigVars.STRATEGY) or "fixed-window"
     if strategy not in STRATEGIES:
         where = "Limiter, strategy" if stated else ConfigVars.STRATEGY
-        raise ConfigurationError(
+        raise UnknownStrategyError(
             f"{where}: found {strategy!r}; allowed: {', '.join(sorted(STRATEGIES))}."
             f"{did_you_mean(str(strategy), STRATEGIES)}"
         )

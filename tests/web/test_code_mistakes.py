@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import limits.errors
 import pytest
 from flask import Blueprint, Flask
 
@@ -138,3 +139,9 @@ def root() -> str:
 def other() -> str:
     """Another view."""
     return "ok"
+
+
+def test_an_unknown_default_strategy_is_the_error_that_it_was() -> None:
+    """A program that caught the error of limits still catches it."""
+    with pytest.raises(limits.errors.ConfigurationError, match="fubar"):
+        Limiter(asked_key, app=Flask(__name__), strategy="fubar")
