@@ -165,7 +165,7 @@ def memcached_port() -> Iterator[int | None]:
 def test_only_what_asserts_a_mended_defect_fails(
     python: Path, suite: Path, redis_port: int, memcached_port: int | None
 ) -> None:
-    """Of Flask-Limiter's tests, exactly those twenty-two fail that the list of differences names."""
+    """Exactly those of Flask-Limiter's tests fail that the list of differences names."""
     for file in suite.rglob("*.py"):
         ports = {REDIS_PORT: redis_port, MEMCACHED_PORT: memcached_port or MEMCACHED_PORT}
         text = file.read_text()
