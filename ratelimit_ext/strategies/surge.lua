@@ -45,7 +45,7 @@ strategies.sg = {
 
   lifetime = function(value, now, arg)
     local used, ending, _, windows = struct.unpack('<I7I7I7I1', value)
-    if used == 0 and windows == 0 then return 0 end
+    if used == 0 and windows == 0 then return ending - now end
     return ending - now + (windows >= PAST and KEPT or BEGINNING) * words[arg + 1]
   end,
 

@@ -82,10 +82,10 @@ def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> S
 
 
 def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
-    """The past matters for long after its last window; nothing used and no past do not."""
+    """The past matters for long after its last window; a window without one until it ends."""
     used, end, _, windows = state
     if not (used or windows):
-        return 0
+        return end - now_us
     kept = KEPT_PERIODS if windows >= PAST else BEGINNING_PERIODS
     return end - now_us + kept * parameters[1]
 

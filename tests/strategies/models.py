@@ -251,8 +251,13 @@ class Surge(FixedWindow):
         self.usual, self.known = 0, 0
 
     def past(self, limit: Limit, now: int) -> tuple[int, int]:
-        """What is usual, and of how many windows, once the last window is over."""
+        """What is usual, and of how many windows, once the last window is over.
+
+        Less than a past is forgotten after 96 windows, a past after more than any history lasts.
+        """
         usual, known = self.usual, self.known
+        if self.windows and known < 3 and now >= self.windows[-1][0] + 96 * limit.period_us:
+            return 0, 0
         if self.windows and self.open(now) is None and self.windows[-1][1]:
             units = self.windows[-1][1]
             if known >= 3:
