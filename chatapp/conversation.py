@@ -24,6 +24,7 @@ from chatapp.providers import (
     TokenCounter,
     Usage,
 )
+from chatapp.providers.cancellation import was_hung_up
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +264,7 @@ def failures_logged(model: Model, *, unless: Callable[[], bool] = lambda: False)
     try:
         yield
     except ProviderError as error:
-        if unless():
+        if unless() or was_hung_up():
             raise
         log.warning(
             "%s gave no answer for %s: %s, status %s, retry after %s s, request %s",

@@ -68,6 +68,12 @@ def waiting(wait: Wait) -> Iterator[None]:
         del _of_thread[thread]
 
 
+def was_hung_up() -> bool:
+    """Whether this thread's call has disconnected its provider."""
+    wait = _of_thread.get(threading.get_ident())
+    return wait is not None and wait.hung_up
+
+
 def with_cancellable_reads(client: httpx2.Client) -> httpx2.Client:
     """The same client, with reads that a Wait can end.
 
