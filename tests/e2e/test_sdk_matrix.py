@@ -162,13 +162,14 @@ def test_an_overloaded_provider_is_tried_again_after_its_wait(
     assert wait_s <= outcome.took_s < wait_s + OWN_TIME_S
 
 
-def test_without_a_wait_the_server_names_one(sdk: Sdk, provider: ProviderServer) -> None:
-    """It comes back itself after 1 s, and then names the pause of 2 s, where the SDK would come
-    after half of one."""
+def test_what_the_server_has_retried_the_sdk_does_not(sdk: Sdk, provider: ProviderServer) -> None:
+    """Without a wait the server retries after 1 s. Three tries of the SDK times two of the server
+    would be six."""
     provider.script(*[trouble(sdk, 429, "rate_limit_error")] * 2)
     outcome = sdk.call()
-    assert (outcome.text, outcome.attempts, len(provider.calls)) == ("pong", 2, 3)
-    assert 3 <= outcome.took_s < 3 + OWN_TIME_S
+    assert outcome.error in {"InternalServerError", "ServiceUnavailableError"}  # by its version
+    assert (outcome.attempts, len(provider.calls)) == (1, 2)
+    assert 1 <= outcome.took_s < 1 + OWN_TIME_S
 
 
 @pytest.mark.parametrize("wait_s", ["61", "3600", "277403"])
