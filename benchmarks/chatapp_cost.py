@@ -140,7 +140,8 @@ def answer_times(port: int, sent: bytes, connections: int, seconds: float) -> li
         poll.register(number, select.EPOLLIN)
         since[number] = time.perf_counter()
         connection.sendall(sent)
-    while time.perf_counter() < until:
+    # The last answers are waited for: a call that is cut off would reach into the next round.
+    while since:
         for ready, _ in poll.poll(1):
             number = ready
             piece = by_number[number].recv(65_536)
@@ -151,6 +152,9 @@ def answer_times(port: int, sent: bytes, connections: int, seconds: float) -> li
                 now = time.perf_counter()
                 times.append(now - since.pop(number))
                 del received[number]
+                if now >= until:
+                    by_number.pop(number).close()
+                    continue
                 if is_last(answer):  # the worker is full and another has room
                     by_number.pop(number).close()
                     connection = connect(port)
@@ -159,8 +163,6 @@ def answer_times(port: int, sent: bytes, connections: int, seconds: float) -> li
                     poll.register(number, select.EPOLLIN)
                 received[number], since[number] = b"", now
                 by_number[number].sendall(sent)
-    for connection in by_number.values():
-        connection.close()
     poll.close()
     return times
 
