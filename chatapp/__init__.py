@@ -151,14 +151,15 @@ def _join_embedded_storage(app: Flask) -> None:
 def _init_limits(app: Flask, limiter: Limiter) -> None:
     try:
         limiter.init_app(app)
+    except ConfigurationError:
+        raise  # its sentence is complete
     except LimitsError as error:
         reason = str(error)
         if uri := str(app.config.get("RATELIMIT_STORAGE_URI") or ""):
             # limits repeats all of it, with its password.
             reason = reason.replace(uri, f"{uri.partition('://')[0][:20]!r}")
         raise settings.SettingsError(
-            f"RATELIMIT_STORAGE_URI or RATELIMIT_STRATEGY: {reason}; docs/deployment.md says what "
-            "can be set there"
+            f"RATELIMIT_STORAGE_URI: {reason}; docs/deployment.md says what can be set there"
         ) from error
     limiter.check_policy(app)
 
