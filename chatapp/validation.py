@@ -1,37 +1,101 @@
-"""Pydantic's error about a field of a body, as the end of a sentence."""
+"""Pydantic's errors in the words of this application: for settings, models.toml and request bodies.
+
+A sentence begins with the place of the mistake, which the caller writes: `"model" is a list; send a
+string`.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from chatapp.web.requests import json_body
-
-# By pydantic's type of error; {found} is what was sent, {ge} and {le} are the bounds.
+# By pydantic's type of error. {found} is the value's type, or the value of a short whole number;
+# the other names are of the error's context.
 SENTENCES: Final = {
-    "missing": "is missing; send it",
-    "greater_than_equal": "is {found}; send at least {ge}",
-    "less_than_equal": "is {found}; send at most {le}",
-    "too_short": "is empty; send at least one",
-    "int_type": "is {found}; send a whole number",
-    "int_from_float": "is {found}; send a whole number",
-    "bool_type": "is {found}; send true or false",
-    "list_type": "is {found}; send a list",
-    "dict_type": "is {found}; send an object",
-    "string_type": "is {found}; send a string",
-    "string_unicode": "contains half of a surrogate pair; send whole characters",
+    "missing": "is missing; {verb} it",
+    "extra_forbidden": "is unknown; remove it",
+    "greater_than": "is {found}; {verb} more than {gt}",
+    "greater_than_equal": "is {found}; {verb} at least {ge}",
+    "less_than_equal": "is {found}; {verb} at most {le}",
+    "too_short": "is empty; {verb} at least one",
+    "int_type": "is {found}; {verb} a whole number",
+    "int_from_float": "is {found}; {verb} a whole number",
+    "decimal_type": "is {found}; {verb} a number",
+    "decimal_parsing": "is {found}; {verb} a number",
+    "is_instance_of": "is {found}; {verb} a number",
+    "date_type": "is {found}; {verb} a date",
+    "finite_number": "is not finite; {verb} a finite number",
+    "bool_type": "is {found}; {verb} true or false",
+    "list_type": "is {found}; {verb} a list",
+    "dict_type": "is {found}; {verb} an object",
+    "model_type": "is {found}; {verb} an object",
+    "string_type": "is {found}; {verb} a string",
+    "string_unicode": "contains half of a surrogate pair; {verb} whole characters",
+    "literal_error": "is {found}; {verb} {expected}",
+    "value_error": "{error}",
 }
-SHOWN_CHARACTERS: Final = 20
+SHOWN_DIGITS: Final = 20
+KINDS: Final[dict[object, str]] = {
+    int: "a whole number",
+    float: "a number",
+    int | None: "a whole number",
+    tuple[str, ...]: "a list of names, separated by commas",
+    dict[str, str]: "a JSON object of strings",
+}
 
 
-def problem(error: ErrorDetails) -> str:
-    """What is wrong with the field: "is a string; send a whole number"."""
+def location(error: ErrorDetails) -> str:
+    """Where the mistake is: "models.gpt-4o.price"."""
+    return ".".join(map(str, error["loc"]))
+
+
+def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> str:
+    """What is wrong and what to do: "is a string; send a whole number".
+
+    ``verb`` is what the author of the value does; ``missing`` replaces the sentence for a missing
+    value.
+    """
+    if missing and error["type"] == "missing":
+        return missing
     sentence = SENTENCES.get(error["type"])
     if sentence is None:
         return error["msg"]
     found = error["input"]
     is_whole = isinstance(found, int) and not isinstance(found, bool)
     # Python refuses to print whole numbers of very many digits.
-    shown = str(found) if is_whole and abs(found) < 10**SHOWN_CHARACTERS else ""
-    return sentence.format(found=shown or json_body.type_name(found), **error.get("ctx", {}))
+    shown = str(found) if is_whole and abs(found) < 10**SHOWN_DIGITS else type_name(found)
+    return sentence.format(found=shown, verb=verb, **error.get("ctx", {}))
+
+
+def allowed(field: FieldInfo) -> str:
+    """The values of a field with its bounds: "a whole number from 1 to 5"."""
+    bounds = {
+        bound: getattr(each, bound)
+        for each in field.metadata
+        for bound in ("gt", "ge", "le")
+        if hasattr(each, bound)
+    }
+    kind = KINDS.get(field.annotation, "a string")
+    if not bounds:
+        return kind
+    least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    return f"{kind} {least} to {bounds['le']}"
+
+
+def type_name(value: object) -> str:
+    """The type of a JSON value: "a list"."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "an object"

@@ -76,7 +76,7 @@ def test_the_database_has_the_name_that_providers_give_it() -> None:
             "found '30'; allowed is a whole number from 62 to 36500",
         ),
         ("CHATAPP_PROVIDER_ATTEMPTS", "9", "found '9'; allowed is a whole number from 1 to 5"),
-        ("CHATAPP_PLANS", "alice=pro", "found 'alice=pro'; allowed is a JSON object of texts"),
+        ("CHATAPP_PLANS", "alice=pro", "found 'alice=pro'; allowed is a JSON object of strings"),
         ("CHATAPP_PLANS", "[]", "a JSON object of texts"),
         ("CHATAPP_PLANS", '{"alice": 1}', "a JSON object of texts"),
         ("RATELIMIT_ENABLED", "maybe", "true and false"),
