@@ -11,7 +11,7 @@ from typing import Final
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-# By pydantic's type of error. {found} is the value's type, or the value of a short whole number;
+# By pydantic's type of error. {found} is the value's type, or a whole number that is out of bounds;
 # the other names are of the error's context.
 SENTENCES: Final = {
     "missing": "is missing; {verb} it",
@@ -37,6 +37,7 @@ SENTENCES: Final = {
     "value_error": "{error}",
 }
 SHOWN_DIGITS: Final = 20
+BOUNDS: Final = ("gt", "ge", "le")
 KINDS: Final[dict[object, str]] = {
     int: "a whole number",
     float: "a number",
@@ -62,11 +63,11 @@ def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> st
     sentence = SENTENCES.get(error["type"])
     if sentence is None:
         return error["msg"]
-    found = error["input"]
-    is_whole = isinstance(found, int) and not isinstance(found, bool)
+    found, context = error["input"], error.get("ctx", {})
+    is_out_of_bounds = not context.keys().isdisjoint(BOUNDS)
     # Python refuses to print whole numbers of very many digits.
-    shown = str(found) if is_whole and abs(found) < 10**SHOWN_DIGITS else type_name(found)
-    return sentence.format(found=shown, verb=verb, **error.get("ctx", {}))
+    shown = is_out_of_bounds and isinstance(found, int) and abs(found) < 10**SHOWN_DIGITS
+    return sentence.format(found=found if shown else type_name(found), verb=verb, **context)
 
 
 def allowed(field: FieldInfo) -> str:
@@ -74,7 +75,7 @@ def allowed(field: FieldInfo) -> str:
     bounds = {
         bound: getattr(each, bound)
         for each in field.metadata
-        for bound in ("gt", "ge", "le")
+        for bound in BOUNDS
         if hasattr(each, bound)
     }
     kind = KINDS.get(field.annotation, "a string")
