@@ -19,7 +19,7 @@ from limits.storage import RedisStorage, Storage
 from chatapp.catalogue import Catalogue, Model
 from chatapp.estimates.accuracy import Accuracy
 from chatapp.estimates.callers import Callers
-from chatapp.estimates.output import (
+from chatapp.estimates.outputs import (
     LEAST_OUTPUT_TOKENS,
     MemoryOutputs,
     Outputs,

@@ -16,7 +16,7 @@ from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger import rows
-from chatapp.ledger.records import Records
+from chatapp.ledger.reports import Reports
 from chatapp.ledger.table import CALLS
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
@@ -92,7 +92,7 @@ def test_a_call_that_failed_is_nobodys(
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
     assert "0 problems" in checked(app)
     costs = {
-        row["status"]: row["cost_micro_usd"] for row in Records(Database(database_url)).calls()
+        row["status"]: row["cost_micro_usd"] for row in Reports(Database(database_url)).calls()
     }
     assert costs["malformed"] > 0
 

@@ -14,7 +14,7 @@ from limits.storage import Storage, storage_from_string
 from chatapp import catalogue
 from chatapp.estimates.callers import ENOUGH_CALLS
 from chatapp.estimates.estimate import Estimate, Estimator, estimator_for
-from chatapp.estimates.output import LEAST_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS, MemoryOutputs
+from chatapp.estimates.outputs import LEAST_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS, MemoryOutputs
 from chatapp.providers import Usage
 from ratelimit_ext import Limiter
 from tests import servers

@@ -18,7 +18,7 @@ import redis
 
 from chatapp.estimates.callers import ENOUGH_CALLS
 from chatapp.estimates.histogram import MOST_CALLS, MOST_WEIGHT, Histogram, bucket_of
-from chatapp.estimates.output import (
+from chatapp.estimates.outputs import (
     UNKNOWN_OUTPUT_TOKENS,
     MemoryOutputs,
     Outputs,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chatapp.database.connection import Database
 from chatapp.ledger.background import BackgroundLedger
-from chatapp.ledger.records import Records
+from chatapp.ledger.reports import Reports
 from tests.chatapp.ledger.calls import begun, finished
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,7 +44,7 @@ def run(url: str, how: str) -> int:
 
 
 def statuses(url: str) -> dict[str, str]:
-    return {row["id"]: row["status"] for row in Records(Database(url)).calls()}
+    return {row["id"]: row["status"] for row in Reports(Database(url)).calls()}
 
 
 def test_begin_and_finish_are_one_row(database: Database) -> None:
@@ -54,7 +54,7 @@ def test_begin_and_finish_are_one_row(database: Database) -> None:
     ledger.begin(call)
     ledger.finish(finished(call))
     assert ledger.flush()
-    (row,) = Records(database).calls()
+    (row,) = Reports(database).calls()
     assert (row["status"], row["cost_micro_usd"]) == ("answered", 1485)
 
 
@@ -70,7 +70,7 @@ def test_a_killed_process_leaves_what_was_known(database_url: str) -> None:
     assert run(database_url, "kill") == -signal.SIGKILL
     assert statuses(database_url) == {str(number): "unfinished" for number in range(50)}
     user = "user:alice"
-    spent = Records(Database(database_url)).spent_micro_usd(user, begun().started_at)
+    spent = Reports(Database(database_url)).spent_micro_usd(user, begun().started_at)
     assert spent == 50 * begun().cost_micro_usd
 
 

@@ -12,7 +12,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger import retention, rows
 from chatapp.ledger.background import BackgroundLedger
 from chatapp.ledger.call import Call
-from chatapp.ledger.records import Records
+from chatapp.ledger.reports import Reports
 from tests.chatapp.ledger.calls import begun
 from tests.servers import eventually
 
@@ -25,7 +25,7 @@ def calls(number: int, *, days_old: float, now: datetime = NOW) -> list[Call]:
 
 
 def left(database: Database) -> int:
-    return sum(1 for _ in Records(database).calls())
+    return sum(1 for _ in Reports(database).calls())
 
 
 def test_old_calls_go_and_others_stay(database: Database) -> None:
