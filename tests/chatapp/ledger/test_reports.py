@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from chatapp.database.connection import Database
-from chatapp.ledger import rows
+from chatapp.ledger import table
 from chatapp.ledger.reports import DayTotal, Reports
 from tests.chatapp.ledger.calls import NOON, begun, finished, renewed
 
@@ -24,7 +24,7 @@ def reports(database: Database) -> Reports:
         begun(started_at=NOON),
         finished(begun(user="ip:198.51.100.7")),
     ]
-    rows.write(database, calls)
+    table.write(database, calls)
     return Reports(database)
 
 
@@ -49,7 +49,7 @@ def test_what_limits_hold_is_what_is_settled(database: Database) -> None:
         renewed(begun(user="user:bob"), cost_micro_usd=600_000),
         renewed(begun(started_at=MIDNIGHT - timedelta(days=1)), cost_micro_usd=7_000_000),
     ]
-    rows.write(database, calls)
+    table.write(database, calls)
     assert Reports(database).settled_micro_usd("user:alice", MIDNIGHT) == 1485 + 20 + 300 + 50_000
 
 
