@@ -33,8 +33,8 @@ from chatapp.conversation import Conversation, ModelUnavailableError, UnknownMod
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.estimates.estimate import estimator_for
-from chatapp.ledger.background import BackgroundLedger
-from chatapp.ledger.records import Records
+from chatapp.ledger.reports import Reports
+from chatapp.ledger.writer import BackgroundLedger
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
@@ -127,7 +127,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             estimator=estimator_for(limiter.storage if limiter.initialized else None, models),
             database=database,
             ledger=BackgroundLedger(database, keep=None if keep is None else timedelta(days=keep)),
-            records=Records(database),
+            reports=Reports(database),
             accounts=accounts,
             authenticator=authenticator,
         ),

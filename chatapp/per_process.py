@@ -1,7 +1,8 @@
-"""A thing that each process makes for itself: a client, a thread, whatever a fork would break."""
+"""A client or a thread that each process makes for itself, because a fork would break it."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable
@@ -11,23 +12,38 @@ T = TypeVar("T")
 
 
 class PerProcess(Generic[T]):
-    """A client made at its first use, once in each process.
+    """A thing made at its first use, once in each process.
 
-    Sockets and locks that a fork copies are shared by accident; so nothing is opened before
-    gunicorn has forked, and a child never uses what its parent opened.
+    Sockets, locks and threads do not survive a fork; so nothing is opened before gunicorn has
+    forked, and a child never uses what its parent opened. ``close`` is called at the end of a
+    process with what that process made.
     """
 
-    def __init__(self, create: Callable[[], T]) -> None:
+    def __init__(
+        self, create: Callable[[], T], *, close: Callable[[T], object] | None = None
+    ) -> None:
         self._create = create
+        self._close = close
         self._lock = threading.Lock()
         self._made: tuple[int, T] | None = None
+        # A fork copies this, and what atexit has registered.
+        self._ends_with_process = False
 
     def get(self) -> T:
-        """This process's client; safe from any thread."""
+        """This process's thing; safe from any thread."""
         made = self._made
         if made is not None and made[0] == os.getpid():
             return made[1]
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
                 self._made = (os.getpid(), self._create())
+                if self._close is not None and not self._ends_with_process:
+                    atexit.register(self.close)
+                    self._ends_with_process = True
             return self._made[1]
+
+    def close(self) -> None:
+        """Close what this process made, if it made anything."""
+        made = self._made
+        if self._close is not None and made is not None and made[0] == os.getpid():
+            self._close(made[1])

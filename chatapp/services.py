@@ -14,7 +14,7 @@ from chatapp.conversation import Conversation
 from chatapp.database.connection import Database
 from chatapp.estimates.estimate import Estimator
 from chatapp.ledger.call import Ledger
-from chatapp.ledger.records import Records
+from chatapp.ledger.reports import Reports
 from chatapp.settings import Settings
 from ratelimit_ext import Limiter
 
@@ -25,7 +25,7 @@ EXTENSION_KEY: Final = "chatapp"
 class Services:
     """The parts of one application.
 
-    ``ledger`` writes calls, ``records`` reads them. ``plans`` are the names of the plans that the
+    ``ledger`` writes calls, ``reports`` reads them. ``plans`` are the names of the plans that the
     policy defines.
     """
 
@@ -37,7 +37,7 @@ class Services:
     estimator: Estimator
     database: Database
     ledger: Ledger
-    records: Records
+    reports: Reports
     accounts: Accounts
     authenticator: Authenticator
 

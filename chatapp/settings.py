@@ -16,8 +16,9 @@ from typing import Annotated, Final
 
 from flask_limiter.constants import ConfigVars
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+
+from chatapp import validation
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +54,6 @@ LIMITER_NAMES: Final = frozenset(
 # How like a known name another has to be to be called a typing error, of 1, both without prefix.
 # Other programs use the prefix too, as our own tests do.
 LIKENESS: Final = 0.75
-KINDS: Final[dict[object, str]] = {
-    int: "a whole number",
-    float: "a number",
-    int | None: "a whole number",
-    tuple[str, ...]: "a list of names, separated by commas",
-    dict[str, str]: "a JSON object of texts",
-}
 
 
 class SettingsError(ValueError):
@@ -203,24 +197,9 @@ def _sentence(error: ErrorDetails, found: Mapping[str, object]) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields[name]
     return (
-        f"{PREFIX}{name.upper()}: found {found[name]!r}; allowed is {_allowed(field)}: "
+        f"{PREFIX}{name.upper()}: found {found[name]!r}; allowed is {validation.allowed(field)}: "
         f"{field.description}"
     )
-
-
-def _allowed(field: FieldInfo) -> str:
-    """What a field takes, with its bounds: "a whole number from 1 to 5"."""
-    bounds = {
-        bound: getattr(each, bound)
-        for each in field.metadata
-        for bound in ("gt", "ge", "le")
-        if hasattr(each, bound)
-    }
-    kind = KINDS.get(field.annotation, "a text")
-    if not bounds:
-        return kind
-    least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
-    return f"{kind} {least} to {bounds['le']}"
 
 
 def _limiter_value(name: str, text: str) -> object:

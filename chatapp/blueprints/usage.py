@@ -35,7 +35,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         limits=limits,
-        spent=spent_usd(services.records, identity),
+        spent=spent_usd(services.reports, identity),
     )
     response.headers["Cache-Control"] = "no-store"
     return response

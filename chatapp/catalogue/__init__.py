@@ -10,6 +10,9 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
+from chatapp import validation
 from chatapp.catalogue import models_file
 from chatapp.catalogue.models_file import Reasoning
 from chatapp.catalogue.price import Tariff
@@ -162,6 +165,12 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
     """The catalogue in that file; CatalogueError where it is wrong."""
     try:
         file = models_file.read(path)
+    except ValidationError as error:
+        mistakes = (
+            f"{path}: {validation.location(each)} {validation.problem(each, verb='write')}"
+            for each in error.errors(include_url=False)
+        )
+        raise CatalogueError("\n".join(mistakes)) from error
     except ValueError as error:
         raise CatalogueError(f"{path}: {error}") from error
     slugs: dict[str, str] = {}

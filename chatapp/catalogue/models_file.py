@@ -19,13 +19,13 @@ Reasoning = Literal["default", "on request", "never"]
 def _micro_dollars(dollars: Decimal) -> int:
     micro = dollars * 1_000_000
     if micro < 0 or micro != int(micro):
-        raise ValueError(f"{dollars} is no amount of whole micro-dollars")
+        raise ValueError(f"is {dollars}; write an amount of whole micro-dollars")
     return int(micro)
 
 
 def _thousandths(multiple: Decimal) -> int:
     if not 0 < multiple <= 100:
-        raise ValueError(f"{multiple} is not a multiple of a price above 0, up to 100")
+        raise ValueError(f"is {multiple}; write a multiple of a price above 0 and at most 100")
     return int(-(-multiple * ONE // 1))
 
 

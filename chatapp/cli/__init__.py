@@ -5,12 +5,12 @@ from __future__ import annotations
 from flask import Flask
 from flask.cli import AppGroup
 
+from chatapp.cli.accounts import keys
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.db import db
-from chatapp.cli.keys import keys
 from chatapp.cli.ledger import ledger
+from chatapp.cli.maintenance import policy
 from chatapp.cli.plans import plans
-from chatapp.cli.policy import policy
 from chatapp.cli.usage import usage
 
 chat = AppGroup("chat", help="Users, keys, plans, usage, blocks, the policy, the ledger.")

@@ -11,7 +11,7 @@ import click
 from flask.cli import with_appcontext
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.cli import arguments, failures, people
+from chatapp.cli import arguments, errors, users
 from chatapp.cli.dollar_limits import OUT_OF_REACH, can_be_read
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, SURGE
@@ -58,7 +58,7 @@ def block(
         target = target._replace(reason="abnormal-usage")
     limiter = _shared_limiter()
     for_s = None if length is None else length.total_seconds()
-    with failures.told():
+    with errors.reported():
         anew = limiter.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
     if not anew:
         click.echo(f"{target.called} is blocked for as long already.")
@@ -78,7 +78,7 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
     or key's own, whose past is then forgotten."""
     target = _target(kind, name)
     limiter = _shared_limiter()
-    with failures.told():
+    with errors.reported():
         lifted = limiter.unblock(target.limit, target.identity)
         if kind == "model":
             catalogue = current_services().catalogue
@@ -126,12 +126,12 @@ def _user(name: str) -> Target:
     """A user, or with `ip:` in front the address of those who say no name."""
     scheme, _, address = name.partition(":")
     if scheme == "ip" and _is_address(address):
-        identity = people.identity_of(name)
+        identity = users.identity_of(name)
         return Target("blocked-user", identity, f"Whoever calls from {address}", "blocked")
-    name = people.name_of(name)
-    with failures.told():
+    name = users.name_of(name)
+    with errors.reported():
         accounts = current_services().accounts
-        known = people.plans_by_name() if accounts.any_key() else {name}
+        known = users.plans_by_name() if accounts.any_key() else {name}
     if name not in known:
         raise click.ClickException(f"There is no user {name!r}; `chat keys list` shows them.")
     return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
@@ -147,7 +147,7 @@ def _is_address(text: str) -> bool:
 
 def _key(text: str) -> Target:
     public_id = public_id_of(text)
-    with failures.told():
+    with errors.reported():
         known = {key.public_id for key in current_services().accounts.all_keys()}
     if public_id not in known:
         raise click.ClickException(

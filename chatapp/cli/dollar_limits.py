@@ -7,8 +7,8 @@ from typing import Final
 
 from limits.storage import MemoryStorage
 
-from chatapp.cli import people
-from chatapp.ledger.records import Records
+from chatapp.cli import users
+from chatapp.ledger.reports import Reports
 from chatapp.web.remaining_limits import RemainingLimit, remaining_limits
 from ratelimit_ext import Limiter
 
@@ -27,7 +27,7 @@ def can_be_read(limiter: Limiter) -> bool:
 
 
 def differences(
-    limiter: Limiter, records: Records, *, identity: str, plan: str, lease: timedelta
+    limiter: Limiter, reports: Reports, *, identity: str, plan: str, lease: timedelta
 ) -> list[str]:
     """A sentence for each limit of that user's plan that does not hold what the user spent.
 
@@ -39,8 +39,8 @@ def differences(
         since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
         if limit.anchor is None:
             since -= BEFORE
-        spent = records.settled_micro_usd(identity, since)
-        most = records.settled_micro_usd(identity, since - lease)
+        spent = reports.settled_micro_usd(identity, since)
+        most = reports.settled_micro_usd(identity, since - lease)
         held = limit.amount - limit.remaining
         # What is over the amount is held, and shows as nothing left.
         if not min(spent, limit.amount) <= held <= min(most, limit.amount):
@@ -53,5 +53,5 @@ def differences(
 
 def _limits(limiter: Limiter, identity: str, plan: str) -> list[RemainingLimit]:
     """The limits in dollars as that user's next request would meet them."""
-    with people.request_of(identity, plan):
+    with users.request_of(identity, plan):
         return [limit for limit in remaining_limits(limiter) if limit.unit == "usd"]

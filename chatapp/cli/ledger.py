@@ -7,9 +7,9 @@ from datetime import UTC, datetime, time, timedelta
 import click
 from flask.cli import AppGroup
 
-from chatapp.cli import arguments, dollar_limits, failures, people
-from chatapp.ledger.check import Findings
-from chatapp.ledger.check import check as checked
+from chatapp.cli import arguments, dollar_limits, errors, users
+from chatapp.ledger.audit import Findings
+from chatapp.ledger.audit import check as checked
 from chatapp.ledger.model_estimates import model_estimates
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as pruned
@@ -25,9 +25,9 @@ ledger = AppGroup("ledger", help="What was used and spent.")
 @click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
 def show(user: str | None, since: datetime | None) -> None:
     """Calls, tokens and dollars by day and user, the newest day first."""
-    with failures.told():
-        identity = people.found(user)
-        totals = current_services().records.totals(user=identity, since=since)
+    with errors.reported():
+        identity = users.found(user)
+        totals = current_services().reports.totals(user=identity, since=since)
     if not totals:
         _tell_that_there_are_none("calls", identity, since)
     for total in totals:
@@ -45,7 +45,7 @@ def estimates(since: datetime | None) -> None:
     Below 1 too much was held, above 1 too little; "over" is the share of calls that used more than
     was estimated. Only answers count whose provider told the usage.
     """
-    with failures.told():
+    with errors.reported():
         models = model_estimates(current_services().database, since=since)
     if not models:
         _tell_that_there_are_none("answered calls whose usage is known", None, since)
@@ -68,9 +68,9 @@ def check(user: str | None, since: datetime | None) -> None:
     services = current_services()
     models, chosen = services.catalogue, services.settings
     lease = timedelta(seconds=2 * chosen.provider_timeout_s)
-    with failures.told():
+    with errors.reported():
         found = checked(
-            services.records.calls(user=people.found(user), since=since),
+            services.reports.calls(user=users.found(user), since=since),
             models,
             now=datetime.now(UTC),
             lease=lease,
@@ -102,7 +102,7 @@ def prune(keep_days: int | None) -> None:
     days = keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Say --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
-    with failures.told():
+    with errors.reported():
         deleted = pruned(
             current_services().database, before=datetime.now(UTC) - timedelta(days=days)
         )
@@ -117,18 +117,18 @@ def _compared(found: Findings, *, lease: timedelta) -> str:
         return "limits not compared, as RATELIMIT_STORAGE_URI does not say where they are kept"
     now = datetime.now(UTC)
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
-    users = {user for user, month in found.spent_micro_usd if month in months}
-    users -= set(found.running)
-    plans = people.plans_by_name()
-    for identity in sorted(users):
+    spenders = {user for user, month in found.spent_micro_usd if month in months}
+    spenders -= set(found.running)
+    plans = users.plans_by_name()
+    for identity in sorted(spenders):
         found.problems += dollar_limits.differences(
             limiter,
-            services.records,
+            services.reports,
             identity=identity,
-            plan=people.plan_of(identity, plans),
+            plan=users.plan_of(identity, plans),
             lease=lease,
         )
-    return f"limits of {counted(len(users), 'user')} compared"
+    return f"limits of {counted(len(spenders), 'user')} compared"
 
 
 def in_dollars(micro_usd: int) -> str:

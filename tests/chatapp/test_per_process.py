@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 from chatapp.per_process import PerProcess
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_many_threads_share_one_client() -> None:
@@ -42,3 +47,25 @@ def test_a_forked_child_makes_its_own_client() -> None:
         os._exit(0 if client.get() is not ours else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert client.get() is ours
+
+
+def test_each_process_closes_what_it_made() -> None:
+    """At its end, once; a child does not close what its parent made."""
+    program = """
+import os
+from chatapp.per_process import PerProcess
+made = PerProcess(os.getpid, close=lambda pid: print(pid == os.getpid(), flush=True))
+PerProcess(os.getpid, close=lambda _: print("never made"))
+made.get()
+if os.fork() == 0:
+    exit()
+os.wait()
+if os.fork() == 0:
+    made.get()
+    exit()
+os.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["True", "True"]

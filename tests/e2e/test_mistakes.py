@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.to_its_end import run
 
 SENTENCE = (
-    "CHATAPP_PLANS: found 'alice=pro'; allowed is a JSON object of texts: plans by user id, as "
+    "CHATAPP_PLANS: found 'alice=pro'; allowed is a JSON object of strings: plans by user id, as "
     '{"alice": "pro"}'
 )
 

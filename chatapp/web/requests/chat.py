@@ -12,6 +12,7 @@ from flask import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from chatapp import validation
 from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
 from chatapp.web.errors import ApiError
 from chatapp.web.requests import json_body
@@ -142,17 +143,7 @@ class _Body(BaseModel):
 
 def _refuse(error: ErrorDetails) -> NoReturn:
     field = str(error["loc"][0])
-    match error["type"]:
-        case "missing":
-            problem = f"is missing; send a body like {EXAMPLE}"
-        case "string_type":
-            problem = f"is {json_body.type_name(error['input'])}; send a string"
-        case "bool_type":
-            problem = f"is {json_body.type_name(error['input'])}; send true or false"
-        case "string_unicode":
-            problem = "contains half of a surrogate pair; send whole characters"
-        case _:
-            problem = error["msg"]
+    problem = validation.problem(error, missing=f"is missing; send a body like {EXAMPLE}")
     too_long = error["type"] == "message_too_long"
     raise ApiError(
         413 if too_long else 422,

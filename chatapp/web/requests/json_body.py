@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from flask import Request
 
+from chatapp import validation
 from chatapp.web.errors import ApiError
 from chatapp.web.requests import body
 
@@ -57,7 +58,7 @@ def read_document(request: Request, *, example: str) -> Document:
         raise ApiError(
             422,
             "invalid_body",
-            f"The body is {type_name(document)}; send a JSON object like {example}.",
+            f"The body is {validation.type_name(document)}; send a JSON object like {example}.",
         )
     return Document(raw, document)
 
@@ -99,20 +100,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
     return str(error)
-
-
-def type_name(value: object) -> str:
-    """What a JSON value is, in words that finish a sentence: "a list"."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "an object"

@@ -14,12 +14,13 @@ from flask import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from chatapp import validation
 from chatapp.catalogue import Model
 from chatapp.conversation import Turn
 from chatapp.providers import Extras, RawRequest
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
-from chatapp.web.requests import json_body, validation
+from chatapp.web.requests import json_body
 from chatapp.web.requests.chat import ModelName
 
 # Far more than a conversation has; an answer to each would be paid for.
@@ -146,7 +147,7 @@ def last_text(messages: list[dict[str, object]]) -> str:
 def refuse(error: ValidationError) -> NoReturn:
     """Raise an ApiError for the first error in the body."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
+    place = validation.location(first)
     field = str(first["loc"][0])
     raise ApiError(
         400, f"invalid_{field}", f'"{place}" {validation.problem(first)}.', param=place

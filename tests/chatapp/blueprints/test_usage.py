@@ -13,7 +13,7 @@ from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from chatapp.ledger import rows
+from chatapp.ledger import table
 from chatapp.providers import Usage
 from chatapp.services import services_of
 from tests import servers
@@ -96,7 +96,7 @@ def test_it_tells_what_was_spent(client: FlaskClient, database_url: str) -> None
     now = datetime.now(UTC)
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = first - timedelta(microseconds=1)
-    rows.write(
+    table.write(
         Database(database_url),
         [
             finished(begun(started_at=now)),

@@ -72,8 +72,8 @@ def test_every_listed_model_is_served_by_its_provider() -> None:
     [
         ("version = ", "Invalid value"),
         ("version = 1\n[defaults]\n", "models"),
-        (f"{HEAD}[models.a]\n{MODEL}brice = 1", "brice"),
-        (f"{HEAD}[models.a]\n{MODEL}price = 1", "models.a.price"),
+        (f"{HEAD}[models.a]\n{MODEL}brice = 1", "models.a.brice is unknown; remove it"),
+        (f"{HEAD}[models.a]\n{MODEL}price = 1", "models.a.price is a number; write an object"),
         (f"{HEAD}[models.a]\n{MODEL}price = {{ input = 1 }}", "output"),
         (f"{HEAD}[models.a]\n{MODEL}{priced(output='-1')}", "whole micro-dollars"),
         (f"{HEAD}[models.a]\n{MODEL}{priced(output='0.0000001')}", "whole micro-dollars"),

@@ -12,7 +12,7 @@ from chatapp.accounts.api_key import parse
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import load
 from chatapp.database.connection import Database
-from chatapp.ledger import rows
+from chatapp.ledger import table
 from chatapp.providers import Usage
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import NOON, begun, finished
@@ -174,7 +174,7 @@ def test_a_mistake_is_told_and_does_nothing(app: Flask, accounts: Accounts, name
 
 def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
     """By day and user, in dollars; of one user and from a day on where that is asked."""
-    rows.write(
+    table.write(
         Database(database_url),
         [finished(begun()), begun(user="ip:198.51.100.7", started_at=NOON - timedelta(days=1))],
     )
@@ -198,7 +198,7 @@ def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> Non
         finished(begun(slug="gpt-4o", started_at=yesterday), usage=Usage(900, 600)),
         begun(),
     ]
-    rows.write(Database(database_url), calls)
+    table.write(Database(database_url), calls)
     assert run(app, "ledger", "estimates").output.splitlines() == [
         "claude-haiku-4-5  2 calls  in 1.000  50.0% over  out 0.300  0.0% over",
         "gpt-4o  1 call  in 1.000  0.0% over  out 1.200  100.0% over",
@@ -212,7 +212,7 @@ def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> Non
 def test_a_ledger_that_is_right_passes(app: Flask, database_url: str) -> None:
     """Status 0, with the sums."""
     just_now = begun(started_at=datetime.now(UTC))
-    rows.write(Database(database_url), [finished(begun()), just_now])
+    table.write(Database(database_url), [finished(begun()), just_now])
     output = run(app, "ledger", "check").output
     assert "2 calls, 1 under way" in output
     assert "0 problems" in output
@@ -224,7 +224,7 @@ def test_a_ledger_that_is_wrong_fails(app: Flask, database_url: str) -> None:
     old = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
     wrong = finished(begun(started_at=old), cost_micro_usd=1)
     dead = begun(started_at=old)
-    rows.write(Database(database_url), [dead, wrong])
+    table.write(Database(database_url), [dead, wrong])
     output = run(app, "ledger", "check", status=1).output
     assert f"{dead.id} of user:alice began at" in output
     assert f"{wrong.id} of user:alice cost 1 micro-dollars" in output
@@ -256,7 +256,7 @@ def test_the_ledger_is_pruned_by_command(app: Flask, make_app: AppMaker, databas
     """With a number of days, said or set; never less than budgets read."""
     database = Database(database_url)
     old = begun(started_at=datetime.now(UTC) - timedelta(days=101))
-    rows.write(database, [old, begun(started_at=datetime.now(UTC))])
+    table.write(database, [old, begun(started_at=datetime.now(UTC))])
     run(app, "ledger", "prune", "--keep-days", "30", status=2)
     assert "CHATAPP_LEDGER_KEEP_DAYS" in run(app, "ledger", "prune", status=2).stderr
     told = run(app, "ledger", "prune", "--keep-days", "100").output

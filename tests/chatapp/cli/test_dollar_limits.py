@@ -15,8 +15,8 @@ from sqlalchemy import select, update
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from chatapp.ledger import rows
-from chatapp.ledger.records import Records
+from chatapp.ledger import table
+from chatapp.ledger.reports import Reports
 from chatapp.ledger.table import CALLS
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
@@ -92,7 +92,7 @@ def test_a_call_that_failed_is_nobodys(
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
     assert "0 problems" in checked(app)
     costs = {
-        row["status"]: row["cost_micro_usd"] for row in Records(Database(database_url)).calls()
+        row["status"]: row["cost_micro_usd"] for row in Reports(Database(database_url)).calls()
     }
     assert costs["malformed"] > 0
 
@@ -101,7 +101,7 @@ def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: st
     """A call that no limit was charged for, in each window that it lies in."""
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
     rogue = finished(begun(started_at=datetime.now(UTC)))
-    rows.write(Database(database_url), [rogue])
+    table.write(Database(database_url), [rogue])
     output = checked(app, status=1)
     for name in ("usd-hour", "usd-day", "usd-month"):
         assert f"in the window of {name!r}" in output
@@ -115,9 +115,9 @@ def test_a_month_is_that_of_the_calendar(
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
     month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = finished(begun(started_at=month - timedelta(milliseconds=1)))
-    rows.write(Database(database_url), [before])
+    table.write(Database(database_url), [before])
     assert "0 problems" in checked(app)
-    rows.write(Database(database_url), [finished(begun(started_at=month))])
+    table.write(Database(database_url), [finished(begun(started_at=month))])
     output = checked(app, status=1)
     assert f"in the window of 'usd-month' since {month:%Y-%m-%d} 00:00:00" in output
 
@@ -146,7 +146,7 @@ def test_who_has_calls_under_way_is_not_compared(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
     """The limits hold his estimates, which is no mistake."""
-    rows.write(Database(database_url), [replace(begun(), started_at=datetime.now(UTC))])
+    table.write(Database(database_url), [replace(begun(), started_at=datetime.now(UTC))])
     assert "limits of 0 users compared; 0 problems" in checked(app)
 
 

@@ -21,7 +21,7 @@ import chatapp.ledger.table  # noqa: F401 - both put their tables into METADATA
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from chatapp.database.schema import METADATA
-from chatapp.ledger.records import Records
+from chatapp.ledger.reports import Reports
 from chatapp.migrations.versions import r0002_attempts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,7 +85,7 @@ def test_calls_of_the_first_version_were_asked_once(first_revision: Database) ->
     insert_as_before(first_revision, "old")
     assert migration.upgrade(first_revision) is True
     insert_as_before(first_revision, "late")
-    old, late = sorted(Records(first_revision).calls(), key=lambda row: row["id"], reverse=True)
+    old, late = sorted(Reports(first_revision).calls(), key=lambda row: row["id"], reverse=True)
     assert (old["id"], late["id"]) == ("old", "late")
     assert old["attempts"] == late["attempts"] == 1
     assert {**old, "id": "late"} == dict(late)

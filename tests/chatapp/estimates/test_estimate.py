@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from limits.storage import Storage, storage_from_string
 
 from chatapp import catalogue
-from chatapp.estimates.callers import ENOUGH_CALLS
 from chatapp.estimates.estimate import Estimate, Estimator, estimator_for
-from chatapp.estimates.output import LEAST_OUTPUT_TOKENS, UNKNOWN_OUTPUT_TOKENS, MemoryOutputs
+from chatapp.estimates.outputs import (
+    ENOUGH_CALLS,
+    LEAST_OUTPUT_TOKENS,
+    UNKNOWN_OUTPUT_TOKENS,
+    MemoryOutputs,
+)
 from chatapp.providers import Usage
 from ratelimit_ext import Limiter
 from tests import servers
@@ -149,12 +153,9 @@ def test_dollars_are_the_micro_dollars(input_tokens: int, output_tokens: int, sl
 
 
 def test_the_error_is_known(estimator: Estimator, caplog: pytest.LogCaptureFixture) -> None:
-    """Every call that is over tells how good its estimate was, to metrics and to the log."""
+    """The log compares every call with its estimate; `chat ledger estimates` sums them up."""
     with caplog.at_level(logging.DEBUG, logger="chatapp.estimates.estimate"):
         estimator.observe("gpt-4o", Estimate(100, 1_000), Usage(90, 250), "ada")
-    ratios = estimator.accuracy.snapshot()
-    assert ratios["gpt-4o", "input"].mean == pytest.approx(0.9)
-    assert ratios["gpt-4o", "output"].mean == pytest.approx(0.25)
     assert caplog.messages == ["gpt-4o used 0.90 × the input and 0.25 × the output estimated"]
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapp.estimates import histogram
-from chatapp.estimates.histogram import BOUNDS, MOST_CALLS, MOST_WEIGHT, Histogram, bucket_of
+from chatapp.estimates import outputs as module
+from chatapp.estimates.outputs import BOUNDS, MOST_CALLS, MOST_WEIGHT, Histogram, bucket_of
 
 token_counts = st.lists(st.integers(min_value=0, max_value=BOUNDS[-1]), min_size=1, max_size=200)
 
@@ -24,7 +24,7 @@ def of(outputs: list[int]) -> Histogram:
 
 def test_examples_hold() -> None:
     """The example in the docstring prints what it says."""
-    assert doctest.testmod(histogram) == (0, 1)
+    assert doctest.testmod(module) == (0, 1)
 
 
 @given(outputs=token_counts, percent=st.integers(min_value=1, max_value=100))

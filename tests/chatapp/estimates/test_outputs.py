@@ -16,15 +16,18 @@ from typing import Any
 import pytest
 import redis
 
-from chatapp.estimates.callers import ENOUGH_CALLS
-from chatapp.estimates.histogram import MOST_CALLS, MOST_WEIGHT, Histogram, bucket_of
-from chatapp.estimates.output import (
+from chatapp.estimates.outputs import (
+    ENOUGH_CALLS,
+    MOST_CALLS,
+    MOST_WEIGHT,
     UNKNOWN_OUTPUT_TOKENS,
+    Histogram,
     MemoryOutputs,
     Outputs,
+    bucket_of,
     expected_output_tokens,
 )
-from chatapp.estimates.redis_outputs import FRESH_S, KEY_PREFIX, PAUSE_S, RedisOutputs
+from chatapp.estimates.redis_outputs import FRESH_S, KEY_PREFIX, PAUSE_S, RedisOutputs, new_sender
 from tests import servers
 
 ERRORS = redis.RedisError
@@ -427,3 +430,27 @@ def test_a_server_that_hangs_holds_no_call(own_server: servers.Server, make_outp
     assert outputs.recent("gpt-4o").calls == 501
     os.kill(own_server.pid, signal.SIGCONT)
     assert outputs.flush()
+
+
+def test_an_outage_is_bounded() -> None:
+    """Of each model the last thousand calls wait; a rarely called model keeps all of its own."""
+    sent: list[tuple[str, Counter[int]]] = []
+    is_available = False
+
+    def send(slug: str, buckets: tuple[int, ...]) -> bool:
+        if is_available:
+            sent.append((slug, Counter(buckets)))
+        return is_available
+
+    sender = new_sender(send, NEVER_S)
+    for _ in range(MOST_CALLS):
+        sender.put("gpt-4o", (1,))
+    sender.put("gpt-4.1", (5,))
+    sender.flush(0)
+    for _ in range(MOST_CALLS - 1):
+        sender.put("gpt-4o", (2,))
+    assert Counter(sender.unsent("gpt-4o")) == {1: 1, 2: MOST_CALLS - 1}
+    is_available = True
+    assert sender.flush(10)
+    assert dict(sent) == {"gpt-4.1": {5: 1}, "gpt-4o": {1: 1, 2: MOST_CALLS - 1}}
+    sender.close()

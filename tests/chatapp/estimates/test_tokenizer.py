@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from chatapp.estimates.tokenizer import Encoding, tokenizer
+from chatapp.estimates.tokens import Encoding, tokenizer
 
 LOADED_ALONE = """
 import sys
-from chatapp.estimates.tokenizer import tokenizer
+from chatapp.estimates.tokens import tokenizer
 assert tokenizer("o200k_base").count("tiktoken is great!") == 6
 assert "bpe_openai" not in sys.modules
 import bpe_openai

@@ -13,22 +13,23 @@ from hypothesis import strategies as st
 from chatapp import catalogue
 from chatapp.catalogue import Model
 from chatapp.estimates import tokens
-from chatapp.estimates.contents import MOST_PARTS
-from chatapp.estimates.families import CL100K, O200K
-from chatapp.estimates.tokenizer import tokenizer
 from chatapp.estimates.tokens import (
+    CL100K,
     EXACT_CHARACTERS,
+    MOST_PARTS,
+    O200K,
     SLICE_CHARACTERS,
     SLICES,
     text_tokens,
+    tokenizer,
 )
 from chatapp.providers import Message, Prompt
 from chatapp.providers.offline import Offline
 
 
-def input_tokens(model: Model, asked: Mapping[str, object]) -> int:
+def input_tokens(model: Model, fields: Mapping[str, object]) -> int:
     """What the estimate expects."""
-    return tokens.input_tokens(model, asked).expected
+    return tokens.input_tokens(model, fields).expected
 
 
 GPT = Model("gpt-4o", "gpt-4o", "openai")
@@ -38,7 +39,7 @@ OFFLINE = Model("offline", "offline", "offline")
 FIBONACCI = [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597, 2584, 4181, 6765]
 FRAME = 3 + 1 + 3  # a message, its role, the reply's beginning
 
-# The example of OpenAI's cookbook, whose tokens its API was asked for.
+# The example of OpenAI's cookbook, whose tokens its API has counted.
 JARGON = [
     {
         "role": "system",
@@ -127,7 +128,7 @@ def test_openais_example_is_counted_as_its_api_did(name: str, tokens: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "published"),
+    ("model", "fields", "published"),
     [
         (CLAUDE, SCIENTIST, 14),
         (NEWER_CLAUDE, SCIENTIST, 14),
@@ -150,11 +151,11 @@ def test_openais_example_is_counted_as_its_api_did(name: str, tokens: int) -> No
     ],
 )
 def test_claudes_examples_are_not_underestimated(
-    model: Model, asked: dict[str, object], published: int
+    model: Model, fields: dict[str, object], published: int
 ) -> None:
     """What Anthropic counts in its own examples is at most what is estimated, and not far from
     it."""
-    assert published <= input_tokens(model, asked) <= published * 2
+    assert published <= input_tokens(model, fields) <= published * 2
 
 
 def test_the_offline_model_is_counted_as_it_counts() -> None:
@@ -221,8 +222,8 @@ def test_tools_are_counted(name: str) -> None:
 def test_calls_of_tools_are_counted() -> None:
     """What an assistant asked of a tool is read again in the next turn."""
     calls = [{"id": "c", "function": {"name": "f", "arguments": '{"city": "Rome"}' * 50}}]
-    asked = {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
-    assert input_tokens(GPT, asked) > 250
+    fields = {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
+    assert input_tokens(GPT, fields) > 250
 
 
 def test_every_model_of_the_catalogue_has_a_family() -> None:
@@ -245,18 +246,18 @@ def test_every_model_of_the_catalogue_has_a_family() -> None:
 
 def test_an_unknown_model_is_counted_like_the_dearest() -> None:
     """A provider's unlisted models, and unlisted providers, are not underestimated."""
-    asked = body("hello " * 100)
-    dearest = input_tokens(NEWER_CLAUDE, asked)
-    assert input_tokens(Model("x", "anthropic-other", "anthropic"), asked) == dearest
-    assert input_tokens(Model("x", "acme-other", "acme"), asked) == dearest
+    fields = body("hello " * 100)
+    dearest = input_tokens(NEWER_CLAUDE, fields)
+    assert input_tokens(Model("x", "anthropic-other", "anthropic"), fields) == dearest
+    assert input_tokens(Model("x", "acme-other", "acme"), fields) == dearest
 
 
 @settings(max_examples=100, deadline=None)
-@given(asked=odd_bodies | st.dictionaries(st.text(), json_values))
+@given(fields=odd_bodies | st.dictionaries(st.text(), json_values))
 @pytest.mark.parametrize("model", [GPT, CLAUDE, OFFLINE], ids=lambda model: model.slug)
-def test_nothing_that_json_holds_raises(model: Model, asked: dict[str, object]) -> None:
+def test_nothing_that_json_holds_raises(model: Model, fields: dict[str, object]) -> None:
     """Odd bodies, lone surrogates among them, are estimated like any other."""
-    assert input_tokens(model, asked) >= 0
+    assert input_tokens(model, fields) >= 0
 
 
 def test_deep_nesting_does_not_raise() -> None:
@@ -264,8 +265,8 @@ def test_deep_nesting_does_not_raise() -> None:
     nested: object = "word"
     for _ in range(5_000):
         nested = {"content": [nested]}
-    asked = body([{"type": "tool_use", "input": nested}, nested]) | {"tools": [nested]}
-    assert input_tokens(GPT, asked) > 5_000
+    fields = body([{"type": "tool_use", "input": nested}, nested]) | {"tools": [nested]}
+    assert input_tokens(GPT, fields) > 5_000
 
 
 @settings(max_examples=100, deadline=None)
@@ -314,12 +315,12 @@ def test_a_period_that_slices_could_keep_step_with_is_met() -> None:
 
 def test_many_small_texts_are_not_underestimated() -> None:
     """A hundred thousand messages of one letter cost each of them."""
-    asked = {"messages": [{"role": "user", "content": "a"}] * 100_000}
-    assert input_tokens(GPT, asked) >= 100_000 * (3 + 1 + 1)
+    fields = {"messages": [{"role": "user", "content": "a"}] * 100_000}
+    assert input_tokens(GPT, fields) >= 100_000 * (3 + 1 + 1)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "fields",
     [
         lambda: body("The quick brown fox. " * 150_000),
         lambda: body("\U0001f300\u4e00x" * 400_000),
@@ -331,25 +332,25 @@ def test_many_small_texts_are_not_underestimated() -> None:
     ids=["prose", "unicode", "parts", "nested parts", "messages", "tools"],
 )
 def test_three_megabytes_are_estimated_in_bounded_time(
-    asked: Callable[[], dict[str, object]],
+    fields: Callable[[], dict[str, object]],
 ) -> None:
     """No body of 3 MB holds a worker: prose takes 5 ms and the oddest one 0.1 s; the bound is wide,
     for slow machines."""
     input_tokens(GPT, body("\U0001f300\u4e00x" * 10_000))  # loads the tokenizer
-    fields = asked()
+    made = fields()
     began = time.thread_time()
-    input_tokens(GPT, fields)
+    input_tokens(GPT, made)
     assert time.thread_time() - began < 0.5
 
 
 def test_an_ordinary_prompt_takes_a_millisecond() -> None:
     """1,400 tokens are counted in about 0.1 ms; the bound is wide, for busy machines."""
-    asked = body("Rate limits keep a runaway client from becoming a bill. " * 127)
-    assert 1_350 < input_tokens(GPT, asked) < 1_450
+    fields = body("Rate limits keep a runaway client from becoming a bill. " * 127)
+    assert 1_350 < input_tokens(GPT, fields) < 1_450
 
     def once() -> float:
         began = time.thread_time()
-        input_tokens(GPT, asked)
+        input_tokens(GPT, fields)
         return time.thread_time() - began
 
     assert min(once() for _ in range(50)) < 0.001

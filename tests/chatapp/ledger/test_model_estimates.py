@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from chatapp.database.connection import Database
-from chatapp.ledger import rows
+from chatapp.ledger import table
 from chatapp.ledger.call import Call
 from chatapp.ledger.model_estimates import ModelEstimates, Tokens, model_estimates
 from chatapp.providers import Usage
@@ -22,7 +22,7 @@ def used(input_tokens: int, output_tokens: int, **fields: object) -> Call:
 def test_estimates_are_compared_by_model(database: Database) -> None:
     """Sums over all its calls, whosever they are, and who used more than was expected of him."""
     calls = [used(1000, 100), used(900, 501, user="user:bob"), used(1, 0, slug="gpt-4o")]
-    rows.write(database, calls)
+    table.write(database, calls)
     assert model_estimates(database, since=None) == [
         ModelEstimates("claude-haiku-4-5", 2, Tokens(1800, 1900, 1), Tokens(1000, 601, 1)),
         ModelEstimates("gpt-4o", 1, Tokens(900, 1, 0), Tokens(500, 0, 0)),
@@ -32,7 +32,7 @@ def test_estimates_are_compared_by_model(database: Database) -> None:
 def test_they_are_compared_from_an_instant_on(database: Database) -> None:
     """The call at that instant is one of them, the one a microsecond before it is not."""
     before = used(5, 5, started_at=NOON - timedelta(microseconds=1))
-    rows.write(database, [before, used(7, 7)])
+    table.write(database, [before, used(7, 7)])
     (found,) = model_estimates(database, since=NOON)
     assert (found.calls, found.input.used, found.output.used) == (1, 7, 7)
     (found,) = model_estimates(database, since=NOON - timedelta(days=1))
@@ -51,9 +51,9 @@ UNTOLD = {
 @pytest.mark.parametrize("name", UNTOLD)
 def test_what_no_provider_told_is_no_measure(database: Database, name: str) -> None:
     """It would compare one estimate with another, or a model with a provider's bad day."""
-    rows.write(database, [UNTOLD[name]])
+    table.write(database, [UNTOLD[name]])
     assert model_estimates(database, since=None) == []
-    rows.write(database, [used(900, 250)])
+    table.write(database, [used(900, 250)])
     (found,) = model_estimates(database, since=None)
     assert (found.calls, found.input.ratio, found.output.ratio) == (1, 1.0, 0.5)
 

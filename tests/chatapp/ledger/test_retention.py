@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chatapp.database.connection import Database
-from chatapp.ledger import retention, rows
-from chatapp.ledger.background import BackgroundLedger
+from chatapp.ledger import retention, table
 from chatapp.ledger.call import Call
-from chatapp.ledger.records import Records
+from chatapp.ledger.reports import Reports
+from chatapp.ledger.writer import BackgroundLedger
 from tests.chatapp.ledger.calls import begun
 from tests.servers import eventually
 
@@ -25,12 +25,12 @@ def calls(number: int, *, days_old: float, now: datetime = NOW) -> list[Call]:
 
 
 def left(database: Database) -> int:
-    return sum(1 for _ in Records(database).calls())
+    return sum(1 for _ in Reports(database).calls())
 
 
 def test_old_calls_go_and_others_stay(database: Database) -> None:
     """The bound is exclusive: a call of that instant stays."""
-    rows.write(database, [*calls(3, days_old=101), *calls(2, days_old=100), *calls(1, days_old=0)])
+    table.write(database, [*calls(3, days_old=101), *calls(2, days_old=100), *calls(1, days_old=0)])
     before = NOW - timedelta(days=100)
     assert retention.prune(database, before=before) == 3
     assert retention.prune(database, before=before) == 0
@@ -42,7 +42,7 @@ def test_a_transaction_deletes_a_bounded_number(
 ) -> None:
     """Writers come between two batches; whoever ends the process ends it there."""
     monkeypatch.setattr(retention, "BATCH", 10)
-    rows.write(database, calls(35, days_old=101))
+    table.write(database, calls(35, days_old=101))
     seen: list[int] = []
 
     def pause(_: float) -> bool:
@@ -56,7 +56,7 @@ def test_a_transaction_deletes_a_bounded_number(
 def test_processes_do_not_delete_twice(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Together they delete what there is, and none fails."""
     monkeypatch.setattr(retention, "BATCH", 5)
-    rows.write(database, calls(100, days_old=101))
+    table.write(database, calls(100, days_old=101))
     with ThreadPoolExecutor(4) as pool:
         deleted = pool.map(
             lambda _: retention.prune(database, before=NOW, pause=lambda _: None), range(4)
@@ -68,7 +68,7 @@ def test_processes_do_not_delete_twice(database: Database, monkeypatch: pytest.M
 def test_the_application_prunes_beside_its_requests(database: Database) -> None:
     """From its first call on, if a number of days is set."""
     now = datetime.now(UTC)
-    rows.write(database, calls(2, days_old=101, now=now))
+    table.write(database, calls(2, days_old=101, now=now))
     ledger = BackgroundLedger(database, keep=timedelta(days=100))
     for call in calls(1, days_old=1, now=now):
         ledger.begin(call)

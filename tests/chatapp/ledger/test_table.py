@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 
 from chatapp.database.connection import Database
-from chatapp.ledger import rows
-from chatapp.ledger.records import Records
+from chatapp.ledger import table
+from chatapp.ledger.reports import Reports
 from chatapp.ledger.table import row_of, usage_of
 from chatapp.providers import Usage
 from tests.chatapp.ledger.calls import USAGE, begun, finished, renewed
@@ -16,13 +16,13 @@ from tests.chatapp.ledger.calls import USAGE, begun, finished, renewed
 def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
     """Everything that was said of it reads back, the instant to the microsecond."""
     call = begun()
-    rows.write(database, [call])
-    (row,) = Records(database).calls()
+    table.write(database, [call])
+    (row,) = Reports(database).calls()
     assert dict(row) == row_of(call)
     assert usage_of(row) is None
     ended = finished(call, client_left=True, status="cut_off", estimated=True, attempts=3)
-    rows.write(database, [ended])
-    (row,) = Records(database).calls()
+    table.write(database, [ended])
+    (row,) = Reports(database).calls()
     assert dict(row) == row_of(ended)
     assert usage_of(row) == USAGE
 
@@ -30,23 +30,23 @@ def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
 def test_a_stream_is_one_row_as_often_as_it_is_renewed(database: Database) -> None:
     """Each renewal takes the place of what was known before, and the end that of all of them."""
     call = begun()
-    rows.write(database, [call])
+    table.write(database, [call])
     for output_tokens in (10, 20):
         known = renewed(call, usage=Usage(900, output_tokens))
-        rows.write(database, [known])
-        (row,) = Records(database).calls()
+        table.write(database, [known])
+        (row,) = Reports(database).calls()
         assert dict(row) == row_of(known)
-    rows.write(database, [finished(call)])
-    rows.write(database, [renewed(call)])
-    (row,) = Records(database).calls()
+    table.write(database, [finished(call)])
+    table.write(database, [renewed(call)])
+    (row,) = Reports(database).calls()
     assert dict(row) == row_of(finished(call))
 
 
 def test_an_end_without_a_beginning_is_kept(database: Database) -> None:
     """As after an outage that took the beginning."""
     ended = finished(begun())
-    rows.write(database, [ended])
-    (row,) = Records(database).calls()
+    table.write(database, [ended])
+    (row,) = Reports(database).calls()
     assert dict(row) == row_of(ended)
 
 
@@ -54,33 +54,33 @@ def test_what_is_finished_never_changes(database: Database) -> None:
     """A beginning that comes late, or an end that comes twice, is written over nothing."""
     call = begun()
     ended = finished(call)
-    rows.write(database, [ended])
-    rows.write(database, [call, replace(ended, cost_micro_usd=9)])
-    (row,) = Records(database).calls()
+    table.write(database, [ended])
+    table.write(database, [call, replace(ended, cost_micro_usd=9)])
+    (row,) = Reports(database).calls()
     assert dict(row) == row_of(ended)
 
 
 def test_one_batch_takes_many(database: Database) -> None:
     """Beginnings and ends together, in one transaction."""
     old = [begun() for _ in range(500)]
-    rows.write(database, old)
-    rows.write(database, [*map(finished, old), *(begun() for _ in range(500))])
-    statuses = [row["status"] for row in Records(database).calls()]
+    table.write(database, old)
+    table.write(database, [*map(finished, old), *(begun() for _ in range(500))])
+    statuses = [row["status"] for row in Reports(database).calls()]
     assert sorted(statuses) == ["answered"] * 500 + ["unfinished"] * 500
 
 
 def test_what_a_caller_chose_fits_or_is_cut(database: Database) -> None:
     """No name is so long or so odd that a call goes unrecorded."""
     odd = begun(user="user:" + "ü" * 1000, model="'; DROP TABLE calls; --" * 50, endpoint="e" * 99)
-    rows.write(database, [odd])
-    (row,) = Records(database).calls()
+    table.write(database, [odd])
+    (row,) = Reports(database).calls()
     assert row["user"] == odd.user[:300]
     assert row["model"] == odd.model[:256]
 
 
 def test_a_row_for_the_log_has_everything() -> None:
     """One line of JSON from which the row could be made again."""
-    line = rows.as_json(finished(begun()))
+    line = table.as_json(finished(begun()))
     assert "\n" not in line
     read = json.loads(line)
     assert read["cost_micro_usd"] == 1485

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from chatapp import catalogue
+from chatapp.ledger.audit import Findings, check
 from chatapp.ledger.call import Call
-from chatapp.ledger.check import Findings, check
 from chatapp.ledger.table import row_of
 from tests.chatapp.ledger.calls import NOON, USAGE, begun, finished, renewed
 

@@ -40,7 +40,7 @@ def found(text: str | None) -> str | None:
     if text.startswith(ADDRESS):
         return identity_of(text)
     name, identity = name_of(text), identity_of(text)
-    if name not in plans_by_name() and not current_services().records.totals(
+    if name not in plans_by_name() and not current_services().reports.totals(
         user=identity, since=None
     ):
         raise click.ClickException(

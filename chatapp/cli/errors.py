@@ -13,7 +13,7 @@ from ratelimit_ext import StorageUnavailable
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Turn the failures of database and storage into a sentence."""
     try:
         yield

@@ -31,7 +31,7 @@ class DayTotal:
     cost_micro_usd: int
 
 
-class Records:
+class Reports:
     """Questions to the ledger. Its errors are SQLAlchemy's."""
 
     def __init__(self, database: Database) -> None:

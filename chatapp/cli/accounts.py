@@ -10,7 +10,7 @@ from flask.cli import AppGroup
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import OtherPlanError, UnknownKeyError
 from chatapp.accounts.tables import ApiKey
-from chatapp.cli import arguments, failures, people
+from chatapp.cli import arguments, errors, users
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
 
@@ -30,7 +30,7 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
     The first key turns accounts on: from then on every request needs one.
     """
     expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
-    with failures.told():
+    with errors.reported():
         accounts = current_services().accounts
         is_first = not accounts.any_key()
         try:
@@ -55,8 +55,8 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
 @click.option("--user", type=arguments.USER, help="Only this user's.")
 def list_(user: str | None) -> None:
     """List keys, without their secrets."""
-    name = None if user is None else people.name_of(user)
-    with failures.told():
+    name = None if user is None else users.name_of(user)
+    with errors.reported():
         accounts = current_services().accounts
         found = [key for key in accounts.all_keys() if name in {None, key.user}]
         if not found and accounts.any_key():
@@ -78,7 +78,7 @@ def list_(user: str | None) -> None:
 def revoke(key_id: str) -> None:
     """End a key; KEY_ID is its public part, or the whole key."""
     public_id = public_id_of(key_id)
-    with failures.told():
+    with errors.reported():
         accounts = current_services().accounts
         before = accounts.find(public_id)
         try:

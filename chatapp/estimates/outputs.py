@@ -1,0 +1,185 @@
+"""Recent calls: how long the answers of a model and of a caller were.
+
+A worst case (max_tokens, or the whole context) would hold a budget that is never spent, and block
+callers who have it; an average would be too low every other time. The estimate is the 95th
+percentile of recent calls: the caller's own if there are enough of them, else the model's. The
+model's calls can only raise the estimate for an unknown caller, so that one caller's short answers
+do not lower what is held of the others.
+
+Its weakness: it knows callers and models, but not the question. A caller who suddenly asks for
+longer answers is underestimated until the call settles, and carries the rest as debt.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median_low
+from typing import Final, Protocol
+
+from chatapp.providers import Usage
+
+#: The largest number of tokens in each bucket; the last bucket takes every larger number. Bounds
+#: grow by the fourth root of two: a quantile, which is its bucket's bound, is at most 19 % too high
+#: and never too low.
+BOUNDS: Final = tuple(sorted({math.ceil(2 ** (step / 4)) for step in range(81)}))
+#: The weight of a call. Above one, so that halving keeps the single calls of the tail, which decide
+#: a high quantile.
+CALL_WEIGHT: Final = 16
+MOST_CALLS: Final = 1_000
+MOST_WEIGHT: Final = MOST_CALLS * CALL_WEIGHT
+
+#: Fewer calls say nothing about a quantile of 95 %: one in twenty is its first sign.
+ENOUGH_CALLS: Final = 20
+QUANTILE_PERCENT: Final = 95
+#: The least estimate for a caller with too few answers: two pages of English.
+UNKNOWN_OUTPUT_TOKENS: Final = 1_024
+#: The least estimate for any caller, however short the last answers were.
+LEAST_OUTPUT_TOKENS: Final = 256
+
+#: The most pairs of caller and model that are remembered: about 20 MB.
+MOST_CALLERS: Final = 10_000
+#: How many calls a cached share is taken from; the median of two is the smaller.
+FEW_CALLS: Final = 5
+
+
+def bucket_of(tokens: int) -> int:
+    """The bucket of a number of tokens."""
+    return min(bisect_left(BOUNDS, tokens), len(BOUNDS) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Weights by bucket; at MOST_CALLS all weights are halved.
+
+    So the last calls weigh most; a call of a thousand calls ago weighs half. Immutable: threads may
+    share one.
+    """
+
+    weights: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> int:
+        """About how many calls it remembers."""
+        return sum(self.weights.values()) // CALL_WEIGHT
+
+    def quantile(self, percent: int) -> int:
+        """The tokens that this percentage of calls did not exceed; 0 without calls.
+
+        >>> Histogram().added(100).added(5_000).quantile(95)
+        5793
+        """
+        wanted = sum(self.weights.values()) * percent
+        reached = 0
+        for bucket in sorted(self.weights):
+            reached += self.weights[bucket] * 100
+            if reached >= wanted:
+                return BOUNDS[bucket]
+        return 0
+
+    def added(self, tokens: int) -> Histogram:
+        """With one call more."""
+        return self.with_calls({bucket_of(tokens): 1})
+
+    def with_calls(self, calls: Mapping[int, int]) -> Histogram:
+        """With that many calls more in each bucket. observe.lua does the same on the server."""
+        if not calls:
+            return self
+        weights = dict(self.weights)
+        for bucket, count in calls.items():
+            weights[bucket] = weights.get(bucket, 0) + CALL_WEIGHT * count
+        if sum(weights.values()) > MOST_WEIGHT:
+            weights = {bucket: half for bucket, whole in weights.items() if (half := whole // 2)}
+        return Histogram(weights)
+
+
+def expected_output_tokens(histogram: Histogram) -> int:
+    """The estimate for one answer to an unknown caller, from the model's recent calls."""
+    if histogram.calls < ENOUGH_CALLS:
+        return UNKNOWN_OUTPUT_TOKENS
+    return max(UNKNOWN_OUTPUT_TOKENS, histogram.quantile(QUANTILE_PERCENT))
+
+
+class Outputs(Protocol):
+    """The recent outputs of each model. No method raises, even if the storage is unavailable."""
+
+    def recent(self, slug: str) -> Histogram: ...
+
+    def add(self, slug: str, output_tokens: int) -> None:
+        """Add a call of the model that has ended. Does not wait."""
+        ...
+
+    def close(self) -> None:
+        """Share what was added, within about a second, and end. The end of the process does too."""
+        ...
+
+
+class MemoryOutputs:
+    """The outputs of one process; a restart forgets them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._histograms: dict[str, Histogram] = {}
+
+    def recent(self, slug: str) -> Histogram:
+        return self._histograms.get(slug, Histogram())
+
+    def add(self, slug: str, output_tokens: int) -> None:
+        with self._lock:
+            self._histograms[slug] = self.recent(slug).added(output_tokens)
+
+    def close(self) -> None:
+        """Nothing to share."""
+
+
+@dataclass(slots=True)
+class _Calls:
+    outputs: deque[int] = field(default_factory=lambda: deque(maxlen=2 * ENOUGH_CALLS))
+    inputs: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
+
+
+class CallerHistory:
+    """The last calls of each caller and slug, in this process. Safe from any thread.
+
+    Another worker may know a caller differently; settling a call corrects what was held.
+    """
+
+    def __init__(self, most: int = MOST_CALLERS) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._calls: OrderedDict[tuple[str, str], _Calls] = OrderedDict()
+
+    def output_tokens(self, caller: str, slug: str) -> int | None:
+        """What 95 of 100 of the caller's own answers did not exceed; None for too few of them."""
+        with self._lock:
+            calls = self._calls.get((caller, slug))
+            if calls is None or len(calls.outputs) < ENOUGH_CALLS:
+                return None
+            outputs = sorted(calls.outputs)
+        return outputs[math.ceil(QUANTILE_PERCENT * len(outputs) / 100) - 1]
+
+    def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
+        """How many of these input tokens the provider's cache is expected to have: the share of the
+        last calls, but no more than the longest of their inputs, as it knows no others."""
+        with self._lock:
+            calls = self._calls.get((caller, slug))
+            if calls is None or len(calls.inputs) < 2:
+                return 0
+            share = median_low(share for share, _ in calls.inputs)
+            longest = max(tokens for _, tokens in calls.inputs)
+        return min(int(input_tokens * share), longest)
+
+    def add(self, caller: str, slug: str, usage: Usage, *, output_tokens: int) -> None:
+        """Add a call with its reported usage; ``output_tokens`` are those of one answer."""
+        share = min(1.0, usage.cached_input_tokens / max(1, usage.input_tokens))
+        with self._lock:
+            calls = self._calls.setdefault((caller, slug), _Calls())
+            self._calls.move_to_end((caller, slug))
+            if len(self._calls) > self._most:
+                self._calls.popitem(last=False)
+            calls.outputs.append(output_tokens)
+            calls.inputs.append((share, usage.input_tokens))

@@ -1,0 +1,102 @@
+"""Pydantic's errors in the words of this application: for settings, models.toml and request bodies.
+
+A sentence begins with the place of the mistake, which the caller writes: `"model" is a list; send a
+string`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+# By pydantic's type of error. {found} is the value's type, or a whole number that is out of bounds;
+# the other names are of the error's context.
+SENTENCES: Final = {
+    "missing": "is missing; {verb} it",
+    "extra_forbidden": "is unknown; remove it",
+    "greater_than": "is {found}; {verb} more than {gt}",
+    "greater_than_equal": "is {found}; {verb} at least {ge}",
+    "less_than_equal": "is {found}; {verb} at most {le}",
+    "too_short": "is empty; {verb} at least one",
+    "int_type": "is {found}; {verb} a whole number",
+    "int_from_float": "is {found}; {verb} a whole number",
+    "decimal_type": "is {found}; {verb} a number",
+    "decimal_parsing": "is {found}; {verb} a number",
+    "is_instance_of": "is {found}; {verb} a number",
+    "date_type": "is {found}; {verb} a date",
+    "finite_number": "is not finite; {verb} a finite number",
+    "bool_type": "is {found}; {verb} true or false",
+    "list_type": "is {found}; {verb} a list",
+    "dict_type": "is {found}; {verb} an object",
+    "model_type": "is {found}; {verb} an object",
+    "string_type": "is {found}; {verb} a string",
+    "string_unicode": "contains half of a surrogate pair; {verb} whole characters",
+    "literal_error": "is {found}; {verb} {expected}",
+    "value_error": "{error}",
+}
+SHOWN_DIGITS: Final = 20
+BOUNDS: Final = ("gt", "ge", "le")
+KINDS: Final[dict[object, str]] = {
+    int: "a whole number",
+    float: "a number",
+    int | None: "a whole number",
+    tuple[str, ...]: "a list of names, separated by commas",
+    dict[str, str]: "a JSON object of strings",
+}
+
+
+def location(error: ErrorDetails) -> str:
+    """Where the mistake is: "models.gpt-4o.price"."""
+    return ".".join(map(str, error["loc"]))
+
+
+def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> str:
+    """What is wrong and what to do: "is a string; send a whole number".
+
+    ``verb`` is what the author of the value does; ``missing`` replaces the sentence for a missing
+    value.
+    """
+    if missing and error["type"] == "missing":
+        return missing
+    sentence = SENTENCES.get(error["type"])
+    if sentence is None:
+        return error["msg"]
+    found, context = error["input"], error.get("ctx", {})
+    is_out_of_bounds = not context.keys().isdisjoint(BOUNDS)
+    # Python refuses to print whole numbers of very many digits.
+    shown = is_out_of_bounds and isinstance(found, int) and abs(found) < 10**SHOWN_DIGITS
+    return sentence.format(found=found if shown else type_name(found), verb=verb, **context)
+
+
+def allowed(field: FieldInfo) -> str:
+    """The values of a field with its bounds: "a whole number from 1 to 5"."""
+    bounds = {
+        bound: getattr(each, bound)
+        for each in field.metadata
+        for bound in BOUNDS
+        if hasattr(each, bound)
+    }
+    kind = KINDS.get(field.annotation, "a string")
+    if not bounds:
+        return kind
+    least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    return f"{kind} {least} to {bounds['le']}"
+
+
+def type_name(value: object) -> str:
+    """The type of a JSON value: "a list"."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
