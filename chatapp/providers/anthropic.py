@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError, field_validator
 
-from chatapp.providers.answer_fields import Fields, OpenFields, Tokens, generated_bytes
-from chatapp.providers.event_stream import Event
-from chatapp.providers.protocol import (
+from chatapp.providers import (
     AnswerStream,
     Completion,
     ErrorKind,
@@ -29,7 +27,8 @@ from chatapp.providers.protocol import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.response_headers import http_date, quota
+from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, http_date, quota
+from chatapp.providers.event_stream import Event
 from chatapp.providers.sdk import SDKTransport, Vendor, provider_errors
 
 if TYPE_CHECKING:

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field, ValidationError
 
-from chatapp.providers.answer_fields import Fields, OpenFields, Tokens, generated_bytes
-from chatapp.providers.event_stream import Event
-from chatapp.providers.protocol import (
+from chatapp.providers import (
     AnswerStream,
     Completion,
     ErrorKind,
@@ -29,7 +27,8 @@ from chatapp.providers.protocol import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.response_headers import quota
+from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, quota
+from chatapp.providers.event_stream import Event
 from chatapp.providers.sdk import SDKTransport, Vendor, provider_errors
 
 if TYPE_CHECKING:

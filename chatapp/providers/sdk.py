@@ -18,9 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from chatapp.per_process import PerProcess
-from chatapp.providers.cancellation import with_cancellable_reads
-from chatapp.providers.event_stream import EventReader, EventStream
-from chatapp.providers.protocol import (
+from chatapp.providers import (
     ErrorKind,
     ProviderError,
     Quota,
@@ -29,7 +27,9 @@ from chatapp.providers.protocol import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.response_headers import retry_after_s, sendable
+from chatapp.providers.answer import retry_after_s, sendable
+from chatapp.providers.cancellation import with_cancellable_reads
+from chatapp.providers.event_stream import EventReader, EventStream
 
 if TYPE_CHECKING:
     import httpx2
