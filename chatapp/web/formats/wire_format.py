@@ -1,23 +1,60 @@
-"""What differs between the vendors' protocols, for endpoints that speak one of them."""
+"""What differs between the wire formats of answers, and which one a request has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from flask import current_app, request
 
 from chatapp.conversation import Reply
-from chatapp.web.error_report import ErrorReport
-from chatapp.web.limit_summary import LimitSummary
-from chatapp.web.streaming import StreamWriter
+from chatapp.providers import Part, Progress, ProviderError
+from chatapp.web.errors import ErrorReport
+from chatapp.web.formats.anthropic import AnthropicFormat
+from chatapp.web.formats.openai import OpenAIFormat
 
 
-class WireFormat(Protocol):
-    """A vendor's wire format. The endpoint serves the models of ``provider`` and the offline
-    model."""
+class StreamWriter(Protocol):
+    """Writes one stream."""
+
+    def start(self) -> bytes:
+        """The bytes before the first part."""
+        ...
+
+    def part(self, part: Part) -> bytes: ...
+
+    def end(self, progress: Progress) -> bytes:
+        """The bytes after the last part of a whole answer."""
+        ...
+
+    def error(self, error: ProviderError) -> bytes:
+        """The bytes that end a stream that broke off."""
+        ...
+
+
+class AnswerFormat(Protocol):
+    """Writes answers that are not forwarded: those of POST /chat and of the offline model."""
+
+    def answer_body(self, reply: Reply) -> dict[str, object]: ...
+
+    def stream_writer(self, model: str, fields: Mapping[str, object]) -> StreamWriter:
+        """The writer of a stream for a request with these fields."""
+        ...
+
+
+class WireFormat(AnswerFormat, Protocol):
+    """A vendor's wire format. Its endpoints serve the models of ``provider`` and the offline model.
+
+    ``vendor`` is the provider's name for people. ``hints`` is what to correct in the base_url, by
+    the number of /v1 at the beginning of an unknown address: 0, 1, or 2 for more.
+    """
 
     @property
     def provider(self) -> str: ...
-
+    @property
+    def vendor(self) -> str: ...
+    @property
+    def hints(self) -> tuple[str, str, str]: ...
     @property
     def request_id_header(self) -> str:
         """The header in which the vendor's SDK looks for a request id."""
@@ -25,18 +62,38 @@ class WireFormat(Protocol):
 
     def error_body(self, report: ErrorReport) -> dict[str, object]: ...
 
-    def error_event(self, report: ErrorReport) -> bytes:
+    def error_event(self, error: ProviderError) -> bytes:
         """The event that ends a stream with an error."""
         ...
 
-    def limit_headers(self, summaries: Sequence[LimitSummary]) -> dict[str, str]:
-        """The vendor's headers for the state of limits."""
+    def limit_headers(
+        self, unit: str, *, limit: int, remaining: int, reset_after_us: int
+    ) -> dict[str, str]:
+        """The vendor's headers for the state of a limit; none for an unknown unit."""
         ...
 
-    def answer_body(self, reply: Reply) -> dict[str, object]:
-        """The body of an answer of the offline model."""
-        ...
 
-    def stream_writer(self, model: str, fields: Mapping[str, object]) -> StreamWriter:
-        """The writer of a stream of the offline model, for a request with these fields."""
-        ...
+OPENAI: Final = OpenAIFormat()
+ANTHROPIC: Final = AnthropicFormat()
+
+
+def speaks_anthropic() -> bool:
+    """Whether the current request is in Anthropic's protocol, by the header that it requires."""
+    return "anthropic-version" in request.headers
+
+
+def current_format() -> WireFormat:
+    """The format of a request to an address that both vendors have: Anthropic's for Anthropic's
+    clients, OpenAI's for all others."""
+    return ANTHROPIC if speaks_anthropic() else OPENAI
+
+
+def addresses(*blueprints: str) -> list[str]:
+    """The addresses of blueprints whose names begin like this. Those of a vendor's protocol begin
+    with the provider's name."""
+    return [
+        f"{method} {rule.rule.replace('<path:', '<')}"
+        for rule in current_app.url_map.iter_rules()
+        if rule.endpoint.startswith(blueprints)
+        for method in sorted({*(rule.methods or ())} - {"HEAD", "OPTIONS"})
+    ]
