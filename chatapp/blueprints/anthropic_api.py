@@ -9,10 +9,9 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from chatapp.estimates.tokens import input_tokens
 from chatapp.services import current_services
+from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.formats.wire_format import ANTHROPIC
-from chatapp.web.requests import vendor
-from chatapp.web.requests.model_request import ModelRequest
+from chatapp.web.requests import ModelRequest, vendor
 from chatapp.web.requests.vendor import TokenCount
 from chatapp.web.responses import respond_as_vendor
 

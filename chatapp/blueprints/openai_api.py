@@ -8,8 +8,8 @@ from typing import Annotated, Final
 from flask import Blueprint, Response, g, request
 from pydantic import Field
 
+from chatapp.web.formats import OPENAI
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.formats.wire_format import OPENAI
 from chatapp.web.requests import vendor
 from chatapp.web.requests.vendor import CHOICES_MOST, TokenCount
 from chatapp.web.responses import respond_as_vendor

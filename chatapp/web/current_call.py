@@ -15,7 +15,7 @@ from chatapp.ledger.call import Call, new_call_id
 from chatapp.providers import QuotaUnit
 from chatapp.services import current_services
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
-from chatapp.web.requests.model_request import ModelRequest
+from chatapp.web.requests import ModelRequest
 from ratelimit_ext import Guess, Limiter
 
 #: Where servers put the connection of a request.

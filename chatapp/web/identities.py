@@ -17,7 +17,7 @@ from flask import g
 
 from chatapp.accounts.principal import Principal
 from chatapp.settings import SettingsError
-from chatapp.web.requests.model_request import ModelRequest
+from chatapp.web.requests import ModelRequest
 from ratelimit_ext import Limiter, client_ip
 
 log = logging.getLogger(__name__)

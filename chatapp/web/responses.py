@@ -14,8 +14,8 @@ from chatapp.providers import AnswerStream, Part, Progress, ProviderError
 from chatapp.providers.event_stream import MIMETYPE
 from chatapp.services import current_services
 from chatapp.web.current_call import begin_call
-from chatapp.web.formats.wire_format import AnswerFormat, StreamWriter, WireFormat
-from chatapp.web.requests.model_request import ModelRequest
+from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
+from chatapp.web.requests import ModelRequest
 
 # Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

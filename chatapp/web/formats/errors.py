@@ -20,7 +20,7 @@ from chatapp.web.errors import (
     report_of,
     sdk_report,
 )
-from chatapp.web.formats.wire_format import (
+from chatapp.web.formats import (
     ANTHROPIC,
     OPENAI,
     WireFormat,

@@ -13,8 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
 from chatapp.web.errors import ApiError
-from chatapp.web.requests import json_body
-from chatapp.web.requests.model_request import ModelRequest
+from chatapp.web.requests import ModelRequest, json_body
 
 MESSAGE_MAX_BYTES: Final = 32_000
 USER_ID_MAX_CHARACTERS: Final = 256

@@ -18,10 +18,9 @@ from chatapp.conversation import ModelUnavailableError, Turn, UnknownModelError
 from chatapp.providers import Extras, RawRequest
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
-from chatapp.web.formats.wire_format import addresses
-from chatapp.web.requests import json_body, validation
+from chatapp.web.formats import addresses
+from chatapp.web.requests import ModelRequest, json_body, validation
 from chatapp.web.requests.chat import ModelName
-from chatapp.web.requests.model_request import ModelRequest
 
 # Far more than a conversation has; an answer to each would be paid for.
 MESSAGES_MOST: Final = 10_000
