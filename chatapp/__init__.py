@@ -40,18 +40,8 @@ from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
 from chatapp.services import Services
-from chatapp.web import (
-    authentication,
-    content_type,
-    errors,
-    identities,
-    overload,
-    request_estimate,
-    request_fallback,
-    request_id,
-    trusted_host,
-    unknown_address,
-)
+from chatapp.web import authentication, current_call, errors, identities, middleware
+from chatapp.web.formats.errors import unknown_address
 from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
@@ -92,22 +82,18 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
     plans = identities.plans_of(policy_file)
     identities.install(limiter, chosen.plans, plans)
-    request_estimate.install(limiter)
-    request_fallback.install(limiter)
+    current_call.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
     authenticator = _authenticator(app, accounts)
     database.close()  # nothing that is open crosses a fork
-    content_type.install(app)
-    request_id.install(app)
-    trusted_host.install(app, authenticator, chosen.trusted_hosts)
-    overload.install(app, limiter)
+    middleware.install(app, limiter, authenticator, chosen.trusted_hosts)
     # Before the limiter's own hook: undecorated views are decided after authentication, too.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
-    errors.install(app, unrouted=unknown_address.answer)
+    errors.install(app, unrouted=unknown_address)
     _log_limits()
     cli.install(app)
     limiter.exempt(health_bp)

@@ -7,9 +7,9 @@ from typing import Final
 from flask import Blueprint, Response, jsonify
 
 from chatapp.services import current_services
+from chatapp.web.formats import current_format, speaks_anthropic
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.formats.selection import current_format, speaks_anthropic
-from chatapp.web.requests.model import OFFLINE, served_model
+from chatapp.web.requests.vendor import OFFLINE, served_model
 
 bp = Blueprint("models_api", __name__, url_prefix="/v1")
 # What Anthropic writes for a model without a known date.

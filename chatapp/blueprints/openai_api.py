@@ -6,19 +6,16 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from flask import Blueprint, Response, g, request
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from chatapp.conversation import Turn
-from chatapp.web import vendor_endpoint
+from chatapp.web.formats import OPENAI
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.formats.openai import OpenAIFormat
 from chatapp.web.requests import vendor
-from chatapp.web.requests.model import served_model
-from chatapp.web.requests.vendor import CHOICES_MOST, TokenCount, VendorRequest
+from chatapp.web.requests.vendor import CHOICES_MOST, TokenCount
+from chatapp.web.responses import respond_as_vendor
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
-wire_format = OpenAIFormat()
-FormatErrors(lambda: wire_format).install(bp)
+FormatErrors(lambda: OPENAI).install(bp)
 
 EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'
 
@@ -30,12 +27,10 @@ class _Fields(vendor.Fields):
 
     @property
     def choices(self) -> int:
-        """The number of requested answers."""
         return self.n or 1
 
     @property
     def most_output_tokens(self) -> int | None:
-        """Of all choices together; None where the request sets no bound."""
         most = self.max_completion_tokens or self.max_tokens
         return most and most * self.choices
 
@@ -43,25 +38,13 @@ class _Fields(vendor.Fields):
 @bp.before_request
 def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
-    if request.method != "POST":
-        return
-    document = vendor.read_document(request, example=EXAMPLE)
-    try:
-        fields = _Fields.model_validate(document.fields)
-    except ValidationError as error:
-        vendor.refuse(error)
-    model = served_model(fields.model, provider=wire_format.provider)
-    g.chat_request = VendorRequest(
-        raw_request=vendor.raw_request(request, document, headers=("OpenAI-Beta",)),
-        turn=Turn(vendor.last_text(fields.messages), model),
-        stream=fields.stream or False,
-        extras=vendor.extras(model, document.fields),
-        most_output_tokens=fields.most_output_tokens,
-        choices=fields.choices,
-    )
+    if request.method == "POST":
+        g.model_request = vendor.read(
+            request, _Fields, provider="openai", example=EXAMPLE, headers=("OpenAI-Beta",)
+        )
 
 
 @bp.post("/chat/completions")
 def chat_completions() -> Response:
     """A chat completion, whole or in chunks."""
-    return vendor_endpoint.answer(g.chat_request, wire_format)
+    return respond_as_vendor(OPENAI)

@@ -8,8 +8,8 @@ from flask import Blueprint, Response, g, jsonify
 
 from chatapp.ledger.spending import spent_usd
 from chatapp.services import current_services
+from chatapp.web.call_limits import remaining_limits
 from chatapp.web.errors import ApiError
-from chatapp.web.remaining_limits import remaining_limits
 
 log = logging.getLogger(__name__)
 

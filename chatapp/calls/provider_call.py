@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.limits import CallLimits
-from chatapp.calls.retry import RETRYABLE, A, Retry
+from chatapp.calls.retry import RETRYABLE, A, AttemptLimits, Retry
 from chatapp.calls.usage import (
     CallUsage,
     answer_usage,
@@ -38,6 +37,52 @@ MOST_HELD_TOKENS: Final = 16_384
 #: Makes one attempt: at that model, with answers of at most so many tokens each (None: as many as
 #: the request says).
 Attempt = Callable[[Model, int | None], A]
+
+
+class CallLimits(AttemptLimits, Protocol):
+    """The limits of one request. Those that follow the call may be used after the request."""
+
+    @property
+    def was_not_billed(self) -> bool:
+        """Whether a recent call of the caller was not billed as far as we know."""
+        ...
+
+    @property
+    def renewal_is_due(self) -> bool:
+        """Whether the reservation must be renewed before it expires."""
+        ...
+
+    def admit_fallback(self) -> float | None:
+        """Charge the limits of the fallback model. Returns the wait in seconds if denied."""
+        ...
+
+    def hold(self, estimate: Estimate) -> bool:
+        """Reserve this estimate instead of the smaller one; False if a limit denies it."""
+        ...
+
+    def budget_micro_usd(self) -> int | None:
+        """What the caller's dollar limits have left for this call; None without such a limit."""
+        ...
+
+    def calls_in_flight(self) -> int:
+        """The caller's calls in flight, including this one; 0 without such a limit."""
+        ...
+
+    def note_unbilled(self) -> None:
+        """Record that this call may be billed although no usage was reported."""
+        ...
+
+    def renew(self, **costs: Any) -> None:
+        """Keep at least these costs reserved, by unit."""
+        ...
+
+    def settle(self, **costs: Any) -> None:
+        """Correct the reservation to these costs, by unit."""
+        ...
+
+    def cancel(self) -> None:
+        """Refund the whole reservation."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

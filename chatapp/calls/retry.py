@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
-from chatapp.calls.limits import AttemptLimits
 from chatapp.calls.provider_quota import exceeds
 from chatapp.providers import ErrorKind, ProviderError, Quota, QuotaUnit
 
@@ -32,6 +31,26 @@ PAUSE_S: Final = 1.0
 #: The longest cool-down, whatever the provider says: after it a few calls try the provider, and a
 #: refusal begins the next cool-down.
 LONGEST_COOL_DOWN_S: Final = 60.0
+
+
+class AttemptLimits(Protocol):
+    """The limits in front of a provider, for each attempt at one call."""
+
+    def admit_attempt(self) -> float | None:
+        """Charge another attempt. Returns the wait in seconds if it is denied."""
+        ...
+
+    def cool_down(self, for_s: float | None) -> None:
+        """Close the model to all callers for that time; None: for a second, longer each time."""
+        ...
+
+    def pause_s(self) -> float:
+        """The rest of the model's cool-down in seconds; 0 if the model is open."""
+        ...
+
+    def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
+        """Record the provider's quotas as of ``asked_at``, an instant of the monotonic clock."""
+        ...
 
 
 class Answer(Protocol):

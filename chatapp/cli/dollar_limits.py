@@ -9,7 +9,7 @@ from limits.storage import MemoryStorage
 
 from chatapp.cli import users
 from chatapp.ledger.reports import Reports
-from chatapp.web.remaining_limits import RemainingLimit, remaining_limits
+from chatapp.web.call_limits import RemainingLimit, remaining_limits
 from ratelimit_ext import Limiter
 
 # A window that follows no calendar opens when its first call is admitted, a moment before that

@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 from chatapp.cli import arguments, dollar_limits, errors, users
 from chatapp.ledger.spending import spent_usd
 from chatapp.services import current_services
-from chatapp.web.remaining_limits import remaining_limits
+from chatapp.web.call_limits import remaining_limits
 
 
 @click.command()

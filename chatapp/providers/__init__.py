@@ -1,49 +1,314 @@
-"""The providers that answer requests, behind one protocol. They know neither Flask nor limits."""
+"""The protocol of all providers: its values, its errors and its interfaces."""
 
 from __future__ import annotations
 
-from chatapp.providers.protocol import (
-    AnswerStream,
-    Completion,
-    ErrorKind,
-    Extras,
-    FinishReason,
-    Forwarder,
-    Message,
-    Part,
-    Progress,
-    Prompt,
-    Provider,
-    ProviderError,
-    Quota,
-    QuotaUnit,
-    RawAnswer,
-    RawRequest,
-    Role,
-    Timeouts,
-    TokenCounter,
-    Usage,
-)
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-__all__ = [
-    "AnswerStream",
-    "Completion",
-    "ErrorKind",
-    "Extras",
-    "FinishReason",
-    "Forwarder",
-    "Message",
-    "Part",
-    "Progress",
-    "Prompt",
-    "Provider",
-    "ProviderError",
-    "Quota",
-    "QuotaUnit",
-    "RawAnswer",
-    "RawRequest",
-    "Role",
-    "Timeouts",
-    "TokenCounter",
-    "Usage",
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "refused", "other"]
+QuotaUnit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+ErrorKind = Literal[
+    "rate_limited",  # our quota is used up for the moment
+    "overloaded",  # the provider is overloaded for all its customers
+    "quota",  # our credit or spend cap is used up: waiting does not help
+    "auth",  # our key is not accepted
+    "unknown_model",  # the model does not exist or is not available to us
+    "bad_request",  # the provider rejects this request
+    "too_large",  # this request alone exceeds our whole quota
+    "timeout",  # no answer in time; it may have been billed
+    "unavailable",  # not reachable, or an internal error of the provider
+    "malformed",  # an answer that cannot be parsed; it may have been billed
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A request in no vendor's format. ``model`` is the provider's own name for the model, and
+    ``max_tokens`` limits the answer, including reasoning."""
+
+    model: str
+    messages: tuple[Message, ...]
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider bills them.
+
+    ``input_tokens`` is the whole prompt. ``cached_input_tokens`` (read from the provider's cache)
+    and ``cache_write_tokens`` (written to it) are parts of it, however the provider reports them;
+    ``cache_write_1h_tokens``, written for an hour, are a part of the latter. ``output_tokens`` is
+    everything generated, ``reasoning_tokens`` a part of it. ``web_searches`` counts the provider's
+    own searches. ``tiers`` are the tiers and speeds that change the price ("priority", "fast", …):
+    empty for a standard call, None if the provider reported none.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    web_searches: int = 0
+    tiers: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One of the provider's limits on our key, as reported with an answer.
+
+    ``remaining`` (0 to ``limit``) of ``limit`` (above 0) ``unit`` are left for all users of the
+    key. After ``reset_after_s`` seconds (0 or more) without a call all of it is available again;
+    None if the provider did not report it. ``period_s`` is the quota's period, if known. Providers
+    round, and other calls may have used it since: a hint, not a fact.
+    """
+
+    unit: QuotaUnit
+    limit: int
+    remaining: int
+    reset_after_s: float | None
+    period_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The whole answer to a prompt. ``model`` is the provider's name for the model that answered;
+    ``usage`` is None if the provider reported none that is valid; ``quotas`` has each unit at most
+    once."""
+
+    text: str
+    model: str
+    usage: Usage | None
+    finish_reason: FinishReason
+    quotas: tuple[Quota, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request in a provider's own format. ``raw`` is the body that is sent, ``fields`` its parsed
+    JSON. ``headers`` and ``query`` are the client's headers and parameters that the provider's
+    API defines."""
+
+    raw: bytes
+    fields: Mapping[str, object]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> RawRequest:
+        """A request with this body."""
+        return cls(raw=json.dumps(fields).encode(), fields=fields)
+
+    def with_fields(self, **changed: object) -> RawRequest:
+        """The same request with these fields. Its bytes stay unchanged if no field changes.
+        ValueError if it contains numbers that JSON cannot express."""
+        if all(self.fields.get(name) == value for name, value in changed.items()):
+            return self
+        fields = {**self.fields, **changed}
+        return replace(self, raw=json.dumps(fields, allow_nan=False).encode(), fields=fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What changes the price of a request besides its tokens. ``tiers`` are the requested tiers by
+    field, ``tools`` the provider's tools that are billed per use, ``refused`` the fields whose cost
+    is unknown, each with the reason. ``thinks`` says whether the request turns reasoning on or off;
+    None if it does neither."""
+
+    tiers: Mapping[str, str] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    thinks: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """A whole answer in a provider's own format. ``raw`` is its body, ``fields`` its parsed JSON.
+    ``headers`` are those that the client may need; ``usage`` is None if the provider reported none
+    that is valid; ``output_bytes`` is the size of the generated text and tool arguments."""
+
+    raw: bytes
+    fields: object
+    content_type: str
+    headers: Mapping[str, str]
+    usage: Usage | None = None
+    output_bytes: int = 0
+    quotas: tuple[Quota, ...] = ()
+
+
+class Part(NamedTuple):
+    """One part of a stream: its text, and its bytes in the provider's own format. The bytes are
+    empty if the client must not see the event, or if the part did not come from a provider."""
+
+    text: str
+    raw: bytes
+
+
+@dataclass(slots=True)
+class Progress:
+    """The state of a stream.
+
+    ``usage`` is the last that the provider reported, and ``usage_is_final`` tells whether it is
+    complete. ``output_bytes`` is the size of everything generated so far: text, refusals, tool
+    names and arguments, reasoning. ``finish_reason`` is None until the answer is complete: a stream
+    that ends earlier was cut off. ``failed`` is set by an error that the provider reported within
+    the stream.
+    """
+
+    model: str
+    usage: Usage | None = None
+    usage_is_final: bool = False
+    output_bytes: int = 0
+    finish_reason: FinishReason | None = None
+    failed: bool = False
+
+
+class ProviderError(Exception):
+    """A provider gave no usable answer.
+
+    ``kind`` is the cause and ``status`` the provider's HTTP status, if it sent one (200: the error
+    came after a successful start). ``retry_after_s`` is the wait that the provider requested.
+    ``message`` is the provider's text, for debugging only: it may quote prompts, keys and
+    organisations. ``raw`` is the provider's whole answer without our key, for clients of its
+    protocol. ``quotas`` came with a refusal; if a stream fails later, they are on the stream.
+    ``was_retried`` is set after more than one attempt: the client is told not to retry.
+    ``request_id`` is the provider's id of the request, if it is a valid header value.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        kind: ErrorKind,
+        *,
+        message: str = "",
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        raw: bytes = b"",
+        quotas: tuple[Quota, ...] = (),
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(f"{provider}: {kind} (status {status})")
+        self.provider = provider
+        self.kind = kind
+        self.message = message
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.raw = raw
+        self.quotas = quotas
+        self.request_id = request_id
+        self.was_retried = False
+
+    @property
+    def is_callers(self) -> bool:
+        """Whether the request is the cause: another request might succeed."""
+        kinds = {"bad_request", "unknown_model", "too_large"}
+        return self.kind in kinds or (self.kind == "auth" and self.status == 403)
+
+
+class AnswerStream(Protocol):
+    """An answer while it is generated; iterating waits for the provider.
+
+    The iteration ends when the answer is complete, and raises ProviderError if it is cut off.
+    """
+
+    @property
+    def progress(self) -> Progress: ...
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The provider's headers that the client may need."""
+        ...
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """The quotas that came with the start of the stream."""
+        ...
+
+    def __iter__(self) -> Iterator[Part]: ...
+
+    def close(self) -> None:
+        """Disconnect, from the thread that iterates: the provider stops generating."""
+        ...
+
+    def abort(self) -> None:
+        """End an iteration that waits in another thread."""
+        ...
+
+
+class Provider(Protocol):
+    """A source of answers.
+
+    ``patterns`` are the names of its models, as shell patterns. ``missing`` is the environment
+    variable that must be set before the provider can be used, None if it can be used.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def patterns(self) -> tuple[str, ...]: ...
+    @property
+    def missing(self) -> str | None: ...
+
+    def serves(self, model: str) -> bool:
+        """Whether a model of this name belongs to this provider."""
+        ...
+
+    def complete(self, prompt: Prompt) -> Completion:
+        """Send the prompt once, without retries, and wait for the whole answer. Raises
+        ProviderError."""
+        ...
+
+    def stream(self, prompt: Prompt) -> AnswerStream:
+        """Send the prompt once, without retries. Raises ProviderError if no stream begins."""
+        ...
+
+
+@runtime_checkable
+class Forwarder(Protocol):
+    """A provider that also takes requests in its own format."""
+
+    def extras(self, fields: Mapping[str, object]) -> Extras:
+        """What changes the price of this body. Accepts everything that JSON can express."""
+        ...
+
+    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
+        """The request with at most that many output tokens per answer; unchanged if its own limit
+        is lower."""
+        ...
+
+    def forward(self, request: RawRequest) -> RawAnswer:
+        """Send the request once and wait for the whole answer. Raises ProviderError."""
+        ...
+
+    def forward_stream(self, request: RawRequest) -> AnswerStream:
+        """Send the request once. Raises ProviderError if no stream begins."""
+        ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A provider that counts the input tokens of a request in its own format."""
+
+    def count(self, request: RawRequest) -> RawAnswer:
+        """Have the request counted, once. Raises ProviderError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a provider may take, in seconds: to connect, to begin a stream, and between two
+    reads of an answer. A plain answer sends its first byte when generation has ended."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 600.0
+    read_s: float = 600.0

@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError, field_validator
 
-from chatapp.providers.answer_fields import Fields, OpenFields, Tokens, generated_bytes
-from chatapp.providers.event_stream import Event
-from chatapp.providers.protocol import (
-    AnswerStream,
+from chatapp.providers import (
     Completion,
     ErrorKind,
     Extras,
@@ -29,14 +25,14 @@ from chatapp.providers.protocol import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.response_headers import http_date, quota
-from chatapp.providers.sdk import SDKTransport, Vendor, provider_errors
+from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, http_date, quota
+from chatapp.providers.event_stream import Event
+from chatapp.providers.sdk import SDKProvider, Vendor
 
 if TYPE_CHECKING:
     import anthropic
 
 NAME: Final = "anthropic"
-PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
 #: How long a count may take: it generates nothing, and an estimate can replace it.
 COUNT_WITHIN_S: Final = 10.0
@@ -58,55 +54,6 @@ NOT_GENERATED: Final = frozenset(
 )
 
 
-class Anthropic:
-    """Calls Anthropic, or the compatible server at ANTHROPIC_BASE_URL."""
-
-    name: Final = NAME
-    patterns: Final = ("claude-*",)
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._transport = SDKTransport(VENDOR, timeouts)
-        self.missing: Final = self._transport.missing
-
-    def serves(self, model: str) -> bool:
-        return any(fnmatchcase(model, pattern) for pattern in self.patterns)
-
-    def complete(self, prompt: Prompt) -> Completion:
-        answer = self.forward(RawRequest.of(_body(prompt)))
-        with provider_errors(VENDOR):
-            return Answer.model_validate(answer.fields).completion(answer)
-
-    def stream(self, prompt: Prompt) -> AnswerStream:
-        request = RawRequest.of({**_body(prompt), "stream": True})
-        return self._transport.stream(PATH, request, MessageReader(prompt.model), lenient=False)
-
-    def extras(self, fields: Mapping[str, object]) -> Extras:
-        return extras_of(fields)
-
-    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
-        own, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
-        if not isinstance(own, int) or own <= most_output_tokens:
-            return request
-        budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-        if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
-            return request.with_fields(max_tokens=most_output_tokens)
-        # Thinking has a minimum budget, and must leave some tokens for the answer.
-        assert isinstance(thinking, dict)
-        most = min(own, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
-        less = {**thinking, "budget_tokens": max(LEAST_THINKING, most // 2)}
-        return request.with_fields(max_tokens=most, thinking=less)
-
-    def forward(self, request: RawRequest) -> RawAnswer:
-        return self._transport.post(PATH, request)
-
-    def forward_stream(self, request: RawRequest) -> AnswerStream:
-        reader = MessageReader(str(request.fields.get("model")))
-        return self._transport.stream(PATH, request, reader, lenient=True)
-
-    def count(self, request: RawRequest) -> RawAnswer:
-        return self._transport.post(COUNT_PATH, request, within_s=COUNT_WITHIN_S)
-
-
 # -- requests ----------------------------------------------------------------------------------
 
 
@@ -120,6 +67,20 @@ def _body(prompt: Prompt) -> dict[str, object]:
         "messages": spoken,
         **({"system": system} if system else {}),
     }
+
+
+def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
+    own, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
+    if not isinstance(own, int) or own <= most_output_tokens:
+        return request
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
+        return request.with_fields(max_tokens=most_output_tokens)
+    # Thinking has a minimum budget, and must leave some tokens for the answer.
+    assert isinstance(thinking, dict)
+    most = min(own, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
+    less = {**thinking, "budget_tokens": max(LEAST_THINKING, most // 2)}
+    return request.with_fields(max_tokens=most, thinking=less)
 
 
 #: Tools that the client runs, and the provider's tools that cost only tokens, by the start of their
@@ -258,21 +219,20 @@ class Answer(Fields):
     content: list[Block]
     stop_reason: str | None = None
 
-    def completion(self, answer: RawAnswer) -> Completion:
-        return Completion(
-            text="".join(b.text for b in self.content if b.type == "text" and b.text),
-            model=self.model,
-            usage=answer.usage,
-            finish_reason=_finish_reason(self.stop_reason),
-            quotas=answer.quotas,
-        )
+
+def _completion(answer: RawAnswer) -> Completion:
+    read = Answer.model_validate(answer.fields)
+    return Completion(
+        text="".join(b.text for b in read.content if b.type == "text" and b.text),
+        model=read.model,
+        usage=answer.usage,
+        finish_reason=_finish_reason(read.stop_reason),
+        quotas=answer.quotas,
+    )
 
 
-def _usage(answer: object) -> Usage | None:
-    try:
-        return AnswerBill.model_validate(answer).usage.usage()
-    except ValidationError:
-        return None
+def _usage(answer: object) -> Usage:
+    return AnswerBill.model_validate(answer).usage.usage()
 
 
 def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | None:
@@ -372,9 +332,8 @@ class MessageReader:
 
     def _text(self, delta: Delta) -> str:
         text = delta.text or ""
-        self.progress.output_bytes += len(text.encode())
-        if delta.model_extra:
-            self.progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
+        generated = generated_bytes([text, delta.model_extra], without=NOT_GENERATED)
+        self.progress.output_bytes += generated
         return text
 
     def _count(self, message: MessageDelta) -> None:
@@ -481,9 +440,24 @@ VENDOR: Final = Vendor(
     client_class="Anthropic",
     error_class="AnthropicError",
     key_variable="ANTHROPIC_API_KEY",
+    patterns=("claude-*",),
+    path="/v1/messages",
     request_id_header="request-id",
-    error_kind=_error_kind,
+    body=_body,
+    completion=_completion,
+    extras=extras_of,
+    bounded=_bounded,
+    open_stream=lambda request: (request, MessageReader(str(request.fields.get("model")))),
     usage=_usage,
     output_bytes=_output_bytes,
     quotas=quotas,
+    error_kind=_error_kind,
 )
+
+
+class Anthropic(SDKProvider):
+    def __init__(self, timeouts: Timeouts) -> None:
+        super().__init__(VENDOR, timeouts)
+
+    def count(self, request: RawRequest) -> RawAnswer:
+        return self.post(COUNT_PATH, request, within_s=COUNT_WITHIN_S)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from chatapp.providers import Part, Progress, ProviderError, Quota
 from chatapp.providers.cancellation import hang_up
-from chatapp.providers.protocol import Part, Progress, ProviderError, Quota
 
 if TYPE_CHECKING:
     import httpx2

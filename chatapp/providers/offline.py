@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chatapp.providers.protocol import (
+from chatapp.providers import (
     AnswerStream,
     Completion,
     Part,

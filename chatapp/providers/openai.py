@@ -6,15 +6,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from chatapp.providers.answer_fields import Fields, OpenFields, Tokens, generated_bytes
-from chatapp.providers.event_stream import Event
-from chatapp.providers.protocol import (
-    AnswerStream,
+from chatapp.providers import (
     Completion,
     ErrorKind,
     Extras,
@@ -29,14 +25,14 @@ from chatapp.providers.protocol import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.response_headers import quota
-from chatapp.providers.sdk import SDKTransport, Vendor, provider_errors
+from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, quota
+from chatapp.providers.event_stream import Event
+from chatapp.providers.sdk import SDKProvider, Vendor
 
 if TYPE_CHECKING:
     import openai
 
 NAME: Final = "openai"
-PATH: Final = "/chat/completions"
 #: The fields that limit an answer's length; the first is the current one.
 BOUNDS: Final = ("max_completion_tokens", "max_tokens")
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
@@ -51,56 +47,6 @@ STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
 NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
 
 
-class OpenAI:
-    """Calls OpenAI, or the compatible server at OPENAI_BASE_URL."""
-
-    name: Final = NAME
-    patterns: Final = ("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*")
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._transport = SDKTransport(VENDOR, timeouts)
-        self.missing: Final = self._transport.missing
-
-    def serves(self, model: str) -> bool:
-        return any(fnmatchcase(model, pattern) for pattern in self.patterns)
-
-    def complete(self, prompt: Prompt) -> Completion:
-        answer = self.forward(RawRequest.of(_body(prompt)))
-        with provider_errors(VENDOR):
-            return Answer.model_validate(answer.fields).completion(answer)
-
-    def stream(self, prompt: Prompt) -> AnswerStream:
-        options = {"stream": True, "stream_options": {"include_usage": True}}
-        request = RawRequest.of({**_body(prompt), **options})
-        reader = ChunkReader(prompt.model, hides_usage=False)
-        return self._transport.stream(PATH, request, reader, lenient=False)
-
-    def extras(self, fields: Mapping[str, object]) -> Extras:
-        return extras_of(fields)
-
-    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
-        found = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
-        lowered = {
-            name: most_output_tokens
-            for name in found or BOUNDS[:1]
-            if not found or request.fields[name] > most_output_tokens  # type: ignore[operator]
-        }
-        return request.with_fields(**lowered)
-
-    def forward(self, request: RawRequest) -> RawAnswer:
-        return self._transport.post(PATH, request)
-
-    def forward_stream(self, request: RawRequest) -> AnswerStream:
-        asking, was_added = _with_usage(request)
-        choices = request.fields.get("n")
-        reader = ChunkReader(
-            str(request.fields.get("model")),
-            hides_usage=was_added,
-            choices=choices if isinstance(choices, int) else 1,
-        )
-        return self._transport.stream(PATH, asking, reader, lenient=True)
-
-
 # -- requests ----------------------------------------------------------------------------------
 
 
@@ -112,19 +58,33 @@ def _body(prompt: Prompt) -> dict[str, object]:
     }
 
 
-def _with_usage(request: RawRequest) -> tuple[RawRequest, bool]:
-    """The request, which asks for the stream's usage, and whether that had to be added."""
-    options = request.fields.get("stream_options")
-    if isinstance(options, dict) and options.get("include_usage") is True:
-        return request, False
-    if not isinstance(options, dict | None):
-        return request, False  # OpenAI rejects it with its own message
-    fields = {**request.fields, "stream_options": {**(options or {}), "include_usage": True}}
-    try:
-        raw = json.dumps(fields, allow_nan=False).encode()
-    except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
-        raise ProviderError(NAME, "bad_request", message=str(error)) from error
-    return replace(request, raw=raw, fields=fields), True
+def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
+    found = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
+    lowered = {
+        name: most_output_tokens
+        for name in found or BOUNDS[:1]
+        if not found or request.fields[name] > most_output_tokens  # type: ignore[operator]
+    }
+    return request.with_fields(**lowered)
+
+
+def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
+    """Every stream asks for its usage; the reader hides it from a client that did not."""
+    options, choices = request.fields.get("stream_options"), request.fields.get("n")
+    options, hides_usage = {} if options is None else options, False
+    if isinstance(options, dict) and options.get("include_usage") is not True:  # 1 is not True
+        hides_usage = True
+        fields = {**request.fields, "stream_options": {**options, "include_usage": True}}
+        try:
+            raw = json.dumps(fields, allow_nan=False).encode()
+        except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
+            raise ProviderError(NAME, "bad_request", message=str(error)) from error
+        request = replace(request, raw=raw, fields=fields)
+    return request, ChunkReader(
+        str(request.fields.get("model")),
+        hides_usage=hides_usage,
+        choices=choices if isinstance(choices, int) else 1,
+    )
 
 
 def extras_of(fields: Mapping[str, object]) -> Extras:
@@ -216,23 +176,22 @@ class Answer(Fields):
     model: str
     choices: Annotated[list[Choice], Field(min_length=1)]
 
-    def completion(self, answer: RawAnswer) -> Completion:
-        choice = self.choices[0]
-        refused = choice.message.refusal
-        return Completion(
-            text=choice.message.content or refused or "",
-            model=self.model,
-            usage=answer.usage,
-            finish_reason="refused" if refused else _finish_reason(choice.finish_reason),
-            quotas=answer.quotas,
-        )
+
+def _completion(answer: RawAnswer) -> Completion:
+    read = Answer.model_validate(answer.fields)
+    choice = read.choices[0]
+    refused = choice.message.refusal
+    return Completion(
+        text=choice.message.content or refused or "",
+        model=read.model,
+        usage=answer.usage,
+        finish_reason="refused" if refused else _finish_reason(choice.finish_reason),
+        quotas=answer.quotas,
+    )
 
 
-def _usage(answer: object) -> Usage | None:
-    try:
-        found = AnswerBill.model_validate(answer)
-    except ValidationError:
-        return None
+def _usage(answer: object) -> Usage:
+    found = AnswerBill.model_validate(answer)
     return found.usage.usage(found.service_tier)
 
 
@@ -315,9 +274,7 @@ class ChunkReader:
         """The text that a chunk adds to a choice; everything generated is counted."""
         progress, delta = self.progress, choice.delta or Delta()
         text = delta.content or delta.refusal or ""
-        progress.output_bytes += len(text.encode())
-        if delta.model_extra:
-            progress.output_bytes += generated_bytes(delta.model_extra, without=NOT_GENERATED)
+        progress.output_bytes += generated_bytes([text, delta.model_extra], without=NOT_GENERATED)
         if choice.finish_reason is not None:
             self._finished.add(choice.index or 0)
             if len(self._finished) >= self._choices:
@@ -412,9 +369,21 @@ VENDOR: Final = Vendor(
     client_class="OpenAI",
     error_class="OpenAIError",
     key_variable="OPENAI_API_KEY",
+    patterns=("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*"),
+    path="/chat/completions",
     request_id_header="x-request-id",
-    error_kind=_error_kind,
+    body=_body,
+    completion=_completion,
+    extras=extras_of,
+    bounded=_bounded,
+    open_stream=_open_stream,
     usage=_usage,
     output_bytes=_output_bytes,
     quotas=quotas,
+    error_kind=_error_kind,
 )
+
+
+class OpenAI(SDKProvider):
+    def __init__(self, timeouts: Timeouts) -> None:
+        super().__init__(VENDOR, timeouts)

@@ -1,4 +1,4 @@
-"""The transport to a provider, over its official synchronous SDK.
+"""A provider over its official synchronous SDK.
 
 A request is sent once, as bytes, and its answer is read as bytes: the SDK adds the key, the
 address, its headers and the connections. Errors of the SDK and of its HTTP library become
@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import ValidationError
+
 from chatapp.per_process import PerProcess
-from chatapp.providers.cancellation import with_cancellable_reads
-from chatapp.providers.event_stream import EventReader, EventStream
-from chatapp.providers.protocol import (
+from chatapp.providers import (
+    Completion,
     ErrorKind,
+    Extras,
+    Prompt,
     ProviderError,
     Quota,
     RawAnswer,
@@ -29,7 +34,9 @@ from chatapp.providers.protocol import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.response_headers import retry_after_s, sendable
+from chatapp.providers.answer import retry_after_s, sendable
+from chatapp.providers.cancellation import with_cancellable_reads
+from chatapp.providers.event_stream import EventReader, EventStream
 
 if TYPE_CHECKING:
     import httpx2
@@ -54,24 +61,34 @@ REFUSAL: Final = "chatapp.refusal"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vendor:
-    """How a vendor's SDK and API differ from the others'.
+    """What differs between the vendors' SDKs and APIs.
 
     ``name`` is also the SDK's module, ``client_class`` its client and ``error_class`` the base of
-    its errors. ``request_id_header`` is passed on to clients, who may need it to report a problem;
-    the quotas are not: they are ours. ``error_kind`` tells the cause of an APIStatusError where
-    the status alone does not, else None. ``usage`` and ``output_bytes`` read a whole answer's JSON,
-    ``quotas`` its headers.
+    its errors. ``patterns`` match the names of its models, ``path`` is that of its calls.
+    ``request_id_header`` is passed on to clients, who may need it to report a problem.
+
+    ``body`` writes a prompt, and ``completion`` reads its answer. ``extras`` and ``bounded`` are
+    those of Forwarder. ``open_stream`` returns the request to send for a stream, and the reader of
+    its events. ``usage`` and ``output_bytes`` read a whole answer's JSON, ``quotas`` its headers.
+    ``error_kind`` is the cause of an APIStatusError if the status alone does not tell it.
     """
 
     name: str
     client_class: str
     error_class: str
     key_variable: str
+    patterns: tuple[str, ...]
+    path: str
     request_id_header: str
-    error_kind: Callable[[Any], ErrorKind | None]
-    usage: Callable[[object], Usage | None]
+    body: Callable[[Prompt], dict[str, object]]
+    completion: Callable[[RawAnswer], Completion]
+    extras: Callable[[Mapping[str, object]], Extras]
+    bounded: Callable[[RawRequest, int], RawRequest]
+    open_stream: Callable[[RawRequest], tuple[RawRequest, EventReader]]
+    usage: Callable[[object], Usage]
     output_bytes: Callable[[object], int]
     quotas: Callable[[Mapping[str, str]], tuple[Quota, ...]]
+    error_kind: Callable[[Any], ErrorKind | None]
 
     @property
     def sdk(self) -> Any:
@@ -79,48 +96,70 @@ class Vendor:
         return import_module(self.name)
 
 
-class SDKTransport:
-    """Sends requests to a vendor, or to the compatible server at the SDK's base URL variable."""
+class SDKProvider:
+    """A vendor, or the compatible server at its SDK's base URL variable."""
 
     def __init__(self, vendor: Vendor, timeouts: Timeouts) -> None:
         self._vendor = vendor
         self._timeouts = timeouts
         self._client: PerProcess[Any] = PerProcess(self._connect)
+        self.name: Final = vendor.name
+        self.patterns: Final = vendor.patterns
         self.missing: Final = None if os.environ.get(vendor.key_variable) else vendor.key_variable
         if self.missing is None:
             # An SDK takes up to a second to import: at the start rather than within a request, and
             # not at all without a key.
             import_module(vendor.name)
 
-    def post(self, path: str, request: RawRequest, *, within_s: float | None = None) -> RawAnswer:
+    def serves(self, model: str) -> bool:
+        return any(fnmatchcase(model, pattern) for pattern in self.patterns)
+
+    def complete(self, prompt: Prompt) -> Completion:
+        answer = self.forward(RawRequest.of(self._vendor.body(prompt)))
+        with provider_errors(self._vendor):
+            return self._vendor.completion(answer)
+
+    def stream(self, prompt: Prompt) -> EventStream:
+        request = RawRequest.of({**self._vendor.body(prompt), "stream": True})
+        return self._stream(request, lenient=False)
+
+    def extras(self, fields: Mapping[str, object]) -> Extras:
+        return self._vendor.extras(fields)
+
+    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
+        return self._vendor.bounded(request, most_output_tokens)
+
+    def forward(self, request: RawRequest) -> RawAnswer:
+        return self.post(self._vendor.path, request)
+
+    def forward_stream(self, request: RawRequest) -> EventStream:
+        return self._stream(request, lenient=True)
+
+    def post(self, path: str, request: RawRequest, *, within_s: float = math.inf) -> RawAnswer:
         """Send the request once and wait for the whole answer, at most ``within_s`` seconds between
         two reads. Raises ProviderError."""
-        vendor, timeouts = self._vendor, self._timeouts
-        if within_s is not None:
-            timeouts = replace(timeouts, read_s=min(within_s, timeouts.read_s))
+        vendor = self._vendor
         with provider_errors(vendor):
-            response = self._send(path, request, read_s=timeouts.read_s)
+            response = self._send(path, request, read_s=min(within_s, self._timeouts.read_s))
             fields = json.loads(response.content)
             return RawAnswer(
                 raw=response.content,
                 fields=fields,
                 content_type=sendable(response.headers, "content-type") or JSON,
                 headers=_request_id(vendor, response),
-                usage=vendor.usage(fields),
+                usage=_usage(vendor, fields),
                 output_bytes=vendor.output_bytes(fields),
                 quotas=vendor.quotas(response.headers),
             )
 
-    def stream(
-        self, path: str, request: RawRequest, reader: EventReader, *, lenient: bool
-    ) -> EventStream:
-        """Send the request once. ``lenient`` passes on events that ``reader`` cannot parse. Raises
-        ProviderError if no stream begins."""
+    def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream:
+        """Send the request once. ``lenient`` passes on events that cannot be parsed."""
         vendor, timeouts = self._vendor, self._timeouts
+        request, reader = vendor.open_stream(request)
         # Compression would delay events until a block is full.
         plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
         with provider_errors(vendor):
-            response = self._send(path, plain, read_s=timeouts.first_byte_s, stream=True)
+            response = self._send(vendor.path, plain, read_s=timeouts.first_byte_s, stream=True)
             # The stream has begun: from now on each read has the usual time.
             with contextlib.suppress(RuntimeError, KeyError):  # the response has no such request
                 response.request.extensions["timeout"]["read"] = timeouts.read_s
@@ -171,6 +210,13 @@ class SDKTransport:
         import httpx2  # noqa: PLC0415
 
         return httpx2.Timeout(read_s, connect=self._timeouts.connect_s)
+
+
+def _usage(vendor: Vendor, fields: object) -> Usage | None:
+    try:
+        return vendor.usage(fields)
+    except ValidationError:
+        return None
 
 
 def _request_id(vendor: Vendor, response: httpx2.Response) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Checks the API key of each request, once accounts are on, before anything else.
+"""Checks the API key of each request, once accounts are on, before its body is read.
 
 A request without a valid key is a 401 in the wire format of its endpoint. The limiter charges it to
 the edge limits, like every request that reaches no view.
@@ -17,44 +17,15 @@ from chatapp.accounts.authentication import (
     Authenticator,
     KeyRefusedError,
 )
-from chatapp.web.errors import ApiError
+from chatapp.web.errors import ApiError, unavailable
 
 # Public: the page with its files, and health. Any other blueprint requires a key.
 OPEN_BLUEPRINTS: Final = frozenset({"page", "health"})
 OPEN_ENDPOINTS: Final = frozenset({"static"})
-HOW: Final = 'send it as "Authorization: Bearer sk-chat-…" or as "x-api-key: sk-chat-…"'
-RETRY_AFTER_S: Final = 2
-
-
-class UnauthenticatedError(ApiError):
-    """401: the key is missing or gives no access."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(401, "invalid_api_key", sentence)
-
-    def get_headers(self, *args: object) -> list[tuple[str, str]]:
-        """With the authentication scheme, which every 401 has, and with a ban on retries: Claude
-        Code would retry silently for minutes."""
-        return [
-            *super().get_headers(),
-            ("WWW-Authenticate", 'Bearer realm="chatapp"'),
-            ("x-should-retry", "false"),
-        ]
-
-
-class AccountsUnreachableError(ApiError):
-    """503: keys cannot be checked at the moment."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            503,
-            "accounts_unavailable",
-            f"API keys cannot be checked at the moment; try again in {RETRY_AFTER_S} s.",
-        )
-
-    def get_headers(self, *args: object) -> list[tuple[str, str]]:
-        """With a Retry-After."""
-        return [*super().get_headers(), ("Retry-After", str(RETRY_AFTER_S))]
+HOW: Final = 'Send it as "Authorization: Bearer sk-chat-…" or "x-api-key: sk-chat-…".'
+#: Every 401 has an authentication scheme. Without the ban on retries, Claude Code would retry
+#: silently for minutes.
+HEADERS: Final = {"WWW-Authenticate": 'Bearer realm="chatapp"', "x-should-retry": "false"}
 
 
 def install(app: Flask, authenticator: Authenticator) -> None:
@@ -70,9 +41,15 @@ def install(app: Flask, authenticator: Authenticator) -> None:
                 g.principal = authenticator.authenticate(_api_key(request))
                 g.key_id = g.principal.key_id
         except KeyRefusedError as error:
-            raise UnauthenticatedError(str(error)) from error
+            raise _unauthorized(str(error)) from error
         except AccountsUnavailableError as error:
-            raise AccountsUnreachableError from error
+            raise unavailable(
+                "accounts_unavailable", "API keys cannot be checked at the moment."
+            ) from error
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, "invalid_api_key", message, headers=HEADERS)
 
 
 def _is_open(received: Request) -> bool:
@@ -91,12 +68,10 @@ def _api_key(received: Request) -> str:
     keys |= {value.strip() for value in received.headers.getlist("x-api-key")}
     keys.discard("")
     if not keys:
-        raise UnauthenticatedError(f"There is no API key in this request; {HOW}.")
+        raise _unauthorized(f"The request has no API key. {HOW}")
     ours = {key for key in keys if key.startswith(PREFIX)}
     if len(ours) > 1:
-        raise UnauthenticatedError(
-            "There are two API keys of this server in this request; send one of them."
-        )
+        raise _unauthorized("The request has two API keys of this server. Send one of them.")
     return (ours or keys).pop()
 
 

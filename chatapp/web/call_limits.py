@@ -1,17 +1,22 @@
-"""The limits of the current request for its call, by their names in the policy."""
+"""The limits of calls: of the current one, and what the caller has left of them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from flask import g
 
 from chatapp.calls.provider_quota import quota_level
 from chatapp.estimates.estimate import Estimate
 from chatapp.providers import Quota
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, RequestLimit
 
+# Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.
 COOL_DOWN: Final = "provider"
 #: The provider's own quotas, `as reported`.
@@ -27,6 +32,11 @@ OF_THE_MODEL: Final = ("model", "blocked-model", COOL_DOWN, *QUOTAS)
 
 #: The first pause after a refusal that names none, in seconds.
 FIRST_PAUSE_S: Final = 1.0
+
+# The endpoint with the caller's limits in the policy; the vendors' endpoints share their buckets.
+ENDPOINT: Final = "chat.chat"
+METHOD: Final = "POST"
+MICRO: Final = 1_000_000
 
 
 class RequestLimits:
@@ -103,3 +113,96 @@ class RequestLimits:
 
     def cancel(self) -> None:
         self._reservation.cancel()
+
+
+def scarcest_limits(limiter: Limiter) -> list[RequestLimit]:
+    """For each unit, the limit of the current request that is nearest to exhaustion."""
+    scarcest: dict[str, RequestLimit] = {}
+    for decided in limiter.current_limits:
+        unit = decided.verdict.charge.limit.unit
+        if unit not in scarcest or _scarcity(decided) < _scarcity(scarcest[unit]):
+            scarcest[unit] = decided
+    return list(scarcest.values())
+
+
+def _scarcity(decided: RequestLimit) -> tuple[bool, float, int]:
+    """Denied limits first, then the smallest remaining share, then the latest reset."""
+    verdict = decided.verdict
+    left = verdict.remaining / max(1, verdict.charge.limit.capacity)
+    return verdict.allowed, left, -verdict.reset_after_us
+
+
+@dataclass(frozen=True, slots=True)
+class RemainingLimit:
+    """What the caller has left of one limit.
+
+    ``amount`` and ``remaining`` are in its unit (dollars as micro-dollars), ``reset_at`` is in
+    seconds since 1970, ``identity`` is the subject that it counts.
+
+    ``anchor`` is the unit of the calendar that a window follows, and ``period_s`` the length of the
+    current one: a month has 28 to 31 days.
+    """
+
+    name: str
+    unit: str
+    amount: int
+    period_s: int
+    burst: int | None
+    remaining: int
+    reset_at: float
+    identity: str
+    anchor: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """For a client: amounts in dollars, times in seconds from now."""
+        money = self.unit == "usd"
+        entry: dict[str, object] = {
+            "name": self.name,
+            "unit": self.unit,
+            "limit": self.amount / MICRO if money else self.amount,
+            "remaining": self.remaining / MICRO if money else self.remaining,
+            "reset_after": max(0.0, round(self.reset_at - time.time(), 3)),
+        }
+        if self.unit != "calls":  # calls at once have no period
+            entry["period"] = self.period_s
+        if self.anchor is not None:
+            entry["anchor"] = self.anchor
+        if self.burst is not None:
+            entry["burst"] = self.burst
+        return entry
+
+
+def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
+    """What the current caller has left of the limits of a chat, the shortest period first; empty
+    if limits are disabled. Nothing is charged. Limits of models are left out, because the current
+    request names no model."""
+    if not limiter.enabled:
+        return []
+    return [_left(shown) for shown in limiter.peek(ENDPOINT, method=METHOD)]
+
+
+def _left(shown: RequestLimit) -> RemainingLimit:
+    limit = shown.verdict.charge.limit
+    return RemainingLimit(
+        name=limit.name or str(shown.limit),
+        unit=limit.unit,
+        amount=limit.amount,
+        period_s=_period_s(shown),
+        burst=limit.burst,
+        remaining=shown.verdict.remaining,
+        reset_at=shown.window.reset_time,
+        identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
+        anchor=limit.anchor,
+    )
+
+
+def _period_s(shown: RequestLimit) -> int:
+    """The length of the current window, in seconds."""
+    limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
+    if limit.anchor is None:
+        return limit.period_us // MICRO
+    zone = ZoneInfo(limit.timezone)
+    start = datetime.fromtimestamp(reset_at - 1, zone).replace(hour=0, minute=0, second=0)
+    if limit.anchor == "month":
+        start = start.replace(day=1)
+    return round(reset_at - start.replace(microsecond=0).timestamp())

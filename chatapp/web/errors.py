@@ -1,22 +1,34 @@
-"""The errors of chatapp's own endpoints: JSON, {"error": "<one sentence>", "code": "<word>"}.
+"""Errors for clients: an ErrorReport first, then the body that the endpoint's clients read.
 
-Endpoints in a vendor's protocol use its wire format (formats/errors.py), and so does
-`unknown_address` for a vendor's client.
+chatapp's own endpoints answer {"error": "<sentence>", "code": "<word>"}. Endpoints in a vendor's
+protocol answer in its wire format (formats/errors.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-from flask import Flask, Response, json, request
+from flask import Flask, Response, g, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from chatapp.providers import ProviderError
-from chatapp.web import provider_errors, request_id
-from chatapp.web.error_report import ErrorReport, whole_seconds
+from chatapp.providers import ErrorKind, ProviderError
 from ratelimit_ext import Blocked, TemporarilyUnavailable
+
+#: OpenAI's header, used by default, and Anthropic's.
+REQUEST_ID_HEADER: Final = "x-request-id"
+ANTHROPIC_REQUEST_ID_HEADER: Final = "request-id"
+# The SDKs of both providers obey a Retry-After up to here. Above it, some sleep for days and some
+# retry at once, so they are asked not to retry.
+LONGEST_OBEYED_WAIT_S: Final = 60
+# The wait after an overload, if the provider names none or this server is overloaded, in seconds.
+DEFAULT_PROVIDER_WAIT_S: Final = 5
+DEFAULT_WAIT_S: Final = 2
 
 CODES: Final = {
     400: "bad_request",
@@ -27,25 +39,191 @@ CODES: Final = {
 }
 UNAVAILABLE_CODES: Final = {"closed": "switched_off", "storage-full": "storage_unavailable"}
 MESSAGES: Final = {
-    404: (
-        "There is nothing at this address; POST /chat takes messages, GET / is a page for people, "
-        "and /v1 is for the vendors' SDKs."
-    ),
-    500: "The server failed on this request and logged why; try again, or tell its operator.",
+    404: "Unknown address. Use POST /chat, GET / for the chat page, or /v1 with a vendor's SDK.",
+    500: "Internal server error. Try again, or send the x-request-id to the operator.",
+}
+#: Status, code and cause by the kind of a provider's error, and what to do by the code. The
+#: provider's own text is not shown.
+PROVIDER_ERRORS: Final[dict[ErrorKind, tuple[int, str, str]]] = {
+    "rate_limited": (503, "server_is_overloaded", "is limiting this server's requests"),
+    "overloaded": (503, "server_is_overloaded", "is overloaded"),
+    "timeout": (504, "provider_timeout", "did not answer in time"),
+    "auth": (502, "provider_refused", "rejected this server's API key"),
+    "quota": (502, "provider_refused", "refused: this server's credit is used up"),
+    "unknown_model": (422, "unknown_model", "does not offer this model to this server"),
+    "bad_request": (502, "provider_rejected", "rejected this request"),
+    "too_large": (400, "request_too_large", "does not accept a request of this size"),
+    "unavailable": (502, "provider_unavailable", "failed or could not be reached"),
+    "malformed": (502, "provider_unavailable", "sent an invalid answer"),
+}
+REMEDIES: Final = {
+    "server_is_overloaded": "Try again in {wait} s.",
+    "provider_timeout": "Try again, with a shorter message if it was long.",
+    "provider_refused": "Contact the operator; a retry will not help.",
+    "unknown_model": "Choose another model.",
+    "request_too_large": "Send a shorter one, or choose a model of another provider.",
+    "provider_rejected": "Change the message or choose another model.",
+    "provider_unavailable": "Try again in a moment, or choose a model of another provider.",
 }
 
 ErrorAnswer = HTTPException | WerkzeugResponse
 
 
-class ApiError(HTTPException):
-    """An error with a code of its own. ``message`` says what was found and what to do, ``param`` is
-    the field of the body."""
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """An error without a wire format.
 
-    def __init__(self, status: int, code: str, message: str, *, param: str | None = None) -> None:
+    ``param`` is the field of the body, ``retry_after_s`` the wait before a retry, ``is_final``: no
+    retry helps, ``unit`` is the unit of the limit that denied, ``request_id`` the provider's id of
+    the request.
+    """
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_s: int | None = None
+    is_final: bool = False
+    unit: str | None = None
+    request_id: str | None = None
+
+    @property
+    def retry_is_useless(self) -> bool:
+        """Whether a client should show the error instead of retrying."""
+        return self.is_final or (self.retry_after_s or 0) > LONGEST_OBEYED_WAIT_S
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that control clients' retries."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.retry_is_useless:
+            headers["x-should-retry"] = "false"
+        return headers
+
+
+class ApiError(HTTPException):
+    """An error with a code of its own; ``param`` is the field of the body."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(description=message)
         self.code = status
         self.error_code = code
         self.param = param
+        self._headers = headers
+
+    def get_headers(self, *args: object) -> list[tuple[str, str]]:
+        return [*super().get_headers(), *self._headers.items()]
+
+
+def unavailable(code: str, cause: str) -> ApiError:
+    """A 503 with a short Retry-After."""
+    message = f"{cause} Try again in {DEFAULT_WAIT_S} s."
+    return ApiError(503, code, message, headers={"Retry-After": str(DEFAULT_WAIT_S)})
+
+
+def overloaded() -> ApiError:
+    """The 503 of a server that has more to do than it has threads or memory."""
+    return unavailable("server_is_overloaded", "The server has too many calls in flight.")
+
+
+def new_request_id() -> str:
+    """A new id in the form that both vendors use."""
+    return f"req_{uuid.uuid4().hex}"
+
+
+def current_request_id() -> str:
+    """The id of the current request, made once."""
+    known: str | None = g.get("request_id")
+    if known is None:
+        known = g.request_id = new_request_id()
+    return known
+
+
+# -- reports -----------------------------------------------------------------------------------
+
+
+def report_of(error: HTTPException) -> ErrorReport:
+    """The report of an error with a status."""
+    status = error.code or 500
+    if isinstance(error, ApiError):
+        return ErrorReport(status, error.error_code, error.description or "", error.param)
+    if isinstance(error, Blocked):
+        return ErrorReport(status, "blocked", error.description or "", is_final=True)
+    if isinstance(error, TemporarilyUnavailable):
+        code = UNAVAILABLE_CODES.get(error.cause, "server_is_overloaded")
+        wait_s = None if error.wait_ms is None else _whole_seconds(error.wait_ms / 1000)
+        return ErrorReport(
+            status,
+            code,
+            error.description or "",
+            retry_after_s=wait_s,
+            is_final=wait_s is None,
+        )
+    message = MESSAGES.get(status, error.description or "")
+    if isinstance(error, MethodNotAllowed) and (methods := _allowed_methods(error)):
+        message = f"{request.method} is not allowed at this address. Use {methods}."
+    if status == 413 and (most := request.max_content_length):
+        megabytes = most // (1024 * 1024)
+        message = f"The body is larger than {megabytes} MB ({most} bytes). Send a shorter message."
+    return ErrorReport(status, CODES.get(status, "http_error"), message)
+
+
+def provider_report(error: ProviderError) -> ErrorReport:
+    """A provider's error for a client of POST /chat."""
+    return _provider_report(error, *PROVIDER_ERRORS[error.kind])
+
+
+def sdk_report(error: ProviderError) -> ErrorReport:
+    """A provider's error for a client of its SDK, with the statuses that the SDK knows.
+
+    An internal failure of the provider is worth a retry like an overload. A rejected key is this
+    server's: no 401 for the client, and no retry helps.
+    """
+    status, code, cause = PROVIDER_ERRORS[error.kind]
+    if error.kind == "unavailable" and (error.status or 0) >= 500:
+        status, code = 503, "server_is_overloaded"
+    elif error.kind == "bad_request":
+        status = error.status or 400
+    elif error.kind == "unknown_model":
+        status = 404
+    return _provider_report(error, status, code, cause)
+
+
+def _provider_report(error: ProviderError, status: int, code: str, cause: str) -> ErrorReport:
+    wait_s = _whole_seconds(error.retry_after_s or DEFAULT_PROVIDER_WAIT_S)
+    remedy = REMEDIES[code].format(wait=wait_s)
+    return ErrorReport(
+        status=status,
+        code=code,
+        message=f"The provider {error.provider} {cause}. {remedy}",
+        retry_after_s=wait_s if status == 503 else None,
+        # A timeout may be billed again by a retry; what was retried here needs no further retry.
+        is_final=error.was_retried or error.kind in {"auth", "quota", "timeout"},
+        request_id=error.request_id,
+    )
+
+
+def _whole_seconds(wait_s: float) -> int:
+    """A wait in whole seconds, rounded up, at least 1."""
+    return max(1, math.ceil(wait_s))
+
+
+def _allowed_methods(error: MethodNotAllowed) -> str:
+    """The allowed methods without HEAD and OPTIONS, which every address allows."""
+    return " or ".join(sorted({*(error.valid_methods or ())} - {"HEAD", "OPTIONS"}))
+
+
+# -- chatapp's own endpoints -------------------------------------------------------------------
 
 
 def install(
@@ -60,47 +238,16 @@ def install(
     def answer(error: HTTPException) -> ErrorAnswer:
         if request.endpoint is None and (answered := unrouted(error)) is not None:
             return answered
-        return error if has_response(error) else _json_answer(error)
+        return error if _has_response(error) else _json_answer(error)
 
     app.register_error_handler(HTTPException, answer)
     app.register_error_handler(ProviderError, _answer_provider_error)
 
 
-def has_response(error: HTTPException) -> bool:
+def _has_response(error: HTTPException) -> bool:
     """Whether the error has a response of its own: the extension's 429, a redirect."""
     overridden = type(error).get_response is not HTTPException.get_response
     return overridden or error.response is not None or error.code is None
-
-
-def report_of(error: HTTPException) -> ErrorReport:
-    """The report of an error with a status."""
-    status = error.code or 500
-    if isinstance(error, ApiError):
-        return ErrorReport(status, error.error_code, error.description or "", error.param)
-    if isinstance(error, Blocked):
-        return ErrorReport(status, "blocked", error.description or "", is_final=True)
-    if isinstance(error, TemporarilyUnavailable):
-        code = UNAVAILABLE_CODES.get(error.cause, "server_is_overloaded")
-        wait_s = None if error.wait_ms is None else whole_seconds(error.wait_ms / 1000)
-        return ErrorReport(
-            status,
-            code,
-            error.description or "",
-            retry_after_s=wait_s,
-            is_final=wait_s is None,
-        )
-    message = MESSAGES.get(status, error.description or "")
-    if isinstance(error, MethodNotAllowed) and (methods := _allowed_methods(error)):
-        message = f"{request.method} is not for this address; send {methods}."
-    if status == 413 and (most := request.max_content_length):
-        megabytes = most // (1024 * 1024)
-        message = f"The body is larger than {megabytes} MB ({most} bytes); send a shorter message."
-    return ErrorReport(status, CODES.get(status, "http_error"), message)
-
-
-def _allowed_methods(error: MethodNotAllowed) -> str:
-    """The allowed methods without HEAD and OPTIONS, which every address allows."""
-    return " or ".join(sorted({*(error.valid_methods or ())} - {"HEAD", "OPTIONS"}))
 
 
 def _json_answer(error: HTTPException) -> WerkzeugResponse:
@@ -112,16 +259,13 @@ def _json_answer(error: HTTPException) -> WerkzeugResponse:
 
 
 def _answer_provider_error(error: ProviderError) -> Response:
-    report = provider_errors.report(error)
+    report = provider_report(error)
     body: dict[str, object] = {"error": report.message, "code": report.code}
     if report.retry_after_s is not None:
         body["retry_after"] = report.retry_after_s
-    response = Response(
-        json.dumps(body),
-        status=report.status,
-        headers=report.headers,
-        content_type="application/json",
-    )
+    headers = report.headers
     if report.request_id is not None:
-        response.headers[request_id.HEADER] = report.request_id
-    return response
+        headers[REQUEST_ID_HEADER] = report.request_id
+    return Response(
+        json.dumps(body), status=report.status, headers=headers, content_type="application/json"
+    )

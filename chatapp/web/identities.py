@@ -11,13 +11,13 @@ import logging
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from flask import g
 
 from chatapp.accounts.principal import Principal
-from chatapp.conversation import Turn
 from chatapp.settings import SettingsError
+from chatapp.web.requests import ModelRequest
 from ratelimit_ext import Limiter, client_ip
 
 log = logging.getLogger(__name__)
@@ -28,15 +28,6 @@ SPOOFING_WARNING: Final = (
     "There are no API keys: a caller is whoever its user_id says. Keep this off the open internet, "
     "or make a key: flask --app wsgi chat keys create --user NAME"
 )
-
-
-class ChatRequest(Protocol):
-    """What every endpoint that calls a model keeps in ``g.chat_request``."""
-
-    @property
-    def turn(self) -> Turn: ...
-    @property
-    def user_id(self) -> str | None: ...
 
 
 def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[str] = ()) -> None:
@@ -56,7 +47,7 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
 
     @limiter.identity("model")
     def model() -> str:
-        request: ChatRequest = g.chat_request
+        request: ModelRequest = g.model_request
         return request.turn.model.slug
 
     @limiter.plan_loader
@@ -133,5 +124,5 @@ def _principal() -> Principal | None:
 def _user_id() -> str | None:
     if (principal := _principal()) is not None:
         return principal.user
-    request: ChatRequest | None = g.get("chat_request")
+    request: ModelRequest | None = g.get("model_request")
     return None if request is None else request.user_id

@@ -1,1 +1,99 @@
-"""Wire formats: one vendor a file, with its errors, headers, answers and streams."""
+"""What differs between the wire formats of answers, and which one a request has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from flask import current_app, request
+
+from chatapp.conversation import Reply
+from chatapp.providers import Part, Progress, ProviderError
+from chatapp.web.errors import ErrorReport
+from chatapp.web.formats.anthropic import AnthropicFormat
+from chatapp.web.formats.openai import OpenAIFormat
+
+
+class StreamWriter(Protocol):
+    """Writes one stream."""
+
+    def start(self) -> bytes:
+        """The bytes before the first part."""
+        ...
+
+    def part(self, part: Part) -> bytes: ...
+
+    def end(self, progress: Progress) -> bytes:
+        """The bytes after the last part of a whole answer."""
+        ...
+
+    def error(self, error: ProviderError) -> bytes:
+        """The bytes that end a stream that broke off."""
+        ...
+
+
+class AnswerFormat(Protocol):
+    """Writes answers that are not forwarded: those of POST /chat and of the offline model."""
+
+    def answer_body(self, reply: Reply) -> dict[str, object]: ...
+
+    def stream_writer(self, model: str, fields: Mapping[str, object]) -> StreamWriter:
+        """The writer of a stream for a request with these fields."""
+        ...
+
+
+class WireFormat(AnswerFormat, Protocol):
+    """A vendor's wire format. Its endpoints serve the models of ``provider`` and the offline model.
+
+    ``vendor`` is the provider's name for people. ``hints`` is what to correct in the base_url, by
+    the number of /v1 at the beginning of an unknown address: 0, 1, or 2 for more.
+    """
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def vendor(self) -> str: ...
+    @property
+    def hints(self) -> tuple[str, str, str]: ...
+    @property
+    def request_id_header(self) -> str:
+        """The header in which the vendor's SDK looks for a request id."""
+        ...
+
+    def error_body(self, report: ErrorReport) -> dict[str, object]: ...
+
+    def error_event(self, error: ProviderError) -> bytes:
+        """The event that ends a stream with an error."""
+        ...
+
+    def limit_headers(
+        self, unit: str, *, limit: int, remaining: int, reset_after_us: int
+    ) -> dict[str, str]:
+        """The vendor's headers for the state of a limit; none for an unknown unit."""
+        ...
+
+
+OPENAI: Final = OpenAIFormat()
+ANTHROPIC: Final = AnthropicFormat()
+
+
+def speaks_anthropic() -> bool:
+    """Whether the current request is in Anthropic's protocol, by the header that it requires."""
+    return "anthropic-version" in request.headers
+
+
+def current_format() -> WireFormat:
+    """The format of a request to an address that both vendors have: Anthropic's for Anthropic's
+    clients, OpenAI's for all others."""
+    return ANTHROPIC if speaks_anthropic() else OPENAI
+
+
+def addresses(*blueprints: str) -> list[str]:
+    """The addresses of blueprints whose names begin like this. Those of a vendor's protocol begin
+    with the provider's name."""
+    return [
+        f"{method} {rule.rule.replace('<path:', '<')}"
+        for rule in current_app.url_map.iter_rules()
+        if rule.endpoint.startswith(blueprints)
+        for method in sorted({*(rule.methods or ())} - {"HEAD", "OPTIONS"})
+    ]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
 from chatapp.providers.event_stream import write
-from chatapp.web import provider_errors
-from chatapp.web.error_report import ErrorReport
-from chatapp.web.limit_summary import LimitSummary
-from chatapp.web.request_id import ANTHROPIC_HEADER, new_request_id
+from chatapp.web.errors import (
+    ANTHROPIC_REQUEST_ID_HEADER,
+    ErrorReport,
+    new_request_id,
+    sdk_report,
+)
 
 ERROR_TYPES: Final = {
     401: "authentication_error",
@@ -37,7 +39,13 @@ class AnthropicFormat:
     """The format of POST /v1/messages."""
 
     provider: Final = "anthropic"
-    request_id_header: Final = ANTHROPIC_HEADER
+    vendor: Final = "Anthropic"
+    request_id_header: Final = ANTHROPIC_REQUEST_ID_HEADER
+    hints: Final = (
+        ": an address of Anthropic's API begins with /v1, right after the server's name",
+        "",
+        ": base_url must not end in /v1, which Anthropic's SDK adds",
+    )
 
     def error_body(self, report: ErrorReport) -> dict[str, object]:
         status = report.status
@@ -52,19 +60,20 @@ class AnthropicFormat:
         request_id = report.request_id or new_request_id()
         return {"type": "error", "error": error, "request_id": request_id}
 
-    def error_event(self, report: ErrorReport) -> bytes:
-        return write(self.error_body(report), name="error")
+    def error_event(self, error: ProviderError) -> bytes:
+        return write(self.error_body(sdk_report(error)), name="error")
 
-    def limit_headers(self, summaries: Sequence[LimitSummary]) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for summary in summaries:
-            if unit := HEADER_UNITS.get(summary.unit):
-                headers |= {
-                    f"anthropic-ratelimit-{unit}-limit": str(summary.limit),
-                    f"anthropic-ratelimit-{unit}-remaining": str(summary.remaining),
-                    f"anthropic-ratelimit-{unit}-reset": _instant(summary.reset_after_us),
-                }
-        return headers
+    def limit_headers(
+        self, unit: str, *, limit: int, remaining: int, reset_after_us: int
+    ) -> dict[str, str]:
+        if unit not in HEADER_UNITS:
+            return {}
+        name = f"anthropic-ratelimit-{HEADER_UNITS[unit]}"
+        return {
+            f"{name}-limit": str(limit),
+            f"{name}-remaining": str(remaining),
+            f"{name}-reset": _instant(reset_after_us),
+        }
 
     def answer_body(self, reply: Reply) -> dict[str, object]:
         return {
@@ -82,7 +91,7 @@ class AnthropicStreamWriter:
     """Events of an answer of the offline model."""
 
     def __init__(self, wire_format: AnthropicFormat, model: str) -> None:
-        self._format = wire_format
+        self.error = wire_format.error_event
         self._model = model
 
     def start(self) -> bytes:
@@ -105,9 +114,6 @@ class AnthropicStreamWriter:
             + _event("message_delta", delta=delta, usage=_bill(usage))
             + _event("message_stop")
         )
-
-    def error(self, error: ProviderError) -> bytes:
-        return self._format.error_event(provider_errors.report_for_sdk(error))
 
 
 def _event(name: str, **fields: object) -> bytes:

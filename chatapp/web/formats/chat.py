@@ -1,12 +1,15 @@
-"""The stream of POST /chat: `delta` events with text, then one `done` or one `error`."""
+"""The format of POST /chat: {"reply", "model", "usage"}, or a stream of `delta` events with text
+that ends with `done` or `error`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
 from chatapp.providers.event_stream import write
-from chatapp.web import provider_errors
+from chatapp.web.errors import provider_report
 
 #: The fields of a usage that a chat has: it has no tools and no tiers.
 USAGE: Final = (
@@ -19,13 +22,19 @@ USAGE: Final = (
 
 
 def usage_fields(usage: Usage | None) -> dict[str, int] | None:
-    """A usage as POST /chat shows it; None if the provider reported none that can be read."""
+    """A usage for a client; None if the provider reported no valid one."""
     return {name: getattr(usage, name) for name in USAGE} if usage else None
 
 
-class ChatStreamWriter:
-    """Writes the events of POST /chat."""
+class ChatFormat:
+    def answer_body(self, reply: Reply) -> dict[str, object]:
+        return {"reply": reply.text, "model": reply.model, "usage": usage_fields(reply.usage)}
 
+    def stream_writer(self, model: str, fields: Mapping[str, object]) -> ChatStreamWriter:
+        return ChatStreamWriter()
+
+
+class ChatStreamWriter:
     def start(self) -> bytes:
         return b""
 
@@ -43,5 +52,5 @@ class ChatStreamWriter:
         )
 
     def error(self, error: ProviderError) -> bytes:
-        report = provider_errors.report(error)
+        report = provider_report(error)
         return write({"error": report.message, "code": report.code}, name="error")

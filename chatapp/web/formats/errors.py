@@ -1,4 +1,4 @@
-"""The errors and limit headers of an endpoint that speaks a vendor's protocol."""
+"""Errors and limit headers in a vendor's wire format."""
 
 from __future__ import annotations
 
@@ -6,22 +6,41 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from flask import Blueprint, Response, json
+from flask import Blueprint, Response, json, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.providers import ProviderError
 from chatapp.services import current_services
-from chatapp.web import provider_errors
-from chatapp.web.error_report import ErrorReport
-from chatapp.web.errors import report_of
-from chatapp.web.formats.wire_format import WireFormat
-from chatapp.web.limit_summary import limit_summaries
-from chatapp.web.request_id import current_request_id
+from chatapp.web.call_limits import scarcest_limits
+from chatapp.web.errors import (
+    ApiError,
+    ErrorAnswer,
+    ErrorReport,
+    current_request_id,
+    report_of,
+    sdk_report,
+)
+from chatapp.web.formats import (
+    ANTHROPIC,
+    OPENAI,
+    WireFormat,
+    addresses,
+    speaks_anthropic,
+)
 from ratelimit_ext import RateLimitExceeded, RequestTooLarge
 
 # Errors that the client can correct: it gets the vendor's own text.
 CLIENT_ERRORS: Final = frozenset({"bad_request", "unknown_model"})
+VERSION: Final = "v1"
+# The first segments of OpenAI's paths after the base_url, which its user may have got wrong.
+OPENAI_RESOURCES: Final = frozenset(
+    {
+        *("assistants", "audio", "batches", "completions", "conversations", "embeddings", "files"),
+        *("fine_tuning", "images", "models", "moderations", "realtime", "responses", "threads"),
+        *("uploads", "vector_stores", "videos"),
+    }
+)
+SHOWN_CHARACTERS: Final = 100
 
 
 class FormatErrors:
@@ -40,8 +59,16 @@ class FormatErrors:
         bp.register_error_handler(ProviderError, self.provider_error)
 
     def add_limits(self, response: Response) -> Response:
-        summaries = limit_summaries(current_services().limiter)
-        response.headers.update(self._current().limit_headers(summaries))
+        for decided in scarcest_limits(current_services().limiter):
+            verdict = decided.verdict
+            limit = verdict.charge.limit
+            headers = self._current().limit_headers(
+                limit.unit,
+                limit=limit.capacity,
+                remaining=verdict.remaining,
+                reset_after_us=verdict.reset_after_us,
+            )
+            response.headers.update(headers)
         return response
 
     def add_request_id(self, response: Response) -> Response:
@@ -49,7 +76,7 @@ class FormatErrors:
         response.headers.setdefault(self._current().request_id_header, current_request_id())
         return response
 
-    def http_error(self, error: HTTPException) -> HTTPException | WerkzeugResponse:
+    def http_error(self, error: HTTPException) -> ErrorAnswer:
         if error.response is not None or error.code is None or error.code < 400:
             return error
         report = report_of(error)
@@ -61,7 +88,7 @@ class FormatErrors:
                 answered.headers[name] = value
         return answered
 
-    def denied(self, error: RateLimitExceeded) -> HTTPException | Response:
+    def denied(self, error: RateLimitExceeded) -> ErrorAnswer:
         if error.response is not None:
             return error
         # With the headers: a request that is denied at its end is past `after_request` already.
@@ -71,7 +98,7 @@ class FormatErrors:
         return self._answer(ErrorReport(400, "request_too_large", error.description or ""))
 
     def provider_error(self, error: ProviderError) -> Response:
-        answered = self._answer(provider_errors.report_for_sdk(error))
+        answered = self._answer(sdk_report(error))
         if error.kind in CLIENT_ERRORS and _has_error(error.raw):
             answered.set_data(error.raw)
         return answered
@@ -104,3 +131,38 @@ def _has_error(raw: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(body, dict) and isinstance(body.get("error"), dict)
+
+
+# -- unknown addresses -------------------------------------------------------------------------
+
+
+def unknown_address(error: HTTPException) -> ErrorAnswer | None:
+    """The answer to a vendor's client whose request reaches no endpoint, with the known addresses;
+    None if the request is in no vendor's protocol.
+
+    The SDK's method has no endpoint here, or its base_url is wrong. Header and address show which
+    vendor's SDK it is.
+    """
+    parts = request.path.strip("/").split("/")
+    versions = next((n for n, part in enumerate(parts) if part != VERSION), len(parts))
+    wire_format = _format_of(parts[versions:], versions=versions)
+    if wire_format is None:
+        return None
+    if error.code == 404:
+        requested = f"{request.method} {request.path[:SHOWN_CHARACTERS]}"
+        hint = wire_format.hints[min(versions, 2)]
+        known = ", ".join(addresses(f"{wire_format.provider}_", "models_api."))
+        message = f"Unknown address {requested}{hint}. Available: {known}."
+        error = ApiError(404, "not_found", message)
+    errors = FormatErrors(lambda: wire_format)
+    return (
+        errors.denied(error) if isinstance(error, RateLimitExceeded) else errors.http_error(error)
+    )
+
+
+def _format_of(rest: list[str], *, versions: int) -> WireFormat | None:
+    if speaks_anthropic() or rest[:1] == ["messages"]:
+        return ANTHROPIC
+    if versions or rest[-2:] == ["chat", "completions"] or OPENAI_RESOURCES.issuperset(rest[:1]):
+        return OPENAI
+    return None

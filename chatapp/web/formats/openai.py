@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
 from chatapp.providers.event_stream import write
-from chatapp.web import provider_errors
-from chatapp.web.error_report import ErrorReport
-from chatapp.web.limit_summary import LimitSummary
-from chatapp.web.request_id import HEADER
+from chatapp.web.errors import REQUEST_ID_HEADER, ErrorReport, sdk_report
 
 ERROR_TYPES: Final = {
     401: "authentication_error",
@@ -29,7 +26,13 @@ class OpenAIFormat:
     """The format of POST /v1/chat/completions."""
 
     provider: Final = "openai"
-    request_id_header: Final = HEADER
+    vendor: Final = "OpenAI"
+    request_id_header: Final = REQUEST_ID_HEADER
+    hints: Final = (
+        ": the base_url of OpenAI's SDK must end in /v1",
+        "",
+        ": base_url must end in a single /v1",
+    )
 
     def error_body(self, report: ErrorReport) -> dict[str, object]:
         status = report.status
@@ -48,19 +51,19 @@ class OpenAIFormat:
         }
         return {"error": error}
 
-    def error_event(self, report: ErrorReport) -> bytes:
-        return write(self.error_body(report))
+    def error_event(self, error: ProviderError) -> bytes:
+        return write(self.error_body(sdk_report(error)))
 
-    def limit_headers(self, summaries: Sequence[LimitSummary]) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for summary in summaries:
-            if summary.unit in UNITS:
-                headers |= {
-                    f"x-ratelimit-limit-{summary.unit}": str(summary.limit),
-                    f"x-ratelimit-remaining-{summary.unit}": str(summary.remaining),
-                    f"x-ratelimit-reset-{summary.unit}": duration(summary.reset_after_us),
-                }
-        return headers
+    def limit_headers(
+        self, unit: str, *, limit: int, remaining: int, reset_after_us: int
+    ) -> dict[str, str]:
+        if unit not in UNITS:
+            return {}
+        return {
+            f"x-ratelimit-limit-{unit}": str(limit),
+            f"x-ratelimit-remaining-{unit}": str(remaining),
+            f"x-ratelimit-reset-{unit}": duration(reset_after_us),
+        }
 
     def answer_body(self, reply: Reply) -> dict[str, object]:
         message = {"role": "assistant", "content": reply.text, "refusal": None}
@@ -85,7 +88,7 @@ class OpenAIStreamWriter:
     """Chunks of an answer of the offline model."""
 
     def __init__(self, wire_format: OpenAIFormat, model: str, *, wants_usage: bool) -> None:
-        self._format = wire_format
+        self.error = wire_format.error_event
         self._wants_usage = wants_usage
         self._common = {
             "id": _new_id(),
@@ -105,9 +108,6 @@ class OpenAIStreamWriter:
         if self._wants_usage and progress.usage is not None:
             last += write({**self._common, "choices": [], "usage": _bill(progress.usage)})
         return last + write("[DONE]")
-
-    def error(self, error: ProviderError) -> bytes:
-        return self._format.error_event(provider_errors.report_for_sdk(error))
 
     def _chunk(self, delta: dict[str, str], *, finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

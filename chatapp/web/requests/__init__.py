@@ -1,1 +1,37 @@
-"""From the bytes of a request to a value that can be charged and answered."""
+"""A valid request to a model, in whichever protocol it arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chatapp.conversation import Turn
+from chatapp.providers import Extras, RawRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """Every endpoint that calls a model keeps it in ``g.model_request``.
+
+    ``most_output_tokens`` bounds its ``choices`` (answers) together, None if it has no bound.
+    ``stream``: the answer is streamed. ``extras`` change the price.
+
+    ``raw_request`` is the request in its provider's own protocol, None for POST /chat. ``turn`` is
+    for POST /chat and for the offline model. ``user_id`` is None for a vendor's protocol: the user
+    that such a body names is not an identity here.
+    """
+
+    turn: Turn
+    most_output_tokens: int | None
+    stream: bool = False
+    user_id: str | None = None
+    raw_request: RawRequest | None = None
+    choices: int = 1
+    extras: Extras = field(default_factory=Extras)
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """The body in a vendor's protocol."""
+        if self.raw_request is not None:
+            return self.raw_request.fields
+        return {"messages": [{"role": "user", "content": self.turn.message}]}

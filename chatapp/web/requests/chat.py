@@ -1,10 +1,9 @@
-"""The body of POST /chat: a valid ChatRequest, or an ApiError that says what is wrong."""
+"""The body of POST /chat: a valid ModelRequest, or an ApiError that says what is wrong."""
 
 from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Final, NoReturn
 
@@ -15,7 +14,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from chatapp import validation
 from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
 from chatapp.web.errors import ApiError
-from chatapp.web.requests import json_body
+from chatapp.web.requests import ModelRequest, json_body
 
 MESSAGE_MAX_BYTES: Final = 32_000
 USER_ID_MAX_CHARACTERS: Final = 256
@@ -43,19 +42,7 @@ ELSEWHERE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A valid request. ``user_id`` is None if the body has none; ``most_output_tokens`` is the
-    longest possible answer; ``stream``: the answer is streamed.
-    """
-
-    turn: Turn
-    user_id: str | None
-    most_output_tokens: int
-    stream: bool = False
-
-
-def read(request: Request, conversation: Conversation) -> ChatRequest:
+def read(request: Request, conversation: Conversation) -> ModelRequest:
     """The request's body, checked; ApiError (400, 413 or 422) if it is invalid."""
     fields = json_body.read_object(request, example=EXAMPLE)
     for field in fields:
@@ -73,7 +60,7 @@ def read(request: Request, conversation: Conversation) -> ChatRequest:
     except ModelUnavailableError as error:
         raise ApiError(422, "model_unavailable", str(error)) from error
     turn = Turn(message=body.message, model=model)
-    return ChatRequest(
+    return ModelRequest(
         turn=turn,
         user_id=body.user_id,
         most_output_tokens=conversation.max_tokens,

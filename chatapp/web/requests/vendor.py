@@ -7,7 +7,6 @@ unread: the vendor knows them better, and changes them more often.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Final, NoReturn
 
 from flask import Request
@@ -16,11 +15,12 @@ from pydantic_core import PydanticCustomError
 
 from chatapp import validation
 from chatapp.catalogue import Model
-from chatapp.conversation import Turn
+from chatapp.conversation import ModelUnavailableError, Turn, UnknownModelError
 from chatapp.providers import Extras, RawRequest
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
-from chatapp.web.requests import json_body
+from chatapp.web.formats import addresses
+from chatapp.web.requests import ModelRequest, json_body
 from chatapp.web.requests.chat import ModelName
 
 # Far more than a conversation has; an answer to each would be paid for.
@@ -31,6 +31,7 @@ TOKENS_MOST: Final = 1_000_000
 # Each choice is billed as an answer of its own.
 CHOICES_MOST: Final = 8
 HEADER_MAX_CHARACTERS: Final = 1000
+OFFLINE: Final = "offline"
 
 
 def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -63,47 +64,73 @@ class Fields(BaseModel):
     messages: Messages
     stream: bool | None = None
 
+    @property
+    def choices(self) -> int:
+        """The number of requested answers."""
+        return 1
 
-@dataclass(frozen=True, slots=True)
-class VendorRequest:
-    """A valid request. ``most_output_tokens`` bounds all its answers together, if the request has
-    a bound; ``choices`` is the number of answers.
-
-    ``turn`` is for the offline model. There is no ``user_id``: the user that a body names is not an
-    identity here. ``extras`` change the price.
-    """
-
-    raw_request: RawRequest
-    turn: Turn
-    stream: bool
-    most_output_tokens: int | None
-    choices: int = 1
-    extras: Extras = field(default_factory=Extras)
-    user_id: None = None
+    @property
+    def most_output_tokens(self) -> int | None:
+        """Of all choices together; None if the request sets no bound."""
+        return None
 
 
-def read_document(request: Request, *, example: str) -> json_body.Document:
-    """The body. It may be larger than at other endpoints, because it may contain images."""
-    request.max_content_length = current_services().settings.max_body_bytes
-    return json_body.read_document(request, example=example)
-
-
-def raw_request(
+def read(
     request: Request,
-    document: json_body.Document,
+    fields_of: type[Fields],
     *,
+    provider: str,
+    example: str,
     headers: tuple[str, ...] = (),
     query: tuple[str, ...] = (),
-) -> RawRequest:
-    """The request to forward, with these headers and parameters of the caller."""
-    return RawRequest(
-        raw=document.raw,
-        fields=document.fields,
-        headers={
-            name: _plain(name, request.headers[name]) for name in headers if name in request.headers
-        },
-        query=_parameters(request, query),
+) -> ModelRequest:
+    """The request's body, checked; ApiError if it is invalid, with ``example`` if it is no object.
+    ``headers`` and ``query`` name what is forwarded of the request besides its body."""
+    # It may be larger than at other endpoints, because it may contain images.
+    request.max_content_length = current_services().settings.max_body_bytes
+    document = json_body.read_document(request, example=example)
+    try:
+        fields = fields_of.model_validate(document.fields)
+    except ValidationError as error:
+        refuse(error)
+    model = served_model(fields.model, provider=provider)
+    return ModelRequest(
+        turn=Turn(_last_text(fields.messages), model),
+        most_output_tokens=fields.most_output_tokens,
+        stream=fields.stream or False,
+        raw_request=RawRequest(
+            raw=document.raw,
+            fields=document.fields,
+            headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
+            query=_parameters(request, query),
+        ),
+        choices=fields.choices,
+        extras=_extras(model, document.fields),
     )
+
+
+def served_model(name: str, *, provider: str) -> Model:
+    """The model of that name at the provider's endpoints, which serve its own models and the
+    offline model; ApiError (404) if they do not serve it."""
+    conversation = current_services().conversation
+    try:
+        model = conversation.model(name)
+    except ModelUnavailableError as error:
+        raise _not_found(str(error)) from error
+    except UnknownModelError as error:
+        names = ", ".join(conversation.models_of(provider, OFFLINE))
+        raise _not_found(f'Unknown model "{name[:100]}". Choose one of {names}.') from error
+    if model.provider not in {provider, OFFLINE}:
+        known = " or ".join(addresses(f"{model.provider}_"))
+        raise _not_found(
+            f'The model "{name}" belongs to {model.provider}. Use {known} for it, or choose a '
+            f"model of {provider}."
+        )
+    return model
+
+
+def _not_found(message: str) -> ApiError:
+    return ApiError(404, "model_not_found", message, param="model")
 
 
 def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
@@ -111,30 +138,32 @@ def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
         found = request.args
     except UnicodeDecodeError as error:
         raise ApiError(
-            400, "invalid_query", "The query string is not UTF-8; percent-encode it."
+            400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
         ) from error
     return {name: _plain(name, found[name]) for name in names if name in found}
 
 
-def extras(model: Model, fields: Mapping[str, object]) -> Extras:
+def _extras(model: Model, fields: Mapping[str, object]) -> Extras:
     """What changes the price; ApiError (400) for a field without a price, which no budget would
     count."""
     conversation = current_services().conversation
     found = conversation.extras(model, fields)
     for name, why in found.refused.items():
-        raise ApiError(400, "unpriced_field", f'"{name}" {why}; leave it out.', param=name)
+        raise _unpriced(name, why)
     for name, tier in found.tiers.items():
         if not conversation.catalogue.prices_tier(model, tier):
-            sentence = f'"{name}" asks for {tier!r}, which has no price for {model.name}'
-            raise ApiError(400, "unpriced_field", f"{sentence}; leave it out.", param=name)
+            raise _unpriced(name, f"has the value {tier!r}, which has no price for {model.name}")
     for tool in found.tools:
         if tool not in conversation.catalogue.tools(model.provider):
-            sentence = f'"tools" has {tool!r}, which has no price here; leave it out.'
-            raise ApiError(400, "unpriced_field", sentence, param="tools")
+            raise _unpriced("tools", f"has {tool!r}, which has no price here")
     return found
 
 
-def last_text(messages: list[dict[str, object]]) -> str:
+def _unpriced(field: str, problem: str) -> ApiError:
+    return ApiError(400, "unpriced_field", f'"{field}" {problem}. Leave it out.', param=field)
+
+
+def _last_text(messages: list[dict[str, object]]) -> str:
     """The text of the last message, in either protocol."""
     content = messages[-1].get("content")
     if isinstance(content, str):
@@ -157,6 +186,6 @@ def refuse(error: ValidationError) -> NoReturn:
 def _plain(name: str, value: str) -> str:
     if len(value) > HEADER_MAX_CHARACTERS or not (value.isascii() and value.isprintable()):
         raise ApiError(
-            400, "invalid_header", f'"{name}" has no value of plain characters; correct it.'
+            400, "invalid_header", f'The value of "{name}" is too long, or not printable ASCII.'
         )
     return value

@@ -23,7 +23,7 @@ def test_anthropics_sdk_lists_its_models(served: str) -> None:
         listed = {model.id: model for model in page}
         ids = list(listed)
         one = sdk.models.retrieve("claude-haiku-4-5")
-        with pytest.raises(anthropic.NotFoundError, match="unknown"):
+        with pytest.raises(anthropic.NotFoundError, match="Unknown model"):
             sdk.models.retrieve("llama")
     assert {"offline", "claude-haiku-4-5"} <= set(listed)
     assert not any(name.startswith("gpt") for name in listed)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.web.requests import body as request_body
+from chatapp.web.requests import json_body as request_body
 
 ROOT = Path(__file__).parents[4]
 HEAD = (

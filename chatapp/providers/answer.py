@@ -1,14 +1,56 @@
-"""What a provider's response headers say. They are untrusted: an invalid value counts as absent."""
+"""A provider's answer: what its JSON and its headers say.
+
+Both are untrusted. The SDKs validate neither: the models here do, for the fields that are used, and
+an invalid header counts as absent.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Annotated, Final
 
-from chatapp.providers.protocol import Quota, QuotaUnit
+from pydantic import BaseModel, ConfigDict, Field
+
+from chatapp.providers import Quota, QuotaUnit
+
+#: A thousand times more than the longest call. A larger number is an error of the provider, and no
+#: limit, price or database column is computed from it.
+TOKENS_MAX: Final = 10**9
+
+Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
+
+
+class Fields(BaseModel):
+    """The fields of one object that are used; others are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class OpenFields(Fields):
+    """The same, with the others kept in `model_extra`."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def generated_bytes(value: object, *, without: Collection[str]) -> int:
+    """The size of all strings in a part of an answer, at any depth: text, a refusal, a tool's name
+    and arguments, reasoning. ``without`` are the fields that the model did not generate."""
+    match value:
+        case str():
+            return len(value.encode("utf-8", "surrogatepass"))
+        case dict():
+            inner = [each for name, each in value.items() if name not in without]
+            return sum(generated_bytes(each, without=without) for each in inner)
+        case list():
+            return sum(generated_bytes(each, without=without) for each in value)
+        case _:
+            return 0
+
+
+# -- headers -----------------------------------------------------------------------------------
 
 FIGURE: Final = re.compile(r"[0-9]{1,13}")
 #: Larger than the quota of any provider.

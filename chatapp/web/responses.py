@@ -1,37 +1,69 @@
-"""The body of a streamed answer: the provider's parts, written as they arrive."""
+"""The response to a call: a body, or a stream that is written as the provider's parts arrive."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final
 
-from flask import Response
+from flask import Response, g, jsonify
 
 from chatapp.calls.provider_call import ProviderCall
 from chatapp.conversation import failures_logged
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError
 from chatapp.providers.event_stream import MIMETYPE
+from chatapp.services import current_services
+from chatapp.web.current_call import begin_call
+from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
+from chatapp.web.requests import ModelRequest
 
 # Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-class StreamWriter(Protocol):
-    """Writes a stream in a client's wire format."""
+def respond(answer_format: AnswerFormat) -> Response:
+    """Call the model of the current request, and write its answer in this format."""
+    wanted: ModelRequest = g.model_request
+    turn, conversation, call = wanted.turn, current_services().conversation, begin_call()
+    if wanted.stream:
+        stream = call.run(lambda model, most: conversation.stream(replace(turn, model=model), most))
+        writer = answer_format.stream_writer(turn.model.name, wanted.fields)
+        return _stream_response(stream, writer, call)
+    reply = call.run(lambda model, most: conversation.answer(replace(turn, model=model), most))
+    call.finish_answer(reply.usage, output_bytes=len(reply.text.encode("utf-8", "surrogatepass")))
+    return jsonify(answer_format.answer_body(reply))
+
+
+def respond_as_vendor(wire_format: WireFormat) -> Response:
+    """Forward the current request to its vendor, and the answer to the client; the offline model's
+    answer is written here."""
+    wanted: ModelRequest = g.model_request
+    if wanted.raw_request is None or wanted.turn.model.provider != wire_format.provider:
+        return respond(wire_format)
+    raw_request = wanted.raw_request
+    conversation, call = current_services().conversation, begin_call()
+    if wanted.stream:
+        stream = call.run(lambda model, most: conversation.forward_stream(model, raw_request, most))
+        return _stream_response(stream, ForwardWriter(wire_format), call)
+    answer = call.run(lambda model, most: conversation.forward(model, raw_request, most))
+    call.finish_answer(answer.usage, output_bytes=answer.output_bytes)
+    return Response(answer.raw, headers=answer.headers, content_type=answer.content_type)
+
+
+class ForwardWriter:
+    """A provider's stream, byte by byte, for a client that speaks its protocol."""
+
+    def __init__(self, wire_format: WireFormat) -> None:
+        self.error = wire_format.error_event
 
     def start(self) -> bytes:
-        """The bytes before the first part."""
-        ...
+        return b""
 
-    def part(self, part: Part) -> bytes: ...
+    def part(self, part: Part) -> bytes:
+        return part.raw
 
     def end(self, progress: Progress) -> bytes:
-        """The bytes after the last part of a whole answer."""
-        ...
-
-    def error(self, error: ProviderError) -> bytes:
-        """The bytes that end a stream that broke off."""
-        ...
+        return b""
 
 
 class StreamBody:
@@ -99,7 +131,7 @@ class StreamBody:
                 yield end
 
 
-def stream_response(stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> Response:
+def _stream_response(stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> Response:
     """The response to the current request with this stream as its body."""
     body = StreamBody(stream, writer, call)
     response = Response(

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from chatapp.providers.response_headers import retry_after_s
+from chatapp.providers.answer import retry_after_s
 
 
 @pytest.mark.parametrize(

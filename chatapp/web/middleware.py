@@ -1,0 +1,107 @@
+"""What applies to every request, before its blueprint and after its response."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection
+from typing import Final
+
+from flask import Flask, Response, request
+
+from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
+from chatapp.web.errors import (
+    ANTHROPIC_REQUEST_ID_HEADER,
+    REQUEST_ID_HEADER,
+    ApiError,
+    current_request_id,
+    overloaded,
+)
+from ratelimit_ext import Limiter
+
+log = logging.getLogger(__name__)
+
+#: Set for a call for which the worker has no thread; see chatapp/gunicorn_worker.py.
+OVERLOADED: Final = "chatapp.overloaded"
+SETTING: Final = "CHATAPP_TRUSTED_HOSTS"
+#: Any host name is trusted.
+ANY: Final = "*"
+#: Trusted if the setting is empty and there are no API keys.
+LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+#: Probes use addresses that are unknown in advance, and these blueprints spend nothing.
+ANY_HOST_BLUEPRINTS: Final = frozenset({"health"})
+SHOWN_CHARACTERS: Final = 100
+_NAME_AND_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
+
+
+def install(
+    app: Flask, limiter: Limiter, authenticator: Authenticator, trusted_hosts: Collection[str]
+) -> None:
+    """Check the host and the load, and add headers.
+
+    Install it before the limiter: hooks after a request run in reverse order, and the limiter's may
+    replace the response.
+    """
+
+    @app.before_request
+    def check_host() -> None:
+        """Refuse requests for unknown host names.
+
+        A page of another site can make its own name resolve to 127.0.0.1 (DNS rebinding). A browser
+        then takes this server for that site, and without API keys the page could spend money. Such
+        a request has the other site's name as its Host.
+        """
+        host = request.environ.get("HTTP_HOST")
+        if host is None or request.blueprint in ANY_HOST_BLUEPRINTS:  # browsers always send a Host
+            return
+        allowed = trusted_hosts or _default_hosts(authenticator)
+        if ANY not in allowed and not is_trusted(host, allowed):
+            raise ApiError(
+                400,
+                "untrusted_host",
+                f"The host name {host[:SHOWN_CHARACTERS]!a} is not allowed. Use another one, or "
+                f"ask the operator to add it to {SETTING}.",
+            )
+
+    @app.before_request
+    def check_load() -> None:
+        """Refuse a call if this process has too many in flight, before it costs anything."""
+        if OVERLOADED in request.environ:
+            raise overloaded()
+
+    limiter.request_filter(lambda: OVERLOADED in request.environ)
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        """A request id for reports to the operator, and a ban on guessing the type: a browser must
+        not run a reply as a script."""
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        headers = response.headers
+        if REQUEST_ID_HEADER not in headers and ANTHROPIC_REQUEST_ID_HEADER not in headers:
+            response.headers[REQUEST_ID_HEADER] = current_request_id()
+        if response.status_code == 500:
+            log.error("Request %s failed", current_request_id())
+        return response
+
+
+def is_trusted(host: str, trusted: Collection[str]) -> bool:
+    """Whether a Host, with or without a port, is one of the names. A leading dot includes all
+    subdomains.
+
+    >>> is_trusted("LOCALHOST:8000", LOOPBACK), is_trusted("[::1]:8000", LOOPBACK)
+    (True, True)
+    >>> is_trusted("chat.example.com", [".example.com"]), is_trusted("localhost.evil", LOOPBACK)
+    (True, False)
+    """
+    match = _NAME_AND_PORT.fullmatch(host.lower())
+    name = match[1].removesuffix(".") if match else ""
+    return any(
+        f".{name}".endswith(each) if each.startswith(".") else name == each for each in trusted
+    )
+
+
+def _default_hosts(authenticator: Authenticator) -> Collection[str]:
+    try:
+        return (ANY,) if authenticator.required else LOOPBACK
+    except AccountsUnavailableError:
+        return (ANY,)  # no request is authenticated meanwhile

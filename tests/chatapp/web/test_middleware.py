@@ -1,0 +1,267 @@
+"""What applies to every request: the host name, the request id, the ban on sniffing."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.services import services_of
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import Answer, ProviderServer, anthropic_error, openai_error
+
+ASKED: Final = {"message": "hi", "model": "offline"}
+V1: Final = {"model": "offline", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+
+
+# -- types --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "expected"),
+    [
+        ("GET", "/", None, 200),
+        ("GET", "/static/chat.js", None, 200),
+        ("GET", "/healthz", None, 200),
+        ("GET", "/v1/models", None, 200),
+        ("GET", "/nowhere", None, 404),
+        ("DELETE", "/chat", None, 405),
+        ("POST", "/chat", ASKED, 200),
+        ("POST", "/chat", {}, 422),
+        ("POST", "/chat", {**ASKED, "stream": True}, 200),
+        ("POST", "/v1/chat/completions", {**V1, "stream": True}, 200),
+        ("POST", "/v1/messages", {**V1, "stream": True}, 200),
+        ("OPTIONS", "/chat", None, 200),
+    ],
+)
+def test_every_answer_forbids_sniffing(
+    client: FlaskClient, method: str, path: str, body: object, expected: int
+) -> None:
+    """Errors, files and streams as well."""
+    answer = client.open(path, method=method, json=body)
+    assert answer.status_code == expected
+    assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]
+
+
+def test_a_refusal_forbids_it_too(make_app: AppMaker) -> None:
+    """Also one that takes the place of a 404."""
+    client = make_app().test_client()
+    answers = [client.get("/nowhere") for _ in range(21)]
+    assert answers[-1].status_code == 429
+    assert answers[-1].headers.getlist("X-Content-Type-Options") == ["nosniff"]
+
+
+# -- request ids --------------------------------------------------------------------------------
+
+CHAT, OPENAI, ANTHROPIC = "/chat", "/v1/chat/completions", "/v1/messages"
+MODELS: Final = {CHAT: "gpt-4o", OPENAI: "gpt-4o", ANTHROPIC: "claude-haiku-4-5"}
+HEADERS: Final = {CHAT: "x-request-id", OPENAI: "x-request-id", ANTHROPIC: "request-id"}
+OWN: Final = re.compile(r"req_[0-9a-f]{32}")
+
+
+def ask(client: FlaskClient, path: str, **fields: object) -> Any:
+    body: dict[str, object] = {"model": "offline", "message": "hi"}
+    if path != CHAT:
+        body = {"model": "offline", "max_tokens": 10, "messages": V1["messages"]}
+    with client.post(path, json={**body, **fields}) as response:
+        response.get_data()
+    return response
+
+
+def own_id(path: str, response: Any) -> str:
+    """The server's id in the answer's header, and in the body of Anthropic's errors."""
+    told: str = response.headers[HEADERS[path]]
+    assert OWN.fullmatch(told)
+    if path == ANTHROPIC:
+        assert "x-request-id" not in response.headers
+        if response.status_code >= 400:
+            assert response.json["request_id"] == told
+    return told
+
+
+@pytest.mark.parametrize("path", HEADERS)
+def test_an_answer_of_this_server_has_one(client: FlaskClient, path: str) -> None:
+    """Answers of the offline model, whole and streamed, a mistake of the caller, and a denial: each
+    has another."""
+    answers = [
+        ask(client, path),
+        ask(client, path, stream=True),
+        ask(client, path, model="no such model"),
+    ]
+    answers += [ask(client, path) for _ in range(9)]
+    assert {answer.status_code for answer in answers} >= {200, 429}
+    assert len({own_id(path, answer) for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize("path", HEADERS)
+def test_a_401_and_a_429_at_the_edge_have_one(
+    make_app: AppMaker, database_url: str, path: str
+) -> None:
+    """Also a denial that takes the place of an answer that was ready."""
+    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    client = make_app().test_client()
+    answers = [ask(client, path) for _ in range(25)]
+    assert {answer.status_code for answer in answers} == {401, 429}
+    assert len({own_id(path, answer) for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/usage", "/v1/models", "/v1/nowhere", "/"])
+def test_other_addresses_have_one(client: FlaskClient, path: str) -> None:
+    """Whatever is at them."""
+    assert OWN.fullmatch(client.get(path).headers["x-request-id"])
+
+
+@pytest.mark.parametrize("path", HEADERS)
+def test_the_log_has_the_id_of_a_failure_of_ours(
+    make_app: AppMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+) -> None:
+    """Under it an operator finds what a 500 was."""
+    app = make_app()
+    monkeypatch.setattr(services_of(app).conversation, "answer", None)
+    response = ask(app.test_client(), path)
+    assert response.status_code == 500
+    assert f"Request {own_id(path, response)} failed" in caplog.text
+
+
+PROVIDER_ERRORS: Final = (400, 401, 404, 429, 500, 503)
+
+
+@pytest.mark.parametrize("status", PROVIDER_ERRORS)
+@pytest.mark.parametrize("path", HEADERS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_of_the_provider_keeps_its_id(
+    online: FlaskClient, provider: ProviderServer, path: str, status: int, stream: bool
+) -> None:
+    """Whether its body is handed on or the error is told in our words."""
+    provider.script(provider_error(path, status, "req_7"))
+    response = ask(online, path, model=MODELS[path], stream=stream)
+    assert response.status_code >= 400
+    assert response.headers[HEADERS[path]] == "req_7"
+    if path == ANTHROPIC and response.status_code >= 500:
+        assert response.json["request_id"] == "req_7"
+
+
+@pytest.mark.parametrize("path", HEADERS)
+def test_an_id_that_cannot_be_sent_on_is_replaced(
+    online: FlaskClient, provider: ProviderServer, path: str
+) -> None:
+    """A server would refuse the header, and the whole answer with it."""
+    provider.script(provider_error(path, 500, "a\x01b"))
+    response = ask(online, path, model=MODELS[path])
+    assert response.status_code in {502, 503}
+    own_id(path, response)
+
+
+@pytest.mark.parametrize("path", HEADERS)
+def test_an_answer_of_the_provider_without_one_gets_ours(online: FlaskClient, path: str) -> None:
+    """The scripted provider sends none."""
+    response = ask(online, path, model=MODELS[path])
+    assert response.status_code == 200
+    own_id(path, response)
+
+
+def provider_error(path: str, status: int, request_id: str) -> Answer:
+    """An error of the provider behind that address."""
+    if path == ANTHROPIC:
+        headers = {"request-id": request_id}
+        return anthropic_error(status, kind="api_error", headers=headers)
+    return openai_error(status, code="trouble", headers={"x-request-id": request_id})
+
+
+# -- host names ---------------------------------------------------------------------------------
+
+
+def status(client: FlaskClient, host: str, path: str = "/chat") -> int:
+    headers = {"Host": host}
+    if path == "/chat":
+        return client.post(path, json=ASKED, headers=headers).status_code
+    return client.get(path, headers=headers).status_code
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:54321", 200),
+        ("[::1]:8000", 200),
+        ("localhost.", 200),
+        ("evil.example", 400),
+        ("localhost.evil.example", 400),
+        ("127.0.0.1.evil.example:8000", 400),
+        ("[::1].evil.example", 400),
+        ("evil.example:80:localhost", 400),
+        ("", 400),
+    ],
+)
+def test_without_keys_only_loopback_names_are_answered(
+    client: FlaskClient, host: str, expected: int
+) -> None:
+    """At any port."""
+    assert status(client, host) == expected
+
+
+def test_with_keys_every_name_is_answered(make_app: AppMaker, database_url: str) -> None:
+    """A page of another site has no key: it spends nothing, under whatever name."""
+    accounts = Accounts(Database(database_url))
+    key = accounts.create_key("alice", plan=None, default_plan="starter").text
+    headers = {"Host": "chat.example", "Authorization": f"Bearer {key}"}
+    client = make_app().test_client()
+    assert client.post("/chat", json=ASKED, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("chat.example:443", 200), ("a.b.example", 200), ("b.example", 200), ("ab.example", 400)],
+)
+def test_the_setting_names_them(make_app: AppMaker, host: str, expected: int) -> None:
+    """Then it is those and no others; a dot in front stands for the name and all below."""
+    client = make_app(CHATAPP_TRUSTED_HOSTS="chat.example, .b.example").test_client()
+    assert status(client, host) == expected
+
+
+def test_a_star_is_any(make_app: AppMaker) -> None:
+    """For who knows what they do."""
+    assert status(make_app(CHATAPP_TRUSTED_HOSTS="*").test_client(), "evil.example") == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_use_any_name(client: FlaskClient, path: str) -> None:
+    """A probe names the address of a container, which nobody knows in advance."""
+    assert status(client, "10.1.2.3:8000", path) == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/static/chat.js", "/v1/models", "/usage", "/nowhere"])
+def test_nothing_else_is_exempt(client: FlaskClient, path: str) -> None:
+    """Not the page, whose script would ask in the other site's name, nor what is nowhere."""
+    assert status(client, "evil.example", path) == 400
+
+
+def test_the_refusal_has_the_endpoints_shape(client: FlaskClient) -> None:
+    """It names the host and the setting."""
+    headers = {"Host": "evil.example"}
+    told = client.post("/chat", json=ASKED, headers=headers).json
+    assert told is not None
+    assert told["code"] == "untrusted_host"
+    assert "evil.example" in told["error"]
+    assert "CHATAPP_TRUSTED_HOSTS" in told["error"]
+    openai = client.post("/v1/chat/completions", json={}, headers=headers).json
+    assert openai is not None
+    assert openai["error"]["code"] == "untrusted_host"
+    anthropic = client.post("/v1/messages", json={}, headers=headers).json
+    assert anthropic is not None
+    assert anthropic["error"]["details"] == {"error_code": "untrusted_host"}
+
+
+def test_strange_hosts_count_at_the_edge(client: FlaskClient) -> None:
+    """A refusal is not free to repeat."""
+    answers = [status(client, "evil.example") for _ in range(25)]
+    assert answers.count(400) == 20
+    assert answers[-1] == 429
