@@ -36,7 +36,7 @@ from ratelimit_ext.web.storing import StoringLimiter
 
 
 class Configured(Protocol):
-    """A policy of an application: see :class:`~ratelimit_ext.web.configuration.Configuration`."""
+    """A policy of an application: see :class:`~ratelimit_ext.web.policy_limits.Configuration`."""
 
     def check_targets(self, app: flask.Flask) -> None: ...
     def complete(self, app: flask.Flask) -> None: ...

@@ -24,7 +24,7 @@ from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
-from ratelimit_ext.web.code_mistakes import (
+from ratelimit_ext.web.code_checks import (
     check_function,
     check_functions,
     check_keywords,
@@ -33,12 +33,12 @@ from ratelimit_ext.web.code_mistakes import (
     keywords_of_signature,
 )
 from ratelimit_ext.web.commands import take_over
-from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import RouteLimit, extended
 from ratelimit_ext.web.guarding import GuardingLimiter
 from ratelimit_ext.web.lease import lease_s
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.limits_adapter import rank
+from ratelimit_ext.web.policy_limits import Configuration, configured_policy
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
 from ratelimit_ext.web.settlement_queue import EXIT_S

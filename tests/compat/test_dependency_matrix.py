@@ -36,7 +36,7 @@ TESTS = (
     "tests/web/test_deciding.py",
     "tests/web/test_headers.py",
     "tests/web/test_commands.py",
-    "tests/web/test_code_mistakes.py",
+    "tests/web/test_code_checks.py",
 )
 
 
