@@ -33,12 +33,12 @@ from ratelimit_ext.web.code_checks import (
     keywords_of_signature,
 )
 from ratelimit_ext.web.commands import take_over
-from ratelimit_ext.web.definitions import RouteLimit, extended
+from ratelimit_ext.web.definitions import RouteLimit, upgrade
 from ratelimit_ext.web.guarding import GuardingLimiter
 from ratelimit_ext.web.lease import lease_s
 from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.limits_adapter import rank
-from ratelimit_ext.web.policy_limits import Configuration, configured_policy
+from ratelimit_ext.web.policy_limits import PolicyLimits, load
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.resolution import Place
 from ratelimit_ext.web.settlement_queue import EXIT_S
@@ -86,13 +86,13 @@ class Limiter(GuardingLimiter):
         if self._in_memory_fallback_enabled:
             self._fallback_engine = engine_for(self._fallback_storage)
         self._extend_definitions()
-        for item in self.limit_manager.stated_items():
+        for item in self.limit_manager.static_items():
             self.check_storage(item)
         self._adapters.clear()
         self._deferred_views.clear()
-        policy = configured_policy(app.config, self._strategy, check=self._check_identities)
+        policy = load(app.config, self._strategy, check=self._check_identities)
         if policy is not None and app not in self._configurations:
-            configuration = Configuration(policy, self)
+            configuration = PolicyLimits(policy, self)
             configuration.apply()
             self._configurations[app] = configuration
         self._lease_s = lease_s(app.config)
@@ -107,10 +107,10 @@ class Limiter(GuardingLimiter):
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
         its own of those that are strings."""
         manager = self.limit_manager
-        manager._application_limits = list(map(extended, manager._application_limits))
-        manager._default_limits = list(map(extended, manager._default_limits))
-        self._meta_limits = list(map(extended, self._meta_limits))
-        self._in_memory_fallback = list(map(extended, self._in_memory_fallback))
+        manager._application_limits = list(map(upgrade, manager._application_limits))
+        manager._default_limits = list(map(upgrade, manager._default_limits))
+        self._meta_limits = list(map(upgrade, self._meta_limits))
+        self._in_memory_fallback = list(map(upgrade, self._in_memory_fallback))
         definitions: Iterable[Any] = (
             *manager._application_limits,
             *manager._default_limits,
@@ -136,7 +136,7 @@ class Limiter(GuardingLimiter):
             self._check_identities(uses, mistakes)
             uses.check_targets(app.blueprints, app.view_functions, mistakes)
 
-        policy = configured_policy(app.config, self._strategy, file=file, check=check)
+        policy = load(app.config, self._strategy, file=file, check=check)
         assert policy is not None
         return policy
 

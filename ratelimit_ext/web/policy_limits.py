@@ -1,18 +1,13 @@
-"""Limits by configuration: from a policy to definitions on the extension's manager.
-
-A view that only the configuration limits gets a wrapper like a decorated one, so that its limits,
-too, are decided after all ``before_request`` functions, when it is known who calls.
-"""
+"""From a policy to the definitions of an application."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
 
 import flask
-import flask_limiter
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
@@ -21,65 +16,87 @@ from ratelimit_ext.policy import Mistakes, Uses, load_policy, plan_sentence
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.web.deciding import DecidingLimiter
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
+from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.limits_adapter import items_of
+from ratelimit_ext.web.manager import Manager
 
-POLICY_FILE = "RATELIMIT_POLICY_FILE"
-BLUEPRINTS = "RATELIMIT_BLUEPRINTS"
+#: What a definition copies from a limit of a policy.
+_COPIED: Final = (
+    *("per_method", "methods", "error_message", "exempt_when"),
+    *("deduct_when", "on_breach", "cost"),
+)
 
 
-def configured_policy(
+class Extension(Protocol):
+    """What the definitions need of the ``Limiter``."""
+
+    limit_manager: Manager
+    identities: dict[str, Identity]
+    _key_func: Callable[[], str]
+
+    def check_storage(self, item: RateLimitItem) -> None: ...
+    def present_plan(self) -> str: ...
+
+
+def load(
     config: Mapping[str, Any],
     default_strategy: str | None,
     *,
     file: str | os.PathLike[str] | None = None,
     check: Callable[[Uses, Mistakes], None],
 ) -> Policy | None:
-    """The policy that an application's configuration names; ``None`` where it names none.
+    """The policy of an application's configuration, with ``file`` instead of the configured one.
 
-    ``default_strategy`` is the one of limits that name none, ``file`` replaces the one of the
-    configuration, and ``check`` adds mistakes in names.
+    ``None`` if neither a file nor blueprints are configured. See :func:`load_policy`.
     """
-    file, blueprints = file or config.get(POLICY_FILE), config.get(BLUEPRINTS)
+    file = file or config.get("RATELIMIT_POLICY_FILE") or None
+    blueprints = config.get("RATELIMIT_BLUEPRINTS")
     if not file and not blueprints:
         return None
     return load_policy(
-        file=file or None,
-        blueprints=blueprints,
-        default_strategy=default_strategy,
-        check=check,
+        file=file, blueprints=blueprints, default_strategy=default_strategy, check=check
     )
 
 
-class Configuration:
-    """A policy on an extension: adds the definitions, and checks the names it uses."""
+class PolicyLimits:
+    """The definitions of a policy, and the checks of the names in it.
 
-    def __init__(self, policy: Policy, limiter: DecidingLimiter) -> None:
+    A view that only a policy limits gets the wrapper of a decorator, so that its limits are decided
+    after all ``before_request`` functions too.
+    """
+
+    def __init__(self, policy: Policy, limiter: Extension) -> None:
         self._policy = policy
-        self._limiter = limiter
+        self._limiter: Any = limiter
         self._plans: list[RouteLimit] = []
         self._targets: dict[str, list[RouteLimit]] = {}
         self._is_complete = False
 
     def apply(self) -> None:
-        """Add every limit of the policy."""
-        policy, manager = self._policy, self._limiter.limit_manager
+        """Add every limit of the policy to the manager."""
+        policy, limiter = self._policy, self._limiter
+        manager: Manager = limiter.limit_manager
         for limit in policy.application:
-            manager.add_application_limit(self._application_limit(limit))
+            application = ApplicationLimit(**self._keywords(limit), scope=limit.scope or "global")
+            manager.add_application_limit(application.bind(limiter))
         for limit in policy.default:
-            manager.add_default_limit(self._default_limit(limit))
+            default = Limit(**self._keywords(limit), scope=limit.scope, shared=limit.shared)
+            manager.add_default_limit(default.bind(limiter))
         for name, limits in policy.blueprints.items():
-            manager.add_configured_blueprint(name, map(self._route_limit, limits))
+            manager.add_policy_blueprint(name, self._route_limits(limits))
         for endpoint, limits in policy.routes.items():
-            manager.add_configured_endpoint(endpoint, map(self._route_limit, limits))
-        self._plans = self._plan_limits()
+            manager.add_policy_endpoint(endpoint, self._route_limits(limits))
+        plans = policy.plans.values()
+        self._plans = [self._plan_limit(plan, limit) for plan in plans for limit in plan.limits]
         for name in policy.plan_blueprints:
-            manager.add_configured_blueprint(name, self._plans_at(name))
+            manager.add_policy_blueprint(name, self._plans_at(name))
         for endpoint in policy.plan_routes:
-            manager.add_configured_endpoint(endpoint, self._plans_at(endpoint))
-        # Made now, so that what cannot be carried out stops the start, too.
-        self._targets = {name: self._of_target(name) for name in policy.target_places}
+            manager.add_policy_endpoint(endpoint, self._plans_at(endpoint))
+        # Made now, so that a limit that the storage does not support stops the start.
+        for name in policy.target_places:
+            plan_limits = self._plans_at(name) if name in policy.plan_targets else []
+            self._targets[name] = [*self._route_limits(policy.targets.get(name, ())), *plan_limits]
 
     def check_targets(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered."""
@@ -88,10 +105,10 @@ class Configuration:
         mistakes.raise_if_any()
 
     def complete(self, app: flask.Flask) -> None:
-        """Add the limits of what may be a blueprint or an endpoint, once all are registered.
+        """Add the limits of names that are blueprints or endpoints, once all are registered.
 
-        Names that are unknown now have no views. They are logged: an error here would be a 500 of
-        every view, and all other limits can be applied.
+        Unknown names are logged: an error would make every request fail, and all other limits can
+        be applied.
         """
         if self._is_complete:
             return
@@ -100,68 +117,60 @@ class Configuration:
             self.check_targets(app)
         except ConfigurationError as error:
             app.logger.error(
-                "The policy names what the application does not have; all its other limits apply. "
+                "The policy names unknown blueprints or endpoints; all its other limits apply. "
                 "Call limiter.check_policy(app) at the start to stop there. %s",
                 error,
             )
         manager = self._limiter.limit_manager
         for name, limits in self._targets.items():
             if name in app.blueprints:
-                manager.add_configured_blueprint(name, limits)
+                manager.add_policy_blueprint(name, limits)
             else:
-                manager.add_configured_endpoint(name, limits)
+                manager.add_policy_endpoint(name, limits)
 
-    # -- definitions -------------------------------------------------------------------------
-
-    def _identity(self, limit: PolicyLimit) -> Callable[[], str]:
-        if limit.key is None:
-            return self._limiter._key_func
-        return self._limiter.identities[limit.key] if isinstance(limit.key, str) else limit.key
-
-    def _common(self, limit: PolicyLimit) -> dict[str, Any]:
-        """What every kind of definition takes. Refuses what the storage cannot carry out."""
+    def _keywords(self, limit: PolicyLimit) -> dict[str, Any]:
+        """The keywords of every kind of definition. Raises ``ConfigurationError`` if the storage
+        does not support the limit."""
         for item in items_of(limit.text, limit.options):
             self._limiter.check_storage(item)
+        key = self._limiter._key_func if limit.key is None else limit.key
         return {
             "limit_provider": limit.text,
-            "key_function": self._identity(limit),
-            "per_method": limit.per_method,
-            "methods": limit.methods,
-            "error_message": limit.error_message,
-            "exempt_when": limit.exempt_when,
-            "deduct_when": limit.deduct_when,
-            "on_breach": limit.on_breach,
-            "cost": limit.cost,
+            "key_function": self._limiter.identities[key] if isinstance(key, str) else key,
+            **{name: getattr(limit, name) for name in _COPIED},
             **dataclasses.asdict(limit.options),
         }
 
-    def _application_limit(self, limit: PolicyLimit) -> flask_limiter.ApplicationLimit:
-        definition = ApplicationLimit(**self._common(limit), scope=limit.scope or "global")
-        return definition.bind(self._limiter)
+    def _route_limit(self, limit: PolicyLimit, **plan: Any) -> RouteLimit:
+        keywords = {
+            **self._keywords(limit),
+            "scope": limit.scope,
+            "shared": limit.shared,
+            "override_defaults": limit.override_defaults,
+            **plan,
+        }
+        return RouteLimit(limiter=self._limiter, **keywords)
 
-    def _default_limit(self, limit: PolicyLimit) -> flask_limiter.Limit:
-        definition = Limit(**self._common(limit), scope=limit.scope, shared=limit.shared)
-        return definition.bind(self._limiter)
+    def _route_limits(self, limits: Iterable[PolicyLimit]) -> list[RouteLimit]:
+        return [self._route_limit(limit) for limit in limits]
 
-    def _route_limit(self, limit: PolicyLimit) -> RouteLimit:
-        return RouteLimit(
-            **self._common(limit),
-            limiter=self._limiter,
-            scope=limit.scope,
-            shared=limit.shared,
-            override_defaults=limit.override_defaults,
+    def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
+        message = limit.error_message
+        if message is None and not states_guard(limit.text, limit.options):
+            message = plan_sentence(plan, limit, self._policy.next_plan(plan))
+        return self._route_limit(
+            limit, plan=plan.name, plan_loader=self._present_plan, error_message=message
         )
 
-    def _of_target(self, name: str) -> list[RouteLimit]:
-        limits = [self._route_limit(limit) for limit in self._policy.targets.get(name, ())]
-        return [*limits, *self._plans_at(name)] if name in self._policy.plan_targets else limits
+    def _present_plan(self) -> str:
+        """The caller's plan. Raises ``ConfigurationError`` if the policy does not have it."""
+        return self._policy.plan(self._limiter.present_plan()).name
 
     def _plans_at(self, name: str) -> list[RouteLimit]:
-        """The definitions of the plans for a blueprint or endpoint, equal wherever they stand, so
-        that blueprints that Flask-Limiter takes for one have them once.
+        """The limits of the plans, which override if other limits of this name do.
 
-        Flask-Limiter lets a nested blueprint override what is around it only where each of its
-        limits does, so beside one that does, the plans do.
+        Flask-Limiter lets a nested blueprint override those around it only if each of its limits
+        does. Equal definitions are charged once.
         """
         if name not in self._policy.overriding:
             return self._plans
@@ -169,37 +178,3 @@ class Configuration:
             dataclasses.replace(plan, limiter=self._limiter, override_defaults=True)
             for plan in self._plans
         ]
-
-    def _plan_limits(self) -> list[RouteLimit]:
-        """A definition per limit of each plan, which applies to the callers of that plan."""
-        return [
-            self._plan_limit(plan, limit)
-            for plan in self._policy.plans.values()
-            for limit in plan.limits
-        ]
-
-    def _present_plan(self) -> str:
-        """The caller's plan; ``ConfigurationError`` for one that the policy does not have."""
-        name = self._limiter.present_plan()
-        self._policy.plan(name)
-        return name
-
-    def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
-        policy, limiter = self._policy, self._limiter
-        items = items_of(limit.text, limit.options)
-
-        def applicable(name: str) -> tuple[RateLimitItem, ...]:
-            return items if name == plan.name else ()
-
-        definition = self._route_limit(limit)
-        sentence = limit.error_message
-        if sentence is None and not states_guard(limit.text, limit.options):
-            sentence = plan_sentence(plan, limit, policy.next_plan(plan))
-        return dataclasses.replace(
-            definition,
-            limiter=limiter,
-            asks=self._present_plan,
-            items=applicable,
-            plan=plan.name,
-            error_message=sentence,
-        )

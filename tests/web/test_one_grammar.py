@@ -31,7 +31,7 @@ def started(config: Options, **options: Any) -> list[CoreLimit]:
     app = Flask(__name__)
     app.config.update(config)
     limiter = Limiter(asked_key, app=app, storage_uri="memory://", **options)
-    return made(limiter.limit_manager.filed())
+    return made(limiter.limit_manager.definitions())
 
 
 def decorator(_: Path, text: str, options: Options) -> list[CoreLimit]:
@@ -76,7 +76,7 @@ def config_blueprints(_: Path, text: str, options: Options) -> list[CoreLimit]:
     app.add_url_rule("/", "root", lambda: "ok")
     limiter.check_policy(app)
     limiter.limit_manager.complete(app)
-    return made(limiter.limit_manager.filed())
+    return made(limiter.limit_manager.definitions())
 
 
 def toml(table: str) -> Place:
