@@ -10,7 +10,6 @@ from flask_limiter import ExemptionScope, HeaderNames
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.engine.embedded import embedded_uri
-from ratelimit_ext.web.bucket_limiter import register
 from ratelimit_ext.web.cause import BlockReason
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.extension import Limiter
@@ -23,6 +22,7 @@ from ratelimit_ext.web.refusal import (
     RequestTooLarge,
     TemporarilyUnavailable,
 )
+from ratelimit_ext.web.registration import register
 from ratelimit_ext.web.reservation import Reservation
 
 __all__ = [

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
 
 from limits import RateLimitItem, WindowStats
 from limits.storage import Storage
-from limits.strategies import STRATEGIES, RateLimiter
+from limits.strategies import RateLimiter
 
 from ratelimit_ext.core.charge import Charge, checked_cost
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.core.key import bucket_key, escaped
+from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.limits_adapter import limit_of
-from ratelimit_ext.web.storages import engine_for, storage_prefix
 
 
 class BucketLimiter(RateLimiter):
@@ -68,36 +66,3 @@ class ScopedLimiter(BucketLimiter):
         """Identity and scope come last; a key prefix before them is the naming's own already."""
         identity, scope = identifiers[-2:] if len(identifiers) > 1 else (*identifiers, "")
         return bucket_key(self.naming.prefix(limit, str(scope)), str(identity))
-
-
-class RegisteredLimiter(BucketLimiter):
-    """One strategy for all items, as `limits` and a plain ``flask_limiter.Limiter`` use it."""
-
-    STRATEGY: ClassVar[str]
-
-    def __init__(self, storage: Storage) -> None:
-        naming = Naming(storage_prefix(storage), "", self.STRATEGY)
-        super().__init__(storage, engine_for(storage), naming)
-
-    def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
-        identity = "/".join(escaped(str(part)).replace("/", "%2F") for part in identifiers)
-        return f"{self.naming.prefix(limit, item.namespace)}{{{identity}}}"
-
-
-class TokenBucketRateLimiter(RegisteredLimiter):
-    """See :mod:`ratelimit_ext.strategies.token_bucket`."""
-
-    STRATEGY = "token-bucket"
-
-
-class SlidingWindowRateLimiter(RegisteredLimiter):
-    """See :mod:`ratelimit_ext.strategies.sliding_window`."""
-
-    STRATEGY = "sliding-window"
-
-
-def register() -> None:
-    """Add the strategies to ``limits.strategies.STRATEGIES``, unless their names are taken."""
-    strategies = cast(dict[str, Any], STRATEGIES)
-    for strategy in (TokenBucketRateLimiter, SlidingWindowRateLimiter):
-        strategies.setdefault(strategy.STRATEGY, strategy)
