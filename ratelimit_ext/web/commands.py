@@ -1,7 +1,7 @@
 """``flask limiter limits`` and ``flask limiter clear``, with strategies, plans and identities.
 
 ``flask`` finds Flask-Limiter's commands before it loads the application, so they cannot be
-replaced. As soon as one of them asks the manager for limits, it is continued here. What it prints
+replaced. As soon as one of them reads limits from the manager, it is continued here. Its output
 contains the phrases of Flask-Limiter.
 """
 

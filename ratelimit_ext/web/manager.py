@@ -255,7 +255,7 @@ class Manager(LimitManager):
     ) -> EndpointLimits:
         """Add the defaults unless the view has limits for this method that override them.
 
-        A plan overrides them only if it says so.
+        A plan overrides them only with ``override_defaults``.
         """
         if not self.exemption_scope(app, endpoint, blueprint) & ExemptionScope.DEFAULT:
             stated = [limit for limit in own if limit.override_defaults or not _plan(limit)]
