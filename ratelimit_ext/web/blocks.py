@@ -13,7 +13,7 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.web.claims import Naming
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.limits_adapter import limit_of, options_of
 from ratelimit_ext.web.manager import Manager

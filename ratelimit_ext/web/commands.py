@@ -24,7 +24,7 @@ from limits.strategies import RateLimiter
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.web.claims import Naming
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.identities import Identity, spellings
 from ratelimit_ext.web.limits_adapter import limit_of

@@ -19,20 +19,20 @@ from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.web.admission import SWALLOWED, Charged, Outcome, admitted, charged
+from ratelimit_ext.web.bound_limit import Claim
 from ratelimit_ext.web.cause import STORAGE_FULL_WAIT_MS, lacks_room
-from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.code_checks import KnownNames
 from ratelimit_ext.web.concluding import ConcludingLimiter
 from ratelimit_ext.web.definitions import MARK, RouteLimit, wrap
 from ratelimit_ext.web.entry import Entry
+from ratelimit_ext.web.errors import LimitUnavailable, TemporarilyUnavailable
 from ratelimit_ext.web.lease import DEFAULT_LEASE_S
-from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
-from ratelimit_ext.web.refusal import LimitUnavailable, TemporarilyUnavailable
+from ratelimit_ext.web.request_state import LimitedRequest, RequestLimit
 from ratelimit_ext.web.reservation import Reservation
-from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
+from ratelimit_ext.web.resolver import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.settlement_queue import settlements
-from ratelimit_ext.web.storing import StoringLimiter
+from ratelimit_ext.web.storage import StoringLimiter
 
 
 class Configured(Protocol):

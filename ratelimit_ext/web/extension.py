@@ -34,13 +34,13 @@ from ratelimit_ext.web.code_checks import (
 )
 from ratelimit_ext.web.commands import take_over
 from ratelimit_ext.web.definitions import RouteLimit, upgrade
-from ratelimit_ext.web.guarding import GuardingLimiter
+from ratelimit_ext.web.guards import GuardingLimiter
 from ratelimit_ext.web.lease import lease_s
-from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.limits_adapter import rank
 from ratelimit_ext.web.policy_limits import PolicyLimits, load
+from ratelimit_ext.web.request_state import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
-from ratelimit_ext.web.resolution import Place
+from ratelimit_ext.web.resolver import Place
 from ratelimit_ext.web.settlement_queue import EXIT_S
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 

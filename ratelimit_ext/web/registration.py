@@ -14,8 +14,8 @@ from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.bucket_limiter import BucketLimiter
-from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 
 

@@ -17,7 +17,7 @@ from ratelimit_ext.web.admission import Charged, Outcome, admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
 from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.responding import RespondingLimiter
+from ratelimit_ext.web.response import RespondingLimiter
 
 
 class Attempt(NamedTuple):

@@ -13,7 +13,7 @@ from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
 from ratelimit_ext.web.admission import SWALLOWED
-from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming, concerns
+from ratelimit_ext.web.bound_limit import Claim, ClaimMaker, Estimators, Naming, concerns
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.manager import EndpointLimits, Manager
 
