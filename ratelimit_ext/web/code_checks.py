@@ -68,9 +68,10 @@ def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: 
             raise ConfigurationError(f"{where}: {unknown('keyword', word, allowed)}")
 
 
-def keywords_of_signature(function: Callable[..., Any], *more: str) -> tuple[str, ...]:
-    """The keywords of a method, and more."""
-    _self, *names = inspect.signature(function).parameters
+def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, ...]:
+    """The keywords of a method without ``**keywords``, and more."""
+    _self, *parameters = inspect.signature(method).parameters.values()
+    names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     return tuple(dict.fromkeys([*names, *more]))
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import click
 import flask
@@ -31,22 +32,18 @@ from ratelimit_ext.web.limits_adapter import limit_of
 from ratelimit_ext.web.manager import Manager
 
 
-class Extension(Protocol):
-    """What the commands need of the ``Limiter``."""
+@dataclass(frozen=True, slots=True)
+class CommandParts:
+    """What the commands use of an extension."""
 
-    limit_manager: Manager
-    identities: dict[str, Identity]
-    _meta_limits: Any
-
-    @property
-    def limiter(self) -> RateLimiter: ...
-    @property
-    def storage(self) -> Storage: ...
-    @property
-    def _naming(self) -> Naming: ...
-    @property
-    def _shared_engine(self) -> Engine: ...
-    def _is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool: ...
+    manager: Manager
+    identities: Mapping[str, Identity]
+    metas: Sequence[Definition]
+    naming: Naming
+    engine: Engine
+    limiter: RateLimiter
+    storage: Storage
+    is_deferred: Callable[[str, Any, str | None], bool]
 
 
 class Group(NamedTuple):
@@ -68,24 +65,24 @@ class Row(NamedTuple):
     scope: str
 
 
-def take_over(extension: Extension, app: flask.Flask) -> None:
+def take_over(parts: CommandParts, app: flask.Flask) -> None:
     """Continue and end a command of Flask-Limiter's, if one is running."""
     context = click.get_current_context(silent=True)
     stock = sys.modules.get("flask_limiter.commands")
     if context is None or stock is None:
         return
     if context.command is stock.limits:
-        LimitsCommand(extension, app, context.params).show()
+        LimitsCommand(parts, app, context.params).show()
         context.exit(0)
     if context.command is stock.clear:
-        context.exit(LimitsCommand(extension, app, context.params).clear())
+        context.exit(LimitsCommand(parts, app, context.params).clear())
 
 
 class LimitsCommand:
     """A running command with its options."""
 
-    def __init__(self, extension: Extension, app: flask.Flask, options: dict[str, Any]) -> None:
-        self._extension = extension
+    def __init__(self, parts: CommandParts, app: flask.Flask, options: dict[str, Any]) -> None:
+        self._parts = parts
         self._app = app
         self._options = options
 
@@ -106,7 +103,7 @@ class LimitsCommand:
         key = self._options["key"]
         if not self._options["y"] and not click.confirm(f"Clear all limits of {key!r}?"):
             return 1
-        naming, buckets = self._extension._naming, dict[str, None]()
+        naming, buckets = self._parts.naming, dict[str, None]()
         for group in self._groups():
             cleared: dict[str, None] = {}
             for definition in group.definitions:
@@ -117,7 +114,7 @@ class LimitsCommand:
                         buckets.update(dict.fromkeys(names))
                         cleared[self._described(row._replace(method=""), ": Cleared")] = None
             click.echo("\n".join(_tree(group.title, cleared)))
-        count = self._extension._shared_engine.clear(list(buckets))
+        count = self._parts.engine.clear(list(buckets))
         if not count:
             click.echo(
                 f"Nothing was counted for {key!r}. Write the identity as the key function returns "
@@ -129,8 +126,8 @@ class LimitsCommand:
         return 0
 
     def _lines(self) -> Iterator[str]:
-        is_available = not self._options["key"] or self._extension.storage.check()
-        manager = self._extension.limit_manager
+        is_available = not self._options["key"] or self._parts.storage.check()
+        manager = self._parts.manager
         for group in self._groups():
             entries = []
             for definition in group.definitions:
@@ -147,23 +144,23 @@ class LimitsCommand:
             yield from _tree(group.title, entries)
 
     def _groups(self) -> Iterator[Group]:
-        app, extension = self._app, self._extension
-        manager, endpoint = extension.limit_manager, self._options["endpoint"]
+        app, parts = self._app, self._parts
+        manager, endpoint = parts.manager, self._options["endpoint"]
         if not endpoint and self._options["path"]:
             # Flask-Limiter's command has already refused a path that does not exist.
             adapter = app.url_map.bind("localhost")
             endpoint, _ = adapter.match(self._options["path"], method=self._options["method"])
         if not endpoint and manager._application_limits:
             yield Group("Application Limits", manager._application_limits)
-        if not endpoint and extension._meta_limits:
-            yield Group("Meta Limits", extension._meta_limits)
+        if not endpoint and parts.metas:
+            yield Group("Meta Limits", parts.metas)
         for rule in sorted(app.url_map.iter_rules(endpoint), key=str):
             name = rule.endpoint
             if name == "static":
                 continue
             methods = tuple(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})) or ("GET",)
             view, blueprint = app.view_functions[name], name.rpartition(".")[0] or None
-            if extension._is_deferred(name, view, blueprint):
+            if parts.is_deferred(name, view, blueprint):
                 function = get_qualified_name(view)
                 found = manager.at_callable(app, name, blueprint, function, method=methods[0])
             else:
@@ -176,13 +173,13 @@ class LimitsCommand:
         stated = runtime_limits(definition, definition.limit_provider) if plan else definition
         for runtime in stated:
             for each in (runtime, *(runtime.meta_limits or ())):
-                limit = limit_of(each.limit, self._extension._naming.strategy)
+                limit = limit_of(each.limit, self._parts.naming.strategy)
                 for method in group.methods if each.per_method else ("",):
                     yield Row(each, limit, plan, method, each.scope_for(group.endpoint, method))
 
     def _described(self, row: Row, state: str) -> str:
         limit, runtime = row.limit, row.runtime
-        identities = self._extension.identities.items()
+        identities = self._parts.identities.items()
         keys = [name for name, identity in identities if identity is runtime.key_func]
         words = [
             limit.strategy,
@@ -200,7 +197,7 @@ class LimitsCommand:
 
     def _state(self, row: Row) -> str:
         """What is left to the key, in the spelling that has used most."""
-        key, limiter = self._options["key"], self._extension.limiter
+        key, limiter = self._options["key"], self._parts.limiter
         if not key:
             return ""
         limit, item = row.limit, row.runtime.limit

@@ -32,7 +32,7 @@ from ratelimit_ext.web.code_checks import (
     check_strategy,
     keywords_of_signature,
 )
-from ratelimit_ext.web.commands import take_over
+from ratelimit_ext.web.commands import CommandParts, take_over
 from ratelimit_ext.web.definitions import RouteLimit, upgrade
 from ratelimit_ext.web.guards import GuardingLimiter
 from ratelimit_ext.web.lease import lease_s
@@ -68,7 +68,17 @@ class Limiter(GuardingLimiter):
 
     def _before_listing(self, app: flask.Flask) -> None:
         self._complete_policy(app)
-        take_over(self, app)
+        parts = CommandParts(
+            manager=self.limit_manager,
+            identities=self.identities,
+            metas=self._meta_limits,
+            naming=self._naming,
+            engine=self._shared_engine,
+            limiter=self.limiter,
+            storage=self.storage,
+            is_deferred=self._is_deferred,
+        )
+        take_over(parts, app)
 
     # -- set-up ------------------------------------------------------------------------------
 
@@ -92,7 +102,7 @@ class Limiter(GuardingLimiter):
         self._deferred_views.clear()
         policy = load(app.config, self._strategy, check=self._check_identities)
         if policy is not None and app not in self._configurations:
-            configuration = PolicyLimits(policy, self)
+            configuration = PolicyLimits(policy, self, check_item=self.check_storage)
             configuration.apply()
             self._configurations[app] = configuration
         self._lease_s = lease_s(app.config)

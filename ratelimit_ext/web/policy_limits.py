@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import flask
 from limits import RateLimitItem
@@ -17,7 +17,6 @@ from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
-from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.limits_adapter import items_of
 from ratelimit_ext.web.manager import Manager
 
@@ -26,17 +25,6 @@ _COPIED: Final = (
     *("per_method", "methods", "error_message", "exempt_when"),
     *("deduct_when", "on_breach", "cost"),
 )
-
-
-class Extension(Protocol):
-    """What the definitions need of the ``Limiter``."""
-
-    limit_manager: Manager
-    identities: dict[str, Identity]
-    _key_func: Callable[[], str]
-
-    def check_storage(self, item: RateLimitItem) -> None: ...
-    def present_plan(self) -> str: ...
 
 
 def load(
@@ -66,9 +54,12 @@ class PolicyLimits:
     after all ``before_request`` functions too.
     """
 
-    def __init__(self, policy: Policy, limiter: Extension) -> None:
+    def __init__(
+        self, policy: Policy, limiter: Any, *, check_item: Callable[[RateLimitItem], None]
+    ) -> None:
         self._policy = policy
-        self._limiter: Any = limiter
+        self._limiter = limiter
+        self._check_item = check_item
         self._plans: list[RouteLimit] = []
         self._targets: dict[str, list[RouteLimit]] = {}
         self._is_complete = False
@@ -132,7 +123,7 @@ class PolicyLimits:
         """The keywords of every kind of definition. Raises ``ConfigurationError`` if the storage
         does not support the limit."""
         for item in items_of(limit.text, limit.options):
-            self._limiter.check_storage(item)
+            self._check_item(item)
         key = self._limiter._key_func if limit.key is None else limit.key
         return {
             "limit_provider": limit.text,
