@@ -12,17 +12,17 @@ from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.engine.embedded import embedded_uri
 from ratelimit_ext.web.cause import BlockReason
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
-from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.identities import address_identity, client_ip
-from ratelimit_ext.web.limited_request import RequestLimit
-from ratelimit_ext.web.refusal import (
+from ratelimit_ext.web.errors import (
     Blocked,
     LimitUnavailable,
     RateLimitExceeded,
     RequestTooLarge,
     TemporarilyUnavailable,
 )
+from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.web.identities import address_identity, client_ip
 from ratelimit_ext.web.registration import register
+from ratelimit_ext.web.request_state import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
 
 __all__ = [

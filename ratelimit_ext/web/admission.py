@@ -13,7 +13,7 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.web.claims import Claim
+from ratelimit_ext.web.bound_limit import Claim
 from ratelimit_ext.web.entry import Admission, Entry
 
 #: Flask-Limiter's words.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -12,9 +13,9 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.web.claims import Naming
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.definitions import runtime_limits
-from ratelimit_ext.web.limits_adapter import items_of, limit_of, options_of
+from ratelimit_ext.web.limits_adapter import limit_of, options_of
 from ratelimit_ext.web.manager import Manager
 
 
@@ -78,12 +79,8 @@ def _guards(
 
 def _runtimes(definition: Limit) -> Iterator[Any]:
     """The runtime limits that a definition states; none where a callable states them."""
-    text: Any = definition.limit_provider
-    options = getattr(definition, "options", None)
-    if callable(text) or options is None:
+    if callable(definition.limit_provider):
         return
-    try:
-        items = items_of(text, options)
-    except ValueError:  # logged when a request needs it
-        return
-    yield from runtime_limits(definition, items)
+    # An invalid string is logged when a request needs it.
+    with contextlib.suppress(ValueError):
+        yield from runtime_limits(definition, definition.limit_provider)

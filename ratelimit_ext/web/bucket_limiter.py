@@ -13,7 +13,7 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.web.claims import Naming
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.limits_adapter import limit_of
 
 

@@ -1,8 +1,8 @@
-"""``flask limiter limits`` and ``flask limiter clear`` for our limits.
+"""``flask limiter limits`` and ``flask limiter clear``, with strategies, plans and identities.
 
-Flask-Limiter's commands know amounts per period and identities as they are stored. They are found
-by ``flask`` before the application is loaded, so they cannot be replaced: as soon as one of them
-asks the manager for limits, it is continued here.
+``flask`` finds Flask-Limiter's commands before it loads the application, so they cannot be
+replaced. As soon as one of them reads limits from the manager, it is continued here. Its output
+contains the phrases of Flask-Limiter.
 """
 
 from __future__ import annotations
@@ -10,215 +10,214 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import click
 import flask
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
+from limits.storage import Storage
+from limits.strategies import RateLimiter
 
-from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.core.limit import NO_OPTIONS, Limit
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.web.claims import Naming
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.identities import Identity, spellings
-from ratelimit_ext.web.limits_adapter import items_of, limit_of
-from ratelimit_ext.web.manager import Applicable, Manager
-
-STOCK = "flask_limiter.commands"
+from ratelimit_ext.web.limits_adapter import limit_of
+from ratelimit_ext.web.manager import Manager
 
 
-class Extension(Protocol):
-    """What the commands need of the extension."""
+@dataclass(frozen=True, slots=True)
+class CommandParts:
+    """What the commands use of an extension."""
 
-    limit_manager: Manager
-    identities: dict[str, Identity]
-    _meta_limits: Any
+    manager: Manager
+    identities: Mapping[str, Identity]
+    metas: Sequence[Definition]
+    naming: Naming
+    engine: Engine
+    limiter: RateLimiter
+    storage: Storage
+    is_deferred: Callable[[str, Any, str | None], bool]
 
-    @property
-    def _naming(self) -> Naming: ...
-    @property
-    def _shared_engine(self) -> Engine: ...
-    def _is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool: ...
+
+class Group(NamedTuple):
+    """The limits under one title."""
+
+    title: str
+    definitions: Iterable[Definition]
+    endpoint: str = ""
+    methods: tuple[str, ...] = ("",)
 
 
-class Listed(NamedTuple):
-    """A limit before an endpoint. ``prefix`` is the name of its buckets up to the identity."""
+class Row(NamedTuple):
+    """A limit of an endpoint; with a ``method`` if each method has a bucket of its own."""
 
-    definition: Definition
     runtime: RuntimeLimit
     limit: Limit
+    plan: str
     method: str
-    prefix: str
+    scope: str
 
 
-def take_over(extension: Extension, app: flask.Flask) -> None:
-    """Continue a command of Flask-Limiter's that is running, and end it."""
-    context, stock = click.get_current_context(silent=True), sys.modules.get(STOCK)
+def take_over(parts: CommandParts, app: flask.Flask) -> None:
+    """Continue and end a command of Flask-Limiter's, if one is running."""
+    context = click.get_current_context(silent=True)
+    stock = sys.modules.get("flask_limiter.commands")
     if context is None or stock is None:
         return
     if context.command is stock.limits:
-        _show(extension, app, context.params)
+        LimitsCommand(parts, app, context.params).show()
         context.exit(0)
     if context.command is stock.clear:
-        context.exit(_clear(extension, app, context.params))
+        context.exit(LimitsCommand(parts, app, context.params).clear())
 
 
-def _show(extension: Extension, app: flask.Flask, options: dict[str, Any]) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            text = "\n".join(_lines(extension, app, options))
-            if options["watch"]:
+class LimitsCommand:
+    """A running command with its options."""
+
+    def __init__(self, parts: CommandParts, app: flask.Flask, options: dict[str, Any]) -> None:
+        self._parts = parts
+        self._app = app
+        self._options = options
+
+    def show(self) -> None:
+        """Print the limits, and what they leave to the key if one is given."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                text = "\n".join(self._lines())
+                if not self._options["watch"]:
+                    click.echo(text)
+                    return
                 click.clear()
-            click.echo(text)
-            if not options["watch"]:
-                return
-            time.sleep(1)
+                click.echo(text)
+                time.sleep(1)
 
+    def clear(self) -> int:
+        """Clear what is counted for the key, and return the status of the command."""
+        key = self._options["key"]
+        if not self._options["y"] and not click.confirm(f"Clear all limits of {key!r}?"):
+            return 1
+        naming, buckets = self._parts.naming, dict[str, None]()
+        for group in self._groups():
+            cleared: dict[str, None] = {}
+            for definition in group.definitions:
+                with contextlib.suppress(Exception):  # a function that needs a request
+                    for row in self._rows(definition, group):
+                        prefix = naming.prefix(row.limit, row.scope)
+                        names = (bucket_key(prefix, name) for name in spellings(key))
+                        buckets.update(dict.fromkeys(names))
+                        cleared[self._described(row._replace(method=""), ": Cleared")] = None
+            click.echo("\n".join(_tree(group.title, cleared)))
+        count = self._parts.engine.clear(list(buckets))
+        if not count:
+            click.echo(
+                f"Nothing was counted for {key!r}. Write the identity as the key function returns "
+                "it, such as an address, a user name or an API key.",
+                err=True,
+            )
+            return 1
+        click.echo(f"Cleared {count} {'count' if count == 1 else 'counts'} of {key!r}.")
+        return 0
 
-def _lines(extension: Extension, app: flask.Flask, options: dict[str, Any]) -> Iterator[str]:
-    for title, definitions, endpoint, methods in _places(extension, app, options):
-        yield title
-        for definition in definitions:
-            try:
-                listed = list(_listed(extension, definition, endpoint, methods))
-            except Exception as error:  # noqa: BLE001 - a function of the application
-                yield f"  given by {_name(definition.limit_provider)} at each request ({error})"
+    def _lines(self) -> Iterator[str]:
+        is_available = not self._options["key"] or self._parts.storage.check()
+        manager = self._parts.manager
+        for group in self._groups():
+            entries = []
+            for definition in group.definitions:
+                try:
+                    for row in self._rows(definition, group):
+                        state = self._state(row) if is_available else ": Storage not available"
+                        entries.append(self._described(row, state))
+                except Exception as error:  # noqa: BLE001 - a function of the application
+                    name = _function_name(definition.limit_provider)
+                    entries.append(f"returned by {name} at each request ({error})")
+            blueprint = group.endpoint.rpartition(".")[0] or None
+            if not entries and manager.exemption_scope(self._app, group.endpoint, blueprint):
+                entries = ["Exempt"]
+            yield from _tree(group.title, entries)
+
+    def _groups(self) -> Iterator[Group]:
+        app, parts = self._app, self._parts
+        manager, endpoint = parts.manager, self._options["endpoint"]
+        if not endpoint and self._options["path"]:
+            # Flask-Limiter's command has already refused a path that does not exist.
+            adapter = app.url_map.bind("localhost")
+            endpoint, _ = adapter.match(self._options["path"], method=self._options["method"])
+        if not endpoint and manager._application_limits:
+            yield Group("Application Limits", manager._application_limits)
+        if not endpoint and parts.metas:
+            yield Group("Meta Limits", parts.metas)
+        for rule in sorted(app.url_map.iter_rules(endpoint), key=str):
+            name = rule.endpoint
+            if name == "static":
                 continue
-            for each in listed:
-                state = _state(extension, each, options["key"]) if options["key"] else ""
-                yield f"  {_described(extension, each)}{state}"
+            methods = tuple(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})) or ("GET",)
+            view, blueprint = app.view_functions[name], name.rpartition(".")[0] or None
+            if parts.is_deferred(name, view, blueprint):
+                function = get_qualified_name(view)
+                found = manager.at_callable(app, name, blueprint, function, method=methods[0])
+            else:
+                found = manager.before_view(app, name, blueprint, method=methods[0])
+            shared = [each for each in found.shared if each not in manager._application_limits]
+            yield Group(f"{name}: {rule}", [*found.own, *shared], name, methods)
 
+    def _rows(self, definition: Definition, group: Group) -> Iterator[Row]:
+        plan = getattr(definition, "plan", "")
+        stated = runtime_limits(definition, definition.limit_provider) if plan else definition
+        for runtime in stated:
+            for each in (runtime, *(runtime.meta_limits or ())):
+                limit = limit_of(each.limit, self._parts.naming.strategy)
+                for method in group.methods if each.per_method else ("",):
+                    yield Row(each, limit, plan, method, each.scope_for(group.endpoint, method))
 
-def _clear(extension: Extension, app: flask.Flask, options: dict[str, Any]) -> int:
-    """Clear what is counted for a caller; the status of the command."""
-    key = options["key"]
-    if not options["y"] and not click.confirm(f"Clear all limits of {key!r}?"):
-        return 1
-    buckets: dict[str, None] = {}
-    for _, definitions, endpoint, methods in _places(extension, app, options):
-        for definition in definitions:
-            with contextlib.suppress(Exception):  # a function that needs a request
-                for each in _listed(extension, definition, endpoint, methods):
-                    names = (bucket_key(each.prefix, name) for name in spellings(key))
-                    buckets.update(dict.fromkeys(names))
-    cleared = extension._shared_engine.clear(list(buckets))
-    if not cleared:
-        click.echo(
-            f"Nothing is counted for {key!r}: nothing was cleared. Write the identity as the key "
-            "function returns it, such as an address, a user's name or an API key.",
-            err=True,
+    def _described(self, row: Row, state: str) -> str:
+        limit, runtime = row.limit, row.runtime
+        identities = self._parts.identities.items()
+        keys = [name for name, identity in identities if identity is runtime.key_func]
+        words = [
+            limit.strategy,
+            f"burst {limit.burst}" if limit.burst else "",
+            limit.unit if limit.unit not in ("requests", "usd", "calls") else "",
+            f"anchor {limit.anchor}" if limit.anchor else "",
+            f"key {keys[0] if keys else _function_name(runtime.key_func)}",
+            f"plan {row.plan}" if row.plan else "",
+            f"methods {', '.join(sorted(runtime.methods)).upper()}" if runtime.methods else "",
+            "" if limit.mode == "enforce" else limit.mode,
+        ]
+        name = f"{limit.name}: " if limit.name else ""
+        method = f" ({row.method})" if row.method else ""
+        return f"{name}{runtime.limit}{method}{state} [{', '.join(filter(None, words))}]"
+
+    def _state(self, row: Row) -> str:
+        """What is left to the key, in the spelling that has used most."""
+        key, limiter = self._options["key"], self._parts.limiter
+        if not key:
+            return ""
+        limit, item = row.limit, row.runtime.limit
+        callers = [(name, row.scope) for name in spellings(key)]
+        passes = all(limiter.test(item, *caller) for caller in callers)
+        if not limit.told:
+            return ": Pass" if passes else ": Fail"
+        left = min(limiter.get_window_stats(item, *caller)[1] for caller in callers)
+        return (
+            f": {'Pass' if passes and left else 'Fail'} "
+            f"({limit.outside(left)} out of {limit.outside(limit.capacity)} remaining)"
         )
-        return 1
-    click.echo(f"Cleared {cleared} {'count' if cleared == 1 else 'counts'} of {key!r}.")
-    return 0
 
 
-def _places(
-    extension: Extension, app: flask.Flask, options: dict[str, Any]
-) -> Iterator[tuple[str, Iterable[Definition], str, list[str]]]:
-    """A title, the definitions, the endpoint and its methods, of each place with limits."""
-    manager = extension.limit_manager
-    only = _filtered(app, options)
-    if only is None:
-        if manager._application_limits:
-            yield "Application", manager._application_limits, "", [""]
-        if extension._meta_limits:
-            yield "Denials", extension._meta_limits, "", [""]
-    for rule in sorted(app.url_map.iter_rules(only), key=str):
-        if rule.endpoint == "static":
-            continue
-        methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}) or ["GET"]
-        shared, own = _applicable(extension, app, rule.endpoint, methods[0])
-        definitions = [each for each in shared if each not in manager._application_limits]
-        yield f"{rule.endpoint}: {rule}", [*own, *definitions], rule.endpoint, methods
+def _tree(title: str, entries: Iterable[str]) -> Iterator[str]:
+    yield title
+    entries = list(entries)
+    for position, entry in enumerate(entries, 1):
+        yield f"{'└──' if position == len(entries) else '├──'} {entry}"
 
 
-def _filtered(app: flask.Flask, options: dict[str, Any]) -> str | None:
-    """The one endpoint that is meant; Flask-Limiter's command has refused unknown ones."""
-    if options["endpoint"] or not options["path"]:
-        return options["endpoint"]  # type: ignore[no-any-return]
-    adapter = app.url_map.bind("localhost")
-    endpoint, _ = adapter.match(options["path"], method=options["method"])
-    return str(endpoint)
-
-
-def _applicable(extension: Extension, app: flask.Flask, endpoint: str, method: str) -> Applicable:
-    view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-    manager, name = extension.limit_manager, get_qualified_name(view)
-    if extension._is_deferred(endpoint, view, blueprint):
-        return manager.at_callable(
-            app, endpoint, blueprint, name, method=method, yields=lambda _: True
-        )
-    return manager.before_view(app, endpoint, blueprint, method=method, yields=lambda _: True)
-
-
-def _listed(
-    extension: Extension, definition: Definition, endpoint: str, methods: list[str]
-) -> Iterator[Listed]:
-    for runtime in _runtimes(definition):
-        for each in (runtime, *(runtime.meta_limits or ())):
-            limit = limit_of(each.limit, extension._naming.strategy)
-            for method in methods if each.per_method else [""]:
-                prefix = extension._naming.prefix(limit, each.scope_for(endpoint, method))
-                yield Listed(definition, each, limit, method, prefix)
-
-
-def _runtimes(definition: Definition) -> Iterable[RuntimeLimit]:
-    """The runtime limits; of a plan's, whoever has the plan."""
-    if getattr(definition, "items", None) is None:
-        return definition
-    options = getattr(definition, "options", NO_OPTIONS)
-    return runtime_limits(definition, items_of(definition.limit_provider, options))
-
-
-def _described(extension: Extension, listed: Listed) -> str:
-    limit, runtime = listed.limit, listed.runtime
-    plan = getattr(listed.definition, "plan", "")
-    words = [
-        limit.strategy,
-        f"burst {limit.burst}" if limit.burst else "",
-        limit.unit if limit.unit not in ("requests", "usd", "calls") else "",
-        f"anchor {limit.anchor}" if limit.anchor else "",
-        f"key {_key_name(extension, runtime.key_func)}",
-        f"plan {plan}" if plan else "",
-        f"methods {', '.join(sorted(runtime.methods)).upper()}" if runtime.methods else "",
-        "" if limit.mode == "enforce" else limit.mode,
-    ]
-    name = f"{limit.name}: " if limit.name else ""
-    method = f" ({listed.method})" if listed.method else ""
-    return f"{name}{runtime.limit}{method} [{', '.join(filter(None, words))}]"
-
-
-def _key_name(extension: Extension, function: Callable[..., Any]) -> str:
-    for name, identity in extension.identities.items():
-        if identity is function:
-            return name
-    return _name(function)
-
-
-def _name(function: object) -> str:
+def _function_name(function: object) -> str:
     return str(getattr(function, "__name__", function))
-
-
-def _state(extension: Extension, listed: Listed, key: str) -> str:
-    """What is left for a caller: for the spelling that has used most."""
-    limit = listed.limit
-    verdicts = [_look(extension, listed, name) for name in spellings(key)]
-    if not limit.told:
-        return ": Pass" if all(verdict.allowed for verdict in verdicts) else ": Fail"
-    left = min(verdict.remaining for verdict in verdicts)
-    passes = "Pass" if left else "Fail"
-    return f": {passes} ({limit.outside(left)} out of {limit.outside(limit.capacity)} remaining)"
-
-
-def _look(extension: Extension, listed: Listed, identity: str) -> Verdict:
-    # A block is no block for a cost of 0.
-    cost = 0 if listed.limit.told else 1
-    charge = Charge(listed.limit, bucket_key(listed.prefix, identity), cost)
-    return extension._shared_engine.admit([charge], take=False).verdicts[0]

@@ -8,17 +8,17 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.web.admission import Outcome
-from ratelimit_ext.web.asking import AskingLimiter
+from ratelimit_ext.web.callbacks import AskingLimiter
 from ratelimit_ext.web.cause import ENDLESS_MS, ORDER, Cause, cause_of
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
-from ratelimit_ext.web.limits_adapter import rank
-from ratelimit_ext.web.refusal import (
+from ratelimit_ext.web.errors import (
     Blocked,
     RateLimitExceeded,
     RequestTooLarge,
     TemporarilyUnavailable,
 )
+from ratelimit_ext.web.limits_adapter import rank
+from ratelimit_ext.web.request_state import LimitedRequest, RequestLimit
 
 
 class ConcludingLimiter(AskingLimiter):

@@ -19,24 +19,24 @@ from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.web.admission import SWALLOWED, Charged, Outcome, admitted, charged
+from ratelimit_ext.web.bound_limit import Claim
 from ratelimit_ext.web.cause import STORAGE_FULL_WAIT_MS, lacks_room
-from ratelimit_ext.web.claims import Claim
+from ratelimit_ext.web.code_checks import KnownNames
 from ratelimit_ext.web.concluding import ConcludingLimiter
-from ratelimit_ext.web.definitions import MARK, RouteLimit, limited
+from ratelimit_ext.web.definitions import MARK, RouteLimit, wrap
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.known_names import KnownNames
+from ratelimit_ext.web.errors import LimitUnavailable, TemporarilyUnavailable
 from ratelimit_ext.web.lease import DEFAULT_LEASE_S
-from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.manager import Manager
-from ratelimit_ext.web.refusal import LimitUnavailable, TemporarilyUnavailable
+from ratelimit_ext.web.request_state import LimitedRequest, RequestLimit
 from ratelimit_ext.web.reservation import Reservation
-from ratelimit_ext.web.resolution import EDGE, Place, Resolved, Resolver
+from ratelimit_ext.web.resolver import EDGE, Place, Resolved, Resolver
 from ratelimit_ext.web.settlement_queue import settlements
-from ratelimit_ext.web.storing import StoringLimiter
+from ratelimit_ext.web.storage import StoringLimiter
 
 
 class Configured(Protocol):
-    """A policy of an application: see :class:`~ratelimit_ext.web.configuration.Configuration`."""
+    """A policy of an application: see :class:`~ratelimit_ext.web.policy_limits.PolicyLimits`."""
 
     def check_targets(self, app: flask.Flask) -> None: ...
     def complete(self, app: flask.Flask) -> None: ...
@@ -69,7 +69,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
             blueprint_exemptions=stock._blueprint_exemptions,
         )
         self._resolver = Resolver(self.limit_manager, self.logger)
-        self._known_names = KnownNames(self.limit_manager)
+        self._known_names = KnownNames(self.limit_manager.definitions)
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` where the policy names a blueprint or endpoint that the
@@ -187,7 +187,7 @@ class DecidingLimiter(ConcludingLimiter, StoringLimiter):
                 inner = getattr(inner, "__wrapped__", None)
             known = inner is not None
             if not known and self.limit_manager.is_configured(endpoint, blueprint):
-                view = app.view_functions[endpoint] = limited(view, self)
+                view = app.view_functions[endpoint] = wrap(view, self)
                 known = True
             self._deferred_views[endpoint, view] = known
         return known

@@ -9,7 +9,7 @@ from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.protocol import Change, Correction, Engine, Settlement
 from ratelimit_ext.strategies import strategy_named
 from ratelimit_ext.strategies.protocol import Answer
-from ratelimit_ext.web.claims import Claim
+from ratelimit_ext.web.bound_limit import Claim
 
 
 class Admission(NamedTuple):

@@ -24,7 +24,7 @@ from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
-from ratelimit_ext.web.code_mistakes import (
+from ratelimit_ext.web.code_checks import (
     check_function,
     check_functions,
     check_keywords,
@@ -32,15 +32,15 @@ from ratelimit_ext.web.code_mistakes import (
     check_strategy,
     keywords_of_signature,
 )
-from ratelimit_ext.web.commands import take_over
-from ratelimit_ext.web.configuration import Configuration, configured_policy
-from ratelimit_ext.web.definitions import RouteLimit, extended
-from ratelimit_ext.web.guarding import GuardingLimiter
+from ratelimit_ext.web.commands import CommandParts, take_over
+from ratelimit_ext.web.definitions import RouteLimit, upgrade
+from ratelimit_ext.web.guards import GuardingLimiter
 from ratelimit_ext.web.lease import lease_s
-from ratelimit_ext.web.limited_request import RequestLimit
 from ratelimit_ext.web.limits_adapter import rank
+from ratelimit_ext.web.policy_limits import PolicyLimits, load
+from ratelimit_ext.web.request_state import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
-from ratelimit_ext.web.resolution import Place
+from ratelimit_ext.web.resolver import Place
 from ratelimit_ext.web.settlement_queue import EXIT_S
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 
@@ -68,7 +68,17 @@ class Limiter(GuardingLimiter):
 
     def _before_listing(self, app: flask.Flask) -> None:
         self._complete_policy(app)
-        take_over(self, app)
+        parts = CommandParts(
+            manager=self.limit_manager,
+            identities=self.identities,
+            metas=self._meta_limits,
+            naming=self._naming,
+            engine=self._shared_engine,
+            limiter=self.limiter,
+            storage=self.storage,
+            is_deferred=self._is_deferred,
+        )
+        take_over(parts, app)
 
     # -- set-up ------------------------------------------------------------------------------
 
@@ -86,13 +96,13 @@ class Limiter(GuardingLimiter):
         if self._in_memory_fallback_enabled:
             self._fallback_engine = engine_for(self._fallback_storage)
         self._extend_definitions()
-        for item in self.limit_manager.stated_items():
+        for item in self.limit_manager.static_items():
             self.check_storage(item)
         self._adapters.clear()
         self._deferred_views.clear()
-        policy = configured_policy(app.config, self._strategy, check=self._check_identities)
+        policy = load(app.config, self._strategy, check=self._check_identities)
         if policy is not None and app not in self._configurations:
-            configuration = Configuration(policy, self)
+            configuration = PolicyLimits(policy, self, check_item=self.check_storage)
             configuration.apply()
             self._configurations[app] = configuration
         self._lease_s = lease_s(app.config)
@@ -107,10 +117,10 @@ class Limiter(GuardingLimiter):
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
         its own of those that are strings."""
         manager = self.limit_manager
-        manager._application_limits = list(map(extended, manager._application_limits))
-        manager._default_limits = list(map(extended, manager._default_limits))
-        self._meta_limits = list(map(extended, self._meta_limits))
-        self._in_memory_fallback = list(map(extended, self._in_memory_fallback))
+        manager._application_limits = list(map(upgrade, manager._application_limits))
+        manager._default_limits = list(map(upgrade, manager._default_limits))
+        self._meta_limits = list(map(upgrade, self._meta_limits))
+        self._in_memory_fallback = list(map(upgrade, self._in_memory_fallback))
         definitions: Iterable[Any] = (
             *manager._application_limits,
             *manager._default_limits,
@@ -136,7 +146,7 @@ class Limiter(GuardingLimiter):
             self._check_identities(uses, mistakes)
             uses.check_targets(app.blueprints, app.view_functions, mistakes)
 
-        policy = configured_policy(app.config, self._strategy, file=file, check=check)
+        policy = load(app.config, self._strategy, file=file, check=check)
         assert policy is not None
         return policy
 

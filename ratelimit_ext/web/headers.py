@@ -16,7 +16,7 @@ from werkzeug.http import http_date
 
 from ratelimit_ext.web.cause import ENDLESS_MS
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.limited_request import LimitedRequest
+from ratelimit_ext.web.request_state import LimitedRequest
 
 #: Above this many milliseconds a client had better not wait in its retry loop (docs/answers.md).
 LONGEST_RETRY_MS = 60_000

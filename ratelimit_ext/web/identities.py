@@ -1,7 +1,6 @@
-"""Who pays: the identities that a policy can name.
+"""The identities that a policy can name: ``ip``, ``api_key``, ``user``, ``model`` and ``global``.
 
-Built in are ``ip``, ``api_key``, ``user``, ``model`` and ``global``; an application replaces one or
-adds its own with ``@limiter.identity("name")``.
+An application replaces one or adds its own with ``@limiter.identity("name")``.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import flask
 Identity = Callable[[], str]
 
 #: An address as proxies write it: [IPv6] or IPv4, both with or without a port, or a bare IPv6. A
-#: zone (``%eth0``) belongs to this machine's link, and not to the client.
-WITHOUT_PORT: Final = re.compile(
+#: zone (``%eth0``) is local to this machine and not part of the client's address.
+_ADDRESS: Final = re.compile(
     r"""\[ ([0-9a-fA-F:.]+) (?:%[^]]*)? ] (?: : \d+)?
     | ([0-9.]+) (?: : \d+)?
     | ([0-9a-fA-F:.]+) (?:%.*)?""",
@@ -28,35 +27,33 @@ WITHOUT_PORT: Final = re.compile(
 
 
 def client_ip() -> str:
-    """The client's address; an IPv6 client is its /64, since one subscriber has all of that.
+    """The client's IPv4 address or IPv6 /64 network, which is what one subscriber is assigned.
 
-    The address is the peer's. Behind proxies, let Werkzeug's ``ProxyFix`` take it from
-    ``X-Forwarded-For`` over as many hops as are yours. If what a proxy says is no address, the
-    proxy itself is counted.
+    Behind proxies, apply Werkzeug's ``ProxyFix`` for the number of your proxies. If the forwarded
+    address is invalid, the proxy's own is used.
     """
     remote = flask.request.remote_addr or "127.0.0.1"
     forwarded_by = flask.request.environ.get("werkzeug.proxy_fix.orig")
-    if forwarded_by and _counted(remote) is None:
+    if forwarded_by and _network(remote) is None:
         remote = forwarded_by["REMOTE_ADDR"] or "127.0.0.1"
     return address_identity(remote)
 
 
 def address_identity(remote: str) -> str:
-    """What a client of that address is counted as; what is no IP address is counted as it is.
-
-    Some proxies append the client's port, which is another one for each connection.
+    """The identity of a client with this address, without its port. Text that is no IP address is
+    returned unchanged.
 
     >>> address_identity("2001:db8::7"), address_identity("::ffff:10.0.0.1")
     ('2001:db8::/64', '10.0.0.1')
     >>> address_identity("10.0.0.1:50123"), address_identity("[2001:db8::7]:50123")
     ('10.0.0.1', '2001:db8::/64')
     """
-    return _counted(remote) or remote
+    return _network(remote) or remote
 
 
 @lru_cache(maxsize=8192)
-def _counted(remote: str) -> str | None:
-    host = WITHOUT_PORT.fullmatch(remote.strip())
+def _network(remote: str) -> str | None:
+    host = _ADDRESS.fullmatch(remote.strip())
     if host is None:
         return None
     try:
@@ -71,22 +68,23 @@ def _counted(remote: str) -> str | None:
 
 
 def api_key() -> str:
-    """A digest of the bearer token or ``X-API-Key``; without one, the client's IP.
-
-    The key itself must not stand in the storage, in a log or a metric.
-    """
+    """A digest of the bearer token or ``X-API-Key``, so that no storage, log or metric contains the
+    key; without a key, the client's IP."""
     header = flask.request.headers.get("Authorization", "")
     scheme, _, token = header.partition(" ")
     key = token.strip() if scheme.lower() == "bearer" else ""
     key = key or flask.request.headers.get("X-API-Key", "")
-    if not key:
-        return client_ip()
-    return key_identity(key)
+    return key_identity(key) if key else client_ip()
+
+
+def key_identity(key: str) -> str:
+    """The identity of an API key."""
+    return "key-" + blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def spellings(key: str) -> tuple[str, ...]:
-    """What a person may mean by a key, as key functions return it: an address, the name of a user
-    with or without ``user:``, or an API key.
+    """The identities that an operator may mean: an address, a user name with or without ``user:``,
+    or an API key.
 
     >>> spellings("user:ada"), spellings("10.0.0.7")[:3]
     (('user:ada', 'user-ada'), ('10.0.0.7', 'user:10.0.0.7', 'user-10.0.0.7'))
@@ -97,29 +95,24 @@ def spellings(key: str) -> tuple[str, ...]:
     if colon and kind == "ip":
         return key, f"ip:{address_identity(name)}", address_identity(name)
     address = address_identity(key)
-    others = (address, f"ip:{address}", key_identity(key))
-    return tuple(dict.fromkeys((key, f"user:{key}", f"user-{key}", *others)))
-
-
-def key_identity(key: str) -> str:
-    """What an API key is counted as."""
-    return "key-" + blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    users = (f"user:{key}", f"user-{key}")
+    return tuple(dict.fromkeys((key, *users, address, f"ip:{address}", key_identity(key))))
 
 
 def user() -> str:
-    """``flask.g.user_id`` or what names ``flask.g.user``; without either, the client's IP."""
-    known: Any = flask.g.get("user_id")
-    if known is None:
-        present: Any = flask.g.get("user")
-        known = getattr(present, "id", present)
-    return client_ip() if known is None else f"user-{known}"
+    """``flask.g.user_id``, or ``flask.g.user`` or its ``id``; without either, the client's IP."""
+    user_id: Any = flask.g.get("user_id")
+    if user_id is None:
+        account: Any = flask.g.get("user")
+        user_id = getattr(account, "id", account)
+    return client_ip() if user_id is None else f"user-{user_id}"
 
 
 def model() -> str:
-    """The ``model`` of a JSON body; ``-`` where there is none."""
+    """The ``model`` of a JSON body; ``-`` without one."""
     body = flask.request.get_json(silent=True)
-    named = body.get("model") if isinstance(body, dict) else None
-    return named if isinstance(named, str) and named else "-"
+    name = body.get("model") if isinstance(body, dict) else None
+    return name if isinstance(name, str) and name else "-"
 
 
 def everyone() -> str:

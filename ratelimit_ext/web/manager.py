@@ -1,14 +1,18 @@
-"""Which definitions apply to a request: Flask-Limiter's rules, over definitions.
+"""Which definitions apply to a request.
 
-The stock manager resolves to runtime limits, at every request anew, and on the way loses the meta
-limits of blueprints. This one resolves to the definitions, so that what is static is computed once
-per endpoint; ``revision`` tells when that has to be done again.
+Flask-Limiter's manager resolves to runtime limits at every request, and loses the meta limits of
+blueprints. This one resolves to definitions, so that an endpoint is compiled once; ``revision``
+changes when it has to be compiled again.
+
+Decorators' limits of a nested blueprint go by the last part of its name, as in Flask-Limiter. A
+policy's go by the whole name, so that ``v1.chat`` is not ``v2.chat``; see
+:mod:`ratelimit_ext.policy.layers`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import flask
@@ -19,63 +23,62 @@ from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.web.configured_limits import ConfiguredLimits, is_of_plan
-from ratelimit_ext.web.definitions import extended
+from ratelimit_ext.policy.layers import around
+from ratelimit_ext.web.definitions import upgrade
 
-#: Whether a definition yields any limit for this request (a callable may answer with nothing).
+#: Whether a definition yields any limit for this request: a function may return no string.
 Yields = Callable[[Limit], bool]
 
 
-class Applicable(NamedTuple):
-    """The definitions for one endpoint: ``shared`` ones are charged once in a request."""
+class EndpointLimits(NamedTuple):
+    """The definitions for an endpoint; a request is charged once for the ``shared`` ones."""
 
     shared: tuple[Limit, ...]
     own: tuple[Limit, ...]
 
 
 class Manager(LimitManager):
-    """Flask-Limiter's manager, resolving definitions."""
+    """Flask-Limiter's manager, resolving to definitions. Every definition in it is upgraded."""
 
     def __init__(self, **stock: Any) -> None:
         super().__init__(**stock)
         self.revision = 0
-        #: Called before the commands of Flask-Limiter are given limits: it files what is known only
-        #: when all blueprints are registered.
+        #: Called before Flask-Limiter's commands list limits, when all blueprints are registered.
         self.complete: Callable[[flask.Flask], None] = lambda _: None
-        self._configured = ConfiguredLimits()
+        self._policy_blueprints: dict[str, list[Limit]] = {}
+        self._policy_endpoints: dict[str, list[Limit]] = {}
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
-        """Add a limit of a callable. Raises ``ConfigurationError`` for what cannot be carried out,
-        as :meth:`add_blueprint_limit` does."""
-        self._check(limit, self._decorated_limits.get(route, ()))
+        """Add a limit of a callable. Raises ``ConfigurationError`` if it is invalid."""
+        limit = self._checked(limit, self._decorated_limits.get(route, ()))
         super().add_decorated_limit(route, limit, override)
         self.revision += 1
 
     def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
-        """Add a limit of a blueprint."""
-        self._check(limit, self._blueprint_limits.get(blueprint, ()))
+        """Add a limit of a blueprint. Raises ``ConfigurationError`` if it is invalid."""
+        limit = self._checked(limit, self._blueprint_limits.get(blueprint, ()))
         super().add_blueprint_limit(blueprint, limit)
         self.revision += 1
 
+    def _checked(self, limit: Limit | None, others: Iterable[Limit]) -> Limit | None:
+        if limit is None:
+            return None
+        upgraded: Any = upgrade(limit)
+        upgraded.check(limit.limiter._strategy)
+        _check_names((*self._application_limits, *others, upgraded))
+        return upgraded  # type: ignore[no-any-return]
+
     def check_names(self) -> None:
-        """Raise ``ConfigurationError`` for a name that two limits have which apply together."""
-        places = (*self._decorated_limits.values(), *self._blueprint_limits.values())
-        for limits in (self._default_limits, *places):
+        """Raise ``ConfigurationError`` if limits that apply together have the same name."""
+        routes = (*self._decorated_limits.values(), *self._blueprint_limits.values())
+        for limits in (self._default_limits, *routes):
             _check_names((*self._application_limits, *limits))
 
-    def _check(self, limit: Limit | None, beside: Iterable[Limit]) -> None:
-        """Check a definition, also one of Flask-Limiter's own classes."""
-        if limit is not None:
-            extended(limit).check(limit.limiter._strategy)
-            _check_names((*self._application_limits, *beside, limit))
-
     def add_route_exemption(self, route: str, scope: ExemptionScope) -> None:
-        """Exempt a callable."""
         super().add_route_exemption(route, scope)
         self.revision += 1
 
     def add_blueprint_exemption(self, blueprint: str, scope: ExemptionScope) -> None:
-        """Exempt a blueprint."""
         super().add_blueprint_exemption(blueprint, scope)
         self.revision += 1
 
@@ -86,53 +89,53 @@ class Manager(LimitManager):
             self.revision += 1
 
     def add_application_limit(self, limit: ApplicationLimit) -> None:
-        """Add a limit of the application, unless an equal one is there."""
-        if limit not in self._application_limits:
-            self._application_limits.append(limit)
-            self.revision += 1
+        self._add(self._application_limits, [limit])
 
     def add_default_limit(self, limit: Limit) -> None:
-        """Add a default limit, unless an equal one is there."""
-        if limit not in self._default_limits:
-            self._default_limits.append(limit)
-            self.revision += 1
+        self._add(self._default_limits, [limit])
 
-    def add_configured_blueprint(self, name: str, limits: Iterable[Limit]) -> None:
-        """Add limits that a policy gives to a blueprint, by its whole registered name."""
-        self._configured.add_to_blueprint(name, limits)
+    def add_policy_blueprint(self, name: str, limits: Iterable[Limit]) -> None:
+        """Add a policy's limits of a blueprint by its whole name. It counts as limited, even
+        without any."""
+        self._add(self._policy_blueprints.setdefault(name, []), limits)
+
+    def add_policy_endpoint(self, endpoint: str, limits: Iterable[Limit]) -> None:
+        """Add a policy's limits of an endpoint. It counts as limited, even without any."""
+        self._add(self._policy_endpoints.setdefault(endpoint, []), limits)
+
+    def _add(self, present: list[Any], limits: Iterable[Limit]) -> None:
+        present += [limit for limit in limits if limit not in present]
         self.revision += 1
 
-    def add_configured_endpoint(self, endpoint: str, limits: Iterable[Limit]) -> None:
-        """Add limits that a policy gives to an endpoint."""
-        self._configured.add_to_endpoint(endpoint, limits)
-        self.revision += 1
-
-    def filed(self) -> Iterator[Limit]:
-        """Every definition so far, wherever it applies."""
+    def definitions(self) -> Iterator[Limit]:
+        """Every definition added so far."""
         return itertools.chain(
             self._application_limits,
             self._default_limits,
             *self._decorated_limits.values(),
             *self._blueprint_limits.values(),
-            self._configured,
+            *self._policy_blueprints.values(),
+            *self._policy_endpoints.values(),
         )
 
-    def stated_items(self) -> Iterator[RateLimitItem]:
-        """The items of every definition so far that states its limits without a function."""
-        for limit in self.filed():
-            if isinstance(limit.limit_provider, str) and not getattr(limit, "items", None):
+    def static_items(self) -> Iterator[RateLimitItem]:
+        """The items of every definition so far that does not depend on the request."""
+        for limit in self.definitions():
+            if isinstance(limit.limit_provider, str) and not _plan(limit):
                 yield from [runtime.limit for runtime in limit]
 
     def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
-        """Whether a policy limits the endpoint, by itself or by one of its blueprints."""
-        return self._configured.concern(endpoint, blueprint)
+        """Whether a policy limits the endpoint, its blueprint or one around that."""
+        return endpoint in self._policy_endpoints or any(
+            name in self._policy_blueprints for name in _nesting(blueprint)
+        )
 
-    def edge(self, app: flask.Flask, endpoint: str | None, blueprint: str | None) -> Applicable:
+    def edge(self, app: flask.Flask, endpoint: str | None, blueprint: str | None) -> EndpointLimits:
         """What applies to a request that reaches no view."""
         exempt = self.exemption_scope(app, endpoint, blueprint)
         if endpoint and exempt & ExemptionScope.APPLICATION:
-            return Applicable((), ())
-        return Applicable(tuple(self._application_limits), ())
+            return EndpointLimits((), ())
+        return EndpointLimits(tuple(self._application_limits), ())
 
     def before_view(
         self,
@@ -141,25 +144,19 @@ class Manager(LimitManager):
         blueprint: str | None,
         *,
         method: str,
-        yields: Yields,
-    ) -> Applicable:
+        yields: Yields = lambda _: True,
+    ) -> EndpointLimits:
         """What applies to a view without decorators."""
-        shared = list(self.edge(app, endpoint, blueprint).shared)
-        hinted = [
-            limit
-            for hint in self._endpoint_hints.get(endpoint, ())
-            for limit in self._decorated(hint)
-            if yields(limit)
-        ]
+        shared = self.edge(app, endpoint, blueprint).shared
         if self.has_hints(endpoint):
-            # A callable inside the view has limits of its own; it decides over the defaults.
+            # A callable inside the view has limits of its own, which decide about the defaults.
+            hints = self._endpoint_hints[endpoint]
+            hinted = [lim for hint in hints for lim in self._decorated(hint) if yields(lim)]
             if hinted and not any(limit.override_defaults for limit in hinted):
-                shared += self._default_limits
-            return Applicable(tuple(shared), ())
+                shared += tuple(self._default_limits)
+            return EndpointLimits(shared, ())
         own = [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
-        if self._admits_defaults(own, app, endpoint, blueprint, method):
-            shared += self._default_limits
-        return Applicable(tuple(shared), tuple(own))
+        return self._with_defaults(shared, own, app, endpoint, blueprint, method)
 
     def at_callable(
         self,
@@ -169,69 +166,44 @@ class Manager(LimitManager):
         name: str,
         *,
         method: str,
-        yields: Yields,
-    ) -> Applicable:
-        """What applies at a decorated callable, with what would have applied before the view."""
-        shared = list(self.edge(app, endpoint, blueprint).shared)
+        yields: Yields = lambda _: True,
+    ) -> EndpointLimits:
+        """What applies to a decorated callable, with what would have applied before the view."""
+        own = [*self._decorated(name)]
         view = app.view_functions.get(endpoint)
-        configured = (
-            self._configured.of_endpoint(endpoint)
-            if view is not None and get_qualified_name(view) == name
-            else ()
-        )
-        own = [limit for limit in (*self._decorated(name), *configured) if yields(limit)]
+        if view is not None and get_qualified_name(view) == name:
+            own += self._policy_endpoints.get(endpoint, ())
+        own = [limit for limit in own if yields(limit)]
         if not any(limit.override_defaults for limit in own):
             own += [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
-        if self._admits_defaults(own, app, endpoint, blueprint, method):
-            shared += self._default_limits
-        return Applicable(tuple(shared), tuple(own))
+        shared = self.edge(app, endpoint, blueprint).shared
+        return self._with_defaults(shared, own, app, endpoint, blueprint, method)
 
     def candidates(
         self, app: flask.Flask, endpoint: str, blueprint: str | None, name: str | None
-    ) -> Applicable:
-        """Everything that could apply, whatever the method and the callables' answers."""
-        hints = self._endpoint_hints.get(endpoint, ())
-        named = [limit for part in (name, *hints) if part for limit in self._decorated(part)]
-        return Applicable(
+    ) -> EndpointLimits:
+        """Everything that could apply, whatever the method and the functions' answers."""
+        names = (name, *self._endpoint_hints.get(endpoint, ()))
+        return EndpointLimits(
             (*self._application_limits, *self._default_limits),
             (
-                *named,
-                *self._configured.of_endpoint(endpoint),
+                *(limit for part in names if part for limit in self._decorated(part)),
+                *self._policy_endpoints.get(endpoint, ()),
                 *self._of_blueprint(app, blueprint),
             ),
         )
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
-        """The runtime limits of a blueprint, meta limits included; the commands ask for them."""
+        """The runtime limits of a blueprint, with their meta limits."""
         self.complete(app)
-        limits: list[RuntimeLimit] = []
-        for definition in self._of_blueprint(app, blueprint):
-            try:
-                limits.extend(definition)
-            except ValueError as error:
-                self._logger.error(
-                    "failed to load ratelimit for blueprint %s: %s", blueprint, error
-                )
-        return limits
+        return list(itertools.chain(*self._of_blueprint(app, blueprint)))
 
     def resolve_limits(
-        self,
-        app: flask.Flask,
-        endpoint: str | None = None,
-        blueprint: str | None = None,
-        *stock: Any,
-        **options: Any,
+        self, app: flask.Flask, *args: Any, **kwargs: Any
     ) -> tuple[list[RuntimeLimit], ...]:
-        """The defaults and the own limits of an endpoint; the commands ask for them."""
+        """See Flask-Limiter, whose commands call this first."""
         self.complete(app)
-        if not endpoint or not self.is_configured(endpoint, blueprint):
-            return super().resolve_limits(app, endpoint, blueprint, *stock, **options)
-        name = get_qualified_name(app.view_functions[endpoint])
-        shared, own = self.at_callable(
-            app, endpoint, blueprint, name, method="GET", yields=lambda _: True
-        )
-        defaults = [limit for limit in shared if limit in self._default_limits]
-        return list(itertools.chain(*defaults)), list(itertools.chain(*own))
+        return super().resolve_limits(app, *args, **kwargs)
 
     def _decorated(self, name: str) -> Iterable[Limit]:
         if self._route_exemptions.get(name, ExemptionScope.NONE):
@@ -239,10 +211,7 @@ class Manager(LimitManager):
         return self._decorated_limits.get(name, ())
 
     def _of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
-        """A blueprint's definitions and its ancestors', unless it overrides or is exempt.
-
-        Decorators' are filed by the last part of its name, a policy's by all of it.
-        """
+        """A blueprint's definitions, and its ancestors' unless it overrides or is exempt."""
         instance = app.blueprints.get(blueprint) if blueprint else None
         if instance is None or not blueprint:
             return ()
@@ -251,41 +220,83 @@ class Manager(LimitManager):
             return ()
         own = (
             *self._blueprint_limits.get(instance.name, ()),
-            *self._configured.of_blueprint(blueprint),
+            *self._policy_blueprints.get(blueprint, ()),
         )
-        overridden = own and all(limit.override_defaults for limit in own)
         scope = self._blueprint_exemptions.get(instance.name, ExemptionScope.NONE)
-        if overridden or scope & ExemptionScope.ANCESTORS:
+        if _overrides(own) or scope & ExemptionScope.ANCESTORS:
             return own
         parts = [part for part in dict.fromkeys(blueprint.split(".")) if part not in ancestors]
         decorated = [limit for part in parts for limit in self._blueprint_limits.get(part, ())]
-        return [*decorated, *self._configured.reaching(blueprint, exempt=ancestors)]
+        return [*decorated, *self._policy_of_nesting(blueprint, exempt=ancestors)]
 
-    def _admits_defaults(
+    def _policy_of_nesting(self, blueprint: str, *, exempt: Container[str]) -> list[Limit]:
+        """A policy's limits of a blueprint and of those around it, the outermost first.
+
+        One that overrides hides those around it from everything inside it. ``exempt`` are last
+        parts of names.
+        """
+        found: list[Limit] = []
+        for name in reversed(_nesting(blueprint)):
+            if name.rpartition(".")[2] not in exempt:
+                limits = self._policy_blueprints.get(name, [])
+                found = [*limits, *found]
+                if _overrides(limits):
+                    break
+        return found
+
+    def _with_defaults(
         self,
+        shared: tuple[Limit, ...],
         own: list[Limit],
         app: flask.Flask,
         endpoint: str,
         blueprint: str | None,
         method: str,
-    ) -> bool:
-        """Defaults apply where no limit of the view's own overrides them for this method.
+    ) -> EndpointLimits:
+        """Add the defaults unless the view has limits for this method that override them.
 
-        A plan is none of the view's own, unless it says that it overrides.
+        A plan overrides them only with ``override_defaults``.
         """
-        if self.exemption_scope(app, endpoint, blueprint) & ExemptionScope.DEFAULT:
-            return False
-        own = [limit for limit in own if limit.override_defaults or not is_of_plan(limit)]
-        none_for_method = all(
-            limit.methods is not None and method.lower() not in limit.methods for limit in own
-        )
-        inside = self._configured.inside_plans(endpoint, blueprint)
-        overriding = any(limit.override_defaults or limit in inside for limit in own)
-        return none_for_method or not overriding
+        if not self.exemption_scope(app, endpoint, blueprint) & ExemptionScope.DEFAULT:
+            stated = [limit for limit in own if limit.override_defaults or not _plan(limit)]
+            for_method = any(
+                limit.methods is None or method.lower() in limit.methods for limit in stated
+            )
+            inside = self._inside_plans(endpoint, blueprint)
+            overriding = any(limit.override_defaults or limit in inside for limit in stated)
+            if not (for_method and overriding):
+                shared += tuple(self._default_limits)
+        return EndpointLimits(shared, tuple(own))
+
+    def _inside_plans(self, endpoint: str, blueprint: str | None) -> list[Limit]:
+        """A policy's limits that are surrounded by plans alone. They override no plan, and
+        therefore are marked as overriding nothing; they do override the defaults."""
+        plans = False
+        around_endpoint = [self._policy_blueprints.get(name, []) for name in _nesting(blueprint)]
+        for limits in (*around_endpoint, self._policy_endpoints.get(endpoint, [])):
+            own = [limit for limit in limits if not _plan(limit)]
+            if own:
+                return own if plans else []
+            plans = plans or bool(limits)
+        return []
+
+
+def _nesting(blueprint: str | None) -> tuple[str, ...]:
+    """The blueprint's name and those of the blueprints around it, the outermost first."""
+    return (*around(blueprint), blueprint) if blueprint else ()
+
+
+def _overrides(limits: Iterable[Limit]) -> bool:
+    limits = tuple(limits)
+    return bool(limits) and all(limit.override_defaults for limit in limits)
+
+
+def _plan(limit: Limit) -> str:
+    return getattr(limit, "plan", "")
 
 
 def _check_names(limits: Iterable[Limit]) -> None:
-    """Raise ``ConfigurationError`` for a name that two limits have which apply together."""
+    """Raise ``ConfigurationError`` if two different limits have the same name."""
     named: dict[str, Limit] = {}
     for limit in limits:
         name = getattr(limit, "name", "")
@@ -293,12 +304,12 @@ def _check_names(limits: Iterable[Limit]) -> None:
         if _statement(other) != _statement(limit):
             raise ConfigurationError(
                 f"limit {limit.limit_provider!r}, name: found {name!r}, which is also the name of "
-                f"{other.limit_provider!r}. Limits that apply together need names of their own."
+                f"{other.limit_provider!r}. Limits that apply together need different names."
             )
 
 
 def _statement(limit: Limit) -> tuple[Any, ...]:
-    """What is written of a limit: a function that makes views may state one several times."""
+    """What the source states: a function that makes views may state the same limit repeatedly."""
     functions = (limit.limit_provider, limit.key_function)
     return (
         *(getattr(each, "__code__", each) for each in functions),

@@ -9,8 +9,8 @@ from typing import Any, Final
 import flask
 from werkzeug.wrappers import Response
 
+from ratelimit_ext.web.bound_limit import Claim
 from ratelimit_ext.web.cause import Cause
-from ratelimit_ext.web.claims import Claim
 
 TYPES: Final = "https://iana.org/assignments/http-problem-types#"
 PROBLEM: Final = "application/problem+json"

@@ -1,7 +1,7 @@
-"""Our strategies under their names in ``limits.strategies.STRATEGIES``.
+"""The strategies under their names in ``limits.strategies.STRATEGIES``.
 
-A plain ``flask_limiter.Limiter(strategy="token-bucket")``, and plain `limits` code, use them on the
-stock storages. A name is claimed only where it is free.
+A plain ``flask_limiter.Limiter(strategy="token-bucket")`` and plain `limits` code use them on the
+storages of `limits`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.bucket_limiter import BucketLimiter
-from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.storages import engine_for, storage_prefix
 
 
 class RegisteredLimiter(BucketLimiter):
-    """One strategy for all items, as `limits` knows strategies."""
+    """One strategy for all items, as the strategies of `limits` are."""
 
     STRATEGY: ClassVar[str]
 
@@ -46,7 +46,7 @@ class SlidingWindowRateLimiter(RegisteredLimiter):
 
 
 def register() -> None:
-    """Put our strategies beside the stock ones."""
+    """Add the strategies whose names are not taken."""
     strategies = cast(dict[str, Any], STRATEGIES)
     for strategy in (TokenBucketRateLimiter, SlidingWindowRateLimiter):
         strategies.setdefault(strategy.STRATEGY, strategy)

@@ -20,8 +20,8 @@ from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.protocol import Change, Closing, Correction, Engine, Renewal, Report
 from ratelimit_ext.strategies.block import length_us
 from ratelimit_ext.web.cause import BlockReason, manner
+from ratelimit_ext.web.code_checks import KnownNames
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.known_names import KnownNames
 from ratelimit_ext.web.settlement_queue import SettlementQueue
 
 #: A long call renews its lease at most this often, and three times within a shorter lease.
@@ -137,7 +137,7 @@ class Reservation:
                 engine, charge, amount, used, period_s * MICRO, since
             )
         if not entries:
-            self._names.doubt_unit(unit, "reservation.report")
+            self._names.check_unit(unit, "reservation.report")
 
     def block(
         self, name: str, *, for_s: float, reason: BlockReason = "overloaded", grows: bool = False
@@ -157,7 +157,7 @@ class Reservation:
             if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
         ]
         if not closings:
-            self._names.doubt_name(name, "reservation.block", strategy="block")
+            self._names.check_name(name, "reservation.block", strategy="block")
         self._send(closings + self._reports())
 
     @property

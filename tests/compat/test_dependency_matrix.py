@@ -33,10 +33,10 @@ ROWS = {
 TESTS = (
     "tests/engine/test_redis.py",
     "tests/web/test_extension.py",
-    "tests/web/test_deciding.py",
-    "tests/web/test_headers.py",
+    "tests/web/test_admission.py",
+    "tests/web/test_response.py",
     "tests/web/test_commands.py",
-    "tests/web/test_code_mistakes.py",
+    "tests/web/test_code_checks.py",
 )
 
 

@@ -1,4 +1,4 @@
-"""The `flask limiter` commands, with our class."""
+"""The `flask limiter` commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from flask import Blueprint, Flask, g
 from flask_limiter import commands
+from limits.storage import MemoryStorage
 
 from ratelimit_ext import Limiter
 from tests.web.calls import statuses
@@ -15,12 +16,12 @@ from tests.web.conftest import Maker, asked_key
 
 @pytest.fixture(autouse=True)
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is cut off at the right."""
+    """Wide enough that Flask-Limiter's output is not wrapped."""
     monkeypatch.setenv("COLUMNS", "240")
 
 
 def run(app: Flask, *arguments: str, answer: str | None = None, status: int = 0) -> str:
-    """What a command prints."""
+    """The output of a command."""
     result = app.test_cli_runner().invoke(commands.cli, arguments, input=answer)
     assert result.exit_code == status, result.output
     return result.output
@@ -49,7 +50,7 @@ def app(request: pytest.FixtureRequest, make: Maker) -> Flask:
     return app
 
 
-def test_config_says_what_is_in_force(app: Flask) -> None:
+def test_config_shows_the_configuration(app: Flask) -> None:
     """Strategy, storage, headers and prefix."""
     output = run(app, "config")
     assert "MemoryStorage" in output
@@ -58,8 +59,9 @@ def test_config_says_what_is_in_force(app: Flask) -> None:
 
 
 def test_limits_lists_every_endpoint(app: Flask) -> None:
-    """With the limits of views and blueprints."""
+    """With the limits of views and blueprints, as a tree under each endpoint."""
     output = run(app, "limits")
+    assert output.startswith("Application Limits\n└── 50 per 1 hour [")
     for line in (
         "4 per 1 minute [token-bucket, burst 3, key asked_key]",
         "9 per 1 minute [token-bucket, key asked_key]",
@@ -69,45 +71,46 @@ def test_limits_lists_every_endpoint(app: Flask) -> None:
         assert line in output
 
 
-def test_limits_tells_what_a_caller_has_left(app: Flask) -> None:
-    """From the buckets that requests are charged to."""
+def test_limits_shows_what_a_key_has_left(app: Flask) -> None:
+    """Read from the buckets that requests are charged to, in Flask-Limiter's words."""
     assert statuses(app, "/own", 2) + statuses(app, "/chat/") + statuses(app) == [200] * 4
-    lines = run(app, "limits", "--key", "someone").split("\n")
-
-    def told(words: str) -> str:
-        return next(line for line in lines if words in line).partition("]: ")[2]
-
-    assert told("2 per 1 minute (GET)") == "Fail (0 out of 2 remaining)"
-    assert told("2 per 1 minute (POST)") == "Pass (2 out of 2 remaining)"
-    assert told("4 per 1 minute") == "Pass (2 out of 3 remaining)"
-    assert told("9 per 1 minute") == "Pass (8 out of 9 remaining)"
-    assert told("50 per 1 hour") == "Pass (46 out of 50 remaining)"
+    output = run(app, "limits", "--key", "someone")
+    for words in (
+        "2 per 1 minute (GET): Fail (0 out of 2 remaining) [",
+        "2 per 1 minute (POST): Pass (2 out of 2 remaining) [",
+        "4 per 1 minute: Pass (2 out of 3 remaining) [",
+        "9 per 1 minute: Pass (8 out of 9 remaining) [",
+        "50 per 1 hour: Pass (46 out of 50 remaining) [",
+    ):
+        assert words in output
     assert "Fail" not in run(app, "limits", "--key", "another")
 
 
-@pytest.mark.parametrize("way", [("-y",), ()], ids=["unasked", "confirmed"])
-def test_clear_forgets_a_caller(app: Flask, way: tuple[str, ...]) -> None:
-    """In every limit, and nobody else."""
+@pytest.mark.parametrize("way", [("-y",), ()], ids=["-y", "confirmed"])
+def test_clear_restores_the_limits_of_a_key(app: Flask, way: tuple[str, ...]) -> None:
+    """All of them, and of no other key."""
     for key in ("someone", "another"):
         assert statuses(app, "/own", 3, headers={"X-Key": key}) == [200, 200, 429]
         assert statuses(app, "/chat/", 4, headers={"X-Key": key})[-1] == 429
     output = run(app, "clear", "--key", "someone", *way, answer="y\n")
     assert "Cleared 3 counts of 'someone'." in output
+    assert "2 per 1 minute: Cleared [sliding-window, key asked_key]" in output
     assert statuses(app, "/own", 3) == [200, 200, 429]
     assert statuses(app, "/chat/", 4) == [200, 200, 200, 429]
     assert statuses(app, "/own", headers={"X-Key": "another"}) == [429]
 
 
-def test_clear_of_one_endpoint_leaves_the_others(app: Flask) -> None:
-    """By its name."""
+def test_clear_can_be_restricted_to_an_endpoint(app: Flask) -> None:
+    """Other endpoints and the application's limits keep their counts."""
     assert statuses(app, "/own", 3)[-1] == statuses(app, "/chat/", 4)[-1] == 429
-    run(app, "clear", "--key", "someone", "--endpoint", "own", "-y")
+    output = run(app, "clear", "--key", "someone", "--endpoint", "own", "-y")
+    assert "50 per 1 hour" not in output
     assert statuses(app, "/own") == [200]
     assert statuses(app, "/chat/") == [429]
 
 
-def test_the_commands_know_limits_by_configuration(make: Maker, tmp_path: Path) -> None:
-    """Those of blueprints, of endpoints and of plans; a plan's are listed without a caller."""
+def test_the_commands_include_the_limits_of_a_policy(make: Maker, tmp_path: Path) -> None:
+    """Of blueprints, endpoints and plans; a plan's limits are listed without a request."""
     file = tmp_path / "policy.toml"
     file.write_text(
         """
@@ -133,29 +136,28 @@ def test_the_commands_know_limits_by_configuration(make: Maker, tmp_path: Path) 
     assert statuses(app, times=3) == [200, 200, 429]
     assert statuses(app, "/chat/", 4) == [200, 200, 200, 429]
     output = run(app, "limits", "--key", "someone")
-    assert "3 per 1 minute [fixed-window, key asked_key]: Fail" in output
-    assert "2 per 1 minute [fixed-window, key asked_key]: Fail" in output
-    plan = "plan: 7 per 1 day [sliding-window, key asked_key, plan starter]"
-    assert f"{plan}: Pass (4 out of 7 remaining)" in output
+    assert "3 per 1 minute: Fail (0 out of 3 remaining) [fixed-window, key asked_key]" in output
+    assert "2 per 1 minute: Fail (0 out of 2 remaining) [fixed-window, key asked_key]" in output
+    plan = "plan: 7 per 1 day: Pass (4 out of 7 remaining)"
+    assert f"{plan} [sliding-window, key asked_key, plan starter]" in output
     run(app, "clear", "--key", "someone", "-y")
     assert statuses(app) + statuses(app, "/chat/") == [200, 200]
 
 
-def test_the_commands_show_the_limits_of_groups(tmp_path: Path) -> None:
-    """`flask limiter limits` comes before any request, and knows what the first one would."""
+def test_the_commands_include_the_limits_of_groups(tmp_path: Path) -> None:
+    """Also before the first request, which completes the policy."""
     policy = tmp_path / "policy.toml"
     policy.write_text('version = 1\n[groups.calls]\nmembers = ["view"]\nlimits = ["7/minute"]\n')
     app = Flask("example")
     app.config.update(RATELIMIT_POLICY_FILE=str(policy), RATELIMIT_STORAGE_URI="memory://")
     Limiter(lambda: "someone", app=app)
     app.add_url_rule("/", "view", lambda: "ok")
-    shown = app.test_cli_runner().invoke(commands.cli, ["limits"])
-    assert "7 per 1 minute" in shown.output
+    assert "7 per 1 minute" in run(app, "limits")
 
 
-def test_limits_say_what_they_are(make: Maker) -> None:
-    """Name, strategy, key, unit and mode; what is left is counted in what can be left: a burst,
-    dollars, and calls in flight. A shadow that nobody uses is full."""
+def test_a_limit_is_shown_with_its_options(make: Maker) -> None:
+    """Name, strategy, key, unit and mode. What remains is in the limit's unit: a burst, dollars,
+    calls in flight."""
     app, limiter = make()
 
     @limiter.identity("tenant")
@@ -175,41 +177,64 @@ def test_limits_say_what_they_are(make: Maker) -> None:
 
     def shown(key: str) -> list[str]:
         lines = run(app, "limits", "--key", key).split("\n")
-        return sorted(line.strip() for line in lines if "[" in line)
+        return sorted(line[4:] for line in lines if "[" in line)
 
     assert shown("ada") == [
-        "8 per 1 hour [fixed-window, key asked_key]: Pass (8 out of 8 remaining)",
-        "money: 5 usd per 1 day [fixed-window, key asked_key]: Pass (5 out of 5 remaining)",
-        "pace: 30 per 1 minute [token-bucket, burst 10, key tenant]: Pass (10 out of 10 remaining)",
-        "slots: 4 in flight [concurrency, key asked_key]: Pass (4 out of 4 remaining)",
-        "switch: unless blocked [block, key asked_key]: Pass",
+        "8 per 1 hour: Pass (8 out of 8 remaining) [fixed-window, key asked_key]",
+        "money: 5 usd per 1 day: Pass (5 out of 5 remaining) [fixed-window, key asked_key]",
+        "pace: 30 per 1 minute: Pass (10 out of 10 remaining) [token-bucket, burst 10, key tenant]",
+        "slots: 4 in flight: Pass (4 out of 4 remaining) [concurrency, key asked_key]",
+        "switch: unless blocked: Pass [block, key asked_key]",
         (
-            "tokens: 9000 per 1 day [fixed-window, tokens, key asked_key]: "
-            "Pass (9000 out of 9000 remaining)"
+            "tokens: 9000 per 1 day: Pass (9000 out of 9000 remaining) "
+            "[fixed-window, tokens, key asked_key]"
         ),
-        "trial: 5 per 1 minute [fixed-window, key asked_key, shadow]: Pass (5 out of 5 remaining)",
+        "trial: 5 per 1 minute: Pass (5 out of 5 remaining) [fixed-window, key asked_key, shadow]",
     ]
     app.test_client().get("/", headers={"X-Key": "ada"}).close()
-    limiter_block(app, limiter, "ada")
+    block(app, limiter, "ada")
     used = "\n".join(shown("ada"))
     assert "(4.25 out of 5 remaining)" in used
     assert "(8996 out of 9000 remaining)" in used
-    assert "switch: unless blocked [block, key asked_key]: Fail" in used
-    assert (
-        "pace: 30 per 1 minute [token-bucket, burst 10, key tenant]: Pass (9 out of"
-        in "\n".join(shown("acme"))
-    )
+    assert "switch: unless blocked: Fail [block, key asked_key]" in used
+    assert "pace: 30 per 1 minute: Pass (9 out of" in "\n".join(shown("acme"))
 
 
-def limiter_block(app: Flask, limiter: Limiter, identity: str) -> None:
-    """Block an identity, as an operator does."""
+def test_limits_shows_exemptions(make: Maker) -> None:
+    """As Flask-Limiter does."""
+    app, limiter = make(application_limits=["9/hour"])
+    app.get("/healthz", endpoint="health")(limiter.exempt(lambda: "ok"))
+    assert "health: /healthz\n└── Exempt\n" in run(app, "limits")
+
+
+def test_limits_without_a_storage(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits are listed, and the state is not available."""
+    monkeypatch.setattr(MemoryStorage, "check", lambda _: False)
+    output = run(app, "limits", "--key", "someone")
+    assert "50 per 1 hour: Storage not available [token-bucket, key asked_key]" in output
+
+
+def test_a_limit_function_that_needs_a_request_is_named(make: Maker) -> None:
+    """With its error; the other limits are listed."""
+    app, limiter = make(default_limits=["9/minute"])
+
+    def by_tenant() -> str:
+        return {"acme": "5/minute"}[g.tenant]
+
+    app.get("/")(limiter.limit(by_tenant, override_defaults=False)(lambda: "ok"))
+    output = run(app, "limits")
+    assert "├── returned by by_tenant at each request (" in output
+    assert "└── 9 per 1 minute [" in output
+
+
+def block(app: Flask, limiter: Limiter, identity: str) -> None:
     with app.app_context():
         limiter.block("switch", identity)
 
 
 @pytest.fixture(params=["memory", "redis"])
 def uri(request: pytest.FixtureRequest) -> str:
-    """Each engine."""
+    """The URI of a storage of each engine."""
     if request.param == "memory":
         return "memory://"
     request.getfixturevalue("redis_client")
@@ -217,8 +242,8 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("key", ["ada", "user:ada"])
-def test_clear_knows_users_as_identities_write_them(uri: str, tmp_path: Path, key: str) -> None:
-    """`key = "user"` of a policy counts `user-ada`, and an application's own `user:ada`."""
+def test_clear_finds_users(uri: str, tmp_path: Path, key: str) -> None:
+    """`key = "user"` of a policy counts `user-ada`; an application may count `user:ada`."""
     file = tmp_path / "policy.toml"
     file.write_text(
         'version = 1\n[routes]\none = { limits = [{ limit = "1/day", key = "user" }] }\n'
@@ -239,8 +264,8 @@ def test_clear_knows_users_as_identities_write_them(uri: str, tmp_path: Path, ke
     assert statuses(app, "/one") + statuses(app, "/two") == [200, 200]
 
 
-def test_clear_knows_addresses_and_api_keys(make: Maker, tmp_path: Path) -> None:
-    """An address as a person writes it, and the key that a caller sends."""
+def test_clear_finds_addresses_and_api_keys(make: Maker, tmp_path: Path) -> None:
+    """By the address of a client, and by the key that it sends."""
     file = tmp_path / "policy.toml"
     file.write_text(
         'version = 1\n[routes]\none = { limits = [{ limit = "1/day", key = "ip" }] }\n'
@@ -262,23 +287,23 @@ def test_clear_knows_addresses_and_api_keys(make: Maker, tmp_path: Path) -> None
     assert statuses(app, "/one", **caller) + statuses(app, "/two", **caller) == [200, 200]
 
 
-def test_clear_of_nobody_fails(app: Flask) -> None:
-    """With status 1, and a sentence that says what to write."""
+def test_clear_of_an_unknown_key_fails(app: Flask) -> None:
+    """With status 1, and a hint at what to write."""
     assert statuses(app, "/own", 3)[-1] == 429
-    output = run(app, "clear", "--key", "somebody", "-y", status=1)
-    assert "Nothing is counted for 'somebody'" in output
+    output = run(app, "clear", "--key", "unknown", "-y", status=1)
+    assert "Nothing was counted for 'unknown'" in output
     assert statuses(app, "/own") == [429]
 
 
 def test_clear_that_is_not_confirmed_clears_nothing(app: Flask) -> None:
-    """It fails too: a script cannot take it for done."""
+    """Status 1: a script must not take it for success."""
     assert statuses(app, "/own", 3)[-1] == 429
     run(app, "clear", "--key", "someone", answer="n\n", status=1)
     assert statuses(app, "/own") == [429]
 
 
 def test_clear_lifts_blocks(make: Maker) -> None:
-    """Along with everything else of that key."""
+    """With all other counts of that key."""
     app, limiter = make()
     app.get("/")(
         limiter.limit("unless blocked", name="switch")(
@@ -286,13 +311,13 @@ def test_clear_lifts_blocks(make: Maker) -> None:
         )
     )
     assert statuses(app, times=2) == [200, 429]
-    limiter_block(app, limiter, "someone")
+    block(app, limiter, "someone")
     assert "Cleared 2 counts" in run(app, "clear", "--key", "someone", "-y")
     assert statuses(app) == [200]
 
 
 def test_clear_lifts_a_ban(make: Maker) -> None:
-    """A limit on denials is counted as well."""
+    """The count of a meta limit."""
     app, limiter = make(meta_limits=["1/day"])
     app.get("/")(limiter.limit("1/day")(lambda: "ok"))
     assert statuses(app, times=3) == [200, 429, 429]

@@ -1,4 +1,4 @@
-"""Limits as they are written: on views, blueprints, classes and blocks, with every keyword."""
+"""Limits as written on views, blueprints, classes and blocks, with every keyword."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from tests.web.conftest import Clock, Maker
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 
@@ -35,7 +34,7 @@ def test_a_view_without_decorators_has_the_default_limits(make: Maker) -> None:
 
 
 def test_a_decorated_view_has_its_own_limit_instead_of_the_defaults(make: Maker) -> None:
-    """It overrides them, unless it says that it does not."""
+    """Or beside them, with `override_defaults=False`."""
     app, limiter = make(default_limits=["1/minute"])
     app.get("/own")(limiter.limit("2/minute")(lambda: "ok"))
 
@@ -49,7 +48,7 @@ def test_a_decorated_view_has_its_own_limit_instead_of_the_defaults(make: Maker)
 
 
 def test_a_blueprints_limit_is_counted_for_each_of_its_views(make: Maker) -> None:
-    """Views of the blueprint have it, views of others have not."""
+    """In a bucket for each; views of other blueprints are not limited."""
     app, limiter = make()
     blueprint = Blueprint("chat", "chat", url_prefix="/chat")
     blueprint.add_url_rule("/one", "one", root)
@@ -62,8 +61,8 @@ def test_a_blueprints_limit_is_counted_for_each_of_its_views(make: Maker) -> Non
     assert statuses(app, "/", 3) == [200] * 3
 
 
-def test_a_shared_limit_is_one_bucket_for_all_that_name_it(make: Maker) -> None:
-    """On views and on a blueprint alike; another scope is another bucket."""
+def test_a_shared_limit_is_one_bucket_for_its_scope(make: Maker) -> None:
+    """For views and blueprints; another scope is another bucket."""
     app, limiter = make()
     models = limiter.shared_limit("3/minute", scope="models")
     app.get("/a", endpoint="a")(models(root))
@@ -79,7 +78,7 @@ def test_a_shared_limit_is_one_bucket_for_all_that_name_it(make: Maker) -> None:
 
 
 def test_stacked_decorators_are_decided_together(make: Maker, clock: Clock) -> None:
-    """Every limit is charged once a call, and each of them can deny."""
+    """Each limit is charged once per call and can deny."""
     app, limiter = make()
 
     @app.get("/")
@@ -102,7 +101,7 @@ def test_stacked_decorators_are_decided_together(make: Maker, clock: Clock) -> N
 
 
 def test_a_view_class_takes_its_limits_from_its_decorators(make: Maker) -> None:
-    """`per_method` gives each method a bucket of its own; HEAD is counted as GET."""
+    """`per_method` gives each method its bucket; HEAD counts as GET."""
     app, limiter = make()
 
     class Resource(View):
@@ -119,7 +118,7 @@ def test_a_view_class_takes_its_limits_from_its_decorators(make: Maker) -> None:
 
 
 def test_a_method_of_a_view_class_has_its_own_limit(make: Maker) -> None:
-    """One decorated method of a `MethodView` leaves the other as it is."""
+    """Other methods of the `MethodView` keep the defaults."""
     app, limiter = make(default_limits=["100/minute"])
 
     class Resource(MethodView):
@@ -135,8 +134,8 @@ def test_a_method_of_a_view_class_has_its_own_limit(make: Maker) -> None:
     assert statuses(app, method="POST", times=3) == [200] * 3
 
 
-def test_a_block_of_a_view_is_limited_by_with(make: Maker) -> None:
-    """What is before the block runs; the block raises what can be caught."""
+def test_a_block_of_a_view_can_be_limited(make: Maker) -> None:
+    """Code before it runs; its refusal can be caught."""
     app, limiter = make()
     expensive = limiter.limit("1/minute")
 
@@ -153,7 +152,7 @@ def test_a_block_of_a_view_is_limited_by_with(make: Maker) -> None:
 
 
 def test_two_blocks_of_one_function_are_two_limits(make: Maker) -> None:
-    """Each block counts for itself, whichever runs first."""
+    """Each counts for itself, in any order."""
     app, limiter = make()
 
     @app.get("/<part>")
@@ -169,7 +168,7 @@ def test_two_blocks_of_one_function_are_two_limits(make: Maker) -> None:
 
 
 def test_a_decorated_function_that_a_view_calls_is_limited(make: Maker) -> None:
-    """It need not be a view."""
+    """Not only views."""
     app, limiter = make()
 
     @limiter.limit("1/minute")
@@ -183,8 +182,8 @@ def test_a_decorated_function_that_a_view_calls_is_limited(make: Maker) -> None:
     assert statuses(app, times=2) == [200, 429]
 
 
-def test_a_limit_may_be_asked_for_at_each_request(make: Maker) -> None:
-    """A callable's answers are limits of their own: who changes to another has all of that."""
+def test_a_limit_function_is_called_at_each_request(make: Maker) -> None:
+    """Each string that it returns is a limit with its own bucket."""
     app, limiter = make()
     app.get("/")(limiter.limit(lambda: request.headers.get("X-Limit", "1/minute"))(root))
     assert statuses(app, times=2) == [200, 429]
@@ -192,8 +191,8 @@ def test_a_limit_may_be_asked_for_at_each_request(make: Maker) -> None:
     assert statuses(app) == [429]
 
 
-def test_a_callable_limit_that_answers_with_nothing_is_none(make: Maker) -> None:
-    """Then the defaults apply, as without it."""
+def test_a_limit_function_may_return_no_limit(make: Maker) -> None:
+    """Then the defaults apply."""
     app, limiter = make(default_limits=["1/minute"])
     app.get("/")(limiter.limit(lambda: request.headers.get("X-Limit", ""))(root))
     assert statuses(app, times=2) == [200, 429]
@@ -208,8 +207,8 @@ def test_a_limit_may_be_for_some_methods_only(make: Maker) -> None:
     assert statuses(app, method="GET", times=3) == [200, 200, 429]
 
 
-def test_a_limit_is_skipped_where_its_exemption_says_so(make: Maker) -> None:
-    """`exempt_when` is asked at each request."""
+def test_a_limit_is_skipped_if_exempt_when_returns_true(make: Maker) -> None:
+    """It is called at each request."""
     app, limiter = make()
     limit = limiter.limit("1/minute", exempt_when=lambda: "X-Internal" in request.headers)
     app.get("/")(limit(root))
@@ -217,8 +216,8 @@ def test_a_limit_is_skipped_where_its_exemption_says_so(make: Maker) -> None:
     assert statuses(app, times=2) == [200, 429]
 
 
-def test_what_a_response_says_was_not_due_is_given_back(make: Maker) -> None:
-    """`deduct_when` sees the response; headers tell what is left after it."""
+def test_deduct_when_can_refund_a_request(make: Maker) -> None:
+    """It receives the response; headers state what remains afterwards."""
     app, limiter = make()
 
     @app.get("/<int:status>")
@@ -233,31 +232,31 @@ def test_what_a_response_says_was_not_due_is_given_back(make: Maker) -> None:
     assert statuses(client, "/400") + statuses(client, "/200") == [400, 429]
 
 
-def test_a_callback_is_told_of_each_breach(make: Maker) -> None:
-    """The extension's and the limit's own; a response that one makes is the answer."""
-    told = []
+def test_callbacks_are_called_for_each_breach(make: Maker) -> None:
+    """The extension's and the limit's; a returned response is sent."""
+    calls = []
 
     def everywhere(breached: Any) -> None:
-        told.append(("everywhere", str(breached.limit), breached.breached))
+        calls.append(("everywhere", str(breached.limit), breached.breached))
 
     def here(breached: Any) -> Response:
-        told.append(("here", str(breached.limit), breached.remaining))
+        calls.append(("here", str(breached.limit), breached.remaining))
         return Response("gently", 429, {"X-Own": "yes"})
 
     app, limiter = make(on_breach=everywhere)
     app.get("/")(limiter.limit("1/minute", on_breach=here)(root))
     client = app.test_client()
     assert client.get("/").status_code == 200
-    assert told == []
+    assert calls == []
     refusal = client.get("/")
     assert (refusal.status_code, refusal.text, refusal.headers["X-Own"]) == (429, "gently", "yes")
     assert refusal.headers["Retry-After"] == "60"
-    assert told == [("everywhere", "1 per 1 minute", True), ("here", "1 per 1 minute", 0)]
+    assert calls == [("everywhere", "1 per 1 minute", True), ("here", "1 per 1 minute", 0)]
 
 
 @pytest.mark.parametrize("message", ["Slow down!", lambda: "Slow down!"], ids=["text", "callable"])
-def test_a_limit_may_have_its_own_words(make: Maker, message: Any) -> None:
-    """`error_message` begins the sentence that the client reads."""
+def test_a_limit_may_have_an_error_message(make: Maker, message: Any) -> None:
+    """The error of the response begins with it."""
     app, limiter = make()
     app.get("/")(limiter.limit("1/minute", error_message=message)(root))
     client = app.test_client()
@@ -277,14 +276,14 @@ def test_a_limit_may_have_its_own_words(make: Maker, message: Any) -> None:
     ],
     ids=str,
 )
-def test_each_limit_has_a_strategy_of_its_own(
+def test_each_limit_may_have_its_strategy(
     make: Maker,
     clock: Clock,
     keywords: dict[str, Any],
     admitted_at_once: int,
     admitted_in_the_second_minute: int,
 ) -> None:
-    """The keyword decides; limits of several strategies share a request."""
+    """Limits of several strategies apply to one request."""
     app, limiter = make()
 
     @app.get("/")
@@ -298,8 +297,8 @@ def test_each_limit_has_a_strategy_of_its_own(
     assert statuses(app, times=6).count(200) == admitted_in_the_second_minute
 
 
-def test_limits_that_differ_in_their_strategy_alone_are_two(make: Maker) -> None:
-    """Neither replaces the other."""
+def test_limits_with_different_strategies_are_different(make: Maker) -> None:
+    """Both apply."""
     app, limiter = make()
 
     @app.get("/")
@@ -311,8 +310,8 @@ def test_limits_that_differ_in_their_strategy_alone_are_two(make: Maker) -> None
     assert app.test_client().get("/").text == "2"
 
 
-def test_definitions_take_the_keywords_too(make: Maker, clock: Clock) -> None:
-    """`Limit`, `ApplicationLimit` and `RouteLimit` say the same as the decorator."""
+def test_definitions_take_the_keywords(make: Maker, clock: Clock) -> None:
+    """`Limit`, `ApplicationLimit` and `RouteLimit`, as the decorator."""
     app, limiter = make(
         default_limits=[Limit("6/minute", strategy="token-bucket", burst=2, name="each")],
         application_limits=[ApplicationLimit("5/minute", strategy="sliding-window", name="all")],
@@ -339,18 +338,16 @@ def test_definitions_take_the_keywords_too(make: Maker, clock: Clock) -> None:
     ],
     ids=str,
 )
-def test_a_keyword_that_cannot_be_carried_out_is_a_clear_error(
-    keywords: dict[str, Any], message: str
-) -> None:
-    """At the decorator, before any request: what was found and what is allowed."""
+def test_an_invalid_keyword_is_an_error(keywords: dict[str, Any], message: str) -> None:
+    """At the decorator: what was found and what is allowed."""
     limiter = Limiter(lambda: "ada")
     with pytest.raises(ConfigurationError, match=message):
         limiter.limit("5/minute", **keywords)
     limiter.limit("5/minute", burst=2)  # the extension's strategy may be one that has a burst
 
 
-def test_a_calendars_day_ends_in_its_time_zone(make: Maker, clock: Clock) -> None:
-    """The clock stands at 08:00 UTC: the day of Auckland ends in 3 hours, that of UTC in 16."""
+def test_a_calendar_day_ends_in_its_time_zone(make: Maker, clock: Clock) -> None:
+    """At 08:00 UTC, the day of Auckland ends in 3 hours and that of UTC in 16."""
     app, limiter = make()
     plan = limiter.limit(
         "1/day", strategy="fixed-window", anchor="day", timezone="Pacific/Auckland"
@@ -363,8 +360,8 @@ def test_a_calendars_day_ends_in_its_time_zone(make: Maker, clock: Clock) -> Non
     assert client.get("/").status_code == 200
 
 
-def test_a_sync_and_an_async_view_are_limited_alike(make: Maker) -> None:
-    """An async view runs to its end."""
+def test_an_async_view_can_be_limited(make: Maker) -> None:
+    """It runs to its end."""
     app, limiter = make()
 
     @app.get("/")
@@ -375,8 +372,8 @@ def test_a_sync_and_an_async_view_are_limited_alike(make: Maker) -> None:
     assert statuses(app, times=2) == [200, 429]
 
 
-def test_a_limit_can_be_defined_before_the_application_is_known() -> None:
-    """The extension is made without one, decorates, and is attached later."""
+def test_a_limit_can_be_defined_before_init_app() -> None:
+    """The extension is attached later."""
     limiter = Limiter(lambda: "someone", storage_uri="memory://")
     view = limiter.limit("1/minute")(root)
     app = Flask("late")

@@ -1,4 +1,4 @@
-"""The names inside Flask-Limiter that we lean on are there, and mean what we take them for.
+"""The private names of Flask-Limiter that are used exist and have the expected meaning.
 
 A release that renames one fails here first, by that name.
 """
@@ -22,7 +22,7 @@ from werkzeug.exceptions import TooManyRequests
 
 @pytest.fixture
 def limiter() -> flask_limiter.Limiter:
-    """A stock extension, attached."""
+    """Flask-Limiter's extension, attached."""
     return flask_limiter.Limiter(
         lambda: "someone",
         app=Flask("example"),
@@ -64,24 +64,24 @@ ATTRIBUTES = (
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_the_extension_has(name: str, limiter: flask_limiter.Limiter) -> None:
-    """An attribute of the stock extension that ours reads, writes or overrides."""
+    """An attribute of Flask-Limiter's extension that is read, written or overridden."""
     assert hasattr(limiter, name), f"flask_limiter.Limiter has no {name} any more"
 
 
 def test_the_extension_checks_a_request_by_this_method() -> None:
-    """Ours overrides it: a hook and the wrappers call it, with these names."""
+    """It is overridden; a hook and the wrappers call it with these names."""
     method = flask_limiter.Limiter._check_request_limit
     assert list(inspect.signature(method).parameters) == ["self", "callable_name", "in_middleware"]
 
 
-def test_the_extension_overrides_are_properties() -> None:
-    """Ours replace them."""
+def test_the_overridden_properties_are_properties() -> None:
+    """Of the extension."""
     for name in ("limiter", "storage", "context", "current_limit", "current_limits"):
         assert isinstance(inspect.getattr_static(flask_limiter.Limiter, name), property), name
 
 
 def test_the_header_hook_is_a_partial_over_the_extension(limiter: flask_limiter.Limiter) -> None:
-    """That is how ours finds it among the application's functions and takes it out."""
+    """By which it is found among the application's functions and removed."""
     app = Flask("example")
     limiter.init_app(app)
     own = [
@@ -107,7 +107,6 @@ MANAGER = (
     "_decorated_limits",
     "_default_limits",
     "_endpoint_hints",
-    "_logger",
     "_route_exemptions",
     "add_blueprint_exemption",
     "add_blueprint_limit",
@@ -115,7 +114,6 @@ MANAGER = (
     "add_endpoint_hint",
     "add_route_exemption",
     "blueprint_limits",
-    "decorated_limits",
     "exemption_scope",
     "has_hints",
     "resolve_limits",
@@ -124,7 +122,7 @@ MANAGER = (
 
 @pytest.mark.parametrize("name", MANAGER)
 def test_the_manager_has(name: str, limiter: flask_limiter.Limiter) -> None:
-    """An attribute of the stock manager that ours reads or overrides."""
+    """An attribute of Flask-Limiter's manager that is read or overridden."""
     manager = limiter.limit_manager
     assert type(manager) is _manager.LimitManager
     assert hasattr(manager, name), f"flask_limiter._manager.LimitManager has no {name} any more"
@@ -136,7 +134,7 @@ def fields(kind: Any) -> list[str]:
 
 
 def test_a_runtime_limit_has_these_fields() -> None:
-    """We make some ourselves, by these names."""
+    """Runtime limits are made with these names."""
     assert fields(_limits.RuntimeLimit) == [
         *("limit", "key_func", "scope", "per_method", "methods", "error_message", "exempt_when"),
         *("override_defaults", "deduct_when", "on_breach", "cost", "shared", "meta_limits"),
@@ -145,7 +143,7 @@ def test_a_runtime_limit_has_these_fields() -> None:
 
 
 def test_a_definition_has_these_fields() -> None:
-    """Our definitions add theirs to them."""
+    """The definitions add their fields to them."""
     assert fields(flask_limiter.Limit) == [
         *("limit_provider", "key_function", "scope", "cost", "shared", "methods", "per_method"),
         *("error_message", "meta_limits", "exempt_when", "deduct_when", "on_breach"),
@@ -154,33 +152,33 @@ def test_a_definition_has_these_fields() -> None:
 
 
 def test_wrappers_are_marked_by_this_attribute(limiter: flask_limiter.Limiter) -> None:
-    """The mark is how a view that will come back to its decorator is known."""
+    """By which a view that is decorated is recognised."""
     view = limiter.limit("1/minute")(lambda: "ok")
     assert getattr(view, "__wrapper-limiter-instance") == limiter
 
 
-def test_a_request_limit_is_made_so() -> None:
-    """Ours extends it, and fills its window beforehand."""
+def test_a_request_limit_has_these_arguments() -> None:
+    """A subclass passes them and fills the window."""
     parameters = list(inspect.signature(flask_limiter.RequestLimit.__init__).parameters)
     assert parameters == ["self", "extension", "limit", "request_args", "breached", "shared"]
     assert "_window" in inspect.getsource(flask_limiter.RequestLimit.window.fget)
 
 
-def test_a_refusal_is_made_so() -> None:
-    """Ours extends it."""
+def test_a_refusal_has_these_arguments() -> None:
+    """A subclass passes them."""
     parameters = list(inspect.signature(flask_limiter.RateLimitExceeded.__init__).parameters)
     assert parameters == ["self", "limit", "response"]
 
 
 def test_the_modules_have_these_names() -> None:
-    """Functions and constants that we import."""
+    """Functions and constants that are imported."""
     assert callable(_compat.request_context)
     assert callable(util.get_qualified_name)
     assert constants.MAX_BACKEND_CHECKS > 0
 
 
 def test_limits_has_these_names() -> None:
-    """Our strategies are registered in its dict; our items subclass its items, with slots."""
+    """Strategies are registered in its dict; items are subclassed, with slots."""
     assert isinstance(strategies.STRATEGIES, dict)
     assert all(issubclass(item, RateLimitItem) for item in GRANULARITIES.values())
     assert {"second", "minute", "hour", "day", "month", "year"} <= set(GRANULARITIES)
@@ -189,8 +187,8 @@ def test_limits_has_these_names() -> None:
     assert strategies.RateLimiter.__abstractmethods__ == {"hit", "test", "get_window_stats"}
 
 
-def test_flask_finds_and_traps_errors_where_we_look() -> None:
-    """A refusal is answered at once where Flask has nothing to do with it; these say whether."""
+def test_flask_has_these_error_functions() -> None:
+    """They decide whether a refusal can be answered without raising it."""
     app = Flask("example")
     error = TooManyRequests()
     assert app.trap_http_exception(error) is False

@@ -42,14 +42,14 @@ def app() -> Flask:
     ],
 )
 def test_an_ipv6_client_is_its_network(app: Flask, remote: str | None, identity: str) -> None:
-    """One subscriber has a whole /64; an IPv4 address in IPv6's clothes is itself."""
+    """One subscriber has a whole /64; an IPv4-mapped address is the IPv4 address."""
     environ: dict[str, Any] = {} if remote is None else {"REMOTE_ADDR": remote}
     with app.test_request_context(environ_overrides=environ):
         assert client_ip() == identity
 
 
-def test_a_forwarded_address_counts_for_nothing_unless_proxies_are_trusted(app: Flask) -> None:
-    """Else anyone could be anyone."""
+def test_a_forwarded_address_is_ignored_without_trusted_proxies(app: Flask) -> None:
+    """A client could send any address."""
     headers = {"X-Forwarded-For": "198.51.100.1"}
     environ = {"REMOTE_ADDR": "192.0.2.7"}
     with app.test_request_context(headers=headers, environ_overrides=environ):
@@ -67,10 +67,8 @@ def test_a_forwarded_address_counts_for_nothing_unless_proxies_are_trusted(app: 
         ("_hidden:7", "192.0.2.7"),
     ],
 )
-def test_a_forwarded_address_has_no_port_and_is_one(
-    app: Flask, forwarded: str, identity: str
-) -> None:
-    """Some proxies append the client's port; what is no address is counted as the proxy."""
+def test_a_forwarded_address_loses_its_port(app: Flask, forwarded: str, identity: str) -> None:
+    """Some proxies append the client's port. For an invalid address, the proxy's is used."""
     found = []
 
     @app.get("/")
@@ -94,8 +92,8 @@ def test_a_forwarded_address_has_no_port_and_is_one(
     ],
     ids=str,
 )
-def test_an_api_key_is_known_by_its_digest(app: Flask, headers: dict[str, str]) -> None:
-    """The same key is the same caller wherever it stands, and the key itself is nowhere."""
+def test_an_api_key_is_identified_by_a_digest(app: Flask, headers: dict[str, str]) -> None:
+    """The same in every header, and without the key itself."""
     with app.test_request_context(headers=headers):
         identity = BUILT_IN["api_key"]()
     assert "secret" not in identity
@@ -110,16 +108,16 @@ def test_an_api_key_is_known_by_its_digest(app: Flask, headers: dict[str, str]) 
     [{}, {"Authorization": "Bearer "}, {"Authorization": "Basic dTpw"}, {"X-API-Key": ""}],
     ids=str,
 )
-def test_without_a_key_the_address_pays(app: Flask, headers: dict[str, str]) -> None:
-    """Nobody gets a bucket by leaving the key out."""
+def test_without_an_api_key_the_address_is_used(app: Flask, headers: dict[str, str]) -> None:
+    """A request cannot get a bucket of its own by leaving the key out."""
     with app.test_request_context(headers=headers, environ_overrides={"REMOTE_ADDR": "192.0.2.7"}):
         assert BUILT_IN["api_key"]() == "192.0.2.7"
 
 
-def test_an_api_key_never_stands_in_the_storage(
+def test_the_storage_does_not_contain_api_keys(
     redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
-    """Neither in a name nor in a value of Redis."""
+    """Neither in a name nor in a value."""
     app = Flask("example")
     limiter = Limiter(
         asked_key, app=app, storage_uri=redis_server.uri, application_limits=["9/minute"]
@@ -133,10 +131,10 @@ def test_an_api_key_never_stands_in_the_storage(
         assert secret.encode() not in key + (redis_client.dump(key) or b"")
 
 
-def test_a_long_identity_makes_no_long_name(
+def test_a_long_identity_has_a_short_bucket_name(
     redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
-    """10 kB of identity are one short name, and two such callers are two."""
+    """Two identities of 10 kB that differ have different buckets."""
     app = Flask("example")
     limiter = Limiter(asked_key, app=app, storage_uri=redis_server.uri)
     app.get("/")(limiter.limit("1/minute")(lambda: "ok"))
@@ -159,8 +157,8 @@ def test_a_long_identity_makes_no_long_name(
     ],
     ids=str,
 )
-def test_a_user_is_who_is_logged_in(app: Flask, known: dict[str, Any], identity: str) -> None:
-    """By `g.user_id` or `g.user`; the address where nobody is."""
+def test_a_user_is_identified_by_flask_g(app: Flask, known: dict[str, Any], identity: str) -> None:
+    """By `g.user_id` or `g.user`; without either, by the address."""
     with app.test_request_context(environ_overrides={"REMOTE_ADDR": "192.0.2.7"}):
         for name, value in known.items():
             setattr(g, name, value)
@@ -179,12 +177,12 @@ def test_a_user_is_who_is_logged_in(app: Flask, known: dict[str, Any], identity:
     ],
     ids=str,
 )
-def test_a_model_is_what_the_body_names(app: Flask, options: dict[str, Any], identity: str) -> None:
-    """A body that names none, or is none, is no error here."""
+def test_a_model_is_read_from_the_body(app: Flask, options: dict[str, Any], identity: str) -> None:
+    """A missing or invalid body is not an error."""
     with app.test_request_context(method="POST", **options):
         assert BUILT_IN["model"]() == identity
 
 
-def test_everyone_is_one() -> None:
-    """`global` is one bucket, whoever calls."""
+def test_global_is_one_identity() -> None:
+    """The same for every request."""
     assert BUILT_IN["global"]() == "*"

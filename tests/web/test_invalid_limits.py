@@ -1,4 +1,4 @@
-"""An invalid limit in code is an error where it is written; if a function returns it, a 503."""
+"""An invalid limit in code is an error at the decorator; if a function returns it, a 503."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ratelimit_ext import (
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
 
-#: Statements with what the error has to say.
+#: Limits with their errors.
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         {"limit_value": "$0.000001/day"},
@@ -80,17 +80,17 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("statement", "told"), MISTAKES, ids=[repr(m[0]) for m in MISTAKES])
-def test_a_mistake_is_told_where_it_is_stated(statement: dict[str, Any], told: str) -> None:
-    """At the decorator, before any request: what was found, what is allowed, what to do."""
+@pytest.mark.parametrize(("statement", "message"), MISTAKES, ids=[repr(m[0]) for m in MISTAKES])
+def test_a_mistake_is_an_error_at_the_decorator(statement: dict[str, Any], message: str) -> None:
+    """What was found, what is allowed, what to do."""
     limiter = Limiter(asked_key)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         limiter.limit(**statement)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         limiter.shared_limit(scope="all", **statement)
     value = statement["limit_value"]
-    rest = {key: said for key, said in statement.items() if key != "limit_value"}
-    with pytest.raises(ConfigurationError, match=told):
+    rest = {key: given for key, given in statement.items() if key != "limit_value"}
+    with pytest.raises(ConfigurationError, match=message):
         RouteLimit(value, limiter=limiter, **rest)(lambda: "ok")
 
 
@@ -112,8 +112,8 @@ def test_a_mistake_is_told_where_it_is_stated(statement: dict[str, Any], told: s
     ],
     ids=repr,
 )
-def test_what_is_no_mistake(statement: dict[str, Any]) -> None:
-    """It can be carried out."""
+def test_a_valid_limit_is_accepted(statement: dict[str, Any]) -> None:
+    """Each of these combinations."""
     Limiter(asked_key).limit(**statement)
 
 
@@ -134,15 +134,17 @@ def test_what_is_no_mistake(statement: dict[str, Any]) -> None:
     ],
     ids=repr,
 )
-def test_what_applies_everywhere_is_read_at_the_start(make: Maker, options: dict[str, Any]) -> None:
-    """A mistake in it was a 500 at every request."""
+def test_limits_without_a_decorator_are_checked_at_the_start(
+    make: Maker, options: dict[str, Any]
+) -> None:
+    """Not at the first request."""
     with pytest.raises(ConfigurationError, match=r"found '1/minuet' .*allowed: amount per period"):
         make(**options)
 
 
 @pytest.mark.parametrize("where", ["RATELIMIT_DEFAULT", "RATELIMIT_APPLICATION"])
-def test_the_configuration_knows_our_words(make: Maker, where: str) -> None:
-    """Money and calls at once are no words of Flask-Limiter's."""
+def test_the_configuration_takes_dollars_and_calls_in_flight(make: Maker, where: str) -> None:
+    """Which Flask-Limiter does not know."""
     app, _ = make(config={where: "5 usd/day;4 in flight"})
     app.get("/")(lambda: "ok")
     policy = app.test_client().get("/").headers["RateLimit-Policy"]
@@ -150,8 +152,8 @@ def test_the_configuration_knows_our_words(make: Maker, where: str) -> None:
     assert 'qu="concurrent-requests"' in policy
 
 
-def told_to_the_application(app: Flask, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the application's own logger was told."""
+def logged_errors(app: Flask, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The errors in the application's log."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -169,10 +171,10 @@ def told_to_the_application(app: Flask, caplog: pytest.LogCaptureFixture) -> lis
     ],
     ids=["view", "blueprint", "block"],
 )
-def test_no_way_to_attach_a_limit_accepts_what_is_none(
+def test_an_invalid_limit_cannot_be_attached(
     make: Maker, kind: type[flask_limiter.RouteLimit], attach: Callable[[Any], Any]
 ) -> None:
-    """Flask-Limiter's own class included, on views, blueprints and blocks."""
+    """To a view, blueprint or block, also of the class of Flask-Limiter."""
     app, limiter = make()
     limit = kind("2/sec", limiter=limiter)
     with app.test_request_context(), pytest.raises(ConfigurationError, match="mean '2/second'"):
@@ -188,11 +190,10 @@ BAD_IDS = [repr(text) for text in BAD]
     "where",
     ["view", "blueprint", "block", "default_limits", "application_limits", "meta_limits", "metas"],
 )
-def test_a_function_that_returns_what_is_no_limit_denies(
+def test_a_function_that_returns_an_invalid_limit_denies(
     make: Maker, caplog: pytest.LogCaptureFixture, where: str, text: Any
 ) -> None:
-    """With 503, wherever it stands; the log says once what was found. Nothing else is charged, and
-    a sound answer is a limit again."""
+    """With 503, logged once; no other limit is charged. A valid string is a limit again."""
     answers = [text]
     options = {where: [lambda: answers[0]]} if where.endswith("_limits") else {}
     app, limiter = make(**options)
@@ -220,8 +221,8 @@ def test_a_function_that_returns_what_is_no_limit_denies(
         refused = client.get("/chat/")
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "30")
         assert refused.json["code"] == "limit_unavailable"
-    [told] = told_to_the_application(app, caplog)
-    assert "answered with 503" in told
+    [logged] = logged_errors(app, caplog)
+    assert "answered with 503" in logged
     answers[0] = "9/minute"
     answered = client.get("/chat/")
     assert answered.status_code == 200
@@ -230,7 +231,6 @@ def test_a_function_that_returns_what_is_no_limit_denies(
 
 
 def root() -> str:
-    """A view."""
     return "ok"
 
 
@@ -243,7 +243,9 @@ def root() -> str:
     ],
     ids=["shadow", "other method", "exempt"],
 )
-def test_what_would_not_have_denied_does_not(make: Maker, options: dict[str, Any]) -> None:
+def test_an_invalid_limit_that_could_not_deny_does_not(
+    make: Maker, options: dict[str, Any]
+) -> None:
     """A shadow, a limit of another method, and one that the request is exempt from."""
     app, limiter = make(default_limits=["2/minute"])
     app.get("/")(limiter.limit(lambda: "5/min", **options)(root))
@@ -251,20 +253,18 @@ def test_what_would_not_have_denied_does_not(make: Maker, options: dict[str, Any
 
 
 def test_swallowed_errors_do_not_lift_a_limit(make: Maker) -> None:
-    """`swallow_errors` is for the storage: what a limit allows is as unknown with it."""
+    """`swallow_errors` is for the storage; an invalid limit denies."""
     app, limiter = make(swallow_errors=True)
     app.get("/")(limiter.limit(lambda: "5/min")(root))
     assert statuses(app, times=2) == [503, 503]
 
 
-def test_an_invalid_limit_is_told_once_for_each_string(
-    make: Maker, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Another string is another mistake."""
+def test_each_invalid_string_is_logged_once(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """With what was found."""
     app, limiter = make()
     app.get("/")(limiter.limit(lambda: request.args["limit"])(root))
     for text, status in (("$1/day", 503), ("1/minuet", 503), ("$1/day", 503), ("9/minute", 200)):
         assert statuses(app, f"/?limit={text}") == [status]
-    dollars, typo = told_to_the_application(app, caplog)
+    dollars, typo = logged_errors(app, caplog)
     assert "found '$1/day' (a string); allowed" in dollars
     assert "Did you mean '1/minute'?" in typo

@@ -1,4 +1,4 @@
-"""Which limits apply where: Flask-Limiter's rules for defaults, blueprints and exemptions."""
+"""Flask-Limiter's rules for defaults, blueprints and exemptions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from tests.web.conftest import Maker
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 
 def alive() -> str:
-    """A view that some of them exempt."""
     return "alive"
 
 
@@ -28,8 +26,8 @@ def nested(url: str) -> tuple[Blueprint, Blueprint]:
     return outer, inner
 
 
-def test_an_inner_blueprint_inherits_the_outer_ones_limit(make: Maker) -> None:
-    """A view of the inner blueprint has the outer one's limit, in a bucket of its own."""
+def test_an_inner_blueprint_inherits_the_outer_limit(make: Maker) -> None:
+    """In a bucket for each view."""
     app, limiter = make()
     outer, inner = nested("/a")
     limiter.limit("1/minute")(outer)
@@ -40,7 +38,7 @@ def test_an_inner_blueprint_inherits_the_outer_ones_limit(make: Maker) -> None:
 
 
 def test_an_inner_blueprint_overrides_or_adds(make: Maker) -> None:
-    """Its own limit replaces the outer one's, or joins it with `override_defaults=False`."""
+    """Its limit replaces the outer one's, or joins it with `override_defaults=False`."""
     for overrides, admitted in ((True, 3), (False, 1)):
         app, limiter = make()
         outer, inner = nested("/a")
@@ -51,8 +49,8 @@ def test_an_inner_blueprint_overrides_or_adds(make: Maker) -> None:
         assert statuses(app, "/a/inner", 4).count(200) == admitted
 
 
-def test_an_inner_blueprint_of_the_outer_ones_name_pays_once(make: Maker) -> None:
-    """Flask-Limiter knows both by that name, so that each has the limits of the other."""
+def test_an_inner_blueprint_of_the_same_name_is_charged_once(make: Maker) -> None:
+    """Flask-Limiter files the limits of both under that name."""
     app, limiter = make()
     outer, inner = Blueprint("chat", "outer", url_prefix="/a"), Blueprint("chat", "inner")
     inner.get("/inner")(root)
@@ -62,8 +60,8 @@ def test_an_inner_blueprint_of_the_outer_ones_name_pays_once(make: Maker) -> Non
     assert statuses(app, "/a/inner", 3) == [200, 200, 429]
 
 
-def test_an_inner_blueprint_that_overrides_spares_those_inside_it(make: Maker) -> None:
-    """Flask-Limiter's rule for decorators: they have the outermost one's limit all the same."""
+def test_an_overriding_blueprint_does_not_hide_the_outer_limit_from_inner_ones(make: Maker) -> None:
+    """Flask-Limiter's rule for decorators: the innermost still has the outermost one's limit."""
     app, limiter = make()
     outer, inner = nested("/a")
     innermost = Blueprint("innermost", "innermost")
@@ -77,8 +75,8 @@ def test_an_inner_blueprint_that_overrides_spares_those_inside_it(make: Maker) -
     assert statuses(app, "/a/innermost", 2) == [200, 429]
 
 
-def test_a_views_own_limit_joins_its_blueprints_where_it_says_so(make: Maker) -> None:
-    """With `override_defaults=False` both apply; else the view's alone."""
+def test_a_view_overrides_or_joins_its_blueprints_limit(make: Maker) -> None:
+    """With `override_defaults=False` both apply."""
     for overrides, admitted in ((True, 3), (False, 1)):
         app, limiter = make()
         blueprint = Blueprint("chat", "chat")
@@ -90,7 +88,7 @@ def test_a_views_own_limit_joins_its_blueprints_where_it_says_so(make: Maker) ->
 
 
 def test_an_exempt_view_has_neither_defaults_nor_application_limits(make: Maker) -> None:
-    """Neither on itself, nor charged by it to others."""
+    """And is not charged to the application limits of others."""
     app, limiter = make(default_limits=["1/minute"], application_limits=["2/minute"])
     app.get("/healthz", endpoint="healthz")(limiter.exempt(alive))
     app.get("/")(root)
@@ -106,14 +104,14 @@ def test_an_exempt_view_has_neither_defaults_nor_application_limits(make: Maker)
 def test_an_exemption_can_be_from_one_kind_of_limit(
     make: Maker, flags: ExemptionScope, admitted: int
 ) -> None:
-    """What is not named goes on applying."""
+    """The other kinds apply."""
     app, limiter = make(default_limits=["1/minute"], application_limits=["3/minute"])
     app.get("/")(limiter.exempt(flags=flags)(lambda: "ok"))
     assert statuses(app, times=5).count(200) == admitted
 
 
 def test_an_exempt_blueprint_has_no_limits(make: Maker) -> None:
-    """Nor has any view in it, whatever the blueprint's own limit says."""
+    """Nor have its views."""
     app, limiter = make(default_limits=["1/minute"], application_limits=["1/minute"])
     blueprint = Blueprint("health", "health")
     blueprint.get("/healthz")(lambda: "alive")
@@ -134,8 +132,8 @@ def test_an_inner_blueprint_can_be_exempt_from_its_ancestors_limits(make: Maker)
     assert statuses(app, "/a/inner", 4) == [200] * 4
 
 
-def test_an_exemption_can_reach_down_to_inner_blueprints(make: Maker) -> None:
-    """`ExemptionScope.DESCENDENTS` exempts what is nested in it."""
+def test_an_exemption_can_include_inner_blueprints(make: Maker) -> None:
+    """With `ExemptionScope.DESCENDENTS`."""
     app, limiter = make(default_limits=["1/minute"])
     outer, inner = nested("/a")
     limiter.exempt(outer, flags=ExemptionScope.DEFAULT | ExemptionScope.DESCENDENTS)
@@ -144,8 +142,8 @@ def test_an_exemption_can_reach_down_to_inner_blueprints(make: Maker) -> None:
     assert statuses(app, "/a/inner", 3) == [200] * 3
 
 
-def test_meta_limits_spare_those_that_are_exempt_from_them(make: Maker) -> None:
-    """A caller who is banned still reaches an exempt view."""
+def test_a_view_can_be_exempt_from_meta_limits(make: Maker) -> None:
+    """A banned client can still call it."""
     app, limiter = make(meta_limits=["1/hour"])
     app.get("/")(limiter.limit("1/minute")(root))
     app.get("/healthz")(limiter.exempt(flags=ExemptionScope.META)(alive))
@@ -155,8 +153,8 @@ def test_meta_limits_spare_those_that_are_exempt_from_them(make: Maker) -> None:
     assert statuses(app, "/other") == [429]
 
 
-def test_static_files_are_free(make: Maker, tmp_path: object) -> None:
-    """Neither defaults nor application limits concern them."""
+def test_static_files_have_no_limits(make: Maker, tmp_path: object) -> None:
+    """Neither defaults nor application limits."""
     app, _ = make(default_limits=["1/minute"], application_limits=["1/minute"])
     app.static_folder = str(tmp_path)
     assert statuses(app, "/static/nothing.css", 3) == [404] * 3

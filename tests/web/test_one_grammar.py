@@ -31,7 +31,7 @@ def started(config: Options, **options: Any) -> list[CoreLimit]:
     app = Flask(__name__)
     app.config.update(config)
     limiter = Limiter(asked_key, app=app, storage_uri="memory://", **options)
-    return made(limiter.limit_manager.filed())
+    return made(limiter.limit_manager.definitions())
 
 
 def decorator(_: Path, text: str, options: Options) -> list[CoreLimit]:
@@ -76,13 +76,13 @@ def config_blueprints(_: Path, text: str, options: Options) -> list[CoreLimit]:
     app.add_url_rule("/", "root", lambda: "ok")
     limiter.check_policy(app)
     limiter.limit_manager.complete(app)
-    return made(limiter.limit_manager.filed())
+    return made(limiter.limit_manager.definitions())
 
 
 def toml(table: str) -> Place:
     def place(folder: Path, text: str, options: Options) -> list[CoreLimit]:
-        said = {"limit": text, **options}
-        lines = [f"{word} = {json.dumps(value)}" for word, value in said.items()]
+        entry = {"limit": text, **options}
+        lines = [f"{word} = {json.dumps(value)}" for word, value in entry.items()]
         file = folder / "policy.toml"
         file.write_text("\n".join(["version = 1", f"[[{table}]]", *lines]), encoding="utf-8")
         return started({"RATELIMIT_POLICY_FILE": str(file)})
@@ -181,10 +181,10 @@ REFUSED: list[tuple[str, Options]] = [
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("text", "options"), ACCEPTED, ids=repr)
-def test_what_a_decorator_accepts_every_place_accepts(
+def test_every_place_accepts_what_a_decorator_accepts(
     tmp_path: Path, place: str, text: str, options: Options
 ) -> None:
-    """With the same result: equal limits of the core, in the same order."""
+    """With the same result: equal limits in the same order."""
     limits = decorator(tmp_path, text, options)
     assert limits
     assert PLACES[place](tmp_path, text, options) == limits
@@ -192,11 +192,11 @@ def test_what_a_decorator_accepts_every_place_accepts(
 
 @pytest.mark.parametrize("place", ["decorator", *PLACES])
 @pytest.mark.parametrize(("text", "options"), REFUSED, ids=repr)
-def test_what_one_place_refuses_every_place_refuses(
+def test_every_place_refuses_the_same(
     tmp_path: Path, place: str, text: str, options: Options
 ) -> None:
-    """When it is written, as a mistake of the configuration."""
+    """At the start, as an error of the configuration."""
     takes = {"decorator": decorator, **PLACES}[place]
-    # A definition's constructor is Python's: it has no keyword that does not exist.
+    # The constructor of a definition raises Python's error for an unknown keyword.
     with pytest.raises((ConfigurationError, TypeError)):
         takes(tmp_path, text, options)

@@ -1,4 +1,4 @@
-"""Our strategies in plain `limits` code and in a plain Flask-Limiter."""
+"""The registered strategies in plain `limits` code and in a plain Flask-Limiter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def storage(
 
 
 @pytest.mark.parametrize("name", ["token-bucket", "sliding-window"])
-def test_plain_limits_code_can_use_our_strategies(name: str, storage: Storage) -> None:
+def test_plain_limits_code_can_use_the_strategies(name: str, storage: Storage) -> None:
     """`hit`, `test`, `get_window_stats` and `clear`, with costs and any number of identifiers."""
     strategy: RateLimiter = STRATEGIES[name](storage)
     item = parse("5/hour")
@@ -46,8 +46,8 @@ def test_plain_limits_code_can_use_our_strategies(name: str, storage: Storage) -
     assert strategy.get_window_stats(item).remaining == 4
 
 
-def test_a_look_takes_nothing(storage: Storage) -> None:
-    """However often one looks."""
+def test_reading_takes_nothing(storage: Storage) -> None:
+    """`test` and `get_window_stats` can be repeated."""
     strategy = STRATEGIES["token-bucket"](storage)
     item = parse("1/hour")
     assert all(strategy.test(item, "ada") for _ in range(5))
@@ -55,8 +55,8 @@ def test_a_look_takes_nothing(storage: Storage) -> None:
     assert strategy.hit(item, "ada")
 
 
-def test_a_token_bucket_refills_under_its_stock_name(clock: Clock) -> None:
-    """Evenly, and its reset is the instant at which it is full."""
+def test_a_registered_token_bucket_refills(clock: Clock) -> None:
+    """Evenly; `reset_time` is when it is full."""
     strategy = STRATEGIES["token-bucket"](MemoryStorage())
     item = RateLimitItemPerMinute(30)
     assert sum(strategy.hit(item, "ada") for _ in range(40)) == 30
@@ -65,8 +65,8 @@ def test_a_token_bucket_refills_under_its_stock_name(clock: Clock) -> None:
     assert sum(strategy.hit(item, "ada") for _ in range(40)) == 5
 
 
-def test_identifiers_are_never_taken_for_each_other(storage: Storage) -> None:
-    """a/b with c is not a with b/c."""
+def test_identifiers_do_not_collide(storage: Storage) -> None:
+    """`a/b` with `c` and `a` with `b/c` are different buckets."""
     strategy = STRATEGIES["sliding-window"](storage)
     item = parse("1/hour")
     for identifiers in (("a/b", "c"), ("a", "b/c"), ("a", "b", "c"), ("a%2Fb", "c"), ("a}", "{b")):
@@ -75,18 +75,18 @@ def test_identifiers_are_never_taken_for_each_other(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("cost", [-1, "3", 1.5])
-def test_a_cost_that_is_none_is_an_error_here_too(cost: object) -> None:
-    """And it names the limit."""
+def test_an_invalid_cost_is_an_error(cost: object) -> None:
+    """That names the limit."""
     strategy = STRATEGIES["token-bucket"](MemoryStorage())
     with pytest.raises(ValueError, match="'5 per 1 hour'"):
         strategy.hit(parse("5/hour"), "ada", cost=cost)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["token-bucket", "sliding-window"])
-def test_a_plain_flask_limiter_can_use_our_strategies(
+def test_a_plain_flask_limiter_can_use_the_strategies(
     name: str, redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
-    """By its `strategy` option; its own class, headers and storages stay as they are."""
+    """With its `strategy` option and its own headers and storages."""
     for uri in ("memory://", redis_server.uri):
         app = Flask("example")
         limiter = flask_limiter.Limiter(
@@ -98,10 +98,10 @@ def test_a_plain_flask_limiter_can_use_our_strategies(
         assert statuses(client, times=2) == [200, 429]
 
 
-def test_a_plain_flask_limiter_forgets_our_buckets_on_reset(
+def test_reset_of_a_plain_flask_limiter_drops_the_buckets(
     redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
-    """Its `reset` empties a stock storage, and what we keep in it."""
+    """They are part of its storage."""
     for uri in ("memory://", redis_server.uri):
         app = Flask("example")
         limiter = flask_limiter.Limiter(
@@ -113,8 +113,8 @@ def test_a_plain_flask_limiter_forgets_our_buckets_on_reset(
         assert statuses(app) == [200]
 
 
-def test_the_stock_strategies_are_untouched() -> None:
-    """A name is claimed only where it is free."""
+def test_the_stock_strategies_are_unchanged() -> None:
+    """A name that is taken is not replaced."""
     assert STRATEGIES["fixed-window"].__module__ == "limits.strategies"
     assert STRATEGIES["moving-window"].__module__ == "limits.strategies"
     assert STRATEGIES["sliding-window-counter"].__module__ == "limits.strategies"

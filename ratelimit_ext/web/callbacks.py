@@ -11,7 +11,7 @@ import flask_limiter
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import UNITS
 from ratelimit_ext.policy import did_you_mean
-from ratelimit_ext.web.code_mistakes import check_function
+from ratelimit_ext.web.code_checks import check_function
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 
 #: Of a call that is in flight there is nothing to estimate: it is one.

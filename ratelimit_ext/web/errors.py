@@ -14,8 +14,8 @@ from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.web.bound_limit import Claim, header_name
 from ratelimit_ext.web.cause import ENDLESS_MS, SENTENCES, Cause
-from ratelimit_ext.web.claims import Claim, header_name
 from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, waiting
 
 

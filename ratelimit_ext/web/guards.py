@@ -17,7 +17,7 @@ from ratelimit_ext.web.admission import Charged, Outcome, admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
 from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.responding import RespondingLimiter
+from ratelimit_ext.web.response import RespondingLimiter
 
 
 class Attempt(NamedTuple):
@@ -114,7 +114,7 @@ class GuardingLimiter(RespondingLimiter):
             if entry.claim.limit.name in names or entry.claim.limit.held
         ]
         for name in set(names).difference(entry.claim.limit.name for entry in again):
-            self._known_names.doubt_name(name, asks)
+            self._known_names.check_name(name, asks)
         claims = list({id(entry.claim): entry.claim for entry in again}.values())
         asked = charged(claims, (), self.logger, lenient=False)
         made = Charged([], [], [], 0)

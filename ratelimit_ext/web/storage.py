@@ -12,8 +12,8 @@ from limits import RateLimitItem
 from limits.strategies import RateLimiter
 
 from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.bucket_limiter import ScopedLimiter
-from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.foreign import ForeignEngine
 from ratelimit_ext.web.limits_adapter import limit_of
 from ratelimit_ext.web.storages import storage_prefix

@@ -13,8 +13,8 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.web import headers
 from ratelimit_ext.web.deciding import DecidingLimiter
-from ratelimit_ext.web.limited_request import LimitedRequest
-from ratelimit_ext.web.resolution import EDGE
+from ratelimit_ext.web.request_state import LimitedRequest
+from ratelimit_ext.web.resolver import EDGE
 
 #: Headers that belong to the answer they came with, and not to one that replaces it.
 OF_ONE_ANSWER: Final = frozenset(

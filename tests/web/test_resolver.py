@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import request
 
-from ratelimit_ext.web.resolution import MOST_PLACES
+from ratelimit_ext.web.resolver import MOST_PLACES
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from flask_limiter import ApplicationLimit, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
 from ratelimit_ext.web.admission import SWALLOWED
-from ratelimit_ext.web.claims import Claim, ClaimMaker, Estimators, Naming, concerns
+from ratelimit_ext.web.bound_limit import Claim, ClaimMaker, Estimators, Naming, concerns
 from ratelimit_ext.web.definitions import runtime_limits
-from ratelimit_ext.web.manager import Applicable, Manager
+from ratelimit_ext.web.manager import EndpointLimits, Manager
 
 #: How many answers of an endpoint's limit callables are kept prepared.
 MOST_VARIANTS: Final = 256
@@ -170,13 +169,13 @@ class Resolver:
             self._logger.debug("nobody answers %r", question, exc_info=True)
             return NOTHING
 
-    def _candidates(self, place: Place) -> Applicable:
+    def _candidates(self, place: Place) -> EndpointLimits:
         app, endpoint, blueprint, _, name = place
         if not endpoint or name == EDGE:
             return self._manager.edge(app, endpoint, blueprint)
         return self._manager.candidates(app, endpoint, blueprint, name)
 
-    def _applicable(self, place: Place, yields: Callable[[Limit], bool]) -> Applicable:
+    def _applicable(self, place: Place, yields: Callable[[Limit], bool]) -> EndpointLimits:
         app, endpoint, blueprint, method, name = place
         manager = self._manager
         if not endpoint or name == EDGE:
@@ -268,9 +267,9 @@ def _all(resolved: Resolved) -> list[Claim]:
 
 def _question(definition: Limit) -> Callable[[], Any] | None:
     """What to ask for the definition at every request; None where it is static."""
-    asks: Callable[[], Any] | None = getattr(definition, "asks", None)
-    if asks is not None:
-        return asks
+    plan_loader: Callable[[], Any] | None = getattr(definition, "plan_loader", None)
+    if plan_loader is not None:
+        return plan_loader
     asked = (definition.limit_provider, *_meta_providers(definition))
     return partial(_stated, definition) if any(map(callable, asked)) else None
 
@@ -291,14 +290,7 @@ def _expanded(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
     """The runtime limits; for a definition that asks, those of what was answered."""
     if answer is None:
         return tuple(definition)
-    if answer is NOTHING:
-        return ()
-    items = getattr(definition, "items", None)
-    if items is not None:
-        return tuple(runtime_limits(definition, items(answer)))
-    own = answer[0]
-    if not own:
-        return ()
-    answered = copy.copy(definition)
-    answered.limit_provider = own
-    return tuple(answered)
+    text = answer[0]
+    if plan := getattr(definition, "plan", ""):
+        text = definition.limit_provider if answer == plan else ""
+    return tuple(runtime_limits(definition, text))

@@ -1,4 +1,4 @@
-"""Limits by configuration, in an application."""
+"""The limits of a policy, in an application."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from tests.web.conftest import Clock, Maker, asked_key
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 
@@ -35,14 +34,14 @@ def nested(outer: str) -> Blueprint:
 
 
 def policy(tmp_path: Path, text: str) -> dict[str, str]:
-    """The configuration that names a file with this text."""
+    """The configuration for a policy file with this text."""
     file = tmp_path / "policy.toml"
     file.write_text(f"version = 1\n{text}")
     return {"RATELIMIT_POLICY_FILE": str(file)}
 
 
 def left(app: Flask, path: str, **options: Any) -> dict[str, int]:
-    """What one call leaves of each limit that applies to it, by the limit's name."""
+    """What remains of each limit after a call, by its name."""
     header = app.test_client().open(path, **options).headers["RateLimit"]
     return {name: int(rest) for name, rest in re.findall(r'"([^"]*)";r=(\d+)', header)}
 
@@ -51,7 +50,7 @@ def left(app: Flask, path: str, **options: Any) -> dict[str, int]:
 
 
 def test_a_blueprint_gets_its_limits_from_app_config(make: Maker) -> None:
-    """No decorator: a list of limits under the blueprint's name, one bucket for all its views."""
+    """Without a decorator; one bucket for all its views."""
     app, _ = make(config={"RATELIMIT_BLUEPRINTS": {"chat": ["2/minute"]}})
     app.register_blueprint(chat("one", "two"))
     app.get("/")(root)
@@ -60,7 +59,7 @@ def test_a_blueprint_gets_its_limits_from_app_config(make: Maker) -> None:
 
 
 def test_an_endpoint_gets_its_limits_from_app_config(make: Maker) -> None:
-    """One view of a blueprint, by its endpoint; the others are free."""
+    """Other views of the blueprint are not limited."""
     app, _ = make(config={"RATELIMIT_BLUEPRINTS": {"chat.one": ["1/minute"], "root": ["2/hour"]}})
     app.register_blueprint(chat("one", "two"))
     app.get("/")(root)
@@ -70,7 +69,7 @@ def test_an_endpoint_gets_its_limits_from_app_config(make: Maker) -> None:
 
 
 def test_every_keyword_of_a_limit_can_be_configured(make: Maker, clock: Clock) -> None:
-    """The words are those of the decorator, functions included."""
+    """As at the decorator, including functions."""
     breaches = []
     limit = {
         "limit": "30/minute",
@@ -106,7 +105,7 @@ def test_every_keyword_of_a_limit_can_be_configured(make: Maker, clock: Clock) -
 
 @pytest.mark.parametrize("cost", ["0.1", '"0.1"', '"0.10"'])
 def test_a_file_states_a_cost_in_dollars(make: Maker, tmp_path: Path, cost: str) -> None:
-    """As it states the limit: exactly, with or without quotes."""
+    """Exactly, with or without quotes."""
     app, _ = make(
         config=policy(
             tmp_path,
@@ -121,8 +120,8 @@ def test_a_file_states_a_cost_in_dollars(make: Maker, tmp_path: Path, cost: str)
     assert statuses(app, "/chat/one", 4) == [200, 200, 200, 429]
 
 
-def test_configured_limits_know_who_is_logged_in(make: Maker) -> None:
-    """They are decided after `before_request`, as those of a decorator."""
+def test_limits_of_a_policy_are_decided_after_before_request(make: Maker) -> None:
+    """So that they know the user."""
     limit = {"limit": "1/minute", "key": "user"}
     app, _ = make(config={"RATELIMIT_BLUEPRINTS": {"chat": [limit]}})
     app.register_blueprint(chat("one"))
@@ -135,8 +134,8 @@ def test_configured_limits_know_who_is_logged_in(make: Maker) -> None:
         assert statuses(app, "/chat/one", 2, headers={"X-User": user}) == [200, 429]
 
 
-def test_an_own_identity_can_be_registered(make: Maker) -> None:
-    """By a name, before the extension is attached."""
+def test_an_identity_can_be_registered(make: Maker) -> None:
+    """By name, before `init_app`."""
     limiter = Limiter(asked_key, storage_uri="memory://")
 
     @limiter.identity("tenant")
@@ -152,8 +151,8 @@ def test_an_own_identity_can_be_registered(make: Maker) -> None:
     assert tenant.__name__ == "tenant"
 
 
-def test_an_identity_that_nobody_registered_stops_the_start(make: Maker) -> None:
-    """The error names the place, what was found, and what is known."""
+def test_an_unknown_identity_stops_the_start(make: Maker) -> None:
+    """The error lists the known ones, and says how to register it."""
     config = {"RATELIMIT_BLUEPRINTS": {"chat": [{"limit": "1/minute", "key": "tenant"}]}}
     with pytest.raises(ConfigurationError) as raised:
         make(config=config)
@@ -169,16 +168,11 @@ def test_an_identity_that_nobody_registered_stops_the_start(make: Maker) -> None
     [
         ("30/bananas", "30/bananas", "amount per period"),
         ({"limit": "30/minute", "brust": 2}, "brust", "burst"),
-        ({"limit": "30/minute", "strategy": "leaky"}, "leaky", "token-bucket"),
-        ({"limit": "30/minute", "cost": -1}, "-1", "from 0"),
-        ({"limit": "30/minute", "strategy": "token-bucket", "burst": 0}, "0", "from 1"),
-        ({"limit": "30/minute", "strategy": "token-bucket", "burst": "10"}, "10", "from 1"),
-        ({"limit": "30/minute", "mode": "off"}, "off", "shadow"),
     ],
     ids=str,
 )
 def test_a_mistake_stops_the_start(make: Maker, limit: Any, found: str, allowed: str) -> None:
-    """One error that names the key, what was found and what is allowed; no limit is dropped."""
+    """The error names the key, what was found and what is allowed."""
     with pytest.raises(ConfigurationError) as raised:
         make(config={"RATELIMIT_BLUEPRINTS": {"chat": [limit]}})
     message = str(raised.value)
@@ -191,49 +185,52 @@ def test_a_mistake_stops_the_start(make: Maker, limit: Any, found: str, allowed:
 UNKNOWN_NAMES = """
 [blueprints.chta]
 limits = ["1/minute"]
-[routes."chat.oen"]
+[blueprints.chat.routes.oen]
 limits = ["1/minute"]
 [groups.calls]
-members = ["chat", "chat.tow"]
+members = [
+    "chat",
+    "chat.tow",
+]
 limits = ["2/minute"]
 """
 
 
-def test_names_that_the_application_does_not_have_are_an_error(make: Maker, tmp_path: Path) -> None:
-    """At `check_policy`: every one, with its line and what may have been meant."""
+def test_unknown_names_are_an_error_of_check_policy(make: Maker, tmp_path: Path) -> None:
+    """All of them in one error, each with its line and what was probably meant."""
     app, limiter = make(config=policy(tmp_path, UNKNOWN_NAMES))
     app.register_blueprint(chat("one", "two"))
     with pytest.raises(ConfigurationError) as raised:
         limiter.check_policy(app)
     count, *lines = str(raised.value).split("\n")
-    assert count == "3 mistakes in the limits by configuration:"
+    assert count.startswith("3 mistakes")
     for line, number, name, meant in zip(
         lines,
-        (3, 5, 8),
-        ("chta", "chat.oen", "chat.tow"),
+        (3, 5, 10),
+        ("blueprint 'chta'", "endpoint 'chat.oen'", "'chat.tow' is neither blueprint nor endpoint"),
         ("chat", "chat.one", "chat.two"),
         strict=True,
     ):
         assert f"policy.toml:{number}: " in line
-        assert f"{name!r}" in line
+        assert name in line
         assert line.endswith(f"Did you mean {meant!r}?")
 
 
-def test_without_check_policy_unknown_names_are_logged_and_all_other_limits_apply(
+def test_without_check_policy_unknown_names_are_logged(
     make: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, at the first request: an error of every request would be an outage."""
+    """Once, at the first request; all other limits apply. An error would be an outage."""
     app, _ = make(config=policy(tmp_path, UNKNOWN_NAMES))
     app.register_blueprint(chat("one", "two"))
     assert statuses(app, "/chat/one", 3) == [200, 200, 429]
     assert statuses(app, "/chat/two", 1) == [429]  # the group's allowance is one
-    [told] = [r.getMessage() for r in caplog.records if r.name == app.logger.name]
-    assert "3 mistakes" in told
-    assert "all its other limits apply" in told
+    [logged] = [r.getMessage() for r in caplog.records if r.name == app.logger.name]
+    assert "3 mistakes" in logged
+    assert "all its other limits apply" in logged
 
 
 def test_a_file_can_be_checked_without_being_applied(make: Maker, tmp_path: Path) -> None:
-    """Every kind of mistake in one error, in the order of lines; nothing is in force."""
+    """All kinds of mistakes in one error, in the order of lines."""
     app, limiter = make()
     app.register_blueprint(chat("one", "two"))
     file = tmp_path / "policy.toml"
@@ -264,10 +261,10 @@ def test_a_file_can_be_checked_without_being_applied(make: Maker, tmp_path: Path
 # -- RATELIMIT_POLICY_FILE -------------------------------------------------------------------------
 
 
-def test_a_file_gives_limits_to_application_blueprints_and_routes(
+def test_a_file_limits_application_blueprints_and_routes(
     make: Maker, tmp_path: Path, clock: Clock
 ) -> None:
-    """The layers of one request, in one decision."""
+    """All apply to one request."""
     text = """
         [[application]]
         name = "ip"
@@ -301,40 +298,23 @@ def test_a_file_and_app_config_apply_together(make: Maker, tmp_path: Path) -> No
     assert statuses(app, "/chat/one", 3) == [200, 200, 429]
 
 
-def test_a_mistake_in_a_file_names_file_line_and_key(make: Maker, tmp_path: Path) -> None:
-    """An editor can jump to it."""
+def test_a_mistake_in_a_file_has_its_line_and_key(make: Maker, tmp_path: Path) -> None:
+    """In the form that editors can open."""
     config = policy(tmp_path, '\n[blueprints.chat]\nlimits = ["5/bananas"]')
     with pytest.raises(ConfigurationError, match=r"policy\.toml:4: blueprints\.chat\.limits\[0\]"):
         make(config=config)
 
 
-def test_a_blueprint_that_only_a_file_names_is_an_error(make: Maker, tmp_path: Path) -> None:
-    """With those that there are."""
-    app, limiter = make(config=policy(tmp_path, '[blueprints.chta]\nlimits = ["5/minute"]'))
-    app.register_blueprint(chat("one"))
-    with pytest.raises(ConfigurationError, match=r"no blueprint 'chta'; registered: 'chat'"):
-        limiter.check_policy(app)
-
-
-def test_a_route_that_does_not_exist_is_an_error(make: Maker, tmp_path: Path) -> None:
-    """By its whole endpoint."""
-    text = '[blueprints.chat.routes.three]\nlimits = ["5/minute"]'
-    app, limiter = make(config=policy(tmp_path, text))
-    app.register_blueprint(chat("one"))
-    with pytest.raises(ConfigurationError, match=r"no endpoint 'chat\.three'"):
-        limiter.check_policy(app)
-
-
-def test_a_nested_blueprint_is_named_as_it_is_registered(make: Maker, tmp_path: Path) -> None:
-    """By the last part of its name, nobody could tell which blueprints lie around it."""
+def test_a_nested_blueprint_has_its_whole_name(make: Maker, tmp_path: Path) -> None:
+    """The last part alone is ambiguous."""
     app, limiter = make(config=policy(tmp_path, '[blueprints.chat]\nlimits = ["5/minute"]'))
     app.register_blueprint(nested("v1"))
     with pytest.raises(ConfigurationError, match=r"no blueprint 'chat'; .*'v1\.chat'\."):
         limiter.check_policy(app)
 
 
-def test_nested_blueprints_of_one_name_are_two(make: Maker, tmp_path: Path) -> None:
-    """Each has what is said of it; what is said of the other is nothing to it."""
+def test_nested_blueprints_of_one_name_are_different(make: Maker, tmp_path: Path) -> None:
+    """Each has its limits and not those of the other."""
     text = """
         [blueprints."v1.chat"]
         limits = ["1/minute"]
@@ -348,10 +328,8 @@ def test_nested_blueprints_of_one_name_are_two(make: Maker, tmp_path: Path) -> N
         assert statuses(app, f"{path}/one", 4).count(200) == admitted
 
 
-def test_a_blueprint_that_is_registered_under_another_name_has_that(
-    make: Maker, tmp_path: Path
-) -> None:
-    """`name=` at its registration is the name by which the policy knows it."""
+def test_a_blueprint_can_be_registered_under_another_name(make: Maker, tmp_path: Path) -> None:
+    """The policy uses the `name=` of the registration."""
     app, _ = make(config=policy(tmp_path, '[blueprints.talk]\nlimits = ["1/minute"]'))
     app.register_blueprint(chat("one"), name="talk", url_prefix="/talk")
     app.register_blueprint(chat("one"))
@@ -365,11 +343,11 @@ def test_a_blueprint_that_is_registered_under_another_name_has_that(
 @pytest.mark.parametrize(
     ("overrides", "applied"), [(True, {"own"}), (False, {"own", "user"})], ids=["alone", "joining"]
 )
-def test_a_decorated_view_is_left_without_what_its_blueprint_has(
+def test_a_decorator_overrides_the_blueprints_limits(
     make: Maker, tmp_path: Path, overrides: bool, applied: set[str]
 ) -> None:
-    """Of a group too, be it a member itself: it has the group's limits as one of the blueprint's
-    views. `override_defaults=False` keeps them, and they are charged once."""
+    """Also those of a group, which are the blueprint's even if the view is a member. With
+    `override_defaults=False` they apply, and are charged once."""
     text = """
         [groups.calls]
         members = ["chat", "chat.one"]
@@ -383,10 +361,8 @@ def test_a_decorated_view_is_left_without_what_its_blueprint_has(
     assert left(app, "/chat/one") == dict.fromkeys(applied, 8)
 
 
-def test_a_decorated_view_keeps_the_limits_of_a_group_that_its_blueprint_is_not_in(
-    make: Maker, tmp_path: Path
-) -> None:
-    """They are its own, as those of its decorator are."""
+def test_a_decorator_does_not_override_a_group_of_the_view(make: Maker, tmp_path: Path) -> None:
+    """The view is a member and its blueprint is not."""
     app, limiter = make(config=policy(tmp_path, GROUP))
     blueprint = Blueprint("api", "api", url_prefix="/api")
     own = limiter.limit("9/minute", name="own")
@@ -400,10 +376,10 @@ def test_a_decorated_view_keeps_the_limits_of_a_group_that_its_blueprint_is_not_
 @pytest.mark.parametrize(
     ("overrides", "applied"), [(True, {"inner"}), (False, {"inner", "outer"})], ids=str
 )
-def test_a_decorated_inner_blueprint_is_left_without_what_lies_around_it(
+def test_a_decorated_inner_blueprint_overrides_the_outer_one(
     make: Maker, tmp_path: Path, overrides: bool, applied: set[str]
 ) -> None:
-    """Unless the decorator says `override_defaults=False`."""
+    """Unless the decorator has `override_defaults=False`."""
     text = '[blueprints.v1]\nlimits = [{ name = "outer", limit = "9/hour" }]'
     app, limiter = make(config=policy(tmp_path, text))
     outer, inner = Blueprint("v1", "v1", url_prefix="/v1"), chat("one")
@@ -421,10 +397,10 @@ def test_a_decorated_inner_blueprint_is_left_without_what_lies_around_it(
     ],
     ids=["from what is around it", "with what is in it"],
 )
-def test_an_exemption_concerns_what_a_policy_says(
+def test_an_exemption_includes_the_limits_of_a_policy(
     make: Maker, tmp_path: Path, exempt: str, flags: ExemptionScope
 ) -> None:
-    """As it does a decorator: the outer blueprint's limit is left out, the inner one's stays."""
+    """The outer blueprint's limit is left out; the inner one's applies."""
     text = """
         [blueprints.v1]
         limits = [{ name = "outer", limit = "9/hour" }]
@@ -437,19 +413,6 @@ def test_an_exemption_concerns_what_a_policy_says(
     blueprints["v1"].register_blueprint(blueprints["chat"])
     app.register_blueprint(blueprints["v1"])
     assert left(app, "/v1/chat/one") == {"inner": 8}
-
-
-def test_all_mistakes_are_told_at_once(make: Maker, tmp_path: Path) -> None:
-    """Not one at each start."""
-    text = """
-        [[application]]
-        limit = "5/bananas"
-        [blueprints.chat]
-        limits = [{ limit = "5/minute", strategy = "leaky" }]
-    """
-    with pytest.raises(ConfigurationError) as raised:
-        make(config=policy(tmp_path, text))
-    assert "2 mistakes" in str(raised.value)
 
 
 # -- plans -----------------------------------------------------------------------------------------
@@ -470,7 +433,8 @@ PLANS = "[blueprints.chat]\nplans = true\n" + STARTER_AND_PRO
 def on_plans(
     config: dict[str, Any], *blueprints: Blueprint, **options: Any
 ) -> tuple[Flask, Limiter, list[str]]:
-    """An application with a blueprint on plans, or several; `X-Plan` is the caller's."""
+    """An application with plans. The header `X-Plan` is the caller's; `asked` are the paths of the
+    requests that loaded it."""
     limiter = Limiter(asked_key, storage_uri="memory://", headers_enabled=True, **options)
     asked = []
 
@@ -488,7 +452,7 @@ def on_plans(
 
 
 def test_the_callers_plan_applies(tmp_path: Path, clock: Clock) -> None:
-    """In one bucket for all the blueprint's views; the refusal names the plan and the next one."""
+    """In one bucket for all views of the blueprint; the refusal names the plan and the next one."""
     app, _, _ = on_plans(policy(tmp_path, PLANS))
     client = app.test_client()
     assert statuses(client, "/chat/one") + statuses(client, "/chat/two") == [200, 200]
@@ -501,7 +465,7 @@ def test_the_callers_plan_applies(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_a_change_of_plan_keeps_the_usage(tmp_path: Path) -> None:
-    """Two calls used as a starter are used as a pro."""
+    """Two calls under the starter plan count under the pro plan."""
     app, _, _ = on_plans(policy(tmp_path, PLANS))
     client = app.test_client()
     assert statuses(client, "/chat/one", 3) == [200, 200, 429]
@@ -510,16 +474,16 @@ def test_a_change_of_plan_keeps_the_usage(tmp_path: Path) -> None:
     assert statuses(client, "/chat/one") == [429]
 
 
-def test_the_loader_is_asked_once_a_request(tmp_path: Path) -> None:
-    """However many plans and limits there are; and not where no plan applies."""
+def test_the_plan_is_loaded_once_a_request(tmp_path: Path) -> None:
+    """For any number of plans and limits, and not if no plan applies."""
     app, _, asked = on_plans(policy(tmp_path, PLANS))
     app.get("/")(root)
     assert statuses(app, "/chat/one") + statuses(app) == [200, 200]
     assert asked == ["/chat/one"]
 
 
-def test_a_plan_that_is_not_in_the_file_is_an_error(tmp_path: Path) -> None:
-    """With those that there are: nobody is let through without a plan."""
+def test_an_unknown_plan_is_an_error(tmp_path: Path) -> None:
+    """It lists the plans; the request is not admitted."""
     app, _, _ = on_plans(policy(tmp_path, PLANS))
     app.testing = True
     with pytest.raises(ConfigurationError, match="no plan 'gold' in the policy; known: 'starter'"):
@@ -532,8 +496,8 @@ def test_plans_without_a_loader_stop_the_start(make: Maker, tmp_path: Path) -> N
         make(config=policy(tmp_path, PLANS))
 
 
-def test_a_plan_is_charged_once_in_a_blueprint_that_overrides(tmp_path: Path, clock: Clock) -> None:
-    """What is around a nested blueprint is replaced, the plan included; its own plan stays."""
+def test_a_plan_is_charged_once_in_an_overriding_blueprint(tmp_path: Path, clock: Clock) -> None:
+    """The outer blueprint's limits and plan are replaced; the inner one's apply."""
     text = """
         [blueprints.v1]
         plans = true
@@ -548,7 +512,7 @@ def test_a_plan_is_charged_once_in_a_blueprint_that_overrides(tmp_path: Path, cl
 
 
 def test_a_plan_is_charged_once_in_blueprints_of_one_name(tmp_path: Path, clock: Clock) -> None:
-    """It is one allowance over all that ask for it, and each asks for itself."""
+    """One bucket for both, charged once by each request."""
     text = """
         [blueprints."v1.chat"]
         plans = true
@@ -564,7 +528,7 @@ def test_a_plan_is_charged_once_in_blueprints_of_one_name(tmp_path: Path, clock:
 def test_a_plan_is_charged_once_beside_another_blueprint_of_that_name(
     tmp_path: Path, clock: Clock
 ) -> None:
-    """`v1.chat` has it from `v1`; that `v2.chat` is a member is nothing to it."""
+    """`v1.chat` has the plan from `v1`; the member `v2.chat` does not concern it."""
     text = """
         [groups.calls]
         members = ["v1", "v2.chat"]
@@ -576,10 +540,10 @@ def test_a_plan_is_charged_once_beside_another_blueprint_of_that_name(
     assert [client.get(f"/{v}/chat/one").status_code for v in ("v1", "v2", "v1")] == [200, 200, 429]
 
 
-def test_what_overrides_hides_the_outermost_from_the_innermost(
+def test_an_overriding_blueprint_hides_the_outer_one_from_inner_ones(
     tmp_path: Path, clock: Clock
 ) -> None:
-    """Three levels: plan and group are charged once, and of the outermost nothing else is left."""
+    """Plan and group are charged once; the limit of the outermost of three is left out."""
     text = """
         [groups.calls]
         members = ["a", "a.v1"]
@@ -607,8 +571,8 @@ limit = "9/second"
 """
 
 
-def test_a_plan_is_no_limit_of_the_views_own(tmp_path: Path, clock: Clock) -> None:
-    """The defaults apply beside it; not where a view has limits of its own, wherever they stand."""
+def test_a_plan_does_not_override_the_defaults(tmp_path: Path, clock: Clock) -> None:
+    """The view's other limits do, whether they are its own, a group's or a blueprint's."""
     text = """
         [groups.calls]
         members = ["chat.three"]
@@ -637,7 +601,7 @@ def test_a_plan_is_no_limit_of_the_views_own(tmp_path: Path, clock: Clock) -> No
 def test_beside_a_plan_the_defaults_go_by_the_method(
     tmp_path: Path, clock: Clock, where: str
 ) -> None:
-    """As without one: where a view's own limits are for other methods, the defaults apply."""
+    """The defaults apply if the view's limits are for other methods."""
     text = f"""
         [[blueprints.chat{where}.limits]]
         name = "post"
@@ -649,8 +613,8 @@ def test_beside_a_plan_the_defaults_go_by_the_method(
     assert left(app, "/chat/one", method="POST").keys() == {"plan", "post"}
 
 
-def test_a_request_that_can_never_fit_names_the_limit(tmp_path: Path) -> None:
-    """Our exception of that name is what an application can handle."""
+def test_a_request_that_is_too_large_names_the_limit(tmp_path: Path) -> None:
+    """`RequestTooLarge` is the exception that an application handles."""
     text = """
         [blueprints.chat]
         limits = [{ limit = "5/minute", name = "pace" }]
@@ -684,8 +648,8 @@ def api(*endpoints: str) -> Blueprint:
     return blueprint
 
 
-def test_a_group_is_one_allowance(make: Maker, tmp_path: Path) -> None:
-    """Over a blueprint, an endpoint of another, and one of the application; no other view."""
+def test_a_group_is_one_bucket(make: Maker, tmp_path: Path) -> None:
+    """For a blueprint, an endpoint of another, and one of the application."""
     app, _ = make(config=policy(tmp_path, GROUP))
     for blueprint in (chat("one", "two"), api("one", "two")):
         app.register_blueprint(blueprint)
@@ -712,8 +676,8 @@ def test_a_group_can_have_a_bucket_for_each_endpoint(make: Maker, tmp_path: Path
         assert statuses(app, path, 2) == [200, 429]
 
 
-def test_a_group_applies_beside_all_else(make: Maker, tmp_path: Path, clock: Clock) -> None:
-    """What its members have, what is around them, and other groups; not beside the defaults."""
+def test_a_group_applies_beside_other_limits(make: Maker, tmp_path: Path, clock: Clock) -> None:
+    """Those of its members, of their blueprints and of other groups; it overrides the defaults."""
     text = """
         [[default]]
         limit = "9/second"
@@ -740,10 +704,10 @@ def test_a_group_applies_beside_all_else(make: Maker, tmp_path: Path, clock: Clo
     assert applied("/") == ["user"]
 
 
-def test_a_group_is_charged_once_whatever_lies_in_what(
+def test_a_group_is_charged_once_for_nested_members(
     make: Maker, tmp_path: Path, clock: Clock
 ) -> None:
-    """An endpoint whose blueprint is a member too, also by a nested blueprint, or overriding it."""
+    """For an endpoint whose blueprint is a member too, nested or overriding it."""
     text = """
         [groups.calls]
         members = ["chat", "chat.one", "chat.two", "v1", "v1.chat", "v1.chat.one", "v2.chat"]
@@ -760,8 +724,8 @@ def test_a_group_is_charged_once_whatever_lies_in_what(
         assert f'"user";r={left};' in client.get(path).headers["RateLimit"]
 
 
-def test_the_callers_plan_applies_in_a_group_once(tmp_path: Path, clock: Clock) -> None:
-    """Whatever else asks for it."""
+def test_a_plan_is_charged_once_in_groups(tmp_path: Path, clock: Clock) -> None:
+    """If several groups and blueprints of a view say `plans = true`."""
     text = """
         [groups.calls]
         members = ["chat", "chat.one", "v1.chat", "v2.chat"]
@@ -780,40 +744,14 @@ def test_the_callers_plan_applies_in_a_group_once(tmp_path: Path, clock: Clock) 
         assert response.headers["RateLimit"] == f'"plan";r={left};t=86400'
 
 
-def test_members_that_the_application_does_not_have_are_told_at_once(
-    make: Maker, tmp_path: Path
-) -> None:
-    """Each with file, line and the name that may have been meant."""
-    text = """
-        [groups.calls]
-        members = [
-            "chta",
-            "chat.one",
-            "chat.tow",
-        ]
-        limits = ["3/hour"]
-    """
-    app, limiter = make(config=policy(tmp_path, text))
-    app.register_blueprint(chat("one", "two"))
-    with pytest.raises(ConfigurationError) as raised:
-        limiter.check_policy(app)
-    told = "is neither blueprint nor endpoint; registered: 'chat', 'chat.one', 'chat.two', 'static'"
-    file = f"{tmp_path}/policy.toml"
-    assert str(raised.value).split("\n") == [
-        "2 mistakes in the limits by configuration:",
-        f"  {file}:5: groups.calls.members[0]: 'chta' {told}. Did you mean 'chat'?",
-        f"  {file}:7: groups.calls.members[2]: 'chat.tow' {told}. Did you mean 'chat.two'?",
-    ]
-
-
-def test_a_limit_of_a_group_that_the_storage_cannot_carry_out_stops_the_start(
+def test_a_limit_that_the_storage_does_not_support_stops_the_start(
     make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any request, and before anybody asks for `check_policy`."""
+    """Also a limit of a group, whose members are not yet known."""
 
     def refuse(limiter: Limiter, item: object) -> None:
-        raise ConfigurationError(f"{item} is too much to ask")
+        raise ConfigurationError(f"{item} is not supported")
 
     monkeypatch.setattr(Limiter, "check_storage", refuse)
-    with pytest.raises(ConfigurationError, match="3 per 1 hour is too much to ask"):
+    with pytest.raises(ConfigurationError, match="3 per 1 hour is not supported"):
         make(config=policy(tmp_path, GROUP))

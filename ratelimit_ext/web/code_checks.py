@@ -1,0 +1,163 @@
+"""Checks of what a program states: keywords, settings, functions, and the names of limits."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
+
+import flask
+from flask_limiter.constants import ConfigVars
+from limits.errors import ConfigurationError as LimitsConfigurationError
+from limits.strategies import STRATEGIES
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import NO_OPTIONS
+from ratelimit_ext.core.limit_string import states_strategy
+from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.policy.callables import checked
+from ratelimit_ext.policy.mistakes import Mistake
+
+_logger: Final = logging.getLogger("ratelimit_ext")
+_PREFIX: Final = "RATELIMIT_"
+#: Two settings that are this alike (1 is equal) are a misspelling and what was meant.
+_LIKENESS: Final = 0.8
+#: The settings that are read from ``app.config`` and the environment.
+SETTINGS: Final = frozenset(
+    {
+        *(value for name, value in vars(ConfigVars).items() if name.isupper()),
+        *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", "RATELIMIT_LEASE_SECONDS"),
+        "RATELIMIT_EMBEDDED_DIR",
+    }
+)
+#: The number of arguments that the functions of a limit are called with.
+_ARGUMENTS: Final = {
+    "key_func": 0,
+    "cost": 0,
+    "error_message": 0,
+    "exempt_when": 0,
+    "deduct_when": 1,
+    "on_breach": 1,
+    "scope": 1,
+}
+#: Names built from request data would fill the log and memory.
+MOST_WARNINGS: Final = 100
+
+
+class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
+    """The default strategy does not exist. The library `limits` raises its base for this."""
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """The sentence for a name that is not allowed.
+
+    >>> unknown("unit", "token", ["tokens", "usd"])
+    "unknown unit 'token'; allowed: 'tokens', 'usd'. Did you mean 'tokens'?"
+    """
+    allowed = list(allowed)
+    hint = did_you_mean(str(name), allowed)
+    return f"unknown {kind} {name!r}; allowed: {', '.join(map(repr, allowed))}.{hint}"
+
+
+def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
+    """Raise ``ConfigurationError`` for an unknown keyword."""
+    for word in options:
+        if word not in allowed:
+            raise ConfigurationError(f"{where}: {unknown('keyword', word, allowed)}")
+
+
+def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, ...]:
+    """The keywords of a method without ``**keywords``, and more."""
+    _self, *parameters = inspect.signature(method).parameters.values()
+    names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    return tuple(dict.fromkeys([*names, *more]))
+
+
+def check_functions(options: Mapping[str, Any], where: str) -> None:
+    """Raise ``ConfigurationError`` if a function of a limit takes other arguments than it gets."""
+    for word, arguments in _ARGUMENTS.items():
+        function = options.get(word)
+        if callable(function):
+            check_function(function, arguments, f"{where}, {word}")
+
+
+def check_function(function: Callable[..., Any], arguments: int, where: str) -> None:
+    """Raise ``ConfigurationError`` if the function cannot be called with so many arguments."""
+    try:
+        checked(function, arguments)
+    except Mistake as mistake:
+        hint = ""
+        if arguments == 0 and "request" in str(mistake):
+            hint = " Remove the argument and import `request` from flask instead."
+        raise ConfigurationError(f"{where}: {mistake}{hint}") from None
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raise ``ConfigurationError`` for a key of ``app.config`` that is a misspelt setting.
+
+    Other keys with the prefix may be the application's own.
+    """
+    settings = {name.removeprefix(_PREFIX): name for name in SETTINGS}
+    for name in config:
+        if name.startswith(_PREFIX) and name not in SETTINGS:
+            short = name.removeprefix(_PREFIX)
+            near = difflib.get_close_matches(short, settings, n=1, cutoff=_LIKENESS)
+            if near:
+                raise ConfigurationError(
+                    f"app.config: unknown setting {name!r}. Did you mean {settings[near[0]]!r}?"
+                )
+
+
+def check_strategy(keyword: str | None, config: Mapping[str, Any]) -> None:
+    """Raise ``UnknownStrategyError`` for an unknown default strategy. The constructor's keyword
+    precedes the configuration."""
+    strategy = keyword or config.get(ConfigVars.STRATEGY) or "fixed-window"
+    if strategy not in STRATEGIES:
+        where = "Limiter" if keyword else ConfigVars.STRATEGY
+        raise UnknownStrategyError(f"{where}: {unknown('strategy', strategy, sorted(STRATEGIES))}")
+
+
+class KnownNames:
+    """Warns, once for each, of names of limits that no limit has.
+
+    An application may refer to a limit that its operator's policy leaves out. This is no error,
+    but it may be a misspelling. There is no warning if no limit has a name of the kind.
+    """
+
+    def __init__(self, definitions: Callable[[], Iterable[Any]]) -> None:
+        self._definitions = definitions
+        self._warned: set[tuple[str, str]] = set()
+
+    def check_name(self, name: str, caller: str, *, strategy: str = "") -> None:
+        """Warn if no limit has the name; with a ``strategy``, no limit that may have it."""
+        known = {getattr(definition, "name", "") for definition in self._having(strategy)} - {""}
+        kind = "'unless blocked' limit" if strategy == "block" else "limit"
+        self._warn(name, caller, kind, known)
+
+    def check_unit(self, unit: str, caller: str) -> None:
+        """Warn if no limit ``as reported`` has the unit."""
+        reported = self._having("reported")
+        known = {getattr(definition, "unit", "") or "requests" for definition in reported}
+        self._warn(unit, caller, "unit", known)
+
+    def _having(self, strategy: str) -> list[Any]:
+        """The definitions that have the strategy, or may have: a function can return any string."""
+        return [
+            each
+            for each in self._definitions()
+            if not strategy
+            or callable(each.limit_provider)
+            or states_strategy(
+                each.limit_provider, getattr(each, "options", NO_OPTIONS), (strategy,)
+            )
+        ]
+
+    def _warn(self, name: str, caller: str, kind: str, known: set[str]) -> None:
+        warned = (caller, name) in self._warned or len(self._warned) >= MOST_WARNINGS
+        if not known or name in known or warned:
+            return
+        self._warned.add((caller, name))
+        logger = flask.current_app.logger if flask.has_app_context() else _logger
+        logger.warning("%s has no effect: %s", caller, unknown(kind, name, sorted(known)))

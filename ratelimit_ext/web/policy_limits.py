@@ -1,0 +1,171 @@
+"""From a policy to the definitions of an application."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import flask
+from limits import RateLimitItem
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit_string import states_guard
+from ratelimit_ext.policy import Mistakes, Uses, load_policy, plan_sentence
+from ratelimit_ext.policy.plan import Plan
+from ratelimit_ext.policy.policy import Policy
+from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
+from ratelimit_ext.web.limits_adapter import items_of
+from ratelimit_ext.web.manager import Manager
+
+#: What a definition copies from a limit of a policy.
+_COPIED: Final = (
+    *("per_method", "methods", "error_message", "exempt_when"),
+    *("deduct_when", "on_breach", "cost"),
+)
+
+
+def load(
+    config: Mapping[str, Any],
+    default_strategy: str | None,
+    *,
+    file: str | os.PathLike[str] | None = None,
+    check: Callable[[Uses, Mistakes], None],
+) -> Policy | None:
+    """The policy of an application's configuration, with ``file`` instead of the configured one.
+
+    ``None`` if neither a file nor blueprints are configured. See :func:`load_policy`.
+    """
+    file = file or config.get("RATELIMIT_POLICY_FILE") or None
+    blueprints = config.get("RATELIMIT_BLUEPRINTS")
+    if not file and not blueprints:
+        return None
+    return load_policy(
+        file=file, blueprints=blueprints, default_strategy=default_strategy, check=check
+    )
+
+
+class PolicyLimits:
+    """The definitions of a policy, and the checks of the names in it.
+
+    A view that only a policy limits gets the wrapper of a decorator, so that its limits are decided
+    after all ``before_request`` functions too.
+    """
+
+    def __init__(
+        self, policy: Policy, limiter: Any, *, check_item: Callable[[RateLimitItem], None]
+    ) -> None:
+        self._policy = policy
+        self._limiter = limiter
+        self._check_item = check_item
+        self._plans: list[RouteLimit] = []
+        self._targets: dict[str, list[RouteLimit]] = {}
+        self._is_complete = False
+
+    def apply(self) -> None:
+        """Add every limit of the policy to the manager."""
+        policy, limiter = self._policy, self._limiter
+        manager: Manager = limiter.limit_manager
+        for limit in policy.application:
+            application = ApplicationLimit(**self._keywords(limit), scope=limit.scope or "global")
+            manager.add_application_limit(application.bind(limiter))
+        for limit in policy.default:
+            default = Limit(**self._keywords(limit), scope=limit.scope, shared=limit.shared)
+            manager.add_default_limit(default.bind(limiter))
+        for name, limits in policy.blueprints.items():
+            manager.add_policy_blueprint(name, self._route_limits(limits))
+        for endpoint, limits in policy.routes.items():
+            manager.add_policy_endpoint(endpoint, self._route_limits(limits))
+        plans = policy.plans.values()
+        self._plans = [self._plan_limit(plan, limit) for plan in plans for limit in plan.limits]
+        for name in policy.plan_blueprints:
+            manager.add_policy_blueprint(name, self._plans_at(name))
+        for endpoint in policy.plan_routes:
+            manager.add_policy_endpoint(endpoint, self._plans_at(endpoint))
+        # Made now, so that a limit that the storage does not support stops the start.
+        for name in policy.target_places:
+            plan_limits = self._plans_at(name) if name in policy.plan_targets else []
+            self._targets[name] = [*self._route_limits(policy.targets.get(name, ())), *plan_limits]
+
+    def check_targets(self, app: flask.Flask) -> None:
+        """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered."""
+        mistakes = Mistakes()
+        self._policy.uses.check_targets(app.blueprints, app.view_functions, mistakes)
+        mistakes.raise_if_any()
+
+    def complete(self, app: flask.Flask) -> None:
+        """Add the limits of names that are blueprints or endpoints, once all are registered.
+
+        Unknown names are logged: an error would make every request fail, and all other limits can
+        be applied.
+        """
+        if self._is_complete:
+            return
+        self._is_complete = True
+        try:
+            self.check_targets(app)
+        except ConfigurationError as error:
+            app.logger.error(
+                "The policy names unknown blueprints or endpoints; all its other limits apply. "
+                "Call limiter.check_policy(app) at the start to stop there. %s",
+                error,
+            )
+        manager = self._limiter.limit_manager
+        for name, limits in self._targets.items():
+            if name in app.blueprints:
+                manager.add_policy_blueprint(name, limits)
+            else:
+                manager.add_policy_endpoint(name, limits)
+
+    def _keywords(self, limit: PolicyLimit) -> dict[str, Any]:
+        """The keywords of every kind of definition. Raises ``ConfigurationError`` if the storage
+        does not support the limit."""
+        for item in items_of(limit.text, limit.options):
+            self._check_item(item)
+        key = self._limiter._key_func if limit.key is None else limit.key
+        return {
+            "limit_provider": limit.text,
+            "key_function": self._limiter.identities[key] if isinstance(key, str) else key,
+            **{name: getattr(limit, name) for name in _COPIED},
+            **dataclasses.asdict(limit.options),
+        }
+
+    def _route_limit(self, limit: PolicyLimit, **plan: Any) -> RouteLimit:
+        keywords = {
+            **self._keywords(limit),
+            "scope": limit.scope,
+            "shared": limit.shared,
+            "override_defaults": limit.override_defaults,
+            **plan,
+        }
+        return RouteLimit(limiter=self._limiter, **keywords)
+
+    def _route_limits(self, limits: Iterable[PolicyLimit]) -> list[RouteLimit]:
+        return [self._route_limit(limit) for limit in limits]
+
+    def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
+        message = limit.error_message
+        if message is None and not states_guard(limit.text, limit.options):
+            message = plan_sentence(plan, limit, self._policy.next_plan(plan))
+        return self._route_limit(
+            limit, plan=plan.name, plan_loader=self._present_plan, error_message=message
+        )
+
+    def _present_plan(self) -> str:
+        """The caller's plan. Raises ``ConfigurationError`` if the policy does not have it."""
+        return self._policy.plan(self._limiter.present_plan()).name
+
+    def _plans_at(self, name: str) -> list[RouteLimit]:
+        """The limits of the plans, which override if other limits of this name do.
+
+        Flask-Limiter lets a nested blueprint override those around it only if each of its limits
+        does. Equal definitions are charged once.
+        """
+        if name not in self._policy.overriding:
+            return self._plans
+        return [
+            dataclasses.replace(plan, limiter=self._limiter, override_defaults=True)
+            for plan in self._plans
+        ]

@@ -1,0 +1,267 @@
+"""Mistakes in a program are found with what was probably meant, most of them before any request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import limits.errors
+import pytest
+from flask import Blueprint, Flask
+
+from ratelimit_ext import ApplicationLimit, ConfigurationError, Limit, Limiter
+from tests.web.calls import statuses
+from tests.web.conftest import Maker, asked_key
+
+
+def by_request(request: object) -> str:
+    """A key function of slowapi."""
+    return str(request)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"brust": 3}, r"limit '5/minute': unknown keyword 'brust'; .* Did you mean 'burst'\?"),
+        ({"key": asked_key}, r"unknown keyword 'key'; allowed: .*key_func"),
+        ({"strategy": "token_bucket"}, r"strategy: found 'token_bucket' .* mean 'token-bucket'"),
+        ({"mode": "shaddow"}, r"mode: found 'shaddow' .* Did you mean 'shadow'\?"),
+        ({"unit": "token"}, r"unit: found 'token' .* Did you mean 'tokens'\?"),
+        ({"key_func": by_request}, r"key_func: found the function 'by_request'.*no argument.*"),
+        ({"cost": by_request}, r"cost: found the function .* called with no argument"),
+        ({"deduct_when": lambda: True}, r"deduct_when: .* called with one argument"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_mistake_at_a_decorator(options: dict[str, Any], message: str) -> None:
+    """Is an error at the decorator."""
+    limiter = Limiter(asked_key)
+    with pytest.raises(ConfigurationError, match=message):
+        limiter.limit("5/minute", **options)
+    with pytest.raises(ConfigurationError, match=message):
+        limiter.shared_limit("5/minute", scope="all", **options)
+
+
+@pytest.mark.parametrize(
+    ("key_func", "options", "message"),
+    [
+        (by_request, {}, "Remove the argument and import `request`"),
+        (Flask("app"), {}, "Limiter, key_func: .* called with no argument"),
+        (asked_key, {"defualt_limits": ["5/minute"]}, "Did you mean 'default_limits'"),
+        (asked_key, {"strategy": "token-bukket"}, "Did you mean 'token-bucket'"),
+        (
+            asked_key,
+            {"config": {"RATELIMIT_STRATEGY": "fixed_window"}},
+            "Did you mean 'fixed-window'",
+        ),
+        (asked_key, {"config": {"RATELIMIT_DEFUALT": "5/minute"}}, "mean 'RATELIMIT_DEFAULT'"),
+        (asked_key, {"config": {"RATELIMIT_STORAGE_URL": "x"}}, "mean 'RATELIMIT_STORAGE_URI'"),
+        (asked_key, {"config": {"RATELIMIT_POLICY_FLIE": "x"}}, "'RATELIMIT_POLICY_FILE'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_mistake_at_the_extension(
+    make: Maker, key_func: Any, options: dict[str, Any], message: str
+) -> None:
+    """Is an error of the constructor or of `init_app`."""
+    with pytest.raises(ConfigurationError, match=message):
+        make(key_func=key_func, **options)
+
+
+def test_an_identity_takes_no_argument() -> None:
+    """As a key function."""
+    with pytest.raises(ConfigurationError, match="identity 'tenant': found the function"):
+        Limiter(asked_key).identity("tenant")(by_request)  # type: ignore[arg-type]
+
+
+def test_an_application_may_have_settings_with_the_prefix(make: Maker) -> None:
+    """If they do not resemble a setting of the extension."""
+    make(config={"RATELIMIT_TENANTS": 5, "RATE": "5/minute"})
+
+
+def test_a_decorator_without_parentheses(make: Maker) -> None:
+    """It would take the view for a limit function, and limit nothing."""
+    app, limiter = make()
+
+    @limiter.limit
+    def view() -> str:
+        return "ok"
+
+    message = r"@limiter\.limit\(\"30/minute\"\), between the route decorator"
+    with pytest.raises(ConfigurationError, match=message):
+        app.get("/")(view)
+    with pytest.raises(ConfigurationError, match=message):
+        view()
+    with pytest.raises(ConfigurationError, match=message):
+        limiter.limit("5/minute")(view)
+
+
+def test_limits_that_apply_together_have_different_names(make: Maker) -> None:
+    """On a view, on a blueprint, and beside the application limits."""
+    app, limiter = make(application_limits=[ApplicationLimit("50/minute", name="edge")])
+    message = "found 'pace', which is also the name of '5/minute'"
+    with pytest.raises(ConfigurationError, match=message):
+        limiter.limit("9/hour", name="pace")(limiter.limit("5/minute", name="pace")(root))
+    blueprint = Blueprint("chat", __name__)
+    limiter.limit("5/minute", name="pace")(blueprint)
+    with pytest.raises(ConfigurationError, match=message):
+        limiter.limit("9/hour", name="pace")(blueprint)
+    by_user = limiter.limit("5/minute", name="pace", key_func=lambda: "user")
+    with pytest.raises(ConfigurationError, match=message):
+        by_user(limiter.limit("5/minute", name="pace")(lambda: "by two keys"))
+    with pytest.raises(ConfigurationError, match="'edge', which is also the name of '50/minute'"):
+        limiter.limit("9/hour", name="edge")(lambda: "ok")
+    with pytest.raises(ConfigurationError, match="'x', which is also the name of '1/day'"):
+        make(default_limits=[Limit("1/day", name="x"), Limit("1/hour", name="x")])
+    app.get("/")(limiter.limit("2/minute", name="pace")(other))
+    assert statuses(app, times=3) == [200, 200, 429]
+
+
+def test_a_repeated_limit_is_not_a_duplicate(make: Maker) -> None:
+    """A function that makes views states the same limit for each."""
+    app, limiter = make()
+
+    def create(path: str) -> None:
+        @limiter.limit("2/minute", name="pace", cost=lambda: 1)
+        def view() -> str:
+            return "ok"
+
+        app.add_url_rule(path, path, view)
+
+    create("/one")
+    create("/two")
+
+
+def root() -> str:
+    return "ok"
+
+
+def other() -> str:
+    return "ok"
+
+
+def test_an_unknown_default_strategy_is_also_an_error_of_limits() -> None:
+    """Programs that catch that one keep working."""
+    with pytest.raises(limits.errors.ConfigurationError, match="fubar"):
+        Limiter(asked_key, app=Flask(__name__), strategy="fubar")
+
+
+# -- names of limits -------------------------------------------------------------------------------
+
+Call = Callable[[Limiter], Any]
+
+
+def warnings(make: Maker, caplog: pytest.LogCaptureFixture, call: Call) -> list[str]:
+    """The warnings of an application whose view makes the call, in two requests."""
+    app, limiter = make(application_limits=["1000/day"])
+
+    @app.get("/")
+    @limiter.limit("unless blocked", name="provider")
+    @limiter.limit("as reported", name="quota", unit="tokens", cost=5)
+    @limiter.limit("30/minute", name="pace")
+    def view() -> str:
+        call(limiter)
+        return "ok"
+
+    @app.get("/other")
+    @limiter.limit("unless blocked", name="other switch")
+    @limiter.limit("as reported", name="other quota", unit="requests")
+    def other_view() -> str:
+        return "ok"
+
+    assert statuses(app, times=2) == [200, 200]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == app.logger.name and record.levelno == logging.WARNING
+    ]
+
+
+NAMES = "'other quota', 'other switch', 'pace', 'provider', 'quota'"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda limiter: limiter.admit_again("provder", "pace"),
+            (
+                f"admit_again has no effect: unknown limit 'provder'; allowed: {NAMES}. "
+                "Did you mean 'provider'?"
+            ),
+        ),
+        (
+            lambda limiter: limiter.wait_again("nope"),
+            f"wait_again has no effect: unknown limit 'nope'; allowed: {NAMES}.",
+        ),
+        (
+            lambda limiter: limiter.reservation.block("pace", for_s=1),
+            (
+                "reservation.block has no effect: unknown 'unless blocked' limit 'pace'; allowed: "
+                "'other switch', 'provider'."
+            ),
+        ),
+        (
+            lambda limiter: limiter.reservation.report("token", amount=5, used=1, period_s=60),
+            (
+                "reservation.report has no effect: unknown unit 'token'; allowed: 'requests', "
+                "'tokens'. Did you mean 'tokens'?"
+            ),
+        ),
+    ],
+    ids=["admit_again", "wait_again", "block", "report"],
+)
+def test_an_unknown_name_is_logged_once(
+    make: Maker, caplog: pytest.LogCaptureFixture, call: Call, message: str
+) -> None:
+    """The call has no effect, since a policy may lack the limit; it may also be a misspelling."""
+    assert warnings(make, caplog, call) == [message]
+
+
+def test_each_unknown_name_is_logged(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """Of several in one call."""
+    logged = warnings(make, caplog, lambda limiter: limiter.admit_again("nope", "provder"))
+    assert len(logged) == 2
+
+
+def elsewhere(limiter: Limiter) -> None:
+    assert limiter.admit_again("other switch", "provider") is None
+    assert limiter.wait_again("other quota") == 0
+    limiter.reservation.block("other switch", for_s=1)
+    limiter.reservation.report("requests", amount=5, used=1, period_s=60)
+    limiter.reservation.report("tokens", amount=500, used=1, period_s=60)
+
+
+def test_a_name_of_another_view_is_known(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """Views may share code that refers to the limits of all of them."""
+    assert warnings(make, caplog, elsewhere) == []
+
+
+def test_there_is_no_warning_without_limits_of_that_kind(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A library may block and report in an application that has no such limits."""
+    app, limiter = make(application_limits=["1000/day"])
+
+    @app.get("/")
+    @limiter.limit("30/minute")
+    def view() -> str:
+        assert limiter.admit_again("provider") is None
+        limiter.reservation.block("provider", for_s=1)
+        limiter.reservation.report("requests", amount=5, used=1, period_s=60)
+        return "ok"
+
+    assert statuses(app, times=2) == [200, 200]
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_peek_at_an_unknown_endpoint_is_an_error(make: Maker) -> None:
+    """Which lists the endpoints."""
+    app, limiter = make()
+    app.add_url_rule("/", "answers", lambda: "ok")
+    with (
+        app.test_request_context("/"),
+        pytest.raises(ValueError, match=r"no endpoint 'answer'; .*: 'answers'. Did you mean 'ans"),
+    ):
+        limiter.peek("answer")
