@@ -28,7 +28,6 @@ from chatapp.blueprints import (
     usage,
 )
 from chatapp.catalogue import Catalogue, CatalogueError
-from chatapp.cli import running
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
@@ -138,12 +137,12 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 def _join_embedded_storage(app: Flask) -> None:
     """Let a `flask` command read the limits of the gunicorn that runs in this directory."""
-    if not running.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
+    if not cli.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
         return
     directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
     if uri := embedded_uri(directory):
         app.config["RATELIMIT_STORAGE_URI"] = uri
-    elif not running.serves():
+    elif not cli.serves():
         # Set explicitly, so that Flask-Limiter does not log a warning in each command.
         app.config["RATELIMIT_STORAGE_URI"] = "memory://"
 
@@ -197,7 +196,7 @@ def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
     """Authentication over these accounts. Logs a warning if no API keys are required."""
     authenticator = Authenticator(accounts)
     try:
-        if running.serves() and not authenticator.required:
+        if cli.serves() and not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
     except AccountsUnavailableError:
         app.logger.warning("Nobody is let in before the database says whether keys are needed")

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from flask import g
 
-from chatapp.accounts.principal import Principal
+from chatapp.accounts.authentication import Principal
 from chatapp.conversation import Turn
 from chatapp.settings import SettingsError
 from ratelimit_ext import Limiter, client_ip
