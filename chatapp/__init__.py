@@ -15,7 +15,7 @@ from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, services, settings
+from chatapp import catalogue, cli, guards, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
@@ -149,7 +149,8 @@ def _join_embedded_storage(app: Flask) -> None:
 
 def _init_limits(app: Flask, limiter: Limiter) -> None:
     try:
-        limiter.init_app(app)
+        with guards.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
+            limiter.init_app(app)
     except ConfigurationError:
         raise  # its sentence is complete
     except LimitsError as error:

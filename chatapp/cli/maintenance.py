@@ -8,6 +8,7 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from chatapp import guards
 from chatapp.cli import errors
 from chatapp.database import migration
 from chatapp.services import current_services
@@ -31,12 +32,15 @@ def check(file: Path | None) -> None:
     file = file or configured_file(default)
     services = current_services()
     try:
-        checked = services.limiter.check_policy_file(current_app, file)
+        with guards.added(current_app.config, file):
+            checked = services.limiter.check_policy_file(current_app, file)
         check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
     except (ConfigurationError, SettingsError) as mistakes:
         raise click.ClickException(str(mistakes)) from mistakes
-    limits, plans = len(checked.all_limits()), ", ".join(checked.plans) or "none"
-    click.echo(f"{file} is valid: {limits} limits; plans: {plans}.")
+    limits = [limit for limit in checked.all_limits() if limit.scope != guards.SCOPE]
+    click.echo(
+        f"{file} is valid: {len(limits)} limits; plans: {', '.join(checked.plans) or 'none'}."
+    )
 
 
 @db.command()

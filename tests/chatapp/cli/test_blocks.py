@@ -214,15 +214,25 @@ def test_limits_in_memory_are_out_of_reach(make_app: AppMaker) -> None:
     assert "RATELIMIT_STORAGE_URI" in refused.output
 
 
-def test_a_policy_without_the_switch_says_so(make_app: AppMaker, uri: str, tmp_path: Any) -> None:
-    """Which limit is missing, and which there are."""
-    policy = tmp_path / "policy.toml"
-    policy.write_text(
-        'version = 1\n[[blueprints.chat.limits]]\nlimit = "unless blocked"\nname = "mine"\n'
+def test_without_a_policy_there_are_no_switches(make_app: AppMaker, uri: str) -> None:
+    """The error names the missing limit and the existing ones."""
+    app = make_app(
+        RATELIMIT_STORAGE_URI=uri,
+        RATELIMIT_POLICY_FILE=None,
+        RATELIMIT_BLUEPRINTS={"chat": [{"limit": "unless blocked", "name": "mine"}]},
     )
-    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
     refused = run(app, "block", "all", status=1)
     assert "called 'blocked-all'; there are: 'mine'" in refused.output
+
+
+def test_the_switches_work_with_any_policy(make_app: AppMaker, uri: str, tmp_path: Any) -> None:
+    """They are built in: a policy of one limit has them, too."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('version = 1\n[[application]]\nlimit = "99/day"\nname = "mine"\n')
+    options = {"RATELIMIT_STORAGE_URI": uri, "RATELIMIT_POLICY_FILE": str(policy)}
+    worker = make_app(**options)
+    run(make_app(**options), "block", "all")
+    assert ask(worker).status_code == 503
 
 
 def test_a_surge_is_lifted_with_a_block(
