@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import sys
 
-from chatapp import MISTAKES, POLICY_FILE, create_app, valid_policy
-from chatapp.cli import running
+from chatapp import MISTAKES, POLICY_FILE, cli, create_app, valid_policy
 
 # gunicorn's own status of a worker that cannot start: its master ends as well then, where after any
 # other it would try again for ever.
 CANNOT_START = 3
 
 try:
-    if running.checks_policy():
+    if cli.checks_policy():
         app = create_app({valid_policy.POLICY_FILE: None})  # the command says what is wrong with it
     else:
         app = valid_policy.created(create_app, POLICY_FILE, MISTAKES)

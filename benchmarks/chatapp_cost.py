@@ -66,7 +66,12 @@ class Gateway(NamedTuple):
 
 def roomy(policy: str) -> str:
     """The same limits, each with room for all that a benchmark can ask."""
-    return re.sub(r'^(limit = "|burst = )\d+', rf"\g<1>{ROOM}", policy, flags=re.MULTILINE)
+    surge = (  # replaces the built-in guard
+        f'\n[[groups.calls.limits]]\nname = "surge"\nlimit = "{ROOM} usd/hour or 20 x usual"\n'
+        'key = "api_key"\n'
+    )
+    roomier = re.sub(r'^(limit = "|burst = )\d+', rf"\g<1>{ROOM}", policy, flags=re.MULTILINE)
+    return roomier + surge
 
 
 def request(key: str) -> bytes:

@@ -15,7 +15,7 @@ from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, services, settings
+from chatapp import catalogue, cli, guards, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
@@ -28,7 +28,6 @@ from chatapp.blueprints import (
     usage,
 )
 from chatapp.catalogue import Catalogue, CatalogueError
-from chatapp.cli import running
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
@@ -124,19 +123,20 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 def _join_embedded_storage(app: Flask) -> None:
     """Let a `flask` command read the limits of the gunicorn that runs in this directory."""
-    if not running.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
+    if not cli.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
         return
     directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
     if uri := embedded_uri(directory):
         app.config["RATELIMIT_STORAGE_URI"] = uri
-    elif not running.serves():
+    elif not cli.serves():
         # Set explicitly, so that Flask-Limiter does not log a warning in each command.
         app.config["RATELIMIT_STORAGE_URI"] = "memory://"
 
 
 def _init_limits(app: Flask, limiter: Limiter) -> None:
     try:
-        limiter.init_app(app)
+        with guards.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
+            limiter.init_app(app)
     except ConfigurationError:
         raise  # its sentence is complete
     except LimitsError as error:
@@ -183,7 +183,7 @@ def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
     """Authentication over these accounts. Logs a warning if no API keys are required."""
     authenticator = Authenticator(accounts)
     try:
-        if running.serves() and not authenticator.required:
+        if cli.serves() and not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
     except AccountsUnavailableError:
         app.logger.warning("Nobody is let in before the database says whether keys are needed")

@@ -1,1 +1,1 @@
-"""Who calls: users, their plans, and the API keys that they show."""
+"""Users, their plans and their API keys."""

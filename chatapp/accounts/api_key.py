@@ -1,4 +1,4 @@
-"""The form of an API key, `sk-chat-<public id>-<secret>`, and what is kept of its secret."""
+"""API keys: `sk-chat-<public id>-<secret>`, of whose secret only a digest is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class PresentedKey:
-    """A key as its owner holds it. It prints without its secret."""
+    """A whole key. Its repr omits the secret."""
 
     public_id: str
     secret: str = field(repr=False)
@@ -29,29 +29,29 @@ class PresentedKey:
 
     @property
     def secret_sha256(self) -> str:
-        """What is kept of the secret.
+        """The stored digest of the secret.
 
-        A plain digest, not a slow one: those make guessable passwords dear to guess, and nobody
-        guesses 256 bits from `secrets`. Nor would a server-wide key add to that.
+        A fast hash is enough: slow ones protect guessable passwords, and 256 random bits cannot be
+        guessed. For the same reason there is no server-wide pepper.
         """
         return sha256(self.secret.encode("ascii")).hexdigest()
 
     def has_secret(self, kept_sha256: str) -> bool:
-        """Whether the secret is the one of which this was kept; the time it takes tells nothing."""
+        """Whether the digest is of this secret, compared in constant time."""
         return hmac.compare_digest(self.secret_sha256, kept_sha256)
 
 
 def new_key() -> PresentedKey:
-    """A key that nobody has had."""
+    """A new random key."""
     return PresentedKey(secrets.token_hex(8), secrets.token_urlsafe(SECRET_BYTES))
 
 
 def parse(text: str) -> PresentedKey | None:
-    """The key in that text; None where it has not a key's form."""
+    """The key in that text; None if it does not have the form of a key."""
     match = FORM.fullmatch(text) if len(text) <= LONGEST else None
     return None if match is None else PresentedKey(match[1], match[2])
 
 
 def public_id_of(text: str) -> str:
-    """The public part of what may be a whole key, or that part alone."""
+    """The public part of a whole key, or of that part alone."""
     return text.removeprefix(PREFIX).partition("-")[0]

@@ -1,4 +1,4 @@
-"""Users and keys in the database: every query that concerns accounts."""
+"""Users and API keys: their tables and all queries of them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,52 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
-from sqlalchemy import exists, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ForeignKey, String, exists, or_, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.accounts.api_key import PresentedKey, new_key
-from chatapp.accounts.tables import ApiKey, User
+from chatapp.database import Base, Instant
 from chatapp.database.connection import Database
 
 
+class User(Base):
+    """A user. The policy defines what the plan allows."""
+
+    __tablename__ = "users"
+
+    name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    plan: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class ApiKey(Base):
+    """A key, without its secret. Keys are never deleted: the ledger names them."""
+
+    __tablename__ = "api_keys"
+
+    public_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    user: Mapped[str] = mapped_column(String(256), ForeignKey("users.name"), index=True)
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    revoked_at: Mapped[datetime | None] = mapped_column(Instant)
+    last_used_on: Mapped[date | None]
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self.public_id!r} of {self.user!r})"
+
+
 class UnknownUserError(LookupError):
-    """There is no user of that name."""
+    """No user has that name."""
 
 
 class UnknownKeyError(LookupError):
-    """There is no key of that public id."""
+    """No key has that public id."""
 
 
 class OtherPlanError(ValueError):
-    """The user is there, and has another plan than the one that was named: ``plan``."""
+    """The user exists and has another plan: ``plan``."""
 
     def __init__(self, user: str, plan: str) -> None:
         super().__init__(f"{user!r} has the plan {plan!r}")
@@ -31,14 +59,14 @@ class OtherPlanError(ValueError):
 
 
 class Accounts:
-    """Everything that is known of users and keys. Its errors are SQLAlchemy's and its own."""
+    """The users and keys. Raises SQLAlchemy's errors and those above."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def any_key(self) -> bool:
-        """Whether a key was ever made. One that is revoked counts: taking the last key from
-        somebody must not open the door to everybody."""
+        """Whether a key was ever made. Revoked keys count: revoking the last key must not open the
+        server to everyone."""
         with self._reading() as session:
             return bool(session.scalar(select(exists(select(ApiKey.public_id)))))
 
@@ -51,11 +79,10 @@ class Accounts:
         name: str = "",
         expires_at: datetime | None = None,
     ) -> PresentedKey:
-        """Make a key, and its user where he is new, with ``plan``, or with ``default_plan`` where
-        that is None.
+        """Make a key, and its user if new, with ``plan`` or else ``default_plan``.
 
-        OtherPlanError where he is not new and has another plan: all his keys would change with
-        the new one, which nobody would look for in the making of a key.
+        OtherPlanError if the user exists with another plan: a new key must not change the plan of
+        the user's other keys.
         """
         made = new_key()
         now = datetime.now(UTC)
@@ -87,7 +114,7 @@ class Accounts:
         return None if row is None else (row[0], row[1])
 
     def all_keys(self) -> Sequence[ApiKey]:
-        """All keys, by user and age."""
+        """All keys, by user and time of creation."""
         with self._reading() as session:
             return session.scalars(select(ApiKey).order_by(ApiKey.user, ApiKey.created_at)).all()
 
@@ -97,7 +124,7 @@ class Accounts:
             return session.scalars(select(User).order_by(User.name)).all()
 
     def revoke(self, public_id: str) -> ApiKey:
-        """End a key; one that is revoked stays as it is. UnknownKeyError where there is none."""
+        """Revoke a key; a revoked key stays as it is. UnknownKeyError if there is none."""
         with self._writing() as session:
             key = session.get(ApiKey, public_id)
             if key is None:
@@ -106,7 +133,7 @@ class Accounts:
         return key
 
     def set_plan(self, user: str, plan: str) -> None:
-        """Give a user another plan. UnknownUserError where there is none of that name."""
+        """Change a user's plan. UnknownUserError if there is no such user."""
         with self._writing() as session:
             found = session.get(User, user)
             if found is None:
@@ -114,7 +141,7 @@ class Accounts:
             found.plan = plan
 
     def note_use(self, public_id: str, day: date) -> None:
-        """Remember that the key was used that day."""
+        """Store that the key was used that day."""
         is_older = or_(ApiKey.last_used_on.is_(None), ApiKey.last_used_on < day)
         with self._writing() as session:
             session.execute(

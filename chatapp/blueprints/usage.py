@@ -6,7 +6,6 @@ import logging
 
 from flask import Blueprint, Response, g, jsonify
 
-from chatapp.ledger.spending import spent_usd
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.errors import ApiError
@@ -35,7 +34,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         limits=limits,
-        spent=spent_usd(services.reports, identity),
+        spent=services.reports.spent_usd(identity),
     )
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -1,4 +1,4 @@
-"""`chat keys`: make, list and revoke API keys."""
+"""`chat keys` and `chat plans`: API keys, and the plans of users."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.store import OtherPlanError, UnknownKeyError
-from chatapp.accounts.tables import ApiKey
+from chatapp.accounts.store import ApiKey, OtherPlanError, UnknownKeyError, UnknownUserError
 from chatapp.cli import arguments, errors, users
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
 
-HEADS = ("ID", "USER", "NAME", "MADE", "LAST USED", "STATE")
+HEADS = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
 
-keys = AppGroup("keys", help="Make, list and revoke API keys.")
+keys = AppGroup("keys", help="Create, list and revoke API keys.")
+plans = AppGroup("plans", help="List and change users' plans.")
 
 
 @keys.command()
-@click.option("--user", type=arguments.NEW_USER, required=True, help="Who the key is for.")
-@click.option("--plan", type=arguments.PLAN, help="The plan of a user who is new.")
-@click.option("--name", type=arguments.KEY_NAME, default="key", help="What the key is for.")
-@click.option("--expires", type=click.IntRange(1, 36_500), help="Days that the key is good for.")
+@click.option("--user", type=arguments.NEW_USER, required=True, help="The user of the key.")
+@click.option("--plan", type=arguments.PLAN, help="The plan of a new user.")
+@click.option("--name", type=arguments.KEY_NAME, default="key", help="A name for the key.")
+@click.option("--expires", type=click.IntRange(1, 36_500), help="Days until the key expires.")
 def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
-    """Make a key, and print it: now, and never again.
+    """Create a key and print it, this one time.
 
-    The first key turns accounts on: from then on every request needs one.
+    The first key turns accounts on: from then on every request needs a key.
     """
     expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
     with errors.reported():
@@ -39,21 +39,21 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
             )
         except OtherPlanError as error:
             raise click.ClickException(
-                f"{user} has the plan {error.plan}, and no key was made: a plan is the user's, "
-                f"and all keys have it. Leave --plan out to make one with {error.plan}, or first "
-                f"change it for all of them: `chat plans set {user} {plan}`."
+                f"{user} has the plan {error.plan}; no key was created, as all keys of a user have "
+                "the user's plan. Leave --plan out, or change the plan first: "
+                f"`chat plans set {user} {plan}`."
             ) from None
-    # The key alone on standard output, so that a script can take it from there.
+    # The key alone on standard output, for scripts.
     click.echo(made.text)
     until = "without expiry" if expires_at is None else f"until {expires_at:%Y-%m-%d}"
     click.echo(f"Key {made.public_id} of {user}, {until}. It is shown only this once.", err=True)
     if is_first:
-        click.echo("Accounts are on: every request needs a key now.", err=True)
+        click.echo("Accounts are on: every request now needs a key.", err=True)
 
 
 @keys.command("list")
-@click.option("--user", type=arguments.USER, help="Only this user's.")
-def list_(user: str | None) -> None:
+@click.option("--user", type=arguments.USER, help="Only keys of this user.")
+def list_keys(user: str | None) -> None:
     """List keys, without their secrets."""
     name = None if user is None else users.name_of(user)
     with errors.reported():
@@ -61,10 +61,10 @@ def list_(user: str | None) -> None:
         found = [key for key in accounts.all_keys() if name in {None, key.user}]
         if not found and accounts.any_key():
             raise click.ClickException(
-                f"There is no key of a user {name!r}; `chat plans list` names the users."
+                f"There is no key of user {name!r}; `chat plans list` lists the users."
             )
     if not found:
-        click.echo("There are no keys yet; `chat keys create --user NAME` makes one.", err=True)
+        click.echo("There are no keys yet; `chat keys create --user NAME` creates one.", err=True)
         return
     rows = [HEADS, *map(_row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -76,7 +76,7 @@ def list_(user: str | None) -> None:
 @keys.command()
 @click.argument("key_id")
 def revoke(key_id: str) -> None:
-    """End a key; KEY_ID is its public part, or the whole key."""
+    """Revoke a key; KEY_ID is its public part, or the whole key."""
     public_id = public_id_of(key_id)
     with errors.reported():
         accounts = current_services().accounts
@@ -85,12 +85,40 @@ def revoke(key_id: str) -> None:
             key = accounts.revoke(public_id)
         except UnknownKeyError:
             raise click.ClickException(
-                f"There is no key {public_id[:16]}; `chat keys list` shows them."
+                f"There is no key {public_id[:16]}; `chat keys list` lists the keys."
             ) from None
     if before is not None and (since := before[0].revoked_at) is not None:
-        click.echo(f"Key {key.public_id} of {key.user} was revoked already, on {since:%Y-%m-%d}.")
+        click.echo(f"Key {key.public_id} of {key.user} was already revoked on {since:%Y-%m-%d}.")
         return
-    click.echo(f"Key {key.public_id} of {key.user} is revoked; all workers know within 5 s.")
+    click.echo(f"Key {key.public_id} of {key.user} is revoked; all workers apply it within 5 s.")
+
+
+@plans.command("set")
+@click.argument("user", type=arguments.USER)
+@click.argument("plan", type=arguments.PLAN)
+def set_plan(user: str, plan: str) -> None:
+    """Change the plan of USER to PLAN; usage is kept."""
+    user = users.name_of(user)
+    with errors.reported():
+        try:
+            current_services().accounts.set_plan(user, plan)
+        except UnknownUserError:
+            raise click.ClickException(
+                f"There is no user {user!r}; `chat keys create --user` creates one."
+            ) from None
+    click.echo(f"{user} has the plan {plan}; all workers apply it within 5 s.")
+
+
+@plans.command("list")
+def list_plans() -> None:
+    """List the plans of the policy, each with its users."""
+    with errors.reported():
+        found = current_services().accounts.users()
+    defined = current_services().plans
+    for plan in (*defined, *sorted({user.plan for user in found} - set(defined))):
+        names = ", ".join(user.name for user in found if user.plan == plan)
+        unknown = "" if plan in defined else " (not in the policy; its users get the default plan)"
+        click.echo(f"{plan}{unknown}: {names or 'no users'}")
 
 
 def _row(key: ApiKey) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The kinds of arguments that the commands take, checked before anything is done."""
+"""The types of the commands' arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class NameType(click.ParamType[str]):
-    """A name that can stand in a line of a log and in a header."""
+    """A name that fits into a line of a log and into a header."""
 
     name = "name"
 
@@ -31,43 +31,36 @@ class NameType(click.ParamType[str]):
         self.most = most
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name without spaces around it."""
         text = value.strip()
         if not text or len(text) > self.most:
-            self.fail(f"{value!r} is blank or longer than {self.most} characters", param, ctx)
+            self.fail(f"{value!r} is blank or has more than {self.most} characters", param, ctx)
         if any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
             self.fail(f"{value!r} contains a control character", param, ctx)
         return text
 
 
 class NewNameType(NameType):
-    """The name of somebody who may be new: none that limits could take for an identity."""
+    """The name of a user who may be new: not in the form of an identity."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The same."""
         text = super().convert(value, param, ctx)
         if text.startswith(IDENTITIES):
-            self.fail(
-                f"{value!r} begins like an identity, user: or ip:; leave that out", param, ctx
-            )
+            self.fail(f"{value!r} begins with user: or ip:; leave that out", param, ctx)
         return text
 
 
 class PlanType(click.ParamType[str]):
-    """A plan that the policy defines."""
+    """A plan of the policy."""
 
     name = "plan"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The plan's name."""
-        # Arguments are read before the command has its application context.
+        # Arguments are parsed before the command has its application context.
         info = None if ctx is None else ctx.find_object(ScriptInfo)
         assert info is not None, "the group is an AppGroup of Flask's command line"
         known = services_of(info.load_app()).plans
         if value not in known:
-            self.fail(
-                f"{value!r} is no plan of the policy; there are {', '.join(known)}", param, ctx
-            )
+            self.fail(f"Unknown plan {value!r}; choose one of {', '.join(known)}", param, ctx)
         return value
 
 
@@ -79,25 +72,23 @@ class DayType(click.ParamType[datetime]):
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Its beginning."""
         try:
             return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
         except ValueError:
-            self.fail(f"{value!r} is no day; write it as 2026-11-25", param, ctx)
+            self.fail(f"{value!r} is not a day; write it as 2026-11-25", param, ctx)
 
 
 class DurationType(click.ParamType[timedelta]):
-    """A length of time: a whole number and s, m, h or d."""
+    """A duration: a whole number and s, m, h or d."""
 
     name = "duration"
 
     def convert(
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> timedelta:
-        """It as a difference of times."""
         number, unit = value[:-1], value[-1:].lower()
         if unit not in DURATION_UNITS or not (number.isascii() and number.isdigit()):
-            self.fail(f"{value!r} is no length of time; write it as 90s, 15m, 2h or 7d", param, ctx)
+            self.fail(f"{value!r} is not a duration; write it as 90s, 15m, 2h or 7d", param, ctx)
         length = min(int(number), LONGEST_DAYS * 86_400) * DURATION_UNITS[unit]
         if not timedelta(0) < length <= timedelta(days=LONGEST_DAYS):
             self.fail(f"{value!r} is not from 1s to {LONGEST_DAYS}d", param, ctx)

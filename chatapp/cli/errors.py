@@ -1,4 +1,4 @@
-"""What a command says when it cannot do its work: one sentence, and exit status 1."""
+"""Errors of commands: one sentence, and exit status 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ratelimit_ext import StorageUnavailable
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn the failures of database and storage into a sentence."""
+    """Report errors of the database and of the limits' storage."""
     try:
         yield
     except (ValueError, StorageUnavailable) as error:  # of the limits
@@ -22,5 +22,5 @@ def reported() -> Iterator[None]:
     except (SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip()
         raise click.ClickException(
-            f"The database does not do it: {reason}. If it is new or old, run `{COMMAND}`."
+            f"The database failed: {reason}. If it is new, or of another version, run `{COMMAND}`."
         ) from error

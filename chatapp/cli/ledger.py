@@ -1,89 +1,125 @@
-"""`chat ledger`: what was spent, how well that was estimated, and whether the figures are right."""
+"""`chat ledger` and `chat usage`: what was used and spent, and whether the figures are right."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
+from typing import Final
 
 import click
-from flask.cli import AppGroup
+from flask import json
+from flask.cli import AppGroup, with_appcontext
 
-from chatapp.cli import arguments, dollar_limits, errors, users
-from chatapp.ledger.audit import Findings
-from chatapp.ledger.audit import check as checked
-from chatapp.ledger.model_estimates import model_estimates
+from chatapp.cli import arguments, errors, users
+from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.retention import LEAST_DAYS
-from chatapp.ledger.retention import prune as pruned
+from chatapp.ledger.retention import prune as delete_calls
 from chatapp.services import current_services
+from chatapp.web.call_limits import remaining_limits
 
-WHOSE = "Only this user's calls: NAME, or ip:ADDRESS."
+USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
+SINCE_HELP: Final = "Only from this day on, by UTC."
+# A window without an anchor opens when its first call is admitted, just before the call's time.
+BEFORE: Final = timedelta(milliseconds=5)
 
-ledger = AppGroup("ledger", help="What was used and spent.")
+ledger = AppGroup("ledger", help="Usage and spending.")
+
+
+@click.command()
+@click.argument("user", type=arguments.USER)
+@with_appcontext
+def usage(user: str) -> None:
+    """Print what USER has left of each limit and has spent, as JSON, like GET /usage.
+
+    USER is a name, or ip:ADDRESS for callers without a name.
+    """
+    services = current_services()
+    limiter = services.limiter
+    is_readable = not limiter.enabled or users.limits_are_shared(limiter)
+    with errors.reported():
+        identity = users.known_identity(user)
+        assert identity is not None
+        plan = users.plan_of(identity, users.plans_by_name())
+        with users.request_of(identity, plan):
+            limits = None
+            if is_readable:
+                # Addresses and keys of the user have limits of their own.
+                left = remaining_limits(limiter)
+                limits = [limit.as_json() for limit in left if limit.identity == identity]
+            plan = limiter.present_plan() or plan
+    shown = {
+        "user": users.name_of(identity),
+        "plan": plan,
+        "limits": limits,
+        "spent": services.reports.spent_usd(identity),
+    }
+    click.echo(json.dumps(shown, indent=2, sort_keys=False))
+    if not is_readable:
+        click.echo(f"The limits are missing: {users.NOT_SHARED}", err=True)
 
 
 @ledger.command()
-@click.option("--user", type=arguments.USER, help=WHOSE)
-@click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
+@click.option("--user", type=arguments.USER, help=USER_HELP)
+@click.option("--since", type=arguments.DAY, help=SINCE_HELP)
 def show(user: str | None, since: datetime | None) -> None:
     """Calls, tokens and dollars by day and user, the newest day first."""
     with errors.reported():
-        identity = users.found(user)
+        identity = users.known_identity(user)
         totals = current_services().reports.totals(user=identity, since=since)
     if not totals:
-        _tell_that_there_are_none("calls", identity, since)
+        _report_nothing("calls", identity, since)
     for total in totals:
         tokens = f"{total.input_tokens} in  {total.output_tokens} out"
-        dollars = in_dollars(total.cost_micro_usd)
-        calls = counted(total.calls, "call")
+        dollars = _dollars(total.cost_micro_usd)
+        calls = _counted(total.calls, "call")
         click.echo(f"{total.day}  {total.user}  {calls}  {tokens}  {dollars}")
 
 
 @ledger.command()
-@click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
+@click.option("--since", type=arguments.DAY, help=SINCE_HELP)
 def estimates(since: datetime | None) -> None:
-    """What calls used, as a multiple of what was estimated for them, by model.
+    """Usage as a multiple of its estimate, by model.
 
     Below 1 too much was held, above 1 too little; "over" is the share of calls that used more than
-    was estimated. Only answers count whose provider told the usage.
+    estimated. Only answered calls with a reported usage count.
     """
     with errors.reported():
-        models = model_estimates(current_services().database, since=since)
+        models = current_services().reports.estimates(since=since)
     if not models:
-        _tell_that_there_are_none("answered calls whose usage is known", None, since)
+        _report_nothing("answered calls with a reported usage", None, since)
     for model in models:
-        columns = [model.slug, counted(model.calls, "call")]
+        columns = [model.slug, _counted(model.calls, "call")]
         for name, tokens in (("in", model.input), ("out", model.output)):
             columns += [f"{name} {tokens.ratio:.3f}", f"{tokens.calls_over / model.calls:.1%} over"]
         click.echo("  ".join(columns))
 
 
 @ledger.command()
-@click.option("--user", type=arguments.USER, help=WHOSE)
-@click.option("--since", type=arguments.DAY, help="Only from this day on, by UTC.")
+@click.option("--user", type=arguments.USER, help=USER_HELP)
+@click.option("--since", type=arguments.DAY, help=SINCE_HELP)
 def check(user: str | None, since: datetime | None) -> None:
-    """Look for calls that never finished, for costs that are not the price of their tokens, and
-    for limits in dollars that do not hold what was spent.
+    """Find unfinished calls, costs that are not the price of their tokens, and dollar limits that
+    disagree with the ledger.
 
-    Exit status 1 where there are some.
+    Exits with 1 if there are any.
     """
     services = current_services()
-    models, chosen = services.catalogue, services.settings
-    lease = timedelta(seconds=2 * chosen.provider_timeout_s)
+    models = services.catalogue
+    lease = timedelta(seconds=2 * services.settings.provider_timeout_s)
     with errors.reported():
-        found = checked(
-            services.reports.calls(user=users.found(user), since=since),
+        found = audit(
+            services.reports.calls(user=users.known_identity(user), since=since),
             models,
             now=datetime.now(UTC),
             lease=lease,
             priced_since=datetime.combine(models.as_of, time(), UTC),
         )
-        compared = _compared(found, lease=lease)
+        compared = _compare_limits(found, lease=lease)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
-        click.echo(f"{month}  {name}  {in_dollars(micro_usd)}")
-    old = found.older_than_the_prices
-    calls, problems = counted(found.calls, "call"), counted(len(found.problems), "problem")
+        click.echo(f"{month}  {name}  {_dollars(micro_usd)}")
+    calls, problems = _counted(found.calls, "call"), _counted(len(found.problems), "problem")
     click.echo(
-        f"{calls}, {len(found.running)} under way, {old} from before the prices of {models.as_of} "
-        f"(their costs were not checked); {compared}; {problems}."
+        f"{calls}, {len(found.running)} running, {found.unpriced} from before the prices of "
+        f"{models.as_of} (their costs were not checked); {compared}; {problems}."
     )
     for problem in found.problems:
         click.echo(problem, err=True)
@@ -95,54 +131,72 @@ def check(user: str | None, since: datetime | None) -> None:
 @click.option(
     "--keep-days",
     type=click.IntRange(min=LEAST_DAYS),
-    help="How many days stay; default: CHATAPP_LEDGER_KEEP_DAYS.",
+    help="Days to keep; default: CHATAPP_LEDGER_KEEP_DAYS.",
 )
 def prune(keep_days: int | None) -> None:
-    """Delete calls that are older, a few hundred at a time, while the server runs."""
-    days = keep_days or current_services().settings.ledger_keep_days
-    if days is None:
-        raise click.UsageError("Say --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
-    with errors.reported():
-        deleted = pruned(
-            current_services().database, before=datetime.now(UTC) - timedelta(days=days)
-        )
-    click.echo(f"{counted(deleted, 'call')} deleted, of more than {days} days ago.")
-
-
-def _compared(found: Findings, *, lease: timedelta) -> str:
-    """Compare the users of this month and the last with their limits; what was done, in words."""
+    """Delete older calls, in small batches, while the server runs."""
     services = current_services()
-    limiter = services.limiter
-    if not dollar_limits.can_be_read(limiter):
-        return "limits not compared, as RATELIMIT_STORAGE_URI does not say where they are kept"
+    days = keep_days or services.settings.ledger_keep_days
+    if days is None:
+        raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
+    with errors.reported():
+        before = datetime.now(UTC) - timedelta(days=days)
+        deleted = delete_calls(services.database, before=before)
+    click.echo(f"Deleted {_counted(deleted, 'call')} older than {days} days.")
+
+
+def _compare_limits(found: Findings, *, lease: timedelta) -> str:
+    """Compare the dollar limits with the spending of this month and the last, and add problems;
+    returns what was compared. Running calls are held as estimates, so their users are left out."""
+    services = current_services()
+    if not users.limits_are_shared(services.limiter):
+        return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage"
     now = datetime.now(UTC)
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
-    spenders = {user for user, month in found.spent_micro_usd if month in months}
-    spenders -= set(found.running)
+    identities = {user for user, month in found.spent_micro_usd if month in months}
+    identities -= set(found.running)
     plans = users.plans_by_name()
-    for identity in sorted(spenders):
-        found.problems += dollar_limits.differences(
-            limiter,
-            services.reports,
-            identity=identity,
-            plan=users.plan_of(identity, plans),
-            lease=lease,
-        )
-    return f"limits of {counted(len(spenders), 'user')} compared"
+    for identity in sorted(identities):
+        found.problems += _differences(identity, users.plan_of(identity, plans), lease=lease)
+    return f"limits of {_counted(len(identities), 'user')} compared"
 
 
-def in_dollars(micro_usd: int) -> str:
-    """An amount to the micro-dollar."""
+def _differences(identity: str, plan: str, *, lease: timedelta) -> list[str]:
+    """A sentence for each dollar limit of the user that does not hold the user's spending.
+
+    A call that began in the window before, within a ``lease`` of its end, may have left an excess
+    in this one.
+    """
+    services = current_services()
+    with users.request_of(identity, plan):
+        limits = [limit for limit in remaining_limits(services.limiter) if limit.unit == "usd"]
+    found = []
+    for limit in limits:
+        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
+        if limit.anchor is None:
+            since -= BEFORE
+        spent = services.reports.settled_micro_usd(identity, since)
+        most = services.reports.settled_micro_usd(identity, since - lease)
+        held = limit.amount - limit.remaining
+        # An excess over the amount is held, but shows only as nothing left.
+        if not min(spent, limit.amount) <= held <= min(most, limit.amount):
+            found.append(
+                f"{identity} spent {spent} micro-dollars in the window of {limit.name!r} since "
+                f"{since:%Y-%m-%d %H:%M:%S}, but the limit holds {held}"
+            )
+    return found
+
+
+def _dollars(micro_usd: int) -> str:
     return f"{micro_usd // 1_000_000}.{micro_usd % 1_000_000:06d} USD"
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things: "1 call", "2 calls"."""
+def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _tell_that_there_are_none(what: str, identity: str | None, since: datetime | None) -> None:
-    """Beside standard output, which a script may read, and which stays empty."""
+def _report_nothing(what: str, identity: str | None, since: datetime | None) -> None:
+    """On standard error: standard output stays empty for scripts."""
     whose = "" if identity is None else f" of {identity}"
     when = "" if since is None else f" since {since:%Y-%m-%d}"
     click.echo(f"There are no {what}{whose}{when}.", err=True)

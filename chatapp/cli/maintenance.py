@@ -1,4 +1,4 @@
-"""`chat policy`: what operators do with policy.toml before they reload."""
+"""`chat policy` and `chat db`: the policy file, and the schema of the database."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from chatapp import guards
+from chatapp.cli import errors
+from chatapp.database import migration
 from chatapp.services import current_services
 from chatapp.settings import SettingsError
 from chatapp.valid_policy import POLICY_FILE, configured_file
@@ -15,22 +18,35 @@ from chatapp.web.identities import check_plans
 from ratelimit_ext import ConfigurationError
 
 policy = AppGroup("policy", help="Check the policy file.")
+db = AppGroup("db", help="The database of accounts and ledger.")
 
 
 @policy.command("check")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 def check(file: Path | None) -> None:
-    """Check FILE, or the configured policy, as a start does; exit with 1 if it has mistakes.
+    """Check FILE, or the configured policy; exit with 1 if it has mistakes.
 
-    Every mistake is printed with its line. Nothing is changed, and the storage is not needed.
+    Prints every mistake with its line. Changes nothing and needs no storage.
     """
     default = current_app.config.get(POLICY_FILE) or Path(current_app.root_path) / "policy.toml"
     file = file or configured_file(default)
     services = current_services()
     try:
-        checked = services.limiter.check_policy_file(current_app, file)
+        with guards.added(current_app.config, file):
+            checked = services.limiter.check_policy_file(current_app, file)
         check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
     except (ConfigurationError, SettingsError) as mistakes:
         raise click.ClickException(str(mistakes)) from mistakes
-    limits, plans = len(checked.all_limits()), ", ".join(checked.plans) or "none"
-    click.echo(f"{file} is valid: {limits} limits; plans: {plans}.")
+    limits = [limit for limit in checked.all_limits() if limit.scope != guards.SCOPE]
+    click.echo(
+        f"{file} is valid: {len(limits)} limits; plans: {', '.join(checked.plans) or 'none'}."
+    )
+
+
+@db.command()
+def upgrade() -> None:
+    """Upgrade the schema to this version. May run repeatedly and concurrently."""
+    with errors.reported():
+        changed = migration.upgrade(current_services().database)
+    state = "is now at" if changed else "was already at"
+    click.echo(f"The schema {state} {migration.HEAD}.")

@@ -1,5 +1,4 @@
-"""Users by what an operator calls them: a name, or as limits and ledger write it, `user:NAME` and
-`ip:ADDRESS`."""
+"""Users as an operator writes them: `NAME`, `user:NAME` or `ip:ADDRESS`; and their limits."""
 
 from __future__ import annotations
 
@@ -9,43 +8,48 @@ from typing import Final
 
 import click
 from flask import current_app, g
+from limits.storage import MemoryStorage
 
-from chatapp.accounts.principal import Principal
+from chatapp.accounts.authentication import Principal
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN, USER, user_identity
-from ratelimit_ext import address_identity
+from ratelimit_ext import Limiter, address_identity
 
 ADDRESS: Final = "ip:"
+NOT_SHARED: Final = (
+    "they are in the memory of each worker, which commands cannot read. Run it beside gunicorn, "
+    "whose embedded server it finds, or set RATELIMIT_STORAGE_URI to the storage of the workers."
+)
 
 
 def name_of(text: str) -> str:
-    """The name of a user, written with or without `user:` before it."""
+    """The name of a user, without `user:`."""
     return text.removeprefix(USER)
 
 
 def identity_of(text: str) -> str:
-    """What that user's limits and calls are counted under; `ip:` stays, for who says no name."""
+    """The identity of the user's limits and calls. `ip:` stays: it is a caller without a name."""
     if text.startswith(ADDRESS):
         return f"{ADDRESS}{address_identity(text.removeprefix(ADDRESS))}"
     return user_identity(name_of(text))
 
 
-def found(text: str | None) -> str | None:
-    """The same of somebody who is known: who has an account, or has called. None for everybody.
+def known_identity(text: str | None) -> str | None:
+    """The identity of a user with an account or a call; None for None.
 
-    ClickException where nobody is: to find nothing of a misspelt name would look like good news.
+    ClickException for any other user: for a misspelt name, an empty result would look like good
+    news.
     """
     if text is None:
         return None
     if text.startswith(ADDRESS):
         return identity_of(text)
     name, identity = name_of(text), identity_of(text)
-    if name not in plans_by_name() and not current_services().reports.totals(
-        user=identity, since=None
-    ):
+    reports = current_services().reports
+    if name not in plans_by_name() and not reports.totals(user=identity, since=None):
         raise click.ClickException(
-            f"There is no user {name!r}: no account has this name, and no call is of such a user. "
-            "`chat plans list` and `chat ledger show` name those that there are."
+            f"There is no user {name!r}: no account and no call has this name. "
+            "`chat plans list` and `chat ledger show` list the users."
         )
     return identity
 
@@ -56,14 +60,14 @@ def plans_by_name() -> dict[str, str]:
 
 
 def plan_of(identity: str, plans: dict[str, str]) -> str:
-    """The plan of that user: by ``plans``, which are the accounts', the setting, or the default."""
+    """The user's plan: from the accounts' ``plans``, CHATAPP_PLANS or the default."""
     name = name_of(identity)
     return plans.get(name) or current_services().settings.plans.get(name, DEFAULT_PLAN)
 
 
 @contextmanager
 def request_of(identity: str, plan: str) -> Iterator[None]:
-    """A request as that user would make it, for the limits to look at. Nothing is charged."""
+    """A request of that user, for reading limits. Nothing is charged."""
     if identity.startswith(ADDRESS):
         address = identity.removeprefix(ADDRESS).partition("/")[0]
         with current_app.test_request_context(environ_base={"REMOTE_ADDR": address}):
@@ -72,3 +76,8 @@ def request_of(identity: str, plan: str) -> Iterator[None]:
     with current_app.test_request_context():
         g.principal = Principal(name_of(identity), plan, key_id="-")
         yield
+
+
+def limits_are_shared(limiter: Limiter) -> bool:
+    """Whether this process sees the workers' limits."""
+    return bool(limiter.enabled) and not isinstance(limiter.storage, MemoryStorage)

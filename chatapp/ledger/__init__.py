@@ -1,1 +1,1 @@
-"""What each call used and cost: a row per call, written by a thread of its own."""
+"""The usage and the cost of each call: one row a call, written in the background."""

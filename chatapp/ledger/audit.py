@@ -1,4 +1,4 @@
-"""Whether the ledger can be believed: every call finished, every sum what its tokens cost."""
+"""An audit of the ledger: every call has finished, and costs the price of its tokens."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from chatapp.providers import Usage
 
 
 class Prices(Protocol):
-    """What a check asks of the catalogue."""
+    """The part of the catalogue that an audit uses."""
 
     def price(self, slug: str, usage: Usage) -> int: ...
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a check found. ``running`` are the users of calls under way, ``spent_micro_usd`` is by
-    user and month."""
+    """The result of an audit. ``running`` are the users of running calls; ``unpriced`` counts calls
+    from before the current prices; ``spent_micro_usd`` is by user and month."""
 
     calls: int = 0
     running: list[str] = field(default_factory=list)
-    older_than_the_prices: int = 0
+    unpriced: int = 0
     problems: list[str] = field(default_factory=list)
     spent_micro_usd: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-def check(
+def audit(
     rows: Iterable[Mapping[Any, Any]],
     prices: Prices,
     *,
@@ -37,11 +37,11 @@ def check(
     lease: timedelta,
     priced_since: datetime,
 ) -> Findings:
-    """Look at every call.
+    """Check every call.
 
-    One that is unfinished and older than ``lease`` lost its worker: what it really used is not
-    known here, but what a stream had used when it was heard of last. A cost that is not the price
-    of its tokens is a mistake, in a call since the prices hold: since ``priced_since``.
+    An unfinished call older than ``lease`` lost its worker: its real usage is unknown, except for
+    what its stream had used when the lease was last renewed. From ``priced_since`` on, a cost must
+    be the price of the tokens.
     """
     found = Findings()
     for row in rows:
@@ -52,19 +52,19 @@ def check(
             if now - row["started_at"] <= lease:
                 found.running.append(row["user"])
             else:
-                known = "an estimate" if usage_of(row) is None else "what it was known to have used"
+                known = "an estimate" if usage_of(row) is None else "its last known usage"
                 found.problems.append(
                     f"{row['id']} of {row['user']} began at {row['started_at']:%Y-%m-%d %H:%M:%S} "
                     f"and is unfinished: its worker died; its cost is {known}"
                 )
         if row["started_at"] < priced_since:
-            found.older_than_the_prices += 1
+            found.unpriced += 1
             continue
         expected = _expected(row, prices)
         if row["cost_micro_usd"] != expected:
             found.problems.append(
-                f"{row['id']} of {row['user']} cost {row['cost_micro_usd']} micro-dollars, and its "
-                f"tokens are worth {expected}"
+                f"{row['id']} of {row['user']} cost {row['cost_micro_usd']} micro-dollars, but the "
+                f"price of its tokens is {expected}"
             )
     return found
 

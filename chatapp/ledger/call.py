@@ -1,6 +1,6 @@
-"""One call of a provider, as the ledger keeps it, and what whoever dispatches calls sees of that.
+"""One call of a provider, and the ledger as the code that makes calls sees it.
 
-A call is begun when its provider is dispatched and finished exactly once, whatever became of it::
+A call begins when its provider is called, and is finished exactly once, whatever its outcome::
 
     call = Call(id=new_call_id(), started_at=datetime.now(UTC), user=caller.user, …)
     ledger.begin(call)
@@ -19,11 +19,11 @@ from chatapp.providers import ErrorKind, Usage
 
 Status = (
     Literal[
-        "unfinished",  # begun, and not heard of since: it runs, or its worker died
-        "answered",  # the answer is whole
-        "cut_off",  # a stream that ended before its answer was whole, by whomever
+        "unfinished",  # it is running, or its worker died
+        "answered",  # the answer is complete
+        "cut_off",  # the stream ended before the answer was complete
     ]
-    | ErrorKind  # the provider gave no answer, and why
+    | ErrorKind  # why the provider did not answer
 )
 
 
@@ -31,12 +31,11 @@ Status = (
 class Call:
     """One call of a provider.
 
-    ``user`` is the identity that limits count (``user:alice``, or ``ip:198.51.100.7`` where nobody
-    is named), ``key_id`` the public part of the API key, ``model`` what was asked for and ``slug``
-    the model of the catalogue. ``usage`` is None until it is known, and ``estimated`` where it was
-    never told and had to be guessed. ``cost_micro_usd`` is what the call costs as far as that is
-    known: at its beginning the price of the estimate. ``attempts`` is how often the provider was
-    asked for it.
+    ``user`` is the identity that limits count (``user:alice``, or ``ip:198.51.100.7`` for a request
+    without a user), ``key_id`` the public part of the API key, ``model`` the requested name and
+    ``slug`` the model of the catalogue. ``usage`` is None while unknown; ``estimated`` if the
+    provider did not report it. ``cost_micro_usd`` begins as the price of the estimate. ``attempts``
+    counts the requests to the provider.
     """
 
     id: str
@@ -59,17 +58,17 @@ class Call:
 
 
 class Ledger(Protocol):
-    """Where calls are kept. Neither method waits for a database, and neither raises."""
+    """Keeps calls. No method waits for a database or raises."""
 
     def begin(self, call: Call) -> None:
-        """The provider is being asked; from now on the call may cost."""
+        """The provider is being called; from now on the call may cost."""
         ...
 
     def finish(self, call: Call) -> None:
-        """What became of it: the same call by its ``id``, with usage, cost and status."""
+        """The outcome: the same ``id``, with usage, cost and status."""
         ...
 
 
 def new_call_id() -> str:
-    """A name for a call that no other call has."""
+    """A new unique id."""
     return uuid.uuid4().hex

@@ -1,27 +1,32 @@
-"""Reading the ledger: what was spent, by whom, and whether its sums are right."""
+"""Totals from the ledger: spending, days, and how good estimates were."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, func, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Status
 from chatapp.ledger.table import CALLS
 
+log = logging.getLogger(__name__)
+
+MICRO: Final = 1_000_000
 COST: Final = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
 UNFINISHED: Final[Status] = "unfinished"
-# Rows that are fetched at once when all of them are looked at.
+# How many rows are fetched at once when all calls are read.
 PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class DayTotal:
-    """What one user did in one day, by UTC."""
+    """The calls of one user on one day, by UTC."""
 
     day: str
     user: str
@@ -31,27 +36,64 @@ class DayTotal:
     cost_micro_usd: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of one kind in all calls of a model. ``calls_over`` is the number of calls that used
+    more than was estimated."""
+
+    estimated: int
+    used: int
+    calls_over: int
+
+    @property
+    def ratio(self) -> float:
+        """Used to estimated tokens: below 1 too much was held, above 1 too little."""
+        return self.used / max(1, self.estimated)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEstimates:
+    """The answered calls of one model whose usage its provider reported; at least one."""
+
+    slug: str
+    calls: int
+    input: Tokens
+    output: Tokens
+
+
 class Reports:
-    """Questions to the ledger. Its errors are SQLAlchemy's."""
+    """Queries of the ledger. Errors are SQLAlchemy's, except in `spent_usd`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def spent_usd(self, user: str) -> dict[str, float] | None:
+        """Dollars spent today and this month, by UTC; None if the ledger cannot be read."""
+        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        try:
+            return {
+                "today_usd": self.spent_micro_usd(user, today) / MICRO,
+                "month_usd": self.spent_micro_usd(user, today.replace(day=1)) / MICRO,
+            }
+        except (SQLAlchemyError, OSError) as error:
+            log.error("The ledger cannot be read: %s", error)
+            return None
+
     def spent_micro_usd(self, user: str, since: datetime) -> int:
-        """What that user's calls have cost since then; calls under way by what is known of them."""
-        return self._sum(_narrowed(select(COST), user=user, since=since))
+        """The cost of the user's calls since then; unfinished calls count as far as is known."""
+        return self._sum(_filtered(select(COST), user=user, since=since))
 
     def settled_micro_usd(self, user: str, since: datetime) -> int:
-        """The same of the calls that limits are charged for, once nothing is under way.
+        """The part of it that limits hold once no call is running.
 
         A call whose worker died counts as far as its stream had come when its lease was last
-        renewed: that much was recorded as spent, and only the rest of the estimate went back.
+        renewed: that much was settled, and the rest of the estimate was refunded.
         """
         known = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
-        return self._sum(_narrowed(select(COST), user=user, since=since).where(known))
+        return self._sum(_filtered(select(COST), user=user, since=since).where(known))
 
     def totals(self, *, user: str | None, since: datetime | None) -> Sequence[DayTotal]:
-        """Sums by day and user, the newest day first."""
+        """Totals by day and user, the newest day first."""
         day = func.date(CALLS.c.started_at)
         sums = (
             func.count(),
@@ -59,28 +101,55 @@ class Reports:
             func.coalesce(func.sum(CALLS.c.output_tokens), 0),
             func.sum(CALLS.c.cost_micro_usd),
         )
-        query = _narrowed(select(day, CALLS.c.user, *sums), user=user, since=since)
+        query = _filtered(select(day, CALLS.c.user, *sums), user=user, since=since)
         query = query.group_by(day, CALLS.c.user).order_by(day.desc(), CALLS.c.user)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]
 
-    def _sum(self, query: Select[Any]) -> int:
+    def estimates(self, *, since: datetime | None) -> Sequence[ModelEstimates]:
+        """Estimates and usages by model, by slug. Failures and estimated usages are left out: they
+        say nothing about a model."""
+        query = select(
+            CALLS.c.slug,
+            func.count(),
+            *_compared(CALLS.c.estimated_input_tokens, CALLS.c.input_tokens),
+            *_compared(CALLS.c.estimated_output_tokens, CALLS.c.output_tokens),
+        ).where(CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
+        query = _filtered(query, since=since).group_by(CALLS.c.slug).order_by(CALLS.c.slug)
         with self._database.reading() as connection:
-            return int(connection.scalar(query) or 0)
+            rows = connection.execute(query).all()
+        # PostgreSQL sums integers to decimals.
+        return [
+            ModelEstimates(
+                row[0], int(row[1]), Tokens(*map(int, row[2:5])), Tokens(*map(int, row[5:8]))
+            )
+            for row in rows
+        ]
 
     def calls(
         self, *, user: str | None = None, since: datetime | None = None
     ) -> Iterator[Mapping[Any, Any]]:
-        """Every call, the oldest first."""
-        query = _narrowed(select(CALLS), user=user, since=since).order_by(CALLS.c.started_at)
+        """The rows of all calls, the oldest first."""
+        query = _filtered(select(CALLS), user=user, since=since).order_by(CALLS.c.started_at)
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
 
+    def _sum(self, query: Select[Any]) -> int:
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
 
-def _narrowed(query: Select[Any], *, user: str | None, since: datetime | None) -> Select[Any]:
+
+def _filtered(
+    query: Select[Any], *, user: str | None = None, since: datetime | None
+) -> Select[Any]:
     if user is not None:
         query = query.where(CALLS.c.user == user)
     if since is not None:
         query = query.where(CALLS.c.started_at >= since)
     return query
+
+
+def _compared(estimated: ColumnElement[int], used: ColumnElement[int]) -> tuple[Any, Any, Any]:
+    over = case((used > estimated, 1), else_=0)
+    return func.sum(estimated), func.sum(used), func.sum(over)

@@ -17,22 +17,22 @@ from chatapp.ledger.table import CALLS
 
 log = logging.getLogger(__name__)
 
-#: Budgets and their checks read this month and the last.
+#: Budgets and audits read this month and the last.
 LEAST_DAYS: Final = 62
-#: Rows deleted in one transaction: some milliseconds, for which the ledger's writers wait.
+#: Rows deleted in one transaction. The ledger's writers wait for it: some milliseconds.
 BATCH: Final = 500
 PAUSE_S: Final = 0.05
 EVERY_S: Final = 3600.0
-#: Of one PostgreSQL, the process that holds this advisory lock deletes; on SQLite there is one
-#: writer anyway.
+#: On PostgreSQL, the process that holds this advisory lock deletes; SQLite has one writer at a time
+#: anyway.
 LOCK: Final = 0x63686174
 
 
 def prune(
     database: Database, *, before: datetime, pause: Callable[[float], object] = time.sleep
 ) -> int:
-    """Delete the calls that began before then, and return how many; ``pause`` is called between
-    batches, and ends it if it returns something true."""
+    """Delete the calls that began before then; returns their number. ``pause`` is called between
+    batches; if it returns a true value, the rest stays."""
     deleted = 0
     oldest = select(CALLS.c.id).where(CALLS.c.started_at < before)
     batch = delete(CALLS).where(
@@ -43,7 +43,7 @@ def prune(
             if not database.is_sqlite and not connection.scalar(
                 text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}
             ):
-                return deleted  # another process is at it
+                return deleted  # another process is deleting
             rows = connection.execute(batch).rowcount
         deleted += rows
         if rows < BATCH or pause(PAUSE_S):
@@ -51,7 +51,7 @@ def prune(
 
 
 class Retention:
-    """A thread that prunes the ledger now and then, in each process that writes to it."""
+    """A thread that prunes the ledger every hour, in each process that writes to it."""
 
     def __init__(self, database: Database, *, keep: timedelta, every_s: float = EVERY_S) -> None:
         self._database = database
@@ -62,7 +62,7 @@ class Retention:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread after the batch that it is at."""
+        """End the thread after the current batch."""
         self._ending.set()
         self._thread.join(1)
 
@@ -75,6 +75,6 @@ class Retention:
                 log.warning("The ledger could not be pruned: %s", error)
             else:
                 if deleted:
-                    log.info("%d calls were older than %d days", deleted, self._keep.days)
+                    log.info("Deleted %d calls older than %d days", deleted, self._keep.days)
             if self._ending.wait(self._every_s):
                 return

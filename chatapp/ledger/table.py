@@ -10,8 +10,8 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
-from chatapp.database.schema import METADATA, Instant
 from chatapp.ledger.call import Call
 from chatapp.providers import Usage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from chatapp.database.schema import METADATA
+from chatapp.database import METADATA
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=METADATA, transactional_ddl=True)

@@ -15,7 +15,7 @@ from typing import Final
 
 from flask import g
 
-from chatapp.accounts.principal import Principal
+from chatapp.accounts.authentication import Principal
 from chatapp.settings import SettingsError
 from chatapp.web.requests import ModelRequest
 from ratelimit_ext import Limiter, client_ip

@@ -1,4 +1,4 @@
-"""Whose key it is: what is asked of the database, how often, and what holds while it is away."""
+"""Authentication: how often it queries the database, and what holds during an outage."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from chatapp.accounts.authentication import (
     AccountsUnavailableError,
     Authenticator,
     KeyRefusedError,
+    Principal,
 )
-from chatapp.accounts.principal import Principal
-from chatapp.accounts.tables import ApiKey, User
+from chatapp.accounts.store import ApiKey, User
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Clock:
 
 @dataclass
 class Shelf:
-    """A store that counts its questions, and fails while it is away."""
+    """A store that counts its queries, and can be unavailable."""
 
     kept: dict[str, tuple[ApiKey, User]] = field(default_factory=dict)
     away: bool = False
@@ -86,21 +86,21 @@ def authenticator(shelf: Shelf, clock: Clock) -> Authenticator:
 
 
 def test_a_key_has_an_owner(authenticator: Authenticator, shelf: Shelf) -> None:
-    """His name, his plan, and the public part of the key."""
+    """The user's name and plan, and the public part of the key."""
     made = shelf.add()
     assert authenticator.authenticate(made.text) == Principal("alice", "pro", made.public_id)
 
 
-def test_what_is_no_key_is_told_the_form_of_one(authenticator: Authenticator) -> None:
-    """So that who left half of it out sees that."""
+def test_a_malformed_key_is_refused_with_the_form_of_one(authenticator: Authenticator) -> None:
+    """So that callers who sent half of a key see it."""
     with pytest.raises(KeyRefusedError, match="sk-chat-<16 characters>-<43 characters>"):
         authenticator.authenticate("sk-chat-0123456789abcdef")
 
 
-def test_the_hot_path_asks_no_database(
+def test_most_requests_need_no_query(
     authenticator: Authenticator, shelf: Shelf, clock: Clock
 ) -> None:
-    """One question in as long as an answer holds, however many requests; wrong keys too."""
+    """One query a key while an answer holds, also for wrong keys."""
     made = shelf.add()
     wrong = PresentedKey(made.public_id, new_key().secret)
     for _ in range(100):
@@ -116,7 +116,7 @@ def test_the_hot_path_asks_no_database(
 def test_a_revocation_acts_within_the_time(
     authenticator: Authenticator, shelf: Shelf, clock: Clock
 ) -> None:
-    """Not later than an answer holds; so does another plan."""
+    """At the latest when the answer has expired; so does a change of plan."""
     made = shelf.add()
     key, user = shelf.kept[made.public_id]
     authenticator.authenticate(made.text)
@@ -130,7 +130,7 @@ def test_a_revocation_acts_within_the_time(
 
 
 def test_a_key_expires_to_the_second(authenticator: Authenticator, shelf: Shelf) -> None:
-    """Also between two looks into the database."""
+    """Also between two queries."""
     soon = datetime.now(UTC) + timedelta(seconds=60)
     made = shelf.add(expires_at=soon)
     authenticator.authenticate(made.text)
@@ -139,10 +139,10 @@ def test_a_key_expires_to_the_second(authenticator: Authenticator, shelf: Shelf)
         authenticator.authenticate(old.text)
 
 
-def test_a_remembered_key_expires_too(
+def test_a_cached_key_expires_too(
     authenticator: Authenticator, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is remembered is checked against the time at each request."""
+    """Each request compares the cached expiry with the time."""
     made = shelf.add(expires_at=datetime.now(UTC) + timedelta(seconds=60))
     authenticator.authenticate(made.text)
 
@@ -157,10 +157,10 @@ def test_a_remembered_key_expires_too(
     assert shelf.asked == 1
 
 
-def test_only_the_owner_learns_what_became_of_a_key(
+def test_only_the_holder_learns_that_a_key_was_revoked(
     authenticator: Authenticator, shelf: Shelf
 ) -> None:
-    """A wrong secret and an id that never was get the same sentence."""
+    """A wrong secret and an unknown id get the same sentence."""
     made = shelf.add()
     shelf.kept[made.public_id][0].revoked_at = datetime.now(UTC)
     sentences = set()
@@ -175,7 +175,7 @@ def test_only_the_owner_learns_what_became_of_a_key(
 def test_accounts_are_on_as_soon_as_there_is_a_key(
     authenticator: Authenticator, shelf: Shelf, clock: Clock
 ) -> None:
-    """Within the time that an answer holds; and they stay on."""
+    """Once the last answer has expired; and they stay on."""
     assert not authenticator.required
     assert not authenticator.required
     assert shelf.asked == 1
@@ -188,17 +188,17 @@ def test_accounts_are_on_as_soon_as_there_is_a_key(
     assert shelf.asked == 2
 
 
-def test_a_lost_database_opens_no_door(authenticator: Authenticator, shelf: Shelf) -> None:
-    """Whether keys are needed is not guessed."""
+def test_an_outage_does_not_open_the_server(authenticator: Authenticator, shelf: Shelf) -> None:
+    """Whether keys are required is not guessed."""
     shelf.away = True
     with pytest.raises(AccountsUnavailableError):
         _ = authenticator.required
 
 
-def test_a_lost_database_stops_nobody_who_was_just_here(
+def test_an_outage_does_not_stop_recent_callers(
     authenticator: Authenticator, shelf: Shelf, clock: Clock
 ) -> None:
-    """A valid key goes on working for a bounded time; one that was not seen does not."""
+    """A valid key works for a bounded time; a key without a recent request does not."""
     made = shelf.add()
     assert authenticator.required
     authenticator.authenticate(made.text)
@@ -212,10 +212,10 @@ def test_a_lost_database_stops_nobody_who_was_just_here(
         authenticator.authenticate(made.text)
 
 
-def test_a_lost_database_is_not_asked_by_every_request(
+def test_an_outage_is_not_met_by_every_request(
     authenticator: Authenticator, shelf: Shelf, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its timeouts are paid once in a pause; when it is back, so are the accounts."""
+    """Its timeouts cost one request in a pause; afterwards keys work again."""
     made = shelf.add()
     shelf.away = True
     with caplog.at_level(logging.ERROR):
@@ -228,3 +228,36 @@ def test_a_lost_database_is_not_asked_by_every_request(
     shelf.away = False
     clock.now += PAUSE_S
     assert authenticator.authenticate(made.text).user == "alice"
+
+
+def test_a_refusal_ends_the_stale_answer(
+    authenticator: Authenticator, shelf: Shelf, clock: Clock
+) -> None:
+    """A key that was seen revoked does not work in the next outage."""
+    made = shelf.add()
+    authenticator.authenticate(made.text)
+    shelf.kept[made.public_id][0].revoked_at = datetime.now(UTC)
+    clock.now += ANSWER_HOLDS_S
+    with pytest.raises(KeyRefusedError):
+        authenticator.authenticate(made.text)
+    shelf.away = True
+    clock.now += ANSWER_HOLDS_S
+    with pytest.raises(AccountsUnavailableError):
+        authenticator.authenticate(made.text)
+
+
+def test_the_caches_are_bounded(
+    shelf: Shelf, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invented keys do not fill the memory, and do not push out valid ones."""
+    monkeypatch.setattr("chatapp.accounts.authentication.MOST_KEYS", 3)
+    authenticator = Authenticator(shelf, clock)
+    made = shelf.add()
+    authenticator.authenticate(made.text)
+    for _ in range(10):
+        with pytest.raises(KeyRefusedError):
+            authenticator.authenticate(new_key().text)
+    asked = shelf.asked
+    authenticator.authenticate(made.text)
+    assert shelf.asked == asked
+    assert len(authenticator._refused) == 3

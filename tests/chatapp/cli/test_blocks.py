@@ -45,23 +45,23 @@ def ask(app: Flask, key: str | None = None, **more: object) -> Any:
 
 
 def test_a_user_is_blocked_at_once(worker: Flask, console: Flask) -> None:
-    """In all workers, with what to do about it; others go on, and a lifted block is none."""
+    """In all workers, with the remedy; other users continue, and `unblock` ends it."""
     assert ask(worker).status_code == 200
-    said = run(console, "block", "user", "alice").output
-    assert said.startswith("The user alice is blocked until `chat unblock`, in all workers")
+    output = run(console, "block", "user", "alice").output
+    assert output.startswith("The user alice is blocked until `chat unblock`, in all workers")
     for _ in range(3):
         refused = ask(worker)
         assert (refused.status_code, refused.json["code"]) == (403, "blocked")
         assert refused.json["error"] == "The operator has blocked this user."
     assert ask(worker, user_id="bob").status_code == 200
-    said = run(console, "unblock", "user", "user:alice").output  # as the ledger writes it
-    assert said == "The user alice is not blocked any more.\n"
+    output = run(console, "unblock", "user", "user:alice").output  # as the ledger writes it
+    assert output == "The user alice is no longer blocked.\n"
     assert ask(worker).status_code == 200
     assert "was not blocked" in run(console, "unblock", "user", "alice").output
 
 
 def test_a_block_costs_its_user_nothing(worker: Flask, console: Flask) -> None:
-    """What was left before is left after it."""
+    """The remaining amounts stay as they were."""
     client = worker.test_client()
 
     def left() -> dict[str, float]:
@@ -79,7 +79,7 @@ def test_a_block_costs_its_user_nothing(worker: Flask, console: Flask) -> None:
 def test_a_key_is_blocked_by_its_public_part_or_itself(
     make_app: AppMaker, uri: str, console: Flask, whole: bool
 ) -> None:
-    """One key of a user; his other goes on."""
+    """One key of a user; the other one continues."""
     keys = [run(console, "keys", "create", "--user", "alice").stdout.strip() for _ in range(2)]
     worker = make_app(RATELIMIT_STORAGE_URI=uri)
     parsed = parse(keys[0])
@@ -92,30 +92,30 @@ def test_a_key_is_blocked_by_its_public_part_or_itself(
 
 
 def test_a_model_is_switched_off(worker: Flask, console: Flask) -> None:
-    """503, which SDKs understand, and told not to try again; under any of its names."""
+    """503 without a retry, as SDKs understand it; under any name of the model."""
     run(console, "block", "model", "offline")
     refused = ask(worker)
     assert (refused.status_code, refused.json["code"]) == (503, "switched_off")
     assert "switched off this model" in refused.json["error"]
     assert refused.headers["x-should-retry"] == "false"
     assert "Retry-After" not in refused.headers
-    said = run(console, "block", "model", "gpt-5.4-mini-2026-03-17", "--for", "1m").output
-    assert said.startswith("The model gpt-5.4-mini is blocked until 20")
+    output = run(console, "block", "model", "gpt-5.4-mini-2026-03-17", "--for", "1m").output
+    assert output.startswith("The model gpt-5.4-mini is blocked until 20")
 
 
 def test_everything_is_switched_off(worker: Flask, console: Flask) -> None:
-    """For an hour, of which the rest is told; in a vendor's protocol as that words it."""
+    """For an hour, with the rest as Retry-After; in a vendor's protocol in its form."""
     run(console, "block", "all", "--for", "1h")
     refused = ask(worker)
     assert (refused.status_code, refused.json["code"]) == (503, "switched_off")
     assert 3590 < int(refused.headers["Retry-After"]) <= 3600
     body = {"model": "offline", "messages": [{"role": "user", "content": "hello"}]}
-    told = worker.test_client().post("/v1/chat/completions", json=body)
-    assert told.status_code == 503
-    assert told.json["error"]["code"] == "switched_off"
-    assert told.headers["x-should-retry"] == "false"
+    answer = worker.test_client().post("/v1/chat/completions", json=body)
+    assert answer.status_code == 503
+    assert answer.json["error"]["code"] == "switched_off"
+    assert answer.headers["x-should-retry"] == "false"
     assert worker.test_client().get("/usage").status_code == 200
-    assert run(console, "unblock", "all").output.startswith("The block of all calls is lifted;")
+    assert run(console, "unblock", "all").output.startswith("The block of all calls is removed;")
     assert ask(worker).status_code == 200
     assert run(console, "unblock", "all").output.startswith("There was no block of all calls;")
 
@@ -133,17 +133,17 @@ VENDORS = {
 def test_a_useless_retry_is_no_overload(
     worker: Flask, console: Flask, path: str, words: list[str], *, is_useless: bool
 ) -> None:
-    """Claude Code retries an `overloaded_error` whatever the headers say; so where no retry helps
-    within a minute, the type is another."""
+    """Claude Code retries an `overloaded_error` whatever the headers say; so the type is another if
+    no retry helps within a minute."""
     run(console, "block", "model", "offline", *words)
     messages = [{"role": "user", "content": "hello"}]
     body = {"model": "offline", "max_tokens": 10, "messages": messages}
-    told = worker.test_client().post(path, json=body)
-    assert told.status_code == 503
+    answer = worker.test_client().post(path, json=body)
+    assert answer.status_code == 503
     useless, useful = VENDORS[path]
-    assert told.json["error"]["type"] == (useless if is_useless else useful)
-    assert (told.headers.get("x-should-retry") == "false") is is_useless
-    assert ("Retry-After" in told.headers) is bool(words)
+    assert answer.json["error"]["type"] == (useless if is_useless else useful)
+    assert (answer.headers.get("x-should-retry") == "false") is is_useless
+    assert ("Retry-After" in answer.headers) is bool(words)
 
 
 @pytest.mark.parametrize("path", VENDORS)
@@ -155,9 +155,9 @@ def test_a_block_without_an_end_is_not_retried(
     run(console, "block", "user", "ip:127.0.0.1", *words)
     messages = [{"role": "user", "content": "hello"}]
     body = {"model": "offline", "max_tokens": 10, "messages": messages}
-    told = worker.test_client().post(path, json=body)
-    assert (told.status_code, told.headers.get("x-should-retry")) == (status, "false")
-    assert "Retry-After" not in told.headers
+    answer = worker.test_client().post(path, json=body)
+    assert (answer.status_code, answer.headers.get("x-should-retry")) == (status, "false")
+    assert "Retry-After" not in answer.headers
 
 
 def test_abnormal_usage_says_so(worker: Flask, console: Flask) -> None:
@@ -172,20 +172,20 @@ def test_abnormal_usage_says_so(worker: Flask, console: Flask) -> None:
     assert refused.headers["x-should-retry"] == "false"
     body = {"model": "offline", "messages": [{"role": "user", "content": "hello"}]}
     run(console, "block", "user", "ip:127.0.0.1", "--for", "30s", "--abnormal")
-    told = worker.test_client().post("/v1/chat/completions", json=body)
-    assert (told.status_code, told.json["error"]["code"]) == (429, "abnormal_usage")
+    answer = worker.test_client().post("/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json["error"]["code"]) == (429, "abnormal_usage")
 
 
 def test_a_longer_block_stays(console: Flask) -> None:
-    """A shorter one changes nothing, and says so."""
+    """A shorter block changes nothing, and the output says so."""
     run(console, "block", "user", "alice", "--for", "2h")
-    assert "for as long already" in run(console, "block", "user", "alice", "--for", "5m").output
+    assert "is already blocked" in run(console, "block", "user", "alice", "--for", "5m").output
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "answer"),
     [
-        (["block", "user"], "Say which user"),
+        (["block", "user"], "The name is missing"),
         (["block", "all", "alice"], "`all` takes no name"),
         (["block", "everything"], "is not one of 'user', 'key', 'model', 'all'"),
         (["block", "user", "alice", "--for", "soon"], "write it as 90s, 15m, 2h or 7d"),
@@ -195,50 +195,60 @@ def test_a_longer_block_stays(console: Flask) -> None:
     ],
 )
 def test_mistakes_change_nothing(
-    worker: Flask, console: Flask, words: list[str], told: str
+    worker: Flask, console: Flask, words: list[str], answer: str
 ) -> None:
-    """Status 2, and what is allowed."""
-    assert told in run(console, *words, status=2).output
+    """Status 2, with the allowed values."""
+    assert answer in run(console, *words, status=2).output
     assert ask(worker).status_code == 200
 
 
-def test_what_is_unknown_is_told(console: Flask) -> None:
-    """A key and a model are looked up; a user may be anybody while there are no accounts."""
+def test_an_unknown_key_or_model_is_refused(console: Flask) -> None:
+    """Keys and models are looked up; any user is valid while accounts are off."""
     assert "There is no key 0000" in run(console, "block", "key", "0" * 16, status=1).output
     assert "There is no model 'gpt-0'" in run(console, "block", "model", "gpt-0", status=1).output
 
 
 def test_limits_in_memory_are_out_of_reach(make_app: AppMaker) -> None:
-    """A switch that would switch nothing says so."""
+    """A block without effect is an error."""
     refused = run(make_app(), "block", "all", status=1)
     assert "RATELIMIT_STORAGE_URI" in refused.output
 
 
-def test_a_policy_without_the_switch_says_so(make_app: AppMaker, uri: str, tmp_path: Any) -> None:
-    """Which limit is missing, and which there are."""
-    policy = tmp_path / "policy.toml"
-    policy.write_text(
-        'version = 1\n[[blueprints.chat.limits]]\nlimit = "unless blocked"\nname = "mine"\n'
+def test_without_a_policy_there_are_no_switches(make_app: AppMaker, uri: str) -> None:
+    """The error names the missing limit and the existing ones."""
+    app = make_app(
+        RATELIMIT_STORAGE_URI=uri,
+        RATELIMIT_POLICY_FILE=None,
+        RATELIMIT_BLUEPRINTS={"chat": [{"limit": "unless blocked", "name": "mine"}]},
     )
-    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
     refused = run(app, "block", "all", status=1)
     assert "called 'blocked-all'; there are: 'mine'" in refused.output
+
+
+def test_the_switches_work_with_any_policy(make_app: AppMaker, uri: str, tmp_path: Any) -> None:
+    """They are built in: a policy of one limit has them, too."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('version = 1\n[[application]]\nlimit = "99/day"\nname = "mine"\n')
+    options = {"RATELIMIT_STORAGE_URI": uri, "RATELIMIT_POLICY_FILE": str(policy)}
+    worker = make_app(**options)
+    run(make_app(**options), "block", "all")
+    assert ask(worker).status_code == 503
 
 
 def test_a_surge_is_lifted_with_a_block(
     provider: ProviderServer, worker: Flask, console: Flask
 ) -> None:
-    """Its past is forgotten: the user begins anew."""
+    """The usual amount is forgotten."""
     with ask(worker, model="gpt-5.4-mini") as answered:
         assert answered.status_code == 200
-    said = run(console, "unblock", "user", "alice").output
-    assert "was not blocked; if a surge had stopped it" in said
+    output = run(console, "unblock", "user", "alice").output
+    assert "was not blocked; its usual amount is forgotten" in output
 
 
 def test_an_address_is_blocked_as_it_is_counted(worker: Flask, console: Flask) -> None:
-    """Of an IPv6 subscriber that is the whole network, whichever address he shows."""
-    said = run(console, "block", "user", "ip:2001:db8::1").output
-    assert said.startswith("Whoever calls from 2001:db8::1 is blocked")
+    """Of an IPv6 subscriber it is the whole network."""
+    output = run(console, "block", "user", "ip:2001:db8::1").output
+    assert output.startswith("The address 2001:db8::1 is blocked")
 
     def status(address: str) -> int:
         body = {"message": "hello"}
@@ -251,13 +261,13 @@ def test_an_address_is_blocked_as_it_is_counted(worker: Flask, console: Flask) -
 
 
 def test_a_user_may_be_called_like_an_address(worker: Flask, console: Flask) -> None:
-    """What is no address is a name."""
+    """`ip:` without an address is a name."""
     run(console, "block", "user", "ip:evil")
     assert ask(worker, user_id="ip:evil").status_code == 403
 
 
-def test_a_user_whom_nobody_knows_is_not_blocked(console: Flask) -> None:
-    """With accounts there is a list of users, and a name that is on none is a mistake."""
+def test_an_unknown_user_is_not_blocked(console: Flask) -> None:
+    """With accounts on, an unknown name is an error."""
     run(console, "keys", "create", "--user", "alice")
     run(console, "block", "user", "alice")
     refused = run(console, "block", "user", "alcie", status=1).output
@@ -265,18 +275,18 @@ def test_a_user_whom_nobody_knows_is_not_blocked(console: Flask) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 257])
-def test_a_name_that_nobody_has_is_refused(console: Flask, name: str) -> None:
-    """Blank, of two lines, longer than any: none of them is "blocked"."""
+def test_an_impossible_name_is_refused(console: Flask, name: str) -> None:
+    """Blank, with a newline or too long: an error, and no block."""
     run(console, "block", "user", name, status=2)
 
 
 def test_a_providers_pause_is_lifted_with_its_model(
     provider: ProviderServer, worker: Flask, console: Flask
 ) -> None:
-    """Whoever knows that the provider is back need not wait."""
+    """An operator may end the pause of a provider early."""
     provider.script(openai_error(429, code="slow_down", headers={"Retry-After": "3000"}))
     assert ask(worker, model="gpt-5.4-mini").status_code == 503
     assert ask(worker, model="gpt-5.4-mini").status_code == 503
-    assert "not blocked any more" in run(console, "unblock", "model", "gpt-5.4-mini").output
+    assert "no longer blocked" in run(console, "unblock", "model", "gpt-5.4-mini").output
     with ask(worker, model="gpt-5.4-mini") as answered:
         assert answered.status_code == 200

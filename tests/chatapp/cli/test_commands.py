@@ -35,7 +35,7 @@ def run(app: Flask, *words: str, status: int = 0) -> Result:
 
 
 def test_a_key_is_shown_once(app: Flask, accounts: Accounts) -> None:
-    """Alone on standard output, and in no command after that."""
+    """Alone on standard output, and in no later command."""
     made = run(app, "keys", "create", "--user", "alice", "--plan", "pro", "--name", "laptop")
     key = parse(made.stdout.removesuffix("\n"))
     assert key is not None
@@ -53,7 +53,7 @@ def test_a_key_is_shown_once(app: Flask, accounts: Accounts) -> None:
 
 
 def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
-    """Who names another plan than the user's is told his, and how to change it; nothing is made."""
+    """The error names the plan of the user and how to change it; no key is created."""
     run(app, "keys", "create", "--user", "alice", "--plan", "pro")
     refused = run(app, "keys", "create", "--user", "alice", "--plan", "starter", status=1)
     assert refused.stdout == ""
@@ -66,7 +66,7 @@ def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
 
 
 def test_a_key_expires_when_it_was_said(app: Flask, accounts: Accounts) -> None:
-    """In days from now."""
+    """Days from now."""
     run(app, "keys", "create", "--user", "alice", "--expires", "30")
     expires_at = accounts.all_keys()[0].expires_at
     assert expires_at is not None
@@ -75,7 +75,7 @@ def test_a_key_expires_when_it_was_said(app: Flask, accounts: Accounts) -> None:
 
 
 def test_a_key_is_revoked_by_its_id_or_itself(app: Flask, accounts: Accounts) -> None:
-    """Whichever is at hand; twice is no error."""
+    """By its public part or whole; again is no error."""
     for whole in (False, True):
         text = run(app, "keys", "create", "--user", "alice").stdout.strip()
         key = parse(text)
@@ -83,7 +83,7 @@ def test_a_key_is_revoked_by_its_id_or_itself(app: Flask, accounts: Accounts) ->
         named = text if whole else key.public_id
         revoked = run(app, "keys", "revoke", named)
         assert key.secret not in revoked.output
-        assert "was revoked already, on 20" in run(app, "keys", "revoke", named).output
+        assert "was already revoked on 20" in run(app, "keys", "revoke", named).output
         found = accounts.find(key.public_id)
         assert found is not None
         assert found[0].revoked_at is not None
@@ -91,28 +91,28 @@ def test_a_key_is_revoked_by_its_id_or_itself(app: Flask, accounts: Accounts) ->
 
 
 def test_keys_are_listed_for_one_user(app: Flask) -> None:
-    """Or for all."""
+    """Or of all users."""
     for user in ("alice", "bob"):
         run(app, "keys", "create", "--user", user)
     heads, *rows = run(app, "keys", "list").output.splitlines()
-    assert heads.split() == ["ID", "USER", "NAME", "MADE", "LAST", "USED", "STATE"]
+    assert heads.split() == ["ID", "USER", "NAME", "CREATED", "LAST", "USED", "STATE"]
     assert [row.split()[1] for row in rows] == ["alice", "bob"]
     assert {row.index("never") for row in rows} == {heads.index("LAST USED")}
     for name in ("bob", "user:bob"):
         _, only = run(app, "keys", "list", "--user", name).output.splitlines()
         assert only.split() == rows[1].split()
     nobody = run(app, "keys", "list", "--user", "nobody", status=1)
-    assert "There is no key of a user 'nobody'" in nobody.stderr
+    assert "There is no key of user 'nobody'" in nobody.stderr
 
 
-def test_nothing_is_said_to_be_nothing(app: Flask) -> None:
-    """Beside standard output, which stays empty for scripts."""
+def test_an_empty_result_is_reported(app: Flask) -> None:
+    """On standard error: standard output stays empty for scripts."""
     for words, says in {
         ("keys", "list"): "There are no keys yet",
         ("ledger", "show"): "There are no calls.",
         ("ledger", "show", "--user", "ip:192.0.2.7"): "There are no calls of ip:192.0.2.7.",
         ("ledger", "show", "--since", "2026-11-25"): "There are no calls since 2026-11-25.",
-        ("ledger", "estimates"): "There are no answered calls whose usage is known.",
+        ("ledger", "estimates"): "There are no answered calls with a reported usage.",
     }.items():
         result = run(app, *words)
         assert result.stdout == ""
@@ -122,10 +122,10 @@ def test_nothing_is_said_to_be_nothing(app: Flask) -> None:
 @pytest.mark.parametrize(
     "words", [("ledger", "show", "--user"), ("ledger", "check", "--user"), ("usage",)]
 )
-def test_nobody_is_told_from_somebody_who_spent_nothing(
+def test_an_unknown_user_is_not_a_user_without_calls(
     app: Flask, accounts: Accounts, words: tuple[str, ...]
 ) -> None:
-    """A misspelt name must not look like good news."""
+    """A misspelt name does not look like good news."""
     accounts.create_key("alice", plan=None, default_plan="starter")
     refused = run(app, *words, "nobody", status=1)
     assert "There is no user 'nobody'" in refused.stderr
@@ -143,7 +143,7 @@ def test_a_plan_is_set(app: Flask) -> None:
 
 
 def test_a_plan_that_the_policy_lost_is_shown(app: Flask, accounts: Accounts) -> None:
-    """Whoever has it is told from the others."""
+    """The list marks it as missing in the policy."""
     accounts.create_key("alice", plan="gold", default_plan="starter")
     assert "gold (not in the policy" in run(app, "plans", "list").output
 
@@ -166,14 +166,14 @@ BAD_WORDS = {
 
 
 @pytest.mark.parametrize("name", BAD_WORDS)
-def test_a_mistake_is_told_and_does_nothing(app: Flask, accounts: Accounts, name: str) -> None:
+def test_a_wrong_argument_changes_nothing(app: Flask, accounts: Accounts, name: str) -> None:
     """Status 2, a sentence, and no user or key."""
     assert "Error: " in run(app, *BAD_WORDS[name], status=2).output
     assert not accounts.users()
 
 
 def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
-    """By day and user, in dollars; of one user and from a day on where that is asked."""
+    """By day and user, in dollars; with options of one user and from a day on."""
     table.write(
         Database(database_url),
         [finished(begun()), begun(user="ip:198.51.100.7", started_at=NOON - timedelta(days=1))],
@@ -190,7 +190,7 @@ def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
 
 
 def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> None:
-    """By model, from a day on where that is asked: 900 and 500 tokens were expected of each."""
+    """By model, with an option from a day on; the estimate of each call is 900 and 500 tokens."""
     yesterday = NOON - timedelta(days=1)
     calls = [
         finished(begun()),  # 1000 and 200
@@ -214,12 +214,12 @@ def test_a_ledger_that_is_right_passes(app: Flask, database_url: str) -> None:
     just_now = begun(started_at=datetime.now(UTC))
     table.write(Database(database_url), [finished(begun()), just_now])
     output = run(app, "ledger", "check").output
-    assert "2 calls, 1 under way" in output
+    assert "2 calls, 1 running" in output
     assert "0 problems" in output
 
 
 def test_a_ledger_that_is_wrong_fails(app: Flask, database_url: str) -> None:
-    """Status 1: a dead worker's call, and a cost that is no price."""
+    """Status 1: a dead worker's call, and a wrong cost."""
     as_of = load().as_of
     old = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
     wrong = finished(begun(started_at=old), cost_micro_usd=1)
@@ -231,12 +231,12 @@ def test_a_ledger_that_is_wrong_fails(app: Flask, database_url: str) -> None:
     assert "2 problems" in output
 
 
-def test_the_schema_is_upgraded_as_often_as_one_likes(app: Flask) -> None:
-    """The second time it says that there was nothing to do."""
+def test_the_schema_may_be_upgraded_again(app: Flask) -> None:
+    """The second time, nothing is to be done."""
     assert "was already at" in run(app, "db", "upgrade").output
 
 
-def test_a_database_that_fails_is_a_sentence(make_app: AppMaker) -> None:
+def test_an_unavailable_database_is_one_sentence(make_app: AppMaker) -> None:
     """Status 1, the reason, the remedy, and no traceback."""
     pytest.importorskip("psycopg")
     app = make_app(CHATAPP_DATABASE_URL="postgresql://chat:swordfish@127.0.0.1:1/chat")
@@ -247,19 +247,19 @@ def test_a_database_that_fails_is_a_sentence(make_app: AppMaker) -> None:
         ("ledger", "estimates"),
     ):
         result = run(app, *words, status=1)
-        assert result.output.startswith("Error: The database does not do it")
+        assert result.output.startswith("Error: The database failed")
         assert "chat db upgrade" in result.output
         assert "swordfish" not in result.output
 
 
 def test_the_ledger_is_pruned_by_command(app: Flask, make_app: AppMaker, database_url: str) -> None:
-    """With a number of days, said or set; never less than budgets read."""
+    """By an option or a setting; never the days that budgets read."""
     database = Database(database_url)
     old = begun(started_at=datetime.now(UTC) - timedelta(days=101))
     table.write(database, [old, begun(started_at=datetime.now(UTC))])
     run(app, "ledger", "prune", "--keep-days", "30", status=2)
     assert "CHATAPP_LEDGER_KEEP_DAYS" in run(app, "ledger", "prune", status=2).stderr
-    told = run(app, "ledger", "prune", "--keep-days", "100").output
-    assert told == "1 call deleted, of more than 100 days ago.\n"
+    output = run(app, "ledger", "prune", "--keep-days", "100").output
+    assert output == "Deleted 1 call older than 100 days.\n"
     app = make_app(CHATAPP_LEDGER_KEEP_DAYS=100)
-    assert run(app, "ledger", "prune").output.startswith("0 calls deleted")
+    assert run(app, "ledger", "prune").output.startswith("Deleted 0 calls")

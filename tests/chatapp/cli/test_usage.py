@@ -30,49 +30,49 @@ def key(database_url: str) -> PresentedKey:
 def app(
     make_app: AppMaker, provider: ProviderServer, redis_client: Any, redis_server: Any
 ) -> Flask:
-    """The application on a storage that its commands reach."""
+    """The application on a shared storage."""
     return make_app(RATELIMIT_STORAGE_URI=str(redis_server.uri))
 
 
 def ask(app: Flask, key: PresentedKey | None = None) -> dict[str, Any]:
-    """A call, and what GET /usage says after it."""
+    """A call, and GET /usage after it."""
     client = app.test_client()
     if key is not None:
         client.environ_base["HTTP_X_API_KEY"] = key.text
     assert client.post("/chat", json=CALL).status_code == 200
     assert services_of(app).ledger.flush()
-    told: dict[str, Any] = client.get("/usage").json
-    return told
+    usage: dict[str, Any] = client.get("/usage").json
+    return usage
 
 
-def settled(told: dict[str, Any]) -> dict[str, Any]:
-    """Without what time changes, and without limits that are not of the user."""
+def settled(usage: dict[str, Any]) -> dict[str, Any]:
+    """Without values that change with time, and without limits of other identities."""
     edge = {"ip", "key", "address-at-once"}
-    limits = [{**limit, "reset_after": 0} for limit in told["limits"] if limit["name"] not in edge]
-    return {**told, "limits": limits}
+    limits = [{**limit, "reset_after": 0} for limit in usage["limits"] if limit["name"] not in edge]
+    return {**usage, "limits": limits}
 
 
-def test_it_tells_what_the_user_is_told(key: PresentedKey, app: Flask) -> None:
-    """By his name, as the commands or as the ledger write it; and takes nothing for it."""
-    told = ask(app, key)
+def test_it_prints_what_the_user_sees(key: PresentedKey, app: Flask) -> None:
+    """By NAME and by user:NAME; nothing is charged."""
+    usage = ask(app, key)
     for name in ("alice", "user:alice"):
-        said = json.loads(run(app, "usage", name).stdout)
-        assert settled(said) == settled(told)
-    assert said["limits"]
-    assert said["spent"]["today_usd"] > 0
+        printed = json.loads(run(app, "usage", name).stdout)
+        assert settled(printed) == settled(usage)
+    assert printed["limits"]
+    assert printed["spent"]["today_usd"] > 0
 
 
 def test_it_tells_of_an_address(app: Flask) -> None:
-    """Whose callers say no name."""
-    told = ask(app)
-    said = json.loads(run(app, "usage", "ip:127.0.0.1").stdout)
-    assert said["user"] == "ip:127.0.0.1"
-    assert settled(said)["limits"] == settled(told)["limits"]
-    assert (said["plan"], said["spent"]) == (told["plan"], told["spent"])
+    """For callers without a name."""
+    usage = ask(app)
+    printed = json.loads(run(app, "usage", "ip:127.0.0.1").stdout)
+    assert printed["user"] == "ip:127.0.0.1"
+    assert settled(printed)["limits"] == settled(usage)["limits"]
+    assert (printed["plan"], printed["spent"]) == (usage["plan"], usage["spent"])
 
 
 def test_flask_limiters_commands_know_the_identity(key: PresentedKey, app: Flask) -> None:
-    """`flask limiter clear` gives back what `chat usage` showed to be used, by `user:NAME`."""
+    """`flask limiter clear` by `user:NAME` resets what `chat usage` has shown."""
     ask(app, key)
 
     def left() -> int:
@@ -86,8 +86,8 @@ def test_flask_limiters_commands_know_the_identity(key: PresentedKey, app: Flask
     assert left() == 10
 
 
-def test_limits_in_memory_are_not_told(key: PresentedKey, make_app: AppMaker) -> None:
-    """Those of the command's own would be full ones, and nobody's."""
+def test_limits_in_memory_are_left_out(key: PresentedKey, make_app: AppMaker) -> None:
+    """The command's own limits would be unused ones."""
     result = run(make_app(), "usage", "alice")
     assert json.loads(result.stdout)["limits"] is None
-    assert "each worker's own memory" in result.stderr
+    assert "the memory of each worker" in result.stderr

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from chatapp.database import Instant
 from chatapp.database.connection import Database, DatabaseUrlError
-from chatapp.database.schema import Instant
 
 SECRET = "swordfish"
 BAD_URLS = {

@@ -16,11 +16,10 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-import chatapp.accounts.tables
+import chatapp.accounts.store
 import chatapp.ledger.table  # noqa: F401 - both put their tables into METADATA
-from chatapp.database import migration
+from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
-from chatapp.database.schema import METADATA
 from chatapp.ledger.reports import Reports
 from chatapp.migrations.versions import r0002_attempts
 

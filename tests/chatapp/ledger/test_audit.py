@@ -1,4 +1,4 @@
-"""Whether the ledger can be believed."""
+"""The audit of the ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from chatapp import catalogue
-from chatapp.ledger.audit import Findings, check
+from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.call import Call
 from chatapp.ledger.table import row_of
 from tests.chatapp.ledger.calls import NOON, USAGE, begun, finished, renewed
@@ -15,9 +15,9 @@ from tests.chatapp.ledger.calls import NOON, USAGE, begun, finished, renewed
 LEASE = timedelta(minutes=2)
 
 
-def checked(*calls: Call, priced_since: timedelta = timedelta(days=-1)) -> Findings:
+def audited(*calls: Call, priced_since: timedelta = timedelta(days=-1)) -> Findings:
     """The findings two minutes after noon."""
-    return check(
+    return audit(
         [row_of(call) for call in calls],
         catalogue.load(),
         now=NOON + LEASE,
@@ -37,8 +37,8 @@ RIGHT = {
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_is_right_is_no_problem(name: str) -> None:
-    """Every way in which a call can go well, or badly, by the rules."""
-    assert checked(RIGHT[name]).problems == []
+    """Each valid outcome of a call."""
+    assert audited(RIGHT[name]).problems == []
 
 
 WRONG = {
@@ -48,40 +48,46 @@ WRONG = {
     ),
     "its stream's worker died": (
         renewed(begun(started_at=NOON - LEASE)),
-        "unfinished: its worker died; its cost is what it was known to have used",
+        "unfinished: its worker died; its cost is its last known usage",
     ),
     "a stream at its estimate's price": (
         renewed(begun(), cost_micro_usd=3400),
-        "tokens are worth 1000",
+        "price of its tokens is 1000",
     ),
-    "a micro-dollar too much": (finished(begun(), cost_micro_usd=1486), "tokens are worth 1485"),
-    "a micro-dollar too little": (finished(begun(), cost_micro_usd=1484), "tokens are worth 1485"),
-    "estimates at no price": (begun(cost_micro_usd=0), "tokens are worth 3400"),
-    "a cost for nothing": (begun(status="overloaded"), "tokens are worth 0"),
-    "another model's price": (finished(begun(), slug="claude-opus-4-5"), "worth 7425"),
+    "a micro-dollar too much": (
+        finished(begun(), cost_micro_usd=1486),
+        "its tokens is 1485",
+    ),
+    "a micro-dollar too little": (
+        finished(begun(), cost_micro_usd=1484),
+        "its tokens is 1485",
+    ),
+    "estimates at no price": (begun(cost_micro_usd=0), "price of its tokens is 3400"),
+    "a cost for nothing": (begun(status="overloaded"), "price of its tokens is 0"),
+    "another model's price": (finished(begun(), slug="claude-opus-4-5"), "is 7425"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_found(name: str) -> None:
-    """With the call's id, so that it can be looked at."""
+    """With the call's id."""
     call, says = WRONG[name]
-    (problem,) = checked(call).problems
+    (problem,) = audited(call).problems
     assert says in problem
     assert call.id in problem
 
 
-def test_prices_of_before_are_not_held_against_a_call() -> None:
-    """A call from before the prices is counted, and its cost believed."""
-    found = checked(finished(begun(), cost_micro_usd=1), priced_since=timedelta(days=1))
+def test_a_call_from_before_the_prices_is_not_checked() -> None:
+    """A call from before the prices is counted, and its cost is not checked."""
+    found = audited(finished(begun(), cost_micro_usd=1), priced_since=timedelta(days=1))
     assert found.problems == []
-    assert found.older_than_the_prices == 1
+    assert found.unpriced == 1
 
 
 def test_sums_are_by_user_and_month() -> None:
     """And to the micro-dollar."""
     last_month = NOON - timedelta(days=30)
-    found = checked(
+    found = audited(
         *(finished(begun()) for _ in range(3)),
         finished(begun(started_at=last_month, user="user:bob"), usage=USAGE),
     )

@@ -1,4 +1,4 @@
-"""What the ledger answers."""
+"""Totals from the ledger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from chatapp.database.connection import Database
 from chatapp.ledger import table
-from chatapp.ledger.reports import DayTotal, Reports
+from chatapp.ledger.call import Call
+from chatapp.ledger.reports import DayTotal, ModelEstimates, Reports, Tokens
+from chatapp.providers import Usage
 from tests.chatapp.ledger.calls import NOON, begun, finished, renewed
 
 MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -36,9 +38,9 @@ def test_spending_is_summed_from_an_instant_on(reports: Reports) -> None:
     assert reports.spent_micro_usd("user:alice' OR '1'='1", MIDNIGHT) == 0
 
 
-def test_what_limits_hold_is_what_is_settled(database: Database) -> None:
-    """Answers, whole or cut off, what may have been billed of others, and of a stream whose worker
-    died what it was known to have used; not the estimate of a call that is under way or lost."""
+def test_limits_hold_what_is_settled(database: Database) -> None:
+    """All finished calls, and the last known usage of a stream whose worker died; not the estimate
+    of a call that is running or lost."""
     calls = [
         finished(begun()),
         finished(begun(), status="cut_off", cost_micro_usd=20),
@@ -62,3 +64,52 @@ def test_totals_are_by_day_and_user(reports: Reports) -> None:
     ]
     assert len(reports.totals(user="user:alice", since=None)) == 2
     assert len(reports.totals(user="user:alice", since=MIDNIGHT)) == 1
+
+
+def used(input_tokens: int, output_tokens: int, **fields: object) -> Call:
+    """A call with an estimate of 900 and 500 tokens."""
+    return finished(begun(**fields), usage=Usage(input_tokens, output_tokens))
+
+
+def test_estimates_are_compared_by_model(database: Database) -> None:
+    """Sums over all calls of the model, and the number of calls above their estimates."""
+    calls = [used(1000, 100), used(900, 501, user="user:bob"), used(1, 0, slug="gpt-4o")]
+    table.write(database, calls)
+    assert Reports(database).estimates(since=None) == [
+        ModelEstimates("claude-haiku-4-5", 2, Tokens(1800, 1900, 1), Tokens(1000, 601, 1)),
+        ModelEstimates("gpt-4o", 1, Tokens(900, 1, 0), Tokens(500, 0, 0)),
+    ]
+
+
+def test_estimates_are_compared_from_an_instant_on(database: Database) -> None:
+    """The call at that instant is one of them, the one a microsecond before it is not."""
+    before = used(5, 5, started_at=NOON - timedelta(microseconds=1))
+    table.write(database, [before, used(7, 7)])
+    (found,) = Reports(database).estimates(since=NOON)
+    assert (found.calls, found.input.used, found.output.used) == (1, 7, 7)
+    (found,) = Reports(database).estimates(since=NOON - timedelta(days=1))
+    assert found.calls == 2
+
+
+UNMEASURED = {
+    "under way, or its worker died": begun(),
+    "estimated from its size": finished(begun(), estimated=True),
+    "left by its client": finished(begun(), status="cut_off", estimated=True, client_left=True),
+    "refused": finished(begun(), status="overloaded", usage=Usage(0, 0), cost_micro_usd=0),
+    "late": finished(begun(), status="timeout", usage=Usage(900, 0), estimated=True),
+}
+
+
+@pytest.mark.parametrize("name", UNMEASURED)
+def test_what_no_provider_reported_is_left_out(database: Database, name: str) -> None:
+    """It would compare one estimate with another, or a model with an outage."""
+    table.write(database, [UNMEASURED[name]])
+    assert Reports(database).estimates(since=None) == []
+    table.write(database, [used(900, 250)])
+    (found,) = Reports(database).estimates(since=None)
+    assert (found.calls, found.input.ratio, found.output.ratio) == (1, 1.0, 0.5)
+
+
+def test_an_estimate_of_nothing_has_a_ratio() -> None:
+    """An estimate of no tokens counts as one."""
+    assert Tokens(estimated=0, used=3, calls_over=1).ratio == 3.0

@@ -40,7 +40,7 @@ def test_old_calls_go_and_others_stay(database: Database) -> None:
 def test_a_transaction_deletes_a_bounded_number(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writers come between two batches; whoever ends the process ends it there."""
+    """Other writers run between two batches, and the end of the process stops it there."""
     monkeypatch.setattr(retention, "BATCH", 10)
     table.write(database, calls(35, days_old=101))
     seen: list[int] = []

@@ -193,7 +193,7 @@ def test_a_wrong_secret_expired_or_revoked_key_is_401(
     revoked = accounts.create_key("bob", plan=None, default_plan="starter")
     accounts.revoke(revoked.public_id)
     wrong = PresentedKey(alice.public_id, new_key().secret)
-    for key, says in ((wrong, "not known"), (expired, "expired"), (revoked, "was revoked")):
+    for key, says in ((wrong, "is unknown"), (expired, "expired"), (revoked, "was revoked")):
         response = ask(client, bearer(key))
         assert response.status_code == 401
         assert response.json is not None

@@ -47,7 +47,7 @@ def client(app: Flask) -> FlaskClient:
 
 
 def checked(app: Flask, *, status: int = 0) -> str:
-    """What the command says when all is written."""
+    """The output once all calls are written."""
     assert services_of(app).ledger.flush()
     return run(app, "ledger", "check", status=status).output
 
@@ -76,17 +76,17 @@ def key(database_url: str) -> PresentedKey:
 def test_with_accounts_it_is_the_plan_of_the_account(
     key: PresentedKey, app: Flask, client: FlaskClient
 ) -> None:
-    """Whose limits have other amounts and hold the same."""
+    """The new plan has other amounts and the same buckets."""
     for _ in range(3):
         response = client.post("/chat", json=CALL, headers={"x-api-key": key.text})
         assert response.status_code == 200
     assert "limits of 1 user compared; 0 problems" in checked(app)
 
 
-def test_a_call_that_failed_is_nobodys(
+def test_a_failed_call_is_in_no_limit(
     app: Flask, client: FlaskClient, provider: ProviderServer, database_url: str
 ) -> None:
-    """Its reservation was given back; what its prompt may have cost only the ledger has."""
+    """The reservation was refunded; only the ledger has the cost of the prompt."""
     provider.script(Answer(200, b"nonsense"))
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code >= 500
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
@@ -98,7 +98,7 @@ def test_a_call_that_failed_is_nobodys(
 
 
 def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: str) -> None:
-    """A call that no limit was charged for, in each window that it lies in."""
+    """A call that no limit was charged for, in each of its windows."""
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
     rogue = finished(begun(started_at=datetime.now(UTC)))
     table.write(Database(database_url), [rogue])
@@ -128,8 +128,7 @@ def test_a_month_is_that_of_the_calendar(
 def test_a_call_of_the_window_before_may_leave_an_excess(
     app: Flask, client: FlaskClient, database_url: str, ago: timedelta, status: int
 ) -> None:
-    """One that began so shortly before the hour's window opened that it may have settled in it;
-    what older calls cost is not in it."""
+    """A call from shortly before the hour's window may have settled in it; older calls have not."""
     for _ in range(2):
         assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
     assert services_of(app).ledger.flush()
@@ -145,11 +144,11 @@ def test_a_call_of_the_window_before_may_leave_an_excess(
 def test_who_has_calls_under_way_is_not_compared(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
-    """The limits hold his estimates, which is no mistake."""
+    """The limits hold the estimate, which is correct."""
     table.write(Database(database_url), [replace(begun(), started_at=datetime.now(UTC))])
     assert "limits of 0 users compared; 0 problems" in checked(app)
 
 
 def test_limits_in_memory_are_not_compared(make_app: AppMaker) -> None:
-    """Each worker's are its own; the command says what it did not do."""
+    """The output says that the limits were not compared."""
     assert "limits not compared" in checked(make_app())

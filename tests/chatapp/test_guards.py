@@ -1,0 +1,107 @@
+"""The built-in guards: on the same endpoints whatever the policy, and replaced by name."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from chatapp import POLICY_FILE, guards
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import ProviderServer
+
+HEAD = "version = 1\n[plans.starter]\n"
+PLAN = '[[plans.starter.limits]]\nname = "plan"\nlimit = "100/day"\nkey = "user"\n'
+SWITCHES = ["blocked-all", "blocked-user", "blocked-key", "blocked-model"]
+QUOTAS = ["requests", "tokens", "input-tokens", "output-tokens"]
+CALLS = ["surge", "unbilled", "provider", *(f"provider-{quota}" for quota in QUOTAS)]
+
+
+def added(policy: Path | None, given: object = None) -> dict[str, Any]:
+    """The configuration of the extension, as names of limits by blueprint or endpoint."""
+    config: dict[str, Any] = {guards.BLUEPRINTS: given}
+    with guards.added(config, policy):
+        blueprints = dict(config[guards.BLUEPRINTS] or {})
+    assert config[guards.BLUEPRINTS] is given
+    return blueprints
+
+
+def names(limits: list[Any]) -> list[str]:
+    return [limit if isinstance(limit, str) else limit["name"] for limit in limits]
+
+
+def test_every_call_of_a_provider_has_its_guards() -> None:
+    """The switches, also for counting tokens; the others for calls of models."""
+    assert {target: names(limits) for target, limits in added(POLICY_FILE).items()} == {
+        "chat": [*SWITCHES, *CALLS],
+        "anthropic_api": SWITCHES,
+        "anthropic_api.messages": CALLS,
+        "openai_api.chat_completions": [*SWITCHES, *CALLS],
+    }
+
+
+def test_the_shipped_policy_names_no_guard() -> None:
+    """It has the plans and limits that a person writes."""
+    policy = tomllib.loads(POLICY_FILE.read_text("utf-8"))
+    assert not {*SWITCHES, *CALLS}.intersection(guards._names(policy))
+
+
+def test_a_limit_of_the_same_name_replaces_a_guard(tmp_path: Path) -> None:
+    """In the file or in RATELIMIT_BLUEPRINTS, on every endpoint."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'{HEAD}{PLAN}[[application]]\nname = "surge"\nlimit = "9/day"\n')
+    given = {"chat": [{"name": "unbilled", "limit": "7/day"}]}
+    found = added(policy, given)
+    rest = [name for name in CALLS if name not in {"surge", "unbilled"}]
+    assert names(found["chat"]) == ["unbilled", *SWITCHES, *rest]
+    assert names(found["anthropic_api.messages"]) == rest
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["9/day"], {"limits": ["9/day"]}, {"plans": True, "limits": ["9/day"]}],
+    ids=["list", "table", "plans"],
+)
+def test_configured_limits_stay(given: Any) -> None:
+    """Of a blueprint with guards, in each of the extension's forms."""
+    found = added(POLICY_FILE, {"chat": given})["chat"]
+    limits = found["limits"] if isinstance(found, dict) else found
+    assert names(limits) == ["9/day", *SWITCHES, *CALLS]
+    if isinstance(found, dict):
+        assert {**found, "limits": None} == {**given, "limits": None}
+
+
+@pytest.mark.parametrize("given", [{"chat": 3}, {"chat": {"limits": 3}}])
+def test_mistakes_are_left_to_the_extension(given: Any) -> None:
+    """It reports them as they were written."""
+    assert added(POLICY_FILE, given)["chat"] == given["chat"]
+
+
+def test_without_a_policy_there_are_no_guards() -> None:
+    """An application without limits stays one."""
+    assert added(None) == {}
+
+
+@pytest.fixture
+def replacing(make_app: AppMaker, tmp_path: Path, provider: ProviderServer) -> Flask:
+    """An application whose policy has a surge of its own, in shadow."""
+    policy = tmp_path / "policy.toml"
+    surge = '[[groups.mine.limits]]\nname = "surge"\nlimit = "1 usd/hour or 2 x usual"\n'
+    group = '[groups.mine]\nmembers = ["chat"]\nplans = true\n'
+    policy.write_text(f'{HEAD}{PLAN}{group}{surge}mode = "shadow"\nkey = "user"\n')
+    return make_app(RATELIMIT_POLICY_FILE=str(policy))
+
+
+def test_an_application_starts_with_a_replaced_guard(replacing: Flask) -> None:
+    """The file is also valid for `chat policy check`, whose lines are those of the file."""
+    assert replacing.test_client().post("/chat", json={"message": "hi"}).status_code == 200
+    file = Path(replacing.config["RATELIMIT_POLICY_FILE"])
+    assert "is valid: 2 limits" in run(replacing, "policy", "check").output
+    file.write_text(file.read_text().replace('"100/day"', '"100/dya"'))
+    output = run(replacing, "policy", "check", str(file), status=1).output
+    assert f"{file}:5: plans.starter.limits[0].limit" in output
+    assert "RATELIMIT_BLUEPRINTS" not in output
