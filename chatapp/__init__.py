@@ -18,15 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from chatapp import catalogue, cli, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
-from chatapp.blueprints import (
-    anthropic_api,
-    chat,
-    health,
-    models_api,
-    openai_api,
-    page,
-    usage,
-)
+from chatapp.blueprints import anthropic_api, chat, health, models_api, openai_api, page, usage
 from chatapp.catalogue import Catalogue, CatalogueError
 from chatapp.cli import running
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
