@@ -1,8 +1,8 @@
-"""What a WSGI server is pointed at: `gunicorn wsgi:app`.
+"""The WSGI application: `gunicorn wsgi:app`.
 
-`flask --app wsgi run` serves it too, for a look: in one process, whose limits are in its own memory
-where no storage is set and no gunicorn runs in the same directory. What is in memory
-`flask --app wsgi chat block` cannot reach.
+`flask --app wsgi run` serves it for a first look, in one process. Without RATELIMIT_STORAGE_URI and
+without a gunicorn in the same directory, its limits are in its memory, which other processes such
+as `flask --app wsgi chat block` cannot reach.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 
 from chatapp import MISTAKES, POLICY_FILE, cli, create_app, valid_policy
 
-# gunicorn's own status of a worker that cannot start: its master ends as well then, where after any
-# other it would try again for ever.
+# gunicorn's status for a worker that cannot boot: its master then stops, instead of restarting the
+# worker forever.
 CANNOT_START = 3
 
 try:
     if cli.checks_policy():
-        app = create_app({valid_policy.POLICY_FILE: None})  # the command says what is wrong with it
+        app = create_app({valid_policy.POLICY_FILE: None})  # the command reports its mistakes
     else:
         app = valid_policy.created(create_app, POLICY_FILE, MISTAKES)
 except MISTAKES as mistake:

@@ -1,4 +1,4 @@
-"""A chat endpoint before OpenAI and Anthropic that a runaway client cannot turn into a bill."""
+"""A gateway in front of OpenAI and Anthropic, with limits by user, plan, model and cost."""
 
 from __future__ import annotations
 
@@ -18,15 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from chatapp import catalogue, cli, guards, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
-from chatapp.blueprints import (
-    anthropic_api,
-    chat,
-    health,
-    models_api,
-    openai_api,
-    page,
-    usage,
-)
+from chatapp.blueprints import anthropic_api, chat, health, models_api, openai_api, page, usage
 from chatapp.catalogue import Catalogue, CatalogueError
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
@@ -45,10 +37,10 @@ from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 BODY_MAX_BYTES: Final = 1024 * 1024
-STORAGE_WAITS_S: Final = 1.0
+STORAGE_TIMEOUT_S: Final = 1.0
 ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usage.bp, page.bp)
-# A lease, in timeouts of a provider.
-LEASES: Final = 2
+# The lease of a call, in timeouts of a provider.
+LEASE_TIMEOUTS: Final = 2
 MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
 #: What `create_app` raises for a wrong configuration; the message is for the operator.
 MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
@@ -57,23 +49,22 @@ MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
     """The application: the one place that chooses implementations.
 
-    ``config`` goes before the environment, which goes before the defaults. Raises one of MISTAKES,
-    which names what is wrong, before anything is served.
+    ``config`` overrides the environment, which overrides the defaults. Raises one of MISTAKES.
     """
     app = Flask(__name__)
     app.config.update(
         MAX_CONTENT_LENGTH=BODY_MAX_BYTES,
         RATELIMIT_POLICY_FILE=str(POLICY_FILE),
         RATELIMIT_HEADERS_ENABLED=True,
-        # A storage that is away must not become a 500: each worker counts for itself meanwhile.
+        # While the storage is unavailable, each worker counts in its own memory.
         RATELIMIT_IN_MEMORY_FALLBACK_ENABLED=True,
     )
     app.config.update(settings.from_environment(os.environ))
     app.config.update(config or {})
     chosen = settings.from_config(app.config)
     _join_embedded_storage(app)
-    # A call may be silent for as long as its provider; its reservation must not expire before.
-    app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASES * chosen.provider_timeout_s)
+    # A reservation must not expire before a silent provider times out.
+    app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASE_TIMEOUTS * chosen.provider_timeout_s)
 
     models = catalogue.load()
     conversation = _conversation(chosen, models)
@@ -85,9 +76,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     database = _database(app, chosen)
     accounts = Accounts(database)
     authenticator = _authenticator(app, accounts)
-    database.close()  # nothing that is open crosses a fork
+    database.close()  # no open connection may cross a fork
     middleware.install(app, limiter, authenticator, chosen.trusted_hosts)
-    # Before the limiter's own hook: undecorated views are decided after authentication, too.
+    # Before the limiter's own hook, so that undecorated views are decided after it, too.
     authentication.install(app, authenticator)
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
@@ -122,7 +113,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 
 def _join_embedded_storage(app: Flask) -> None:
-    """Let a `flask` command read the limits of the gunicorn that runs in this directory."""
+    """Let a `flask` command use the storage of the gunicorn that runs in this directory."""
     if not cli.from_command_line() or app.config.get("RATELIMIT_STORAGE_URI"):
         return
     directory = os.environ.get("RATELIMIT_EMBEDDED_DIR") or Path(app.instance_path) / "ratelimit"
@@ -138,22 +129,22 @@ def _init_limits(app: Flask, limiter: Limiter) -> None:
         with guards.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
             limiter.init_app(app)
     except ConfigurationError:
-        raise  # its sentence is complete
+        raise  # its message is complete
     except LimitsError as error:
         reason = str(error)
         if uri := str(app.config.get("RATELIMIT_STORAGE_URI") or ""):
-            # limits repeats all of it, with its password.
+            # The message of limits quotes the URI, including its password.
             reason = reason.replace(uri, f"{uri.partition('://')[0][:20]!r}")
         raise settings.SettingsError(
-            f"RATELIMIT_STORAGE_URI: {reason}; docs/deployment.md says what can be set there"
+            f"RATELIMIT_STORAGE_URI: {reason}. See docs/deployment.md for valid values."
         ) from error
     limiter.check_policy(app)
 
 
 def _bound_waits(app: Flask) -> None:
-    """A Redis that hangs must not block every worker for its client's default timeout (5 s)."""
+    """A hanging Redis must not block the workers for its client's default timeout (5 s)."""
     if str(app.config.get("RATELIMIT_STORAGE_URI", "")).startswith(("redis", "valkey")):
-        bounds = {"socket_timeout": STORAGE_WAITS_S, "socket_connect_timeout": STORAGE_WAITS_S}
+        bounds = {"socket_timeout": STORAGE_TIMEOUT_S, "socket_connect_timeout": STORAGE_TIMEOUT_S}
         app.config["RATELIMIT_STORAGE_OPTIONS"] = {
             **bounds,
             **app.config.get("RATELIMIT_STORAGE_OPTIONS", {}),
@@ -161,7 +152,7 @@ def _bound_waits(app: Flask) -> None:
 
 
 def _log_limits() -> None:
-    """Log what the extension says: Flask-Limiter's logger has a handler that drops everything."""
+    """Flask-Limiter's logger has a handler that drops everything."""
     for name in ("flask-limiter", "ratelimit_ext"):
         logger = logging.getLogger(name)
         if default_handler not in logger.handlers:
@@ -186,7 +177,7 @@ def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
         if cli.serves() and not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
     except AccountsUnavailableError:
-        app.logger.warning("Nobody is let in before the database says whether keys are needed")
+        app.logger.warning("The database is unavailable: all requests are refused until it is back")
     return authenticator
 
 
@@ -206,15 +197,14 @@ def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
         )
     except ModelUnavailableError as error:
         raise settings.SettingsError(
-            f"{MODEL_SETTINGS}: {error} Or set {error.missing}, which is missing."
+            f"{MODEL_SETTINGS}: {error} Or set {error.missing}."
         ) from error
     except UnknownModelError as error:
         raise settings.SettingsError(f"{MODEL_SETTINGS}: {error}") from error
 
 
 def _trust_proxies(app: Flask, hops: int) -> None:
-    """Trust the last ``hops`` entries of X-Forwarded-For and -Proto. A client can write the others,
-    and would choose its own address."""
+    """Trust the last ``hops`` entries of X-Forwarded-For and -Proto; clients can forge others."""
     if hops > 0:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0

@@ -1,9 +1,8 @@
-"""gunicorn's master: workers that leave do not count, and it does not wait for them.
+"""gunicorn's master: it neither counts nor waits for workers that are stopping.
 
-After a HUP, gunicorn's own master waits for the old workers as long as graceful_timeout, and does
-nothing else meanwhile: it replaces no worker that dies, ends none that hangs, and hears no signal.
-Our calls take minutes. Nor would it replace a worker for as long as an old one has calls, as it
-counts both.
+After a HUP, gunicorn's own master blocks for up to graceful_timeout until the old workers have
+stopped. Meanwhile it replaces no dead worker, kills no hung one and handles no signal. Calls here
+take minutes. It also counts stopping workers as serving, and so starts too few.
 
 gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports nothing of chatapp.
 """
@@ -17,53 +16,53 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakSet
 
-# Workers begin in the order of their age, and do not all import at the same moment.
+# Workers do not all import the application at the same moment.
 BETWEEN_STARTS_S: Final = 0.1
 
 
-class _WouldWaitError(Exception):
-    """Leaves gunicorn's reload where it has started the new workers and would end the old ones."""
+class _ReloadDoneError(Exception):
+    """Leaves gunicorn's reload after it has started the new workers, and before it waits."""
 
 
 def install(server: Any) -> None:
-    """Have this master manage its workers so."""
-    #: Workers that it has told to end.
-    server.leaving = WeakSet()
+    """Replace the master's management of workers."""
+    #: Workers that have been asked to stop.
+    server.stopping = WeakSet()
     server.is_reloading = False
     server.manage_workers = partial(_manage_workers, server)
     server.reload = partial(_reload, server, server.reload)
 
 
 def _manage_workers(server: Any) -> None:
-    """Start workers that are missing, and have the oldest end that are too many."""
+    """Start missing workers, and stop the oldest surplus ones."""
     if server.is_reloading:
-        raise _WouldWaitError
-    serving = sorted(_serving(server), key=lambda found: found[1].age)
+        raise _ReloadDoneError
+    serving = sorted(_serving(server), key=lambda item: item[1].age)
     for _ in range(server.num_workers - len(serving)):
         server.spawn_worker()
         time.sleep(BETWEEN_STARTS_S)
-    _dismiss(server, serving[: max(0, len(serving) - server.num_workers)])
+    _stop(server, serving[: max(0, len(serving) - server.num_workers)])
 
 
-def _reload(server: Any, gunicorns: Callable[[], None]) -> None:
-    """Start new workers, and have the old ones end after their calls."""
+def _reload(server: Any, gunicorn_reload: Callable[[], None]) -> None:
+    """Start new workers; the old ones stop after their calls."""
     old = _serving(server)
     server.is_reloading = True
     try:
-        gunicorns()
-    except _WouldWaitError:
+        gunicorn_reload()
+    except _ReloadDoneError:
         pass
     finally:
         server.is_reloading = False
-    _dismiss(server, old)
+    _stop(server, old)
     server.manage_workers()
 
 
 def _serving(server: Any) -> list[tuple[int, Any]]:
-    return [found for found in server.WORKERS.items() if found[1] not in server.leaving]
+    return [item for item in server.WORKERS.items() if item[1] not in server.stopping]
 
 
-def _dismiss(server: Any, workers: list[tuple[int, Any]]) -> None:
+def _stop(server: Any, workers: list[tuple[int, Any]]) -> None:
     for pid, worker in workers:
-        server.leaving.add(worker)
+        server.stopping.add(worker)
         server.kill_worker(pid, signal.SIGTERM)

@@ -1,16 +1,15 @@
-"""gunicorn's worker for long calls: threads for requests that have arrived, none for clients that
-are slow, and a few that calls cannot take.
+"""gunicorn's worker for long calls: slow clients do not occupy its threads.
 
-gunicorn's own gthread gives a thread to each connection it accepts, and accepts more than it has
-threads. This one
+gunicorn's own gthread gives a thread to each accepted connection, and accepts more connections than
+it has threads. This worker
 - receives heads and small bodies in its main loop, each within a deadline;
-- leaves a new connection to a worker with much more room;
-- has `threads` for calls, and RESERVE more for health checks and for refusing calls beyond that;
-- waits for clients to close in its main loop;
-- is replaced after `max_requests` calls, when no other worker is and it has none in flight.
+- leaves a new connection to a worker with many more free threads;
+- has `threads` for calls, and RESERVE more for health checks and for refusing further calls;
+- waits for clients to disconnect in its main loop;
+- is replaced after `max_requests` calls, one worker at a time, when it has no call in flight.
 
 gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports nothing of chatapp,
-so that a HUP takes new code.
+so that a HUP loads new code.
 """
 
 from __future__ import annotations
@@ -37,42 +36,42 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-#: In the WSGI environment of a call for which the worker has no thread: to be refused at once.
+#: Set in the WSGI environment of a call for which the worker has no thread.
 OVERLOADED: Final = "chatapp.overloaded"
 
-#: Threads beside those for calls: for health checks, and to refuse.
+#: Threads besides those for calls: for health checks and refusals.
 RESERVE: Final = 4
 HEALTH: Final = re.compile(rb"(?:GET|HEAD) /(?:healthz|readyz)[ ?]")
 
-# A head is larger only by mistake or on purpose; 16 kB of it may be one field.
+# A valid head is smaller; one field of it may have 16 kB.
 HEAD_MAX_BYTES: Final = 64 * 1024
-# A body up to here is received before a thread is taken; of a larger one, the thread reads it.
+# A body up to this size is received before a thread gets the request; a thread reads a larger one.
 SMALL_BODY_BYTES: Final = 64 * 1024
-# What all clients together may have sent without a thread.
+# Received data of all requests that have no thread yet.
 RECEIVED_MAX_BYTES: Final = 16 * 1024 * 1024
 STEP_BYTES: Final = 64 * 1024
-# The slowest that a body may come, after its deadline's first part: 400 kbit/s.
+# The minimum rate of a body, after the first `patience_s`: 400 kbit/s.
 BODY_BYTES_PER_S: Final = 50_000
-# For a client that still sends while its answer says no: it reads that at the end of its body.
+# A client that still sends its body reads a refusal only after that.
 LINGER_S: Final = 5.0
 LINGER_MAX_BYTES: Final = 32 * 1024 * 1024
-# For a request that is on its way on a kept connection when the worker stops; gunicorn's own.
+# For a request in transit on a kept connection when the worker stops, as in gunicorn.
 STOP_LINGER_S: Final = 2.0
 
-# How long a connection is left to workers with more room: by a worker with some, and by one with
-# none, which would have to refuse it. Longer than a busy worker's loop takes; a health check that
-# waits so long is still in time.
+# How long a connection is left to workers with more free threads, by a worker with some and by one
+# with none, which would have to refuse it. A busy worker's loop is faster, and a health check can
+# wait this long.
 LEAVE_S: Final = 0.02
 LEAVE_IF_FULL_S: Final = 0.3
 LOOK_AGAIN_S: Final = 0.01
-# How long a call waits for a thread before it is refused: short ones end meanwhile.
+# How long a call waits for a thread before it is refused.
 QUEUE_S: Final = 0.5
 SWEEP_S: Final = 0.5
 
 CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
 CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
-# Such a client knows no interim answer, and would take it for its own.
+# Such a client would take an interim answer for the answer.
 HTTP_1_0: Final = re.compile(rb"(?:PROXY [^\r\n]*\r\n)?[^\r\n]* HTTP/1\.0\r\n")
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 TOO_SLOW: Final = "408 Request Timeout"
@@ -80,47 +79,48 @@ REFUSAL: Final = "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Board:
-    """Where the workers of one master see each other's room, in shared memory.
+    """The free threads of each worker, in memory that all workers of a master share.
 
-    Made in the master before it forks. ``take`` and ``free`` are the master's.
+    Created in the master before it forks. Only the master uses ``take`` and ``free``.
     """
 
     MOST_WORKERS: Final = 256
 
     def __init__(self) -> None:
-        #: 0 for a worker that does not serve, else its room and 1.
+        #: 0 for a worker that does not serve, else its free threads + 1.
         self._cells = memoryview(mmap.mmap(-1, 2 * self.MOST_WORKERS)).cast("H")
         self._taken: set[int] = set()
-        # A lock of this file is a process's, and ends with it.
+        # A lock on this file belongs to a process, and ends with it.
         self._lock = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the master
 
     def take(self) -> int:
-        """A free cell. Workers beyond the most share the last one, and are balanced less well."""
+        """A free cell. Workers above MOST_WORKERS share the last one."""
         free = (cell for cell in range(self.MOST_WORKERS - 1) if cell not in self._taken)
         cell = next(free, self.MOST_WORKERS - 1)
         self._taken.add(cell)
         return cell
 
     def free(self, cell: int) -> None:
-        """The worker of that cell has ended."""
+        """Release the cell of a worker that has stopped."""
         self._cells[cell] = 0
         self._taken.discard(cell)
 
     def publish(self, cell: int, room: int | None) -> None:
-        """Say how many more calls a worker can take; None: it does not serve."""
+        """Set the number of further calls that a worker can take; None: it does not serve."""
         self._cells[cell] = 0 if room is None else min(room + 1, 0xFFFF)
 
     def most_room(self, *, besides: int) -> int:
-        """The room of the worker that has the most, except for one."""
+        """The most free threads of any other worker."""
         most = max(room for cell, room in enumerate(self._cells) if cell != besides)
         return max(0, most - 1)
 
     def serving(self) -> int:
-        """How many workers serve."""
+        """The number of serving workers."""
         return sum(map(bool, self._cells))
 
     def lock_replacement(self) -> bool:
-        """Whether this process is the one that is replaced now. It is until it ends."""
+        """Become the only worker that is being replaced, until this process ends; False if another
+        one is."""
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -128,9 +128,9 @@ class Board:
         return True
 
 
-class Wire(SocketUnreader):  # type: ignore[misc]
-    """What a client sends while a thread reads it: at BODY_BYTES_PER_S or faster, after the first
-    ``patience_s``. TimeoutError otherwise."""
+class TimedUnreader(SocketUnreader):  # type: ignore[misc]
+    """Reads a client's body in a thread. TimeoutError if it is slower than BODY_BYTES_PER_S, after
+    the first ``patience_s``."""
 
     def __init__(self, sock: socket.socket, patience_s: float) -> None:
         super().__init__(sock)
@@ -138,7 +138,7 @@ class Wire(SocketUnreader):  # type: ignore[misc]
         self.begin()
 
     def begin(self) -> None:
-        """The next bytes are of another request."""
+        """The next bytes belong to another request."""
         self._began: float | None = None
         self._count = 0
 
@@ -147,7 +147,7 @@ class Wire(SocketUnreader):  # type: ignore[misc]
         if self._began is None:
             self._began = now
         allowed_s = self._patience_s + self._count / BODY_BYTES_PER_S
-        # What has arrived already is always read.
+        # Data that has arrived is always read.
         self.sock.settimeout(max(0.01, self._began + allowed_s - now))
         try:
             received: bytes = super().chunk(size_hint)
@@ -158,21 +158,21 @@ class Wire(SocketUnreader):  # type: ignore[misc]
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """A client's connection, and what it has sent that no thread has."""
+    """A client's connection, with the received data that no thread has yet."""
 
     def __init__(self, *about: Any, patience_s: float) -> None:
         super().__init__(*about)
         self.data_ready = True
         self._patience_s = patience_s
         self.received = bytearray()
-        #: How many bytes are a request that a thread can take; None: its head has not ended.
+        #: The number of bytes after which a thread can take the request; None before its head ends.
         self.whole_at: int | None = None
-        #: When it is closed, if nothing more happens.
+        #: When it is closed if nothing happens before.
         self.until = 0.0
-        #: What it discards before it is closed, in bytes; None: it is not being closed.
+        #: The bytes to discard before it is closed; None if it is not being closed.
         self.lingers: int | None = None
         self.is_call = self.is_refused = False
-        #: Whether the client of this request has been told to go on.
+        #: Whether "100 Continue" has been sent for this request.
         self.has_continued = False
 
     def init(self) -> None:
@@ -180,7 +180,7 @@ class Connection(TConn):  # type: ignore[misc]
         if self.parser is None:
             self.initialized = True
             self.parser: Any = get_parser(self.cfg, self.sock, self.client)
-            self.parser.unreader = Wire(self.sock, self._patience_s)
+            self.parser.unreader = TimedUnreader(self.sock, self._patience_s)
         self.parser.unreader.begin()
         self.parser.unreader.unread(bytes(self.received))
         self.received.clear()
@@ -192,10 +192,9 @@ class Connection(TConn):  # type: ignore[misc]
         return self.whole_at is not None and len(self.received) >= self.whole_at
 
     def take(self, data: bytes) -> str | None:
-        """Add what was received; the status of a refusal if it can be no request.
+        """Add received data. Returns the status of a refusal if it cannot be a request.
 
-        This looks at as much as it takes to know when to parse, and decides nothing else: gunicorn
-        parses all of it.
+        This only finds out when to parse; gunicorn parses the request.
         """
         searched = max(0, len(self.received) - 3)
         self.received += data
@@ -219,7 +218,7 @@ class Connection(TConn):  # type: ignore[misc]
         head = self.received[:end]
         length = CONTENT_LENGTH.search(head)
         size = int(length[1]) if length and not CHUNKED.search(head) else 0
-        # What is larger, or of no announced size, is read by the thread.
+        # A thread reads a larger body, or one without an announced size.
         self.whole_at = end + (size if size <= SMALL_BODY_BYTES else 0)
         if not self.is_whole:
             self.until = time.monotonic() + self._patience_s + size / BODY_BYTES_PER_S
@@ -230,8 +229,8 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 def can_be_answered(sock: socket.socket) -> bool:
-    """Whether a short answer fits into the socket's buffer: one that does not, as the client reads
-    nothing, would hold a thread."""
+    """Whether a short answer fits into the socket's buffer. A client that does not read would
+    occupy a thread otherwise."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     return bool(poll.poll(0))
@@ -239,14 +238,14 @@ def can_be_answered(sock: socket.socket) -> bool:
 
 def is_unread(body: Any) -> bool:
     """Whether a thread would have to read more of a body than the worker has received."""
-    length = getattr(body.reader, "length", None)  # what is left of an announced one
+    length = getattr(body.reader, "length", None)  # the rest of an announced length
     chunks = getattr(body.reader, "parser", None)
     return chunks is not None if length is None else length > SMALL_BODY_BYTES
 
 
 class Threads:
-    """Threads that end with the process: a call that takes longer than a stop may does not hold up
-    its end, as those of concurrent.futures would. Used by the main thread alone."""
+    """Daemon threads. Those of concurrent.futures would delay the end of the process until the last
+    call has finished. Used by the main thread only."""
 
     def __init__(self, most: int, work: Callable[[Connection], None]) -> None:
         self._most = most
@@ -255,7 +254,7 @@ class Threads:
         self._started = self._busy = 0
 
     def submit(self, conn: Connection) -> None:
-        """Have a thread work on that; say `done` when it has."""
+        """Have a thread handle the connection; call `done` afterwards."""
         self._busy += 1
         if self._started < min(self._busy, self._most):
             self._started += 1
@@ -263,11 +262,11 @@ class Threads:
         self._queue.put(conn)
 
     def done(self) -> None:
-        """A thread is free again."""
+        """A thread has become free."""
         self._busy -= 1
 
     def shutdown(self, *, wait: bool) -> None:
-        """As an executor has it."""
+        """Part of an executor's interface."""
 
     def _run(self) -> None:
         while True:
@@ -275,38 +274,38 @@ class Threads:
 
 
 class CallWorker(ThreadWorker):  # type: ignore[misc]
-    """See the module. `threads` is how many calls it takes."""
+    """See the module. `threads` is the number of calls it takes."""
 
-    #: How long a head may take, and a body beside the time for its size; gunicorn.conf.py sets it.
+    #: Seconds for a head, and for a body besides the time for its size; gunicorn.conf.py sets it.
     patience_s: ClassVar[float] = 10.0
-    #: Of the master that loaded this module.
+    #: Shared by all workers of the master that loaded this module.
     board: ClassVar[Board] = Board()
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.cell = self.board.take()
-        #: Calls in threads, and how many there were.
+        #: Calls in threads, and all calls so far.
         self.calls = self.calls_begun = 0
-        #: Connections that no thread has, those that have waited longest first; their bytes.
+        #: Connections without a thread, the longest waiting first, and their received bytes.
         self.waiting: dict[Connection, None] = {}
         self.received_bytes = 0
-        #: Calls that wait for a thread, the first first.
+        #: Calls that wait for a thread, in their order.
         self.queued: deque[Connection] = deque()
-        #: After so many calls the worker is to be replaced. Those of health checks do not count,
-        #: which gunicorn's own counter cannot know.
+        #: The number of calls after which the worker is replaced. Health checks do not count;
+        #: gunicorn's own counter would include them.
         self.calls_until_due: int = self.max_requests
         self.max_requests: int = sys.maxsize
         self.is_due = False
-        #: Since when connections are left to other workers, and when to look again.
+        #: Since when connections are left to other workers, and when to accept again.
         self.leaves_since: float | None = None
         self.look_at = self.sweep_at = 0.0
-        self.present = threading.local()
+        self.current = threading.local()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - gunicorn's
-        """Refuse what this worker does not speak."""
+        """Reject settings that this worker does not support."""
         if cfg.is_ssl or cfg.protocol != "http" or "h2" in cfg.http_protocols:
-            sys.exit("gunicorn.conf.py: this worker speaks HTTP/1.1; TLS and HTTP/2 are a proxy's")
+            sys.exit("gunicorn.conf.py: this worker supports HTTP/1.1 only. Use a proxy for TLS.")
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads + RESERVE, self.work)
@@ -316,12 +315,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         app: Callable[..., Iterable[bytes]] = self.wsgi
 
         def marked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            if self.present.conn.is_refused:
+            if self.current.conn.is_refused:
                 environ[OVERLOADED] = True
 
             def start(*answer: Any) -> Any:
                 response = start_response.__self__
-                if self.present.conn.is_refused or is_unread(response.req.body):
+                if self.current.conn.is_refused or is_unread(response.req.body):
                     response.force_close()
                 return start_response(*answer)
 
@@ -337,7 +336,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         self.poller.register(self.method_queue, 1, self.method_queue.run_callbacks)
         self.publish()
-        self.log.info("Worker serves (pid: %s)", self.pid)
+        self.log.info("Worker is ready (pid: %s)", self.pid)
         while self.alive and self.is_parent_alive():
             self.notify()
             now = time.monotonic()
@@ -346,12 +345,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.wait_for_and_dispatch_events(min(wait_s, LOOK_AGAIN_S) if self.queued else wait_s)
             self.sweep()
             if self.is_due and not self.calls:
-                self.log.info("Worker is replaced after %s calls.", self.calls_begun)
+                self.log.info("Worker stops after %s calls and will be replaced", self.calls_begun)
                 break
         self.stop()
 
     def stop(self) -> None:
-        """Accept nothing more, and let calls in flight finish."""
+        """Stop accepting, and let calls in flight finish."""
         self.alive = False
         self.board.publish(self.cell, None)
         self.set_accept_enabled(False)
@@ -367,8 +366,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             listener.close()
 
     def publish(self) -> None:
-        """Say how much room there is; and close connections after their answers if there is none
-        here, and some elsewhere."""
+        """Publish the free threads. If only other workers have some, close connections after their
+        answers."""
         room = 0 if self.is_due else self.room
         self.board.publish(self.cell, room if self.alive else None)
         moves = not room and self.board.most_room(besides=self.cell) > 0
@@ -376,12 +375,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     @property
     def room(self) -> int:
-        """How many more calls there are threads for."""
+        """The number of free threads for calls."""
         threads: int = self.cfg.threads
         return max(0, threads - self.calls)
 
     def sweep(self) -> None:
-        """Close what has waited too long."""
+        """Refuse calls and close connections whose deadline has passed."""
         now = time.monotonic()
         while self.queued and self.queued[0].until <= now:
             self.refuse(self.queued.popleft())
@@ -394,7 +393,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     # -- connections ----------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> None:
-        """Take a connection, unless another worker should."""
+        """Accept a connection, unless another worker should."""
         now = time.monotonic()
         if self.leaves(now):
             self.look_at = now + LOOK_AGAIN_S
@@ -416,29 +415,30 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.evict()
 
     def leaves(self, now: float) -> bool:
-        """Whether a connection is left to others: for a moment, while one has much more room."""
+        """Whether to leave a connection to the other workers: for a moment, while one of them has
+        many more free threads."""
         room, most = 0 if self.is_due else self.room, self.board.most_room(besides=self.cell)
-        # Short calls come and go: a worker that heeded each of them would idle.
+        # Not for each short call: the worker would idle.
         if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):
             self.leaves_since = None
             return False
-        # It comes back at once while connections are waiting. What it has left in vain it takes
-        # with all that wait behind it: one by one, they would wait for ever if the other hangs.
+        # This is called again at once while connections wait. If the other worker hangs, this one
+        # must accept all that wait, not one per interval.
         if self.leaves_since is None or now - self.look_at > LOOK_AGAIN_S:
             self.leaves_since = now
         return now - self.leaves_since < (LEAVE_S if self.room else LEAVE_IF_FULL_S)
 
     def wait(self, conn: Connection, *, until: float) -> None:
-        """Have the poller wait for what the client sends."""
+        """Have the poller wait for data from the client."""
         conn.sock.settimeout(0)
         conn.until = until
         self.waiting[conn] = None
         self.poller.register(conn.sock, 1, partial(self.receive, conn))
 
     def receive(self, conn: Connection, sock: Any) -> None:
-        """Take what the client has sent; give it to a thread when it is a request."""
+        """Receive data, and give a complete request to a thread."""
         if conn not in self.waiting:
-            return  # it was closed to make room, after the poller had seen this
+            return  # closed by `evict` after the poller had reported it
         try:
             data = conn.sock.recv(STEP_BYTES)
         except BlockingIOError:
@@ -446,7 +446,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             data = b""
         if not data and conn.whole_at is not None:
-            self.enqueue_req(conn)  # the application says that the body is not whole
+            self.enqueue_req(conn)  # the application reports the incomplete body
         elif not data:
             self.drop(conn)
         elif conn.lingers is not None:
@@ -457,7 +457,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.read(conn, data)
 
     def read(self, conn: Connection, data: bytes) -> None:
-        """Take that of a client's request."""
+        """Add received data to the client's request."""
         if not conn.received:
             conn.until = min(conn.until, time.monotonic() + self.patience_s)
         self.received_bytes -= len(conn.received)
@@ -471,13 +471,13 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.evict()
 
     def leave_poller(self, conn: Connection) -> None:
-        """No longer wait for the client."""
+        """Stop waiting for the client."""
         del self.waiting[conn]
         self.received_bytes -= len(conn.received)
         self.poller.unregister(conn.sock)
 
     def drop(self, conn: Connection, refusal: str | None = None) -> None:
-        """Close a connection that waits; a client that has begun a request is told why."""
+        """Close a waiting connection. A client that has begun a request gets the refusal."""
         has_begun = bool(conn.received)
         self.leave_poller(conn)
         self.nr_conns -= 1
@@ -487,7 +487,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def evict(self) -> None:
-        """Make room for another: close the connection that has waited longest."""
+        """Close the connection that has waited the longest."""
         if self.waiting:
             self.drop(next(iter(self.waiting)), TOO_SLOW)
         else:
@@ -496,7 +496,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     # -- requests -------------------------------------------------------------------------------
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Give a request to a thread: a call to one of those for calls, when one is free."""
+        """Give a request to a thread; a call waits until one of the threads for calls is free."""
         self.leave_poller(conn)
         conn.is_refused = False
         conn.is_call = not HEALTH.match(conn.received)
@@ -511,7 +511,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.refuse(conn)
 
     def begin(self, conn: Connection) -> None:
-        """Give a call to a thread."""
+        """Give a call to a free thread."""
         self.calls += 1
         self.calls_begun += 1
         if self.calls_begun >= self.calls_until_due and not self.is_due:
@@ -520,12 +520,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.tpool.submit(conn)
 
     def refuse(self, conn: Connection) -> None:
-        """Have the application refuse a call."""
+        """Have the application refuse a call in one of the reserved threads."""
         conn.is_refused = True
         self.answer(conn)
 
     def answer(self, conn: Connection) -> None:
-        """Give a request to one of the threads that calls cannot take."""
+        """Give a request to one of the reserved threads."""
         if can_be_answered(conn.sock):
             self.tpool.submit(conn)
         else:
@@ -537,9 +537,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         return self.board.serving() >= self.cfg.workers and self.board.lock_replacement()
 
     def work(self, conn: Connection) -> None:
-        """Answer a request, in a thread."""
+        """Handle a request, in a thread."""
         keeps = False
-        self.present.conn = conn
+        self.current.conn = conn
         try:
             keeps = bool(self.handle(conn))
         except BaseException:
@@ -547,19 +547,18 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.method_queue.defer(self.finish_request, conn, keeps)
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
-        """Have the application answer."""
         if conn.has_continued:
-            # gunicorn would say it again, to a client that has sent its body and awaits the answer.
+            # gunicorn would send it again, after the client has sent its body.
             req._expected_100_continue = False  # noqa: SLF001
             conn.has_continued = False
         return bool(super().handle_request(req, conn))
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:  # noqa: FBT001 - gunicorn's
-        # A body that was not read and has not arrived is not worth a thread: the main loop lingers.
+        # The main loop, and not a thread, discards a body that has not arrived.
         return keepalive and not is_unread(conn.parser.mesg.body) and conn.parser.finish_body()
 
     def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
-        """Wait for the client's next request, or for it to close."""
+        """Wait for the client's next request, or until it disconnects."""
         self.tpool.done()
         if conn.is_call and not conn.is_refused:
             self.calls -= 1

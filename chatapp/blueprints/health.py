@@ -10,33 +10,33 @@ from ratelimit_ext import Limiter
 
 
 def blueprint(limiter: Limiter) -> Blueprint:
-    """The two addresses, with this limiter's storage."""
+    """The routes, with this limiter's storage."""
     bp = Blueprint("health", __name__)
-    asks = threading.Lock()
+    checking = threading.Lock()
     ready = False
 
     @bp.get("/healthz")
     def healthz() -> Response:
-        """This process answers. The storage is not checked: a restart would not repair it."""
+        """This process is alive. The storage is not checked, as a restart would not repair it."""
         return jsonify(status="alive")
 
     @bp.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        """The storage of the limits answers too, so this worker's decisions count for all workers.
+        """The storage of the limits answers, too.
 
         One request checks it at a time, and others get the last result: few threads serve health
-        checks, and a storage that hangs would occupy all of them.
+        checks, and a hanging storage would occupy all of them.
         """
         nonlocal ready
-        if asks.acquire(blocking=False):
+        if checking.acquire(blocking=False):
             try:
                 # Limits may be switched off.
                 ready = not limiter.initialized or limiter.storage.check()
             finally:
-                asks.release()
+                checking.release()
         if ready:
             return jsonify(status="ready"), 200
-        sentence = "The storage of the limits gives no answer; look at RATELIMIT_STORAGE_URI."
-        return jsonify(error=sentence, code="storage_unavailable"), 503
+        message = "The storage of the limits does not answer. Check RATELIMIT_STORAGE_URI."
+        return jsonify(error=message, code="storage_unavailable"), 503
 
     return bp

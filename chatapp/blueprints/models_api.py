@@ -1,4 +1,4 @@
-"""GET /v1/models, the one address that both vendors have: each gets its own format."""
+"""GET /v1/models, an address that both vendors have, in the format of the client's vendor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests.vendor import OFFLINE, served_model
 
 bp = Blueprint("models_api", __name__, url_prefix="/v1")
-# What Anthropic writes for a model without a known date.
+# Anthropic's value for an unknown date.
 UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"
 
 FormatErrors(current_format).install(bp)
@@ -25,13 +25,13 @@ def models() -> Response:
     listed = [_entry(*each) for each in names.items()]
     if not speaks_anthropic():
         return jsonify(object="list", data=listed)
-    ids = list(names)  # one page has them all; the offline model is always there
+    ids = list(names)  # all on one page; there is always the offline model
     return jsonify(data=listed, has_more=False, first_id=ids[0], last_id=ids[-1])
 
 
 @bp.get("/models/<path:name>")
 def model(name: str) -> Response:
-    """One of them, by any of its names."""
+    """One model, by any of its names."""
     found = served_model(name, provider=current_format().provider)
     return jsonify(_entry(found.name, found.provider))
 

@@ -11,7 +11,7 @@ from chatapp.services import current_services
 
 bp = Blueprint("page", __name__)
 
-# Nothing from elsewhere and nothing inline: were a reply ever taken for markup, it could not run.
+# No foreign and no inline scripts: a reply that a browser takes for markup cannot run.
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -20,7 +20,7 @@ CONTENT_SECURITY_POLICY: Final = (
 
 @bp.get("/")
 def page() -> Response:
-    """The page. It is the same for all; its script requests what differs."""
+    """The page, which is the same for all users."""
     conversation = current_services().conversation
     html = render_template(
         "chat.html",
@@ -35,7 +35,7 @@ def page() -> Response:
 
 
 def _needs_key() -> bool:
-    """Whether to ask for a key; also if that is unknown, because a request then needs one."""
+    """Whether to ask for a key; also if unknown, because a request then needs one."""
     try:
         return current_services().authenticator.required
     except AccountsUnavailableError:

@@ -1,4 +1,4 @@
-"""GET /usage: what the caller has left of each limit, and has spent. It charges no plan."""
+"""GET /usage: what the caller has left of each limit, and has spent. No plan is charged."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def usage() -> Response:
     identity = limiter.identities["user"]()
     try:
         limits = [limit.as_json() for limit in remaining_limits(limiter)]
-    except Exception as error:  # each storage has its own for being away
-        log.exception("What is left of the limits cannot be read")
+    except Exception as error:  # each storage has other errors
+        log.exception("The limits of a caller cannot be read")
         raise ApiError(
-            503, "storage_unavailable", "The storage of the limits gives no answer; try again."
+            503, "storage_unavailable", "The storage of the limits does not answer. Try again."
         ) from error
     principal = g.get("principal")
     response = jsonify(

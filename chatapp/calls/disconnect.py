@@ -54,13 +54,13 @@ class DisconnectWatch:
             for number, _ in self._epoll.poll():
                 with self._lock:
                     connection, gone = self._watched.get(number, (None, None))
-                    # The number may be another connection's by now.
+                    # The number may belong to another connection now.
                     if connection is None or gone is None or not _is_disconnected(connection):
                         continue
                     try:
                         gone()
                     except Exception:
-                        log.exception("a client has left, and its call could not be ended")
+                        log.exception("A client disconnected, and its call could not be ended")
 
 
 def _is_disconnected(connection: socket.socket) -> bool:

@@ -193,7 +193,7 @@ class ProviderCall:
 
     def _attempt(self, attempt: Attempt[A]) -> A:
         if self.disconnect.has_happened:
-            raise ProviderError(self.model.provider, "unavailable", message="the client has left")
+            raise ProviderError(self.model.provider, "unavailable", message="client disconnected")
         self._asked_at = self._began_at = time.monotonic()
         self._wait.was_asked = False
         try:

@@ -28,8 +28,8 @@ PATIENCE_S: Final = 2.0
 #: The pause after a refusal that names none. After another failure the pause is a random part of
 #: it, so that callers that failed together do not retry together.
 PAUSE_S: Final = 1.0
-#: The longest cool-down, whatever the provider says: after it a few calls try the provider, and a
-#: refusal begins the next cool-down.
+#: The longest cool-down, even if the provider names a longer one. After it, a few calls try the
+#: provider, and a refusal begins the next cool-down.
 LONGEST_COOL_DOWN_S: Final = 60.0
 
 

@@ -18,7 +18,7 @@ NO_USAGE: Final = Usage(input_tokens=0, output_tokens=0)
 #: models (https://openai.com/api-priority-processing/).
 TOKENS_PER_S: Final = 100
 #: English has 4 to 5 bytes per token with either vendor's tokenizer, code and other scripts have
-#: fewer. An estimate that is used for a bill errs in favour of the one who pays the provider.
+#: fewer. An estimate that is billed should rather be too high.
 BYTES_PER_TOKEN: Final = 3
 
 

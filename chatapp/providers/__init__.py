@@ -1,4 +1,4 @@
-"""The protocol of all providers: its values, its errors and its interfaces."""
+"""Providers, and the protocol that they share: its values, its errors and its interfaces."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "refused", "other"]
 QuotaUnit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 ErrorKind = Literal[
-    "rate_limited",  # our quota is used up for the moment
+    "rate_limited",  # the quota of this server's key is used up for the moment
     "overloaded",  # the provider is overloaded for all its customers
-    "quota",  # our credit or spend cap is used up: waiting does not help
-    "auth",  # our key is not accepted
-    "unknown_model",  # the model does not exist or is not available to us
+    "quota",  # this server's credit or spend cap is used up: waiting does not help
+    "auth",  # this server's key is not accepted
+    "unknown_model",  # the model does not exist or is not available to this server
     "bad_request",  # the provider rejects this request
-    "too_large",  # this request alone exceeds our whole quota
+    "too_large",  # this request alone exceeds the whole quota
     "timeout",  # no answer in time; it may have been billed
     "unavailable",  # not reachable, or an internal error of the provider
     "malformed",  # an answer that cannot be parsed; it may have been billed
@@ -66,7 +66,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """One of the provider's limits on our key, as reported with an answer.
+    """One of the provider's limits on this server's key, as reported with an answer.
 
     ``remaining`` (0 to ``limit``) of ``limit`` (above 0) ``unit`` are left for all users of the
     key. After ``reset_after_s`` seconds (0 or more) without a call all of it is available again;
@@ -180,9 +180,9 @@ class ProviderError(Exception):
     ``kind`` is the cause and ``status`` the provider's HTTP status, if it sent one (200: the error
     came after a successful start). ``retry_after_s`` is the wait that the provider requested.
     ``message`` is the provider's text, for debugging only: it may quote prompts, keys and
-    organisations. ``raw`` is the provider's whole answer without our key, for clients of its
+    organisations. ``raw`` is the provider's whole answer without the key, for clients of its
     protocol. ``quotas`` came with a refusal; if a stream fails later, they are on the stream.
-    ``was_retried`` is set after more than one attempt: the client is told not to retry.
+    ``was_retried`` is set after more than one attempt: the client should not retry.
     ``request_id`` is the provider's id of the request, if it is a valid header value.
     """
 

@@ -92,9 +92,9 @@ FREE_TOOLS: Final = (
 WEB_SEARCH: Final = "web_search_"
 #: What is billed at another model's price, or is shared by all clients of this server's key.
 REFUSED: Final = {
-    "fallbacks": "has no price here: another model may answer",
-    "container": "is not supported: a container belongs to all who share this server's key",
-    "thread": "is not supported: a thread belongs to all who share this server's key",
+    "fallbacks": "is not supported: another model may answer, at another price",
+    "container": "is not supported: all clients of this server would share the container",
+    "thread": "is not supported: all clients of this server would share the thread",
 }
 #: A part of a message that adds a tool.
 TOOL_ADDITION: Final = "tool_addition"
@@ -106,7 +106,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
     billing = fields.get("billing_policy")
     if isinstance(billing, dict) and billing.get("bill_to", "self") != "self":
-        refused["billing_policy"] = "is not supported: this server is billed"
+        refused["billing_policy"] = "is not supported: the bill goes to this server"
     tiers = {}
     for name in ("speed", "inference_geo"):
         value = fields.get(name)
@@ -400,13 +400,13 @@ def _is_spend_cap(error_code: str | None) -> bool:
 
 #: The period of all quotas. The reset does not tell it: it is rounded up to whole seconds.
 PERIOD_S: Final = 60
-# Of RFC 3339; Python alone also reads weeks, any separator, and whatever follows a NUL.
+# RFC 3339. Python alone also accepts weeks, any separator, and text after a NUL.
 INSTANT: Final = re.compile(r"[0-9-]{10}T[0-9:.]{8,30}(?:Z|[+-][0-9]{2}:[0-9]{2})?")
 
 
 def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     """The quotas in an answer's headers, each unit at most once, without invalid ones."""
-    # A reset is an instant of their clock, as the date is: the difference does not need our clock.
+    # Both the reset and the date are of the provider's clock.
     now = http_date(headers.get("date", "")) or datetime.now(UTC)
 
     def reset_s(text: str) -> float | None:

@@ -1,7 +1,6 @@
 """A provider without a model, a key or a network, with the same answer every time.
 
-It serves to try the limits. Its token counts are a rule of thumb (4 bytes a token), and its answer
-only quotes the question.
+It is for trying the limits. It counts 4 bytes as a token, and its answer quotes the question.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Offline:
         quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
         characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
         text = (
-            f"I am offline: no model was asked. You said “{quoted}” ({characters}). "
+            f"I am offline, so no model has answered. You said “{quoted}” ({characters}). "
             "Set OPENAI_API_KEY or ANTHROPIC_API_KEY to talk to a model."
         )
         usage = Usage(

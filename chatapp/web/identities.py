@@ -1,8 +1,8 @@
 """Identities: the names that `key = …` in policy.toml may use, and the plan of a request.
 
-With accounts on, the user is the owner of the request's API key, whatever the body says. With
-accounts off, the user is the body's user_id, which can be spoofed: each new user_id has limits of
-its own, and only the limit by IP remains. `create_app` logs a warning if it serves without keys.
+With accounts on, the user is the owner of the request's API key, and the body's user_id is ignored.
+With accounts off, the user is the user_id of the body. Clients can invent new ones, so only the
+limit by IP protects the server, and `create_app` logs a warning.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PLAN: Final = "starter"
 USER: Final = "user:"
 SPOOFING_WARNING: Final = (
-    "There are no API keys: a caller is whoever its user_id says. Keep this off the open internet, "
-    "or make a key: flask --app wsgi chat keys create --user NAME"
+    "No API keys exist, so callers can claim any user_id. Keep this server off the internet, or "
+    "create a key: flask --app wsgi chat keys create --user NAME"
 )
 
 
@@ -56,15 +56,15 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
         if principal is None:
             return plans.get(_user_id() or "", DEFAULT_PLAN)
         if known_plans and principal.plan not in known_plans:
-            # The policy no longer has it. Without a plan the caller would have no limits.
-            log.error("%s has the unknown plan %s", principal.key_id, principal.plan)
+            # The policy no longer defines it. Without a plan, the caller would have no limits.
+            log.error("API key %s has the unknown plan %s", principal.key_id, principal.plan)
             return DEFAULT_PLAN
         return principal.plan
 
 
 def has_valid_key() -> bool:
-    """Whether the request has been authenticated. Limits that are decided before, such as that of
-    a 401, see no key."""
+    """Whether the request has been authenticated. False for limits that are decided before, such
+    as that of a 401."""
     return _principal() is not None
 
 
@@ -89,30 +89,29 @@ def plans_of(policy_file: str | None) -> tuple[str, ...]:
         plans = tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {})
     except OSError as error:
         raise SettingsError(
-            f"RATELIMIT_POLICY_FILE: {policy_file!r} cannot be read: {error.strerror}; a name "
-            f"without a directory is looked for in {Path.cwd()}: give the whole path of a file"
+            f"RATELIMIT_POLICY_FILE: cannot read {policy_file!r}: {error.strerror}. "
+            f"A relative path starts at {Path.cwd()}."
         ) from error
     except ValueError as error:
         raise SettingsError(
-            f"RATELIMIT_POLICY_FILE: {policy_file!r} is no TOML: {error}; correct it there"
+            f"RATELIMIT_POLICY_FILE: {policy_file!r} is not valid TOML: {error}."
         ) from error
     return tuple(plans) if isinstance(plans, Mapping) else ()
 
 
 def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:
-    """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy: at the
-    start, and not in the first request of that user."""
+    """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy."""
     allowed = ", ".join(map(repr, known)) or "none"
     for user_id, plan in plans.items():
         if plan not in known:
             raise SettingsError(
-                f"CHATAPP_PLANS: {user_id!r} has the plan {plan!r}, which {policy_file} does not "
-                f"define; allowed are {allowed}: name one of them, or define it there"
+                f"CHATAPP_PLANS: unknown plan {plan!r} of the user {user_id!r}. Choose one of "
+                f"{allowed}, or define it in {policy_file}."
             )
     if known and DEFAULT_PLAN not in known:
         raise SettingsError(
-            f"{policy_file}: plans are {allowed}, and {DEFAULT_PLAN!r} is missing, which everybody "
-            "has who is not in CHATAPP_PLANS: define it there"
+            f"{policy_file}: the plan {DEFAULT_PLAN!r} is missing. Define it for users without "
+            f"another plan. Found: {allowed}."
         )
 
 

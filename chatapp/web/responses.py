@@ -69,8 +69,8 @@ class ForwardWriter:
 class StreamBody:
     """Iterates over the bytes for the client. `close` ends the provider's call at any point.
 
-    An iterator of its own rather than a generator: a generator that was never started, because the
-    client disconnected before the first byte, does not notice that it is closed.
+    Not a generator: closing a generator that was never started, because the client disconnected
+    before the first byte, has no effect.
     """
 
     def __init__(self, stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> None:

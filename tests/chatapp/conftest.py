@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
@@ -17,6 +18,7 @@ from chatapp import create_app, services
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from chatapp.services import services_of
+from tests import servers
 from tests.chatapp import provider_server
 from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
@@ -113,6 +115,12 @@ def online(provider: provider_server.ProviderServer, make_app: AppMaker) -> Flas
     """A client of an application whose providers are `provider`, may take 2 s, and are asked once:
     what a test has scripted is what happens."""
     return make_app(CHATAPP_PROVIDER_TIMEOUT_S=2, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
+
+
+@pytest.fixture
+def uri(redis_client: redis.Redis, redis_server: servers.Server) -> str:
+    """An empty storage."""
+    return redis_server.uri
 
 
 @pytest.fixture

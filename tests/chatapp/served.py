@@ -10,15 +10,15 @@ from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 
-class _Quiet(WSGIRequestHandler):
+class QuietHandler(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - werkzeug's name
         pass
 
 
 @contextmanager
-def serving(app: Flask) -> Iterator[str]:
-    """Its address, for as long as the block runs."""
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+def serving(app: Flask, handler: type[WSGIRequestHandler] = QuietHandler) -> Iterator[str]:
+    """Serve the application within the block, at this address."""
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

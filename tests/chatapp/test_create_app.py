@@ -50,8 +50,8 @@ def test_the_environment_counts_and_the_argument_counts_more(
 
 
 def test_a_plan_that_the_policy_lacks_stops_the_start(make_app: AppMaker, tmp_path: Path) -> None:
-    """Neither a user's plan nor everybody's is found missing by the first request."""
-    with pytest.raises(SettingsError, match=r"CHATAPP_PLANS: 'alice' .*'gold'.*'starter', 'pro'"):
+    """A user's unknown plan, and a missing default plan, are not left to the first request."""
+    with pytest.raises(SettingsError, match=r"unknown plan 'gold' .* 'alice'.*'starter', 'pro'"):
         make_app(CHATAPP_PLANS={"alice": "gold"})
     policy = tmp_path / "policy.toml"
     policy.write_text(POLICY_FILE.read_text("utf-8").replace("plans.starter", "plans.free"))
@@ -72,8 +72,8 @@ def test_a_policy_for_a_blueprint_that_is_not_there_stops_the_start(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, r"RATELIMIT_POLICY_FILE: '.*policy.toml' cannot be read: No such file"),
-        ("plans = \n", r"RATELIMIT_POLICY_FILE: '.*policy.toml' is no TOML: .*line 1"),
+        (None, r"RATELIMIT_POLICY_FILE: cannot read '.*policy.toml': No such file"),
+        ("plans = \n", r"RATELIMIT_POLICY_FILE: '.*policy.toml' is not valid TOML: .*line 1"),
         ("version = 1\nplans = 3\n", "plans"),
     ],
 )

@@ -36,12 +36,6 @@ UPSTREAM = {OPENAI: f"openai/{OPENAI}", ANTHROPIC: f"anthropic/{ANTHROPIC}"}
 
 
 @pytest.fixture
-def uri(redis_client: Any, redis_server: Any) -> str:
-    """An empty storage."""
-    return str(redis_server.uri)
-
-
-@pytest.fixture
 def choosy(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
     """Workers whose models have another to fall back to."""
     fallbacks = {OPENAI: ANTHROPIC, ANTHROPIC: SMALLER}

@@ -18,7 +18,7 @@ from chatapp.gunicorn_worker import (
     Board,
     CallWorker,
     Connection,
-    Wire,
+    TimedUnreader,
     can_be_answered,
 )
 
@@ -117,12 +117,12 @@ def test_only_who_understands_it_is_told_to_go_on(
 @pytest.mark.parametrize(
     "setting", [{"certfile": "a"}, {"http_protocols": "h1,h2"}, {"protocol": "uwsgi"}], ids=str
 )
-def test_what_it_does_not_speak_stops_the_start(setting: dict[str, str]) -> None:
-    """With a sentence that says who does."""
+def test_an_unsupported_protocol_stops_the_start(setting: dict[str, str]) -> None:
+    """TLS and HTTP/2 need a proxy."""
     cfg = Config()
     for name, value in setting.items():
         cfg.set(name, value)
-    with pytest.raises(SystemExit, match=r"speaks HTTP/1\.1; TLS and HTTP/2 are a proxy's"):
+    with pytest.raises(SystemExit, match="Use a proxy"):
         CallWorker.check_config(cfg, None)
 
 
@@ -141,7 +141,7 @@ def test_a_wire_reads_on_while_it_is_fast_enough(
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     client, server = pair
-    wire = Wire(server, 10.0)
+    wire = TimedUnreader(server, 10.0)
     client.sendall(b"a" * 5000)
     assert len(wire.chunk()) == 5000
     now += 10.05  # 5,000 bytes are 0.1 s more

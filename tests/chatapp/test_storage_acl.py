@@ -35,15 +35,9 @@ def refused(client: redis.Redis) -> list[tuple[str, str]]:
     return entries
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[servers.Server]:
-    with servers.standalone() as server:
-        yield server
-
-
 @pytest.fixture
-def admin(server: servers.Server) -> Iterator[redis.Redis]:
-    with server.client(decode_responses=True) as client:
+def admin(redis_server: servers.Server) -> Iterator[redis.Redis]:
+    with redis_server.client(decode_responses=True) as client:
         client.flushall()
         client.script_flush()
         client.acl_log_reset()
@@ -52,13 +46,13 @@ def admin(server: servers.Server) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def make(admin: redis.Redis, server: servers.Server, make_app: AppMaker) -> AppMaker:
+def make(admin: redis.Redis, redis_server: servers.Server, make_app: AppMaker) -> AppMaker:
     """Makes an application whose storage knows it as the user of the rules that are named."""
 
     def make(name: str, **config: object) -> Flask:
         stated = [rule.replace("PASSWORD", PASSWORD) for rule in rules(name)]
         admin.execute_command("ACL SETUSER", USER, "reset", *stated)
-        uri = f"redis://{USER}:{PASSWORD}@127.0.0.1:{server.port}"
+        uri = f"redis://{USER}:{PASSWORD}@127.0.0.1:{redis_server.port}"
         return make_app(RATELIMIT_STORAGE_URI=uri, **config)
 
     return make

@@ -42,12 +42,6 @@ DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
 
 
 @pytest.fixture
-def uri(redis_client: Any, redis_server: Any) -> str:
-    """An empty storage."""
-    return str(redis_server.uri)
-
-
-@pytest.fixture
 def workers(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
     return Workers(make_app, uri)
 

@@ -8,7 +8,6 @@ import json
 import re
 import socket
 import sqlite3
-import threading
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -24,9 +23,9 @@ import anthropic
 import openai
 import pytest
 from flask import Flask
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from chatapp import POLICY_FILE, create_app
+from tests.chatapp.served import QuietHandler, serving
 from tests.e2e.billing_provider import BilledCall, BillingProvider
 from tests.servers import eventually
 
@@ -238,16 +237,13 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
-class _Handler(WSGIRequestHandler):
+class _Handler(QuietHandler):
     """Closes every response. Werkzeug's own reads on after an answer, and where the client has
     left meanwhile that raises before the response is closed, as no other server does."""
 
     def setup(self) -> None:
         super().setup()
         self.rfile = _Forgiving(self.rfile)  # type: ignore[assignment]
-
-    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - werkzeug's name
-        pass
 
 
 class _Forgiving:
@@ -266,20 +262,6 @@ class _Forgiving:
 
 
 @contextmanager
-def serving(app: Flask) -> Iterator[str]:
-    """The address of a real server with threads."""
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@contextmanager
 def threaded(provider: BillingProvider, database: Path, **config: object) -> Iterator[Gateway]:
     """The application in this process, behind a real server with threads."""
     own: dict[str, object] = {
@@ -291,7 +273,7 @@ def threaded(provider: BillingProvider, database: Path, **config: object) -> Ite
     # An application that starts without keys remembers for a while that it needs none.
     make_key(create_app(config), "operator", "team")
     app = create_app(config)
-    with serving(app) as url, closing(Gateway(url, provider, database, app)) as gateway:
+    with serving(app, _Handler) as url, closing(Gateway(url, provider, database, app)) as gateway:
         yield gateway
 
 

@@ -77,7 +77,7 @@ def keys(tmp_path: Path, count: int) -> list[str]:
 
 def serving(master: Master) -> int:
     """How many workers have begun to serve."""
-    return master.log.count("Worker serves")
+    return master.log.count("Worker is ready")
 
 
 def begun(master: Master, key: str | None = None) -> http.client.HTTPResponse:

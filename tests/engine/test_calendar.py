@@ -18,9 +18,6 @@ DAILY = Limit(5, DAY, anchor="day")
 MONTHLY = Limit(5, 30 * DAY, anchor="month", timezone="Europe/Berlin")
 
 by_any = pytest.mark.parametrize("limit", [DAILY, MONTHLY], ids=["day", "month"])
-wrong_by = pytest.mark.parametrize(
-    "wrong_by_us", [days * DAY for days in (-400, -40, -2, -1, 1, 2, 40)], ids=lambda us: us // DAY
-)
 
 
 class Worker:
@@ -55,23 +52,27 @@ def expiry_us(client: redis.Redis) -> int:
     return int(client.execute_command("PEXPIRETIME", "b")) * 1000
 
 
+@pytest.fixture(
+    params=[days * DAY for days in (-400, -40, -2, -1, 1, 2, 40)], ids=lambda us: us // DAY
+)
+def worker(
+    request: pytest.FixtureRequest, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> Worker:
+    """A worker whose clock is wrong by some days."""
+    return Worker(redis_client, monkeypatch, request.param)
+
+
 @by_any
-@wrong_by
-def test_a_wrong_clock_admits_the_amount(
-    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit, wrong_by_us: int
-) -> None:
+def test_a_wrong_clock_admits_the_amount(worker: Worker, limit: Limit) -> None:
     """Alone, from its first call on: no window is over before it begins."""
-    worker = Worker(redis_client, monkeypatch, wrong_by_us)
     assert [worker.call(limit)[0] for _ in range(7)] == [True] * 5 + [False] * 2
 
 
 @by_any
-@wrong_by
 def test_a_wrong_clock_is_corrected_by_the_first_reply(
-    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit, wrong_by_us: int
+    worker: Worker, redis_client: redis.Redis, limit: Limit
 ) -> None:
     """From the second call on it has the windows of the server's calendar."""
-    worker = Worker(redis_client, monkeypatch, wrong_by_us)
     worker.call(limit)
     redis_client.flushdb()
     assert worker.call(limit) == (True, end_of(redis_client, limit))
@@ -88,25 +89,21 @@ def test_a_clock_that_is_wrong_by_a_day_has_the_right_window_at_once(
 
 
 @by_any
-@wrong_by
 def test_workers_with_wrong_clocks_share_the_amount(
-    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit, wrong_by_us: int
+    worker: Worker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit
 ) -> None:
-    """Nobody makes a window longer or shorter for others, and a refund goes to it."""
-    wrong = Worker(redis_client, monkeypatch, wrong_by_us)
-    wrong.call(Limit(1, DAY), 0)  # it has seen the server's clock
+    """A wrong clock makes no window longer or shorter for other workers."""
+    worker.call(Limit(1, DAY), 0)  # it has seen the server's clock
     right = Worker(redis_client, monkeypatch)
-    passed = sum(worker.call(limit)[0] for _ in range(5) for worker in (wrong, right))
+    passed = sum(each.call(limit)[0] for _ in range(5) for each in (worker, right))
     assert passed == 5
-    assert right.call(limit) == wrong.call(limit) == (False, end_of(redis_client, limit))
+    assert right.call(limit) == worker.call(limit) == (False, end_of(redis_client, limit))
 
 
-@wrong_by
 def test_a_debt_is_carried_into_the_servers_window(
-    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, wrong_by_us: int
+    worker: Worker, redis_client: redis.Redis
 ) -> None:
-    """A correction opens no window in the past either."""
-    worker = Worker(redis_client, monkeypatch, wrong_by_us)
+    """A correction opens no window in the past."""
     charge = Charge(DAILY, "b", 1)
     worker.call(Limit(1, DAY), 0)
     verdict = worker.engine.admit([charge]).verdicts[0]

@@ -51,7 +51,7 @@ class AnthropicFormat:
         status = report.status
         kind = ERROR_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
         if status == 503 and report.retry_is_useless:
-            kind = "api_error"  # Claude Code retries an overloaded_error, whatever the headers say
+            kind = "api_error"  # Claude Code always retries an overloaded_error
         error = {
             "type": kind,
             "message": report.message,

@@ -80,7 +80,7 @@ class FormatErrors:
         if error.response is not None or error.code is None or error.code < 400:
             return error
         report = report_of(error)
-        if report.status == 422:  # the vendors' 400 has our 422 in it
+        if report.status == 422:  # the vendors have a 400 for it
             report = replace(report, status=400)
         answered = self._answer(report)
         for name, value in error.get_headers():

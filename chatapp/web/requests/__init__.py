@@ -1,4 +1,4 @@
-"""A valid request to a model, in whichever protocol it arrived."""
+"""Requests to models: their bodies, parsed and checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chatapp.providers import Extras, RawRequest
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """Every endpoint that calls a model keeps it in ``g.model_request``.
+    """A valid request, in ``g.model_request`` of every endpoint that calls a model.
 
     ``most_output_tokens`` bounds its ``choices`` (answers) together, None if it has no bound.
     ``stream``: the answer is streamed. ``extras`` change the price.

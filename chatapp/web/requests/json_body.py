@@ -23,7 +23,7 @@ from chatapp.services import current_services
 from chatapp.web.errors import ApiError, overloaded
 
 SMALL_BYTES: Final = 64 * 1024
-#: What the large bodies of a process may have together: two of the largest that providers take.
+#: All large bodies of a process together: two of the largest that providers accept.
 LARGE_BODIES_BYTES: Final = 64 * 1024 * 1024
 WAIT_S: Final = 2.0
 STEP_BYTES: Final = 256 * 1024
@@ -38,14 +38,13 @@ class LargeBodies:
         self._changes = threading.Condition()
 
     def take(self, size: int) -> None:
-        """Take so many bytes as soon as they are free; ApiError (503) after WAIT_S."""
+        """Take that many bytes as soon as they are free; ApiError (503) after WAIT_S."""
         with self._changes:
             if not self._changes.wait_for(lambda: self._left >= size, WAIT_S):
                 raise overloaded()
             self._left -= size
 
     def give_back(self, size: int) -> None:
-        """Free so many bytes."""
         with self._changes:
             self._left += size
             self._changes.notify_all()
@@ -61,7 +60,7 @@ class _Share:
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """Take more, up to so many bytes."""
+        """Increase the share to this size."""
         if size <= max(self._size, SMALL_BYTES):
             return
         large_bodies.take(size - self._size)
@@ -77,9 +76,9 @@ class _Share:
 def _read(request: Request) -> bytes:
     """The whole body, decoded.
 
-    Raises ApiError: 400 if it does not arrive as announced, 408 if it arrives too slowly, 413 if it
-    is larger than MAX_CONTENT_LENGTH, 415 for an encoding other than gzip; OverloadedError if there
-    are too many large bodies; for a large body also the errors of the caller's edge limits.
+    Raises ApiError: 400 if it is incomplete or its encoding is invalid, 408 if it arrives too
+    slowly, 413 if it is larger than MAX_CONTENT_LENGTH, 415 for an encoding other than gzip, 503 if
+    there are too many large bodies; for a large body also the errors of the caller's edge limits.
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip"}:
@@ -90,7 +89,7 @@ def _read(request: Request) -> bytes:
             headers={"Accept-Encoding": "gzip"},  # RFC 9110
         )
     if _announces_large(request):
-        # Decided now, and not with the others before the view: the body is what costs.
+        # Decided here, and not with the other limits before the view: the body already costs.
         current_services().limiter.admit_edge()
     announced, most = request.content_length or 0, request.max_content_length or 0
     if announced > most:
@@ -124,12 +123,12 @@ def _received(request: Request, most: int) -> Iterator[bytes]:
         raise
     except TimeoutError as error:
         raise ApiError(
-            408, "body_too_slow", "The body arrives too slowly; try again on a better connection."
+            408, "body_too_slow", "The body arrives too slowly. Try again on a faster connection."
         ) from error
-    except Exception as error:  # each server has its own for a broken connection
+    except Exception as error:  # each server has another error for a broken connection
         raise _broken() from error
     if announced is not None and count < announced:
-        raise _broken()  # what arrived may well be JSON, and is not what was sent
+        raise _broken()  # a part of the body may be valid JSON, too
 
 
 def _gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -153,7 +152,7 @@ def _broken() -> ApiError:
     return ApiError(
         400,
         "invalid_body",
-        "The body ends before its Content-Length, or its encoding is broken; send it anew.",
+        "The body ends before its Content-Length, or its encoding is invalid. Send it again.",
     )
 
 
@@ -188,7 +187,7 @@ def read_document(request: Request, *, example: str) -> Document:
         raise ApiError(
             400,
             "invalid_json",
-            f"The Content-Type is {found}; send application/json and a body like {example}.",
+            f"The Content-Type is {found}. Send application/json and a body like {example}.",
         )
     raw = _read(request)
     try:
@@ -197,24 +196,24 @@ def read_document(request: Request, *, example: str) -> Document:
             raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names
         )
     except (ValueError, RecursionError) as error:
-        found = "nothing" if not raw else f"something that is not JSON ({_reason(error)})"
+        found = "empty" if not raw else f"not JSON ({_reason(error)})"
         raise ApiError(
-            400, "invalid_json", f"The body is {found}; send a JSON object like {example}."
+            400, "invalid_json", f"The body is {found}. Send a JSON object like {example}."
         ) from error
     if not isinstance(document, dict):
         raise ApiError(
             422,
             "invalid_body",
-            f"The body is {validation.type_name(document)}; send a JSON object like {example}.",
+            f"The body is {validation.type_name(document)}. Send a JSON object like {example}.",
         )
     return Document(raw, document)
 
 
 def _check_size(raw: bytes) -> None:
-    """ValueError for more values than a request has, or deeper ones: a parser makes up to 20 bytes
-    of each byte of such a body, and recurses.
+    """ValueError for too many values or too deep nesting: a parser needs up to 20 bytes of memory
+    for each byte of such a body, and recurses.
 
-    This counts brackets and commas outside of strings, which takes less than parsing.
+    This counts brackets and commas outside of strings, which is faster than parsing.
     """
     depth = 0
     for count, token in enumerate(TOKEN.finditer(raw)):
@@ -222,28 +221,28 @@ def _check_size(raw: bytes) -> None:
         if sign in OPENING:
             depth += 1
             if depth > DEPTH_MOST:
-                raise ValueError(f"it is nested too deeply: allowed are {DEPTH_MOST} levels")
+                raise ValueError(f"nested too deeply: more than {DEPTH_MOST} levels")
         elif sign in CLOSING:
             depth -= 1
         if count >= TOKENS_MOST:
-            raise ValueError(f"it has too many values: allowed are about {TOKENS_MOST // 2:,}")
+            raise ValueError(f"too many values: more than about {TOKENS_MOST // 2:,}")
 
 
 def _no_such_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse a duplicate name: parsers differ in which one counts, and so in who pays."""
+    """Refuse a duplicate name: parsers disagree on which value counts."""
     names = dict(pairs)
     if len(names) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("duplicate name in an object")
     return names
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "it is nested too deeply"
+        return "nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
     return str(error)

@@ -1,7 +1,7 @@
 """The body of a request in a vendor's own protocol.
 
 Only the fields that limits and prices depend on are read and checked. All others are forwarded
-unread: the vendor knows them better, and changes them more often.
+unread.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from chatapp.web.formats import addresses
 from chatapp.web.requests import ModelRequest, json_body
 from chatapp.web.requests.chat import ModelName
 
-# Far more than a conversation has; an answer to each would be paid for.
+# Far more than any conversation has.
 MESSAGES_MOST: Final = 10_000
 PARTS_MOST: Final = 20_000
-# Above what any model can generate; its own bound the vendor knows.
+# More than any model can generate; the vendor checks its own maximum.
 TOKENS_MOST: Final = 1_000_000
-# Each choice is billed as an answer of its own.
+# Each choice is billed as a separate answer.
 CHOICES_MOST: Final = 8
 HEADER_MAX_CHARACTERS: Final = 1000
 OFFLINE: Final = "offline"
@@ -144,8 +144,7 @@ def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _extras(model: Model, fields: Mapping[str, object]) -> Extras:
-    """What changes the price; ApiError (400) for a field without a price, which no budget would
-    count."""
+    """What changes the price; ApiError (400) for a field without a known price."""
     conversation = current_services().conversation
     found = conversation.extras(model, fields)
     for name, why in found.refused.items():

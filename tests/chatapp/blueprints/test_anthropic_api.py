@@ -1,4 +1,4 @@
-"""POST /v1/messages: handed on as it is, refused in Anthropic's shape."""
+"""POST /v1/messages: requests are forwarded unchanged, and errors have Anthropic's format."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def error_of(response: TestResponse) -> dict[str, object]:
     return dict(body["error"])
 
 
-def test_body_and_answer_are_handed_on_byte_for_byte(
+def test_body_and_answer_are_forwarded_byte_for_byte(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """So are the headers and the parameter that choose the protocol's version and trials."""
+    """So are the headers and the parameter that choose the protocol's version and betas."""
     sent = json.dumps(
         {
             "model": MODEL,
@@ -80,7 +80,7 @@ def test_body_and_answer_are_handed_on_byte_for_byte(
 
 
 def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: ProviderServer) -> None:
-    """Pings too."""
+    """Including pings."""
     response = ask(online, stream=True)
     assert response.data == b"".join(anthropic_events())
     assert response.mimetype == "text/event-stream"
@@ -113,8 +113,8 @@ def test_a_stream_that_breaks_off_ends_with_an_error_event(
     assert "sk-" not in response.text
 
 
-def test_the_offline_model_answers_in_the_same_shape(client: FlaskClient) -> None:
-    """So that everything can be tried without a key."""
+def test_the_offline_model_answers_in_the_same_format(client: FlaskClient) -> None:
+    """A client can be tried without a key."""
     whole = ask(client, model="offline").json
     assert whole is not None
     assert (whole["type"], whole["stop_reason"]) == ("message", "end_turn")
@@ -144,10 +144,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_we_read_is_checked_and_costs_nothing(
+def test_an_invalid_field_is_refused_and_costs_nothing(
     online: FlaskClient, provider: ProviderServer, name: str
 ) -> None:
-    """4xx in Anthropic's shape; neither the plan nor the provider sees it."""
+    """4xx in Anthropic's format. Neither the plan is charged nor the provider called."""
     fields, status, code = BAD[name]
     response = ask(online, **fields)
     error = error_of(response)
@@ -159,10 +159,10 @@ def test_what_we_read_is_checked_and_costs_nothing(
 
 
 @pytest.mark.parametrize("value", ["é", "x" * 5000])
-def test_a_header_that_cannot_be_handed_on_is_refused(
+def test_a_header_that_cannot_be_forwarded_is_refused(
     online: FlaskClient, provider: ProviderServer, value: str
 ) -> None:
-    """400, whatever a client puts there; nothing of it reaches the provider."""
+    """400 for any such value, and the provider is not called."""
     response = online.post(
         ANTHROPIC_PATH,
         json={"model": MODEL, "max_tokens": 100, "messages": MESSAGES},
@@ -173,10 +173,10 @@ def test_a_header_that_cannot_be_handed_on_is_refused(
     assert provider.calls == []
 
 
-def test_what_the_provider_finds_wrong_is_told_in_its_words(
+def test_the_providers_rejection_is_passed_on(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """Status and body are its own, but for our key."""
+    """With its status and body, without the server's key."""
     provider.script(
         anthropic_error(400, kind="invalid_request_error", message="bad for sk-ant-test")
     )
@@ -208,10 +208,11 @@ TROUBLES = {
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", TROUBLES)
-def test_its_troubles_have_statuses_that_its_sdk_knows(
+def test_provider_errors_have_statuses_that_the_sdk_knows(
     online: FlaskClient, provider: ProviderServer, name: str, stream: bool
 ) -> None:
-    """Worth a retry: 503 and when; no use: said so. Never our key, asked once."""
+    """A 503 with a wait if a retry helps; otherwise the SDK is asked not to retry. The server's key
+    is never shown, and the provider is called once."""
     answer, status, kind, retry_after, should_retry = TROUBLES[name]
     provider.script(answer)
     response = ask(online, stream=stream)
@@ -223,8 +224,8 @@ def test_its_troubles_have_statuses_that_its_sdk_knows(
     assert len(provider.calls) == 1
 
 
-def test_a_denial_is_anthropics(client: FlaskClient) -> None:
-    """Status, body and headers as Anthropic has them, besides our own."""
+def test_a_denial_has_anthropics_format(client: FlaskClient) -> None:
+    """Status, body and headers are Anthropic's, besides the server's own headers."""
     for _ in range(10):
         allowed = ask(client, model="offline")
     assert allowed.headers["anthropic-ratelimit-requests-limit"] == "10"
@@ -240,8 +241,8 @@ def test_a_denial_is_anthropics(client: FlaskClient) -> None:
     assert reset.tzinfo is not None
 
 
-def test_the_user_of_a_body_is_no_identity(client: FlaskClient) -> None:
-    """Whoever writes new names gets no new allowance."""
+def test_the_user_of_a_body_is_not_an_identity(client: FlaskClient) -> None:
+    """New user names in bodies get no new limits."""
     for number in range(10):
         ask(client, model="offline", metadata={"user_id": f"u{number}"})
     assert ask(client, model="offline", metadata={"user_id": "new"}).status_code == 429
@@ -255,10 +256,10 @@ def test_the_user_of_a_body_is_no_identity(client: FlaskClient) -> None:
         ("POST", f"{ANTHROPIC_PATH}/batches", 404),
     ],
 )
-def test_what_is_not_there_is_told_in_the_same_shape(
+def test_an_unknown_address_has_the_same_format(
     client: FlaskClient, method: str, path: str, status: int
 ) -> None:
-    """A client of the SDK that asks for more than we have gets an error that it can read."""
+    """The SDK can read the error."""
     response = client.open(path, method=method)
     assert response.status_code == status
     error_of(response)

@@ -1,4 +1,4 @@
-"""POST /chat while no key is set: the shape of its answer."""
+"""POST /chat without a provider's key: the format of the answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from flask.testing import FlaskClient
 
 
 def test_the_reply_has_text_model_and_usage(client: FlaskClient) -> None:
-    """Three fields, and the usage in tokens."""
+    """Three fields, with the usage in tokens."""
     response = client.post("/chat", json={"message": "hello", "user_id": "test-user-1"})
     assert response.status_code == 200
     assert response.json is not None
@@ -18,8 +18,8 @@ def test_the_reply_has_text_model_and_usage(client: FlaskClient) -> None:
     assert usage["output_tokens"] > 0
 
 
-def test_without_a_key_it_says_that_it_is_offline(client: FlaskClient) -> None:
-    """Nobody takes the offline answer for a model's, and it is the same every time."""
+def test_the_offline_answer_is_recognizable(client: FlaskClient) -> None:
+    """It cannot be taken for a model's answer, and is the same every time."""
     first = client.post("/chat", json={"message": "hello"})
     second = client.post("/chat", json={"message": "hello"})
     assert first.json is not None
@@ -27,15 +27,15 @@ def test_without_a_key_it_says_that_it_is_offline(client: FlaskClient) -> None:
     assert first.json == second.json
 
 
-def test_asking_for_the_options_needs_no_body(client: FlaskClient) -> None:
-    """OPTIONS is answered, not judged as if it were a message."""
+def test_options_need_no_body(client: FlaskClient) -> None:
+    """OPTIONS is answered without validation of a message."""
     response = client.options("/chat")
     assert response.status_code == 200
     assert "POST" in response.headers["Allow"]
 
 
-def test_no_origin_is_invited(client: FlaskClient) -> None:
-    """Without a setting of its own there is no CORS: other sites' scripts read nothing here."""
+def test_cors_is_off(client: FlaskClient) -> None:
+    """Scripts of other sites cannot read answers."""
     response = client.post(
         "/chat", json={"message": "hello"}, headers={"Origin": "https://elsewhere.example"}
     )

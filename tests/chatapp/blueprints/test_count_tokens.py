@@ -1,4 +1,4 @@
-"""POST /v1/messages/count_tokens: the provider's count, or an estimate; it is no call."""
+"""POST /v1/messages/count_tokens: the provider's count, or an estimate. It is not a call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def count(client: FlaskClient, **fields: object) -> TestResponse:
 
 @pytest.fixture
 def sdk(provider: ProviderServer, make_app: AppMaker) -> Iterator[anthropic.Anthropic]:
-    """The SDK before a real server before `provider`."""
+    """The SDK in front of a real server in front of `provider`."""
     with (
         serving(make_app(CHATAPP_PROVIDER_TIMEOUT_S=5)) as url,
         anthropic.Anthropic(base_url=url, api_key="mine") as sdk,
@@ -50,17 +50,17 @@ def sdk(provider: ProviderServer, make_app: AppMaker) -> Iterator[anthropic.Anth
 
 
 def test_the_sdk_gets_the_providers_count(sdk: anthropic.Anthropic) -> None:
-    """And that of the offline model, estimated here."""
+    """And an estimate for the offline model."""
     assert sdk.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens == 23
     assert sdk.beta.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens == 23
     offline = sdk.messages.count_tokens(model="offline", messages=MESSAGES)
     assert 1 <= offline.input_tokens < 30
 
 
-def test_request_and_answer_are_handed_on_as_they_are(
+def test_request_and_answer_are_forwarded_byte_for_byte(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """Byte for byte, with the headers and the parameter that belong to the protocol."""
+    """With the headers and the parameter of the protocol."""
     sent = json.dumps(
         {"model": MODEL, "messages": MESSAGES, "system": "s", "max_tokens": 1, "new": [1.50]},
         indent=3,
@@ -81,8 +81,9 @@ def test_request_and_answer_are_handed_on_as_they_are(
     assert call.headers["anthropic-beta"] == "token-counting-2024-11-01"
 
 
-def test_it_is_no_call(online: FlaskClient, ledger: RecordingLedger) -> None:
-    """No plan, no pace of user or model, no tokens, no dollars, no row in the ledger."""
+def test_it_is_not_a_call(online: FlaskClient, ledger: RecordingLedger) -> None:
+    """It charges no plan, no limit of user or model, no tokens and no dollars, and the ledger has
+    no row."""
     replace_services(online.application, ledger=ledger)
     before = online.get("/usage").json
     answers = [count(online) for _ in range(14)]  # as Claude Code's /context
@@ -98,8 +99,8 @@ def test_it_is_no_call(online: FlaskClient, ledger: RecordingLedger) -> None:
     assert ledger.begun == []
 
 
-def test_it_has_a_limit_of_its_own(make_app: AppMaker, database_url: str) -> None:
-    """By user, over all keys; a call still passes when it is used up."""
+def test_it_has_a_separate_limit(make_app: AppMaker, database_url: str) -> None:
+    """By user, over all keys. Calls still pass when it is used up."""
     accounts = Accounts(Database(database_url))
     keys = [accounts.create_key("alice", plan="pro", default_plan="starter") for _ in range(2)]
     client = make_app().test_client()
@@ -118,10 +119,10 @@ def test_it_has_a_limit_of_its_own(make_app: AppMaker, database_url: str) -> Non
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_a_provider_that_counts_nothing_is_estimated_for(
+def test_a_provider_without_this_address_is_estimated(
     online: FlaskClient, provider: ProviderServer, status: int
 ) -> None:
-    """What speaks Anthropic's protocol need not have this address."""
+    """Servers that speak Anthropic's protocol need not have it."""
     provider.script(anthropic_error(status, kind="not_found_error"))
     response = count(online)
     model = load().model(MODEL, "anthropic")
@@ -144,10 +145,10 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_its_errors_are_anthropics(
+def test_errors_have_anthropics_format(
     online: FlaskClient, provider: ProviderServer, name: str
 ) -> None:
-    """As those of a message; and it pauses no model, as calls have a quota of their own."""
+    """As for a message. They do not pause the model, because calls have a separate quota."""
     answer, status, kind = TROUBLES[name]
     provider.script(answer)
     response = count(online)
@@ -168,8 +169,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_we_read_is_checked(online: FlaskClient, provider: ProviderServer, name: str) -> None:
-    """4xx in Anthropic's shape, and the provider does not see it."""
+def test_an_invalid_field_is_refused(
+    online: FlaskClient, provider: ProviderServer, name: str
+) -> None:
+    """4xx in Anthropic's format, and the provider is not called."""
     fields, status = BAD[name]
     response = count(online, **fields)
     assert response.status_code == status
@@ -197,7 +200,7 @@ def test_the_switches_apply(
     words: list[str],
     status: int,
 ) -> None:
-    """Who or what is blocked asks the provider nothing, and afterwards counts again."""
+    """A blocked user, key or model cannot count; after the block it can."""
     key = Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
     app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
     client = app.test_client()

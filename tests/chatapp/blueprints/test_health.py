@@ -14,13 +14,13 @@ from tests.chatapp.conftest import AppMaker
 
 
 def test_alive_and_ready(client: FlaskClient) -> None:
-    """Both are 200 while all is well."""
+    """Both are 200 if everything works."""
     assert client.get("/healthz").json == {"status": "alive"}
     assert client.get("/readyz").json == {"status": "ready"}
 
 
 def test_health_is_never_limited(client: FlaskClient) -> None:
-    """A load balancer may ask more often than any person, and costs nobody anything."""
+    """A load balancer may probe at any rate."""
     for path in ("/healthz", "/readyz"):
         responses = [client.get(path) for _ in range(60)]
         assert {response.status_code for response in responses} == {200}
@@ -28,7 +28,7 @@ def test_health_is_never_limited(client: FlaskClient) -> None:
 
 
 def test_a_lost_storage_is_not_ready_and_still_alive(make_app: AppMaker) -> None:
-    """A 503 takes the process out of rotation; it is not restarted for what is not its fault."""
+    """The 503 of /readyz takes the process out of rotation; it is not restarted."""
     uri = f"redis://127.0.0.1:{servers.free_port()}"
     client = make_app(RATELIMIT_STORAGE_URI=uri).test_client()
     assert client.get("/healthz").status_code == 200
@@ -39,8 +39,8 @@ def test_a_lost_storage_is_not_ready_and_still_alive(make_app: AppMaker) -> None
     assert "RATELIMIT_STORAGE_URI" in response.json["error"]
 
 
-def test_a_lost_storage_is_no_failure_of_the_chat(make_app: AppMaker) -> None:
-    """People go on talking; each worker counts for itself until the storage is back."""
+def test_chat_works_without_its_storage(make_app: AppMaker) -> None:
+    """Each worker counts in its own memory until the storage is back."""
     uri = f"redis://127.0.0.1:{servers.free_port()}"
     client = make_app(RATELIMIT_STORAGE_URI=uri).test_client()
     statuses = [
@@ -51,16 +51,16 @@ def test_a_lost_storage_is_no_failure_of_the_chat(make_app: AppMaker) -> None:
     assert client.get("/").status_code == 200
 
 
-def test_without_limits_there_is_no_storage_to_wait_for(make_app: AppMaker) -> None:
-    """RATELIMIT_ENABLED=false: it is ready."""
+def test_without_limits_no_storage_is_needed(make_app: AppMaker) -> None:
+    """It is ready with RATELIMIT_ENABLED=false."""
     answer = make_app(RATELIMIT_ENABLED=False).test_client().get("/readyz")
     assert answer.status_code == 200
 
 
-def test_a_storage_that_hangs_holds_one_thread(
+def test_a_hanging_storage_occupies_one_thread(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one request waits for its answer, another is told the last one."""
+    """While one probe waits for the storage, others get the last result."""
     app = make_app()
     client = app.test_client()
     assert client.get("/readyz").status_code == 200

@@ -17,7 +17,7 @@ SPEAKS_ANTHROPIC = {"anthropic-version": "2023-06-01"}
 
 
 def test_anthropics_sdk_lists_its_models(served: str) -> None:
-    """Claude's and the offline one, as objects of its own, on one page."""
+    """Claude's models and the offline model, on one page."""
     with anthropic.Anthropic(base_url=served, api_key="mine") as sdk:
         page = sdk.models.list()
         listed = {model.id: model for model in page}
@@ -44,15 +44,15 @@ def test_openais_sdk_lists_its_models(served: str) -> None:
     assert {model.object for model in listed.values()} == {"model"}
 
 
-def test_offline_there_is_one_model(client: FlaskClient) -> None:
-    """For whoever asks."""
+def test_without_keys_only_the_offline_model_is_listed(client: FlaskClient) -> None:
+    """For either vendor's client."""
     told = client.get("/v1/models", headers=SPEAKS_ANTHROPIC).json
     assert told is not None
     assert (told["first_id"], told["last_id"], told["has_more"]) == ("offline", "offline", False)
 
 
-def test_a_missing_key_is_told_in_the_same_shape(make_app: AppMaker, database_url: str) -> None:
-    """So that the SDK's error has a type."""
+def test_a_missing_key_has_the_vendors_format(make_app: AppMaker, database_url: str) -> None:
+    """The SDK's error has a type."""
     Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
     client = make_app().test_client()
     refused = client.get("/v1/models", headers=SPEAKS_ANTHROPIC)

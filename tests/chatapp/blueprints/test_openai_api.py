@@ -1,4 +1,5 @@
-"""POST /v1/chat/completions and GET /v1/models: handed on as is, refused in OpenAI's shape."""
+"""POST /v1/chat/completions and GET /v1/models: requests are forwarded unchanged, and errors have
+OpenAI's format."""
 
 from __future__ import annotations
 
@@ -39,11 +40,11 @@ def error_of(response: TestResponse) -> dict[str, object]:
     return dict(error)
 
 
-def test_body_and_answer_are_handed_on_byte_for_byte(
+def test_body_and_answer_are_forwarded_byte_for_byte(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """Tools, images and what nobody here has heard of reach the provider, and its JSON comes back
-    as it wrote it; the key is ours, and its limits stay with us."""
+    """Tools, images and unknown fields reach the provider, and its JSON comes back unchanged. The
+    key is the server's, and the headers of its quotas are not forwarded."""
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     sent = json.dumps(
         {
@@ -73,17 +74,16 @@ def test_body_and_answer_are_handed_on_byte_for_byte(
 
 
 def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: ProviderServer) -> None:
-    """With its usage where the caller asked for that."""
+    """With its usage if the client requested that."""
     response = ask(online, stream=True, stream_options={"include_usage": True})
     assert response.data == b"".join(openai_chunks())
     assert response.mimetype == "text/event-stream"
     assert response.headers["X-Accel-Buffering"] == "no"
 
 
-def test_usage_that_was_not_asked_for_is_not_shown(
-    online: FlaskClient, provider: ProviderServer
-) -> None:
-    """We need it, and a loop that takes `choices[0]` of every chunk would fail on it."""
+def test_unrequested_usage_is_hidden(online: FlaskClient, provider: ProviderServer) -> None:
+    """The server requests it, but a client that reads `choices[0]` of every chunk would fail on
+    it."""
     response = ask(online, stream=True)
     assert provider.calls[0].body["stream_options"] == {"include_usage": True}
     chunks = openai_chunks()
@@ -93,15 +93,15 @@ def test_usage_that_was_not_asked_for_is_not_shown(
 def test_a_stream_that_breaks_off_ends_with_an_error(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """The SDK raises on it; a stream that merely ended it would take for a whole answer."""
+    """The SDK raises. Without an error it would take the partial answer for a whole one."""
     provider.script(Stream([*openai_chunks()[:3], Cut()]))
     *_, last, empty = ask(online, stream=True).data.split(b"\n\n")
     assert empty == b""
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "provider_unavailable"
 
 
-def test_the_offline_model_answers_in_the_same_shape(client: FlaskClient) -> None:
-    """So that everything can be tried without a key."""
+def test_the_offline_model_answers_in_the_same_format(client: FlaskClient) -> None:
+    """A client can be tried without a key."""
     whole = ask(client, model="offline").json
     assert whole is not None
     assert whole["object"] == "chat.completion"
@@ -142,10 +142,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_we_read_is_checked_and_costs_nothing(
+def test_an_invalid_field_is_refused_and_costs_nothing(
     online: FlaskClient, provider: ProviderServer, name: str
 ) -> None:
-    """4xx in OpenAI's shape, that names the field; neither the plan nor the provider sees it."""
+    """4xx in OpenAI's format, with the name of the field. Neither the plan is charged nor the
+    provider called."""
     fields, status, code = BAD[name]
     response = ask(online, **fields)
     error = error_of(response)
@@ -156,15 +157,17 @@ def test_what_we_read_is_checked_and_costs_nothing(
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"model": "a"', b'{"a":1,"a":2}', b"\xff"])
-def test_what_is_no_object_is_refused_in_the_same_shape(client: FlaskClient, body: bytes) -> None:
-    """400, as OpenAI's own."""
+def test_a_body_without_an_object_is_refused(client: FlaskClient, body: bytes) -> None:
+    """400 in OpenAI's format."""
     response = client.post(OPENAI_PATH, data=body, content_type="application/json")
     assert response.status_code == 400
     error_of(response)
 
 
-def test_three_megabytes_are_a_prompt(online: FlaskClient, provider: ProviderServer) -> None:
-    """The body is read, and then found to be more than the plan has at once; nobody is asked, and
+def test_a_prompt_of_three_megabytes_exceeds_the_plan(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """The body is read, and refused by the plan's limit in tokens. The provider is not called, and
     nothing is charged."""
     message = {"role": "user", "content": "a" * 3_000_000}
     response = ask(online, messages=[message])
@@ -173,20 +176,20 @@ def test_three_megabytes_are_a_prompt(online: FlaskClient, provider: ProviderSer
     assert not provider.calls
 
 
-def test_a_number_that_is_none_here_is_the_callers_mistake(
+def test_a_number_that_python_cannot_write_is_refused(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """1e999 is JSON, and could not be written again where a stream's options have to be."""
+    """1e999 is JSON, but cannot be written again when stream options are added."""
     raw = json.dumps({"model": MODEL, "messages": MESSAGES, "stream": True})[:-1] + ', "x": 1e999}'
     response = online.post(OPENAI_PATH, data=raw, content_type="application/json")
     assert response.status_code == 400
     error_of(response)
 
 
-def test_what_the_provider_finds_wrong_is_told_in_its_words(
+def test_the_providers_rejection_is_passed_on(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """Status and body are its own, but for our key."""
+    """With its status and body, without the server's key."""
     answer = openai_error(
         400, code="context_length_exceeded", message="too long for sk-openai-test"
     )
@@ -228,11 +231,11 @@ TROUBLES = {
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", TROUBLES)
-def test_its_troubles_have_statuses_that_its_sdk_knows(
+def test_provider_errors_have_statuses_that_the_sdk_knows(
     online: FlaskClient, provider: ProviderServer, name: str, stream: bool
 ) -> None:
-    """Worth a retry: 503 and when; no use: said so. Never our key, never a 401 that is not the
-    caller's; asked once."""
+    """A 503 with a wait if a retry helps; otherwise the SDK is asked not to retry. The server's key
+    is never shown, its rejection is no 401, and the provider is called once."""
     answer, status, code, retry_after, should_retry = TROUBLES[name]
     provider.script(answer)
     response = ask(online, stream=stream)
@@ -244,8 +247,8 @@ def test_its_troubles_have_statuses_that_its_sdk_knows(
     assert len(provider.calls) == 1
 
 
-def test_a_denial_is_openais(client: FlaskClient) -> None:
-    """Status, body and headers as OpenAI has them, besides our own."""
+def test_a_denial_has_openais_format(client: FlaskClient) -> None:
+    """Status, body and headers are OpenAI's, besides the server's own headers."""
     for _ in range(10):
         allowed = ask(client, model="offline")
         assert allowed.status_code == 200
@@ -261,10 +264,10 @@ def test_a_denial_is_openais(client: FlaskClient) -> None:
     assert "x-should-retry" not in denied.headers
 
 
-def test_calls_at_once_are_a_limit_in_requests(
+def test_calls_in_flight_are_reported_as_requests(
     make_app: AppMaker, provider: ProviderServer
 ) -> None:
-    """There is no third kind in OpenAI's errors."""
+    """OpenAI's errors know requests and tokens only."""
     client = make_app().test_client()
     body = {"model": MODEL, "messages": [{"role": "user", "content": "ping"}], "stream": True}
     provider.script(*[Stream([*openai_chunks()[:2], Wait()])] * 4)
@@ -277,8 +280,8 @@ def test_calls_at_once_are_a_limit_in_requests(
         stream.close()
 
 
-def test_one_allowance_covers_all_three_ways_to_ask(client: FlaskClient) -> None:
-    """Ten calls at once, whichever protocol they come in."""
+def test_all_protocols_share_one_limit(client: FlaskClient) -> None:
+    """Ten calls pass at once, in any protocol."""
     anthropic = {"model": "offline", "max_tokens": 5, "messages": MESSAGES}
     statuses = [
         *(client.post("/chat", json={"message": "hi"}).status_code for _ in range(4)),
@@ -289,8 +292,8 @@ def test_one_allowance_covers_all_three_ways_to_ask(client: FlaskClient) -> None
     assert ask(client, model="offline").status_code == 429
 
 
-def test_a_day_that_is_used_up_is_not_worth_a_retry(make_app: AppMaker) -> None:
-    """The plan's sentence, and a header that stops the SDK's loop."""
+def test_a_used_up_day_stops_the_sdks_retries(make_app: AppMaker) -> None:
+    """The message names the plan, and a header stops the SDK."""
     app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": ["1/day"]})
     client = app.test_client()
     assert ask(client, model="offline").status_code == 200
@@ -299,14 +302,14 @@ def test_a_day_that_is_used_up_is_not_worth_a_retry(make_app: AppMaker) -> None:
     assert denied.headers["x-should-retry"] == "false"
 
 
-def test_the_user_of_a_body_is_no_identity(client: FlaskClient) -> None:
-    """Whoever writes new names gets no new allowance."""
+def test_the_user_of_a_body_is_not_an_identity(client: FlaskClient) -> None:
+    """New user names in bodies get no new limits."""
     statuses = [ask(client, model="offline", user=f"u{n}").status_code for n in range(11)]
     assert statuses[-1] == 429
 
 
-def test_the_models_are_those_that_can_be_asked(online: FlaskClient, client: FlaskClient) -> None:
-    """A list and each by itself; none of the other vendor, and at no cost to the plan."""
+def test_the_models_are_those_that_can_be_called(online: FlaskClient, client: FlaskClient) -> None:
+    """As a list and one by one, without the other vendor's, at no cost to the plan."""
     listed = online.get("/v1/models")
     assert listed.json is not None
     assert listed.json["object"] == "list"
@@ -322,8 +325,8 @@ def test_the_models_are_those_that_can_be_asked(online: FlaskClient, client: Fla
     assert error_of(missing)["code"] == "model_not_found"
 
 
-def test_without_limits_it_answers_all_the_same(make_app: AppMaker) -> None:
-    """RATELIMIT_ENABLED=false switches off what limits, and nothing else."""
+def test_calls_work_without_limits(make_app: AppMaker) -> None:
+    """RATELIMIT_ENABLED=false switches off the limits only."""
     response = ask(make_app(RATELIMIT_ENABLED=False).test_client(), model="offline")
     assert response.status_code == 200
     assert "x-ratelimit-limit-requests" not in response.headers
@@ -333,8 +336,8 @@ def test_without_limits_it_answers_all_the_same(make_app: AppMaker) -> None:
     ("wait_us", "text"),
     [(0, "0s"), (1, "1ms"), (999_001, "1s"), (59_999_999, "1m0s"), (86_400_000_000, "24h0m0s")],
 )
-def test_durations_are_go_s(wait_us: int, text: str) -> None:
-    """Rounded up, in the units that OpenAI writes."""
+def test_durations_are_written_as_openai_does(wait_us: int, text: str) -> None:
+    """Rounded up, in OpenAI's units."""
     assert duration(wait_us) == text
 
 
@@ -342,10 +345,10 @@ def test_durations_are_go_s(wait_us: int, text: str) -> None:
     ("method", "path", "status"),
     [("GET", OPENAI_PATH, 405), ("POST", "/v1/models", 405), ("POST", "/v1/embeddings", 404)],
 )
-def test_what_is_not_there_is_told_in_the_same_shape(
+def test_an_unknown_address_has_the_same_format(
     client: FlaskClient, method: str, path: str, status: int
 ) -> None:
-    """A client of the SDK that asks for more than we have gets an error that it can read."""
+    """The SDK can read the error."""
     response = client.open(path, method=method)
     assert response.status_code == status
     assert error_of(response)["type"] == "invalid_request_error"

@@ -1,4 +1,4 @@
-"""GET /: the page as it leaves the server; tests/e2e/test_browser.py uses it."""
+"""GET /: the page as the server sends it. tests/e2e/test_browser.py uses it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker
 
 
-def test_the_page_runs_nothing_from_elsewhere(client: FlaskClient) -> None:
-    """The policy forbids what is not ours, and the page holds nothing that needs it."""
+def test_the_page_runs_only_its_own_scripts(client: FlaskClient) -> None:
+    """The policy forbids foreign and inline scripts, and the page needs none."""
     response = client.get("/")
     assert response.status_code == 200
     policy = response.headers["Content-Security-Policy"]
@@ -30,12 +30,12 @@ def test_the_page_runs_nothing_from_elsewhere(client: FlaskClient) -> None:
 
 
 def test_the_page_names_the_model_that_answers(client: FlaskClient) -> None:
-    """Offline shows as offline before anybody has asked."""
+    """The offline model is shown before the first message."""
     assert "<strong>offline</strong>" in client.get("/").text
 
 
 def test_the_script_never_makes_markup_of_text(client: FlaskClient) -> None:
-    """No door by which a reply could become HTML."""
+    """A reply cannot become HTML."""
     for script in ("chat.js", "limit-headers.js"):
         source = client.get(f"/static/{script}").text
         assert not re.search(
@@ -43,7 +43,7 @@ def test_the_script_never_makes_markup_of_text(client: FlaskClient) -> None:
         )
 
 
-def test_the_page_asks_for_what_says_who_calls(make_app: AppMaker, database_url: str) -> None:
+def test_the_page_asks_for_a_user_id_or_a_key(make_app: AppMaker, database_url: str) -> None:
     """A user id while accounts are off, a key once they are on; never both."""
     html = make_app().test_client().get("/").text
     assert ('id="user-id"' in html, 'id="api-key"' in html) == (True, False)

@@ -1,4 +1,4 @@
-"""GET /usage: what is left, and what was spent."""
+"""GET /usage: what the caller has left and has spent."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.chatapp.test_surge import Clock
 
 @pytest.fixture
 def key(database_url: str) -> PresentedKey:
-    """A key of alice, who has the plan pro."""
+    """A key of alice, on the plan pro."""
     return Accounts(Database(database_url)).create_key("alice", plan="pro", default_plan="starter")
 
 
 @pytest.fixture
 def client(key: PresentedKey, make_app: AppMaker) -> FlaskClient:
-    """A client that shows alice's key."""
+    """A client with alice's key."""
     client = make_app().test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
     return client
@@ -48,14 +48,14 @@ def limits(client: FlaskClient) -> dict[str, dict[str, Any]]:
     return {limit["name"]: limit for limit in usage(client)["limits"]}
 
 
-def test_it_says_who_asks(client: FlaskClient) -> None:
-    """The key's owner and his plan."""
+def test_it_names_the_user_and_the_plan(client: FlaskClient) -> None:
+    """The key's owner and their plan."""
     told = usage(client)
     assert (told["user"], told["plan"]) == ("alice", "pro")
 
 
-def test_it_tells_what_a_chat_has_left(client: FlaskClient) -> None:
-    """The same figures as the answer to a chat, for every limit that is the caller's own."""
+def test_it_shows_what_a_chat_has_left(client: FlaskClient) -> None:
+    """The same figures as in the headers of a chat, for each of the caller's limits."""
     before = limits(client)
     assert before["user"]["remaining"] == 10
     assert before["user"] == {
@@ -74,8 +74,8 @@ def test_it_tells_what_a_chat_has_left(client: FlaskClient) -> None:
     assert "model" not in after
 
 
-def test_asking_costs_no_plan(client: FlaskClient) -> None:
-    """However often; the request counts at the key's own pace alone."""
+def test_it_charges_no_plan(client: FlaskClient) -> None:
+    """The request counts toward the key's rate only."""
     told = [limits(client) for _ in range(15)]
     assert {limit["plan"]["remaining"] for limit in told} == {2000}
     assert {limit["user"]["remaining"] for limit in told} == {10}
@@ -83,16 +83,16 @@ def test_asking_costs_no_plan(client: FlaskClient) -> None:
     assert "ip" not in told[-1]
 
 
-def test_it_answers_who_has_nothing_left(client: FlaskClient) -> None:
-    """That is when one asks."""
+def test_it_answers_when_a_limit_is_used_up(client: FlaskClient) -> None:
+    """Callers need it most then."""
     for _ in range(11):
         denied = client.post("/chat", json={"message": "hi"})
     assert denied.status_code == 429
     assert limits(client)["user"]["remaining"] == 0
 
 
-def test_it_tells_what_was_spent(client: FlaskClient, database_url: str) -> None:
-    """Today and this month, by the ledger, in dollars to the micro-dollar."""
+def test_it_shows_what_was_spent(client: FlaskClient, database_url: str) -> None:
+    """Today and this month, by the ledger, exact to the micro-dollar."""
     now = datetime.now(UTC)
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = first - timedelta(microseconds=1)
@@ -110,7 +110,7 @@ def test_it_tells_what_was_spent(client: FlaskClient, database_url: str) -> None
 
 
 def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
-    """What a chat cost is what the ledger and so this says: the catalogue's price of its usage."""
+    """The cost of a chat is the catalogue's price of its usage."""
     ledger = services_of(online.application).ledger
     response = online.post("/chat", json={"message": "hi", "model": "gpt-4o"})
     assert response.status_code == 200
@@ -128,7 +128,7 @@ def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
 def test_dollars_of_a_day_and_a_month_end_with_the_calendar(
     online: FlaskClient, monkeypatch: pytest.MonkeyPatch, now: str, days: int
 ) -> None:
-    """By UTC, as `spent` does; the plan's calls a day go on until they are 24 hours old."""
+    """In UTC, as `spent` does. The plan's calls per day count for 24 hours."""
     clock = Clock(monkeypatch)
     clock.now_s = datetime.fromisoformat(now).timestamp()
     assert online.post("/chat", json={"message": "hi", "model": "gpt-4o"}).status_code == 200
@@ -150,7 +150,7 @@ def test_dollars_of_a_day_and_a_month_end_with_the_calendar(
 
 
 def test_what_is_spent_is_what_the_limits_hold(online: FlaskClient) -> None:
-    """One figure for `spent` and the dollar limits of the same day and month."""
+    """`spent` equals what the dollar limits of the same day and month have counted."""
     for _ in range(3):
         assert online.post("/chat", json={"message": "hi", "model": "gpt-4o"}).status_code == 200
     assert services_of(online.application).ledger.flush()
@@ -160,8 +160,8 @@ def test_what_is_spent_is_what_the_limits_hold(online: FlaskClient) -> None:
         assert limit["limit"] - limit["remaining"] == pytest.approx(told["spent"][spent])
 
 
-def test_without_accounts_it_tells_of_the_address(make_app: AppMaker) -> None:
-    """Who has no name is counted by where he is."""
+def test_without_accounts_it_is_about_the_address(make_app: AppMaker) -> None:
+    """A caller without a name is counted by IP."""
     client = make_app().test_client()
     client.post("/chat", json={"message": "hi"})
     told = usage(client)
@@ -171,7 +171,7 @@ def test_without_accounts_it_tells_of_the_address(make_app: AppMaker) -> None:
 
 
 def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str) -> None:
-    """What cannot be read is null, and not a failure."""
+    """`spent` is null then."""
     with Database(database_url).writing() as connection:
         connection.execute(text("DROP TABLE calls"))
     told = usage(client)
@@ -179,13 +179,13 @@ def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str)
     assert told["limits"]
 
 
-def test_limits_that_are_off_are_none(make_app: AppMaker) -> None:
-    """And no error."""
+def test_without_limits_the_list_is_empty(make_app: AppMaker) -> None:
+    """It is not an error."""
     assert usage(make_app(RATELIMIT_ENABLED=False).test_client())["limits"] == []
 
 
 def test_a_lost_storage_is_no_500(make_app: AppMaker) -> None:
-    """With the fallback it tells what this worker counts."""
+    """The storage fallback shows what this worker has counted."""
     uri = f"redis://127.0.0.1:{servers.free_port()}"
     response = make_app(RATELIMIT_STORAGE_URI=uri).test_client().get("/usage")
     assert response.status_code in {200, 503}

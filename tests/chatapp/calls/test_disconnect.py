@@ -1,4 +1,4 @@
-"""Clients that leave are noticed while nothing is written to them, and no others are."""
+"""Disconnects are noticed while nothing is written to the client."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from chatapp.calls.disconnect import IS_SUPPORTED, Disconnect, DisconnectWatch
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="only Linux tells of it")
 
 
-def test_a_client_that_closes_is_gone() -> None:
-    """At once, and once."""
+def test_a_client_that_closes_has_disconnected() -> None:
+    """It is noticed at once, and once."""
     gone = threading.Event()
     ours, theirs = socket.socketpair()
     with ours, DisconnectWatch().watching(ours, gone.set):
@@ -21,8 +21,8 @@ def test_a_client_that_closes_is_gone() -> None:
         assert gone.wait(5)
 
 
-def test_a_client_that_sends_its_next_request_is_not() -> None:
-    """What it sent stays where the server will read it."""
+def test_a_client_that_sends_its_next_request_is_connected() -> None:
+    """The data stays in the socket for the server."""
     gone = threading.Event()
     ours, theirs = socket.socketpair()
     with ours, theirs, DisconnectWatch().watching(ours, gone.set):
@@ -31,8 +31,8 @@ def test_a_client_that_sends_its_next_request_is_not() -> None:
         assert ours.recv(100) == b"GET / HTTP/1.1\r\n"
 
 
-def test_whatever_it_sent_before_it_left() -> None:
-    """As the farewell of TLS, which is bytes like others to who does not read them."""
+def test_data_before_a_disconnect_does_not_hide_it() -> None:
+    """Such as the end of TLS."""
     gone = threading.Event()
     ours, theirs = socket.socketpair()
     with ours, DisconnectWatch().watching(ours, gone.set):
@@ -41,8 +41,8 @@ def test_whatever_it_sent_before_it_left() -> None:
         assert gone.wait(5)
 
 
-def test_after_the_block_nobody_is_told() -> None:
-    """The number of a closed connection is soon another's."""
+def test_after_the_block_nothing_is_noticed() -> None:
+    """The number of a closed connection is reused."""
     gone = threading.Event()
     watch = DisconnectWatch()
     ours, theirs = socket.socketpair()
@@ -55,8 +55,8 @@ def test_after_the_block_nobody_is_told() -> None:
         assert not gone.wait(0.1)
 
 
-def test_a_mistake_in_one_call_does_not_end_the_watch() -> None:
-    """The next client is noticed all the same."""
+def test_an_exception_in_a_callback_does_not_end_the_watch() -> None:
+    """The next disconnect is noticed."""
 
     failed, gone = threading.Event(), threading.Event()
 
@@ -72,8 +72,8 @@ def test_a_mistake_in_one_call_does_not_end_the_watch() -> None:
             assert happened.wait(5)
 
 
-def test_what_ends_with_a_client_may_be_told_later() -> None:
-    """At first there is nothing to end; whoever has left by then ends it at once."""
+def test_the_callback_may_be_set_later() -> None:
+    """It is called at once if the client has already disconnected."""
     for early in (False, True):
         ours, theirs = socket.socketpair()
         ended = threading.Event()
@@ -92,8 +92,8 @@ def test_what_ends_with_a_client_may_be_told_later() -> None:
         ours.close()
 
 
-def test_a_client_whom_nobody_knows_never_leaves() -> None:
-    """Not every server says which connection a request came by."""
+def test_without_a_connection_no_disconnect_is_noticed() -> None:
+    """Not every server passes the connection on."""
     disconnect = Disconnect(None)
     assert not disconnect.wait(0.01)
     disconnect.close()

@@ -1,4 +1,4 @@
-"""A call without Flask: what limits and ledger learn about it, whichever way it ends."""
+"""A call without Flask: what limits and ledger record, however it ends."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class FakeLimits:
         self.cooled.append(for_s)
 
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
-        """Quotas are test_retry's subject."""
+        """test_retry tests quotas."""
 
     def note_unbilled(self) -> None:
         self.unbilled += 1
@@ -188,7 +188,7 @@ def test_a_timeout_is_charged_and_makes_the_caller_unbilled(ledger: RecordingLed
 
 
 def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
-    """Nothing was sent: the call is over, refunded, and the exception goes on."""
+    """Nothing was sent, so the call is refunded, and the exception is re-raised."""
 
     def attempt(model: Model, most: int | None) -> Reply:
         raise ZeroDivisionError

@@ -30,7 +30,7 @@ from chatapp.providers.openai import quotas
     ],
 )
 def test_the_period_follows_from_the_reset(quota: Quota, level: QuotaLevel) -> None:
-    """By the minute or by the day: how long what is used takes to come back says which."""
+    """The time in which the used part comes back shows whether it is a minute or a day."""
     assert quota_level(quota) == level
 
 

@@ -1,4 +1,4 @@
-"""Attempts at a call: how many, after which waits, and what other callers notice."""
+"""Attempts at a call: how many, after which waits, and their effect on other callers."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def failure(kind: ErrorKind, retry_after_s: float | None = None) -> ProviderErro
     return ProviderError("openai", kind, retry_after_s=retry_after_s, quotas=(QUOTA,))
 
 
-def test_an_answer_is_asked_for_once(made: MakeRetry) -> None:
-    """And its quotas are reported."""
+def test_an_answer_takes_one_attempt(made: MakeRetry) -> None:
+    """Its quotas are reported."""
     limits, slept, retry = made()
     assert retry.run(Script()).quotas == (QUOTA,)
     assert (retry.attempts, slept, limits.reported, limits.cooled) == (1, [], [QUOTA], [])
@@ -85,7 +85,7 @@ def test_an_answer_is_asked_for_once(made: MakeRetry) -> None:
 
 @pytest.mark.parametrize("kind", ["rate_limited", "overloaded"])
 def test_a_short_wait_is_waited_for(made: MakeRetry, kind: ErrorKind) -> None:
-    """Everybody cools down for as long as the provider asks; the attempt that follows is admitted
+    """The model cools down for the provider's wait, for all callers. The next attempt is admitted
     and charged like the first."""
     limits, slept, retry = made()
     assert retry.run(Script(failure(kind, 0.3)))
@@ -93,15 +93,15 @@ def test_a_short_wait_is_waited_for(made: MakeRetry, kind: ErrorKind) -> None:
     assert limits.reported == [QUOTA, QUOTA]
 
 
-def test_a_refusal_that_names_no_wait_grows(made: MakeRetry) -> None:
-    """The cool-down has no length of its own."""
+def test_a_cool_down_without_a_named_wait_grows(made: MakeRetry) -> None:
+    """The limits choose its length."""
     limits, slept, retry = made()
     assert retry.run(Script(failure("overloaded")))
     assert (limits.cooled, slept) == ([None], [PAUSE_S])
 
 
-def test_a_long_wait_is_the_callers(made: MakeRetry) -> None:
-    """No thread sleeps for 7 s: the caller is told, and everybody cools down."""
+def test_a_long_wait_is_left_to_the_caller(made: MakeRetry) -> None:
+    """No thread sleeps for 7 s. The error has the wait, and the model cools down."""
     limits, slept, retry = made()
     with pytest.raises(ProviderError) as caught:
         retry.run(Script(failure("rate_limited", 7.0)))
@@ -110,7 +110,7 @@ def test_a_long_wait_is_the_callers(made: MakeRetry) -> None:
 
 
 def test_attempts_are_bounded(made: MakeRetry) -> None:
-    """The last error is the caller's."""
+    """The caller gets the last error."""
     limits, slept, retry = made(most_attempts=3)
     last = failure("overloaded", 0.3)
     with pytest.raises(ProviderError) as caught:
@@ -120,7 +120,7 @@ def test_attempts_are_bounded(made: MakeRetry) -> None:
 
 
 def test_waits_are_bounded_together(made: MakeRetry) -> None:
-    """However many attempts: nobody waits for more than the patience in all."""
+    """Their sum never exceeds the patience."""
     _, slept, retry = made(most_attempts=99)
     with pytest.raises(ProviderError):
         retry.run(Script(*[failure("overloaded", 0.7) for _ in range(99)]))
@@ -128,22 +128,22 @@ def test_waits_are_bounded_together(made: MakeRetry) -> None:
 
 
 def test_another_attempt_waits_until_it_is_admitted(made: MakeRetry) -> None:
-    """Others are on the ramp before it."""
+    """Other callers may be ahead."""
     limits, slept, retry = made(0.5, 0.25, None)
     assert retry.run(Script(failure("rate_limited", 0.3)))
     assert (slept, limits.admitted) == ([0.3, 0.5, 0.25], 1)
 
 
-def test_where_no_attempt_is_admitted_the_wait_is_told(made: MakeRetry) -> None:
-    """The wait of the limits, which know it."""
+def test_a_denied_attempt_has_the_wait_of_the_limits(made: MakeRetry) -> None:
+    """They know the rest of the cool-down."""
     _, slept, retry = made(30.0)
     with pytest.raises(ProviderError) as caught:
         retry.run(Script(failure("rate_limited", 0.3)))
     assert (caught.value.retry_after_s, slept, retry.attempts) == (30.0, [0.3], 1)
 
 
-def test_what_could_not_be_reached_is_asked_again(made: MakeRetry) -> None:
-    """Nobody was refused for want of room, and nobody cools down."""
+def test_an_unreachable_provider_is_tried_again(made: MakeRetry) -> None:
+    """It has not refused for its load, so the model does not cool down."""
     limits, slept, retry = made()
     assert retry.run(Script(failure("unavailable")))
     assert limits.cooled == []
@@ -153,10 +153,8 @@ def test_what_could_not_be_reached_is_asked_again(made: MakeRetry) -> None:
 @pytest.mark.parametrize(
     "kind", ["timeout", "malformed", "bad_request", "too_large", "auth", "quota", "unknown_model"]
 )
-def test_what_may_be_billed_or_will_not_change_is_asked_once(
-    made: MakeRetry, kind: ErrorKind
-) -> None:
-    """A call that timed out may bill twice; a refusal of the request stays one."""
+def test_a_timeout_and_a_rejection_are_not_retried(made: MakeRetry, kind: ErrorKind) -> None:
+    """A timeout may be billed twice; a rejection stays one."""
     assert kind not in RETRYABLE
     limits, slept, retry = made()
     with pytest.raises(ProviderError):
@@ -164,8 +162,8 @@ def test_what_may_be_billed_or_will_not_change_is_asked_once(
     assert (retry.attempts, slept, limits.cooled) == (1, [], [])
 
 
-def test_a_call_that_is_too_large_closes_nothing(made: MakeRetry) -> None:
-    """It says nothing of the provider's room for others, and is not asked again."""
+def test_a_call_that_is_too_large_causes_no_cool_down(made: MakeRetry) -> None:
+    """It says nothing about the provider's load, and is not retried."""
     limits, slept, retry = made()
     retry.quota_use = {"requests": QUOTA.limit + 1}
     with pytest.raises(ProviderError):
@@ -173,8 +171,8 @@ def test_a_call_that_is_too_large_closes_nothing(made: MakeRetry) -> None:
     assert (retry.attempts, slept, limits.cooled) == (1, [], [])
 
 
-def test_no_header_closes_a_provider_for_good(made: MakeRetry) -> None:
-    """A Retry-After of years is an hour."""
+def test_a_cool_down_is_bounded(made: MakeRetry) -> None:
+    """Even if Retry-After is years."""
     limits, _, retry = made()
     with pytest.raises(ProviderError):
         retry.run(Script(failure("rate_limited", 1e9)))
@@ -182,7 +180,7 @@ def test_no_header_closes_a_provider_for_good(made: MakeRetry) -> None:
 
 
 def test_a_fallback_is_called_once(made: MakeRetry) -> None:
-    """Whatever the first had used of the attempts."""
+    """However many attempts the first model has had."""
     _, _, retry = made(most_attempts=1)
     with pytest.raises(ProviderError):
         retry.run(Script(failure("overloaded", 9.0)))
@@ -192,8 +190,8 @@ def test_a_fallback_is_called_once(made: MakeRetry) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(RETRYABLE))
-def test_nobody_is_asked_again_for_a_caller_who_has_left(kind: ErrorKind) -> None:
-    """He left while we waited: no attempt is charged, and none is made."""
+def test_a_disconnect_ends_the_attempts(kind: ErrorKind) -> None:
+    """If it happens during the wait, no attempt is charged or made."""
     limits = FakeLimits()
     retry = Retry(limits, quota_use={}, most_attempts=3, sleep=lambda _: True)
     with pytest.raises(ProviderError):
@@ -201,8 +199,8 @@ def test_nobody_is_asked_again_for_a_caller_who_has_left(kind: ErrorKind) -> Non
     assert (retry.attempts, limits.admitted) == (1, 0)
 
 
-def test_who_is_refused_without_a_wait_is_told_the_pause(made: MakeRetry) -> None:
-    """That which follows from his own refusal; a wait that the provider names is told as it is."""
+def test_a_refusal_without_a_wait_gets_the_cool_down(made: MakeRetry) -> None:
+    """A wait that the provider named is kept."""
     for named, told in ((None, 8.0), (5.0, 5.0)):
         limits, _, retry = made(most_attempts=1)
         limits.pause = 8.0

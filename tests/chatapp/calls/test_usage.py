@@ -1,4 +1,4 @@
-"""What a call used: as the provider reports it, else what may have been billed."""
+"""The usage of a call: as the provider reported it, or what may have been billed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def by(progress: Progress, *, silent_s: float | None = None) -> CallUsage:
 
 @pytest.mark.parametrize("silent_s", [None, 5.0])
 def test_a_final_usage_is_the_bill(silent_s: float | None) -> None:
-    """Nothing is estimated beside it."""
+    """Nothing is estimated."""
     progress = Progress("m", usage=Usage(9, 4), usage_is_final=True, output_bytes=999)
     assert by(progress, silent_s=silent_s) == CallUsage(Usage(9, 4), estimated=False)
     assert answer_usage(Usage(9, 4), HELD, output_bytes=9) == CallUsage(
@@ -31,9 +31,9 @@ def test_a_final_usage_is_the_bill(silent_s: float | None) -> None:
     )
 
 
-def test_what_was_received_is_counted() -> None:
-    """Of a call that hides nothing: the input as far as it is known, the output by its size, and
-    never less than the provider reported."""
+def test_received_output_is_counted() -> None:
+    """For a call that hides no output: the known input, and the output by its size, at least as
+    much as the provider reported."""
     assert by(Progress("m", output_bytes=7)).usage == Usage(5, 3)
     reported = Progress("m", usage=Usage(9, 1, cached_input_tokens=2), output_bytes=30)
     assert by(reported) == CallUsage(Usage(9, 10, cached_input_tokens=2), estimated=True)
@@ -47,22 +47,19 @@ def test_what_was_received_is_counted() -> None:
     ("output_bytes", "silent_s", "output"),
     [(7, 0.0, 20), (900, 0.0, 300), (7, 3.5, 353), (7, 600.0, 8_000)],
 )
-def test_reasoning_is_taken_from_the_time_it_took(
+def test_reasoning_is_estimated_from_its_time(
     output_bytes: int, silent_s: float, output: int
 ) -> None:
-    """A model that reasons generates before it sends anything; at least what was expected of the
-    call is charged, never more than an answer may have, and not what is held for a caller whose
-    calls are not billed."""
+    """A reasoning model generates before it sends. It is charged at least what was expected and at
+    most what an answer may have, not what is held for a caller with unbilled calls."""
     progress = Progress("m", output_bytes=output_bytes)
     assert by(progress, silent_s=silent_s) == CallUsage(Usage(5, output), estimated=True)
 
 
 @pytest.mark.parametrize("silent_s", [None, 0.5])
 @pytest.mark.parametrize("usage", [None, Usage(9, 1)])
-def test_of_a_silent_stream_the_hold_is_charged(
-    usage: Usage | None, silent_s: float | None
-) -> None:
-    """It may have generated anything, whatever model it is."""
+def test_a_silent_stream_is_charged_as_held(usage: Usage | None, silent_s: float | None) -> None:
+    """Any model may have generated that much."""
     spent = by(Progress("m", usage=usage), silent_s=silent_s)
     assert spent == CallUsage(Usage(9 if usage else 5, 100), estimated=True, unseen=True)
 
@@ -74,8 +71,8 @@ def test_of_a_silent_stream_the_hold_is_charged(
         Progress("m", output_bytes=30, finish_reason="stop"),
     ],
 )
-def test_a_stream_that_its_provider_has_ended_is_what_it_sent(progress: Progress) -> None:
-    """With an error, or whole and without a usage: the provider says that it generates no more."""
+def test_a_stream_that_the_provider_has_ended_is_charged_as_received(progress: Progress) -> None:
+    """With an error, or whole and without a usage: nothing more is generated."""
     assert by(progress, silent_s=9.0) == CallUsage(Usage(5, 10), estimated=True)
 
 
@@ -90,9 +87,9 @@ def test_a_stream_that_its_provider_has_ended_is_what_it_sent(progress: Progress
         ("bad_request", 400, NO_USAGE),
     ],
 )
-def test_without_an_answer_what_may_be_billed_is_charged(
+def test_a_call_without_an_answer_may_be_billed(
     kind: ErrorKind, status: int | None, usage: Usage
 ) -> None:
-    """A provider that is late or unreadable may bill; one that answers with an error does not."""
+    """After a timeout or an unreadable answer, not after an error."""
     spent = usage_without_answer(ProviderError("p", kind, status=status), HELD)
     assert (spent.usage, spent.estimated) == (usage, usage != NO_USAGE)

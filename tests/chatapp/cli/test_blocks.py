@@ -16,12 +16,6 @@ HELLO = {"message": "hello", "user_id": "alice"}
 
 
 @pytest.fixture
-def uri(redis_client: Any, redis_server: Any) -> str:
-    """An empty storage."""
-    return str(redis_server.uri)
-
-
-@pytest.fixture
 def worker(make_app: AppMaker, uri: str) -> Flask:
     """The application that answers."""
     return make_app(RATELIMIT_STORAGE_URI=uri)

@@ -125,7 +125,8 @@ ERRORS = {
 def test_an_error_has_its_cause(
     online: FlaskClient, provider: ProviderServer, vendor: str, name: str
 ) -> None:
-    """The client gets the cause, after one attempt, without the provider's message or our key."""
+    """The client gets the cause after one attempt, without the provider's message or the server's
+    key."""
     answer, status, code, retry_after = ERRORS[vendor, name]
     provider.script(answer)
     response = online.post("/chat", json=asked(vendor))
@@ -164,7 +165,7 @@ def test_a_silent_provider_is_a_timeout(
 def test_an_unreachable_provider_is_a_502(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, vendor: str
 ) -> None:
-    """A refused connection is the provider's failure, not ours."""
+    """A refused connection is the provider's failure."""
     monkeypatch.setenv(f"{vendor.upper()}_API_KEY", "sk-test")
     monkeypatch.setenv(f"{vendor.upper()}_BASE_URL", "http://127.0.0.1:1/v1")
     response = make_app().test_client().post("/chat", json=asked(vendor))

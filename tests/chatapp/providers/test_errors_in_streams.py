@@ -50,7 +50,7 @@ ANTHROPIC_ERRORS: list[tuple[object, ErrorKind]] = [
 
 @pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])
 @pytest.mark.parametrize(("error", "kind"), OPENAI_ERRORS)
-def test_openais_error_chunk_is_told_by_its_cause(
+def test_openais_error_chunk_has_its_cause(
     provider: ProviderServer, error: object, kind: ErrorKind, forwarded: bool
 ) -> None:
     """The code decides, or else the type. An error in any form ends the answer as an error."""
@@ -60,7 +60,7 @@ def test_openais_error_chunk_is_told_by_its_cause(
 
 @pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])
 @pytest.mark.parametrize(("error", "kind"), ANTHROPIC_ERRORS)
-def test_anthropics_error_event_is_told_by_its_cause(
+def test_anthropics_error_event_has_its_cause(
     provider: ProviderServer, error: object, kind: ErrorKind, forwarded: bool
 ) -> None:
     """The type decides. An error in any form ends the answer as an error."""

@@ -1,4 +1,4 @@
-"""Server-sent events are complete, wherever the network cuts them."""
+"""Server-sent events are parsed completely, however the network cuts them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIRE = b'event: a\ndata: {"x": 1}\n\n: ping\n\ndata: b\r\ndata: c\r\n\r\ndata:d\
 
 @given(st.lists(st.integers(0, len(WIRE)), max_size=8))
 def test_events_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
-    """Names, data of several lines, comments; their bytes together are the input."""
+    """Names, data of several lines, and comments; their bytes together are the input."""
     edges = [0, *sorted(cuts), len(WIRE)]
     events = list(read(WIRE[a:b] for a, b in itertools.pairwise(edges)))
     assert [(e.name, e.data) for e in events] == [
@@ -28,8 +28,8 @@ def test_events_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
     assert b"".join(e.raw for e in events) == WIRE
 
 
-def test_an_event_comes_before_the_next_byte_is_asked_for() -> None:
-    """No event waits for the next one."""
+def test_an_event_is_yielded_before_the_next_byte_is_read() -> None:
+    """It does not wait for the next event."""
 
     def pieces():
         yield b"data: a\n\n"
@@ -38,21 +38,21 @@ def test_an_event_comes_before_the_next_byte_is_asked_for() -> None:
     assert next(read(pieces())) == Event("", "a", b"data: a\n\n")
 
 
-def test_what_is_cut_off_is_dropped() -> None:
-    """Half an event is dropped; one without only its empty line is complete."""
+def test_an_incomplete_event_is_dropped() -> None:
+    """It is complete if only its empty line is missing."""
     assert list(read([b"data: a\n\ndata: b"])) == [Event("", "a", b"data: a\n\n")]
     assert [e.data for e in read([b"data: a\n\ndata: b\n"])] == ["a", "b"]
 
 
-def test_what_never_ends_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is far above any provider's events."""
+def test_an_endless_event_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is far above any provider's events."""
     monkeypatch.setattr(event_stream, "EVENT_MAX_BYTES", 100)
     with pytest.raises(ValueError, match="larger than 100 bytes"):
         list(read(b"data: x" for _ in range(1000)))
 
 
 @given(st.dictionaries(st.text(), st.text()), st.sampled_from([None, "delta"]))
-def test_what_is_written_is_read_again(data: dict[str, str], name: str | None) -> None:
+def test_written_events_can_be_read(data: dict[str, str], name: str | None) -> None:
     """Data may contain line ends and separators."""
     [event] = read([write(data, name=name)])
     assert event.name == (name or "")

@@ -1,4 +1,5 @@
-"""API keys on real requests: who gets in, who does not, and who pays for the attempt."""
+"""API keys on real requests: which are accepted, which are refused, and what a failed attempt
+costs."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ BODIES: dict[str, dict[str, object]] = {
 
 @pytest.fixture
 def accounts(database_url: str) -> Accounts:
-    """The accounts of the application; one key is there, so that they are on."""
+    """The accounts of the application, with one key, so that keys are required."""
     accounts = Accounts(Database(database_url))
     accounts.create_key("somebody", plan=None, default_plan="starter")
     return accounts
@@ -42,7 +43,7 @@ def accounts(database_url: str) -> Accounts:
 
 @pytest.fixture
 def alice(accounts: Accounts) -> PresentedKey:
-    """A key of alice, who has the plan pro."""
+    """A key of alice, on the plan pro."""
     return accounts.create_key("alice", plan="pro", default_plan="starter")
 
 
@@ -84,24 +85,24 @@ def bearer(key: PresentedKey) -> dict[str, str]:
 def test_a_key_opens_every_endpoint(
     client: FlaskClient, alice: PresentedKey, path: str, form: str
 ) -> None:
-    """In OpenAI's header or Anthropic's, whichever the SDK of the caller sends."""
+    """In OpenAI's header or Anthropic's."""
     name, _, value = form.format(alice.text).partition(": ")
     response = ask(client, {name: value}, path=path)
     assert response.status_code == 200, response.text
 
 
 def test_the_keys_owner_pays(client: FlaskClient, alice: PresentedKey) -> None:
-    """With his plan, whatever name the body gives and wherever he is."""
+    """On their plan, whatever user the body names, from any address."""
     first = ask(client, bearer(alice), user_id="somebody else", ip="203.0.113.1")
     second = ask(client, bearer(alice), user_id="yet another", ip="203.0.113.2")
     assert (left(first)["plan"], left(second)["plan"]) == (1999, 1998)
     assert left(second)["user"] == 8
 
 
-def test_all_keys_of_a_user_share_his_limits(
+def test_all_keys_of_a_user_share_their_limits(
     client: FlaskClient, accounts: Accounts, alice: PresentedKey
 ) -> None:
-    """A second key is no second allowance."""
+    """A second key gives no second set of limits."""
     second = accounts.create_key("alice", plan=None, default_plan="starter")
     ask(client, bearer(alice))
     assert left(ask(client, bearer(second)))["user"] == 8
@@ -130,8 +131,8 @@ BAD_HEADERS: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("name", BAD_HEADERS)
-def test_without_a_good_key_it_is_401(client: FlaskClient, path: str, name: str) -> None:
-    """In the shape of the endpoint, with what to do, before the body is looked at."""
+def test_without_a_valid_key_it_is_401(client: FlaskClient, path: str, name: str) -> None:
+    """In the format of the endpoint, with what to do, before the body is read."""
     response = client.post(path, data=b"not even JSON", headers=BAD_HEADERS[name])
     assert response.status_code == 401, response.text
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
@@ -155,10 +156,10 @@ def test_without_a_good_key_it_is_401(client: FlaskClient, path: str, name: str)
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_beside_a_foreign_key_ours_counts(
+def test_a_foreign_key_beside_a_valid_one_is_ignored(
     client: FlaskClient, alice: PresentedKey, path: str
 ) -> None:
-    """In either header, as Claude Code sends both where an ANTHROPIC_API_KEY is left over."""
+    """In either header: Claude Code sends both if an ANTHROPIC_API_KEY is left over."""
     foreign = "sk-ant-api03-left-over"
     both = {"Authorization": f"Bearer {alice.text}", "x-api-key": foreign}
     assert ask(client, both, path=path).status_code == 200
@@ -168,10 +169,10 @@ def test_beside_a_foreign_key_ours_counts(
     assert ask(client, same, path=path).status_code == 200
 
 
-def test_two_keys_of_ours_are_401(
+def test_two_keys_of_this_server_are_401(
     client: FlaskClient, accounts: Accounts, alice: PresentedKey
 ) -> None:
-    """Which of two users calls is not guessed, valid as both keys are."""
+    """The server does not guess which user calls, even if both are valid."""
     bob = accounts.create_key("bob", plan=None, default_plan="starter")
     response = ask(client, {"Authorization": f"Bearer {alice.text}", "x-api-key": bob.text})
     assert response.status_code == 401
@@ -187,7 +188,7 @@ def test_two_keys_of_ours_are_401(
 def test_a_wrong_secret_expired_or_revoked_key_is_401(
     client: FlaskClient, accounts: Accounts, alice: PresentedKey
 ) -> None:
-    """None of them gets in, and its owner is told why."""
+    """The owner of an expired or revoked key learns the reason."""
     past = datetime.now(UTC) - timedelta(seconds=1)
     expired = accounts.create_key("bob", plan=None, default_plan="starter", expires_at=past)
     revoked = accounts.create_key("bob", plan=None, default_plan="starter")
@@ -201,8 +202,8 @@ def test_a_wrong_secret_expired_or_revoked_key_is_401(
 
 
 def test_an_attempt_is_charged_to_the_address(client: FlaskClient, alice: PresentedKey) -> None:
-    """Guessing is not free: after the address's burst it is 429. A valid key is not touched by it,
-    at the same address as elsewhere."""
+    """After the address's burst, guesses get 429. A valid key is not affected, even at the same
+    address."""
     statuses = [ask(client, {"x-api-key": GOOD_FORM}).status_code for _ in range(30)]
     assert statuses[:20] == [401] * 20
     assert 429 in statuses[20:23]
@@ -211,16 +212,16 @@ def test_an_attempt_is_charged_to_the_address(client: FlaskClient, alice: Presen
     assert (left(fresh)["user"], left(fresh)["plan"]) == (9, 1999)
 
 
-def test_what_is_for_everybody_needs_no_key(client: FlaskClient) -> None:
-    """The page and its files, health, a preflight; what is nowhere is 404."""
+def test_public_endpoints_need_no_key(client: FlaskClient) -> None:
+    """The page and its files, health, and a preflight; an unknown address is 404."""
     for path in ("/", "/static/chat.js", "/healthz", "/readyz"):
         assert client.get(path).status_code == 200
     assert client.options("/chat").status_code == 200
     assert client.get("/nowhere").status_code == 404
 
 
-def test_every_other_endpoint_needs_one(app: Flask) -> None:
-    """An endpoint that is added tomorrow is closed unless somebody opens it here by name."""
+def test_every_other_endpoint_needs_a_key(app: Flask) -> None:
+    """New endpoints need a key unless they are listed here."""
     open_ones = {"static", "page.page", "health.healthz", "health.readyz"}
     client = app.test_client()
     asked = 0
@@ -237,7 +238,7 @@ def test_every_other_endpoint_needs_one(app: Flask) -> None:
 
 
 def test_the_first_key_turns_accounts_on(make_app: AppMaker, database_url: str) -> None:
-    """Before it everybody may ask; in an application that starts after it nobody without one."""
+    """Before it no key is needed; an application that starts after it requires one."""
     client = make_app().test_client()
     assert ask(client, {}).status_code == 200
     assert ask(client, {"x-api-key": "of another server"}).status_code == 200
@@ -245,20 +246,20 @@ def test_the_first_key_turns_accounts_on(make_app: AppMaker, database_url: str) 
     assert ask(make_app().test_client(), {}).status_code == 401
 
 
-def test_a_plan_that_is_no_more_is_the_default_one(
+def test_an_unknown_plan_becomes_the_default_plan(
     client: FlaskClient, accounts: Accounts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not no limit at all, and not an error; the log says it."""
+    """Instead of no limits or an error. The log reports it."""
     key = accounts.create_key("carol", plan="gold", default_plan="starter")
     response = ask(client, bearer(key))
     assert left(response)["plan"] == 99
     assert "unknown plan gold" in caplog.text
 
 
-def test_a_lost_database_is_503_and_no_open_door(
+def test_a_lost_database_is_503(
     client: FlaskClient, alice: PresentedKey, database_url: str
 ) -> None:
-    """Who was not just here waits; nobody gets in unchecked, and nothing is a 500."""
+    """Keys that were not checked recently have to wait; no key is accepted unchecked."""
     with Database(database_url).writing() as connection:
         connection.execute(text("ALTER TABLE api_keys RENAME TO elsewhere"))
     for path in BODIES:
@@ -271,7 +272,7 @@ def test_a_lost_database_is_503_and_no_open_door(
 def test_no_log_has_a_key(
     client: FlaskClient, alice: PresentedKey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever comes of a request, at the most talkative level of logging."""
+    """Not at any level, whatever the outcome."""
     with caplog.at_level(logging.DEBUG):
         ask(client, bearer(alice))
         ask(client, {"x-api-key": PresentedKey(alice.public_id, new_key().secret).text})

@@ -1,4 +1,4 @@
-"""Who pays for a chat, as the policy that is shipped decides it, over real requests."""
+"""Whom a chat is charged to, by the packaged policy, over real requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADDRESS = "198.51.100.7"
 
 
 def ask(client: FlaskClient, *, ip: str = ADDRESS, **body: object) -> TestResponse:
-    """One message from that address."""
+    """Send one message from that address."""
     return client.post(
         "/chat", json={"message": "hi", **body}, environ_overrides={"REMOTE_ADDR": ip}
     )
@@ -33,7 +33,7 @@ def left(response: TestResponse) -> dict[str, int]:
 
 
 def test_ten_pass_at_once_and_the_eleventh_waits(client: FlaskClient) -> None:
-    """A user's burst is 10; the refusal names the limit and is exact."""
+    """A user's burst is 10. The denial names the limit and has the exact wait."""
     responses = [ask(client, user_id="test-user-1") for _ in range(15)]
     assert [response.status_code for response in responses] == [200] * 10 + [429] * 5
     denied = responses[10]
@@ -46,8 +46,9 @@ def test_ten_pass_at_once_and_the_eleventh_waits(client: FlaskClient) -> None:
     assert denied.headers["Cache-Control"] == "no-store"
 
 
-def test_every_answer_says_what_is_left_of_each_limit(client: FlaskClient) -> None:
-    """Edge, pace, model and plan with its calls, tokens, slots and money, in one header."""
+def test_every_answer_shows_what_is_left_of_each_limit(client: FlaskClient) -> None:
+    """Edge, user, model and plan, with its calls, tokens, calls in flight and dollars, in one
+    header."""
     remaining = left(ask(client, user_id="u"))
     assert 198_000 < remaining.pop("tokens") < 200_000
     assert remaining == {
@@ -63,38 +64,38 @@ def test_every_answer_says_what_is_left_of_each_limit(client: FlaskClient) -> No
     }
 
 
-def test_users_have_allowances_of_their_own(client: FlaskClient) -> None:
-    """One user's burst is not another's, at one address."""
+def test_users_have_separate_limits(client: FlaskClient) -> None:
+    """One user's burst does not affect another at the same address."""
     for _ in range(5):
         ask(client, user_id="alice")
     assert left(ask(client, user_id="bob"))["user"] == 9
 
 
-def test_a_user_keeps_his_allowance_wherever_he_is(client: FlaskClient) -> None:
-    """The address does not matter to who has a name."""
+def test_a_user_has_the_same_limits_at_any_address(client: FlaskClient) -> None:
+    """A user with a name is not counted by address."""
     ask(client, user_id="alice", ip="203.0.113.1")
     assert left(ask(client, user_id="alice", ip="203.0.113.2"))["user"] == 8
 
 
 def test_without_a_name_the_address_pays(client: FlaskClient) -> None:
-    """And an IPv6 subscriber cannot multiply himself within his /64."""
+    """An IPv6 subscriber counts as one /64."""
     ask(client, ip="2001:db8::1")
     assert left(ask(client, ip="2001:db8::2"))["user"] == 8
     assert left(ask(client, ip="2001:db8:0:1::1"))["user"] == 9
 
 
-def test_nobody_spends_an_address_by_calling_himself_one(client: FlaskClient) -> None:
-    """A user_id that reads like an address, or like our name for one, is neither."""
+def test_a_user_id_like_an_address_is_no_address(client: FlaskClient) -> None:
+    """Also if it looks like the internal name of one."""
     ask(client)
     for user_id in (ADDRESS, f"ip:{ADDRESS}", f"user:{ADDRESS}"):
         assert left(ask(client, user_id=user_id))["user"] == 9
     assert left(ask(client))["user"] == 8
 
 
-def test_all_names_of_a_model_share_its_allowance(
+def test_all_names_of_a_model_share_its_limit(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """An alias, a date or an invented name makes no new allowance."""
+    """An alias, a date or an invented name gets no new limit."""
     assert left(ask(online, model="gpt-4o"))["model"] == 599
     assert left(ask(online, model="gpt-4o-2024-08-06"))["model"] == 598
     assert left(ask(online, model="gpt-invented-1"))["model"] == 599
@@ -112,8 +113,8 @@ BAD_BODIES: list[dict[str, object]] = [
 ]
 
 
-def test_a_bad_body_costs_the_edge_and_nobodys_plan(client: FlaskClient) -> None:
-    """It is not free (it costs us), and no user, plan or model pays for it."""
+def test_an_invalid_body_is_charged_to_the_edge_only(client: FlaskClient) -> None:
+    """No user, plan or model is charged."""
     ask(client, user_id="alice", ip="203.0.113.1")
     for bad in BAD_BODIES:
         response = client.post("/chat", environ_overrides={"REMOTE_ADDR": ADDRESS}, **bad)
@@ -124,15 +125,15 @@ def test_a_bad_body_costs_the_edge_and_nobodys_plan(client: FlaskClient) -> None
     assert (after["plan"], after["model"]) == (98, 598)
 
 
-def test_the_edge_holds_whoever_invents_users(client: FlaskClient) -> None:
-    """A new user_id in each call gets no further than the address's burst."""
+def test_invented_users_are_limited_by_address(client: FlaskClient) -> None:
+    """A new user_id in each call does not get past the address's burst."""
     statuses = [ask(client, user_id=f"invented-{i}").status_code for i in range(40)]
     assert statuses.count(429) >= 15
     assert statuses[:20] == [200] * 20
 
 
-def test_a_spent_plan_names_itself_and_the_next(make_app: AppMaker, tmp_path: Path) -> None:
-    """Who has used his day up learns which plan that was, and what another would allow."""
+def test_a_denial_names_the_plan_and_the_next(make_app: AppMaker, tmp_path: Path) -> None:
+    """It says what another plan would allow."""
     policy = tmp_path / "policy.toml"
     # The shipped plans, behind paces that a test need not wait for.
     shipped = POLICY_FILE.read_text("utf-8")
@@ -154,7 +155,7 @@ def test_a_spent_plan_names_itself_and_the_next(make_app: AppMaker, tmp_path: Pa
 def test_a_plan_is_the_starter_unless_it_is_set(
     make_app: AppMaker, plans: dict[str, str], plan: int
 ) -> None:
-    """CHATAPP_PLANS gives single users another."""
+    """CHATAPP_PLANS sets other plans for single users."""
     client = make_app(CHATAPP_PLANS=plans).test_client()
     assert left(ask(client, user_id="alice"))["plan"] == plan
     assert left(ask(client, user_id="bob"))["plan"] == 99
@@ -173,7 +174,7 @@ def test_a_plan_is_the_starter_unless_it_is_set(
 def test_forwarded_addresses_count_over_trusted_hops_only(
     make_app: AppMaker, hops: int, forwarded: str, same: bool
 ) -> None:
-    """A client that writes X-Forwarded-For itself gains nothing by it."""
+    """A client that sends X-Forwarded-For itself gains nothing."""
     client = make_app(CHATAPP_TRUSTED_HOPS=hops).test_client()
 
     def through(header: str) -> TestResponse:

@@ -41,14 +41,14 @@ V1: Final = {"model": "offline", "max_tokens": 9, "messages": [{"role": "user", 
 def test_every_answer_forbids_sniffing(
     client: FlaskClient, method: str, path: str, body: object, expected: int
 ) -> None:
-    """Errors, files and streams as well."""
+    """Including errors, files and streams."""
     answer = client.open(path, method=method, json=body)
     assert answer.status_code == expected
     assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]
 
 
-def test_a_refusal_forbids_it_too(make_app: AppMaker) -> None:
-    """Also one that takes the place of a 404."""
+def test_a_denial_forbids_sniffing(make_app: AppMaker) -> None:
+    """Also one that replaces a 404."""
     client = make_app().test_client()
     answers = [client.get("/nowhere") for _ in range(21)]
     assert answers[-1].status_code == 429
@@ -73,7 +73,7 @@ def ask(client: FlaskClient, path: str, **fields: object) -> Any:
 
 
 def own_id(path: str, response: Any) -> str:
-    """The server's id in the answer's header, and in the body of Anthropic's errors."""
+    """The server's id in the header of the answer, and in the body of Anthropic's errors."""
     told: str = response.headers[HEADERS[path]]
     assert OWN.fullmatch(told)
     if path == ANTHROPIC:
@@ -84,9 +84,9 @@ def own_id(path: str, response: Any) -> str:
 
 
 @pytest.mark.parametrize("path", HEADERS)
-def test_an_answer_of_this_server_has_one(client: FlaskClient, path: str) -> None:
-    """Answers of the offline model, whole and streamed, a mistake of the caller, and a denial: each
-    has another."""
+def test_an_answer_of_this_server_has_an_id(client: FlaskClient, path: str) -> None:
+    """A different one for each answer of the offline model, whole or streamed, each error and each
+    denial."""
     answers = [
         ask(client, path),
         ask(client, path, stream=True),
@@ -98,10 +98,10 @@ def test_an_answer_of_this_server_has_one(client: FlaskClient, path: str) -> Non
 
 
 @pytest.mark.parametrize("path", HEADERS)
-def test_a_401_and_a_429_at_the_edge_have_one(
+def test_a_401_and_a_429_at_the_edge_have_an_id(
     make_app: AppMaker, database_url: str, path: str
 ) -> None:
-    """Also a denial that takes the place of an answer that was ready."""
+    """Also a denial that replaces a finished answer."""
     Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
     client = make_app().test_client()
     answers = [ask(client, path) for _ in range(25)]
@@ -110,19 +110,19 @@ def test_a_401_and_a_429_at_the_edge_have_one(
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/usage", "/v1/models", "/v1/nowhere", "/"])
-def test_other_addresses_have_one(client: FlaskClient, path: str) -> None:
-    """Whatever is at them."""
+def test_other_addresses_have_an_id(client: FlaskClient, path: str) -> None:
+    """Known or unknown."""
     assert OWN.fullmatch(client.get(path).headers["x-request-id"])
 
 
 @pytest.mark.parametrize("path", HEADERS)
-def test_the_log_has_the_id_of_a_failure_of_ours(
+def test_the_log_has_the_id_of_a_500(
     make_app: AppMaker,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     path: str,
 ) -> None:
-    """Under it an operator finds what a 500 was."""
+    """The operator finds the error by it."""
     app = make_app()
     monkeypatch.setattr(services_of(app).conversation, "answer", None)
     response = ask(app.test_client(), path)
@@ -139,7 +139,7 @@ PROVIDER_ERRORS: Final = (400, 401, 404, 429, 500, 503)
 def test_an_error_of_the_provider_keeps_its_id(
     online: FlaskClient, provider: ProviderServer, path: str, status: int, stream: bool
 ) -> None:
-    """Whether its body is handed on or the error is told in our words."""
+    """Whether its body is forwarded or replaced."""
     provider.script(provider_error(path, status, "req_7"))
     response = ask(online, path, model=MODELS[path], stream=stream)
     assert response.status_code >= 400
@@ -149,10 +149,10 @@ def test_an_error_of_the_provider_keeps_its_id(
 
 
 @pytest.mark.parametrize("path", HEADERS)
-def test_an_id_that_cannot_be_sent_on_is_replaced(
+def test_an_invalid_id_of_the_provider_is_replaced(
     online: FlaskClient, provider: ProviderServer, path: str
 ) -> None:
-    """A server would refuse the header, and the whole answer with it."""
+    """The server would reject the header, and the whole answer with it."""
     provider.script(provider_error(path, 500, "a\x01b"))
     response = ask(online, path, model=MODELS[path])
     assert response.status_code in {502, 503}
@@ -160,7 +160,7 @@ def test_an_id_that_cannot_be_sent_on_is_replaced(
 
 
 @pytest.mark.parametrize("path", HEADERS)
-def test_an_answer_of_the_provider_without_one_gets_ours(online: FlaskClient, path: str) -> None:
+def test_an_answer_of_the_provider_without_an_id_gets_one(online: FlaskClient, path: str) -> None:
     """The scripted provider sends none."""
     response = ask(online, path, model=MODELS[path])
     assert response.status_code == 200
@@ -209,7 +209,7 @@ def test_without_keys_only_loopback_names_are_answered(
 
 
 def test_with_keys_every_name_is_answered(make_app: AppMaker, database_url: str) -> None:
-    """A page of another site has no key: it spends nothing, under whatever name."""
+    """A page of another site has no key, so it cannot spend anything."""
     accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter").text
     headers = {"Host": "chat.example", "Authorization": f"Bearer {key}"}
@@ -221,30 +221,31 @@ def test_with_keys_every_name_is_answered(make_app: AppMaker, database_url: str)
     ("host", "expected"),
     [("chat.example:443", 200), ("a.b.example", 200), ("b.example", 200), ("ab.example", 400)],
 )
-def test_the_setting_names_them(make_app: AppMaker, host: str, expected: int) -> None:
-    """Then it is those and no others; a dot in front stands for the name and all below."""
+def test_the_setting_lists_the_trusted_hosts(make_app: AppMaker, host: str, expected: int) -> None:
+    """Only those; a leading dot includes all subdomains."""
     client = make_app(CHATAPP_TRUSTED_HOSTS="chat.example, .b.example").test_client()
     assert status(client, host) == expected
 
 
-def test_a_star_is_any(make_app: AppMaker) -> None:
-    """For who knows what they do."""
+def test_a_star_trusts_every_host(make_app: AppMaker) -> None:
+    """By the operator's choice."""
     assert status(make_app(CHATAPP_TRUSTED_HOSTS="*").test_client(), "evil.example") == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_probes_may_use_any_name(client: FlaskClient, path: str) -> None:
-    """A probe names the address of a container, which nobody knows in advance."""
+    """A probe uses the address of a container, which is unknown in advance."""
     assert status(client, "10.1.2.3:8000", path) == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/static/chat.js", "/v1/models", "/usage", "/nowhere"])
 def test_nothing_else_is_exempt(client: FlaskClient, path: str) -> None:
-    """Not the page, whose script would ask in the other site's name, nor what is nowhere."""
+    """Neither the page, whose script would call with the other site's name, nor unknown
+    addresses."""
     assert status(client, "evil.example", path) == 400
 
 
-def test_the_refusal_has_the_endpoints_shape(client: FlaskClient) -> None:
+def test_the_refusal_has_the_format_of_the_endpoint(client: FlaskClient) -> None:
     """It names the host and the setting."""
     headers = {"Host": "evil.example"}
     told = client.post("/chat", json=ASKED, headers=headers).json
@@ -260,8 +261,8 @@ def test_the_refusal_has_the_endpoints_shape(client: FlaskClient) -> None:
     assert anthropic["error"]["details"] == {"error_code": "untrusted_host"}
 
 
-def test_strange_hosts_count_at_the_edge(client: FlaskClient) -> None:
-    """A refusal is not free to repeat."""
+def test_untrusted_hosts_are_charged_to_the_edge(client: FlaskClient) -> None:
+    """Repeated refusals become 429."""
     answers = [status(client, "evil.example") for _ in range(25)]
     assert answers.count(400) == 20
     assert answers[-1] == 429

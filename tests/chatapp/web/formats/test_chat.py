@@ -43,7 +43,7 @@ def events(response: TestResponse) -> list[tuple[str, dict[str, object]]]:
 def test_text_comes_in_deltas_and_ends_with_its_usage(
     online: FlaskClient, provider: ProviderServer, model: str, written: dict[str, int]
 ) -> None:
-    """The pieces are the provider's, and `done` says what the whole answer would have said."""
+    """The parts are the provider's, and `done` has what the whole answer would have had."""
     response = ask(online, model)
     assert response.status_code == 200
     assert response.mimetype == "text/event-stream"
@@ -59,8 +59,8 @@ def test_text_comes_in_deltas_and_ends_with_its_usage(
     assert usage["cached_input_tokens"] == 8
 
 
-def test_offline_streams_what_it_would_have_said(client: FlaskClient) -> None:
-    """Word by word, and together the same answer."""
+def test_the_offline_answer_is_streamed(client: FlaskClient) -> None:
+    """Word by word; together the same answer."""
     whole = client.post("/chat", json={"message": "hello"}).json
     assert whole is not None
     *deltas, (_, done) = events(ask(client, "offline"))
@@ -68,8 +68,8 @@ def test_offline_streams_what_it_would_have_said(client: FlaskClient) -> None:
     assert done["finish_reason"] == "stop"
 
 
-def test_the_usage_of_a_stream_is_asked_for(online: FlaskClient, provider: ProviderServer) -> None:
-    """OpenAI tells it only then."""
+def test_the_usage_of_a_stream_is_requested(online: FlaskClient, provider: ProviderServer) -> None:
+    """OpenAI reports it only on request."""
     ask(online, OPENAI)
     [call] = provider.calls
     assert call.body["stream"] is True
@@ -85,10 +85,10 @@ def test_the_usage_of_a_stream_is_asked_for(online: FlaskClient, provider: Provi
         (OPENAI, Answer(200, {"no": "stream"}), 502),
     ],
 )
-def test_what_fails_before_it_streams_is_an_error_like_any(
+def test_an_error_before_the_stream_is_an_ordinary_error(
     online: FlaskClient, provider: ProviderServer, model: str, answer: Answer, status: int
 ) -> None:
-    """A status and a JSON body, as without "stream"."""
+    """With a status and a JSON body, as without "stream"."""
     provider.script(answer)
     response = ask(online, model)
     assert response.status_code == status
@@ -126,10 +126,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_breaks_off_ends_with_an_error(
+def test_a_stream_that_breaks_off_ends_with_an_error(
     online: FlaskClient, provider: ProviderServer, name: str
 ) -> None:
-    """What came is shown, and the last event says that it is not all, in our words."""
+    """The client gets what was received, and the last event reports the error in the server's
+    words."""
     model, pieces, code = BROKEN[name]
     provider.script(Stream(pieces))
     response = ask(online, model)
@@ -142,7 +143,7 @@ def test_what_breaks_off_ends_with_an_error(
 
 
 def test_stream_is_true_or_false(client: FlaskClient) -> None:
-    """Anything else is a mistake, not a truth."""
+    """Other values are refused, not interpreted."""
     response = client.post("/chat", json={"message": "hi", "stream": "yes"})
     assert response.status_code == 422
     assert response.json is not None

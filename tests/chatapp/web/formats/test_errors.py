@@ -18,7 +18,7 @@ MESSAGES: Any = [{"role": "user", "content": "ping"}]
 
 @pytest.fixture
 def url(make_app: AppMaker) -> Iterator[str]:
-    """The address of a server that is offline."""
+    """The address of a server without providers."""
     with serving(make_app()) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""Bodies that break off, lie about their length, or never end, through a real gunicorn."""
+"""Bodies that are cut off, have a wrong length, or never end, through a real gunicorn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GOOD = b'{"message": "hi"}'
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a gunicorn with the worker of production."""
+    """The port of a gunicorn with the production worker."""
     ours = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment["RATELIMIT_STORAGE_URI"] = "memory://"
@@ -57,8 +57,8 @@ def _port(gunicorn: subprocess.Popen[str]) -> int:
 
 
 def exchange(port: int, sent: bytes, *, ends: bool = True) -> tuple[int, dict[str, object]]:
-    """Send those bytes and, unless the client stays, no more; the status and the JSON that come
-    back."""
+    """Send these bytes, and close this direction unless the client stays. Returns the status and
+    the JSON of the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(sent)
         if ends:
@@ -78,22 +78,22 @@ def exchange(port: int, sent: bytes, *, ends: bool = True) -> tuple[int, dict[st
     ],
     ids=["too short", "a chunk breaks off", "no chunk size", "a chunk too long"],
 )
-def test_a_body_that_is_not_as_announced_is_a_400(port: int, rest: bytes) -> None:
-    """Half a body is not answered, even where that half is JSON; and it is no failure of ours."""
+def test_an_incomplete_body_is_a_400(port: int, rest: bytes) -> None:
+    """Even if the received part is valid JSON."""
     status, body = exchange(port, HEAD + rest)
     assert status == 400
     assert set(body) == {"error", "code"}
 
 
-def test_a_chunked_body_is_as_good_as_any(port: int) -> None:
-    """A client need not know the length beforehand."""
+def test_a_chunked_body_is_accepted(port: int) -> None:
+    """A client need not announce the length."""
     chunked = b"Transfer-Encoding: chunked\r\n\r\n11\r\n" + GOOD + b"\r\n0\r\n\r\n"
     assert exchange(port, HEAD + chunked, ends=False)[0] == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_who_sends_ten_megabytes_reads_the_413(port: int, chunked: bool) -> None:
-    """A client that writes to the end before it reads learns why, and can go on."""
+def test_a_client_that_sends_ten_megabytes_can_read_the_413(port: int, chunked: bool) -> None:
+    """It may write to the end before it reads, and can continue."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     huge = json.dumps({"message": "a" * 10_000_000}).encode()
     headers = {"Content-Type": "application/json"}
@@ -108,7 +108,7 @@ def test_who_sends_ten_megabytes_reads_the_413(port: int, chunked: bool) -> None
 
 
 class _Broken:
-    """A stream as a server presents one whose client has gone."""
+    """A stream of a client that has disconnected."""
 
     def read(self, *_: object) -> bytes:
         raise RuntimeError("connection lost")
@@ -117,10 +117,8 @@ class _Broken:
 
 
 @pytest.mark.parametrize("length", [None, "30", "30000000"])
-def test_whatever_a_server_raises_is_the_clients_broken_body(
-    client: FlaskClient, length: str | None
-) -> None:
-    """Servers differ in what they raise; the answer does not."""
+def test_any_servers_error_is_a_broken_body(client: FlaskClient, length: str | None) -> None:
+    """Servers raise different errors; the answer is the same."""
     overrides: dict[str, object] = {"wsgi.input": _Broken(), "wsgi.input_terminated": True}
     if length is not None:
         overrides["CONTENT_LENGTH"] = length
@@ -141,7 +139,7 @@ class _Unread:
 
 @pytest.mark.parametrize("announced", ["Content-Length", "Transfer-Encoding"])
 def test_a_large_body_is_read_after_the_edge_limits(client: FlaskClient, announced: str) -> None:
-    """Of an address over its limit nothing is read, and it is not asked to slow down: it is 429."""
+    """For an address over its limit nothing is read: the answer is 429."""
     while client.post("/chat", json={"message": "hi", "user_id": "a"}).status_code != 429:
         pass
     while client.get("/usage").status_code != 429:
@@ -158,7 +156,7 @@ def test_a_large_body_is_read_after_the_edge_limits(client: FlaskClient, announc
 
 
 def test_a_large_body_is_charged_once(client: FlaskClient) -> None:
-    """What the edge has counted before the body was read, it does not count again."""
+    """The edge limits that were charged before the body was read are not charged again."""
     body = {"model": "offline", "messages": [{"role": "user", "content": "hi"}], "x": "a" * 100_000}
     response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 200
@@ -166,11 +164,11 @@ def test_a_large_body_is_charged_once(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_large_bodies_wait_for_room(
+def test_large_bodies_share_a_memory_budget(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, compressed: bool
 ) -> None:
-    """Where the large bodies of a process have no room, one more is refused with a time to come
-    back; and all of it is free again when the responses are closed."""
+    """Above it, another large body is refused with a wait. The memory is free again when the
+    responses are closed."""
     monkeypatch.setattr(request_body, "WAIT_S", 0)
     room = request_body.LargeBodies(200_000)
     monkeypatch.setattr(request_body, "large_bodies", room)
@@ -196,7 +194,7 @@ def test_large_bodies_wait_for_room(
     ("messages", "parts"), [(10_001, 1), (1, 20_001)], ids=["messages", "parts"]
 )
 def test_messages_and_parts_are_bounded(client: FlaskClient, messages: int, parts: int) -> None:
-    """A conversation of more is a mistake; the sentence has the bounds."""
+    """The error names the bounds."""
     said = {"role": "user", "content": [0] * parts}
     fields = {"model": "offline", "messages": [said] * messages}
     response = client.post("/v1/chat/completions", json=fields)

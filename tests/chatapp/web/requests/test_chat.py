@@ -34,7 +34,7 @@ def fields(**fields: object) -> bytes:
 
 
 CASES = [
-    Case("no body", b"", 400, "invalid_json", "nothing"),
+    Case("no body", b"", 400, "invalid_json", "empty"),
     Case("not JSON", b"hello", 400, "invalid_json", "not JSON"),
     Case("no content type", fields(), 400, "invalid_json", "Content-Type", content_type=None),
     Case("a form", b"message=hello", 400, "invalid_json", "Content-Type", "text/plain"),
@@ -62,7 +62,7 @@ CASES = [
     Case("a huge integer", b'{"message": 1' + b"0" * 10_000 + b"}", 400, "invalid_json", "digits"),
     Case("NaN", b'{"message": NaN}', 400, "invalid_json", "NaN"),
     Case("infinity elsewhere", b'{"message":"a","x":-Infinity}', 400, "invalid_json", "Infinity"),
-    Case("a name twice", b'{"message":"a","message":"b"}', 400, "invalid_json", "twice"),
+    Case("a name twice", b'{"message":"a","message":"b"}', 400, "invalid_json", "duplicate"),
     Case("gzip garbage", b"\x1f\x8b\x08garbage", 400, "invalid_json", "UTF-8"),
     Case("no gzip", fields(), 400, "invalid_body", "encoding", headers=GZIP),
     Case("half a gzip", gzip.compress(fields())[:-9], 400, "invalid_body", "ends", headers=GZIP),
