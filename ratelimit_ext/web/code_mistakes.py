@@ -105,7 +105,7 @@ def check_strategy(stated: str | None, config: Mapping[str, Any]) -> None:
         )
 
 
-def keywords_of_signature(function: Callable[..., Any], *more: str) -> tuple[str, ...]:
-    """The keywords that a function takes, and others."""
-    names = list(inspect.signature(function).parameters)
-    return tuple(dict.fromkeys([*names[1:], *more]))
+def keywords_of_signature(method: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a method's parameters, without ``self`` and ``**unknown``."""
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    return tuple([each.name for each in parameters if each.kind is not each.VAR_KEYWORD])

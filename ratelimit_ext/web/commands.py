@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import click
@@ -36,15 +36,18 @@ STOCK = "flask_limiter.commands"
 class Extension(Protocol):
     """What the commands need of the extension."""
 
-    limit_manager: Manager
-    identities: dict[str, Identity]
-    _meta_limits: Any
-
     @property
-    def _naming(self) -> Naming: ...
+    def manager(self) -> Manager: ...
     @property
-    def _shared_engine(self) -> Engine: ...
-    def _is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool: ...
+    def identities(self) -> dict[str, Identity]: ...
+    @property
+    def metas(self) -> Sequence[Any]: ...
+    @property
+    def naming(self) -> Naming: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def is_deferred(self) -> Callable[[str, Any, str | None], bool]: ...
 
 
 class Listed(NamedTuple):
@@ -107,7 +110,7 @@ def _clear(extension: Extension, app: flask.Flask, options: dict[str, Any]) -> i
                 for each in _listed(extension, definition, endpoint, methods):
                     names = (bucket_key(each.prefix, name) for name in spellings(key))
                     buckets.update(dict.fromkeys(names))
-    cleared = extension._shared_engine.clear(list(buckets))
+    cleared = extension.engine.clear(list(buckets))
     if not cleared:
         click.echo(
             f"Nothing is counted for {key!r}: nothing was cleared. Write the identity as the key "
@@ -123,13 +126,13 @@ def _places(
     extension: Extension, app: flask.Flask, options: dict[str, Any]
 ) -> Iterator[tuple[str, Iterable[Definition], str, list[str]]]:
     """A title, the definitions, the endpoint and its methods, of each place with limits."""
-    manager = extension.limit_manager
+    manager = extension.manager
     only = _filtered(app, options)
     if only is None:
         if manager._application_limits:
             yield "Application", manager._application_limits, "", [""]
-        if extension._meta_limits:
-            yield "Denials", extension._meta_limits, "", [""]
+        if extension.metas:
+            yield "Denials", extension.metas, "", [""]
     for rule in sorted(app.url_map.iter_rules(only), key=str):
         if rule.endpoint == "static":
             continue
@@ -150,8 +153,8 @@ def _filtered(app: flask.Flask, options: dict[str, Any]) -> str | None:
 
 def _applicable(extension: Extension, app: flask.Flask, endpoint: str, method: str) -> Applicable:
     view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-    manager, name = extension.limit_manager, get_qualified_name(view)
-    if extension._is_deferred(endpoint, view, blueprint):
+    manager, name = extension.manager, get_qualified_name(view)
+    if extension.is_deferred(endpoint, view, blueprint):
         return manager.at_callable(
             app, endpoint, blueprint, name, method=method, yields=lambda _: True
         )
@@ -163,9 +166,9 @@ def _listed(
 ) -> Iterator[Listed]:
     for runtime in _runtimes(definition):
         for each in (runtime, *(runtime.meta_limits or ())):
-            limit = limit_of(each.limit, extension._naming.strategy)
+            limit = limit_of(each.limit, extension.naming.strategy)
             for method in methods if each.per_method else [""]:
-                prefix = extension._naming.prefix(limit, each.scope_for(endpoint, method))
+                prefix = extension.naming.prefix(limit, each.scope_for(endpoint, method))
                 yield Listed(definition, each, limit, method, prefix)
 
 
@@ -221,4 +224,4 @@ def _look(extension: Extension, listed: Listed, identity: str) -> Verdict:
     # A block is no block for a cost of 0.
     cost = 0 if listed.limit.told else 1
     charge = Charge(listed.limit, bucket_key(listed.prefix, identity), cost)
-    return extension._shared_engine.admit([charge], take=False).verdicts[0]
+    return extension.engine.admit([charge], take=False).verdicts[0]

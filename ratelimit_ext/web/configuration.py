@@ -21,7 +21,6 @@ from ratelimit_ext.policy import Mistakes, Uses, load_policy, plan_sentence
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.web.deciding import DecidingLimiter
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
 from ratelimit_ext.web.limits_adapter import items_of
 
@@ -55,9 +54,12 @@ def configured_policy(
 class Configuration:
     """A policy on an extension: adds the definitions, and checks the names it uses."""
 
-    def __init__(self, policy: Policy, limiter: DecidingLimiter) -> None:
+    def __init__(
+        self, policy: Policy, limiter: Any, *, check_item: Callable[[RateLimitItem], None]
+    ) -> None:
         self._policy = policy
         self._limiter = limiter
+        self._check_item = check_item
         self._plans: list[RouteLimit] = []
         self._targets: dict[str, list[RouteLimit]] = {}
         self._is_complete = False
@@ -114,14 +116,16 @@ class Configuration:
     # -- definitions -------------------------------------------------------------------------
 
     def _identity(self, limit: PolicyLimit) -> Callable[[], str]:
+        identities: Mapping[str, Callable[[], str]] = self._limiter.identities
+        default: Callable[[], str] = self._limiter._key_func
         if limit.key is None:
-            return self._limiter._key_func
-        return self._limiter.identities[limit.key] if isinstance(limit.key, str) else limit.key
+            return default
+        return identities[limit.key] if isinstance(limit.key, str) else limit.key
 
     def _common(self, limit: PolicyLimit) -> dict[str, Any]:
         """What every kind of definition takes. Refuses what the storage cannot carry out."""
         for item in items_of(limit.text, limit.options):
-            self._limiter.check_storage(item)
+            self._check_item(item)
         return {
             "limit_provider": limit.text,
             "key_function": self._identity(limit),
@@ -180,7 +184,7 @@ class Configuration:
 
     def _present_plan(self) -> str:
         """The caller's plan; ``ConfigurationError`` for one that the policy does not have."""
-        name = self._limiter.present_plan()
+        name: str = self._limiter.present_plan()
         self._policy.plan(name)
         return name
 

@@ -33,8 +33,8 @@ ROWS = {
 TESTS = (
     "tests/engine/test_redis.py",
     "tests/web/test_extension.py",
-    "tests/web/test_deciding.py",
-    "tests/web/test_headers.py",
+    "tests/web/test_admission.py",
+    "tests/web/test_response.py",
     "tests/web/test_commands.py",
     "tests/web/test_code_mistakes.py",
 )

@@ -661,7 +661,7 @@ def test_a_request_that_can_never_fit_names_the_limit(tmp_path: Path) -> None:
     }
     app, _, _ = on_plans(config)
     app.register_error_handler(
-        RequestTooLarge, lambda error: ({"policy": error.claim.limit.name}, 413)
+        RequestTooLarge, lambda error: ({"policy": error.bound_limit.limit.name}, 413)
     )
     response = app.test_client().get("/chat/one")
     assert (response.status_code, response.json) == (413, {"policy": "dear"})
@@ -814,6 +814,6 @@ def test_a_limit_of_a_group_that_the_storage_cannot_carry_out_stops_the_start(
     def refuse(limiter: Limiter, item: object) -> None:
         raise ConfigurationError(f"{item} is too much to ask")
 
-    monkeypatch.setattr(Limiter, "check_storage", refuse)
+    monkeypatch.setattr(Limiter, "_check_item", refuse)
     with pytest.raises(ConfigurationError, match="3 per 1 hour is too much to ask"):
         make(config=policy(tmp_path, GROUP))
