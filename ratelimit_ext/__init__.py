@@ -10,10 +10,11 @@ from flask_limiter import ExemptionScope, HeaderNames
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.engine.embedded import embedded_uri
-from ratelimit_ext.web.cause import BlockReason
+from ratelimit_ext.web.callbacks import DecideAgain
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.errors import (
     Blocked,
+    BlockReason,
     LimitUnavailable,
     RateLimitExceeded,
     RequestTooLarge,
@@ -30,6 +31,7 @@ __all__ = [
     "BlockReason",
     "Blocked",
     "ConfigurationError",
+    "DecideAgain",
     "ExemptionScope",
     "Guess",
     "HeaderNames",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from flask import g
+from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.fallback import fallback_model
 from chatapp.catalogue import Model
@@ -12,12 +14,32 @@ from chatapp.services import current_services
 from chatapp.web.request_estimate import current_extras
 from chatapp.web.requests.chat import ChatRequest
 from chatapp.web.requests.vendor import VendorRequest
-from ratelimit_ext import Limiter
+from ratelimit_ext import DecideAgain, Limiter, TemporarilyUnavailable
 
 
 def install(limiter: Limiter) -> None:
     """Decide a request again for its fallback model if the requested model cools down."""
-    limiter.second_choice(switch_to_fallback)
+    limiter.refusal_handler(use_fallback)
+
+
+def use_fallback(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+    """The decision for the fallback model, if the requested model is overloaded: ``None`` if the
+    fallback is admitted. If neither is, the refusal with the shorter wait."""
+    if not _is_overload(refusal) or not switch_to_fallback():
+        return refusal
+    second = decide_again()
+    if second is None or (_is_overload(second) and _wait_ms(second) < _wait_ms(refusal)):
+        return second
+    return refusal
+
+
+def _is_overload(refusal: HTTPException) -> bool:
+    return isinstance(refusal, TemporarilyUnavailable) and refusal.cause == "overloaded"
+
+
+def _wait_ms(refusal: HTTPException) -> float:
+    wait_ms: int | None = getattr(refusal, "wait_ms", None)
+    return math.inf if wait_ms is None else wait_ms
 
 
 def switch_to_fallback() -> bool:

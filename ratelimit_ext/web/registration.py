@@ -15,8 +15,8 @@ from limits.strategies import STRATEGIES
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.bucket_limiter import BucketLimiter
-from ratelimit_ext.web.storages import engine_for, storage_prefix
+from ratelimit_ext.web.limits_adapter import BucketLimiter
+from ratelimit_ext.web.storage import engine_for, storage_prefix
 
 
 class RegisteredLimiter(BucketLimiter):

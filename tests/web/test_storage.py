@@ -12,7 +12,7 @@ from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import STRATEGIES, FixedWindowRateLimiter
 
 from ratelimit_ext import Limiter
-from ratelimit_ext.web.storages import engine_for
+from ratelimit_ext.web.storage import engine_for
 from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import asked_key

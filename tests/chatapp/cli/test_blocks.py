@@ -222,7 +222,7 @@ def test_a_policy_without_the_switch_says_so(make_app: AppMaker, uri: str, tmp_p
     )
     app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
     refused = run(app, "block", "all", status=1)
-    assert "called 'blocked-all'; there are: 'mine'" in refused.output
+    assert "named 'blocked-all'; known names: 'mine'" in refused.output
 
 
 def test_a_surge_is_lifted_with_a_block(
