@@ -22,9 +22,9 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip
-from ratelimit_ext.web.registration import register
 from ratelimit_ext.web.request_state import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
+from ratelimit_ext.web.storage import register
 
 __all__ = [
     "ApplicationLimit",

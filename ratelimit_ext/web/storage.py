@@ -1,22 +1,29 @@
-"""Which engine decides: the storage's, or the in-memory fallback's while the storage is down."""
+"""Which engine decides: the storage's, or the in-memory fallback's while the storage is down.
+
+The strategies are also registered in ``limits.strategies.STRATEGIES``, for plain `limits` code and
+a plain ``flask_limiter.Limiter``, on the storages of `limits`.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 from weakref import WeakKeyDictionary
 
 from flask_limiter.constants import MAX_BACKEND_CHECKS
+from limits import RateLimitItem
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
+from limits.strategies import STRATEGIES
 
+from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.denials import RememberingEngine
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.limits_adapter import LimitsEngine, ScopedLimiter
+from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
@@ -109,3 +116,36 @@ class Engines:
                 self._logger.info("Rate limit storage recovered")
                 self.is_down = False
                 self._checks = 0
+
+
+class RegisteredLimiter(BucketLimiter):
+    """One strategy for all items, as the strategies of `limits` are."""
+
+    STRATEGY: ClassVar[str]
+
+    def __init__(self, storage: Storage) -> None:
+        naming = Naming(storage_prefix(storage), "", self.STRATEGY)
+        super().__init__(storage, engine_for(storage), naming)
+
+    def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
+        identity = "/".join(escaped(str(part)).replace("/", "%2F") for part in identifiers)
+        return f"{self.naming.prefix(limit, item.namespace)}{{{identity}}}"
+
+
+class TokenBucketRateLimiter(RegisteredLimiter):
+    """See :mod:`ratelimit_ext.strategies.token_bucket`."""
+
+    STRATEGY = "token-bucket"
+
+
+class SlidingWindowRateLimiter(RegisteredLimiter):
+    """See :mod:`ratelimit_ext.strategies.sliding_window`."""
+
+    STRATEGY = "sliding-window"
+
+
+def register() -> None:
+    """Add the strategies whose names are not taken."""
+    strategies = cast(dict[str, Any], STRATEGIES)
+    for strategy in (TokenBucketRateLimiter, SlidingWindowRateLimiter):
+        strategies.setdefault(strategy.STRATEGY, strategy)
