@@ -9,8 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import UNITS
-from ratelimit_ext.policy import did_you_mean
-from ratelimit_ext.web.code_checks import check_function
+from ratelimit_ext.web.code_checks import check_function, unknown_name
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 
 #: A call in flight always counts as one, so ``calls`` has no estimate.
@@ -47,11 +46,7 @@ class Callbacks:
     def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
         """See :meth:`Limiter.estimator`."""
         if unit not in ESTIMATED_UNITS:
-            allowed = ", ".join(map(repr, ESTIMATED_UNITS))
-            raise ConfigurationError(
-                f"estimator: unknown unit {unit!r}; allowed: {allowed}."
-                f"{did_you_mean(str(unit), ESTIMATED_UNITS)}"
-            )
+            raise ConfigurationError(f"estimator: {unknown_name('unit', unit, ESTIMATED_UNITS)}")
 
         def register(function: Estimate) -> Estimate:
             self.estimators[unit, limit] = function

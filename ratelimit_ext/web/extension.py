@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit_string import states_guard
-from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
+from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.web.admission import Admission, AdmissionSettings
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
 from ratelimit_ext.web.callbacks import Callbacks, Estimate, RefusalHandler
@@ -35,6 +35,7 @@ from ratelimit_ext.web.code_checks import (
     check_settings,
     check_strategy,
     keywords_of_signature,
+    unknown_name,
 )
 from ratelimit_ext.web.commands import CommandParts, take_over
 from ratelimit_ext.web.definitions import MARK, RouteLimit, upgrade, wrap
@@ -548,11 +549,8 @@ class Limiter(flask_limiter.Limiter):
         """
         app = flask.current_app
         if endpoint not in app.view_functions:
-            known = app.view_functions.keys() - {"static"}
-            raise ValueError(
-                f"Unknown endpoint {endpoint!r}; known endpoints: "
-                f"{', '.join(sorted(map(repr, known))) or 'none'}.{did_you_mean(endpoint, known)}"
-            )
+            endpoints = sorted(app.view_functions.keys() - {"static"})
+            raise ValueError(unknown_name("endpoint", endpoint, endpoints))
         view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
         is_deferred = self._is_deferred(endpoint, view, blueprint)
         name = get_qualified_name(view) if is_deferred else None
