@@ -18,6 +18,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.guess import Guess
+from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord
 from ratelimit_ext.web.callbacks import Callbacks
@@ -227,7 +228,7 @@ class Admission:
         """The charges of the current request; limits on denials come last. Each function is
         called once, whatever the number of limits that use it. If one fails, its limits are left
         out: silently if ``lenient``, with an error in the log if ``swallow``."""
-        identities: dict[int, Any] = {}
+        identities: dict[int, tuple[str, str]] = {}
         costs: dict[tuple[int, bool], int | Guess] = {}
         charges: list[BoundCharge] = []
         on_denials: list[tuple[BoundLimit, tuple[int, ...]]] = []
@@ -251,23 +252,28 @@ class Admission:
     def _charge(
         self,
         bound: BoundLimit,
-        identities: dict[int, Any],
+        identities: dict[int, tuple[str, str]],
         costs: dict[tuple[int, bool], int | Guess],
         lenient: bool,
         swallow: bool,
     ) -> BoundCharge | None:
-        """The charge of one limit; ``None`` if the request is exempt, or a function failed."""
+        """The charge of one limit; ``None`` if the request is exempt, or a function failed.
+        ``identities`` are the answers of identity functions, with their part of a bucket's name."""
         runtime = bound.runtime
         try:
             if runtime.exempt_when is not None and runtime.exempt_when():
                 return None
-            key_func = runtime.key_func
-            identity = identities.get(id(key_func))
-            if identity is None:
-                identity = identities[id(key_func)] = key_func()
-            if identity:
-                name = str(identity)
-                return bound, name, bound.charge(name, costs)
+            known = identities.get(id(runtime.key_func))
+            if known is None:
+                identity = runtime.key_func()
+                known = (str(identity), bucket_key("", str(identity))) if identity else ("", "")
+                identities[id(runtime.key_func)] = known
+            name, tag = known
+            if name:
+                cost = bound.fixed_cost
+                if cost is None:
+                    cost = bound.cost(costs)
+                return bound, name, Charge(bound.limit, bound.bucket_prefix + tag, cost)
         except Exception:
             if lenient:
                 self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=True)
@@ -423,6 +429,8 @@ def _without_refunds(engine: Engine, charges: Sequence[BoundCharge], hold: Hold)
 
 
 def _without_metas(records: list[ChargeRecord]) -> list[ChargeRecord]:
+    if not (records and records[-1].bound.is_meta):  # they come last
+        return records
     return [record for record in records if not record.bound.is_meta]
 
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import Charge, Hold, checked_cost
+from ratelimit_ext.core.charge import Hold, checked_cost
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.guess import Guess
-from ratelimit_ext.core.key import bucket_key, bucket_prefix
+from ratelimit_ext.core.key import bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.engine.protocol import Change, Correction, Engine, Settlement
@@ -76,18 +76,14 @@ class BoundLimit:
             and self.runtime.cost == 1
         )
 
-    def charge(self, identity: str, costs: dict[tuple[int, bool], int | Guess]) -> Charge:
-        """The charge of the current request. Raises ``ValueError`` for an invalid cost.
+    def cost(self, costs: dict[tuple[int, bool], int | Guess]) -> int:
+        """The cost of the current request. Raises ``ValueError`` for an invalid one.
 
         ``costs`` are the estimates of this request, by the id of the function and whether the
         unit is dollars: each estimator is called once.
         """
-        cost = self.fixed_cost
-        if cost is None:
-            cost = self._requested_cost(costs)
-        return Charge(self.limit, bucket_key(self.bucket_prefix, identity), cost)
-
-    def _requested_cost(self, costs: dict[tuple[int, bool], int | Guess]) -> int:
+        if self.fixed_cost is not None:
+            return self.fixed_cost
         if self.estimate is None:
             cost = cost_in_units(self.runtime.cost, self.limit, self.runtime)
         else:

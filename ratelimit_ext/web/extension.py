@@ -445,7 +445,7 @@ class Limiter(flask_limiter.Limiter):
     @property
     def context(self) -> RequestState:  # type: ignore[override]
         """The state of the current request."""
-        return self._state_in(cast(Any, request_ctx)._get_current_object())
+        return self._state_in(_request_context())
 
     def _state_in(self, context: Any) -> RequestState:
         try:
@@ -518,10 +518,10 @@ class Limiter(flask_limiter.Limiter):
     def admit_edge(self) -> None:
         """Decide the application's own limits now, before a request that is expensive to read is
         read. The view's other limits are decided before the view, in a second round trip."""
-        state = self.context
-        endpoint = self.identify_request()
+        context = _request_context()
+        state, endpoint = self._state_in(context), self.identify_request()
         if not self._is_exempt(state, endpoint):
-            self._admission.admit_edge(state, self._route(endpoint, None))
+            self._admission.admit_edge(state, self._route(context, endpoint, None))
 
     def admit_again(self, *names: str) -> float | None:
         """Charge the current request's limits of these names once more, for another attempt.
@@ -630,9 +630,8 @@ class Limiter(flask_limiter.Limiter):
         self, callable_name: str | None = None, in_middleware: bool = True
     ) -> None:
         """Decide, before the view or in a decorated callable's wrapper."""
-        context = cast(Any, request_ctx)._get_current_object()
-        state = self._state_in(context)
-        endpoint = self.identify_request()
+        context = _request_context()
+        state, endpoint = self._state_in(context), self.identify_request()
         view = context.app.view_functions.get(endpoint) if endpoint else None
         if in_middleware:
             # A deferred view asks the request filters later, too: they may read who is logged in.
@@ -645,18 +644,18 @@ class Limiter(flask_limiter.Limiter):
         name = None if in_middleware else callable_name
         if name and view is not None and get_qualified_name(view) != name:
             self.limit_manager.add_endpoint_hint(endpoint, name)
-        self._admission.admit(state, self._route(endpoint, name))
+        self._admission.admit(state, self._route(context, endpoint, name))
 
     def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
         """Decide the limit of a block inside a view; ``location`` is the block's."""
-        state = self.context
-        endpoint = self.identify_request()
+        context = _request_context()
+        state, endpoint = self._state_in(context), self.identify_request()
         if self._is_exempt(state, endpoint):
             return
         if location not in self.limit_manager._decorated_limits:
             self.limit_manager.add_decorated_limit(location, definition)
         self.limit_manager.add_endpoint_hint(endpoint, location)
-        self._admission.admit(state, self._route(endpoint, location), [definition])
+        self._admission.admit(state, self._route(context, endpoint, location), [definition])
 
     def _replace_response_hook(self, app: flask.Flask) -> None:
         """Flask-Limiter's header hook is a partial over a function of the base class, which cannot
@@ -667,18 +666,20 @@ class Limiter(flask_limiter.Limiter):
 
     def _finish(self, response: flask.Response) -> flask.Response:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""
-        context = cast(Any, request_ctx)._get_current_object()
+        context = _request_context()
         state = self._state_in(context)
         if state.finished or not (self.enabled and self.initialized):
             return response
         state.finished = True
         states = context._ratelimit_ext.values()  # one for each extension of the application
         if state.charged is None and not any(each.is_refused(response) for each in states):
-            response = self._decide_late(state, response)
+            response = self._decide_late(context, state, response)
         self._response.finish(response, state, states)
         return response
 
-    def _decide_late(self, state: RequestState, response: flask.Response) -> flask.Response:
+    def _decide_late(
+        self, context: Any, state: RequestState, response: flask.Response
+    ) -> flask.Response:
         """Charge a request that was answered before its view to the application's limits.
 
         Raising here would be a 500: a refusal is made into a response.
@@ -687,15 +688,14 @@ class Limiter(flask_limiter.Limiter):
         if self._is_exempt(state, endpoint):
             return response
         try:
-            self._admission.admit(state, self._route(endpoint, EDGE), lenient=True)
+            self._admission.admit(state, self._route(context, endpoint, EDGE), lenient=True)
         except HTTPException as refusal:
             state.refusal = True
             app = flask.current_app
             return replaced(response, app.make_response(app.handle_http_exception(refusal)))
         return response
 
-    def _route(self, endpoint: str, name: str | None) -> Route:
-        context = cast(Any, request_ctx)._get_current_object()
+    def _route(self, context: Any, endpoint: str, name: str | None) -> Route:
         request = context.request
         method = "GET" if request.method == "HEAD" else request.method
         return Route(context.app, endpoint, request.blueprint, method, name)
@@ -748,6 +748,10 @@ class Limiter(flask_limiter.Limiter):
             is_deferred=self._is_deferred,
         )
         take_over(parts, app)
+
+
+def _request_context() -> Any:
+    return cast(Any, request_ctx)._get_current_object()
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

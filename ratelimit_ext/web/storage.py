@@ -28,6 +28,8 @@ from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, Scoped
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
 
+NOT_INITIALISED: Final = "the extension has not been initialised with an app"
+
 _engines: WeakKeyDictionary[Storage, Engine] = WeakKeyDictionary()
 
 
@@ -75,14 +77,14 @@ class Engines:
     @property
     def current(self) -> Engine:
         """The engine that decides now."""
-        if self.is_down and self._fallback is not None:
-            return self._fallback
-        return self.primary
+        engine = (self.is_down and self._fallback) or self._primary
+        assert engine is not None, NOT_INITIALISED
+        return engine
 
     @property
     def primary(self) -> Engine:
         """The storage's engine, also while it is down: for what all workers have to see."""
-        assert self._primary is not None, "the extension has not been initialised with an app"
+        assert self._primary is not None, NOT_INITIALISED
         return self._primary
 
     def check(self, limit: Limit) -> None:

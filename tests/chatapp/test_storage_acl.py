@@ -105,5 +105,5 @@ def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
         limiter._engines.primary.reset("LIMITS:")
     assert [each for _, each in refused(admin)] == ["scan"]
     operator: Limiter = services_of(make("chatapp-operator")).limiter
-    operator._shared_engine.reset("LIMITS:")
+    operator._engines.primary.reset("LIMITS:")
     assert refused(admin) == []
