@@ -10,10 +10,11 @@ from flask_limiter import ExemptionScope, HeaderNames
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.engine.embedded import embedded_uri
-from ratelimit_ext.web.cause import BlockReason
+from ratelimit_ext.web.callbacks import DecideAgain
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.errors import (
     Blocked,
+    BlockReason,
     LimitUnavailable,
     RateLimitExceeded,
     RequestTooLarge,
@@ -21,15 +22,16 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip
-from ratelimit_ext.web.registration import register
 from ratelimit_ext.web.request_state import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
+from ratelimit_ext.web.storage import register
 
 __all__ = [
     "ApplicationLimit",
     "BlockReason",
     "Blocked",
     "ConfigurationError",
+    "DecideAgain",
     "ExemptionScope",
     "Guess",
     "HeaderNames",

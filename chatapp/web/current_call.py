@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 from flask import g, request
+from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.provider_call import CallRequest, Demand, ProviderCall
@@ -16,7 +18,7 @@ from chatapp.providers import QuotaUnit
 from chatapp.services import current_services
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.requests import ModelRequest
-from ratelimit_ext import Guess, Limiter
+from ratelimit_ext import DecideAgain, Guess, Limiter, TemporarilyUnavailable
 
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
@@ -34,7 +36,7 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("usd", limit=SURGE)(lambda: _cost_of(_current_estimate()))
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
     limiter.identity("upstream")(_upstream)
-    limiter.second_choice(_switch_to_fallback)
+    limiter.refusal_handler(_decide_for_fallback)
 
 
 def begin_call() -> ProviderCall:
@@ -93,6 +95,26 @@ def _demand() -> Demand:
 
 
 # -- fallback ----------------------------------------------------------------------------------
+
+
+def _decide_for_fallback(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+    """The decision for the fallback model if the requested model is overloaded; ``None`` admits the
+    request. If neither model can serve it, the refusal with the shorter wait."""
+    if not _is_overload(refusal) or not _switch_to_fallback():
+        return refusal
+    second = decide_again()
+    if second is None or (_is_overload(second) and _wait_ms(second) < _wait_ms(refusal)):
+        return second
+    return refusal
+
+
+def _is_overload(refusal: HTTPException) -> bool:
+    return isinstance(refusal, TemporarilyUnavailable) and refusal.cause == "overloaded"
+
+
+def _wait_ms(refusal: HTTPException) -> float:
+    wait_ms: int | None = getattr(refusal, "wait_ms", None)
+    return math.inf if wait_ms is None else wait_ms
 
 
 def _switch_to_fallback() -> bool:

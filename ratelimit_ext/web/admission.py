@@ -1,166 +1,446 @@
-"""One admission: claims and the present request become charges, charges a decision, and a decision
-what the request's state remembers."""
+"""The admission of a request: bound limits become charges, one call of the engine decides them, and
+a denial becomes the exception that answers it."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
-from ratelimit_ext.core.charge import Charge, Hold
+import flask
+from flask_limiter import Limit
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.guess import Guess
+from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.web.bound_limit import Claim
-from ratelimit_ext.web.entry import Admission, Entry
+from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord
+from ratelimit_ext.web.callbacks import Callbacks
+from ratelimit_ext.web.errors import (
+    ENDLESS_MS,
+    PRECEDENCE,
+    STORAGE_FULL_WAIT_MS,
+    Blocked,
+    Cause,
+    LimitUnavailable,
+    RateLimitExceeded,
+    RequestTooLarge,
+    TemporarilyUnavailable,
+    cause_of,
+)
+from ratelimit_ext.web.request_state import RequestLimit, RequestState
+from ratelimit_ext.web.reservation import DEFAULT_LEASE_S
+from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RoutePlan
+from ratelimit_ext.web.storage import Engines
 
-#: Flask-Limiter's words.
-SWALLOWED: Final = "Failed to rate limit. Swallowing error"
+#: A bound limit, the identity that is charged, and the charge.
+BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
+Breach: TypeAlias = Callable[[Any], flask.Response | None]
+
+_NO_LIMITS: Final = RoutePlan()
 
 
-class Charged(NamedTuple):
-    """Claims with their charges, side by side; the last ``metas`` of them are on denials."""
+@dataclass(frozen=True, slots=True)
+class AdmissionSettings:
+    """What an application configures of its admissions; the names are Flask-Limiter's."""
 
-    claims: list[Claim]
-    identities: list[str]
-    charges: list[Charge]
-    metas: int
-
-
-class Asked(NamedTuple):
-    """What functions have said about this request: many limits ask the same one."""
-
-    identities: dict[int, object]
-    costs: dict[tuple[int, bool], int | Guess]
+    lease_s: float = DEFAULT_LEASE_S
+    swallow_errors: bool = False
+    fail_on_first_breach: bool = True
+    #: The limits that replace all others while the storage is down.
+    in_memory_fallback: Sequence[Limit] = ()
+    on_breach: Breach | None = None
+    on_meta_breach: Breach | None = None
 
 
-class Outcome(NamedTuple):
-    """A decision, with an entry per claim: the request's own, and those on denials."""
+class Denial(NamedTuple):
+    """A denied decision, its exception, and the records that callbacks and the log are given."""
 
     decision: Decision
-    entries: list[Entry]
-    metas: list[Entry]
+    records: list[ChargeRecord]
+    error: HTTPException
+    breached: list[ChargeRecord]
 
-    @property
-    def denied(self) -> list[Entry]:
-        """The entries that denied the request."""
-        return [e for e in self.entries if not e.verdict.allowed and e.verdict.enforced]
 
-    @property
-    def shadows(self) -> list[Entry]:
-        """The entries in shadow that were taken although the request was denied. A shadow that
-        holds an estimate is taken only if the request is admitted."""
-        return [
-            entry
-            for entry in self.entries
-            if entry.verdict.allowed and not (entry.verdict.enforced or entry.claim.limit.held)
+#: What is admitted, with its records; a denial; or ``None`` if no limit applies.
+Outcome: TypeAlias = tuple[Decision, list[ChargeRecord]] | Denial | None
+
+
+class Admission:
+    """Decides requests, for one extension. ``show`` makes the argument of breach callbacks."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        engines: Engines,
+        callbacks: Callbacks,
+        settings: AdmissionSettings,
+        *,
+        show: Callable[[ChargeRecord], RequestLimit],
+        logger: logging.Logger,
+    ) -> None:
+        self._resolver = resolver
+        self._engines = engines
+        self._callbacks = callbacks
+        self._settings = settings
+        self._show = show
+        self._logger = logger
+
+    # -- the current request -------------------------------------------------------------------
+
+    def admit(
+        self,
+        state: RequestState,
+        route: Route,
+        definitions: Sequence[Limit] | None = None,
+        *,
+        lenient: bool = False,
+    ) -> None:
+        """Decide the limits of a route, or those of ``definitions``. Raises the refusal.
+
+        ``lenient``: a limit whose functions fail is left out, as a request that was aborted before
+        its view may lack what they read.
+        """
+        if self._engines.is_down:
+            self._engines.look_for_recovery()
+        charged = state.charged
+        try:
+            outcome = self._decide(state, route, definitions, lenient=lenient)
+            if isinstance(outcome, Denial) and self._callbacks.refusal_handler is not None:
+                again = partial(
+                    self._decide, state, route, definitions, lenient=lenient, again=True
+                )
+                outcome = self._reconsidered(outcome, state, charged, again)
+        except LimitUnavailable as refusal:
+            state.retry_ms, state.refusal = refusal.RETRY_MS, refusal
+            raise
+        except Exception as error:
+            # Otherwise a client could skip the application's limits by a request whose functions
+            # fail, such as a body that cannot be read.
+            if state.charged is None and route.name != EDGE:
+                self.admit_edge(state, route)
+            if not self._settings.swallow_errors or isinstance(error, TemporarilyUnavailable):
+                raise
+            self._logger.exception(SWALLOWED)
+            return
+        finally:
+            state.charged = state.charged or frozenset()
+        if isinstance(outcome, Denial):
+            self._refuse(state, outcome)
+        if outcome is not None:
+            state.admit(*outcome)
+
+    def admit_edge(self, state: RequestState, route: Route) -> None:
+        """Decide the application's own limits alone. Raises the refusal."""
+        self.admit(state, route._replace(name=EDGE), lenient=True)
+
+    def look(self, route: Route) -> list[ChargeRecord]:
+        """What the current caller has left of each limit of a route; nothing is charged. Limits
+        whose functions fail are left out."""
+        limits = [
+            replace(bound, estimate=None, fixed_cost=0)
+            for bound in self._resolver.plan(route).limits
+        ]
+        charges = self.charges(limits, lenient=True)
+        return decide(self._engines.current, charges, NO_HOLD, take=False)[1]
+
+    def hold_for(self, limits: Iterable[BoundLimit]) -> Hold:
+        """The hold of one admission, if a limit holds estimates."""
+        for bound in limits:
+            if bound.limit.held:
+                return new_hold(int(self._settings.lease_s * 1_000_000))
+        return NO_HOLD
+
+    # -- deciding ------------------------------------------------------------------------------
+
+    def _decide(
+        self,
+        state: RequestState,
+        route: Route,
+        definitions: Sequence[Limit] | None,
+        *,
+        lenient: bool,
+        again: bool = False,
+    ) -> Outcome:
+        """Decide by the storage, or by the fallback if it fails; ``None`` if no limit applies.
+
+        ``again``: the request was denied before. Its shadows have counted it, except those that
+        hold an estimate: they are charged if it is admitted.
+        """
+        charged = state.charged
+        plan = self._plan(charged, route, definitions)
+        if plan.invalid and not all(d.exempt_when and d.exempt_when() for d in plan.invalid):
+            raise LimitUnavailable
+        limits: Sequence[BoundLimit] = plan.uncharged(charged) if charged else plan.limits
+        if again:
+            limits = [b for b in limits if b.limit.mode == "enforce" or b.limit.held]
+        if not limits and (not plan.metas or route.method == "OPTIONS"):
+            return None
+        swallow = self._settings.swallow_errors
+        charges = self.charges(limits, plan.metas, lenient=lenient, swallow=swallow)
+        engine = self._engines.current
+        try:
+            decision, records = decide(engine, charges, self.hold_for(limits))
+        except ConfigurationError:
+            raise  # a limit that this storage cannot carry out is no outage
+        except StorageFull as error:
+            # No outage, so no fallback: it would give exhausted callers a new allowance.
+            bound = next(bound for bound, _, charge in charges if charge.key == error.key)
+            state.retry_ms = STORAGE_FULL_WAIT_MS
+            raise TemporarilyUnavailable(bound, "storage-full", STORAGE_FULL_WAIT_MS) from error
+        except Exception:
+            if not self._engines.fall_back(engine):
+                state.charged = charged or frozenset()  # do not ask again for this request
+                raise
+            return self._decide(state, route, definitions, lenient=lenient, again=again)
+        state.charged = charged | plan.shared_ids if charged else plan.shared_ids
+        if decision.admitted:
+            return decision, _without_metas(records)
+        return self._denial(decision, records)
+
+    def _plan(
+        self,
+        charged: frozenset[int] | None,
+        route: Route,
+        definitions: Sequence[Limit] | None,
+    ) -> RoutePlan:
+        fallback = self._settings.in_memory_fallback
+        if self._engines.is_down and fallback:
+            return self._resolver.plan_of(route, fallback) if charged is None else _NO_LIMITS
+        if definitions is not None:
+            return self._resolver.plan_of(route, definitions)
+        return self._resolver.plan(route)
+
+    def charges(
+        self,
+        limits: Iterable[BoundLimit],
+        metas: Sequence[BoundLimit] = (),
+        *,
+        lenient: bool = False,
+        swallow: bool = False,
+    ) -> list[BoundCharge]:
+        """The charges of the current request; limits on denials come last. Each function is
+        called once, whatever the number of limits that use it. If one fails, its limits are left
+        out: silently if ``lenient``, with an error in the log if ``swallow``."""
+        identities: dict[int, tuple[str, str]] = {}
+        costs: dict[tuple[int, bool], int | Guess] = {}
+        charges: list[BoundCharge] = []
+        on_denials: list[tuple[BoundLimit, tuple[int, ...]]] = []
+        for bound in limits:
+            charge = self._charge(bound, identities, costs, lenient, swallow)
+            if charge is not None:
+                if bound.metas:
+                    on_denials += [(meta, (len(charges),)) for meta in bound.metas]
+                charges.append(charge)
+        if metas:
+            triggers = _triggers(charges)
+            on_denials[:0] = [(meta, triggers) for meta in metas]
+        for meta, on_denial in on_denials:
+            charge = self._charge(meta, identities, costs, lenient, swallow)
+            if charge is not None:
+                _, identity, own = charge
+                own = Charge(own.limit, own.key, own.cost, meta=True, on_denial=on_denial)
+                charges.append((meta, identity, own))
+        return charges
+
+    def _charge(
+        self,
+        bound: BoundLimit,
+        identities: dict[int, tuple[str, str]],
+        costs: dict[tuple[int, bool], int | Guess],
+        lenient: bool,
+        swallow: bool,
+    ) -> BoundCharge | None:
+        """The charge of one limit; ``None`` if the request is exempt, or a function failed.
+        ``identities`` are the answers of identity functions, with their part of a bucket's name."""
+        runtime = bound.runtime
+        try:
+            if runtime.exempt_when is not None and runtime.exempt_when():
+                return None
+            known = identities.get(id(runtime.key_func))
+            if known is None:
+                identity = runtime.key_func()
+                known = (str(identity), bucket_key("", str(identity))) if identity else ("", "")
+                identities[id(runtime.key_func)] = known
+            name, tag = known
+            if name:
+                cost = bound.fixed_cost
+                if cost is None:
+                    cost = bound.cost(costs)
+                return bound, name, Charge(bound.limit, bound.bucket_prefix + tag, cost)
+        except Exception:
+            if lenient:
+                self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=True)
+            elif swallow:
+                self._logger.exception(SWALLOWED)
+            else:
+                raise
+            return None
+        self._logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
+        return None
+
+    # -- denials -------------------------------------------------------------------------------
+
+    def _denial(self, decision: Decision, records: list[ChargeRecord]) -> Denial:
+        """Which exception answers a denied decision."""
+        own = _without_metas(records)
+        for record in records[len(own) :]:
+            if not record.verdict.allowed:
+                return Denial(decision, own, _exceeded(record, decision, "limit"), [record])
+        denied = [r for r in own if not r.verdict.allowed and r.verdict.enforced]
+        if len(denied) > 1:
+            denied.sort(key=lambda record: record.bound.rank)
+        for record in denied:
+            if record.verdict.retry_after_us is None:
+                return Denial(decision, own, RequestTooLarge(record.bound, record.verdict), [])
+        cause = min((cause_of(record.verdict) for record in denied), key=PRECEDENCE.index)
+        denied = [record for record in denied if cause_of(record.verdict) == cause]
+        longest = max(denied, key=lambda record: record.verdict.retry_after_us or 0)
+        breached = [longest] if self._settings.fail_on_first_breach else denied
+        wait_ms = decision.retry_after_ms
+        if wait_ms is not None and wait_ms > ENDLESS_MS:
+            wait_ms = None
+        error: HTTPException
+        if cause in ("closed", "overloaded"):
+            error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
+        elif cause == "blocked" and wait_ms is None:
+            error = Blocked(longest.bound)
+        else:
+            error = _exceeded(longest, decision, cause)
+        return Denial(decision, own, error, breached)
+
+    def _reconsidered(
+        self,
+        denial: Denial,
+        state: RequestState,
+        charged: frozenset[int] | None,
+        decide_again: Callable[[], Outcome],
+    ) -> Outcome:
+        """What the application's refusal handler makes of a denial."""
+        outcomes: dict[HTTPException | None, Outcome] = {denial.error: denial}
+        shadows = [
+            record
+            for record in denial.records
+            if record.verdict.allowed and not (record.verdict.enforced or record.bound.limit.held)
         ]
 
+        def again() -> HTTPException | None:
+            state.charged = charged  # only shadows were charged
+            state.taken += shadows
+            shadows.clear()
+            outcome = decide_again()
+            error = outcome.error if isinstance(outcome, Denial) else None
+            outcomes[error] = outcome
+            return error
 
-def charged(
-    claims: Iterable[Claim],
-    metas: Sequence[Claim],
-    logger: logging.Logger,
-    *,
-    lenient: bool,
-    swallow: bool = False,
-) -> Charged:
-    """The charges of the present request.
+        assert self._callbacks.refusal_handler is not None
+        return outcomes.get(self._callbacks.refusal_handler(denial.error, again), denial)
 
-    ``lenient`` leaves out a claim that cannot be charged: a request that was aborted before its
-    view may lack what the callables ask for. ``swallow`` leaves it out, too, and says so in the
-    log: a function has failed that should not have.
-    """
-    asks = partial(_charged, logger=logger, lenient=lenient, swallow=swallow)
-    made = Charged([], [], [], 0)
-    asked = Asked({}, {})
-    for claim in claims:
-        single = asks(claim, asked)
-        if single is not None:
-            made.claims.append(claim)
-            made.identities.append(single[0])
-            made.charges.append(single[1])
-    triggers = [(meta, _triggering(made.claims)) for meta in metas]
-    triggers += [(m, (i,)) for i, claim in enumerate(made.claims) for m in claim.metas]
-    added = 0
-    for meta, on_denial in triggers:
-        single = asks(meta, asked)
-        if single is not None:
-            identity, charge = single
-            made.claims.append(meta)
-            made.identities.append(identity)
-            made.charges.append(
-                Charge(charge.limit, charge.key, charge.cost, meta=True, on_denial=on_denial)
-            )
-            added += 1
-    return made._replace(metas=added)
-
-
-def _triggering(claims: list[Claim]) -> tuple[int, ...]:
-    """Whose denial a limit on denials counts, empty for any: that of a guard is no doing of the
-    caller's. Where there are only guards it is the limit's own, which is never counted."""
-    told = tuple(i for i, claim in enumerate(claims) if claim.limit.told)
-    return () if len(told) == len(claims) else told or (len(claims),)
-
-
-def _charged(
-    claim: Claim, asked: Asked, logger: logging.Logger, *, lenient: bool, swallow: bool
-) -> tuple[str, Charge] | None:
-    """Whom a claim is charged to, and the charge; ``None`` where it is left out."""
-    runtime = claim.runtime
-    try:
-        if runtime.exempt_when is not None and runtime.exempt_when():
-            return None
-        key_func = runtime.key_func
-        identity = asked.identities.get(id(key_func))
-        if identity is None:
-            identity = asked.identities[id(key_func)] = key_func()
-        if identity:
-            name = str(identity)
-            return name, claim.charge(name, asked.costs)
-    except Exception:
-        if lenient:
-            logger.debug("left out %s: this request lacks what it asks", claim.limit, exc_info=True)
-        elif swallow:
-            logger.exception(SWALLOWED)
+    def _refuse(self, state: RequestState, denial: Denial) -> NoReturn:
+        """Record the denial, call the callbacks, and raise its exception."""
+        decision, records, error, breached = denial
+        state.admit(decision, records)
+        is_ban = bool(breached) and breached[0].bound.is_meta
+        if is_ban:
+            state.records = list(breached)
         else:
-            raise
-        return None
-    logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
-    return None
+            for record in breached:
+                self._logger.info(
+                    "ratelimit %s (%s) exceeded at endpoint: %s",
+                    record.bound.runtime.limit,
+                    record.identity,
+                    record.bound.scope,
+                )
+        if not isinstance(error, RequestTooLarge):
+            state.retry_ms = decision.retry_after_ms
+        if isinstance(error, RateLimitExceeded):
+            error.response = self._call_back(breached, is_ban=is_ban)
+        state.refusal = error
+        raise error
+
+    def _call_back(self, breached: list[ChargeRecord], *, is_ban: bool) -> flask.Response | None:
+        """Call the callbacks on a breach; returns the last response that one of them made."""
+        settings = self._settings
+        answer: flask.Response | None = None
+        for record in breached:
+            own = record.bound.runtime.on_breach
+            callbacks = [own or settings.on_meta_breach] if is_ban else [settings.on_breach, own]
+            for callback in dict.fromkeys(filter(None, callbacks)):
+                try:
+                    response = callback(self._show(record))
+                except Exception as error:
+                    if not settings.swallow_errors:
+                        raise
+                    kind = "on_meta_breach" if is_ban else "on_breach"
+                    self._logger.exception(  # Flask-Limiter's words
+                        "%s callback failed with error %s",
+                        kind,
+                        error,  # noqa: TRY401
+                    )
+                    continue
+                if isinstance(response, flask.Response):
+                    answer = response
+        return answer
 
 
-def admitted(engine: Engine, made: Charged, hold: Hold, *, take: bool = True) -> Outcome:
-    """Decide, or only look. Charges of one bucket have one verdict between them."""
-    decision = _decision(engine, made, hold) if take else engine.admit(made.charges, take=False)
+def decide(
+    engine: Engine, charges: Sequence[BoundCharge], hold: Hold, *, take: bool = True
+) -> tuple[Decision, list[ChargeRecord]]:
+    """Decide charges, or only look at them. Charges of one bucket share a verdict."""
+    own = [charge for _, _, charge in charges]
+    if not take:
+        decision = engine.admit(own, take=False)
+    elif engine.gives_back:
+        decision = engine.admit(own, hold=hold)
+    else:
+        decision = _without_refunds(engine, charges, hold)
     verdicts = decision.verdicts
-    if len(verdicts) < len(made.charges):
+    if len(verdicts) < len(own):
         by_key = {verdict.charge.key: verdict for verdict in verdicts}
-        verdicts = tuple(by_key[charge.key] for charge in made.charges)
-    now, admission = decision.now_us, Admission(engine, hold, time.monotonic())
-    entries = [
-        Entry(claim, identity, charge.cost, verdict, now, admission)
-        for claim, identity, charge, verdict in zip(
-            made.claims, made.identities, made.charges, verdicts, strict=True
-        )
+        verdicts = tuple([by_key[charge.key] for charge in own])
+    now_us, here = decision.now_us, time.monotonic()
+    return decision, [
+        ChargeRecord(bound, identity, charge.cost, verdict, now_us, engine, hold, here)
+        for (bound, identity, charge), verdict in zip(charges, verdicts, strict=True)
     ]
-    own = len(entries) - made.metas
-    return Outcome(decision, entries[:own], entries[own:])
 
 
-def _decision(engine: Engine, made: Charged, hold: Hold) -> Decision:
-    """All in one call; where nothing can be given back, what is conditional is only looked at."""
-    conditional = [claim.runtime.deduct_when is not None for claim in made.claims]
-    if engine.gives_back or not any(conditional):
-        return engine.admit(made.charges, hold=hold)
-    pairs = list(zip(made.charges, conditional, strict=True))
+def _without_refunds(engine: Engine, charges: Sequence[BoundCharge], hold: Hold) -> Decision:
+    """Decide on an engine that cannot refund: conditional charges are only looked at."""
+    conditional = [bound.runtime.deduct_when is not None for bound, _, _ in charges]
+    own = [charge for _, _, charge in charges]
+    if not any(conditional):
+        return engine.admit(own, hold=hold)
+    pairs = list(zip(own, conditional, strict=True))
     looked = engine.admit([charge for charge, later in pairs if later], take=False)
     taken = engine.admit([charge for charge, later in pairs if not later], take=looked.admitted)
     by_key = [{v.charge.key: v for v in decision.verdicts} for decision in (taken, looked)]
     return Decision(
         looked.admitted and taken.admitted,
         looked.now_us,
-        tuple(by_key[later][charge.key] for charge, later in pairs),
+        tuple([by_key[later][charge.key] for charge, later in pairs]),
     )
+
+
+def _without_metas(records: list[ChargeRecord]) -> list[ChargeRecord]:
+    if not (records and records[-1].bound.is_meta):  # they come last
+        return records
+    return [record for record in records if not record.bound.is_meta]
+
+
+def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:
+    """The positions of the charges whose denial counts as the caller's; empty for all. A guard's
+    denial does not. If there are only guards, it is a position that does not exist."""
+    told = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.told])
+    return () if len(told) == len(charges) else told or (len(charges),)
+
+
+def _exceeded(record: ChargeRecord, decision: Decision, cause: Cause) -> RateLimitExceeded:
+    bound = record.bound
+    return RateLimitExceeded(bound.runtime, bound_limit=bound, decision=decision, cause=cause)

@@ -1,28 +1,24 @@
-"""A claim: one limit prepared for an endpoint and method, ready to become a charge.
-
-Everything that does not depend on the single request is computed here, once.
-"""
+"""A limit bound to a route: everything about it that is the same for each request of the route; and
+the record of its charge in one request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import Charge, checked_cost
+from ratelimit_ext.core.charge import Hold, checked_cost
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.guess import Guess
-from ratelimit_ext.core.key import bucket_key, bucket_prefix
+from ratelimit_ext.core.key import bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
+from ratelimit_ext.engine.protocol import Change, Correction, Engine, Settlement
 from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.web.limits_adapter import limit_of, rank
-
-#: What a call is estimated to cost, by unit and the name of the limit ("": any other).
-Estimators: TypeAlias = Mapping[tuple[str, str], Callable[[], Any]]
+from ratelimit_ext.strategies.protocol import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +30,35 @@ class Naming:
     strategy: str
 
     def prefix(self, limit: Limit, scope: str) -> str:
-        """The name of a bucket as far as every identity shares it."""
+        """The part of a bucket's name that all identities share."""
         code = strategy_named(limit.strategy).CODE
         label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
         return bucket_prefix(self.storage_prefix, code, limit, label)
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A limit that a request may have to be charged to.
+class BoundLimit:
+    """A limit as it applies to a route: the limit, its identity and cost functions, its names.
 
-    ``shared_key`` is the bucket's name up to the identity; ``scope`` is Flask-Limiter's, for its
-    callbacks. ``header`` is the limit's name in headers, ``policy`` its item there; ``order`` sorts
-    a route's own limits before shared ones, and short periods before long ones. ``metas`` are
-    claims on denials of this one. ``estimate`` is what the application registered for the unit,
-    where the limit states no cost. An ``edge`` claim stays, whatever becomes of the call.
+    ``scope`` is Flask-Limiter's; ``bucket_prefix`` the bucket's name up to the identity. ``header``
+    is the limit's quoted name in headers, ``policy`` its item there. ``rank`` sorts short periods
+    first. ``metas`` are limits on denials by this one. ``estimate`` is the estimator, for a limit
+    that states no cost; ``fixed_cost`` a cost that needs no function, in units. ``is_edge``: it is
+    one of the application's limits, which are not refunded when a call is cancelled.
     """
 
     runtime: RuntimeLimit
     limit: Limit
     scope: str
-    shared_key: str
+    bucket_prefix: str
     header: str
     policy: str
-    order: tuple[bool, tuple[int, int]]
-    metas: tuple[Claim, ...] = ()
+    rank: tuple[int, int]
+    metas: tuple[BoundLimit, ...] = ()
     estimate: Callable[[], Any] | None = None
-    edge: bool = False
+    fixed_cost: int | None = None
+    is_edge: bool = False
+    is_meta: bool = False
 
     @property
     def name(self) -> str:
@@ -68,8 +66,8 @@ class Claim:
         return self.header[1:-1]
 
     @property
-    def unestimated(self) -> bool:
-        """Whether it counts tokens or money, and nobody has said how many a call takes."""
+    def lacks_estimate(self) -> bool:
+        """Whether it counts tokens or money, and the default cost of 1 is all that is known."""
         limit = self.limit
         return (
             limit.held
@@ -78,119 +76,102 @@ class Claim:
             and self.runtime.cost == 1
         )
 
-    def charge(self, identity: str, costs: dict[tuple[int, bool], int | Guess]) -> Charge:
-        """The charge of the present request. Raises ``ValueError`` for an invalid cost.
+    def cost(self, costs: dict[tuple[int, bool], int | Guess]) -> int:
+        """The cost of the current request. Raises ``ValueError`` for an invalid one.
 
-        ``costs`` are the estimates that were asked already, by the function's identity and by
-        whether its answer was in dollars.
+        ``costs`` are the estimates of this request, by the id of the function and whether the
+        unit is dollars: each estimator is called once.
         """
+        if self.fixed_cost is not None:
+            return self.fixed_cost
         if self.estimate is None:
-            cost = self._cost(self.runtime.cost)
+            cost = cost_in_units(self.runtime.cost, self.limit, self.runtime)
         else:
             question = id(self.estimate), self.limit.unit == "usd"
             known = costs.get(question)
             if known is None:
-                known = costs[question] = self._cost(self.estimate)
+                known = cost_in_units(self.estimate, self.limit, self.runtime)
+                costs[question] = known
             cost = known
-        if isinstance(cost, Guess):
-            cost = self._guessed(cost)
-        return Charge(self.limit, bucket_key(self.shared_key, identity), cost)
-
-    def _guessed(self, guess: Guess) -> int:
-        """What a guess charges: what the limit can hold at most, unless the least is above that."""
-        charged: int = max(guess.least, min(guess.cost, self.limit.capacity))
+        if not isinstance(cost, Guess):
+            return cost
+        charged: int = max(cost.least, min(cost.cost, self.limit.capacity))
         return charged
 
-    def _cost(self, stated: Any) -> int | Guess:
-        cost = stated() if callable(stated) else stated
-        if isinstance(cost, Guess):
-            return Guess(self._in_units(cost.cost), self._in_units(cost.least))
-        return self._in_units(cost)
 
-    def _in_units(self, cost: Any) -> int:
-        if self.limit.unit == "usd":
-            cost = _micro_dollars(cost, self.runtime.limit)
-        if cost.__class__ is not int or cost < 0:
-            return checked_cost(cost, self.runtime.limit)
-        units: int = cost
-        return units
+class ChargeRecord(NamedTuple):
+    """A bound limit, the identity that was charged, and the verdict.
 
+    ``cost`` is this limit's own: limits of one bucket share a verdict, whose charge has the sum.
+    ``engine`` and ``hold`` are those of the admission; each admission has a hold of its own, so
+    that a limit that is charged twice is settled twice. ``decided_at`` is of the monotonic clock.
+    """
 
-class ClaimMaker:
-    """Makes claims for one endpoint and method out of runtime limits."""
+    bound: BoundLimit
+    identity: str
+    cost: int
+    verdict: Verdict
+    now_us: int
+    engine: Engine
+    hold: Hold
+    decided_at: float
 
-    def __init__(
-        self,
-        naming: Naming,
-        endpoint: str,
-        method: str,
-        estimators: Estimators = MappingProxyType({}),
-    ) -> None:
-        self._naming = naming
-        self._estimators = estimators
-        self._endpoint = endpoint
-        self._method = method
-
-    def claims(self, runtimes: Iterable[RuntimeLimit], *, edge: bool = False) -> tuple[Claim, ...]:
-        """A claim for each of the limits; ``edge``: they are the application's."""
-        return tuple([self.claim(runtime, edge=edge) for runtime in runtimes])
-
-    def concerned(self, claims: Iterable[Claim]) -> tuple[Claim, ...]:
-        """Those of the claims whose limit applies to the method."""
-        return tuple([claim for claim in claims if concerns(claim.runtime, self._method)])
-
-    def claim(self, runtime: RuntimeLimit, *, edge: bool = False) -> Claim:
-        """The claim for one limit. A scope that is a callable is asked at the request."""
-        limit = limit_of(runtime.limit, self._naming.strategy)
-        asked = callable(runtime.scope)
-        scope = "" if asked else runtime.scope_for(self._endpoint, self._method)
-        return Claim(
-            runtime=runtime,
-            limit=limit,
-            scope=scope,
-            shared_key="" if asked else self._naming.prefix(limit, scope),
-            header=f'"{header_name(limit)}"',
-            policy=policy_item(limit),
-            order=(runtime.shared, rank(runtime.limit)),
-            metas=tuple(self.claim(meta) for meta in runtime.meta_limits or ()),
-            estimate=self._estimate(limit) if runtime.cost == 1 else None,
-            edge=edge,
+    def later(self, elapsed_us: int) -> ChargeRecord:
+        """The record as it reads ``elapsed_us`` after the decision."""
+        verdict, limit = self.verdict, self.bound.limit
+        answer = strategy_named(limit.strategy).later(
+            limit,
+            verdict.charge.cost,
+            Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt),
+            elapsed_us,
         )
+        now = verdict._replace(remaining=answer.remaining, reset_after_us=answer.reset_after_us)
+        return self._replace(verdict=now, now_us=self.now_us + elapsed_us)
 
-    def _estimate(self, limit: Limit) -> Callable[[], Any] | None:
-        if limit.strategy == "block":
-            return None  # one that costs 0 would block nobody
-        own = self._estimators.get((limit.unit, limit.name))
-        return own or self._estimators.get((limit.unit, ""))
+    def settlement(self, actual: int) -> Change:
+        """The change that replaces the estimate of the verdict's charge by the actual cost."""
+        if self.bound.limit.held:
+            return Settlement(self.verdict, self.hold, actual)
+        return Correction(self.verdict, actual - self.verdict.charge.cost)
 
-    def in_present_scope(self, claim: Claim) -> Claim:
-        """The claim with its scope asked for the present request, where it is a callable."""
-        if not callable(claim.runtime.scope):
-            return claim
-        scope = claim.runtime.scope_for(self._endpoint, self._method)
-        return replace(claim, scope=scope, shared_key=self._naming.prefix(claim.limit, scope))
-
-
-def _micro_dollars(cost: Any, label: object) -> int:
-    """A cost in dollars as micro-dollars, or a ``ValueError`` that names the limit."""
-    try:
-        return micro_dollars(cost)
-    except ValueError as error:
-        raise ValueError(f"the cost of the limit {str(label)!r}: {error}") from None
+    @property
+    def reset_at(self) -> float:
+        """When the limit resets, in seconds since 1970 by the deciding clock."""
+        return (self.now_us + self.verdict.reset_after_us) / 1_000_000
 
 
-def concerns(limit: RuntimeLimit | Definition, method: str) -> bool:
-    """Whether the limit applies to the method; OPTIONS is free where it is not named."""
+def cost_in_units(stated: Any, limit: Limit, runtime: RuntimeLimit) -> int | Guess:
+    """A cost, or what its function returns, in whole units. Raises ``ValueError``."""
+    cost = stated() if callable(stated) else stated
+    if isinstance(cost, Guess):
+        return Guess(_units(cost.cost, limit, runtime), _units(cost.least, limit, runtime))
+    return _units(cost, limit, runtime)
+
+
+def _units(cost: Any, limit: Limit, runtime: RuntimeLimit) -> int:
+    if limit.unit == "usd":
+        try:
+            cost = micro_dollars(cost)
+        except ValueError as error:
+            raise ValueError(f"the cost of the limit {str(runtime.limit)!r}: {error}") from None
+    if cost.__class__ is not int or cost < 0:
+        return checked_cost(cost, runtime.limit)
+    units: int = cost
+    return units
+
+
+def applies_to(limit: RuntimeLimit | Definition, method: str) -> bool:
+    """Whether the limit applies to the method; to OPTIONS only if its methods name it."""
     if limit.methods is None:
         return method != "OPTIONS"
     return method.lower() in limit.methods
 
 
 def policy_item(limit: Limit) -> str:
-    """The limit's item of a ``RateLimit-Policy`` header, without quotes around the name.
+    """The limit's item of the ``RateLimit-Policy`` header.
 
-    A token bucket is announced as its burst over the time in which that refills: the same rate,
-    and a quota that ``r`` can reach.
+    A token bucket is announced as its burst over the time in which it refills: the same rate, and
+    a quota that ``r`` can reach.
     """
     quota = limit.capacity
     window = -(-quota * limit.period_us // (limit.amount * 1_000_000))
@@ -200,6 +181,6 @@ def policy_item(limit: Limit) -> str:
 
 
 def header_name(limit: Limit) -> str:
-    """What the limit is called in headers: its name, else what it says."""
+    """What the limit is called in headers: its name, else its amount and period."""
     name = limit.name or f"{limit.amount}-per-{limit.period_us // 1_000_000}s"
     return "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in name)

@@ -1,46 +1,40 @@
-"""Asking: what the extension asks the application. Who calls, on which plan, and what a call is
-estimated to cost."""
+"""The functions that the application registers: identities, its plan, estimates, refusals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-import flask_limiter
+from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import UNITS
-from ratelimit_ext.policy import did_you_mean
-from ratelimit_ext.web.code_checks import check_function
+from ratelimit_ext.web.code_checks import check_function, unknown_name
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 
-#: Of a call that is in flight there is nothing to estimate: it is one.
-ESTIMATED: Final = tuple(unit for unit in UNITS if unit != "calls")
+#: A call in flight always counts as one, so ``calls`` has no estimate.
+ESTIMATED_UNITS: Final = tuple(unit for unit in UNITS if unit != "calls")
 
 Estimate: TypeAlias = Callable[[], Any]
+#: Decides the current request again; returns the new refusal, or ``None`` if it is admitted.
+DecideAgain: TypeAlias = Callable[[], HTTPException | None]
+RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException | None]
 
 
-class AskingLimiter(flask_limiter.Limiter):
-    """Flask-Limiter's extension, with functions of the application that a policy can name."""
+class Callbacks:
+    """The registered functions of one extension."""
 
-    def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
-        #: Who pays, by the names that a policy can use.
+    def __init__(self) -> None:
+        #: By the names that a policy can use.
         self.identities: dict[str, Identity] = dict(BUILT_IN)
-        #: Answers with the name of the present caller's plan; ``None``: nobody said how.
-        self.plan_of_request: Callable[[], str] | None = None
-        #: What a call is estimated to cost, by unit and the name of the limit ("": any other).
+        #: By unit and the name of the limit ("": any other).
         self.estimators: dict[tuple[str, str], Estimate] = {}
-        super().__init__(key_func, **options)
+        #: Returns the name of the current caller's plan.
+        self.plan_loader: Callable[[], str] | None = None
+        self.refusal_handler: RefusalHandler | None = None
 
     def identity(self, name: str) -> Callable[[Identity], Identity]:
-        """Register who pays under a name that a policy can use; replaces a built-in one.
-
-        ::
-
-            @limiter.identity("user")
-            def user() -> str:
-                return str(g.user.id)
-        """
+        """See :meth:`Limiter.identity`."""
 
         def register(function: Identity) -> Identity:
             check_function(function, 0, f"identity {name!r}")
@@ -49,24 +43,10 @@ class AskingLimiter(flask_limiter.Limiter):
 
         return register
 
-    def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
-        """Register the function that answers with the name of the present caller's plan."""
-        self.plan_of_request = function
-        return function
-
-    def estimator(self, unit: str, *, limit: str = "") -> Callable[[Estimate], Estimate]:
-        """Register what a call is estimated to cost, for limits in the unit that state no cost.
-
-        ``tokens``, ``input_tokens`` and ``output_tokens`` are whole numbers, ``usd`` is in dollars.
-        ``limit`` is the name of one limit that has an estimate of its own. Raises
-        ``ConfigurationError`` for a unit that is none.
-        """
-        if unit not in ESTIMATED:
-            allowed = ", ".join(map(repr, ESTIMATED))
-            raise ConfigurationError(
-                f"an estimator for the unit {unit!r}; allowed: {allowed}."
-                f"{did_you_mean(str(unit), ESTIMATED)}"
-            )
+    def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
+        """See :meth:`Limiter.estimator`."""
+        if unit not in ESTIMATED_UNITS:
+            raise ConfigurationError(f"estimator: {unknown_name('unit', unit, ESTIMATED_UNITS)}")
 
         def register(function: Estimate) -> Estimate:
             self.estimators[unit, limit] = function

@@ -50,22 +50,23 @@ class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
     """The default strategy does not exist. The library `limits` raises its base for this."""
 
 
-def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
+def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     """The sentence for a name that is not allowed.
 
-    >>> unknown("unit", "token", ["tokens", "usd"])
+    >>> unknown_name("unit", "token", ["tokens", "usd"])
     "unknown unit 'token'; allowed: 'tokens', 'usd'. Did you mean 'tokens'?"
     """
     allowed = list(allowed)
+    listed = ", ".join(map(repr, allowed)) or "none"
     hint = did_you_mean(str(name), allowed)
-    return f"unknown {kind} {name!r}; allowed: {', '.join(map(repr, allowed))}.{hint}"
+    return f"unknown {kind} {name!r}; allowed: {listed}.{hint}"
 
 
 def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
     """Raise ``ConfigurationError`` for an unknown keyword."""
     for word in options:
         if word not in allowed:
-            raise ConfigurationError(f"{where}: {unknown('keyword', word, allowed)}")
+            raise ConfigurationError(f"{where}: {unknown_name('keyword', word, allowed)}")
 
 
 def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, ...]:
@@ -116,7 +117,9 @@ def check_strategy(keyword: str | None, config: Mapping[str, Any]) -> None:
     strategy = keyword or config.get(ConfigVars.STRATEGY) or "fixed-window"
     if strategy not in STRATEGIES:
         where = "Limiter" if keyword else ConfigVars.STRATEGY
-        raise UnknownStrategyError(f"{where}: {unknown('strategy', strategy, sorted(STRATEGIES))}")
+        raise UnknownStrategyError(
+            f"{where}: {unknown_name('strategy', strategy, sorted(STRATEGIES))}"
+        )
 
 
 class KnownNames:
@@ -160,4 +163,4 @@ class KnownNames:
             return
         self._warned.add((caller, name))
         logger = flask.current_app.logger if flask.has_app_context() else _logger
-        logger.warning("%s has no effect: %s", caller, unknown(kind, name, sorted(known)))
+        logger.warning("%s has no effect: %s", caller, unknown_name(kind, name, sorted(known)))

@@ -103,18 +103,20 @@ class LimitsCommand:
         key = self._options["key"]
         if not self._options["y"] and not click.confirm(f"Clear all limits of {key!r}?"):
             return 1
-        naming, buckets = self._parts.naming, dict[str, None]()
+        buckets: dict[str, None] = {}
+        lines: list[str] = []
         for group in self._groups():
             cleared: dict[str, None] = {}
             for definition in group.definitions:
                 with contextlib.suppress(Exception):  # a function that needs a request
                     for row in self._rows(definition, group):
-                        prefix = naming.prefix(row.limit, row.scope)
+                        prefix = self._parts.naming.prefix(row.limit, row.scope)
                         names = (bucket_key(prefix, name) for name in spellings(key))
                         buckets.update(dict.fromkeys(names))
-                        cleared[self._described(row._replace(method=""), ": Cleared")] = None
-            click.echo("\n".join(_tree(group.title, cleared)))
+                        cleared[self._describe(row._replace(method=""), ": Cleared")] = None
+            lines += _tree(group.title, cleared)
         count = self._parts.engine.clear(list(buckets))
+        click.echo("\n".join(lines))
         if not count:
             click.echo(
                 f"Nothing was counted for {key!r}. Write the identity as the key function returns "
@@ -132,12 +134,14 @@ class LimitsCommand:
             entries = []
             for definition in group.definitions:
                 try:
-                    for row in self._rows(definition, group):
-                        state = self._state(row) if is_available else ": Storage not available"
-                        entries.append(self._described(row, state))
+                    rows = list(self._rows(definition, group))
                 except Exception as error:  # noqa: BLE001 - a function of the application
                     name = _function_name(definition.limit_provider)
                     entries.append(f"returned by {name} at each request ({error})")
+                    continue
+                for row in rows:
+                    state = self._state(row) if is_available else ": Storage not available"
+                    entries.append(self._describe(row, state))
             blueprint = group.endpoint.rpartition(".")[0] or None
             if not entries and manager.exemption_scope(self._app, group.endpoint, blueprint):
                 entries = ["Exempt"]
@@ -177,7 +181,7 @@ class LimitsCommand:
                 for method in group.methods if each.per_method else ("",):
                     yield Row(each, limit, plan, method, each.scope_for(group.endpoint, method))
 
-    def _described(self, row: Row, state: str) -> str:
+    def _describe(self, row: Row, state: str) -> str:
         limit, runtime = row.limit, row.runtime
         identities = self._parts.identities.items()
         keys = [name for name, identity in identities if identity is runtime.key_func]

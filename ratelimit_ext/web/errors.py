@@ -1,11 +1,14 @@
-"""Refusals: what a denied request is answered with.
+"""The exceptions that deny a request, their causes, and their JSON bodies.
 
-They are exceptions, so that an application's own error handlers come first.
+They are HTTP exceptions, so an application's own error handlers come first.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 import flask
 import flask_limiter
@@ -14,16 +17,100 @@ from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.web.bound_limit import Claim, header_name
-from ratelimit_ext.web.cause import ENDLESS_MS, SENTENCES, Cause
-from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, waiting
+from ratelimit_ext.strategies import block
+from ratelimit_ext.web.bound_limit import BoundLimit, header_name
+
+#: Why an identity is blocked. ``blocked``: by an operator; ``abnormal-usage``: it uses far more
+#: than usual; ``overloaded``: the upstream service is overloaded; ``closed``: switched off.
+BlockReason: TypeAlias = Literal["blocked", "overloaded", "closed", "abnormal-usage"]
+#: ``limit``: an exhausted limit; ``unavailable``: the limit itself is invalid.
+Cause: TypeAlias = BlockReason | Literal["limit", "unavailable", "storage-full"]
+
+REASONS: Final[tuple[BlockReason, ...]] = get_args(BlockReason)
+_CODES: Final[dict[BlockReason, int]] = {
+    "blocked": block.BLOCKED,
+    "overloaded": block.OVERLOADED,
+    "closed": block.CLOSED,
+    "abnormal-usage": block.ABNORMAL_USAGE,
+}
+_REASON_OF_CODE: Final = {code: reason for reason, code in _CODES.items()}
+
+#: If several limits deny, the answer names the first of these causes. What the caller can change
+#: comes before an overload.
+PRECEDENCE: Final[tuple[Cause, ...]] = (
+    "blocked",
+    "closed",
+    "abnormal-usage",
+    "limit",
+    "overloaded",
+)
+
+#: A longer wait (a year) is not sent: the block has no known end.
+ENDLESS_MS: Final = 366 * 86_400 * 1000
+#: The wait that is sent while the storage is full, in milliseconds.
+STORAGE_FULL_WAIT_MS: Final = 30_000
+
+PROBLEM: Final = "application/problem+json"
+_IANA: Final = "https://iana.org/assignments/http-problem-types#"
+_REDUCED: Final = f"{_IANA}temporary-reduced-capacity", "Temporarily reduced capacity"
+
+
+class _Answer(NamedTuple):
+    """How a cause is reported: ``code``, sentence, and RFC 9457's type and title."""
+
+    code: str
+    sentence: str
+    problem_type: str
+    title: str
+
+
+_ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
+    {
+        "limit": _Answer("rate_limited", "", f"{_IANA}quota-exceeded", "Quota exceeded"),
+        "blocked": _Answer(
+            "blocked", "Access blocked. Contact the operator.", "about:blank", "Blocked"
+        ),
+        "abnormal-usage": _Answer(
+            "abnormal_usage",
+            "Stopped for abnormal usage.",
+            f"{_IANA}abnormal-usage-detected",
+            "Abnormal usage detected",
+        ),
+        "overloaded": _Answer(
+            "server_is_overloaded", "The upstream service is overloaded.", *_REDUCED
+        ),
+        "closed": _Answer("switched_off", "This service is switched off.", *_REDUCED),
+        "storage-full": _Answer(
+            "storage_unavailable", "The rate limit storage is full.", *_REDUCED
+        ),
+        "unavailable": _Answer(
+            "limit_unavailable", "A rate limit of this request is invalid.", *_REDUCED
+        ),
+    }
+)
+
+
+def cause_of(denial: Verdict) -> Cause:
+    """Why a verdict denied."""
+    strategy = denial.charge.limit.strategy
+    if strategy == "block":
+        return _REASON_OF_CODE[denial.receipt]
+    return {"reported": "overloaded", "surge": "abnormal-usage"}.get(strategy, "limit")  # type: ignore[return-value]
+
+
+def manner(reason: BlockReason, *, ramped: bool, grows: bool) -> int:
+    """A block's manner as its strategy encodes it. Raises ``ValueError`` for an unknown reason."""
+    if reason not in _CODES:
+        allowed = ", ".join(map(repr, REASONS))
+        raise ValueError(f"Unknown block reason {reason!r}; allowed: {allowed}.")
+    return block.how(_CODES[reason], ramped=ramped, grows=grows)
 
 
 class RateLimitExceeded(flask_limiter.RateLimitExceeded):
-    """A limit denies, or a block that has an end: 429.
+    """An exhausted limit, or a block that ends: 429.
 
-    ``decision`` has every verdict, ``denials`` those that denied, ``cause`` says what kind of limit
-    it was: ``limit``, ``abnormal-usage`` or ``blocked``.
+    ``decision`` has every verdict, ``denials`` those that denied; ``cause`` is ``limit``,
+    ``abnormal-usage`` or ``blocked``.
     """
 
     def __init__(
@@ -31,51 +118,51 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         limit: RuntimeLimit,
         response: flask.Response | None = None,
         *,
-        claim: Claim | None = None,
+        bound_limit: BoundLimit | None = None,
         decision: Decision | None = None,
         cause: Cause = "limit",
     ) -> None:
         super().__init__(limit, response)
-        self.claim = claim
+        self.bound_limit = bound_limit
         self.decision = decision
         #: The verdicts that denied the request.
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
-        if claim is not None and _is_abnormal(claim, cause):
-            self.description = SENTENCES[cause]
+        if bound_limit is not None and _is_abnormal_block(bound_limit, cause):
+            self.description = _ANSWERS[cause].sentence
         wait_ms = 0 if decision is None else decision.retry_after_ms or 0
         self._wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
 
     @property
     def is_budget(self) -> bool:
-        """Whether money is spent: waiting in a retry loop is no use."""
+        """Whether a limit in dollars denied: retrying soon cannot help."""
         return any(d.charge.limit.unit == "usd" and d.charge.limit.told for d in self.denials)
 
     @property
     def message(self) -> str:
         """What is exceeded and how long to wait, as a sentence for a person."""
-        if self.decision is None or self.claim is None:
+        if self.decision is None or self.bound_limit is None:
             return str(self.description)
-        subject = self._subject(self.claim)
-        return subject if self._wait_ms is None else f"{subject} {waiting(self._wait_ms)}"
+        subject = self._subject(self.bound_limit)
+        return subject if self._wait_ms is None else f"{subject} {try_again(self._wait_ms)}"
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        """The callback's response where it gave one, else the default body."""
-        if self.response is not None or self.decision is None or self.claim is None:
+        """The response of an ``on_breach`` callback, else the default body."""
+        if self.response is not None or self.decision is None or self.bound_limit is None:
             response: Response = super().get_response(environ, scope)
             return response
-        return body_response(429, self._body(self.claim), self.cause, more=self._violated)
+        return _response(429, self._body(self.bound_limit), self.cause, more=self._violated)
 
-    def _body(self, claim: Claim) -> dict[str, Any]:
+    def _body(self, bound: BoundLimit) -> dict[str, Any]:
         if self.cause != "limit":
-            return guard_body(self.message, self.cause, claim, self._wait_ms)
-        own = [v for v in self.denials if v.charge.limit is claim.limit] or self.denials
+            return _guard_body(self.message, self.cause, bound, self._wait_ms)
+        own = [v for v in self.denials if v.charge.limit is bound.limit] or self.denials
         return {
             "error": self.message,
-            "code": "insufficient_quota" if self.is_budget else CODES["limit"],
-            "limit": str(claim.runtime.limit),
-            "policy": claim.name,
-            "remaining": claim.limit.outside(min(verdict.remaining for verdict in own)),
+            "code": "insufficient_quota" if self.is_budget else _ANSWERS["limit"].code,
+            "limit": str(bound.runtime.limit),
+            "policy": bound.name,
+            "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
             "retry_after": (self._wait_ms or 0) / 1000,
         }
 
@@ -83,107 +170,138 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         names = [header_name(v.charge.limit) for v in self.denials if v.charge.limit.told]
         return {"violated-policies": names} if names else {}
 
-    def _subject(self, claim: Claim) -> str:
-        if claim.runtime.error_message or _is_abnormal(claim, self.cause):
+    def _subject(self, bound: BoundLimit) -> str:
+        if bound.runtime.error_message or _is_abnormal_block(bound, self.cause):
             return str(self.description)
         if self.cause != "limit":
-            return SENTENCES[self.cause]
-        name = f" {claim.limit.name!r}" if claim.limit.name else ""
-        return f"Rate limit{name} exceeded: {claim.runtime.limit}."
+            return _ANSWERS[self.cause].sentence
+        name = f" {bound.limit.name!r}" if bound.limit.name else ""
+        return f"Rate limit{name} exceeded: {bound.runtime.limit}."
 
 
 class RequestTooLarge(BadRequest):
-    """The request's cost is above a limit's capacity: 400, as no waiting helps."""
+    """The request costs more than a limit can ever allow: 400, as waiting cannot help."""
 
-    def __init__(self, claim: Claim, verdict: Verdict) -> None:
-        limit = claim.limit
+    def __init__(self, bound_limit: BoundLimit, verdict: Verdict) -> None:
+        limit = bound_limit.limit
         super().__init__(
             f"This request costs {limit.outside(verdict.charge.cost):,} {limit.unit}, and the "
-            f"limit {claim.name!r} never allows more than "
+            f"limit {bound_limit.name!r} never allows more than "
             f"{limit.outside(limit.capacity):,} at once. Make the request smaller."
         )
-        self.claim = claim
+        self.bound_limit = bound_limit
         self.verdict = verdict
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The default body."""
-        return body_response(
-            400,
-            {
-                "error": self.description,
-                "code": "request_too_large",
-                "limit": str(self.claim.runtime.limit),
-                "policy": self.claim.name,
-                "cost": self.claim.limit.outside(self.verdict.charge.cost),
-                "capacity": self.claim.limit.outside(self.claim.limit.capacity),
-            },
-            None,
-        )
+        bound = self.bound_limit
+        body = {
+            "error": self.description,
+            "code": "request_too_large",
+            "limit": str(bound.runtime.limit),
+            "policy": bound.name,
+            "cost": bound.limit.outside(self.verdict.charge.cost),
+            "capacity": bound.limit.outside(bound.limit.capacity),
+        }
+        return _response(400, body, None)
 
 
 class Blocked(Forbidden):
-    """The caller is blocked, and not for a time: 403, as no waiting helps."""
+    """The caller is blocked without an end: 403, as waiting cannot help."""
 
-    def __init__(self, claim: Claim) -> None:
-        super().__init__(_sentence(claim, "blocked"))
-        self.claim = claim
+    def __init__(self, bound_limit: BoundLimit) -> None:
+        super().__init__(_sentence(bound_limit, "blocked"))
+        self.bound_limit = bound_limit
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The default body."""
-        return body_response(
-            403, guard_body(str(self.description), "blocked", self.claim), "blocked"
-        )
+        body = _guard_body(str(self.description), "blocked", self.bound_limit)
+        return _response(403, body, "blocked")
 
 
 class TemporarilyUnavailable(ServiceUnavailable):
-    """What the request needs has no room at the moment, or is switched off: 503.
+    """What the request needs is overloaded or switched off: 503, not the caller's fault.
 
-    It is nothing that the caller did. ``cause`` is ``overloaded``, ``closed`` or ``storage-full``
-    (the storage cannot count a caller that it does not know); ``wait_ms`` is the wait in
-    milliseconds, ``None`` if unknown.
+    ``cause`` is ``overloaded``, ``closed`` or ``storage-full`` (the storage has no memory for a
+    new caller); ``wait_ms`` is the wait in milliseconds, ``None`` if unknown.
     """
 
-    def __init__(self, claim: Claim, cause: Cause, wait_ms: int | None) -> None:
-        sentence = _sentence(claim, cause)
-        super().__init__(sentence if wait_ms is None else f"{sentence} {waiting(wait_ms)}")
-        self.claim = claim
+    def __init__(self, bound_limit: BoundLimit, cause: Cause, wait_ms: int | None) -> None:
+        sentence = _sentence(bound_limit, cause)
+        super().__init__(sentence if wait_ms is None else f"{sentence} {try_again(wait_ms)}")
+        self.bound_limit = bound_limit
         self.cause = cause
         self.wait_ms = wait_ms
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The default body."""
-        body = guard_body(str(self.description), self.cause, self.claim, self.wait_ms)
-        return body_response(503, body, self.cause)
+        body = _guard_body(str(self.description), self.cause, self.bound_limit, self.wait_ms)
+        return _response(503, body, self.cause)
 
 
 class LimitUnavailable(ServiceUnavailable):
-    """What a limit allows is unknown, as its function returned what is no limit: 503."""
+    """The function of a limit returned an invalid limit: 503."""
 
-    #: The caller may try again after this time; somebody has to correct the function.
+    #: When the caller may try again; the application has to correct the function.
     RETRY_MS: Final = 30_000
 
     def __init__(self) -> None:
-        super().__init__("A rate limit of this request cannot be checked. Try again later.")
+        super().__init__(f"{_ANSWERS['unavailable'].sentence} Try again later.")
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The default body."""
-        return body_response(
-            503,
-            {
-                "error": self.description,
-                "code": CODES["unavailable"],
-                "retry_after": self.RETRY_MS / 1000,
-            },
-            "unavailable",
-        )
+        body = {
+            "error": self.description,
+            "code": _ANSWERS["unavailable"].code,
+            "retry_after": self.RETRY_MS / 1000,
+        }
+        return _response(503, body, "unavailable")
 
 
-def _is_abnormal(claim: Claim, cause: Cause) -> bool:
-    """Whether a switch was closed for abnormal usage. Its own sentence is for an operator's block;
-    that of a surge says what a surge is."""
-    return cause == "abnormal-usage" and claim.limit.strategy == "block"
+def try_again(wait_ms: int) -> str:
+    """How long to wait, as a sentence."""
+    if wait_ms < 120_000:
+        return f"Try again in {wait_ms / 1000:g} second{'' if wait_ms == 1000 else 's'}."
+    hours, minutes = divmod(-(-wait_ms // 60_000), 60)
+    return f"Try again in {f'{hours} h {minutes} min' if hours else f'{minutes} minutes'}."
 
 
-def _sentence(claim: Claim, cause: Cause) -> str:
-    own = None if cause == "storage-full" else claim.runtime.error_message
-    return str(own() if callable(own) else own or SENTENCES[cause])
+def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
+    """Whether a block denied for abnormal usage: its ``error_message`` is written for an
+    operator's block, so the default sentence is used. A surge's is its own."""
+    return cause == "abnormal-usage" and bound.limit.strategy == "block"
+
+
+def _sentence(bound: BoundLimit, cause: Cause) -> str:
+    own = None if cause == "storage-full" else bound.runtime.error_message
+    return str(own() if callable(own) else own or _ANSWERS[cause].sentence)
+
+
+def _guard_body(
+    sentence: str, cause: Cause, bound: BoundLimit, wait_ms: int | None = None
+) -> dict[str, Any]:
+    """The body of a refusal that has no amount."""
+    wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
+    return {"error": sentence, "code": _ANSWERS[cause].code, "policy": bound.name, **wait}
+
+
+def _response(
+    status: int,
+    body: dict[str, Any],
+    cause: Cause | None,
+    *,
+    more: Callable[[], dict[str, Any]] = dict,
+) -> Response:
+    """JSON, or RFC 9457's problem JSON if the client prefers it; only that has ``more``."""
+    accepted = flask.request.accept_mimetypes
+    if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
+        answer = _ANSWERS[cause]
+        described = {"type": answer.problem_type, "title": answer.title, "status": status}
+        body = {**described, "detail": body["error"], **body, **more()}
+        return Response(_encoded(body), status, content_type=PROBLEM)
+    return Response(_encoded(body), status, content_type="application/json")
+
+
+def _encoded(body: dict[str, Any]) -> str:
+    """JSON in which an amount of dollars is a number."""
+    return json.dumps(body, default=float)

@@ -1,84 +1,152 @@
 """The extension: a ``flask_limiter.Limiter`` that decides a request's limits together.
 
-What an application sees: set-up, definitions, settling. :mod:`asking` is what it asks the
-application, :mod:`deciding` the request's way to its decision, :mod:`responding` what its response
-says, :mod:`guarding` what is decided from outside.
+:class:`Limiter` is the public API and overrides Flask-Limiter's seams; its parts do the work:
+:mod:`resolver` finds the limits of a route, :mod:`admission` decides them, :mod:`request_state`
+remembers, :mod:`response` writes the headers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final, Never, cast
 
 import flask
 import flask_limiter
+from flask.globals import request_ctx
+from flask_limiter import HeaderNames
 from flask_limiter.util import get_qualified_name
+from limits import RateLimitItem
+from limits.strategies import RateLimiter
+from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import OPTION_NAMES
 from ratelimit_ext.core.limit_string import states_guard
-from ratelimit_ext.engine.protocol import Engine
-from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
-from ratelimit_ext.web.admission import admitted, charged
+from ratelimit_ext.policy import Mistakes, Policy, Uses
+from ratelimit_ext.web.admission import Admission, AdmissionSettings
+from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
+from ratelimit_ext.web.callbacks import Callbacks, Estimate, RefusalHandler
 from ratelimit_ext.web.code_checks import (
+    KnownNames,
     check_function,
     check_functions,
     check_keywords,
     check_settings,
     check_strategy,
     keywords_of_signature,
+    unknown_name,
 )
 from ratelimit_ext.web.commands import CommandParts, take_over
-from ratelimit_ext.web.definitions import RouteLimit, upgrade
-from ratelimit_ext.web.guards import GuardingLimiter
-from ratelimit_ext.web.lease import lease_s
-from ratelimit_ext.web.limits_adapter import rank
+from ratelimit_ext.web.definitions import MARK, RouteLimit, upgrade, wrap
+from ratelimit_ext.web.errors import BlockReason
+from ratelimit_ext.web.guards import Attempts, Blocks
+from ratelimit_ext.web.identities import Identity
+from ratelimit_ext.web.limits_adapter import limit_of
+from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.policy_limits import PolicyLimits, load
-from ratelimit_ext.web.request_state import RequestLimit
-from ratelimit_ext.web.reservation import Reservation
-from ratelimit_ext.web.resolver import Place
-from ratelimit_ext.web.settlement_queue import EXIT_S
-from ratelimit_ext.web.storages import engine_for, storage_prefix
-
-_CONSTRUCTOR: Final = keywords_of_signature(flask_limiter.Limiter.__init__)
-_DECORATOR: Final = keywords_of_signature(flask_limiter.Limiter.limit, *OPTION_NAMES)
-_SHARED: Final = keywords_of_signature(flask_limiter.Limiter.shared_limit, *OPTION_NAMES)
+from ratelimit_ext.web.request_state import RequestLimit, RequestState
+from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
+from ratelimit_ext.web.resolver import EDGE, Resolver, Route
+from ratelimit_ext.web.response import ResponseWriter, replaced
+from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
+from ratelimit_ext.web.storage import Engines, storage_prefix
 
 
-class Limiter(GuardingLimiter):
-    """Flask-Limiter's extension with a strategy per limit and one decision a request.
+class Limiter(flask_limiter.Limiter):
+    """Flask-Limiter's extension with a strategy per limit and one decision per request.
 
     Takes everything that ``flask_limiter.Limiter`` takes. ``strategy`` may also be
     ``"token-bucket"`` or ``"sliding-window"``, and every limit may name its own.
     """
 
-    def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
-        check_keywords(options, _CONSTRUCTOR, "Limiter")
+    limit_manager: Manager
+
+    def __init__(  # noqa: PLR0913 - Flask-Limiter's
+        self,
+        key_func: Callable[[], str],
+        *,
+        app: flask.Flask | None = None,
+        default_limits: list[str | Callable[[], str] | flask_limiter.Limit] | None = None,
+        default_limits_per_method: bool | None = None,
+        default_limits_exempt_when: Callable[[], bool] | None = None,
+        default_limits_deduct_when: Callable[[flask.Response], bool] | None = None,
+        default_limits_cost: int | Callable[[], int] | None = None,
+        application_limits: (
+            list[str | Callable[[], str] | flask_limiter.ApplicationLimit] | None
+        ) = None,
+        application_limits_per_method: bool | None = None,
+        application_limits_exempt_when: Callable[[], bool] | None = None,
+        application_limits_deduct_when: Callable[[flask.Response], bool] | None = None,
+        application_limits_cost: int | Callable[[], int] | None = None,
+        headers_enabled: bool | None = None,
+        header_name_mapping: dict[HeaderNames, str] | None = None,
+        strategy: str | None = None,
+        storage_uri: str | None = None,
+        storage_options: dict[str, str | int] | None = None,
+        swallow_errors: bool | None = None,
+        fail_on_first_breach: bool | None = None,
+        on_breach: Callable[[Any], flask.Response | None] | None = None,
+        meta_limits: list[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
+        on_meta_breach: Callable[[Any], flask.Response | None] | None = None,
+        in_memory_fallback: list[str] | None = None,
+        in_memory_fallback_enabled: bool | None = None,
+        retry_after: str | None = None,
+        key_prefix: str = "",
+        request_identifier: Callable[..., str] | None = None,
+        enabled: bool = True,
+        **unknown: Never,
+    ) -> None:
+        check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
         check_function(key_func, 0, "Limiter, key_func")
-        app = options.pop("app", None)
-        super().__init__(key_func, **options)
+        super().__init__(
+            key_func,
+            default_limits=default_limits,
+            default_limits_per_method=default_limits_per_method,
+            default_limits_exempt_when=default_limits_exempt_when,
+            default_limits_deduct_when=default_limits_deduct_when,
+            default_limits_cost=default_limits_cost,
+            application_limits=application_limits,
+            application_limits_per_method=application_limits_per_method,
+            application_limits_exempt_when=application_limits_exempt_when,
+            application_limits_deduct_when=application_limits_deduct_when,
+            application_limits_cost=application_limits_cost,
+            headers_enabled=headers_enabled,
+            header_name_mapping=header_name_mapping,
+            strategy=strategy,
+            storage_uri=storage_uri,
+            storage_options=storage_options,
+            swallow_errors=swallow_errors,
+            fail_on_first_breach=fail_on_first_breach,
+            on_breach=on_breach,
+            meta_limits=meta_limits,
+            on_meta_breach=on_meta_breach,
+            in_memory_fallback=in_memory_fallback,
+            in_memory_fallback_enabled=in_memory_fallback_enabled,
+            retry_after=retry_after,
+            key_prefix=key_prefix,
+            request_identifier=request_identifier,
+            enabled=enabled,
+        )
+        stock = self.limit_manager
+        self.limit_manager = Manager(
+            application_limits=stock._application_limits,
+            default_limits=stock._default_limits,
+            decorated_limits=stock._decorated_limits,
+            blueprint_limits=stock._blueprint_limits,
+            route_exemptions=stock._route_exemptions,
+            blueprint_exemptions=stock._blueprint_exemptions,
+        )
         self.limit_manager.complete = self._before_listing
+        self._callbacks = Callbacks()
+        self._known_names = KnownNames(self.limit_manager.definitions)
+        self._settlements = settlements
+        self._configurations: dict[flask.Flask, PolicyLimits] = {}
+        self._deferred_views: dict[tuple[str, Any], bool] = {}
+        self._compose(DEFAULT_LEASE_S)
         self.app = app
         if app is not None:
             self.init_app(app)
-
-    def _before_listing(self, app: flask.Flask) -> None:
-        self._complete_policy(app)
-        parts = CommandParts(
-            manager=self.limit_manager,
-            identities=self.identities,
-            metas=self._meta_limits,
-            naming=self._naming,
-            engine=self._shared_engine,
-            limiter=self.limiter,
-            storage=self.storage,
-            is_deferred=self._is_deferred,
-        )
-        take_over(parts, app)
 
     # -- set-up ------------------------------------------------------------------------------
 
@@ -91,29 +159,64 @@ class Limiter(GuardingLimiter):
         if not self.enabled:
             return
         if not again:
-            self._take_over_response_hook(app)
-        self._engine = engine_for(self.storage)
-        if self._in_memory_fallback_enabled:
-            self._fallback_engine = engine_for(self._fallback_storage)
-        self._extend_definitions()
+            self._replace_response_hook(app)
+        self._check_definitions()
+        self._compose(lease_s(app.config))
         for item in self.limit_manager.static_items():
-            self.check_storage(item)
-        self._adapters.clear()
+            self._check_item(item)
         self._deferred_views.clear()
         policy = load(app.config, self._strategy, check=self._check_identities)
         if policy is not None and app not in self._configurations:
-            configuration = PolicyLimits(policy, self, check_item=self.check_storage)
+            configuration = PolicyLimits(policy, self, check_item=self._check_item)
             configuration.apply()
             self._configurations[app] = configuration
-        self._lease_s = lease_s(app.config)
-        self._resolver.configure(
+
+    def _compose(self, lease: float) -> None:
+        """Make the parts, of the settings as they are now."""
+        logger, storage, callbacks = self.logger, self._storage, self._callbacks
+        swallow_errors = bool(self._swallow_errors)
+        fallback = self._fallback_storage if self._has_fallback else None
+        self._lease_s = lease
+        self._naming = Naming(
+            storage_prefix(storage) if storage is not None else "",
+            self._key_prefix,
+            self._strategy or "fixed-window",
+        )
+        self._engines = Engines(storage, fallback, logger=logger)
+        self._resolver = Resolver(
+            self.limit_manager,
             self._naming,
-            self._meta_limits,
-            self.estimators,
-            swallow_errors=bool(self._swallow_errors),
+            metas=self._meta_limits,
+            estimators=callbacks.estimators,
+            swallow_errors=swallow_errors,
+            logger=logger,
+        )
+        settings = AdmissionSettings(
+            lease_s=lease,
+            swallow_errors=swallow_errors,
+            fail_on_first_breach=bool(self._fail_on_first_breach),
+            in_memory_fallback=self._in_memory_fallback,
+            on_breach=self._on_breach,
+            on_meta_breach=self._on_meta_breach,
+        )
+        self._admission = Admission(
+            self._resolver, self._engines, callbacks, settings, show=self._shown, logger=logger
+        )
+        self._blocks = Blocks(self._resolver, self._engines)
+        self._attempts = Attempts(self._admission, self._engines, self._known_names, logger=logger)
+        self._response = ResponseWriter(
+            names=self._header_mapping,
+            headers_enabled=bool(self._headers_enabled),
+            retry_after_as_date=self._retry_after == "http-date",
+            swallow_errors=swallow_errors,
+            logger=logger,
         )
 
-    def _extend_definitions(self) -> None:
+    @property
+    def _has_fallback(self) -> bool:
+        return self._storage is not None and bool(self._in_memory_fallback_enabled)
+
+    def _check_definitions(self) -> None:
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
         its own of those that are strings."""
         manager = self.limit_manager
@@ -131,9 +234,20 @@ class Limiter(GuardingLimiter):
             definition.check(self._strategy)
         manager.check_names()
 
+    def _check_item(self, item: RateLimitItem) -> None:
+        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
+        self._engines.check(limit_of(item, self._naming.strategy))
+
     def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
-        knows_plans = self.plan_of_request is not None
+        knows_plans = self._callbacks.plan_loader is not None
         uses.check_identities(self.identities, mistakes, knows_plans=knows_plans)
+
+    def check_policy(self, app: flask.Flask) -> None:
+        """Raise ``ConfigurationError`` if the policy names a blueprint or endpoint that the
+        application does not have. Call it when all are registered; otherwise the first request
+        logs them, and all other limits apply."""
+        if (configured := self._configurations.get(app)) is not None:
+            configured.check_targets(app)
 
     def check_policy_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         """The policy in a file, checked as at a start of the application, and not applied.
@@ -150,136 +264,496 @@ class Limiter(GuardingLimiter):
         assert policy is not None
         return policy
 
-    # -- settling ----------------------------------------------------------------------------
+    # -- what the application registers --------------------------------------------------------
+
+    @property
+    def identities(self) -> dict[str, Identity]:
+        """The identity functions by the names that a policy can use."""
+        return self._callbacks.identities
+
+    def identity(self, name: str) -> Callable[[Identity], Identity]:
+        """Register an identity under a name that a policy can use; replaces a built-in one.
+
+        ::
+
+            @limiter.identity("user")
+            def user() -> str:
+                return str(g.user.id)
+        """
+        return self._callbacks.identity(name)
+
+    def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
+        """Register the function that returns the name of the current caller's plan."""
+        self._callbacks.plan_loader = function
+        return function
+
+    def estimator(self, unit: str, *, limit: str = "") -> Callable[[Estimate], Estimate]:
+        """Register the estimated cost of a call, for limits in the unit that state no cost.
+
+        ``tokens``, ``input_tokens`` and ``output_tokens`` are whole numbers, ``usd`` is in dollars.
+        ``limit`` is the name of one limit that has its own estimate. Raises
+        ``ConfigurationError`` for an unknown unit.
+        """
+        return self._callbacks.estimator(unit, limit=limit)
+
+    def refusal_handler(self, function: RefusalHandler) -> RefusalHandler:
+        """Register a function that may reroute a denied request.
+
+        It is called with the exception that denies the request, and a function that decides the
+        request again and returns the new exception, or ``None`` if it is admitted now. It returns
+        the exception to raise, or ``None`` to go on::
+
+            @limiter.refusal_handler
+            def reroute(refusal, decide_again):
+                if g.get("region") == "eu" and refusal.code == 503:
+                    g.region = "us"  # which the limits' identities read
+                    return decide_again()
+                return refusal
+        """
+        self._callbacks.refusal_handler = function
+        return function
+
+    # -- definitions -------------------------------------------------------------------------
+
+    def limit(  # noqa: PLR0913 - Flask-Limiter's, and the keywords of LimitOptions
+        self,
+        limit_value: str | Callable[[], str],
+        *,
+        key_func: Callable[[], str] | None = None,
+        per_method: bool = False,
+        methods: list[str] | None = None,
+        error_message: str | Callable[[], str] | None = None,
+        exempt_when: Callable[[], bool] | None = None,
+        override_defaults: bool | None = None,
+        deduct_when: Callable[[flask.Response], bool] | None = None,
+        on_breach: Callable[[Any], flask.Response | None] | None = None,
+        cost: Any = 1,
+        scope: str | Callable[[str], str] | None = None,
+        meta_limits: Sequence[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
+        strategy: str | None = None,
+        burst: int | None = None,
+        unit: str | None = None,
+        name: str = "",
+        mode: str = "enforce",
+        anchor: str | None = None,
+        timezone: str = "UTC",
+        **unknown: Never,
+    ) -> RouteLimit:
+        """A limit for a view, a blueprint, or (as a context manager) a block of code.
+
+        ``override_defaults`` is true except for guards.
+        """
+        where = f"limit {limit_value!r}"
+        check_keywords(unknown, _LIMIT_KEYWORDS, where)
+        return self._defined(
+            where,
+            limit_provider=limit_value,
+            shared=False,
+            key_function=key_func,
+            per_method=per_method,
+            methods=methods,
+            error_message=error_message,
+            exempt_when=exempt_when,
+            override_defaults=override_defaults,
+            deduct_when=deduct_when,
+            on_breach=on_breach,
+            cost=cost,
+            scope=scope,
+            meta_limits=meta_limits,
+            strategy=strategy,
+            burst=burst,
+            unit=unit,
+            name=name,
+            mode=mode,
+            anchor=anchor,
+            timezone=timezone,
+        )
+
+    def shared_limit(  # noqa: PLR0913 - see limit
+        self,
+        limit_value: str | Callable[[], str],
+        scope: str | Callable[[str], str],
+        *,
+        key_func: Callable[[], str] | None = None,
+        per_method: bool = False,
+        methods: list[str] | None = None,
+        error_message: str | Callable[[], str] | None = None,
+        exempt_when: Callable[[], bool] | None = None,
+        override_defaults: bool | None = None,
+        deduct_when: Callable[[flask.Response], bool] | None = None,
+        on_breach: Callable[[Any], flask.Response | None] | None = None,
+        cost: Any = 1,
+        meta_limits: Sequence[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
+        strategy: str | None = None,
+        burst: int | None = None,
+        unit: str | None = None,
+        name: str = "",
+        mode: str = "enforce",
+        anchor: str | None = None,
+        timezone: str = "UTC",
+        **unknown: Never,
+    ) -> RouteLimit:
+        """A limit that several views share; see :meth:`limit`."""
+        where = f"limit {limit_value!r}"
+        check_keywords(unknown, _SHARED_LIMIT_KEYWORDS, where)
+        return self._defined(
+            where,
+            limit_provider=limit_value,
+            shared=True,
+            key_function=key_func,
+            per_method=per_method,
+            methods=methods,
+            error_message=error_message,
+            exempt_when=exempt_when,
+            override_defaults=override_defaults,
+            deduct_when=deduct_when,
+            on_breach=on_breach,
+            cost=cost,
+            scope=scope,
+            meta_limits=meta_limits,
+            strategy=strategy,
+            burst=burst,
+            unit=unit,
+            name=name,
+            mode=mode,
+            anchor=anchor,
+            timezone=timezone,
+        )
+
+    def _defined(
+        self,
+        where: str,
+        *,
+        key_function: Callable[[], str] | None,
+        override_defaults: bool | None,
+        **options: Any,
+    ) -> RouteLimit:
+        check_functions({"key_func": key_function, **options}, where)
+        definition = RouteLimit(
+            limiter=self, key_function=key_function or self._key_func, **options
+        )
+        definition.override_defaults = (
+            not states_guard(definition.limit_provider, definition)
+            if override_defaults is None
+            else override_defaults
+        )
+        definition.check(self._strategy)
+        return definition
+
+    # -- the current request -------------------------------------------------------------------
+
+    @property
+    def context(self) -> RequestState:  # type: ignore[override]
+        """The state of the current request."""
+        return self._state_in(_request_context())
+
+    def _state_in(self, context: Any) -> RequestState:
+        try:
+            return cast(RequestState, context._ratelimit_ext[self])
+        except AttributeError:
+            context._ratelimit_ext = {}
+        except KeyError:
+            pass
+        state = context._ratelimit_ext[self] = RequestState(self._reserve)
+        return state
+
+    @property
+    def current_limit(self) -> RequestLimit | None:
+        """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
+        record = self.context.nearest()
+        return None if record is None else self._shown(record)
+
+    @property
+    def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
+        """All enforced limits that were decided in this request, the shortest period first."""
+        records = self.context.by_period(to_first_breach=bool(self._fail_on_first_breach))
+        return list(map(self._shown, records))
 
     @property
     def reservation(self) -> Reservation:
-        """What the present request has taken, and what becomes of it.
+        """The charges of the current request, for their settlement.
 
-        Take it before a stream begins: it goes on working when the request's context is gone.
+        Take it before a stream begins: it works after the request's context is gone.
         """
         return self.context.reserved()
 
     def settle(self, **actual: Any) -> None:
-        """Say what the present request really cost: ``tokens=``, ``input_tokens=``,
+        """Note the actual cost of the current request: ``tokens=``, ``input_tokens=``,
         ``output_tokens=``, ``usd=``. Every charge in such a unit is corrected when the response is
         closed; without such charges nothing is sent."""
         self.reservation.settle(**actual)
 
     def cancel(self) -> None:
-        """Say that the present request used nothing, as its provider failed: everything is given
-        back when the response is closed, but what the application's own limits counted."""
+        """Note that the call of the current request failed without a cost: everything but the
+        application's own limits is refunded when the response is closed."""
         self.reservation.cancel()
 
     def remaining_budget(self) -> Decimal | None:
-        """What the present request may cost in dollars until one of its budgets is spent: the
+        """What the current request may cost in dollars until one of its budgets is spent: the
         least that an enforced limit in ``usd`` has left, with what the request itself holds of it.
 
-        As of the request's latest admission; the storage is not asked. ``None`` without such a
-        limit. Guards do not count: they are no budgets.
+        As of the latest admission; the storage is not asked. ``None`` without such a limit. Guards
+        are not budgets.
         """
-        left: dict[tuple[Engine, str], int] = {}
-        held: dict[tuple[Engine, str], int] = {}
-        for entry in self.context.taken:  # in the order of admission
-            limit = entry.claim.limit
-            if limit.unit == "usd" and limit.told and entry.verdict.enforced:
-                bucket = entry.admission.engine, entry.verdict.charge.key
-                left[bucket] = entry.verdict.remaining
-                held[bucket] = held.get(bucket, 0) + entry.cost
-        if not left:
-            return None
-        return Decimal(min(left[each] + held[each] for each in left)).scaleb(-6)
+        return self.context.remaining_budget()
 
     def verdict(self, name: str) -> Verdict | None:
-        """What the limit of that name said of the present request; ``None`` if it has none. Shadow
-        limits and guards have verdicts, too. The storage is not asked."""
-        named = [e.verdict for e in self.context.decided if e.claim.limit.name == name]
-        return named[-1] if named else None
+        """The verdict of the limit of that name on the current request; ``None`` without one.
+        Shadow limits and guards have verdicts, too. The storage is not asked."""
+        return self.context.verdict(name)
 
     def calls_in_flight(self) -> int:
-        """How many calls of the present caller are in flight, this one included, by the limit
-        ``in flight`` that counts the most; 0 without such a limit. The storage is not asked."""
-        counted = [e.verdict for e in self.context.decided if e.claim.limit.unit == "calls"]
-        in_flight = (v.charge.limit.amount - v.remaining for v in counted if v.enforced)
-        return max(in_flight, default=0)
+        """The calls of the current caller in flight, including this one, by the limit ``in
+        flight`` that counts the most; 0 without such a limit. The storage is not asked."""
+        return self.context.calls_in_flight()
 
-    def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
-        """Wait until the storage has taken all settlements of this process that it could not take
-        before, at most ``timeout_s``; whether it has. For tests and the end of a process."""
-        return self._settlements.flush(timeout_s)
+    def present_plan(self) -> str:
+        """The name of the current caller's plan; the plan loader is called once a request."""
+        state = self.context
+        if state.plan_name is None:
+            assert self._callbacks.plan_loader is not None
+            state.plan_name = self._callbacks.plan_loader()
+        return state.plan_name
+
+    def admit_edge(self) -> None:
+        """Decide the application's own limits now, before a request that is expensive to read is
+        read. The view's other limits are decided before the view, in a second round trip."""
+        context = _request_context()
+        state, endpoint = self._state_in(context), self.identify_request()
+        if not self._is_exempt(state, endpoint):
+            self._admission.admit_edge(state, self._route(context, endpoint, None))
+
+    def admit_again(self, *names: str) -> float | None:
+        """Charge the current request's limits of these names once more, for another attempt.
+
+        For a request that was admitted and whose call is made again. Identities and costs are
+        asked again, so it may use another model. What is held until the call is over (tokens,
+        money, calls in flight) is not charged again: if the estimate is higher now, the difference
+        is held as well, by every limit of the request whatever its name. Returns ``None`` if the
+        attempt is admitted, else the wait in seconds, with nothing charged. If the storage is
+        unavailable, the attempt is admitted. A name without a limit in the request is ignored; if
+        the whole application has no limit of the name, a warning is logged.
+        """
+        return self._attempts.admit(self.context, names)
+
+    def wait_again(self, *names: str) -> float:
+        """How long another attempt would have to wait for the limits of these names, in seconds;
+        0 if it would be admitted, or if unknown. Nothing is charged."""
+        return self._attempts.wait(self.context, names)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
-        """What the present caller has left of each limit of an endpoint, the shortest period first.
+        """What the current caller has left of each limit of an endpoint, the shortest period first.
 
-        One look, in which nothing is charged. A limit whose identity the present request cannot
-        tell, as the model of a call that is not made, is left out. Raises ``ValueError`` for an
-        endpoint that the application does not have.
+        Nothing is charged. A limit whose identity depends on more than the current request has,
+        such as the model of a call, is left out. Raises ``ValueError`` for an unknown endpoint.
         """
         app = flask.current_app
         if endpoint not in app.view_functions:
-            known = app.view_functions.keys() - {"static"}
-            raise ValueError(
-                f"the application has no endpoint {endpoint!r}; there are: "
-                f"{', '.join(sorted(map(repr, known))) or 'none'}.{did_you_mean(endpoint, known)}"
-            )
+            endpoints = sorted(app.view_functions.keys() - {"static"})
+            raise ValueError(unknown_name("endpoint", endpoint, endpoints))
         view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-        if not self._is_deferred(endpoint, view, blueprint):
-            name = None
-        else:
-            name = get_qualified_name(view)
-        place = Place(cast(Any, app)._get_current_object(), endpoint, blueprint, method, name)
-        resolved = self._resolver.resolve(place)
-        claims = [*resolved.own, *(c for _, claims in resolved.shared for c in claims)]
-        looks = [replace(claim, estimate=lambda: 0) for claim in claims]
-        made = charged(looks, (), self.logger, lenient=True)
-        outcome = admitted(self.engine, made, NO_HOLD, take=False)
-        shown = [e for e in outcome.entries if e.verdict.enforced and e.claim.limit.told]
-        shown.sort(key=lambda entry: rank(entry.claim.runtime.limit))
-        return [RequestLimit.of(entry, self) for entry in shown]
+        is_deferred = self._is_deferred(endpoint, view, blueprint)
+        name = get_qualified_name(view) if is_deferred else None
+        app = cast(Any, app)._get_current_object()
+        records = self._admission.look(Route(app, endpoint, blueprint, method, name))
+        shown = [r for r in records if r.verdict.enforced and r.bound.limit.told]
+        shown.sort(key=lambda record: record.bound.rank)
+        return list(map(self._shown, shown))
 
-    # -- definitions -------------------------------------------------------------------------
+    def _shown(self, record: ChargeRecord) -> RequestLimit:
+        return RequestLimit.of(record, self)
 
-    def limit(self, limit_value: str | Callable[[], str], **options: Any) -> RouteLimit:
-        """A limit for a view, a blueprint, or (as a context manager) a block of code.
-
-        Takes what ``flask_limiter.Limiter.limit`` takes, and ``strategy``, ``burst``, ``unit``,
-        ``name``, ``mode``, ``anchor`` and ``timezone``.
-        """
-        return self._route_limit(limit_value, shared=False, **options)
-
-    def shared_limit(
-        self,
-        limit_value: str | Callable[[], str],
-        scope: str | Callable[[str], str],
-        **options: Any,
-    ) -> RouteLimit:
-        """A limit that several views share; see :meth:`limit`."""
-        return self._route_limit(limit_value, shared=True, scope=scope, **options)
-
-    def _route_limit(self, limit_value: Any, *, shared: bool, **options: Any) -> RouteLimit:
-        where = f"limit {limit_value!r}"
-        check_keywords(options, _SHARED if shared else _DECORATOR, where)
-        check_functions(options, where)
-        key_function = options.pop("key_func", None) or self._key_func
-        options.setdefault("cost", 1)
-        overrides = options.pop("override_defaults", None)
-        definition = RouteLimit(
-            limit_provider=limit_value,
-            limiter=self,
-            key_function=key_function,
-            shared=shared,
-            **options,
+    def _reserve(self, taken: list[ChargeRecord]) -> Reservation:
+        return Reservation(
+            taken, self._known_names, settlements=self._settlements, lease_s=self._lease_s
         )
-        if overrides is None:
-            overrides = not states_guard(limit_value, definition)
-        definition.override_defaults = overrides
-        definition.check(self._strategy)
-        return definition
+
+    # -- operators -----------------------------------------------------------------------------
+
+    def block(
+        self,
+        name: str,
+        identity: str,
+        *,
+        for_s: float | None = None,
+        reason: BlockReason = "blocked",
+    ) -> bool:
+        """Block an identity at the limits ``unless blocked`` of that name, in all workers.
+
+        For ``for_s`` seconds, or until :meth:`unblock`. ``identity`` is what the limit's key
+        function returns. False if it is blocked for as long already: a shorter block never ends a
+        longer one. Raises ``ValueError`` for an unknown name, and ``StorageUnavailable``.
+        """
+        app = self._app_with_limits()
+        return self._blocks.block(app, name, identity, for_s=for_s, reason=reason)
+
+    def unblock(self, name: str, identity: str) -> bool:
+        """Lift the blocks of that name from the identity, whoever set them; False if there were
+        none. The history of a surge of that name is forgotten. Raises as :meth:`block`."""
+        return self._blocks.unblock(self._app_with_limits(), name, identity)
+
+    def blocks(self) -> list[str]:
+        """The names that :meth:`block` knows."""
+        return self._blocks.names(self._current_app())
+
+    def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
+        """Wait until the storage has taken all pending settlements of this process, at most
+        ``timeout_s``; False if some are left. For tests and the end of a process."""
+        return self._settlements.flush(timeout_s)
 
     def reset(self) -> None:
         """Forget everything that was charged."""
         try:
-            self.engine.reset(storage_prefix(self.storage) + ":")
+            self._engines.current.reset(storage_prefix(self.storage) + ":")
             self.logger.info("Storage has been reset and all limits cleared")
         except NotImplementedError:
             self.logger.warning("This storage type does not support being reset")
+
+    def _app_with_limits(self) -> flask.Flask:
+        if not self.enabled:
+            raise ValueError("Rate limits are disabled (RATELIMIT_ENABLED); nothing is blocked.")
+        return self._current_app()
+
+    def _current_app(self) -> flask.Flask:
+        app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
+        self._complete_policy(app)
+        return app
+
+    # -- Flask-Limiter's seams -----------------------------------------------------------------
+
+    @property
+    def limiter(self) -> RateLimiter:
+        """Flask-Limiter's strategy object, over our buckets."""
+        return self._engines.strategy_object(self._naming)
+
+    def _check_request_limit(
+        self, callable_name: str | None = None, in_middleware: bool = True
+    ) -> None:
+        """Decide, before the view or in a decorated callable's wrapper."""
+        context = _request_context()
+        state, endpoint = self._state_in(context), self.identify_request()
+        view = context.app.view_functions.get(endpoint) if endpoint else None
+        if in_middleware:
+            # A deferred view asks the request filters later, too: they may read who is logged in.
+            if view is None and context.request.endpoint is None:
+                return
+            if view is not None and self._is_deferred(endpoint, view, context.request.blueprint):
+                return
+        if self._is_exempt(state, endpoint):
+            return
+        name = None if in_middleware else callable_name
+        if name and view is not None and get_qualified_name(view) != name:
+            self.limit_manager.add_endpoint_hint(endpoint, name)
+        self._admission.admit(state, self._route(context, endpoint, name))
+
+    def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
+        """Decide the limit of a block inside a view; ``location`` is the block's."""
+        context = _request_context()
+        state, endpoint = self._state_in(context), self.identify_request()
+        if self._is_exempt(state, endpoint):
+            return
+        if location not in self.limit_manager._decorated_limits:
+            self.limit_manager.add_decorated_limit(location, definition)
+        self.limit_manager.add_endpoint_hint(endpoint, location)
+        self._admission.admit(state, self._route(context, endpoint, location), [definition])
+
+    def _replace_response_hook(self, app: flask.Flask) -> None:
+        """Flask-Limiter's header hook is a partial over a function of the base class, which cannot
+        be overridden."""
+        hooks = app.after_request_funcs[None]
+        hooks[:] = [hook for hook in hooks if getattr(hook, "args", ())[:1] != (self,)]
+        app.after_request(self._finish)
+
+    def _finish(self, response: flask.Response) -> flask.Response:
+        """Charge a request that reached no view, refund, write headers. Runs at most once."""
+        context = _request_context()
+        state = self._state_in(context)
+        if state.finished or not (self.enabled and self.initialized):
+            return response
+        state.finished = True
+        states = context._ratelimit_ext.values()  # one for each extension of the application
+        if state.charged is None and not any(each.is_refused(response) for each in states):
+            response = self._decide_late(context, state, response)
+        self._response.finish(response, state, states)
+        return response
+
+    def _decide_late(
+        self, context: Any, state: RequestState, response: flask.Response
+    ) -> flask.Response:
+        """Charge a request that was answered before its view to the application's limits.
+
+        Raising here would be a 500: a refusal is made into a response.
+        """
+        endpoint = self.identify_request()
+        if self._is_exempt(state, endpoint):
+            return response
+        try:
+            self._admission.admit(state, self._route(context, endpoint, EDGE), lenient=True)
+        except HTTPException as refusal:
+            state.refusal = True
+            app = flask.current_app
+            return replaced(response, app.make_response(app.handle_http_exception(refusal)))
+        return response
+
+    def _route(self, context: Any, endpoint: str, name: str | None) -> Route:
+        request = context.request
+        method = "GET" if request.method == "HEAD" else request.method
+        return Route(context.app, endpoint, request.blueprint, method, name)
+
+    def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
+        """Whether no limit applies to the request. The request filters are called once."""
+        if state.exempt is None:
+            state.exempt = (
+                not (self.enabled and self.initialized)
+                or endpoint.rpartition(".")[2] == "static"
+                or any(exempts() for exempts in self._request_filters)
+            )
+        return state.exempt
+
+    def _is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
+        """Whether one of our wrappers is around the view, which decides its limits.
+
+        A view that only a policy limits gets its wrapper here, at its first request.
+        """
+        known = self._deferred_views.get((endpoint, view))
+        if known is None:
+            app = flask.current_app
+            self._complete_policy(cast(Any, app)._get_current_object())
+            inner = view
+            while inner is not None and getattr(inner, MARK, None) != self:
+                inner = getattr(inner, "__wrapped__", None)
+            known = inner is not None
+            if not known and self.limit_manager.is_configured(endpoint, blueprint):
+                view = app.view_functions[endpoint] = wrap(view, self)
+                known = True
+            self._deferred_views[endpoint, view] = known
+        return known
+
+    def _complete_policy(self, app: flask.Flask) -> None:
+        """Add the limits whose names are known only when all blueprints are registered."""
+        if (configured := self._configurations.get(app)) is not None:
+            configured.complete(app)
+
+    def _before_listing(self, app: flask.Flask) -> None:
+        """Flask-Limiter's commands ask the manager for limits: ours continue them."""
+        self._complete_policy(app)
+        parts = CommandParts(
+            manager=self.limit_manager,
+            identities=self.identities,
+            metas=self._meta_limits,
+            naming=self._naming,
+            engine=self._engines.primary,
+            limiter=self.limiter,
+            storage=self.storage,
+            is_deferred=self._is_deferred,
+        )
+        take_over(parts, app)
+
+
+def _request_context() -> Any:
+    return cast(Any, request_ctx)._get_current_object()
+
+
+_CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)
+_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.limit)
+_SHARED_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.shared_limit)

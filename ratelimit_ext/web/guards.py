@@ -1,165 +1,199 @@
-"""Guarding: what is decided from outside. Operators block and unblock; a request that has been
-admitted cools down what stands behind it, and asks for another attempt."""
+"""Guards, from outside a decision: blocks that operators set and lift by name, and further attempts
+of an admitted request."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
 import flask
+from flask_limiter import Limit
+from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.protocol import Closing
 from ratelimit_ext.strategies.block import length_us
-from ratelimit_ext.web.admission import Charged, Outcome, admitted, charged
-from ratelimit_ext.web.blocks import charges_on, names_of_blocks
-from ratelimit_ext.web.cause import BlockReason, manner
-from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.response import RespondingLimiter
+from ratelimit_ext.web.admission import Admission, BoundCharge, decide
+from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.code_checks import KnownNames
+from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.errors import BlockReason, manner
+from ratelimit_ext.web.limits_adapter import limit_of, options_of
+from ratelimit_ext.web.request_state import RequestState
+from ratelimit_ext.web.resolver import Resolver
+from ratelimit_ext.web.storage import Engines
 
 
-class Attempt(NamedTuple):
-    """Another attempt of a request: its charges, the entries that they replace, and those whose
-    hold is of no use any more."""
+class Blocks:
+    """The limits ``unless blocked`` of an extension, by their names."""
 
-    made: Charged
-    replaced: list[Entry]
-    superseded: list[Entry]
+    def __init__(self, resolver: Resolver, engines: Engines) -> None:
+        self._manager = resolver.manager
+        self._naming = resolver.naming
+        self._engines = engines
 
-
-class GuardingLimiter(RespondingLimiter):
-    """Blocks identities, and admits further attempts of an admitted request."""
+    def names(self, app: flask.Flask) -> list[str]:
+        """The names of all blocks."""
+        return sorted(self._names(app, ("block",)))
 
     def block(
         self,
+        app: flask.Flask,
         name: str,
         identity: str,
         *,
-        for_s: float | None = None,
-        reason: BlockReason = "blocked",
+        for_s: float | None,
+        reason: BlockReason,
     ) -> bool:
-        """Let nothing of that identity pass the limits ``unless blocked`` of that name.
-
-        At once and in all workers, for ``for_s`` seconds, or until :meth:`unblock`. ``identity``
-        is what the limit's key says. False where it is blocked for as long already: a shorter
-        block never ends a longer one. Raises ``ValueError`` where no block has the name, and
-        ``StorageUnavailable``.
-        """
+        """See :meth:`Limiter.block`."""
         for_us = length_us(for_s)
         how = manner(reason, ramped=False, grows=False)
-        charges = self._charges(name, identity, ("block",))
+        charges = self._charges(app, name, identity, ("block",))
         closings = [Closing(charge, for_us, how) for charge in charges]
-        return self._shared_engine.settle(closings) > 0
+        return self._engines.primary.settle(closings) > 0
 
-    def unblock(self, name: str, identity: str) -> bool:
-        """Lift the blocks of that name from the identity, whoever set them; whether there were
-        any. A surge has a name as well: its past is forgotten. Raises as :meth:`block`."""
-        charges = self._charges(name, identity, ("block", "surge"))
-        return self._shared_engine.clear([charge.key for charge in charges]) > 0
+    def unblock(self, app: flask.Flask, name: str, identity: str) -> bool:
+        """See :meth:`Limiter.unblock`."""
+        charges = self._charges(app, name, identity, ("block", "surge"))
+        return self._engines.primary.clear([charge.key for charge in charges]) > 0
 
-    def blocks(self) -> list[str]:
-        """The names that :meth:`block` knows."""
-        return names_of_blocks(self._present_app(), self.limit_manager)
+    def _charges(
+        self, app: flask.Flask, name: str, identity: str, strategies: tuple[str, ...]
+    ) -> list[Charge]:
+        """The identity's charges to the guards of that name, one per bucket. Raises ``ValueError``
+        if there is no such guard."""
+        charges: dict[str, Charge] = {}
+        for endpoint, methods, runtime in self._guards(app, strategies):
+            if options_of(runtime.limit).name != name:
+                continue
+            if callable(runtime.scope):
+                raise ValueError(  # noqa: TRY004 - the name is invalid here, not a type
+                    f"The scope of the limit {name!r} is a function of the request, so it cannot "
+                    "be blocked by name. Give the limit a fixed scope, or none."
+                )
+            limit = limit_of(runtime.limit, self._naming.strategy)
+            for method in methods if runtime.per_method else [""]:
+                scope = runtime.scope_for(endpoint, method)
+                key = bucket_key(self._naming.prefix(limit, scope), identity)
+                charges[key] = Charge(limit, key)
+        if not charges:
+            known = ", ".join(map(repr, sorted(self._names(app, strategies)))) or "none"
+            raise ValueError(
+                f"No limit 'unless blocked' is named {name!r}; known names: {known}. Give the "
+                "limit that name."
+            )
+        return list(charges.values())
 
-    def second_choice(self, function: Callable[[], bool]) -> Callable[[], bool]:
-        """Register what a request does that lacks nothing but room.
+    def _names(self, app: flask.Flask, strategies: tuple[str, ...]) -> set[str]:
+        guards = self._guards(app, strategies)
+        return {options_of(runtime.limit).name for _, _, runtime in guards} - {""}
 
-        It is asked where a request is denied by limits ``unless blocked`` that are overloaded, and
-        ``as reported``, alone. It may change the request, to another model for instance, and answer
-        True: then the request is decided once more, and that counts.
-        """
-        self.chooses_again = function
-        return function
+    def _guards(
+        self, app: flask.Flask, strategies: tuple[str, ...]
+    ) -> Iterator[tuple[str, list[str], Any]]:
+        """Every guard with each endpoint that it applies to, and that endpoint's methods."""
+        for rule in app.url_map.iter_rules():
+            endpoint, methods = rule.endpoint, sorted(rule.methods or ())
+            view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
+            found = self._manager.candidates(app, endpoint, blueprint, get_qualified_name(view))
+            for definition in chain(found.shared, found.own):
+                for runtime in _runtimes(definition):
+                    if options_of(runtime.limit).strategy in strategies:
+                        yield endpoint, methods, runtime
 
-    def admit_again(self, *names: str) -> float | None:
-        """Charge the present request's limits of these names once more, for another attempt.
 
-        For a request that was admitted, and whose call has to be made anew: identities and costs
-        are asked again, so that it may by now be another model's. What is held until the call is
-        over (tokens, money, calls in flight) is not charged again: if the estimate is higher by
-        now, the difference is held as well, by every limit of the request whatever its name.
-        ``None`` if the attempt is admitted, and else the wait in seconds, with nothing charged. If
-        the storage is unavailable the attempt is admitted: the request was. A name that the request
-        has no limit of decides nothing; if the whole application has none, the log says so.
-        """
-        state = self.context
-        attempt = self._attempt(names, "admit_again")
-        outcome = self._decided_again(attempt, take=True)
-        if outcome is None:
+class Attempts:
+    """Further attempts of an admitted request, such as a retry or a call of another model."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        engines: Engines,
+        known_names: KnownNames,
+        *,
+        logger: logging.Logger,
+    ) -> None:
+        self._admission = admission
+        self._engines = engines
+        self._known_names = known_names
+        self._logger = logger
+
+    def admit(self, state: RequestState, names: tuple[str, ...]) -> float | None:
+        """See :meth:`Limiter.admit_again`."""
+        charges, replaced, superseded = self._charges(state, names, "admit_again")
+        decided = self._decide(charges, take=True)
+        if decided is None:
             return None
-        if not outcome.decision.admitted:
-            return _wait_s(outcome.decision)
-        # What the failed attempt took stays taken, as it was made.
-        made = {id(entry) for entry in attempt.replaced}
-        state.taken[:] = [entry for entry in state.taken if id(entry) not in made]
-        if attempt.superseded:  # what it holds of another identity is not used any more
-            state.reserved().give_back(attempt.superseded)
-        state.taken += [entry for entry in outcome.entries if entry.verdict.allowed]
+        decision, records = decided
+        if not decision.admitted:
+            return _wait_s(decision)
+        # What the failed attempt took stays charged: it was made.
+        gone = set(map(id, replaced))
+        state.taken[:] = [record for record in state.taken if id(record) not in gone]
+        if superseded:  # held of another identity, which the call no longer uses
+            state.reserved().give_back(superseded)
+        state.taken += [record for record in records if record.verdict.allowed]
         return None
 
-    def wait_again(self, *names: str) -> float:
-        """How long another attempt would have to wait for the limits of these names, in seconds;
-        0 if it would be admitted, or nothing is known. A look, which charges nothing."""
-        outcome = self._decided_again(self._attempt(names, "wait_again"), take=False)
-        return 0.0 if outcome is None else _wait_s(outcome.decision)
+    def wait(self, state: RequestState, names: tuple[str, ...]) -> float:
+        """See :meth:`Limiter.wait_again`."""
+        charges, _, _ = self._charges(state, names, "wait_again")
+        decided = self._decide(charges, take=False)
+        return 0.0 if decided is None else _wait_s(decided[0])
 
-    def _attempt(self, names: tuple[str, ...], asks: str) -> Attempt:
-        """What another attempt has to be charged by the request's limits of these names, and by
-        all that hold an estimate."""
+    def _charges(
+        self, state: RequestState, names: tuple[str, ...], caller: str
+    ) -> tuple[list[BoundCharge], list[ChargeRecord], list[ChargeRecord]]:
+        """What an attempt is charged: by the limits of these names, and by all that hold an
+        estimate. With the records that it replaces, and those whose hold is not used any more."""
         again = [
-            entry
-            for entry in self.context.taken
-            if entry.claim.limit.name in names or entry.claim.limit.held
+            record
+            for record in state.taken
+            if record.bound.limit.name in names or record.bound.limit.held
         ]
-        for name in set(names).difference(entry.claim.limit.name for entry in again):
-            self._known_names.check_name(name, asks)
-        claims = list({id(entry.claim): entry.claim for entry in again}.values())
-        asked = charged(claims, (), self.logger, lenient=False)
-        made = Charged([], [], [], 0)
-        superseded: list[Entry] = []
-        for claim, identity, charge in zip(
-            asked.claims, asked.identities, asked.charges, strict=True
-        ):
+        for name in set(names).difference(record.bound.limit.name for record in again):
+            self._known_names.check_name(name, caller)
+        limits = list({id(record.bound): record.bound for record in again}.values())
+        charges: list[BoundCharge] = []
+        superseded: list[ChargeRecord] = []
+        for bound, identity, charge in self._admission.charges(limits):
             cost = charge.cost
-            if claim.limit.held:
-                own = [entry for entry in again if entry.claim is claim]
-                held = [entry for entry in own if entry.verdict.charge.key == charge.key]
-                superseded += [entry for entry in own if entry.verdict.charge.key != charge.key]
-                cost -= sum(entry.cost for entry in held)
+            if bound.limit.held:
+                own = [record for record in again if record.bound is bound]
+                held = [record for record in own if record.verdict.charge.key == charge.key]
+                superseded += [r for r in own if r.verdict.charge.key != charge.key]
+                cost -= sum(record.cost for record in held)
                 if held and cost <= 0:
                     continue
-            made.claims.append(claim)
-            made.identities.append(identity)
-            made.charges.append(charge._replace(cost=cost))
-        replaced = [entry for entry in again if not entry.claim.limit.held]
-        return Attempt(made, replaced, superseded)
+            charges.append((bound, identity, charge._replace(cost=cost)))
+        replaced = [record for record in again if not record.bound.limit.held]
+        return charges, replaced, superseded
 
-    def _decided_again(self, attempt: Attempt, *, take: bool) -> Outcome | None:
-        """What is decided of an attempt now; ``None`` if it has no charges, or the storage is
-        unavailable."""
-        made = attempt.made
-        if not made.charges:
+    def _decide(
+        self, charges: list[BoundCharge], *, take: bool
+    ) -> tuple[Decision, list[ChargeRecord]] | None:
+        """``None`` if there are no charges, or the storage is unavailable."""
+        if not charges:
             return None
+        hold = self._admission.hold_for(bound for bound, _, _ in charges)
         try:
-            return admitted(self.engine, made, self._hold(made.claims), take=take)
+            return decide(self._engines.current, charges, hold, take=take)
         except Exception:  # each storage has its own for being unavailable
-            self.logger.exception("Another attempt could not be decided, and is admitted")
+            self._logger.exception("Another attempt could not be decided, and is admitted")
             return None
 
-    def _charges(self, name: str, identity: str, strategies: tuple[str, ...]) -> list[Charge]:
-        if not self.enabled:
-            raise ValueError("rate limits are switched off (RATELIMIT_ENABLED): nothing is blocked")
-        app, manager = self._present_app(), self.limit_manager
-        return charges_on(
-            app, manager, self._naming, name=name, identity=identity, strategies=strategies
-        )
 
-    def _present_app(self) -> flask.Flask:
-        app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
-        self._complete_policy(app)
-        return app
+def _runtimes(definition: Limit) -> Iterator[Any]:
+    """The runtime limits of a definition; none if its string is a function."""
+    if not callable(definition.limit_provider):
+        with contextlib.suppress(ValueError):  # logged when a request needs it
+            yield from runtime_limits(definition, definition.limit_provider)
 
 
 def _wait_s(decision: Decision) -> float:

@@ -1,21 +1,40 @@
-"""The items of the library `limits` that carry a limit's options.
+"""The library `limits`: items that carry a limit's options, strategy objects over our buckets, and
+an engine over storages that cannot run our scripts.
 
-``LimitManager`` and the ``flask limiter`` commands pass on nothing of a limit but its
-``RateLimitItem``. So the options are part of the item and of its equality: two limits that differ
-only in their strategy are two limits.
+``LimitManager`` and the ``flask limiter`` commands pass on only a limit's ``RateLimitItem``. So its
+options are part of the item and of its equality: two limits that differ only in their strategy are
+two limits.
 """
 
 from __future__ import annotations
 
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache, total_ordering
-from typing import Any
+from typing import Any, Final
 
-from limits import RateLimitItem
+from limits import RateLimitItem, RateLimitItemPerSecond, WindowStats
 from limits.limits import GRANULARITIES
+from limits.storage import MemcachedStorage, Storage
+from limits.strategies import (
+    FixedWindowRateLimiter,
+    MovingWindowRateLimiter,
+    RateLimiter,
+    SlidingWindowCounterRateLimiter,
+)
 
+from ratelimit_ext.core import clock
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, checked_cost
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
+from ratelimit_ext.engine.judgement import merged
+from ratelimit_ext.engine.protocol import ONCE_US, Change, Correction, Engine
 from ratelimit_ext.strategies import ALIASES, strategy_named
+from ratelimit_ext.web.bound_limit import Naming
 
 
 def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:
@@ -61,7 +80,7 @@ def items_of(text: object, options: LimitOptions) -> tuple[RateLimitItem, ...]:
 
 
 def _item(parsed: ParsedLimit, options: LimitOptions) -> RateLimitItem:
-    """The item; a stock one if there is nothing that it could not carry."""
+    """The item; a stock one if the limit has no options."""
     amount, count, period = parsed.amount, parsed.count, parsed.period
     if options == NO_OPTIONS:
         return GRANULARITIES[period](amount, count)
@@ -102,3 +121,217 @@ def _limit_of(parsed: ParsedLimit, options: LimitOptions, default_strategy: str)
     strategy = parsed.strategy or options.strategy or default_strategy
     strategy_named(strategy)
     return parsed.limit(options, ALIASES.get(strategy, strategy))
+
+
+class BucketLimiter(RateLimiter):
+    """``hit``, ``test``, ``get_window_stats`` and ``clear``, decided by an engine."""
+
+    def __init__(self, storage: Storage, engine: Engine, naming: Naming) -> None:
+        super().__init__(storage)
+        self.engine = engine
+        self.naming = naming
+
+    @abstractmethod
+    def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
+        """The name of the bucket."""
+
+    def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
+        """Take the cost if it fits; True if it did."""
+        return self._decided(item, identifiers, cost, take=True).admitted
+
+    def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
+        """True if the cost fits; nothing is taken."""
+        return self._decided(item, identifiers, cost, take=False).admitted
+
+    def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
+        """When the limit resets (seconds since 1970), and what remains."""
+        decision = self._decided(item, identifiers, 0, take=False)
+        verdict = decision.verdicts[0]
+        return WindowStats(
+            (decision.now_us + verdict.reset_after_us) / 1_000_000, verdict.remaining
+        )
+
+    def clear(self, item: RateLimitItem, *identifiers: str) -> None:
+        """Forget what was taken."""
+        limit = limit_of(item, self.naming.strategy)
+        self.engine.clear([self._key(limit, item, identifiers)])
+
+    def _decided(
+        self, item: RateLimitItem, identifiers: tuple[str, ...], cost: int, *, take: bool
+    ) -> Decision:
+        limit = limit_of(item, self.naming.strategy)
+        key = self._key(limit, item, identifiers)
+        return self.engine.admit([Charge(limit, key, checked_cost(cost, item))], take=take)
+
+
+class ScopedLimiter(BucketLimiter):
+    """``limiter.limiter``: strategies by identity and scope, over the buckets of requests."""
+
+    def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
+        """The last two identifiers; a key prefix before them is part of the naming already."""
+        identity, scope = identifiers[-2:] if len(identifiers) > 1 else (*identifiers, "")
+        return bucket_key(self.naming.prefix(limit, str(scope)), str(identity))
+
+
+_STOCK: Final[dict[str, type[RateLimiter]]] = {
+    "fixed-window": FixedWindowRateLimiter,
+    "sliding-window": MovingWindowRateLimiter,
+    "sliding-window-counter": SlidingWindowCounterRateLimiter,
+}
+_BY_CODE: Final = {strategy_named(name).CODE: stock for name, stock in _STOCK.items()}
+#: The strategy's code and the period in seconds, in a name that core.key has made.
+_NAME: Final = re.compile(r":([a-z]+):(\d+)[^:]*:[^:]*:[^:]*:\{[^:]*\}$")
+
+
+def _is_refundable(charge: Charge) -> bool:
+    return charge.limit.strategy == "fixed-window"
+
+
+class _NamedItem(RateLimitItemPerSecond):
+    """An item whose bucket is named by the identifiers alone."""
+
+    __slots__ = ()
+
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        return "/".join(map(str, identifiers))
+
+
+class LimitsEngine:
+    """An :class:`~ratelimit_ext.engine.protocol.Engine` over storages of `limits` that cannot run
+    our scripts: Memcached, MongoDB and others.
+
+    It calls the stock strategies one after the other. All charges are checked before any is taken,
+    so a denied request charges nothing. Between check and take another worker may come first:
+    fixed windows are therefore taken first, and given back if another limit then denies. The other
+    two strategies cannot give back: with two of them on one request, the first stays charged if the
+    second denies.
+    """
+
+    gives_back: Final = False
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._limiters: dict[str, RateLimiter] = {}
+
+    def supports(self, limit: Limit) -> None:
+        """Raise ``ConfigurationError`` if this storage cannot carry out the limit."""
+        if limit.strategy not in _STOCK or limit.anchor or limit.held:
+            raise ConfigurationError(
+                f"{limit}: the strategy {limit.strategy!r} in {limit.unit}"
+                f"{' with an anchor' if limit.anchor else ''} needs Redis, Valkey or memory; "
+                f"the storage is {type(self._storage).__name__}, which has {sorted(_STOCK)}."
+            )
+
+    def admit(
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
+    ) -> Decision:
+        """See :meth:`Engine.admit`; ``now_us`` is not supported by the stock storages."""
+        now = clock.now_us()
+        charges = merged(charges)
+        fits = [self._looks(charge) for charge in charges]
+        denied = {i for i, c in enumerate(charges) if not fits[i] and c.limit.mode == "enforce"}
+        if take:
+            banned = any(charges[i].meta for i in denied)
+            self._take(charges, fits, denied)
+            for charge in charges:
+                triggers = charge.on_denial or denied
+                if charge.meta and charge.cost and not banned and not denied.isdisjoint(triggers):
+                    self._hits(charge)
+        verdicts = tuple(self._verdict(c, fits[i], now) for i, c in enumerate(charges))
+        return Decision(not denied, now, verdicts)
+
+    def _take(self, charges: Sequence[Charge], fits: list[bool], denied: set[int]) -> None:
+        """Take what fits, unless the request is denied. If another worker came first, deny the
+        request and refund what was taken."""
+        claimed = [i for i, c in enumerate(charges) if fits[i] and c.cost and not c.meta]
+        taken = []
+        for i in sorted(claimed, key=lambda i: not _is_refundable(charges[i])):
+            enforced = charges[i].limit.mode == "enforce"
+            if enforced and denied:
+                continue
+            if self._hits(charges[i]):
+                taken += [i] * enforced
+                continue
+            fits[i] = False
+            self._give_back(charges[i])  # a fixed window counts before it compares
+            if enforced:
+                denied.add(i)
+                for other in taken:
+                    self._give_back(charges[other])
+
+    def _give_back(self, charge: Charge) -> None:
+        """Refund a fixed window, unless it has ended."""
+        if not _is_refundable(charge):
+            return
+        storage, cost = self._storage, charge.cost
+        if isinstance(storage, MemcachedStorage):  # has no negative increment, and stops at 0
+            storage.call_memcached_func(storage.storage.decr, charge.key, cost, noreply=False)
+            return
+        expiry = self._item(charge.limit).get_expiry()
+        left = storage.incr(charge.key, expiry, amount=-cost)
+        if left < 0:
+            storage.incr(charge.key, expiry, amount=-left)
+
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
+        """Apply corrections above 0; refunds are lost, as the storages have none.
+
+        ``once`` is ignored: these storages cannot apply changes and mark them in one step.
+        """
+        return sum(
+            self._hits(change.charge._replace(cost=change.delta))
+            for change in changes
+            if isinstance(change, Correction) and change.delta > 0
+        )
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """See :meth:`Engine.clear`; the stock storages do not say how many existed."""
+        for key in keys:
+            name = _NAME.search(key)
+            assert name is not None, key
+            _BY_CODE[name[1]](self._storage).clear(_NamedItem(1, int(name[2])), key)
+        return len(keys)
+
+    def reset(self, prefix: str) -> int:
+        """Forget all buckets of the storage. Raises ``NotImplementedError`` if it cannot."""
+        return self._storage.reset() or 0
+
+    def reachable(self) -> bool:
+        """Whether the storage answers now."""
+        return self._storage.check()
+
+    def _limiter(self, limit: Limit) -> RateLimiter:
+        self.supports(limit)
+        if limit.strategy not in self._limiters:
+            self._limiters[limit.strategy] = _STOCK[limit.strategy](self._storage)
+        return self._limiters[limit.strategy]
+
+    @staticmethod
+    def _item(limit: Limit) -> RateLimitItem:
+        return _NamedItem(limit.amount, limit.period_us // 1_000_000)
+
+    def _looks(self, charge: Charge) -> bool:
+        limiter = self._limiter(charge.limit)
+        return limiter.test(self._item(charge.limit), charge.key, cost=charge.cost)
+
+    def _hits(self, charge: Charge) -> bool:
+        limiter = self._limiter(charge.limit)
+        return limiter.hit(self._item(charge.limit), charge.key, cost=charge.cost)
+
+    def _verdict(self, charge: Charge, allowed: bool, now: int) -> Verdict:
+        window = self._limiter(charge.limit).get_window_stats(self._item(charge.limit), charge.key)
+        reset = max(0, int(window.reset_time * 1_000_000) - now)
+        possible = charge.cost <= charge.limit.capacity
+        wait = 0 if allowed else reset if possible else None
+        return Verdict(charge, allowed, max(0, window.remaining), wait, reset, 0)

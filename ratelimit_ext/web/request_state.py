@@ -1,29 +1,29 @@
-"""What has been decided about the present request, for one extension."""
+"""What has been decided about one request, for one extension."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 import flask_limiter
 from limits import WindowStats
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.web.entry import Entry
-from ratelimit_ext.web.limits_adapter import rank
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.reservation import Reservation
 
-#: A view that takes longer than this is told what is left at its end, not at its beginning.
+#: After a longer view, headers show what is left at its end.
 NOTICEABLE_S: Final = 0.05
 
 
 class RequestLimit(flask_limiter.RequestLimit):
-    """Flask-Limiter's view of one entry. Its amounts are for people: those of a limit in ``usd``
-    are dollars. ``verdict`` has the exact answer, in micro-dollars."""
+    """Flask-Limiter's view of one record. Amounts of a limit in ``usd`` are dollars; ``verdict``
+    has the exact answer, in micro-dollars."""
 
     verdict: Verdict
 
@@ -39,40 +39,36 @@ class RequestLimit(flask_limiter.RequestLimit):
         return self.verdict.charge.limit.outside(self.verdict.remaining)
 
     @classmethod
-    def of(cls, entry: Entry, extension: flask_limiter.Limiter) -> RequestLimit:
-        """The entry as callbacks and ``current_limits`` show it."""
-        claim = entry.claim
-        arguments = [str(entry.identity), claim.scope]
+    def of(cls, record: ChargeRecord, extension: flask_limiter.Limiter) -> RequestLimit:
+        """The record as callbacks and ``current_limits`` show it."""
+        bound = record.bound
+        arguments = [str(record.identity), bound.scope]
         if extension._key_prefix:
             arguments.insert(0, extension._key_prefix)
         shown = cls(
             extension,
-            claim.runtime.limit,
+            bound.runtime.limit,
             arguments,
-            not entry.verdict.allowed,
-            claim.runtime.shared,
+            not record.verdict.allowed,
+            bound.runtime.shared,
         )
-        shown.verdict = entry.verdict
-        shown._window = WindowStats(entry.reset_at, entry.verdict.remaining)
+        shown.verdict = record.verdict
+        shown._window = WindowStats(record.reset_at, record.verdict.remaining)
         return shown
 
 
-class LimitedRequest:
-    """The state of a request. Nothing is rendered before it is needed.
-
-    ``reserves`` makes the reservation of its entries, where there is something to settle.
-    """
+class RequestState:
+    """The state of a request. ``reserve`` makes the reservation of what it takes, if needed."""
 
     __slots__ = (
-        "_reserves",
+        "_reserve",
         "charged",
         "conditional",
         "decided",
-        "entries",
         "exempt",
-        "extension",
         "finished",
-        "plan",
+        "plan_name",
+        "records",
         "refusal",
         "reservation",
         "retry_ms",
@@ -80,81 +76,84 @@ class LimitedRequest:
         "taken",
     )
 
-    def __init__(
-        self, extension: flask_limiter.Limiter, reserves: Callable[[list[Entry]], Reservation]
-    ) -> None:
-        self.extension = extension
-        self._reserves = reserves
+    def __init__(self, reserve: Callable[[list[ChargeRecord]], Reservation]) -> None:
+        self._reserve = reserve
         self._begin()
+
+    def _begin(self) -> None:
+        #: Every record of the last admission, guards and shadows included.
+        self.decided: list[ChargeRecord] = []
+        #: What callers see: enforced limits that are not guards, in the order of decision.
+        self.records: list[ChargeRecord] = []
+        #: Records that the response may refund. An engine that cannot refund has not charged them.
+        self.conditional: list[ChargeRecord] = []
+        #: Ids of the definitions that are charged once in a request; ``None``: nothing decided.
+        self.charged: frozenset[int] | None = None
+        #: The caller's plan; ``None``: not asked yet.
+        self.plan_name: str | None = None
+        #: Records whose charges were taken and not refunded, shadows included.
+        self.taken: list[ChargeRecord] = []
+        #: What is settled when the call is over; ``None``: nothing.
+        self.reservation: Reservation | None = None
+        #: The exception of the last denial; True: it was answered without being raised.
+        self.refusal: HTTPException | bool = False
+        #: The answer of the request filters; ``None``: not asked yet.
+        self.exempt: bool | None = None
+        #: The wait of the refusal in milliseconds; ``None``: not refused.
+        self.retry_ms: int | None = None
+        #: Whether the response is a stream, which outlives the request.
+        self.streams = False
+        #: Whether the response has been handled.
+        self.finished = False
 
     def reset(self) -> None:
         """Forget everything: the request is over."""
         if self.conditional:  # it ended without a response to judge by
             self.reserved().give_back(self.conditional)
         if self.reservation is not None:
-            # A whole answer is over with its request; a stream goes on, and closes with its
-            # response.
+            # A stream goes on, and closes the reservation with its response.
             if self.streams or self.reservation.detached:
                 self.reservation.send_corrections()
             else:
                 self.reservation.close()
         self._begin()
 
-    def _begin(self) -> None:
-        #: All entries of the last admission, guards and shadows included.
-        self.decided: list[Entry] = []
-        #: Enforced entries, in the order of decision.
-        self.entries: list[Entry] = []
-        #: Entries whose charge depends on the response: refunded, unless it says otherwise. Where
-        #: the engine cannot refund, they are not taken yet.
-        self.conditional: list[Entry] = []
-        #: Definitions that are charged once in a request, by identity; ``None``: nothing decided.
-        self.charged: set[int] | None = None
-        #: The caller's plan; ``None``: not asked yet.
-        self.plan: str | None = None
-        #: Entries whose charges were taken and not refunded, those in shadow included.
-        self.taken: list[Entry] = []
-        #: What is to be settled when the call is over; ``None``: nothing is.
-        self.reservation: Reservation | None = None
-        #: What the last denial was raised as; True: it is the response, and no view could catch it.
-        self.refusal: HTTPException | bool = False
-        #: What the request filters said; ``None``: not asked yet.
-        self.exempt: bool | None = None
-        #: The wait of the refusal in milliseconds; ``None``: not refused.
-        self.retry_ms: int | None = None
-        #: Whether the response is a stream, which outlives the request.
-        self.streams = False
-        #: Whether the response has been dealt with.
-        self.finished = False
-
-    @property
-    def view_rate_limits(self) -> list[RequestLimit]:
-        """All limits that were decided, the shortest period first."""
-        shown = sorted(self.entries, key=lambda entry: rank(entry.claim.runtime.limit))
-        if self.extension._fail_on_first_breach:
-            first = next((i for i, e in enumerate(shown) if not e.verdict.allowed), len(shown))
-            shown = shown[: first + 1]
-        return [RequestLimit.of(entry, self.extension) for entry in shown]
-
-    @property
-    def view_rate_limit(self) -> RequestLimit | None:
-        """The limit nearest to exhaustion; one that denied, where there is one."""
-        entry = self.nearest()
-        return None if entry is None else RequestLimit.of(entry, self.extension)
+    def admit(self, decision: Decision, records: list[ChargeRecord]) -> None:
+        """Add a decision: what it decided, and if it admitted, what it charged."""
+        self.decided = records
+        holds = conditional = False
+        for record in records:
+            bound, verdict = record.bound, record.verdict
+            if bound.limit.told and verdict.charge.limit.mode == "enforce":
+                self.records.append(record)
+            if verdict.allowed:
+                holds = holds or bound.limit.held
+                conditional = conditional or bound.runtime.deduct_when is not None
+        if not decision.admitted:
+            return
+        taken = [record for record in records if record.verdict.allowed]
+        if conditional:
+            later = [record for record in taken if record.bound.runtime.deduct_when is not None]
+            self.conditional += later
+            if not later[0].engine.gives_back:
+                taken = [r for r in taken if r.bound.runtime.deduct_when is None]
+        self.taken += taken
+        if holds:
+            self.reserved()
 
     def reserved(self) -> Reservation:
         """The reservation of what the request has taken and will take."""
         if self.reservation is None:
-            self.reservation = self._reserves(self.taken)
+            self.reservation = self._reserve(self.taken)
         return self.reservation
 
     def outlast(self, response: Response) -> None:
-        """Let the response close the reservation. What is corrected already does not wait for the
-        end of a stream, or of code that has detached it."""
+        """Let the response close the reservation. Corrections do not wait for the end of a stream,
+        or of code that has detached the reservation."""
         reservation = self.reserved()
         if not reservation.detached:
             response.call_on_close(reservation.close)
-            # Flask makes an iterator of a refusal, which is whole all the same.
+            # Flask streams a refusal, which is complete.
             self.streams = response.is_streamed and not self.is_refused(response)
         if self.streams or reservation.detached:
             reservation.send_corrections()
@@ -162,8 +161,8 @@ class LimitedRequest:
     def is_refused(self, response: Response) -> bool:
         """Whether the response is a denial of this extension.
 
-        A view may catch the exception and answer all the same: then it is none, unless it has the
-        denial's status. A traceback begins where the exception was caught.
+        A view may catch the exception and answer: then it is none, unless it has the denial's
+        status. A traceback begins where the exception was caught.
         """
         refusal = self.refusal
         if isinstance(refusal, bool):
@@ -174,56 +173,94 @@ class LimitedRequest:
         )
 
     def refuse(self) -> None:
-        """Give back what was taken, as the request is refused. A denied request costs nothing."""
+        """Refund what was taken: a denied request costs nothing."""
         if self.taken and not (self.reservation is not None and self.reservation.detached):
-            self.add_to_remaining((e, e.cost) for e in self.reserved().refuse())
+            self.add_to_remaining((r, r.cost) for r in self.reserved().refuse())
 
-    def add_to_remaining(self, amounts: Iterable[tuple[Entry, int]]) -> None:
-        """Let the answers say what is left after charges of these entries were corrected."""
+    def add_to_remaining(self, amounts: Iterable[tuple[ChargeRecord, int]]) -> None:
+        """Update what is left after charges of these records were corrected."""
         given: dict[int, int] = {}
-        for entry, amount in amounts:
-            verdict = id(entry.verdict)
+        for record, amount in amounts:
+            verdict = id(record.verdict)
             given[verdict] = given.get(verdict, 0) + amount
         if given:
-            self.entries = [_with_more(e, given.get(id(e.verdict), 0)) for e in self.entries]
+            self.records = [_with_more(r, given.get(id(r.verdict), 0)) for r in self.records]
 
     def bring_to_present(self) -> None:
-        """Let the answers say what is left now. Refusals are sent at once, and stay exact."""
-        if not self.entries or self.retry_ms is not None:
+        """Update what is left after a slow view. Refusals are sent at once, and stay exact."""
+        if not self.records or self.retry_ms is not None:
             return
         here = time.monotonic()
-        if here - self.entries[0].admission.decided_at > NOTICEABLE_S:
-            self.entries = [
-                entry.later(int((here - entry.admission.decided_at) * 1_000_000))
-                for entry in self.entries
+        if here - self.records[0].decided_at > NOTICEABLE_S:
+            self.records = [
+                record.later(int((here - record.decided_at) * 1_000_000)) for record in self.records
             ]
 
-    def nearest(self) -> Entry | None:
-        """The entry nearest to exhaustion; of those that denied, the longest wait.
+    def by_period(self, *, to_first_breach: bool) -> list[ChargeRecord]:
+        """What callers see, the shortest period first; only ``to_first_breach`` if asked."""
+        records = sorted(self.records, key=lambda record: record.bound.rank)
+        if to_first_breach:
+            first = next((i for i, r in enumerate(records) if not r.verdict.allowed), len(records))
+            return records[: first + 1]
+        return records
 
-        Calls in flight are not exhausted by the one that is answered: it gives its place back. They
-        are shown where there is nothing else.
+    def nearest(self) -> ChargeRecord | None:
+        """The record nearest to exhaustion; of those that denied, the longest wait.
+
+        Calls in flight are left out where there is another limit: the call that is answered frees
+        its slot.
         """
+        denied = [record for record in self.records if not record.verdict.allowed]
+        if denied:
+            return max(denied, key=_wait)
         nearest, least = None, 2.0
-        lasting = [entry for entry in self.entries if entry.claim.limit.unit != "calls"]
-        for entry in self.entries:
-            if not entry.verdict.allowed:
-                return max((e for e in self.entries if not e.verdict.allowed), key=_wait)
-        for entry in lasting or self.entries:
-            left = entry.verdict.remaining / entry.claim.limit.capacity
-            if left < least or (
-                left == least and nearest is not None and entry.claim.order < nearest.claim.order
-            ):
-                nearest, least = entry, left
+        others = [record for record in self.records if record.bound.limit.unit != "calls"]
+        for record in others or self.records:
+            left = record.verdict.remaining / record.bound.limit.capacity
+            if left < least or (left == least and nearest and _order(record) < _order(nearest)):
+                nearest, least = record, left
         return nearest
 
+    def verdict(self, name: str) -> Verdict | None:
+        """The verdict of the limit of that name; ``None`` if the request has no such limit."""
+        named = [r.verdict for r in self.decided if r.bound.limit.name == name]
+        return named[-1] if named else None
 
-def _with_more(entry: Entry, amount: int) -> Entry:
-    verdict = entry.verdict
+    def calls_in_flight(self) -> int:
+        """The calls of the caller in flight, by the limit that counts the most; 0 without one."""
+        counted = [r.verdict for r in self.decided if r.bound.limit.unit == "calls"]
+        in_flight = (v.charge.limit.amount - v.remaining for v in counted if v.enforced)
+        return max(in_flight, default=0)
+
+    def remaining_budget(self) -> Decimal | None:
+        """The least that an enforced limit in dollars has left, and what the request holds of it;
+        ``None`` without such a limit."""
+        left: dict[tuple[Engine, str], int] = {}
+        held: dict[tuple[Engine, str], int] = {}
+        for record in self.taken:  # in the order of admission
+            limit = record.bound.limit
+            if limit.unit == "usd" and limit.told and record.verdict.enforced:
+                bucket = record.engine, record.verdict.charge.key
+                left[bucket] = record.verdict.remaining
+                held[bucket] = held.get(bucket, 0) + record.cost
+        if not left:
+            return None
+        return Decimal(min(left[each] + held[each] for each in left)).scaleb(-6)
+
+
+def _with_more(record: ChargeRecord, amount: int) -> ChargeRecord:
+    if not amount:
+        return record
+    verdict = record.verdict
     remaining = max(0, verdict.remaining + amount)
-    return entry._replace(verdict=verdict._replace(remaining=remaining)) if amount else entry
+    return record._replace(verdict=verdict._replace(remaining=remaining))
 
 
-def _wait(entry: Entry) -> Any:
-    wait = entry.verdict.retry_after_us
+def _wait(record: ChargeRecord) -> tuple[bool, int]:
+    wait = record.verdict.retry_after_us
     return (wait is None, wait or 0)
+
+
+def _order(record: ChargeRecord) -> tuple[bool, tuple[int, int]]:
+    """A route's own limits before shared ones, short periods before long ones."""
+    return record.bound.runtime.shared, record.bound.rank

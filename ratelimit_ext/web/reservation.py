@@ -1,42 +1,64 @@
-"""A reservation: an admitted request whose costs were estimates, and what becomes of them.
+"""A reservation: an admitted request whose costs were estimates, until it is settled.
 
-Nothing is sent before the call is over: settling notes the real cost, and closing corrects every
-charge of the request in one call of each engine that took one, which also frees its slots.
+Nothing is sent before the call is over: settling notes the actual cost, and closing corrects every
+charge of the request in one call per engine, which also frees its slots.
 
-Each charge is refunded in one place: :meth:`Reservation.give_back` takes its entry out of the
-request, so that nothing else refunds or settles it again.
+:meth:`Reservation.give_back` is the only place that refunds: it takes the record out of the
+request, so that it is neither refunded nor settled again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.protocol import Change, Closing, Correction, Engine, Renewal, Report
 from ratelimit_ext.strategies.block import length_us
-from ratelimit_ext.web.cause import BlockReason, manner
+from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.code_checks import KnownNames
-from ratelimit_ext.web.entry import Entry
+from ratelimit_ext.web.errors import BlockReason, manner
 from ratelimit_ext.web.settlement_queue import SettlementQueue
+
+#: How long a call may go without renewal before its reservation expires.
+LEASE: Final = "RATELIMIT_LEASE_SECONDS"
+DEFAULT_LEASE_S: Final = 120.0
+#: A dead worker's calls keep their slots and amounts for a lease.
+LONGEST_LEASE_S: Final = 86_400
 
 #: A long call renews its lease at most this often, and three times within a shorter lease.
 RENEW_EVERY_S: Final = 5.0
 
 MICRO: Final = 1_000_000
-#: What a keeper of an allowance counts of the input: not what was read from a cache.
+#: A provider's quota in input tokens does not count what was read from a cache.
 UNCACHED: Final = "uncached_input_tokens"
 
 #: A change, and the engine that took the charge.
 Addressed: TypeAlias = tuple[Engine, Change]
 
 
-class Reported(NamedTuple):
-    """What was used of an allowance at an instant of the monotonic clock."""
+def lease_s(config: Mapping[str, Any]) -> float:
+    """The configured lease in seconds. Raises ``ConfigurationError``."""
+    found = config.get(LEASE, DEFAULT_LEASE_S)
+    try:
+        seconds = float("nan") if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError, OverflowError):
+        seconds = float("nan")
+    if not 0 < seconds <= LONGEST_LEASE_S:  # a NaN is neither
+        raise ConfigurationError(
+            f"{LEASE}: found {found!r}; allowed: a number of seconds above 0, up to "
+            f"{LONGEST_LEASE_S} (a day). Set it longer than a call can go without a chunk."
+        )
+    return seconds
+
+
+class _Reported(NamedTuple):
+    """What was used of a provider's quota at an instant of the monotonic clock."""
 
     engine: Engine
     charge: Charge
@@ -46,7 +68,7 @@ class Reported(NamedTuple):
     as_of: float
 
     def by_now(self) -> Report:
-        """The same with what is still used, as it refills evenly."""
+        """The same with what is still used: the quota refills evenly."""
         elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
         refilled = elapsed_us * self.amount // self.period_us
         return Report(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
@@ -55,15 +77,15 @@ class Reported(NamedTuple):
 class Reservation:
     """The charges of one admitted request.
 
-    The response closes it: a stream at its end, a whole answer with its request. Code that needs
-    it for longer, or has no response, takes it with :meth:`detach` and closes it. All methods may
-    be called from any thread. None of them raises if the storage is unavailable: settlements are
-    kept and sent again, and the lease is the net.
+    The response closes it: a stream at its end, a complete response with its request. Code that
+    needs it for longer, or has no response, calls :meth:`detach` and closes it. All methods may be
+    called from any thread. None of them raises if the storage is unavailable: settlements are kept
+    and sent again, and the lease expires if they never arrive.
     """
 
     def __init__(
         self,
-        entries: list[Entry],
+        records: list[ChargeRecord],
         names: KnownNames,
         *,
         settlements: SettlementQueue,
@@ -72,14 +94,14 @@ class Reservation:
         self._names = names
         self._settlements = settlements
         self._lease_s = lease_s
-        self._entries = entries  # the request's own list: each admission adds to it
+        self._records = records  # the request's own list: each admission adds to it
         self._corrections: list[Addressed] = []  # due before the call is over
         self._actual: dict[str, int] = {}
-        self._reported: dict[str, Reported] = {}
+        self._reported: dict[str, _Reported] = {}
         self._cancelled = False
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
-        #: Whether other code than the response closes it.
+        #: Whether :meth:`detach` was called: the response does not close it.
         self.detached = False
 
     def settle(
@@ -91,9 +113,9 @@ class Reservation:
         cached_input_tokens: int = 0,
         usd: Dollars | None = None,
     ) -> None:
-        """Note what the call really cost. ``tokens`` defaults to input and output together.
+        """Note the actual cost of the call. ``tokens`` defaults to input and output together.
 
-        ``cached_input_tokens`` are a part of the input, which a provider that keeps a limit in
+        ``cached_input_tokens`` are a part of the input, which a provider's quota in
         ``input_tokens`` does not count. A unit that is not given stays at its estimate. The last
         call before closing counts.
         """
@@ -111,50 +133,50 @@ class Reservation:
         period_s: int,
         as_of: float | None = None,
     ) -> None:
-        """Note what the keeper of the request's limit ``as reported`` in this unit says: of
-        ``amount`` per period so much was used at ``as_of`` (of the monotonic clock; default: now).
+        """Note what a provider reported of its quota in this unit: ``used`` of ``amount`` per
+        period, at ``as_of`` (of the monotonic clock; default: now).
 
-        It reaches the storage with what is sent next. Without such a limit nothing is noted; where
-        the whole application has none in the unit, the log says so. Raises ``ValueError`` for what
-        is none.
+        It reaches the storage with the next changes, for the request's limits ``as reported``.
+        Without such a limit the report is ignored; if the whole application has none in the unit,
+        a warning is logged. Raises ``ValueError`` for invalid numbers.
         """
         whole = {"amount": (amount, 1, MOST_AMOUNT), "used": (used, 0, MOST_AMOUNT)}
         whole["period_s"] = (period_s, 1, LONGEST_PERIOD_US // MICRO)
         for word, (value, least, most) in whole.items():
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(
-                    f"reporting {word}={value!r}: a whole number from {least} to {most} is allowed"
+                    f"report: {word} is {value!r}; allowed: a whole number from {least} to {most}."
                 )
         since = time.monotonic() if as_of is None else as_of
-        entries = [
-            entry
-            for entry in tuple(self._entries)  # the present ones: a retry may ask another model
-            if entry.claim.limit.strategy == "reported" and entry.claim.limit.unit == unit
+        records = [
+            record
+            for record in tuple(self._records)  # the current ones: a retry may use another model
+            if record.bound.limit.strategy == "reported" and record.bound.limit.unit == unit
         ]
-        for entry in entries:
-            engine, charge = entry.admission.engine, entry.verdict.charge
-            self._reported[charge.key] = Reported(
-                engine, charge, amount, used, period_s * MICRO, since
+        for record in records:
+            charge = record.verdict.charge
+            self._reported[charge.key] = _Reported(
+                record.engine, charge, amount, used, period_s * MICRO, since
             )
-        if not entries:
+        if not records:
             self._names.check_unit(unit, "reservation.report")
 
     def block(
         self, name: str, *, for_s: float, reason: BlockReason = "overloaded", grows: bool = False
     ) -> None:
-        """Close the limit ``unless blocked`` of this name for everybody whom the present request's
-        identity concerns: at once, in all workers, for so long. It opens by degrees.
+        """Block the identity of the request's limit ``unless blocked`` of this name, in all
+        workers, for ``for_s`` seconds. It reopens gradually.
 
-        ``grows`` is for a wait that nobody named: closed again while it opens, it is twice as long
-        as before. Where the request has no such limit, nothing is closed; where the whole
-        application has none, the log says so. Raises ``ValueError`` for a length that is none.
+        ``grows`` is for a pause of unknown length: blocked again while it reopens, it lasts twice
+        as long as before. Ignored if the request has no such limit; if the whole application has
+        none, a warning is logged. Raises ``ValueError`` for an invalid length.
         """
         for_us = length_us(for_s)
         how = manner(reason, ramped=True, grows=grows)
         closings: list[Addressed] = [
-            (entry.admission.engine, Closing(entry.verdict.charge, for_us, how))
-            for entry in _one_per_verdict(self._entries)
-            if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
+            (record.engine, Closing(record.verdict.charge, for_us, how))
+            for record in _one_per_verdict(self._records)
+            if record.bound.limit.strategy == "block" and record.bound.limit.name == name
         ]
         if not closings:
             self._names.check_name(name, "reservation.block", strategy="block")
@@ -165,7 +187,7 @@ class Reservation:
         """Whether :meth:`renew` would reach the storage now, for callers whose costs are expensive
         to compute."""
         pause_s = min(RENEW_EVERY_S, self._lease_s / 3)
-        return bool(self._entries) and time.monotonic() - self._renewed_at >= pause_s
+        return bool(self._records) and time.monotonic() - self._renewed_at >= pause_s
 
     def renew(
         self,
@@ -175,28 +197,29 @@ class Reservation:
         output_tokens: int | None = None,
         usd: Dollars | None = None,
     ) -> None:
-        """Say that the call goes on, and what it has cost so far. Cheap to call at every chunk: it
-        reaches the storage once in :data:`RENEW_EVERY_S` seconds, or a third of the lease."""
+        """Extend the lease of a running call, with its cost so far. Cheap to call at every chunk:
+        it reaches the storage once in :data:`RENEW_EVERY_S` seconds, or a third of the lease."""
         if not self.renewal_is_due:
             return
         self._renewed_at = time.monotonic()
         spent = _costs(tokens, input_tokens, output_tokens, usd)
         renewals: list[Addressed] = [
             (
-                entry.admission.engine,
+                record.engine,
                 Renewal(
-                    entry.verdict,
-                    entry.admission.hold,
-                    spent.get(entry.claim.limit.unit, 0) if is_first else 0,
+                    record.verdict,
+                    record.hold,
+                    spent.get(record.bound.limit.unit, 0) if is_first else 0,
                 ),
             )
-            for entry, is_first in _charges(self._entries)
-            if entry.claim.limit.held
+            for record, is_first in _charges(self._records)
+            if record.bound.limit.held
         ]
         self._send(renewals + self._reports())
 
     def cancel(self) -> None:
-        """Note that the call never happened: give back everything but what the edge counted."""
+        """Note that the call failed without a cost: refund everything but the application's own
+        limits."""
         self._cancelled = True
 
     def detach(self) -> Reservation:
@@ -205,61 +228,61 @@ class Reservation:
         return self
 
     def close(self) -> None:
-        """Correct the charges and free the slots. Once: what is closed is not changed again."""
+        """Correct the charges and free the slots. A second call changes nothing."""
         if self._cancelled:
-            self.give_back(entry for entry in tuple(self._entries) if _is_cancelled(entry))
+            self.give_back(record for record in tuple(self._records) if _is_cancelled(record))
         with self._lock:
-            entries, self._entries[:] = tuple(self._entries), []
-        changes = [change for entry in _charges(entries) for change in self._settled(*entry)]
+            records, self._records[:] = tuple(self._records), []
+        changes = [change for record in _charges(records) for change in self._settled(*record)]
         self._send(self._due_corrections() + changes + self._reports())
-        self.detached = False  # what the request takes from now on is the response's again
+        self.detached = False  # the response closes what the request takes from now on
 
-    def give_back(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Refund these entries with what is sent next; returns those that were not refunded yet."""
+    def give_back(self, records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
+        """Refund these records with the next changes; returns those not refunded before."""
         with self._lock:
-            chosen = set(map(id, entries))
-            gone = [entry for entry in self._entries if id(entry) in chosen]
-            self._entries[:] = [entry for entry in self._entries if id(entry) not in chosen]
-            in_use = {id(entry.verdict) for entry in self._entries}
-            for entry in gone:
-                verdict, engine = entry.verdict, entry.admission.engine
-                if entry.claim.limit.held:
-                    if id(verdict) not in in_use:  # one hold for all claims of a bucket
+            chosen = set(map(id, records))
+            gone = [record for record in self._records if id(record) in chosen]
+            self._records[:] = [record for record in self._records if id(record) not in chosen]
+            in_use = {id(record.verdict) for record in self._records}
+            for record in gone:
+                verdict, engine = record.verdict, record.engine
+                if record.bound.limit.held:
+                    if id(verdict) not in in_use:  # one hold for all limits of a bucket
                         in_use.add(id(verdict))
-                        self._corrections.append((engine, entry.settlement(0)))
-                elif entry.cost and _is_charged(entry):
-                    self._corrections.append((engine, Correction(verdict, -entry.cost)))
+                        self._corrections.append((engine, record.settlement(0)))
+                elif record.cost and _is_charged(record):
+                    self._corrections.append((engine, Correction(verdict, -record.cost)))
         return gone
 
-    def charge_late(self, entries: Iterable[Entry]) -> None:
+    def charge_late(self, records: Iterable[ChargeRecord]) -> None:
         """Charge what an engine that cannot refund has only looked at."""
         with self._lock:
             self._corrections += [
-                (entry.admission.engine, Correction(entry.verdict, entry.cost)) for entry in entries
+                (record.engine, Correction(record.verdict, record.cost)) for record in records
             ]
 
-    def refuse(self) -> list[Entry]:
-        """Give back what a request took that was then refused: everything, the edge included, but
-        for shadows and for what was settled before. Returns what was given back."""
-        return self.give_back(entry for entry in tuple(self._entries) if self._is_refused(entry))
+    def refuse(self) -> list[ChargeRecord]:
+        """Refund a request that was admitted and then refused: everything but shadows and what was
+        settled before. Returns what was refunded."""
+        return self.give_back(record for record in tuple(self._records) if self._is_refused(record))
 
     def send_corrections(self) -> None:
-        """Send now what was given back or charged late, and not only with the settlement."""
+        """Send refunds and late charges now instead of with the settlement."""
         self._send(self._due_corrections())
 
-    def _is_refused(self, entry: Entry) -> bool:
+    def _is_refused(self, record: ChargeRecord) -> bool:
         """Whether a refused request gets this back. If it settled anything, it has made its call,
-        which the keeper of a limit ``as reported`` has counted."""
-        limit = entry.claim.limit
+        which the provider's quota has counted."""
+        limit = record.bound.limit
         if limit.strategy == "reported" and self._actual:
             return False
         return limit.unit not in self._actual and (limit.held or limit.mode == "enforce")
 
-    def _settled(self, entry: Entry, is_first: bool) -> Iterator[Addressed]:
-        """The change that settles a charge. The first of a bucket bears the actual cost of the
+    def _settled(self, record: ChargeRecord, is_first: bool) -> Iterator[Addressed]:
+        """The change that settles a charge. The first of a bucket carries the actual cost of the
         request, all others nothing."""
-        limit = entry.claim.limit
-        cost = entry.verdict.charge.cost
+        limit = record.bound.limit
+        cost = record.verdict.charge.cost
         unit = limit.unit
         if limit.strategy == "reported" and unit == "input_tokens":
             unit = UNCACHED
@@ -268,8 +291,8 @@ class Reservation:
             actual = cost
         elif not is_first:
             actual = 0
-        if limit.held or (_is_charged(entry) and limit.strategy == "reported" and actual != cost):
-            yield entry.admission.engine, entry.settlement(actual)
+        if limit.held or (_is_charged(record) and limit.strategy == "reported" and actual != cost):
+            yield record.engine, record.settlement(actual)
 
     def _due_corrections(self) -> list[Addressed]:
         with self._lock:
@@ -277,7 +300,6 @@ class Reservation:
         return corrections
 
     def _reports(self) -> list[Addressed]:
-        """What was reported since the last time, for the limits that are kept elsewhere."""
         reported, self._reported = self._reported, {}
         return [(each.engine, each.by_now()) for each in reported.values()]
 
@@ -289,33 +311,33 @@ class Reservation:
             self._settlements.send(engine, own, lease_s=self._lease_s)
 
 
-def _one_per_verdict(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries without those whose verdict another one has: they are one charge."""
-    return list({id(entry.verdict): entry for entry in tuple(entries)}.values())
+def _one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
+    """The records without those that share another's verdict: they are one charge."""
+    return list({id(record.verdict): record for record in tuple(records)}.values())
 
 
-def _charges(entries: Iterable[Entry]) -> Iterator[tuple[Entry, bool]]:
-    """One entry for each charge, and whether it is the first of its bucket: a request that meets a
-    limit several times costs once what it costs."""
+def _charges(records: Iterable[ChargeRecord]) -> Iterator[tuple[ChargeRecord, bool]]:
+    """One record for each charge, and whether it is the first of its bucket: a request that is
+    charged to a limit several times has its cost once."""
     met: set[tuple[Engine, str]] = set()
-    for entry in _one_per_verdict(entries):
-        bucket = entry.admission.engine, entry.verdict.charge.key
-        yield entry, bucket not in met
+    for record in _one_per_verdict(records):
+        bucket = record.engine, record.verdict.charge.key
+        yield record, bucket not in met
         met.add(bucket)
 
 
-def _is_charged(entry: Entry) -> bool:
-    """Whether there is something to correct: a block counts nothing, and what is kept elsewhere
-    counts nothing before its keeper has reported."""
-    strategy = entry.claim.limit.strategy
-    return strategy != "block" and (strategy != "reported" or bool(entry.verdict.receipt))
+def _is_charged(record: ChargeRecord) -> bool:
+    """Whether there is something to correct: a block counts nothing, and a provider's quota counts
+    nothing before its first report."""
+    strategy = record.bound.limit.strategy
+    return strategy != "block" and (strategy != "reported" or bool(record.verdict.receipt))
 
 
-def _is_cancelled(entry: Entry) -> bool:
-    """Whether a call that never happened gets this back. Neither the edge does that, nor the keeper
-    of a limit ``as reported``."""
-    limit = entry.claim.limit
-    return limit.held or not (entry.claim.edge or limit.strategy == "reported")
+def _is_cancelled(record: ChargeRecord) -> bool:
+    """Whether a failed call gets this back: the application's own limits and a provider's quota
+    have counted it."""
+    limit = record.bound.limit
+    return limit.held or not (record.bound.is_edge or limit.strategy == "reported")
 
 
 def _costs(
@@ -331,7 +353,7 @@ def _costs(
     costs = {unit: count for unit, count in counts.items() if count is not None}
     for unit, count in costs.items():
         if type(count) is not int or count < 0:
-            raise ValueError(f"settling {unit}={count!r}: a whole number from 0 up is allowed")
+            raise ValueError(f"settle: {unit} is {count!r}; allowed: a whole number from 0 up.")
     if usd is not None:
         costs["usd"] = micro_dollars(usd)
     return costs

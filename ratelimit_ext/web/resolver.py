@@ -1,34 +1,52 @@
-"""From a request to its claims, computed once per endpoint, method and callable where it can be."""
+"""From a route to its bound limits, compiled once per route, method and callable.
+
+Only what depends on the request is asked at each request: limit strings that are functions, the
+caller's plan, and scopes that are functions.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
-from flask_limiter import ApplicationLimit, Limit, MetaLimit
+from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.web.admission import SWALLOWED
-from ratelimit_ext.web.bound_limit import Claim, ClaimMaker, Estimators, Naming, concerns
+from ratelimit_ext.core.limit import Limit as CoreLimit
+from ratelimit_ext.web.bound_limit import (
+    BoundLimit,
+    Naming,
+    applies_to,
+    cost_in_units,
+    header_name,
+    policy_item,
+)
 from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.limits_adapter import limit_of, rank
 from ratelimit_ext.web.manager import EndpointLimits, Manager
 
-#: How many answers of an endpoint's limit callables are kept prepared.
+#: How many answers of the limit functions of a route are kept compiled.
 MOST_VARIANTS: Final = 256
-#: How many places are kept prepared: clients choose the method, and may choose the endpoint.
-MOST_PLACES: Final = 4096
+#: How many routes are kept compiled: clients choose the method, and may choose the endpoint.
+MOST_ROUTES: Final = 4096
+
+#: Flask-Limiter's words.
+SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 
 EDGE: Final = ""
-#: The answer of whoever cannot be asked in this request: it has no limit for it.
-NOTHING: Final = ("",)
+#: The answer of a function that failed: its definition has no limit for this request.
+_NO_ANSWER: Final = ("",)
+
+#: The estimated cost of a call, by unit and the name of the limit ("": any other).
+Estimators: TypeAlias = Mapping[tuple[str, str], Callable[[], Any]]
 
 
-class Place(NamedTuple):
-    """Where limits are asked for.
+class Route(NamedTuple):
+    """What limits are resolved for.
 
     ``name`` is the decorated callable, ``None`` before a view without decorators, and :data:`EDGE`
     for a request that reaches no view.
@@ -40,238 +58,312 @@ class Place(NamedTuple):
     method: str
     name: str | None
 
+    @property
+    def is_edge(self) -> bool:
+        """Whether only the application's own limits apply."""
+        return not self.endpoint or self.name == EDGE
 
-class Resolved(NamedTuple):
-    """The claims of a place: ``shared`` ones with their definitions, as they are charged once.
 
-    ``invalid`` are definitions whose function returned what is no limit. What they allow is
-    unknown, so they deny.
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """The bound limits of a route. ``shared`` ones have the id of their definition, as a request
+    is charged to them once.
+
+    ``invalid`` are definitions whose function returned an invalid limit; they deny.
     """
 
-    shared: tuple[tuple[Limit, tuple[Claim, ...]], ...]
-    own: tuple[Claim, ...]
-    metas: tuple[Claim, ...]
+    shared: tuple[tuple[int, tuple[BoundLimit, ...]], ...] = ()
+    own: tuple[BoundLimit, ...] = ()
+    metas: tuple[BoundLimit, ...] = ()
     invalid: tuple[Limit, ...] = ()
+    #: The own and the shared limits together.
+    limits: tuple[BoundLimit, ...] = field(init=False)
+    #: The ids of the shared definitions.
+    shared_ids: frozenset[int] = field(init=False)
+    #: Whether a scope has to be asked at each request.
+    asks_scopes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        derive = object.__setattr__
+        limits = (*self.own, *[bound for _, limits in self.shared for bound in limits])
+        derive(self, "limits", limits)
+        derive(self, "shared_ids", frozenset(id_ for id_, _ in self.shared))
+        derive(self, "asks_scopes", any(callable(bound.runtime.scope) for bound in limits))
+
+    def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
+        """The limits without the shared ones whose definitions are charged already."""
+        shared = [bound for id_, limits in self.shared if id_ not in charged for bound in limits]
+        return [*self.own, *shared]
 
 
 @dataclass(slots=True)
-class _Prepared:
-    """What is known of a place: which questions its definitions have, each once, and claims by
-    what was answered. ``asking`` tells by a definition's identity which question is its own."""
+class _Compiled:
+    """A route's plans by what its questions were answered; each question is asked once a request.
+    ``question_of`` has the position of a definition's question, by the definition's id."""
 
     questions: tuple[Callable[[], Any], ...]
-    asking: dict[int, int]
-    fresh_scopes: bool = False
-    variants: dict[tuple[Any, ...], Resolved] = field(default_factory=dict)
-
-
-class _Loaded:
-    """The claims of definitions, by identity, and the definitions that could not be loaded."""
-
-    def __init__(self) -> None:
-        self.claims: dict[int, tuple[Claim, ...]] = {}
-        self.invalid: list[Limit] = []
-
-    def denying(self, method: str) -> tuple[Limit, ...]:
-        """The invalid definitions that concern the method, but for shadows."""
-        return tuple(
-            definition
-            for definition in self.invalid
-            if concerns(definition, method) and getattr(definition, "mode", "") != "shadow"
-        )
+    question_of: dict[int, int]
+    plans: dict[tuple[Any, ...], RoutePlan] = field(default_factory=dict)
 
 
 class Resolver:
-    """Answers which claims a request has, for one extension."""
+    """Compiles routes to plans, for one extension."""
 
-    def __init__(self, manager: Manager, logger: logging.Logger) -> None:
-        self._manager = manager
-        self._logger = logger
-        self._prepared: dict[Place, _Prepared] = {}
-        self._revision = -1
-        self._naming = Naming("", "", "")
-        self._metas: Sequence[MetaLimit] = ()
-        self._estimators: Estimators = {}
-        self._swallow_errors = False
-        self._told: set[tuple[flask.Flask, str]] = set()
-
-    def configure(
+    def __init__(
         self,
+        manager: Manager,
         naming: Naming,
-        metas: Sequence[MetaLimit],
-        estimators: Estimators,
         *,
-        swallow_errors: bool,
+        metas: Sequence[MetaLimit] = (),
+        estimators: Estimators | None = None,
+        swallow_errors: bool = False,
+        logger: logging.Logger,
     ) -> None:
-        """Names, meta limits and estimates as the extension has them, and whether a function that
-        fails is logged and its limit left out; forgets what was prepared."""
-        self._naming, self._metas, self._estimators = naming, metas, estimators
+        self.manager = manager
+        self.naming = naming
+        self.metas = metas
+        self.estimators: Estimators = {} if estimators is None else estimators
         self._swallow_errors = swallow_errors
-        self._prepared.clear()
+        self._logger = logger
+        self._routes: dict[Route, _Compiled] = {}
+        self._revision = -1
+        self._logged: set[tuple[flask.Flask, str]] = set()
 
-    def resolve(self, place: Place) -> Resolved:
-        """The claims of a place, for the present request."""
-        if self._revision != self._manager.revision:
-            self._prepared.clear()
-            self._revision = self._manager.revision
-        prepared = self._prepared.get(place)
-        if prepared is None:
-            if len(self._prepared) >= MOST_PLACES:
-                self._prepared.clear()
-            prepared = self._prepared[place] = self._questions(place)
-        answers = tuple([self._answer(question, place) for question in prepared.questions])
-        resolved = prepared.variants.get(answers)
-        if resolved is None:
-            answered = {each: answers[at] for each, at in prepared.asking.items()}
-            resolved = self._compiled(place, answered)
-            if len(prepared.variants) >= MOST_VARIANTS:
-                prepared.variants.clear()
-            prepared.variants[answers] = resolved
-            prepared.fresh_scopes = any(callable(c.runtime.scope) for c in _all(resolved))
-        return self._in_present_scopes(resolved, place) if prepared.fresh_scopes else resolved
-
-    def of_definitions(self, place: Place, definitions: Iterable[Limit]) -> Resolved:
-        """The claims of definitions that stand for themselves: a block's, or the fallback's."""
-        maker, loaded = self._maker(place), _Loaded()
-        own = [claim for each in definitions for claim in self._claims(place, each, None, loaded)]
-        metas = [claim for each in self._metas for claim in self._claims(place, each, None, loaded)]
-        return Resolved(
-            (),
-            tuple(maker.in_present_scope(claim) for claim in maker.concerned(own)),
-            tuple(metas),
-            loaded.denying(place.method),
+    def plan(self, route: Route) -> RoutePlan:
+        """The plan of a route for the current request."""
+        if self._revision != self.manager.revision:
+            self._routes.clear()
+            self._revision = self.manager.revision
+        compiled = self._routes.get(route)
+        if compiled is None:
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes.clear()
+            compiled = self._routes[route] = self._questions(route)
+        answers = (
+            tuple([self._answer(question, route) for question in compiled.questions])
+            if compiled.questions
+            else ()
         )
+        plan = compiled.plans.get(answers)
+        if plan is None:
+            if len(compiled.plans) >= MOST_VARIANTS:
+                compiled.plans.clear()
+            answered = {each: answers[at] for each, at in compiled.question_of.items()}
+            plan = compiled.plans[answers] = _Compilation(self, route, answered).plan()
+        return self._with_scopes(plan, route) if plan.asks_scopes else plan
 
-    def _maker(self, place: Place) -> ClaimMaker:
-        return ClaimMaker(self._naming, place.endpoint, place.method, self._estimators)
+    def plan_of(self, route: Route, definitions: Iterable[Limit]) -> RoutePlan:
+        """The plan of definitions that do not belong to a route: a block's, or the fallback's."""
+        plan = _Compilation(self, route, {}).plan_of(definitions)
+        return self._with_scopes(plan, route) if plan.asks_scopes else plan
 
-    def _questions(self, place: Place) -> _Prepared:
-        """What has to be asked at every request, by the definitions that may concern the place."""
-        shared, own = self._candidates(place)
+    def log_once(self, app: flask.Flask, subject: str) -> bool:
+        """Whether the subject has not been logged for the application yet."""
+        if (app, subject) in self._logged:
+            return False
+        if len(self._logged) >= MOST_VARIANTS:
+            self._logged.clear()
+        self._logged.add((app, subject))
+        return True
+
+    def _questions(self, route: Route) -> _Compiled:
+        """What has to be asked at every request, for the definitions that may apply."""
+        shared, own = self._candidates(route)
         questions: dict[Callable[[], Any], int] = {}
-        asking: dict[int, int] = {}
-        for definition in (*shared, *own, *self._metas):
+        question_of: dict[int, int] = {}
+        for definition in (*shared, *own, *self.metas):
             question = _question(definition)
-            if question is not None and id(definition) not in asking:
-                asking[id(definition)] = questions.setdefault(question, len(questions))
-        return _Prepared(tuple(questions), asking)
+            if question is not None and id(definition) not in question_of:
+                question_of[id(definition)] = questions.setdefault(question, len(questions))
+        return _Compiled(tuple(questions), question_of)
 
-    def _answer(self, question: Callable[[], Any], place: Place) -> Any:
-        """What is answered. A request without a view may lack what the callables ask for."""
+    def _answer(self, question: Callable[[], Any], route: Route) -> Any:
+        """The answer. A request without a view may lack what the functions read."""
         try:
             return question()
         except Exception:
-            if place.endpoint and place.name != EDGE:
+            if not route.is_edge:
                 if not self._swallow_errors:
                     raise
                 self._logger.exception(SWALLOWED)
-                return NOTHING
-            self._logger.debug("nobody answers %r", question, exc_info=True)
-            return NOTHING
+                return _NO_ANSWER
+            self._logger.debug("%r failed for a request without a view", question, exc_info=True)
+            return _NO_ANSWER
 
-    def _candidates(self, place: Place) -> EndpointLimits:
-        app, endpoint, blueprint, _, name = place
-        if not endpoint or name == EDGE:
-            return self._manager.edge(app, endpoint, blueprint)
-        return self._manager.candidates(app, endpoint, blueprint, name)
+    def _candidates(self, route: Route) -> EndpointLimits:
+        app, endpoint, blueprint, _, name = route
+        if route.is_edge:
+            return self.manager.edge(app, endpoint, blueprint)
+        return self.manager.candidates(app, endpoint, blueprint, name)
 
-    def _applicable(self, place: Place, yields: Callable[[Limit], bool]) -> EndpointLimits:
-        app, endpoint, blueprint, method, name = place
-        manager = self._manager
-        if not endpoint or name == EDGE:
+    def _with_scopes(self, plan: RoutePlan, route: Route) -> RoutePlan:
+        """The plan with the scopes of the current request, where a scope is a function."""
+
+        def scoped(bound: BoundLimit) -> BoundLimit:
+            if not callable(bound.runtime.scope):
+                return bound
+            scope = bound.runtime.scope_for(route.endpoint, route.method)
+            return replace(bound, scope=scope, bucket_prefix=self.naming.prefix(bound.limit, scope))
+
+        return RoutePlan(
+            tuple((id_, tuple(map(scoped, limits))) for id_, limits in plan.shared),
+            tuple(map(scoped, plan.own)),
+            plan.metas,
+            plan.invalid,
+        )
+
+
+class _Compilation:
+    """Binds definitions to one route, each once. ``answers`` are by the definition's id."""
+
+    def __init__(self, resolver: Resolver, route: Route, answers: Mapping[int, Any]) -> None:
+        self._resolver = resolver
+        self._route = route
+        self._answers = answers
+        self._bound: dict[int, tuple[BoundLimit, ...]] = {}
+        self._invalid: list[Limit] = []
+
+    def plan(self) -> RoutePlan:
+        """The plan of what applies to the route."""
+        shared, own = self._applicable()
+        plan = RoutePlan(
+            tuple((id(each), self._applying(self._limits(each))) for each in shared),
+            self._applying(bound for each in own for bound in self._limits(each)),
+            self._metas(),
+            self._denying(),
+        )
+        for bound in plan.limits:
+            if bound.lacks_estimate:
+                self._warn_of_estimate(bound)
+        return plan
+
+    def plan_of(self, definitions: Iterable[Limit]) -> RoutePlan:
+        """The plan of these definitions."""
+        own = self._applying(bound for each in definitions for bound in self._limits(each))
+        return RoutePlan((), own, self._metas(), self._denying())
+
+    def _applicable(self) -> EndpointLimits:
+        app, endpoint, blueprint, method, name = self._route
+        manager = self._resolver.manager
+        if self._route.is_edge:
             return manager.edge(app, endpoint, blueprint)
+
+        def yields(definition: Limit) -> bool:
+            return bool(self._limits(definition))
+
         if name is None:
             return manager.before_view(app, endpoint, blueprint, method=method, yields=yields)
         return manager.at_callable(app, endpoint, blueprint, name, method=method, yields=yields)
 
-    def _compiled(self, place: Place, answers: dict[int, Any]) -> Resolved:
-        maker, loaded = self._maker(place), _Loaded()
+    def _applying(self, limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
+        return tuple([bound for bound in limits if applies_to(bound.runtime, self._route.method)])
 
-        def claims(definition: Limit) -> tuple[Claim, ...]:
-            return self._claims(place, definition, answers.get(id(definition)), loaded)
+    def _metas(self) -> tuple[BoundLimit, ...]:
+        app, endpoint, blueprint, _, _ = self._route
+        metas = [bound for each in self._resolver.metas for bound in self._limits(each)]
+        if metas and ExemptionScope.META & self._resolver.manager.exemption_scope(
+            app, endpoint, blueprint
+        ):
+            return ()
+        return tuple([replace(bound, is_meta=True) for bound in metas])
 
-        shared, own = self._applicable(place, lambda definition: bool(claims(definition)))
-        resolved = Resolved(
-            tuple((each, maker.concerned(claims(each))) for each in shared),
-            maker.concerned(claim for each in own for claim in claims(each)),
-            tuple(claim for each in self._metas for claim in claims(each)),
-            loaded.denying(place.method),
+    def _denying(self) -> tuple[Limit, ...]:
+        """The invalid definitions that apply to the method, without shadows."""
+        return tuple(
+            definition
+            for definition in self._invalid
+            if applies_to(definition, self._route.method)
+            and getattr(definition, "mode", "") != "shadow"
         )
-        for claim in _all(resolved):
-            if claim.unestimated:
-                self._doubt(place.app, claim)
-        return resolved
 
-    def _claims(
-        self, place: Place, definition: Limit, answer: Any, loaded: _Loaded
-    ) -> tuple[Claim, ...]:
-        """A claim per limit of the definition; none if it cannot be loaded, which is logged."""
-        known = loaded.claims.get(id(definition))
+    def _limits(self, definition: Limit) -> tuple[BoundLimit, ...]:
+        """The bound limits of a definition; none if it is invalid, which is logged."""
+        known = self._bound.get(id(definition))
         if known is None:
+            answer = self._answers.get(id(definition))
+            is_edge = isinstance(definition, ApplicationLimit)
             try:
-                known = self._maker(place).claims(
-                    _expanded(definition, answer), edge=isinstance(definition, ApplicationLimit)
-                )
+                runtimes = _runtime_limits(definition, answer)
+                known = tuple([self._bind(runtime, is_edge=is_edge) for runtime in runtimes])
             except ValueError as error:
-                self._tell(place, answer[0] if answer else definition.limit_provider, error)
-                loaded.invalid.append(definition)
+                self._log_invalid(answer[0] if answer else definition.limit_provider, error)
+                self._invalid.append(definition)
                 known = ()
-            loaded.claims[id(definition)] = known
+            self._bound[id(definition)] = known
         return known
 
-    def _doubt(self, app: flask.Flask, claim: Claim) -> None:
-        """Log, once for each limit, that a call takes one token or dollar of it until it is
-        settled. That may be meant; mostly it is forgotten."""
-        if self._is_news(app, str(claim.limit)):
-            unit = claim.limit.unit
+    def _bind(
+        self, runtime: RuntimeLimit, *, is_edge: bool = False, is_meta: bool = False
+    ) -> BoundLimit:
+        naming, route = self._resolver.naming, self._route
+        limit = limit_of(runtime.limit, naming.strategy)
+        asked = callable(runtime.scope)
+        scope = "" if asked else runtime.scope_for(route.endpoint, route.method)
+        estimate = self._estimator(limit) if runtime.cost == 1 else None
+        return BoundLimit(
+            runtime=runtime,
+            limit=limit,
+            scope=scope,
+            bucket_prefix="" if asked else naming.prefix(limit, scope),
+            header=f'"{header_name(limit)}"',
+            policy=policy_item(limit),
+            rank=rank(runtime.limit),
+            metas=tuple([self._bind(meta, is_meta=True) for meta in runtime.meta_limits or ()]),
+            estimate=estimate,
+            fixed_cost=None if estimate else _fixed_cost(runtime, limit),
+            is_edge=is_edge,
+            is_meta=is_meta,
+        )
+
+    def _estimator(self, limit: CoreLimit) -> Callable[[], Any] | None:
+        if limit.strategy == "block":
+            return None  # a block ignores a cost of 0
+        estimators = self._resolver.estimators
+        return estimators.get((limit.unit, limit.name)) or estimators.get((limit.unit, ""))
+
+    def _warn_of_estimate(self, bound: BoundLimit) -> None:
+        """Log, once for each limit, that a call costs 1 until it is settled."""
+        app = self._route.app
+        if self._resolver.log_once(app, str(bound.limit)):
             app.logger.warning(
-                "the limit %s: nobody says what a call is estimated to cost, so each takes 1 of "
-                "%s until it is settled. Register one with @limiter.estimator(%r), or state a "
-                "cost; where 1 is meant, cost=lambda: 1 says so.",
-                claim.limit.name or claim.runtime.limit,
-                unit,
-                unit,
+                "Limit %s has no estimate: each call costs 1 %s until it is settled. Register "
+                "@limiter.estimator(%r) or give the limit a cost; cost=lambda: 1 keeps 1 without "
+                "this warning.",
+                bound.limit.name or bound.runtime.limit,
+                bound.limit.unit,
+                bound.limit.unit,
             )
 
-    def _is_news(self, app: flask.Flask, subject: str) -> bool:
-        """Whether an application was told nothing of this yet; it is, from now on."""
-        if (app, subject) in self._told:
-            return False
-        if len(self._told) >= MOST_VARIANTS:
-            self._told.clear()
-        self._told.add((app, subject))
-        return True
-
-    def _tell(self, place: Place, text: object, error: ValueError) -> None:
-        """Log that a function returned what is no limit, to the application's logger: few people
-        listen to Flask-Limiter's. Once for each string, as callers may choose it."""
-        if self._is_news(place.app, str(text)):
-            place.app.logger.error(
-                "the limit of %s cannot be applied, and its requests are answered with 503: %s",
-                place.name or place.endpoint or "a request without a view",
+    def _log_invalid(self, text: object, error: ValueError) -> None:
+        """Log an invalid limit of a function to the application's logger, which more people read
+        than Flask-Limiter's. Once for each string, as callers may choose it."""
+        route = self._route
+        if self._resolver.log_once(route.app, str(text)):
+            route.app.logger.error(
+                "The limit of %s is invalid, and its requests are answered with 503: %s",
+                route.name or route.endpoint or "a request without a view",
                 error,
             )
 
-    def _in_present_scopes(self, resolved: Resolved, place: Place) -> Resolved:
-        fresh = self._maker(place).in_present_scope
-        return Resolved(
-            tuple((each, tuple(map(fresh, claims))) for each, claims in resolved.shared),
-            tuple(map(fresh, resolved.own)),
-            resolved.metas,
-        )
 
-
-def _all(resolved: Resolved) -> list[Claim]:
-    return [*resolved.own, *(claim for _, claims in resolved.shared for claim in claims)]
+def _fixed_cost(runtime: RuntimeLimit, limit: CoreLimit) -> int | None:
+    """A cost that is no function; ``None`` if it is one, or invalid: then each charge raises."""
+    if callable(runtime.cost):
+        return None
+    try:
+        cost = cost_in_units(runtime.cost, limit, runtime)
+    except ValueError:
+        return None
+    return cost if isinstance(cost, int) else None
 
 
 def _question(definition: Limit) -> Callable[[], Any] | None:
-    """What to ask for the definition at every request; None where it is static."""
+    """What to ask for the definition at every request; None if nothing."""
     plan_loader: Callable[[], Any] | None = getattr(definition, "plan_loader", None)
     if plan_loader is not None:
         return plan_loader
     asked = (definition.limit_provider, *_meta_providers(definition))
-    return partial(_stated, definition) if any(map(callable, asked)) else None
+    return partial(_strings, definition) if any(map(callable, asked)) else None
 
 
 def _meta_providers(definition: Limit) -> list[Any]:
@@ -279,15 +371,15 @@ def _meta_providers(definition: Limit) -> list[Any]:
     return [meta.limit_provider if isinstance(meta, MetaLimit) else meta for meta in metas]
 
 
-def _stated(definition: Limit) -> tuple[Any, ...]:
-    """The definition's own string, then what the callables of its meta limits say."""
+def _strings(definition: Limit) -> tuple[Any, ...]:
+    """The definition's own limit string, then those of its meta limits that are functions."""
     provider = definition.limit_provider
     own = provider() if callable(provider) else provider
     return (own, *[meta() for meta in _meta_providers(definition) if callable(meta)])
 
 
-def _expanded(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
-    """The runtime limits; for a definition that asks, those of what was answered."""
+def _runtime_limits(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
+    """The runtime limits of a definition, for the answer to its question if it has one."""
     if answer is None:
         return tuple(definition)
     text = answer[0]

@@ -1,23 +1,34 @@
-"""Responding: what the response of a limited request says, and what it changes."""
+"""What the response of a limited request says: refunds by its status, and rate limit headers.
+
+``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers-10) name every enforced
+limit; the ``X-RateLimit-*`` of Flask-Limiter show the one nearest to exhaustion. ``Retry-After`` is
+only sent with refusals.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import flask
-from flask.globals import request_ctx
 from flask_limiter import HeaderNames
-from werkzeug.exceptions import HTTPException
+from werkzeug.datastructures import Headers
+from werkzeug.http import http_date
 
-from ratelimit_ext.web import headers
-from ratelimit_ext.web.deciding import DecidingLimiter
-from ratelimit_ext.web.request_state import LimitedRequest
-from ratelimit_ext.web.resolver import EDGE
+from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.errors import ENDLESS_MS
+from ratelimit_ext.web.request_state import RequestState
 
-#: Headers that belong to the answer they came with, and not to one that replaces it.
-OF_ONE_ANSWER: Final = frozenset(
+#: A client should not wait longer in a retry loop, in milliseconds (docs/answers.md).
+LONGEST_RETRY_MS: Final = 60_000
+
+EXPOSED: Final = ("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry")
+
+#: Headers of a response that are not copied to the refusal that replaces it.
+OF_ONE_RESPONSE: Final = frozenset(
     [
         "allow",
         "content-disposition",
@@ -35,104 +46,107 @@ OF_ONE_ANSWER: Final = frozenset(
 )
 
 
-class RespondingLimiter(DecidingLimiter):
-    """Charges requests that reached no view, gives back, settles, and writes the headers."""
+@dataclass(frozen=True, slots=True)
+class ResponseWriter:
+    """Finishes responses, for one extension. ``names`` are those of Flask-Limiter's headers."""
 
-    def _take_over_response_hook(self, app: flask.Flask) -> None:
-        """The stock header hook is a partial over a function of the base class: no override can
-        reach it, and it would tell the stock's story."""
-        hooks = app.after_request_funcs[None]
-        hooks[:] = [
-            hook
-            for hook in hooks
-            if not (isinstance(hook, partial) and hook.args and hook.args[0] is self)
-        ]
-        app.after_request(self._finish)
+    names: Mapping[HeaderNames, str]
+    headers_enabled: bool
+    retry_after_as_date: bool
+    swallow_errors: bool
+    logger: logging.Logger
 
-    def _finish(self, response: flask.Response) -> flask.Response:
-        """Charge a request that reached no view, give back, write headers. Runs at most once."""
-        state = self.context
-        if state.finished or not (self.enabled and self.initialized):
-            return response
-        state.finished = True
-        if state.charged is None and not _is_refused(response):
-            response = self._decide_late(state, response)
-        if _is_refused(response):
-            for each in _states():
+    def finish(
+        self, response: flask.Response, state: RequestState, others: Iterable[RequestState]
+    ) -> None:
+        """Refund what the response does not cost, and write the headers. ``others`` are the
+        states of all extensions: a denial by one of them refunds what the others took."""
+        if any(each.is_refused(response) for each in others):
+            for each in others:
                 each.refuse()
         if state.conditional:
-            self._judge(state, response)
-        if self._headers_enabled:
+            self._refund(state, response)
+        headers = response.headers
+        if self.headers_enabled:
             state.bring_to_present()
-            headers.write_limits(response.headers, state, self._header_mapping)
+            self._write_limits(headers, state)
         if state.retry_ms is not None and response.status_code in (429, 503):
-            headers.write_refusal(
-                response.headers,
-                state.retry_ms,
-                budget=any(e.spent_budget for e in state.entries),
-                name=self._header_mapping[HeaderNames.RETRY_AFTER],
-                as_date=self._retry_after == "http-date",
-            )
+            self._write_refusal(headers, state, state.retry_ms)
         if state.reservation is not None:
             state.outlast(response)
-        if state.entries:
-            headers.expose(response.headers, self._header_mapping)
-        return response
+        if state.records and "Access-Control-Allow-Origin" in headers:
+            # Lets scripts of other origins read them.
+            own = ", ".join([*EXPOSED, *self.names.values()])
+            exposed = headers.get("Access-Control-Expose-Headers")
+            headers["Access-Control-Expose-Headers"] = f"{exposed}, {own}" if exposed else own
 
-    def _decide_late(self, state: LimitedRequest, response: flask.Response) -> flask.Response:
-        """A request that was answered before its view is charged to the edge limits.
-
-        Raising here would be a 500: the refusal is made into a response, with the headers that
-        others have set on the first one.
-        """
-        endpoint = self.identify_request()
-        if self._exempt(state, endpoint):
-            return response
-        place = self._place(endpoint, EDGE)
-        try:
-            self._decide(state, place, lambda: self._resolver.resolve(place), lenient=True)
-        except HTTPException as refusal:
-            state.refusal = True
-            app = flask.current_app
-            refused = app.make_response(app.handle_http_exception(refusal))
-            refused.call_on_close(response.close)
-            own = OF_ONE_ANSWER.union(name.lower() for name, _ in refused.headers)
-            refused.headers.extend(
-                [(name, value) for name, value in response.headers if name.lower() not in own]
-            )
-            return refused
-        return response
-
-    def _judge(self, state: LimitedRequest, response: flask.Response) -> None:
-        """Refund what ``deduct_when`` does not deduct.
-
-        An engine that cannot refund has only looked, and takes now what is deducted.
-        """
+    def _refund(self, state: RequestState, response: flask.Response) -> None:
+        """Refund what ``deduct_when`` does not deduct. An engine that cannot refund has only
+        looked, and is charged now."""
         conditional, state.conditional = state.conditional, []
         refunds, late = [], []
         try:
-            for entry in conditional:
-                deducted = cast(Any, entry.claim.runtime.deduct_when)(response)
-                if entry.admission.engine.gives_back:
-                    refunds += [] if deducted else [entry]
+            for record in conditional:
+                deducted = cast(Any, record.bound.runtime.deduct_when)(response)
+                if record.engine.gives_back:
+                    refunds += [] if deducted else [record]
                 elif deducted:
-                    late.append(entry)
+                    late.append(record)
         except Exception:
-            if not self._swallow_errors:
+            if not self.swallow_errors:
                 raise
             self.logger.exception("Failed to deduct rate limit. Swallowing error")
         reservation = state.reserved()
-        changed = [(entry, entry.cost) for entry in reservation.give_back(refunds)]
+        changed = [(record, record.cost) for record in reservation.give_back(refunds)]
         reservation.charge_late(late)
-        state.add_to_remaining(changed + [(entry, -entry.cost) for entry in late])
+        state.add_to_remaining(changed + [(record, -record.cost) for record in late])
+
+    def _write_limits(self, headers: Headers, state: RequestState) -> None:
+        nearest = state.nearest()
+        if nearest is None:
+            return
+        headers.add("RateLimit-Policy", ", ".join([r.bound.policy for r in state.records]))
+        headers.add("RateLimit", ", ".join([_item(record) for record in state.records]))
+        limit = nearest.bound.limit
+        headers.add(self.names[HeaderNames.LIMIT], str(limit.outside(limit.capacity)))
+        headers.add(
+            self.names[HeaderNames.REMAINING], str(limit.outside(nearest.verdict.remaining))
+        )
+        # Flask-Limiter's rounding: the first whole second at which the limit is surely reset.
+        headers.add(self.names[HeaderNames.RESET], str(int(nearest.reset_at + 1)))
+
+    def _write_refusal(self, headers: Headers, state: RequestState, wait_ms: int) -> None:
+        """The wait in whole seconds rounded up, and in milliseconds."""
+        headers["Cache-Control"] = "no-store"
+        if wait_ms <= ENDLESS_MS:
+            seconds = max(1, -(-wait_ms // 1000))
+            headers[self.names[HeaderNames.RETRY_AFTER]] = (
+                http_date(time.time() + seconds) if self.retry_after_as_date else str(seconds)
+            )
+            headers["retry-after-ms"] = str(max(1, wait_ms))
+        is_budget = any(
+            not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records
+        )
+        if is_budget or wait_ms > LONGEST_RETRY_MS:
+            # SDKs would sleep that long, or retry at once: have them raise the error instead.
+            headers["x-should-retry"] = "false"
 
 
-def _states() -> Iterable[LimitedRequest]:
-    """What each extension of the application remembers of the present request."""
-    states: Iterable[LimitedRequest] = cast(Any, request_ctx)._ratelimit_ext.values()
-    return states
+def replaced(response: flask.Response, refusal: flask.Response) -> flask.Response:
+    """The refusal in place of a response, with the headers that others have set on that."""
+    refusal.call_on_close(response.close)
+    own = OF_ONE_RESPONSE.union(name.lower() for name, _ in refusal.headers)
+    refusal.headers.extend(
+        [(name, value) for name, value in response.headers if name.lower() not in own]
+    )
+    return refusal
 
 
-def _is_refused(response: flask.Response) -> bool:
-    """Whether the response is a denial, of whichever extension."""
-    return any(state.is_refused(response) for state in _states())
+def _item(record: ChargeRecord) -> str:
+    """One item of ``RateLimit``. ``t`` is not later than the wait of a limit that denied."""
+    verdict = record.verdict
+    reset_us = verdict.reset_after_us
+    if not verdict.allowed and verdict.retry_after_us is not None:
+        reset_us = min(reset_us, verdict.retry_after_us)
+    t = -(-reset_us // 1_000_000)
+    return f"{record.bound.header};r={verdict.remaining};t={t}"

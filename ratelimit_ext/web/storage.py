@@ -1,85 +1,153 @@
-"""Storing: which engine decides, the storage's or the fallback's, and when that changes."""
+"""Which engine decides: the storage's, or the in-memory fallback's while the storage is down.
+
+The strategies are also registered in ``limits.strategies.STRATEGIES``, for plain `limits` code and
+a plain ``flask_limiter.Limiter``, on the storages of `limits`.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Final, cast
+from weakref import WeakKeyDictionary
 
-import flask_limiter
 from flask_limiter.constants import MAX_BACKEND_CHECKS
 from limits import RateLimitItem
-from limits.strategies import RateLimiter
+from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
+from limits.strategies import STRATEGIES
 
+from ratelimit_ext.core.key import escaped
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.denials import RememberingEngine
+from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.bucket_limiter import ScopedLimiter
-from ratelimit_ext.web.foreign import ForeignEngine
-from ratelimit_ext.web.limits_adapter import limit_of
-from ratelimit_ext.web.storages import storage_prefix
+from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
+
+#: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
+OWN_BUCKETS: Final = "ratelimit_ext"
+
+NOT_INITIALISED: Final = "the extension has not been initialised with an app"
+
+_engines: WeakKeyDictionary[Storage, Engine] = WeakKeyDictionary()
 
 
-class StoringLimiter(flask_limiter.Limiter):
-    """Flask-Limiter's extension, with engines of ours over its storages."""
+def engine_for(storage: Storage) -> Engine:
+    """The engine over the storage; the same one at every call."""
+    engine = _engines.get(storage)
+    if engine is None:
+        engine = _engines[storage] = _new_engine(storage)
+    return engine
 
-    def __init__(self, key_func: Callable[[], str], **options: Any) -> None:
-        self._engine: Engine | None = None
-        self._fallback_engine: Engine | None = None
-        self._adapters: dict[int, ScopedLimiter] = {}
-        self._recovery_checks = 0
-        self._last_recovery_check = time.time()
-        super().__init__(key_func, **options)
+
+def _new_engine(storage: Storage) -> Engine:
+    if isinstance(storage, MemoryStorage):
+        held = cast(dict[str, Any], storage.storage)
+        return MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
+    if isinstance(storage, RedisStorage) and not isinstance(storage, RedisClusterStorage):
+        redis = RedisEngine(storage.get_connection(), storage.base_exceptions)
+        return RememberingEngine(redis)
+    return LimitsEngine(storage)
+
+
+def storage_prefix(storage: Storage) -> str:
+    """What every name in the storage begins with."""
+    return str(getattr(storage, "key_prefix", "LIMITS"))
+
+
+class Engines:
+    """The engines of a storage and of its fallback. Without a storage (the extension has no
+    application yet, or is disabled) only their absence can be asked for."""
+
+    def __init__(
+        self, storage: Storage | None, fallback: Storage | None, *, logger: logging.Logger
+    ) -> None:
+        self._storage = storage
+        self._fallback_storage = fallback
+        self._logger = logger
+        self._primary = None if storage is None else engine_for(storage)
+        self._fallback = None if fallback is None else engine_for(fallback)
+        self._strategy_objects: dict[int, ScopedLimiter] = {}
+        #: Whether the storage is down. Only with a fallback is another engine used then.
+        self.is_down = False
+        self._checks = 0
+        self._last_check = time.time()
 
     @property
-    def engine(self) -> Engine:
-        """What decides now: the storage's engine, or the fallback's while the storage is away."""
-        if self._storage_dead and self._fallback_engine is not None:
-            return self._fallback_engine
-        assert self._engine is not None, "the extension has not been initialised with an app"
-        return self._engine
+    def current(self) -> Engine:
+        """The engine that decides now."""
+        engine = (self.is_down and self._fallback) or self._primary
+        assert engine is not None, NOT_INITIALISED
+        return engine
 
     @property
-    def _shared_engine(self) -> Engine:
-        """The storage's, also while it is away: for what means nothing in one worker's memory."""
-        assert self._engine is not None, "the extension has not been initialised with an app"
-        return self._engine
+    def primary(self) -> Engine:
+        """The storage's engine, also while it is down: for what all workers have to see."""
+        assert self._primary is not None, NOT_INITIALISED
+        return self._primary
 
-    def check_storage(self, item: RateLimitItem) -> None:
-        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
-        if isinstance(self._engine, ForeignEngine) and self._strategy:
-            self._engine.supports(limit_of(item, self._strategy))
+    def check(self, limit: Limit) -> None:
+        """Raise ``ConfigurationError`` if the storage cannot carry out the limit."""
+        if isinstance(self._primary, LimitsEngine):
+            self._primary.supports(limit)
 
-    @property
-    def limiter(self) -> RateLimiter:
-        """Flask-Limiter's strategy object, over our buckets."""
-        engine = self.engine
-        adapter = self._adapters.get(id(engine))
-        if adapter is None:
-            storage = self.storage if engine is self._engine else self._fallback_storage
-            adapter = self._adapters[id(engine)] = ScopedLimiter(storage, engine, self._naming)
-        return adapter
+    def strategy_object(self, naming: Naming) -> ScopedLimiter:
+        """Flask-Limiter's strategy object; the same one as long as the engine is."""
+        engine = self.current
+        storage = self._storage if engine is self._primary else self._fallback_storage
+        assert storage is not None
+        return self._strategy_objects.setdefault(id(engine), ScopedLimiter(storage, engine, naming))
 
-    @property
-    def _naming(self) -> Naming:
-        assert self._strategy
-        return Naming(storage_prefix(self.storage), self._key_prefix, self._strategy)
-
-    def _falls_back(self, engine: Engine) -> bool:
-        """The engine has failed: whether another one decides from now on."""
-        if engine is not self._engine or self._fallback_engine is None:
+    def fall_back(self, failed: Engine) -> bool:
+        """Use the fallback after an engine has failed; False if there is none left."""
+        if failed is not self._primary or self._fallback is None:
             return False
-        self.logger.warning("Rate limit storage unreachable - falling back to in-memory storage")
-        self._storage_dead = True
+        self._logger.warning("Rate limit storage unreachable - falling back to in-memory storage")
+        self.is_down = True
         return True
 
-    def _look_for_recovery(self) -> None:
-        """Ask the storage whether it is back, after 1, 2, 4, … 32 seconds."""
-        if self._recovery_checks > MAX_BACKEND_CHECKS:
-            self._recovery_checks = 0
-        if time.time() - self._last_recovery_check > 2**self._recovery_checks:
-            self._last_recovery_check = time.time()
-            self._recovery_checks += 1
-            if self.storage.check():
-                self.logger.info("Rate limit storage recovered")
-                self._storage_dead = False
-                self._recovery_checks = 0
+    def look_for_recovery(self) -> None:
+        """Check the storage after 1, 2, 4, … 32 seconds, and return to it if it answers."""
+        if self._checks > MAX_BACKEND_CHECKS:
+            self._checks = 0
+        if time.time() - self._last_check > 2**self._checks:
+            self._last_check = time.time()
+            self._checks += 1
+            if self._storage is not None and self._storage.check():
+                self._logger.info("Rate limit storage recovered")
+                self.is_down = False
+                self._checks = 0
+
+
+class RegisteredLimiter(BucketLimiter):
+    """One strategy for all items, as the strategies of `limits` are."""
+
+    STRATEGY: ClassVar[str]
+
+    def __init__(self, storage: Storage) -> None:
+        naming = Naming(storage_prefix(storage), "", self.STRATEGY)
+        super().__init__(storage, engine_for(storage), naming)
+
+    def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
+        identity = "/".join(escaped(str(part)).replace("/", "%2F") for part in identifiers)
+        return f"{self.naming.prefix(limit, item.namespace)}{{{identity}}}"
+
+
+class TokenBucketRateLimiter(RegisteredLimiter):
+    """See :mod:`ratelimit_ext.strategies.token_bucket`."""
+
+    STRATEGY = "token-bucket"
+
+
+class SlidingWindowRateLimiter(RegisteredLimiter):
+    """See :mod:`ratelimit_ext.strategies.sliding_window`."""
+
+    STRATEGY = "sliding-window"
+
+
+def register() -> None:
+    """Add the strategies whose names are not taken."""
+    strategies = cast(dict[str, Any], STRATEGIES)
+    for strategy in (TokenBucketRateLimiter, SlidingWindowRateLimiter):
+        strategies.setdefault(strategy.STRATEGY, strategy)

@@ -96,8 +96,8 @@ def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
     """What looks for names or deletes by pattern is for the commands alone."""
     limiter: Limiter = services_of(make("chatapp")).limiter
     with pytest.raises(Exception, match="scan"):
-        limiter._shared_engine.reset("LIMITS:")
+        limiter._engines.primary.reset("LIMITS:")
     assert [each for _, each in refused(admin)] == ["scan"]
     operator: Limiter = services_of(make("chatapp-operator")).limiter
-    operator._shared_engine.reset("LIMITS:")
+    operator._engines.primary.reset("LIMITS:")
     assert refused(admin) == []

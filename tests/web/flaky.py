@@ -34,8 +34,8 @@ class FlakyEngine:
 
 def make_flaky(limiter: Limiter) -> tuple[FlakyEngine, SettlementQueue]:
     """A flaky engine for the extension, and a queue of its own that starts no thread."""
-    engine = FlakyEngine(limiter._engine)
+    engine = FlakyEngine(limiter._engines.primary)
     queue = SettlementQueue(in_background=False)
-    limiter._engine = engine
+    limiter._engines._primary = engine
     limiter._settlements = queue
     return engine, queue

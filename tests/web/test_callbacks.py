@@ -19,7 +19,7 @@ def test_an_estimator_for_a_unit_that_is_none(unit: str) -> None:
     allowed = "'requests', 'tokens', 'input_tokens', 'output_tokens', 'usd'"
     with pytest.raises(ConfigurationError, match=f"unit '{unit}'; allowed: {allowed}"):
         limiter.estimator(unit)
-    assert not limiter.estimators
+    assert not limiter._callbacks.estimators
 
 
 def test_a_misspelt_unit_is_put_right() -> None:
@@ -57,7 +57,7 @@ def test_a_limit_that_nobody_estimates_is_told_once(
 ) -> None:
     """A dollar a call is seldom meant."""
     (told,) = warnings_of(make, caplog, text, **words)
-    assert f"each takes 1 of {unit}" in told
+    assert f"each call costs 1 {unit}" in told
     assert f"@limiter.estimator('{unit}')" in told
 
 

@@ -9,7 +9,7 @@ from flask import Flask, request
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext import RateLimitExceeded
-from ratelimit_ext.web.refusal_body import waiting
+from ratelimit_ext.web.errors import try_again
 from tests.web.conftest import Clock, Maker
 
 PROBLEM = "application/problem+json"
@@ -113,7 +113,7 @@ def test_the_wait_in_the_body_is_the_one_of_the_headers(make: Maker, clock: Cloc
 )
 def test_a_wait_is_said_as_people_say_it(wait_ms: int, sentence: str) -> None:
     """Seconds, then minutes, then hours; rounded up, so that nobody comes too early."""
-    assert waiting(wait_ms) == sentence
+    assert try_again(wait_ms) == sentence
 
 
 def counted(app: Flask, **headers: str) -> Any:

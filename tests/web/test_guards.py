@@ -10,10 +10,11 @@ import flask
 import pytest
 import redis
 from flask_limiter.util import get_qualified_name
+from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext import MetaLimit, Reservation, StorageUnavailable
+from ratelimit_ext import DecideAgain, MetaLimit, Reservation, StorageUnavailable
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.web.cause import REASONS
+from ratelimit_ext.web.errors import REASONS
 from tests import servers
 from tests.web.conftest import Clock, Maker
 
@@ -130,7 +131,7 @@ def test_mistakes_are_told(make: Maker) -> None:
     block = guarded.limiter.block
     with guarded.app.app_context():
         assert guarded.limiter.blocks() == ["guard"]
-        with pytest.raises(ValueError, match=r"called 'gard'; there are: 'guard'"):
+        with pytest.raises(ValueError, match=r"named 'gard'; known names: 'guard'"):
             block("gard", "ada")
         with pytest.raises(ValueError, match=f"'bored'; allowed: '{REASONS[0]}'"):
             block("guard", "ada", reason="bored")  # type: ignore[arg-type]
@@ -361,7 +362,7 @@ def test_another_attempt_outlives_the_storage(make: Maker, monkeypatch: pytest.M
         def away(*_: object, **__: object) -> None:
             raise StorageUnavailable("gone")
 
-        monkeypatch.setattr(guarded.limiter.engine, "admit", away)
+        monkeypatch.setattr(guarded.limiter._engines.current, "admit", away)
         waits.append(guarded.limiter.admit_again("guard"))
         monkeypatch.undo()
 
@@ -392,15 +393,17 @@ def test_another_attempt_may_be_anothers(make: Maker) -> None:
     assert client.get("/").status_code == 429
 
 
-def test_a_second_choice_is_decided_in_its_place(make: Maker, uri: str) -> None:
-    """A model that cools down, another that does not: the request passes, and is charged once."""
+def test_a_refused_request_can_be_rerouted(make: Maker, uri: str) -> None:
+    """A refusal handler changes an overloaded request and decides it again: if it is admitted, it
+    is charged once."""
     app, limiter = make(storage_uri=uri, application_limits=["10/day"])
 
-    @limiter.second_choice
-    def other() -> bool:
-        changed = "model" not in flask.g
+    @limiter.refusal_handler
+    def reroute(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+        if refusal.code != 503:
+            return refusal
         flask.g.model = "small"
-        return changed
+        return decide_again()
 
     @app.get("/")
     @limiter.limit("unless blocked", name="guard", key_func=lambda: flask.g.get("model", "big"))
@@ -423,7 +426,7 @@ def test_a_second_choice_is_decided_in_its_place(make: Maker, uri: str) -> None:
 
 
 def test_a_report_is_of_the_attempt_that_brought_it(make: Maker) -> None:
-    """What the first model's provider said of its quota is not held against its second choice."""
+    """What the first model's provider said of its quota is not held against its fallback."""
     app, limiter = make()
 
     def model() -> str:
@@ -470,7 +473,7 @@ def test_who_is_stopped_for_abnormal_usage_is_told_of_that(make: Maker, message:
     guarded = Guarded(make, "memory://", "unless blocked", error_message=message)
     guarded.app.register_error_handler(429, lambda error: told.append(error.description) or error)
     guarded.block(for_s=300, reason="abnormal-usage")
-    sentence = "This caller uses far more than it usually does, and is stopped for now."
+    sentence = "Stopped for abnormal usage."
     assert guarded.get().json["error"] == f"{sentence} Try again in 5 minutes."
     assert told == [sentence]
 
@@ -511,10 +514,44 @@ def test_an_overload_counts_towards_no_ban(make: Maker, uri: str) -> None:
     assert banned.status_code == 429
 
 
-def test_a_second_choice_is_counted_once_in_shadow(make: Maker, uri: str) -> None:
-    """The request was decided twice, and is one."""
+def test_the_handlers_refusal_is_the_one_that_is_answered(make: Maker) -> None:
+    """With its body, its wait and its headers; without a second decision it may not admit."""
+    app, limiter = make()
+    answers: list[str] = []
+
+    @limiter.refusal_handler
+    def reroute(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+        if not answers:
+            return None
+        flask.g.model = "small"
+        second = decide_again()
+        return refusal if answers.pop() == "first" else second
+
+    @app.get("/")
+    @limiter.limit("unless blocked", name="guard", key_func=lambda: flask.g.get("model", "big"))
+    def view() -> str:
+        return "ok"
+
+    with app.app_context():
+        limiter.block("guard", "big", for_s=600, reason="overloaded")
+        limiter.block("guard", "small", for_s=300, reason="closed")
+    client = app.test_client()
+    assert client.get("/").json["code"] == "server_is_overloaded"
+    answers[:] = ["second", "first"]
+    for code, wait in (("server_is_overloaded", "600"), ("switched_off", "300")):
+        refused = client.get("/")
+        assert (refused.json["code"], refused.headers["Retry-After"]) == (code, wait)
+
+
+def test_a_rerouted_request_is_counted_once_in_shadow(make: Maker, uri: str) -> None:
+    """It was decided twice, and is one request."""
     app, limiter = make(storage_uri=uri)
-    limiter.second_choice(lambda: flask.g.setdefault("model", "small") == "small")
+
+    @limiter.refusal_handler
+    def reroute(_: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+        flask.g.model = "small"
+        return decide_again()
+
     model = lambda: flask.g.get("model", "big")  # noqa: E731 - a key function
 
     @app.get("/")
@@ -728,10 +765,8 @@ def test_a_block_counts_nothing(make: Maker) -> None:
 def test_one_function_may_estimate_in_two_units(make: Maker) -> None:
     """Five of each: five dollars are no five micro-dollars."""
     app, limiter = make()
-    for unit in ("tokens", "usd"):
-        limiter.estimator(unit)(lambda: 5)
-    estimate = limiter.estimators["tokens", ""]
-    limiter.estimators["usd", ""] = estimate
+    estimate = limiter.estimator("tokens")(lambda: 5)
+    limiter.estimator("usd")(estimate)
 
     @app.get("/")
     @limiter.limit("100/day", unit="tokens", name="tokens")

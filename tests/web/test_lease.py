@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ratelimit_ext import ConfigurationError
-from ratelimit_ext.web.lease import DEFAULT_LEASE_S, LEASE, lease_s
+from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, LEASE, lease_s
 from tests.web.conftest import Maker
 
 

@@ -15,8 +15,8 @@ from limits.storage import MemcachedStorage, Storage
 from ratelimit_ext import ConfigurationError, Limit, Limiter, MetaLimit
 from ratelimit_ext.core import limit
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.web.foreign import ForeignEngine
-from ratelimit_ext.web.storages import engine_for
+from ratelimit_ext.web.limits_adapter import LimitsEngine
+from ratelimit_ext.web.storage import engine_for
 from tests.servers import eventually
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, asked_key
@@ -87,7 +87,7 @@ A, B = ":fw:60:scope:a:{someone}", ":fw:60:scope:b:{someone}"
 def test_a_lost_race_leaves_no_other_limit_charged() -> None:
     """What was taken of the first limit goes back, and the second counts its own calls alone."""
     storage = ContestedCounters()
-    engine = ForeignEngine(storage)
+    engine = LimitsEngine(storage)
     shadow = Charge(fixed(9, "shadow"), A.replace("a:{", "s:{"), 1)
     storage.rivals = {":b:": 3}
     decision = engine.admit([Charge(fixed(5), A, 2), shadow, Charge(fixed(3), B, 1)])
@@ -110,7 +110,7 @@ def test_what_goes_back_credits_no_other_window() -> None:
 
     storage.counts = Ending()
     storage.rivals = {":b:": 3}
-    engine = ForeignEngine(storage)
+    engine = LimitsEngine(storage)
     assert not engine.admit([Charge(fixed(5), A, 2), Charge(fixed(3), B, 1)]).admitted
     assert storage.counts[A] == 0
 
@@ -120,7 +120,7 @@ def test_a_shadow_that_loses_a_race_denies_nothing() -> None:
     storage = ContestedCounters()
     storage.rivals = {":b:": 3}
     shadow = Charge(fixed(3, "shadow"), B, 1)
-    decision = ForeignEngine(storage).admit([Charge(fixed(5), A, 2), shadow])
+    decision = LimitsEngine(storage).admit([Charge(fixed(5), A, 2), shadow])
     assert decision.admitted
     assert (storage.counts[A], storage.counts[B]) == (2, 3)
 
@@ -128,7 +128,7 @@ def test_a_shadow_that_loses_a_race_denies_nothing() -> None:
 def test_equal_charges_are_one_there_too() -> None:
     """Two of 2 on a bucket that has 3 left are 4, and deny."""
     storage = Counters()
-    engine = ForeignEngine(storage)
+    engine = LimitsEngine(storage)
     charge = Charge(fixed(3), A, 2)
     assert not engine.admit([charge, charge]).admitted
     assert storage.counts == {}
@@ -154,7 +154,7 @@ def test_what_cannot_be_given_back_is_taken_last() -> None:
     storage.rivals = {":b:": 3}
     moving = limit.Limit(5, 60_000_000, "sliding-window")
     charges = [Charge(moving, ":sw:60:scope:a:{someone}", 2), Charge(fixed(3), B, 1)]
-    assert not ForeignEngine(storage).admit(charges).admitted
+    assert not LimitsEngine(storage).admit(charges).admitted
     assert storage.entries == 0
 
 
@@ -180,7 +180,7 @@ def memcached() -> Iterator[MemcachedStorage]:
 
 def test_memcached_gives_back_by_decrements(memcached: MemcachedStorage) -> None:
     """It refuses a negative increment, and a decrement stops at 0 and makes no counter."""
-    engine = ForeignEngine(memcached)
+    engine = LimitsEngine(memcached)
     first, second = Charge(fixed(5), "k:fw:60:scope:a:{one}", 2), Charge(fixed(3), "b", 1)
     assert engine.admit([first]).admitted
     engine._give_back(first)

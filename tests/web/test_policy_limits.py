@@ -625,7 +625,7 @@ def test_a_request_that_is_too_large_names_the_limit(tmp_path: Path) -> None:
     }
     app, _, _ = on_plans(config)
     app.register_error_handler(
-        RequestTooLarge, lambda error: ({"policy": error.claim.limit.name}, 413)
+        RequestTooLarge, lambda error: ({"policy": error.bound_limit.limit.name}, 413)
     )
     response = app.test_client().get("/chat/one")
     assert (response.status_code, response.json) == (413, {"policy": "dear"})
@@ -752,6 +752,6 @@ def test_a_limit_that_the_storage_does_not_support_stops_the_start(
     def refuse(limiter: Limiter, item: object) -> None:
         raise ConfigurationError(f"{item} is not supported")
 
-    monkeypatch.setattr(Limiter, "check_storage", refuse)
+    monkeypatch.setattr(Limiter, "_check_item", refuse)
     with pytest.raises(ConfigurationError, match="3 per 1 hour is not supported"):
         make(config=policy(tmp_path, GROUP))

@@ -480,15 +480,15 @@ def test_refunds_go_to_the_engine_that_took_the_charge(uri: str, status: int) ->
     @limiter.limit("1000/day", unit="tokens", name="tokens")
     @limiter.limit("2 in flight", name="slots")
     def view() -> tuple[str, int]:
-        limiter._storage_dead = True
+        limiter._engines.is_down = True
         limiter.settle(tokens=10)
         return "ok", status
 
-    fallback = limiter._fallback_engine
+    fallback = limiter._engines._fallback
     assert isinstance(fallback, MemoryEngine)
     assert app.test_client().get("/").status_code == status
     assert fallback._buckets()._states == {}
-    limiter._storage_dead = False
+    limiter._engines.is_down = False
     with app.test_request_context("/"):
         left = {
             limit.verdict.charge.limit.name: limit.verdict.remaining
@@ -504,7 +504,7 @@ def test_a_request_of_two_engines_settles_each(uri: str) -> None:
     @app.get("/")
     @limiter.limit("1000/day", unit="tokens", name="tokens")
     def view() -> str:
-        limiter._storage_dead = True
+        limiter._engines.is_down = True
         helper()
         limiter.settle(tokens=10)
         return "ok"
@@ -514,6 +514,6 @@ def test_a_request_of_two_engines_settles_each(uri: str) -> None:
         """Only the fallback's limits hold here."""
 
     app.test_client().get("/")
-    limiter._storage_dead = False
+    limiter._engines.is_down = False
     with app.test_request_context("/"):
         assert [limit.remaining for limit in limiter.peek("view")] == [990]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import request
 
-from ratelimit_ext.web.resolver import MOST_PLACES
+from ratelimit_ext.web.resolver import MOST_ROUTES
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
 
@@ -21,9 +21,9 @@ def test_methods_and_paths_that_clients_invent_take_no_room(make: Maker) -> None
     )
     app.get("/")(root)
     client = app.test_client()
-    for number in range(MOST_PLACES + 20):
+    for number in range(MOST_ROUTES + 20):
         client.open(f"/{number}", method=f"M{number}")
-    assert len(limiter._resolver._prepared) <= MOST_PLACES
+    assert len(limiter._resolver._routes) <= MOST_ROUTES
 
 
 def test_a_limit_that_is_added_later_applies(make: Maker) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import gc
 import weakref
 
+import flask_limiter
+import pytest
 import redis
 from flask import Flask
-from limits import parse
-from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import STRATEGIES, FixedWindowRateLimiter
+from limits import RateLimitItemPerMinute, parse
+from limits.storage import MemoryStorage, RedisStorage, Storage
+from limits.strategies import STRATEGIES, FixedWindowRateLimiter, RateLimiter
 
 from ratelimit_ext import Limiter
-from ratelimit_ext.web.storages import engine_for
+from ratelimit_ext.web.storage import engine_for
 from tests import servers
 from tests.web.calls import statuses
-from tests.web.conftest import asked_key
+from tests.web.conftest import Clock, asked_key
 
 
 def test_a_storage_has_one_engine() -> None:
@@ -85,3 +87,111 @@ def test_a_storages_own_prefix_begins_every_name(
     assert {key.split(b":")[0] for key in redis_client.scan_iter()} == {b"one", b"two"}
     limiter.reset()
     assert {key.split(b":")[0] for key in redis_client.scan_iter()} == {b"one"}
+
+
+# -- strategies registered with limits -------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "redis", "unix", "wrapped"])
+def storage(
+    request: pytest.FixtureRequest, redis_server: servers.Server, redis_client: redis.Redis
+) -> Storage:
+    """A stock storage of each kind."""
+    return {
+        "memory": MemoryStorage,
+        "redis": lambda: RedisStorage(redis_server.uri),
+        "unix": lambda: RedisStorage(redis_server.unix_uri),
+        "wrapped": lambda: RedisStorage(redis_server.uri, wrap_exceptions=True),
+    }[request.param]()
+
+
+@pytest.mark.parametrize("name", ["token-bucket", "sliding-window"])
+def test_plain_limits_code_can_use_the_strategies(name: str, storage: Storage) -> None:
+    """`hit`, `test`, `get_window_stats` and `clear`, with costs and any number of identifiers."""
+    strategy: RateLimiter = STRATEGIES[name](storage)
+    item = parse("5/hour")
+    assert strategy.hit(item, "chat", "ada")
+    assert strategy.hit(item, "chat", "ada", cost=3)
+    assert strategy.test(item, "chat", "ada")
+    assert not strategy.test(item, "chat", "ada", cost=2)
+    assert not strategy.hit(item, "chat", "ada", cost=2)
+    assert strategy.get_window_stats(item, "chat", "ada").remaining == 1
+    assert strategy.get_window_stats(item, "chat", "eve").remaining == 5
+    assert strategy.hit(item)
+    strategy.clear(item, "chat", "ada")
+    assert strategy.get_window_stats(item, "chat", "ada").remaining == 5
+    assert strategy.get_window_stats(item).remaining == 4
+
+
+def test_reading_takes_nothing(storage: Storage) -> None:
+    """`test` and `get_window_stats` can be repeated."""
+    strategy = STRATEGIES["token-bucket"](storage)
+    item = parse("1/hour")
+    assert all(strategy.test(item, "ada") for _ in range(5))
+    assert strategy.get_window_stats(item, "ada").remaining == 1
+    assert strategy.hit(item, "ada")
+
+
+def test_a_registered_token_bucket_refills(clock: Clock) -> None:
+    """Evenly; `reset_time` is when it is full."""
+    strategy = STRATEGIES["token-bucket"](MemoryStorage())
+    item = RateLimitItemPerMinute(30)
+    assert sum(strategy.hit(item, "ada") for _ in range(40)) == 30
+    assert strategy.get_window_stats(item, "ada").reset_time == clock.now_s + 60
+    clock.forward(10)
+    assert sum(strategy.hit(item, "ada") for _ in range(40)) == 5
+
+
+def test_identifiers_do_not_collide(storage: Storage) -> None:
+    """`a/b` with `c` and `a` with `b/c` are different buckets."""
+    strategy = STRATEGIES["sliding-window"](storage)
+    item = parse("1/hour")
+    for identifiers in (("a/b", "c"), ("a", "b/c"), ("a", "b", "c"), ("a%2Fb", "c"), ("a}", "{b")):
+        assert strategy.hit(item, *identifiers), identifiers
+        assert not strategy.hit(item, *identifiers)
+
+
+@pytest.mark.parametrize("cost", [-1, "3", 1.5])
+def test_an_invalid_cost_is_an_error(cost: object) -> None:
+    """That names the limit."""
+    strategy = STRATEGIES["token-bucket"](MemoryStorage())
+    with pytest.raises(ValueError, match="'5 per 1 hour'"):
+        strategy.hit(parse("5/hour"), "ada", cost=cost)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["token-bucket", "sliding-window"])
+def test_a_plain_flask_limiter_can_use_the_strategies(
+    name: str, redis_server: servers.Server, redis_client: redis.Redis
+) -> None:
+    """With its `strategy` option and its own headers and storages."""
+    for uri in ("memory://", redis_server.uri):
+        app = Flask("example")
+        limiter = flask_limiter.Limiter(
+            lambda: "someone", app=app, strategy=name, storage_uri=uri, headers_enabled=True
+        )
+        app.get("/")(limiter.limit("2/hour")(lambda: "ok"))
+        client = app.test_client()
+        assert client.get("/").headers["X-RateLimit-Remaining"] == "1"
+        assert statuses(client, times=2) == [200, 429]
+
+
+def test_reset_of_a_plain_flask_limiter_drops_the_buckets(
+    redis_server: servers.Server, redis_client: redis.Redis
+) -> None:
+    """They are part of its storage."""
+    for uri in ("memory://", redis_server.uri):
+        app = Flask("example")
+        limiter = flask_limiter.Limiter(
+            lambda: "someone", app=app, strategy="token-bucket", storage_uri=uri
+        )
+        app.get("/")(limiter.limit("1/hour")(lambda: "ok"))
+        assert statuses(app, times=2) == [200, 429]
+        limiter.reset()
+        assert statuses(app) == [200]
+
+
+def test_the_stock_strategies_are_unchanged() -> None:
+    """A name that is taken is not replaced."""
+    assert STRATEGIES["fixed-window"].__module__ == "limits.strategies"
+    assert STRATEGIES["moving-window"].__module__ == "limits.strategies"
+    assert STRATEGIES["sliding-window-counter"].__module__ == "limits.strategies"

@@ -216,7 +216,7 @@ def test_without_a_policy_there_are_no_switches(make_app: AppMaker, uri: str) ->
         RATELIMIT_BLUEPRINTS={"chat": [{"limit": "unless blocked", "name": "mine"}]},
     )
     refused = run(app, "block", "all", status=1)
-    assert "called 'blocked-all'; there are: 'mine'" in refused.output
+    assert "named 'blocked-all'; known names: 'mine'" in refused.output
 
 
 def test_the_switches_work_with_any_policy(make_app: AppMaker, uri: str, tmp_path: Any) -> None:
