@@ -24,6 +24,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit_string import states_guard
+from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import Admission, AdmissionSettings
@@ -356,31 +357,7 @@ class Limiter(flask_limiter.Limiter):
 
         ``override_defaults`` is true except for guards.
         """
-        where = f"limit {limit_value!r}"
-        check_keywords(unknown, _LIMIT_KEYWORDS, where)
-        return self._defined(
-            where,
-            limit_provider=limit_value,
-            shared=False,
-            key_function=key_func,
-            per_method=per_method,
-            methods=methods,
-            error_message=error_message,
-            exempt_when=exempt_when,
-            override_defaults=override_defaults,
-            deduct_when=deduct_when,
-            on_breach=on_breach,
-            cost=cost,
-            scope=scope,
-            meta_limits=meta_limits,
-            strategy=strategy,
-            burst=burst,
-            unit=unit,
-            name=name,
-            mode=mode,
-            anchor=anchor,
-            timezone=timezone,
-        )
+        return self._defined(locals(), _LIMIT_KEYWORDS, shared=False)
 
     def shared_limit(  # noqa: PLR0913 - see limit
         self,
@@ -407,49 +384,23 @@ class Limiter(flask_limiter.Limiter):
         **unknown: Never,
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
-        where = f"limit {limit_value!r}"
-        check_keywords(unknown, _SHARED_LIMIT_KEYWORDS, where)
-        return self._defined(
-            where,
-            limit_provider=limit_value,
-            shared=True,
-            key_function=key_func,
-            per_method=per_method,
-            methods=methods,
-            error_message=error_message,
-            exempt_when=exempt_when,
-            override_defaults=override_defaults,
-            deduct_when=deduct_when,
-            on_breach=on_breach,
-            cost=cost,
-            scope=scope,
-            meta_limits=meta_limits,
-            strategy=strategy,
-            burst=burst,
-            unit=unit,
-            name=name,
-            mode=mode,
-            anchor=anchor,
-            timezone=timezone,
-        )
+        return self._defined(locals(), _SHARED_LIMIT_KEYWORDS, shared=True)
 
     def _defined(
-        self,
-        where: str,
-        *,
-        key_function: Callable[[], str] | None,
-        override_defaults: bool | None,
-        **options: Any,
+        self, arguments: dict[str, Any], keywords: tuple[str, ...], *, shared: bool
     ) -> RouteLimit:
-        check_functions({"key_func": key_function, **options}, where)
+        """The definition of the arguments of :meth:`limit` or :meth:`shared_limit`."""
+        where = f"limit {arguments['limit_value']!r}"
+        check_keywords(arguments["unknown"], keywords, where)
+        check_functions(arguments, where)
+        options = {word: arguments[word] for word in keywords}
+        text, overrides = options.pop("limit_value"), options.pop("override_defaults")
+        key_function = options.pop("key_func") or self._key_func
         definition = RouteLimit(
-            limiter=self, key_function=key_function or self._key_func, **options
+            limit_provider=text, limiter=self, key_function=key_function, shared=shared, **options
         )
-        definition.override_defaults = (
-            not states_guard(definition.limit_provider, definition)
-            if override_defaults is None
-            else override_defaults
-        )
+        is_guard = states_guard(text, definition)
+        definition.override_defaults = not is_guard if overrides is None else overrides
         definition.check(self._strategy)
         return definition
 
@@ -490,11 +441,25 @@ class Limiter(flask_limiter.Limiter):
         """
         return self.context.reserved()
 
-    def settle(self, **actual: Any) -> None:
-        """Note the actual cost of the current request: ``tokens=``, ``input_tokens=``,
-        ``output_tokens=``, ``usd=``. Every charge in such a unit is corrected when the response is
-        closed; without such charges nothing is sent."""
-        self.reservation.settle(**actual)
+    def settle(
+        self,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cached_input_tokens: int = 0,
+        usd: Dollars | None = None,
+    ) -> None:
+        """Note the actual cost of the current request; see :meth:`Reservation.settle`. Every
+        charge in such a unit is corrected when the response is closed; without such charges
+        nothing is sent."""
+        self.reservation.settle(
+            tokens=tokens,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_input_tokens=cached_input_tokens,
+            usd=usd,
+        )
 
     def cancel(self) -> None:
         """Note that the call of the current request failed without a cost: everything but the
