@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, Never, cast
+from typing import Any, Final, Never, TypeAlias, cast
 
 import flask
 import flask_limiter
@@ -54,6 +54,11 @@ from ratelimit_ext.web.response import ResponseWriter, replaced
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
 from ratelimit_ext.web.storage import Engines, storage_prefix
 
+#: A limit string, or a function that returns one.
+Text: TypeAlias = str | Callable[[], str]
+Deducts: TypeAlias = Callable[[flask.Response], bool]
+Breach: TypeAlias = Callable[[Any], flask.Response | None]
+
 
 @dataclass(frozen=True, slots=True)
 class CommandParts:
@@ -81,17 +86,15 @@ class Limiter(flask_limiter.Limiter):
         key_func: Callable[[], str],
         *,
         app: flask.Flask | None = None,
-        default_limits: list[str | Callable[[], str] | flask_limiter.Limit] | None = None,
+        default_limits: list[Text | flask_limiter.Limit] | None = None,
         default_limits_per_method: bool | None = None,
         default_limits_exempt_when: Callable[[], bool] | None = None,
-        default_limits_deduct_when: Callable[[flask.Response], bool] | None = None,
+        default_limits_deduct_when: Deducts | None = None,
         default_limits_cost: int | Callable[[], int] | None = None,
-        application_limits: (
-            list[str | Callable[[], str] | flask_limiter.ApplicationLimit] | None
-        ) = None,
+        application_limits: list[Text | flask_limiter.ApplicationLimit] | None = None,
         application_limits_per_method: bool | None = None,
         application_limits_exempt_when: Callable[[], bool] | None = None,
-        application_limits_deduct_when: Callable[[flask.Response], bool] | None = None,
+        application_limits_deduct_when: Deducts | None = None,
         application_limits_cost: int | Callable[[], int] | None = None,
         headers_enabled: bool | None = None,
         header_name_mapping: dict[HeaderNames, str] | None = None,
@@ -100,10 +103,10 @@ class Limiter(flask_limiter.Limiter):
         storage_options: dict[str, str | int] | None = None,
         swallow_errors: bool | None = None,
         fail_on_first_breach: bool | None = None,
-        on_breach: Callable[[Any], flask.Response | None] | None = None,
-        meta_limits: list[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
-        on_meta_breach: Callable[[Any], flask.Response | None] | None = None,
-        in_memory_fallback: list[str] | None = None,
+        on_breach: Breach | None = None,
+        meta_limits: list[Text | flask_limiter.MetaLimit] | None = None,
+        on_meta_breach: Breach | None = None,
+        in_memory_fallback: list[Any] | None = None,
         in_memory_fallback_enabled: bool | None = None,
         retry_after: str | None = None,
         key_prefix: str = "",
@@ -111,37 +114,11 @@ class Limiter(flask_limiter.Limiter):
         enabled: bool = True,
         **unknown: Never,
     ) -> None:
+        arguments = locals()
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
         check_function(key_func, 0, "Limiter, key_func")
-        super().__init__(
-            key_func,
-            default_limits=default_limits,
-            default_limits_per_method=default_limits_per_method,
-            default_limits_exempt_when=default_limits_exempt_when,
-            default_limits_deduct_when=default_limits_deduct_when,
-            default_limits_cost=default_limits_cost,
-            application_limits=application_limits,
-            application_limits_per_method=application_limits_per_method,
-            application_limits_exempt_when=application_limits_exempt_when,
-            application_limits_deduct_when=application_limits_deduct_when,
-            application_limits_cost=application_limits_cost,
-            headers_enabled=headers_enabled,
-            header_name_mapping=header_name_mapping,
-            strategy=strategy,
-            storage_uri=storage_uri,
-            storage_options=storage_options,
-            swallow_errors=swallow_errors,
-            fail_on_first_breach=fail_on_first_breach,
-            on_breach=on_breach,
-            meta_limits=meta_limits,
-            on_meta_breach=on_meta_breach,
-            in_memory_fallback=in_memory_fallback,
-            in_memory_fallback_enabled=in_memory_fallback_enabled,
-            retry_after=retry_after,
-            key_prefix=key_prefix,
-            request_identifier=request_identifier,
-            enabled=enabled,
-        )
+        stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word != "app"]
+        super().__init__(**{word: arguments[word] for word in stock_words})
         stock = self.limit_manager
         self.limit_manager = Manager(
             application_limits=stock._application_limits,
@@ -189,7 +166,8 @@ class Limiter(flask_limiter.Limiter):
         """Make the parts, of the settings as they are now."""
         logger, storage, callbacks = self.logger, self._storage, self._callbacks
         swallow_errors = bool(self._swallow_errors)
-        fallback = self._fallback_storage if self._has_fallback else None
+        has_fallback = storage is not None and self._in_memory_fallback_enabled
+        fallback = self._fallback_storage if has_fallback else None
         self._lease_s = lease
         self._naming = Naming(
             storage_prefix(storage) if storage is not None else "",
@@ -225,10 +203,6 @@ class Limiter(flask_limiter.Limiter):
             swallow_errors=swallow_errors,
             logger=logger,
         )
-
-    @property
-    def _has_fallback(self) -> bool:
-        return self._storage is not None and bool(self._in_memory_fallback_enabled)
 
     def _check_definitions(self) -> None:
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
@@ -331,19 +305,19 @@ class Limiter(flask_limiter.Limiter):
 
     def limit(  # noqa: PLR0913 - Flask-Limiter's, and the keywords of LimitOptions
         self,
-        limit_value: str | Callable[[], str],
+        limit_value: Text,
         *,
         key_func: Callable[[], str] | None = None,
         per_method: bool = False,
         methods: list[str] | None = None,
-        error_message: str | Callable[[], str] | None = None,
+        error_message: Text | None = None,
         exempt_when: Callable[[], bool] | None = None,
         override_defaults: bool | None = None,
-        deduct_when: Callable[[flask.Response], bool] | None = None,
-        on_breach: Callable[[Any], flask.Response | None] | None = None,
+        deduct_when: Deducts | None = None,
+        on_breach: Breach | None = None,
         cost: Any = 1,
         scope: str | Callable[[str], str] | None = None,
-        meta_limits: Sequence[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
+        meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
         strategy: str | None = None,
         burst: int | None = None,
         unit: str | None = None,
@@ -361,19 +335,19 @@ class Limiter(flask_limiter.Limiter):
 
     def shared_limit(  # noqa: PLR0913 - see limit
         self,
-        limit_value: str | Callable[[], str],
+        limit_value: Text,
         scope: str | Callable[[str], str],
         *,
         key_func: Callable[[], str] | None = None,
         per_method: bool = False,
         methods: list[str] | None = None,
-        error_message: str | Callable[[], str] | None = None,
+        error_message: Text | None = None,
         exempt_when: Callable[[], bool] | None = None,
         override_defaults: bool | None = None,
-        deduct_when: Callable[[flask.Response], bool] | None = None,
-        on_breach: Callable[[Any], flask.Response | None] | None = None,
+        deduct_when: Deducts | None = None,
+        on_breach: Breach | None = None,
         cost: Any = 1,
-        meta_limits: Sequence[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
+        meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
         strategy: str | None = None,
         burst: int | None = None,
         unit: str | None = None,
