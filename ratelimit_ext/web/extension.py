@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Any, Final, Never, cast
+from typing import Any, Final, Never, TypeAlias, cast
 
 import flask
 import flask_limiter
@@ -23,6 +23,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit_string import states_guard
+from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.web.admission import Admission, AdmissionSettings
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
@@ -52,6 +53,11 @@ from ratelimit_ext.web.response import ResponseWriter, replaced
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
 from ratelimit_ext.web.storage import Engines, storage_prefix
 
+#: A limit string, or a function that returns one.
+Text: TypeAlias = str | Callable[[], str]
+Deducts: TypeAlias = Callable[[flask.Response], bool]
+Breach: TypeAlias = Callable[[Any], flask.Response | None]
+
 
 class Limiter(flask_limiter.Limiter):
     """Flask-Limiter's extension with a strategy per limit and one decision per request.
@@ -67,17 +73,15 @@ class Limiter(flask_limiter.Limiter):
         key_func: Callable[[], str],
         *,
         app: flask.Flask | None = None,
-        default_limits: list[str | Callable[[], str] | flask_limiter.Limit] | None = None,
+        default_limits: list[Text | flask_limiter.Limit] | None = None,
         default_limits_per_method: bool | None = None,
         default_limits_exempt_when: Callable[[], bool] | None = None,
-        default_limits_deduct_when: Callable[[flask.Response], bool] | None = None,
+        default_limits_deduct_when: Deducts | None = None,
         default_limits_cost: int | Callable[[], int] | None = None,
-        application_limits: (
-            list[str | Callable[[], str] | flask_limiter.ApplicationLimit] | None
-        ) = None,
+        application_limits: list[Text | flask_limiter.ApplicationLimit] | None = None,
         application_limits_per_method: bool | None = None,
         application_limits_exempt_when: Callable[[], bool] | None = None,
-        application_limits_deduct_when: Callable[[flask.Response], bool] | None = None,
+        application_limits_deduct_when: Deducts | None = None,
         application_limits_cost: int | Callable[[], int] | None = None,
         headers_enabled: bool | None = None,
         header_name_mapping: dict[HeaderNames, str] | None = None,
@@ -86,10 +90,10 @@ class Limiter(flask_limiter.Limiter):
         storage_options: dict[str, str | int] | None = None,
         swallow_errors: bool | None = None,
         fail_on_first_breach: bool | None = None,
-        on_breach: Callable[[Any], flask.Response | None] | None = None,
-        meta_limits: list[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
-        on_meta_breach: Callable[[Any], flask.Response | None] | None = None,
-        in_memory_fallback: list[str] | None = None,
+        on_breach: Breach | None = None,
+        meta_limits: list[Text | flask_limiter.MetaLimit] | None = None,
+        on_meta_breach: Breach | None = None,
+        in_memory_fallback: list[Any] | None = None,
         in_memory_fallback_enabled: bool | None = None,
         retry_after: str | None = None,
         key_prefix: str = "",
@@ -97,37 +101,11 @@ class Limiter(flask_limiter.Limiter):
         enabled: bool = True,
         **unknown: Never,
     ) -> None:
+        arguments = locals()
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
         check_function(key_func, 0, "Limiter, key_func")
-        super().__init__(
-            key_func,
-            default_limits=default_limits,
-            default_limits_per_method=default_limits_per_method,
-            default_limits_exempt_when=default_limits_exempt_when,
-            default_limits_deduct_when=default_limits_deduct_when,
-            default_limits_cost=default_limits_cost,
-            application_limits=application_limits,
-            application_limits_per_method=application_limits_per_method,
-            application_limits_exempt_when=application_limits_exempt_when,
-            application_limits_deduct_when=application_limits_deduct_when,
-            application_limits_cost=application_limits_cost,
-            headers_enabled=headers_enabled,
-            header_name_mapping=header_name_mapping,
-            strategy=strategy,
-            storage_uri=storage_uri,
-            storage_options=storage_options,
-            swallow_errors=swallow_errors,
-            fail_on_first_breach=fail_on_first_breach,
-            on_breach=on_breach,
-            meta_limits=meta_limits,
-            on_meta_breach=on_meta_breach,
-            in_memory_fallback=in_memory_fallback,
-            in_memory_fallback_enabled=in_memory_fallback_enabled,
-            retry_after=retry_after,
-            key_prefix=key_prefix,
-            request_identifier=request_identifier,
-            enabled=enabled,
-        )
+        stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word != "app"]
+        super().__init__(**{word: arguments[word] for word in stock_words})
         stock = self.limit_manager
         self.limit_manager = Manager(
             application_limits=stock._application_limits,
@@ -175,7 +153,8 @@ class Limiter(flask_limiter.Limiter):
         """Make the parts, of the settings as they are now."""
         logger, storage, callbacks = self.logger, self._storage, self._callbacks
         swallow_errors = bool(self._swallow_errors)
-        fallback = self._fallback_storage if self._has_fallback else None
+        has_fallback = storage is not None and self._in_memory_fallback_enabled
+        fallback = self._fallback_storage if has_fallback else None
         self._lease_s = lease
         self._naming = Naming(
             storage_prefix(storage) if storage is not None else "",
@@ -211,10 +190,6 @@ class Limiter(flask_limiter.Limiter):
             swallow_errors=swallow_errors,
             logger=logger,
         )
-
-    @property
-    def _has_fallback(self) -> bool:
-        return self._storage is not None and bool(self._in_memory_fallback_enabled)
 
     def _check_definitions(self) -> None:
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
@@ -317,19 +292,19 @@ class Limiter(flask_limiter.Limiter):
 
     def limit(  # noqa: PLR0913 - Flask-Limiter's, and the keywords of LimitOptions
         self,
-        limit_value: str | Callable[[], str],
+        limit_value: Text,
         *,
         key_func: Callable[[], str] | None = None,
         per_method: bool = False,
         methods: list[str] | None = None,
-        error_message: str | Callable[[], str] | None = None,
+        error_message: Text | None = None,
         exempt_when: Callable[[], bool] | None = None,
         override_defaults: bool | None = None,
-        deduct_when: Callable[[flask.Response], bool] | None = None,
-        on_breach: Callable[[Any], flask.Response | None] | None = None,
+        deduct_when: Deducts | None = None,
+        on_breach: Breach | None = None,
         cost: Any = 1,
         scope: str | Callable[[str], str] | None = None,
-        meta_limits: Sequence[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
+        meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
         strategy: str | None = None,
         burst: int | None = None,
         unit: str | None = None,
@@ -343,47 +318,23 @@ class Limiter(flask_limiter.Limiter):
 
         ``override_defaults`` is true except for guards.
         """
-        where = f"limit {limit_value!r}"
-        check_keywords(unknown, _LIMIT_KEYWORDS, where)
-        return self._defined(
-            where,
-            limit_provider=limit_value,
-            shared=False,
-            key_function=key_func,
-            per_method=per_method,
-            methods=methods,
-            error_message=error_message,
-            exempt_when=exempt_when,
-            override_defaults=override_defaults,
-            deduct_when=deduct_when,
-            on_breach=on_breach,
-            cost=cost,
-            scope=scope,
-            meta_limits=meta_limits,
-            strategy=strategy,
-            burst=burst,
-            unit=unit,
-            name=name,
-            mode=mode,
-            anchor=anchor,
-            timezone=timezone,
-        )
+        return self._defined(locals(), _LIMIT_KEYWORDS, shared=False)
 
     def shared_limit(  # noqa: PLR0913 - see limit
         self,
-        limit_value: str | Callable[[], str],
+        limit_value: Text,
         scope: str | Callable[[str], str],
         *,
         key_func: Callable[[], str] | None = None,
         per_method: bool = False,
         methods: list[str] | None = None,
-        error_message: str | Callable[[], str] | None = None,
+        error_message: Text | None = None,
         exempt_when: Callable[[], bool] | None = None,
         override_defaults: bool | None = None,
-        deduct_when: Callable[[flask.Response], bool] | None = None,
-        on_breach: Callable[[Any], flask.Response | None] | None = None,
+        deduct_when: Deducts | None = None,
+        on_breach: Breach | None = None,
         cost: Any = 1,
-        meta_limits: Sequence[str | Callable[[], str] | flask_limiter.MetaLimit] | None = None,
+        meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
         strategy: str | None = None,
         burst: int | None = None,
         unit: str | None = None,
@@ -394,49 +345,23 @@ class Limiter(flask_limiter.Limiter):
         **unknown: Never,
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
-        where = f"limit {limit_value!r}"
-        check_keywords(unknown, _SHARED_LIMIT_KEYWORDS, where)
-        return self._defined(
-            where,
-            limit_provider=limit_value,
-            shared=True,
-            key_function=key_func,
-            per_method=per_method,
-            methods=methods,
-            error_message=error_message,
-            exempt_when=exempt_when,
-            override_defaults=override_defaults,
-            deduct_when=deduct_when,
-            on_breach=on_breach,
-            cost=cost,
-            scope=scope,
-            meta_limits=meta_limits,
-            strategy=strategy,
-            burst=burst,
-            unit=unit,
-            name=name,
-            mode=mode,
-            anchor=anchor,
-            timezone=timezone,
-        )
+        return self._defined(locals(), _SHARED_LIMIT_KEYWORDS, shared=True)
 
     def _defined(
-        self,
-        where: str,
-        *,
-        key_function: Callable[[], str] | None,
-        override_defaults: bool | None,
-        **options: Any,
+        self, arguments: dict[str, Any], keywords: tuple[str, ...], *, shared: bool
     ) -> RouteLimit:
-        check_functions({"key_func": key_function, **options}, where)
+        """The definition of the arguments of :meth:`limit` or :meth:`shared_limit`."""
+        where = f"limit {arguments['limit_value']!r}"
+        check_keywords(arguments["unknown"], keywords, where)
+        check_functions(arguments, where)
+        options = {word: arguments[word] for word in keywords}
+        text, overrides = options.pop("limit_value"), options.pop("override_defaults")
+        key_function = options.pop("key_func") or self._key_func
         definition = RouteLimit(
-            limiter=self, key_function=key_function or self._key_func, **options
+            limit_provider=text, limiter=self, key_function=key_function, shared=shared, **options
         )
-        definition.override_defaults = (
-            not states_guard(definition.limit_provider, definition)
-            if override_defaults is None
-            else override_defaults
-        )
+        is_guard = states_guard(text, definition)
+        definition.override_defaults = not is_guard if overrides is None else overrides
         definition.check(self._strategy)
         return definition
 
@@ -477,11 +402,25 @@ class Limiter(flask_limiter.Limiter):
         """
         return self.context.reserved()
 
-    def settle(self, **actual: Any) -> None:
-        """Note the actual cost of the current request: ``tokens=``, ``input_tokens=``,
-        ``output_tokens=``, ``usd=``. Every charge in such a unit is corrected when the response is
-        closed; without such charges nothing is sent."""
-        self.reservation.settle(**actual)
+    def settle(
+        self,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cached_input_tokens: int = 0,
+        usd: Dollars | None = None,
+    ) -> None:
+        """Note the actual cost of the current request; see :meth:`Reservation.settle`. Every
+        charge in such a unit is corrected when the response is closed; without such charges
+        nothing is sent."""
+        self.reservation.settle(
+            tokens=tokens,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_input_tokens=cached_input_tokens,
+            usd=usd,
+        )
 
     def cancel(self) -> None:
         """Note that the call of the current request failed without a cost: everything but the

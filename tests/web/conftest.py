@@ -1,4 +1,4 @@
-"""Fixtures for the extension: applications on storages of their own, and a clock that stands."""
+"""Fixtures for the extension: applications with their own storages, and a stopped clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Maker = Callable[..., tuple[Flask, Limiter]]
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """Time that passes only by ``forward``."""
 
     def __init__(self) -> None:
         self.now_s = 1_800_000_000.0
@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def asked_key() -> str:
-    """Who calls says so; who does not is everyone else."""
+    """The identity in the header X-Key; without one, everyone is the same."""
     return request.headers.get("X-Key", "someone")
 
 

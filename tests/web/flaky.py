@@ -1,4 +1,4 @@
-"""An engine that is unavailable when a test says so, in front of a real one."""
+"""An engine that a test makes unavailable, in front of a real one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ratelimit_ext.web.settlement_queue import SettlementQueue
 
 
 class FlakyEngine:
-    """Passes everything on. ``is_away``: settling fails; ``loses_replies``: it succeeds, and says
-    that it has failed."""
+    """Passes everything on. ``is_away``: settling fails; ``loses_replies``: it is applied, and
+    raises."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""What a request is charged whose limits cannot all be asked: a function of theirs has failed."""
+"""Admissions: what a request is charged if a function of one of its limits fails."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def unknown() -> Any:
     return {}["unknown"]
 
 
-#: What a limit of a view may ask, each failing, with the status that makes of the request.
+#: Functions of a view's limit that fail, with the status of the request.
 FAILING: dict[str, tuple[dict[str, Any], int]] = {
     "a cost": ({"limit_value": "100/minute", "cost": number_of_texts}, 415),
     "a cost that aborts": ({"limit_value": "100/minute", "cost": lambda: abort(400)}, 400),
-    "a cost that is none": ({"limit_value": "100/minute", "cost": lambda: -1}, 500),
+    "an invalid cost": ({"limit_value": "100/minute", "cost": lambda: -1}, 500),
     "a key": ({"limit_value": "100/minute", "key_func": unknown}, 500),
     "a string": ({"limit_value": unknown}, 500),
     "an exemption": ({"limit_value": "100/minute", "exempt_when": unknown}, 500),
@@ -36,7 +36,7 @@ FAILING: dict[str, tuple[dict[str, Any], int]] = {
 
 @pytest.mark.parametrize("limit", FAILING.values(), ids=FAILING)
 @pytest.mark.parametrize("decided", ["at the view", "in a block"])
-def test_a_failing_function_does_not_shake_off_the_edge(
+def test_a_failing_function_does_not_skip_the_edge(
     make: Maker, limit: tuple[dict[str, Any], int], decided: str
 ) -> None:
     """The application's limits are charged, and deny as they deny any other request."""
@@ -58,8 +58,8 @@ def test_a_failing_function_does_not_shake_off_the_edge(
     assert statuses(app, "/other") == [429]
 
 
-def test_an_estimate_that_fails_does_not_shake_off_the_edge(make: Maker) -> None:
-    """Estimators are asked like costs."""
+def test_an_estimate_that_fails_does_not_skip_the_edge(make: Maker) -> None:
+    """Estimators are called like costs."""
     app, limiter = make(application_limits=["3/minute"])
     limiter.estimator("tokens")(unknown)
     app.add_url_rule("/", "view", limiter.limit("9 per day", unit="tokens")(lambda: "ok"))
@@ -67,7 +67,7 @@ def test_an_estimate_that_fails_does_not_shake_off_the_edge(make: Maker) -> None
 
 
 def test_the_answer_to_a_failed_request_tells_of_the_edge(make: Maker) -> None:
-    """It was charged, and so says the header."""
+    """The request was charged, so the header shows it."""
     app, limiter = make(application_limits=["3/minute"])
     app.add_url_rule(
         "/",
@@ -89,7 +89,7 @@ def test_a_failing_function_of_the_edge_itself_is_left_out_there(make: Maker) ->
 def test_a_request_whose_functions_fail_is_one_call_of_the_storage(
     make: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And so is one that nothing is wrong with."""
+    """As is a request without failures."""
     app, limiter = make(application_limits=["3/minute"])
     app.add_url_rule(
         "/",
@@ -145,7 +145,7 @@ def test_where_errors_are_swallowed_the_failing_limit_alone_is_left_out(
 
 
 def test_a_configuration_error_keeps_the_edge(make: Maker) -> None:
-    """A caller on a plan that nobody knows is an error of the application, and still counted."""
+    """An unknown plan is an error of the application, and the request still counts."""
     app, limiter = make(application_limits=["3/minute"])
 
     def plan() -> str:

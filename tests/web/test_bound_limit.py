@@ -1,4 +1,4 @@
-"""Claims: which methods a limit concerns, what a call costs, and what a shadow does."""
+"""Bound limits: the methods they apply to, the cost of a call, and shadows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_banned_client_gets_its_preflights(make: Maker) -> None:
 
 
 def test_a_cost_of_nothing_looks_without_taking(make: Maker) -> None:
-    """It passes even where nothing is left, and tells what is."""
+    """It passes even if nothing is left, and its headers show what is left."""
     app, limiter = make()
     app.get("/")(limiter.limit("2/minute", cost=lambda: int(request.args["cost"]))(root))
     client = app.test_client()
@@ -67,7 +67,7 @@ def test_a_cost_of_nothing_looks_without_taking(make: Maker) -> None:
 
 
 def test_a_cost_may_be_fixed(make: Maker) -> None:
-    """Zero, too, is a cost, and not none given."""
+    """A cost of 0 is not taken for a missing one."""
     app, limiter = make()
     app.get("/", endpoint="two")(limiter.limit("4/minute", cost=2)(root))
     app.get("/free", endpoint="free")(limiter.limit("1/minute", cost=0)(lambda: "ok"))
@@ -134,7 +134,7 @@ def test_a_cost_above_the_capacity_is_refused_for_good(make: Maker) -> None:
 
 
 def test_a_shadow_is_counted_and_never_enforced(make: Maker, clock: Clock) -> None:
-    """It denies nobody, stands in no header, and counts what it would have admitted."""
+    """It never denies, is in no header, and counts what it would have admitted."""
     app, limiter = make()
 
     @app.get("/")
@@ -161,7 +161,7 @@ def test_a_shadow_is_counted_and_never_enforced(make: Maker, clock: Clock) -> No
 
 
 def test_a_shadow_is_charged_even_where_the_request_is_denied(make: Maker) -> None:
-    """It shows what it would do on its own, not in the company of those that deny."""
+    """It counts as it would without the limits that deny."""
     app, limiter = make()
     blueprint = Blueprint("chat", "chat")
     blueprint.get("/")(root)
@@ -188,7 +188,7 @@ def test_a_shadow_too_small_for_a_cost_refuses_nothing(make: Maker) -> None:
 def test_an_empty_identity_skips_the_limit_and_says_so(
     make: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As in Flask-Limiter: who cannot be told is not limited, and the log has it."""
+    """As in Flask-Limiter: a caller without identity is not limited, which is logged."""
     app, limiter = make(key_func=lambda: request.headers.get("X-Key", ""))
     app.get("/")(limiter.limit("1/minute")(root))
     assert statuses(app, times=2) == [200, 200]

@@ -46,7 +46,7 @@ def test_an_items_own_strategy_and_name_lead_to_its_bucket(make: Maker, clock: C
     assert limiter.limiter.get_window_stats(parse("6/minute"), "someone", "root").remaining == 6
 
 
-def test_a_window_that_nobody_has_opened_is_whole(make: Maker, clock: Clock) -> None:
+def test_an_unopened_window_is_full(make: Maker, clock: Clock) -> None:
     """Asking does not open it."""
     _, limiter = make()
     stats = limiter.limiter.get_window_stats(parse("3/minute"), "someone", "root")

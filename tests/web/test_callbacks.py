@@ -1,4 +1,4 @@
-"""What the application is asked: here, what a call is estimated to cost."""
+"""The functions that an application registers: here, estimators."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.web.conftest import Maker, asked_key
 
 
 @pytest.mark.parametrize("unit", ["token", "calls", "dollars", ""])
-def test_an_estimator_for_a_unit_that_is_none(unit: str) -> None:
-    """It would never be asked."""
+def test_an_estimator_for_an_unknown_unit(unit: str) -> None:
+    """It would never be called."""
     limiter = Limiter(asked_key)
     allowed = "'requests', 'tokens', 'input_tokens', 'output_tokens', 'usd'"
     with pytest.raises(ConfigurationError, match=f"unit '{unit}'; allowed: {allowed}"):
@@ -22,8 +22,8 @@ def test_an_estimator_for_a_unit_that_is_none(unit: str) -> None:
     assert not limiter._callbacks.estimators
 
 
-def test_a_misspelt_unit_is_put_right() -> None:
-    """As a misspelt keyword is."""
+def test_a_misspelt_unit_has_a_suggestion() -> None:
+    """As a misspelt keyword has."""
     with pytest.raises(ConfigurationError, match=r"Did you mean 'tokens'\?"):
         Limiter(asked_key).estimator("token")
 
@@ -52,13 +52,13 @@ def warnings_of(
         ("50 usd/hour or 20 x usual", {}, "usd"),
     ],
 )
-def test_a_limit_that_nobody_estimates_is_told_once(
+def test_a_limit_without_an_estimate_is_logged_once(
     make: Maker, caplog: pytest.LogCaptureFixture, text: str, words: dict[str, str], unit: str
 ) -> None:
-    """A dollar a call is seldom meant."""
-    (told,) = warnings_of(make, caplog, text, **words)
-    assert f"each call costs 1 {unit}" in told
-    assert f"@limiter.estimator('{unit}')" in told
+    """A dollar a call is rarely intended."""
+    (warning,) = warnings_of(make, caplog, text, **words)
+    assert f"each call costs 1 {unit}" in warning
+    assert f"@limiter.estimator('{unit}')" in warning
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_limit_that_nobody_estimates_is_told_once(
         ("as reported", {"unit": "tokens"}),
     ],
 )
-def test_what_is_estimated_or_counted_needs_no_word(
+def test_an_estimated_or_counted_limit_is_not_logged(
     make: Maker, caplog: pytest.LogCaptureFixture, text: str, words: dict[str, Any]
 ) -> None:
     """Nothing is logged for it."""

@@ -111,8 +111,8 @@ def test_the_wait_in_the_body_is_the_one_of_the_headers(make: Maker, clock: Cloc
         (86_400_000, "Try again in 24 h 0 min."),
     ],
 )
-def test_a_wait_is_said_as_people_say_it(wait_ms: int, sentence: str) -> None:
-    """Seconds, then minutes, then hours; rounded up, so that nobody comes too early."""
+def test_a_wait_is_a_sentence(wait_ms: int, sentence: str) -> None:
+    """Seconds, then minutes, then hours; rounded up."""
     assert try_again(wait_ms) == sentence
 
 
@@ -124,7 +124,7 @@ def counted(app: Flask, **headers: str) -> Any:
 
 
 def test_an_applications_handlers_come_first(make: Maker) -> None:
-    """By status, by class, and of a blueprint's own: whoever handles refusals is asked."""
+    """By status, by class, and of a blueprint's own: the handler is called."""
     for handled in (429, RateLimitExceeded, HTTPException):
         app, limiter = make()
         app.register_error_handler(handled, lambda error: (f"own {error.code}", 418))
@@ -133,7 +133,7 @@ def test_an_applications_handlers_come_first(make: Maker) -> None:
 
 
 def test_a_decorator_around_a_limit_sees_the_refusal(make: Maker) -> None:
-    """It is raised through whatever stands around the view, as an exception."""
+    """It is raised as an exception through the decorators around the view."""
     app, limiter = make()
     seen = []
 

@@ -30,7 +30,7 @@ def root() -> str:
 
 
 def user() -> str:
-    """Who is logged in."""
+    """The logged-in user."""
     return str(g.user)
 
 
@@ -245,7 +245,7 @@ def test_a_late_denial_asks_the_applications_own_handler(make: Maker) -> None:
     ids=["key", "exemption", "cost", "dynamic", "meta key", "meta exemption", "dynamic meta"],
 )
 def test_what_needs_a_user_fails_no_aborted_request(make: Maker, limits: dict[str, Any]) -> None:
-    """Where nobody is logged in yet, that limit is left out and the others are charged."""
+    """Before the login, that limit is left out and the others are charged."""
     limits["application_limits"] = [*limits.get("application_limits", ()), "2/hour"]
     app, limiter = make(**limits)
 
@@ -261,7 +261,7 @@ def test_what_needs_a_user_fails_no_aborted_request(make: Maker, limits: dict[st
 
 
 def test_a_path_that_does_not_exist_needs_no_user(make: Maker) -> None:
-    """A 404 and a 405 stay what they are, where nobody is logged in yet to be charged."""
+    """A 404 and a 405 stay what they are, also before the login."""
     app, limiter = make(application_limits=["9/minute"], key_func=user)
     app.get("/")(limiter.limit("5/minute", key_func=asked_key, override_defaults=False)(root))
     assert statuses(app, "/nothing") + statuses(app, method="POST") == [404, 405]
@@ -346,7 +346,7 @@ def test_an_applications_own_handler_answers_and_gets_the_headers(make: Maker) -
 
 
 def test_a_handler_that_answers_200_is_not_told_to_retry(make: Maker) -> None:
-    """Retry-After stands on 429 and 503 alone, whatever was behind the answer."""
+    """Retry-After is sent with 429 and 503 only."""
     app, limiter = make()
     app.register_error_handler(RateLimitExceeded, lambda _: ("a cheaper answer", 200))
     app.get("/")(limiter.limit("1/minute")(root))
@@ -358,7 +358,7 @@ def test_a_handler_that_answers_200_is_not_told_to_retry(make: Maker) -> None:
 
 
 def test_of_several_denials_the_one_that_lasts_is_named(make: Maker, clock: Clock) -> None:
-    """Its name and its wait are told together, whatever the order of decorators."""
+    """Its name and its wait are reported together, in any order of decorators."""
     app, limiter = make()
 
     @app.get("/")
@@ -409,19 +409,19 @@ def test_a_refusal_is_logged_with_limit_and_endpoint(
 
 
 def test_who_is_denied_too_often_is_banned(make: Maker, clock: Clock) -> None:
-    """The ban denies everything, is told to its own callback, and ends with its window."""
-    told = []
+    """The ban denies everything, calls its own callback, and ends with its window."""
+    seen = []
     app, limiter = make(
-        meta_limits=["2/hour"], on_meta_breach=lambda breached: told.append(str(breached.limit))
+        meta_limits=["2/hour"], on_meta_breach=lambda breached: seen.append(str(breached.limit))
     )
     app.get("/")(limiter.limit("1/minute")(root))
     app.get("/other", endpoint="other")(lambda: "ok")
     client = app.test_client()
     assert statuses(client, times=3) == [200, 429, 429]
-    assert told == []
+    assert seen == []
     clock.forward(60)
     assert statuses(client) + statuses(client, "/other") == [429, 429]
-    assert told == ["2 per 1 hour"] * 2
+    assert seen == ["2 per 1 hour"] * 2
     refusal = client.get("/")
     assert refusal.json["limit"] == "2 per 1 hour"
     assert refusal.headers["Retry-After"] == "3540"
@@ -432,7 +432,7 @@ def test_who_is_denied_too_often_is_banned(make: Maker, clock: Clock) -> None:
 
 
 def test_a_ban_charges_nothing_else(make: Maker, clock: Clock) -> None:
-    """Who is banned keeps what is left in the limits, and does not prolong the ban."""
+    """A banned caller's requests charge no limit, and do not prolong the ban."""
     app, limiter = make(meta_limits=["1/hour"])
     limit = limiter.limit("3/minute", cost=lambda: int(request.args.get("cost", "1")))
     app.get("/")(limit(root))

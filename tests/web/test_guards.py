@@ -1,4 +1,4 @@
-"""Guards on the extension: blocks, what a keeper reports, surges, further attempts."""
+"""Guards on the extension: blocks, provider quotas, surges, further attempts, rerouting."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Guarded:
 
 
 def test_a_blocked_identity_is_refused_at_once(make: Maker, uri: str) -> None:
-    """403 until somebody lifts it, with no Retry-After, as no waiting helps; others go on."""
+    """403 without Retry-After until it is lifted; other callers pass."""
     guarded = Guarded(make, uri, "unless blocked")
     assert guarded.get().status_code == 200
     guarded.block()
@@ -101,7 +101,7 @@ def test_a_block_is_lifted_at_once(make: Maker, uri: str) -> None:
 def test_the_reason_makes_the_answer(
     make: Maker, uri: str, reason: Any, status: int, code: str, problem: str
 ) -> None:
-    """A block with an end says when, exactly, and why; an SDK is told not to wait for it."""
+    """A block with an end has its exact wait and its reason; an SDK should not wait for it."""
     guarded = Guarded(make, uri, "unless blocked")
     guarded.block(for_s=300, reason=reason)
     refused = guarded.get(Accept=PROBLEM)
@@ -115,8 +115,8 @@ def test_the_reason_makes_the_answer(
     assert "Try again in 5 minutes" in body["error"]
 
 
-def test_what_is_switched_off_without_an_end_names_none(make: Maker, uri: str) -> None:
-    """503, and no wait that nobody knows."""
+def test_switched_off_without_an_end_has_no_wait(make: Maker, uri: str) -> None:
+    """503, without a wait."""
     guarded = Guarded(make, uri, "unless blocked")
     guarded.block(reason="closed")
     refused = guarded.get()
@@ -125,7 +125,7 @@ def test_what_is_switched_off_without_an_end_names_none(make: Maker, uri: str) -
     assert "retry_after" not in refused.json
 
 
-def test_mistakes_are_told(make: Maker) -> None:
+def test_mistakes_are_errors(make: Maker) -> None:
     """An unknown name, reason or length changes nothing and says what is allowed."""
     guarded = Guarded(make, "memory://", "unless blocked")
     block = guarded.limiter.block
@@ -141,7 +141,7 @@ def test_mistakes_are_told(make: Maker) -> None:
 
 
 def test_nothing_is_blocked_where_limits_are_off(make: Maker) -> None:
-    """Whoever switches limits off is told that a block would be none."""
+    """With limits disabled, blocking is an error."""
     app, limiter = make(enabled=False)
     with app.app_context(), pytest.raises(ValueError, match="RATELIMIT_ENABLED"):
         limiter.block("guard", "ada")
@@ -176,7 +176,7 @@ def test_a_block_stands_before_every_view_that_has_it(make: Maker, uri: str) -> 
     assert statuses() == {200}
 
 
-def test_a_shadow_blocks_nobody(make: Maker, uri: str) -> None:
+def test_a_shadow_does_not_block(make: Maker, uri: str) -> None:
     """A block in shadow is tried out, and refuses nothing."""
     guarded = Guarded(make, uri, "unless blocked", mode="shadow")
     guarded.block()
@@ -192,7 +192,7 @@ def test_guards_are_not_told_to_callers(make: Maker, uri: str) -> None:
 
 
 def test_a_callers_own_limit_is_told_before_an_overload(make: Maker, uri: str) -> None:
-    """Over his limit and before a provider that cools down: 429, and the longer of both waits."""
+    """An exhausted limit and an overloaded provider: 429, and the longer of both waits."""
     guarded = Guarded(make, uri, "unless blocked", "1/day")
     assert guarded.get().status_code == 200
     guarded.block(for_s=9, reason="overloaded")
@@ -218,7 +218,7 @@ def test_a_request_cools_down_what_it_met(make: Maker, clock: Clock) -> None:
     assert set(guarded.statuses(100)) == {200}
 
 
-def test_what_a_keeper_reports_holds_for_everybody(make: Maker, clock: Clock) -> None:
+def test_a_reported_quota_holds_for_all_callers(make: Maker, clock: Clock) -> None:
     """3 of 60 a minute are left, says an answer: three more pass, and the fourth waits 1 s."""
     guarded = Guarded(make, "memory://", "as reported")
     guarded.acts = lambda reservation: reservation.report(
@@ -247,7 +247,7 @@ def test_a_report_is_of_its_own_time(make: Maker, clock: Clock) -> None:
     assert guarded.statuses(21) == [200] * 20 + [503]
 
 
-def test_a_keepers_tokens_are_corrected_by_what_is_not_cached(make: Maker, clock: Clock) -> None:
+def test_a_quota_in_input_tokens_does_not_count_cached_ones(make: Maker, clock: Clock) -> None:
     """An estimate of 400 that was 1,000, of which 900 came from a cache, counts 100; a call that
     failed is counted as it was estimated."""
     guarded = Guarded(make, "memory://", "as reported", unit="input_tokens")
@@ -260,8 +260,8 @@ def test_a_keepers_tokens_are_corrected_by_what_is_not_cached(make: Maker, clock
         (limit,) = definition
         return guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served").remaining
 
-    told = {"amount": 1000, "used": 0, "period_s": 60}
-    assert left_after(lambda r: r.report("input_tokens", **told)) == 1000
+    quota = {"amount": 1000, "used": 0, "period_s": 60}
+    assert left_after(lambda r: r.report("input_tokens", **quota)) == 1000
     assert left_after(lambda r: r.settle(input_tokens=1000, cached_input_tokens=900)) == 900
     assert left_after(Reservation.cancel) == 500
 
@@ -292,9 +292,9 @@ def test_what_went_nowhere_is_not_corrected(make: Maker, *, already: bool) -> No
     """Admitted before anybody knew the quota, the call was counted nowhere; one that was counted is
     brought to its real use. A report of another worker comes in between."""
     guarded = Guarded(make, "memory://", "as reported", unit="input_tokens", cost=200)
-    told = {"amount": 1000, "used": 700, "period_s": 86_400}
+    quota = {"amount": 1000, "used": 700, "period_s": 86_400}
     if already:
-        guarded.acts = lambda reservation: reservation.report("input_tokens", **told)
+        guarded.acts = lambda reservation: reservation.report("input_tokens", **quota)
         guarded.get()
 
     def settles(reservation: Reservation) -> None:
@@ -302,7 +302,7 @@ def test_what_went_nowhere_is_not_corrected(make: Maker, *, already: bool) -> No
         reservation.settle(input_tokens=20)
 
     def reports_and_settles(reservation: Reservation) -> None:
-        reservation.report("input_tokens", **told)
+        reservation.report("input_tokens", **quota)
         settles(reservation)
 
     guarded.acts = settles if already else reports_and_settles
@@ -326,7 +326,7 @@ def test_a_surge_is_abnormal_usage(make: Maker, clock: Clock) -> None:
 
 
 def test_a_surge_can_be_lifted(make: Maker, clock: Clock) -> None:
-    """By its name, like a block: nobody remembers what was usual."""
+    """By its name, like a block: the history is forgotten."""
     guarded = Guarded(make, "memory://", "1/minute or 2 x usual")
     for _ in range(4):
         guarded.get()
@@ -447,7 +447,7 @@ def test_a_report_is_of_the_attempt_that_brought_it(make: Maker) -> None:
     assert [client.get("/", headers={"Model": "small"}).status_code for _ in range(3)] == [200] * 3
 
 
-def test_an_abnormal_usage_without_an_end_names_none(make: Maker, uri: str) -> None:
+def test_abnormal_usage_without_an_end_has_no_wait(make: Maker, uri: str) -> None:
     """429, and no wait of years."""
     guarded = Guarded(make, uri, "unless blocked")
     guarded.block(reason="abnormal-usage")
@@ -467,19 +467,19 @@ def test_a_message_may_be_a_function(make: Maker, reason: Any) -> None:
 
 
 @pytest.mark.parametrize("message", ["The operator has blocked you.", lambda: "Not you."])
-def test_who_is_stopped_for_abnormal_usage_is_told_of_that(make: Maker, message: Any) -> None:
-    """The switch's own sentence is for whom an operator blocks. A handler is told the same."""
-    told: list[str] = []
+def test_abnormal_usage_has_its_own_sentence(make: Maker, message: Any) -> None:
+    """Its error_message is written for an operator's block. A handler gets the same sentence."""
+    seen: list[str] = []
     guarded = Guarded(make, "memory://", "unless blocked", error_message=message)
-    guarded.app.register_error_handler(429, lambda error: told.append(error.description) or error)
+    guarded.app.register_error_handler(429, lambda error: seen.append(error.description) or error)
     guarded.block(for_s=300, reason="abnormal-usage")
     sentence = "Stopped for abnormal usage."
     assert guarded.get().json["error"] == f"{sentence} Try again in 5 minutes."
-    assert told == [sentence]
+    assert seen == [sentence]
 
 
-def test_a_surge_is_told_in_its_own_words(make: Maker, clock: Clock) -> None:
-    """Its sentence is about nothing but that."""
+def test_a_surge_has_its_own_error_message(make: Maker, clock: Clock) -> None:
+    """It is not replaced by the default."""
     app, limiter = make()
     limit = limiter.limit("1/minute or 1 x usual", error_message="Slow down.")
     app.get("/")(limit(lambda: "ok"))
@@ -594,7 +594,7 @@ def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
     assert (left["guard"], left["money"], left["limit-1"]) == (3, 4_500_000, 998)
 
 
-def test_a_block_that_reaches_nobody_else_is_an_error(make: Maker) -> None:
+def test_a_block_that_other_workers_cannot_see_is_an_error(make: Maker) -> None:
     """While the storage is away a worker decides for itself; an operator must not think that the
     others know."""
     app, limiter = make(storage_uri="redis://127.0.0.1:1", in_memory_fallback_enabled=True)
@@ -636,8 +636,8 @@ def test_the_commands_show_what_a_guard_has_left(make: Maker) -> None:
 def test_a_call_that_was_expected_to_use_nothing_is_corrected(make: Maker, clock: Clock) -> None:
     """How much of a prompt is cached is known after the answer: what it used counts then."""
     guarded = Guarded(make, "memory://", "as reported", unit="input_tokens", cost=0)
-    told = {"amount": 1000, "used": 0, "period_s": 3600}
-    guarded.acts = lambda reservation: reservation.report("input_tokens", **told)
+    quota = {"amount": 1000, "used": 0, "period_s": 3600}
+    guarded.acts = lambda reservation: reservation.report("input_tokens", **quota)
     assert guarded.get().status_code == 200
     guarded.acts = lambda reservation: reservation.settle(input_tokens=900)
     guarded.get()
@@ -659,7 +659,7 @@ def test_another_attempt_settles_its_own_quota(make: Maker) -> None:
     def view() -> str:
         if "Told" in flask.request.headers:
             limiter.reservation.report("tokens", amount=1000, used=0, period_s=86_400)
-            return "told"
+            return "seen"
         flask.g.model = "small"
         assert limiter.admit_again("quota") is None
         limiter.settle(tokens=10)
@@ -709,7 +709,7 @@ def test_a_look_at_another_attempt_charges_nothing(make: Maker, uri: str, clock:
     ],
 )
 def test_a_report_that_is_none_loses_nothing(make: Maker, uri: str, words: dict[str, Any]) -> None:
-    """It says so where it is made, and the request is settled as ever."""
+    """The call raises, and the request is settled."""
     guarded = Guarded(make, uri, "as reported", "1 in flight")
 
     def mistaken(reservation: Reservation) -> None:
@@ -722,7 +722,7 @@ def test_a_report_that_is_none_loses_nothing(make: Maker, uri: str, words: dict[
 
 @pytest.mark.parametrize("for_s", [0, -5, float("nan")])
 def test_a_block_of_no_length_is_a_mistake(make: Maker, uri: str, for_s: float) -> None:
-    """By an operator or by a request: nobody is blocked by it."""
+    """By an operator or by a request: nothing is blocked."""
     guarded = Guarded(make, uri, "unless blocked")
 
     def mistaken(reservation: Reservation) -> None:

@@ -28,5 +28,5 @@ def test_a_lease_is_a_number_of_seconds(found: Any, lease: float) -> None:
 
 
 def test_without_one_there_is_a_default() -> None:
-    """Nobody has to know of it."""
+    """Without configuration."""
     assert lease_s({}) == DEFAULT_LEASE_S

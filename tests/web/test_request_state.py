@@ -1,4 +1,4 @@
-"""What a request remembers of its limits, and what it tells."""
+"""The state of a request, and what views and headers show of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.web.conftest import Clock, Maker
 NOW = 1_800_000_000
 
 
-def told(limit: RequestLimit) -> dict[str, Any]:
+def shown(limit: RequestLimit) -> dict[str, Any]:
     """What callbacks and views can read of a limit."""
     return {
         "limit": str(limit.limit),
@@ -34,7 +34,7 @@ def test_a_view_can_see_its_limits(make: Maker, clock: Clock) -> None:
     @limiter.limit("10/minute")
     def view() -> Any:
         assert limiter.current_limit is not None
-        return [told(limiter.current_limit), *map(told, limiter.current_limits)]
+        return [shown(limiter.current_limit), *map(shown, limiter.current_limits)]
 
     minute = {
         "limit": "10 per 1 minute",
@@ -108,13 +108,13 @@ def test_after_the_first_breach_no_limit_is_shown(make: Maker) -> None:
 
 
 def test_a_view_that_has_no_limits_sees_none(make: Maker) -> None:
-    """And asks without harm."""
+    """Without an error."""
     app, limiter = make()
     app.get("/")(lambda: {"one": limiter.current_limit, "all": limiter.current_limits})
     assert app.test_client().get("/").json == {"one": None, "all": []}
 
 
-def test_a_slow_view_is_told_what_is_left_at_its_end(make: Maker, clock: Clock) -> None:
+def test_a_slow_views_headers_show_what_is_left_at_its_end(make: Maker, clock: Clock) -> None:
     """What has refilled while the view ran is in its headers."""
     app, limiter = make()
 

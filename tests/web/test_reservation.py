@@ -81,7 +81,7 @@ def test_a_settled_request_costs_what_it_cost(uri: str) -> None:
 
 
 def test_an_unsettled_request_costs_its_estimate(uri: str) -> None:
-    """Nobody said what it cost: the estimate stands, and the slot is free again."""
+    """Without a settlement the estimate stays charged, and the slot is freed."""
     service = Service(uri, lambda _: "ok")
     service.client.get("/").close()
     assert service.left() == {"tokens": 600, "money": 700_000, "slots": 2, "calls": 9}
@@ -247,8 +247,8 @@ def test_settling_never_fails_a_response(uri: str, caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("wrong", [{"tokens": -1}, {"tokens": 1.5}, {"usd": "-1"}, {"usd": "x"}])
-def test_a_cost_that_is_none_is_told(wrong: dict[str, Any]) -> None:
-    """Settling nonsense is a defect of the caller, and says so."""
+def test_an_invalid_cost_is_an_error(wrong: dict[str, Any]) -> None:
+    """An invalid cost is an error of the caller."""
 
     def view(limiter: Limiter) -> str:
         with pytest.raises(ValueError, match=r"settle: tokens|dollars"):

@@ -1,4 +1,4 @@
-"""From a request to its claims: what is prepared once, and what is asked anew."""
+"""Routes: what is compiled once, and what is asked at each request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def root() -> str:
 
 
 def test_methods_and_paths_that_clients_invent_take_no_room(make: Maker) -> None:
-    """What is prepared for a place is bounded, whatever a place is made of."""
+    """The number of compiled routes is bounded."""
     app, limiter = make(
         application_limits=["1000000/minute"], request_identifier=lambda: request.path
     )
@@ -27,7 +27,7 @@ def test_methods_and_paths_that_clients_invent_take_no_room(make: Maker) -> None
 
 
 def test_a_limit_that_is_added_later_applies(make: Maker) -> None:
-    """After the first request, too: what was prepared is made anew."""
+    """After the first request, too: routes are compiled again."""
     app, limiter = make()
     view = limiter.limit("9/minute")(root)
     app.get("/")(view)
@@ -61,7 +61,7 @@ def test_a_dynamic_limits_answers_are_not_confused(make: Maker) -> None:
 
 
 def test_a_dynamic_meta_limit_is_asked_at_each_request(make: Maker) -> None:
-    """The extension's and a limit's own: who changes plans changes bans."""
+    """The extension's and a limit's own."""
     app, limiter = make(meta_limits=[lambda: request.headers.get("X-Bans", "9/hour")])
     app.get("/", endpoint="one")(limiter.limit("1/minute")(root))
     own = limiter.limit(

@@ -102,7 +102,7 @@ def test_a_refusal_says_how_long_to_wait(make: Maker, clock: Clock) -> None:
 def test_above_a_minute_a_client_is_told_not_to_wait(
     make: Maker, clock: Clock, period: str, should_retry: str | None
 ) -> None:
-    """`x-should-retry: false` stands on waits of more than 60 s: SDKs would sleep, or hammer."""
+    """`x-should-retry: false` is sent for waits above 60 s: SDKs would sleep, or retry at once."""
     app, limiter = make()
     app.get("/")(limiter.limit(f"1/{period}")(root))
     client = app.test_client()
@@ -111,7 +111,7 @@ def test_above_a_minute_a_client_is_told_not_to_wait(
 
 
 def test_several_denials_tell_the_longest_wait(make: Maker, clock: Clock) -> None:
-    """Whoever waits for the shorter one would be denied again."""
+    """A client that waited for the shorter one would be denied again."""
     app, limiter = make()
 
     @app.get("/")
@@ -140,8 +140,8 @@ def test_a_limit_that_did_not_deny_tells_its_uncharged_remaining(make: Maker, cl
 
     client = app.test_client()
     assert statuses(client, times=4) == [200, 429, 429, 429]
-    told = client.get("/").headers["RateLimit"]
-    assert told == '"10-per-3600s";r=9;t=3600, "1-per-60s";r=0;t=60'
+    shown = client.get("/").headers["RateLimit"]
+    assert shown == '"10-per-3600s";r=9;t=3600, "1-per-60s";r=0;t=60'
 
 
 def test_retry_after_may_be_a_date(make: Maker) -> None:
@@ -179,8 +179,8 @@ def test_headers_have_the_names_that_were_chosen(make: Maker, clock: Clock) -> N
         client = app.test_client()
         client.get("/")
         headers = client.get("/").headers
-        told = [headers[name] for name in ("X-Limit", "X-Left", "X-Reset", "X-Wait")]
-        assert told == ["1", "0", str(NOW + 61), "60"]
+        shown = [headers[name] for name in ("X-Limit", "X-Left", "X-Reset", "X-Wait")]
+        assert shown == ["1", "0", str(NOW + 61), "60"]
 
 
 def test_scripts_of_allowed_origins_can_read_the_headers(make: Maker) -> None:
@@ -267,10 +267,10 @@ def test_dollars_are_dollars_wherever_a_person_reads_them(make: Maker, clock: Cl
     and a verdict, have micro-dollars."""
     breaches = []
 
-    def told(limit: RequestLimit) -> None:
+    def breached(limit: RequestLimit) -> None:
         breaches.append((limit.remaining, limit.amount))
 
-    app, limiter = make(on_breach=told)
+    app, limiter = make(on_breach=breached)
 
     @app.get("/")
     @limiter.limit("5 usd/day", cost=lambda: request.args.get("cost", "0.75"))

@@ -133,7 +133,7 @@ def test_settlements_alone_need_no_marker(redis_client: redis.Redis) -> None:
 
 
 def test_only_settlements_and_corrections_are_kept(bench: Bench) -> None:
-    """A block or a renewal that is sent later says something that is no longer true."""
+    """A block or a renewal that is sent later is out of date."""
     changes = bench.changes()
     tokens, hold = changes[0].verdict, changes[0].hold
     block = Charge(Limit(1, 1_000_000, "block", name="b"), "B:{a}")
@@ -147,9 +147,7 @@ def test_only_settlements_and_corrections_are_kept(bench: Bench) -> None:
     assert bench.engine.admit([block], take=False).admitted
 
 
-def test_what_nobody_can_settle_any_more_is_dropped(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_expired_settlement_is_dropped(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """After the lease and ten minutes the hold is forgotten. The log has the amounts."""
     changes = bench.changes()
     bench.engine.is_away = True

@@ -31,7 +31,7 @@ def test_a_storage_has_one_engine() -> None:
 
 
 def test_a_storage_is_not_kept_alive_by_its_engine() -> None:
-    """Whoever drops the storage has dropped its buckets."""
+    """A dropped storage is collected with its buckets."""
     storage = MemoryStorage()
     storage.timer.join()
     engine_for(storage)
