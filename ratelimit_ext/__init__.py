@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from flask_limiter import ExemptionScope, HeaderNames
 
+from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
-from ratelimit_ext.core.guess import Guess
-from ratelimit_ext.engine.embedded import embedded_uri
+from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.web.cause import BlockReason
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.extension import Limiter

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core.limit import Limit
 
@@ -48,6 +49,22 @@ def new_hold(lease_us: int) -> Hold:
 
 #: For charges that are final: nothing is held.
 NO_HOLD = Hold(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A rough estimate: what a request is expected to cost, and what it costs at the least.
+
+    An estimator or a cost function returns it in place of a plain number, in the same unit
+    (``usd`` in dollars). A limit that can never hold ``cost`` is charged its capacity; only a
+    ``least`` above the capacity makes the request too large.
+
+    >>> Guess(5000, least=100)
+    Guess(cost=5000, least=100)
+    """
+
+    cost: Any
+    least: Any = 0
 
 
 def checked_cost(cost: object, label: object) -> int:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Final
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.money import MICRO
-from ratelimit_ext.core.spelling import did_you_mean
 
 #: ``usd`` is counted in whole micro-dollars; ``calls`` are those in flight.
 UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd", "calls")

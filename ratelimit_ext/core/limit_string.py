@@ -15,7 +15,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from ratelimit_ext.core.errors import ConfigurationError, shown
+from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
 from ratelimit_ext.core.limit import (
     GUARDS,
     LONGEST_PERIOD_US,
@@ -24,7 +24,6 @@ from ratelimit_ext.core.limit import (
     LimitOptions,
 )
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
-from ratelimit_ext.core.spelling import LONGEST_NAME
 
 #: The periods with their seconds. A month has 30 days and a year 360, as in `limits`.
 PERIODS: Final = MappingProxyType(

@@ -13,8 +13,7 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import (
+from ratelimit_ext.engine.engine import (
     ONCE_US,
     Change,
     Closing,
@@ -22,8 +21,10 @@ from ratelimit_ext.engine.protocol import (
     Report,
     Settlement,
 )
-from ratelimit_ext.strategies import HOLDING, block, reported, strategy_of
-from ratelimit_ext.strategies.protocol import LONGEST_LIFETIME_US, Reading
+from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
+from ratelimit_ext.strategies import HOLDING, strategy_of
+from ratelimit_ext.strategies.guards import block, provider_quota
+from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Reading
 
 #: How many admissions pass between two looks for expired buckets.
 SWEEP_EVERY: Final = 1024
@@ -69,7 +70,7 @@ class Buckets:
 
 
 class MemoryEngine:
-    """An :class:`~ratelimit_ext.engine.protocol.Engine` over :class:`Buckets`, under one lock.
+    """An :class:`~ratelimit_ext.engine.engine.Engine` over :class:`Buckets`, under one lock.
 
     ``buckets`` is called at each use, so that whoever owns the buckets may replace them.
     """
@@ -223,7 +224,7 @@ def _changed(change: Change, state: Any, now: int) -> tuple[Any, int] | None:
     if isinstance(change, Closing):
         changed: Any = block.close(state, now, change.for_us, change.manner, parameters)
     elif isinstance(change, Report):
-        changed = reported.report(state, now, change.amount, change.used, (change.period_us,))
+        changed = provider_quota.report(state, now, change.amount, change.used, (change.period_us,))
     elif isinstance(change, Correction):
         changed = strategy.adjust(state, now, change.verdict.receipt, change.delta, parameters)
     elif isinstance(change, Settlement):

@@ -10,8 +10,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import (
+from ratelimit_ext.engine.engine import (
     ONCE_US,
     Change,
     Closing,
@@ -21,8 +20,9 @@ from ratelimit_ext.engine.protocol import (
     Settlement,
 )
 from ratelimit_ext.engine.scripts import Script, composed
+from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
 from ratelimit_ext.strategies import strategy_of
-from ratelimit_ext.strategies.protocol import Reading
+from ratelimit_ext.strategies.strategy import Reading
 
 #: How many names one SCAN step looks at, and how many are deleted at once.
 SCAN_COUNT: Final = 1000
@@ -32,7 +32,7 @@ MOST_WORDS: Final = 4096
 
 
 class RedisEngine:
-    """An :class:`~ratelimit_ext.engine.protocol.Engine` over a redis-py (or valkey-py) client.
+    """An :class:`~ratelimit_ext.engine.engine.Engine` over a redis-py (or valkey-py) client.
 
     ``errors`` are the client's exceptions that mean that the storage cannot serve. The instant of
     a decision is the server's, unless ``client_clock`` is set for a server that refuses ``TIME``

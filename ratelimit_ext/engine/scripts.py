@@ -9,12 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 from ratelimit_ext.strategies import STRATEGIES
 
 _FRAGMENTS = {
-    strategy.CODE: name.replace("-", "_") + ".lua" for name, strategy in STRATEGIES.items()
+    strategy.CODE: Path(cast(Any, strategy).__file__).with_suffix(".lua")
+    for strategy in STRATEGIES.values()
 }
 
 
@@ -37,10 +39,10 @@ def composed(driver: str, codes: tuple[str, ...]) -> Script:
     parts = [_engine_part("prelude.lua")]
     held = [code for code in distinct if code.startswith("h")]
     for code in sorted({code.removeprefix("h") for code in distinct}):
-        fragment = (files("ratelimit_ext.strategies") / _FRAGMENTS[code]).read_text("utf-8")
+        fragment = _FRAGMENTS[code].read_text("utf-8")
         parts.append(f"do\n{fragment}end\n")
     if held:
-        fragment = (files("ratelimit_ext.strategies") / "holding.lua").read_text("utf-8")
+        fragment = (files("ratelimit_ext.strategies") / "reservations.lua").read_text("utf-8")
         parts.append(f"do\n{fragment}end\n")
         parts += [f"strategies.{code} = strategies.holding(strategies.{code[1:]})" for code in held]
     parts.append(_engine_part(f"{driver}.lua"))

@@ -10,10 +10,9 @@ from decimal import Decimal
 from http import HTTPMethod
 from typing import Final
 
-from ratelimit_ext.core.errors import shown
+from ratelimit_ext.core.errors import did_you_mean, shown
 from ratelimit_ext.core.limit import ANCHORS, MODES, MOST_AMOUNT, UNITS
 from ratelimit_ext.core.money import micro_dollars
-from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.identities import identity
 from ratelimit_ext.policy.mistakes import Mistake
 from ratelimit_ext.policy.readers import (

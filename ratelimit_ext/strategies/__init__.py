@@ -1,7 +1,7 @@
 """The algorithms: one file of Python (the reference) and one of Lua (what runs) for each.
 
 Both compute on integers alone and agree to the digit. A strategy is a module with the functions
-of :class:`~ratelimit_ext.strategies.protocol.Strategy`; no strategy imports another.
+of :class:`~ratelimit_ext.strategies.strategy.Strategy`; no strategy imports another.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.strategies import (
-    block,
     concurrency,
     fixed_window,
-    reported,
     sliding_window,
     sliding_window_counter,
-    surge,
     token_bucket,
 )
-from ratelimit_ext.strategies.holding import Holding
-from ratelimit_ext.strategies.protocol import Strategy
+from ratelimit_ext.strategies.guards import block, provider_quota, surge
+from ratelimit_ext.strategies.reservations import Holding
+from ratelimit_ext.strategies.strategy import Strategy
 
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     {
@@ -35,7 +32,7 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
         "concurrency": cast(Strategy, concurrency),
         "surge": cast(Strategy, surge),
         "block": cast(Strategy, block),
-        "reported": cast(Strategy, reported),
+        "reported": cast(Strategy, provider_quota),
     }
 )
 

@@ -1,8 +1,8 @@
 """Concurrency: at most so many calls in flight.
 
 A call takes a slot and gives it back when it is over. The slot is a hold
-(:mod:`~ratelimit_ext.strategies.holding`): where its worker dies, the lease ends and the server
-itself takes the slot back.
+(:mod:`~ratelimit_ext.strategies.reservations`): where its worker dies, the lease ends and the
+server itself takes the slot back.
 
 Not for: a pace. Ten calls in flight may be ten a minute or a thousand.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import Answer, Reading
+from ratelimit_ext.strategies.strategy import Answer, Reading
 
 CODE = "cc"
 

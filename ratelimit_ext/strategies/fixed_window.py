@@ -18,7 +18,7 @@ from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Reading
 
 CODE = "fw"
 

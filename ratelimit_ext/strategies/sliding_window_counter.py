@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Reading
 
 CODE = "sc"
 

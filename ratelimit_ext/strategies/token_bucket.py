@@ -26,7 +26,7 @@ import math
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Reading
 
 CODE = "tb"
 

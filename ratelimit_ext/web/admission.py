@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.charge import Charge, Guess, Hold
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.core.guess import Guess
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.claims import Claim
 from ratelimit_ext.web.entry import Admission, Entry
 

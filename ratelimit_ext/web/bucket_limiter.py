@@ -12,7 +12,7 @@ from ratelimit_ext.core.charge import Charge, checked_cost
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.limits_adapter import limit_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias, get_args
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.strategies import block
+from ratelimit_ext.strategies.guards import block
 
 #: Why somebody is blocked. ``blocked``: an operator said so; ``abnormal-usage``: the caller does
 #: what he never does; ``overloaded``: what stands behind has too much to do; ``closed``: it is

@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import Charge, checked_cost
-from ratelimit_ext.core.guess import Guess
+from ratelimit_ext.core.charge import Charge, Guess, checked_cost
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars

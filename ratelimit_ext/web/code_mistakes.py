@@ -12,8 +12,7 @@ from flask_limiter.constants import ConfigVars
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.strategies import STRATEGIES
 
-from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.policy.callables import checked
 from ratelimit_ext.policy.mistakes import Mistake
 

@@ -23,7 +23,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.identities import Identity, spellings

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.engine.protocol import Change, Correction, Engine, Settlement
+from ratelimit_ext.engine.engine import Change, Correction, Engine, Settlement
 from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.protocol import Answer
+from ratelimit_ext.strategies.strategy import Answer
 from ratelimit_ext.web.claims import Claim
 
 

@@ -21,7 +21,7 @@ from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import OPTION_NAMES
 from ratelimit_ext.core.limit_string import states_guard
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import admitted, charged
 from ratelimit_ext.web.code_mistakes import (

@@ -27,8 +27,8 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.judgement import merged
-from ratelimit_ext.engine.protocol import ONCE_US, Change, Correction
+from ratelimit_ext.engine.engine import ONCE_US, Change, Correction
+from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_named
 
 _STOCK: Final[dict[str, type[RateLimiter]]] = {
@@ -55,7 +55,7 @@ class _NamedItem(RateLimitItemPerSecond):
 
 
 class ForeignEngine:
-    """An :class:`~ratelimit_ext.engine.protocol.Engine` over a storage's own operations."""
+    """An :class:`~ratelimit_ext.engine.engine.Engine` over a storage's own operations."""
 
     gives_back: Final = False
 

@@ -11,8 +11,8 @@ import flask
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.engine.protocol import Closing
-from ratelimit_ext.strategies.block import length_us
+from ratelimit_ext.engine.engine import Closing
+from ratelimit_ext.strategies.guards.block import length_us
 from ratelimit_ext.web.admission import Charged, Outcome, admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
 from ratelimit_ext.web.cause import BlockReason, manner

@@ -17,8 +17,8 @@ from typing import Final, NamedTuple, TypeAlias
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
-from ratelimit_ext.engine.protocol import Change, Closing, Correction, Engine, Renewal, Report
-from ratelimit_ext.strategies.block import length_us
+from ratelimit_ext.engine.engine import Change, Closing, Correction, Engine, Renewal, Report
+from ratelimit_ext.strategies.guards.block import length_us
 from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.known_names import KnownNames

@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 
-from ratelimit_ext.engine.denials import RememberingEngine
+from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
-from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.foreign import ForeignEngine
 
@@ -33,7 +33,7 @@ def _made_for(storage: Storage) -> Engine:
         return MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
     if isinstance(storage, RedisStorage) and not isinstance(storage, RedisClusterStorage):
         redis = RedisEngine(storage.get_connection(), storage.base_exceptions)
-        return RememberingEngine(redis)
+        return DenialCache(redis)
     return ForeignEngine(storage)
 
 

@@ -11,7 +11,7 @@ from flask_limiter.constants import MAX_BACKEND_CHECKS
 from limits import RateLimitItem
 from limits.strategies import RateLimiter
 
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bucket_limiter import ScopedLimiter
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.foreign import ForeignEngine

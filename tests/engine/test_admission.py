@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.engine import Correction
 from tests.strategies.world import DAY, HOUR, MINUTE, World
 
 WIDE = Limit(100, MINUTE, "token-bucket", name="wide")

@@ -11,7 +11,7 @@ import redis
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Settlement
+from ratelimit_ext.engine.engine import Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 
 DAY = 86_400_000_000

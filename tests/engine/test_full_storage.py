@@ -12,10 +12,10 @@ import redis
 from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.embedded import EmbeddedServer
-from ratelimit_ext.engine.protocol import Closing, Correction, Renewal, Settlement
+from ratelimit_ext.embedded.server import EmbeddedServer
+from ratelimit_ext.engine.engine import Closing, Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.block import CLOSED, how
+from ratelimit_ext.strategies.guards.block import CLOSED, how
 from tests import servers
 from tests.strategies.world import DAY, HOUR, MINUTE
 

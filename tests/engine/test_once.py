@@ -7,8 +7,8 @@ import redis
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.denials import RememberingEngine
-from ratelimit_ext.engine.protocol import ONCE_US, Correction, Settlement
+from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 from tests.strategies.world import DAY, MINUTE, SECOND, World
 
@@ -21,7 +21,7 @@ MARKER = "LIMITS:1:once:{user}:1"
 def sender(request: pytest.FixtureRequest, world: World) -> World:
     """Each engine, alone and behind the memory of denials."""
     if request.param:
-        world.engine = RememberingEngine(world.engine)
+        world.engine = DenialCache(world.engine)
     return world
 
 

@@ -17,7 +17,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.engine.relay import Relay

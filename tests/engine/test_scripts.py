@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ import redis
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import GUARDS, Limit
-from ratelimit_ext.engine.protocol import Closing, Report
+from ratelimit_ext.engine.engine import Closing, Report
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.scripts import composed
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
-from ratelimit_ext.strategies.block import CLOSED, how
+from ratelimit_ext.strategies.guards.block import CLOSED, how
 from tests.strategies.world import DAY, MINUTE, SECOND, START
 
 every_strategy = pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -24,11 +25,13 @@ every_allowance = pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - s
 every_file = pytest.mark.parametrize(
     ("package", "name"),
     [("engine", name) for name in ("prelude", "admit", "settle")]
-    + [("strategies", name.replace("-", "_")) for name in STRATEGIES],
+    + [("strategies", name) for name in STRATEGIES],
 )
 
 
 def text_of(package: str, name: str) -> str:
+    if package == "strategies":
+        return fragment_of(name)
     return (files(f"ratelimit_ext.{package}") / f"{name}.lua").read_text("utf-8")
 
 
@@ -56,7 +59,7 @@ def limit_of(strategy: str, amount: int) -> Limit:
 
 
 def fragment_of(strategy: str) -> str:
-    return text_of("strategies", strategy.replace("-", "_"))
+    return Path(STRATEGIES[strategy].__file__).with_suffix(".lua").read_text("utf-8")  # type: ignore[attr-defined]
 
 
 @every_file

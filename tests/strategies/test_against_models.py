@@ -20,8 +20,7 @@ import redis
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import (
+from ratelimit_ext.engine.engine import (
     Change,
     Closing,
     Correction,
@@ -30,6 +29,7 @@ from ratelimit_ext.engine.protocol import (
     Report,
     Settlement,
 )
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.strategies import models

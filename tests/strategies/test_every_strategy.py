@@ -11,11 +11,11 @@ import redis
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
-from ratelimit_ext.strategies.protocol import Answer
+from ratelimit_ext.strategies.strategy import Answer
 from tests.strategies.virtual_time import KeptBuckets
 from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, World
 

@@ -25,8 +25,7 @@ from ratelimit_ext.core.limit import (
     MOST_MULTIPLE,
     Limit,
 )
-from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import (
+from ratelimit_ext.engine.engine import (
     Change,
     Closing,
     Correction,
@@ -34,6 +33,7 @@ from ratelimit_ext.engine.protocol import (
     Report,
     Settlement,
 )
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.strategies.virtual_time import OpenBuckets, VirtualClient

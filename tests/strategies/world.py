@@ -5,7 +5,7 @@ from __future__ import annotations
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Closing, Correction, Engine, Report
+from ratelimit_ext.engine.engine import Closing, Correction, Engine, Report
 
 #: The strategies that limit a rate; what holds for each of them is shown for all.
 RATES = ("fixed-window", "sliding-window", "sliding-window-counter", "token-bucket")

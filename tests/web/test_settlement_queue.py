@@ -18,8 +18,8 @@ import redis
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Closing, Correction, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Closing, Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.settlement_queue import KEPT_AFTER_LEASE_S, SettlementQueue, settlements
 from tests.engine.relay import Relay

@@ -27,7 +27,7 @@ import math
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
-from ratelimit_ext.strategies.protocol import Answer, Reading
+from ratelimit_ext.strategies.strategy import Answer, Reading
 
 CODE = "bl"
 

@@ -54,7 +54,7 @@ class Renewal(NamedTuple):
 
 class Closing(NamedTuple):
     """The bucket of a `block` is closed from now on, for so long and in this manner
-    (:func:`~ratelimit_ext.strategies.block.how`)."""
+    (:func:`~ratelimit_ext.strategies.guards.block.how`)."""
 
     charge: Charge
     for_us: int

@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
-from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Reading
 
 CODE = "sg"
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
-from ratelimit_ext.strategies.protocol import Answer, Reading
+from ratelimit_ext.strategies.strategy import Answer, Reading
 
 CODE = "rp"
 

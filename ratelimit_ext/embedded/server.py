@@ -29,7 +29,7 @@ STOP_TIMEOUT_S = 12.0
 LOCK_TIMEOUT_S = 5.0
 POLL_S = 0.005
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS, with the final NUL
-SUPERVISOR = Path(__file__).with_name("embedded_supervisor.py")
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class EmbeddedServerError(Exception):

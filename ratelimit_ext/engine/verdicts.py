@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.protocol import Reading
+from ratelimit_ext.strategies.strategy import Reading
 
 
 def sent_cost(charge: Charge) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.block import (
+from ratelimit_ext.strategies.guards.block import (
     ABNORMAL_USAGE,
     BLOCKED,
     CLOSED,

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import Answer, Reading, Strategy
+from ratelimit_ext.strategies.strategy import Answer, Reading, Strategy
 
 GRACE_US: Final = 600_000_000
 #: The largest cost that a hold has room for: 6 bytes. No call costs that; what says so is cut off.

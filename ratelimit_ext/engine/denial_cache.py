@@ -21,7 +21,7 @@ from typing import Final
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.engine.protocol import ONCE_US, Change, Engine
+from ratelimit_ext.engine.engine import ONCE_US, Change, Engine
 
 LONGEST_S: Final = 1.0
 MOST_DENIALS: Final = 4096
@@ -29,7 +29,7 @@ MOST_DENIALS: Final = 4096
 MARKS: Final = 1024
 
 
-class RememberingEngine:
+class DenialCache:
     """An engine in front of another: answers what was denied a moment ago, and asks otherwise."""
 
     def __init__(self, engine: Engine) -> None:

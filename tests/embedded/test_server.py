@@ -16,13 +16,13 @@ import pytest
 import redis
 from limits.storage import storage_from_string
 
-from ratelimit_ext.engine import embedded
-from ratelimit_ext.engine.embedded import EmbeddedServer, EmbeddedServerError
+from ratelimit_ext.embedded import server as server_module
+from ratelimit_ext.embedded.server import EmbeddedServer, EmbeddedServerError
 from tests.servers import NEVER_AGAIN, alive, eventually
 
 HOLDER = """
 import os, sys
-from ratelimit_ext.engine.embedded import EmbeddedServer
+from ratelimit_ext.embedded.server import EmbeddedServer
 server = EmbeddedServer(sys.argv[1], drain_s=float(sys.argv[2]))
 server.start()
 if sys.argv[3:] and os.fork() == 0:
@@ -147,7 +147,7 @@ def test_one_application_per_directory(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second application in the folder is told whose it is and what to do; the first goes on."""
-    monkeypatch.setattr(embedded, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(server_module, "LOCK_TIMEOUT_S", 0.1)
     second = EmbeddedServer(server.data_dir)
     with pytest.raises(EmbeddedServerError) as refusal:
         second.start()

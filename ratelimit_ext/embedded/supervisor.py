@@ -1,6 +1,6 @@
 """Keeps one Valkey server running for as long as anyone holds its lifeline. Run as a script.
 
-    python -I -S embedded_supervisor.py FOLLOWING DRAIN_S BINARY SOCKET MAXMEMORY
+    python -I -S supervisor.py FOLLOWING DRAIN_S BINARY SOCKET MAXMEMORY
 
 Standard input, the lifeline, is the reading end of a FIFO, and so is the descriptor FOLLOWING. Who
 owns the server holds a writing end of both, who follows an owner (a worker) one of FOLLOWING. When

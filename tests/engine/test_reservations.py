@@ -11,10 +11,10 @@ import redis
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Change, Engine, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Change, Engine, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.holding import GRACE_US
+from ratelimit_ext.strategies.reservations import GRACE_US
 from tests.strategies.virtual_time import VirtualClient
 
 SECOND = 1_000_000
