@@ -10,7 +10,7 @@ from flask_limiter import ExemptionScope, HeaderNames
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.embedded.server import embedded_uri
-from ratelimit_ext.web.cause import BlockReason
+from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip

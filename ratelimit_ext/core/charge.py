@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from ratelimit_ext.core.limit import Limit
 
@@ -32,10 +32,10 @@ class Charge(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Who takes estimates: a call by its id, for as long as its lease of microseconds.
+    """The id under which a call reserves its estimates, and its lease in microseconds.
 
-    An id has 48 random bits. Where a call is not settled within its lease, what it did not spend
-    goes back.
+    An id has 48 random bits. If a call is not settled within its lease, what it did not spend goes
+    back.
     """
 
     id: int
@@ -49,6 +49,20 @@ def new_hold(lease_us: int) -> Hold:
 
 #: For charges that are final: nothing is held.
 NO_HOLD = Hold(0, 0)
+
+
+class Change(Protocol):
+    """A change of a bucket. ``verb`` names the function of the strategy that applies it, in Python
+    and in Lua; ``numbers`` are its arguments."""
+
+    @property
+    def charge(self) -> Charge: ...
+    @property
+    def hold(self) -> Hold: ...
+    @property
+    def verb(self) -> str: ...
+    @property
+    def numbers(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

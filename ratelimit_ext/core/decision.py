@@ -17,8 +17,9 @@ class Verdict(NamedTuple):
     the request was denied. ``retry_after_us`` is how long the same charge has to wait until it
     passes (0: it passes now; ``None``: it never can, its cost is above the capacity).
     ``reset_after_us`` is how long until the limit is full again, or for the sliding window until
-    its oldest call leaves. ``receipt`` says to the strategy where the charge went, so that it can
-    be corrected there and nowhere else.
+    its oldest call leaves. ``receipt`` tells the strategy which window was charged, so that a
+    correction reaches the same; ``None``: nothing was charged that could be corrected. ``reason``
+    says why it denies, if it does: ``limit``, or the reason of a guard.
     """
 
     charge: Charge
@@ -26,7 +27,8 @@ class Verdict(NamedTuple):
     remaining: int
     retry_after_us: int | None
     reset_after_us: int
-    receipt: int
+    receipt: int | None
+    reason: str = "limit"
 
     @property
     def retry_after_ms(self) -> int | None:

@@ -1,9 +1,8 @@
 """The string of a limit: the only parser.
 
 ``30/minute``, ``100 per 2 days``, ``5/second;1000/day`` as in the library `limits`; ``5 usd/day``
-for money, ``4 in flight`` for calls at once, ``1 usd/hour or 20 x usual`` for a surge,
-``unless blocked`` and ``as reported`` for what others decide. Several limits are separated by
-``;``, ``,`` or ``|``.
+for money; and the forms of single strategies, such as ``4 in flight`` (:class:`Form`). Several
+limits are separated by ``;``, ``,`` or ``|``.
 """
 
 from __future__ import annotations
@@ -13,17 +12,12 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, cast
 
 from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
-from ratelimit_ext.core.limit import (
-    GUARDS,
-    LONGEST_PERIOD_US,
-    MOST_AMOUNT,
-    Limit,
-    LimitOptions,
-)
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit, LimitOptions
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
+from ratelimit_ext.core.traits import TABLE, Form
 
 #: The periods with their seconds. A month has 30 days and a year 360, as in `limits`.
 PERIODS: Final = MappingProxyType(
@@ -39,17 +33,10 @@ PERIODS: Final = MappingProxyType(
 
 # `limits` allows a colon before the separator.
 _SEPARATOR: Final = re.compile(r":?[,;|]")
-_PART: Final = re.compile(
-    r"""\s* (?:
-        (?P<amount>[0-9]+) (?P<fraction>\.[0-9]+)? \s* (?: (?P<usd>usd) \s* )?
-        (?: / | per ) \s* (?P<count>[0-9]+)? \s* (?P<period>[a-z]+)
-        (?: \s+ or \s+ (?P<multiple>[0-9]+) \s* x \s+ usual )?
-      | (?P<slots>[0-9]+) \s+ in \s+ flight
-      | (?P<block>unless \s+ blocked)
-      | (?P<reported>as \s+ reported)
-    ) \s*""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_RATE: Final = r"""
+    (?P<amount>[0-9]+) (?P<fraction>\.[0-9]+)? \s* (?: (?P<usd>usd) \s* )?
+    (?: / | per ) \s* (?P<count>[0-9]+)? \s* (?P<period>[a-z]+)
+"""
 
 _WORD: Final = re.compile(r"[a-z]+")
 _FRACTION: Final = re.compile(r"\d+\.\d+\s*(?:/|per\b)")
@@ -101,17 +88,23 @@ class ParsedLimit:
             multiple=self.multiple,
         )
 
+    @property
+    def form(self) -> Form | None:
+        """The form of the strategy that the string states."""
+        return TABLE[self.strategy].form if self.strategy else None
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether it is written as an amount per period."""
+        return self.form is None or self.form.has_rate
+
     def __str__(self) -> str:
-        """The limit for a person, in one spelling however it is written."""
-        if self.strategy == "block":
-            return "unless blocked"
-        if self.strategy == "reported":
-            return "as reported"
-        if self.unit == "calls":
-            return f"{self.amount} in flight"
+        """The limit as it is shown, however it was written."""
         amount = f"{shown_dollars(self.amount)} usd" if self.unit == "usd" else str(self.amount)
-        surge = "" if self.multiple is None else f" or {self.multiple} x usual"
-        return f"{amount} per {self.count} {self.period}{surge}"
+        rate = f"{amount} per {self.count} {self.period}"
+        if self.form is None:
+            return rate
+        return self.form.text.format(rate=rate, amount=amount, multiple=self.multiple)
 
 
 def parse(text: object) -> tuple[ParsedLimit, ...]:
@@ -145,28 +138,43 @@ def _parse(text: str) -> tuple[ParsedLimit, ...]:
 
 
 def _parsed(part: str) -> ParsedLimit:
-    """One limit. Raises ``ValueError`` for what is none."""
-    match = _PART.fullmatch(part)
-    if match is None:
-        raise ValueError(part)
-    text, found = part.strip(), match.groupdict()
-    if found["block"]:
-        return ParsedLimit(text, 1, strategy="block")
-    if found["reported"]:
-        return ParsedLimit(text, MOST_AMOUNT, period="minute", strategy="reported")
-    if found["slots"]:
-        return ParsedLimit(text, int(found["slots"]), unit="calls", strategy="concurrency")
-    usd, multiple = found["usd"], found["multiple"]
-    amount = found["amount"] + (found["fraction"] or "")
-    return ParsedLimit(
-        text,
-        micro_dollars(amount) if usd else int(amount),
-        count=int(found["count"] or 1) or 1,  # `limits` reads 5/0 minutes as 5/minute
-        period=_period(found["period"].lower()),
-        unit="usd" if usd else None,
-        strategy="surge" if multiple else None,
-        multiple=int(multiple) if multiple else None,
-    )
+    """One limit. Raises ``ValueError`` if it is invalid."""
+    if match := _compiled(_RATE).fullmatch(part):
+        return ParsedLimit(part.strip(), **_rate(match))
+    for name, traits in TABLE.items():
+        form = traits.form
+        if form is None:
+            continue
+        if match := _compiled(form.pattern.replace("{rate}", _RATE)).fullmatch(part):
+            found = match.groupdict()
+            multiple = found.get("multiple")
+            stated = {"unit": form.unit, "amount": form.amount, "period": form.period}
+            if form.has_rate:
+                stated |= _rate(match)
+            elif found.get("amount"):
+                stated["amount"] = int(found["amount"])
+            return ParsedLimit(
+                part.strip(),
+                strategy=name,
+                multiple=int(multiple) if multiple else None,
+                **cast(Any, stated),
+            )
+    raise ValueError(part)
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"\s* (?: {pattern} ) \s*", re.IGNORECASE | re.VERBOSE)
+
+
+def _rate(match: re.Match[str]) -> dict[str, Any]:
+    usd, amount = match["usd"], match["amount"] + (match["fraction"] or "")
+    return {
+        "amount": micro_dollars(amount) if usd else int(amount),
+        "count": int(match["count"] or 1) or 1,  # `limits` reads 5/0 minutes as 5/minute
+        "period": _period(match["period"].lower()),
+        "unit": "usd" if usd else None,
+    }
 
 
 def _period(word: str) -> str:
@@ -196,14 +204,19 @@ def _strategies(text: str) -> frozenset[str | None]:
 
 def states_guard(text: object, options: LimitOptions) -> bool:
     """Whether the limit is a guard. A guard applies beside other limits and overrides none."""
-    return states_strategy(text, options, GUARDS)
+    guards = tuple(name for name, traits in TABLE.items() if traits.guard)
+    return states_strategy(text, options, guards)
+
+
+def _forms() -> list[Form]:
+    return [traits.form for traits in TABLE.values() if traits.form is not None]
 
 
 def _invalid(value: object) -> str:
+    *examples, last = [f'"{form.example}"' for form in _forms()]
     return (
         f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
-        '"5/second;1000/day" or "5 usd/day"; "4 in flight"; "1 usd/hour or 20 x usual"; '
-        f'"unless blocked" and "as reported".{_remedy(str(value).lower())}'
+        f'"5/second;1000/day" or "5 usd/day"; {"; ".join(examples)} and {last}.{_remedy(str(value).lower())}'
     )
 
 
@@ -211,8 +224,9 @@ def _remedy(words: str) -> str:
     """What was probably meant; empty if unknown."""
     if "$" in words:
         return ' Dollars are written "5 usd/day".'
-    if "flight" in words:
-        return ' Calls at once are written "4 in flight".'
+    for form in _forms():
+        if form.keyword in words:
+            return f' It is written "{form.example}".'
     if "token" in words:
         return ' The unit is a keyword beside the string: "90000/minute" with unit = "tokens".'
     if _FRACTION.search(words):

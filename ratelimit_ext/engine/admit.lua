@@ -5,7 +5,7 @@
 --          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
 --          strategy's own arguments
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
---          fits, else 0, and the three integers of the strategy's reading, before anything is taken.
+--          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          If a full server cannot store the bucket of charge i: now and -i
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken where it
@@ -60,7 +60,7 @@ end
 
 local function wanted(charge)
   if charge.part == 'e' then return not denied end
-  if charge.part == 's' then return charge[1] and not (denied and charge.strategy.note) end
+  if charge.part == 's' then return charge[1] and not (denied and charge.strategy.reserve) end
   return charge[1] and denied and not banned and triggered(charge.part)
 end
 
@@ -72,11 +72,11 @@ local function change_of(i)
   if taken and cost > 0 then
     value = strategy.take(now, cost, arg, unpack(charge, 2))
   else
-    if strategy.rewound(raws[i], now, arg) then
+    if strategy.from_future(raws[i], now, arg) then
       value = strategy.take(now, 0, arg, unpack(charge, 2))
     end
-    if taken and not denied and strategy.note then
-      value = strategy.note(value or raws[i], now, arg) or value
+    if taken and not denied and strategy.reserve then
+      value = strategy.reserve(value or raws[i], now, arg) or value
     end
   end
   if value then return value, strategy.lifetime(value, now, arg) end

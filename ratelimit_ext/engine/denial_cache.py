@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.engine.engine import ONCE_US, Change, Engine
+from ratelimit_ext.engine.engine import ONCE_US, Engine
 
 LONGEST_S: Final = 1.0
 MOST_DENIALS: Final = 4096
@@ -174,7 +174,7 @@ def _can_be_repeated(decision: Decision, charges: tuple[Charge, ...]) -> bool:
     """
     leave_no_trace = all(not c.meta and c.limit.mode == "enforce" for c in charges)
     limits = [denial.charge.limit for denial in decision.denials]
-    return leave_no_trace and all(limit.told and limit.unit != "calls" for limit in limits)
+    return leave_no_trace and all(limit.traits.cacheable for limit in limits)
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:

@@ -7,16 +7,16 @@
 
 local strategies = {}
 
--- What a script is told about its charges comes as one JSON list: a client packs one long argument
+-- What a script needs to know of its charges comes as one JSON list: a client packs one long argument
 -- much faster than thirty short ones.
 local words
 
 local function read_words(list) words = cjson.decode(list) end
 
--- What a correction can raise a bucket's usage to (MOST_USED in strategies/protocol.py).
+-- What a correction can raise a bucket's usage to (MOST_USED in strategies/strategy.py).
 local MOST_USED = 1125899906842624
 
--- Nothing is kept for longer, in microseconds: 142 years (LONGEST_LIFETIME_US in strategies/protocol.py).
+-- Nothing is kept for longer, in microseconds: 142 years (LONGEST_LIFETIME_US in strategies/strategy.py).
 local LONGEST_LIFETIME = 4503599627370496
 
 -- The quotient and the remainder of a * b / m, exactly, for whole a < 2^53, b < 2^53, m <= 2^48

@@ -1,7 +1,7 @@
-"""Holding: any strategy, with the estimates of calls that are not over yet.
+"""Reservations: any strategy, with the estimates of calls that are not over yet.
 
-What a call to a language model costs is known at its end. Its estimate is taken at admission and
-noted as a *hold*: who took it, how much, and until when. Settling replaces the estimate by the real
+The cost of a call to a language model is known at its end. Its estimate is taken at admission and
+noted as a *hold*: its id, how much, and until when. Settling replaces the estimate by the real
 cost, once: the hold is gone, and a second settlement finds nothing. If the call is not settled in
 time, because its worker died, the lease ends and the next access to the bucket gives back what was
 not spent, as of the instant at which the lease ended. The hold itself is remembered for ten more
@@ -11,17 +11,18 @@ A refund goes to the window that the hold was charged to, or nowhere if that is 
 cost beyond its hold is carried into the window that is open when it settles.
 """
 
-# ruff: noqa: FBT001 - one signature for all strategies, called by the engines alone
-
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from ratelimit_ext.core.charge import Change, Charge, Hold
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.strategy import Answer, Reading, Strategy
+from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
 GRACE_US: Final = 600_000_000
-#: The largest cost that a hold has room for: 6 bytes. No call costs that; what says so is cut off.
+#: The largest cost that a hold has room for: 6 bytes. Larger ones are cut off.
 MOST_HELD: Final = 2**48 - 1
 
 
@@ -38,116 +39,127 @@ class Record(NamedTuple):
 
 
 State: TypeAlias = tuple[tuple[Record, ...], Any]  # holds; the strategy's own state
+Parameters: TypeAlias = tuple[tuple[int, ...], Hold]  # the strategy's own; the hold
 
 
-class Holding:
-    """A strategy over another. Its parameters are the other's, the hold's id, and its lease."""
+class Reservations(Strategy):
+    """A strategy over another."""
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
-        self.CODE = f"h{strategy.CODE}"
+        self.name = strategy.name
+        self.code = f"h{strategy.code}"
+        self.changes = (*strategy.changes, "settle", "renew")
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """The strategy's own; the engine adds the hold."""
         return self._strategy.parameters(limit, now_us)
 
     def check(
-        self, state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
-    ) -> tuple[bool, Reading, State]:
+        self, state: State | None, now_us: int, cost: int, parameters: Parameters
+    ) -> tuple[bool, Snapshot, State]:
         """The strategy's answer after what is over was given back."""
         records, inner = self._expired(state, now_us, parameters)
-        fits, reading, present = self._strategy.check(inner, now_us, cost, parameters[:-2])
-        return fits, reading, (records, present)
+        fits, snapshot, now = self._strategy.check(inner, now_us, cost, parameters[0])
+        return fits, snapshot, (records, now)
 
-    def take(self, state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
-        """The strategy's, with a hold where there is a lease."""
-        *own, hold, lease = parameters
+    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
+        """The strategy's, with a hold if there is a lease."""
+        own, hold = parameters
         records, inner = state
-        receipt = self._strategy.booked(inner, now_us)
-        inner = self._strategy.take(inner, now_us, cost, tuple(own))
-        if cost and lease:
-            records = (*records, Record(hold, now_us + lease, receipt, cost, 0))
-        return records, inner
+        receipt = self._strategy.receipt(inner, now_us)
+        if cost and hold.lease_us:
+            records = (*records, Record(hold.id, now_us + hold.lease_us, receipt, cost, 0))
+        return records, self._strategy.take(inner, now_us, cost, own)
 
-    def note(self, state: State | None, now_us: int, parameters: tuple[int, ...]) -> State:
-        """The hold of a call whose estimate is 0: it was charged nowhere, and settles what it
-        really costs."""
-        *_, hold, lease = parameters
+    def reserve(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
+        hold = parameters[1]
+        if not hold.lease_us:
+            return None
         records, inner = self._expired(state, now_us, parameters)
-        return (*records, Record(hold, now_us + lease, 0, 0, 0)), inner
+        return (*records, Record(hold.id, now_us + hold.lease_us, 0, 0, 0)), inner
 
-    def lifetime(self, state: State, now_us: int, parameters: tuple[int, ...]) -> int:
+    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         """The strategy's, and until the last hold is forgotten."""
         records, inner = state
         last = max((record.deadline + GRACE_US for record in records), default=now_us) - now_us
-        own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[:-2])
+        own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[0])
         return max(own, last)
 
-    def booked(self, state: State, now_us: int) -> int:
-        """The strategy's."""
-        return self._strategy.booked(state[1], now_us)
+    def receipt(self, state: State, now_us: int) -> int:
+        return self._strategy.receipt(state[1], now_us)
 
-    def rewound(self, state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
-        """The strategy's."""
-        return self._strategy.rewound(state[1] if state else None, now_us, parameters[:-2])
+    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+        return self._strategy.from_future(state[1] if state else None, now_us, parameters[0])
+
+    def apply(
+        self, change: Change, state: State | None, now_us: int, parameters: Parameters
+    ) -> State | None:
+        """Changes of the strategy's own apply to its part of the state."""
+        if change.verb not in self._strategy.changes:
+            settled: State | None = super().apply(change, state, now_us, parameters)
+            return settled
+        records, inner = self._expired(state, now_us, parameters)
+        inner = self._strategy.apply(change, inner, now_us, parameters[0])
+        return None if inner is None else (records, inner)
 
     def adjust(
-        self,
-        state: State | None,
-        now_us: int,
-        receipt: int,
-        delta: int,
-        parameters: tuple[int, ...],
+        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
     ) -> State | None:
-        """The strategy's."""
         records, inner = self._expired(state, now_us, parameters)
-        inner = self._strategy.adjust(inner, now_us, receipt, delta, parameters[:-2])
+        inner = self._strategy.adjust(inner, now_us, parameters[0], receipt, delta)
         return None if inner is None else (records, inner)
 
     def settle(
-        self, state: State | None, now_us: int, hold: int, actual: int, parameters: tuple[int, ...]
+        self, state: State | None, now_us: int, parameters: Parameters, hold_id: int, actual: int
     ) -> State | None:
-        """The call of this hold is over, and cost so much; ``None`` where there is no such hold."""
+        """The call of this hold is over, and its cost is known; ``None`` if there is no such
+        hold."""
         records, inner = self._expired(state, now_us, parameters)
-        record = next((record for record in records if record.id == hold), None)
+        record = next((record for record in records if record.id == hold_id), None)
         if record is None:
             return None
         delta = max(min(actual, MOST_HELD), record.final) - record.amount
-        inner = self._adjusted(inner, now_us, record.receipt, delta, parameters)
+        inner = self._adjusted(inner, now_us, parameters, record.receipt, delta)
         return tuple(other for other in records if other is not record), inner
 
     def renew(
-        self, state: State | None, now_us: int, cost: int, so_far: int, parameters: tuple[int, ...]
+        self, state: State | None, now_us: int, parameters: Parameters, cost: int, so_far: int
     ) -> State | None:
-        """The call of this hold goes on, and has cost so much; its lease begins anew.
+        """The call goes on and has cost so much; the lease of its hold begins anew.
 
-        If the lease was over, what was given back of the cost is taken again, from the present
-        window: it denies nobody, and may overdraw.
+        If the lease was over, what was given back of the cost is taken again, from the current
+        window: that denies nothing, and may overdraw.
         """
-        own, (hold, lease) = parameters[:-2], parameters[-2:]
+        own, hold = parameters
         records, inner = self._expired(state, now_us, parameters)
-        record = next((record for record in records if record.id == hold), None)
+        record = next((record for record in records if record.id == hold.id), None)
         if record is None:
             return None
         spent = min(max(record.spent, so_far), MOST_HELD)
         amount = max(record.amount, spent, min(cost, MOST_HELD))
         receipt, final = record.receipt, record.final
         if record.deadline <= now_us and amount > record.amount:
-            receipt = self._strategy.booked(self._strategy.check(inner, now_us, 0, own)[2], now_us)
-            final = record.amount
-        inner = self._adjusted(inner, now_us, receipt, amount - record.amount, parameters)
-        renewed = Record(hold, now_us + lease, receipt, amount, spent, final)
+            now = self._strategy.check(inner, now_us, 0, own)[2]
+            receipt, final = self._strategy.receipt(now, now_us), record.amount
+        inner = self._adjusted(inner, now_us, parameters, receipt, amount - record.amount)
+        renewed = Record(hold.id, now_us + hold.lease_us, receipt, amount, spent, final)
         return tuple(renewed if other is record else other for other in records), inner
 
-    def answer(self, limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
-        """The strategy's."""
-        return self._strategy.answer(limit, now_us, cost, taken, reading)
+    def verdict(
+        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
+    ) -> Verdict:
+        return self._strategy.verdict(charge, snapshot, now_us, allowed=allowed, taken=taken)
 
-    def later(self, limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
-        """The strategy's."""
-        return self._strategy.later(limit, cost, answer, elapsed_us)
+    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+        return self._strategy.later(verdict, elapsed_us)
 
-    def _expired(self, state: State | None, now_us: int, parameters: tuple[int, ...]) -> State:
+    def fragments(self) -> tuple[str, ...]:
+        own = (files("ratelimit_ext.strategies") / "reservations.lua").read_text("utf-8")
+        line = f"strategies.{self.code} = strategies.reservations(strategies.{self._strategy.code})"
+        return (*self._strategy.fragments(), f"do\n{own}end\n", line)
+
+    def _expired(self, state: State | None, now_us: int, parameters: Parameters) -> State:
         """Give back what the leases that are over still held; forget those over long ago.
 
         What is over by then stays charged to its window, as if it were spent: it is not known
@@ -161,7 +173,7 @@ class Holding:
         for record in sorted(over, key=lambda record: record.deadline):
             unspent = record.amount - record.spent
             adjusted = self._strategy.adjust(
-                inner, record.deadline, record.receipt, -unspent, parameters[:-2]
+                inner, record.deadline, parameters[0], record.receipt, -unspent
             )
             if adjusted is None:
                 closed[record] = record._replace(spent=record.amount)
@@ -174,9 +186,9 @@ class Holding:
         return tuple(kept), inner
 
     def _adjusted(
-        self, inner: Any, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
+        self, inner: Any, now_us: int, parameters: Parameters, receipt: int, delta: int
     ) -> Any:
         if not delta:
             return inner
-        adjusted = self._strategy.adjust(inner, now_us, receipt, delta, parameters[:-2])
+        adjusted = self._strategy.adjust(inner, now_us, parameters[0], receipt, delta)
         return inner if adjusted is None else adjusted

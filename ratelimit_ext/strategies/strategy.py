@@ -1,107 +1,116 @@
-"""What an algorithm offers to the engines."""
-
-# ruff: noqa: FBT001 - one signature for all strategies, called by the engines alone
+"""The base class of all strategies: their traits, and what an algorithm offers to the engines."""
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, Protocol
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
+from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.traits import Traits
 
 #: What a correction can raise a bucket's usage to: a thousand times the largest amount, and far
 #: enough below 2**53 for every sum of two of them.
 MOST_USED: Final = 2**50
 
-
 #: Nothing is kept for longer: 142 years, in microseconds.
 LONGEST_LIFETIME_US: Final = 2**52
 
+#: How far the clocks of those who share a bucket may differ. Within it time never runs backwards
+#: for a bucket: if it followed each clock, every change of clocks would refill the difference.
+SKEW_US: Final = 1_000_000
 
-class Reading(NamedTuple):
-    """A bucket brought to the present: three integers whose meaning is the strategy's own.
+#: Three integers of a bucket as of now, before a charge is taken. Their meaning is the strategy's
+#: own. Lua and Python return the same three.
+Snapshot: TypeAlias = Sequence[int]
 
-    The Lua fragment returns the same three, so that one function, :meth:`Strategy.answer`, turns
-    a reading of either engine into an answer.
+
+class Strategy(Traits, ABC):
+    """A rate-limiting algorithm. Its state is opaque to the engines; ``None`` is a fresh bucket.
+
+    The Lua twin lies beside the Python file, under the same name.
     """
 
-    x: int
-    y: int
-    z: int
-
-
-class Answer(NamedTuple):
-    """What a reading means for one charge: see :class:`~ratelimit_ext.core.decision.Verdict`."""
-
-    remaining: int
-    retry_after_us: int
-    reset_after_us: int
-    receipt: int
-
-
-class Strategy(Protocol):
-    """A rate-limiting algorithm. ``State`` is opaque to the engines; ``None`` is a fresh bucket.
-
-    ``parameters`` are the numbers that stand behind code, mode and cost in the script's arguments.
-    """
-
-    #: Two letters that name the algorithm in keys and in the script's arguments.
-    CODE: str
-
+    @abstractmethod
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
-        """The limit as numbers, the same for Lua and for the functions below."""
-        ...
+        """The limit as numbers, the same for Lua and for the methods below."""
 
+    @abstractmethod
     def check(
-        self, state: Any, now_us: int, cost: int, parameters: tuple[int, ...]
-    ) -> tuple[bool, Reading, Any]:
-        """Whether ``cost`` fits at ``now_us``; the reading; the state brought to ``now_us``."""
-        ...
+        self, state: Any, now_us: int, cost: int, parameters: Any
+    ) -> tuple[bool, Snapshot, Any]:
+        """Whether ``cost`` fits at ``now_us``; the snapshot; the state brought to ``now_us``."""
 
-    def take(self, state: Any, now_us: int, cost: int, parameters: tuple[int, ...]) -> Any:
+    @abstractmethod
+    def take(self, state: Any, now_us: int, cost: int, parameters: Any) -> Any:
         """The state after a cost that fitted; ``None`` if there is nothing to keep."""
-        ...
 
-    def lifetime(self, state: Any, now_us: int, parameters: tuple[int, ...]) -> int:
+    @abstractmethod
+    def lifetime(self, state: Any, now_us: int, parameters: Any) -> int:
         """For how many microseconds the state matters: afterwards it answers as a fresh bucket.
 
         Every time to live comes from here. 0 or less: it is not kept.
         """
-        ...
 
-    def booked(self, state: Any, now_us: int) -> int:
-        """The receipt of a charge that is taken now from a state that was brought to now."""
-        ...
-
-    def rewound(self, state: Any, now_us: int, parameters: tuple[int, ...]) -> bool:
-        """Whether the state comes from a future that only a clock set back explains.
-
-        ``check`` brings such a state to the present each time anew. The engine keeps that present
-        (a ``take`` of 0) even where it denies, or the wait would begin anew with every call until
-        the clock has caught up.
-        """
-        ...
-
-    def adjust(
-        self, state: Any, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-    ) -> Any:
+    @abstractmethod
+    def adjust(self, state: Any, now_us: int, parameters: Any, receipt: int, delta: int) -> Any:
         """The state after correcting the charge of ``receipt`` by ``delta`` units.
 
         Never denies; a positive delta may overdraw. If the window of the charge is over, a positive
-        delta is charged to the present one, and a negative one changes nothing: ``None``.
+        delta is charged to the current one, and a negative one changes nothing: ``None``.
         """
-        ...
 
-    def answer(self, limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
-        """What the reading means for a charge of ``cost`` that was taken, or that was not.
+    @abstractmethod
+    def verdict(
+        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
+    ) -> Verdict:
+        """The answer to a charge that was taken, or not. Its cost is within the capacity."""
 
-        The cost is at most the limit's capacity.
+    def receipt(self, state: Any, now_us: int) -> int:
+        """Where a charge goes that is taken now from a state that was brought to now."""
+        return 0
+
+    def from_future(self, state: Any, now_us: int, parameters: Any) -> bool:
+        """Whether the state comes from a future that only a clock set back explains.
+
+        ``check`` brings such a state to the present each time anew. The engine keeps that present
+        (a ``take`` of 0) even where it denies. Otherwise the wait would begin anew with every call
+        until the clock has caught up.
         """
-        ...
+        return False
 
-    def later(self, limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
-        """The answer as it reads ``elapsed_us`` afterwards if nobody else has called.
+    def reserve(self, state: Any, now_us: int, parameters: Any) -> Any:
+        """The state with the hold of a call whose estimate is 0; ``None``: it has no holds."""
+        return None
 
-        A view may take half a minute, and its headers speak of the moment they are sent. What an
-        answer alone cannot tell stays as it was, on the safe side.
+    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+        """The verdict as it reads ``elapsed_us`` afterwards if nobody else has called.
+
+        A view may take half a minute, and its headers speak of the moment they are sent. What a
+        verdict alone cannot tell stays as it was, on the safe side.
         """
-        ...
+        return verdict._replace(reset_after_us=max(0, verdict.reset_after_us - elapsed_us))
+
+    def apply(self, change: Change, state: Any, now_us: int, parameters: Any) -> Any:
+        """The state after the change; ``None``: it changes nothing."""
+        self.check_change(change)
+        return getattr(self, change.verb)(state, now_us, parameters, *change.numbers)
+
+    def check_change(self, change: Change) -> None:
+        """Raise ``ValueError`` for a change that this strategy does not take."""
+        if change.verb not in self.changes:
+            allowed = ", ".join(map(repr, self.changes))
+            raise ValueError(
+                f"{change.charge.limit}: the strategy {self.name!r} does not take the change "
+                f"{change.verb!r}; it takes {allowed}."
+            )
+
+    def fragments(self) -> tuple[str, ...]:
+        """The parts of a script that define it, in their order."""
+        source = sys.modules[type(self).__module__].__file__
+        assert source is not None
+        return (f"do\n{Path(source).with_suffix('.lua').read_text('utf-8')}end\n",)

@@ -100,7 +100,7 @@ def charged(
 def _triggering(claims: list[Claim]) -> tuple[int, ...]:
     """Whose denial a limit on denials counts, empty for any: that of a guard is no doing of the
     caller's. Where there are only guards it is the limit's own, which is never counted."""
-    told = tuple(i for i, claim in enumerate(claims) if claim.limit.told)
+    told = tuple(i for i, claim in enumerate(claims) if claim.limit.visible)
     return () if len(told) == len(claims) else told or (len(claims),)
 
 

@@ -9,13 +9,13 @@ from typing import Any, Final, TypeAlias
 import flask_limiter
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.limit import UNITS
+from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.policy import did_you_mean
 from ratelimit_ext.web.code_mistakes import check_function
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 
 #: Of a call that is in flight there is nothing to estimate: it is one.
-ESTIMATED: Final = tuple(unit for unit in UNITS if unit != "calls")
+ESTIMATED: Final = UNITS
 
 Estimate: TypeAlias = Callable[[], Any]
 

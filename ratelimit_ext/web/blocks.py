@@ -12,6 +12,7 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.web.claims import Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.limits_adapter import items_of, limit_of, options_of
@@ -20,7 +21,7 @@ from ratelimit_ext.web.manager import Manager
 
 def names_of_blocks(app: flask.Flask, manager: Manager) -> list[str]:
     """The names of all limits that say ``unless blocked``."""
-    return sorted(_names(app, manager, ("block",)))
+    return sorted(_names(app, manager, strategies_taking("block")))
 
 
 def charges_on(
@@ -30,7 +31,7 @@ def charges_on(
     *,
     name: str,
     identity: str,
-    strategies: tuple[str, ...] = ("block",),
+    strategies: tuple[str, ...],
 ) -> list[Charge]:
     """What a request of that identity would charge to the guards of that name: one charge a
     bucket. Raises ``ValueError`` where there is no such guard."""

@@ -17,7 +17,6 @@ from ratelimit_ext.core.charge import Charge, Guess, checked_cost
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
-from ratelimit_ext.strategies import strategy_named
 from ratelimit_ext.web.limits_adapter import limit_of, rank
 
 #: What a call is estimated to cost, by unit and the name of the limit ("": any other).
@@ -34,7 +33,7 @@ class Naming:
 
     def prefix(self, limit: Limit, scope: str) -> str:
         """The name of a bucket as far as every identity shares it."""
-        code = strategy_named(limit.strategy).CODE
+        code = limit.traits.code
         label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
         return bucket_prefix(self.storage_prefix, code, limit, label)
 
@@ -72,7 +71,7 @@ class Claim:
         limit = self.limit
         return (
             limit.held
-            and limit.unit != "calls"
+            and not limit.traits.one_per_call
             and self.estimate is None
             and self.runtime.cost == 1
         )
@@ -157,8 +156,8 @@ class ClaimMaker:
         )
 
     def _estimate(self, limit: Limit) -> Callable[[], Any] | None:
-        if limit.strategy == "block":
-            return None  # one that costs 0 would block nobody
+        if limit.traits.one_per_call:
+            return None
         own = self._estimators.get((limit.unit, limit.name))
         return own or self._estimators.get((limit.unit, ""))
 

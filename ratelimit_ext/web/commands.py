@@ -210,7 +210,7 @@ def _state(extension: Extension, listed: Listed, key: str) -> str:
     """What is left for a caller: for the spelling that has used most."""
     limit = listed.limit
     verdicts = [_look(extension, listed, name) for name in spellings(key)]
-    if not limit.told:
+    if not limit.visible:
         return ": Pass" if all(verdict.allowed for verdict in verdicts) else ": Fail"
     left = min(verdict.remaining for verdict in verdicts)
     passes = "Pass" if left else "Fail"
@@ -219,6 +219,6 @@ def _state(extension: Extension, listed: Listed, key: str) -> str:
 
 def _look(extension: Extension, listed: Listed, identity: str) -> Verdict:
     # A block is no block for a cost of 0.
-    cost = 0 if listed.limit.told else 1
+    cost = 0 if listed.limit.visible else 1
     charge = Charge(listed.limit, bucket_key(listed.prefix, identity), cost)
     return extension._shared_engine.admit([charge], take=False).verdicts[0]

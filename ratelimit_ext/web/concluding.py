@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.web.admission import Outcome
 from ratelimit_ext.web.asking import AskingLimiter
-from ratelimit_ext.web.cause import ENDLESS_MS, ORDER, Cause, cause_of
+from ratelimit_ext.web.cause import ENDLESS_MS, Cause, cause_of, precedence
 from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.limited_request import LimitedRequest, RequestLimit
 from ratelimit_ext.web.limits_adapter import rank
@@ -28,7 +28,7 @@ class ConcludingLimiter(AskingLimiter):
         """Remember the answers; raise the refusal where the request was denied."""
         state.decided = outcome.entries
         enforced = [entry for entry in outcome.entries if entry.verdict.enforced]
-        state.entries += [entry for entry in enforced if entry.claim.limit.told]
+        state.entries += [entry for entry in enforced if entry.claim.limit.visible]
         if outcome.decision.admitted:
             _remember_taken(state, outcome)
             return
@@ -50,7 +50,7 @@ class ConcludingLimiter(AskingLimiter):
             if entry.verdict.retry_after_us is None:
                 return RequestTooLarge(entry.claim, entry.verdict)
         state.retry_ms = outcome.decision.retry_after_ms
-        first = min((cause_of(entry.verdict) for entry in denied), key=ORDER.index)
+        first = min((cause_of(entry.verdict) for entry in denied), key=precedence)
         denied = [entry for entry in denied if cause_of(entry.verdict) == first]
         lasting = max(denied, key=lambda entry: entry.verdict.retry_after_us or 0)
         told = [lasting] if self._fail_on_first_breach else denied

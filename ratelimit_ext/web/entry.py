@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ratelimit_ext.core.charge import Hold
+from ratelimit_ext.core.charge import Change, Hold
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.engine.engine import Change, Correction, Engine, Settlement
-from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.strategy import Answer
+from ratelimit_ext.engine.engine import Correction, Engine, Settlement
+from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.web.claims import Claim
 
 
@@ -39,15 +38,8 @@ class Entry(NamedTuple):
 
     def later(self, elapsed_us: int) -> Entry:
         """The entry as it reads that much after the decision."""
-        verdict, limit = self.verdict, self.claim.limit
-        answer = strategy_named(limit.strategy).later(
-            limit,
-            verdict.charge.cost,
-            Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt),
-            elapsed_us,
-        )
-        now = verdict._replace(remaining=answer.remaining, reset_after_us=answer.reset_after_us)
-        return self._replace(verdict=now, now_us=self.now_us + elapsed_us)
+        later = strategy_of(self.claim.limit).later(self.verdict, elapsed_us)
+        return self._replace(verdict=later, now_us=self.now_us + elapsed_us)
 
     def settlement(self, actual: int) -> Change:
         """What replaces the estimate of the verdict's charge by the actual cost."""

@@ -172,7 +172,7 @@ class Limiter(GuardingLimiter):
         held: dict[tuple[Engine, str], int] = {}
         for entry in self.context.taken:  # in the order of admission
             limit = entry.claim.limit
-            if limit.unit == "usd" and limit.told and entry.verdict.enforced:
+            if limit.unit == "usd" and limit.visible and entry.verdict.enforced:
                 bucket = entry.admission.engine, entry.verdict.charge.key
                 left[bucket] = entry.verdict.remaining
                 held[bucket] = held.get(bucket, 0) + entry.cost
@@ -223,7 +223,7 @@ class Limiter(GuardingLimiter):
         looks = [replace(claim, estimate=lambda: 0) for claim in claims]
         made = charged(looks, (), self.logger, lenient=True)
         outcome = admitted(self.engine, made, NO_HOLD, take=False)
-        shown = [e for e in outcome.entries if e.verdict.enforced and e.claim.limit.told]
+        shown = [e for e in outcome.entries if e.verdict.enforced and e.claim.limit.visible]
         shown.sort(key=lambda entry: rank(entry.claim.runtime.limit))
         return [RequestLimit.of(entry, self) for entry in shown]
 

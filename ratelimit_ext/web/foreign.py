@@ -23,11 +23,11 @@ from limits.strategies import (
 )
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import ONCE_US, Change, Correction
+from ratelimit_ext.engine.engine import ONCE_US, Correction
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_named
 
@@ -36,7 +36,7 @@ _STOCK: Final[dict[str, type[RateLimiter]]] = {
     "sliding-window": MovingWindowRateLimiter,
     "sliding-window-counter": SlidingWindowCounterRateLimiter,
 }
-_BY_CODE: Final = {strategy_named(name).CODE: stock for name, stock in _STOCK.items()}
+_BY_CODE: Final = {strategy_named(name).code: stock for name, stock in _STOCK.items()}
 #: The strategy's code and the period in seconds, in a name that core.key has made.
 _NAME: Final = re.compile(r":([a-z]+):(\d+)[^:]*:[^:]*:[^:]*:\{[^:]*\}$")
 

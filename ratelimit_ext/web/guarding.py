@@ -11,11 +11,10 @@ import flask
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.engine.engine import Closing
-from ratelimit_ext.strategies.guards.block import length_us
+from ratelimit_ext.core.traits import strategies_taking
+from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.web.admission import Charged, Outcome, admitted, charged
 from ratelimit_ext.web.blocks import charges_on, names_of_blocks
-from ratelimit_ext.web.cause import BlockReason, manner
 from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.responding import RespondingLimiter
 
@@ -48,15 +47,15 @@ class GuardingLimiter(RespondingLimiter):
         ``StorageUnavailable``.
         """
         for_us = length_us(for_s)
-        how = manner(reason, ramped=False, grows=False)
-        charges = self._charges(name, identity, ("block",))
-        closings = [Closing(charge, for_us, how) for charge in charges]
-        return self._shared_engine.settle(closings) > 0
+        check_reason(reason)
+        charges = self._charges(name, identity, strategies_taking("block"))
+        blocks = [NewBlock(charge, for_us, reason) for charge in charges]
+        return self._shared_engine.settle(blocks) > 0
 
     def unblock(self, name: str, identity: str) -> bool:
         """Lift the blocks of that name from the identity, whoever set them; whether there were
         any. A surge has a name as well: its past is forgotten. Raises as :meth:`block`."""
-        charges = self._charges(name, identity, ("block", "surge"))
+        charges = self._charges(name, identity, strategies_taking("unblock"))
         return self._shared_engine.clear([charge.key for charge in charges]) > 0
 
     def blocks(self) -> list[str]:

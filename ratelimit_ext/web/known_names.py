@@ -14,6 +14,7 @@ import flask
 
 from ratelimit_ext.core.limit import NO_OPTIONS
 from ratelimit_ext.core.limit_string import states_strategy
+from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.policy import did_you_mean
 from ratelimit_ext.web.manager import Manager
 
@@ -29,16 +30,16 @@ class KnownNames:
         self._manager = manager
         self._told: set[tuple[str, str]] = set()
 
-    def doubt_name(self, name: str, asks: str, *, strategy: str = "") -> None:
+    def doubt_name(self, name: str, asks: str, *, change: str = "") -> None:
         """Log that no limit has the name, where none has; ``asks`` is who asked for it, and
-        ``strategy`` the only one that is meant."""
-        known = {getattr(definition, "name", "") for definition in self._of(strategy)} - {""}
-        kind = {"block": " 'unless blocked'"}.get(strategy, "")
+        ``change`` what its strategy must take."""
+        known = {getattr(definition, "name", "") for definition in self._of(change)} - {""}
+        kind = " 'unless blocked'" if change else ""
         self._doubt(name, asks, known, f"no limit{kind} is called {name!r}")
 
     def doubt_unit(self, unit: str, asks: str) -> None:
         """The same for the unit of a limit ``as reported``."""
-        reported = self._of("reported")
+        reported = self._of("report")
         known = {getattr(definition, "unit", "") or "requests" for definition in reported}
         self._doubt(unit, asks, known, f"no limit 'as reported' is in {unit!r}")
 
@@ -59,16 +60,19 @@ class KnownNames:
             did_you_mean(asked, known),
         )
 
-    def _of(self, strategy: str) -> list[Any]:
-        """The definitions that state the strategy, or may: a function's answer is not known."""
+    def _of(self, change: str) -> list[Any]:
+        """The definitions whose strategy takes the change, or may: what a function returns is
+        unknown."""
         filed = list(self._manager.filed())
-        if not strategy:
+        if not change:
             return filed
         return [
             definition
             for definition in filed
             if callable(definition.limit_provider)
             or states_strategy(
-                definition.limit_provider, getattr(definition, "options", NO_OPTIONS), (strategy,)
+                definition.limit_provider,
+                getattr(definition, "options", NO_OPTIONS),
+                strategies_taking(change),
             )
         ]

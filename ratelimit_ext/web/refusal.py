@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.web.cause import ENDLESS_MS, SENTENCES, Cause
+from ratelimit_ext.web.cause import ENDLESS_MS, Cause, sentence_of
 from ratelimit_ext.web.claims import Claim, header_name
 from ratelimit_ext.web.refusal_body import CODES, body_response, guard_body, waiting
 
@@ -42,14 +42,14 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
         if claim is not None and _is_abnormal(claim, cause):
-            self.description = SENTENCES[cause]
+            self.description = sentence_of(cause, claim.limit)
         wait_ms = 0 if decision is None else decision.retry_after_ms or 0
         self._wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
 
     @property
     def is_budget(self) -> bool:
         """Whether money is spent: waiting in a retry loop is no use."""
-        return any(d.charge.limit.unit == "usd" and d.charge.limit.told for d in self.denials)
+        return any(d.charge.limit.unit == "usd" and d.charge.limit.visible for d in self.denials)
 
     @property
     def message(self) -> str:
@@ -80,14 +80,14 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         }
 
     def _violated(self) -> dict[str, Any]:
-        names = [header_name(v.charge.limit) for v in self.denials if v.charge.limit.told]
+        names = [header_name(v.charge.limit) for v in self.denials if v.charge.limit.visible]
         return {"violated-policies": names} if names else {}
 
     def _subject(self, claim: Claim) -> str:
         if claim.runtime.error_message or _is_abnormal(claim, self.cause):
             return str(self.description)
         if self.cause != "limit":
-            return SENTENCES[self.cause]
+            return sentence_of(self.cause, claim.limit)
         name = f" {claim.limit.name!r}" if claim.limit.name else ""
         return f"Rate limit{name} exceeded: {claim.runtime.limit}."
 
@@ -181,9 +181,9 @@ class LimitUnavailable(ServiceUnavailable):
 def _is_abnormal(claim: Claim, cause: Cause) -> bool:
     """Whether a switch was closed for abnormal usage. Its own sentence is for an operator's block;
     that of a surge says what a surge is."""
-    return cause == "abnormal-usage" and claim.limit.strategy == "block"
+    return cause == "abnormal-usage" and "block" in claim.limit.traits.changes
 
 
 def _sentence(claim: Claim, cause: Cause) -> str:
     own = None if cause == "storage-full" else claim.runtime.error_message
-    return str(own() if callable(own) else own or SENTENCES[cause])
+    return str(own() if callable(own) else own or sentence_of(cause, claim.limit))

@@ -42,7 +42,7 @@ def guard_body(
     wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
     return {
         "error": sentence,
-        "code": CODES[cause],
+        "code": CODES.get(cause, cause.replace("-", "_")),
         "policy": claim.name,
         **wait,
     }
@@ -66,7 +66,7 @@ def body_response(
     """JSON, or RFC 9457's problem JSON where the client asks for it, which says ``more``."""
     accepted = flask.request.accept_mimetypes
     if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
-        problem, title = PROBLEMS[cause]
+        problem, title = PROBLEMS.get(cause, PROBLEMS["limit"])
         described = {"type": problem, "title": title, "status": status}
         body = {**described, "detail": body["error"], **body, **more()}
         return Response(_encoded(body), status, content_type=PROBLEM)

@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
-from ratelimit_ext.engine.engine import Change, Closing, Correction, Engine, Renewal, Report
-from ratelimit_ext.strategies.guards.block import length_us
-from ratelimit_ext.web.cause import BlockReason, manner
+from ratelimit_ext.engine.engine import Correction, Engine, Renewal
+from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
+from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from ratelimit_ext.web.entry import Entry
 from ratelimit_ext.web.known_names import KnownNames
 from ratelimit_ext.web.settlement_queue import SettlementQueue
@@ -45,11 +45,11 @@ class Reported(NamedTuple):
     period_us: int
     as_of: float
 
-    def by_now(self) -> Report:
+    def by_now(self) -> QuotaReport:
         """The same with what is still used, as it refills evenly."""
         elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
         refilled = elapsed_us * self.amount // self.period_us
-        return Report(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
+        return QuotaReport(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
 
 
 class Reservation:
@@ -129,7 +129,7 @@ class Reservation:
         entries = [
             entry
             for entry in tuple(self._entries)  # the present ones: a retry may ask another model
-            if entry.claim.limit.strategy == "reported" and entry.claim.limit.unit == unit
+            if "report" in entry.claim.limit.traits.changes and entry.claim.limit.unit == unit
         ]
         for entry in entries:
             engine, charge = entry.admission.engine, entry.verdict.charge
@@ -150,15 +150,18 @@ class Reservation:
         application has none, the log says so. Raises ``ValueError`` for a length that is none.
         """
         for_us = length_us(for_s)
-        how = manner(reason, ramped=True, grows=grows)
-        closings: list[Addressed] = [
-            (entry.admission.engine, Closing(entry.verdict.charge, for_us, how))
+        check_reason(reason)
+        blocks: list[Addressed] = [
+            (
+                entry.admission.engine,
+                NewBlock(entry.verdict.charge, for_us, reason, ramped=True, grows=grows),
+            )
             for entry in _one_per_verdict(self._entries)
-            if entry.claim.limit.strategy == "block" and entry.claim.limit.name == name
+            if "block" in entry.claim.limit.traits.changes and entry.claim.limit.name == name
         ]
-        if not closings:
-            self._names.doubt_name(name, "reservation.block", strategy="block")
-        self._send(closings + self._reports())
+        if not blocks:
+            self._names.doubt_name(name, "reservation.block", change="block")
+        self._send(blocks + self._reports())
 
     @property
     def renewal_is_due(self) -> bool:
@@ -251,7 +254,7 @@ class Reservation:
         """Whether a refused request gets this back. If it settled anything, it has made its call,
         which the keeper of a limit ``as reported`` has counted."""
         limit = entry.claim.limit
-        if limit.strategy == "reported" and self._actual:
+        if limit.traits.external and self._actual:
             return False
         return limit.unit not in self._actual and (limit.held or limit.mode == "enforce")
 
@@ -261,14 +264,14 @@ class Reservation:
         limit = entry.claim.limit
         cost = entry.verdict.charge.cost
         unit = limit.unit
-        if limit.strategy == "reported" and unit == "input_tokens":
+        if limit.traits.external and unit == "input_tokens":
             unit = UNCACHED
-        actual = 0 if unit == "calls" else self._actual.get(unit)
+        actual = 0 if limit.traits.one_per_call else self._actual.get(unit)
         if actual is None or self._cancelled:
             actual = cost
         elif not is_first:
             actual = 0
-        if limit.held or (_is_charged(entry) and limit.strategy == "reported" and actual != cost):
+        if limit.held or (_is_charged(entry) and limit.traits.external and actual != cost):
             yield entry.admission.engine, entry.settlement(actual)
 
     def _due_corrections(self) -> list[Addressed]:
@@ -305,17 +308,15 @@ def _charges(entries: Iterable[Entry]) -> Iterator[tuple[Entry, bool]]:
 
 
 def _is_charged(entry: Entry) -> bool:
-    """Whether there is something to correct: a block counts nothing, and what is kept elsewhere
-    counts nothing before its keeper has reported."""
-    strategy = entry.claim.limit.strategy
-    return strategy != "block" and (strategy != "reported" or bool(entry.verdict.receipt))
+    """Whether there is something to correct."""
+    return entry.verdict.receipt is not None
 
 
 def _is_cancelled(entry: Entry) -> bool:
     """Whether a call that never happened gets this back. Neither the edge does that, nor the keeper
     of a limit ``as reported``."""
     limit = entry.claim.limit
-    return limit.held or not (entry.claim.edge or limit.strategy == "reported")
+    return limit.held or not (entry.claim.edge or limit.traits.external)
 
 
 def _costs(

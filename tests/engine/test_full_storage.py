@@ -13,9 +13,9 @@ from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.embedded.server import EmbeddedServer
-from ratelimit_ext.engine.engine import Closing, Correction, Renewal, Settlement
+from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.guards.block import CLOSED, how
+from ratelimit_ext.strategies.guards.block import NewBlock
 from tests import servers
 from tests.strategies.world import DAY, HOUR, MINUTE
 
@@ -147,8 +147,7 @@ def test_calls_that_are_under_way_are_settled(client: redis.Redis, engine: Redis
     assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 1
     assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 0
     block = Charge(Limit(1, MINUTE, "block", name="stop"), "LIMITS:stop:{ada}")
-    manner = how(CLOSED, ramped=False, grows=False)
-    assert engine.settle([Closing(block, MINUTE, manner)]) == 1
+    assert engine.settle([NewBlock(block, MINUTE, "closed")]) == 1
     assert engine.admit([charge(MONEY, "ada", 0)]).verdicts[0].remaining == 930
 
 

@@ -306,15 +306,14 @@ class Block(Rule):
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
         self.passed += units
 
-    def close(self, now: int, for_us: int, manner: int) -> bool:
-        """``manner`` is the reason, whether it grows, and whether it is ramped."""
+    def block(self, now: int, for_us: int, *, ramped: bool, grows: bool) -> bool:
         opening = self.ramped and self.until <= now < self.until + 6 * SECOND
-        if manner & 2 and opening:
+        if grows and opening:
             for_us = max(for_us, min(2 * (self.until - self.since), 30 * SECOND))
         if self.until >= now + for_us:
             return False
         self.since, self.until, self.passed = now, now + for_us, 0
-        self.ramped = bool(manner & 1)
+        self.ramped = ramped
         return True
 
     def matters(self, limit: Limit, now: int) -> bool:

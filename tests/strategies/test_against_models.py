@@ -17,20 +17,19 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import (
-    Change,
-    Closing,
     Correction,
     Engine,
     Renewal,
-    Report,
     Settlement,
 )
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.guards.block import REASONS, NewBlock
+from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from tests import servers
 from tests.strategies import models
 from tests.strategies.virtual_time import VirtualClient
@@ -260,17 +259,22 @@ class History:
         self.call()
 
     def guard(self) -> None:
-        """A block is closed; a keeper reports."""
+        """A block begins; a provider reports."""
         charge, rule = Charge(self.limit, "b"), self.model.rule
         if self.limit.strategy == "block":
-            for_us, manner = self.chance.choice((1, SECOND, 9 * SECOND)), self.chance.randrange(16)
-            expected = rule.close(self.now, for_us, manner)
-            self.changed(Closing(charge, for_us, manner), expected)
+            for_us = self.chance.choice((1, SECOND, 9 * SECOND))
+            how: Any = {
+                "reason": self.chance.choice(REASONS),
+                "ramped": self.chance.random() < 0.5,
+                "grows": self.chance.random() < 0.5,
+            }
+            expected = rule.block(self.now, for_us, ramped=how["ramped"], grows=how["grows"])
+            self.changed(NewBlock(charge, for_us, **how), expected)
             return
         amount = self.chance.choice((1, 60, 1000))
         used, period = self.chance.randint(0, amount), self.chance.choice((SECOND, 7 * SECOND + 1))
         rule.report(self.now, amount, used, period)
-        self.changed(Report(charge, amount, used, period), True)
+        self.changed(QuotaReport(charge, amount, used, period), True)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
-from ratelimit_ext.strategies.strategy import Answer
 from tests.strategies.virtual_time import KeptBuckets
 from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, World
 
@@ -176,13 +175,12 @@ def test_an_answer_read_later_promises_nothing_that_is_not_there(
         verdict = world.call(limit, cost)
         if not verdict.allowed:
             continue
-        said = Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt)
-        assert strategy_named(strategy).later(limit, cost, said, 0) == said
+        assert strategy_named(strategy).later(verdict, 0) == verdict
         elapsed_us = chance.choice((1, SECOND, 7 * SECOND, 59 * SECOND, 61 * SECOND))
-        later = strategy_named(strategy).later(limit, cost, said, elapsed_us)
+        later = strategy_named(strategy).later(verdict, elapsed_us)
         world.now_us += elapsed_us
         assert 0 <= later.remaining <= world.look(limit, 0).remaining
-        assert later.reset_after_us == max(0, said.reset_after_us - elapsed_us)
+        assert later.reset_after_us == max(0, verdict.reset_after_us - elapsed_us)
         world.now_us -= elapsed_us
 
 
@@ -360,7 +358,7 @@ def test_no_bucket_dies_while_it_matters(strategy: str, seed: int) -> None:
 def test_a_bucket_takes_at_most_200_bytes(redis_client: redis.Redis, strategy: str) -> None:
     """All in: name, value, expiry and the server's own, after a million units."""
     world = World(RedisEngine(redis_client, redis.RedisError))
-    name = f"LIMITS:1:{STRATEGIES[strategy].CODE}:86400:chat.send::{{user-0123456789abcdef}}"
+    name = f"LIMITS:1:{STRATEGIES[strategy].code}:86400:chat.send::{{user-0123456789abcdef}}"
     world.call(Limit(10_000_000, DAY, strategy), 1_000_000, name)
     assert redis_client.memory_usage(name) <= 200
 
@@ -382,7 +380,7 @@ def test_budgets_of_language_models_are_counted_to_the_unit(
 
 def test_names_of_strategies_are_told_apart() -> None:
     """Each has a code of its own, and Flask-Limiter's moving-window is our sliding-window."""
-    assert len({strategy.CODE for strategy in STRATEGIES.values()}) == len(STRATEGIES)
+    assert len({strategy.code for strategy in STRATEGIES.values()}) == len(STRATEGIES)
     assert strategy_named("moving-window") is STRATEGIES["sliding-window"]
     with pytest.raises(
         ConfigurationError, match=r"'leaky'; known: block, concurrency, fixed-window"

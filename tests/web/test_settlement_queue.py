@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import flask
@@ -18,9 +19,10 @@ import redis
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Closing, Correction, Renewal, Settlement
+from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.guards.block import NewBlock
 from ratelimit_ext.web.settlement_queue import KEPT_AFTER_LEASE_S, SettlementQueue, settlements
 from tests.engine.relay import Relay
 from tests.web.conftest import Clock
@@ -138,9 +140,9 @@ def test_only_settlements_and_corrections_are_kept(bench: Bench) -> None:
     tokens, hold = changes[0].verdict, changes[0].hold
     block = Charge(Limit(1, 1_000_000, "block", name="b"), "B:{a}")
     bench.engine.is_away = True
-    bench.send([Renewal(tokens, hold, 10), Closing(block, 1_000_000, 0)])
+    bench.send([Renewal(tokens, hold, 10), NewBlock(block, 1_000_000)])
     assert len(bench.queue) == 0
-    bench.send([Closing(block, 1_000_000, 0), *changes])
+    bench.send([NewBlock(block, 1_000_000), *changes])
     bench.engine.is_away = False
     bench.queue.send_waiting()
     assert bench.left() == (850, 2, 10)
@@ -168,7 +170,7 @@ def test_the_queue_is_bounded(bench: Bench, caplog: pytest.LogCaptureFixture) ->
     """When it is full the oldest goes, and is logged with its amount."""
     bench.queue = bench.new_queue(most_waiting=2)
     calls = [bench.changes()[:1], bench.changes()[:1]]
-    calls.append([calls[0][0]._replace(actual=7)])
+    calls.append([replace(calls[0][0], actual=7)])
     bench.engine.is_away = True
     for changes in calls:
         bench.send(changes)
