@@ -216,7 +216,8 @@ def _invalid(value: object) -> str:
     *examples, last = [f'"{form.example}"' for form in _forms()]
     return (
         f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
-        f'"5/second;1000/day" or "5 usd/day"; {"; ".join(examples)} and {last}.{_remedy(str(value).lower())}'
+        f'"5/second;1000/day" or "5 usd/day"; {"; ".join(examples)} and {last}.'
+        f"{_remedy(str(value).lower())}"
     )
 
 

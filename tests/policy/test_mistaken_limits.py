@@ -119,7 +119,8 @@ MISTAKES = [
         "burst on a window",
         '[[default]]\nlimit = "5/minute"\nstrategy = "sliding-window"\nburst = 3',
         "policy.toml:5: default[0].burst: 5 per 60 s: burst=3 is not an option of the "
-        "strategy 'sliding-window'; only 'token-bucket' has a burst. Remove it or change the strategy.",
+        "strategy 'sliding-window'; only 'token-bucket' has a burst. Remove it or change the "
+        "strategy.",
     ),
     Case(
         "burst that is true",
