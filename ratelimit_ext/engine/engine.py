@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
@@ -14,15 +13,19 @@ from ratelimit_ext.core.decision import Decision, Verdict
 ONCE_US: Final = 90_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(NamedTuple):
     """An earlier verdict, and by how many units its charge was wrong (negative: give back)."""
-
-    verb: ClassVar[str] = "adjust"
-    hold: ClassVar[Hold] = NO_HOLD
 
     verdict: Verdict
     delta: int
+
+    @property
+    def verb(self) -> str:
+        return "adjust"
+
+    @property
+    def hold(self) -> Hold:
+        return NO_HOLD
 
     @property
     def charge(self) -> Charge:
@@ -33,16 +36,17 @@ class Correction:
         return self.verdict.receipt or 0, self.delta
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """An earlier verdict whose call is over and has really cost ``actual`` units. Once is enough:
     the hold is gone then, and a second settlement changes nothing."""
-
-    verb: ClassVar[str] = "settle"
 
     verdict: Verdict
     hold: Hold
     actual: int
+
+    @property
+    def verb(self) -> str:
+        return "settle"
 
     @property
     def charge(self) -> Charge:
@@ -53,15 +57,16 @@ class Settlement:
         return self.hold.id, self.actual
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(NamedTuple):
     """An earlier verdict whose call goes on and has cost ``spent`` units so far."""
-
-    verb: ClassVar[str] = "renew"
 
     verdict: Verdict
     hold: Hold
     spent: int
+
+    @property
+    def verb(self) -> str:
+        return "renew"
 
     @property
     def charge(self) -> Charge:

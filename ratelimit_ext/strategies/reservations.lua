@@ -110,6 +110,14 @@ strategies.reservations = function(strategy)
     return fits, x, y, z, records, change, ...
   end
 
+  local function own_change(verb)
+    return function(raw, now, word, ...)
+      local records, _, inner = expired(strategy, raw, now, word)
+      local value = strategy[verb](inner, now, word, ...)
+      return value and settled(records, value)
+    end
+  end
+
   local reserved = {
     arguments = own + 2,
     ends_with_calls = strategy.ends_with_calls,
@@ -157,6 +165,8 @@ strategies.reservations = function(strategy)
       return strategy.from_future(inner, now, arg)
     end,
 
+    adjust = own_change('adjust'),
+
     -- The call of this hold is over, and cost so much; the hold goes.
     settle = function(raw, now, arg, id, actual)
       local records, _, inner = expired(strategy, raw, now, arg)
@@ -187,13 +197,9 @@ strategies.reservations = function(strategy)
     end,
   }
 
-  -- The strategy's own changes apply to its part.
-  for _, verb in ipairs(strategy.changes or { 'adjust' }) do
-    reserved[verb] = function(raw, now, word, ...)
-      local records, _, inner = expired(strategy, raw, now, word)
-      local value = strategy[verb](inner, now, word, ...)
-      return value and settled(records, value)
-    end
+  -- The strategy's other changes apply to its part.
+  if strategy.changes then
+    for _, verb in ipairs(strategy.changes) do reserved[verb] = own_change(verb) end
   end
   return reserved
 end

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import flask
@@ -170,7 +169,7 @@ def test_the_queue_is_bounded(bench: Bench, caplog: pytest.LogCaptureFixture) ->
     """When it is full the oldest goes, and is logged with its amount."""
     bench.queue = bench.new_queue(most_waiting=2)
     calls = [bench.changes()[:1], bench.changes()[:1]]
-    calls.append([replace(calls[0][0], actual=7)])
+    calls.append([calls[0][0]._replace(actual=7)])
     bench.engine.is_away = True
     for changes in calls:
         bench.send(changes)
