@@ -17,7 +17,6 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.strategies.guards.block import NewBlock
 from tests.strategies.toy.credits import Credits, TopUp
 
-
 #: Parsed limits are remembered, with their strategy.
 CREDITS = Credits()
 
