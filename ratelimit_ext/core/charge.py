@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ratelimit_ext.core.limit import Limit
 
-#: An id is no secret, and one of the system's random numbers would be a system call for each.
+#: An id is not secret, and the system's random numbers cost a system call each.
 _chance: Final = random.Random()  # noqa: S311
 if hasattr(os, "register_at_fork"):  # where processes fork
     os.register_at_fork(after_in_child=_chance.seed)
@@ -43,11 +43,11 @@ class Hold(NamedTuple):
 
 
 def new_hold(lease_us: int) -> Hold:
-    """A hold that no other call of any worker has."""
+    """A hold with an id that no other call of any worker has."""
     return Hold(_chance.getrandbits(48) or 1, lease_us)
 
 
-#: For charges that are final: nothing is held.
+#: For charges that are final.
 NO_HOLD = Hold(0, 0)
 
 

@@ -27,15 +27,15 @@ LONGEST_PERIOD_US: Final = 2**48
 class LimitOptions:
     """The keywords of a limit beside its string: the same in decorators, ``app.config`` and TOML.
 
-    The only list of them. A value: it never changes once it is made. It is not declared frozen
-    because Flask-Limiter's definitions, which take these keywords by inheritance, are not.
+    The only list of them. An immutable value. It is not declared frozen because Flask-Limiter's
+    definitions, which inherit these keywords, are not.
     """
 
-    #: The algorithm; ``None``: what the string states, else the extension's default.
+    #: The algorithm; ``None``: that of the string, else the extension's default.
     strategy: str | None = None
     #: What a token bucket holds at most; ``None``: the amount.
     burst: int | None = None
-    #: What is counted; ``None``: what the string states, else requests.
+    #: What is counted; ``None``: that of the string, else requests.
     unit: str | None = None
     #: The limit's name in headers and answers.
     name: str = ""
@@ -110,7 +110,7 @@ class Limit:
         derive(self, "capacity", MOST_AMOUNT if traits.guard else self.burst or self.amount)
 
     def outside(self, units: int) -> int | Decimal:
-        """An amount of the limit for a person: dollars are dollars."""
+        """An amount as it is shown: micro-dollars become dollars."""
         return Decimal(units) / MICRO if self.unit == "usd" else units
 
     def _within(self, word: str, value: object, most: int) -> None:

@@ -47,8 +47,10 @@ _LONGEST_DAYS: Final = LONGEST_PERIOD_US // 86_400_000_000
 
 @dataclass(frozen=True, slots=True)
 class ParsedLimit:
-    """One limit of a string. ``unit`` and ``strategy`` are ``None`` if the string leaves them to
-    the options; an amount in ``usd`` is in micro-dollars. ``text`` is the limit as it is written.
+    """One limit of a string.
+
+    ``unit`` and ``strategy`` are ``None`` if the options decide them. An amount in ``usd`` is in
+    micro-dollars. ``text`` is the limit as it is written.
     """
 
     text: str
@@ -65,7 +67,7 @@ class ParsedLimit:
         return self.count * PERIODS[self.period] * 1_000_000
 
     def merged(self, options: LimitOptions) -> LimitOptions:
-        """The options of this limit: what the string states comes before what they state."""
+        """The options of this limit. The string takes precedence."""
         unit = self.unit or options.unit
         strategy = self.strategy or options.strategy
         return replace(options, strategy=strategy, unit=None if unit == "requests" else unit)
@@ -195,7 +197,7 @@ def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, 
 
 @lru_cache(maxsize=1024)
 def _strategies(text: str) -> frozenset[str | None]:
-    """What the limits of a string state as their strategies."""
+    """The strategies that the limits of a string state."""
     try:
         return frozenset([limit.strategy for limit in parse(text)])
     except ConfigurationError:

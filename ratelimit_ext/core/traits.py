@@ -21,8 +21,8 @@ class Form:
     ``pattern`` is a verbose regular expression, matched without case. ``{rate}`` in it stands for
     an amount per period. Its groups ``amount`` and ``multiple`` are whole numbers. ``text`` is the
     limit as it is shown: ``{rate}``, ``{amount}`` and ``{multiple}`` are filled in. ``keyword`` is
-    a word that nobody writes who means another form. ``amount`` and ``period`` apply if the
-    pattern has none.
+    a word of this form alone: an invalid string with it is answered with the example. ``amount``
+    and ``period`` apply if the pattern has none.
     """
 
     pattern: str
@@ -52,8 +52,8 @@ class Traits:
     units: tuple[str, ...] = UNITS
     #: The options of a limit that this strategy has and most others do not.
     options: tuple[str, ...] = ()
-    #: A guard protects something else than an allowance. It overrides no other limits, and what it
-    #: holds has no amount that a cost could exceed.
+    #: A guard protects something else than an allowance. It overrides no other limits, and no cost
+    #: exceeds its capacity.
     guard: bool = False
     #: Whether callers see it in headers and answers.
     visible: bool = True
@@ -64,7 +64,7 @@ class Traits:
     reserves: bool = True
     #: Whether every call counts as one. Such a cost is never estimated.
     one_per_call: bool = False
-    #: Whether somebody else keeps the count, and this one only follows it.
+    #: Whether the count is kept elsewhere, and this one only follows it.
     external: bool = False
     #: Whether nothing but time ends a denial, so that a worker may repeat it from memory.
     cacheable: bool = True

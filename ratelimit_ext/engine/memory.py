@@ -31,10 +31,7 @@ class Buckets:
         self._until_sweep = SWEEP_EVERY
 
     def get(self, key: str, now_us: int) -> Any:
-        """The state, or ``None`` if there is none or it has expired.
-
-        An expired one is dropped: a clock set back would revive it.
-        """
+        """The state, or ``None``. An expired one is dropped: a clock set back would revive it."""
         state, expiry = self._states.get(key, (None, now_us + 1))
         if expiry > now_us:
             return state
@@ -42,11 +39,11 @@ class Buckets:
         return None
 
     def put(self, key: str, state: Any, expiry_us: int) -> None:
-        """Keep the state until the instant."""
+
         self._states[key] = (state, expiry_us)
 
     def drop(self, keys: Sequence[str]) -> int:
-        """Forget these buckets; how many there were."""
+        """Forget these buckets; returns how many there were."""
         return sum(self._states.pop(key, None) is not None for key in keys)
 
     def named(self, prefix: str) -> list[str]:
@@ -64,7 +61,7 @@ class Buckets:
 class MemoryEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` over :class:`Buckets`, under one lock.
 
-    ``buckets`` is called at each use, so that whoever owns the buckets may replace them.
+    ``buckets`` is called at each use, so that their owner may replace them.
     """
 
     gives_back: Final = True

@@ -19,17 +19,16 @@ from ratelimit_ext.strategies.strategy import Strategy
 #: How many names one SCAN step looks at, and how many are deleted at once.
 SCAN_COUNT: Final = 1000
 
-#: How many limits an engine remembers the words of.
+#: For how many limits an engine keeps the words.
 MOST_WORDS: Final = 4096
 
 
 class RedisEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` over a redis-py (or valkey-py) client.
 
-    ``errors`` are the client's exceptions that mean that the storage cannot serve. The instant of
-    a decision is the server's, unless ``client_clock`` is set for a server that refuses ``TIME``
-    in scripts. What depends on the calendar is computed here, by the server's clock as it was seen
-    in the last reply.
+    ``errors`` are the client's exceptions for a storage that cannot serve. The server's clock
+    decides, unless ``client_clock`` is set for a server that refuses ``TIME`` in scripts. Windows
+    of the calendar are computed here, by the server's clock as of its last reply.
     """
 
     gives_back: Final = True
@@ -44,7 +43,7 @@ class RedisEngine:
         self._client = client
         self._errors = errors
         self._client_clock = client_clock
-        #: By how much the deciding clock is ahead of ours.
+        #: By how much the server's clock is ahead of this one.
         self._ahead_us = 0
         self._words: dict[int, tuple[Strategy, str, Limit]] = {}
 
@@ -56,7 +55,7 @@ class RedisEngine:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`. One EVALSHA, whatever the number of charges."""
+        """See :meth:`Engine.admit`. One EVALSHA for any number of charges."""
         if not charges:
             return Decision(admitted=True, now_us=self._read_clock(now_us), verdicts=())
         charges = merged(charges)
@@ -120,7 +119,7 @@ class RedisEngine:
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
     def reset(self, prefix: str) -> int:
-        """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server goes on serving."""
+        """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server is not blocked."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
         dropped = 0
         try:
@@ -149,9 +148,9 @@ class RedisEngine:
     def _prepared(self, limit: Limit, now_us: int | None) -> tuple[Strategy, str, Limit]:
         """The strategy, and its own arguments as they follow other words of a script.
 
-        They never change, but where a calendar's windows are computed for now. The key is the
-        limit's identity, as hashing a limit takes longer than the rest of this; the entry holds
-        the limit, so that its identity stays its own.
+        They are kept, except with an anchor, whose windows depend on now. The key is the limit's
+        ``id``, as hashing a limit takes longer than the rest of this; the entry holds the limit, so
+        that no other gets its ``id``.
         """
         known = self._words.get(id(limit))
         if known is None:
@@ -173,8 +172,8 @@ class RedisEngine:
             try:
                 return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
             except self._errors as error:
-                # The class is redis-py's or valkey-py's; both have the name. Nothing was executed,
-                # so trying again cannot charge twice; EVAL teaches the server the script.
+                # By name: the class is redis-py's or valkey-py's. Nothing was executed, so a retry
+                # cannot charge twice. EVAL also loads the script.
                 if type(error).__name__ != "NoScriptError":
                     raise
                 return self._client.eval(script.text, len(keys), *keys, *arguments)
@@ -183,12 +182,12 @@ class RedisEngine:
 
 
 def _json_list(words: list[str]) -> str:
-    """All words of a script as one argument: each of these is some of them, as JSON."""
+    """All words of a script as one argument; each item is JSON without brackets."""
     return f"[{','.join(words)}]"
 
 
 def _part(charge: Charge) -> str:
-    """The charge's part in the script: enforced, shadow, or meta with what triggers it."""
+    """The charge's part as in admit.lua: enforced, shadow, or meta with its triggers."""
     enforced = charge.limit.mode == "enforce"
     if charge.meta:
         triggers = ",".join(str(position + 1) for position in charge.on_denial)

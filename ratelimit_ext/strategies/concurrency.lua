@@ -1,5 +1,5 @@
 -- Concurrency: calls in flight. The reference is concurrency.py; the calls themselves are the holds
--- of holding.lua, which returns the slots of those whose lease is over.
+-- of reservations.lua, which returns the slots of expired leases.
 --
 -- KEYS     one string
 -- stored   calls in flight (7 bytes)

@@ -19,7 +19,6 @@ from typing import Final, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
@@ -44,9 +43,6 @@ class Concurrency(Strategy):
     )
     one_per_call = True
     cacheable = False
-
-    def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        return limit.amount, limit.period_us
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters

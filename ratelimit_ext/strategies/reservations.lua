@@ -2,11 +2,11 @@
 -- the reasons, is reservations.py.
 --
 -- KEYS     one string
--- stored   the next instant at which a hold changes (7 bytes), how many holds there are (2), the holds
---          in the order of admission: id (6), deadline (7), receipt (7), amount held (6), spent (6),
+-- stored   the next instant at which a hold changes (7 bytes), the number of holds (2), the holds in
+--          the order of admission: id (6), deadline (7), receipt (7), amount held (6), spent (6),
 --          final (6), which lies elsewhere than at the receipt; then what the strategy stores
 -- ARGV     as words: the strategy's own; the id of the hold; its lease in microseconds (0: no hold)
--- returns  the strategy's snapshot, after what is over was given back
+-- returns  the strategy's snapshot, after expired leases gave back what they held
 
 local HEAD, RECORD, FORMAT = 9, 38, '<I6I7I7I6I6I6'
 local GRACE = 600000000
@@ -66,8 +66,8 @@ local function earlier(one, other)
   return one.order < other.order
 end
 
--- Give back what the leases that are over still held, each as of its end; what its window was over for
--- by then counts as spent. Forget those that were over long ago.
+-- Give back what expired leases still held, each as of its end; if its window was over by then, it
+-- counts as spent. Forget those that expired long ago.
 local function expired(strategy, raw, now, arg)
   local records, change, inner = parts(raw)
   if now < change then return records, change, inner end
@@ -86,7 +86,7 @@ local function expired(strategy, raw, now, arg)
     local value = strategy.adjust(inner, deadline, arg, receipt, spent - amount)
     if value then
       inner, record[4] = value, spent
-      if spent == 0 then record[3] = 0 end -- what was given back whole is charged nowhere
+      if spent == 0 then record[3] = 0 end -- a full refund is charged nowhere
     else
       record[5] = amount
     end
@@ -140,7 +140,7 @@ strategies.reservations = function(strategy)
       return joined(records, change, value)
     end,
 
-    -- The hold of a call whose estimate is 0: it was charged nowhere.
+    -- A hold for an estimate of 0, which is charged nowhere.
     reserve = function(raw, now, arg)
       local id, lease = words[arg + own], words[arg + own + 1]
       if lease == 0 then return nil end
@@ -167,7 +167,7 @@ strategies.reservations = function(strategy)
 
     adjust = own_change('adjust'),
 
-    -- The call of this hold is over, and cost so much; the hold goes.
+    -- The call is over, and its cost is known; the hold is removed.
     settle = function(raw, now, arg, id, actual)
       local records, _, inner = expired(strategy, raw, now, arg)
       local place = place_of(records, id)
@@ -178,8 +178,8 @@ strategies.reservations = function(strategy)
       return settled(replaced(records, place, ''), inner)
     end,
 
-    -- The call of this hold goes on, and has cost so much so far; what its lease gave back of the cost
-    -- when it was over is taken again, now.
+    -- The call goes on, with its cost so far. What its lease gave back when it expired is taken again,
+    -- now.
     renew = function(raw, now, arg, cost, so_far)
       local id, lease = words[arg + own], words[arg + own + 1]
       local records, _, inner = expired(strategy, raw, now, arg)

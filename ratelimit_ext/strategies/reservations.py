@@ -14,7 +14,7 @@ cost beyond its hold is carried into the window that is open when it settles.
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ratelimit_ext.core.charge import Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
@@ -58,7 +58,7 @@ class Reservations(Strategy):
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, State]:
-        """The strategy's answer after what is over was given back."""
+        """The strategy's answer, after expired leases gave back what they held."""
         records, inner = self._expired(state, now_us, parameters)
         fits, snapshot, now = self._strategy.check(inner, now_us, cost, parameters[0])
         return fits, snapshot, (records, now)
@@ -86,35 +86,23 @@ class Reservations(Strategy):
         own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[0])
         return max(own, last)
 
-    def receipt(self, state: State, now_us: int) -> int:
-        return self._strategy.receipt(state[1], now_us)
-
     def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return self._strategy.from_future(state[1] if state else None, now_us, parameters[0])
 
     def apply(
         self, change: Change, state: State | None, now_us: int, parameters: Parameters
     ) -> State | None:
-        """Changes of the strategy's own apply to its part of the state."""
+        """The strategy's own changes apply to its part of the state."""
         if change.verb not in self._strategy.changes:
-            settled: State | None = super().apply(change, state, now_us, parameters)
-            return settled
+            return cast(State | None, super().apply(change, state, now_us, parameters))
         records, inner = self._expired(state, now_us, parameters)
         inner = self._strategy.apply(change, inner, now_us, parameters[0])
-        return None if inner is None else (records, inner)
-
-    def adjust(
-        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
-    ) -> State | None:
-        records, inner = self._expired(state, now_us, parameters)
-        inner = self._strategy.adjust(inner, now_us, parameters[0], receipt, delta)
         return None if inner is None else (records, inner)
 
     def settle(
         self, state: State | None, now_us: int, parameters: Parameters, hold_id: int, actual: int
     ) -> State | None:
-        """The call of this hold is over, and its cost is known; ``None`` if there is no such
-        hold."""
+        """The call is over, and its cost is known; ``None`` if there is no such hold."""
         records, inner = self._expired(state, now_us, parameters)
         record = next((record for record in records if record.id == hold_id), None)
         if record is None:
@@ -126,9 +114,9 @@ class Reservations(Strategy):
     def renew(
         self, state: State | None, now_us: int, parameters: Parameters, cost: int, so_far: int
     ) -> State | None:
-        """The call goes on and has cost so much; the lease of its hold begins anew.
+        """The call goes on, with its cost so far; its lease is renewed.
 
-        If the lease was over, what was given back of the cost is taken again, from the current
+        If the lease had expired, what was given back of the cost is taken again, from the current
         window: that denies nothing, and may overdraw.
         """
         own, hold = parameters
@@ -160,10 +148,10 @@ class Reservations(Strategy):
         return (*self._strategy.fragments(), f"do\n{own}end\n", line)
 
     def _expired(self, state: State | None, now_us: int, parameters: Parameters) -> State:
-        """Give back what the leases that are over still held; forget those over long ago.
+        """Give back what expired leases still held; forget those that expired long ago.
 
-        What is over by then stays charged to its window, as if it were spent: it is not known
-        when the next access comes, so each lease is decided as of its own end.
+        Each lease is decided as of its own end, as the next access may come at any time: if its
+        window was over by then, the charge stays, as if it were spent.
         """
         if state is None:
             return (), None
@@ -178,7 +166,7 @@ class Reservations(Strategy):
             if adjusted is None:
                 closed[record] = record._replace(spent=record.amount)
             else:
-                # What was given back whole is charged nowhere.
+                # A full refund is charged nowhere.
                 receipt = record.receipt if record.spent else 0
                 closed[record] = record._replace(receipt=receipt, amount=record.spent)
                 inner = adjusted

@@ -22,7 +22,6 @@ from typing import Final, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
 EXACT: Final = 256
@@ -39,9 +38,6 @@ class SlidingWindow(Strategy):
     code = "sw"
     #: Flask-Limiter's name for the exact log.
     aliases = ("moving-window",)
-
-    def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        return limit.amount, limit.period_us
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters

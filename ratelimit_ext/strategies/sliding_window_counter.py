@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int]  # start, previous, current
@@ -26,9 +25,6 @@ Parameters: TypeAlias = tuple[int, ...]  # amount, period in microseconds
 class SlidingWindowCounter(Strategy):
     name = "sliding-window-counter"
     code = "sc"
-
-    def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        return limit.amount, limit.period_us
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters

@@ -35,9 +35,9 @@ class Strategy(Traits, ABC):
     The Lua twin lies beside the Python file, under the same name.
     """
 
-    @abstractmethod
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """The limit as numbers, the same for Lua and for the methods below."""
+        return limit.amount, limit.period_us
 
     @abstractmethod
     def check(
@@ -56,13 +56,13 @@ class Strategy(Traits, ABC):
         Every time to live comes from here. 0 or less: it is not kept.
         """
 
-    @abstractmethod
     def adjust(self, state: Any, now_us: int, parameters: Any, receipt: int, delta: int) -> Any:
         """The state after correcting the charge of ``receipt`` by ``delta`` units.
 
         Never denies; a positive delta may overdraw. If the window of the charge is over, a positive
         delta is charged to the current one, and a negative one changes nothing: ``None``.
         """
+        return None
 
     @abstractmethod
     def verdict(
@@ -77,9 +77,9 @@ class Strategy(Traits, ABC):
     def from_future(self, state: Any, now_us: int, parameters: Any) -> bool:
         """Whether the state comes from a future that only a clock set back explains.
 
-        ``check`` brings such a state to the present each time anew. The engine keeps that present
-        (a ``take`` of 0) even where it denies. Otherwise the wait would begin anew with every call
-        until the clock has caught up.
+        ``check`` brings such a state to now at each call. The engine stores that (a ``take`` of 0)
+        even if it denies. Otherwise the wait would restart with every call until the clock has
+        caught up.
         """
         return False
 
@@ -88,10 +88,10 @@ class Strategy(Traits, ABC):
         return None
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """The verdict as it reads ``elapsed_us`` afterwards if nobody else has called.
+        """The verdict as of ``elapsed_us`` later, without other calls.
 
-        A view may take half a minute, and its headers speak of the moment they are sent. What a
-        verdict alone cannot tell stays as it was, on the safe side.
+        A view may take half a minute, and its headers are about the moment they are sent. Where a
+        verdict alone is not enough to know, it stays as it was, on the safe side.
         """
         return verdict._replace(reset_after_us=max(0, verdict.reset_after_us - elapsed_us))
 

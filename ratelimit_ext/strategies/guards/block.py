@@ -119,11 +119,6 @@ class Block(Strategy):
     def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and state[0] - now_us > SKEW_US
 
-    def adjust(
-        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
-    ) -> None:
-        """Nothing was charged."""
-
     def block(
         self,
         state: State | None,
