@@ -39,7 +39,7 @@ MINUTE = 60_000_000
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(words: dict[str, Any], message: str) -> None:
-    """The error says which word, what was found, and what may stand there."""
+    """The error names the word, what was found, and what is allowed."""
     with pytest.raises(ConfigurationError) as refusal:
         Limit(**{"amount": 5, "period_us": MINUTE, **words})
     assert message in str(refusal.value)

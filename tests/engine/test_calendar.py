@@ -92,7 +92,7 @@ def test_a_clock_that_is_wrong_by_a_day_has_the_right_window_at_once(
 def test_workers_with_wrong_clocks_share_the_amount(
     redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limit: Limit, wrong_by_us: int
 ) -> None:
-    """Nobody makes a window longer or shorter for others, and a refund goes to it."""
+    """A wrong clock does not change the window for others, and a refund goes to it."""
     wrong = Worker(redis_client, monkeypatch, wrong_by_us)
     wrong.call(Limit(1, DAY), 0)  # it has seen the server's clock
     right = Worker(redis_client, monkeypatch)

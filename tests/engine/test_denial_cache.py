@@ -1,4 +1,4 @@
-"""Denials that are remembered in the worker."""
+"""Denials that are cached in the worker."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time that only moves when it is told to."""
+    """A clock that the test moves."""
     clock = Clock()
     monkeypatch.setattr(denial_cache.time, "monotonic", clock.monotonic)
     monkeypatch.setattr("ratelimit_ext.core.clock.now_us", lambda: int(clock.now * SECOND))
@@ -74,19 +74,19 @@ ONE_A_MINUTE = Charge(Limit(1, 60 * SECOND), "bucket")
 
 
 def denied(engine: DenialCache, times: int, charge: Charge = ONE_A_MINUTE) -> None:
-    """Use up the limit, and be denied so often."""
+    """Use up the limit, and be denied this often."""
     assert engine.admit([charge]).admitted
     assert not any(engine.admit([charge]).admitted for _ in range(times))
 
 
 def test_hammering_costs_no_round_trip(clock: Clock, behind: CountingEngine) -> None:
-    """From the second denial within a second on, nobody is asked."""
+    """From the second denial within a second on, the engine is not asked."""
     denied(DenialCache(behind), 100)
     assert behind.asked == 3
 
 
 def test_a_single_denial_is_not_remembered(clock: Clock, behind: CountingEngine) -> None:
-    """Somebody who is denied now and then is always decided anew."""
+    """A client that is denied now and then is always decided by the engine."""
     engine = DenialCache(behind)
     assert engine.admit([ONE_A_MINUTE]).admitted
     for _ in range(5):
@@ -110,7 +110,7 @@ def test_it_ends_with_the_wait(clock: Clock, behind: CountingEngine) -> None:
 
 
 def test_it_lasts_a_second_at_most(clock: Clock, behind: CountingEngine) -> None:
-    """What another worker gives back is seen after a second."""
+    """A refund by another worker is seen after a second."""
     engine = DenialCache(behind)
     denied(engine, 5)
     behind.clear(["bucket"])
@@ -120,7 +120,7 @@ def test_it_lasts_a_second_at_most(clock: Clock, behind: CountingEngine) -> None
 
 
 def test_what_this_worker_gives_back_is_seen_at_once(clock: Clock, behind: CountingEngine) -> None:
-    """A settlement, a clear and a reset forget every remembered denial."""
+    """A settlement, a clear and a reset drop the cached denials."""
     engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     assert not any(engine.admit([ONE_A_MINUTE]).admitted for _ in range(3))
@@ -129,7 +129,7 @@ def test_what_this_worker_gives_back_is_seen_at_once(clock: Clock, behind: Count
 
 
 def test_another_cost_is_another_question(clock: Clock, behind: CountingEngine) -> None:
-    """A denial of 5 says nothing about 1."""
+    """A cached denial of cost 5 does not deny cost 1."""
     engine = DenialCache(behind)
     limit = Limit(5, 60 * SECOND)
     assert engine.admit([Charge(limit, "bucket", 3)]).admitted
@@ -223,7 +223,7 @@ def test_a_refund_that_fails_forgets_as_well(clock: Clock) -> None:
 
 
 def test_no_denial_of_a_slot_is_remembered(clock: Clock, behind: CountingEngine) -> None:
-    """It is free as soon as another worker's call is over, whatever wait was named."""
+    """It is free as soon as another worker's call is over, before the named wait."""
     engine = DenialCache(behind)
     slot = Charge(Limit(1, SECOND, "concurrency", unit="calls"), "slots")
     hold = Hold(7, 60 * SECOND)

@@ -129,7 +129,7 @@ def test_a_driver_takes_its_keys_from_keys(driver: str) -> None:
 
 
 def test_codes_are_two_letters_and_unique() -> None:
-    """They stand in names of buckets; two strategies under one would share them."""
+    """They are part of the names of buckets; two strategies under one would share them."""
     codes = [strategy.code for strategy in STRATEGIES.values()]
     assert all(re.fullmatch("[a-z]{2}", code) for code in codes)
     assert len(set(codes)) == len(codes)
@@ -204,7 +204,7 @@ def test_a_denial_writes_only_after_a_clock_was_set_back(
 
 @pytest.mark.parametrize("strategy", ["block", "reported"])
 def test_what_is_not_known_is_not_stored(redis_client: redis.Redis, strategy: str) -> None:
-    """Nobody blocked, nothing reported: an admission reads, and writes nothing at all."""
+    """Without a block or a report an admission reads, and writes nothing."""
     engine = RedisEngine(ReadOnlyClient(redis_client), redis.RedisError)
     redis_client.script_flush()
     for _ in range(3):
@@ -212,6 +212,6 @@ def test_what_is_not_known_is_not_stored(redis_client: redis.Redis, strategy: st
 
 
 def test_every_strategy_has_its_fragment() -> None:
-    """What a limit can name, a server can run."""
+    """Every strategy has a Lua fragment."""
     for name in STRATEGIES:
         assert strategy_named(name).code in fragment_of(name)

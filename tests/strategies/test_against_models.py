@@ -150,7 +150,7 @@ class History:
         return verdicts[0]
 
     def same_wait(self, model: models.Bucket, verdict: Verdict) -> None:
-        """Waiting as long as it says is enough; one microsecond less is not, with nobody else."""
+        """Without other calls the wait is enough, and one microsecond less is not."""
         wait, cost = verdict.retry_after_us, verdict.charge.cost
         if not wait or self.limit.strategy == "concurrency":
             return
@@ -240,7 +240,7 @@ class History:
         self.now += self.chance.choice(gaps)
 
     def set_back(self) -> None:
-        """What came before is not corrected any more, as it is not known where it went. Somebody
+        """Earlier calls are not corrected any more, as their window is unknown. A call is made
         calls at once, and no lease ends twice."""
         back = self.chance.choice((1, SECOND // 3, SECOND, SECOND + 1, 5 * MINUTE, DAY))
         if self.limit.held and self.limit.strategy not in TIMELESS:

@@ -66,7 +66,7 @@ def test_its_weakness_is_as_documented(world: World) -> None:
 def test_the_calendar_ends_a_window(
     world: World, anchor: str, zone: str, now: str, end: str
 ) -> None:
-    """Used up on the last second of a day or month, the amount is there again with the next."""
+    """An amount that is used up in the last second of a day or month is back with the next."""
     world.now_us = instant_us(now, zone)
     limit = Limit(2, DAY, "fixed-window", anchor=anchor, timezone=zone)
     assert world.passed(limit, 3) == 2

@@ -257,7 +257,7 @@ def test_any_history_has_one_outcome(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_log_at_its_largest_has_one_outcome(client: redis.Redis, seed: int) -> None:
-    """Merging, expiry and correction in the middle of 512 entries do not part the engines."""
+    """Merging, expiry and correction in the middle of 512 entries agree in both engines."""
     chance = random.Random(seed)
     period = chance.choice((60 * SECOND, DAY, 360 * DAY))
     twins = Twins(client, [Limit(400_000, period, "sliding-window")])

@@ -48,7 +48,7 @@ class World:
         return self.call(limit, 0, key).remaining
 
     def passed(self, limit: Limit, calls: int, cost: int = 1, key: str = "bucket") -> int:
-        """How many of so many calls at this instant are admitted."""
+        """How many of these calls are admitted, all at this instant."""
         return sum(self.call(limit, cost, key).allowed for _ in range(calls))
 
     def block(self, limit: Limit, seconds: float, key: str = "bucket", **how: Any) -> int:

@@ -30,14 +30,14 @@ def test_a_block_ends_when_it_says(world: World, reason: str) -> None:
 
 
 def test_a_block_concerns_its_identity_alone(world: World) -> None:
-    """Another one's calls go on."""
+    """Calls of another identity pass."""
     world.block(SWITCH, 10, key="a")
     assert not world.call(SWITCH, key="a").allowed
     assert world.call(SWITCH, key="b").allowed
 
 
 def test_a_block_can_be_lifted(world: World) -> None:
-    """What is cleared is open at once."""
+    """A cleared bucket is open at once."""
     world.block(SWITCH, 3600)
     world.engine.clear(["bucket"])
     assert world.call(SWITCH).allowed
@@ -54,7 +54,7 @@ def test_a_shorter_block_never_ends_a_longer_one(world: World) -> None:
 
 
 def test_a_ramp_lets_twice_as_many_through_each_second(world: World) -> None:
-    """1, 3, 7, 15, 31, 63 in all; who is denied is told when the next may pass, exactly."""
+    """1, 3, 7, 15, 31, 63 in all; a denial names the exact wait until the next may pass."""
     world.block(SWITCH, 10, reason="overloaded", ramped=True)
     world.wait(10)
     through = 0
@@ -70,14 +70,14 @@ def test_a_ramp_lets_twice_as_many_through_each_second(world: World) -> None:
 
 
 def test_a_ramp_that_nobody_climbs_is_over_all_the_same(world: World) -> None:
-    """It opens by time: a caller who comes later meets nothing."""
+    """It opens by time, also without calls."""
     world.block(SWITCH, 10, reason="overloaded", ramped=True)
     world.now_us += 10 * SECOND + RAMP_US
     assert world.passed(SWITCH, 1000) == 1000
 
 
 def test_what_fails_again_on_its_ramp_waits_longer(world: World) -> None:
-    """1 s, 2 s, 4 s, up to half a minute; what has recovered begins anew."""
+    """1 s, 2 s, 4 s, up to half a minute; after the ramp it starts over."""
     growing = {"reason": "overloaded", "ramped": True, "grows": True}
     waits = []
     for _ in range(8):
@@ -94,7 +94,7 @@ def test_what_fails_again_on_its_ramp_waits_longer(world: World) -> None:
 
 
 def test_a_wait_that_was_named_does_not_grow(world: World) -> None:
-    """Whoever says how long, knows."""
+    """Without `grows` the length is kept."""
     for _ in range(4):
         world.block(SWITCH, 1, reason="overloaded", ramped=True)
         assert world.look(SWITCH).retry_after_us == SECOND
@@ -114,7 +114,7 @@ def test_a_clock_set_back_makes_no_block_longer(world: World, back: float) -> No
 
 
 def test_those_who_fail_together_close_it_once(world: World) -> None:
-    """Eight calls under way meet one refusal each: that is one pause, and it grows with what fails
+    """Eight concurrent calls fail once each: that is one pause, and it grows with a call that fails
     when it has ended."""
     growing = {"reason": "overloaded", "ramped": True, "grows": True}
     for _ in range(8):
