@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit, LimitOptions
@@ -37,6 +37,9 @@ _RATE: Final = r"""
     (?P<amount>[0-9]+) (?P<fraction>\.[0-9]+)? \s* (?: (?P<usd>usd) \s* )?
     (?: / | per ) \s* (?P<count>[0-9]+)? \s* (?P<period>[a-z]+)
 """
+
+#: How every strategy without a form of its own is written.
+RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword="")
 
 _WORD: Final = re.compile(r"[a-z]+")
 _FRACTION: Final = re.compile(r"\d+\.\d+\s*(?:/|per\b)")
@@ -91,21 +94,14 @@ class ParsedLimit:
         )
 
     @property
-    def form(self) -> Form | None:
-        """The form of the strategy that the string states."""
-        return TABLE[self.strategy].form if self.strategy else None
-
-    @property
-    def has_rate(self) -> bool:
-        """Whether it is written as an amount per period."""
-        return self.form is None or self.form.has_rate
+    def form(self) -> Form:
+        """The form in which it is written."""
+        return (TABLE[self.strategy].form if self.strategy else None) or RATE_FORM
 
     def __str__(self) -> str:
         """The limit as it is shown, however it was written."""
         amount = f"{shown_dollars(self.amount)} usd" if self.unit == "usd" else str(self.amount)
         rate = f"{amount} per {self.count} {self.period}"
-        if self.form is None:
-            return rate
         return self.form.text.format(rate=rate, amount=amount, multiple=self.multiple)
 
 
@@ -141,40 +137,36 @@ def _parse(text: str) -> tuple[ParsedLimit, ...]:
 
 def _parsed(part: str) -> ParsedLimit:
     """One limit. Raises ``ValueError`` if it is invalid."""
-    if match := _compiled(_RATE).fullmatch(part):
-        return ParsedLimit(part.strip(), **_rate(match))
-    for name, traits in TABLE.items():
-        form = traits.form
-        if form is None:
-            continue
-        if match := _compiled(form.pattern.replace("{rate}", _RATE)).fullmatch(part):
+    for name, form in _forms():
+        if match := _compiled(form.pattern).fullmatch(part):
             found = match.groupdict()
             multiple = found.get("multiple")
-            stated = {"unit": form.unit, "amount": form.amount, "period": form.period}
-            if form.has_rate:
-                stated |= _rate(match)
-            elif found.get("amount"):
-                stated["amount"] = int(found["amount"])
             return ParsedLimit(
                 part.strip(),
                 strategy=name,
                 multiple=int(multiple) if multiple else None,
-                **cast(Any, stated),
+                **(_rate(found) if form.has_rate else _amount(found, form)),
             )
     raise ValueError(part)
 
 
 @lru_cache(maxsize=64)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"\s* (?: {pattern} ) \s*", re.IGNORECASE | re.VERBOSE)
+    pattern = rf"\s* (?: {pattern.replace('{rate}', _RATE)} ) \s*"
+    return re.compile(pattern, re.IGNORECASE | re.VERBOSE)
 
 
-def _rate(match: re.Match[str]) -> dict[str, Any]:
-    usd, amount = match["usd"], match["amount"] + (match["fraction"] or "")
+def _amount(found: dict[str, Any], form: Form) -> dict[str, Any]:
+    amount = int(found.get("amount") or form.amount)
+    return {"amount": amount, "period": form.period, "unit": form.unit}
+
+
+def _rate(found: dict[str, Any]) -> dict[str, Any]:
+    usd, amount = found["usd"], found["amount"] + (found["fraction"] or "")
     return {
         "amount": micro_dollars(amount) if usd else int(amount),
-        "count": int(match["count"] or 1) or 1,  # `limits` reads 5/0 minutes as 5/minute
-        "period": _period(match["period"].lower()),
+        "count": int(found["count"] or 1) or 1,  # `limits` reads 5/0 minutes as 5/minute
+        "period": _period(found["period"].lower()),
         "unit": "usd" if usd else None,
     }
 
@@ -210,12 +202,14 @@ def states_guard(text: object, options: LimitOptions) -> bool:
     return states_strategy(text, options, guards)
 
 
-def _forms() -> list[Form]:
-    return [traits.form for traits in TABLE.values() if traits.form is not None]
+def _forms() -> list[tuple[str | None, Form]]:
+    """The forms, and the strategies that they state."""
+    own: list[tuple[str | None, Form]] = [(t.name, t.form) for t in TABLE.values() if t.form]
+    return [(None, RATE_FORM), *own]
 
 
 def _invalid(value: object) -> str:
-    *examples, last = [f'"{form.example}"' for form in _forms()]
+    *examples, last = [f'"{form.example}"' for name, form in _forms() if name]
     return (
         f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
         f'"5/second;1000/day" or "5 usd/day"; {"; ".join(examples)} and {last}.'
@@ -227,8 +221,8 @@ def _remedy(words: str) -> str:
     """What was probably meant; empty if unknown."""
     if "$" in words:
         return ' Dollars are written "5 usd/day".'
-    for form in _forms():
-        if form.keyword in words:
+    for _, form in _forms():
+        if form.keyword and form.keyword in words:
             return f' It is written "{form.example}".'
     if "token" in words:
         return ' The unit is a keyword beside the string: "90000/minute" with unit = "tokens".'
