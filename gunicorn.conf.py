@@ -241,5 +241,5 @@ def on_exit(server: Any) -> None:
 def _load_embedded() -> ModuleType:
     package = importlib.util.find_spec("ratelimit_ext")
     if package is None or not package.submodule_search_locations:
-        sys.exit("gunicorn.conf.py: ratelimit_ext is not installed, and not in this directory")
-    return load(Path(package.submodule_search_locations[0], "engine", "embedded.py"))
+        sys.exit("gunicorn.conf.py: ratelimit_ext is not installed, nor in this directory")
+    return load(Path(package.submodule_search_locations[0], "embedded", "server.py"))

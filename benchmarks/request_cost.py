@@ -26,7 +26,7 @@ import redis
 from flask_limiter.util import get_remote_address
 
 import ratelimit_ext
-from ratelimit_ext.engine.embedded import EmbeddedServer
+from ratelimit_ext.embedded.server import EmbeddedServer
 
 CALLS = 400
 LIMITS = ("1000000/minute", "10000000/hour", "100000000/day")

@@ -241,7 +241,7 @@ def bytes_of_buckets(bench: Bench) -> None:
         bench.client.flushall()
         limit = Limit(10_000_000, DAY, strategy)
         name = bucket_key(
-            bucket_prefix("LIMITS", STRATEGIES[strategy].CODE, limit, "chat"), "u" * 20
+            bucket_prefix("LIMITS", STRATEGIES[strategy].code, limit, "chat"), "u" * 20
         )
         bench.engine.admit([Charge(limit, name, 1500)])
         used = bench.client.memory_usage(name)
@@ -273,7 +273,7 @@ def memory_of_users(bench: Bench, users: int) -> None:
         (Limit(100, DAY, "sliding-window", name="plan"), "user"),
     )
     shared = [
-        bucket_prefix("LIMITS", STRATEGIES[limit.strategy].CODE, limit, "chat")
+        bucket_prefix("LIMITS", STRATEGIES[limit.strategy].code, limit, "chat")
         for limit, _ in layers
     ]
     pipeline = bench.client.pipeline(transaction=False)

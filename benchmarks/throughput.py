@@ -41,7 +41,7 @@ import redis
 from flask_limiter.util import get_remote_address
 
 import ratelimit_ext
-from ratelimit_ext.engine.embedded import EmbeddedServer
+from ratelimit_ext.embedded.server import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS, THREADS = 2, 8

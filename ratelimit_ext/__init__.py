@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from flask_limiter import ExemptionScope, HeaderNames
 
+from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
-from ratelimit_ext.core.guess import Guess
-from ratelimit_ext.engine.embedded import embedded_uri
+from ratelimit_ext.embedded.server import embedded_uri
+from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.callbacks import DecideAgain
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.errors import (
     Blocked,
-    BlockReason,
     LimitUnavailable,
     RateLimitExceeded,
     RequestTooLarge,

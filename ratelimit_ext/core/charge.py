@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
 
 from ratelimit_ext.core.limit import Limit
 
-#: An id is no secret, and one of the system's random numbers would be a system call for each.
+#: An id is not secret, and the system's random numbers cost a system call each.
 _chance: Final = random.Random()  # noqa: S311
 if hasattr(os, "register_at_fork"):  # where processes fork
     os.register_at_fork(after_in_child=_chance.seed)
@@ -31,10 +32,10 @@ class Charge(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Who takes estimates: a call by its id, for as long as its lease of microseconds.
+    """The id under which a call reserves its estimates, and its lease in microseconds.
 
-    An id has 48 random bits. Where a call is not settled within its lease, what it did not spend
-    goes back.
+    An id has 48 random bits. If a call is not settled within its lease, what it did not spend goes
+    back.
     """
 
     id: int
@@ -42,12 +43,42 @@ class Hold(NamedTuple):
 
 
 def new_hold(lease_us: int) -> Hold:
-    """A hold that no other call of any worker has."""
+    """A hold with an id that no other call of any worker has."""
     return Hold(_chance.getrandbits(48) or 1, lease_us)
 
 
-#: For charges that are final: nothing is held.
+#: For charges that are final.
 NO_HOLD = Hold(0, 0)
+
+
+class Change(Protocol):
+    """A change of a bucket. ``verb`` names the function of the strategy that applies it, in Python
+    and in Lua; ``numbers`` are its arguments."""
+
+    @property
+    def charge(self) -> Charge: ...
+    @property
+    def hold(self) -> Hold: ...
+    @property
+    def verb(self) -> str: ...
+    @property
+    def numbers(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A rough estimate: what a request is expected to cost, and what it costs at the least.
+
+    An estimator or a cost function returns it in place of a plain number, in the same unit
+    (``usd`` in dollars). A limit that can never hold ``cost`` is charged its capacity; only a
+    ``least`` above the capacity makes the request too large.
+
+    >>> Guess(5000, least=100)
+    Guess(cost=5000, least=100)
+    """
+
+    cost: Any
+    least: Any = 0
 
 
 def checked_cost(cost: object, label: object) -> int:

@@ -1,8 +1,7 @@
-"""The client's clock, in whole microseconds since 1970.
+"""The client's clock.
 
-Redis decides by its own clock; this one serves the memory engine, and a Redis whose operator
-forbids ``TIME`` in scripts. It reads ``time.time`` at every call, so that a test that freezes
-time freezes this as well.
+Redis decides by its own clock. This one is for the memory engine, and for a Redis that forbids
+``TIME`` in scripts. It calls ``time.time`` each time, so that a test can freeze it.
 """
 
 from __future__ import annotations
@@ -11,5 +10,5 @@ import time
 
 
 def now_us() -> int:
-    """The present instant in microseconds since the epoch."""
+    """Now, in microseconds since the epoch."""
     return int(time.time() * 1_000_000)

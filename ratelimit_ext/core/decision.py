@@ -1,6 +1,6 @@
-"""The answer to a request: a verdict per charge, and whether all of them together pass.
+"""The answer to a request: a verdict per charge, and whether all of them pass.
 
-Named tuples, as several are made for every request; a frozen dataclass takes three times as long.
+Named tuples, as several are made for every request: a frozen dataclass takes three times as long.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ratelimit_ext.core.charge import Charge
 class Verdict(NamedTuple):
     """The answer to one charge.
 
-    ``remaining`` is what is left in units: after this charge where it was taken, untouched where
-    the request was denied. ``retry_after_us`` is how long the same charge has to wait until it
-    passes (0: it passes now; ``None``: it never can, its cost is above the capacity).
-    ``reset_after_us`` is how long until the limit is full again, or for the sliding window until
-    its oldest call leaves. ``receipt`` says to the strategy where the charge went, so that it can
-    be corrected there and nowhere else.
+    ``remaining`` is what is left in units: after this charge if it was taken. ``retry_after_us`` is
+    how long the same charge has to wait until it passes (0: it passes now; ``None``: never, as its
+    cost is above the capacity). ``reset_after_us`` is how long until the limit is full again, or
+    for the sliding window until its oldest call leaves. ``receipt`` tells the strategy which window
+    was charged, so that a correction reaches the same; ``None``: nothing was charged that could be
+    corrected. ``reason`` says why it denies, if it does: ``limit``, or the reason of a guard.
     """
 
     charge: Charge
@@ -26,16 +26,17 @@ class Verdict(NamedTuple):
     remaining: int
     retry_after_us: int | None
     reset_after_us: int
-    receipt: int
+    receipt: int | None
+    reason: str = "limit"
 
     @property
     def retry_after_ms(self) -> int | None:
-        """The wait in milliseconds, rounded up: one less is too early."""
+        """The wait in milliseconds, rounded up."""
         return None if self.retry_after_us is None else -(-self.retry_after_us // 1000)
 
     @property
     def enforced(self) -> bool:
-        """Whether this verdict can deny a request (a shadow never does)."""
+        """Whether this verdict can deny a request: a shadow never does."""
         return self.charge.limit.mode == "enforce"
 
 
@@ -53,7 +54,7 @@ class Decision(NamedTuple):
 
     @property
     def retry_after_ms(self) -> int | None:
-        """The longest wait among the denials; ``None`` where one of them can never pass."""
+        """The longest wait among the denials; ``None`` if one of them can never pass."""
         waits = [denial.retry_after_ms for denial in self.denials]
         known = [wait for wait in waits if wait is not None]
         return None if len(known) < len(waits) else max(known, default=0)

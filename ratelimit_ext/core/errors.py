@@ -1,34 +1,49 @@
-"""What can go wrong, named after the remedy and not after the place."""
+"""Errors, named after the remedy, and helpers for their messages."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 
 
 class ConfigurationError(ValueError):
-    """A limit, a policy or a setting that cannot be carried out.
+    """An invalid limit, policy or setting.
 
-    The message says where it stands, what was found, what is allowed and what to do.
+    The message says where it is, what was found, what is allowed and what to do.
     """
 
 
 class StorageUnavailable(RuntimeError):
-    """The storage gave no answer in time, or an answer that says it cannot serve.
+    """The storage did not answer in time, or answered that it cannot serve.
 
-    Nothing is known about whether the charges were taken; the cause is chained.
+    Whether the charges were taken is unknown. The cause is chained.
     """
 
 
 class StorageFull(StorageUnavailable):
-    """The storage answers and has no memory for the bucket ``key`` of an unknown identity.
+    """The storage has no memory for the bucket ``key`` of an unknown identity.
 
-    Nothing was charged. Identities that the storage knows are decided as always.
+    Nothing was charged. Identities that the storage knows are still decided.
     """
 
     def __init__(self, key: str) -> None:
         super().__init__(f"the storage is full (maxmemory) and cannot store {key}")
         self.key = key
+
+
+#: Longer names are not typing errors, and comparing them would take long.
+LONGEST_NAME = 64
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question that names the known word nearest to ``name``; empty if none is near.
+
+    >>> did_you_mean("brust", ["burst", "limit"])
+    " Did you mean 'burst'?"
+    """
+    near = difflib.get_close_matches(name[:LONGEST_NAME], list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 _LONGEST = 60
@@ -37,7 +52,7 @@ _MOST_BITS = 128
 
 
 def shown(value: object) -> str:
-    """``value`` for an error message; never fails, whatever the value is.
+    """``value`` for an error message; never fails.
 
     >>> shown("ten"), shown(True), shown(0.5), shown([1])
     ("'ten' (a string)", 'true', '0.5 (a number with a fraction)', 'a list')

@@ -1,12 +1,12 @@
 """Names of buckets in the storage: escaped, bounded, one name for one bucket.
 
 ``{prefix}:1:{strategy}:{period}:{scope}:{name}:{identity}``, with the identity in braces, so that
-all limits of a subject lie in one slot of a Redis Cluster. The 1 is the version of what is stored.
-A limit that has a name is known by it: its amount may change, and its usage is kept. One without
-is known by what it says, as in Flask-Limiter, so that ``5/minute`` and ``10/minute`` on one view,
-or given to two kinds of users, are two limits. An anchor with its time zone follows the period, as
-it makes other windows, and so does the mode ``shadow``: a shadow beside a live limit counts for
-itself.
+all limits of an identity are in one slot of a Redis Cluster. The 1 is the version of the stored
+format. A named limit is identified by its name: its amount may change, and its usage is kept. A
+limit without a name is identified by its amount, as in Flask-Limiter: ``5/minute`` and
+``10/minute`` on one view are two limits. An anchor with its time zone follows the period, as it
+makes other windows, and so does the mode ``shadow``: a shadow beside a live limit has its own
+count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST_PART = 64
 
 @lru_cache(maxsize=8192)
 def escaped(part: str) -> str:
-    """``part`` without any character that separates parts; hashed where it is long.
+    """``part`` without any character that separates parts; hashed if it is long.
 
     Different parts stay different: the escape is reversible and the hash has 128 bits.
 
@@ -37,7 +37,7 @@ def escaped(part: str) -> str:
 
 
 def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
-    """The part of a bucket's name that every identity shares; it ends where the identity begins."""
+    """The name of a bucket up to the identity."""
     period = (
         f"{limit.period_us // 1_000_000}"
         if limit.period_us % 1_000_000 == 0

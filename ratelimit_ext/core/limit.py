@@ -6,19 +6,16 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Final
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.money import MICRO
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.traits import TABLE, UNITS, Traits, strategies_with, traits_of, units
 
-#: ``usd`` is counted in whole micro-dollars; ``calls`` are those in flight.
-UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd", "calls")
 MODES: Final = ("enforce", "shadow")
 ANCHORS: Final = ("day", "month")
-
-#: Strategies that are nobody's allowance: callers are not told of them, and what they hold has no
-#: amount that a cost could exceed.
-GUARDS: Final = ("block", "reported", "surge")
 MOST_MULTIPLE: Final = 1000
+
+#: Flask-Limiter's default.
+DEFAULT_STRATEGY: Final = "fixed-window"
 
 #: Amounts reach a million dollars in micro-dollars, and periods almost nine years. Within both,
 #: every sum and product of the strategies stays below 2**53, where Lua's doubles are still exact.
@@ -30,15 +27,15 @@ LONGEST_PERIOD_US: Final = 2**48
 class LimitOptions:
     """The keywords of a limit beside its string: the same in decorators, ``app.config`` and TOML.
 
-    The only list of them. A value: it never changes once it is made. It is not declared frozen
-    because Flask-Limiter's definitions, which take these keywords by inheritance, are not.
+    The only list of them. An immutable value. It is not declared frozen because Flask-Limiter's
+    definitions, which inherit these keywords, are not.
     """
 
-    #: The algorithm; ``None``: what the string states, else the extension's default.
+    #: The algorithm; ``None``: that of the string, else the extension's default.
     strategy: str | None = None
     #: What a token bucket holds at most; ``None``: the amount.
     burst: int | None = None
-    #: What is counted; ``None``: what the string states, else requests.
+    #: What is counted; ``None``: that of the string, else requests.
     unit: str | None = None
     #: The limit's name in headers and answers.
     name: str = ""
@@ -59,14 +56,14 @@ class Limit:
     """An allowance of ``amount`` per ``period_us`` microseconds.
 
     ``burst`` is what a token bucket holds at most (default: the amount). ``anchor`` ties a fixed
-    window to the calendar of ``timezone``. ``multiple`` is how many times the usual a surge may
-    use. A ``shadow`` limit is decided and counted, and never enforced. Raises
-    :class:`ConfigurationError` where the values cannot go together.
+    window to the calendar of ``timezone``. ``multiple`` is a second number that the form of some
+    strategies states. A ``shadow`` limit is decided and counted, and never enforced. Raises
+    :class:`ConfigurationError` for values that cannot go together.
     """
 
     amount: int
     period_us: int
-    strategy: str = "fixed-window"
+    strategy: str = DEFAULT_STRATEGY
     burst: int | None = None
     unit: str = "requests"
     name: str = ""
@@ -74,63 +71,46 @@ class Limit:
     anchor: str | None = None
     timezone: str = "UTC"
     multiple: int | None = None
-    #: Whether a cost is an estimate until the call is over, and its lease gives it back.
+    # Every request reads these, several times: attributes, and no properties.
+    #: The strategy's.
+    traits: Traits = field(init=False, repr=False, compare=False)
+    #: Whether a cost is an estimate until the call is over, reserved under a lease.
     held: bool = field(init=False, repr=False, compare=False)
-    #: Whether it is an allowance of the caller's, which answers tell about.
-    told: bool = field(init=False, repr=False, compare=False)
+    #: Whether callers see it in headers and answers.
+    visible: bool = field(init=False, repr=False, compare=False)
     #: The largest cost that can ever pass, in units.
     capacity: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        traits = traits_of(self.strategy)
         self._within("amount", self.amount, MOST_AMOUNT)
         self._within("period_us", self.period_us, LONGEST_PERIOD_US)
-        if self.burst is not None:
-            self._within("burst", self.burst, MOST_AMOUNT)
-            if self.strategy != "token-bucket":
-                raise ConfigurationError(
-                    f"{self}: burst={self.burst} means nothing to the strategy {self.strategy!r}; "
-                    "only 'token-bucket' has a burst. Remove it or change the strategy."
-                )
-        self._one_of("unit", self.unit, UNITS)
         self._one_of("mode", self.mode, MODES)
-        if (self.unit == "calls") != (self.strategy == "concurrency"):
-            raise ConfigurationError(
-                f"{self}: the strategy 'concurrency' and the unit 'calls' belong together; found "
-                f"strategy {self.strategy!r} and unit {self.unit!r}. Write 'N in flight'."
-            )
-        if self.strategy == "block" and self.unit != "requests":
-            raise ConfigurationError(
-                f"{self}: the strategy 'block' counts nothing; found unit {self.unit!r}. Leave it "
-                "out, or write an amount per period."
-            )
-        if self.strategy == "reported" and self.unit == "usd":
-            raise ConfigurationError(
-                f"{self}: the strategy 'reported' knows no money; found unit 'usd'. Leave it out, "
-                "or write an amount per period."
-            )
-        if (self.multiple is not None) != (self.strategy == "surge"):
-            raise ConfigurationError(
-                f"{self}: the strategy 'surge' and a multiple belong together; found strategy "
-                f"{self.strategy!r}. Write '1 usd/hour or 20 x usual'."
-            )
-        if self.multiple is not None:
-            self._within("multiple", self.multiple, MOST_MULTIPLE)
+        self._one_of("unit", self.unit, units())
+        if self.unit not in traits.units:
+            raise ConfigurationError(self._foreign_unit(traits))
+        for word, most in (("burst", MOST_AMOUNT), ("multiple", MOST_MULTIPLE)):
+            if getattr(self, word) is not None:
+                self._within(word, getattr(self, word), most)
         if self.anchor is not None:
             self._one_of("anchor", self.anchor, ANCHORS)
-            if self.strategy != "fixed-window":
-                raise ConfigurationError(
-                    f"{self}: anchor={self.anchor!r} means nothing to the strategy "
-                    f"{self.strategy!r}; only 'fixed-window' can be anchored to the calendar."
-                )
-        # Every request asks for these, several times: attributes, and no properties.
+        for word in ("burst", "multiple", "anchor"):
+            if getattr(self, word) is not None and word not in traits.options:
+                raise ConfigurationError(self._foreign_option(word))
+        if self.multiple is None and "multiple" in traits.options:
+            assert traits.form is not None
+            raise ConfigurationError(
+                f"{self}: the strategy {self.strategy!r} needs a multiple. "
+                f"Write {traits.form.example!r}."
+            )
         derive = object.__setattr__
-        derive(self, "held", self.unit != "requests" and self.strategy != "reported")
-        derive(self, "told", self.strategy not in GUARDS)
-        capacity = MOST_AMOUNT if self.strategy in GUARDS else self.burst or self.amount
-        derive(self, "capacity", capacity)
+        derive(self, "traits", traits)
+        derive(self, "held", self.unit != "requests" and traits.reserves)
+        derive(self, "visible", traits.visible)
+        derive(self, "capacity", MOST_AMOUNT if traits.guard else self.burst or self.amount)
 
     def outside(self, units: int) -> int | Decimal:
-        """An amount of the limit for a person: dollars are dollars."""
+        """An amount as it is shown: micro-dollars become dollars."""
         return Decimal(units) / MICRO if self.unit == "usd" else units
 
     def _within(self, word: str, value: object, most: int) -> None:
@@ -143,12 +123,34 @@ class Limit:
     def _one_of(self, word: str, value: str, allowed: tuple[str, ...]) -> None:
         if value not in allowed:
             raise ConfigurationError(
-                f"{self}: {word} is {value!r}; allowed: {', '.join(map(repr, allowed))}."
+                f"{self}: {word} is {value!r}; allowed: {_listed(allowed)}."
                 f"{did_you_mean(str(value), allowed)}"
             )
+
+    def _foreign_unit(self, traits: Traits) -> str:
+        hint = "Leave it out, or write an amount per period."
+        for form in [each.form for each in TABLE.values() if each.form is not None]:
+            if form.unit not in UNITS and form.unit in (self.unit, *traits.units):
+                hint = f"Write {form.example!r}."
+        return (
+            f"{self}: unit is {self.unit!r}; the strategy {self.strategy!r} counts "
+            f"{_listed(traits.units)}. {hint}"
+        )
+
+    def _foreign_option(self, word: str) -> str:
+        article = "an" if word[0] in "aeiou" else "a"
+        return (
+            f"{self}: {word}={getattr(self, word)!r} is not an option of the strategy "
+            f"{self.strategy!r}; only {_listed(strategies_with(word))} has {article} {word}. "
+            "Remove it or change the strategy."
+        )
 
     def __str__(self) -> str:
         seconds, rest = divmod(self.period_us, 1_000_000)
         period = str(seconds) if not rest else f"{self.period_us / 1_000_000:g}"
         label = f"{self.name}: " if self.name else ""
         return f"{label}{self.amount} per {period} s"
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, words))

@@ -1,9 +1,8 @@
 """The string of a limit: the only parser.
 
 ``30/minute``, ``100 per 2 days``, ``5/second;1000/day`` as in the library `limits`; ``5 usd/day``
-for money, ``4 in flight`` for calls at once, ``1 usd/hour or 20 x usual`` for a surge,
-``unless blocked`` and ``as reported`` for what others decide. Several limits are separated by
-``;``, ``,`` or ``|``.
+for money; and the forms of single strategies, such as ``4 in flight`` (:class:`Form`). Several
+limits are separated by ``;``, ``,`` or ``|``.
 """
 
 from __future__ import annotations
@@ -13,18 +12,12 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from ratelimit_ext.core.errors import ConfigurationError, shown
-from ratelimit_ext.core.limit import (
-    GUARDS,
-    LONGEST_PERIOD_US,
-    MOST_AMOUNT,
-    Limit,
-    LimitOptions,
-)
+from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit, LimitOptions
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
-from ratelimit_ext.core.spelling import LONGEST_NAME
+from ratelimit_ext.core.traits import TABLE, Form
 
 #: The periods with their seconds. A month has 30 days and a year 360, as in `limits`.
 PERIODS: Final = MappingProxyType(
@@ -40,17 +33,13 @@ PERIODS: Final = MappingProxyType(
 
 # `limits` allows a colon before the separator.
 _SEPARATOR: Final = re.compile(r":?[,;|]")
-_PART: Final = re.compile(
-    r"""\s* (?:
-        (?P<amount>[0-9]+) (?P<fraction>\.[0-9]+)? \s* (?: (?P<usd>usd) \s* )?
-        (?: / | per ) \s* (?P<count>[0-9]+)? \s* (?P<period>[a-z]+)
-        (?: \s+ or \s+ (?P<multiple>[0-9]+) \s* x \s+ usual )?
-      | (?P<slots>[0-9]+) \s+ in \s+ flight
-      | (?P<block>unless \s+ blocked)
-      | (?P<reported>as \s+ reported)
-    ) \s*""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_RATE: Final = r"""
+    (?P<amount>[0-9]+) (?P<fraction>\.[0-9]+)? \s* (?: (?P<usd>usd) \s* )?
+    (?: / | per ) \s* (?P<count>[0-9]+)? \s* (?P<period>[a-z]+)
+"""
+
+#: How every strategy without a form of its own is written.
+RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword="")
 
 _WORD: Final = re.compile(r"[a-z]+")
 _FRACTION: Final = re.compile(r"\d+\.\d+\s*(?:/|per\b)")
@@ -61,8 +50,10 @@ _LONGEST_DAYS: Final = LONGEST_PERIOD_US // 86_400_000_000
 
 @dataclass(frozen=True, slots=True)
 class ParsedLimit:
-    """One limit of a string. ``unit`` and ``strategy`` are ``None`` if the string leaves them to
-    the options; an amount in ``usd`` is in micro-dollars. ``text`` is the limit as it is written.
+    """One limit of a string.
+
+    ``unit`` and ``strategy`` are ``None`` if the options decide them. An amount in ``usd`` is in
+    micro-dollars. ``text`` is the limit as it is written.
     """
 
     text: str
@@ -79,7 +70,7 @@ class ParsedLimit:
         return self.count * PERIODS[self.period] * 1_000_000
 
     def merged(self, options: LimitOptions) -> LimitOptions:
-        """The options of this limit: what the string states comes before what they state."""
+        """The options of this limit. The string takes precedence."""
         unit = self.unit or options.unit
         strategy = self.strategy or options.strategy
         return replace(options, strategy=strategy, unit=None if unit == "requests" else unit)
@@ -102,17 +93,16 @@ class ParsedLimit:
             multiple=self.multiple,
         )
 
+    @property
+    def form(self) -> Form:
+        """The form in which it is written."""
+        return (TABLE[self.strategy].form if self.strategy else None) or RATE_FORM
+
     def __str__(self) -> str:
-        """The limit for a person, in one spelling however it is written."""
-        if self.strategy == "block":
-            return "unless blocked"
-        if self.strategy == "reported":
-            return "as reported"
-        if self.unit == "calls":
-            return f"{self.amount} in flight"
+        """The limit as it is shown, however it was written."""
         amount = f"{shown_dollars(self.amount)} usd" if self.unit == "usd" else str(self.amount)
-        surge = "" if self.multiple is None else f" or {self.multiple} x usual"
-        return f"{amount} per {self.count} {self.period}{surge}"
+        rate = f"{amount} per {self.count} {self.period}"
+        return self.form.text.format(rate=rate, amount=amount, multiple=self.multiple)
 
 
 def parse(text: object) -> tuple[ParsedLimit, ...]:
@@ -146,28 +136,39 @@ def _parse(text: str) -> tuple[ParsedLimit, ...]:
 
 
 def _parsed(part: str) -> ParsedLimit:
-    """One limit. Raises ``ValueError`` for what is none."""
-    match = _PART.fullmatch(part)
-    if match is None:
-        raise ValueError(part)
-    text, found = part.strip(), match.groupdict()
-    if found["block"]:
-        return ParsedLimit(text, 1, strategy="block")
-    if found["reported"]:
-        return ParsedLimit(text, MOST_AMOUNT, period="minute", strategy="reported")
-    if found["slots"]:
-        return ParsedLimit(text, int(found["slots"]), unit="calls", strategy="concurrency")
-    usd, multiple = found["usd"], found["multiple"]
-    amount = found["amount"] + (found["fraction"] or "")
-    return ParsedLimit(
-        text,
-        micro_dollars(amount) if usd else int(amount),
-        count=int(found["count"] or 1) or 1,  # `limits` reads 5/0 minutes as 5/minute
-        period=_period(found["period"].lower()),
-        unit="usd" if usd else None,
-        strategy="surge" if multiple else None,
-        multiple=int(multiple) if multiple else None,
-    )
+    """One limit. Raises ``ValueError`` if it is invalid."""
+    for name, form in _forms():
+        if match := _compiled(form.pattern).fullmatch(part):
+            found = match.groupdict()
+            multiple = found.get("multiple")
+            return ParsedLimit(
+                part.strip(),
+                strategy=name,
+                multiple=int(multiple) if multiple else None,
+                **(_rate(found) if form.has_rate else _amount(found, form)),
+            )
+    raise ValueError(part)
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    pattern = rf"\s* (?: {pattern.replace('{rate}', _RATE)} ) \s*"
+    return re.compile(pattern, re.IGNORECASE | re.VERBOSE)
+
+
+def _amount(found: dict[str, Any], form: Form) -> dict[str, Any]:
+    amount = int(found.get("amount") or form.amount)
+    return {"amount": amount, "period": form.period, "unit": form.unit}
+
+
+def _rate(found: dict[str, Any]) -> dict[str, Any]:
+    usd, amount = found["usd"], found["amount"] + (found["fraction"] or "")
+    return {
+        "amount": micro_dollars(amount) if usd else int(amount),
+        "count": int(found["count"] or 1) or 1,  # `limits` reads 5/0 minutes as 5/minute
+        "period": _period(found["period"].lower()),
+        "unit": "usd" if usd else None,
+    }
 
 
 def _period(word: str) -> str:
@@ -188,7 +189,7 @@ def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, 
 
 @lru_cache(maxsize=1024)
 def _strategies(text: str) -> frozenset[str | None]:
-    """What the limits of a string state as their strategies."""
+    """The strategies that the limits of a string state."""
     try:
         return frozenset([limit.strategy for limit in parse(text)])
     except ConfigurationError:
@@ -197,14 +198,22 @@ def _strategies(text: str) -> frozenset[str | None]:
 
 def states_guard(text: object, options: LimitOptions) -> bool:
     """Whether the limit is a guard. A guard applies beside other limits and overrides none."""
-    return states_strategy(text, options, GUARDS)
+    guards = tuple(name for name, traits in TABLE.items() if traits.guard)
+    return states_strategy(text, options, guards)
+
+
+def _forms() -> list[tuple[str | None, Form]]:
+    """The forms, and the strategies that they state."""
+    own: list[tuple[str | None, Form]] = [(t.name, t.form) for t in TABLE.values() if t.form]
+    return [(None, RATE_FORM), *own]
 
 
 def _invalid(value: object) -> str:
+    *examples, last = [f'"{form.example}"' for name, form in _forms() if name]
     return (
         f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
-        '"5/second;1000/day" or "5 usd/day"; "4 in flight"; "1 usd/hour or 20 x usual"; '
-        f'"unless blocked" and "as reported".{_remedy(str(value).lower())}'
+        f'"5/second;1000/day" or "5 usd/day"; {"; ".join(examples)} and {last}.'
+        f"{_remedy(str(value).lower())}"
     )
 
 
@@ -212,8 +221,9 @@ def _remedy(words: str) -> str:
     """What was probably meant; empty if unknown."""
     if "$" in words:
         return ' Dollars are written "5 usd/day".'
-    if "flight" in words:
-        return ' Calls at once are written "4 in flight".'
+    for _, form in _forms():
+        if form.keyword and form.keyword in words:
+            return f' It is written "{form.example}".'
     if "token" in words:
         return ' The unit is a keyword beside the string: "90000/minute" with unit = "tokens".'
     if _FRACTION.search(words):

@@ -8,14 +8,14 @@ from typing import Final, TypeAlias
 Dollars: TypeAlias = Decimal | int | float | str
 
 MICRO: Final = 1_000_000
-#: More is no bill: in micro-dollars it stays below 2**53, as all that is counted.
+#: In micro-dollars it stays below 2**53, like everything that is counted.
 MOST_DOLLARS: Final = 10**9
 
 
 def micro_dollars(dollars: Dollars) -> int:
-    """The amount in micro-dollars, rounded up: a fraction of one is never given away.
+    """The amount in micro-dollars, rounded up.
 
-    Raises ``ValueError`` for what is no amount: negative, infinite, or not a number.
+    Raises ``ValueError`` for an amount that is negative, infinite, or not a number.
 
     >>> micro_dollars("0.0000015"), micro_dollars(5), micro_dollars(0.1)
     (2, 5000000, 100000)
@@ -25,7 +25,7 @@ def micro_dollars(dollars: Dollars) -> int:
     except InvalidOperation:
         amount = Decimal("NaN")
     if not amount.is_finite() or not 0 <= amount <= MOST_DOLLARS:
-        raise ValueError(f"{dollars!r} is no amount of dollars from 0 to {MOST_DOLLARS}")
+        raise ValueError(f"{dollars!r} is not an amount of dollars from 0 to {MOST_DOLLARS}")
     return int((amount * MICRO).to_integral_value(ROUND_CEILING))
 
 

@@ -5,23 +5,23 @@
 --          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
 --          strategy's own arguments
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
---          fits, else 0, and the three integers of the strategy's reading, before anything is taken.
+--          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          If a full server cannot store the bucket of charge i: now and -i
 --
--- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken where it
--- fits, whatever the others say; but one whose costs are held only if the request is admitted, as
--- nobody settles a denied one. 'm' meta: its denial denies, and it is taken when one of the
--- charges whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n' is a meta in
--- shadow: like 'm', and denies nothing.
+-- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken if it
+-- fits, even if the request is denied; with reservations only if it is admitted, as a denied request
+-- is never settled. 'm' meta: its denial denies, and it is taken when one of the charges whose
+-- positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in shadow, which
+-- denies nothing.
 --
--- What is not taken is not written, with two exceptions. An admitted call whose estimate is 0 leaves
--- a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies in the
--- future (a clock was set back), it is brought to now without taking anything.
+-- A charge that is not taken writes nothing, with two exceptions. An admitted call whose estimate is 0
+-- leaves a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies
+-- in the future (a clock was set back), it is brought to now without taking anything.
 --
--- A full server (maxmemory) refuses to store more. Identities that are known go on then: those of which
--- one of these buckets is stored for longer than BRIEF. So does what is stored for no longer than that,
--- and what ends with its calls: it soon makes room again. A request that brings an unknown identity is
--- not admitted.
+-- A full server (maxmemory) refuses to store more. It still serves known identities: those with one of
+-- these buckets stored for longer than BRIEF. It also stores buckets for up to BRIEF, and those that
+-- end with their calls, as they soon free their memory. A request with an unknown identity is not
+-- admitted.
 
 read_words(ARGV[3])
 local now = present_instant(ARGV[1])
@@ -37,7 +37,7 @@ for i = 1, #KEYS do
     strategy = strategy, part = part, cost = cost, arg = arg,
     strategy.check(raws[i], now, cost, arg),
   }
-  if cost == 0 then charge[1] = true end -- it looks, and is never denied
+  if cost == 0 then charge[1] = true end -- a look is never denied
   checked[i] = charge
   if not charge[1] then
     local role = string.sub(part, 1, 1)
@@ -60,11 +60,11 @@ end
 
 local function wanted(charge)
   if charge.part == 'e' then return not denied end
-  if charge.part == 's' then return charge[1] and not (denied and charge.strategy.note) end
+  if charge.part == 's' then return charge[1] and not (denied and charge.strategy.reserve) end
   return charge[1] and denied and not banned and triggered(charge.part)
 end
 
--- What the bucket of charge i becomes and for how long it is kept, or nil if it stays as it is.
+-- The new value of charge i's bucket and its lifetime, or nil if it does not change.
 local function change_of(i)
   local charge, value = checked[i], nil
   local strategy, cost, arg = charge.strategy, charge.cost, charge.arg
@@ -72,11 +72,11 @@ local function change_of(i)
   if taken and cost > 0 then
     value = strategy.take(now, cost, arg, unpack(charge, 2))
   else
-    if strategy.rewound(raws[i], now, arg) then
+    if strategy.from_future(raws[i], now, arg) then
       value = strategy.take(now, 0, arg, unpack(charge, 2))
     end
-    if taken and not denied and strategy.note then
-      value = strategy.note(value or raws[i], now, arg) or value
+    if taken and not denied and strategy.reserve then
+      value = strategy.reserve(value or raws[i], now, arg) or value
     end
   end
   if value then return value, strategy.lifetime(value, now, arg) end
@@ -86,10 +86,10 @@ local BRIEF = 60000000
 
 local function identity_of(key) return string.match(key, '{[^{]*}$') or key end
 
--- Store what a full server may. Returns the position of the first charge that it cannot take, or nil;
--- nothing is written then.
+-- Store what a full server may. Returns the position of the first charge that it cannot take, and
+-- writes nothing then; or nil.
 local function store_if_known()
-  local known = { ['{*}'] = true } -- everybody
+  local known = { ['{*}'] = true } -- the identity of limits for everyone
   for i = 1, #KEYS do
     local charge = checked[i]
     if raws[i] and not charge.strategy.ends_with_calls then

@@ -1,6 +1,6 @@
 """The engine that keeps its buckets in this process: for tests, the fallback and one worker.
 
-Not for: several workers, each of which would have limits of its own.
+Not for: several workers. Each of them would have its own limits.
 """
 
 from __future__ import annotations
@@ -10,20 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import (
-    ONCE_US,
-    Change,
-    Closing,
-    Correction,
-    Report,
-    Settlement,
-)
-from ratelimit_ext.strategies import HOLDING, block, reported, strategy_of
-from ratelimit_ext.strategies.protocol import LONGEST_LIFETIME_US, Reading
+from ratelimit_ext.engine.engine import ONCE_US
+from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
+from ratelimit_ext.strategies import strategy_of
+from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot
 
 #: How many admissions pass between two looks for expired buckets.
 SWEEP_EVERY: Final = 1024
@@ -38,10 +31,7 @@ class Buckets:
         self._until_sweep = SWEEP_EVERY
 
     def get(self, key: str, now_us: int) -> Any:
-        """The state, or ``None`` if there is none or it has expired.
-
-        An expired one is dropped: a clock set back would revive it.
-        """
+        """The state, or ``None``. An expired one is dropped: a clock set back would revive it."""
         state, expiry = self._states.get(key, (None, now_us + 1))
         if expiry > now_us:
             return state
@@ -49,11 +39,11 @@ class Buckets:
         return None
 
     def put(self, key: str, state: Any, expiry_us: int) -> None:
-        """Keep the state until the instant."""
+
         self._states[key] = (state, expiry_us)
 
     def drop(self, keys: Sequence[str]) -> int:
-        """Forget these buckets; how many there were."""
+        """Forget these buckets; returns how many there were."""
         return sum(self._states.pop(key, None) is not None for key in keys)
 
     def named(self, prefix: str) -> list[str]:
@@ -69,9 +59,9 @@ class Buckets:
 
 
 class MemoryEngine:
-    """An :class:`~ratelimit_ext.engine.protocol.Engine` over :class:`Buckets`, under one lock.
+    """An :class:`~ratelimit_ext.engine.engine.Engine` over :class:`Buckets`, under one lock.
 
-    ``buckets`` is called at each use, so that whoever owns the buckets may replace them.
+    ``buckets`` is called at each use, so that their owner may replace them.
     """
 
     gives_back: Final = True
@@ -94,38 +84,23 @@ class MemoryEngine:
         with buckets.lock:
             now = clock.now_us() if now_us is None else now_us
             buckets.sweep(now)
-            checked = [self._check(buckets, charge, now, hold) for charge in charges]
+            checked = [_check(buckets, charge, now, hold) for charge in charges]
             denied = any(
                 not fits and charge.limit.mode == "enforce"
                 for charge, (fits, _, _) in zip(charges, checked, strict=True)
             )
             if take:
                 self._take(buckets, charges, checked, denied=denied, now=now, hold=hold)
-        return decision_of(
-            charges,
-            now,
-            admitted=not denied,
-            take=take,
-            readings=[(fits, reading) for fits, reading, _ in checked],
-        )
-
-    def _check(
-        self, buckets: Buckets, charge: Charge, now: int, hold: Hold
-    ) -> tuple[bool, Reading, Any]:
-        strategy = strategy_of(charge.limit)
-        fits, reading, state = strategy.check(
-            buckets.get(charge.key, now),
-            now,
-            sent_cost(charge),
-            _parameters(charge.limit, now, hold),
-        )
-        return fits or charge.cost == 0, reading, state
+        reply = [now, 0 if denied else 1]
+        for fits, snapshot, _ in checked:
+            reply += (int(fits), *snapshot)
+        return decision_of(charges, reply, take=take)
 
     def _take(
         self,
         buckets: Buckets,
         charges: Sequence[Charge],
-        checked: Sequence[tuple[bool, Reading, Any]],
+        checked: Sequence[tuple[bool, Snapshot, Any]],
         *,
         denied: bool,
         now: int,
@@ -149,13 +124,14 @@ class MemoryEngine:
             if wanted and charge.cost:
                 kept = strategy.take(checked[i][2], now, sent_cost(charge), parameters)
             else:
-                if strategy.rewound(state, now, parameters):
+                if strategy.from_future(state, now, parameters):
                     kept = state = strategy.take(checked[i][2], now, 0, parameters)
-                if wanted and not denied and charge.limit.held and hold.lease_us:
-                    kept = HOLDING[charge.limit.strategy].note(state, now, parameters)
+                if wanted and not denied:
+                    reserved = strategy.reserve(state, now, parameters)
+                    kept = kept if reserved is None else reserved
             if kept is not None:
                 lifetime = strategy.lifetime(kept, now, parameters)
-                self._keep(buckets, charge.key, kept, lifetime, now)
+                _keep(buckets, charge.key, kept, lifetime, now)
 
     def settle(
         self,
@@ -175,21 +151,15 @@ class MemoryEngine:
                     return 0
                 buckets.put(once, (), now + once_for_us)
             for change in changes:
-                key = change.charge.key
-                changed = _changed(change, buckets.get(key, now), now)
-                if changed is not None:
+                charge = change.charge
+                strategy = strategy_of(charge.limit)
+                parameters = _parameters(charge.limit, now, change.hold)
+                state = strategy.apply(change, buckets.get(charge.key, now), now, parameters)
+                if state is not None:
                     applied += 1
-                    self._keep(buckets, key, *changed, now)
+                    lifetime = strategy.lifetime(state, now, parameters)
+                    _keep(buckets, charge.key, state, lifetime, now)
         return applied
-
-    @staticmethod
-    def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) -> None:
-        """For its lifetime in whole milliseconds, as on a server."""
-        if lifetime_us > 0:
-            whole_ms = -(-min(lifetime_us, LONGEST_LIFETIME_US) // 1000)
-            buckets.put(key, state, now + whole_ms * 1000)
-        else:
-            buckets.drop([key])
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
@@ -208,28 +178,26 @@ class MemoryEngine:
         return True
 
 
-def _parameters(limit: Limit, now: int, hold: Hold) -> tuple[int, ...]:
-    """The limit as numbers, with the hold where its costs are held."""
-    own = strategy_of(limit).parameters(limit, now)
-    return (*own, *hold) if limit.held else own
+def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> tuple[bool, Snapshot, Any]:
+    fits, snapshot, state = strategy_of(charge.limit).check(
+        buckets.get(charge.key, now),
+        now,
+        sent_cost(charge),
+        _parameters(charge.limit, now, hold),
+    )
+    return fits or charge.cost == 0, snapshot, state
 
 
-def _changed(change: Change, state: Any, now: int) -> tuple[Any, int] | None:
-    """The state after one change, and for how long it matters; ``None``: it changes nothing."""
-    limit = change.charge.limit
-    strategy = strategy_of(limit)
-    hold = NO_HOLD if isinstance(change, Closing | Report | Correction) else change.hold
-    parameters = _parameters(limit, now, hold)
-    if isinstance(change, Closing):
-        changed: Any = block.close(state, now, change.for_us, change.manner, parameters)
-    elif isinstance(change, Report):
-        changed = reported.report(state, now, change.amount, change.used, (change.period_us,))
-    elif isinstance(change, Correction):
-        changed = strategy.adjust(state, now, change.verdict.receipt, change.delta, parameters)
-    elif isinstance(change, Settlement):
-        holding = HOLDING[limit.strategy]
-        changed = holding.settle(state, now, hold.id, change.actual, parameters)
+def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) -> None:
+    """For its lifetime in whole milliseconds, as on a server."""
+    if lifetime_us > 0:
+        whole_ms = -(-min(lifetime_us, LONGEST_LIFETIME_US) // 1000)
+        buckets.put(key, state, now + whole_ms * 1000)
     else:
-        holding = HOLDING[limit.strategy]
-        changed = holding.renew(state, now, change.charge.cost, change.spent, parameters)
-    return None if changed is None else (changed, strategy.lifetime(changed, now, parameters))
+        buckets.drop([key])
+
+
+def _parameters(limit: Limit, now: int, hold: Hold) -> Any:
+    """The limit as numbers, with the hold if its costs are reserved."""
+    own = strategy_of(limit).parameters(limit, now)
+    return (own, hold) if limit.held else own

@@ -1,5 +1,5 @@
--- What every script begins with: the arithmetic that a double alone would get wrong, and the table
--- into which each strategy's fragment puts itself.
+-- The head of every script: exact arithmetic beyond doubles, and the table of strategies, which each
+-- fragment extends.
 --
 -- KEYS     none
 -- ARGV     none
@@ -7,16 +7,16 @@
 
 local strategies = {}
 
--- What a script is told about its charges comes as one JSON list: a client packs one long argument
--- much faster than thirty short ones.
+-- The words of all charges come as one JSON list: a client packs one long argument much faster than
+-- thirty short ones.
 local words
 
 local function read_words(list) words = cjson.decode(list) end
 
--- What a correction can raise a bucket's usage to (MOST_USED in strategies/protocol.py).
+-- What a correction can raise a bucket's usage to (MOST_USED in strategies/strategy.py).
 local MOST_USED = 1125899906842624
 
--- Nothing is kept for longer, in microseconds: 142 years (LONGEST_LIFETIME_US in strategies/protocol.py).
+-- Nothing is kept for longer, in microseconds: 142 years (LONGEST_LIFETIME_US in strategies/strategy.py).
 local LONGEST_LIFETIME = 4503599627370496
 
 -- The quotient and the remainder of a * b / m, exactly, for whole a < 2^53, b < 2^53, m <= 2^48
@@ -48,7 +48,7 @@ end
 
 local function expiry_ms(lifetime) return math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000) end
 
--- Store a value for its lifetime in microseconds; false if the server refuses to, as a full one does.
+-- Store a value for its lifetime in microseconds; false if the server is full.
 local function try_store(key, value, lifetime)
   return not redis.pcall('SET', key, value, 'PX', expiry_ms(lifetime)).err
 end
@@ -62,7 +62,7 @@ local function store(key, value, lifetime)
   end
   if not try_store(key, value, lifetime) then
     -- A full server refuses a script's first write if that takes memory. DEL takes none, and after it
-    -- every write is allowed. What else may be wrong is raised here.
+    -- every write is allowed. Other errors are raised here.
     redis.call('DEL', key)
     redis.call('SET', key, value, 'PX', expiry_ms(lifetime))
   end

@@ -6,38 +6,29 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.judgement import decision_of, merged, sent_cost
-from ratelimit_ext.engine.protocol import (
-    ONCE_US,
-    Change,
-    Closing,
-    Correction,
-    Renewal,
-    Report,
-    Settlement,
-)
+from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.scripts import Script, composed
+from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
 from ratelimit_ext.strategies import strategy_of
-from ratelimit_ext.strategies.protocol import Reading
+from ratelimit_ext.strategies.strategy import Strategy
 
 #: How many names one SCAN step looks at, and how many are deleted at once.
 SCAN_COUNT: Final = 1000
 
-#: How many limits an engine remembers the words of.
+#: For how many limits an engine keeps the words.
 MOST_WORDS: Final = 4096
 
 
 class RedisEngine:
-    """An :class:`~ratelimit_ext.engine.protocol.Engine` over a redis-py (or valkey-py) client.
+    """An :class:`~ratelimit_ext.engine.engine.Engine` over a redis-py (or valkey-py) client.
 
-    ``errors`` are the client's exceptions that mean that the storage cannot serve. The instant of
-    a decision is the server's, unless ``client_clock`` is set for a server that refuses ``TIME``
-    in scripts. What depends on the calendar is computed here, by the server's clock as it was seen
-    in the last reply.
+    ``errors`` are the client's exceptions for a storage that cannot serve. The server's clock
+    decides, unless ``client_clock`` is set for a server that refuses ``TIME`` in scripts. Windows
+    of the calendar are computed here, by the server's clock as of its last reply.
     """
 
     gives_back: Final = True
@@ -52,9 +43,9 @@ class RedisEngine:
         self._client = client
         self._errors = errors
         self._client_clock = client_clock
-        #: By how much the deciding clock is ahead of ours.
+        #: By how much the server's clock is ahead of this one.
         self._ahead_us = 0
-        self._words: dict[int, tuple[str, str, Limit]] = {}
+        self._words: dict[int, tuple[Strategy, str, Limit]] = {}
 
     def admit(
         self,
@@ -64,20 +55,21 @@ class RedisEngine:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`. One EVALSHA, whatever the number of charges."""
+        """See :meth:`Engine.admit`. One EVALSHA for any number of charges."""
         if not charges:
             return Decision(admitted=True, now_us=self._read_clock(now_us), verdicts=())
         charges = merged(charges)
-        codes, words = [], []
+        strategies, words = [], []
         held = f",{hold.id},{hold.lease_us}"
         for charge in charges:
             limit = charge.limit
-            code, parameters = self._spoken(limit, now_us)
-            codes.append(code)
+            strategy, parameters, _ = self._prepared(limit, now_us)
+            strategies.append(strategy)
             own = held if limit.held else ""
-            words.append(f'"{code}","{_part(charge)}",{sent_cost(charge)}{parameters}{own}')
+            part, cost = _part(charge), sent_cost(charge)
+            words.append(f'"{strategy.code}","{part}",{cost}{parameters}{own}')
         reply = self._evaluate(
-            composed("admit", tuple(codes)),
+            composed("admit", tuple(strategies)),
             [charge.key for charge in charges],
             self._instant(now_us),
             "1" if take else "0",
@@ -87,15 +79,7 @@ class RedisEngine:
             self._ahead_us = reply[0] - clock.now_us()
         if reply[1] < 0:
             raise StorageFull(charges[-reply[1] - 1].key)
-        return decision_of(
-            charges,
-            reply[0],
-            admitted=reply[1] == 1,
-            take=take,
-            readings=[
-                (reply[i] == 1, Reading(*reply[i + 1 : i + 4])) for i in range(2, len(reply), 4)
-            ],
-        )
+        return decision_of(charges, reply, take=take)
 
     def settle(
         self,
@@ -108,17 +92,24 @@ class RedisEngine:
         """See :meth:`Engine.settle`. One EVALSHA."""
         if not changes:
             return 0
-        codes, words = [], []
+        strategies, words = [], []
         for change in changes:
-            code, parameters = self._spoken(change.charge.limit, now_us)
-            codes.append(code)
-            words.append(f'"{code}",{_verb(change)}{parameters}{_own(change)}')
+            limit, hold = change.charge.limit, change.hold
+            strategy, parameters, _ = self._prepared(limit, now_us)
+            strategy.check_change(change)
+            strategies.append(strategy)
+            numbers = change.numbers
+            own = f",{hold.id},{hold.lease_us}" if limit.held else ""
+            stated = "".join([f",{number}" for number in numbers])
+            words.append(
+                f'"{strategy.code}","{change.verb}",{len(numbers)}{stated}{parameters}{own}'
+            )
         keys = [change.charge.key for change in changes]
         arguments = [self._instant(now_us), _json_list(words)]
         if once is not None:
             keys.append(once)
             arguments.append(once_for_us)
-        return sum(self._evaluate(composed("settle", tuple(codes)), keys, *arguments))
+        return sum(self._evaluate(composed("settle", tuple(strategies)), keys, *arguments))
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
@@ -128,7 +119,7 @@ class RedisEngine:
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
     def reset(self, prefix: str) -> int:
-        """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server goes on serving."""
+        """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server is not blocked."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
         dropped = 0
         try:
@@ -154,24 +145,24 @@ class RedisEngine:
             return now_us
         return clock.now_us() if self._client_clock else ""
 
-    def _spoken(self, limit: Limit, now_us: int | None) -> tuple[str, str]:
-        """The strategy's code, and its own arguments as they follow other words of a script.
+    def _prepared(self, limit: Limit, now_us: int | None) -> tuple[Strategy, str, Limit]:
+        """The strategy, and its own arguments as they follow other words of a script.
 
-        They never change, but where a calendar's windows are computed for the present. Limits are
-        told apart by identity, as hashing one takes longer than the rest of this; the entry holds
-        the limit, so that its identity stays its own.
+        They are kept, except with an anchor, whose windows depend on now. The key is the limit's
+        ``id``, as hashing a limit takes longer than the rest of this; the entry holds the limit, so
+        that no other gets its ``id``.
         """
         known = self._words.get(id(limit))
         if known is None:
             strategy = strategy_of(limit)
             now = 0 if limit.anchor is None else self._read_clock(now_us)
             parameters = "".join([f",{each}" for each in strategy.parameters(limit, now)])
-            known = (strategy.CODE, parameters, limit)
+            known = (strategy, parameters, limit)
             if limit.anchor is None:
                 if len(self._words) >= MOST_WORDS:
                     self._words.clear()
                 self._words[id(limit)] = known
-        return known[0], known[1]
+        return known
 
     def _read_clock(self, now_us: int | None) -> int:
         return clock.now_us() + self._ahead_us if now_us is None else now_us
@@ -181,8 +172,8 @@ class RedisEngine:
             try:
                 return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
             except self._errors as error:
-                # The class is redis-py's or valkey-py's; both have the name. Nothing was executed,
-                # so trying again cannot charge twice; EVAL teaches the server the script.
+                # By name: the class is redis-py's or valkey-py's. Nothing was executed, so a retry
+                # cannot charge twice. EVAL also loads the script.
                 if type(error).__name__ != "NoScriptError":
                     raise
                 return self._client.eval(script.text, len(keys), *keys, *arguments)
@@ -191,37 +182,14 @@ class RedisEngine:
 
 
 def _json_list(words: list[str]) -> str:
-    """All words of a script as one argument: each of these is some of them, as JSON."""
+    """All words of a script as one argument; each item is JSON without brackets."""
     return f"[{','.join(words)}]"
 
 
 def _part(charge: Charge) -> str:
-    """The charge's part in the script: enforced, shadow, or meta with what triggers it."""
+    """The charge's part as in admit.lua: enforced, shadow, or meta with its triggers."""
     enforced = charge.limit.mode == "enforce"
     if charge.meta:
         triggers = ",".join(str(position + 1) for position in charge.on_denial)
         return ("m" if enforced else "n") + triggers
     return "e" if enforced else "s"
-
-
-def _verb(change: Change) -> str:
-    """What happens to a charge, as words of the script."""
-    if isinstance(change, Correction):
-        return f'"adjust",{change.verdict.receipt},{change.delta}'
-    if isinstance(change, Settlement):
-        return f'"settle",{change.hold.id},{change.actual}'
-    if isinstance(change, Renewal):
-        return f'"renew",{change.charge.cost},{change.spent}'
-    if isinstance(change, Closing):
-        return f'"close",{change.for_us},{change.manner}'
-    return f'"report",{change.amount},{change.used}'
-
-
-def _own(change: Change) -> str:
-    """What follows the words of the limit: its hold, where it is held, or the period reported."""
-    if isinstance(change, Report):
-        return f",{change.period_us}"
-    if isinstance(change, Closing) or not change.charge.limit.held:
-        return ""
-    hold = NO_HOLD if isinstance(change, Correction) else change.hold
-    return f",{hold.id},{hold.lease_us}"

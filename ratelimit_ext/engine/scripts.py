@@ -11,11 +11,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
 
-from ratelimit_ext.strategies import STRATEGIES
-
-_FRAGMENTS = {
-    strategy.CODE: name.replace("-", "_") + ".lua" for name, strategy in STRATEGIES.items()
-}
+from ratelimit_ext.strategies.strategy import Strategy
 
 
 class Script(NamedTuple):
@@ -26,27 +22,18 @@ class Script(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def composed(driver: str, codes: tuple[str, ...]) -> Script:
-    """The script of a driver (``admit`` or ``settle``) over the strategies of these codes.
+def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
+    """The script of a driver (``admit`` or ``settle``) over these strategies.
 
     Neither their order nor how often they come makes another script.
     """
-    distinct = tuple(sorted(set(codes)))
-    if distinct != codes:
+    distinct = tuple(sorted(set(strategies), key=lambda strategy: strategy.code))
+    if distinct != strategies:
         return composed(driver, distinct)
-    parts = [_engine_part("prelude.lua")]
-    held = [code for code in distinct if code.startswith("h")]
-    for code in sorted({code.removeprefix("h") for code in distinct}):
-        fragment = (files("ratelimit_ext.strategies") / _FRAGMENTS[code]).read_text("utf-8")
-        parts.append(f"do\n{fragment}end\n")
-    if held:
-        fragment = (files("ratelimit_ext.strategies") / "holding.lua").read_text("utf-8")
-        parts.append(f"do\n{fragment}end\n")
-        parts += [f"strategies.{code} = strategies.holding(strategies.{code[1:]})" for code in held]
-    parts.append(_engine_part(f"{driver}.lua"))
-    text = "\n".join(parts)
+    fragments = dict.fromkeys(part for strategy in distinct for part in strategy.fragments())
+    text = "\n".join([_file("prelude.lua"), *fragments, _file(f"{driver}.lua")])
     return Script(text, sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())
 
 
-def _engine_part(name: str) -> str:
+def _file(name: str) -> str:
     return (files("ratelimit_ext.engine") / name).read_text("utf-8")

@@ -1,14 +1,16 @@
--- Change buckets: correct what an earlier request took, block, report.
+-- Change buckets: correct what an earlier request took, or apply a change of the strategy's own.
 --
 -- KEYS     one bucket per change; a bucket may come twice; then the marker, if ARGV names its time to live
--- ARGV     now in microseconds, or '' for the server's clock; a JSON list of words, and in it
---          for each change: the strategy's code; what happens; two numbers; the strategy's own
---          arguments. 'adjust' with a receipt and the difference in units, negative to give back; 'settle' with the id of
---          a hold and the real cost; 'renew' with what its hold took and the cost so far; 'close'
---          with microseconds and the manner of a block; 'report' with an amount and what is used of it,
---          and with the period as one argument more; optional: the marker's time to live in microseconds
--- returns  for each correction 1 where it was applied, 0 where the charge no longer matters; nothing
---          if the marker exists: these changes have been applied before
+-- ARGV     now in microseconds, or '' for the server's clock; a JSON list of words, and in it for each
+--          change: the strategy's code; the verb, which is the name of a function of the strategy; how
+--          many numbers follow for it; these; the strategy's own arguments; optional: the marker's time
+--          to live in microseconds
+-- returns  for each change 1 where it was applied, 0 where it changes nothing; nothing if the marker
+--          exists: these changes have been applied before
+--
+-- Verbs of every strategy: 'adjust' with a receipt and the difference in units, negative to give back;
+-- with reservations: 'settle' with the id of a hold and the real cost, 'renew' with what its hold took
+-- and the cost so far. A strategy with reservations lists its other verbs as `changes`.
 
 read_words(ARGV[2])
 local now = present_instant(ARGV[1])
@@ -24,13 +26,12 @@ end
 
 for i = 1, changes do
   local strategy = strategies[words[cursor]]
-  local verb = words[cursor + 1]
+  local arg = cursor + 3 + words[cursor + 2]
   local raw = stored[KEYS[i]]
   if raw == nil then raw = raws[i] end
-  local arg = cursor + 4
-  local value = strategy[verb](raw, now, words[cursor + 2], words[cursor + 3], arg)
+  local value = strategy[words[cursor + 1]](raw, now, arg, unpack(words, cursor + 3, arg - 1))
   if value then stored[KEYS[i]] = store(KEYS[i], value, strategy.lifetime(value, now, arg)) end
   reply[i] = value and 1 or 0
-  cursor = arg + strategy.arguments + (verb == 'report' and 1 or 0)
+  cursor = arg + strategy.arguments
 end
 return reply

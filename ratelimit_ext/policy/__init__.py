@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.errors import did_you_mean
 from ratelimit_ext.policy.consistency import check_plans, check_together
 from ratelimit_ext.policy.document import DocumentReader
 from ratelimit_ext.policy.draft import Draft

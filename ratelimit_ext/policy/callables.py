@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ratelimit_ext.core.errors import shown
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.errors import did_you_mean, shown
 from ratelimit_ext.policy.mistakes import Mistake
 
 

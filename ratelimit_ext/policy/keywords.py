@@ -10,10 +10,10 @@ from decimal import Decimal
 from http import HTTPMethod
 from typing import Final
 
-from ratelimit_ext.core.errors import shown
-from ratelimit_ext.core.limit import ANCHORS, MODES, MOST_AMOUNT, UNITS
+from ratelimit_ext.core.errors import did_you_mean, shown
+from ratelimit_ext.core.limit import ANCHORS, MODES, MOST_AMOUNT
 from ratelimit_ext.core.money import micro_dollars
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.traits import units
 from ratelimit_ext.policy.identities import identity
 from ratelimit_ext.policy.mistakes import Mistake
 from ratelimit_ext.policy.readers import (
@@ -94,7 +94,7 @@ KEYWORDS: Final[Mapping[str, Reader]] = {
     "name": name,
     "strategy": strategy,
     "burst": whole_number(1),
-    "unit": one_of(*UNITS),
+    "unit": one_of(*units()),
     "key": identity,
     "cost": or_function(cost),
     "mode": one_of(*MODES),

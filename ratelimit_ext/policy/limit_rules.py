@@ -126,7 +126,7 @@ def _check_contradictions(
                 place.at(word),
                 f"found {given!r} beside {parsed.text!r}, which says {own!r} itself. Remove it.",
             )
-    states_amount = parsed.strategy in (None, "surge")
+    states_amount = parsed.form.has_rate
     if options.unit == "usd" and parsed.unit is None and states_amount:
         mistakes.add(
             place.at("unit"),

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.policy_limit import PolicyLimit

@@ -12,9 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from ratelimit_ext.core.errors import shown
+from ratelimit_ext.core.errors import did_you_mean, shown
 from ratelimit_ext.core.limit import MOST_AMOUNT
-from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.callables import checked, resolved
 from ratelimit_ext.policy.mistakes import Mistake
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.errors import did_you_mean
 from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 

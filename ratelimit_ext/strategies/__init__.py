@@ -1,66 +1,62 @@
 """The algorithms: one file of Python (the reference) and one of Lua (what runs) for each.
 
-Both compute on integers alone and agree to the digit. A strategy is a module with the functions
-of :class:`~ratelimit_ext.strategies.protocol.Strategy`; no strategy imports another.
+Both compute on integers alone and agree to the digit. No strategy imports another. To add one,
+write both files and call :func:`register`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
+from typing import Final, cast
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core import traits
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.core.spelling import did_you_mean
-from ratelimit_ext.strategies import (
-    block,
-    concurrency,
-    fixed_window,
-    reported,
-    sliding_window,
-    sliding_window_counter,
-    surge,
-    token_bucket,
-)
-from ratelimit_ext.strategies.holding import Holding
-from ratelimit_ext.strategies.protocol import Strategy
+from ratelimit_ext.strategies.concurrency import Concurrency
+from ratelimit_ext.strategies.fixed_window import FixedWindow
+from ratelimit_ext.strategies.guards.block import Block
+from ratelimit_ext.strategies.guards.provider_quota import ProviderQuota
+from ratelimit_ext.strategies.guards.surge import Surge
+from ratelimit_ext.strategies.reservations import Reservations
+from ratelimit_ext.strategies.sliding_window import SlidingWindow
+from ratelimit_ext.strategies.sliding_window_counter import SlidingWindowCounter
+from ratelimit_ext.strategies.strategy import Strategy
+from ratelimit_ext.strategies.token_bucket import TokenBucket
 
-STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
-    {
-        "token-bucket": cast(Strategy, token_bucket),
-        "sliding-window": cast(Strategy, sliding_window),
-        "sliding-window-counter": cast(Strategy, sliding_window_counter),
-        "fixed-window": cast(Strategy, fixed_window),
-        "concurrency": cast(Strategy, concurrency),
-        "surge": cast(Strategy, surge),
-        "block": cast(Strategy, block),
-        "reported": cast(Strategy, reported),
-    }
-)
+_strategies: Final[dict[str, Strategy]] = {}
+_with_reservations: Final[dict[Strategy, Strategy]] = {}
 
-#: The same for limits whose calls cost an estimate until they are over.
-HOLDING: Mapping[str, Holding] = MappingProxyType(
-    {name: Holding(strategy) for name, strategy in STRATEGIES.items()}
-)
+#: The strategies by name, and other names of theirs.
+STRATEGIES: Final[Mapping[str, Strategy]] = MappingProxyType(_strategies)
+ALIASES: Final[Mapping[str, str]] = MappingProxyType(traits.ALIASES)
 
-#: Flask-Limiter's name for the exact log, which our sliding window serves.
-ALIASES: Mapping[str, str] = MappingProxyType({"moving-window": "sliding-window"})
+
+def register(strategy: Strategy) -> None:
+    """Make a strategy known by its name. Raises ``ValueError`` if another has its name or code."""
+    for other in _strategies.values():
+        if strategy.name == other.name or strategy.code == other.code:
+            raise ValueError(f"{strategy.name!r} ({strategy.code}): {other.name!r} has this name")
+    _strategies[strategy.name] = traits.TABLE[strategy.name] = strategy
+    _with_reservations[strategy] = Reservations(strategy)
+    traits.ALIASES.update(dict.fromkeys(strategy.aliases, strategy.name))
 
 
 def strategy_named(name: str) -> Strategy:
-    """The strategy of this name, or a :class:`ConfigurationError` that lists the names."""
-    strategy = STRATEGIES.get(ALIASES.get(name, name))
-    if strategy is None:
-        known = sorted([*STRATEGIES, *ALIASES])
-        raise ConfigurationError(
-            f"unknown strategy {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}"
-        )
-    return strategy
+    """The strategy of this name. Raises ``ConfigurationError`` if it is unknown."""
+    return cast(Strategy, traits.traits_of(name))
 
 
 def strategy_of(limit: Limit) -> Strategy:
-    """The strategy that carries out the limit, with holds where its costs are estimates."""
-    if limit.held:
-        return HOLDING[ALIASES.get(limit.strategy, limit.strategy)]
-    return strategy_named(limit.strategy)
+    """The strategy that carries out the limit, with reservations if its costs are estimates."""
+    strategy = cast(Strategy, limit.traits)
+    return _with_reservations[strategy] if limit.held else strategy
+
+
+register(TokenBucket())
+register(SlidingWindow())
+register(SlidingWindowCounter())
+register(FixedWindow())
+register(Concurrency())
+register(Surge())
+register(Block())
+register(ProviderQuota())

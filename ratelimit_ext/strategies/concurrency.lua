@@ -1,10 +1,10 @@
 -- Concurrency: calls in flight. The reference is concurrency.py; the calls themselves are the holds
--- of holding.lua, which returns the slots of those whose lease is over.
+-- of reservations.lua, which returns the slots of expired leases.
 --
 -- KEYS     one string
 -- stored   calls in flight (7 bytes)
 -- ARGV     as words: amount; period in microseconds
--- returns  the reading: calls in flight, 0, 0
+-- returns  the snapshot: calls in flight, 0, 0
 
 local function in_flight(raw)
   if not raw or #raw ~= 7 then return 0 end
@@ -31,9 +31,9 @@ strategies.cc = {
   -- The holds keep it for longer.
   lifetime = function(value, now, arg) return in_flight(value) > 0 and words[arg + 1] or 0 end,
 
-  rewound = function() return false end,
+  from_future = function() return false end,
 
-  adjust = function(raw, now, receipt, delta, arg)
+  adjust = function(raw, now, arg, receipt, delta)
     local calls = in_flight(raw)
     return take(now, math.max(delta, -calls), arg, calls)
   end,

@@ -4,7 +4,7 @@
 -- stored   used (7 bytes), end (7 bytes): units taken, and the instant at which the window ends
 -- ARGV     as words: amount; period in microseconds; by the client's clock, the end of the calendar's
 --          last window, or 0; the next two ends, or 0 and 0
--- returns  the reading: units used, the window's end, 0
+-- returns  the snapshot: units used, the window's end, 0
 
 -- When a window that is opened now ends.
 local function ending_of(now, arg)
@@ -45,12 +45,12 @@ strategies.fw = {
 
   lifetime = function(value, now) return struct.unpack('<I7', value, 8) - now end,
 
-  rewound = function(raw, now, arg)
+  from_future = function(raw, now, arg)
     local _, ending = opened(raw, now)
     return ending > ending_of(now, arg)
   end,
 
-  adjust = function(raw, now, receipt, delta, arg)
+  adjust = function(raw, now, arg, receipt, delta)
     local used, ending = opened(raw, now)
     if delta <= 0 and (ending == 0 or ending ~= receipt) then return nil end
     if ending == 0 then ending = ending_of(now, arg) end

@@ -1,15 +1,14 @@
 """Fixed window: an amount per window; the window opens at the first call, or by the calendar.
 
-Not for: smoothing. Twice the amount can pass around the end of a window (use the sliding window);
-it is the right one where a bill has the same windows.
+Not for: smoothing. Twice the amount can pass around the end of a window (use the sliding window).
+It fits where a bill has the same windows.
 
 >>> from ratelimit_ext.core.limit import Limit
->>> window = parameters(Limit(10, 60_000_000), 0)
->>> check((7, 60_000_000), 1, 5, window)[0], check((7, 60_000_000), 1, 3, window)[0]
-(False, True)
+>>> window = FixedWindow()
+>>> ten = window.parameters(Limit(10, 60_000_000), 0)
+>>> [window.check((7, 60_000_000), 1, cost, ten)[0] for cost in (5, 3)]
+[False, True]
 """
-
-# ruff: noqa: ARG001, FBT001 - one signature for all strategies, called by the engines alone
 
 from __future__ import annotations
 
@@ -17,25 +16,80 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.protocol import MOST_USED, Answer, Reading
-
-CODE = "fw"
+from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int]  # used, end
+Parameters: TypeAlias = tuple[int, ...]  # amount, period, the calendar
 
 
-def parameters(limit: Limit, now_us: int) -> tuple[int, ...]:
-    """Amount, period, and three ends of the calendar's windows (0, 0, 0 without an anchor): of the
-    last one, the present one and the next.
+class FixedWindow(Strategy):
+    name = "fixed-window"
+    code = "fw"
+    options = ("anchor",)
 
-    Three, because they are computed by the client's clock, which may differ from the deciding one.
-    """
-    if limit.anchor is None:
-        return (limit.amount, limit.period_us, 0, 0, 0)
-    last, present = calendar_window(now_us, limit.anchor, limit.timezone)
-    _, following = calendar_window(present, limit.anchor, limit.timezone)
-    return (limit.amount, limit.period_us, last, present, following)
+    def parameters(self, limit: Limit, now_us: int) -> Parameters:
+        """Amount, period, and three ends of the calendar's windows (0, 0, 0 without an anchor): of
+        the last one, the current one and the next.
+
+        Three, because the client's clock, which computes them, may differ from the deciding one.
+        """
+        if limit.anchor is None:
+            return limit.amount, limit.period_us, 0, 0, 0
+        last, current = calendar_window(now_us, limit.anchor, limit.timezone)
+        _, following = calendar_window(current, limit.anchor, limit.timezone)
+        return limit.amount, limit.period_us, last, current, following
+
+    def check(
+        self, state: State | None, now_us: int, cost: int, parameters: Parameters
+    ) -> tuple[bool, Snapshot, State]:
+        """Snapshot: units used, the window's end, 0."""
+        used, end = 0, _end(now_us, *parameters[1:])
+        if state is not None and state[1] > now_us:
+            # An end further off than a window can be is a clock set back.
+            used, end = state[0], min(state[1], end)
+        return used + cost <= parameters[0], (used, end, 0), (used, end)
+
+    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
+        used, end = state
+        return used + cost, end
+
+    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
+        return state[1] - now_us
+
+    def receipt(self, state: State, now_us: int) -> int:
+        """The window's end."""
+        return state[1]
+
+    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+        return state is not None and state[1] > _end(now_us, *parameters[1:])
+
+    def adjust(
+        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
+    ) -> State | None:
+        """A refund goes to the window that was charged, and to no other. An extra charge goes to
+        the window that is open, and opens one if none is."""
+        used, end = state if state is not None and state[1] > now_us else (0, 0)
+        if delta <= 0 and (not end or end != receipt):
+            return None
+        return min(MOST_USED, max(0, used + delta)), end or _end(now_us, *parameters[1:])
+
+    def verdict(
+        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
+    ) -> Verdict:
+        """Waiting ends with the window."""
+        used, end, _ = snapshot
+        remaining = charge.limit.amount - used - (charge.cost if taken else 0)
+        left = end - now_us
+        return Verdict(charge, allowed, max(0, remaining), 0 if allowed else left, left, end)
+
+    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+        """The window may have ended."""
+        left = max(0, verdict.reset_after_us - elapsed_us)
+        remaining = verdict.remaining if left else verdict.charge.limit.amount
+        return verdict._replace(remaining=remaining, reset_after_us=left)
 
 
 def calendar_window(instant_us: int, anchor: str, timezone: str) -> tuple[int, int]:
@@ -64,67 +118,3 @@ def _end(now_us: int, period: int, *calendar: int) -> int:
         if now_us < end:
             return end
     return end + ((now_us - end) // period + 1) * period
-
-
-def check(
-    state: State | None, now_us: int, cost: int, parameters: tuple[int, ...]
-) -> tuple[bool, Reading, State]:
-    """Reading: units used, the window's end, 0."""
-    used, end = 0, _end(now_us, *parameters[1:])
-    if state is not None and state[1] > now_us:
-        # An end further off than a window can be is a clock set back.
-        used, end = state[0], min(state[1], end)
-    return used + cost <= parameters[0], Reading(used, end, 0), (used, end)
-
-
-def take(state: State, now_us: int, cost: int, parameters: tuple[int, ...]) -> State:
-    """The window is opened, if it was not."""
-    used, end = state
-    return used + cost, end
-
-
-def lifetime(state: State, now_us: int, parameters: tuple[int, ...]) -> int:
-    """Until the window ends."""
-    return state[1] - now_us
-
-
-def booked(state: State, now_us: int) -> int:
-    """In the window with this end."""
-    return state[1]
-
-
-def rewound(state: State | None, now_us: int, parameters: tuple[int, ...]) -> bool:
-    """Whether the window ends later than one that is opened now."""
-    return state is not None and state[1] > _end(now_us, *parameters[1:])
-
-
-def adjust(
-    state: State | None, now_us: int, receipt: int, delta: int, parameters: tuple[int, ...]
-) -> State | None:
-    """The receipt is the end of the window that was charged; a refund goes to no other.
-
-    An extra charge goes to the window that is open, and opens one if none is.
-    """
-    used, end = state if state is not None and state[1] > now_us else (0, 0)
-    if delta <= 0 and (not end or end != receipt):
-        return None
-    return min(MOST_USED, max(0, used + delta)), end or _end(now_us, *parameters[1:])
-
-
-def answer(limit: Limit, now_us: int, cost: int, taken: bool, reading: Reading) -> Answer:
-    """Waiting ends with the window."""
-    used = reading.x + (cost if taken else 0)
-    left = reading.y - now_us
-    return Answer(
-        remaining=max(0, limit.amount - used),
-        retry_after_us=0 if reading.x + cost <= limit.amount else left,
-        reset_after_us=left,
-        receipt=reading.y,
-    )
-
-
-def later(limit: Limit, cost: int, answer: Answer, elapsed_us: int) -> Answer:
-    """The window may have ended."""
-    left = max(0, answer.reset_after_us - elapsed_us)
-    remaining = answer.remaining if left else limit.amount
-    return answer._replace(remaining=remaining, reset_after_us=left)

@@ -7,7 +7,7 @@
 --          what lies in the window is a difference, and no larger. An entry is found by halves, both
 --          by its instant and by its sum, and to merge entries is to drop all but the last.
 -- ARGV     as words: amount; period in microseconds
--- returns  the reading: units in the window; its oldest instant, or 0; the instant that has to leave
+-- returns  the snapshot: units in the window; its oldest instant, or 0; the instant that has to leave
 --          before the cost fits, or 0
 
 local HEAD, ENTRY, EXACT, MOST, MODULUS = 5, 12, 256, 512, 1099511627776
@@ -98,12 +98,12 @@ strategies.sw = {
     return struct.unpack('<I7', value, #value - ENTRY + 1) + words[arg + 1] - now
   end,
 
-  rewound = function(raw, now)
+  from_future = function(raw, now)
     return raw and #raw > HEAD and (#raw - HEAD) % ENTRY == 0
       and struct.unpack('<I7', raw, #raw - ENTRY + 1) > now
   end,
 
-  adjust = function(raw, now, receipt, delta, arg)
+  adjust = function(raw, now, arg, receipt, delta)
     local period = words[arg + 1]
     local total, base, log, first, count = present(raw, now, period)
     delta = math.min(delta, MODULUS - 1 - total)

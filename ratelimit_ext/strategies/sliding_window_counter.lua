@@ -4,7 +4,7 @@
 -- stored   start (7 bytes), previous (7 bytes), current (7 bytes): the instant at which the current
 --          window began, the units of the window before it, and its own
 -- ARGV     as words: amount; period in microseconds
--- returns  the reading: start, previous, current, as of now
+-- returns  the snapshot: start, previous, current, as of now
 
 local function present(raw, now, period)
   if not raw or #raw ~= 21 then return now, 0, 0 end
@@ -35,11 +35,11 @@ strategies.sc = {
     return struct.unpack('<I7', value) + 2 * words[arg + 1] - now
   end,
 
-  rewound = function(raw, now)
+  from_future = function(raw, now)
     return raw and #raw == 21 and struct.unpack('<I7', raw) > now
   end,
 
-  adjust = function(raw, now, receipt, delta, arg)
+  adjust = function(raw, now, arg, receipt, delta)
     local period = words[arg + 1]
     local start, previous, current = present(raw, now, period)
     if delta > 0 or receipt == start then

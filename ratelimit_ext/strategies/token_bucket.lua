@@ -4,7 +4,7 @@
 -- stored   used (7 bytes), frac (7 bytes), at (7 bytes): what was missing from the bucket at the
 --          instant `at`, in units and in 1/period of a unit
 -- ARGV     as words: amount; period in microseconds; burst
--- returns  the reading: units missing; fraction missing; microseconds until it leaks (clock skew)
+-- returns  the snapshot: units missing; fraction missing; microseconds until it leaks (clock skew)
 
 local SIZE, SKEW = 21, 1000000
 
@@ -46,11 +46,11 @@ strategies.tb = {
     return math.ceil(at - now + (used + 2) * words[arg + 1] / words[arg])
   end,
 
-  rewound = function(raw, now)
+  from_future = function(raw, now)
     return raw and #raw == SIZE and struct.unpack('<I7', raw, 15) - now > SKEW
   end,
 
-  adjust = function(raw, now, receipt, delta, arg)
+  adjust = function(raw, now, arg, receipt, delta)
     local used, frac, ahead = leaked(raw, now, words[arg], words[arg + 1])
     local missing = used + delta
     if missing < 0 or (missing == 0 and frac == 0) then -- a full bucket is a fresh one

@@ -14,17 +14,15 @@ import flask
 from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
-from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord
 from ratelimit_ext.web.callbacks import Callbacks
 from ratelimit_ext.web.errors import (
     ENDLESS_MS,
-    PRECEDENCE,
     STORAGE_FULL_WAIT_MS,
     Blocked,
     Cause,
@@ -32,7 +30,7 @@ from ratelimit_ext.web.errors import (
     RateLimitExceeded,
     RequestTooLarge,
     TemporarilyUnavailable,
-    cause_of,
+    precedence,
 )
 from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S
@@ -299,8 +297,8 @@ class Admission:
         for record in denied:
             if record.verdict.retry_after_us is None:
                 return Denial(decision, own, RequestTooLarge(record.bound, record.verdict), [])
-        cause = min((cause_of(record.verdict) for record in denied), key=PRECEDENCE.index)
-        denied = [record for record in denied if cause_of(record.verdict) == cause]
+        cause = min((record.verdict.reason for record in denied), key=precedence)
+        denied = [record for record in denied if record.verdict.reason == cause]
         longest = max(denied, key=lambda record: record.verdict.retry_after_us or 0)
         breached = [longest] if self._settings.fail_on_first_breach else denied
         wait_ms = decision.retry_after_ms
@@ -437,7 +435,7 @@ def _without_metas(records: list[ChargeRecord]) -> list[ChargeRecord]:
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:
     """The positions of the charges whose denial counts as the caller's; empty for all. A guard's
     denial does not. If there are only guards, it is a position that does not exist."""
-    told = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.told])
+    told = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.visible])
     return () if len(told) == len(charges) else told or (len(charges),)
 
 

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import Hold, checked_cost
+from ratelimit_ext.core.charge import Change, Guess, Hold, checked_cost
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.core.key import bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
-from ratelimit_ext.engine.protocol import Change, Correction, Engine, Settlement
-from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.protocol import Answer
+from ratelimit_ext.engine.engine import Correction, Engine, Settlement
+from ratelimit_ext.strategies import strategy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +29,8 @@ class Naming:
 
     def prefix(self, limit: Limit, scope: str) -> str:
         """The part of a bucket's name that all identities share."""
-        code = strategy_named(limit.strategy).CODE
         label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
-        return bucket_prefix(self.storage_prefix, code, limit, label)
+        return bucket_prefix(self.storage_prefix, limit.traits.code, limit, label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +115,8 @@ class ChargeRecord(NamedTuple):
 
     def later(self, elapsed_us: int) -> ChargeRecord:
         """The record as it reads ``elapsed_us`` after the decision."""
-        verdict, limit = self.verdict, self.bound.limit
-        answer = strategy_named(limit.strategy).later(
-            limit,
-            verdict.charge.cost,
-            Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt),
-            elapsed_us,
-        )
-        now = verdict._replace(remaining=answer.remaining, reset_after_us=answer.reset_after_us)
-        return self._replace(verdict=now, now_us=self.now_us + elapsed_us)
+        later = strategy_of(self.bound.limit).later(self.verdict, elapsed_us)
+        return self._replace(verdict=later, now_us=self.now_us + elapsed_us)
 
     def settlement(self, actual: int) -> Change:
         """The change that replaces the estimate of the verdict's charge by the actual cost."""

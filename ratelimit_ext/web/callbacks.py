@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.limit import UNITS
+from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.web.code_checks import check_function, unknown_name
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 
 #: A call in flight always counts as one, so ``calls`` has no estimate.
-ESTIMATED_UNITS: Final = tuple(unit for unit in UNITS if unit != "calls")
 
 Estimate: TypeAlias = Callable[[], Any]
 #: Decides the current request again; returns the new refusal, or ``None`` if it is admitted.
@@ -45,8 +44,8 @@ class Callbacks:
 
     def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
         """See :meth:`Limiter.estimator`."""
-        if unit not in ESTIMATED_UNITS:
-            raise ConfigurationError(f"estimator: {unknown_name('unit', unit, ESTIMATED_UNITS)}")
+        if unit not in UNITS:
+            raise ConfigurationError(f"estimator: {unknown_name('unit', unit, UNITS)}")
 
         def register(function: Estimate) -> Estimate:
             self.estimators[unit, limit] = function

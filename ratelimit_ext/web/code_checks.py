@@ -13,10 +13,10 @@ from flask_limiter.constants import ConfigVars
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.strategies import STRATEGIES
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.limit import NO_OPTIONS
 from ratelimit_ext.core.limit_string import states_strategy
-from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.policy.callables import checked
 from ratelimit_ext.policy.mistakes import Mistake
 
@@ -133,27 +133,29 @@ class KnownNames:
         self._definitions = definitions
         self._warned: set[tuple[str, str]] = set()
 
-    def check_name(self, name: str, caller: str, *, strategy: str = "") -> None:
-        """Warn if no limit has the name; with a ``strategy``, no limit that may have it."""
-        known = {getattr(definition, "name", "") for definition in self._having(strategy)} - {""}
-        kind = "'unless blocked' limit" if strategy == "block" else "limit"
+    def check_name(self, name: str, caller: str, *, change: str = "") -> None:
+        """Warn if no limit has the name; with a ``change``, no limit whose strategy may take it."""
+        known = {getattr(definition, "name", "") for definition in self._taking(change)} - {""}
+        kind = "'unless blocked' limit" if change else "limit"
         self._warn(name, caller, kind, known)
 
     def check_unit(self, unit: str, caller: str) -> None:
         """Warn if no limit ``as reported`` has the unit."""
-        reported = self._having("reported")
+        reported = self._taking("report")
         known = {getattr(definition, "unit", "") or "requests" for definition in reported}
         self._warn(unit, caller, "unit", known)
 
-    def _having(self, strategy: str) -> list[Any]:
-        """The definitions that have the strategy, or may have: a function can return any string."""
+    def _taking(self, change: str) -> list[Any]:
+        """The definitions whose strategy takes the change, or may take it: a function can return
+        any string."""
+        strategies = strategies_taking(change)
         return [
             each
             for each in self._definitions()
-            if not strategy
+            if not change
             or callable(each.limit_provider)
             or states_strategy(
-                each.limit_provider, getattr(each, "options", NO_OPTIONS), (strategy,)
+                each.limit_provider, getattr(each, "options", NO_OPTIONS), strategies
             )
         ]
 

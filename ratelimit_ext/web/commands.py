@@ -24,7 +24,7 @@ from limits.strategies import RateLimiter
 
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.identities import Identity, spellings
@@ -207,7 +207,7 @@ class LimitsCommand:
         limit, item = row.limit, row.runtime.limit
         callers = [(name, row.scope) for name in spellings(key)]
         passes = all(limiter.test(item, *caller) for caller in callers)
-        if not limit.told:
+        if not limit.visible:
             return ": Pass" if passes else ": Fail"
         left = min(limiter.get_window_stats(item, *caller)[1] for caller in callers)
         return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
 import flask_limiter
@@ -17,23 +17,12 @@ from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.strategies import block
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import BoundLimit, header_name
 
-#: Why an identity is blocked. ``blocked``: by an operator; ``abnormal-usage``: it uses far more
-#: than usual; ``overloaded``: the upstream service is overloaded; ``closed``: switched off.
-BlockReason: TypeAlias = Literal["blocked", "overloaded", "closed", "abnormal-usage"]
-#: ``limit``: an exhausted limit; ``unavailable``: the limit itself is invalid.
-Cause: TypeAlias = BlockReason | Literal["limit", "unavailable", "storage-full"]
-
-REASONS: Final[tuple[BlockReason, ...]] = get_args(BlockReason)
-_CODES: Final[dict[BlockReason, int]] = {
-    "blocked": block.BLOCKED,
-    "overloaded": block.OVERLOADED,
-    "closed": block.CLOSED,
-    "abnormal-usage": block.ABNORMAL_USAGE,
-}
-_REASON_OF_CODE: Final = {code: reason for reason, code in _CODES.items()}
+#: The reason of the verdict that denied; ``unavailable``: the limit itself is invalid;
+#: ``storage-full``.
+Cause: TypeAlias = str
 
 #: If several limits deny, the answer names the first of these causes. What the caller can change
 #: comes before an overload.
@@ -90,20 +79,18 @@ _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
 )
 
 
-def cause_of(denial: Verdict) -> Cause:
-    """Why a verdict denied."""
-    strategy = denial.charge.limit.strategy
-    if strategy == "block":
-        return _REASON_OF_CODE[denial.receipt]
-    return {"reported": "overloaded", "surge": "abnormal-usage"}.get(strategy, "limit")  # type: ignore[return-value]
+def precedence(cause: Cause) -> int:
+    """The place of a cause among several; a guard's without a place comes just before limits."""
+    return PRECEDENCE.index(cause if cause in PRECEDENCE else "abnormal-usage")
 
 
-def manner(reason: BlockReason, *, ramped: bool, grows: bool) -> int:
-    """A block's manner as its strategy encodes it. Raises ``ValueError`` for an unknown reason."""
-    if reason not in _CODES:
-        allowed = ", ".join(map(repr, REASONS))
-        raise ValueError(f"Unknown block reason {reason!r}; allowed: {allowed}.")
-    return block.how(_CODES[reason], ramped=ramped, grows=grows)
+def _answer_to(cause: Cause, limit: Limit) -> _Answer:
+    """How the cause is reported; a strategy may have a cause and a sentence of its own."""
+    known = _ANSWERS.get(cause)
+    if known is not None:
+        return known
+    quota = _ANSWERS["limit"]
+    return quota._replace(code=cause.replace("-", "_"), sentence=limit.traits.denial_sentence)
 
 
 class RateLimitExceeded(flask_limiter.RateLimitExceeded):
@@ -129,14 +116,14 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
         if bound_limit is not None and _is_abnormal_block(bound_limit, cause):
-            self.description = _ANSWERS[cause].sentence
+            self.description = _answer_to(cause, bound_limit.limit).sentence
         wait_ms = 0 if decision is None else decision.retry_after_ms or 0
         self._wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
 
     @property
     def is_budget(self) -> bool:
         """Whether a limit in dollars denied: retrying soon cannot help."""
-        return any(d.charge.limit.unit == "usd" and d.charge.limit.told for d in self.denials)
+        return any(d.charge.limit.unit == "usd" and d.charge.limit.visible for d in self.denials)
 
     @property
     def message(self) -> str:
@@ -167,14 +154,14 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         }
 
     def _violated(self) -> dict[str, Any]:
-        names = [header_name(v.charge.limit) for v in self.denials if v.charge.limit.told]
+        names = [header_name(v.charge.limit) for v in self.denials if v.charge.limit.visible]
         return {"violated-policies": names} if names else {}
 
     def _subject(self, bound: BoundLimit) -> str:
         if bound.runtime.error_message or _is_abnormal_block(bound, self.cause):
             return str(self.description)
         if self.cause != "limit":
-            return _ANSWERS[self.cause].sentence
+            return _answer_to(self.cause, bound.limit).sentence
         name = f" {bound.limit.name!r}" if bound.limit.name else ""
         return f"Rate limit{name} exceeded: {bound.runtime.limit}."
 
@@ -269,12 +256,12 @@ def try_again(wait_ms: int) -> str:
 def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
     """Whether a block denied for abnormal usage: its ``error_message`` is written for an
     operator's block, so the default sentence is used. A surge's is its own."""
-    return cause == "abnormal-usage" and bound.limit.strategy == "block"
+    return cause == "abnormal-usage" and "block" in bound.limit.traits.changes
 
 
 def _sentence(bound: BoundLimit, cause: Cause) -> str:
     own = None if cause == "storage-full" else bound.runtime.error_message
-    return str(own() if callable(own) else own or _ANSWERS[cause].sentence)
+    return str(own() if callable(own) else own or _answer_to(cause, bound.limit).sentence)
 
 
 def _guard_body(
@@ -282,7 +269,8 @@ def _guard_body(
 ) -> dict[str, Any]:
     """The body of a refusal that has no amount."""
     wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
-    return {"error": sentence, "code": _ANSWERS[cause].code, "policy": bound.name, **wait}
+    code = _answer_to(cause, bound.limit).code
+    return {"error": sentence, "code": code, "policy": bound.name, **wait}
 
 
 def _response(
@@ -295,7 +283,7 @@ def _response(
     """JSON, or RFC 9457's problem JSON if the client prefers it; only that has ``more``."""
     accepted = flask.request.accept_mimetypes
     if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
-        answer = _ANSWERS[cause]
+        answer = _ANSWERS.get(cause, _ANSWERS["limit"])
         described = {"type": answer.problem_type, "title": answer.title, "status": status}
         body = {**described, "detail": body["error"], **body, **more()}
         return Response(_encoded(body), status, content_type=PROBLEM)

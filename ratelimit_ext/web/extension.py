@@ -25,6 +25,7 @@ from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.policy import Mistakes, Policy, Uses
+from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.admission import Admission, AdmissionSettings
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
 from ratelimit_ext.web.callbacks import Callbacks, Estimate, RefusalHandler
@@ -40,7 +41,6 @@ from ratelimit_ext.web.code_checks import (
 )
 from ratelimit_ext.web.commands import CommandParts, take_over
 from ratelimit_ext.web.definitions import MARK, RouteLimit, upgrade, wrap
-from ratelimit_ext.web.errors import BlockReason
 from ratelimit_ext.web.guards import Attempts, Blocks
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.limits_adapter import limit_of
@@ -495,7 +495,7 @@ class Limiter(flask_limiter.Limiter):
         name = get_qualified_name(view) if is_deferred else None
         app = cast(Any, app)._get_current_object()
         records = self._admission.look(Route(app, endpoint, blueprint, method, name))
-        shown = [r for r in records if r.verdict.enforced and r.bound.limit.told]
+        shown = [r for r in records if r.verdict.enforced and r.bound.limit.visible]
         shown.sort(key=lambda record: record.bound.rank)
         return list(map(self._shown, shown))
 

@@ -17,13 +17,12 @@ from flask_limiter.util import get_qualified_name
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.engine.protocol import Closing
-from ratelimit_ext.strategies.block import length_us
+from ratelimit_ext.core.traits import strategies_taking
+from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.web.admission import Admission, BoundCharge, decide
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.code_checks import KnownNames
 from ratelimit_ext.web.definitions import runtime_limits
-from ratelimit_ext.web.errors import BlockReason, manner
 from ratelimit_ext.web.limits_adapter import limit_of, options_of
 from ratelimit_ext.web.request_state import RequestState
 from ratelimit_ext.web.resolver import Resolver
@@ -40,7 +39,7 @@ class Blocks:
 
     def names(self, app: flask.Flask) -> list[str]:
         """The names of all blocks."""
-        return sorted(self._names(app, ("block",)))
+        return sorted(self._names(app, strategies_taking("block")))
 
     def block(
         self,
@@ -53,14 +52,14 @@ class Blocks:
     ) -> bool:
         """See :meth:`Limiter.block`."""
         for_us = length_us(for_s)
-        how = manner(reason, ramped=False, grows=False)
-        charges = self._charges(app, name, identity, ("block",))
-        closings = [Closing(charge, for_us, how) for charge in charges]
-        return self._engines.primary.settle(closings) > 0
+        check_reason(reason)
+        charges = self._charges(app, name, identity, strategies_taking("block"))
+        blocks = [NewBlock(charge, for_us, reason) for charge in charges]
+        return self._engines.primary.settle(blocks) > 0
 
     def unblock(self, app: flask.Flask, name: str, identity: str) -> bool:
         """See :meth:`Limiter.unblock`."""
-        charges = self._charges(app, name, identity, ("block", "surge"))
+        charges = self._charges(app, name, identity, strategies_taking("unblock"))
         return self._engines.primary.clear([charge.key for charge in charges]) > 0
 
     def _charges(

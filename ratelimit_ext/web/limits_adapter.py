@@ -25,14 +25,14 @@ from limits.strategies import (
 )
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, checked_cost
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
-from ratelimit_ext.engine.judgement import merged
-from ratelimit_ext.engine.protocol import ONCE_US, Change, Correction, Engine
+from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine
+from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import ALIASES, strategy_named
 from ratelimit_ext.web.bound_limit import Naming
 
@@ -178,7 +178,7 @@ _STOCK: Final[dict[str, type[RateLimiter]]] = {
     "sliding-window": MovingWindowRateLimiter,
     "sliding-window-counter": SlidingWindowCounterRateLimiter,
 }
-_BY_CODE: Final = {strategy_named(name).CODE: stock for name, stock in _STOCK.items()}
+_BY_CODE: Final = {strategy_named(name).code: stock for name, stock in _STOCK.items()}
 #: The strategy's code and the period in seconds, in a name that core.key has made.
 _NAME: Final = re.compile(r":([a-z]+):(\d+)[^:]*:[^:]*:[^:]*:\{[^:]*\}$")
 
@@ -197,7 +197,7 @@ class _NamedItem(RateLimitItemPerSecond):
 
 
 class LimitsEngine:
-    """An :class:`~ratelimit_ext.engine.protocol.Engine` over storages of `limits` that cannot run
+    """An :class:`~ratelimit_ext.engine.engine.Engine` over storages of `limits` that cannot run
     our scripts: Memcached, MongoDB and others.
 
     It calls the stock strategies one after the other. All charges are checked before any is taken,

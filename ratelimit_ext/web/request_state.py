@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.engine.protocol import Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.reservation import Reservation
 
@@ -124,7 +124,7 @@ class RequestState:
         holds = conditional = False
         for record in records:
             bound, verdict = record.bound, record.verdict
-            if bound.limit.told and verdict.charge.limit.mode == "enforce":
+            if bound.limit.visible and verdict.charge.limit.mode == "enforce":
                 self.records.append(record)
             if verdict.allowed:
                 holds = holds or bound.limit.held
@@ -239,7 +239,7 @@ class RequestState:
         held: dict[tuple[Engine, str], int] = {}
         for record in self.taken:  # in the order of admission
             limit = record.bound.limit
-            if limit.unit == "usd" and limit.told and record.verdict.enforced:
+            if limit.unit == "usd" and limit.visible and record.verdict.enforced:
                 bucket = record.engine, record.verdict.charge.key
                 left[bucket] = record.verdict.remaining
                 held[bucket] = held.get(bucket, 0) + record.cost

@@ -14,15 +14,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
-from ratelimit_ext.engine.protocol import Change, Closing, Correction, Engine, Renewal, Report
-from ratelimit_ext.strategies.block import length_us
+from ratelimit_ext.engine.engine import Correction, Engine, Renewal
+from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
+from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.code_checks import KnownNames
-from ratelimit_ext.web.errors import BlockReason, manner
 from ratelimit_ext.web.settlement_queue import SettlementQueue
 
 #: How long a call may go without renewal before its reservation expires.
@@ -67,11 +67,11 @@ class _Reported(NamedTuple):
     period_us: int
     as_of: float
 
-    def by_now(self) -> Report:
+    def by_now(self) -> QuotaReport:
         """The same with what is still used: the quota refills evenly."""
         elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
         refilled = elapsed_us * self.amount // self.period_us
-        return Report(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
+        return QuotaReport(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
 
 
 class Reservation:
@@ -151,7 +151,7 @@ class Reservation:
         records = [
             record
             for record in tuple(self._records)  # the current ones: a retry may use another model
-            if record.bound.limit.strategy == "reported" and record.bound.limit.unit == unit
+            if "report" in record.bound.limit.traits.changes and record.bound.limit.unit == unit
         ]
         for record in records:
             charge = record.verdict.charge
@@ -172,15 +172,18 @@ class Reservation:
         none, a warning is logged. Raises ``ValueError`` for an invalid length.
         """
         for_us = length_us(for_s)
-        how = manner(reason, ramped=True, grows=grows)
-        closings: list[Addressed] = [
-            (record.engine, Closing(record.verdict.charge, for_us, how))
+        check_reason(reason)
+        blocks: list[Addressed] = [
+            (
+                record.engine,
+                NewBlock(record.verdict.charge, for_us, reason, ramped=True, grows=grows),
+            )
             for record in _one_per_verdict(self._records)
-            if record.bound.limit.strategy == "block" and record.bound.limit.name == name
+            if "block" in record.bound.limit.traits.changes and record.bound.limit.name == name
         ]
-        if not closings:
-            self._names.check_name(name, "reservation.block", strategy="block")
-        self._send(closings + self._reports())
+        if not blocks:
+            self._names.check_name(name, "reservation.block", change="block")
+        self._send(blocks + self._reports())
 
     @property
     def renewal_is_due(self) -> bool:
@@ -274,7 +277,7 @@ class Reservation:
         """Whether a refused request gets this back. If it settled anything, it has made its call,
         which the provider's quota has counted."""
         limit = record.bound.limit
-        if limit.strategy == "reported" and self._actual:
+        if limit.traits.external and self._actual:
             return False
         return limit.unit not in self._actual and (limit.held or limit.mode == "enforce")
 
@@ -284,14 +287,14 @@ class Reservation:
         limit = record.bound.limit
         cost = record.verdict.charge.cost
         unit = limit.unit
-        if limit.strategy == "reported" and unit == "input_tokens":
+        if limit.traits.external and unit == "input_tokens":
             unit = UNCACHED
-        actual = 0 if unit == "calls" else self._actual.get(unit)
+        actual = 0 if limit.traits.one_per_call else self._actual.get(unit)
         if actual is None or self._cancelled:
             actual = cost
         elif not is_first:
             actual = 0
-        if limit.held or (_is_charged(record) and limit.strategy == "reported" and actual != cost):
+        if limit.held or (_is_charged(record) and limit.traits.external and actual != cost):
             yield record.engine, record.settlement(actual)
 
     def _due_corrections(self) -> list[Addressed]:
@@ -327,17 +330,15 @@ def _charges(records: Iterable[ChargeRecord]) -> Iterator[tuple[ChargeRecord, bo
 
 
 def _is_charged(record: ChargeRecord) -> bool:
-    """Whether there is something to correct: a block counts nothing, and a provider's quota counts
-    nothing before its first report."""
-    strategy = record.bound.limit.strategy
-    return strategy != "block" and (strategy != "reported" or bool(record.verdict.receipt))
+    """Whether something was charged that can be corrected."""
+    return record.verdict.receipt is not None
 
 
 def _is_cancelled(record: ChargeRecord) -> bool:
     """Whether a failed call gets this back: the application's own limits and a provider's quota
     have counted it."""
     limit = record.bound.limit
-    return limit.held or not (record.bound.is_edge or limit.strategy == "reported")
+    return limit.held or not (record.bound.is_edge or limit.traits.external)
 
 
 def _costs(

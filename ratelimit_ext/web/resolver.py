@@ -316,8 +316,8 @@ class _Compilation:
         )
 
     def _estimator(self, limit: CoreLimit) -> Callable[[], Any] | None:
-        if limit.strategy == "block":
-            return None  # a block ignores a cost of 0
+        if limit.traits.one_per_call:
+            return None
         estimators = self._resolver.estimators
         return estimators.get((limit.unit, limit.name)) or estimators.get((limit.unit, ""))
 

@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from ratelimit_ext.core.charge import new_hold
+from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import StorageUnavailable
-from ratelimit_ext.engine.protocol import Change, Correction, Engine, Settlement
+from ratelimit_ext.engine.engine import Correction, Engine, Settlement
 
 #: For how long after its lease a hold is remembered, and its settlement sent again, in seconds.
 KEPT_AFTER_LEASE_S: Final = 600.0

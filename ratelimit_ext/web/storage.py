@@ -18,9 +18,9 @@ from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.denials import RememberingEngine
+from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
-from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
@@ -47,7 +47,7 @@ def _new_engine(storage: Storage) -> Engine:
         return MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
     if isinstance(storage, RedisStorage) and not isinstance(storage, RedisClusterStorage):
         redis = RedisEngine(storage.get_connection(), storage.base_exceptions)
-        return RememberingEngine(redis)
+        return DenialCache(redis)
     return LimitsEngine(storage)
 
 

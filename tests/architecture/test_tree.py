@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ratelimit_ext.strategies import STRATEGIES
+
 ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {
     *("chatapp", "ratelimit_ext", "tests", "docs", "benchmarks"),
@@ -71,3 +73,15 @@ def test_every_test_states_its_promise(path: Path) -> None:
     functions = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef))
     silent = [f.name for f in functions if f.name.startswith("test_") and not ast.get_docstring(f)]
     assert not silent
+
+
+@pytest.mark.parametrize("part", ["core", "engine"])
+def test_only_strategies_name_strategies(part: str) -> None:
+    """Core and engines ask a strategy for its traits. One name is allowed: the default."""
+    named = {
+        (node.value, relative(path))
+        for path in (ROOT / "ratelimit_ext" / part).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in STRATEGIES
+    }
+    assert named <= {("fixed-window", "ratelimit_ext/core/limit.py")}

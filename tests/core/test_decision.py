@@ -27,7 +27,7 @@ def test_a_wait_is_rounded_up(us: int, ms: int) -> None:
 
 
 def test_of_several_denials_the_longest_wait_counts() -> None:
-    """Before it is over, one of them would still deny."""
+    """Before the longest wait is over, one of them still denies."""
     assert decided(verdict(0), verdict(5000), verdict(9000)).retry_after_ms == 9
 
 

@@ -55,7 +55,7 @@ def test_an_identity_of_ten_kilobytes_is_hashed() -> None:
 
 
 def test_an_identity_that_looks_like_a_hash_is_not_one() -> None:
-    """Nobody can name himself after the hash of another's long name."""
+    """An identity cannot equal the hash of another's long name."""
     victim = "v" * 100
     assert escaped(escaped(victim)) != escaped(victim)
 
@@ -105,7 +105,7 @@ def test_a_named_limit_keeps_its_bucket_when_it_changes() -> None:
 
 
 def test_a_name_survives_the_server(redis_client: redis.Redis) -> None:
-    """What is written under a name is found by it, NUL and surrogates included."""
+    """A value is found under the name it was stored under, NUL and surrogates included."""
     for identity in ("a\0b", "\udfff", "ü", "a b\r\n", "*[a-z]?\\"):
         redis_client.set(named(identity=identity), identity.encode("utf-8", "surrogatepass"))
         assert redis_client.get(named(identity=identity)) is not None

@@ -25,15 +25,21 @@ MINUTE = 60_000_000
         ({"strategy": "token-bucket", "burst": 0}, "burst is 0"),
         ({"burst": 3}, "only 'token-bucket' has a burst"),
         ({"unit": "bananas"}, "unit is 'bananas'; allowed: 'requests'"),
-        ({"strategy": "block", "unit": "tokens"}, "'block' counts nothing; found unit 'tokens'"),
-        ({"strategy": "reported", "unit": "usd"}, "'reported' knows no money; found unit 'usd'"),
+        (
+            {"strategy": "block", "unit": "tokens"},
+            "unit is 'tokens'; the strategy 'block' counts 'requests'.",
+        ),
+        ({"strategy": "reported", "unit": "usd"}, "unit is 'usd'; the strategy 'reported' counts"),
+        ({"unit": "calls"}, "Write '4 in flight'."),
+        ({"strategy": "surge"}, "needs a multiple. Write '1 usd/hour or 20 x usual'."),
+        ({"strategy": "leaky"}, "unknown strategy 'leaky'; known: block"),
         ({"mode": "off"}, "mode is 'off'; allowed: 'enforce', 'shadow'"),
         ({"anchor": "year"}, "anchor is 'year'; allowed: 'day', 'month'"),
-        ({"strategy": "sliding-window", "anchor": "day"}, "only 'fixed-window' can be anchored"),
+        ({"strategy": "sliding-window", "anchor": "day"}, "only 'fixed-window' has an anchor"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(words: dict[str, Any], message: str) -> None:
-    """The error says which word, what was found, and what may stand there."""
+    """The error names the word, what was found, and what is allowed."""
     with pytest.raises(ConfigurationError) as refusal:
         Limit(**{"amount": 5, "period_us": MINUTE, **words})
     assert message in str(refusal.value)

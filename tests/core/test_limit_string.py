@@ -109,7 +109,7 @@ def test_the_multiple_of_a_surge(text: str, multiple: int | None) -> None:
     ],
 )
 def test_what_is_no_limit(text: object) -> None:
-    """Half a limit is refused, not guessed."""
+    """An incomplete limit is an error."""
     with pytest.raises(ConfigurationError, match=r"found .*; allowed: "):
         parse(text)
 
@@ -143,7 +143,7 @@ def test_which_limits_are_guards(text: object, strategy: str | None, guard: bool
 
 
 def test_no_options_are_the_defaults() -> None:
-    """Nothing that a string would have to repeat."""
+    """The defaults are no options."""
     (parsed,) = parse("30/minute")
     assert parsed.merged(NO_OPTIONS) == NO_OPTIONS
     assert parsed.merged(LimitOptions(unit="requests")) == NO_OPTIONS

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.engine import Correction
 from tests.strategies.world import DAY, HOUR, MINUTE, World
 
 WIDE = Limit(100, MINUTE, "token-bucket", name="wide")
@@ -59,7 +59,7 @@ def test_no_charges_are_admitted(world: World) -> None:
 
 
 def test_a_shadow_counts_and_never_denies(world: World) -> None:
-    """It is decided like any other, and taken whatever the others say."""
+    """It is decided like any other, and taken even if the others deny."""
     shadow = Limit(5, MINUTE, "fixed-window", mode="shadow")
     charges = (Charge(DAILY, "daily"), Charge(shadow, "shadow"))
     decisions = [world.request(*charges) for _ in range(8)]
@@ -79,7 +79,7 @@ def test_a_shadow_beside_the_live_limit_leaves_it_in_force(world: World) -> None
 
 
 def test_a_meta_charge_is_taken_by_a_denial_alone(world: World) -> None:
-    """Two denials are let go; the third attempt meets the ban, whatever the limit says by then."""
+    """After two denials the third attempt is banned, even if the limit would admit it."""
     ban = Limit(2, HOUR, name="ban")
     charges = (Charge(Limit(1, MINUTE), "calls"), Charge(ban, "ban", meta=True))
     assert world.request(*charges).admitted
@@ -109,7 +109,7 @@ def test_a_ban_does_not_lengthen_itself(world: World) -> None:
 
 
 def test_a_ban_that_denies_feeds_no_other_ban(world: World) -> None:
-    """What is denied by a ban is no new offence for the next one."""
+    """A denial by a ban does not count towards the next one."""
     short, long = Limit(1, HOUR, name="short"), Limit(3, DAY, name="long")
     charges = (
         Charge(Limit(1, HOUR), "calls"),
@@ -138,7 +138,7 @@ def test_a_meta_charge_hears_of_its_own_denials(world: World) -> None:
 
 
 def test_a_meta_in_shadow_counts_and_bans_nobody(world: World) -> None:
-    """The ban that is only tried out is counted as one, and denies nothing."""
+    """A ban in shadow is counted, and denies nothing."""
     ban = Limit(1, HOUR, name="ban", mode="shadow")
     charges = (Charge(Limit(1, MINUTE), "calls"), Charge(ban, "ban", meta=True))
     assert [world.request(*charges).admitted for _ in range(4)] == [True, False, False, False]
@@ -160,7 +160,7 @@ def test_the_same_bucket_twice_is_charged_for_both(world: World) -> None:
 
 
 def test_positions_survive_the_same_bucket_twice(world: World) -> None:
-    """What a meta charge listens to is still that bucket when two before it became one."""
+    """The trigger of a meta charge is still the same bucket when two before it were merged."""
     limit, other, ban = Limit(4, HOUR), Limit(2, HOUR, name="other"), Limit(9, HOUR, name="ban")
     charges = (
         Charge(limit, "bucket"),
@@ -176,7 +176,7 @@ def test_positions_survive_the_same_bucket_twice(world: World) -> None:
 
 
 def test_two_definitions_of_one_bucket_are_held_to_the_tighter(world: World) -> None:
-    """Where a limit was changed between two definitions, both costs count against the smaller."""
+    """If a limit was changed between two definitions, both costs count against the smaller."""
     limit = Limit(10, MINUTE, name="calls")
     tight = replace(limit, amount=4)
     charges = (Charge(limit, "bucket"), Charge(tight, "bucket"))
@@ -193,7 +193,7 @@ def test_corrections_of_one_bucket_are_all_applied(world: World) -> None:
 
 
 def test_receipts_lead_back_to_what_was_charged(world: World) -> None:
-    """Every verdict of an admitted request can be corrected by itself, whatever its strategy."""
+    """Every verdict of an admitted request can be corrected, whatever its strategy."""
     decision = world.request(*LAYERS)
     world.wait(1)
     for verdict in decision.verdicts:

@@ -1,4 +1,4 @@
-"""A budget under a crowd: what concurrent calls may spend together, and who is refused."""
+"""A budget under load: what concurrent calls may spend together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import redis
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Settlement
+from ratelimit_ext.engine.engine import Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 
 DAY = 86_400_000_000
@@ -72,7 +72,7 @@ def test_a_crowd_cannot_overspend(
 
 
 def test_debt_is_repaid_before_the_next_call(redis_client: redis.Redis) -> None:
-    """A bucket that was overdrawn by half a dollar waits exactly until that has flowed back."""
+    """A bucket that was overdrawn by half a dollar waits exactly until that is refilled."""
     engine = RedisEngine(redis_client, redis.RedisError)
     limit = Limit(BUDGET, DAY, "token-bucket", unit="usd")
     now = 1_764_000_000_000_000

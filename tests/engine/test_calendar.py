@@ -9,7 +9,7 @@ import redis
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.fixed_window import calendar_window
 from tests.strategies.world import DAY, HOUR, SECOND

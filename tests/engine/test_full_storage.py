@@ -1,4 +1,4 @@
-"""A full server (maxmemory, no eviction): what is counted goes on, and nobody new is let in."""
+"""A full server (maxmemory, no eviction): known identities are served, new ones are refused."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import redis
 from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.embedded import EmbeddedServer
-from ratelimit_ext.engine.protocol import Closing, Correction, Renewal, Settlement
+from ratelimit_ext.embedded.server import EmbeddedServer
+from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.block import CLOSED, how
+from ratelimit_ext.strategies.guards.block import NewBlock
 from tests import servers
 from tests.strategies.world import DAY, HOUR, MINUTE
 
@@ -46,7 +46,7 @@ def engine(client: redis.Redis) -> RedisEngine:
 
 
 def fill(client: redis.Redis) -> None:
-    """From now on the server takes no more data."""
+    """Fill the server's memory."""
     client.config_set("maxmemory", 1)
 
 
@@ -66,7 +66,7 @@ def invent(engine: RedisEngine, callers: int) -> None:
 def test_an_unknown_identity_is_refused_and_not_counted(
     client: redis.Redis, engine: RedisEngine
 ) -> None:
-    """It is an error of its own, that names the bucket; nothing is written of the whole request."""
+    """StorageFull names the bucket, and nothing of the request is written."""
     fill(client)
     with pytest.raises(StorageFull) as caught:
         engine.admit(call_of("eve"))
@@ -75,7 +75,7 @@ def test_an_unknown_identity_is_refused_and_not_counted(
 
 
 def test_what_is_counted_goes_on(client: redis.Redis, engine: RedisEngine) -> None:
-    """A known caller has what is left and no more, and is denied as ever."""
+    """A known caller can use the remainder, and is then denied."""
     assert engine.admit(call_of("ada")).admitted
     fill(client)
     assert [engine.admit(call_of("ada")).admitted for _ in range(4)] == [True, True, False, False]
@@ -84,7 +84,7 @@ def test_what_is_counted_goes_on(client: redis.Redis, engine: RedisEngine) -> No
 def test_short_lived_buckets_of_a_known_caller_come_back(
     client: redis.Redis, engine: RedisEngine
 ) -> None:
-    """After a pause a caller's pace and the model's minute are stored no more; the day still is."""
+    """After a pause only the caller's day is still stored, which makes them known."""
     engine.admit(call_of("ada"))
     client.delete(charge(PACE, "ada").key, charge(MODEL, "gpt").key)
     fill(client)
@@ -93,7 +93,7 @@ def test_short_lived_buckets_of_a_known_caller_come_back(
 
 
 def test_a_short_lived_bucket_makes_nobody_known(client: redis.Redis, engine: RedisEngine) -> None:
-    """Otherwise a route with a cheap limit would open the door to the one with a dear limit."""
+    """Otherwise a route with a cheap limit would weaken one with an expensive limit."""
     fill(client)
     assert engine.admit([charge(PACE, "eve")]).admitted
     with pytest.raises(StorageFull):
@@ -103,7 +103,7 @@ def test_a_short_lived_bucket_makes_nobody_known(client: redis.Redis, engine: Re
 def test_calls_in_flight_are_counted_and_make_nobody_known(
     client: redis.Redis, engine: RedisEngine
 ) -> None:
-    """They end by themselves: a known caller comes from a new address, under that one's limit."""
+    """They expire soon: a known caller may call from a new address, under its limit."""
     engine.admit(call_of("ada"))
     fill(client)
     slot = charge(AT_ONCE, "10.0.0.1")
@@ -114,13 +114,13 @@ def test_calls_in_flight_are_counted_and_make_nobody_known(
 
 
 def test_a_bucket_of_everybody_is_known(client: redis.Redis, engine: RedisEngine) -> None:
-    """A day that all share begins anew, also on a full server."""
+    """A new day starts for a shared limit, also on a full server."""
     fill(client)
     assert engine.admit([charge(DAILY, "*")]).admitted
 
 
 def test_a_shadow_refuses_nobody(client: redis.Redis, engine: RedisEngine) -> None:
-    """What is only watched is not counted then."""
+    """A shadow limit is not counted then."""
     fill(client)
     watched = charge(replace(DAILY, mode="shadow"), "eve")
     assert engine.admit([charge(PACE, "eve"), watched]).admitted
@@ -147,8 +147,7 @@ def test_calls_that_are_under_way_are_settled(client: redis.Redis, engine: Redis
     assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 1
     assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 0
     block = Charge(Limit(1, MINUTE, "block", name="stop"), "LIMITS:stop:{ada}")
-    manner = how(CLOSED, ramped=False, grows=False)
-    assert engine.settle([Closing(block, MINUTE, manner)]) == 1
+    assert engine.settle([NewBlock(block, MINUTE, "closed")]) == 1
     assert engine.admit([charge(MONEY, "ada", 0)]).verdicts[0].remaining == 930
 
 

@@ -30,7 +30,7 @@ def test_sixteen_threads_get_exactly_the_amount(strategy: str) -> None:
 
 
 def test_expired_buckets_are_swept() -> None:
-    """Many clients that come once do not fill the memory for ever."""
+    """Many clients that call once do not fill the memory permanently."""
     buckets = Buckets()
     engine = MemoryEngine(lambda: buckets)
     limit = Limit(5, SECOND)
@@ -51,7 +51,7 @@ def test_clear_and_reset_forget() -> None:
 
 
 def test_the_owner_of_the_buckets_may_replace_them() -> None:
-    """They are asked for at every use: emptied by their owner, they are empty."""
+    """They are read at every use, so that their owner may empty them."""
     held = {"buckets": Buckets()}
     engine = MemoryEngine(lambda: held["buckets"])
     charge = Charge(Limit(1, HOUR), "bucket")

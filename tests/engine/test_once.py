@@ -7,8 +7,8 @@ import redis
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.denials import RememberingEngine
-from ratelimit_ext.engine.protocol import ONCE_US, Correction, Settlement
+from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 from tests.strategies.world import DAY, MINUTE, SECOND, World
 
@@ -19,9 +19,9 @@ MARKER = "LIMITS:1:once:{user}:1"
 
 @pytest.fixture(params=[False, True], ids=["plain", "remembering"])
 def sender(request: pytest.FixtureRequest, world: World) -> World:
-    """Each engine, alone and behind the memory of denials."""
+    """Each engine, alone and behind the denial cache."""
     if request.param:
-        world.engine = RememberingEngine(world.engine)
+        world.engine = DenialCache(world.engine)
     return world
 
 
@@ -36,7 +36,7 @@ def test_a_correction_sent_twice_is_applied_once(sender: World) -> None:
 
 
 def test_two_markers_are_two_corrections(sender: World) -> None:
-    """The marker and not the change says that it is the same one."""
+    """The marker, not the change, identifies a sending."""
     verdict = sender.call(LIMIT, 30)
     for number in range(2):
         changes = [Correction(verdict, -10)]
@@ -81,7 +81,7 @@ def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
 
 
 def test_no_changes_need_no_marker(redis_client: redis.Redis) -> None:
-    """Nothing is stored for nothing."""
+    """A cost of 0 stores nothing."""
     assert RedisEngine(redis_client, redis.RedisError).settle([], once=MARKER) == 0
     assert redis_client.exists(MARKER) == 0
 

@@ -17,7 +17,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.engine.relay import Relay
@@ -117,7 +117,7 @@ def test_reset_of_thousands_goes_in_steps(redis_client: redis.Redis) -> None:
 
 
 def test_clear_forgets_names(redis_client: redis.Redis) -> None:
-    """And says how many there were; of none it asks nobody."""
+    """It returns how many there were; for none it sends no command."""
     engine = engine_of(redis_client)
     engine.admit(LAYERS)
     assert engine.clear([LAYERS[0].key, "unknown"]) == 1
@@ -157,7 +157,7 @@ def test_a_valkey_address(
 
 
 def test_a_password(redis_client: redis.Redis) -> None:
-    """The right one in the address works; a wrong one is a storage that cannot serve."""
+    """The right password in the address works; a wrong one is StorageUnavailable."""
     with servers.standalone() as server, server.client() as client:
         client.config_set("requirepass", "right")
         address = f"redis://:{{}}@127.0.0.1:{server.port}"
@@ -253,7 +253,7 @@ def test_a_replica_is_an_outage() -> None:
 
 
 def test_a_busy_server_is_an_outage() -> None:
-    """Someone else's script runs for ever: BUSY is no answer, and no error of ours."""
+    """Another client's script blocks the server: BUSY is StorageUnavailable."""
     with servers.standalone() as server, server.client() as client:
         engine = engine_of(client)
         busy = threading.Thread(target=run_for_ever, args=(client,))

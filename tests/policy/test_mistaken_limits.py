@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from ratelimit_ext.core.limit import UNITS
+from ratelimit_ext.core.traits import units
 from ratelimit_ext.strategies import ALIASES, STRATEGIES
 from tests.policy.case import Case
 from tests.policy.conftest import Load, told_by
@@ -51,8 +51,8 @@ MISTAKES = [
     Case(
         "a block that counts",
         '[[default]]\nlimit = "unless blocked"\nunit = "tokens"',
-        "policy.toml:2: default[0]: 1 per 1 s: the strategy 'block' counts nothing; found unit "
-        "'tokens'. Leave it out, or write an amount per period.",
+        "policy.toml:2: default[0]: 1 per 1 s: unit is 'tokens'; the strategy 'block' counts "
+        "'requests'. Leave it out, or write an amount per period.",
     ),
     Case(
         "a multiple that is too large",
@@ -63,8 +63,8 @@ MISTAKES = [
     Case(
         "a surge without its multiple",
         '[[default]]\nlimit = "1 usd/hour"\nstrategy = "surge"',
-        "policy.toml:2: default[0]: 1000000 per 3600 s: the strategy 'surge' and a multiple belong "
-        "together; found strategy 'surge'. Write '1 usd/hour or 20 x usual'.",
+        "policy.toml:2: default[0]: 1000000 per 3600 s: the strategy 'surge' needs a "
+        "multiple. Write '1 usd/hour or 20 x usual'.",
     ),
     Case(
         "bad string in a list",
@@ -118,8 +118,9 @@ MISTAKES = [
     Case(
         "burst on a window",
         '[[default]]\nlimit = "5/minute"\nstrategy = "sliding-window"\nburst = 3',
-        "policy.toml:5: default[0].burst: 5 per 60 s: burst=3 means nothing to the strategy "
-        "'sliding-window'; only 'token-bucket' has a burst. Remove it or change the strategy.",
+        "policy.toml:5: default[0].burst: 5 per 60 s: burst=3 is not an option of the "
+        "strategy 'sliding-window'; only 'token-bucket' has a burst. Remove it or change the "
+        "strategy.",
     ),
     Case(
         "burst that is true",
@@ -152,13 +153,13 @@ MISTAKES = [
         "unknown unit",
         '[[default]]\nlimit = "5/minute"\nunit = "request"',
         "policy.toml:4: default[0].unit: found 'request' (a string); allowed: "
-        f"{listed(UNITS)}. Did you mean 'requests'?",
+        f"{listed(units())}. Did you mean 'requests'?",
     ),
     Case(
         "unit of another strategy, told once",
         '[[default]]\nlimit = "5/minute"\nstrategy = "fixed-window"\nunit = "calls"',
-        "1 mistake in the limits by configuration:\n  policy.toml:2: default[0]: 5 per 60 s: the "
-        "strategy 'concurrency' and the unit 'calls' belong together;",
+        "1 mistake in the limits by configuration:\n  policy.toml:2: default[0]: 5 per 60 s: "
+        "unit is 'calls'; the strategy 'fixed-window' counts",
     ),
     Case(
         "unknown mode",
@@ -285,8 +286,8 @@ MISTAKES = [
     Case(
         "anchor on another strategy",
         '[[default]]\nlimit = "5/day"\nstrategy = "sliding-window"\nanchor = "day"',
-        "policy.toml:5: default[0].anchor: 5 per 86400 s: anchor='day' means nothing to the "
-        "strategy 'sliding-window'; only 'fixed-window' can be anchored to the calendar.",
+        "policy.toml:5: default[0].anchor: 5 per 86400 s: anchor='day' is not an "
+        "option of the strategy 'sliding-window'; only 'fixed-window' has an anchor.",
     ),
     Case(
         "unknown anchor",
@@ -303,7 +304,7 @@ MISTAKES = [
     Case(
         "burst and anchor",
         '[[default]]\nlimit = "5/day"\nanchor = "day"\nburst = 3',
-        "policy.toml:4: default[0].anchor: 5 per 86400 s: anchor='day' means nothing to the "
+        "policy.toml:4: default[0].anchor: 5 per 86400 s: anchor='day' is not an option of the "
         "strategy 'token-bucket'",
     ),
     Case(

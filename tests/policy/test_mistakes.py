@@ -55,7 +55,7 @@ def test_what_the_default_strategy_cannot_do_is_told(load: Load) -> None:
     assert load(text).default[0].options.burst == 2
     assert load(text, default_strategy="token-bucket").default[0].options.burst == 2
     told = told_by(lambda: load(text, default_strategy="fixed-window"))
-    assert "policy.toml:4: default[0].burst: 5 per 60 s: burst=2 means nothing" in told
+    assert "policy.toml:4: default[0].burst: 5 per 60 s: burst=2 is not an option" in told
 
 
 def test_the_default_strategy_and_its_name_are_one(load: Load) -> None:

@@ -48,10 +48,10 @@ class Rule:
         raise NotImplementedError
 
     def rewind(self, limit: Limit, now: int) -> None:
-        """The clock was set back, and somebody calls."""
+        """The clock was set back, and a call is made."""
 
     def matters(self, limit: Limit, now: int) -> bool:
-        """Whether it differs from a bucket that nobody has used."""
+        """Whether it differs from an unused bucket."""
         return True
 
 
@@ -145,7 +145,7 @@ class SlidingWindow(Rule):
         self.entries.append(self.entry_of[call])
 
     def leave(self, limit: Limit, now: int) -> None:
-        """What has left the window does not come back when the clock is set back."""
+        """A call that has left the window stays out of it when the clock is set back."""
         self.entries = [entry for entry in self.entries if entry[0] > now - limit.period_us]
 
     def carry(self, limit: Limit, now: int, call: int, units: int) -> None:
@@ -180,7 +180,7 @@ class SlidingWindowCounter(Rule):
         self.window_of: dict[int, list[int]] = {}
 
     def present(self, limit: Limit, now: int) -> tuple[list[int], list[int]]:
-        """The previous and the current window, made up where they are not there."""
+        """The previous and the current window, created if missing."""
         period = limit.period_us
         if not self.windows or now >= self.windows[-1][0] + 2 * period:
             return [now - period, 0], [now, 0]
@@ -227,7 +227,7 @@ class SlidingWindowCounter(Rule):
 
 
 class Concurrency(Rule):
-    """Who is in flight."""
+    """The calls in flight."""
 
     def __init__(self) -> None:
         self.flying: set[int] = set()
@@ -285,7 +285,7 @@ class Surge(FixedWindow):
 
 
 class Block(Rule):
-    """Nothing passes before the end; afterwards, on a ramp, so many as the second allows."""
+    """Nothing passes before the end; afterwards, on a ramp, as many as the second allows."""
 
     def __init__(self) -> None:
         self.since = self.until = self.passed = 0
@@ -306,15 +306,14 @@ class Block(Rule):
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
         self.passed += units
 
-    def close(self, now: int, for_us: int, manner: int) -> bool:
-        """``manner`` is the reason, whether it grows, and whether it is ramped."""
+    def block(self, now: int, for_us: int, *, ramped: bool, grows: bool) -> bool:
         opening = self.ramped and self.until <= now < self.until + 6 * SECOND
-        if manner & 2 and opening:
+        if grows and opening:
             for_us = max(for_us, min(2 * (self.until - self.since), 30 * SECOND))
         if self.until >= now + for_us:
             return False
         self.since, self.until, self.passed = now, now + for_us, 0
-        self.ramped = bool(manner & 1)
+        self.ramped = ramped
         return True
 
     def matters(self, limit: Limit, now: int) -> bool:
@@ -327,7 +326,7 @@ class Block(Rule):
 
 
 class Reported(Rule):
-    """What its keeper said, an hour long, and what was taken since."""
+    """What the provider reported, for an hour, and what was taken since."""
 
     HOUR = 3600 * SECOND
 
@@ -394,7 +393,7 @@ class Reported(Rule):
 
 @dataclass
 class Call:
-    """One that is in flight, or was until its lease ended."""
+    """A call in flight, or whose lease ended."""
 
     cost: int
     deadline: int
@@ -417,7 +416,7 @@ class Bucket:
         return self.forgotten + [c.deadline for c in self.calls.values()]
 
     def advance(self, limit: Limit, now: int) -> None:
-        """Let every lease end that is over by now, in its turn."""
+        """End every lease that is over by now, in order."""
         due = [
             (c.deadline, i, c) for i, c in self.calls.items() if c.deadline <= now and not c.over
         ]

@@ -17,20 +17,19 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import (
-    Change,
-    Closing,
+from ratelimit_ext.engine.engine import (
     Correction,
     Engine,
     Renewal,
-    Report,
     Settlement,
 )
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.guards.block import REASONS, NewBlock
+from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from tests import servers
 from tests.strategies import models
 from tests.strategies.virtual_time import VirtualClient
@@ -151,7 +150,7 @@ class History:
         return verdicts[0]
 
     def same_wait(self, model: models.Bucket, verdict: Verdict) -> None:
-        """Waiting as long as it says is enough; one microsecond less is not, with nobody else."""
+        """Without other calls the wait is enough, and one microsecond less is not."""
         wait, cost = verdict.retry_after_us, verdict.charge.cost
         if not wait or self.limit.strategy == "concurrency":
             return
@@ -241,7 +240,7 @@ class History:
         self.now += self.chance.choice(gaps)
 
     def set_back(self) -> None:
-        """What came before is not corrected any more, as it is not known where it went. Somebody
+        """Earlier calls are not corrected any more, as their window is unknown. A call is made
         calls at once, and no lease ends twice."""
         back = self.chance.choice((1, SECOND // 3, SECOND, SECOND + 1, 5 * MINUTE, DAY))
         if self.limit.held and self.limit.strategy not in TIMELESS:
@@ -260,17 +259,22 @@ class History:
         self.call()
 
     def guard(self) -> None:
-        """A block is closed; a keeper reports."""
+        """A block begins; a provider reports."""
         charge, rule = Charge(self.limit, "b"), self.model.rule
         if self.limit.strategy == "block":
-            for_us, manner = self.chance.choice((1, SECOND, 9 * SECOND)), self.chance.randrange(16)
-            expected = rule.close(self.now, for_us, manner)
-            self.changed(Closing(charge, for_us, manner), expected)
+            for_us = self.chance.choice((1, SECOND, 9 * SECOND))
+            how: Any = {
+                "reason": self.chance.choice(REASONS),
+                "ramped": self.chance.random() < 0.5,
+                "grows": self.chance.random() < 0.5,
+            }
+            expected = rule.block(self.now, for_us, ramped=how["ramped"], grows=how["grows"])
+            self.changed(NewBlock(charge, for_us, **how), expected)
             return
         amount = self.chance.choice((1, 60, 1000))
         used, period = self.chance.randint(0, amount), self.chance.choice((SECOND, 7 * SECOND + 1))
         rule.report(self.now, amount, used, period)
-        self.changed(Report(charge, amount, used, period), True)
+        self.changed(QuotaReport(charge, amount, used, period), True)
 
 
 @pytest.fixture(scope="module")

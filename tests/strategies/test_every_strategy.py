@@ -11,11 +11,10 @@ import redis
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
-from ratelimit_ext.strategies.protocol import Answer
 from tests.strategies.virtual_time import KeptBuckets
 from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, World
 
@@ -44,7 +43,7 @@ def test_a_cost_of_zero_looks(world: World, strategy: str) -> None:
 
 @every_strategy
 def test_a_cost_above_the_capacity_never_passes(world: World, strategy: str) -> None:
-    """It is denied without a waiting time, and it does not burn what is there."""
+    """It is denied without a waiting time, and it uses nothing."""
     limit = Limit(10, MINUTE, strategy)
     verdict = world.call(limit, 11)
     assert not verdict.allowed
@@ -95,7 +94,7 @@ FOREIGN = {
 def test_a_foreign_value_under_our_name_is_a_fresh_bucket(
     redis_client: redis.Redis, strategy: str, kind: str
 ) -> None:
-    """Never a WRONGTYPE, whatever stands there, and neither a settlement of one."""
+    """Never a WRONGTYPE, whatever is stored there, also in a settlement."""
     world = World(RedisEngine(redis_client, redis.RedisError))
     limit = Limit(3, MINUTE, strategy)
     FOREIGN[kind](redis_client)
@@ -130,7 +129,7 @@ def test_the_wait_is_exact(world: World, strategy: str, seed: int) -> None:
 
 @every_strategy
 def test_the_wait_is_that_of_this_cost(world: World, strategy: str) -> None:
-    """A cheap call never waits longer than a dear one, and where room comes by and by, less."""
+    """A cheap call never waits longer than an expensive one, and mostly less."""
     limit = Limit(10, MINUTE, strategy)
     for _ in range(10):
         world.call(limit)
@@ -166,7 +165,7 @@ def test_reset_says_when_the_limit_is_full(world: World, strategy: str, seed: in
 def test_an_answer_read_later_promises_nothing_that_is_not_there(
     world: World, strategy: str, seed: int
 ) -> None:
-    """Headers sent half a minute later may say too little of what is left, never too much."""
+    """Headers half a minute later may show too few remaining, never too many."""
     chance = random.Random(f"{strategy} {seed}")
     amount = chance.choice((3, 20, 1000))
     limit = Limit(amount, MINUTE, strategy)
@@ -176,13 +175,12 @@ def test_an_answer_read_later_promises_nothing_that_is_not_there(
         verdict = world.call(limit, cost)
         if not verdict.allowed:
             continue
-        said = Answer(verdict.remaining, 0, verdict.reset_after_us, verdict.receipt)
-        assert strategy_named(strategy).later(limit, cost, said, 0) == said
+        assert strategy_named(strategy).later(verdict, 0) == verdict
         elapsed_us = chance.choice((1, SECOND, 7 * SECOND, 59 * SECOND, 61 * SECOND))
-        later = strategy_named(strategy).later(limit, cost, said, elapsed_us)
+        later = strategy_named(strategy).later(verdict, elapsed_us)
         world.now_us += elapsed_us
         assert 0 <= later.remaining <= world.look(limit, 0).remaining
-        assert later.reset_after_us == max(0, said.reset_after_us - elapsed_us)
+        assert later.reset_after_us == max(0, verdict.reset_after_us - elapsed_us)
         world.now_us -= elapsed_us
 
 
@@ -209,7 +207,7 @@ def test_a_clock_set_back_blocks_no_longer_than_the_limit(
 @every_strategy
 @pytest.mark.parametrize("skew_us", [1, 3000, 400_000, 1_000_000])
 def test_clocks_that_differ_refill_nothing(world: World, strategy: str, skew_us: int) -> None:
-    """Two workers whose clocks differ by up to a second share the amount, not a refill a turn."""
+    """Two workers whose clocks differ by up to a second share the amount, without extra refills."""
     limit = Limit(100, MINUTE, strategy)
     admitted = 0
     for _ in range(400):
@@ -239,7 +237,7 @@ def test_debt_is_carried(world: World, strategy: str) -> None:
 
 @every_strategy
 def test_debt_of_an_estimate_of_nothing_is_carried(world: World, strategy: str) -> None:
-    """A look that turns out to have cost something is charged like any other."""
+    """A call with an estimate of 0 is charged its real cost."""
     limit = Limit(100, MINUTE, strategy)
     verdict = world.call(limit, 0)
     world.wait(1)
@@ -266,7 +264,7 @@ def test_debt_never_outgrows_the_arithmetic(world: World, strategy: str) -> None
 
 @every_strategy
 def test_a_refund_gives_back_and_no_more(world: World, strategy: str) -> None:
-    """What was not used can be used again, and never more than the capacity."""
+    """A refund can be used again, up to the capacity."""
     limit = Limit(100, MINUTE, strategy)
     first, second = world.call(limit, 60), world.call(limit, 40)
     assert world.settle(first, -20) == 1
@@ -278,7 +276,7 @@ def test_a_refund_gives_back_and_no_more(world: World, strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", sorted(set(RATES) - {"token-bucket"}))
 def test_a_refund_credits_no_other_window(world: World, strategy: str) -> None:
-    """What comes back when its window is over changes nothing for the present one."""
+    """A refund of a window that is over does not change the current one."""
     limit = Limit(100, MINUTE, strategy)
     charged = world.call(limit, 100)
     world.wait(3 * 60)
@@ -300,7 +298,7 @@ def test_a_refund_credits_no_window_that_was_opened_anew(world: World, strategy:
 
 
 def test_a_refund_credits_no_other_call_of_the_log(world: World) -> None:
-    """Twice given back is not taken from an older call, which would leave the window too early."""
+    """A second refund is not taken from an older call, which would leave the window too early."""
     limit = Limit(10, MINUTE, "sliding-window")
     world.call(limit, 5)
     world.wait(30)
@@ -312,7 +310,7 @@ def test_a_refund_credits_no_other_call_of_the_log(world: World) -> None:
 
 @every_strategy
 def test_every_bucket_has_a_time_to_live(redis_client: redis.Redis, strategy: str) -> None:
-    """No admission and no settlement leaves a bucket that stays for ever."""
+    """Every admission and settlement leaves a bucket with an expiry."""
     engine = RedisEngine(redis_client, redis.RedisError)
     chance = random.Random(strategy)
     for number in range(200):
@@ -360,7 +358,7 @@ def test_no_bucket_dies_while_it_matters(strategy: str, seed: int) -> None:
 def test_a_bucket_takes_at_most_200_bytes(redis_client: redis.Redis, strategy: str) -> None:
     """All in: name, value, expiry and the server's own, after a million units."""
     world = World(RedisEngine(redis_client, redis.RedisError))
-    name = f"LIMITS:1:{STRATEGIES[strategy].CODE}:86400:chat.send::{{user-0123456789abcdef}}"
+    name = f"LIMITS:1:{STRATEGIES[strategy].code}:86400:chat.send::{{user-0123456789abcdef}}"
     world.call(Limit(10_000_000, DAY, strategy), 1_000_000, name)
     assert redis_client.memory_usage(name) <= 200
 
@@ -382,7 +380,7 @@ def test_budgets_of_language_models_are_counted_to_the_unit(
 
 def test_names_of_strategies_are_told_apart() -> None:
     """Each has a code of its own, and Flask-Limiter's moving-window is our sliding-window."""
-    assert len({strategy.CODE for strategy in STRATEGIES.values()}) == len(STRATEGIES)
+    assert len({strategy.code for strategy in STRATEGIES.values()}) == len(STRATEGIES)
     assert strategy_named("moving-window") is STRATEGIES["sliding-window"]
     with pytest.raises(
         ConfigurationError, match=r"'leaky'; known: block, concurrency, fixed-window"
@@ -392,7 +390,7 @@ def test_names_of_strategies_are_told_apart() -> None:
 
 @every_strategy
 def test_two_identities_do_not_share(world: World, strategy: str) -> None:
-    """One who has used up everything leaves the other's untouched."""
+    """An exhausted identity does not affect another."""
     limit = Limit(2, HOUR, strategy)
     assert world.passed(limit, 5, key="a") == 2
     assert world.passed(limit, 5, key="b") == 2

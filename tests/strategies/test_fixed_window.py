@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.fixed_window import calendar_window
+from ratelimit_ext.strategies.fixed_window import FixedWindow, calendar_window
 from tests.strategies.world import DAY, MINUTE, SECOND, World
 
 ZONES = (
@@ -66,7 +66,7 @@ def test_its_weakness_is_as_documented(world: World) -> None:
 def test_the_calendar_ends_a_window(
     world: World, anchor: str, zone: str, now: str, end: str
 ) -> None:
-    """Used up on the last second of a day or month, the amount is there again with the next."""
+    """An amount that is used up in the last second of a day or month is back with the next."""
     world.now_us = instant_us(now, zone)
     limit = Limit(2, DAY, "fixed-window", anchor=anchor, timezone=zone)
     assert world.passed(limit, 3) == 2
@@ -110,11 +110,9 @@ def test_a_window_is_one_date_of_the_calendar(anchor: str, zone: str) -> None:
 
 def test_a_deciding_clock_past_midnight_has_the_next_window(world: World) -> None:
     """The worker computes the calendar a moment before the server decides: its midnight is over."""
-    from ratelimit_ext.strategies import fixed_window
-
     limit = Limit(2, DAY, "fixed-window", anchor="day")
     midnight = instant_us("2027-05-01T00:00:00", "UTC")
-    parameters = fixed_window.parameters(limit, midnight - 1)
-    _, reading, _ = fixed_window.check((2, midnight), midnight + 5, 1, parameters)
+    parameters = FixedWindow().parameters(limit, midnight - 1)
+    _, snapshot, _ = FixedWindow().check((2, midnight), midnight + 5, 1, parameters)
     tomorrow = midnight + timedelta(days=1) // timedelta(microseconds=1)
-    assert (reading.x, reading.y) == (0, tomorrow)
+    assert snapshot == (0, tomorrow, 0)

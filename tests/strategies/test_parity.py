@@ -16,25 +16,23 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import (
-    GUARDS,
     LONGEST_PERIOD_US,
     MOST_AMOUNT,
     MOST_MULTIPLE,
     Limit,
 )
-from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import (
-    Change,
-    Closing,
+from ratelimit_ext.engine.engine import (
     Correction,
     Renewal,
-    Report,
     Settlement,
 )
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.guards.block import REASONS, NewBlock
+from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from tests import servers
 from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import RATES
@@ -53,7 +51,7 @@ periods = st.one_of(st.sampled_from(PERIODS), st.integers(1, 360 * DAY), st.just
 
 @st.composite
 def limits(draw: st.DrawFn) -> Limit:
-    strategy = draw(st.sampled_from((*RATES, *GUARDS, "concurrency")))
+    strategy = draw(st.sampled_from((*RATES, "block", "reported", "surge", "concurrency")))
     units = ["calls"] if strategy == "concurrency" else ["requests", "tokens"]
     burst = draw(st.none() | amounts) if strategy == "token-bucket" else None
     anchored = strategy == "fixed-window" and draw(st.booleans())
@@ -205,17 +203,26 @@ class Twins:
 
     def guard(self, step: Step) -> None:
         """Blocks and reports, for those of the limits that take them."""
-        told: list[Change] = []
+        changes: list[Change] = []
         for place in step.places:
             limit = self.limit(place)
             charge = Charge(limit, f"b{place % len(self.limits)}")
             if limit.strategy == "block":
-                told.append(Closing(charge, int(limit.period_us * step.share), step.unit))
+                for_us = int(limit.period_us * step.share)
+                changes.append(
+                    NewBlock(
+                        charge,
+                        for_us,
+                        REASONS[step.unit % 4],
+                        ramped=step.flag,
+                        grows=step.unit > 9,
+                    )
+                )
             if limit.strategy == "reported":
                 amount = limit.amount if step.flag else 60
                 used = int(amount * step.share)
-                told.append(Report(charge, amount, used, limit.period_us))
-        self._settled(told)
+                changes.append(QuotaReport(charge, amount, used, limit.period_us))
+        self._settled(changes)
 
     def _same_expiry(self, keys: list[str]) -> None:
         for key in keys:
@@ -250,7 +257,7 @@ def test_any_history_has_one_outcome(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_log_at_its_largest_has_one_outcome(client: redis.Redis, seed: int) -> None:
-    """Merging, expiry and correction in the middle of 512 entries do not part the engines."""
+    """Merging, expiry and correction in the middle of 512 entries agree in both engines."""
     chance = random.Random(seed)
     period = chance.choice((60 * SECOND, DAY, 360 * DAY))
     twins = Twins(client, [Limit(400_000, period, "sliding-window")])

@@ -76,7 +76,7 @@ def test_a_merged_log_is_late_by_two_per_mille_and_never_early(world: World, see
 
 
 def test_no_double_amount_around_a_boundary(world: World) -> None:
-    """10 at the end of a minute and 10 at the beginning of the next are 20 within a second: no."""
+    """10 at the end of a minute and 10 at the beginning of the next are denied."""
     limit = Limit(10, MINUTE, "sliding-window")
     assert world.passed(limit, 10) == 10
     world.wait(59.5)

@@ -25,7 +25,7 @@ def test_a_steady_stream_passes_at_its_rate(world: World) -> None:
 
 
 def test_two_windows_later_all_is_forgotten(world: World) -> None:
-    """What was taken two windows ago weighs nothing."""
+    """Usage of two windows ago weighs nothing."""
     limit = Limit(10, MINUTE, "sliding-window-counter")
     world.passed(limit, 10)
     world.wait(120)
@@ -33,7 +33,7 @@ def test_two_windows_later_all_is_forgotten(world: World) -> None:
 
 
 def test_its_weakness_is_as_documented(world: World) -> None:
-    """It takes the previous calls for evenly spread: calls at the end of one are let go too soon.
+    """It assumes that the previous calls were spread evenly, and releases late ones too soon.
 
     10 at second 59 and 5 at second 90 are 15 within a minute on a limit of 10.
     """

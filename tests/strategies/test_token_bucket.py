@@ -61,7 +61,7 @@ def test_fractions_of_a_rare_token_add_up(world: World) -> None:
 
 
 def test_a_refund_never_overfills(world: World) -> None:
-    """Given back after a long rest, the bucket is full, and not fuller."""
+    """A refund after a long pause fills the bucket, and no more."""
     limit = Limit(60, MINUTE, "token-bucket", burst=10)
     verdict = world.call(limit, 10)
     world.wait(3600)

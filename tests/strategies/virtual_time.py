@@ -1,4 +1,4 @@
-"""A real server in virtual time: it decides by the instant it is told, and so do its expiries."""
+"""A real server in virtual time, expiries included."""
 
 from __future__ import annotations
 

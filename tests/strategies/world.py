@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.protocol import Closing, Correction, Engine, Report
+from ratelimit_ext.engine.engine import Correction, Engine
+from ratelimit_ext.strategies.guards.block import NewBlock
+from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 
 #: The strategies that limit a rate; what holds for each of them is shown for all.
 RATES = ("fixed-window", "sliding-window", "sliding-window-counter", "token-bucket")
@@ -44,18 +48,18 @@ class World:
         return self.call(limit, 0, key).remaining
 
     def passed(self, limit: Limit, calls: int, cost: int = 1, key: str = "bucket") -> int:
-        """How many of so many calls at this instant are admitted."""
+        """How many of these calls are admitted, all at this instant."""
         return sum(self.call(limit, cost, key).allowed for _ in range(calls))
 
-    def close(self, limit: Limit, seconds: float, manner: int, key: str = "bucket") -> int:
+    def block(self, limit: Limit, seconds: float, key: str = "bucket", **how: Any) -> int:
         """Block the bucket from now on."""
-        closing = Closing(Charge(limit, key), round(seconds * SECOND), manner)
-        return self.engine.settle([closing], now_us=self.now_us)
+        block = NewBlock(Charge(limit, key), round(seconds * SECOND), **how)
+        return self.engine.settle([block], now_us=self.now_us)
 
     def report(self, limit: Limit, amount: int, used: int, period_us: int) -> int:
-        """Tell the bucket what its keeper says."""
-        told = Report(Charge(limit, "bucket"), amount, used, period_us)
-        return self.engine.settle([told], now_us=self.now_us)
+        """What the provider reports."""
+        report = QuotaReport(Charge(limit, "bucket"), amount, used, period_us)
+        return self.engine.settle([report], now_us=self.now_us)
 
     def settle(self, verdict: Verdict, delta: int) -> int:
         return self.engine.settle([Correction(verdict, delta)], now_us=self.now_us)

@@ -333,8 +333,8 @@ def test_definitions_take_the_keywords(make: Maker, clock: Clock) -> None:
         ({"strategy": "fixed-window", "burst": 2}, "only 'token-bucket' has a burst"),
         ({"mode": "maybe"}, 'mode: found .maybe. .* allowed: "enforce", "shadow"'),
         ({"unit": "bananas"}, "unit: found 'bananas' .* allowed"),
-        ({"anchor": "day", "strategy": "token-bucket"}, "only 'fixed-window' can be anchored"),
-        ({"strategy": "concurrency"}, "Write 'N in flight'"),
+        ({"anchor": "day", "strategy": "token-bucket"}, "only 'fixed-window' has an anchor"),
+        ({"strategy": "concurrency"}, "Write '4 in flight'"),
     ],
     ids=str,
 )

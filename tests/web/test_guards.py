@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext import DecideAgain, MetaLimit, Reservation, StorageUnavailable
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.web.errors import REASONS
+from ratelimit_ext.strategies.guards.block import REASONS
 from tests import servers
 from tests.web.conftest import Clock, Maker
 
@@ -751,7 +751,7 @@ def test_a_block_counts_nothing(make: Maker) -> None:
     app, limiter = make()
     with pytest.raises(ConfigurationError, match='found a cost, but "unless blocked"'):
         limiter.limit("unless blocked", cost=0)
-    with pytest.raises(ConfigurationError, match="counts nothing; found unit 'tokens'"):
+    with pytest.raises(ConfigurationError, match="unit is 'tokens'; the strategy 'block' counts"):
         limiter.limit("unless blocked", unit="tokens")
     limiter.estimator("requests")(lambda: 0)
     limited = limiter.limit("unless blocked", name="guard")(lambda: "ok")

@@ -17,7 +17,7 @@ from flask_limiter import commands
 from limits import parse
 
 from ratelimit_ext import Limiter, MetaLimit
-from ratelimit_ext.engine.protocol import Correction
+from ratelimit_ext.engine.engine import Correction
 from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key

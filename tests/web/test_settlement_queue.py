@@ -18,9 +18,10 @@ import redis
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Closing, Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.guards.block import NewBlock
 from ratelimit_ext.web.settlement_queue import KEPT_AFTER_LEASE_S, SettlementQueue, settlements
 from tests.engine.relay import Relay
 from tests.web.conftest import Clock
@@ -138,9 +139,9 @@ def test_only_settlements_and_corrections_are_kept(bench: Bench) -> None:
     tokens, hold = changes[0].verdict, changes[0].hold
     block = Charge(Limit(1, 1_000_000, "block", name="b"), "B:{a}")
     bench.engine.is_away = True
-    bench.send([Renewal(tokens, hold, 10), Closing(block, 1_000_000, 0)])
+    bench.send([Renewal(tokens, hold, 10), NewBlock(block, 1_000_000)])
     assert len(bench.queue) == 0
-    bench.send([Closing(block, 1_000_000, 0), *changes])
+    bench.send([NewBlock(block, 1_000_000), *changes])
     bench.engine.is_away = False
     bench.queue.send_waiting()
     assert bench.left() == (850, 2, 10)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 
 #: For how long an engine remembers that changes were applied: longer than they are sent again,
@@ -20,9 +20,20 @@ class Correction(NamedTuple):
     delta: int
 
     @property
+    def verb(self) -> str:
+        return "adjust"
+
+    @property
+    def hold(self) -> Hold:
+        return NO_HOLD
+
+    @property
     def charge(self) -> Charge:
-        """What is changed."""
         return self.verdict.charge
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return self.verdict.receipt or 0, self.delta
 
 
 class Settlement(NamedTuple):
@@ -34,9 +45,16 @@ class Settlement(NamedTuple):
     actual: int
 
     @property
+    def verb(self) -> str:
+        return "settle"
+
+    @property
     def charge(self) -> Charge:
-        """What is changed."""
         return self.verdict.charge
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return self.hold.id, self.actual
 
 
 class Renewal(NamedTuple):
@@ -47,31 +65,16 @@ class Renewal(NamedTuple):
     spent: int
 
     @property
+    def verb(self) -> str:
+        return "renew"
+
+    @property
     def charge(self) -> Charge:
-        """What is changed."""
         return self.verdict.charge
 
-
-class Closing(NamedTuple):
-    """The bucket of a `block` is closed from now on, for so long and in this manner
-    (:func:`~ratelimit_ext.strategies.block.how`)."""
-
-    charge: Charge
-    for_us: int
-    manner: int
-
-
-class Report(NamedTuple):
-    """Whoever keeps the allowance of a `reported` limit says that of ``amount`` units per period
-    so much is used now."""
-
-    charge: Charge
-    amount: int
-    used: int
-    period_us: int
-
-
-Change: TypeAlias = Correction | Settlement | Renewal | Closing | Report
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return self.verdict.charge.cost, self.spent
 
 
 class Engine(Protocol):
@@ -79,7 +82,7 @@ class Engine(Protocol):
 
     @property
     def gives_back(self) -> bool:
-        """Whether ``settle`` can give back. Where it cannot, look first and settle what is due."""
+        """Whether ``settle`` can give back. If not, look first and settle what is due."""
         ...
 
     def admit(
@@ -90,7 +93,7 @@ class Engine(Protocol):
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """Decide all charges; take all of them, or none where one is denied.
+        """Decide all charges; take all of them, or none if one is denied.
 
         Costs of limits that are held are noted under ``hold``, to be settled by its id.
         ``take=False`` only looks. ``now_us`` replaces the engine's clock (tests, simulation).
@@ -106,7 +109,7 @@ class Engine(Protocol):
         now_us: int | None = None,
     ) -> int:
         """Change buckets, mostly earlier charges; never denies. Returns how many of the changes
-        still mattered.
+        still mattered. Raises ``ValueError`` for a change that its strategy does not take.
 
         ``once`` makes it safe to send the same changes again after a lost reply: it names a key of
         its own for them (on a cluster, in the slot of their buckets). The first call stores that

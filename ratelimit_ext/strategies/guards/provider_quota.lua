@@ -1,11 +1,11 @@
--- Reported: an allowance that somebody else keeps, and tells about. The reference, with the
--- reasons, is reported.py.
+-- Provider quota: an allowance that the provider keeps and reports. The reference, with the
+-- reasons, is provider_quota.py.
 --
 -- KEYS     one string
 -- stored   full (7 bytes), at (7 bytes), amount (7 bytes), period (7 bytes): when the bucket will be
 --          full, when it was touched last, and the allowance as it was reported
--- ARGV     as words: none; with `report`: period in microseconds
--- returns  the reading: the wait in microseconds; units left; microseconds until it is full
+-- ARGV     as words: none
+-- returns  the snapshot: the wait in microseconds; units left; microseconds until it is full
 
 local SIZE, SKEW, KNOWN, UNKNOWN = 28, 1000000, 3600000000, 1000000000000
 
@@ -49,11 +49,11 @@ strategies.rp = {
     return math.max(full, at + KNOWN) - now
   end,
 
-  rewound = function(raw, now)
+  from_future = function(raw, now)
     return raw and #raw == SIZE and struct.unpack('<I7', raw, 8) - now > SKEW
   end,
 
-  adjust = function(raw, now, receipt, delta)
+  adjust = function(raw, now, arg, receipt, delta)
     local full, at, amount, period = present(raw, now)
     if not full then return nil end
     local change = refill(math.abs(delta), amount, period)
@@ -65,9 +65,7 @@ strategies.rp = {
     return packed(full, at, amount, period)
   end,
 
-  -- Of this amount per period so much is used now, says its keeper.
-  report = function(raw, now, amount, used, arg)
-    local period = words[arg]
+  report = function(raw, now, arg, amount, used, period)
     local full = now + refill(used, amount, period)
     local own, _, last_amount, last_period = present(raw, now)
     if own then

@@ -1,17 +1,16 @@
-"""Keeps one Valkey server running for as long as anyone holds its lifeline. Run as a script.
+"""Keeps one Valkey server running while any process holds its lifeline. Run as a script.
 
-    python -I -S embedded_supervisor.py FOLLOWING DRAIN_S BINARY SOCKET MAXMEMORY
+    python -I -S supervisor.py FOLLOWING DRAIN_S BINARY SOCKET MAXMEMORY
 
-Standard input, the lifeline, is the reading end of a FIFO, and so is the descriptor FOLLOWING. Who
-owns the server holds a writing end of both, who follows an owner (a worker) one of FOLLOWING. When
-the last owner is gone, by exit or by SIGKILL, the kernel says so; the server is stopped as soon as
-the last follower is gone too, or after DRAIN_S seconds. Signals do not end the supervisor: SIGTERM
-to a whole control group must not take the storage from workers that still finish their requests.
+Standard input (the lifeline) and the descriptor FOLLOWING are reading ends of FIFOs. A process that
+owns the server holds a writing end of both; a follower (a worker) holds one of FOLLOWING. When the
+last owner has ended, by exit or SIGKILL, its pipe hangs up, and the server is stopped once the last
+follower has ended too, or after DRAIN_S seconds. Signals do not end the supervisor: SIGTERM to a
+control group must not take the storage from workers that still finish their requests.
 
-It is a process and not a thread of gunicorn's master because PR_SET_PDEATHSIG is tied to the thread
-that forked, because the master reaps children it does not know, and because a master that forks
-workers should have no threads. Standard library only, and nothing of this package: it starts in
-some 20 ms and costs some 9 MB.
+A process, not a thread of gunicorn's master: PR_SET_PDEATHSIG is tied to the thread that forked,
+the master reaps children it does not know, and a master that forks workers should have no threads.
+Standard library only: it starts in about 20 ms and uses about 9 MB.
 """
 
 from __future__ import annotations
@@ -32,32 +31,32 @@ STOP_TIMEOUT_S = 10.0
 PR_SET_PDEATHSIG = 1
 
 SETTINGS = {
-    "port": "0",  # no TCP: who may not enter the directory cannot reach it
+    "port": "0",  # no TCP: only users of the directory reach it
     "unixsocketperm": "700",
     "daemonize": "no",
     "loglevel": "warning",
     "logfile": "valkey.log",
-    # A log of changes, flushed to the disk every second: a restart forgets nothing, a machine that
-    # goes down at most a second. Snapshots would forget minutes.
+    # A log of changes, flushed every second: a restart loses nothing, a machine crash at most a
+    # second. Snapshots would lose minutes.
     "appendonly": "yes",
     "appendfsync": "everysec",
     "save": "",
-    # A machine that lost power leaves half a record: start without it.
+    # After a power failure the last record may be truncated: start without it.
     "aof-load-truncated": "yes",
-    # Requests have 100 ms for the storage; a flush that waits for a rewrite may take seconds.
+    # Requests wait at most 100 ms for the storage; a flush during a rewrite may take seconds.
     "no-appendfsync-on-rewrite": "yes",
-    # Evicting a key would forget what someone has used: an attacker who brings enough identities
-    # would reset all limits, unseen. If memory is full, admit.lua refuses unknown identities
-    # and goes on with known ones. Expired keys free memory as always: all of ours expire.
+    # Evicting keys would reset limits: an attacker with enough identities could reset all of them.
+    # If memory is full, admit.lua refuses unknown identities and serves known ones. Memory is freed
+    # as keys expire, which all of them do.
     "maxmemory-policy": "noeviction",
 }
 
 
 def supervise(command: list[str], *, lifeline: int, following: int, drain_s: float) -> int:
-    """Run `command` until `lifeline` hangs up, again and again if it dies; return an exit status.
+    """Run `command` until `lifeline` hangs up, restarting it if it dies; return an exit status.
 
-    A server that fails at once on its first start would fail again (a damaged file, a bad option):
-    its status is returned, so that who waits for it hears of it.
+    If the first start fails at once (a damaged file, a bad option), return its status: a restart
+    would fail as well.
     """
     os.set_inheritable(following, False)  # noqa: FBT003 - os gives it no name
     end_with_supervisor = _parent_death_signal()
@@ -73,7 +72,7 @@ def supervise(command: list[str], *, lifeline: int, following: int, drain_s: flo
         )
         while server.poll() is None:
             if _hung_up(lifeline, wakeups, timeout_s=None):
-                os.close(lifeline)  # from now on nobody can join
+                os.close(lifeline)  # from now on no process can join
                 _hung_up(following, wakeups, timeout_s=drain_s)
                 return _stop(server)
         lived_s = time.monotonic() - started
@@ -81,14 +80,15 @@ def supervise(command: list[str], *, lifeline: int, following: int, drain_s: flo
             return 1
         first = False
         backoff_s = FIRST_BACKOFF_S if lived_s > HEALTHY_AFTER_S else backoff_s
-        print(f"server ended with {server.returncode}, again in {backoff_s:.2f} s", flush=True)  # noqa: T201 - standard output is the log
+        print(f"server ended with {server.returncode}, restarting in {backoff_s:.2f} s", flush=True)  # noqa: T201 - standard output is the log
         if _hung_up(lifeline, wakeups, timeout_s=backoff_s):
             return 0
         backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
 
 def _hung_up(lifeline: int, wakeups: int, timeout_s: float | None) -> bool:
-    """Wait for a signal (a child's end is one), the time-out, or the lifeline's end: is it that?"""
+    """Wait for a signal (such as a child's end), the time-out, or the lifeline's end; true for the
+    last."""
     poller = select.poll()
     poller.register(lifeline, 0)  # POLLHUP is always reported
     poller.register(wakeups, select.POLLIN)
@@ -105,7 +105,7 @@ def _hung_up(lifeline: int, wakeups: int, timeout_s: float | None) -> bool:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> int:
-    """SIGTERM lets it write its file to the disk; what then still hangs is killed."""
+    """SIGTERM lets it write its file; if it hangs, kill it."""
     server.send_signal(signal.SIGCONT)
     server.terminate()
     try:
@@ -117,7 +117,7 @@ def _stop(server: subprocess.Popen[bytes]) -> int:
 
 
 def _wake_on_signals() -> int:
-    """A descriptor that becomes readable on SIGCHLD and on the signals that are not obeyed."""
+    """A descriptor that becomes readable on SIGCHLD and on the ignored signals."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
@@ -128,17 +128,17 @@ def _wake_on_signals() -> int:
 
 
 def _parent_death_signal() -> Callable[[], None] | None:
-    """What a child calls before exec so that the kernel ends it with us; None but on Linux."""
+    """For a child to call before exec, so that it ends with this process; ``None`` if not Linux."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
     supervisor = os.getpid()
 
     def request() -> None:
-        # SIGTERM, so that even then it saves its state.
+        # SIGTERM, so that it saves its state.
         prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != supervisor:
-            os._exit(1)  # the supervisor went between fork and prctl
+            os._exit(1)  # the supervisor ended between fork and prctl
 
     return request
 

@@ -5,30 +5,30 @@
 -- stored   since (7 bytes), end (7 bytes), reason * 2 + ramped (1 bytes), passed (2 bytes): the block,
 --          and how many its ramp has let through
 -- ARGV     as words: none
--- returns  the reading: the wait in microseconds; the reason; 0
+-- returns  the snapshot: the wait in microseconds; the reason; 0
 
 local SIZE, SKEW, STEP, STEPS, LONGEST_GROWN = 17, 1000000, 1000000, 6, 30000000
 local RAMP = STEPS * STEP
 
 local function present(raw, now)
   if not raw or #raw ~= SIZE then return nil end
-  local since, ending, manner, passed = struct.unpack('<I7I7I1I2', raw)
+  local since, ending, kind, passed = struct.unpack('<I7I7I1I2', raw)
   local back = since - now
   if back > SKEW then since, ending = since - back, ending - back end
-  return since, ending, manner, passed
+  return since, ending, kind, passed
 end
 
-local function wait_of(now, cost, ending, manner, passed)
+local function wait_of(now, cost, ending, kind, passed)
   local step = 0
-  if manner % 2 == 1 then
+  if kind % 2 == 1 then
     step = math.min(STEPS, math.max(0, math.floor((now - ending) / STEP)))
     while step < STEPS and passed + cost >= 2 ^ (step + 1) do step = step + 1 end
   end
   return math.max(0, ending + step * STEP - now)
 end
 
-local function packed(since, ending, manner, passed)
-  return struct.pack('<I7I7I1I2', since, ending, manner, passed)
+local function packed(since, ending, kind, passed)
+  return struct.pack('<I7I7I1I2', since, ending, kind, passed)
 end
 
 strategies.bl = {
@@ -37,39 +37,39 @@ strategies.bl = {
   receipt = function() return 0 end,
 
   check = function(raw, now, cost)
-    local since, ending, manner, passed = present(raw, now)
+    local since, ending, kind, passed = present(raw, now)
     if not since then return true, 0, 0, 0 end
-    local wait = wait_of(now, cost, ending, manner, passed)
-    return wait == 0, wait, math.floor(manner / 2), 0, since, ending, manner, passed
+    local wait = wait_of(now, cost, ending, kind, passed)
+    return wait == 0, wait, math.floor(kind / 2), 0, since, ending, kind, passed
   end,
 
-  take = function(now, cost, arg, wait, reason, zero, since, ending, manner, passed)
+  take = function(now, cost, arg, wait, reason, zero, since, ending, kind, passed)
     if not since then return nil end
-    return packed(since, ending, manner, passed + cost)
+    return packed(since, ending, kind, passed + cost)
   end,
 
   lifetime = function(value, now)
-    local _, ending, manner = struct.unpack('<I7I7I1', value)
-    return ending + manner % 2 * RAMP - now
+    local _, ending, kind = struct.unpack('<I7I7I1', value)
+    return ending + kind % 2 * RAMP - now
   end,
 
-  rewound = function(raw, now)
+  from_future = function(raw, now)
     local stored = raw and #raw == SIZE
     return stored and struct.unpack('<I7', raw) - now > SKEW
   end,
 
   adjust = function() return nil end,
 
-  -- Block from now on, for so long and in this manner, unless it is blocked for as long already.
-  close = function(raw, now, duration, manner)
+  -- Unless it is blocked for as long already. `ramped` and `grows` are 0 or 1.
+  block = function(raw, now, arg, duration, reason, ramped, grows)
     local since, ending, last = present(raw, now)
     if since then
       local opens = last % 2 == 1 and now >= ending and now < ending + RAMP
-      if opens and math.floor(manner / 2) % 2 == 1 then
+      if opens and grows == 1 then
         duration = math.max(duration, math.min(2 * (ending - since), LONGEST_GROWN))
       end
       if ending >= now + duration then return nil end
     end
-    return packed(now, now + duration, math.floor(manner / 4) * 2 + manner % 2, 0)
+    return packed(now, now + duration, reason * 2 + ramped, 0)
   end,
 }

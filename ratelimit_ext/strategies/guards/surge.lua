@@ -5,7 +5,7 @@
 -- stored   used (7 bytes), end (7 bytes), usual (7 bytes), windows (1 bytes): units in the window that
 --          ends then, what is usual in one, and of how many windows that is known
 -- ARGV     as words: amount; period in microseconds; multiple
--- returns  the reading: units used; the window's end; what the window may hold
+-- returns  the snapshot: units used; the window's end; what the window may hold
 
 local SIZE, PAST, MEAN_OF, KEPT, BEGINNING, MOST_AMOUNT = 22, 3, 8, 400, 96, 1000000000000
 
@@ -49,11 +49,11 @@ strategies.sg = {
     return ending - now + (windows >= PAST and KEPT or BEGINNING) * words[arg + 1]
   end,
 
-  rewound = function(raw, now, arg)
+  from_future = function(raw, now, arg)
     return raw and #raw == SIZE and struct.unpack('<I7', raw, 8) > now + words[arg + 1]
   end,
 
-  adjust = function(raw, now, receipt, delta, arg)
+  adjust = function(raw, now, arg, receipt, delta)
     local used, ending, usual, windows = present(raw, now, words[arg], words[arg + 1])
     if delta <= 0 and ending ~= receipt then return nil end
     if ending == 0 then ending = now + words[arg + 1] end

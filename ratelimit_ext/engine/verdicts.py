@@ -1,13 +1,12 @@
-"""From readings to a decision: the part of an admission that is the same for every engine."""
+"""From an engine's reply to a decision: the same for every engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.protocol import Reading
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.strategies import strategy_of
 
 
 def sent_cost(charge: Charge) -> int:
@@ -15,48 +14,41 @@ def sent_cost(charge: Charge) -> int:
     return min(charge.cost, charge.limit.capacity + 1)
 
 
-def verdict_of(
-    charge: Charge, now_us: int, *, allowed: bool, taken: bool, reading: Reading
-) -> Verdict:
-    """The answer to one charge, from its bucket's reading before anything was taken."""
-    limit, cost = charge.limit, charge.cost
-    possible = cost <= limit.capacity
-    remaining, wait, reset, receipt = strategy_named(limit.strategy).answer(
-        limit, now_us, cost if possible else 0, taken, reading
-    )
-    wait_us = 0 if allowed else wait if possible else None
-    return Verdict(charge, allowed, remaining, wait_us, reset, receipt)
+def decision_of(charges: Sequence[Charge], reply: Sequence[int], *, take: bool) -> Decision:
+    """The decision over all charges.
 
-
-def decision_of(
-    charges: Sequence[Charge],
-    now_us: int,
-    *,
-    admitted: bool,
-    take: bool,
-    readings: Sequence[tuple[bool, Reading]],
-) -> Decision:
-    """The decision over all charges; ``readings`` has one pair of fits and reading for each."""
-    verdicts = [
-        verdict_of(
-            charge,
-            now_us,
-            allowed=fits,
-            taken=take
+    ``reply`` is that of ``admit.lua``: now; 1 if the request is admitted, else 0; for each charge 1
+    if it fits, else 0, and its snapshot.
+    """
+    now_us, admitted = reply[0], reply[1] == 1
+    verdicts = []
+    at = 2
+    for charge in charges:
+        limit, fits = charge.limit, reply[at] == 1
+        taken = (
+            take
             and fits
             and not charge.meta
-            and (admitted or (charge.limit.mode == "shadow" and not charge.limit.held)),
-            reading=reading,
+            and (admitted or (limit.mode == "shadow" and not limit.held))
         )
-        for charge, (fits, reading) in zip(charges, readings, strict=True)
-    ]
+        snapshot = reply[at + 1 : at + 4]
+        strategy = strategy_of(limit)
+        if charge.cost <= limit.capacity:
+            verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
+        else:
+            look = charge._replace(cost=0)
+            verdict = strategy.verdict(look, snapshot, now_us, allowed=fits, taken=taken)
+            wait_us = 0 if fits else None
+            verdict = verdict._replace(charge=charge, retry_after_us=wait_us)
+        verdicts.append(verdict)
+        at += 4
     return Decision(admitted, now_us, tuple(verdicts))
 
 
 def merged(charges: Sequence[Charge]) -> Sequence[Charge]:
     """Charges with one per bucket: costs of the same bucket are added up, or one would be lost.
 
-    Where their limits differ (they were changed between two definitions) the tightest decides.
+    If their limits differ (they were changed between two definitions) the tightest decides.
     """
     if len({charge.key for charge in charges}) == len(charges):
         return charges

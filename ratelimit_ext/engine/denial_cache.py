@@ -1,14 +1,13 @@
-"""Recent denials, remembered in the worker: a client that hammers costs no round trip.
+"""A cache of recent denials in the worker: a client that hammers costs no round trip.
 
-To hammer is to be denied the same charges twice within a second. From then on the denial is
-repeated from memory until the wait that it named is over, for at most a second. What this worker
-gives back to a bucket or clears meanwhile makes it forget what that bucket denied; what another
-worker gives back is seen after a second at the latest.
+A client hammers if the same charges are denied twice within a second. From then on the denial is
+repeated from memory until its wait is over, for at most a second. Changes by this worker drop the
+cached denials of their buckets; a refund by another worker is seen after at most a second.
 
 A denial may be decided before a refund and arrive after it. So each refund leaves a mark, before
-and after it is sent, and a denial whose admission began before the mark is not remembered. The
-order makes that safe without a lock in an admission: a denial is stored first and then checked
-against the marks; a refund sets its mark first and then drops what is stored.
+and after it is sent, and a denial whose admission began before the mark is not cached. The order
+makes that safe without a lock in an admission: a denial is stored first and then checked against
+the marks; a refund sets its mark first and then drops what is stored.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.engine.protocol import ONCE_US, Change, Engine
+from ratelimit_ext.engine.engine import ONCE_US, Engine
 
 LONGEST_S: Final = 1.0
 MOST_DENIALS: Final = 4096
-#: How many marks there are. Two buckets that share one only forget more than they need to.
+#: Buckets share marks by hash; that only drops more denials than necessary.
 MARKS: Final = 1024
 
 
-class RememberingEngine:
-    """An engine in front of another: answers what was denied a moment ago, and asks otherwise."""
+class DenialCache:
+    """An engine in front of another: repeats recent denials, and asks the other otherwise."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -39,14 +38,14 @@ class RememberingEngine:
         self._denials: dict[tuple[Charge, ...], tuple[float, float, Decision]] = {}
         #: Which of them a bucket has denied.
         self._by_bucket: dict[str, set[tuple[Charge, ...]]] = {}
-        #: A count of forgettings, and what it was at the last one of a bucket, by its hash.
+        #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
         self._forgotten = 0
         self._marks = [0] * MARKS
         self._marking = threading.Lock()
 
     @property
     def gives_back(self) -> bool:
-        """As the engine behind."""
+        """See :class:`Engine`."""
         return self._engine.gives_back
 
     def admit(
@@ -94,7 +93,7 @@ class RememberingEngine:
             return self._engine.reset(prefix)
 
     def reachable(self) -> bool:
-        """As the engine behind."""
+        """See :class:`Engine`."""
         return self._engine.reachable()
 
     def _forget(self) -> None:
@@ -104,7 +103,7 @@ class RememberingEngine:
 
     @contextmanager
     def _changing(self, keys: Sequence[str] | None) -> Iterator[None]:
-        """Forget the denials by these buckets, or all, both before they change and afterwards."""
+        """Drop the denials of these buckets, or all (``None``), before and after they change."""
         self._mark_and_forget(keys)
         try:
             yield
@@ -125,7 +124,7 @@ class RememberingEngine:
             self._forget_of(keys)
 
     def _forget_of(self, keys: Iterable[str]) -> None:
-        """Forget the denials by these buckets; others cannot have changed."""
+        """Drop the denials of these buckets."""
         if self._by_bucket:
             for key in keys:
                 # A copy: another thread may be adding to the set that it has just looked up.
@@ -135,9 +134,9 @@ class RememberingEngine:
     def _remember(self, claimed: tuple[Charge, ...], decision: Decision, began: int) -> None:
         wait_ms = decision.retry_after_ms
         if wait_ms is None:
-            return  # it can never pass, and is told so without a limit to hammer
+            return  # it can never pass
         here = time.monotonic()
-        # What a bucket has denied was denied once before, so this bounds that, too.
+        # A cached denial was denied once before, so this bounds both.
         if len(self._denials) + len(self._denied_once) >= MOST_DENIALS:
             self._forget()
         if here - self._denied_once.get(claimed, -LONGEST_S) >= LONGEST_S:
@@ -167,14 +166,11 @@ class RememberingEngine:
 
 
 def _can_be_repeated(decision: Decision, charges: tuple[Charge, ...]) -> bool:
-    """Whether a denial changed nothing, and nothing but time ends it.
-
-    A shadow and a ban count every request. A block is lifted from outside, and at once; a slot is
-    free when another call ends, whatever wait was named.
-    """
+    """Whether a denial changed nothing (shadows and bans count every request), and only time ends
+    it."""
     leave_no_trace = all(not c.meta and c.limit.mode == "enforce" for c in charges)
     limits = [denial.charge.limit for denial in decision.denials]
-    return leave_no_trace and all(limit.told and limit.unit != "calls" for limit in limits)
+    return leave_no_trace and all(limit.traits.cacheable for limit in limits)
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:

@@ -1,12 +1,12 @@
--- Holding: any strategy with the estimates of calls that are not over yet. The reference, with the
--- reasons, is holding.py.
+-- Reservations: any strategy with the estimates of calls that are not over yet. The reference, with
+-- the reasons, is reservations.py.
 --
 -- KEYS     one string
--- stored   the next instant at which a hold changes (7 bytes), how many holds there are (2), the holds
---          in the order of admission: id (6), deadline (7), receipt (7), amount held (6), spent (6),
+-- stored   the next instant at which a hold changes (7 bytes), the number of holds (2), the holds in
+--          the order of admission: id (6), deadline (7), receipt (7), amount held (6), spent (6),
 --          final (6), which lies elsewhere than at the receipt; then what the strategy stores
 -- ARGV     as words: the strategy's own; the id of the hold; its lease in microseconds (0: no hold)
--- returns  the strategy's reading, after what is over was given back
+-- returns  the strategy's snapshot, after expired leases gave back what they held
 
 local HEAD, RECORD, FORMAT = 9, 38, '<I6I7I7I6I6I6'
 local GRACE = 600000000
@@ -56,9 +56,9 @@ local function replaced(records, place, record)
   return string.sub(records, 1, place - 1) .. record .. string.sub(records, place + RECORD)
 end
 
-local function adjusted(strategy, inner, now, receipt, delta, arg)
+local function adjusted(strategy, inner, now, arg, receipt, delta)
   if delta == 0 then return inner end
-  return strategy.adjust(inner, now, receipt, delta, arg) or inner
+  return strategy.adjust(inner, now, arg, receipt, delta) or inner
 end
 
 local function earlier(one, other)
@@ -66,8 +66,8 @@ local function earlier(one, other)
   return one.order < other.order
 end
 
--- Give back what the leases that are over still held, each as of its end; what its window was over for
--- by then counts as spent. Forget those that were over long ago.
+-- Give back what expired leases still held, each as of its end; if its window was over by then, it
+-- counts as spent. Forget those that expired long ago.
 local function expired(strategy, raw, now, arg)
   local records, change, inner = parts(raw)
   if now < change then return records, change, inner end
@@ -83,10 +83,10 @@ local function expired(strategy, raw, now, arg)
   table.sort(over, earlier)
   for _, record in ipairs(over) do
     local deadline, receipt, amount, spent = unpack(record, 2, 5)
-    local value = strategy.adjust(inner, deadline, receipt, spent - amount, arg)
+    local value = strategy.adjust(inner, deadline, arg, receipt, spent - amount)
     if value then
       inner, record[4] = value, spent
-      if spent == 0 then record[3] = 0 end -- what was given back whole is charged nowhere
+      if spent == 0 then record[3] = 0 end -- a full refund is charged nowhere
     else
       record[5] = amount
     end
@@ -96,7 +96,7 @@ local function expired(strategy, raw, now, arg)
   return records, next_change(records), inner
 end
 
-strategies.holding = function(strategy)
+strategies.reservations = function(strategy)
   local own = strategy.arguments
 
   local function settled(records, inner)
@@ -110,7 +110,15 @@ strategies.holding = function(strategy)
     return fits, x, y, z, records, change, ...
   end
 
-  return {
+  local function own_change(verb)
+    return function(raw, now, word, ...)
+      local records, _, inner = expired(strategy, raw, now, word)
+      local value = strategy[verb](inner, now, word, ...)
+      return value and settled(records, value)
+    end
+  end
+
+  local reserved = {
     arguments = own + 2,
     ends_with_calls = strategy.ends_with_calls,
 
@@ -132,8 +140,8 @@ strategies.holding = function(strategy)
       return joined(records, change, value)
     end,
 
-    -- The hold of a call whose estimate is 0: it was charged nowhere.
-    note = function(raw, now, arg)
+    -- A hold for an estimate of 0, which is charged nowhere.
+    reserve = function(raw, now, arg)
       local id, lease = words[arg + own], words[arg + own + 1]
       if lease == 0 then return nil end
       local records, change, inner = expired(strategy, raw, now, arg)
@@ -152,31 +160,27 @@ strategies.holding = function(strategy)
       return longest
     end,
 
-    rewound = function(raw, now, arg)
+    from_future = function(raw, now, arg)
       local _, _, inner = parts(raw)
-      return strategy.rewound(inner, now, arg)
+      return strategy.from_future(inner, now, arg)
     end,
 
-    adjust = function(raw, now, receipt, delta, arg)
-      local records, _, inner = expired(strategy, raw, now, arg)
-      local value = strategy.adjust(inner, now, receipt, delta, arg)
-      return value and settled(records, value)
-    end,
+    adjust = own_change('adjust'),
 
-    -- The call of this hold is over, and cost so much; the hold goes.
-    settle = function(raw, now, id, actual, arg)
+    -- The call is over, and its cost is known; the hold is removed.
+    settle = function(raw, now, arg, id, actual)
       local records, _, inner = expired(strategy, raw, now, arg)
       local place = place_of(records, id)
       if not place then return nil end
       local _, _, receipt, amount, _, final = struct.unpack(FORMAT, records, place)
       actual = math.max(math.min(actual, MOST_HELD), final)
-      inner = adjusted(strategy, inner, now, receipt, actual - amount, arg)
+      inner = adjusted(strategy, inner, now, arg, receipt, actual - amount)
       return settled(replaced(records, place, ''), inner)
     end,
 
-    -- The call of this hold goes on, and has cost so much so far; what its lease gave back of the cost
-    -- when it was over is taken again, now.
-    renew = function(raw, now, cost, so_far, arg)
+    -- The call goes on, with its cost so far. What its lease gave back when it expired is taken again,
+    -- now.
+    renew = function(raw, now, arg, cost, so_far)
       local id, lease = words[arg + own], words[arg + own + 1]
       local records, _, inner = expired(strategy, raw, now, arg)
       local place = place_of(records, id)
@@ -187,9 +191,15 @@ strategies.holding = function(strategy)
       if deadline <= now and amount > charged then
         receipt, final = booked(now, strategy.check(inner, now, 0, arg)), charged
       end
-      inner = adjusted(strategy, inner, now, receipt, amount - charged, arg)
+      inner = adjusted(strategy, inner, now, arg, receipt, amount - charged)
       local record = struct.pack(FORMAT, id, now + lease, receipt, amount, spent, final)
       return settled(replaced(records, place, record), inner)
     end,
   }
+
+  -- The strategy's other changes apply to its part.
+  if strategy.changes then
+    for _, verb in ipairs(strategy.changes) do reserved[verb] = own_change(verb) end
+  end
+  return reserved
 end

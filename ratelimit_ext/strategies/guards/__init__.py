@@ -1,0 +1,1 @@
+"""Strategies that protect something else than an allowance of the caller."""

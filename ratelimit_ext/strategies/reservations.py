@@ -1,0 +1,182 @@
+"""Reservations: any strategy, with the estimates of calls that are not over yet.
+
+The cost of a call to a language model is known at its end. Its estimate is taken at admission and
+noted as a *hold*: its id, how much, and until when. Settling replaces the estimate by the real
+cost, once: the hold is gone, and a second settlement finds nothing. If the call is not settled in
+time, because its worker died, the lease ends and the next access to the bucket gives back what was
+not spent, as of the instant at which the lease ended. The hold itself is remembered for ten more
+minutes, so that a slow worker can still settle, or renew: that takes the unspent part again.
+
+A refund goes to the window that the hold was charged to, or nowhere if that is over. What a call
+cost beyond its hold is carried into the window that is open when it settles.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, Final, NamedTuple, TypeAlias, cast
+
+from ratelimit_ext.core.charge import Change, Charge, Hold
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.strategies.strategy import Snapshot, Strategy
+
+GRACE_US: Final = 600_000_000
+#: The largest cost that a hold has room for: 6 bytes. Larger ones are cut off.
+MOST_HELD: Final = 2**48 - 1
+
+
+class Record(NamedTuple):
+    """A call in flight: ``amount`` is charged for it, of which ``spent`` is known to be real;
+    ``final`` was charged to an earlier window and is not refundable."""
+
+    id: int
+    deadline: int
+    receipt: int
+    amount: int
+    spent: int
+    final: int = 0
+
+
+State: TypeAlias = tuple[tuple[Record, ...], Any]  # holds; the strategy's own state
+Parameters: TypeAlias = tuple[tuple[int, ...], Hold]  # the strategy's own; the hold
+
+
+class Reservations(Strategy):
+    """A strategy over another."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+        self.name = strategy.name
+        self.code = f"h{strategy.code}"
+        self.changes = (*strategy.changes, "settle", "renew")
+
+    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
+        """The strategy's own; the engine adds the hold."""
+        return self._strategy.parameters(limit, now_us)
+
+    def check(
+        self, state: State | None, now_us: int, cost: int, parameters: Parameters
+    ) -> tuple[bool, Snapshot, State]:
+        """The strategy's answer, after expired leases gave back what they held."""
+        records, inner = self._expired(state, now_us, parameters)
+        fits, snapshot, now = self._strategy.check(inner, now_us, cost, parameters[0])
+        return fits, snapshot, (records, now)
+
+    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
+        """The strategy's, with a hold if there is a lease."""
+        own, hold = parameters
+        records, inner = state
+        receipt = self._strategy.receipt(inner, now_us)
+        if cost and hold.lease_us:
+            records = (*records, Record(hold.id, now_us + hold.lease_us, receipt, cost, 0))
+        return records, self._strategy.take(inner, now_us, cost, own)
+
+    def reserve(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
+        hold = parameters[1]
+        if not hold.lease_us:
+            return None
+        records, inner = self._expired(state, now_us, parameters)
+        return (*records, Record(hold.id, now_us + hold.lease_us, 0, 0, 0)), inner
+
+    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
+        """The strategy's, and until the last hold is forgotten."""
+        records, inner = state
+        last = max((record.deadline + GRACE_US for record in records), default=now_us) - now_us
+        own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[0])
+        return max(own, last)
+
+    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+        return self._strategy.from_future(state[1] if state else None, now_us, parameters[0])
+
+    def apply(
+        self, change: Change, state: State | None, now_us: int, parameters: Parameters
+    ) -> State | None:
+        """The strategy's own changes apply to its part of the state."""
+        if change.verb not in self._strategy.changes:
+            return cast(State | None, super().apply(change, state, now_us, parameters))
+        records, inner = self._expired(state, now_us, parameters)
+        inner = self._strategy.apply(change, inner, now_us, parameters[0])
+        return None if inner is None else (records, inner)
+
+    def settle(
+        self, state: State | None, now_us: int, parameters: Parameters, hold_id: int, actual: int
+    ) -> State | None:
+        """The call is over, and its cost is known; ``None`` if there is no such hold."""
+        records, inner = self._expired(state, now_us, parameters)
+        record = next((record for record in records if record.id == hold_id), None)
+        if record is None:
+            return None
+        delta = max(min(actual, MOST_HELD), record.final) - record.amount
+        inner = self._adjusted(inner, now_us, parameters, record.receipt, delta)
+        return tuple(other for other in records if other is not record), inner
+
+    def renew(
+        self, state: State | None, now_us: int, parameters: Parameters, cost: int, so_far: int
+    ) -> State | None:
+        """The call goes on, with its cost so far; its lease is renewed.
+
+        If the lease had expired, what was given back of the cost is taken again, from the current
+        window: that denies nothing, and may overdraw.
+        """
+        own, hold = parameters
+        records, inner = self._expired(state, now_us, parameters)
+        record = next((record for record in records if record.id == hold.id), None)
+        if record is None:
+            return None
+        spent = min(max(record.spent, so_far), MOST_HELD)
+        amount = max(record.amount, spent, min(cost, MOST_HELD))
+        receipt, final = record.receipt, record.final
+        if record.deadline <= now_us and amount > record.amount:
+            now = self._strategy.check(inner, now_us, 0, own)[2]
+            receipt, final = self._strategy.receipt(now, now_us), record.amount
+        inner = self._adjusted(inner, now_us, parameters, receipt, amount - record.amount)
+        renewed = Record(hold.id, now_us + hold.lease_us, receipt, amount, spent, final)
+        return tuple(renewed if other is record else other for other in records), inner
+
+    def verdict(
+        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
+    ) -> Verdict:
+        return self._strategy.verdict(charge, snapshot, now_us, allowed=allowed, taken=taken)
+
+    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+        return self._strategy.later(verdict, elapsed_us)
+
+    def fragments(self) -> tuple[str, ...]:
+        own = (files("ratelimit_ext.strategies") / "reservations.lua").read_text("utf-8")
+        line = f"strategies.{self.code} = strategies.reservations(strategies.{self._strategy.code})"
+        return (*self._strategy.fragments(), f"do\n{own}end\n", line)
+
+    def _expired(self, state: State | None, now_us: int, parameters: Parameters) -> State:
+        """Give back what expired leases still held; forget those that expired long ago.
+
+        Each lease is decided as of its own end, as the next access may come at any time: if its
+        window was over by then, the charge stays, as if it were spent.
+        """
+        if state is None:
+            return (), None
+        records, inner = state
+        over = [r for r in records if r.deadline <= now_us and r.amount > r.spent]
+        closed: dict[Record, Record] = {}
+        for record in sorted(over, key=lambda record: record.deadline):
+            unspent = record.amount - record.spent
+            adjusted = self._strategy.adjust(
+                inner, record.deadline, parameters[0], record.receipt, -unspent
+            )
+            if adjusted is None:
+                closed[record] = record._replace(spent=record.amount)
+            else:
+                # A full refund is charged nowhere.
+                receipt = record.receipt if record.spent else 0
+                closed[record] = record._replace(receipt=receipt, amount=record.spent)
+                inner = adjusted
+        kept = (closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
+        return tuple(kept), inner
+
+    def _adjusted(
+        self, inner: Any, now_us: int, parameters: Parameters, receipt: int, delta: int
+    ) -> Any:
+        if not delta:
+            return inner
+        adjusted = self._strategy.adjust(inner, now_us, parameters[0], receipt, delta)
+        return inner if adjusted is None else adjusted

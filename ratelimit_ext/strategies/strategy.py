@@ -1,0 +1,116 @@
+"""The base class of all strategies: their traits, and what an algorithm offers to the engines."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.traits import Traits
+
+#: What a correction can raise a bucket's usage to: a thousand times the largest amount, and far
+#: enough below 2**53 for every sum of two of them.
+MOST_USED: Final = 2**50
+
+#: Nothing is kept for longer: 142 years, in microseconds.
+LONGEST_LIFETIME_US: Final = 2**52
+
+#: How far the clocks of those who share a bucket may differ. Within it time never runs backwards
+#: for a bucket: if it followed each clock, every change of clocks would refill the difference.
+SKEW_US: Final = 1_000_000
+
+#: Three integers of a bucket as of now, before a charge is taken. Their meaning is the strategy's
+#: own. Lua and Python return the same three.
+Snapshot: TypeAlias = Sequence[int]
+
+
+class Strategy(Traits, ABC):
+    """A rate-limiting algorithm. Its state is opaque to the engines; ``None`` is a fresh bucket.
+
+    The Lua twin lies beside the Python file, under the same name.
+    """
+
+    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
+        """The limit as numbers, the same for Lua and for the methods below."""
+        return limit.amount, limit.period_us
+
+    @abstractmethod
+    def check(
+        self, state: Any, now_us: int, cost: int, parameters: Any
+    ) -> tuple[bool, Snapshot, Any]:
+        """Whether ``cost`` fits at ``now_us``; the snapshot; the state brought to ``now_us``."""
+
+    @abstractmethod
+    def take(self, state: Any, now_us: int, cost: int, parameters: Any) -> Any:
+        """The state after a cost that fitted; ``None`` if there is nothing to keep."""
+
+    @abstractmethod
+    def lifetime(self, state: Any, now_us: int, parameters: Any) -> int:
+        """For how many microseconds the state matters: afterwards it answers as a fresh bucket.
+
+        Every time to live comes from here. 0 or less: it is not kept.
+        """
+
+    def adjust(self, state: Any, now_us: int, parameters: Any, receipt: int, delta: int) -> Any:
+        """The state after correcting the charge of ``receipt`` by ``delta`` units.
+
+        Never denies; a positive delta may overdraw. If the window of the charge is over, a positive
+        delta is charged to the current one, and a negative one changes nothing: ``None``.
+        """
+        return None
+
+    @abstractmethod
+    def verdict(
+        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
+    ) -> Verdict:
+        """The answer to a charge that was taken, or not. Its cost is within the capacity."""
+
+    def receipt(self, state: Any, now_us: int) -> int:
+        """Where a charge goes that is taken now from a state that was brought to now."""
+        return 0
+
+    def from_future(self, state: Any, now_us: int, parameters: Any) -> bool:
+        """Whether the state comes from a future that only a clock set back explains.
+
+        ``check`` brings such a state to now at each call. The engine stores that (a ``take`` of 0)
+        even if it denies. Otherwise the wait would restart with every call until the clock has
+        caught up.
+        """
+        return False
+
+    def reserve(self, state: Any, now_us: int, parameters: Any) -> Any:
+        """The state with the hold of a call whose estimate is 0; ``None``: it has no holds."""
+        return None
+
+    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+        """The verdict as of ``elapsed_us`` later, without other calls.
+
+        A view may take half a minute, and its headers are about the moment they are sent. Where a
+        verdict alone is not enough to know, it stays as it was, on the safe side.
+        """
+        return verdict._replace(reset_after_us=max(0, verdict.reset_after_us - elapsed_us))
+
+    def apply(self, change: Change, state: Any, now_us: int, parameters: Any) -> Any:
+        """The state after the change; ``None``: it changes nothing."""
+        self.check_change(change)
+        return getattr(self, change.verb)(state, now_us, parameters, *change.numbers)
+
+    def check_change(self, change: Change) -> None:
+        """Raise ``ValueError`` for a change that this strategy does not take."""
+        if change.verb not in self.changes:
+            allowed = ", ".join(map(repr, self.changes))
+            raise ValueError(
+                f"{change.charge.limit}: the strategy {self.name!r} does not take the change "
+                f"{change.verb!r}; it takes {allowed}."
+            )
+
+    def fragments(self) -> tuple[str, ...]:
+        """The parts of a script that define it, in their order."""
+        source = sys.modules[type(self).__module__].__file__
+        assert source is not None
+        return (f"do\n{Path(source).with_suffix('.lua').read_text('utf-8')}end\n",)

@@ -1,0 +1,91 @@
+"""A strategy is two files and a line, also a guard with a form, a unit and a reason of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import flask
+import pytest
+
+from ratelimit_ext import Limiter, RateLimitExceeded, strategies
+from ratelimit_ext.core import traits
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import NO_OPTIONS, Limit
+from ratelimit_ext.core.limit_string import parse, states_guard
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.strategies.guards.block import NewBlock
+from tests.strategies.toy.credits import Credits, TopUp
+
+#: Parsed limits are remembered, with their strategy.
+CREDITS = Credits()
+
+
+@pytest.fixture(autouse=True)
+def _credits() -> Iterator[None]:
+    """The line, undone after the test."""
+    strategies.register(CREDITS)
+    yield
+    strategies._with_reservations.pop(strategies._strategies.pop("credits"))
+    traits.TABLE.pop("credits")
+
+
+@pytest.fixture(params=["memory", "redis"])
+def uri(request: pytest.FixtureRequest) -> str:
+    if request.param == "memory":
+        return "memory://"
+    request.getfixturevalue("redis_client")  # empties the server
+    return str(request.getfixturevalue("redis_server").uri)
+
+
+def test_from_the_string_to_the_answer(uri: str) -> None:
+    """Its form in a decorator, its decision, its own reason in a 429, and its own change."""
+    app = flask.Flask("toy")
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    denied: list[Charge] = []
+
+    @app.route("/")
+    @limiter.limit("2 credits")
+    def view() -> str:
+        return "ok"
+
+    @app.errorhandler(RateLimitExceeded)
+    def refusal(error: RateLimitExceeded) -> RateLimitExceeded:
+        denied.append(error.denials[0].charge)
+        return error
+
+    client = app.test_client()
+    assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
+    body = client.get("/").json
+    assert body is not None
+    assert (body["code"], body["policy"]) == ("no_credit", "2-per-86400s")
+    assert body["error"].startswith("Your credits are used up. Buy more.")
+    problem = client.get("/", headers={"Accept": "application/problem+json"})
+    assert (problem.status_code, problem.content_type) == (429, "application/problem+json")
+    assert limiter.engine.settle([TopUp(denied[0], 1)]) == 1
+    assert [client.get("/").status_code for _ in range(2)] == [200, 429]
+
+
+def test_its_form_and_its_unit_are_known() -> None:
+    """The parser shows it, and mistakes name it."""
+    (parsed,) = parse("50  Credits")
+    assert (parsed.amount, parsed.unit, str(parsed)) == (50, "credits", "50 credits")
+    assert states_guard("5/minute; 50 credits", NO_OPTIONS)
+    with pytest.raises(ConfigurationError, match='"50 credits"'):
+        parse("credit 50")
+    with pytest.raises(ConfigurationError, match=r"counts 'requests', .*Write '50 credits'"):
+        Limit(1, 1, unit="credits")
+
+
+def test_other_strategies_do_not_take_its_change() -> None:
+    """And it takes none of theirs."""
+    with pytest.raises(ValueError, match="'block' does not take the change 'top_up'"):
+        MemoryEngine().settle([TopUp(Charge(Limit(1, 1, "block"), "b"), 1)])
+    with pytest.raises(ValueError, match="'credits' does not take the change 'block'; it takes"):
+        MemoryEngine().settle([NewBlock(Charge(Limit(1, 1, "credits", unit="credits"), "b"), 1)])
+
+
+def test_a_name_or_a_code_is_taken_once() -> None:
+    """Two strategies under one code would share their buckets."""
+    with pytest.raises(ValueError, match="'credits' has this name"):
+        strategies.register(Credits())

@@ -1,0 +1,1 @@
+"""A strategy that is not the library's: what a user would write."""

@@ -1,0 +1,81 @@
+"""Credits: an amount that is used up, and topped up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.traits import Form
+from ratelimit_ext.strategies.strategy import Snapshot, Strategy
+
+DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """More credits."""
+
+    verb: ClassVar[str] = "top_up"
+    hold: ClassVar[Hold] = NO_HOLD
+
+    charge: Charge
+    credits: int
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return (self.credits,)
+
+
+class Credits(Strategy):
+    name = "credits"
+    code = "cr"
+    units = ("credits",)
+    form = Form(
+        r"(?P<amount>[0-9]+) \s+ credits",
+        text="{amount} credits",
+        example="50 credits",
+        keyword="credit",
+        unit="credits",
+        period="day",
+    )
+    guard = True
+    visible = False
+    cacheable = False
+    denial_reason = "no-credit"
+    denial_sentence = "Your credits are used up. Buy more."
+    changes = ("adjust", "top_up")
+
+    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
+        return (limit.amount,)
+
+    def check(
+        self, state: int | None, now_us: int, cost: int, parameters: tuple[int, ...]
+    ) -> tuple[bool, Snapshot, int]:
+        used = state or 0
+        return used + cost <= parameters[0], (used, 0, 0), used
+
+    def take(self, state: int, now_us: int, cost: int, parameters: tuple[int, ...]) -> int:
+        return state + cost
+
+    def lifetime(self, state: int, now_us: int, parameters: tuple[int, ...]) -> int:
+        return DAY_US
+
+    def adjust(
+        self, state: int | None, now_us: int, parameters: tuple[int, ...], receipt: int, delta: int
+    ) -> int:
+        return max(0, (state or 0) + delta)
+
+    def top_up(
+        self, state: int | None, now_us: int, parameters: tuple[int, ...], units: int
+    ) -> int:
+        return max(0, (state or 0) - units)
+
+    def verdict(
+        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
+    ) -> Verdict:
+        left = charge.limit.amount - snapshot[0] - (charge.cost if taken else 0)
+        wait = 0 if allowed else DAY_US
+        return Verdict(charge, allowed, max(0, left), wait, DAY_US, 0, self.denial_reason)
