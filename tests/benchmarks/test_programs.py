@@ -12,13 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--rounds", "1", "--seconds", "0.2")
 PROGRAMS = {
-    "strategy_cost": (("--rounds", "1", "--users", "500"), "1,500 buckets"),
+    "server_time": (("--rounds", "1", "--users", "500"), "1,500 buckets"),
     "request_cost": (("--rounds", "1"), "ours, every request denied"),
     "hot_key": (SHORT, "5,000"),
     "throughput": (SHORT, "/stock-denied"),
-    "chatapp_cost": (SHORT, "chatapp without limits"),
+    "gateway": (SHORT, "chatapp without limits"),
 }
-LIBRARIES = {"gateways", "mock_upstream"}
+LIBRARIES = {"applications", "mock_upstream"}
 
 
 def test_no_program_is_forgotten() -> None:

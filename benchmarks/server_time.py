@@ -1,6 +1,6 @@
 """What each strategy costs the server: microseconds of a script, and bytes of a bucket.
 
-    python -m benchmarks.strategy_cost [--server PATH]
+    python -m benchmarks.server_time [--server PATH]
 
 Starts a server of its own. Times are the server's (`usec_per_call` of EVALSHA in commandstats),
 the best of several rounds, as the machine is noisy; the figures are CONTRACT's.

@@ -1,6 +1,6 @@
 """What chatapp adds to a call: a direct gateway, chatapp without limits, chatapp with all of them.
 
-    python -m benchmarks.chatapp_cost [--rounds N] [--seconds S]
+    python -m benchmarks.gateway [--rounds N] [--seconds S]
 
 Each is a gunicorn of 2 workers with 8 threads, by the settings of gunicorn.conf.py, before one
 provider that answers at once (`mock_upstream`). The direct gateway is one Flask route that calls
@@ -118,7 +118,7 @@ def gunicorn(application: str, environment: Mapping[str, str], folder: Path) -> 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")]
-    command += ["--log-level", "error", f"benchmarks.gateways:{application}()"]
+    command += ["--log-level", "error", f"benchmarks.applications:{application}()"]
     master = subprocess.Popen(command, cwd=folder, env={**environment, "PORT": str(port)})
     try:
         yield Gateway(port, booted(master, port), b"")
