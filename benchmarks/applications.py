@@ -1,70 +1,183 @@
-"""What gunicorn serves for `chatapp_cost`: chatapp, and the most direct gateway there can be.
-
-All take the same request at /chat, ask the same model and answer alike. /worker answers with the
-process that answers, as `throughput` needs it to know that all workers are there.
-"""
+"""The Flask applications that are measured, in process or under gunicorn."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flask
-import openai
-import redis
+import flask_limiter
+from flask_limiter.util import get_remote_address
 
-import chatapp
-from benchmarks.throughput import WSGI, worker
+import ratelimit_ext
+from benchmarks import peers
 
-
-def limited() -> WSGI:
-    """chatapp, as its environment sets it."""
-    return with_worker(chatapp.create_app())
-
-
-def direct() -> WSGI:
-    """One route and OpenAI's SDK: no limits, no ledger, no checks."""
-    return with_worker(gateway(lambda: None))
+WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
+AMOUNTS = {"minute": 1_000_000, "hour": 10_000_000, "day": 100_000_000}
+LIMITS = [f"{amount}/{period}" for period, amount in AMOUNTS.items()]
+DENIED = [*LIMITS[:2], "1/day"]
+STORAGE = "BENCHMARK_STORAGE_URI"
 
 
-def scripted() -> WSGI:
-    """The same with an empty script before the call and one after it: the least that limits which
-    all workers share can cost."""
-    client = redis.from_url(os.environ["RATELIMIT_STORAGE_URI"].replace("redis+unix", "unix"))
+# -- one view --------------------------------------------------------------------------------------
+
+
+def bare() -> flask.Flask:
+    return limited("bare", None, "", [])
+
+
+def ready_429() -> flask.Flask:
+    """The least that a denial can cost."""
+    app = flask.Flask("ready")
+    app.add_url_rule("/", "view", lambda: ("denied", 429))
+    return app
+
+
+def script_view(uri: str) -> flask.Flask:
+    """The least that shared limits can cost: one empty script over three keys."""
+    app = flask.Flask("script")
+    client = peers.client_of(uri)
     sha = client.script_load("return 1")
-    return with_worker(gateway(lambda: client.evalsha(sha, 0)))
 
-
-def gateway(ask_storage: Callable[[], object]) -> flask.Flask:
-    app = flask.Flask("direct")
-    client = openai.OpenAI(max_retries=0)
-
-    @app.post("/chat")
-    def chat() -> flask.Response:
-        asked = flask.request.get_json()
-        ask_storage()
-        completion = client.chat.completions.create(
-            model=asked["model"],
-            messages=[{"role": "user", "content": asked["message"]}],
-            max_completion_tokens=2048,
-        )
-        ask_storage()
-        usage = completion.usage
-        return flask.jsonify(
-            reply=completion.choices[0].message.content,
-            model=completion.model,
-            usage={"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens},
-        )
+    @app.get("/")
+    def view() -> str:
+        client.evalsha(sha, 3, "a", "b", "c")
+        return "ok"
 
     return app
 
 
-def with_worker(app: flask.Flask) -> WSGI:
-    tells = worker()
+def peer_view(name: str, uri: str) -> flask.Flask:
+    """One of `peers.HITS`, called by the view; no headers."""
+    app = flask.Flask(name)
+    hit = peers.HITS[name](uri, AMOUNTS)
 
-    def either(environ: dict[str, Any], start_response: Any) -> Any:
-        chosen = tells if environ["PATH_INFO"] == "/worker" else app
-        return chosen(environ, start_response)
+    @app.get("/")
+    def view() -> tuple[str, int]:
+        return ("ok", 200) if hit(f"{name}/{get_remote_address()}") else ("denied", 429)
+
+    return app
+
+
+def flask_limiter_view(uri: str, limits: list[str] = LIMITS) -> flask.Flask:
+    return limited("flask-limiter", flask_limiter.Limiter, uri, limits)
+
+
+def our_view(uri: str, limits: list[str] = LIMITS, **options: Any) -> flask.Flask:
+    return limited("here", ratelimit_ext.Limiter, uri, limits, **options)
+
+
+def limited(
+    name: str,
+    limiter_class: type[flask_limiter.Limiter] | None,
+    uri: str,
+    limits: list[str],
+    **options: Any,
+) -> flask.Flask:
+    """One view under route limits, with headers."""
+    app = flask.Flask(name)
+
+    def view() -> str:
+        return "ok"
+
+    if limiter_class is not None:
+        options = {"key_prefix": f"{name}{len(limits)}", **options}
+        limiter = limiter_class(
+            get_remote_address, app=app, storage_uri=uri, headers_enabled=True, **options
+        )
+        for limit in limits:
+            view = limiter.limit(limit)(view)
+    app.add_url_rule("/", "view", view)
+    return app
+
+
+def shared_limit_view(uri: str) -> flask.Flask:
+    """A limit of each caller, and one exhausted limit of all callers together."""
+    app = flask.Flask("shared")
+    limiter = ratelimit_ext.Limiter(
+        lambda: flask.request.headers["X-Caller"],
+        app=app,
+        storage_uri=uri,
+        headers_enabled=True,
+        key_prefix="shared",
+    )
+
+    @app.get("/")
+    @limiter.limit("1000000/minute")
+    @limiter.limit("1/day", key_func=lambda: "everyone")
+    def view() -> str:
+        return "ok"
+
+    return app
+
+
+# -- for gunicorn ----------------------------------------------------------------------------------
+
+
+def all_views() -> WSGI:
+    """Every contender of `throughput`, by the first part of the path, in the same processes."""
+    warnings.simplefilter("ignore")
+    uri = os.environ[STORAGE]
+    apps: dict[str, flask.Flask] = {
+        "bare": bare(),
+        "script": script_view(uri),
+        "flask-limiter": flask_limiter_view(uri),
+        "here": our_view(uri),
+        "flask-limiter-denied": limited("fl-denied", flask_limiter.Limiter, uri, DENIED),
+        "here-denied": limited("denied", ratelimit_ext.Limiter, uri, DENIED),
+        "here-shared": shared_limit_view(uri),
+    }
+
+    def choose(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        app = apps[environ["PATH_INFO"].strip("/")]
+        environ["PATH_INFO"] = "/"
+        return app(environ, start_response)
+
+    return with_worker(choose)
+
+
+def chatapp_gateway() -> WSGI:
+    """chatapp, as its environment configures it."""
+    import chatapp
+
+    return with_worker(chatapp.create_app())
+
+
+def sdk_gateway() -> WSGI:
+    """A view that calls the provider with its official SDK: no limits, no keys, no ledger."""
+    import openai
+
+    app = flask.Flask("sdk")
+    client = openai.OpenAI(max_retries=0)
+
+    @app.post("/v1/chat/completions")
+    def chat_completions() -> flask.Response:
+        request = flask.request.get_json()
+        answer = client.chat.completions.create(**request)
+        if not request.get("stream"):
+            body = answer.model_dump_json(exclude_unset=True)
+            return flask.Response(body, mimetype="application/json")
+
+        def events() -> Iterator[str]:
+            for chunk in answer:
+                yield f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return flask.Response(events(), mimetype="text/event-stream")
+
+    return with_worker(app)
+
+
+def with_worker(app: WSGI) -> WSGI:
+    """The application, and /worker, which answers with the id of the worker's process."""
+
+    def either(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/worker":
+            return app(environ, start_response)
+        body = str(os.getpid()).encode()
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
 
     return either

@@ -1,107 +1,199 @@
-"""What chatapp adds to a call: a direct gateway, chatapp without limits, chatapp with all of them.
-
-    python -m benchmarks.gateway [--rounds N] [--seconds S]
-
-Each is a gunicorn of 2 workers with 8 threads, by the settings of gunicorn.conf.py, before one
-provider that answers at once (`mock_upstream`). The direct gateway is one Flask route that calls
-OpenAI's SDK, once as it is and once with an empty script on Redis before the call and after it.
-chatapp has its own policy with so much room that nothing is denied, an embedded Valkey, a ledger in
-SQLite and an API key, which every request shows. A process of its own asks them in turn, in rounds:
-over one connection, which tells how long a call takes, then over 16, which tells how many they can
-answer.
-
-What chatapp adds is the difference of the medians of one round; the least over all rounds of each
-stands first, and in brackets the median of all rounds.
-"""
+"""chatapp over a mock provider, beside a view that calls the provider's official SDK."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
-import select
-import socket
 import statistics
 import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
-from multiprocessing.pool import Pool
+from functools import partial
+from itertools import cycle, product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from benchmarks.mock_upstream import mock_upstream
-from benchmarks.throughput import (
-    ROOT,
-    THREADS,
-    WORKERS,
-    booted,
-    complete,
-    processor_seconds,
-    storage,
-)
+from benchmarks.harness import Plot, Result, Row, Session, alternate, columns
+from benchmarks.load import drive, get, post_request
+from benchmarks.mock_upstream import MODEL, mock_upstream
+from benchmarks.servers import ROOT, end, free_port, gunicorn, wait_for
 
-CONNECTIONS = 16
+PATH = "/v1/chat/completions"
+MODES = ("plain", "streamed")
 ROOM = 1_000_000
-ASKED = {"message": "Say something kind about rate limits, please.", "model": "gpt-5.4-mini"}
-DIRECT, SCRIPTED = "direct gateway", "direct, two empty scripts"
-UNLIMITED, LIMITED = "chatapp without limits", "chatapp"
+UPSTREAM, SDK = "upstream alone", "official SDK in a view, no limits"
+UNLIMITED, CHATAPP = "chatapp, limits disabled", "chatapp, all limits"
+LITELLM = "LiteLLM proxy, no limits"
+BODY = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Say something kind about rate limits, please."}],
+    "max_completion_tokens": 100,
+}
 
 
-# -- what is asked ---------------------------------------------------------------------------------
-
-
-class Gateway(NamedTuple):
-    """One that runs: where, in which processes, and what it is sent."""
-
+class Target(NamedTuple):
     port: int
-    workers: list[int]
-    request: bytes
+    workers: int  # that share its connections; 1 if it does not tell them apart
 
 
-def roomy(policy: str) -> str:
-    """The same limits, each with room for all that a benchmark can ask."""
-    return re.sub(r'^(limit = "|burst = )\d+', rf"\g<1>{ROOM}", policy, flags=re.MULTILINE)
+def run(session: Session) -> Result:
+    scale = session.scale
+    cells: dict[str, Callable[[], tuple[float, ...]]] = {}
+    with targets(session) as (running, key):
+        for mode, connections in product(MODES, scale.connections):
+            for name, target in running.items():
+                cells[cell(name, mode, connections)] = partial(
+                    load, target, key, mode, connections, scale.seconds
+                )
+        found = alternate(cells, scale.rounds)
+        names = list(running)
+    rates, p50s, p99s, firsts = columns(found, "higher", "lower", "lower", "lower")
 
+    def row(mode: str, connections: int, name: str) -> Row:
+        own, upstream, sdk = (cell(each, mode, connections) for each in (name, UPSTREAM, SDK))
+        return {
+            "gateway": name,
+            "answer": mode,
+            "connections": connections,
+            "requests/s": rates.best(own),
+            "of the SDK view": None if name == UPSTREAM else rates.ratio(own, sdk)[0],
+            "p50 ms": p50s.best(own),
+            "added": p50s.best(own) - p50s.best(upstream),
+            "p99 ms": p99s.median(own),
+            "first byte ms": firsts.best(own),
+            "added first byte": firsts.best(own) - firsts.best(upstream),
+        }
 
-def request(key: str) -> bytes:
-    body = json.dumps(ASKED).encode()
-    head = (
-        "POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    lone, several = scale.connections[:2]
+    rate = f"chatapp, {several} connections: requests/s, relative to the SDK view's"
+    added = f"chatapp, {lone} connection: p50 added to the upstream's, relative to the SDK view's"
+    return Result(
+        title="chatapp as a gateway",
+        notes=(
+            "gunicorn with gunicorn.conf.py, 2 workers, over a mock provider that answers at once. "
+            "'Added' is over the upstream at the same number of connections, in ms. Client, "
+            "gateway, provider and storage share the machine."
+        ),
+        rows=[row(*each) for each in product(MODES, scale.connections, names)],
+        figures=[
+            rates.figure(
+                rate,
+                cell(CHATAPP, "plain", several),
+                cell(SDK, "plain", several),
+                "at least",
+                0.9,
+            ),
+            p50s.figure(
+                added,
+                cell(CHATAPP, "plain", lone),
+                cell(SDK, "plain", lone),
+                "at most",
+                1,
+                over=cell(UPSTREAM, "plain", lone),
+            ),
+        ],
+        plot=Plot(
+            "Requests per second, plain answers",
+            "requests/s",
+            lines={
+                name: {n: rates.best(cell(name, "plain", n)) for n in scale.connections}
+                for name in names
+                if name != UPSTREAM
+            },
+            x="connections",
+        ),
+        rounds={
+            "requests/s": rates.values,
+            "p50 ms": p50s.values,
+            "first byte ms": firsts.values,
+        },
     )
-    return head.encode() + body
 
 
-def chat_environment(folder: Path, upstream: str, limits_in: str) -> dict[str, str]:
-    """All that any of the gateways is told; nothing of this shell's own settings."""
-    policy = folder / "policy.toml"
+def cell(name: str, mode: str, connections: int) -> str:
+    return f"{name} | {mode} | {connections}"
+
+
+def load(
+    target: Target, key: str, mode: str, connections: int, seconds: float
+) -> tuple[float, float, float, float]:
+    """Requests per second; in ms the median, the 99th percentile and the median first byte."""
+    body = {**BODY, "stream": mode == "streamed"}
+    request = post_request(PATH, json.dumps(body).encode(), Authorization=f"Bearer {key}")
+    found = drive(
+        target.port,
+        cycle([request]),
+        connections=connections,
+        seconds=seconds,
+        workers=min(target.workers, connections),
+    )
+    times = sorted(found.times)
+    return (
+        found.per_second,
+        statistics.median(times) * 1e3,
+        times[int(len(times) * 0.99)] * 1e3,
+        statistics.median(found.first_bytes) * 1e3,
+    )
+
+
+# -- what runs -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def targets(session: Session) -> Iterator[tuple[dict[str, Target], str]]:
+    """The running gateways by name, and chatapp's API key."""
+    with ExitStack() as stack:
+        upstream = stack.enter_context(mock_upstream())
+        base_url = f"http://127.0.0.1:{upstream}/v1"
+        environment = chatapp_environment(session, base_url)
+        key = new_key(environment, session.folder)
+        applications = {
+            SDK: ("sdk_gateway", environment),
+            UNLIMITED: ("chatapp_gateway", {**environment, "RATELIMIT_ENABLED": "false"}),
+            CHATAPP: ("chatapp_gateway", environment),
+        }
+        running = {UPSTREAM: Target(upstream, 1)}
+        for name, (application, variables) in applications.items():
+            server = gunicorn(
+                application, variables, session.folder, "--config", str(ROOT / "gunicorn.conf.py")
+            )
+            running[name] = Target(stack.enter_context(server), 2)
+        if session.litellm:
+            server = litellm(session.litellm, base_url, session.folder)
+            running[LITELLM] = Target(stack.enter_context(server), 1)
+        else:
+            session.skipped.append(f"{LITELLM}: give its command with --litellm")
+        yield running, key
+
+
+def chatapp_environment(session: Session, base_url: str) -> dict[str, str]:
+    policy = session.folder / "policy.toml"
     policy.write_text(roomy((ROOT / "chatapp" / "policy.toml").read_text()))
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "PYTHONPATH": str(ROOT),
         "OPENAI_API_KEY": "sk-mock",
-        "OPENAI_BASE_URL": upstream,
-        "RATELIMIT_STORAGE_URI": limits_in,
+        "OPENAI_BASE_URL": base_url,
+        "RATELIMIT_STORAGE_URI": session.uri,
         "RATELIMIT_POLICY_FILE": str(policy),
-        "DATABASE_URL": f"sqlite:///{folder / 'chatapp.db'}",
-        "WEB_CONCURRENCY": str(WORKERS),
-        "GUNICORN_THREADS": str(THREADS),
+        "DATABASE_URL": f"sqlite:///{session.folder / 'chatapp.db'}",
+        "WEB_CONCURRENCY": "2",
+        "PYTHONPATH": str(ROOT),
     }
 
 
-def new_key(environment: Mapping[str, str], folder: Path) -> str:
-    """The first API key, which turns accounts on."""
+def roomy(policy: str) -> str:
+    """The same limits with amounts that no benchmark exhausts."""
+    return re.sub(r'^(limit = "|burst = )\d+', rf"\g<1>{ROOM}", policy, flags=re.MULTILINE)
+
+
+def new_key(environment: dict[str, str], folder: Path) -> str:
+    """An API key of chatapp; the first one turns accounts on."""
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", "keys", "create"]
     made = subprocess.run(
         [*command, "--user", "benchmark"],
         cwd=folder,
-        env=dict(environment),
+        env={"PATH": os.environ.get("PATH", os.defpath), **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -113,181 +205,17 @@ def new_key(environment: Mapping[str, str], folder: Path) -> str:
 
 
 @contextmanager
-def gunicorn(application: str, environment: Mapping[str, str], folder: Path) -> Iterator[Gateway]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")]
-    command += ["--log-level", "error", f"benchmarks.applications:{application}()"]
-    master = subprocess.Popen(command, cwd=folder, env={**environment, "PORT": str(port)})
+def litellm(command: str, base_url: str, folder: Path) -> Iterator[int]:
+    """LiteLLM's proxy with two workers; it is installed apart, since it needs another `openai`."""
+    port = free_port()
+    model = {"model": f"openai/{MODEL}", "api_base": base_url, "api_key": "sk-mock"}
+    models = {"model_list": [{"model_name": MODEL, "litellm_params": model}]}
+    config = folder / "litellm.yaml"
+    config.write_text(json.dumps(models))  # JSON is YAML
+    options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([command, *options, "--num_workers", "2"], cwd=folder)
     try:
-        yield Gateway(port, booted(master, port), b"")
+        wait_for(lambda: get(port, "/health/liveliness"), process, "litellm")
+        yield port
     finally:
-        master.terminate()
-        master.wait(60)
-
-
-# -- what asks -------------------------------------------------------------------------------------
-
-
-def answer_times(port: int, sent: bytes, connections: int, seconds: float) -> list[float]:
-    """How long each answer took, in seconds, with so many requests on their way at any time."""
-    poll, times = select.epoll(), []
-    by_number = {each.fileno(): each for each in shared_out(port, connections)}
-    received, since = dict.fromkeys(by_number, b""), {}
-    until = time.perf_counter() + seconds
-    for number, connection in by_number.items():
-        poll.register(number, select.EPOLLIN)
-        since[number] = time.perf_counter()
-        connection.sendall(sent)
-    # The last answers are waited for: a call that is cut off would reach into the next round.
-    while since:
-        for ready, _ in poll.poll(1):
-            number = ready
-            piece = by_number[number].recv(65_536)
-            answer = received[number] = received[number] + piece
-            if not piece or not answer.startswith(b"HTTP/1.1 200 "[: len(answer)]):
-                raise RuntimeError(f"the answer was {answer[:2000]!r}")
-            if complete(answer):
-                now = time.perf_counter()
-                times.append(now - since.pop(number))
-                del received[number]
-                if now >= until:
-                    by_number.pop(number).close()
-                    continue
-                if is_last(answer):  # the worker is full and another has room
-                    by_number.pop(number).close()
-                    connection = connect(port)
-                    number = connection.fileno()
-                    by_number[number] = connection
-                    poll.register(number, select.EPOLLIN)
-                received[number], since[number] = b"", now
-                by_number[number].sendall(sent)
-    poll.close()
-    return times
-
-
-def connect(port: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def is_last(answer: bytes) -> bool:
-    """Whether the worker closes the connection after this answer."""
-    return b"\r\nconnection: close\r\n" in answer.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
-
-
-def shared_out(port: int, connections: int) -> list[socket.socket]:
-    """Connections of which each worker has as many. The first that wakes up would accept all that
-    come at once, and the other have none for the whole round."""
-    kept: list[socket.socket] = []
-    share: Counter[bytes] = Counter()
-    for _ in range(100 * connections):
-        connection = connect(port)
-        worker = worker_of(connection)
-        if share[worker] * WORKERS >= connections:
-            connection.close()
-            continue
-        share[worker] += 1
-        kept.append(connection)
-        if len(kept) == connections:
-            return kept
-    raise RuntimeError(f"the workers took {dict(share)} of {connections} connections")
-
-
-def worker_of(connection: socket.socket) -> bytes:
-    """Which worker has accepted the connection."""
-    connection.sendall(b"GET /worker HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    answer = b""
-    while not complete(answer):
-        piece = connection.recv(65_536)
-        if not piece:
-            raise ConnectionError(f"/worker was answered {answer!r}")
-        answer += piece
-    return answer.partition(b"\r\n\r\n")[2]
-
-
-class Round(NamedTuple):
-    """One gateway's round; ``p50_ms`` is over one connection, the rest over all of them."""
-
-    p50_ms: float
-    per_second: float
-    cpu_us: float
-
-
-def measured(pool: Pool, gateway: Gateway, seconds: float) -> Round:
-    """A round, which begins a moment after the one before has let go of its connections."""
-    alone = pool.apply(answer_times, (gateway.port, gateway.request, 1, seconds))
-    before = processor_seconds(gateway.workers)
-    times = pool.apply(answer_times, (gateway.port, gateway.request, CONNECTIONS, seconds))
-    spent = processor_seconds(gateway.workers) - before
-    return Round(statistics.median(alone) * 1e3, len(times) / seconds, spent / len(times) * 1e6)
-
-
-# -- the run ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def gateways() -> Iterator[dict[str, Gateway]]:
-    """All of them, each with its workers up."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        upstream = stack.enter_context(mock_upstream())
-        limits_in = stack.enter_context(storage(folder / "limits"))
-        environment = chat_environment(folder, upstream, limits_in)
-        sent = request(new_key(environment, folder))
-        unlimited = {**environment, "RATELIMIT_ENABLED": "false"}
-        applications = {
-            DIRECT: ("direct", environment),
-            SCRIPTED: ("scripted", environment),
-            UNLIMITED: ("limited", unlimited),
-            LIMITED: ("limited", environment),
-        }
-        yield {
-            name: stack.enter_context(gunicorn(*application, folder))._replace(request=sent)
-            for name, application in applications.items()
-        }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each load in a round")
-    options = parser.parse_args()
-    with gateways() as running, get_context("fork").Pool(1) as pool:
-        results: dict[str, list[Round]] = {name: [] for name in running}
-        for gateway in running.values():
-            measured(pool, gateway, 1)
-        for _ in range(options.rounds):
-            for name, gateway in running.items():
-                results[name].append(measured(pool, gateway, options.seconds))
-    report(results)
-
-
-def report(results: dict[str, list[Round]]) -> None:
-    direct = results[DIRECT]
-    title = f"best of {len(direct)} rounds (median)"
-    print(
-        f"{title:26} {'p50 ms':>14} {'added':>14} {'requests/s':>14} {'of direct':>10}"
-        f" {'worker µs':>10} {'added':>6}"
-    )
-    for name, rounds in results.items():
-        p50s, rates, cpus = zip(*rounds, strict=True)
-        added = statistics.median(
-            each.p50_ms - other.p50_ms for each, other in zip(rounds, direct, strict=True)
-        )
-        best = [min(p50s), max(rates), min(cpus)]
-        base = [min(column) for column in zip(*direct, strict=True)]
-        print(
-            f"{name:26} {best[0]:6.2f} ({statistics.median(p50s):5.2f})"
-            f" {best[0] - base[0]:6.2f} ({added:5.2f})"
-            f" {best[1]:6.0f} ({statistics.median(rates):5.0f})"
-            f" {best[1] / max(each.per_second for each in direct):10.0%}"
-            f" {best[2]:10.0f} {best[2] - base[2]:6.0f}"
-        )
-    print(f"must: {LIMITED} adds <= 1 ms, and answers >= 1,500 requests/s")
-
-
-if __name__ == "__main__":
-    main()
+        end(process)
