@@ -74,12 +74,12 @@ def grown(session: Session, call: Callable[[int], object], users: int, calls: in
 
 
 def settled_memory(session: Session) -> int:
-    """The memory in use, once the server has finished rehashing."""
+    """The memory in use without the clients' buffers, once the server has finished rehashing."""
     until = time.monotonic() + 30
     while True:
         found = session.client.info("memory")
         if not found.get("mem_overhead_db_hashtable_rehashing") or time.monotonic() > until:
-            return int(found["used_memory"])
+            return int(found["used_memory"]) - int(found["mem_clients_normal"])
         time.sleep(0.1)
 
 
