@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flask
@@ -17,15 +17,11 @@ from benchmarks import peers
 WSGI = Callable[[dict[str, Any], Any], Iterable[bytes]]
 AMOUNTS = {"minute": 1_000_000, "hour": 10_000_000, "day": 100_000_000}
 LIMITS = [f"{amount}/{period}" for period, amount in AMOUNTS.items()]
-DENIED = [*LIMITS[:2], "1/day"]
+DENYING = [*LIMITS[:2], "1/day"]
 STORAGE = "BENCHMARK_STORAGE_URI"
 
 
 # -- one view --------------------------------------------------------------------------------------
-
-
-def bare() -> flask.Flask:
-    return limited("bare", None, "", [])
 
 
 def ready_429() -> flask.Flask:
@@ -61,31 +57,27 @@ def peer_view(name: str, uri: str) -> flask.Flask:
     return app
 
 
-def flask_limiter_view(uri: str, limits: list[str] = LIMITS) -> flask.Flask:
-    return limited("flask-limiter", flask_limiter.Limiter, uri, limits)
-
-
-def our_view(uri: str, limits: list[str] = LIMITS, **options: Any) -> flask.Flask:
-    return limited("here", ratelimit_ext.Limiter, uri, limits, **options)
-
-
 def limited(
     name: str,
-    limiter_class: type[flask_limiter.Limiter] | None,
-    uri: str,
-    limits: list[str],
+    limiter_class: type[flask_limiter.Limiter] | None = None,
+    uri: str = "",
+    limits: Sequence[str] = LIMITS,
     **options: Any,
 ) -> flask.Flask:
-    """One view under route limits, with headers."""
+    """One view under route limits, with headers; a bare one without a class."""
     app = flask.Flask(name)
 
     def view() -> str:
         return "ok"
 
     if limiter_class is not None:
-        options = {"key_prefix": f"{name}{len(limits)}", **options}
         limiter = limiter_class(
-            get_remote_address, app=app, storage_uri=uri, headers_enabled=True, **options
+            get_remote_address,
+            app=app,
+            storage_uri=uri,
+            headers_enabled=True,
+            key_prefix=name.replace(" ", "-"),
+            **options,
         )
         for limit in limits:
             view = limiter.limit(limit)(view)
@@ -120,13 +112,14 @@ def all_views() -> WSGI:
     """Every contender of `throughput`, by the first part of the path, in the same processes."""
     warnings.simplefilter("ignore")
     uri = os.environ[STORAGE]
+    peer, here = flask_limiter.Limiter, ratelimit_ext.Limiter
     apps: dict[str, flask.Flask] = {
-        "bare": bare(),
+        "bare": limited("bare"),
         "script": script_view(uri),
-        "flask-limiter": flask_limiter_view(uri),
-        "here": our_view(uri),
-        "flask-limiter-denied": limited("fl-denied", flask_limiter.Limiter, uri, DENIED),
-        "here-denied": limited("denied", ratelimit_ext.Limiter, uri, DENIED),
+        "flask-limiter": limited("flask-limiter", peer, uri),
+        "here": limited("here", here, uri),
+        "flask-limiter-denied": limited("flask-limiter-denied", peer, uri, DENYING),
+        "here-denied": limited("here-denied", here, uri, DENYING),
         "here-shared": shared_limit_view(uri),
     }
 

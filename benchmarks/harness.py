@@ -239,15 +239,15 @@ def document(name: str, result: Result, session: Session) -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The commit, with + for uncommitted changes; empty outside a checkout."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--exclude", "*", "--dirty=+"],  # noqa: S607 - any git
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip()
+    """The commit, with + if the code has changed since; empty outside a checkout."""
+    commit = git("rev-parse", "--short", "HEAD").stdout.strip()
+    changed = git("diff", "--quiet", "HEAD", "--", "benchmarks", "chatapp", "ratelimit_ext")
+    return commit + ("+" if commit and changed.returncode else "")
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def machine() -> dict[str, Any]:

@@ -10,31 +10,32 @@ from functools import partial
 from typing import Any
 
 import flask
+import flask_limiter
 import redis
 from flask_limiter.util import get_remote_address
 
 import ratelimit_ext
-from benchmarks import applications, peers
+from benchmarks import peers
+from benchmarks.applications import DENYING, LIMITS, limited, peer_view, ready_429, script_view
 from benchmarks.harness import Figure, Plot, Result, Rounds, Session, alternate
 
 BARE, SCRIPT, PEER = "bare Flask", "script view", "Flask-Limiter"
-HERE, DENIED = "ratelimit_ext, fixed window", "ratelimit_ext, denied"
+HERE, BUCKET = "ratelimit_ext, fixed window", "ratelimit_ext, token bucket"
+DENIED = "ratelimit_ext, denied"
 
 
 def run(session: Session) -> Result:
     warnings.simplefilter("ignore")
     uri, calls = session.uri, session.scale.calls
     apps: dict[str, flask.Flask] = {
-        BARE: applications.bare(),
-        SCRIPT: applications.script_view(uri),
-        PEER: applications.flask_limiter_view(uri),
-        **{n: applications.peer_view(n, uri) for n in peers.installed(peers.HITS, session)},
-        HERE: applications.our_view(uri),
-        "ratelimit_ext, token bucket": applications.our_view(
-            uri, strategy="token-bucket", key_prefix="bucket"
-        ),
-        "a ready 429": applications.ready_429(),
-        DENIED: applications.our_view(uri, applications.DENIED, key_prefix="denied"),
+        BARE: limited(BARE),
+        SCRIPT: script_view(uri),
+        PEER: limited(PEER, flask_limiter.Limiter, uri),
+        **{name: peer_view(name, uri) for name in peers.installed(peers.HITS, session)},
+        HERE: limited(HERE, ratelimit_ext.Limiter, uri),
+        BUCKET: limited(BUCKET, ratelimit_ext.Limiter, uri, strategy="token-bucket"),
+        "a ready 429": ready_429(),
+        DENIED: limited(DENIED, ratelimit_ext.Limiter, uri, DENYING),
     }
     contenders = {name: partial(microseconds, caller(app), calls) for name, app in apps.items()}
     rounds = Rounds(alternate(contenders, session.scale.rounds * 3), "lower")
@@ -123,7 +124,7 @@ def commands_per_request(session: Session, requests: int = 20) -> float:
     )
     view: Callable[[], str] = lambda: "ok"  # noqa: E731
     view.__name__ = "view"
-    for limit in applications.LIMITS:
+    for limit in LIMITS:
         view = limiter.limit(limit)(view)
     app.add_url_rule("/", "view", view)
     call = caller(app)
