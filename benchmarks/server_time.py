@@ -150,6 +150,7 @@ class OpenCalls:
 
     def __init__(self, uri: str, budget: str, in_flight: int) -> None:
         app = flask.Flask("budget")
+        app.config["RATELIMIT_LEASE_SECONDS"] = 86_400  # no call expires meanwhile
         limit, options = BUDGETS[budget]
         limiter = ratelimit_ext.Limiter(lambda: f"team-{in_flight}", app=app, storage_uri=uri)
         self._open: deque[ratelimit_ext.Reservation] = deque()
