@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--litellm", metavar="COMMAND", help="also measure this LiteLLM proxy")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the servers, too
     for name in [name for name in os.environ if name.startswith("RATELIMIT_")]:
         del os.environ[name]
     for name in NAMES if "all" in options.names else options.names:
