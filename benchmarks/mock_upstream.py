@@ -1,95 +1,107 @@
-"""A provider that answers at once: OpenAI's chat completion, always the same, in its own process.
+"""A provider that answers at once: OpenAI's chat completion, plain or streamed, in its own process.
 
-Whatever it is sent is answered with these bytes, headers of quotas included. It reads a request
-only to know where it ends, so that what a gateway costs is not hidden behind what this one does.
+It reads a request only to know where it ends and whether it asks for a stream.
 """
 
 from __future__ import annotations
 
 import json
-import select
+import re
+import selectors
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 
-from benchmarks.throughput import complete
-
-BODY = json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1_764_000_000,
-        "model": "gpt-5.4-mini",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": "A kind word.", "refusal": None},
-            }
-        ],
-        "usage": {
-            "prompt_tokens": 14,
-            "completion_tokens": 5,
-            "total_tokens": 19,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        },
-    }
-).encode()
-# Quotas with room for whatever a benchmark asks.
+MODEL = "gpt-5.4-mini"
+WORDS = 20  # of a streamed answer, an event each
+SHARED = {"id": "chatcmpl-1", "created": 1_764_000_000, "model": MODEL}
+USAGE = {
+    "prompt_tokens": 14,
+    "completion_tokens": WORDS,
+    "total_tokens": 14 + WORDS,
+    "prompt_tokens_details": {"cached_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0},
+}
+# Quotas that no benchmark exhausts.
 HEAD = (
-    "HTTP/1.1 200 OK\r\n"
-    "content-type: application/json\r\n"
-    f"content-length: {len(BODY)}\r\n"
-    "x-request-id: req_1\r\n"
+    "HTTP/1.1 200 OK\r\nx-request-id: req_1\r\n"
     "x-ratelimit-limit-requests: 100000000\r\n"
     "x-ratelimit-remaining-requests: 99999000\r\n"
     "x-ratelimit-reset-requests: 1ms\r\n"
     "x-ratelimit-limit-tokens: 1000000000\r\n"
     "x-ratelimit-remaining-tokens: 999990000\r\n"
     "x-ratelimit-reset-tokens: 1ms\r\n"
-    "\r\n"
 )
-ANSWER = HEAD.encode() + BODY
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+STREAM = re.compile(rb'"stream": ?true')
+
+
+def plain() -> bytes:
+    message = {"role": "assistant", "content": "word " * WORDS, "refusal": None}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    answer = {**SHARED, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+    body = json.dumps(answer)
+    head = f"{HEAD}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+def streamed() -> bytes:
+    def event(choices: list[dict[str, object]], **more: object) -> str:
+        chunk = {**SHARED, "object": "chat.completion.chunk", "choices": choices, **more}
+        return f"data: {json.dumps(chunk)}\n\n"
+
+    deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
+    deltas += [{"content": "word "}] * WORDS
+    events = [event([{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
+    events.append(event([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
+    events += [event([], usage=USAGE), "data: [DONE]\n\n"]
+    chunks = "".join(f"{len(each):x}\r\n{each}\r\n" for each in events)
+    head = f"{HEAD}content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    return f"{head}{chunks}0\r\n\r\n".encode()
 
 
 @contextmanager
-def mock_upstream() -> Iterator[str]:
-    """Its base URL, as OPENAI_BASE_URL takes it."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+def mock_upstream() -> Iterator[int]:
+    """Its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         process = get_context("fork").Process(target=serve, args=(listener,), daemon=True)
         process.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            yield listener.getsockname()[1]
         finally:
             process.terminate()
             process.join(5)
 
 
 def serve(listener: socket.socket) -> None:
-    """Answer on all connections, until the process is ended."""
-    poll = select.epoll()
-    poll.register(listener, select.EPOLLIN)
-    connections: dict[int, socket.socket] = {}
-    received: dict[int, bytes] = {}
+    """Answer on all connections until the process is ended."""
+    whole, stream = plain(), streamed()
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    received: dict[socket.socket, bytes] = {}
     while True:
-        for number, _ in poll.poll():
-            if number == listener.fileno():
+        for key, _ in selector.select():
+            if key.fileobj is listener:
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connections[connection.fileno()] = connection
-                received[connection.fileno()] = b""
-                poll.register(connection, select.EPOLLIN)
+                selector.register(connection, selectors.EVENT_READ)
+                received[connection] = b""
                 continue
-            try:
-                piece = connections[number].recv(65_536)
-            except ConnectionError:
-                piece = b""
-            received[number] += piece
+            connection = key.fileobj
+            piece = b""
+            with suppress(ConnectionError):
+                piece = connection.recv(65_536)
             if not piece:
-                poll.unregister(number)
-                connections.pop(number).close()
-            elif complete(received[number]):
-                received[number] = b""
-                connections[number].sendall(ANSWER)
+                selector.unregister(connection)
+                del received[connection]
+                connection.close()
+                continue
+            request = received[connection] + piece
+            head, found, body = request.partition(b"\r\n\r\n")
+            length = LENGTH.search(head)
+            complete = found and len(body) >= (int(length[1]) if length else 0)
+            received[connection] = b"" if complete else request
+            if complete:
+                with suppress(ConnectionError):
+                    connection.sendall(stream if STREAM.search(body) else whole)

@@ -1,23 +1,12 @@
-"""What limits add to a Flask request: bare Flask, Flask-Limiter and this extension over one Redis.
-
-    python benchmarks/request_cost.py [--rounds N]
-
-Starts its own Valkey on a Unix socket and measures in alternating rounds: the machine's mood
-changes within seconds, so only ratios of one run mean anything; the best round of each counts.
-"""
+"""What three limits add to a request in one process, beside its peers."""
 
 from __future__ import annotations
 
-import argparse
-import gc
-import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flask
@@ -26,78 +15,67 @@ import redis
 from flask_limiter.util import get_remote_address
 
 import ratelimit_ext
-from ratelimit_ext.embedded.server import EmbeddedServer
+from benchmarks import peers
+from benchmarks.applications import DENYING, LIMITS, limited, peer_view, ready_429, script_view
+from benchmarks.harness import Figure, Plot, Result, Rounds, Session, alternate
 
-CALLS = 400
-LIMITS = ("1000000/minute", "10000000/hour", "100000000/day")
-
-
-@contextmanager
-def running(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+BARE, SCRIPT, PEER = "bare Flask", "script view", "Flask-Limiter"
+HERE, BUCKET = "ratelimit_ext, fixed window", "ratelimit_ext, token bucket"
+DENIED = "ratelimit_ext, denied"
 
 
-def bare_app() -> flask.Flask:
-    app = flask.Flask("bare")
-
-    @app.route("/")
-    def view() -> str:
-        return "ok"
-
-    return app
-
-
-def evalsha_app(client: redis.Redis, sha: str) -> flask.Flask:
-    """The least that a limit in Redis can cost: one empty script in the view."""
-    app = flask.Flask("evalsha")
-
-    @app.route("/")
-    def view() -> str:
-        client.evalsha(sha, 0)
-        return "ok"
-
-    return app
-
-
-def limited_app(
-    limiter_class: type[flask_limiter.Limiter], uri: str, **options: Any
-) -> flask.Flask:
-    app = flask.Flask("limited")
-    limiter = limiter_class(
-        get_remote_address, app=app, storage_uri=uri, headers_enabled=True, **options
+def run(session: Session) -> Result:
+    warnings.simplefilter("ignore")
+    uri, calls = session.uri, session.scale.calls
+    apps: dict[str, flask.Flask] = {
+        BARE: limited(BARE),
+        SCRIPT: script_view(uri),
+        PEER: limited(PEER, flask_limiter.Limiter, uri),
+        **{name: peer_view(name, uri) for name in peers.installed(peers.HITS, session)},
+        HERE: limited(HERE, ratelimit_ext.Limiter, uri),
+        BUCKET: limited(BUCKET, ratelimit_ext.Limiter, uri, strategy="token-bucket"),
+        "a ready 429": ready_429(),
+        DENIED: limited(DENIED, ratelimit_ext.Limiter, uri, DENYING),
+    }
+    contenders = {name: partial(microseconds, caller(app), calls) for name, app in apps.items()}
+    rounds = Rounds(alternate(contenders, session.scale.rounds * 3), "lower")
+    added = {name: rounds.best(name) - rounds.best(BARE) for name in apps}
+    commands = "Redis commands per request: one application and three route limits, headers"
+    of_peer = "time added by three limits and headers, relative to Flask-Limiter's"
+    of_script = "time added by three limits and headers, relative to the script view's"
+    denial = "time added by a denial from the worker's memory"
+    return Result(
+        title="A request in one process",
+        notes=(
+            "µs per request through the WSGI interface, without a server. Three limits of one "
+            "caller. Only Flask-Limiter and ratelimit_ext send headers. ratelimit_ext denies from "
+            "the worker's memory."
+        ),
+        rows=[
+            {
+                "view": name,
+                "µs": rounds.best(name),
+                "median": rounds.median(name),
+                "added": added[name],
+                "of Flask-Limiter": added[name] / added[PEER],
+                "of the script view": added[name] / added[SCRIPT],
+            }
+            for name in apps
+        ],
+        figures=[
+            Figure(commands, commands_per_request(session), "exactly", 1),
+            rounds.figure(of_peer, HERE, PEER, "at most", 0.25, over=BARE),
+            rounds.figure(of_script, HERE, SCRIPT, "at most", 1, over=BARE),
+            Figure(denial, added[DENIED], "at most", 35, "µs"),
+        ],
+        plot=Plot("Time added to bare Flask", "µs", {n: added[n] for n in apps if n != BARE}),
+        rounds={"µs": rounds.values},
     )
 
-    @app.route("/")
-    @limiter.limit(LIMITS[0])
-    @limiter.limit(LIMITS[1])
-    @limiter.limit(LIMITS[2])
-    def view() -> str:
-        return "ok"
 
-    return app
-
-
-def denied_app(uri: str) -> flask.Flask:
-    app = flask.Flask("denied")
-    limiter = ratelimit_ext.Limiter(
-        get_remote_address, app=app, storage_uri=uri, headers_enabled=True
-    )
-
-    @app.route("/")
-    @limiter.limit("1/day")
-    def view() -> str:
-        return "ok"
-
-    return app
-
-
-def caller(app: flask.Flask) -> Callable[[], None]:
-    """One request through the WSGI interface, without the test client's own cost."""
-    environ = {
+def caller(app: flask.Flask, **environment: str) -> Callable[..., int]:
+    """One request through the WSGI interface, without a test client's cost; returns its status."""
+    shared = {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": "/",
         "SERVER_NAME": "localhost",
@@ -107,77 +85,55 @@ def caller(app: flask.Flask) -> Callable[[], None]:
         "wsgi.version": (1, 0),
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.errors": sys.stderr,
+        **environment,
     }
+    statuses = [0]
 
-    def start_response(status: str, *_: Any) -> Callable[[bytes], None]:
+    def start_response(status: str, *_: Any) -> None:
+        statuses[0] = int(status[:3])
         if status[0] == "5":
             raise SystemExit(f"the measured application answered {status}")
-        return write
 
-    def write(data: bytes) -> None:
-        """What WSGI asks for, and nobody uses."""
-
-    def call() -> None:
-        for _ in app.wsgi_app(dict(environ), start_response):
+    def call(**changes: str) -> int:
+        answer = app.wsgi_app({**shared, **changes}, start_response)
+        for _ in answer:
             pass
+        answer.close()
+        return statuses[0]
 
     return call
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Microseconds a call, over one round."""
+def microseconds(call: Callable[[], object], calls: int) -> float:
+    """Per call, over one round."""
     begin = time.perf_counter()
-    for _ in range(CALLS):
+    for _ in range(calls):
         call()
-    return (time.perf_counter() - begin) / CALLS * 1e6
+    return (time.perf_counter() - begin) / calls * 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    rounds = parser.parse_args().rounds
-    warnings.simplefilter("ignore")
-    with TemporaryDirectory() as folder, running(EmbeddedServer(Path(folder))) as server:
-        client = redis.from_url(server.uri.replace("redis+unix", "unix"))
-        sha = client.script_load("return 1")
-        contenders: dict[str, Callable[[], Any]] = {
-            "EVALSHA 'return 1' (redis-py)": lambda: client.evalsha(sha, 0),
-            "bare Flask": caller(bare_app()),
-            "EVALSHA 'return 1' in the view": caller(evalsha_app(client, sha)),
-            "flask-limiter, fixed-window": caller(
-                limited_app(flask_limiter.Limiter, server.uri, key_prefix="stock")
-            ),
-            "ours, fixed-window": caller(limited_app(ratelimit_ext.Limiter, server.uri)),
-            "ours, token-bucket": caller(
-                limited_app(ratelimit_ext.Limiter, server.uri, strategy="token-bucket")
-            ),
-            "ours, every request denied": caller(denied_app(server.uri)),
-        }
-        results: dict[str, list[float]] = {name: [] for name in contenders}
-        for call in contenders.values():
-            timed(call)
-        gc.disable()
-        for _ in range(rounds):
-            for name, call in contenders.items():
-                results[name].append(timed(call))
-        report(results)
-
-
-def report(results: dict[str, list[float]]) -> None:
-    best = {name: min(times) for name, times in results.items()}
-    bare, alone = best["bare Flask"], best["EVALSHA 'return 1' (redis-py)"]
-    inside = best["EVALSHA 'return 1' in the view"] - bare
-    stock = best["flask-limiter, fixed-window"] - bare
-    columns = f"{'added':>7} {'/EVALSHA':>9} {'/in view':>9} {'/stock':>7}"
-    print(f"{'µs a request, best round (median)':38} {'':>16} {columns}")
-    for name, times in results.items():
-        shown = f"{best[name]:6.1f} ({statistics.median(times):6.1f})"
-        added = best[name] - bare
-        ratios = f"{added / alone:9.2f} {added / inside:9.2f} {added / stock:7.2f}"
-        limited = added > 0 and "redis-py" not in name
-        print(f"{name:38} {shown:>16} {f'{added:7.1f} {ratios}' if limited else ''}")
-    print("must: ours <= 2 EVALSHA, <= 0.25 of flask-limiter; a denial from the cache <= 20 µs")
-
-
-if __name__ == "__main__":
-    main()
+def commands_per_request(session: Session, requests: int = 20) -> float:
+    """As the server sees them; what a script calls is not counted."""
+    app = flask.Flask("commands")
+    limiter = ratelimit_ext.Limiter(
+        get_remote_address,
+        app=app,
+        storage_uri=session.uri,
+        headers_enabled=True,
+        application_limits=["1000000000/year"],
+    )
+    view: Callable[[], str] = lambda: "ok"  # noqa: E731
+    view.__name__ = "view"
+    for limit in LIMITS:
+        view = limiter.limit(limit)(view)
+    app.add_url_rule("/", "view", view)
+    call = caller(app)
+    call()  # the server knows the script from here on
+    count = 0
+    with redis.from_url(session.uri.replace("redis+unix", "unix")).monitor() as monitor:
+        for _ in range(requests):
+            call()
+        session.client.echo("end")
+        while (command := monitor.next_command())["command"] != "ECHO end":
+            count += command["client_type"] != "lua"
+    return count / requests

@@ -1,0 +1,51 @@
+"""Run benchmarks and write their results: `python -m benchmarks all --quick`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import report
+from benchmarks.harness import SCALES, Session, document, save
+from benchmarks.servers import ROOT, storage
+
+NAMES = ("request_cost", "throughput", "hot_key", "server_time", "memory", "gateway")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="+", choices=["all", *NAMES], metavar="NAME")
+    parser.add_argument("--scale", choices=SCALES, default="full")
+    parser.add_argument(
+        "--quick", action="store_const", const="quick", dest="scale", help="under 10 minutes"
+    )
+    parser.add_argument(
+        "--server", default="valkey", help="valkey (default), or a server's command or path"
+    )
+    parser.add_argument("--litellm", metavar="COMMAND", help="also measure this LiteLLM proxy")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the servers, too
+    for name in [name for name in os.environ if name.startswith("RATELIMIT_")]:
+        del os.environ[name]
+    for name in NAMES if "all" in options.names else options.names:
+        began = time.monotonic()
+        with storage(options.server) as (uri, client), TemporaryDirectory() as folder:
+            session = Session(SCALES[options.scale], uri, client, Path(folder), options.litellm)
+            result = import_module(f"benchmarks.{name}").run(session)
+            found = document(name, result, session)
+        path = save(options.output, found)
+        path.with_suffix(".svg").write_text(report.svg(result.plot))
+        print(report.section(found), report.table(report.figures(found)), sep="\n\n")
+        print(f"\n{time.monotonic() - began:.0f} s, {path}\n", flush=True)
+    (options.output / "README.md").write_text(report.page(options.output, NAMES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The benchmarks run, with numbers too small to measure anything. No test asserts a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks import peers, report
+from benchmarks.__main__ import NAMES
+from benchmarks.harness import TINY, Figure, Plot, Rounds, Session, alternate
+
+ROOT = Path(__file__).resolve().parents[2]
+#: How many figures of the contract each benchmark measures.
+FIGURES = {
+    "request_cost": 4,
+    "throughput": 3,
+    "hot_key": 4,
+    "server_time": 4,
+    "memory": 4,
+    "gateway": 2,
+}
+
+
+def test_every_benchmark_is_tested() -> None:
+    """The table above has all of them."""
+    assert FIGURES.keys() == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs(name: str, tmp_path: Path) -> None:
+    """A run writes JSON with rows and figures, a plot that is XML, and the page."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks", name, "--scale", "tiny", "--output", str(tmp_path)],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RATELIMIT")},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / f"{name}.valkey.json").read_text())
+    assert len(found["figures"]) == FIGURES[name]
+    assert found["rows"]
+    assert {"date", "machine", "revision", "server", "skipped", "versions"} <= found.keys()
+    ET.parse(tmp_path / f"{name}.valkey.svg")  # noqa: S314 - our own
+    assert found["title"] in (tmp_path / "README.md").read_text()
+
+
+def test_exact_counts() -> None:
+    """A count is reached only if it is exact; a bound is reached at its target."""
+    assert Figure("", 5, "exactly", 5).reached
+    assert not Figure("", 6, "exactly", 5).reached
+    assert Figure("", 5, "at most", 5).reached
+    assert not Figure("", 4, "at least", 5).reached
+
+
+def test_contenders_take_turns() -> None:
+    """Each round measures all contenders once, after one round that does not count."""
+    order: list[str] = []
+
+    def measure(name: str) -> float:
+        order.append(name)
+        return len(order)
+
+    found = alternate({"a": lambda: measure("a"), "b": lambda: measure("b")}, 2)
+    assert order == ["a", "b"] * 3
+    assert found == {"a": [3, 5], "b": [4, 6]}
+
+
+def test_ratios() -> None:
+    """A ratio is that of the best rounds, and the median of the rounds' own; with a floor, of what
+    both add to it."""
+    rounds = Rounds({"floor": [10, 20, 30], "base": [20, 40, 40], "here": [25, 30, 90]}, "lower")
+    assert rounds.ratio("here", "base") == (25 / 20, 25 / 20)
+    assert rounds.ratio("here", "base", over="floor") == (15 / 10, 15 / 10)
+
+
+def test_missing_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that is not installed is left out, and the result says so."""
+    monkeypatch.setitem(peers.MODULES, "throttled-py", "no_such_module")
+    session = Session(TINY, "", client=None, folder=Path())  # type: ignore[arg-type]
+    found: dict[str, Any] = peers.installed({"limits, x": 1, "throttled-py, y": 2}, session)
+    assert found == {"limits, x": 1}
+    assert [line.partition(":")[0] for line in session.skipped] == ["throttled-py, y"]
+
+
+def test_tables() -> None:
+    """A table is aligned Markdown with three digits a number."""
+    rows = [{"name": "a", "µs": 1234.5}, {"name": "bcde", "µs": None}]
+    assert report.table(rows).splitlines() == [
+        "| name |    µs |",
+        "| ---- | ----: |",
+        "| a    | 1,234 |",
+        "| bcde |       |",
+    ]
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        Plot("Bars & more", "µs", bars={"a": 0, "<b>": 3}),
+        Plot("Lines", "µs", lines={"a": {1: 0.5}}, x="keys"),
+    ],
+    ids=["bars", "one point"],
+)
+def test_plots(plot: Plot) -> None:
+    """A plot is valid XML that shows every name, whatever the values."""
+    drawn = "".join(ET.fromstring(report.svg(plot)).itertext())  # noqa: S314 - our own
+    assert all(name in drawn for name in (*plot.bars, *plot.lines, plot.title))
