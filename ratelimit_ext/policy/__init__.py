@@ -14,8 +14,8 @@ from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.consistency import check_plans, check_together
 from ratelimit_ext.policy.document import DocumentReader
 from ratelimit_ext.policy.draft import Draft
+from ratelimit_ext.policy.errors import Mistakes
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.plan_sentence import period_words, plan_sentence

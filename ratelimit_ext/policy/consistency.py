@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ratelimit_ext.policy.draft import Draft
+from ratelimit_ext.policy.errors import Mistakes
 from ratelimit_ext.policy.limit_reader import Placed
-from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.shared_buckets import check_buckets
 

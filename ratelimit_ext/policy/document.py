@@ -8,9 +8,9 @@ from typing import Any
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy import section
 from ratelimit_ext.policy.draft import Draft, Lists
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.groups_table import read_group
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plans_asked import PlansAsked, plans_asked
 from ratelimit_ext.policy.plans_table import read_plans

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ratelimit_ext.policy.group import Group
-from ratelimit_ext.policy.layers import Layers
 from ratelimit_ext.policy.limit_reader import Placed
+from ratelimit_ext.policy.nesting import Layers
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.plans_asked import PlansAsked

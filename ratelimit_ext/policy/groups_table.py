@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy import readers, section
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.group import Group
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place, dotted
 from ratelimit_ext.policy.plans_asked import plans_asked
 from ratelimit_ext.policy.table import known_keys, table_of

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ratelimit_ext.core.errors import shown
-from ratelimit_ext.policy.callables import checked, resolved
-from ratelimit_ext.policy.mistakes import Mistake
+from ratelimit_ext.policy.errors import Mistake
+from ratelimit_ext.policy.functions import checked, resolved
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import states_guard
-from ratelimit_ext.policy.keywords import KEYWORDS
-from ratelimit_ext.policy.limit_rules import check_limit, parsed_limits
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.rules import check_limit, parsed_limits
+from ratelimit_ext.policy.schema import KEYWORDS
 from ratelimit_ext.policy.section import Section
 from ratelimit_ext.policy.table import known_keys, table_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy import readers
-from ratelimit_ext.policy.mistakes import Mistakes
+from ratelimit_ext.policy.errors import Mistakes
 from ratelimit_ext.policy.place import Place
 
 

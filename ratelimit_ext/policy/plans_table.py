@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy import readers, section
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 from ratelimit_ext.policy.plan import Plan
 from ratelimit_ext.policy.shared_buckets import check_buckets

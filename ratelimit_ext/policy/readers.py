@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.limit import MOST_AMOUNT
 from ratelimit_ext.core.spelling import did_you_mean
-from ratelimit_ext.policy.callables import checked, resolved
-from ratelimit_ext.policy.mistakes import Mistake
+from ratelimit_ext.policy.errors import Mistake
+from ratelimit_ext.policy.functions import checked, resolved
 
 Reader: TypeAlias = Callable[[object, bool], Any]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ratelimit_ext.policy.errors import Mistakes
 from ratelimit_ext.policy.limit_reader import Placed
-from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.policy_limit import PolicyLimit
 from ratelimit_ext.strategies import ALIASES
 

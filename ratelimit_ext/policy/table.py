@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.spelling import did_you_mean
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.place import Place
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy import section
 from ratelimit_ext.policy.draft import Draft
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import AppConfig, Place
 from ratelimit_ext.policy.plans_asked import plans_asked
 from ratelimit_ext.policy.table import known_keys, named_entries, table_of

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from ratelimit_ext.core.errors import shown
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.key_lines import key_lines, line_of
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
 from ratelimit_ext.policy.place import AppConfig, Path, Place, dotted
 
 _LINE = re.compile(r"\(at line (\d+), column (\d+)\)")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.spelling import did_you_mean
-from ratelimit_ext.policy.mistakes import Mistakes
+from ratelimit_ext.policy.errors import Mistakes
 from ratelimit_ext.policy.place import Place
 
 Kind: TypeAlias = Literal["blueprint", "endpoint", "either"]

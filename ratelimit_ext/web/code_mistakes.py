@@ -14,8 +14,8 @@ from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.spelling import did_you_mean
-from ratelimit_ext.policy.callables import checked
-from ratelimit_ext.policy.mistakes import Mistake
+from ratelimit_ext.policy.errors import Mistake
+from ratelimit_ext.policy.functions import checked
 
 PREFIX: Final = "RATELIMIT_"
 #: How alike two settings are, of 1, if one is a misspelling of the other.

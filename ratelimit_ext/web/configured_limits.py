@@ -2,7 +2,7 @@
 
 Flask-Limiter files what decorators give to a nested blueprint under the last part of its name. A
 policy tells ``v1.chat`` from ``v2.chat``, and what an inner blueprint has from what lies around it,
-as :mod:`ratelimit_ext.policy.layers` says.
+as :mod:`ratelimit_ext.policy.nesting` says.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator
 
 from flask_limiter import Limit
 
-from ratelimit_ext.policy.layers import around
+from ratelimit_ext.policy.nesting import around
 
 
 class ConfiguredLimits:

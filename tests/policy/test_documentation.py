@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.policy import load_policy
-from ratelimit_ext.policy.keywords import KEYWORDS
+from ratelimit_ext.policy.schema import KEYWORDS
 from tests.policy.conftest import Load, told_by
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"

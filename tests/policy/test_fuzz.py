@@ -15,10 +15,10 @@ from ratelimit_ext.policy import Policy, load_policy
 from ratelimit_ext.policy.consistency import check_plans, check_together
 from ratelimit_ext.policy.document import DocumentReader
 from ratelimit_ext.policy.draft import Draft
-from ratelimit_ext.policy.keywords import KEYWORDS
+from ratelimit_ext.policy.errors import Mistakes
 from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistakes
 from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy.schema import KEYWORDS
 from ratelimit_ext.policy.toml_file import TomlFile
 from tests.policy import functions
 

@@ -16,10 +16,10 @@ from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
 from ratelimit_ext.core.money import micro_dollars, shown_dollars
-from ratelimit_ext.policy.keywords import KEYWORDS
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
+from ratelimit_ext.policy.errors import Mistake, Mistakes
 from ratelimit_ext.policy.place import Code, Place
 from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.schema import KEYWORDS
 from ratelimit_ext.strategies import ALIASES
 
 _DAY_US: Final = 86_400_000_000

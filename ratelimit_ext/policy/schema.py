@@ -14,8 +14,8 @@ from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.limit import ANCHORS, MODES, MOST_AMOUNT, UNITS
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.policy.errors import Mistake
 from ratelimit_ext.policy.identities import identity
-from ratelimit_ext.policy.mistakes import Mistake
 from ratelimit_ext.policy.readers import (
     Reader,
     function,

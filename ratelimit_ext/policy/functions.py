@@ -9,7 +9,7 @@ from typing import Any
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.spelling import did_you_mean
-from ratelimit_ext.policy.mistakes import Mistake
+from ratelimit_ext.policy.errors import Mistake
 
 
 def is_dotted(name: str) -> bool:
