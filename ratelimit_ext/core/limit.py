@@ -39,13 +39,13 @@ class LimitOptions:
     #: What a token bucket holds at most; ``None``: the amount.
     burst: int | None = None
     #: What is counted; ``None``: what the string states, else requests.
-    unit: str | None = None
+    unit: str | None = field(default=None, metadata={"allowed": UNITS})
     #: The limit's name in headers and answers.
     name: str = ""
     #: ``enforce``, or ``shadow``: evaluated and counted, never enforced.
-    mode: str = "enforce"
+    mode: str = field(default="enforce", metadata={"allowed": MODES})
     #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
-    anchor: str | None = None
+    anchor: str | None = field(default=None, metadata={"allowed": ANCHORS})
     timezone: str = "UTC"
 
 

@@ -1,15 +1,41 @@
-"""Functions that a policy names as ``package.module:function``."""
+"""Functions in a policy: ``package.module:function`` in a file, a function in ``app.config``."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.spelling import did_you_mean
 from ratelimit_ext.policy.errors import Mistake
+
+_IDENTITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def function(value: object, arguments: int, *, python: bool) -> Callable[..., Any]:
+    """The function of a keyword; it must take that many arguments."""
+    if isinstance(value, str):
+        return _imported(value, arguments)
+    if python and callable(value):
+        return checked(value, arguments)
+    direct = "a function or " if python else ""
+    raise Mistake(f'found {shown(value)}; allowed: {direct}"package.module:function".')
+
+
+def identity(value: object, *, python: bool) -> str | Callable[[], Any]:
+    """The name of an identity, which the application may still register, or a function."""
+    if isinstance(value, str) and _IDENTITY.fullmatch(value):
+        return value
+    if (isinstance(value, str) and ":" in value) or (python and callable(value)):
+        return function(value, 0, python=python)
+    direct = ", a function" if python else ""
+    raise Mistake(
+        f'found {shown(value)}; allowed: the name of an identity such as "user"{direct}, or '
+        '"package.module:function".'
+    )
 
 
 def is_dotted(name: str) -> bool:
@@ -23,42 +49,35 @@ def is_dotted(name: str) -> bool:
     return bool(colon) and all(part.isidentifier() for part in parts)
 
 
-def resolved(name: str, arguments: int) -> Callable[..., Any]:
-    """The function of this name; it must take that many arguments. Imports its module."""
+def _imported(name: str, arguments: int) -> Callable[..., Any]:
     if not is_dotted(name):
         raise Mistake(f'found {shown(name)}; allowed: a function as "package.module:function".')
     module_name, _, path = name.partition(":")
-    found: Any = _module(name, module_name)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # noqa: BLE001 - the module is the user's and may raise anything
+        raise Mistake(
+            f"found {name!r}, but importing {module_name!r} fails: {type(error).__name__}: {error}."
+            " Correct the name or the module."
+        ) from None
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             raise Mistake(
                 f"found {name!r}, but {module_name!r} has no {path!r}."
-                f"{did_you_mean(part, dir(found))} Where that module is still being imported, move "
+                f"{did_you_mean(part, dir(found))} If that module is still being imported, move "
                 "the function to a module of its own."
             ) from None
     return checked(found, arguments)
 
 
-def _module(name: str, module_name: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001 - the module is the user's: anything can come out
-        raise Mistake(
-            f"found {name!r}, but importing {module_name!r} fails: "
-            f"{type(error).__name__}: {error}. Check its name and that it can be imported here."
-        ) from None
-
-
 def checked(function: object, arguments: int) -> Callable[..., Any]:
-    """The function itself, if it can be called with that many arguments and answers at once."""
+    """The function itself, if it can be called with that many arguments and is not async."""
     if not callable(function):
         raise Mistake(f"found {shown(function)}; allowed: a function.")
     if inspect.iscoroutinefunction(function):
-        raise Mistake(
-            f"found {shown(function)}, which is asynchronous; allowed: a plain function (def)."
-        )
+        raise Mistake(f"found {shown(function)}, an async function; allowed: a plain one (def).")
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):

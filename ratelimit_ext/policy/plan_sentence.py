@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ratelimit_ext.core.limit_string import ParsedLimit
-from ratelimit_ext.policy.plan import Plan
-from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.policy import Plan, PolicyLimit
 
 #: What a limit counts, for one and for many; dollars are counted in millionths.
 _UNITS: Final = {

@@ -1,25 +1,20 @@
-"""Whether the parts of a limit go together: its string, its options and its cost.
-
-The rules are the same for a policy and for a limit in code.
-"""
+"""What goes together: the parts of a limit, limits that apply together, and plans in a row."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
-from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 from ratelimit_ext.core.charge import checked_cost
 from ratelimit_ext.core.errors import shown
-from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
-from ratelimit_ext.core.limit_string import ParsedLimit, parse
+from ratelimit_ext.core.limit import LimitOptions
+from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars, shown_dollars
-from ratelimit_ext.policy.errors import Mistake, Mistakes
-from ratelimit_ext.policy.place import Code, Place
-from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.schema import KEYWORDS
+from ratelimit_ext.core.spelling import did_you_mean
+from ratelimit_ext.policy.errors import Mistake, Mistakes, Place
+from ratelimit_ext.policy.policy import PolicyLimit
 from ratelimit_ext.strategies import ALIASES
 
 _DAY_US: Final = 86_400_000_000
@@ -27,93 +22,34 @@ _DAY_US: Final = 86_400_000_000
 _ANCHORED_US: Final = {"day": _DAY_US, "month": 30 * _DAY_US}
 _AMOUNT: Final = re.compile(r"\d+")
 
-
-_option_values: Final = attrgetter(*OPTION_NAMES)
-
-
-def parsed_limits(value: object) -> tuple[ParsedLimit, ...]:
-    """The limits of a string. Raises ``ConfigurationError`` or ``Mistake`` for an invalid one."""
-    limits = parse(value)
-    if len({(each.period_us, each.unit, each.strategy) for each in limits}) < len(limits):
-        raise Mistake(
-            f"found {value!r}, in which two limits have the same period: only the smaller would "
-            "ever deny. Keep the smaller one."
-        )
-    return limits
+# -- one limit -------------------------------------------------------------------------------
 
 
-def check_limit(
-    limit: PolicyLimit, place: Place, default_strategy: str | None, mistakes: Mistakes
-) -> None:
-    """Add each mistake, at the keyword that it is about.
+def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mistakes) -> None:
+    """Note each mistake at the keyword it is about, for a policy and for a limit in code.
 
     ``default_strategy`` is the extension's; ``None`` if unknown: then ``burst`` and ``anchor`` are
     not checked against it.
     """
-    options, limits = limit.options, limit.parsed
-    with mistakes.noted_at(place.at("timezone")):
-        _check_timezone(options)
+    options, limits, place = limit.options, limit.parsed, limit.place
+    assert place is not None
+    if options.anchor is None and options.timezone != "UTC":
+        mistakes.add(
+            place.at("timezone"),
+            f"found {options.timezone!r} without an anchor; only a calendar window has a time "
+            'zone. Add anchor = "day" or "month", or remove it.',
+        )
     if options.name and len(limits) > 1:
         mistakes.add(
             place.at("name"),
             f"found {options.name!r} beside {limit.text!r}, which is {len(limits)} limits: headers "
-            "and answers could not tell them apart. Write each by itself, with a name of its own.",
+            "could not tell them apart. Write each by itself, with a name of its own.",
         )
     for each in limits:
         before = len(mistakes)
         _check_contradictions(each, options, place, mistakes)
         if len(mistakes) == before:
             _check_combination(each, limit, place, default_strategy, mistakes)
-
-
-def check_in_code(
-    text: object, options: LimitOptions, cost: object, default_strategy: str | None
-) -> None:
-    """Raise ``ConfigurationError`` with all mistakes of a limit that is written in Python."""
-    # What a function returns is known at the request; the cache shall not keep the function.
-    cost = _function if callable(cost) else cost
-    values = _option_values(options)
-    try:
-        _check_in_code(text, cost, default_strategy, *values)
-    except TypeError:  # a value that has no hash
-        _check_in_code.__wrapped__(text, cost, default_strategy, *values)
-
-
-def _function() -> None:
-    """Stands for a cost that is a function."""
-
-
-# Blocks inside views come here at every request. Typed: a cost of True equals 1 and is invalid.
-@lru_cache(maxsize=1024, typed=True)
-def _check_in_code(text: object, cost: Any, default_strategy: str | None, *values: Any) -> None:
-    mistakes, place = Mistakes(), Place(Code(str(text)))
-    defaults = _option_values(NO_OPTIONS)
-    options = zip(OPTION_NAMES, values, defaults, strict=True)
-    given = {word: value for word, value, default in options if value != default}
-    for word, value in {**given, "cost": cost}.items():
-        with mistakes.noted_at(place.at(word)):
-            given[word] = KEYWORDS[word](value, True)  # noqa: FBT003 - the signature of all readers
-    with mistakes.noted_at(place):
-        parsed = parsed_limits(text)
-        if not mistakes:
-            cost = given.pop("cost")
-            limit = PolicyLimit(
-                source="",
-                text=str(text),
-                parsed=parsed,
-                options=LimitOptions(**given),
-                cost=cost,
-            )
-            check_limit(limit, place, default_strategy, mistakes)
-    mistakes.raise_if_any("a limit")
-
-
-def _check_timezone(options: LimitOptions) -> None:
-    if options.anchor is None and options.timezone != "UTC":
-        raise Mistake(
-            f"found {options.timezone!r} without an anchor; only a window of the calendar has a "
-            'time zone. Add anchor = "day" or "month", or remove it.'
-        )
 
 
 def _check_contradictions(
@@ -124,19 +60,15 @@ def _check_contradictions(
         if own and given and own != given:
             mistakes.add(
                 place.at(word),
-                f"found {given!r} beside {parsed.text!r}, which says {own!r} itself. Remove it.",
+                f"found {given!r} beside {parsed.text!r}, which states {own!r} itself. Remove it.",
             )
     states_amount = parsed.strategy in (None, "surge")
     if options.unit == "usd" and parsed.unit is None and states_amount:
+        meant = _AMOUNT.sub(lambda amount: f"{amount[0]} usd", parsed.text, count=1)
         mistakes.add(
             place.at("unit"),
-            f"found 'usd' beside {parsed.text!r}, which states no dollars. Write "
-            f"{_AMOUNT.sub(_in_dollars, parsed.text, count=1)!r}.",
+            f"found 'usd' beside {parsed.text!r}, which states no dollars. Write {meant!r}.",
         )
-
-
-def _in_dollars(amount: re.Match[str]) -> str:
-    return f"{amount[0]} usd"
 
 
 def _check_combination(
@@ -146,23 +78,22 @@ def _check_combination(
     default_strategy: str | None,
     mistakes: Mistakes,
 ) -> None:
-    """Add what the core refuses: first without ``burst`` and ``anchor``, then with each of them."""
+    """Note what the core refuses: first without ``burst`` and ``anchor``, then with each."""
     options = limit.options
     fitting = "token-bucket" if options.burst is not None else "fixed-window"
     strategy = options.strategy or default_strategy or fitting
     strategy = ALIASES.get(strategy, strategy)
     plain = LimitOptions(unit=options.unit, name=options.name, mode=options.mode)
     before = len(mistakes)
-    with mistakes.noted_at(place):
+    with mistakes.at(place):
         parsed.limit(plain, strategy)
     if len(mistakes) > before:
-        return  # with burst or anchor, the core would only say the same again
-    with mistakes.noted_at(place.at("burst")):
-        burst = replace(plain, burst=options.burst)
-        capacity = parsed.limit(burst, strategy).capacity
-        with mistakes.noted_at(place.at("cost")):
+        return  # with burst or anchor, the core would only repeat it
+    with mistakes.at(place.at("burst")):
+        capacity = parsed.limit(replace(plain, burst=options.burst), strategy).capacity
+        with mistakes.at(place.at("cost")):
             _check_cost(limit, parsed, capacity)
-    with mistakes.noted_at(place.at("anchor")):
+    with mistakes.at(place.at("anchor")):
         parsed.limit(replace(plain, anchor=options.anchor, timezone=options.timezone), strategy)
         _check_anchor(options.anchor, parsed)
 
@@ -172,17 +103,17 @@ def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, capacity: int) -> None:
     if "block" in (parsed.strategy, limit.options.strategy) and cost != 1:
         raise Mistake('found a cost, but "unless blocked" counts nothing. Remove it.')
     if unit == "calls" and cost != 1:
-        raise Mistake(f"found a cost, but in {parsed.text!r} each call is one. Remove it.")
+        raise Mistake(f"found a cost, but {parsed.text!r} counts each call as 1. Remove it.")
     if not callable(cost) and _units(cost, unit) > capacity and limit.options.mode == "enforce":
         most = f"{shown_dollars(capacity)} usd" if unit == "usd" else capacity
         raise Mistake(
-            f"found {cost}, but {parsed.text!r} holds at most {most}: no call could ever "
-            "pass. Lower the cost or raise the limit."
+            f"found {cost}, but {parsed.text!r} holds at most {most}: every call would be denied. "
+            "Lower the cost or raise the limit."
         )
 
 
 def _units(cost: object, unit: str) -> int:
-    """A cost that is written down, in the units that are counted."""
+    """A cost that is not a function, in the units that are counted."""
     if unit != "usd":
         try:
             return checked_cost(cost, unit)
@@ -199,6 +130,82 @@ def _units(cost: object, unit: str) -> int:
 def _check_anchor(anchor: str | None, parsed: ParsedLimit) -> None:
     if anchor is not None and parsed.period_us != _ANCHORED_US[anchor]:
         raise Mistake(
-            f"found {anchor!r} beside {parsed.text!r}; the window of a calendar {anchor} needs "
-            f'a limit per {anchor}, such as "1000/{anchor}".'
+            f"found {anchor!r} beside {parsed.text!r}; a calendar {anchor} needs a limit per "
+            f'{anchor}, such as "1000/{anchor}".'
         )
+
+
+# -- limits that apply together --------------------------------------------------------------
+
+
+def check_buckets(
+    limits: Iterable[PolicyLimit],
+    default_strategy: str | None,
+    mistakes: Mistakes,
+    *,
+    beside: Iterable[PolicyLimit] = (),
+) -> None:
+    """Note a name that is used twice, and limits without names that differ in the amount alone.
+
+    ``beside`` are limits that apply as well and have been checked; their names are taken.
+    """
+    names = {limit.options.name: limit for limit in beside if limit.options.name}
+    buckets: dict[tuple[object, ...], PolicyLimit] = {}
+    for limit in limits:
+        place, name = limit.place, limit.options.name
+        assert place is not None
+        if name and name in names:
+            mistakes.add(
+                place.at("name"),
+                f"found {name!r}, which is also the name of {names[name].source}. "
+                "Limits that apply together need names of their own.",
+            )
+            continue
+        names[name] = limit
+        for bucket in _buckets(limit, default_strategy):
+            other = buckets.setdefault(bucket, limit)
+            if other is not limit:
+                mistakes.add(
+                    place,
+                    f"{limit.text!r} applies together with {other.text!r} of {other.source}, with "
+                    "the same period, strategy and key, and no name: only the smaller would ever "
+                    "decide. Remove one, or give one of them a name.",
+                )
+
+
+def _buckets(limit: PolicyLimit, default_strategy: str | None) -> Iterator[tuple[object, ...]]:
+    """What distinguishes limits for a person; the amount alone does not."""
+    for parsed in limit.parsed:
+        options = parsed.merged(limit.options)
+        given = options.strategy or default_strategy or ""
+        strategy = ALIASES.get(given, given)
+        identity = (options.unit, limit.key, limit.scope, limit.per_method)
+        yield (options.name, parsed.period_us, strategy, *identity)
+
+
+# -- plans -----------------------------------------------------------------------------------
+
+
+def check_next(
+    following: Mapping[str, str], places: Mapping[str, Place], mistakes: Mistakes
+) -> None:
+    """Note a next plan that does not exist, and plans that lead back to themselves."""
+    noted: set[str] = set()
+    for name, after in following.items():
+        place = places[name].at("next")
+        if after not in places:
+            known = ", ".join(map(repr, places))
+            hint = did_you_mean(after, places)
+            mistakes.add(place, f"found {shown(after)}; allowed: one of the plans {known}.{hint}")
+        elif name not in noted and (circle := _circle(name, following)):
+            noted.update(circle)
+            way = " to ".join(map(repr, [*circle, name]))
+            mistakes.add(place, f"the plans form a circle: {way}. Remove next from the last one.")
+
+
+def _circle(name: str, following: Mapping[str, str]) -> list[str]:
+    """The plans from ``name`` back to it; empty if the way does not lead back."""
+    way = [name]
+    while (after := following.get(way[-1])) is not None and after not in way:
+        way.append(after)
+    return way if after == name else []

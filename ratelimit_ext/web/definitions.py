@@ -22,7 +22,7 @@ from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
-from ratelimit_ext.policy.rules import check_in_code
+from ratelimit_ext.policy import check_in_code
 from ratelimit_ext.web.code_mistakes import UNUSED
 from ratelimit_ext.web.limits_adapter import items_of
 from ratelimit_ext.web.refusal import RateLimitExceeded

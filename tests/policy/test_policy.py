@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +259,12 @@ def test_a_policy_cannot_be_changed(load: Load) -> None:
         policy.default = ()  # type: ignore[misc]
     with pytest.raises(TypeError):
         policy.plans["free"] = policy.plan("pro")  # type: ignore[index]
+
+
+def test_pydantic_is_imported_only_where_limits_are_read() -> None:
+    """The extension is imported without it."""
+    program = "import sys, ratelimit_ext; sys.exit('pydantic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=CHATAPP.parents[1], check=True)
 
 
 def test_all_public_names_exist() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit_ext.policy import Policy, load_policy
-from tests.policy.conftest import told_by
+from tests.policy.conftest import error_of
 
 NAMES = st.sampled_from(["chat", "pay", "admin", "outer.inner", "a b", "ä", 'quote"d'])
 STRINGS = st.sampled_from(["5/minute", "9/day", "1/second", "100 per 30 seconds"])
@@ -117,6 +117,6 @@ def test_an_added_mistake_is_the_only_one(tmp_path_factory: Any, document: dict[
     """The same document with one wrong key has one mistake, told at its line."""
     text = toml(document) + '[plan.pro]\ntitle = "Pro"\n'
     line = text.count("\n") - 1
-    first, only = told_by(lambda: read(text, tmp_path_factory.mktemp("policy"))).split("\n")
+    first, only = error_of(lambda: read(text, tmp_path_factory.mktemp("policy"))).split("\n")
     assert first == "1 mistake in the limits by configuration:"
     assert f"policy.toml:{line}: plan: unknown key" in only

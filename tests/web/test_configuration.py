@@ -797,12 +797,13 @@ def test_members_that_the_application_does_not_have_are_told_at_once(
     app.register_blueprint(chat("one", "two"))
     with pytest.raises(ConfigurationError) as raised:
         limiter.check_policy(app)
-    told = "is neither blueprint nor endpoint; registered: 'chat', 'chat.one', 'chat.two', 'static'"
+    told = "registered: 'chat', 'chat.one', 'chat.two', 'static'. Did you mean"
+    none = "there is no blueprint or endpoint"
     file = f"{tmp_path}/policy.toml"
     assert str(raised.value).split("\n") == [
         "2 mistakes in the limits by configuration:",
-        f"  {file}:5: groups.calls.members[0]: 'chta' {told}. Did you mean 'chat'?",
-        f"  {file}:7: groups.calls.members[2]: 'chat.tow' {told}. Did you mean 'chat.two'?",
+        f"  {file}:5: groups.calls.members[0]: {none} 'chta'; {told} 'chat'?",
+        f"  {file}:7: groups.calls.members[2]: {none} 'chat.tow'; {told} 'chat.two'?",
     ]
 
 
