@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, shown
@@ -152,9 +152,13 @@ class Mistakes:
         """Note a mistake, as one line."""
         self._found.append((place, " ".join(str(text).split())))
 
-    def at(self, place: Place) -> _Collected:
-        """A context that notes the mistake that ends its block, and goes on after it."""
-        return _Collected(self, place)
+    @contextmanager
+    def at(self, place: Place) -> Iterator[None]:
+        """Note the mistake that ends the block, and go on after it."""
+        try:
+            yield
+        except (Mistake, ConfigurationError) as error:
+            self.add(place, error)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -177,86 +181,58 @@ class Mistakes:
         raise ConfigurationError("\n".join([f"{count} in {where}:", *lines]))
 
 
-class _Collected:
-    def __init__(self, mistakes: Mistakes, place: Place) -> None:
-        self._mistakes, self._place = mistakes, place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Mistake | ConfigurationError):
-            return False
-        self._mistakes.add(self._place, error)
-        return True
-
-
 # -- pydantic's errors -----------------------------------------------------------------------
 
 NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}"
 NAME_ALLOWED: Final = "a name of 1 to 64 letters, digits, _, -, . and spaces"
-_WHOLE_NUMBER: Final = f"a whole number from 1 to {MOST_AMOUNT}"
-_TABLE: Final = "a table.{brackets}"
-_LIST: Final = 'a list of at least one limit, such as ["30/minute"].{brackets}'
-_MEMBERS: Final = 'a list of blueprints and endpoints, such as ["chat", "api.ask"].{brackets}'
-
-#: Sentences by the type of pydantic's error and the last key of its location; "*" is any.
-_SENTENCES: Final[Mapping[tuple[str, str], str]] = {
-    ("extra_forbidden", "*"): "unknown key; allowed: {keys}.{nearest}",
-    ("missing", "version"): '"version" is missing. Write version = 1 as the first line.',
-    ("missing", "limit"): '"limit" is missing. Write for example limit = "30/minute".',
-    ("missing", "limits"): (
-        "the plan has no limits. Write [[{path}.limits]] with a name and a limit; to allow "
-        'anything, limit = "1000000000/day".'
-    ),
-    ("missing", "members"): '"members" is missing. Write for example members = ["chat"].',
-    ("missing", "name"): (
-        '"name" is missing. A limit of a plan needs one, to keep the usage of a caller who changes '
-        'plans. Write for example name = "plan".'
-    ),
-    **{
-        (type_, "*"): f"found {{found}}; allowed: {allowed}"
-        for types, allowed in (
-            (("model_type", "dict_type"), _TABLE),
-            (("list_type", "too_short"), _LIST),
-            (("bool_type",), "true or false, without quotes."),
-            (("int_type", "greater_than_equal", "less_than_equal"), f"{_WHOLE_NUMBER}."),
-        )
-        for type_ in types
-    },
-    ("*", "members"): "found {found}; allowed: the name of a blueprint or endpoint.",
-    ("list_type", "members"): f"found {{found}}; allowed: {_MEMBERS}",
-    ("too_short", "members"): f"found {{found}}; allowed: {_MEMBERS}",
-    ("*", "name"): f"found {{found}}; allowed: {NAME_ALLOWED}.",
-    ("*", "scope"): f"found {{found}}; allowed: {NAME_ALLOWED}.",
-    ("*", "next"): "found {found}; allowed: the name of a plan.",
-    ("*", "*"): "found {found}; allowed: a text in quotes.",
-}
 #: Keywords that may be functions without arguments if they are written in Python.
 OR_FUNCTION: Final = frozenset({"cost", "error_message"})
+
+#: Types of pydantic's errors that lead to the same sentence as another.
+_SAME: Final = {
+    "dict_type": "model_type",
+    "too_short": "list_type",
+    "greater_than_equal": "int_type",
+    "less_than_equal": "int_type",
+}
+#: What is allowed, by the type of pydantic's error and the last key of its location; "*" is any.
+_ALLOWED: Final = {
+    ("model_type", "*"): "a table",
+    ("list_type", "members"): 'a list of blueprints and endpoints, such as ["chat", "api.ask"]',
+    ("list_type", "*"): 'a list of at least one limit, such as ["30/minute"]',
+    ("bool_type", "*"): "true or false, without quotes",
+    ("int_type", "*"): f"a whole number from 1 to {MOST_AMOUNT}",
+    ("*", "members"): "the name of a blueprint or endpoint",
+    ("*", "name"): NAME_ALLOWED,
+    ("*", "scope"): NAME_ALLOWED,
+    ("*", "next"): "the name of a plan",
+    ("*", "*"): "a text in quotes",
+}
+_MISSING: Final = {
+    "version": '"version" is missing. Write version = 1 as the first line.',
+    "limit": '"limit" is missing. Write for example limit = "30/minute".',
+    "limits": "the plan has no limits. Write [[{plan}.limits]] with a name and a limit; to allow "
+    'anything, limit = "1000000000/day".',
+    "members": '"members" is missing. Write for example members = ["chat"].',
+    "name": '"name" is missing. A limit of a plan needs one, to keep the usage of a caller who '
+    'changes plans. Write for example name = "plan".',
+}
 
 
 def sentence(error: Mapping[str, Any], keys: Collection[str], *, python: bool) -> str:
     """The sentence for one of pydantic's errors; ``keys`` are those of the table around it."""
-    kind, path, value = error["type"], error["loc"], error["input"]
-    names = [key for key in path if isinstance(key, str)]
-    key = names[-1] if names else ""
-    if kind == "value_error":  # of our own validators: their sentence
+    kind, path, value = _SAME.get(error["type"], error["type"]), error["loc"], error["input"]
+    key = next((key for key in reversed(path) if isinstance(key, str)), "")
+    if kind == "extra_forbidden":
+        return f"unknown key; allowed: {', '.join(keys)}.{_nearest(key, value, keys)}"
+    if kind == "missing":
+        return _MISSING[key].format(plan=dotted(path[:-1]))
+    if kind == "value_error":  # a Mistake of our own validators
         said = str(error["ctx"]["error"])
     else:
         ranked = ((kind, key), (kind, "*"), ("*", key), ("*", "*"))
-        said = next(_SENTENCES[pair] for pair in ranked if pair in _SENTENCES).format(
-            found=shown(value),
-            keys=", ".join(keys),
-            nearest=_nearest(key, value, keys),
-            brackets=_brackets(kind, value),
-            path=dotted(path[:-1]),
-        )
+        allowed = next(_ALLOWED[pair] for pair in ranked if pair in _ALLOWED)
+        said = f"found {shown(value)}; allowed: {allowed}.{_brackets(kind, value)}"
     if python and key in OR_FUNCTION and not callable(value):
         said += " A function without arguments is allowed as well."
     return said
@@ -271,8 +247,10 @@ def _nearest(key: str, value: object, keys: Collection[str]) -> str:
 
 def _brackets(kind: str, value: object) -> str:
     """What to do with a table for a list, and the reverse."""
-    if kind in ("model_type", "dict_type"):
-        return " In a file, write its name in single brackets." * isinstance(value, list)
+    if kind == "model_type" and isinstance(value, list):
+        return " In a file, write its name in single brackets."
+    if kind != "list_type":
+        return ""
     if isinstance(value, Mapping):
         return " In a file, write its name in double brackets."
     return " Fill the list or remove the key." if value == [] else " Put it in brackets."

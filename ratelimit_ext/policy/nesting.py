@@ -62,6 +62,7 @@ class Nesting:
         self._application: list[PolicyLimit] = []
         self._default: list[PolicyLimit] = []
         self._blueprints, self._routes, self._targets = _Named(), _Named(), _Named()
+        self._named = (self._blueprints, self._routes, self._targets)
         self._groups: list[_Group] = []
         self._plans: dict[str, Plan] = {}
         #: The places of all plans, also of those with mistakes; ``None`` if unknown.
@@ -99,7 +100,7 @@ class Nesting:
     ) -> None:
         if "limits" in table.model_fields_set:
             named.limits[name] += self._limits(table.limits, place.at("limits"), scope)
-        # A mistaken value counts as true: no plan shall seem to apply nowhere because of it.
+        # A mistaken value counts as true, so that no plan seems to apply nowhere because of it.
         if table.plans is not False:
             named.plans[name] = place.at("plans")
 
@@ -180,8 +181,8 @@ class Nesting:
         check_buckets(self._application, self._default_strategy, mistakes)
         check_buckets(self._default, self._default_strategy, mistakes)
         of_plans = [limit for plan in self._plans.values() for limit in plan.limits]
-        for limits, on_plans in self._together(layers):
-            beside = [*self._application, *of_plans] if on_plans else self._application
+        for limits, plans_apply in self._together(layers):
+            beside = [*self._application, *of_plans] if plans_apply else self._application
             check_buckets(limits, self._default_strategy, mistakes, beside=beside)
         self._check_plans()
 
@@ -189,7 +190,7 @@ class Nesting:
         """For each name, what its blueprints have and then its own; and whether plans apply."""
         targets = self._target_limits(layers)
         blueprints, routes = self._blueprints.limits, self._routes.limits
-        asking = {*self._blueprints.plans, *self._routes.plans, *self._targets.plans}
+        with_plans = {name for named in self._named for name in named.plans}
         for name in self._limited():
             outer = layers.reaching(name)
             inherited = [
@@ -197,24 +198,24 @@ class Nesting:
                 for blueprint in outer
                 for limit in (*blueprints.get(blueprint, ()), *targets.get(blueprint, ()))
             ]
-            on_plans = not asking.isdisjoint((name, *outer))
+            plans_apply = not with_plans.isdisjoint((name, *outer))
             # A target may be either kind; a blueprint and a view of one name have nothing in common
             kinds = [named[name] for named in (blueprints, routes) if name in named]
             for own in kinds or [[]]:
-                yield [*inherited, *own, *targets.get(name, ())], on_plans
+                yield [*inherited, *own, *targets.get(name, ())], plans_apply
 
     def _check_plans(self) -> None:
         if self._plan_places is None:
             return
-        asking = [*self._asking(), *(group.plans for group in self._groups if group.plans)]
+        places = [*self._plan_keys(), *(group.plans for group in self._groups if group.plans)]
         if not self._plan_places:
-            for place in asking:
+            for place in places:
                 self._mistakes.add(
                     place,
                     "there is no plan to apply. Add a table [plans.NAME] to the policy file, or "
                     "remove the key.",
                 )
-        elif not asking:
+        elif not places:
             self._mistakes.add(
                 next(iter(self._plan_places.values())),
                 "the plans apply nowhere. Write plans = true in the table of a blueprint, such as "
@@ -226,12 +227,16 @@ class Nesting:
     def policy(self) -> Policy:
         """The policy; complete if there are no mistakes."""
         layers = self._layers()
-        stated = {*self._blueprints.plans, *self._routes.plans}
-        targets = {name: at for name, at in self._targets.plans.items() if name not in stated}
-        asking = {*stated, *targets}
+        blueprints, routes = self._blueprints.plans, self._routes.plans
+        targets = {
+            name: at
+            for name, at in self._targets.plans.items()
+            if name not in blueprints and name not in routes
+        }
+        with_plans = {*blueprints, *routes, *targets}
         plan_blueprints, plan_routes, plan_targets = (
-            MappingProxyType({name: str(at) for name, at in layers.once(named, asking).items()})
-            for named in (self._blueprints.plans, self._routes.plans, targets)
+            MappingProxyType({name: str(at) for name, at in layers.once(named, with_plans).items()})
+            for named in (blueprints, routes, targets)
         )
         return Policy(
             application=tuple(self._application),
@@ -267,7 +272,7 @@ class Nesting:
         lists: list[Sequence[PolicyLimit]] = [self._application, self._default]
         lists += [group.limits for group in self._groups]
         lists += [plan.limits for plan in self._plans.values()]
-        for named in (self._blueprints, self._routes, self._targets):
+        for named in self._named:
             lists += named.limits.values()
         return Uses(
             targets=tuple(targets),
@@ -277,22 +282,21 @@ class Nesting:
                 for limit in limits
                 if isinstance(limit.key, str) and limit.place is not None
             ),
-            plans=tuple(dict.fromkeys(self._asking())),
+            plans=tuple(dict.fromkeys(self._plan_keys())),
         )
 
-    def _asking(self) -> list[Place]:
-        named = (self._blueprints, self._routes, self._targets)
-        return [place for each in named for place in each.plans.values()]
+    def _plan_keys(self) -> list[Place]:
+        """The places of ``plans = true``."""
+        return [place for named in self._named for place in named.plans.values()]
 
     def _limited(self) -> dict[str, None]:
         """Every name with limits or plans."""
-        named = (self._blueprints, self._routes, self._targets)
-        names = [name for each in named for name in (*each.limits, *each.plans)]
+        names = [name for each in self._named for name in (*each.limits, *each.plans)]
         return dict.fromkeys([*names, *(name for group in self._groups for name in group.members)])
 
     def _layers(self) -> _Layers:
         lists: list[_ByName] = [
-            *(each.limits for each in (self._blueprints, self._routes, self._targets)),
+            *(each.limits for each in self._named),
             *(dict.fromkeys(group.members, group.limits) for group in self._groups),
         ]
         return _Layers(lists, self._limited())
@@ -358,13 +362,13 @@ class _Layers:
         overrides = name in self.overriding
         return tuple(replace(limit, override_defaults=overrides) for limit in limits)
 
-    def once(self, names: Mapping[str, _T], asking: Collection[str]) -> dict[str, _T]:
-        """Those of the names that no blueprint among ``asking`` reaches.
+    def once(self, names: Mapping[str, _T], having: Collection[str]) -> dict[str, _T]:
+        """Those of the names that no blueprint among ``having`` reaches.
 
         So what all of them have in common, a plan or the limits of a group, is charged once.
         """
         return {
             name: value
             for name, value in names.items()
-            if not any(outer in asking for outer in self.reaching(name))
+            if not any(outer in having for outer in self.reaching(name))
         }

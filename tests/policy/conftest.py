@@ -17,7 +17,7 @@ Load = Callable[..., Policy]
 class Case(NamedTuple):
     """A text with a mistake, its place, and key words of its sentence.
 
-    The text is in a file below ``version = 1``: its own first line is line 2. ``mistakes`` is how
+    The text is in a file below ``version = 1``: its first line is line 2. ``mistakes`` is how
     many the text has in all.
     """
 
@@ -63,5 +63,5 @@ def check_case(load: Load, case: Case) -> None:
     """Assert that the mistake is found at its place, and nothing else that is not counted."""
     _, *lines = error_of(lambda: load(f"version = 1\n{case.text}\n")).split("\n")
     assert len(lines) == case.mistakes
-    sentences = [line for line in lines if line.startswith(f"  {case.place}: ")]
+    sentences = [line for line in lines if line.startswith(f"  policy.toml:{case.place}: ")]
     assert [line for line in sentences if all(word in line for word in case.words)], lines

@@ -275,238 +275,197 @@ def test_a_route_and_a_blueprint_of_one_name_are_two(load: Load) -> None:
 MISTAKES = [
     Case(
         "one name twice",
-        '[[default]]\nname = "a"\nlimit = "5/minute"\n[[default]]\nname = "a"\nlimit = "9/hour"',
-        "policy.toml:6: default[1].name",
+        ('[[default]]\nname = "a"\nlimit = "5/minute"\n[[default]]\nname = "a"\nlimit = "9/hour"'),
+        "6: default[1].name",
         ["also the name of policy.toml: default[0]"],
     ),
     Case(
         "one name in a blueprint and in it",
-        "[[blueprints.chat.routes.post.limits]]\n"
-        'limit = "5/minute"\n'
-        'name = "a"\n'
-        "[[blueprints.chat.limits]]\n"
-        'limit = "9/hour"\n'
-        'name = "a"',
-        "policy.toml:4: blueprints.chat.routes.post.limits[0].name",
+        (
+            '[[blueprints.chat.routes.post.limits]]\nlimit = "5/minute"\nname = "a"\n'
+            '[[blueprints.chat.limits]]\nlimit = "9/hour"\nname = "a"'
+        ),
+        "4: blueprints.chat.routes.post.limits[0].name",
         ["also the name of policy.toml: blueprints.chat.limits[0]"],
     ),
     Case(
         "one name in the application and in a blueprint",
-        "[[application]]\n"
-        'limit = "5/minute"\n'
-        'name = "a"\n'
-        "[[blueprints.chat.limits]]\n"
-        'limit = "9/hour"\n'
-        'name = "a"',
-        "policy.toml:7: blueprints.chat.limits[0].name",
+        (
+            '[[application]]\nlimit = "5/minute"\nname = "a"\n[[blueprints.chat.limits]]\n'
+            'limit = "9/hour"\nname = "a"'
+        ),
+        "7: blueprints.chat.limits[0].name",
         ["also the name of policy.toml: application[0]"],
     ),
     Case(
         "one bucket twice",
         'default = ["5/minute", "9/minute"]',
-        "policy.toml:2: default[1]",
+        "2: default[1]",
         ["applies together with '5/minute' of policy.toml: default[0]"],
     ),
     Case(
         "one route in two tables",
-        '[[routes."chat.post".limits]]\n'
-        'limit = "5/minute"\n'
-        "[[blueprints.chat.routes.post.limits]]\n"
-        'limit = "9/minute"',
-        'policy.toml:2: routes."chat.post".limits[0]',
+        (
+            '[[routes."chat.post".limits]]\nlimit = "5/minute"\n'
+            '[[blueprints.chat.routes.post.limits]]\nlimit = "9/minute"'
+        ),
+        '2: routes."chat.post".limits[0]',
         ["applies together with '9/minute' of policy.toml: blueprints.chat.routes.post.limits[0]"],
     ),
     Case(
         "group without limits",
         '[groups."my calls"]\nmembers = ["chat"]\nplans = false',
-        'policy.toml:2: groups."my calls"',
+        '2: groups."my calls"',
         ["neither limits nor plans", 'Write [[groups."my calls".limits]]'],
     ),
     Case(
         "plans without any plan",
         '[groups.calls]\nmembers = ["chat", "api"]\nplans = true',
-        "policy.toml:4: groups.calls.plans",
+        "4: groups.calls.plans",
         ["there is no plan to apply"],
     ),
     Case(
         "member named twice",
-        "[groups.calls]\n"
-        "members = [\n"
-        '  "chat",\n'
-        '  "api",\n'
-        '  "chat",\n'
-        "]\n"
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"',
-        "policy.toml:6: groups.calls.members[2]",
+        (
+            '[groups.calls]\nmembers = [\n  "chat",\n  "api",\n  "chat",\n]\n'
+            '[[groups.calls.limits]]\nname = "user"\nlimit = "30/minute"'
+        ),
+        "6: groups.calls.members[2]",
         ["found 'chat' (a string)", "a member already"],
     ),
     Case(
         "one name twice in a group",
-        "[groups.calls]\n"
-        'members = ["chat", "api"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "9/hour"',
-        "policy.toml:8: groups.calls.limits[1].name",
+        (
+            '[groups.calls]\nmembers = ["chat", "api"]\n[[groups.calls.limits]]\n'
+            'name = "user"\nlimit = "30/minute"\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "9/hour"'
+        ),
+        "8: groups.calls.limits[1].name",
         ["also the name of policy.toml: groups.calls.limits[0]"],
     ),
     Case(
         "name of a limit of a member",
-        "[groups.calls]\n"
-        'members = ["chat"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"\n'
-        "[[blueprints.chat.limits]]\n"
-        'name = "user"\n'
-        'limit = "9/hour"',
-        "policy.toml:5: groups.calls.limits[0].name",
+        (
+            '[groups.calls]\nmembers = ["chat"]\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"\n[[blueprints.chat.limits]]\nname = "user"\nlimit = "9/hour"'
+        ),
+        "5: groups.calls.limits[0].name",
         ["also the name of policy.toml: blueprints.chat.limits[0]"],
     ),
     Case(
         "name of a limit around a member",
-        "[groups.calls]\n"
-        'members = ["chat.post"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"\n'
-        "[[blueprints.chat.limits]]\n"
-        'name = "user"\n'
-        'limit = "9/hour"',
-        "policy.toml:5: groups.calls.limits[0].name",
+        (
+            '[groups.calls]\nmembers = ["chat.post"]\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"\n[[blueprints.chat.limits]]\nname = "user"\nlimit = "9/hour"'
+        ),
+        "5: groups.calls.limits[0].name",
         ["also the name of policy.toml: blueprints.chat.limits[0]"],
     ),
     Case(
         "name of a limit inside a member",
-        "[groups.calls]\n"
-        'members = ["chat"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"\n'
-        "[[blueprints.chat.routes.post.limits]]\n"
-        'name = "user"\n'
-        'limit = "9/hour"',
-        "policy.toml:8: blueprints.chat.routes.post.limits[0].name",
+        (
+            '[groups.calls]\nmembers = ["chat"]\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"\n[[blueprints.chat.routes.post.limits]]\nname = "user"\n'
+            'limit = "9/hour"'
+        ),
+        "8: blueprints.chat.routes.post.limits[0].name",
         ["also the name of policy.toml: groups.calls.limits[0]"],
     ),
     Case(
         "name of a limit of another group",
-        "[groups.calls]\n"
-        'members = ["chat", "api"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"\n'
-        "[groups.more]\n"
-        'members = ["page", "chat"]\n'
-        'limits = [{name = "user", limit = "9/hour"}]',
-        "policy.toml:9: groups.more.limits[0].name",
+        (
+            '[groups.calls]\nmembers = ["chat", "api"]\n[[groups.calls.limits]]\n'
+            'name = "user"\nlimit = "30/minute"\n[groups.more]\nmembers = ["page", "chat"]\n'
+            'limits = [{name = "user", limit = "9/hour"}]'
+        ),
+        "9: groups.more.limits[0].name",
         ["also the name of policy.toml: groups.calls.limits[0]"],
     ),
     Case(
         "name of a limit of a plan",
-        "[groups.calls]\n"
-        'members = ["chat"]\n'
-        "plans = true\n"
-        'limits = [{name = "plan", limit = "9/hour"}]\n'
-        "[[plans.pro.limits]]\n"
-        'name = "plan"\n'
-        'limit = "9/day"',
-        "policy.toml:5: groups.calls.limits[0].name",
+        (
+            '[groups.calls]\nmembers = ["chat"]\nplans = true\n'
+            'limits = [{name = "plan", limit = "9/hour"}]\n[[plans.pro.limits]]\n'
+            'name = "plan"\nlimit = "9/day"'
+        ),
+        "5: groups.calls.limits[0].name",
         ["also the name of policy.toml: plans.pro.limits[0]"],
     ),
     Case(
         "name of a limit of the application",
-        "[groups.calls]\n"
-        'members = ["chat"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"\n'
-        "[[application]]\n"
-        'name = "user"\n'
-        'limit = "9/hour"',
-        "policy.toml:5: groups.calls.limits[0].name",
+        (
+            '[groups.calls]\nmembers = ["chat"]\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"\n[[application]]\nname = "user"\nlimit = "9/hour"'
+        ),
+        "5: groups.calls.limits[0].name",
         ["also the name of policy.toml: application[0]"],
     ),
     Case(
         "one bucket twice",
         '[groups.calls]\nmembers = ["chat"]\nlimits = ["5/minute", "9/minute"]',
-        "policy.toml:4: groups.calls.limits[1]",
+        "4: groups.calls.limits[1]",
         ["applies together with '5/minute' of policy.toml: groups.calls.limits[0]"],
     ),
     Case(
         "one name twice in a plan",
-        "[blueprints.chat]\n"
-        "plans = true\n"
-        "[plans.pro]\n"
-        'limits = [{limit = "9/day", name = "a"}, {limit = "9/hour", name = "a"}]',
-        "policy.toml:5: plans.pro.limits[1].name",
+        (
+            "[blueprints.chat]\nplans = true\n[plans.pro]\n"
+            'limits = [{limit = "9/day", name = "a"}, {limit = "9/hour", name = "a"}]'
+        ),
+        "5: plans.pro.limits[1].name",
         ["also the name of policy.toml: plans.pro.limits[0]"],
     ),
     Case(
         "name of a limit where the plan applies",
-        "[[blueprints.chat.limits]]\n"
-        'name = "a"\n'
-        'limit = "5/minute"\n'
-        "[blueprints.chat.routes.post]\n"
-        "plans = true\n"
-        "[plans.pro]\n"
-        'limits = [{limit = "9/day", name = "a"}]',
-        "policy.toml:3: blueprints.chat.limits[0].name",
+        (
+            '[[blueprints.chat.limits]]\nname = "a"\nlimit = "5/minute"\n'
+            "[blueprints.chat.routes.post]\nplans = true\n[plans.pro]\n"
+            'limits = [{limit = "9/day", name = "a"}]'
+        ),
+        "3: blueprints.chat.limits[0].name",
         ["also the name of policy.toml: plans.pro.limits[0]"],
     ),
     Case(
         "unknown next plan",
-        "[blueprints.chat]\n"
-        "plans = true\n"
-        "[plans.free]\n"
-        'next = "por"\n'
-        'limits = [{limit = "9/day", name = "a"}]\n'
-        "[plans.pro]\n"
-        'limits = [{limit = "99/day", name = "a"}]',
-        "policy.toml:5: plans.free.next",
-        [
-            "found 'por' (a string)",
-            "allowed: one of the plans 'free'",
-            "one of the plans 'free', 'pro'",
-            "Did you mean 'pro'",
-        ],
+        (
+            '[blueprints.chat]\nplans = true\n[plans.free]\nnext = "por"\n'
+            'limits = [{limit = "9/day", name = "a"}]\n[plans.pro]\n'
+            'limits = [{limit = "99/day", name = "a"}]'
+        ),
+        "5: plans.free.next",
+        ["found 'por' (a string)", "one of the plans 'free', 'pro'", "Did you mean 'pro'"],
     ),
     Case(
         "plans in a circle",
         '[blueprints.chat]\nplans = true\n[plans.a]\nnext = "b"\n[plans.b]\nnext = "a"',
-        "policy.toml:5: plans.a.next",
+        "5: plans.a.next",
         ["the plans form a circle: 'a' to 'b' to 'a'"],
         mistakes=3,
     ),
     Case(
         "plan that is its own next",
         '[blueprints.chat]\nplans = true\n[plans.a]\nnext = "a"',
-        "policy.toml:5: plans.a.next",
+        "5: plans.a.next",
         ["the plans form a circle: 'a' to 'a'"],
         mistakes=2,
     ),
     Case(
         "plans without any plan",
         "[blueprints.chat]\nplans = true",
-        "policy.toml:3: blueprints.chat.plans",
+        "3: blueprints.chat.plans",
         ["there is no plan to apply"],
     ),
     Case(
         "name of a plan for true, without any plan",
         '[blueprints.chat]\nplans = "pro"',
-        "policy.toml:3: blueprints.chat.plans",
+        "3: blueprints.chat.plans",
         ["there is no plan to apply"],
         mistakes=2,
     ),
     Case(
         "plans that apply nowhere",
         '[plans.pro]\nlimits = [{limit = "9/day", name = "a"}]',
-        "policy.toml:2: plans.pro",
+        "2: plans.pro",
         ["apply nowhere"],
     ),
 ]

@@ -10,480 +10,442 @@ MISTAKES = [
     Case(
         "unknown table",
         "[blueprint.chat]\nplans = false",
-        "policy.toml:2: blueprint",
-        ["unknown key", "allowed: version", "Did you mean 'blueprints'"],
+        "2: blueprint",
+        ["unknown key", "version", "Did you mean 'blueprints'"],
     ),
     Case(
         "unknown keyword",
         '[[application]]\nlimit = "5/minute"\nbrust = 3',
-        "policy.toml:4: application[0].brust",
-        ["unknown key", "allowed: limit", "Did you mean 'burst'"],
+        "4: application[0].brust",
+        ["unknown key", "limit", "Did you mean 'burst'"],
     ),
     Case(
         "keyword of a limit on a blueprint",
         '[blueprints.chat]\nlimit = "5/minute"',
-        "policy.toml:3: blueprints.chat.limit",
-        ["unknown key", "allowed: plans", "Did you mean 'limits'"],
+        "3: blueprints.chat.limit",
+        ["unknown key", "plans", "Did you mean 'limits'"],
     ),
     Case(
         "unknown key of a plan",
         '[plans.pro]\ntitel = "Pro"',
-        "policy.toml:3: plans.pro.titel",
-        ["unknown key", "allowed: title", "Did you mean 'title'"],
+        "3: plans.pro.titel",
+        ["unknown key", "title", "Did you mean 'title'"],
         mistakes=3,
     ),
     Case(
         "nested blueprint without quotes",
         '[blueprints.outer.inner]\nlimits = ["5/minute"]',
-        "policy.toml:2: blueprints.outer.inner",
+        "2: blueprints.outer.inner",
         [
             "unknown key",
-            "allowed: plans",
+            "plans",
             'Write a nested blueprint with its whole name in quotes: [blueprints."outer.inner"]',
         ],
     ),
-    Case(
-        "key that has to be escaped",
-        '"a\\nb" = 1',
-        'policy.toml:2: "a\\nb"',
-        ["unknown key", "allowed: version"],
-    ),
+    Case("key that has to be escaped", '"a\\nb" = 1', '2: "a\\nb"', ["unknown key", "version"]),
     Case(
         "empty name",
         '[blueprints.""]\nlimits = ["5/minute"]',
-        "policy.toml:2: blueprints",
-        ["found the key '' (a string)", "allowed: a name"],
+        "2: blueprints",
+        ["found the key '' (a string)", "a name"],
     ),
     Case(
         "list in one pair of brackets",
         '[application]\nlimit = "5/minute"',
-        "policy.toml:2: application",
-        ["found a table", "allowed: a list of at least one limit", "double brackets"],
+        "2: application",
+        ["found a table", "a list of at least one limit", "double brackets"],
     ),
     Case(
         "table in two pairs of brackets",
         '[[blueprints.chat]]\nlimits = ["5/minute"]',
-        "policy.toml:2: blueprints.chat",
-        ["found a list", "allowed: a table", "single brackets"],
+        "2: blueprints.chat",
+        ["found a list", "a table", "single brackets"],
     ),
     Case(
         "string for a list",
         '[blueprints.chat]\nlimits = "5/minute"',
-        "policy.toml:3: blueprints.chat.limits",
-        [
-            "found '5/minute' (a string)",
-            "allowed: a list of at least one limit",
-            "Put it in brackets",
-        ],
+        "3: blueprints.chat.limits",
+        ["found '5/minute' (a string)", "a list of at least one limit", "Put it in brackets"],
     ),
     Case(
         "empty list",
         "default = []",
-        "policy.toml:2: default",
-        ["found an empty list", "allowed: a list of at least one limit"],
+        "2: default",
+        ["found an empty list", "a list of at least one limit"],
     ),
     Case(
         "number for a limit",
         'default = ["5/minute", 5]',
-        "policy.toml:2: default[1]",
-        ["found 5 (a whole number)", "allowed: a table"],
+        "2: default[1]",
+        ["found 5 (a whole number)", "a table"],
     ),
     Case(
         "number for a table",
         "blueprints = 1",
-        "policy.toml:2: blueprints",
-        ["found 1 (a whole number)", "allowed: a table"],
+        "2: blueprints",
+        ["found 1 (a whole number)", "a table"],
     ),
-    Case(
-        "date for plans",
-        "plans = 2024-01-01",
-        "policy.toml:2: plans",
-        ["found a date or time", "allowed: a table"],
-    ),
+    Case("date for plans", "plans = 2024-01-01", "2: plans", ["found a date or time", "a table"]),
     Case(
         "empty blueprint",
         "[blueprints.chat]",
-        "policy.toml:2: blueprints.chat",
-        ["the table is empty", "allowed: plans"],
+        "2: blueprints.chat",
+        ["the table is empty", "plans"],
     ),
     Case(
         "empty route",
         "[blueprints.chat.routes.post]",
-        "policy.toml:2: blueprints.chat.routes.post",
-        ["the table is empty", "allowed: plans"],
+        "2: blueprints.chat.routes.post",
+        ["the table is empty", "plans"],
     ),
     Case(
         "number for a route",
         "[routes]\nindex = 3",
-        "policy.toml:3: routes.index",
-        ["found 3 (a whole number)", "allowed: a table"],
+        "3: routes.index",
+        ["found 3 (a whole number)", "a table"],
     ),
-    Case(
-        "missing limit",
-        '[[default]]\nname = "x"',
-        "policy.toml:2: default[0]",
-        ['"limit" is missing'],
-    ),
+    Case("missing limit", '[[default]]\nname = "x"', "2: default[0]", ['"limit" is missing']),
     Case(
         "bad string",
         '[[default]]\nlimit = "banana"',
-        "policy.toml:3: default[0].limit",
-        ["found 'banana' (a string)", "allowed: amount per period"],
+        "3: default[0].limit",
+        ["found 'banana' (a string)", "amount per period"],
     ),
     Case(
         "bad string in a list",
         'default = [\n  "5/minute",\n  # a comment\n  "5/fortnight",\n]',
-        "policy.toml:5: default[1]",
-        ["found '5/fortnight' (a string)", "allowed: amount per period"],
+        "5: default[1]",
+        ["found '5/fortnight' (a string)", "amount per period"],
     ),
     Case(
         "empty string",
         'default = [""]',
-        "policy.toml:2: default[0]",
-        ["found '' (a string)", "allowed: amount per period"],
+        "2: default[0]",
+        ["found '' (a string)", "amount per period"],
     ),
     Case(
         "number for the string",
         "[[default]]\nlimit = 30",
-        "policy.toml:3: default[0].limit",
-        ["found 30 (a whole number)", "allowed: amount per period"],
+        "3: default[0].limit",
+        ["found 30 (a whole number)", "amount per period"],
     ),
     Case(
         "amount of 0",
         '[[default]]\nlimit = "0/minute"',
-        "policy.toml:3: default[0].limit",
-        ["found '0/minute' (a string)", "allowed: an amount from 1 to 1000000000000"],
+        "3: default[0].limit",
+        ["found '0/minute' (a string)", "an amount from 1 to 1000000000000"],
     ),
     Case(
         "huge amount",
         'default = ["5/second;99999999999999999999/minute"]',
-        "policy.toml:2: default[0]",
+        "2: default[0]",
         [
             "found '5/second;99999999999999999999/minute' (a string)",
-            "allowed: an amount from 1 to 1000000000000",
+            "an amount from 1 to 1000000000000",
         ],
     ),
     Case(
         "huge period",
         'default = ["5 per 50 years"]',
-        "policy.toml:2: default[0]",
-        ["found '5 per 50 years' (a string)", "allowed: a period of up to 3257 days"],
+        "2: default[0]",
+        ["found '5 per 50 years' (a string)", "a period of up to 3257 days"],
     ),
     Case(
         "one period twice in a string",
         'default = ["5/minute;60/60 seconds"]',
-        "policy.toml:2: default[0]",
+        "2: default[0]",
         ["found '5/minute;60/60 seconds'", "two limits have the same period"],
     ),
     Case(
         "unknown strategy",
         '[[default]]\nlimit = "5/minute"\nstrategy = "token_bucket"',
-        "policy.toml:4: default[0].strategy",
-        ["found 'token_bucket' (a string)", 'allowed: "block"', "Did you mean 'token-bucket'"],
+        "4: default[0].strategy",
+        ["found 'token_bucket' (a string)", '"block"', "Did you mean 'token-bucket'"],
     ),
     Case(
         "strategy of another type",
         '[[default]]\nlimit = "5/minute"\nstrategy = ["token-bucket"]',
-        "policy.toml:4: default[0].strategy",
-        ["found a list", 'allowed: "block"'],
+        "4: default[0].strategy",
+        ["found a list", '"block"'],
     ),
     Case(
         "burst that is true",
         '[[default]]\nlimit = "5/minute"\nburst = true',
-        "policy.toml:4: default[0].burst",
-        ["found true", "allowed: a whole number from 1 to 1000000000000"],
+        "4: default[0].burst",
+        ["found true", "a whole number from 1 to 1000000000000"],
     ),
     Case(
         "burst of 0",
         '[[default]]\nlimit = "5/minute"\nburst = 0',
-        "policy.toml:4: default[0].burst",
-        ["found 0 (a whole number)", "allowed: a whole number from 1 to 1000000000000"],
+        "4: default[0].burst",
+        ["found 0 (a whole number)", "a whole number from 1 to 1000000000000"],
     ),
     Case(
         "burst with a fraction",
         '[[default]]\nlimit = "5/minute"\nburst = 1.5',
-        "policy.toml:4: default[0].burst",
-        ["found 1.5 (a number with a fraction)", "allowed: a whole number from 1 to 1000000000000"],
+        "4: default[0].burst",
+        ["found 1.5 (a number with a fraction)", "a whole number from 1 to 1000000000000"],
     ),
     Case(
         "number that Python refuses to print",
-        f'[[default]]\nlimit = "5/minute"\n[[default]]\nlimit = "5/minute"\nburst = 0x{"f" * 5000}',
-        "policy.toml:4: default[0].burst",
-        [
-            "found a whole number of very many digits",
-            "allowed: a whole number from 1 to 1000000000000",
-        ],
+        f'[[default]]\nlimit = "5/minute"\nburst = 0x{"f" * 5000}',
+        "4: default[0].burst",
+        ["found a whole number of very many digits", "a whole number from 1 to 1000000000000"],
     ),
     Case(
         "name with quotes",
         '[[default]]\nlimit = "5/minute"\nname = \'say "hi"\'',
-        "policy.toml:4: default[0].name",
-        ["found 'say \"hi\"' (a string)", "allowed: a name of 1 to 64 letters"],
+        "4: default[0].name",
+        ["found 'say \"hi\"' (a string)", "a name of 1 to 64 letters"],
     ),
     Case(
         "unknown unit",
         '[[default]]\nlimit = "5/minute"\nunit = "request"',
-        "policy.toml:4: default[0].unit",
-        ["found 'request' (a string)", 'allowed: "requests"', "Did you mean 'requests'"],
+        "4: default[0].unit",
+        ["found 'request' (a string)", '"requests"', "Did you mean 'requests'"],
     ),
     Case(
         "unknown mode",
         '[[default]]\nlimit = "5/minute"\nmode = "shadows"',
-        "policy.toml:4: default[0].mode",
-        ["found 'shadows' (a string)", 'allowed: "enforce"', "Did you mean 'shadow'"],
+        "4: default[0].mode",
+        ["found 'shadows' (a string)", '"enforce"', "Did you mean 'shadow'"],
     ),
     Case(
         "negative cost",
         '[[default]]\nlimit = "5/minute"\ncost = -1',
-        "policy.toml:4: default[0].cost",
-        ["found -1 (a whole number)", "allowed: a whole number from 0 to 1000000000000"],
+        "4: default[0].cost",
+        ["found -1 (a whole number)", "a whole number from 0 to 1000000000000"],
     ),
     Case(
         "function for a cost",
         '[[default]]\nlimit = "5/minute"\ncost = "app.costs:tokens"',
-        "policy.toml:4: default[0].cost",
-        ["found 'app.costs:tokens' (a string)", "allowed: a whole number from 0 to 1000000000000"],
+        "4: default[0].cost",
+        ["found 'app.costs:tokens' (a string)", "a whole number from 0 to 1000000000000"],
     ),
     Case(
         "a cost in dollars of very many digits",
         '[[default]]\nlimit = "0.5 usd/day"\ncost = "1e999999999"',
-        "policy.toml:4: default[0].cost",
-        ["found '1e999999999' (a string)", "allowed: a whole number from 0 to 1000000000000"],
+        "4: default[0].cost",
+        ["found '1e999999999' (a string)", "a whole number from 0 to 1000000000000"],
         mistakes=2,
     ),
     Case(
         "string for true",
         '[[default]]\nlimit = "5/minute"\nper_method = "yes"',
-        "policy.toml:4: default[0].per_method",
-        ["found 'yes' (a string)", "allowed: true or false"],
+        "4: default[0].per_method",
+        ["found 'yes' (a string)", "true or false"],
     ),
     Case(
         "1 for true",
         '[[blueprints.chat.limits]]\nlimit = "5/minute"\noverride_defaults = 1',
-        "policy.toml:4: blueprints.chat.limits[0].override_defaults",
-        ["found 1 (a whole number)", "allowed: true or false"],
+        "4: blueprints.chat.limits[0].override_defaults",
+        ["found 1 (a whole number)", "true or false"],
     ),
     Case(
         "empty error message",
         '[[default]]\nlimit = "5/minute"\nerror_message = " "',
-        "policy.toml:4: default[0].error_message",
-        ["found ' ' (a string)", "allowed: a text in quotes"],
+        "4: default[0].error_message",
+        ["found ' ' (a string)", "a text in quotes"],
     ),
     Case(
         "unknown method",
         '[[default]]\nlimit = "5/minute"\nmethods = ["GET", "PSOT"]',
-        "policy.toml:4: default[0].methods",
-        ["found 'PSOT' (a string) in the list", "allowed: CONNECT", "Did you mean 'POST'"],
+        "4: default[0].methods",
+        ["found 'PSOT' (a string) in the list", "CONNECT", "Did you mean 'POST'"],
     ),
     Case(
         "HEAD",
         '[[default]]\nlimit = "5/minute"\nmethods = ["head"]',
-        "policy.toml:4: default[0].methods",
+        "4: default[0].methods",
         ['Write "GET"'],
     ),
     Case(
         "string for methods",
         '[[default]]\nlimit = "5/minute"\nmethods = "POST"',
-        "policy.toml:4: default[0].methods",
-        ["found 'POST' (a string)", "allowed: a list of methods"],
+        "4: default[0].methods",
+        ["found 'POST' (a string)", "a list of methods"],
     ),
     Case(
         "no methods",
         '[[default]]\nlimit = "5/minute"\nmethods = []',
-        "policy.toml:4: default[0].methods",
-        ["found an empty list", "allowed: a list of methods"],
+        "4: default[0].methods",
+        ["found an empty list", "a list of methods"],
     ),
     Case(
         "number for a method",
         '[[default]]\nlimit = "5/minute"\nmethods = [1]',
-        "policy.toml:4: default[0].methods",
-        ["found 1 (a whole number) in the list", "allowed: CONNECT"],
+        "4: default[0].methods",
+        ["found 1 (a whole number) in the list", "CONNECT"],
     ),
     Case(
         "unknown anchor",
         '[[default]]\nlimit = "5/day"\nanchor = "days"',
-        "policy.toml:4: default[0].anchor",
-        ["found 'days' (a string)", 'allowed: "day"', "Did you mean 'day'"],
+        "4: default[0].anchor",
+        ["found 'days' (a string)", '"day"', "Did you mean 'day'"],
     ),
     Case(
         "unknown time zone",
         '[[default]]\nlimit = "5/day"\nanchor = "day"\ntimezone = "Europe/Berln"',
-        "policy.toml:5: default[0].timezone",
-        ["found 'Europe/Berln' (a string)", "allowed: a time zone", "Did you mean 'Europe/Berlin'"],
+        "5: default[0].timezone",
+        ["found 'Europe/Berln' (a string)", "a time zone", "Did you mean 'Europe/Berlin'"],
     ),
     Case(
         "path for a time zone",
         '[[default]]\nlimit = "5/day"\nanchor = "day"\ntimezone = "../../etc/passwd"',
-        "policy.toml:5: default[0].timezone",
-        ["found '../../etc/passwd' (a string)", "allowed: a time zone"],
+        "5: default[0].timezone",
+        ["found '../../etc/passwd' (a string)", "a time zone"],
     ),
     Case(
         "shared on the application",
         '[[application]]\nlimit = "5/minute"\nshared = false',
-        "policy.toml:4: application[0].shared",
+        "4: application[0].shared",
         ["has no effect here: a limit of the application always has one bucket"],
     ),
     Case(
         "override_defaults on a default",
         '[[default]]\nlimit = "5/minute"\noverride_defaults = true',
-        "policy.toml:4: default[0].override_defaults",
+        "4: default[0].override_defaults",
         ["has no effect here: this is a default"],
     ),
     Case(
         "shared on a route",
         '[[routes.index.limits]]\nlimit = "5/minute"\nshared = true',
-        "policy.toml:4: routes.index.limits[0].shared",
+        "4: routes.index.limits[0].shared",
         ["has no effect here: a route has one bucket"],
     ),
     Case(
         "list of groups",
         "groups = [1]",
-        "policy.toml:2: groups",
-        ["found a list", "allowed: a table", "single brackets"],
+        "2: groups",
+        ["found a list", "a table", "single brackets"],
     ),
     Case(
         "group in two pairs of brackets",
         '[[groups.calls]]\nmembers = ["chat"]',
-        "policy.toml:2: groups.calls",
-        ["found a list", "allowed: a table", "single brackets"],
+        "2: groups.calls",
+        ["found a list", "a table", "single brackets"],
     ),
-    Case(
-        "empty group",
-        "[groups.calls]",
-        "policy.toml:2: groups.calls",
-        ["the table is empty", "allowed: plans"],
-    ),
+    Case("empty group", "[groups.calls]", "2: groups.calls", ["the table is empty", "plans"]),
     Case(
         "unknown key",
-        "[groups.calls]\n"
-        'member = ["chat"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"',
-        "policy.toml:3: groups.calls.member",
-        ["unknown key", "allowed: plans", "Did you mean 'members'"],
+        (
+            '[groups.calls]\nmember = ["chat"]\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"'
+        ),
+        "3: groups.calls.member",
+        ["unknown key", "plans", "Did you mean 'members'"],
         mistakes=2,
     ),
     Case(
         "name of a group",
         '[groups."/calls"]\nmembers = ["chat"]\nlimits = ["5/minute"]',
-        'policy.toml:2: groups."/calls"',
-        ["found '/calls' (a string)", "allowed: a name of 1 to 64 letters"],
+        '2: groups."/calls"',
+        ["found '/calls' (a string)", "a name of 1 to 64 letters"],
     ),
     Case(
         "string for plans",
         '[groups.calls]\nmembers = ["chat"]\nplans = "pro"',
-        "policy.toml:4: groups.calls.plans",
-        ["found 'pro' (a string)", "allowed: true or false"],
+        "4: groups.calls.plans",
+        ["found 'pro' (a string)", "true or false"],
         mistakes=2,
     ),
     Case(
         "no members",
         '[[groups.calls.limits]]\nname = "user"\nlimit = "30/minute"',
-        "policy.toml:2: groups.calls",
+        "2: groups.calls",
         ['"members" is missing'],
     ),
     Case(
         "empty members",
-        '[groups.calls]\nmembers = []\n[[groups.calls.limits]]\nname = "user"\nlimit = "30/minute"',
-        "policy.toml:3: groups.calls.members",
-        ["found an empty list", "allowed: a list of blueprints and endpoints"],
+        (
+            '[groups.calls]\nmembers = []\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"'
+        ),
+        "3: groups.calls.members",
+        ["found an empty list", "a list of blueprints and endpoints"],
     ),
     Case(
         "string for members",
-        "[groups.calls]\n"
-        'members = "chat"\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"',
-        "policy.toml:3: groups.calls.members",
-        [
-            "found 'chat' (a string)",
-            "allowed: a list of blueprints and endpoints",
-            "Put it in brackets",
-        ],
+        (
+            '[groups.calls]\nmembers = "chat"\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"'
+        ),
+        "3: groups.calls.members",
+        ["found 'chat' (a string)", "a list of blueprints and endpoints", "Put it in brackets"],
     ),
     Case(
         "member that is a number",
-        "[groups.calls]\n"
-        "members = [\n"
-        '  "chat",\n'
-        "  3,\n"
-        "]\n"
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"',
-        "policy.toml:5: groups.calls.members[1]",
-        ["found 3 (a whole number)", "allowed: the name of a blueprint or endpoint"],
+        (
+            '[groups.calls]\nmembers = [\n  "chat",\n  3,\n]\n[[groups.calls.limits]]\n'
+            'name = "user"\nlimit = "30/minute"'
+        ),
+        "5: groups.calls.members[1]",
+        ["found 3 (a whole number)", "the name of a blueprint or endpoint"],
     ),
     Case(
         "member without a name",
-        "[groups.calls]\n"
-        'members = [" "]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"',
-        "policy.toml:3: groups.calls.members[0]",
-        ["found ' ' (a string)", "allowed: the name of a blueprint or endpoint"],
+        (
+            '[groups.calls]\nmembers = [" "]\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"'
+        ),
+        "3: groups.calls.members[0]",
+        ["found ' ' (a string)", "the name of a blueprint or endpoint"],
     ),
     Case(
         "unknown keyword",
-        "[groups.calls]\n"
-        'members = ["chat"]\n'
-        "[[groups.calls.limits]]\n"
-        'name = "user"\n'
-        'limit = "30/minute"\n'
-        "brust = 3",
-        "policy.toml:7: groups.calls.limits[0].brust",
-        ["unknown key", "allowed: limit", "Did you mean 'burst'"],
+        (
+            '[groups.calls]\nmembers = ["chat"]\n[[groups.calls.limits]]\nname = "user"\n'
+            'limit = "30/minute"\nbrust = 3'
+        ),
+        "7: groups.calls.limits[0].brust",
+        ["unknown key", "limit", "Did you mean 'burst'"],
     ),
     Case(
         "plan without limits",
         '[blueprints.chat]\nplans = true\n[plans.pro]\ntitle = "Pro"',
-        "policy.toml:4: plans.pro",
+        "4: plans.pro",
         ["has no limits", "Write [[plans.pro.limits]]"],
     ),
     Case(
         "limit of a plan without a name",
         '[blueprints.chat]\nplans = true\n[[plans.pro.limits]]\nlimit = "9/day"',
-        "policy.toml:4: plans.pro.limits[0]",
+        "4: plans.pro.limits[0]",
         ['"name" is missing'],
     ),
     Case(
         "string for the limit of a plan",
         '[blueprints.chat]\nplans = true\n[plans.pro]\nlimits = ["9/day"]',
-        "policy.toml:5: plans.pro.limits[0]",
+        "5: plans.pro.limits[0]",
         ['"name" is missing'],
     ),
     Case(
         "next plan that is a number",
-        "[blueprints.chat]\n"
-        "plans = true\n"
-        "[plans.free]\n"
-        "next = 2\n"
-        'limits = [{limit = "9/day", name = "a"}]',
-        "policy.toml:5: plans.free.next",
-        ["found 2 (a whole number)", "allowed: the name of a plan"],
+        (
+            "[blueprints.chat]\nplans = true\n[plans.free]\nnext = 2\n"
+            'limits = [{limit = "9/day", name = "a"}]'
+        ),
+        "5: plans.free.next",
+        ["found 2 (a whole number)", "the name of a plan"],
     ),
     Case(
         "title that is a number",
         "[blueprints.chat]\nplans = true\n[plans.pro]\ntitle = 1",
-        "policy.toml:5: plans.pro.title",
-        ["found 1 (a whole number)", "allowed: a text in quotes"],
+        "5: plans.pro.title",
+        ["found 1 (a whole number)", "a text in quotes"],
         mistakes=2,
     ),
     Case(
         "name of a plan",
         '[blueprints.chat]\nplans = true\n[plans."Größer"]\ntitle = "Größer"',
-        'policy.toml:4: plans."Gr\\u00f6\\u00dfer"',
+        '4: plans."Gr\\u00f6\\u00dfer"',
         ["has no limits", 'Write [[plans."Gr\\u00f6\\u00dfer".limits]]'],
         mistakes=2,
     ),
     Case(
         "plans by name",
         '[blueprints.chat]\nplans = ["pro"]',
-        "policy.toml:3: blueprints.chat.plans",
-        ["found a list", "allowed: true or false"],
+        "3: blueprints.chat.plans",
+        ["found a list", "true or false"],
         mistakes=2,
     ),
 ]
