@@ -87,7 +87,7 @@ def check_in_code(
 
 
 def _any_cost() -> None:
-    """Stands for a cost that is a function."""
+    """A placeholder."""
 
 
 # Blocks inside views come here at every request. Typed: a cost of True equals 1 and is invalid.

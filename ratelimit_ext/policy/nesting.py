@@ -1,6 +1,6 @@
 """What applies where: blueprints in blueprints, routes, groups and plans.
 
-What is inside a blueprint applies beside what the blueprint has, unless it says
+What is inside a blueprint applies beside what the blueprint has, unless it has
 ``override_defaults = true``. Flask-Limiter's rule for decorators is the opposite: a view's own
 limits replace its blueprint's. In a file that would drop a limit written two lines further up.
 """

@@ -187,7 +187,7 @@ def _element_lines(statement: str, number: int) -> dict[Path, int]:
 
 
 def _list_in(statement: str) -> tuple[Path, int]:
-    """The key of the list in a statement, and how many elements it has; -1 where there is none."""
+    """The key of the list in a statement, and how many elements it has; -1 if there is no list."""
     try:
         value: object = tomllib.loads(statement)
     except (ValueError, RecursionError):

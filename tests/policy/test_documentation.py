@@ -1,4 +1,4 @@
-"""docs/configuration.md says what is so."""
+"""docs/configuration.md is correct."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_the_error_is_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     text, error = blocks("text")
     Path("policy.toml").write_text(text, encoding="utf-8")
-    told = error_of(lambda: load_policy(file="policy.toml", blueprints=None))
-    assert told == error.rstrip("\n")
+    message = error_of(lambda: load_policy(file="policy.toml", blueprints=None))
+    assert message == error.rstrip("\n")
 
 
 def test_the_first_example_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

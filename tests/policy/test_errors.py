@@ -69,7 +69,7 @@ def test_default_strategy_without_burst(load: Load) -> None:
     assert load(text).default[0].options.burst == 2
     assert load(text, default_strategy="token-bucket").default[0].options.burst == 2
     message = error_of(lambda: load(text, default_strategy="fixed-window"))
-    assert "policy.toml:4: default[0].burst: 5 per 60 s: burst=2 means nothing" in message
+    assert "policy.toml:4: default[0].burst: 5 per 60 s: burst=2" in message
 
 
 def test_the_default_strategy_and_its_name_are_one(load: Load) -> None:

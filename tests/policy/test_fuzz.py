@@ -1,4 +1,4 @@
-"""Whatever stands in a policy, loading it gives a policy or a ConfigurationError."""
+"""Any document, setting or file gives a policy or a ConfigurationError."""
 
 from __future__ import annotations
 
@@ -130,16 +130,16 @@ def test_no_document_does_anything_else(document: dict[str, Any]) -> None:
     """Any document becomes a policy with every limit in it, or one error of whole lines."""
     read_as = outcome(lambda: read(document))
     if isinstance(read_as, Policy):
-        assert len(read_as.all_limits()) == stated(document)
+        assert len(read_as.all_limits()) == count_limits(document)
         return
     first, *lines = read_as.split("\n")
     assert first.endswith("in the limits by configuration:")
     assert lines
     assert all(line.startswith("  policy.toml: ") and line.isprintable() for line in lines)
-    assert not any(said in line for line in lines for said in PYDANTIC)
+    assert not any(words in line for line in lines for words in PYDANTIC)
 
 
-def stated(value: object) -> int:
+def count_limits(value: object) -> int:
     """How many limits a sound document states: the entries of its lists of limits."""
     if not isinstance(value, dict):
         return 0
@@ -147,7 +147,7 @@ def stated(value: object) -> int:
     # In the table of a blueprint, route or group, "plans" is a truth value and not a table.
     named = [value.get(key) for key in ("blueprints", "routes", "groups", "plans")]
     tables = [table for tables in named if isinstance(tables, dict) for table in tables.values()]
-    return sum(map(len, lists)) + sum(map(stated, tables))
+    return sum(map(len, lists)) + sum(map(count_limits, tables))
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])

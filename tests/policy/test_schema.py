@@ -32,16 +32,6 @@ MISTAKES = [
         ["unknown key", "title", "Did you mean 'title'"],
         mistakes=3,
     ),
-    Case(
-        "nested blueprint without quotes",
-        '[blueprints.outer.inner]\nlimits = ["5/minute"]',
-        "2: blueprints.outer.inner",
-        [
-            "unknown key",
-            "plans",
-            'Write a nested blueprint with its whole name in quotes: [blueprints."outer.inner"]',
-        ],
-    ),
     Case("key that has to be escaped", '"a\\nb" = 1', '2: "a\\nb"', ["unknown key", "version"]),
     Case(
         "empty name",
@@ -54,24 +44,6 @@ MISTAKES = [
         '[application]\nlimit = "5/minute"',
         "2: application",
         ["found a table", "a list of at least one limit", "double brackets"],
-    ),
-    Case(
-        "table in two pairs of brackets",
-        '[[blueprints.chat]]\nlimits = ["5/minute"]',
-        "2: blueprints.chat",
-        ["found a list", "a table", "single brackets"],
-    ),
-    Case(
-        "string for a list",
-        '[blueprints.chat]\nlimits = "5/minute"',
-        "3: blueprints.chat.limits",
-        ["found '5/minute' (a string)", "a list of at least one limit", "Put it in brackets"],
-    ),
-    Case(
-        "empty list",
-        "default = []",
-        "2: default",
-        ["found an empty list", "a list of at least one limit"],
     ),
     Case(
         "number for a limit",
@@ -87,12 +59,6 @@ MISTAKES = [
     ),
     Case("date for plans", "plans = 2024-01-01", "2: plans", ["found a date or time", "a table"]),
     Case(
-        "empty blueprint",
-        "[blueprints.chat]",
-        "2: blueprints.chat",
-        ["the table is empty", "plans"],
-    ),
-    Case(
         "empty route",
         "[blueprints.chat.routes.post]",
         "2: blueprints.chat.routes.post",
@@ -104,7 +70,6 @@ MISTAKES = [
         "3: routes.index",
         ["found 3 (a whole number)", "a table"],
     ),
-    Case("missing limit", '[[default]]\nname = "x"', "2: default[0]", ['"limit" is missing']),
     Case(
         "bad string",
         '[[default]]\nlimit = "banana"',
@@ -151,12 +116,6 @@ MISTAKES = [
         ["found '5 per 50 years' (a string)", "a period of up to 3257 days"],
     ),
     Case(
-        "one period twice in a string",
-        'default = ["5/minute;60/60 seconds"]',
-        "2: default[0]",
-        ["found '5/minute;60/60 seconds'", "two limits have the same period"],
-    ),
-    Case(
         "unknown strategy",
         '[[default]]\nlimit = "5/minute"\nstrategy = "token_bucket"',
         "4: default[0].strategy",
@@ -175,12 +134,6 @@ MISTAKES = [
         ["found true", "a whole number from 1 to 1000000000000"],
     ),
     Case(
-        "burst of 0",
-        '[[default]]\nlimit = "5/minute"\nburst = 0',
-        "4: default[0].burst",
-        ["found 0 (a whole number)", "a whole number from 1 to 1000000000000"],
-    ),
-    Case(
         "burst with a fraction",
         '[[default]]\nlimit = "5/minute"\nburst = 1.5',
         "4: default[0].burst",
@@ -193,28 +146,10 @@ MISTAKES = [
         ["found a whole number of very many digits", "a whole number from 1 to 1000000000000"],
     ),
     Case(
-        "name with quotes",
-        '[[default]]\nlimit = "5/minute"\nname = \'say "hi"\'',
-        "4: default[0].name",
-        ["found 'say \"hi\"' (a string)", "a name of 1 to 64 letters"],
-    ),
-    Case(
         "unknown unit",
         '[[default]]\nlimit = "5/minute"\nunit = "request"',
         "4: default[0].unit",
         ["found 'request' (a string)", '"requests"', "Did you mean 'requests'"],
-    ),
-    Case(
-        "unknown mode",
-        '[[default]]\nlimit = "5/minute"\nmode = "shadows"',
-        "4: default[0].mode",
-        ["found 'shadows' (a string)", '"enforce"', "Did you mean 'shadow'"],
-    ),
-    Case(
-        "negative cost",
-        '[[default]]\nlimit = "5/minute"\ncost = -1',
-        "4: default[0].cost",
-        ["found -1 (a whole number)", "a whole number from 0 to 1000000000000"],
     ),
     Case(
         "function for a cost",
@@ -230,40 +165,10 @@ MISTAKES = [
         mistakes=2,
     ),
     Case(
-        "string for true",
-        '[[default]]\nlimit = "5/minute"\nper_method = "yes"',
-        "4: default[0].per_method",
-        ["found 'yes' (a string)", "true or false"],
-    ),
-    Case(
         "1 for true",
         '[[blueprints.chat.limits]]\nlimit = "5/minute"\noverride_defaults = 1',
         "4: blueprints.chat.limits[0].override_defaults",
         ["found 1 (a whole number)", "true or false"],
-    ),
-    Case(
-        "empty error message",
-        '[[default]]\nlimit = "5/minute"\nerror_message = " "',
-        "4: default[0].error_message",
-        ["found ' ' (a string)", "a text in quotes"],
-    ),
-    Case(
-        "unknown method",
-        '[[default]]\nlimit = "5/minute"\nmethods = ["GET", "PSOT"]',
-        "4: default[0].methods",
-        ["found 'PSOT' (a string) in the list", "CONNECT", "Did you mean 'POST'"],
-    ),
-    Case(
-        "HEAD",
-        '[[default]]\nlimit = "5/minute"\nmethods = ["head"]',
-        "4: default[0].methods",
-        ['Write "GET"'],
-    ),
-    Case(
-        "string for methods",
-        '[[default]]\nlimit = "5/minute"\nmethods = "POST"',
-        "4: default[0].methods",
-        ["found 'POST' (a string)", "a list of methods"],
     ),
     Case(
         "no methods",
@@ -284,12 +189,6 @@ MISTAKES = [
         ["found 'days' (a string)", '"day"', "Did you mean 'day'"],
     ),
     Case(
-        "unknown time zone",
-        '[[default]]\nlimit = "5/day"\nanchor = "day"\ntimezone = "Europe/Berln"',
-        "5: default[0].timezone",
-        ["found 'Europe/Berln' (a string)", "a time zone", "Did you mean 'Europe/Berlin'"],
-    ),
-    Case(
         "path for a time zone",
         '[[default]]\nlimit = "5/day"\nanchor = "day"\ntimezone = "../../etc/passwd"',
         "5: default[0].timezone",
@@ -300,12 +199,6 @@ MISTAKES = [
         '[[application]]\nlimit = "5/minute"\nshared = false',
         "4: application[0].shared",
         ["has no effect here: a limit of the application always has one bucket"],
-    ),
-    Case(
-        "override_defaults on a default",
-        '[[default]]\nlimit = "5/minute"\noverride_defaults = true',
-        "4: default[0].override_defaults",
-        ["has no effect here: this is a default"],
     ),
     Case(
         "shared on a route",
@@ -337,23 +230,11 @@ MISTAKES = [
         mistakes=2,
     ),
     Case(
-        "name of a group",
-        '[groups."/calls"]\nmembers = ["chat"]\nlimits = ["5/minute"]',
-        '2: groups."/calls"',
-        ["found '/calls' (a string)", "a name of 1 to 64 letters"],
-    ),
-    Case(
         "string for plans",
         '[groups.calls]\nmembers = ["chat"]\nplans = "pro"',
         "4: groups.calls.plans",
         ["found 'pro' (a string)", "true or false"],
         mistakes=2,
-    ),
-    Case(
-        "no members",
-        '[[groups.calls.limits]]\nname = "user"\nlimit = "30/minute"',
-        "2: groups.calls",
-        ['"members" is missing'],
     ),
     Case(
         "empty members",
@@ -363,24 +244,6 @@ MISTAKES = [
         ),
         "3: groups.calls.members",
         ["found an empty list", "a list of blueprints and endpoints"],
-    ),
-    Case(
-        "string for members",
-        (
-            '[groups.calls]\nmembers = "chat"\n[[groups.calls.limits]]\nname = "user"\n'
-            'limit = "30/minute"'
-        ),
-        "3: groups.calls.members",
-        ["found 'chat' (a string)", "a list of blueprints and endpoints", "Put it in brackets"],
-    ),
-    Case(
-        "member that is a number",
-        (
-            '[groups.calls]\nmembers = [\n  "chat",\n  3,\n]\n[[groups.calls.limits]]\n'
-            'name = "user"\nlimit = "30/minute"'
-        ),
-        "5: groups.calls.members[1]",
-        ["found 3 (a whole number)", "the name of a blueprint or endpoint"],
     ),
     Case(
         "member without a name",
@@ -401,44 +264,16 @@ MISTAKES = [
         ["unknown key", "limit", "Did you mean 'burst'"],
     ),
     Case(
-        "plan without limits",
-        '[blueprints.chat]\nplans = true\n[plans.pro]\ntitle = "Pro"',
-        "4: plans.pro",
-        ["has no limits", "Write [[plans.pro.limits]]"],
-    ),
-    Case(
-        "limit of a plan without a name",
-        '[blueprints.chat]\nplans = true\n[[plans.pro.limits]]\nlimit = "9/day"',
-        "4: plans.pro.limits[0]",
-        ['"name" is missing'],
-    ),
-    Case(
         "string for the limit of a plan",
         '[blueprints.chat]\nplans = true\n[plans.pro]\nlimits = ["9/day"]',
         "5: plans.pro.limits[0]",
         ['"name" is missing'],
     ),
     Case(
-        "next plan that is a number",
-        (
-            "[blueprints.chat]\nplans = true\n[plans.free]\nnext = 2\n"
-            'limits = [{limit = "9/day", name = "a"}]'
-        ),
-        "5: plans.free.next",
-        ["found 2 (a whole number)", "the name of a plan"],
-    ),
-    Case(
         "title that is a number",
         "[blueprints.chat]\nplans = true\n[plans.pro]\ntitle = 1",
         "5: plans.pro.title",
         ["found 1 (a whole number)", "a text in quotes"],
-        mistakes=2,
-    ),
-    Case(
-        "name of a plan",
-        '[blueprints.chat]\nplans = true\n[plans."Größer"]\ntitle = "Größer"',
-        '4: plans."Gr\\u00f6\\u00dfer"',
-        ["has no limits", 'Write [[plans."Gr\\u00f6\\u00dfer".limits]]'],
         mistakes=2,
     ),
     Case(

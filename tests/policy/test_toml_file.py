@@ -19,30 +19,30 @@ def load_file(file: Any, blueprints: Any = None) -> Policy:
     return load_policy(file=file, blueprints=blueprints)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    """Where the file was looked for is told, and what names it."""
+def test_a_missing_file(tmp_path: Path) -> None:
+    """The error has the path and the setting that names it."""
     file = tmp_path / "nowhere.toml"
-    told = error_of(lambda: load_file(file))
-    assert f"{file}: there is no such file (looked for {file}). Create it, or correct" in told
+    message = error_of(lambda: load_file(file))
+    assert f"{file}: there is no such file (looked for {file}). Create it, or correct" in message
 
 
-def test_a_missing_relative_file_is_told_in_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A relative name is told with the directory that it was looked for in."""
+def test_a_missing_relative_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative name comes with the directory it was looked for in."""
     monkeypatch.chdir(tmp_path)
-    told = error_of(lambda: load_file("nowhere.toml"))
-    assert f"nowhere.toml: there is no such file (looked for {tmp_path}/nowhere.toml)." in told
+    message = error_of(lambda: load_file("nowhere.toml"))
+    assert f"nowhere.toml: there is no such file (looked for {tmp_path}/nowhere.toml)." in message
 
 
-def test_a_directory_is_told(tmp_path: Path) -> None:
-    """What cannot be read as a file is told with the system's reason."""
-    told = error_of(lambda: load_file(tmp_path))
-    assert f"{tmp_path}: the file cannot be read: Is a directory. Check its path and rights" in told
+def test_a_directory(tmp_path: Path) -> None:
+    """An error of the operating system comes with its reason."""
+    message = error_of(lambda: load_file(tmp_path))
+    assert (
+        f"{tmp_path}: the file cannot be read: Is a directory. Check its path and rights" in message
+    )
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "expected"),
     [
         (3, "found 3 (a whole number); allowed: the path of a TOML file, as a string."),
         (True, "found true; allowed: the path of a TOML file, as a string."),
@@ -54,9 +54,9 @@ def test_a_directory_is_told(tmp_path: Path) -> None:
         ("a\0b", "found 'a\\x00b' (a string); allowed: the path of a TOML file."),
     ],
 )
-def test_what_is_no_path_is_told(file: object, told: str) -> None:
+def test_not_a_path(file: object, expected: str) -> None:
     """A number is not taken for a file descriptor, nor anything else for a path."""
-    assert f'app.config["RATELIMIT_POLICY_FILE"]: {told}' in error_of(lambda: load_file(file))
+    assert f'app.config["RATELIMIT_POLICY_FILE"]: {expected}' in error_of(lambda: load_file(file))
 
 
 CONTENTS = {
@@ -91,19 +91,19 @@ CONTENTS = {
 }
 
 
-@pytest.mark.parametrize(("content", "told"), CONTENTS.values(), ids=CONTENTS)
-def test_what_is_no_toml_is_told(tmp_path: Path, content: bytes, told: str) -> None:
-    """Wrong encodings and wrong syntax are told with the line."""
+@pytest.mark.parametrize(("content", "expected"), CONTENTS.values(), ids=CONTENTS)
+def test_not_toml(tmp_path: Path, content: bytes, expected: str) -> None:
+    """Wrong encodings and wrong syntax have their line."""
     file = tmp_path / "policy.toml"
     file.write_bytes(content)
     message = error_of(lambda: load_file(str(file)))
     assert str(file) in message
-    assert told in message
+    assert expected in message
     assert len(message.splitlines()) == 2
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"], ids=["lf", "crlf"])
-def test_the_mark_of_an_editor_is_no_mistake(tmp_path: Path, line_end: str) -> None:
+def test_the_mark_of_an_editor(tmp_path: Path, line_end: str) -> None:
     """UTF-8 with the mark that editors on Windows put before it, and their line ends, is read."""
     file = tmp_path / "policy.toml"
     text = 'version = 1\ndefault = [\n"5/minute",\n]\n'
@@ -112,19 +112,19 @@ def test_the_mark_of_an_editor_is_no_mistake(tmp_path: Path, line_end: str) -> N
 
 
 def test_a_broken_file_hides_no_mistakes_of_the_other_input(tmp_path: Path) -> None:
-    """Mistakes of app.config are told as well; that there is no plan cannot be known."""
+    """Mistakes of app.config are found as well; whether there are plans is unknown."""
     file = tmp_path / "policy.toml"
     file.write_text("version =")
-    told = error_of(lambda: load_file(file, {"chat": {"plans": True}, "pay": ["x"]}))
-    assert told.startswith("2 mistakes")
-    assert 'app.config["RATELIMIT_BLUEPRINTS"]["pay"][0]: found' in told
+    message = error_of(lambda: load_file(file, {"chat": {"plans": True}, "pay": ["x"]}))
+    assert message.startswith("2 mistakes")
+    assert 'app.config["RATELIMIT_BLUEPRINTS"]["pay"][0]: found' in message
 
 
 def test_a_name_stays_on_one_line_and_can_be_printed(tmp_path: Path) -> None:
     """A line break or a byte that is no character in a file's name breaks no log."""
-    told = error_of(lambda: load_file(tmp_path / "a\nb\udcff.toml"))
-    assert f"{tmp_path}/a?b?.toml: there is no such file" in told
-    assert len(told.splitlines()) == 2
+    message = error_of(lambda: load_file(tmp_path / "a\nb\udcff.toml"))
+    assert f"{tmp_path}/a?b?.toml: there is no such file" in message
+    assert len(message.splitlines()) == 2
 
 
 # -- lines
@@ -184,7 +184,7 @@ LINES: dict[KeyPath, int] = {
     ("blueprints", "my.chat", "limits", 2, "burst"): 20,
     ("blueprints", "my.chat", "limits", 3): 21,
     ("blueprints", "my.chat", "limits", 3, "limit"): 21,
-    # It stands on the line where the element before it ends: that one's beginning is told.
+    # It stands on the line where the element before it ends: that one's first line counts.
     ("blueprints", "my.chat", "limits", 4): 21,
     ("blueprints", "my.chat", "routes"): 24,
     ("blueprints", "my.chat", "routes", "post"): 24,
