@@ -93,12 +93,12 @@ def _any_cost() -> None:
 # Blocks inside views come here at every request. Typed: a cost of True equals 1 and is invalid.
 @lru_cache(maxsize=1024, typed=True)
 def _check_in_code(text: object, cost: Any, default_strategy: str | None, *values: Any) -> None:
-    from ratelimit_ext.policy.schema import Limit, read
+    from ratelimit_ext.policy.schema import LimitTable, read
 
     options = zip(OPTION_NAMES, values, _option_values(NO_OPTIONS), strict=True)
     given = {word: value for word, value, default in options if value != default}
     mistakes, place = Mistakes(), Place(Code({"limit": text, "cost": cost, **given}))
-    table = read(Limit, place, mistakes)
+    table = read(LimitTable, place, mistakes)
     if table is not None and not mistakes:
         check_limit(table.policy_limit(place, None), default_strategy, mistakes)
     mistakes.raise_if_any("a limit")

@@ -147,10 +147,13 @@ class Mistakes:
 
     def __init__(self) -> None:
         self._found: list[tuple[Place, str]] = []
+        self._places: set[tuple[Origin, Path]] = set()
 
     def add(self, place: Place, text: object) -> None:
         """Note a mistake, as one line."""
         self._found.append((place, " ".join(str(text).split())))
+        ends = range(len(place.path) + 1)
+        self._places.update((place.origin, place.path[:end]) for end in ends)
 
     @contextmanager
     def at(self, place: Place) -> Iterator[None]:
@@ -165,10 +168,7 @@ class Mistakes:
 
     def __contains__(self, place: Place) -> bool:
         """Whether a mistake was found there or inside."""
-        origin, depth = place.origin, len(place.path)
-        return any(
-            found.origin is origin and found.path[:depth] == place.path for found, _ in self._found
-        )
+        return (place.origin, place.path) in self._places
 
     def raise_if_any(self, where: str = "the limits by configuration") -> None:
         """Raise one :class:`ConfigurationError` with a line for each mistake, by file and line."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED, Mistakes, Place, dotted
-from ratelimit_ext.policy.policy import Kind, Limits, Name, Plan, Policy, PolicyLimit, Uses
+from ratelimit_ext.policy.policy import Kind, Limits, Plan, Policy, PolicyLimit, TargetUse, Uses
 from ratelimit_ext.policy.rules import check_buckets, check_limit, check_next
 
 if TYPE_CHECKING:  # loads pydantic
@@ -96,7 +96,7 @@ class Nesting:
                 self._add(self._targets, name, table, place.at(name), f"/blueprint/{name}")
 
     def _add(
-        self, named: _Named, name: str, table: schema.Route, place: Place, scope: str | None
+        self, named: _Named, name: str, table: schema.RouteTable, place: Place, scope: str | None
     ) -> None:
         if "limits" in table.model_fields_set:
             named.limits[name] += self._limits(table.limits, place.at("limits"), scope)
@@ -104,7 +104,7 @@ class Nesting:
         if table.plans is not False:
             named.plans[name] = place.at("plans")
 
-    def _add_group(self, name: str, table: schema.Group, place: Place) -> None:
+    def _add_group(self, name: str, table: schema.GroupTable, place: Place) -> None:
         self._check_name(name, place)
         members: dict[str, Place] = {}
         for position, member in enumerate(table.members or ()):
@@ -129,7 +129,7 @@ class Nesting:
             if plans is not None:
                 self._targets.plans.setdefault(member, plans)
 
-    def _add_plans(self, tables: Mapping[str, schema.Plan] | None, place: Place) -> None:
+    def _add_plans(self, tables: Mapping[str, schema.PlanTable] | None, place: Place) -> None:
         self._plan_places = {name: place.at(name) for name in tables or ()}
         following = {}
         for name, table, at in _entries(tables, place):
@@ -152,7 +152,7 @@ class Nesting:
             self._mistakes.add(place, f"found {shown(name)}; allowed: {NAME_ALLOWED}.")
 
     def _limits(
-        self, tables: Sequence[schema.Limit | None] | None, place: Place, scope: str | None
+        self, tables: Sequence[schema.LimitTable | None] | None, place: Place, scope: str | None
     ) -> list[PolicyLimit]:
         """The limits of a list that have no mistakes."""
         found = []
@@ -266,9 +266,9 @@ class Nesting:
             for name, limits in named.limits.items():
                 if limits and limits[0].place is not None:
                     places[name] = limits[0].place.around(2)
-            targets += [Name(kind, name, place) for name, place in places.items()]
+            targets += [TargetUse(kind, name, place) for name, place in places.items()]
         for name, at_target in self._target_places.items():
-            targets += [Name("either", name, place) for place in at_target]
+            targets += [TargetUse("either", name, place) for place in at_target]
         lists: list[Sequence[PolicyLimit]] = [self._application, self._default]
         lists += [group.limits for group in self._groups]
         lists += [plan.limits for plan in self._plans.values()]

@@ -66,7 +66,7 @@ class Plan:
 Kind: TypeAlias = Literal["blueprint", "endpoint", "either"]
 
 
-class Name(NamedTuple):
+class TargetUse(NamedTuple):
     """A name of a blueprint or endpoint, and where it is written."""
 
     kind: Kind
@@ -78,7 +78,7 @@ class Name(NamedTuple):
 class Uses:
     """The names that a policy uses and the application defines, each with its place."""
 
-    targets: tuple[Name, ...] = ()
+    targets: tuple[TargetUse, ...] = ()
     identities: tuple[tuple[str, Place], ...] = ()
     plans: tuple[Place, ...] = ()
 

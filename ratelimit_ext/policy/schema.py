@@ -220,7 +220,7 @@ _LIMIT: Final[Any] = (Annotated[Any, PlainValidator(_limit_string)], ...)
 _Options: Any = create_model("_Options", __base__=Table, limit=_LIMIT, **_OPTIONS)
 
 
-class Limit(_Options):  # type: ignore[misc]
+class LimitTable(_Options):  # type: ignore[misc]
     """A limit: its string, the keywords of ``LimitOptions``, and what only views know."""
 
     key: Annotated[Any, PlainValidator(_identity)] = None
@@ -258,31 +258,31 @@ class Limit(_Options):  # type: ignore[misc]
         )
 
 
-class ApplicationLimit(Limit):
+class ApplicationLimitTable(LimitTable):
     no_effect: ClassVar = {
         "shared": "a limit of the application always has one bucket",
         "override_defaults": "a limit of the application applies beside all others",
     }
 
 
-class DefaultLimit(Limit):
+class DefaultLimitTable(LimitTable):
     no_effect: ClassVar = {"override_defaults": "this is a default"}
     shared: bool = False
 
 
-class RouteLimit(Limit):
+class RouteLimitTable(LimitTable):
     no_effect: ClassVar = {"shared": 'a route has one bucket; scope = "…" shares it with others'}
     shared: bool = False
 
 
-class PlanLimit(Limit):
+class PlanLimitTable(LimitTable):
     name: Name
     override_defaults: bool = False  # a plan applies beside other limits
 
 
-class Route(Table):
+class RouteTable(Table):
     plans: bool = False
-    limits: Limits[RouteLimit] = []
+    limits: Limits[RouteLimitTable] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -293,39 +293,39 @@ class Route(Table):
         return value
 
 
-class Target(Route):
+class TargetTable(RouteTable):
     """A blueprint or endpoint in ``app.config``."""
 
-    limits: Limits[Limit] = []
+    limits: Limits[LimitTable] = []
 
 
-class Blueprint(Target):
-    routes: Tables[Route] = {}
+class BlueprintTable(TargetTable):
+    routes: Tables[RouteTable] = {}
 
 
-class Group(Target):
+class GroupTable(TargetTable):
     members: Annotated[list[Entry[Text]], Field(min_length=1)]
 
 
-class Plan(Table):
+class PlanTable(Table):
     title: Text = _UNSET
     next: Text = _UNSET
-    limits: Limits[PlanLimit]
+    limits: Limits[PlanLimitTable]
 
 
 class Document(Table):
     """A policy file."""
 
     version: Annotated[int, PlainValidator(_version)]
-    application: Limits[ApplicationLimit] = []
-    default: Limits[DefaultLimit] = []
-    blueprints: Tables[Blueprint] = {}
-    routes: Tables[Route] = {}
-    groups: Tables[Group] = {}
-    plans: Tables[Plan] = {}
+    application: Limits[ApplicationLimitTable] = []
+    default: Limits[DefaultLimitTable] = []
+    blueprints: Tables[BlueprintTable] = {}
+    routes: Tables[RouteTable] = {}
+    groups: Tables[GroupTable] = {}
+    plans: Tables[PlanTable] = {}
 
 
-class Targets(RootModel[dict[str, Annotated[Target, WrapValidator(_target)]]]):
+class Targets(RootModel[dict[str, Annotated[TargetTable, WrapValidator(_target)]]]):
     """``RATELIMIT_BLUEPRINTS`` of ``app.config``."""
 
     model_config = ConfigDict(strict=True)
@@ -334,10 +334,10 @@ class Targets(RootModel[dict[str, Annotated[Target, WrapValidator(_target)]]]):
 # -- reading ---------------------------------------------------------------------------------
 
 _TABLES: Final[Mapping[str, type[Table]]] = {
-    "blueprints": Blueprint,
-    "routes": Route,
-    "groups": Group,
-    "plans": Plan,
+    "blueprints": BlueprintTable,
+    "routes": RouteTable,
+    "groups": GroupTable,
+    "plans": PlanTable,
 }
 
 
@@ -371,9 +371,9 @@ def read(model: type[_M], place: Place, mistakes: Mistakes) -> _M | None:
 def _keys(model: type[BaseModel], path: Path) -> Collection[str]:
     """The keys of the table at a path of a document."""
     if path and isinstance(path[-1], int):
-        model = Limit
+        model = LimitTable
     elif path:
-        model = Target if len(path) == 1 else _TABLES[str(path[-2])]
+        model = TargetTable if len(path) == 1 else _TABLES[str(path[-2])]
     return model.model_fields.keys()
 
 

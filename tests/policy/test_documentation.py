@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.policy import load_policy
-from ratelimit_ext.policy.schema import Limit
+from ratelimit_ext.policy.schema import LimitTable
 from tests.policy.conftest import Load, error_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -30,7 +30,7 @@ def test_every_keyword_is_documented() -> None:
     """The table has every keyword, and none that is not one."""
     table = TEXT.split("## Keywords of a limit")[1].split("\n\n")[1]
     first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
-    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(Limit.model_fields)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(LimitTable.model_fields)
 
 
 def test_the_error_is_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

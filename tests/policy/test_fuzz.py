@@ -17,7 +17,7 @@ from ratelimit_ext.policy.nesting import Nesting
 from ratelimit_ext.policy.toml_file import TomlFile
 from tests.policy import functions
 
-KEYWORDS = [word for word in schema.Limit.model_fields if word != "limit"]
+KEYWORDS = [word for word in schema.LimitTable.model_fields if word != "limit"]
 # Words that a policy knows are drawn often, so that the depths behind them are reached.
 WORDS = st.sampled_from(
     [
