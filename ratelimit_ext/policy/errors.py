@@ -170,7 +170,7 @@ class Mistakes:
         """Whether a mistake was found there or inside."""
         return (place.origin, place.path) in self._places
 
-    def raise_if_any(self, where: str = "the limits by configuration") -> None:
+    def raise_if_any(self, where: str = "the configured limits") -> None:
         """Raise one :class:`ConfigurationError` with a line for each mistake, by file and line."""
         if not self._found:
             return
@@ -186,7 +186,7 @@ class Mistakes:
 NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}"
 NAME_ALLOWED: Final = "a name of 1 to 64 letters, digits, _, -, . and spaces"
 #: Keywords that may be functions without arguments if they are written in Python.
-OR_FUNCTION: Final = frozenset({"cost", "error_message"})
+_OR_FUNCTION: Final = frozenset({"cost", "error_message"})
 
 #: Types of pydantic's errors that lead to the same sentence as another.
 _SAME: Final = {
@@ -233,7 +233,7 @@ def sentence(error: Mapping[str, Any], keys: Collection[str], *, python: bool) -
         ranked = ((kind, key), (kind, "*"), ("*", key), ("*", "*"))
         allowed = next(_ALLOWED[pair] for pair in ranked if pair in _ALLOWED)
         said = f"found {shown(value)}; allowed: {allowed}.{_brackets(kind, value)}"
-    if python and key in OR_FUNCTION and not callable(value):
+    if python and key in _OR_FUNCTION and not callable(value):
         said += " A function without arguments is allowed as well."
     return said
 

@@ -44,7 +44,7 @@ def test_all_mistakes_at_once(load: Load) -> None:
         '[[application]]\nlimit = "0/day"\n'
     )
     first, *lines = error_of(lambda: load(text, {"chat": "5/minute", "pay": []})).splitlines()
-    assert first == "8 mistakes in the limits by configuration:"
+    assert first == "8 mistakes in the configured limits:"
     assert [line.split(": ")[0] for line in lines] == [
         "  policy.toml:1",
         "  policy.toml:2",

@@ -133,7 +133,7 @@ def test_no_document_does_anything_else(document: dict[str, Any]) -> None:
         assert len(read_as.all_limits()) == count_limits(document)
         return
     first, *lines = read_as.split("\n")
-    assert first.endswith("in the limits by configuration:")
+    assert first.endswith("in the configured limits:")
     assert lines
     assert all(line.startswith("  policy.toml: ") and line.isprintable() for line in lines)
     assert not any(words in line for line in lines for words in PYDANTIC)

@@ -118,5 +118,5 @@ def test_an_added_mistake_is_the_only_one(tmp_path_factory: Any, document: dict[
     text = toml(document) + '[plan.pro]\ntitle = "Pro"\n'
     line = text.count("\n") - 1
     first, only = error_of(lambda: read(text, tmp_path_factory.mktemp("policy"))).split("\n")
-    assert first == "1 mistake in the limits by configuration:"
+    assert first == "1 mistake in the configured limits:"
     assert f"policy.toml:{line}: plan: unknown key" in only

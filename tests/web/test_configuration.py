@@ -206,7 +206,7 @@ def test_names_that_the_application_does_not_have_are_an_error(make: Maker, tmp_
     with pytest.raises(ConfigurationError) as raised:
         limiter.check_policy(app)
     count, *lines = str(raised.value).split("\n")
-    assert count == "3 mistakes in the limits by configuration:"
+    assert count == "3 mistakes in the configured limits:"
     for line, number, name, meant in zip(
         lines,
         (3, 5, 8),
@@ -801,7 +801,7 @@ def test_members_that_the_application_does_not_have_are_told_at_once(
     none = "there is no blueprint or endpoint"
     file = f"{tmp_path}/policy.toml"
     assert str(raised.value).split("\n") == [
-        "2 mistakes in the limits by configuration:",
+        "2 mistakes in the configured limits:",
         f"  {file}:5: groups.calls.members[0]: {none} 'chta'; {told} 'chat'?",
         f"  {file}:7: groups.calls.members[2]: {none} 'chat.tow'; {told} 'chat.two'?",
     ]
