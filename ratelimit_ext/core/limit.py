@@ -36,13 +36,13 @@ class LimitOptions:
     #: What a token bucket holds at most; ``None``: the amount.
     burst: int | None = None
     #: What is counted; ``None``: that of the string, else requests.
-    unit: str | None = None
+    unit: str | None = field(default=None, metadata={"allowed": units})
     #: The limit's name in headers and answers.
     name: str = ""
     #: ``enforce``, or ``shadow``: evaluated and counted, never enforced.
-    mode: str = "enforce"
+    mode: str = field(default="enforce", metadata={"allowed": lambda: MODES})
     #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
-    anchor: str | None = None
+    anchor: str | None = field(default=None, metadata={"allowed": lambda: ANCHORS})
     timezone: str = "UTC"
 
 

@@ -1,29 +1,27 @@
 """Limits by configuration: a TOML file and ``app.config`` to one value, :class:`Policy`.
 
-Knows no Flask. Every mistake is found at load, and all of them are told in one
-:class:`~ratelimit_ext.core.errors.ConfigurationError`.
+Imports no Flask, and pydantic only when limits are read. Every mistake is found at load, and one
+:class:`~ratelimit_ext.core.errors.ConfigurationError` lists them all.
 """
+
+# ruff: noqa: PLC0415 - pydantic takes longer to import than the rest of the extension's own code
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, Final
 
 from ratelimit_ext.core.errors import did_you_mean
-from ratelimit_ext.policy.consistency import check_plans, check_together
-from ratelimit_ext.policy.document import DocumentReader
-from ratelimit_ext.policy.draft import Draft
-from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistakes
-from ratelimit_ext.policy.place import Place
-from ratelimit_ext.policy.plan import Plan
+from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
+from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
+from ratelimit_ext.policy.nesting import Nesting
 from ratelimit_ext.policy.plan_sentence import period_words, plan_sentence
-from ratelimit_ext.policy.policy import Policy
-from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.targets import read_targets
-from ratelimit_ext.policy.toml_file import read
-from ratelimit_ext.policy.uses import Uses
+from ratelimit_ext.policy.policy import Plan, Policy, PolicyLimit, Uses
+from ratelimit_ext.policy.rules import check_limit
+from ratelimit_ext.policy.toml_file import read_file
 
 __all__ = [
     "Mistakes",
@@ -31,6 +29,7 @@ __all__ = [
     "Policy",
     "PolicyLimit",
     "Uses",
+    "check_in_code",
     "did_you_mean",
     "load_policy",
     "period_words",
@@ -47,27 +46,59 @@ def load_policy(
 ) -> Policy:
     """The policy of ``RATELIMIT_POLICY_FILE`` and ``RATELIMIT_BLUEPRINTS``; both apply.
 
-    ``default_strategy`` is the extension's: with it, ``burst`` and
-    ``anchor`` of limits that name no strategy are checked against it. ``check`` adds the mistakes
-    in the names that the application has to know. Raises
-    :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
+    ``default_strategy`` is the extension's: with it, ``burst`` and ``anchor`` of limits that name
+    no strategy are checked against it. ``check`` adds the mistakes in the names that the
+    application defines. Raises :class:`~ratelimit_ext.core.errors.ConfigurationError` with all
+    mistakes.
     """
-    mistakes, draft = Mistakes(), Draft()
-    reader = LimitReader(default_strategy, mistakes)
-    plan_places: dict[str, Place] | None = {}
+    from ratelimit_ext.policy.schema import Document, Targets, read
+
+    mistakes = Mistakes()
+    nesting = Nesting(default_strategy, mistakes)
     if file is not None:
-        source = read(file, mistakes)
-        document = DocumentReader(reader, draft, mistakes)
-        if source is not None:
-            document.read(source.document, Place(source))
-        # Of a file that cannot be read, nobody knows which plans it has.
-        plan_places = None if source is None else document.plan_places
+        place = Place(read_file(file, mistakes))
+        nesting.add_document(read(Document, place, mistakes), place)
     if blueprints is not None:
-        read_targets(blueprints, reader, draft, mistakes)
-    check_together(draft, default_strategy, mistakes)
-    if plan_places is not None:
-        check_plans(draft, plan_places, mistakes)
-    policy = draft.policy()
+        place = Place(AppConfig("RATELIMIT_BLUEPRINTS", blueprints))
+        nesting.add_targets(read(Targets, place, mistakes), place)
+    nesting.check()
+    policy = nesting.policy()
     check(policy.uses, mistakes)
     mistakes.raise_if_any()
     return policy
+
+
+# -- limits in code --------------------------------------------------------------------------
+
+_option_values: Final = attrgetter(*OPTION_NAMES)
+
+
+def check_in_code(
+    text: object, options: LimitOptions, cost: object, default_strategy: str | None
+) -> None:
+    """Raise ``ConfigurationError`` with all mistakes of a limit that is written in Python."""
+    # The cache must not keep the function; its value is known at the request.
+    cost = _any_cost if callable(cost) else cost
+    values = _option_values(options)
+    try:
+        _check_in_code(text, cost, default_strategy, *values)
+    except TypeError:  # a value that has no hash
+        _check_in_code.__wrapped__(text, cost, default_strategy, *values)
+
+
+def _any_cost() -> None:
+    """A placeholder."""
+
+
+# Blocks inside views come here at every request. Typed: a cost of True equals 1 and is invalid.
+@lru_cache(maxsize=1024, typed=True)
+def _check_in_code(text: object, cost: Any, default_strategy: str | None, *values: Any) -> None:
+    from ratelimit_ext.policy.schema import LimitTable, read
+
+    options = zip(OPTION_NAMES, values, _option_values(NO_OPTIONS), strict=True)
+    given = {word: value for word, value, default in options if value != default}
+    mistakes, place = Mistakes(), Place(Code({"limit": text, "cost": cost, **given}))
+    table = read(LimitTable, place, mistakes)
+    if table is not None and not mistakes:
+        check_limit(table.policy_limit(place, None), default_strategy, mistakes)
+    mistakes.raise_if_any("a limit")

@@ -1,12 +1,11 @@
-"""What is said to a caller who has used up a plan."""
+"""The sentence for a caller who has used up a plan."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from ratelimit_ext.core.limit_string import ParsedLimit
-from ratelimit_ext.policy.plan import Plan
-from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy.policy import Plan, PolicyLimit
 
 #: What a limit counts, for one and for many; dollars are counted in millionths.
 _UNITS: Final = {
@@ -18,7 +17,7 @@ _UNITS: Final = {
 }
 
 _SECOND_US: Final = 1_000_000
-#: The longest that fits without a rest is the one that is said.
+#: The longest that fits without a remainder is used.
 _PERIODS: Final = (
     (86_400 * _SECOND_US, "day", "a day"),
     (3_600 * _SECOND_US, "hour", "an hour"),
@@ -34,11 +33,11 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
     """
     parsed, anchor = limit.parsed[0], limit.options.anchor
     unit = _unit(limit, parsed)
-    said = f"{_amount(parsed.amount, unit)}{_per(parsed, unit, anchor)}"
+    allowance = f"{_amount(parsed.amount, unit)}{_per(parsed, unit, anchor)}"
     alone = parsed.amount == 1 or unit == "usd"
     spent = "it is used up" if alone else "they are used up"
     more = "" if next_plan is None else _more(limit, next_plan)
-    return f"The {plan.title} plan allows {said}, and {spent}{more}."
+    return f"The {plan.title} plan allows {allowance}, and {spent}{more}."
 
 
 def _more(limit: PolicyLimit, next_plan: Plan) -> str:
@@ -55,8 +54,8 @@ def _more(limit: PolicyLimit, next_plan: Plan) -> str:
             return more if parsed.amount > own.amount else ""
     parsed = other.parsed[0]
     unit = _unit(other, parsed)
-    said = f"{_number(parsed.amount, unit)}{_per(parsed, unit, other.options.anchor)}"
-    more = f"; the {next_plan.title} plan allows {said}"
+    allowance = f"{_number(parsed.amount, unit)}{_per(parsed, unit, other.options.anchor)}"
+    more = f"; the {next_plan.title} plan allows {allowance}"
     return more if parsed.amount * own.period_us > own.amount * parsed.period_us else ""
 
 
@@ -84,7 +83,7 @@ def _per(parsed: ParsedLimit, unit: str, anchor: str | None) -> str:
 
 
 def period_words(period_us: int, anchor: str | None = None) -> str:
-    """A period as one says it after an amount.
+    """A period in words, to follow an amount.
 
     >>> period_words(86_400_000_000), period_words(30 * 86_400_000_000), period_words(90_000_000)
     ('a day', 'every 30 days', 'every 90 seconds')

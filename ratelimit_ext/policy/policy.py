@@ -2,48 +2,154 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
-from ratelimit_ext.policy.place import Place
-from ratelimit_ext.policy.plan import Plan
-from ratelimit_ext.policy.policy_limit import PolicyLimit
-from ratelimit_ext.policy.uses import Uses
+from ratelimit_ext.core.limit import NO_OPTIONS, LimitOptions
+from ratelimit_ext.core.limit_string import ParsedLimit
+from ratelimit_ext.policy.errors import Mistakes, Place
 
-Limits = tuple[PolicyLimit, ...]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLimit:
+    """A limit of a policy, checked.
+
+    ``text`` is its string and ``parsed`` the limits in it. ``source`` is the place in short:
+    ``policy.toml: blueprints.chat.limits[1]``; ``place`` has the line too. ``key`` is the name of
+    an identity, a function, or ``None`` for the extension's key function. If ``shared`` is true,
+    ``scope`` names the bucket; if not, each endpoint has its own.
+    """
+
+    source: str
+    text: str
+    parsed: tuple[ParsedLimit, ...]
+    options: LimitOptions = NO_OPTIONS
+    key: str | Callable[[], str] | None = None
+    #: In dollars for a limit in usd.
+    cost: int | float | str | Callable[[], Any] = 1
+    methods: tuple[str, ...] | None = None
+    per_method: bool = False
+    override_defaults: bool = True
+    error_message: str | Callable[[], str] | None = None
+    shared: bool = False
+    scope: str | None = None
+    exempt_when: Callable[[], bool] | None = None
+    # Functions of a response and of a request limit: types of frameworks that are unknown here.
+    deduct_when: Callable[[Any], bool] | None = None
+    on_breach: Callable[[Any], Any] | None = None
+    place: Place | None = field(default=None, compare=False, repr=False)
+    #: Whether ``override_defaults`` is written, and not a default.
+    states_override: bool = field(default=False, compare=False, repr=False)
+
+
+Limits: TypeAlias = tuple[PolicyLimit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Limits of the callers on a plan, wherever a blueprint or route has ``plans = true``.
+
+    ``next`` is the plan that allows more.
+    """
+
+    source: str
+    name: str
+    title: str
+    limits: Limits
+    next: str | None = None
+
+
+Kind: TypeAlias = Literal["blueprint", "endpoint", "either"]
+
+
+class TargetUse(NamedTuple):
+    """A name of a blueprint or endpoint, and where it is written."""
+
+    kind: Kind
+    name: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """The names that a policy uses and the application defines, each with its place."""
+
+    targets: tuple[TargetUse, ...] = ()
+    identities: tuple[tuple[str, Place], ...] = ()
+    plans: tuple[Place, ...] = ()
+
+    def check_targets(
+        self, blueprints: Collection[str], endpoints: Collection[str], mistakes: Mistakes
+    ) -> None:
+        """Note blueprints, by their whole names, and endpoints that are not registered."""
+        either = [*blueprints, *(name for name in endpoints if name not in blueprints)]
+        registered = {"blueprint": blueprints, "endpoint": endpoints, "either": either}
+        for kind, name, place in self.targets:
+            known, what = registered[kind], kind.replace("either", "blueprint or endpoint")
+            if name not in known:
+                mistakes.add(
+                    place,
+                    f"there is no {what} {name!r}; registered: {_listed(known)}."
+                    f"{did_you_mean(name, known)}",
+                )
+
+    def check_identities(
+        self, identities: Collection[str], mistakes: Mistakes, *, knows_plans: bool
+    ) -> None:
+        """Note identities that are not registered, and plans without a plan loader."""
+        for name, place in self.identities:
+            if name not in identities:
+                mistakes.add(
+                    place,
+                    f"there is no identity {name!r}; registered: {_listed(identities)}."
+                    f"{did_you_mean(name, identities)} Register it before init_app with "
+                    f'@limiter.identity("{name}").',
+                )
+        for place in () if knows_plans else self.plans:
+            mistakes.add(
+                place,
+                "no function returns the caller's plan. Register one before init_app with "
+                "@limiter.plan_loader.",
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(map(repr, names))) or "none"
+
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Everything that the configuration says about limits.
+    """All limits of a configuration.
 
     ``blueprints`` go by name, ``routes`` by endpoint. ``targets`` come from ``app.config`` and from
-    groups, and are one or the other, which only the application can tell; ``target_places`` are
-    where they are named. ``overriding`` are the names whose limits replace what their blueprints
-    have. ``plan_blueprints``, ``plan_routes`` and ``plan_targets`` are those that
-    the caller's plan applies to, each with the place that says so. ``uses`` are the names that
-    the application has to know.
+    groups, and are one or the other, which only the application knows; ``target_places`` are
+    where they are named. ``overriding`` are the names whose limits replace those of their
+    blueprints. ``plan_blueprints``, ``plan_routes`` and ``plan_targets`` are those that the
+    caller's plan applies to, each with the place of its ``plans = true``.
     """
 
     application: Limits = ()
     default: Limits = ()
-    blueprints: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
-    routes: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
-    targets: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
-    target_places: Mapping[str, tuple[Place, ...]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    blueprints: Mapping[str, Limits] = field(default_factory=_empty)
+    routes: Mapping[str, Limits] = field(default_factory=_empty)
+    targets: Mapping[str, Limits] = field(default_factory=_empty)
+    target_places: Mapping[str, tuple[Place, ...]] = field(default_factory=_empty)
     overriding: frozenset[str] = frozenset()
-    plans: Mapping[str, Plan] = field(default_factory=lambda: MappingProxyType({}))
-    plan_blueprints: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    plan_routes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    plan_targets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    plans: Mapping[str, Plan] = field(default_factory=_empty)
+    plan_blueprints: Mapping[str, str] = field(default_factory=_empty)
+    plan_routes: Mapping[str, str] = field(default_factory=_empty)
+    plan_targets: Mapping[str, str] = field(default_factory=_empty)
     uses: Uses = field(default_factory=Uses, compare=False)
 
     def plan(self, name: str) -> Plan:
-        """The plan of this name, or a :class:`ConfigurationError` that lists the names."""
+        """The plan of this name. Raises :class:`ConfigurationError` if there is none."""
         plan = self.plans.get(name)
         if plan is None:
             known = ", ".join(map(repr, self.plans)) or "none"
@@ -54,15 +160,15 @@ class Policy:
         return plan
 
     def next_plan(self, plan: Plan) -> Plan | None:
-        """The plan that one can change to for more."""
+        """The plan that allows more, if there is one."""
         return None if plan.next is None else self.plans.get(plan.next)
 
     def all_limits(self) -> Limits:
-        """Every limit of the policy, those of the plans last; one of a group is one."""
+        """Every limit once, those of the plans last."""
         named = (*self.blueprints.values(), *self.routes.values(), *self.targets.values())
         of_plans = (plan.limits for plan in self.plans.values())
         lists = (self.application, self.default, *named, *of_plans)
-        # At each member of a group, its limits may override or not, and are the same.
+        # A limit of a group may override at one member and not at another.
         limits = (limit for limits in lists for limit in limits)
         alike = {replace(limit, override_defaults=False): limit for limit in limits}
         return tuple(alike.values())

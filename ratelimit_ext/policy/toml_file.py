@@ -1,32 +1,40 @@
-"""A policy file: read, decoded and parsed; and the origin of what stands in it."""
+"""A policy file: its document, and the line of each key for messages.
+
+``tomllib`` keeps no lines. Its own parser is run statement by statement instead, so that there is
+no second grammar here. That is slow, and done only for a document with mistakes.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path as FilePath
+from typing import Final
 
 from ratelimit_ext.core.errors import shown
-from ratelimit_ext.policy.key_lines import key_lines, line_of
-from ratelimit_ext.policy.mistakes import Mistake, Mistakes
-from ratelimit_ext.policy.place import AppConfig, Path, Place, dotted
+from ratelimit_ext.policy.errors import AppConfig, Mistake, Mistakes, Origin, Path, Place, dotted
 
-_LINE = re.compile(r"\(at line (\d+), column (\d+)\)")
+_LINE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
+#: No key of a policy lies deeper within one statement.
+_DEEPEST: Final = 8
+#: A longer value is given up; what is in it gets the line of the last key before it.
+_MOST_LINES: Final = 500
 
 
-@dataclass(slots=True, eq=False)
-class TomlFile:
-    """A file by the name it was given; ``document`` is what stands in it."""
+class TomlFile(Origin):
+    """A file by the name it was given."""
 
-    name: str
-    text: str = ""
-    document: dict[str, object] = field(default_factory=dict)
-    python: bool = False
-    #: The line that ends the reading of a file that is no TOML; 0 where it is.
-    broken_at: int = 0
-    _lines: dict[Path, int] | None = None
+    python = False
+
+    def __init__(self, name: str, document: object = None) -> None:
+        super().__init__(document)
+        self.name = name
+        self.text = ""
+        #: The line where a file that is not TOML breaks off.
+        self.broken_at = 0
+        self._lines: dict[Path, int] | None = None
 
     def source(self, path: Path) -> str:
         """The file's last name and the path of keys."""
@@ -48,21 +56,19 @@ class TomlFile:
         return line_of(self._lines, path)
 
 
-def read(file: object, mistakes: Mistakes) -> TomlFile | None:
-    """The file with its document; ``None`` where it cannot be had, and a mistake says why."""
-    place = Place(AppConfig("RATELIMIT_POLICY_FILE"))
-    with mistakes.noted_at(place):
-        source = TomlFile(_name(file))
-        place = Place(source)
-        with mistakes.noted_at(place):
-            source.text = _decoded(source)
+def read_file(file: object, mistakes: Mistakes) -> TomlFile:
+    """The file with its document, which is ``None``, with a mistake, if it cannot be read."""
+    source = TomlFile("")
+    with mistakes.at(Place(AppConfig("RATELIMIT_POLICY_FILE"))):
+        source.name = _name(file)
+        with mistakes.at(Place(source)):
+            source.text = _text(source)
             source.document = _parsed(source)
-            return source
-    return None
+    return source
 
 
 def _printable(name: str) -> str:
-    """The name on one line, without bytes that are no characters."""
+    """The name on one line, without bytes that are not characters."""
     return "".join(character if character.isprintable() else "?" for character in name)
 
 
@@ -72,35 +78,30 @@ def _name(file: object) -> str:
     name = os.fsdecode(file)
     if not name or "\0" in name:
         raise Mistake(
-            f"found {shown(name)}; allowed: the path of a TOML file. "
-            "Remove the key where there is no file."
+            f"found {shown(name)}; allowed: the path of a TOML file. Remove the key if there is no "
+            "file."
         )
     return name
 
 
-def _content(name: str) -> bytes:
+def _text(source: TomlFile) -> str:
+    """The text, without the mark that some editors put before UTF-8."""
     try:
-        return FilePath(name).read_bytes()
+        content = FilePath(source.name).read_bytes()
     except FileNotFoundError:
         raise Mistake(
-            f"there is no such file (looked for {_printable(str(FilePath(name).absolute()))}). "
-            'Create it, or correct app.config["RATELIMIT_POLICY_FILE"].'
+            f"there is no such file (looked for {_printable(str(FilePath(source.name).absolute()))}"
+            '). Create it, or correct app.config["RATELIMIT_POLICY_FILE"].'
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Mistake(f"the file cannot be read: {reason}. Check its path and rights.") from None
-
-
-def _decoded(source: TomlFile) -> str:
-    """The text. The mark that some editors put before UTF-8 is no part of it."""
-    content = _content(source.name)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         source.broken_at = content.count(b"\n", 0, error.start) + 1
         raise Mistake(
-            f"the byte 0x{content[error.start]:02x} is not UTF-8, in which TOML is always written. "
-            "Save the file as UTF-8."
+            f"the byte 0x{content[error.start]:02x} is not UTF-8. Save the file as UTF-8."
         ) from None
 
 
@@ -113,8 +114,120 @@ def _parsed(source: TomlFile) -> dict[str, object]:
         at = _LINE.search(str(error))
         # Where tomllib names no line, the document ended too early.
         source.broken_at = int(at[1]) if at else source.text.rstrip().count("\n") + 1
-        said = _LINE.sub(f"in column {at[2]}" if at else "", str(error))
+        reason = _LINE.sub(f"in column {at[2]}" if at else "", str(error))
         raise Mistake(
-            f"this is not TOML: {said}. Strings stand in double quotes, names of tables in "
+            f"this is not TOML: {reason}. Write strings in double quotes and names of tables in "
             "brackets; see toml.io."
         ) from None
+
+
+# -- lines -----------------------------------------------------------------------------------
+
+
+def key_lines(text: str) -> dict[Path, int]:
+    """Paths of a valid document, each with the line of its statement, counted from 1.
+
+    >>> key_lines("a = 1\\n[[b]]\\n[[b]]\\nc.d = 2")[("b", 1, "c", "d")]
+    4
+    """
+    lines: dict[Path, int] = {}
+    tables = _Tables()
+    for number, statement, parsed in _statements(text):
+        if statement.lstrip().startswith("["):
+            for path in tables.enter(parsed):
+                lines.setdefault(path, number)
+        else:
+            elements = _element_lines(statement, number)
+            for path in _paths(tables.present, parsed, _DEEPEST):
+                inside = path[len(tables.present) :]
+                lines.setdefault(path, line_of(elements, inside) or number)
+    return lines
+
+
+def line_of(lines: dict[Path, int], path: Path) -> int:
+    """The line of a path, else of the nearest key around it; 0 where that is the document."""
+    for end in range(len(path), 0, -1):
+        if path[:end] in lines:
+            return lines[path[:end]]
+    return 0
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, dict[str, object]]]:
+    """Statements with their first line. One over several lines is whole as soon as it parses."""
+    held: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        held.append(line)
+        statement = "\n".join(held) + "\n"
+        try:
+            parsed = tomllib.loads(statement)
+        except (ValueError, RecursionError):
+            if len(held) > _MOST_LINES:
+                return
+            continue
+        yield number - len(held) + 1, statement, parsed
+        held.clear()
+
+
+def _element_lines(statement: str, number: int) -> dict[Path, int]:
+    """The lines of the elements of a list that goes over several.
+
+    After each line, the list is closed for a trial: what it then holds began no later than there.
+    """
+    lines: dict[Path, int] = {}
+    rows = [row + "\n" for row in statement.split("\n")[:-1]]
+    begun = number
+    for count in range(1, len(rows) + 1):
+        whole = count == len(rows)
+        key, elements = _list_in("".join(rows[:count]) + ("" if whole else "]"))
+        for position in range(elements):
+            lines.setdefault((*key, position), begun)
+        if elements >= 0:
+            begun = number + count
+    return lines
+
+
+def _list_in(statement: str) -> tuple[Path, int]:
+    """The key of the list in a statement, and how many elements it has; -1 if there is no list."""
+    try:
+        value: object = tomllib.loads(statement)
+    except (ValueError, RecursionError):
+        return (), -1
+    key: Path = ()
+    while isinstance(value, dict) and len(value) == 1:
+        ((name, value),) = value.items()
+        key = (*key, name)
+    return key, len(value) if isinstance(value, list) else -1
+
+
+def _paths(before: Path, value: object, depth: int) -> Iterator[Path]:
+    if before:
+        yield before
+    if not depth:
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths((*before, key), inner, depth - 1)
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from _paths((*before, position), inner, depth - 1)
+
+
+class _Tables:
+    """The table that is open, counting the elements of arrays of tables."""
+
+    def __init__(self) -> None:
+        self.present: Path = ()
+        self._last: dict[Path, int] = {}
+
+    def enter(self, header: object) -> list[Path]:
+        """Open the table of a header, given as what that alone parses to; it, and those around."""
+        path: Path = ()
+        while isinstance(header, dict) and header:
+            ((key, header),) = header.items()
+            path = (*path, key)
+            if isinstance(header, list):
+                self._last[path] = self._last.get(path, -1) + 1
+            if path in self._last:
+                path = (*path, self._last[path])
+        self.present = path
+        return [path[:end] for end in range(1, len(path) + 1)]

@@ -17,8 +17,8 @@ from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.limit import NO_OPTIONS
 from ratelimit_ext.core.limit_string import states_strategy
 from ratelimit_ext.core.traits import strategies_taking
-from ratelimit_ext.policy.callables import checked
-from ratelimit_ext.policy.mistakes import Mistake
+from ratelimit_ext.policy.errors import Mistake
+from ratelimit_ext.policy.functions import checked
 
 _logger: Final = logging.getLogger("ratelimit_ext")
 _PREFIX: Final = "RATELIMIT_"

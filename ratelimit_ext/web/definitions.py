@@ -20,7 +20,7 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
-from ratelimit_ext.policy.limit_rules import check_in_code
+from ratelimit_ext.policy import check_in_code
 from ratelimit_ext.web.errors import RateLimitExceeded
 from ratelimit_ext.web.limits_adapter import items_of
 

@@ -6,7 +6,7 @@ changes when it has to be compiled again.
 
 Decorators' limits of a nested blueprint go by the last part of its name, as in Flask-Limiter. A
 policy's go by the whole name, so that ``v1.chat`` is not ``v2.chat``; see
-:mod:`ratelimit_ext.policy.layers`.
+:mod:`ratelimit_ext.policy.nesting`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.policy.layers import around
+from ratelimit_ext.policy.nesting import around
 from ratelimit_ext.web.definitions import upgrade
 
 #: Whether a definition yields any limit for this request: a function may return no string.

@@ -12,10 +12,15 @@ from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit_string import states_guard
-from ratelimit_ext.policy import Mistakes, Uses, load_policy, plan_sentence
-from ratelimit_ext.policy.plan import Plan
-from ratelimit_ext.policy.policy import Policy
-from ratelimit_ext.policy.policy_limit import PolicyLimit
+from ratelimit_ext.policy import (
+    Mistakes,
+    Plan,
+    Policy,
+    PolicyLimit,
+    Uses,
+    load_policy,
+    plan_sentence,
+)
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
 from ratelimit_ext.web.limits_adapter import items_of
 from ratelimit_ext.web.manager import Manager

@@ -52,7 +52,7 @@ def test_the_contracts_name_every_part() -> None:
     assert set(contracts["frameworks-in-web"]["source_modules"]) == parts - {"ratelimit_ext.web"}
 
 
-@pytest.mark.parametrize("needed", ["flask", "flask-limiter", "limits", "redis"])
+@pytest.mark.parametrize("needed", ["flask", "flask-limiter", "limits", "pydantic", "redis"])
 def test_requirements_lie_within_the_packages_ranges(needed: str) -> None:
     """What the application is run with is allowed by the package."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()

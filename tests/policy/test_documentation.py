@@ -1,4 +1,4 @@
-"""docs/configuration.md says what is so."""
+"""docs/configuration.md is correct."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.policy import load_policy
-from ratelimit_ext.policy.keywords import KEYWORDS
-from tests.policy.conftest import Load, told_by
+from ratelimit_ext.policy.schema import LimitTable
+from tests.policy.conftest import Load, error_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_every_keyword_is_documented() -> None:
     """The table has every keyword, and none that is not one."""
     table = TEXT.split("## Keywords of a limit")[1].split("\n\n")[1]
     first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
-    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(["limit", *KEYWORDS])
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells))) == sorted(LimitTable.model_fields)
 
 
 def test_the_error_is_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,8 +38,8 @@ def test_the_error_is_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     text, error = blocks("text")
     Path("policy.toml").write_text(text, encoding="utf-8")
-    told = told_by(lambda: load_policy(file="policy.toml", blueprints=None))
-    assert told == error.rstrip("\n")
+    message = error_of(lambda: load_policy(file="policy.toml", blueprints=None))
+    assert message == error.rstrip("\n")
 
 
 def test_the_first_example_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Whatever stands in a policy, loading it gives a policy or a ConfigurationError."""
+"""Any document, setting or file gives a policy or a ConfigurationError."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.policy import Policy, load_policy
-from ratelimit_ext.policy.consistency import check_plans, check_together
-from ratelimit_ext.policy.document import DocumentReader
-from ratelimit_ext.policy.draft import Draft
-from ratelimit_ext.policy.keywords import KEYWORDS
-from ratelimit_ext.policy.limit_reader import LimitReader
-from ratelimit_ext.policy.mistakes import Mistakes
-from ratelimit_ext.policy.place import Place
+from ratelimit_ext.policy import Policy, load_policy, schema
+from ratelimit_ext.policy.errors import Mistakes, Place
+from ratelimit_ext.policy.nesting import Nesting
 from ratelimit_ext.policy.toml_file import TomlFile
 from tests.policy import functions
 
+KEYWORDS = [word for word in schema.LimitTable.model_fields if word != "limit"]
 # Words that a policy knows are drawn often, so that the depths behind them are reached.
 WORDS = st.sampled_from(
     [
@@ -107,13 +103,17 @@ DOCUMENTS = st.fixed_dictionaries(
 
 def read(document: dict[str, Any]) -> Policy:
     """The policy of a document, past the parser: hypothesis writes values and not text."""
-    mistakes, draft = Mistakes(), Draft()
-    reader = DocumentReader(LimitReader("fixed-window", mistakes), draft, mistakes)
-    reader.read(document, Place(TomlFile("policy.toml", document=document)))
-    check_together(draft, "fixed-window", mistakes)
-    check_plans(draft, reader.plan_places, mistakes)
+    mistakes = Mistakes()
+    nesting = Nesting("fixed-window", mistakes)
+    place = Place(TomlFile("policy.toml", document))
+    nesting.add_document(schema.read(schema.Document, place, mistakes), place)
+    nesting.check()
     mistakes.raise_if_any()
-    return draft.policy()
+    return nesting.policy()
+
+
+#: Pydantic's own words, never shown.
+PYDANTIC = ("Input should", "Field required", "should have", "not permitted", "Value error")
 
 
 def outcome(load: Callable[[], Policy]) -> Policy | str:
@@ -130,15 +130,16 @@ def test_no_document_does_anything_else(document: dict[str, Any]) -> None:
     """Any document becomes a policy with every limit in it, or one error of whole lines."""
     read_as = outcome(lambda: read(document))
     if isinstance(read_as, Policy):
-        assert len(read_as.all_limits()) == stated(document)
+        assert len(read_as.all_limits()) == count_limits(document)
         return
     first, *lines = read_as.split("\n")
-    assert first.endswith("in the limits by configuration:")
+    assert first.endswith("in the configured limits:")
     assert lines
     assert all(line.startswith("  policy.toml: ") and line.isprintable() for line in lines)
+    assert not any(words in line for line in lines for words in PYDANTIC)
 
 
-def stated(value: object) -> int:
+def count_limits(value: object) -> int:
     """How many limits a sound document states: the entries of its lists of limits."""
     if not isinstance(value, dict):
         return 0
@@ -146,7 +147,7 @@ def stated(value: object) -> int:
     # In the table of a blueprint, route or group, "plans" is a truth value and not a table.
     named = [value.get(key) for key in ("blueprints", "routes", "groups", "plans")]
     tables = [table for tables in named if isinstance(tables, dict) for table in tables.values()]
-    return sum(map(len, lists)) + sum(map(stated, tables))
+    return sum(map(len, lists)) + sum(map(count_limits, tables))
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -76,7 +76,7 @@ SENTENCES = [
         limit("10/second", unit="calls"),
         "1 call at once, and it is used up; the Pro plan allows 10.",
     ),
-    # Nobody is sent to a plan that would not help.
+    # A plan that allows no more is not suggested.
     (limit("100/day"), limit("100/day"), "100 calls a day, and they are used up."),
     (limit("100/day"), limit("1000/month"), "100 calls a day, and they are used up."),
     (limit("100/day"), limit("3000/month"), "100 calls a day, and they are used up."),
@@ -87,8 +87,8 @@ SENTENCES = [
 def test_the_sentence(own: PolicyLimit, other: PolicyLimit | None, sentence: str) -> None:
     """The plan, what it allows, and the next plan where that allows more."""
     following = None if other is None else plan("Pro", other)
-    told = plan_sentence(plan("Starter", own), own, following)
-    assert told == f"The Starter plan allows {sentence}"
+    message = plan_sentence(plan("Starter", own), own, following)
+    assert message == f"The Starter plan allows {sentence}"
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_the_sentence(own: PolicyLimit, other: PolicyLimit | None, sentence: str
     ],
 )
 def test_the_words_of_a_period(period_us: int, words: str) -> None:
-    """The longest unit that fits without a rest is said."""
+    """The longest unit that fits without a remainder is used."""
     assert period_words(period_us) == words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +228,7 @@ def test_a_shared_default_has_a_scope(load: Load) -> None:
     assert (policy.default[0].shared, policy.default[0].scope) == (True, "/default")
 
 
-def test_an_unknown_plan_is_told(load: Load) -> None:
+def test_an_unknown_plan(load: Load) -> None:
     """A plan that is not configured is an error that lists the known ones, never no limit."""
     policy = load(LAYERS)
     with pytest.raises(ConfigurationError) as caught:
@@ -238,7 +240,7 @@ def test_an_unknown_plan_is_told(load: Load) -> None:
         Policy().plan("starter")
 
 
-def test_identities_are_told_with_their_places(load: Load) -> None:
+def test_identities_have_their_places(load: Load) -> None:
     """Names of identities have the places that use them; functions are no names."""
     text = LAYERS + '[[default]]\nlimit = "9/hour"\nkey = "tests.policy.functions:tenant"\n'
     policy = load(text, {"pay": [{"limit": "1/day", "key": "user"}]})
@@ -259,6 +261,12 @@ def test_a_policy_cannot_be_changed(load: Load) -> None:
         policy.plans["free"] = policy.plan("pro")  # type: ignore[index]
 
 
+def test_pydantic_is_imported_only_where_limits_are_read() -> None:
+    """The extension is imported without it."""
+    program = "import sys, ratelimit_ext; sys.exit('pydantic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=CHATAPP.parents[1], check=True)
+
+
 def test_all_public_names_exist() -> None:
-    """What the package says is public is there."""
+    """Each public name of the package exists."""
     assert all(hasattr(policy_package, name) for name in policy_package.__all__)

@@ -1,4 +1,4 @@
-"""No limit of a sound document is dropped, and each says where it stands."""
+"""No limit of a sound document is dropped, and each has its place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit_ext.policy import Policy, load_policy
-from tests.policy.conftest import told_by
+from tests.policy.conftest import error_of
 
 NAMES = st.sampled_from(["chat", "pay", "admin", "outer.inner", "a b", "ä", 'quote"d'])
 STRINGS = st.sampled_from(["5/minute", "9/day", "1/second", "100 per 30 seconds"])
@@ -33,8 +33,8 @@ def lists(layer: str, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[list[
     limits = st.lists(st.tuples(KEYWORDS, st.fixed_dictionaries({}, optional=more)), min_size=1)
     return limits.map(
         lambda entries: [
-            {**said, **also, "name": f"{layer}-{position}"}
-            for position, (said, also) in enumerate(entries)
+            {**common, **extra, "name": f"{layer}-{position}"}
+            for position, (common, extra) in enumerate(entries)
         ]
     )
 
@@ -83,7 +83,7 @@ def inline(value: object) -> str:
     return json.dumps(value)
 
 
-def stated(document: dict[str, Any]) -> list[str]:
+def strings_of(document: dict[str, Any]) -> list[str]:
     """The strings of all limits in a document."""
     entries = [*document.get("application", ()), *document.get("default", ())]
     tables = [*document.get("blueprints", {}).values(), *document.get("routes", {}).values()]
@@ -107,16 +107,16 @@ def test_no_limit_is_dropped(tmp_path_factory: Any, document: dict[str, Any]) ->
     """A sound document loads, and its policy has every limit, each with a place of its own."""
     policy = read(toml(document), tmp_path_factory.mktemp("policy"))
     limits = policy.all_limits()
-    assert sorted(limit.text for limit in limits) == stated(document)
+    assert sorted(limit.text for limit in limits) == strings_of(document)
     assert len({limit.source for limit in limits}) == len(limits)
 
 
 @settings(max_examples=100, deadline=None)
 @given(document=DOCUMENTS)
 def test_an_added_mistake_is_the_only_one(tmp_path_factory: Any, document: dict[str, Any]) -> None:
-    """The same document with one wrong key has one mistake, told at its line."""
+    """The same document with one wrong key has one mistake, at its line."""
     text = toml(document) + '[plan.pro]\ntitle = "Pro"\n'
     line = text.count("\n") - 1
-    first, only = told_by(lambda: read(text, tmp_path_factory.mktemp("policy"))).split("\n")
-    assert first == "1 mistake in the limits by configuration:"
+    first, only = error_of(lambda: read(text, tmp_path_factory.mktemp("policy"))).split("\n")
+    assert first == "1 mistake in the configured limits:"
     assert f"policy.toml:{line}: plan: unknown key" in only

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.policy import functions
-from tests.policy.conftest import Load, told_by
+from tests.policy.conftest import Load, error_of
 
 AT = 'app.config["RATELIMIT_BLUEPRINTS"]'
 
@@ -37,7 +37,7 @@ MISTAKES = [
     ),
     pytest.param(
         {"chat": {}},
-        f'{AT}["chat"]: the table has neither limits nor plans. Fill or remove it.',
+        f'{AT}["chat"]: the table is empty; allowed: plans, limits. Fill or remove',
         id="empty table",
     ),
     pytest.param(
@@ -47,7 +47,7 @@ MISTAKES = [
     ),
     pytest.param(
         {"chat": [{"limit": "5/minute", "Burst": 1}]},
-        f'{AT}["chat"][0]["Burst"]: unknown key; allowed: limit, name, strategy, burst,',
+        f'{AT}["chat"][0]["Burst"]: unknown key; allowed: limit, strategy, burst, unit,',
         id="unknown keyword",
     ),
     pytest.param(
@@ -89,7 +89,7 @@ MISTAKES = [
     ),
     pytest.param(
         {"chat": {"plans": True}},
-        f'{AT}["chat"]["plans"]: found true, but there is no plan. Add a table [plans.NAME]',
+        f'{AT}["chat"]["plans"]: there is no plan to apply. Add a table [plans.NAME]',
         id="plans without any plan",
     ),
     pytest.param(
@@ -100,16 +100,16 @@ MISTAKES = [
     pytest.param(
         {"chat": ["5/minute", {"limit": "9/minute"}]},
         f"{AT}[\"chat\"][1]: '9/minute' applies together with '5/minute' of "
-        f'{AT}["chat"][0]: both have the same period, strategy and key, and no name, so that',
+        f'{AT}["chat"][0], with the same period, strategy and key, and no name: ',
         id="one bucket twice",
     ),
 ]
 
 
-@pytest.mark.parametrize(("blueprints", "told"), MISTAKES)
-def test_a_mistake_is_told(load: Load, blueprints: Any, told: str) -> None:
-    """Each mistake is told with its place as it is written in Python."""
-    assert told in told_by(lambda: load(blueprints=blueprints))
+@pytest.mark.parametrize(("blueprints", "expected"), MISTAKES)
+def test_mistake(load: Load, blueprints: Any, expected: str) -> None:
+    """Each mistake has its place as it is written in Python."""
+    assert expected in error_of(lambda: load(blueprints=blueprints))
 
 
 def test_targets_are_kept_apart(load: Load) -> None:
@@ -158,12 +158,13 @@ def test_both_inputs_apply(load: Load) -> None:
     assert policy.plan_targets == {"chat": f'{AT}["chat"]["plans"]'}
 
 
-def test_one_bucket_in_both_inputs_is_told(load: Load) -> None:
+def test_one_bucket_in_both_inputs(load: Load) -> None:
     """Limits of both inputs that would be counted as one are a mistake, like those of one list."""
     text = 'version = 1\n[[blueprints.chat.limits]]\nname = "user"\nlimit = "5/minute"\n'
-    told = told_by(lambda: load(text, {"chat": [{"name": "user", "limit": "9/hour"}]}))
+    message = error_of(lambda: load(text, {"chat": [{"name": "user", "limit": "9/hour"}]}))
     assert (
-        f'{AT}["chat"][0]["name"]: found \'user\', which is also the name of policy.toml: ' in told
+        f'{AT}["chat"][0]["name"]: found \'user\', which is also the name of policy.toml: '
+        in message
     )
     load(text, {"pay": [{"name": "user", "limit": "9/hour"}]})
 

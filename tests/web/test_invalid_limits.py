@@ -45,7 +45,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"limit_value": "nonsense"}, "found 'nonsense' .*\"as reported\"\\.$"),
     (
         {"limit_value": "0.000001 usd/day", "unit": "tokens"},
-        "unit: found 'tokens' beside .* says 'usd' itself",
+        "unit: found 'tokens' beside .* states 'usd' itself",
     ),
     (
         {"limit_value": "3/minute", "unit": "usd"},
@@ -69,11 +69,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"limit_value": "3/hour", "anchor": "day"}, "anchor: found 'day' .* needs a limit per day"),
     (
         {"limit_value": "4 in flight", "strategy": "token-bucket"},
-        "strategy: found 'token-bucket' beside '4 in flight', which says 'concurrency' itself",
+        "strategy: found 'token-bucket' beside '4 in flight', which states 'concurrency' itself",
     ),
     (
         {"limit_value": "4 in flight", "cost": 2},
-        "cost: found a cost, but in '4 in flight' each call",
+        "cost: found a cost, but '4 in flight' counts each call",
     ),
     ({"limit_value": "3/minute;5/hour", "name": "x"}, "name: found 'x' .*, which is 2 limits"),
     ({"limit_value": "3/minute", "meta_limits": ["2/sec"]}, "found '2/sec' .*allowed"),

@@ -1,0 +1,91 @@
+"""Functions in a policy: ``package.module:function`` in a file, a function in ``app.config``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from ratelimit_ext.core.errors import did_you_mean, shown
+from ratelimit_ext.policy.errors import Mistake
+
+_IDENTITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def function(value: object, arguments: int, *, python: bool) -> Callable[..., Any]:
+    """The function of a keyword; it must take that many arguments."""
+    if isinstance(value, str):
+        return _imported(value, arguments)
+    if python and callable(value):
+        return checked(value, arguments)
+    direct = "a function or " if python else ""
+    raise Mistake(f'found {shown(value)}; allowed: {direct}"package.module:function".')
+
+
+def identity(value: object, *, python: bool) -> str | Callable[[], Any]:
+    """The name of an identity, which the application may still register, or a function."""
+    if isinstance(value, str) and _IDENTITY.fullmatch(value):
+        return value
+    if (isinstance(value, str) and ":" in value) or (python and callable(value)):
+        return function(value, 0, python=python)
+    direct = ", a function" if python else ""
+    raise Mistake(
+        f'found {shown(value)}; allowed: the name of an identity such as "user"{direct}, or '
+        '"package.module:function".'
+    )
+
+
+def is_dotted(name: str) -> bool:
+    """Whether the name has the form ``package.module:function``.
+
+    >>> is_dotted("app.keys:tenant"), is_dotted("user"), is_dotted("app.keys.tenant")
+    (True, False, False)
+    """
+    module, colon, path = name.partition(":")
+    parts = [*module.split("."), *path.split(".")]
+    return bool(colon) and all(part.isidentifier() for part in parts)
+
+
+def _imported(name: str, arguments: int) -> Callable[..., Any]:
+    if not is_dotted(name):
+        raise Mistake(f'found {shown(name)}; allowed: a function as "package.module:function".')
+    module_name, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # noqa: BLE001 - the module is the user's and may raise anything
+        raise Mistake(
+            f"found {name!r}, but importing {module_name!r} fails: {type(error).__name__}: {error}."
+            " Correct the name or the module."
+        ) from None
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Mistake(
+                f"found {name!r}, but {module_name!r} has no {path!r}."
+                f"{did_you_mean(part, dir(found))} If that module is still being imported, move "
+                "the function to a module of its own."
+            ) from None
+    return checked(found, arguments)
+
+
+def checked(function: object, arguments: int) -> Callable[..., Any]:
+    """The function itself, if it can be called with that many arguments and is not async."""
+    if not callable(function):
+        raise Mistake(f"found {shown(function)}; allowed: a function.")
+    if inspect.iscoroutinefunction(function):
+        raise Mistake(f"found {shown(function)}, an async function; allowed: a plain one (def).")
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return function  # written in C: its arguments are unknown
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        count = ("no argument", "one argument")[arguments]
+        raise Mistake(
+            f"found {shown(function)}{signature}; allowed: a function that is called with {count}."
+        ) from None
+    return function

@@ -1,0 +1,374 @@
+"""What applies where: blueprints in blueprints, routes, groups and plans.
+
+What is inside a blueprint applies beside what the blueprint has, unless it has
+``override_defaults = true``. Flask-Limiter's rule for decorators is the opposite: a view's own
+limits replace its blueprint's. In a file that would drop a limit written two lines further up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+
+from ratelimit_ext.core.errors import shown
+from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED, Mistakes, Place, dotted
+from ratelimit_ext.policy.policy import Kind, Limits, Plan, Policy, PolicyLimit, TargetUse, Uses
+from ratelimit_ext.policy.rules import check_buckets, check_limit, check_next
+
+if TYPE_CHECKING:  # loads pydantic
+    from ratelimit_ext.policy import schema
+
+_T = TypeVar("_T")
+_ByName: TypeAlias = Mapping[str, Sequence[PolicyLimit]]
+
+
+def around(name: str) -> Iterator[str]:
+    """The blueprints that a route or blueprint of this name can be in.
+
+    >>> list(around("outer.inner.post"))
+    ['outer', 'outer.inner']
+    """
+    parts = name.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts)))
+
+
+@dataclass(slots=True)
+class _Named:
+    """Blueprints, routes or targets: limits by name, and the places of ``plans = true``."""
+
+    limits: defaultdict[str, list[PolicyLimit]] = field(default_factory=lambda: defaultdict(list))
+    plans: dict[str, Place] = field(default_factory=dict)
+
+
+class _Group(NamedTuple):
+    members: Mapping[str, Place]
+    limits: Sequence[PolicyLimit]
+    plans: Place | None
+
+
+class Nesting:
+    """Collects the limits of both inputs, checks them together, and makes the policy.
+
+    ``default_strategy`` is that of limits that name none; ``None`` if unknown.
+    """
+
+    def __init__(self, default_strategy: str | None, mistakes: Mistakes) -> None:
+        self._default_strategy = default_strategy
+        self._mistakes = mistakes
+        self._application: list[PolicyLimit] = []
+        self._default: list[PolicyLimit] = []
+        self._blueprints, self._routes, self._targets = _Named(), _Named(), _Named()
+        self._named = (self._blueprints, self._routes, self._targets)
+        self._groups: list[_Group] = []
+        self._plans: dict[str, Plan] = {}
+        #: The places of all plans, also of those with mistakes; ``None`` if unknown.
+        self._plan_places: dict[str, Place] | None = {}
+        self._target_places: dict[str, list[Place]] = {}
+
+    # -- input ---------------------------------------------------------------------------------
+
+    def add_document(self, document: schema.Document | None, place: Place) -> None:
+        """Add a policy file; ``None`` for one that cannot be read."""
+        if document is None:
+            self._plan_places = None
+            return
+        self._application += self._limits(document.application, place.at("application"), "global")
+        self._default += self._limits(document.default, place.at("default"), "/default")
+        for name, blueprint, at in _entries(document.blueprints, place.at("blueprints")):
+            self._add(self._blueprints, name, blueprint, at, f"/blueprint/{name}")
+            for view, route, at_route in _entries(blueprint.routes, at.at("routes")):
+                self._add(self._routes, f"{name}.{view}", route, at_route, None)
+        for endpoint, route, at in _entries(document.routes, place.at("routes")):
+            self._add(self._routes, endpoint, route, at, None)
+        for name, group, at in _entries(document.groups, place.at("groups")):
+            self._add_group(name, group, at)
+        self._add_plans(document.plans, place.at("plans"))
+
+    def add_targets(self, targets: schema.Targets | None, place: Place) -> None:
+        """Add ``RATELIMIT_BLUEPRINTS`` of ``app.config``."""
+        for name, table in ({} if targets is None else targets.root).items():
+            self._target_places.setdefault(name, []).append(place.at(name))
+            if table is not None:
+                self._add(self._targets, name, table, place.at(name), f"/blueprint/{name}")
+
+    def _add(
+        self, named: _Named, name: str, table: schema.RouteTable, place: Place, scope: str | None
+    ) -> None:
+        if "limits" in table.model_fields_set:
+            named.limits[name] += self._limits(table.limits, place.at("limits"), scope)
+        # A mistaken value counts as true, so that no plan seems to apply nowhere because of it.
+        if table.plans is not False:
+            named.plans[name] = place.at("plans")
+
+    def _add_group(self, name: str, table: schema.GroupTable, place: Place) -> None:
+        self._check_name(name, place)
+        members: dict[str, Place] = {}
+        for position, member in enumerate(table.members or ()):
+            at = place.at("members", position)
+            if member in members:
+                self._mistakes.add(
+                    at, f"found {shown(member)}, which is a member already. Remove one of them."
+                )
+            elif member is not None:
+                members[member] = at
+        plans = None if table.plans is False else place.at("plans")
+        if plans is None and "limits" not in table.model_fields_set:
+            self._mistakes.add(
+                place,
+                "the group has neither limits nor plans. Write "
+                f"[[{dotted(place.path)}.limits]] with a limit, or plans = true, or remove it.",
+            )
+        limits = self._limits(table.limits, place.at("limits"), f"/group/{name}")
+        self._groups.append(_Group(members, limits, plans))
+        for member, at in members.items():
+            self._target_places.setdefault(member, []).append(at)
+            if plans is not None:
+                self._targets.plans.setdefault(member, plans)
+
+    def _add_plans(self, tables: Mapping[str, schema.PlanTable] | None, place: Place) -> None:
+        self._plan_places = {name: place.at(name) for name in tables or ()}
+        following = {}
+        for name, table, at in _entries(tables, place):
+            self._check_name(name, at)
+            if table.next is not None:
+                following[name] = table.next
+            limits = self._limits(table.limits, at.at("limits"), "/plans")
+            check_buckets(limits, self._default_strategy, self._mistakes)
+            self._plans[name] = Plan(
+                source=str(at),
+                name=name,
+                title=table.title or name[0].upper() + name[1:],
+                limits=tuple(limits),
+                next=table.next,
+            )
+        check_next(following, self._plan_places, self._mistakes)
+
+    def _check_name(self, name: str, place: Place) -> None:
+        if not re.fullmatch(NAME, name):
+            self._mistakes.add(place, f"found {shown(name)}; allowed: {NAME_ALLOWED}.")
+
+    def _limits(
+        self, tables: Sequence[schema.LimitTable | None] | None, place: Place, scope: str | None
+    ) -> list[PolicyLimit]:
+        """The limits of a list that have no mistakes."""
+        found = []
+        for position, table in enumerate(tables or ()):
+            if table is None or table.limit is None:
+                continue
+            at = place.at(position)
+            limit = table.policy_limit(at, scope)
+            if table.shared is False and table.scope and "shared" in table.model_fields_set:
+                self._mistakes.add(
+                    at.at("shared"),
+                    f"found false beside scope = {table.scope!r}, which names a shared bucket. "
+                    "Remove one of the two.",
+                )
+            known = table.strategy is not None or "strategy" not in table.model_fields_set
+            check_limit(limit, self._default_strategy if known else None, self._mistakes)
+            if at not in self._mistakes:
+                found.append(limit)
+        return found
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Note limits that apply together and cannot be told apart, and plans without effect."""
+        layers, mistakes = self._layers(), self._mistakes
+        check_buckets(self._application, self._default_strategy, mistakes)
+        check_buckets(self._default, self._default_strategy, mistakes)
+        of_plans = [limit for plan in self._plans.values() for limit in plan.limits]
+        for limits, plans_apply in self._together(layers):
+            beside = [*self._application, *of_plans] if plans_apply else self._application
+            check_buckets(limits, self._default_strategy, mistakes, beside=beside)
+        self._check_plans()
+
+    def _together(self, layers: _Layers) -> Iterator[tuple[list[PolicyLimit], bool]]:
+        """For each name, what its blueprints have and then its own; and whether plans apply."""
+        targets = self._target_limits(layers)
+        blueprints, routes = self._blueprints.limits, self._routes.limits
+        with_plans = {name for named in self._named for name in named.plans}
+        for name in self._limited():
+            outer = layers.reaching(name)
+            inherited = [
+                limit
+                for blueprint in outer
+                for limit in (*blueprints.get(blueprint, ()), *targets.get(blueprint, ()))
+            ]
+            plans_apply = not with_plans.isdisjoint((name, *outer))
+            # A target may be either kind; a blueprint and a view of one name have nothing in common
+            kinds = [named[name] for named in (blueprints, routes) if name in named]
+            for own in kinds or [[]]:
+                yield [*inherited, *own, *targets.get(name, ())], plans_apply
+
+    def _check_plans(self) -> None:
+        if self._plan_places is None:
+            return
+        places = [*self._plan_keys(), *(group.plans for group in self._groups if group.plans)]
+        if not self._plan_places:
+            for place in places:
+                self._mistakes.add(
+                    place,
+                    "there is no plan to apply. Add a table [plans.NAME] to the policy file, or "
+                    "remove the key.",
+                )
+        elif not places:
+            self._mistakes.add(
+                next(iter(self._plan_places.values())),
+                "the plans apply nowhere. Write plans = true in the table of a blueprint, such as "
+                "[blueprints.chat].",
+            )
+
+    # -- the policy ----------------------------------------------------------------------------
+
+    def policy(self) -> Policy:
+        """The policy; complete if there are no mistakes."""
+        layers = self._layers()
+        blueprints, routes = self._blueprints.plans, self._routes.plans
+        targets = {
+            name: at
+            for name, at in self._targets.plans.items()
+            if name not in blueprints and name not in routes
+        }
+        with_plans = {*blueprints, *routes, *targets}
+        plan_blueprints, plan_routes, plan_targets = (
+            MappingProxyType({name: str(at) for name, at in layers.once(named, with_plans).items()})
+            for named in (blueprints, routes, targets)
+        )
+        return Policy(
+            application=tuple(self._application),
+            default=tuple(self._default),
+            blueprints=layers.layered(self._blueprints.limits),
+            routes=layers.layered(self._routes.limits),
+            targets=layers.layered(self._target_limits(layers)),
+            target_places=MappingProxyType(
+                {name: tuple(places) for name, places in self._target_places.items()}
+            ),
+            overriding=layers.overriding,
+            plans=MappingProxyType(self._plans),
+            plan_blueprints=plan_blueprints,
+            plan_routes=plan_routes,
+            plan_targets=plan_targets,
+            uses=self._uses(),
+        )
+
+    def _uses(self) -> Uses:
+        kinds: tuple[tuple[Kind, _Named], ...] = (
+            ("blueprint", self._blueprints),
+            ("endpoint", self._routes),
+        )
+        targets = []
+        for kind, named in kinds:
+            places = {name: at.around(1) for name, at in named.plans.items()}
+            for name, limits in named.limits.items():
+                if limits and limits[0].place is not None:
+                    places[name] = limits[0].place.around(2)
+            targets += [TargetUse(kind, name, place) for name, place in places.items()]
+        for name, at_target in self._target_places.items():
+            targets += [TargetUse("either", name, place) for place in at_target]
+        lists: list[Sequence[PolicyLimit]] = [self._application, self._default]
+        lists += [group.limits for group in self._groups]
+        lists += [plan.limits for plan in self._plans.values()]
+        for named in self._named:
+            lists += named.limits.values()
+        return Uses(
+            targets=tuple(targets),
+            identities=tuple(
+                (limit.key, limit.place.at("key"))
+                for limits in lists
+                for limit in limits
+                if isinstance(limit.key, str) and limit.place is not None
+            ),
+            plans=tuple(dict.fromkeys(self._plan_keys())),
+        )
+
+    def _plan_keys(self) -> list[Place]:
+        """The places of ``plans = true``."""
+        return [place for named in self._named for place in named.plans.values()]
+
+    def _limited(self) -> dict[str, None]:
+        """Every name with limits or plans."""
+        names = [name for each in self._named for name in (*each.limits, *each.plans)]
+        return dict.fromkeys([*names, *(name for group in self._groups for name in group.members)])
+
+    def _layers(self) -> _Layers:
+        lists: list[_ByName] = [
+            *(each.limits for each in self._named),
+            *(dict.fromkeys(group.members, group.limits) for group in self._groups),
+        ]
+        return _Layers(lists, self._limited())
+
+    def _target_limits(self, layers: _Layers) -> dict[str, list[PolicyLimit]]:
+        """The targets with the limits of their groups, each of which is charged once."""
+        targets = defaultdict(list, {name: [*own] for name, own in self._targets.limits.items()})
+        for group in self._groups:
+            for name in layers.once(group.members, group.members):
+                targets[name] += group.limits
+        return targets
+
+
+def _entries(
+    tables: Mapping[str, _T | None] | None, place: Place
+) -> Iterator[tuple[str, _T, Place]]:
+    """The tables without mistakes in their form, each with its name and place."""
+    for name, table in (tables or {}).items():
+        if table is not None:
+            yield name, table, place.at(name)
+
+
+class _Layers:
+    """Which blueprints reach into which names. ``lists`` are all limits by name, of every kind.
+
+    ``limited`` are the names that have limits or plans.
+    """
+
+    def __init__(self, lists: Iterable[_ByName], limited: Collection[str]) -> None:
+        self._inside = {name for name in limited if any(outer in limited for outer in around(name))}
+        #: The names inside others that override. One limit decides for all beside it: a nested
+        #: blueprint overrides only where each of its limits does, and a route where one does. That
+        #: is Flask-Limiter's rule.
+        self.overriding = frozenset(
+            name
+            for named in lists
+            for name, limits in named.items()
+            if name in self._inside
+            and any(limit.override_defaults and limit.states_override for limit in limits)
+        )
+
+    def reaching(self, name: str) -> tuple[str, ...]:
+        """The blueprints around a name whose limits apply there, the outermost first.
+
+        A nested blueprint that overrides hides those around it from all that is inside it, the
+        blueprints too. Flask-Limiter's rule for decorators spares those; here, what the hidden one
+        and the hiding one have in common would be charged twice in them.
+        """
+        if name in self.overriding:
+            return ()
+        reaching: list[str] = []
+        for outer in around(name):
+            reaching = [outer] if outer in self.overriding else [*reaching, outer]
+        return tuple(reaching)
+
+    def layered(self, lists: _ByName) -> Mapping[str, Limits]:
+        """The limits by name, each overriding what is around its name, or not."""
+        return MappingProxyType({name: self._at(name, limits) for name, limits in lists.items()})
+
+    def _at(self, name: str, limits: Sequence[PolicyLimit]) -> Limits:
+        if name not in self._inside:
+            return tuple(limits)
+        overrides = name in self.overriding
+        return tuple(replace(limit, override_defaults=overrides) for limit in limits)
+
+    def once(self, names: Mapping[str, _T], having: Collection[str]) -> dict[str, _T]:
+        """Those of the names that no blueprint among ``having`` reaches.
+
+        So what all of them have in common, a plan or the limits of a group, is charged once.
+        """
+        return {
+            name: value
+            for name, value in names.items()
+            if not any(outer in having for outer in self.reaching(name))
+        }

@@ -1,0 +1,209 @@
+"""What goes together: the parts of a limit, limits that apply together, and plans in a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from ratelimit_ext.core.charge import checked_cost
+from ratelimit_ext.core.errors import did_you_mean, shown
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY, LimitOptions
+from ratelimit_ext.core.limit_string import ParsedLimit
+from ratelimit_ext.core.money import micro_dollars, shown_dollars
+from ratelimit_ext.core.traits import strategies_with, traits_of
+from ratelimit_ext.policy.errors import Mistake, Mistakes, Place
+from ratelimit_ext.policy.policy import PolicyLimit
+from ratelimit_ext.strategies import ALIASES
+
+_DAY_US: Final = 86_400_000_000
+#: The periods that a string states by "day" and "month".
+_ANCHORED_US: Final = {"day": _DAY_US, "month": 30 * _DAY_US}
+_AMOUNT: Final = re.compile(r"\d+")
+
+# -- one limit -------------------------------------------------------------------------------
+
+
+def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mistakes) -> None:
+    """Note each mistake at the keyword it is about, for a policy and for a limit in code.
+
+    ``default_strategy`` is the extension's; ``None`` if unknown: then ``burst`` and ``anchor`` are
+    not checked against it.
+    """
+    options, limits, place = limit.options, limit.parsed, limit.place
+    assert place is not None
+    if options.anchor is None and options.timezone != "UTC":
+        mistakes.add(
+            place.at("timezone"),
+            f"found {options.timezone!r} without an anchor; only a calendar window has a time "
+            'zone. Add anchor = "day" or "month", or remove it.',
+        )
+    if options.name and len(limits) > 1:
+        mistakes.add(
+            place.at("name"),
+            f"found {options.name!r} beside {limit.text!r}, which is {len(limits)} limits: headers "
+            "could not tell them apart. Write each by itself, with a name of its own.",
+        )
+    for each in limits:
+        before = len(mistakes)
+        _check_contradictions(each, options, place, mistakes)
+        if len(mistakes) == before:
+            _check_combination(each, limit, place, default_strategy, mistakes)
+
+
+def _check_contradictions(
+    parsed: ParsedLimit, options: LimitOptions, place: Place, mistakes: Mistakes
+) -> None:
+    for word in ("strategy", "unit"):
+        own, given = getattr(parsed, word), getattr(options, word)
+        if own and given and own != given:
+            mistakes.add(
+                place.at(word),
+                f"found {given!r} beside {parsed.text!r}, which states {own!r} itself. Remove it.",
+            )
+    if options.unit == "usd" and parsed.unit is None and parsed.form.has_rate:
+        meant = _AMOUNT.sub(lambda amount: f"{amount[0]} usd", parsed.text, count=1)
+        mistakes.add(
+            place.at("unit"),
+            f"found 'usd' beside {parsed.text!r}, which states no dollars. Write {meant!r}.",
+        )
+
+
+def _check_combination(
+    parsed: ParsedLimit,
+    limit: PolicyLimit,
+    place: Place,
+    default_strategy: str | None,
+    mistakes: Mistakes,
+) -> None:
+    """Note what the core refuses: first without ``burst`` and ``anchor``, then with each."""
+    options = limit.options
+    fitting = DEFAULT_STRATEGY if options.burst is None else strategies_with("burst")[0]
+    strategy = options.strategy or default_strategy or fitting
+    strategy = ALIASES.get(strategy, strategy)
+    plain = LimitOptions(unit=options.unit, name=options.name, mode=options.mode)
+    before = len(mistakes)
+    with mistakes.at(place):
+        parsed.limit(plain, strategy)
+    if len(mistakes) > before:
+        return  # with burst or anchor, the core would only repeat it
+    with mistakes.at(place.at("burst")):
+        capacity = parsed.limit(replace(plain, burst=options.burst), strategy).capacity
+        with mistakes.at(place.at("cost")):
+            _check_cost(limit, parsed, capacity)
+    with mistakes.at(place.at("anchor")):
+        parsed.limit(replace(plain, anchor=options.anchor, timezone=options.timezone), strategy)
+        _check_anchor(options.anchor, parsed)
+
+
+def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, capacity: int) -> None:
+    cost, unit = limit.cost, parsed.unit or limit.options.unit or "requests"
+    strategy = parsed.strategy or limit.options.strategy
+    if cost != 1 and strategy and traits_of(strategy).one_per_call:
+        raise Mistake(f"found a cost, but {parsed.text!r} counts each call as 1. Remove it.")
+    if not callable(cost) and _units(cost, unit) > capacity and limit.options.mode == "enforce":
+        most = f"{shown_dollars(capacity)} usd" if unit == "usd" else capacity
+        raise Mistake(
+            f"found {cost}, but {parsed.text!r} holds at most {most}: every call would be denied. "
+            "Lower the cost or raise the limit."
+        )
+
+
+def _units(cost: object, unit: str) -> int:
+    """A cost that is not a function, in the units that are counted."""
+    if unit != "usd":
+        try:
+            return checked_cost(cost, unit)
+        except ValueError:
+            raise Mistake(f"found {shown(cost)}; allowed: a whole number from 0 up.") from None
+    try:
+        return micro_dollars(cost)  # type: ignore[arg-type]
+    except ValueError:
+        raise Mistake(
+            f"found {shown(cost)}; allowed: an amount of dollars from 0 up, such as 0.01."
+        ) from None
+
+
+def _check_anchor(anchor: str | None, parsed: ParsedLimit) -> None:
+    if anchor is not None and parsed.period_us != _ANCHORED_US[anchor]:
+        raise Mistake(
+            f"found {anchor!r} beside {parsed.text!r}; a calendar {anchor} needs a limit per "
+            f'{anchor}, such as "1000/{anchor}".'
+        )
+
+
+# -- limits that apply together --------------------------------------------------------------
+
+
+def check_buckets(
+    limits: Iterable[PolicyLimit],
+    default_strategy: str | None,
+    mistakes: Mistakes,
+    *,
+    beside: Iterable[PolicyLimit] = (),
+) -> None:
+    """Note a name that is used twice, and limits without names that differ in the amount alone.
+
+    ``beside`` are limits that apply as well and have been checked; their names are taken.
+    """
+    names = {limit.options.name: limit for limit in beside if limit.options.name}
+    buckets: dict[tuple[object, ...], PolicyLimit] = {}
+    for limit in limits:
+        place, name = limit.place, limit.options.name
+        assert place is not None
+        if name and name in names:
+            mistakes.add(
+                place.at("name"),
+                f"found {name!r}, which is also the name of {names[name].source}. "
+                "Limits that apply together need names of their own.",
+            )
+            continue
+        names[name] = limit
+        for bucket in _buckets(limit, default_strategy):
+            other = buckets.setdefault(bucket, limit)
+            if other is not limit:
+                mistakes.add(
+                    place,
+                    f"{limit.text!r} applies together with {other.text!r} of {other.source}, with "
+                    "the same period, strategy and key, and no name: only the smaller would ever "
+                    "decide. Remove one, or give one of them a name.",
+                )
+
+
+def _buckets(limit: PolicyLimit, default_strategy: str | None) -> Iterator[tuple[object, ...]]:
+    """What distinguishes limits for a person; the amount alone does not."""
+    for parsed in limit.parsed:
+        options = parsed.merged(limit.options)
+        given = options.strategy or default_strategy or ""
+        strategy = ALIASES.get(given, given)
+        identity = (options.unit, limit.key, limit.scope, limit.per_method)
+        yield (options.name, parsed.period_us, strategy, *identity)
+
+
+# -- plans -----------------------------------------------------------------------------------
+
+
+def check_next(
+    following: Mapping[str, str], places: Mapping[str, Place], mistakes: Mistakes
+) -> None:
+    """Note a next plan that does not exist, and plans that lead back to themselves."""
+    noted: set[str] = set()
+    for name, after in following.items():
+        place = places[name].at("next")
+        if after not in places:
+            known = ", ".join(map(repr, places))
+            hint = did_you_mean(after, places)
+            mistakes.add(place, f"found {shown(after)}; allowed: one of the plans {known}.{hint}")
+        elif name not in noted and (circle := _circle(name, following)):
+            noted.update(circle)
+            way = " to ".join(map(repr, [*circle, name]))
+            mistakes.add(place, f"the plans form a circle: {way}. Remove next from the last one.")
+
+
+def _circle(name: str, following: Mapping[str, str]) -> list[str]:
+    """The plans from ``name`` back to it; empty if the way does not lead back."""
+    way = [name]
+    while (after := following.get(way[-1])) is not None and after not in way:
+        way.append(after)
+    return way if after == name else []

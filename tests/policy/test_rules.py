@@ -1,0 +1,88 @@
+"""The parts of a limit go together."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.policy.conftest import Case, Load, check_case
+
+MISTAKES = [
+    Case(
+        "another unit than the string's",
+        '[[default]]\nlimit = "5 usd/day"\nunit = "tokens"',
+        "4: default[0].unit",
+        ["found 'tokens' beside '5 usd/day'", "states 'usd' itself"],
+    ),
+    Case(
+        "a block that counts",
+        '[[default]]\nlimit = "unless blocked"\nunit = "tokens"',
+        "2: default[0]",
+        ["'block'", "'tokens'"],
+    ),
+    Case(
+        "a multiple that is too large",
+        '[[default]]\nlimit = "1 usd/hour or 5000 x usual"',
+        "2: default[0]",
+        ["multiple", "5000"],
+    ),
+    Case(
+        "a surge without its multiple",
+        '[[default]]\nlimit = "1 usd/hour"\nstrategy = "surge"',
+        "2: default[0]",
+        ["'surge'", "Write '1 usd/hour or 20 x usual'"],
+    ),
+    Case(
+        "burst on a window",
+        '[[default]]\nlimit = "5/minute"\nstrategy = "sliding-window"\nburst = 3',
+        "5: default[0].burst",
+        ["'sliding-window'"],
+    ),
+    Case(
+        "unit of another strategy, noted once",
+        '[[default]]\nlimit = "5/minute"\nstrategy = "fixed-window"\nunit = "calls"',
+        "2: default[0]",
+        ["'concurrency'", "Write 'N in flight'"],
+    ),
+    Case(
+        "a cost in dollars above the amount",
+        '[[default]]\nlimit = "0.5 usd/day"\ncost = 0.75',
+        "4: default[0].cost",
+        ["found 0.75, but '0.5 usd/day' holds at most 0.5 usd"],
+    ),
+    Case(
+        "money in one of two limits",
+        '[[default]]\nlimit = "5 usd/day;100 per hour"\nunit = "usd"',
+        "4: default[0].unit",
+        ["found 'usd' beside '100 per hour'", "states no dollars", "Write '100 usd per hour'"],
+    ),
+    Case(
+        "calls at once by a bucket",
+        '[[default]]\nlimit = "4 in flight"\nstrategy = "token-bucket"',
+        "4: default[0].strategy",
+        ["found 'token-bucket' beside '4 in flight'", "states 'concurrency' itself"],
+    ),
+    Case(
+        "cost above the burst",
+        '[[default]]\nlimit = "5/minute"\nstrategy = "token-bucket"\nburst = 2\ncost = 3',
+        "6: default[0].cost",
+        ["found 3, but '5/minute' holds at most 2"],
+    ),
+    Case(
+        "anchor on another strategy",
+        '[[default]]\nlimit = "5/day"\nstrategy = "sliding-window"\nanchor = "day"',
+        "5: default[0].anchor",
+        ["'sliding-window'"],
+    ),
+    Case(
+        "burst and anchor",
+        '[[default]]\nlimit = "5/day"\nanchor = "day"\nburst = 3',
+        "4: default[0].anchor",
+        ["'token-bucket'"],
+    ),
+]
+
+
+@pytest.mark.parametrize("case", MISTAKES, ids=str)
+def test_mistake(load: Load, case: Case) -> None:
+    """A contradiction is noted at the keyword that has to change."""
+    check_case(load, case)
