@@ -1,4 +1,4 @@
-"""The form of models.toml: what it may say, and what a mistake in it is."""
+"""The schema of models.toml."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Multiple = Annotated[Decimal, AfterValidator(_thousandths)]
 
 
 class _Price(BaseModel):
-    # Not strict: 5 is as good as 5.00. Both arrive as exact decimals or integers.
+    # Not strict: 5 and 5.00 are both exact, as an integer and a decimal.
     model_config = ConfigDict(extra="forbid")
     input: Dollars
     cached_input: Dollars
@@ -43,7 +43,7 @@ class _Price(BaseModel):
     output: Dollars
 
     def price(self) -> Price:
-        # Typed as Decimal; the validator has made integers of them.
+        # Typed as Decimal, but the validator returns integers.
         hour = self.cache_write_1h
         return Price(
             input=int(self.input),
@@ -64,7 +64,7 @@ class _Tools(BaseModel):
 
 
 class Entry(BaseModel):
-    """A model: its slug is its table's name."""
+    """A model; the name of its table is its slug."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     provider: str
@@ -90,7 +90,7 @@ class ModelsFile(BaseModel):
     models: dict[str, Entry]
 
     def tariffs(self) -> Mapping[str, Tariff]:
-        """What the models cost whose price the file states, by slug."""
+        """The tariffs of all models with a price, by slug."""
         return {slug: self._tariff(entry) for slug, entry in self.models.items() if entry.price}
 
     def web_search(self, provider: str) -> int | None:
@@ -121,7 +121,7 @@ class ModelsFile(BaseModel):
 
 
 def read(path: Path) -> ModelsFile:
-    """The file's content. ValueError where it is no TOML, or says what it may not."""
-    # Decimals, because 0.1 as a float is no tenth of a dollar.
+    """The content of the file. ValueError if it is not TOML or does not match the schema."""
+    # Decimals, because 0.1 as a float is not a tenth of a dollar.
     content = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
     return ModelsFile.model_validate(content)

@@ -1,4 +1,4 @@
-"""What a call of a model costs, in integer micro-dollars."""
+"""The cost of a call, in integer micro-dollars."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 from chatapp.providers import Usage
 
 TOKENS_PER_PRICE: Final = 1_000_000
-#: Multiples of a price are kept in thousandths, so that costs stay integers.
+#: Multiples of a price are in thousandths, so that costs are integers.
 ONE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """Micro-dollars per million tokens of each kind, as models.toml has them in dollars."""
+    """Micro-dollars per million tokens of each kind."""
 
     input: int
     cached_input: int
@@ -27,8 +27,8 @@ class Price:
     def millionths(self, usage: Usage) -> int:
         """The cost in millionths of a micro-dollar.
 
-        Cached input and cache writes are parts of the input. A usage that claims more parts than
-        input, as no provider should, is priced by its parts.
+        Cached input and cache writes are parts of the input. A usage with larger parts than input,
+        which no provider should report, is priced by its parts.
         """
         cached, written = max(0, usage.cached_input_tokens), max(0, usage.cache_write_tokens)
         for_an_hour = min(written, max(0, usage.cache_write_1h_tokens))
@@ -43,11 +43,13 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """What a model costs: ``long`` is the price of everything in a call whose input is longer than
-    ``long_over_tokens``, where there is such a price. ``tiers`` are multiples by tier or speed, in
-    thousandths; ``other_tiers`` are the highest of all models, for a tier that this one has none
-    of, and a tier that no model has is standard. ``web_search`` is the price of one search in
-    micro-dollars."""
+    """The prices of a model.
+
+    ``long``, if any, is the price of a whole call whose input exceeds ``long_over_tokens``.
+    ``tiers`` are multiples by tier or speed, in thousandths; ``other_tiers`` are the highest of all
+    models, for a tier without a multiple here. A tier that is unknown everywhere is standard.
+    ``web_search`` is the price of one search in micro-dollars.
+    """
 
     usual: Price
     long: Price | None = None
@@ -57,7 +59,7 @@ class Tariff:
     web_search: int = 0
 
     def of(self, usage: Usage) -> int:
-        """The cost in micro-dollars. A fraction of one is rounded up, once for the call."""
+        """The cost in micro-dollars, rounded up once for the call."""
         price = self.long if self.long and self.is_long(usage.input_tokens) else self.usual
         multiple, scale = self._multiple(usage)
         total = price.millionths(usage) * multiple
@@ -69,7 +71,7 @@ class Tariff:
         return self.long is not None and input_tokens > self.long_over_tokens
 
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
-        """How many output tokens an amount pays beside the prompt; 0 where it pays none."""
+        """How many output tokens an amount pays in addition to the prompt."""
         price = self.long if self.long and self.is_long(prompt.input_tokens) else self.usual
         multiple, scale = self._multiple(prompt)
         each = price.output * multiple
@@ -77,12 +79,12 @@ class Tariff:
         return left // each if each else NO_BOUND
 
     def _multiple(self, usage: Usage) -> tuple[int, int]:
-        """What its tiers multiply a price by, as a fraction."""
+        """The product of the tiers' multiples, as a fraction."""
         others = self.other_tiers
         tiers = usage.tiers or ()
         multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in tiers]
         return prod(multiples), pow(ONE, len(multiples))
 
 
-#: More output than any budget is asked to pay: the answer is free.
+#: The number of output tokens that an amount pays if output is free.
 NO_BOUND: Final = 2**53

@@ -33,8 +33,10 @@ def test_a_default_model_without_its_key_stops_the_start(make_app: AppMaker) -> 
 
 
 def test_a_default_model_that_is_unknown_stops_the_start(make_app: AppMaker) -> None:
-    """With those that are known."""
-    with pytest.raises(SettingsError, match=r"CHATAPP_DEFAULT_MODEL.*llama.*allowed are offline"):
+    """The message lists the available ones."""
+    with pytest.raises(
+        SettingsError, match=r"CHATAPP_DEFAULT_MODEL.*llama.*available models: offline"
+    ):
         make_app(CHATAPP_DEFAULT_MODEL="llama")
 
 
@@ -114,7 +116,7 @@ def test_the_packaged_models_load() -> None:
     ("url", "says"),
     [
         ("mysql://chat:swordfish@localhost/chat", "not supported"),
-        ("chat.db", "no URL"),
+        ("chat.db", "not the URL"),
         ("sqlite:////proc/nowhere/chat.db", "nowhere"),
     ],
 )

@@ -18,12 +18,12 @@ from chatapp.database.connection import Database, DatabaseUrlError
 
 SECRET = "swordfish"
 BAD_URLS = {
-    "chat.db": "no URL",
+    "chat.db": "not the URL",
     "sqlite://": "needs a file",
     "sqlite:///:memory:": "not shared",
     "mysql://chat@localhost/chat": "not supported",
     f"nonsense://chat:{SECRET}@localhost/chat": "not supported",
-    f"postgresql+nodriver://chat:{SECRET}@localhost/chat": "no URL",
+    f"postgresql+nodriver://chat:{SECRET}@localhost/chat": "not the URL",
 }
 
 
@@ -60,7 +60,7 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
 
 
 def test_a_transaction_is_whole_or_not_at_all(database: Database) -> None:
-    """What fails in its middle leaves nothing, DDL included."""
+    """A failed transaction changes nothing, including DDL."""
     with suppress(ZeroDivisionError), database.writing() as connection:
         connection.execute(text("CREATE TABLE half (a INTEGER)"))
         connection.execute(text("INSERT INTO half VALUES (1)"))
@@ -72,7 +72,7 @@ def test_a_transaction_is_whole_or_not_at_all(database: Database) -> None:
 
 
 def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
-    """A request is not held up by somebody's long transaction."""
+    """A long transaction does not delay a request."""
     with database.writing() as writer:
         writer.execute(text("DELETE FROM calls"))
         with database.reading() as reader:
