@@ -21,8 +21,8 @@ BAD_URLS = {
     "chat.db": "not the URL",
     "sqlite://": "needs a file",
     "sqlite:///:memory:": "not shared",
-    "mysql://chat@localhost/chat": "not supported",
-    f"nonsense://chat:{SECRET}@localhost/chat": "not supported",
+    "mysql://chat@localhost/chat": "unsupported",
+    f"nonsense://chat:{SECRET}@localhost/chat": "unsupported",
     f"postgresql+nodriver://chat:{SECRET}@localhost/chat": "not the URL",
 }
 
