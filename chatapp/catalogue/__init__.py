@@ -199,7 +199,7 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
         max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
         reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
         tariffs=tariffs,
-        tiers={provider: file.tiers_of(provider) for provider in file.tiers},
+        tiers=file.tiers,
         web_search={p: price for p in file.tools if (price := file.web_search(p)) is not None},
         as_of=file.as_of,
     )

@@ -1,28 +1,70 @@
-"""The cost of a call, in integer micro-dollars."""
+"""The prices of models, and the cost of a call in integer micro-dollars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from math import prod
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from chatapp.providers import Usage
+from chatapp.validation import type_name
 
 TOKENS_PER_PRICE: Final = 1_000_000
 #: Multiples of a price are in thousandths, so that costs are integers.
 ONE: Final = 1000
+#: The number of output tokens that an amount pays if output is free.
+NO_BOUND: Final = 2**53
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+def _number(value: object) -> Decimal:
+    # Decimals, because 0.1 as a float is not a tenth of a dollar.
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise ValueError(f"is {type_name(value)}; write a number")  # noqa: TRY004 - pydantic's rule
+    if not (number := Decimal(value)).is_finite():
+        raise ValueError(f"is {value}; write a finite number")
+    return number
+
+
+def _micro_dollars(value: object) -> int:
+    micro = _number(value) * 1_000_000
+    if micro < 0 or micro != int(micro):
+        raise ValueError(f"is {value}; write an amount of whole micro-dollars")
+    return int(micro)
+
+
+def _thousandths(value: object) -> int:
+    multiple = _number(value)
+    if not 0 < multiple <= 100:
+        raise ValueError(f"is {value}; write a multiple of a price above 0 and at most 100")
+    return int(-(-multiple * ONE // 1))
+
+
+#: Written in dollars, kept in micro-dollars.
+Dollars = Annotated[int, BeforeValidator(_micro_dollars)]
+#: A multiple of a price, kept in thousandths.
+Multiple = Annotated[int, BeforeValidator(_thousandths)]
+
+
+class Price(BaseModel):
     """Micro-dollars per million tokens of each kind."""
 
-    input: int
-    cached_input: int
-    cache_write: int
-    cache_write_1h: int
-    output: int
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    input: Dollars
+    cached_input: Dollars
+    cache_write: Dollars
+    cache_write_1h: Dollars = 0
+    output: Dollars
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_default(cls, written: object) -> object:
+        if isinstance(written, dict) and isinstance(written.get("input"), int | Decimal):
+            return {"cache_write_1h": 2 * written["input"], **written}
+        return written
 
     def millionths(self, usage: Usage) -> int:
         """The cost in millionths of a micro-dollar.
@@ -41,19 +83,23 @@ class Price:
         )
 
 
+class LongPrice(Price):
+    """The price of a whole call whose input exceeds ``over`` tokens."""
+
+    over: Annotated[int, Field(gt=0)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
     """The prices of a model.
 
-    ``long``, if any, is the price of a whole call whose input exceeds ``long_over_tokens``.
     ``tiers`` are multiples by tier or speed, in thousandths; ``other_tiers`` are the highest of all
     models, for a tier without a multiple here. A tier that is unknown everywhere is standard.
     ``web_search`` is the price of one search in micro-dollars.
     """
 
     usual: Price
-    long: Price | None = None
-    long_over_tokens: int = 0
+    long: LongPrice | None = None
     tiers: Mapping[str, int] = field(default_factory=dict)
     other_tiers: Mapping[str, int] = field(default_factory=dict)
     web_search: int = 0
@@ -68,7 +114,7 @@ class Tariff:
 
     def is_long(self, input_tokens: int) -> bool:
         """Whether a call with this input is priced as a long one."""
-        return self.long is not None and input_tokens > self.long_over_tokens
+        return self.long is not None and input_tokens > self.long.over
 
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
         """How many output tokens an amount pays in addition to the prompt."""
@@ -84,7 +130,3 @@ class Tariff:
         tiers = usage.tiers or ()
         multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in tiers]
         return prod(multiples), pow(ONE, len(multiples))
-
-
-#: The number of output tokens that an amount pays if output is free.
-NO_BOUND: Final = 2**53
