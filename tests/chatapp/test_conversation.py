@@ -17,7 +17,7 @@ QUOTAS = (Quota("requests", 60, 59, 1.0),)
 
 @dataclass
 class Parrot:
-    """A provider of our protocol that repeats, or fails as it is told."""
+    """A provider that repeats the message, or fails as scripted."""
 
     missing: str | None = None
     fails: ErrorKind | None = None
@@ -85,8 +85,8 @@ def test_only_models_with_a_configured_provider_are_available() -> None:
 def test_a_failure_is_logged_without_secrets(
     caplog: pytest.LogCaptureFixture, kind: ErrorKind, shown: bool
 ) -> None:
-    """The operator sees why, on one line. A provider's text may quote the prompt, or a key: it is
-    logged for debugging alone, and never where it may quote a key."""
+    """The reason is logged on one line; the provider's message, which may quote the prompt, only at
+    DEBUG, and never if it may quote a key."""
     talk = conversation(Parrot(fails=kind))
     with caplog.at_level(logging.DEBUG), pytest.raises(ProviderError) as caught:
         talk.answer(Turn("hi", talk.model("gpt-4o")))
