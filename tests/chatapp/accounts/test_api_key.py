@@ -49,7 +49,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_key_is_none(name: str) -> None:
+def test_a_malformed_key_is_none(name: str) -> None:
     """Only the exact form is accepted."""
     assert parse(GOOD) is not None
     assert parse(BAD[name]) is None
@@ -73,7 +73,7 @@ def test_a_secret_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_what_is_kept_is_a_digest() -> None:
+def test_a_digest_is_stored() -> None:
     """SHA-256 of the secret alone."""
     key = PresentedKey("0" * 16, "s" * 43)
     assert key.secret_sha256 == sha256(b"s" * 43).hexdigest()

@@ -53,7 +53,7 @@ def test_the_database_has_no_secret(accounts: Accounts, database: Database) -> N
     assert made.secret not in "".join(rows)
 
 
-def test_a_user_keeps_his_plan_with_a_second_key(accounts: Accounts) -> None:
+def test_a_second_key_keeps_the_plan(accounts: Accounts) -> None:
     """A key with another plan than its user's is not created."""
     for plan in ("pro", None, "pro"):
         accounts.create_key("alice", plan=plan, default_plan="starter")
@@ -80,7 +80,7 @@ def test_a_revoked_key_stays_revoked(accounts: Accounts) -> None:
         accounts.revoke("0" * 16)
 
 
-def test_a_plan_is_set_for_who_exists(accounts: Accounts) -> None:
+def test_a_plan_is_set_for_an_existing_user(accounts: Accounts) -> None:
     """A misspelt name does not create a user."""
     accounts.create_key("alice", plan=None, default_plan="starter")
     accounts.set_plan("alice", "pro")

@@ -51,7 +51,7 @@ def test_an_unknown_model_has_the_default(estimator: Estimator) -> None:
 
 
 def test_experience_replaces_it(estimator: Estimator) -> None:
-    """With enough calls, the estimate is what nearly all of them used, and not the worst case: exact
+    """With enough calls, the estimate is what nearly all of them used, not the worst case: exact
     for the caller, by the model's histogram for an unknown caller."""
     teach(estimator, 3_000)
     expected = estimator.estimate(GPT, BODY, most_output_tokens=16_384).output_tokens

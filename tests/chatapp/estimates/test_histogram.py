@@ -53,7 +53,7 @@ def test_a_thousand_calls_more_are_halved_once() -> None:
     assert known.calls <= MOST_CALLS
 
 
-def test_nothing_is_known_of_nothing() -> None:
+def test_without_calls_there_is_no_quantile() -> None:
     """Without calls there is no quantile."""
     assert Histogram().quantile(95) == 0
 

@@ -194,7 +194,7 @@ def test_processes_share_and_restarts_remember(
     program: str,
     calls: int,
 ) -> None:
-    """A process sends its calls at its end, and others read them; a fork sends its own calls only."""
+    """A process sends its calls at its end, and others read them; a fork sends only its own."""
     done = subprocess.run(
         [sys.executable, "-c", program, redis_server.uri],
         capture_output=True,

@@ -39,7 +39,7 @@ def test_counts_are_openais(encoding: Encoding, text: str, tokens: int) -> None:
 
 
 def test_the_package_is_not_imported_for_it() -> None:
-    """The whole package is not imported, which takes a second and memory, and can be imported later."""
+    """The whole package, slow to import and large, is not imported, but can be later."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED_ALONE], capture_output=True, text=True, check=False
     )

@@ -285,7 +285,7 @@ def test_short_texts_are_counted_exactly(text: str) -> None:
     times=st.integers(min_value=1, max_value=5),
 )
 def test_long_even_texts_are_not_underestimated(pieces: list[str], times: int) -> None:
-    """For a uniform long text, the extrapolation is at most 2 % below the count, and never above the
+    """For a uniform long text, the extrapolation is at most 2 % below the count, never above the
     number of bytes, which no count can exceed."""
     piece = "".join(pieces)
     text = piece * (times * EXACT_CHARACTERS // len(piece) + 2)
