@@ -123,7 +123,7 @@ class BackgroundSender(Generic[K, V]):
                 keys = list(self._waiting)
             for start in range(0, len(keys), self._batch):
                 if not self._deliver(keys[start : start + self._batch]):
-                    break  # the others would fare no better
+                    break  # the receiver is probably unavailable
 
     def _has_work(self) -> bool:
         """Wait until values are to be sent; False at the end."""
@@ -142,6 +142,8 @@ class BackgroundSender(Generic[K, V]):
             # `close` takes what waits if this thread does not end in time.
             batch = {key: self._waiting.pop(key) for key in keys if key in self._waiting}
             self._in_hand = batch
+        if not batch:
+            return False
         try:
             has_arrived = self._send(batch)
             is_lost = not has_arrived and self._gives_up()

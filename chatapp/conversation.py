@@ -1,4 +1,4 @@
-"""One turn of a conversation: the model, its prompt, its answer. No Flask."""
+"""Conversations: find a model and call its provider. No Flask."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ class Conversation:
         except ModelUnavailableError as error:
             if error.missing not in self._missed:
                 self._missed.add(error.missing)
-                log.warning("Somebody asked for %r, and %s is not set", name, error.missing)
+                log.warning("Model %r was requested but %s is not set", name, error.missing)
             raise
         except UnknownModelError as error:
             raise UnknownModelError(
-                f'{error}, or leave "model" out for {self.default_model.name}.'
+                f'{error}. Leave "model" out for {self.default_model.name}.'
             ) from error
 
     def _found(self, name: str) -> Model:
@@ -114,13 +114,13 @@ class Conversation:
                 continue
             if provider.missing is not None:
                 raise ModelUnavailableError(
-                    f'The model "{name}" belongs to {provider.name}, of which this server offers '
-                    f"nothing; ask for one of: {self._patterns()}.",
+                    f'The model "{name}" is not available on this server; available models: '
+                    f"{self._patterns()}.",
                     missing=provider.missing,
                 )
             return self._catalogue.model(name, provider.name)
         raise UnknownModelError(
-            f'The model "{name[:100]}" is unknown; allowed are {self._patterns()}: name one of them'
+            f'The model "{name[:100]}" is unknown; available models: {self._patterns()}'
         )
 
     def fallback(self, model: Model) -> Model | None:
@@ -228,8 +228,7 @@ class Conversation:
         chosen = self._found(other)
         if chosen.family == self._found(name).family:
             raise UnknownModelError(
-                f'"{other}" cannot answer in the place of "{name}", for it is the same model; '
-                "name another one, or leave it out."
+                f'"{other}" and "{name}" are the same model; choose another fallback.'
             )
         return chosen
 
@@ -254,24 +253,24 @@ def _adapted(
         if provider is None or most_output_tokens is None:
             return adapted
         return provider.bounded(adapted, most_output_tokens)
-    except ValueError as error:  # 1e999 is JSON, and no number here
+    except ValueError as error:  # 1e999 is JSON, but overflows here
         raise ProviderError(model.provider, "bad_request", message=str(error)) from error
 
 
 @contextmanager
 def failures_logged(model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Log why a provider gave no answer, and re-raise; ``unless`` this server hung up."""
+    """Log why a provider did not answer, and re-raise; ``unless`` this server hung up."""
     try:
         yield
     except ProviderError as error:
         if unless() or was_hung_up():
             raise
         log.warning(
-            "%s gave no answer for %s: %s, status %s, retry after %s s, request %s",
+            "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
             *(error.provider, model.slug, error.kind, error.status),
             *(error.retry_after_s, error.request_id),
         )
-        # A provider's text may quote the prompt, or a key: only for who debugs, and never a key.
+        # A provider's message may quote the prompt; these two kinds may quote a key.
         if error.kind not in {"auth", "quota"}:
             log.debug("%s said %r", error.provider, error.message[:500])
         raise

@@ -1,4 +1,4 @@
-"""What one application works with, made once by `create_app` and never changed."""
+"""The services of one application, made once by `create_app`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ EXTENSION_KEY: Final = "chatapp"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The parts of one application.
-
-    ``ledger`` writes calls, ``reports`` reads them. ``plans`` are the names of the plans that the
-    policy defines.
-    """
+    """The services. ``ledger`` writes calls, ``reports`` reads them; ``plans`` are the names of the
+    policy's plans."""
 
     settings: Settings
     plans: tuple[str, ...]
@@ -43,15 +40,12 @@ class Services:
 
 
 def install(app: Flask, services: Services) -> None:
-    """Give the application its services."""
     app.extensions[EXTENSION_KEY] = services
 
 
 def services_of(app: Flask) -> Services:
-    """The services of an application."""
     return cast(Services, app.extensions[EXTENSION_KEY])
 
 
 def current_services() -> Services:
-    """The services of the current application."""
     return services_of(current_app)

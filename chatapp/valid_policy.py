@@ -1,8 +1,8 @@
-"""The last valid policy: a worker that finds an invalid one at its start loads that instead.
+"""The last valid policy: a worker whose policy is invalid starts with it instead.
 
-gunicorn's master ends if a worker cannot start. One typo in the policy would end the service at a
-reload, or as soon as one worker dies. The first start still ends with the mistake: no policy has
-been valid yet.
+gunicorn's master ends if a worker cannot start. A typo in the policy would end the service at a
+reload, or as soon as one worker dies. Only the first start ends with the mistake, as there is no
+valid policy yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from flask import Flask
 
-#: Where a worker keeps the policy that it has started with; the master sets it.
+#: The file with the last valid policy; gunicorn's master sets the variable.
 VARIABLE: Final = "GUNICORN_VALID_POLICY"
 POLICY_FILE: Final = "RATELIMIT_POLICY_FILE"
 
@@ -22,10 +22,10 @@ Create: TypeAlias = Callable[[Mapping[str, object]], Flask]
 
 
 def created(create_app: Create, default: Path, mistakes: tuple[type[Exception], ...]) -> Flask:
-    """The application; with the last valid policy if the present one keeps it from starting.
+    """The application; with the last valid policy if the current one is invalid.
 
-    ``default`` is the file of the policy if no variable names one. Raises one of ``mistakes`` if
-    the application cannot start with either.
+    ``default`` is the policy file if no variable names one. Raises one of ``mistakes`` if the
+    application cannot start with either policy.
     """
     kept = os.environ.get(VARIABLE)
     if not kept:
@@ -37,26 +37,27 @@ def created(create_app: Create, default: Path, mistakes: tuple[type[Exception], 
     except mistakes as mistake:
         app = _created_with(Path(kept), create_app, mistakes, mistake)
         app.logger.error(
-            "The policy cannot be used, and the last valid one stays in use. Correct the file and "
-            "send HUP to the master; `flask --app wsgi chat policy check` checks it. %s",
+            "The policy is invalid; the last valid one stays in use. Correct the file, check it "
+            "with `flask --app wsgi chat policy check`, and send HUP to the master. %s",
             mistake,
         )
         return app
-    # The file may have changed since the application has read it.
+    # Not if the file has changed since the application read it.
     if before is not None and before == _content(file):
         _keep(Path(kept), before)
     return app
 
 
 def configured_file(default: Path) -> Path:
-    """The file of the policy by the environment."""
+    """The policy file of the environment, or the default."""
     return Path(os.environ.get(POLICY_FILE, "").strip() or default)
 
 
 def _created_with(
     kept: Path, create_app: Create, mistakes: tuple[type[Exception], ...], mistake: Exception
 ) -> Flask:
-    """The application with the kept policy. Raises the mistake if it is none of the policy's."""
+    """The application with the last valid policy. Raises ``mistake`` if that does not help: then it
+    is not a mistake of the policy."""
     if not _content(kept):
         raise mistake
     try:
@@ -73,10 +74,10 @@ def _content(file: Path) -> bytes | None:
 
 
 def _keep(kept: Path, policy: bytes) -> None:
-    """Write it as a whole: several workers start at once, and one may be killed meanwhile."""
+    """Write it atomically: several workers start at once, and any may be killed meanwhile."""
     written = kept.with_name(f"{kept.name}.{os.getpid()}")
     try:
         written.write_bytes(policy)
         written.replace(kept)
     except OSError:
-        return  # then a mistake later stops the workers that start, as without this file
+        return  # a later mistake then stops starting workers, as without this file

@@ -1,4 +1,4 @@
-"""The models, their names and their prices: models.toml, read once."""
+"""The models, their names and prices, from models.toml."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from chatapp.providers import Usage
 log = logging.getLogger(__name__)
 
 MODELS_FILE: Final = Path(__file__).parent.with_name("models.toml")
-#: Assumed of a model that states no `max_output`: what every current model can generate, and what
-#: none does.
+#: Assumed for a model without `max_output`: a length that every current model can generate, and one
+#: that none can.
 UNKNOWN_MAX_OUTPUT: Final = 32_768
 ABOVE_ANY_OUTPUT: Final = 200_000
 # What providers append to a name for a version of the same model: a date in their three forms,
@@ -31,7 +31,7 @@ VARIANT: Final = re.compile(r"(-(latest|preview|\d{4}|\d{8}|\d{4}-\d{2}-\d{2}))+
 
 
 class CatalogueError(ValueError):
-    """The file of models cannot be used; the message names file and key, and says why."""
+    """models.toml is invalid; the message names the file, the key and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +87,17 @@ class Catalogue:
     def price(self, slug: str, usage: Usage) -> int:
         """What that usage costs, in micro-dollars, rounded up.
 
-        A slug without a price costs what the dearest model would for it, so that no budget is
-        passed unseen; the log says so, once.
+        A slug without a price costs as much as the dearest model, so that it cannot escape a
+        budget; it is logged once.
         """
         return max(tariff.of(usage) for tariff in self._tariffs(slug))
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
-        """How many output tokens an amount of micro-dollars pays beside the prompt."""
+        """How many output tokens an amount of micro-dollars pays in addition to the prompt."""
         return min(tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug))
 
     def longest_answer(self, model: Model, asked: int | None = None) -> int:
-        """The longest answer of the model in tokens, to a request that bounds it by ``asked``."""
+        """The longest answer of the model in tokens, with the request's bound ``asked``."""
         known = self.max_output_tokens.get(model.slug)
         bounds = [bound for bound in (asked, known) if bound is not None]
         return min(bounds, default=UNKNOWN_MAX_OUTPUT)
@@ -115,12 +115,12 @@ class Catalogue:
         return tier in (tariff.tiers if tariff else self.tiers.get(model.provider, ()))
 
     def tools(self, provider: str) -> Collection[str]:
-        """The tools of that provider's that have a price for each use."""
+        """The provider's tools with a price for each use."""
         return ("web_search",) if provider in self.web_search else ()
 
     def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
-        """Whether a call may generate what is billed and not sent. ``thinks``: what the request
-        says of thinking, if it says anything."""
+        """Whether a call may generate output that is billed but not sent. ``thinks``: whether the
+        request turns thinking on or off; None if it does neither."""
         match self.reasoning.get(model.slug, "default"):
             case "never":
                 return False
@@ -130,23 +130,23 @@ class Catalogue:
                 return thinks is not False
 
     def is_long(self, model: Model, input_tokens: int) -> bool:
-        """Whether a call with that input is a long one to its provider: another price, and other
+        """Whether the provider treats a call with that input as long, with another price and other
         limits."""
         tariff = self.tariffs.get(model.slug)
         return tariff is not None and tariff.is_long(input_tokens)
 
     def _tariffs(self, slug: str) -> Collection[Tariff]:
-        """The tariff of a slug; all there are where it has none."""
+        """The tariff of a slug; all tariffs if it has none."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return (tariff,)
         if slug not in self._unpriced:
             self._unpriced.add(slug)
-            log.warning("%s has no price in models.toml; it is priced as the dearest one", slug)
+            log.warning("%s has no price in models.toml; the dearest model's applies", slug)
         return self.tariffs.values()
 
     def slug_of(self, name: str) -> str | None:
-        """The slug that a name is counted under; None where it is in the catalogue under none."""
+        """The slug of a name; None for an unlisted name."""
         if name in self.slugs:
             return self.slugs[name]
         # The longest name that this one is a variant of: gpt-4-0125-preview is gpt-4-0125.
@@ -157,12 +157,12 @@ class Catalogue:
 
 
 def _other(provider: str) -> str:
-    """The slug of all models of a provider that are listed under none."""
+    """The slug of all unlisted models of a provider."""
     return f"{provider}-other"
 
 
 def load(path: Path = MODELS_FILE) -> Catalogue:
-    """The catalogue in that file; CatalogueError where it is wrong."""
+    """The catalogue in that file; CatalogueError if it is invalid."""
     try:
         file = models_file.read(path)
     except ValidationError as error:
@@ -179,18 +179,18 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
             if name in slugs:
                 raise CatalogueError(
                     f"{path}: models.{slug}: the name {name!r} already belongs to "
-                    f"{slugs[name]!r}; a name means one model: remove it from one of them"
+                    f"{slugs[name]!r}; remove it from one of them"
                 )
             slugs[name] = slug
     for provider, default in file.defaults.items():
         if default not in file.models or file.models[default].provider != provider:
             raise CatalogueError(
-                f"{path}: defaults.{provider}: {default!r} is no model of {provider}; "
-                "name one of its slugs under [models]"
+                f"{path}: defaults.{provider}: {default!r} is not a model of {provider}; "
+                "write one of its slugs under [models]"
             )
     tariffs = file.tariffs()
     if not tariffs:
-        raise CatalogueError(f"{path}: no model has a price, so an unknown one has none either")
+        raise CatalogueError(f"{path}: no model has a price; unlisted models need one, too")
     return Catalogue(
         slugs=slugs,
         providers={slug: entry.provider for slug, entry in file.models.items()},
@@ -199,7 +199,7 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
         max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
         reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
         tariffs=tariffs,
-        tiers={provider: file.tiers_of(provider) for provider in file.tiers},
+        tiers=file.tiers,
         web_search={p: price for p in file.tools if (price := file.web_search(p)) is not None},
         as_of=file.as_of,
     )

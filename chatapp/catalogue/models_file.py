@@ -1,4 +1,4 @@
-"""The form of models.toml: what it may say, and what a mistake in it is."""
+"""The schema of models.toml."""
 
 from __future__ import annotations
 
@@ -9,62 +9,20 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from chatapp.catalogue.price import ONE, Price, Tariff
+from chatapp.catalogue.price import ONE, Dollars, LongPrice, Multiple, Price, Tariff
 
 Reasoning = Literal["default", "on request", "never"]
 
 
-def _micro_dollars(dollars: Decimal) -> int:
-    micro = dollars * 1_000_000
-    if micro < 0 or micro != int(micro):
-        raise ValueError(f"is {dollars}; write an amount of whole micro-dollars")
-    return int(micro)
-
-
-def _thousandths(multiple: Decimal) -> int:
-    if not 0 < multiple <= 100:
-        raise ValueError(f"is {multiple}; write a multiple of a price above 0 and at most 100")
-    return int(-(-multiple * ONE // 1))
-
-
-Dollars = Annotated[Decimal, AfterValidator(_micro_dollars)]
-Multiple = Annotated[Decimal, AfterValidator(_thousandths)]
-
-
-class _Price(BaseModel):
-    # Not strict: 5 is as good as 5.00. Both arrive as exact decimals or integers.
-    model_config = ConfigDict(extra="forbid")
-    input: Dollars
-    cached_input: Dollars
-    cache_write: Dollars
-    cache_write_1h: Dollars | None = None
-    output: Dollars
-
-    def price(self) -> Price:
-        # Typed as Decimal; the validator has made integers of them.
-        hour = self.cache_write_1h
-        return Price(
-            input=int(self.input),
-            cached_input=int(self.cached_input),
-            cache_write=int(self.cache_write),
-            cache_write_1h=2 * int(self.input) if hour is None else int(hour),
-            output=int(self.output),
-        )
-
-
-class _LongPrice(_Price):
-    over: Annotated[int, Field(gt=0)]
-
-
 class _Tools(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     web_search: Dollars | None = None
 
 
 class Entry(BaseModel):
-    """A model: its slug is its table's name."""
+    """A model; the name of its table is its slug."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     provider: str
@@ -72,9 +30,9 @@ class Entry(BaseModel):
     context: Annotated[int, Field(gt=0)]
     max_output: Annotated[int, Field(gt=0)] | None = None
     reasoning: Reasoning = "default"
-    price: _Price | None = None
-    long_context: _LongPrice | None = None
-    tiers: Annotated[dict[str, Multiple], Field(strict=False)] = {}
+    price: Price | None = None
+    long_context: LongPrice | None = None
+    tiers: dict[str, Multiple] = {}
 
 
 class ModelsFile(BaseModel):
@@ -84,44 +42,35 @@ class ModelsFile(BaseModel):
     version: int
     as_of: date
     sources: list[str]
-    tiers: Annotated[dict[str, dict[str, Multiple]], Field(strict=False)] = {}
+    tiers: dict[str, dict[str, Multiple]] = {}
     tools: dict[str, _Tools] = {}
     defaults: dict[str, str]
     models: dict[str, Entry]
 
     def tariffs(self) -> Mapping[str, Tariff]:
-        """What the models cost whose price the file states, by slug."""
-        return {slug: self._tariff(entry) for slug, entry in self.models.items() if entry.price}
+        """The tariffs of all models with a price, by slug."""
+        highest: dict[str, int] = {}
+        for tiers in (*self.tiers.values(), *(entry.tiers for entry in self.models.values())):
+            for name, multiple in tiers.items():
+                highest[name] = max(highest.get(name, ONE), multiple)
+        return {
+            slug: Tariff(
+                usual=entry.price,
+                long=entry.long_context,
+                tiers={**self.tiers.get(entry.provider, {}), **entry.tiers},
+                other_tiers=highest,
+                web_search=self.web_search(entry.provider) or 0,
+            )
+            for slug, entry in self.models.items()
+            if entry.price
+        }
 
     def web_search(self, provider: str) -> int | None:
         """The price of a web search in micro-dollars; None if it has none."""
-        tools = self.tools.get(provider, _Tools())
-        return None if tools.web_search is None else int(tools.web_search)
-
-    def tiers_of(self, provider: str, entry: Entry | None = None) -> dict[str, int]:
-        """The multiples of a provider, and of one of its models, in thousandths."""
-        multiples = {**self.tiers.get(provider, {}), **(entry.tiers if entry else {})}
-        return {tier: int(multiple) for tier, multiple in multiples.items()}
-
-    def _tariff(self, entry: Entry) -> Tariff:
-        assert entry.price is not None
-        long = entry.long_context
-        every = [*self.tiers.values(), *[entry.tiers for entry in self.models.values()]]
-        highest: dict[str, int] = {}
-        for name, multiple in (each for tiers in every for each in tiers.items()):
-            highest[name] = max(highest.get(name, ONE), int(multiple))
-        return Tariff(
-            usual=entry.price.price(),
-            long=long.price() if long else None,
-            long_over_tokens=long.over if long else 0,
-            tiers=self.tiers_of(entry.provider, entry),
-            other_tiers=highest,
-            web_search=self.web_search(entry.provider) or 0,
-        )
+        tools = self.tools.get(provider)
+        return tools.web_search if tools else None
 
 
 def read(path: Path) -> ModelsFile:
-    """The file's content. ValueError where it is no TOML, or says what it may not."""
-    # Decimals, because 0.1 as a float is no tenth of a dollar.
-    content = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
-    return ModelsFile.model_validate(content)
+    """The content of the file. ValueError if it is not TOML or does not match the schema."""
+    return ModelsFile.model_validate(tomllib.loads(path.read_text("utf-8"), parse_float=Decimal))

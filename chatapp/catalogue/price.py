@@ -1,34 +1,76 @@
-"""What a call of a model costs, in integer micro-dollars."""
+"""The prices of models, and the cost of a call in integer micro-dollars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from math import prod
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from chatapp.providers import Usage
+from chatapp.validation import type_name
 
 TOKENS_PER_PRICE: Final = 1_000_000
-#: Multiples of a price are kept in thousandths, so that costs stay integers.
+#: Multiples of a price are in thousandths, so that costs are integers.
 ONE: Final = 1000
+#: The number of output tokens that an amount pays if output is free.
+NO_BOUND: Final = 2**53
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """Micro-dollars per million tokens of each kind, as models.toml has them in dollars."""
+def _number(value: object) -> Decimal:
+    # Decimals, because 0.1 as a float is not a tenth of a dollar.
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise ValueError(f"is {type_name(value)}; write a number")  # noqa: TRY004 - pydantic's rule
+    if not (number := Decimal(value)).is_finite():
+        raise ValueError(f"is {value}; write a finite number")
+    return number
 
-    input: int
-    cached_input: int
-    cache_write: int
-    cache_write_1h: int
-    output: int
+
+def _micro_dollars(value: object) -> int:
+    micro = _number(value) * 1_000_000
+    if micro < 0 or micro != int(micro):
+        raise ValueError(f"is {value}; write an amount of whole micro-dollars")
+    return int(micro)
+
+
+def _thousandths(value: object) -> int:
+    multiple = _number(value)
+    if not 0 < multiple <= 100:
+        raise ValueError(f"is {value}; write a multiple of a price above 0 and at most 100")
+    return int(-(-multiple * ONE // 1))
+
+
+#: Written in dollars, kept in micro-dollars.
+Dollars = Annotated[int, BeforeValidator(_micro_dollars)]
+#: A multiple of a price, kept in thousandths.
+Multiple = Annotated[int, BeforeValidator(_thousandths)]
+
+
+class Price(BaseModel):
+    """Micro-dollars per million tokens of each kind."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    input: Dollars
+    cached_input: Dollars
+    cache_write: Dollars
+    cache_write_1h: Dollars = 0
+    output: Dollars
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_default(cls, written: object) -> object:
+        if isinstance(written, dict) and isinstance(written.get("input"), int | Decimal):
+            return {"cache_write_1h": 2 * written["input"], **written}
+        return written
 
     def millionths(self, usage: Usage) -> int:
         """The cost in millionths of a micro-dollar.
 
-        Cached input and cache writes are parts of the input. A usage that claims more parts than
-        input, as no provider should, is priced by its parts.
+        Cached input and cache writes are parts of the input. A usage with larger parts than input,
+        which no provider should report, is priced by its parts.
         """
         cached, written = max(0, usage.cached_input_tokens), max(0, usage.cache_write_tokens)
         for_an_hour = min(written, max(0, usage.cache_write_1h_tokens))
@@ -41,23 +83,29 @@ class Price:
         )
 
 
+class LongPrice(Price):
+    """The price of a whole call whose input exceeds ``over`` tokens."""
+
+    over: Annotated[int, Field(gt=0)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """What a model costs: ``long`` is the price of everything in a call whose input is longer than
-    ``long_over_tokens``, where there is such a price. ``tiers`` are multiples by tier or speed, in
-    thousandths; ``other_tiers`` are the highest of all models, for a tier that this one has none
-    of, and a tier that no model has is standard. ``web_search`` is the price of one search in
-    micro-dollars."""
+    """The prices of a model.
+
+    ``tiers`` are multiples by tier or speed, in thousandths; ``other_tiers`` are the highest of all
+    models, for a tier without a multiple here. A tier that is unknown everywhere is standard.
+    ``web_search`` is the price of one search in micro-dollars.
+    """
 
     usual: Price
-    long: Price | None = None
-    long_over_tokens: int = 0
+    long: LongPrice | None = None
     tiers: Mapping[str, int] = field(default_factory=dict)
     other_tiers: Mapping[str, int] = field(default_factory=dict)
     web_search: int = 0
 
     def of(self, usage: Usage) -> int:
-        """The cost in micro-dollars. A fraction of one is rounded up, once for the call."""
+        """The cost in micro-dollars, rounded up once for the call."""
         price = self.long if self.long and self.is_long(usage.input_tokens) else self.usual
         multiple, scale = self._multiple(usage)
         total = price.millionths(usage) * multiple
@@ -66,10 +114,10 @@ class Tariff:
 
     def is_long(self, input_tokens: int) -> bool:
         """Whether a call with this input is priced as a long one."""
-        return self.long is not None and input_tokens > self.long_over_tokens
+        return self.long is not None and input_tokens > self.long.over
 
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
-        """How many output tokens an amount pays beside the prompt; 0 where it pays none."""
+        """How many output tokens an amount pays in addition to the prompt."""
         price = self.long if self.long and self.is_long(prompt.input_tokens) else self.usual
         multiple, scale = self._multiple(prompt)
         each = price.output * multiple
@@ -77,12 +125,8 @@ class Tariff:
         return left // each if each else NO_BOUND
 
     def _multiple(self, usage: Usage) -> tuple[int, int]:
-        """What its tiers multiply a price by, as a fraction."""
+        """The product of the tiers' multiples, as a fraction."""
         others = self.other_tiers
         tiers = usage.tiers or ()
         multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in tiers]
         return prod(multiples), pow(ONE, len(multiples))
-
-
-#: More output than any budget is asked to pay: the answer is free.
-NO_BOUND: Final = 2**53

@@ -1,4 +1,4 @@
-"""The way to the database: one engine in each process, made after the fork."""
+"""The connection to the database: one engine in each process, made after the fork."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from chatapp.per_process import PerProcess
 
-# How long a writer waits for another process's transaction on SQLite, ms.
+# How long a writer waits for another process's transaction on SQLite, in milliseconds.
 BUSY_TIMEOUT_MS: Final = 5_000
-# How long a connection to a server may take, and how long a thread waits for a free one, s.
+# How long connecting to a server may take, and how long a thread waits for a free connection.
 CONNECT_TIMEOUT_S: Final = 3
 
 
 class DatabaseUrlError(ValueError):
-    """The URL names no database that can be used; the message says why, without its password."""
+    """The URL of the database is invalid; the message says why, without the password."""
 
 
 class Database:
@@ -38,12 +38,11 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """Where it lies, if it is SQLite."""
+        """The file of a SQLite database."""
         return Path(self.url.database or "") if self.is_sqlite else None
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is a file of ours, and not somebody's server."""
         return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
@@ -67,10 +66,10 @@ class Database:
         if not self.is_sqlite:
             return create_engine(
                 self.url,
-                hide_parameters=True,  # an error in a log tells no values
-                pool_pre_ping=True,  # a server that was restarted is no error of the next query
+                hide_parameters=True,  # no values in logged errors
+                pool_pre_ping=True,  # a restarted server does not fail the next query
                 pool_timeout=CONNECT_TIMEOUT_S,
-                # Days are those of UTC, whatever the server thinks.
+                # Days by UTC, whatever the server's time zone.
                 connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": "-c timezone=UTC"},
             )
         assert self.file is not None
@@ -84,7 +83,7 @@ class Database:
 
 
 def create_private(file: Path) -> None:
-    """Make an empty file, and its directory, that only this user can read; leave what is there.
+    """Create the file and its directory, readable by this user only, unless they exist.
 
     SQLite gives its journals the permissions of the file.
     """
@@ -94,15 +93,17 @@ def create_private(file: Path) -> None:
 
 def _url(text: str) -> URL:
     try:
-        # SQLAlchemy has forgotten the scheme that hosting providers still hand out.
+        # Hosting providers still use this scheme, and SQLAlchemy no longer accepts it.
         url = make_url(text.replace("postgres://", "postgresql://", 1))
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         if url.get_backend_name() not in {"sqlite", "postgresql"}:
-            raise DatabaseUrlError(f"{url.get_backend_name()!r} is not supported")
+            raise DatabaseUrlError(
+                f"{url.get_backend_name()!r} is unsupported; use sqlite or postgresql"
+            )
         url.get_dialect().import_dbapi()
     except (ArgumentError, NoSuchModuleError) as error:
-        raise DatabaseUrlError("it is no URL of a database") from error
+        raise DatabaseUrlError("not the URL of a database") from error
     except ImportError as error:
         raise DatabaseUrlError(f'{error}; pip install "psycopg[binary]"') from error
     if url.get_backend_name() == "sqlite" and not url.database:
@@ -113,15 +114,15 @@ def _url(text: str) -> URL:
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # sqlite3 would begin transactions by its own rules
+    connection.isolation_level = None  # otherwise sqlite3 begins transactions by its own rules
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for another
-    cursor.execute("PRAGMA synchronous = NORMAL")  # safe in WAL: a power cut costs the last rows
+    cursor.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
+    cursor.execute("PRAGMA synchronous = NORMAL")  # safe in WAL: a power cut loses the last rows
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A writer says so at once: one that has read before would fail instead of waiting."""
+    """Lock for writing at once: a transaction that has read first would fail instead of waiting."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

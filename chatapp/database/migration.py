@@ -1,6 +1,6 @@
-"""The schema's version, and the way to the newest one.
+"""The version of the schema, and its upgrade.
 
-Alembic is imported only where there is something to do: its import is a tenth of a worker's start.
+Alembic is imported only for an upgrade: the import takes a tenth of a worker's start.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ COMMAND: Final = "flask --app wsgi chat db upgrade"
 # The newest revision under chatapp/migrations/versions (a test compares them).
 HEAD: Final = "0003"
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
-# PostgreSQL's lock for it: any number that nobody else uses.
+# PostgreSQL's advisory lock of the upgrade: an arbitrary number.
 ADVISORY_LOCK: Final = 0x63686174617070
 
 
 class UnknownSchemaError(SQLAlchemyError):
-    """The database has a schema that this version has never heard of: a newer one made it."""
+    """The schema is unknown to this version: a newer version made it."""
 
 
 def revision(database: Database) -> str | None:
-    """The version of the schema as it is; None where there is none yet."""
+    """The version of the schema; None for an empty database."""
     with database.reading() as connection:
         return _revision(connection)
 
 
 def prepare(database: Database) -> None:
-    """What a starting process does: bring SQLite to HEAD, and look whether a server is there.
+    """At a start: upgrade SQLite, or check the schema of a server.
 
-    A server's schema is nobody's to change in passing; the log names the command that does it.
+    A start never upgrades a server's schema; the log names the command that does.
     """
     if database.is_sqlite:
         upgrade(database)
@@ -48,18 +48,18 @@ def prepare(database: Database) -> None:
     try:
         found = revision(database)
     except SQLAlchemyError as error:
-        log.error("The database gives no answer: %s", error)
+        log.error("The database is unavailable: %s", error)
         return
     if found != HEAD:
         log.error(
-            "The database has the schema %s, and this needs %s; run `%s`", found, HEAD, COMMAND
+            "The database has schema %s, but this version needs %s; run `%s`", found, HEAD, COMMAND
         )
 
 
 def upgrade(database: Database) -> bool:
-    """Bring the schema to HEAD; whether there was something to do.
+    """Upgrade the schema to HEAD; returns whether it changed.
 
-    Any number of processes may do this at once: one does it, the others wait for that one.
+    May run in several processes at once: one upgrades, the others wait.
     """
     if _is_ready(database):
         return False
@@ -74,13 +74,13 @@ def upgrade(database: Database) -> bool:
 
 
 def _is_ready(database: Database) -> bool:
-    """Whether there is nothing to do, seen without waiting for anybody."""
+    """Whether the file is at HEAD, checked without waiting for a lock."""
     if database.file is None or not database.file.exists() or not database.file.stat().st_size:
         return False
     try:
         return revision(database) == HEAD
     except OperationalError:
-        return False  # somebody is making it at the moment
+        return False  # another process is creating it
 
 
 def _revision(connection: Connection) -> str | None:
@@ -102,17 +102,17 @@ def _run(connection: Connection, found: str | None) -> None:
         command.upgrade(config, HEAD)
     except CommandError as error:
         raise UnknownSchemaError(
-            f"the database has the schema {found}, and this version knows none after {HEAD}; "
-            "run the version that made it, or name another database"
+            f"the database has schema {found}, which is newer than {HEAD} of this version; "
+            "run the version that made it, or use another database"
         ) from error
 
 
 @contextmanager
 def _alone(database: Database) -> Iterator[None]:
-    """Only one process at a time, where the database is a file.
+    """Lock a file database for one process at a time.
 
-    Beside the transaction, because several that turn a new file into a WAL database at once get
-    an error instead of a turn. The system lets the lock go when its holder dies.
+    The transaction is not enough: processes that turn a new file into a WAL database at the same
+    time get an error. The system releases the lock when its holder dies.
     """
     if database.file is None:
         yield

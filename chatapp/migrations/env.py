@@ -1,4 +1,4 @@
-"""What alembic runs: the revisions, in the transaction that `migration.upgrade` has begun."""
+"""Alembic's entry point: runs the revisions in the transaction of `migration.upgrade`."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_every_entry_of_the_catalogue_is_consistent() -> None:
     """A price of long contexts begins below the context; an answer is not longer than it."""
     for slug, context in CATALOGUE.context_tokens.items():
         tariff = CATALOGUE.tariffs.get(slug)
-        assert tariff is None or tariff.long is None or tariff.long_over_tokens < context, slug
+        assert tariff is None or tariff.long is None or tariff.long.over < context, slug
         assert CATALOGUE.max_output_tokens.get(slug, 1) <= context, slug
 
 

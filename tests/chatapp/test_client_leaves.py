@@ -210,4 +210,4 @@ def test_a_provider_that_has_not_begun_is_left_at_once(
     assert call.usage is not None
     held = (call.estimated_input_tokens, call.estimated_output_tokens)
     assert (call.usage.input_tokens, call.usage.output_tokens) == held
-    assert "gave no answer" not in caplog.text
+    assert "did not answer" not in caplog.text

@@ -17,7 +17,7 @@ QUOTAS = (Quota("requests", 60, 59, 1.0),)
 
 @dataclass
 class Parrot:
-    """A provider of our protocol that repeats, or fails as it is told."""
+    """A provider that repeats the message, or fails as scripted."""
 
     missing: str | None = None
     fails: ErrorKind | None = None
@@ -42,8 +42,8 @@ def conversation(parrot: Parrot, *, default_model: str | None = None) -> Convers
 
 
 def test_a_turn_asks_the_models_provider_once() -> None:
-    """The prompt has the message, the name as given and the bound; the reply who gave it, and the
-    provider's quotas."""
+    """The prompt has the message, the requested name and the bound; the reply has the provider's
+    model and quotas."""
     parrot = Parrot()
     talk = conversation(parrot)
     reply = talk.answer(Turn("hi", talk.model("gpt-4o-2024-08-06")))
@@ -52,24 +52,23 @@ def test_a_turn_asks_the_models_provider_once() -> None:
 
 
 def test_the_default_is_the_first_provider_that_can_be_asked() -> None:
-    """With a key its cheap model, without one offline; a setting goes before both."""
+    """With a key its cheap model, without a key offline; a setting takes precedence."""
     assert conversation(Parrot()).model(None).name == "gpt-5.6-luna"
     assert conversation(Parrot(missing="KEY")).model(None).name == "offline"
     assert conversation(Parrot(), default_model="offline").model(None).name == "offline"
 
 
-def test_what_cannot_be_asked_is_refused_beforehand(caplog: pytest.LogCaptureFixture) -> None:
-    """An unknown model names those that are at hand, and so does a known one whose key is missing:
-    which that is, is for the operator, and in the log once."""
-    with pytest.raises(UnknownModelError, match=r"allowed are gpt-\*, offline"):
+def test_an_unavailable_model_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """The error lists the available models; a missing key is named only in the log, once."""
+    with pytest.raises(UnknownModelError, match=r"available models: gpt-\*, offline"):
         conversation(Parrot()).model("llama")
     talk = conversation(Parrot(missing="KEY"))
     for _ in range(2):
-        with pytest.raises(ModelUnavailableError, match=r"one of: offline") as caught:
+        with pytest.raises(ModelUnavailableError, match=r"available models: offline") as caught:
             talk.model("gpt-4o")
     assert "KEY" not in str(caught.value)
     assert caught.value.missing == "KEY"
-    assert caplog.messages == ["Somebody asked for 'gpt-4o', and KEY is not set"]
+    assert caplog.messages == ["Model 'gpt-4o' was requested but KEY is not set"]
     with pytest.raises(ModelUnavailableError):
         conversation(Parrot(missing="KEY"), default_model="gpt-4o")
 
@@ -86,13 +85,13 @@ def test_only_models_with_a_configured_provider_are_available() -> None:
 def test_a_failure_is_logged_without_secrets(
     caplog: pytest.LogCaptureFixture, kind: ErrorKind, shown: bool
 ) -> None:
-    """The operator sees why, on one line. A provider's text may quote the prompt, or a key: it is
-    logged for debugging alone, and never where it may quote a key."""
+    """The reason is logged on one line; the provider's message, which may quote the prompt, only at
+    DEBUG, and never if it may quote a key."""
     talk = conversation(Parrot(fails=kind))
     with caplog.at_level(logging.DEBUG), pytest.raises(ProviderError) as caught:
         talk.answer(Turn("hi", talk.model("gpt-4o")))
     line, *debugging = caplog.messages
-    assert line.startswith(f"openai gave no answer for gpt-4o: {kind}, status 401")
+    assert line.startswith(f"openai did not answer for gpt-4o: {kind}, status 401")
     assert "sk-1" not in line + str(caught.value) + repr(caught.value)
     assert ["sk-1" in each for each in debugging] == [True] * shown
     assert "\n" not in "".join(caplog.messages)

@@ -33,8 +33,8 @@ def test_a_default_model_without_its_key_stops_the_start(make_app: AppMaker) -> 
 
 
 def test_a_default_model_that_is_unknown_stops_the_start(make_app: AppMaker) -> None:
-    """With those that are known."""
-    with pytest.raises(SettingsError, match=r"CHATAPP_DEFAULT_MODEL.*llama.*allowed are offline"):
+    """The message lists the available ones."""
+    with pytest.raises(SettingsError, match=r"CHATAPP_DEFAULT_MODEL.*llama.*models: offline"):
         make_app(CHATAPP_DEFAULT_MODEL="llama")
 
 
@@ -113,8 +113,8 @@ def test_the_packaged_models_load() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("mysql://chat:swordfish@localhost/chat", "not supported"),
-        ("chat.db", "no URL"),
+        ("mysql://chat:swordfish@localhost/chat", "unsupported"),
+        ("chat.db", "not the URL"),
         ("sqlite:////proc/nowhere/chat.db", "nowhere"),
     ],
 )

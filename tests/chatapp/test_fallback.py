@@ -231,8 +231,8 @@ def test_a_model_that_is_not_listed_has_its_own(
 
 
 def test_no_model_is_its_own_second_choice(make_app: AppMaker, provider: ProviderServer) -> None:
-    """Under no name of its family: told at the start."""
-    with pytest.raises(SettingsError, match="it is the same model"):
+    """Under any name of its family; reported at the start."""
+    with pytest.raises(SettingsError, match="are the same model"):
         make_app(CHATAPP_FALLBACK_MODELS={OPENAI: f"{OPENAI}-2026-03-17"})
 
 

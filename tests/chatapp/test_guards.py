@@ -16,9 +16,21 @@ from tests.chatapp.provider_server import ProviderServer
 
 HEAD = "version = 1\n[plans.starter]\n"
 PLAN = '[[plans.starter.limits]]\nname = "plan"\nlimit = "100/day"\nkey = "user"\n'
-SWITCHES = ["blocked-all", "blocked-user", "blocked-key", "blocked-model"]
-QUOTAS = ["requests", "tokens", "input-tokens", "output-tokens"]
-CALLS = ["surge", "unbilled", "provider", *(f"provider-{quota}" for quota in QUOTAS)]
+# Name, limit, key, and the keywords besides: what the shipped policy had before they were built in.
+GUARDS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "blocked-all": ("unless blocked", "global", {}),
+    "blocked-user": ("unless blocked", "user", {}),
+    "blocked-key": ("unless blocked", "api_key", {}),
+    "blocked-model": ("unless blocked", "model", {}),
+    "surge": ("5 usd/hour or 20 x usual", "api_key", {}),
+    "unbilled": ("unless blocked", "user", {"mode": "shadow"}),
+    "provider": ("unless blocked", "upstream", {}),
+    "provider-requests": ("as reported", "upstream", {}),
+    "provider-tokens": ("as reported", "upstream", {"unit": "tokens"}),
+    "provider-input-tokens": ("as reported", "upstream", {"unit": "input_tokens"}),
+    "provider-output-tokens": ("as reported", "upstream", {"unit": "output_tokens"}),
+}
+SWITCHES, CALLS = list(GUARDS)[:4], list(GUARDS)[4:]
 
 
 def added(policy: Path | None, given: object = None) -> dict[str, Any]:
@@ -42,6 +54,19 @@ def test_every_call_of_a_provider_has_its_guards() -> None:
         "anthropic_api.messages": CALLS,
         "openai_api.chat_completions": [*SWITCHES, *CALLS],
     }
+
+
+def test_the_guards_are_those_of_the_table() -> None:
+    """All keywords but the message, in one bucket for all endpoints."""
+    for limits in added(POLICY_FILE).values():
+        for limit in limits:
+            text, key, others = GUARDS[limit["name"]]
+            expected = {"name": limit["name"], "limit": text, "key": key, "scope": "guards"}
+            assert {**limit, "error_message": None} == {
+                **expected,
+                **others,
+                "error_message": None,
+            }
 
 
 def test_the_shipped_policy_names_no_guard() -> None:

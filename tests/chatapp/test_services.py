@@ -25,7 +25,7 @@ def test_each_application_has_one_frozen_object(make_app: AppMaker) -> None:
 
 
 def test_commands_do_not_read_the_policy_again(make_app: AppMaker, tmp_path: Path) -> None:
-    """The plans are those of the start, whatever has become of the file."""
+    """The plans are those of the start, even if the file has changed since."""
     policy = shutil.copy(POLICY_FILE, tmp_path / "policy.toml")
     app = make_app(RATELIMIT_POLICY_FILE=str(policy))
     policy.unlink()

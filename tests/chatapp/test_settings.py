@@ -14,15 +14,15 @@ def read(**environment: str) -> Settings:
     return settings.from_config(settings.from_environment(environment))
 
 
-def test_the_defaults_trust_nobody() -> None:
-    """Without a setting: no proxy is believed, no plan is given away."""
+def test_the_defaults_trust_no_proxy() -> None:
+    """Without settings no proxy is trusted, and no user has a special plan."""
     assert read() == Settings()
     assert read().trusted_hops == 0
     assert read().plans == {}
 
 
 def test_every_setting_can_come_from_the_environment() -> None:
-    """Text is read as the type that the setting has."""
+    """Strings become the type of the setting."""
     assert read(
         CHATAPP_DEFAULT_MODEL="gpt-4o",
         CHATAPP_PLANS='{"alice": "pro"}',
@@ -42,14 +42,14 @@ def test_every_setting_can_come_from_the_environment() -> None:
     )
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_an_empty_variable_is_not_set() -> None:
     """`CHATAPP_TRUSTED_HOPS=` in a compose file means the default."""
     assert read(CHATAPP_TRUSTED_HOPS="", RATELIMIT_STORAGE_URI=" ") == Settings()
     assert settings.from_environment({"RATELIMIT_STORAGE_URI": ""}) == {}
 
 
-def test_the_database_has_the_name_that_providers_give_it() -> None:
-    """DATABASE_URL counts, and the name with our prefix counts more."""
+def test_the_database_has_two_names() -> None:
+    """DATABASE_URL counts; CHATAPP_DATABASE_URL takes precedence."""
     assert read().database_url is None
     assert read(DATABASE_URL="sqlite:////a").database_url == "sqlite:////a"
     both = read(DATABASE_URL="sqlite:////a", CHATAPP_DATABASE_URL="sqlite:////b")
@@ -63,9 +63,9 @@ def test_the_database_has_the_name_that_providers_give_it() -> None:
         (
             "CHATAPP_TRUSTED_HOPS",
             "one",
-            "found 'one'; allowed is a whole number from 0 to 10: proxies",
+            "found 'one'; allowed: a whole number from 0 to 10 (trusted proxies",
         ),
-        ("CHATAPP_TRUSTED_HOPS", "-1", "found '-1'; allowed is a whole number from 0 to 10"),
+        ("CHATAPP_TRUSTED_HOPS", "-1", "found '-1'; allowed: a whole number from 0 to 10"),
         ("CHATAPP_MAX_TOKENS", "0", "a whole number from 1 to 128000"),
         ("CHATAPP_MAX_BODY_BYTES", "1", "a whole number from 65536 to 67108864"),
         ("CHATAPP_PROVIDER_TIMEOUT_S", "nan", "a number above 0 to 3600"),
@@ -73,24 +73,24 @@ def test_the_database_has_the_name_that_providers_give_it() -> None:
         (
             "CHATAPP_LEDGER_KEEP_DAYS",
             "30",
-            "found '30'; allowed is a whole number from 62 to 36500",
+            "found '30'; allowed: a whole number from 62 to 36500",
         ),
-        ("CHATAPP_PROVIDER_ATTEMPTS", "9", "found '9'; allowed is a whole number from 1 to 5"),
-        ("CHATAPP_PLANS", "alice=pro", "found 'alice=pro'; allowed is a JSON object of strings"),
+        ("CHATAPP_PROVIDER_ATTEMPTS", "9", "found '9'; allowed: a whole number from 1 to 5"),
+        ("CHATAPP_PLANS", "alice=pro", "found 'alice=pro'; allowed: a JSON object of strings"),
         ("CHATAPP_PLANS", "[]", "a JSON object of strings"),
         ("CHATAPP_PLANS", '{"alice": 1}', "a JSON object of strings"),
-        ("RATELIMIT_ENABLED", "maybe", "true and false"),
+        ("RATELIMIT_ENABLED", "maybe", "true or false"),
         ("RATELIMIT_STORAGE_OPTIONS", "a=b", "not JSON"),
         ("RATELIMIT_STORAGE_OPTIONS", "[1]", "JSON object"),
-        ("RATELIMIT_LEASE_SECONDS", "abc", "found 'abc'; allowed is a number of seconds above 0"),
+        ("RATELIMIT_LEASE_SECONDS", "abc", "found 'abc'; allowed: a number of seconds above 0"),
         ("RATELIMIT_LEASE_SECONDS", "nan", "a number of seconds above 0"),
         ("RATELIMIT_LEASE_SECONDS", "-1", "a number of seconds above 0"),
         ("RATELIMIT_DEFAULTS_COST", "two", "a whole number from 0"),
-        ("RATELIMIT_KEY_FUNC", "client_ip", "it takes a function"),
+        ("RATELIMIT_KEY_FUNC", "client_ip", "allowed: a function"),
     ],
 )
 def test_a_mistake_names_the_variable(name: str, text: str, says: str) -> None:
-    """The start fails, and says which variable, what was found and what is allowed."""
+    """The start fails with the variable, the value found and the allowed values."""
     with pytest.raises(SettingsError) as caught:
         read(**{name: text})
     assert str(caught.value).startswith(f"{name}: ")
@@ -99,16 +99,16 @@ def test_a_mistake_names_the_variable(name: str, text: str, says: str) -> None:
         assert of_pydantic not in str(caught.value)
 
 
-def test_every_mistake_is_told() -> None:
-    """One line each, so that one start is enough to find them all."""
+def test_every_mistake_is_reported() -> None:
+    """One line each, so that one start finds them all."""
     with pytest.raises(SettingsError) as caught:
         read(CHATAPP_MAX_TOKENS="0", CHATAPP_PLANS='{"a": 1, "b": 2}')
-    told = str(caught.value).splitlines()
-    assert [line.partition(":")[0] for line in told] == ["CHATAPP_PLANS", "CHATAPP_MAX_TOKENS"]
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["CHATAPP_PLANS", "CHATAPP_MAX_TOKENS"]
 
 
 def test_the_limiter_gets_its_variables_with_their_types() -> None:
-    """`false` in the environment is false, not a text that counts as true."""
+    """`false` in the environment is false, not a true string."""
     assert settings.from_environment(
         {
             "RATELIMIT_ENABLED": "False",
@@ -130,7 +130,7 @@ def test_the_limiter_gets_its_variables_with_their_types() -> None:
 
 
 def test_a_misspelt_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A typing error in the one setting that says whom to trust is not found out by an attack."""
+    """A typo in CHATAPP_TRUSTED_HOPS is found before an attack."""
     with caplog.at_level(logging.WARNING):
         settings.from_environment({"CHATAPP_TRUSTED_HOP": "1"})
     assert "did you mean CHATAPP_TRUSTED_HOPS?" in caplog.text
@@ -153,14 +153,14 @@ def test_a_misspelt_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_misspelt_setting_of_the_limiter_is_logged(
     caplog: pytest.LogCaptureFixture, name: str, meant: str | None
 ) -> None:
-    """Where it is nearly one that there is: other programs have the prefix, too."""
+    """If it is similar to a known name: other programs use the prefix, too."""
     with caplog.at_level(logging.WARNING):
         settings.from_environment({name: "memory://"})
-    said = f"{name} is set, and there is no such setting; did you mean {meant}?"
+    said = f"Unknown setting {name}: did you mean {meant}?"
     assert caplog.messages == ([] if meant is None else [said])
 
 
 def test_flask_limiters_names_are_known() -> None:
-    """They are read off its own list, which has not become empty."""
+    """They come from its own list, which is not empty."""
     assert {"RATELIMIT_STORAGE_URI", "RATELIMIT_META"} <= settings.LIMITER_NAMES
     assert len(settings.LIMITER_NAMES) > 30

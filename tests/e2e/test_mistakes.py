@@ -9,8 +9,8 @@ import pytest
 from tests.e2e.to_its_end import run
 
 SENTENCE = (
-    "CHATAPP_PLANS: found 'alice=pro'; allowed is a JSON object of strings: plans by user id, as "
-    '{"alice": "pro"}'
+    "CHATAPP_PLANS: found 'alice=pro'; allowed: a JSON object of strings (plans by user id, as "
+    '{"alice": "pro"})'
 )
 
 

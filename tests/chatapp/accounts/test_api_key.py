@@ -13,14 +13,14 @@ from chatapp.accounts.api_key import PresentedKey, new_key, parse
 
 
 def test_a_new_key_reads_back() -> None:
-    """What is printed is what is understood."""
+    """`text` and `parse` are inverse."""
     made = new_key()
     assert parse(made.text) == made
     assert made.text.startswith("sk-chat-")
 
 
 def test_keys_are_never_alike() -> None:
-    """256 bits of chance in each secret, and an id of its own."""
+    """Each key has 256 random bits and a new id."""
     made = [new_key() for _ in range(200)]
     assert len({key.secret for key in made}) == len({key.public_id for key in made}) == 200
     assert all(len(key.secret) == 43 for key in made)  # 43 × 6 bits hold 256
@@ -49,14 +49,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_key_is_none(name: str) -> None:
-    """Nothing but the exact form is looked up anywhere."""
+def test_a_malformed_key_is_none(name: str) -> None:
+    """Only the exact form is accepted."""
     assert parse(GOOD) is not None
     assert parse(BAD[name]) is None
 
 
 def test_a_secret_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison is `hmac.compare_digest`, over digests, and nothing else decides."""
+    """`hmac.compare_digest` over the digests alone decides."""
     seen: list[tuple[str, str]] = []
 
     def compare(a: str, b: str) -> bool:
@@ -73,14 +73,14 @@ def test_a_secret_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_what_is_kept_is_a_digest() -> None:
+def test_a_digest_is_stored() -> None:
     """SHA-256 of the secret alone."""
     key = PresentedKey("0" * 16, "s" * 43)
     assert key.secret_sha256 == sha256(b"s" * 43).hexdigest()
 
 
 def test_a_key_prints_without_its_secret() -> None:
-    """Neither a log nor a traceback that shows the value shows the secret."""
+    """Logs and tracebacks of the value do not show the secret."""
     key = new_key()
     assert key.secret not in repr(key)
     assert key.public_id in repr(key)

@@ -25,7 +25,7 @@ def accounts(database: Database) -> Accounts:
 
 
 def test_a_key_is_found_by_its_id(accounts: Accounts) -> None:
-    """With its user and everything that was said of it."""
+    """With its user and all its fields."""
     made = accounts.create_key(
         "alice", plan="pro", default_plan="starter", name="laptop", expires_at=LATER
     )
@@ -39,7 +39,7 @@ def test_a_key_is_found_by_its_id(accounts: Accounts) -> None:
 
 
 def test_the_database_has_no_secret(accounts: Accounts, database: Database) -> None:
-    """Whoever reads every column of every table cannot call as anybody."""
+    """The database alone gives no access: it has no secret."""
     made = accounts.create_key("alice", plan=None, default_plan="starter", name="laptop")
     with database.reading() as connection:
         rows = [
@@ -53,8 +53,8 @@ def test_the_database_has_no_secret(accounts: Accounts, database: Database) -> N
     assert made.secret not in "".join(rows)
 
 
-def test_a_user_keeps_his_plan_with_a_second_key(accounts: Accounts) -> None:
-    """A key changes no plan: one that names another is not made."""
+def test_a_second_key_keeps_the_plan(accounts: Accounts) -> None:
+    """A key with another plan than its user's is not created."""
     for plan in ("pro", None, "pro"):
         accounts.create_key("alice", plan=plan, default_plan="starter")
     with pytest.raises(OtherPlanError, match="'alice' has the plan 'pro'"):
@@ -69,7 +69,7 @@ def test_a_user_keeps_his_plan_with_a_second_key(accounts: Accounts) -> None:
 
 
 def test_a_revoked_key_stays_revoked(accounts: Accounts) -> None:
-    """Revoking twice keeps the first time; the key stays to be seen, and counts as one."""
+    """Revoking twice keeps the first time; the key stays in the list and counts as a key."""
     assert not accounts.any_key()
     made = accounts.create_key("alice", plan=None, default_plan="starter")
     first = accounts.revoke(made.public_id).revoked_at
@@ -80,8 +80,8 @@ def test_a_revoked_key_stays_revoked(accounts: Accounts) -> None:
         accounts.revoke("0" * 16)
 
 
-def test_a_plan_is_set_for_who_exists(accounts: Accounts) -> None:
-    """A misspelt name makes no second user."""
+def test_a_plan_is_set_for_an_existing_user(accounts: Accounts) -> None:
+    """A misspelt name does not create a user."""
     accounts.create_key("alice", plan=None, default_plan="starter")
     accounts.set_plan("alice", "pro")
     with pytest.raises(UnknownUserError):
@@ -90,7 +90,7 @@ def test_a_plan_is_set_for_who_exists(accounts: Accounts) -> None:
 
 
 def test_a_use_is_noted_by_the_day(accounts: Accounts) -> None:
-    """The last day counts, in whatever order workers say it."""
+    """The last day counts, in any order of the workers' writes."""
     made = accounts.create_key("alice", plan=None, default_plan="starter")
     today = date(2026, 11, 25)
     for day in (today, today - timedelta(days=1)):
@@ -103,7 +103,7 @@ ODD_NAMES = ["o'brien", '"; DROP TABLE users; --', "%s %(name)s :name", "ü" * 2
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_name_is_only_a_name(accounts: Accounts, name: str) -> None:
-    """Nothing in it is taken for SQL."""
+    """Names are never SQL."""
     made = accounts.create_key(name, plan=None, default_plan="starter", name=name[:100])
     found = accounts.find(made.public_id)
     assert found is not None

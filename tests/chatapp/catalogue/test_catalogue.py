@@ -20,7 +20,7 @@ PROVIDERS = (OpenAI(Timeouts()), Anthropic(Timeouts()), Offline())
 
 
 def priced(**kinds: str) -> str:
-    """The line of a price of one dollar for everything but these."""
+    """The line of a price: one dollar for every other kind."""
     all_kinds = {"input": "1", "cached_input": "1", "cache_write": "1", "output": "1", **kinds}
     return f"price = {{ {', '.join(f'{kind} = {text}' for kind, text in all_kinds.items())} }}"
 
@@ -53,13 +53,13 @@ def priced(**kinds: str) -> str:
     ],
 )
 def test_all_names_of_a_model_are_one_slug(name: str, provider: str, slug: str) -> None:
-    """Aliases and dated variants share an allowance, and invented names share one together."""
+    """Aliases and dated variants share a slug, and invented names share one."""
     model = catalogue.load().model(name, provider)
     assert (model.name, model.slug, model.provider) == (name, slug, provider)
 
 
 def test_every_listed_model_is_served_by_its_provider() -> None:
-    """The catalogue and the providers agree on whose a name is, and on nobody else's."""
+    """The catalogue and the providers agree on the provider of each name."""
     loaded = catalogue.load()
     for name, slug in loaded.slugs.items():
         serving = [provider.name for provider in PROVIDERS if provider.serves(name)]
@@ -87,7 +87,7 @@ def test_every_listed_model_is_served_by_its_provider() -> None:
     ],
 )
 def test_a_mistake_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
-    """A catalogue that is wrong stops the start, and says where."""
+    """An invalid catalogue stops the start with the place of the mistake."""
     path = tmp_path / "models.toml"
     path.write_text(text)
     with pytest.raises(CatalogueError) as caught:
@@ -128,7 +128,7 @@ def test_a_call_costs_what_the_catalogue_says(slug: str, usage: Usage, micro_usd
 
 
 def test_an_unknown_model_costs_what_the_dearest_does(caplog: pytest.LogCaptureFixture) -> None:
-    """No budget is passed by a name that nobody has priced; the log says so once a name."""
+    """A model without a price cannot escape a budget; it is logged once."""
     loaded = catalogue.load()
     usage = Usage(1000, 1000)
     dearest = max(loaded.price(slug, usage) for slug in loaded.tariffs)
@@ -139,14 +139,14 @@ def test_an_unknown_model_costs_what_the_dearest_does(caplog: pytest.LogCaptureF
 
 
 def test_an_odd_usage_is_never_a_credit() -> None:
-    """Parts that exceed the input, or counts below 0, do not make a call cheaper than nothing."""
+    """Parts above the input, or negative counts, never make a cost negative."""
     loaded = catalogue.load()
     assert loaded.price("claude-haiku-4-5", Usage(10, 0, cached_input_tokens=1000)) == 100
     assert loaded.price("claude-haiku-4-5", Usage(-5, -5, -5, -5)) == 0
 
 
 def test_every_listed_model_has_a_context_and_a_date() -> None:
-    """Prices are dated, and what they cost is said for all that answer by default."""
+    """Prices are dated, and all default models have one."""
     loaded = catalogue.load()
     assert set(loaded.context_tokens) == set(loaded.providers)
     assert set(loaded.defaults.values()) <= set(loaded.tariffs)

@@ -18,25 +18,25 @@ from chatapp.database.connection import Database, DatabaseUrlError
 
 SECRET = "swordfish"
 BAD_URLS = {
-    "chat.db": "no URL",
+    "chat.db": "not the URL",
     "sqlite://": "needs a file",
     "sqlite:///:memory:": "not shared",
-    "mysql://chat@localhost/chat": "not supported",
-    f"nonsense://chat:{SECRET}@localhost/chat": "not supported",
-    f"postgresql+nodriver://chat:{SECRET}@localhost/chat": "no URL",
+    "mysql://chat@localhost/chat": "unsupported",
+    f"nonsense://chat:{SECRET}@localhost/chat": "unsupported",
+    f"postgresql+nodriver://chat:{SECRET}@localhost/chat": "not the URL",
 }
 
 
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
-    """At once, with the reason, and without its password."""
+    """At once, with the reason and without the password."""
     with pytest.raises(DatabaseUrlError, match=BAD_URLS[url]) as caught:
         Database(url)
     assert SECRET not in str(caught.value)
 
 
 def test_a_database_prints_without_its_password() -> None:
-    """A traceback that shows it shows no secret."""
+    """Tracebacks do not show the password."""
     pytest.importorskip("psycopg")
     database = Database(f"postgres://chat:{SECRET}@localhost/chat")
     assert SECRET not in repr(database)
@@ -60,7 +60,7 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
 
 
 def test_a_transaction_is_whole_or_not_at_all(database: Database) -> None:
-    """What fails in its middle leaves nothing, DDL included."""
+    """A failed transaction changes nothing, including DDL."""
     with suppress(ZeroDivisionError), database.writing() as connection:
         connection.execute(text("CREATE TABLE half (a INTEGER)"))
         connection.execute(text("INSERT INTO half VALUES (1)"))
@@ -72,7 +72,7 @@ def test_a_transaction_is_whole_or_not_at_all(database: Database) -> None:
 
 
 def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
-    """A request is not held up by somebody's long transaction."""
+    """A long transaction does not delay a request."""
     with database.writing() as writer:
         writer.execute(text("DELETE FROM calls"))
         with database.reading() as reader:
@@ -80,7 +80,7 @@ def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
 
 
 def test_writers_take_turns(database: Database) -> None:
-    """Who reads before he writes has read what the one before him wrote, and does not fail."""
+    """A writer that reads first sees the last commit, and does not fail."""
     with database.writing() as connection:
         connection.execute(text("CREATE TABLE tally (number INTEGER)"))
         connection.execute(text("INSERT INTO tally VALUES (0)"))
@@ -113,7 +113,7 @@ def test_writers_take_turns(database: Database) -> None:
 
 
 def test_an_instant_is_the_same_everywhere() -> None:
-    """Stored in UTC whatever the zone it was said in; without a zone it is refused."""
+    """Stored in UTC from any zone; refused without a zone."""
     kind, dialect = Instant(), None
     noon = datetime(2026, 11, 25, 12, tzinfo=timezone(timedelta(hours=5)))
     stored = kind.process_bind_param(noon, dialect)

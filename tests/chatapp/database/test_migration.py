@@ -45,7 +45,7 @@ VALUES (:id, '2026-11-25 12:00:00', 'user:alice', 'pro', 'chat.chat', 'gpt-4o', 
 
 
 def test_the_head_is_the_newest_revision() -> None:
-    """The constant that spares alembic's import names what is there."""
+    """The constant HEAD equals the newest revision."""
     assert ScriptDirectory(str(migration.MIGRATIONS)).get_heads() == [migration.HEAD]
 
 
@@ -56,7 +56,7 @@ def test_the_migrations_make_what_the_code_expects(database: Database) -> None:
 
 
 def test_an_upgrade_is_done_once(database: Database) -> None:
-    """Again it changes nothing, and says so."""
+    """A second upgrade changes nothing and returns False."""
     assert migration.revision(database) == migration.HEAD
     assert migration.upgrade(database) is False
 
@@ -80,7 +80,7 @@ def insert_as_before(database: Database, id_: str) -> None:
 
 
 def test_calls_of_the_first_version_were_asked_once(first_revision: Database) -> None:
-    """They are kept as they are; and a worker of that version can go on writing afterwards."""
+    """They stay as they are, and a worker of that version can still write."""
     insert_as_before(first_revision, "old")
     assert migration.upgrade(first_revision) is True
     insert_as_before(first_revision, "late")
@@ -92,7 +92,7 @@ def test_calls_of_the_first_version_were_asked_once(first_revision: Database) ->
 
 
 def test_the_count_of_attempts_can_be_given_up(database: Database) -> None:
-    """The way back leaves the table that the first version knows, with its rows."""
+    """A downgrade leaves the first version's table with its rows."""
     with database.writing() as connection:
         connection.execute(text(FIRST_CALL), {"id": "kept"})
         with Operations.context(MigrationContext.configure(connection)):
@@ -103,7 +103,7 @@ def test_the_count_of_attempts_can_be_given_up(database: Database) -> None:
 
 
 def test_processes_that_start_together_make_one_schema(tmp_path: Path) -> None:
-    """Four on a file that is not there yet: one makes it, the others find it, none fails."""
+    """Four processes on a new file: one creates the schema, none fails."""
     url = f"sqlite:///{tmp_path / 'instance' / 'chat.db'}"
     processes = [
         subprocess.Popen(
@@ -129,7 +129,7 @@ def test_processes_that_start_together_make_one_schema(tmp_path: Path) -> None:
 
 
 def test_a_start_waits_for_the_one_that_migrates(tmp_path: Path) -> None:
-    """It does not even open the file before that one is done."""
+    """It does not open the file before the other has finished."""
     file = tmp_path / "chat.db"
     starting = threading.Thread(target=migration.upgrade, args=(Database(f"sqlite:///{file}"),))
     with (tmp_path / "chat.db.migrating").open("wb") as held:
@@ -145,7 +145,7 @@ def test_a_start_waits_for_the_one_that_migrates(tmp_path: Path) -> None:
 def test_a_migration_that_fails_leaves_the_old_schema(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of it is there, and the next attempt begins where this one did."""
+    """Nothing of it stays, and the next attempt starts from the same version."""
     database = Database(f"sqlite:///{tmp_path / 'chat.db'}")
     with database.writing() as connection:
         connection.execute(text("CREATE TABLE calls (in_the_way INTEGER)"))
@@ -160,7 +160,7 @@ def test_a_migration_that_fails_leaves_the_old_schema(
 
 
 def test_a_newer_schema_is_not_touched(database: Database) -> None:
-    """A version that was rolled back says what it found, and changes nothing."""
+    """An older version reports the newer schema and changes nothing."""
     with database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(migration.UnknownSchemaError, match="schema 9999"):
@@ -171,7 +171,7 @@ def test_a_newer_schema_is_not_touched(database: Database) -> None:
 def test_a_server_is_looked_at_and_left_alone(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A start that finds another schema there changes nothing, and names the command."""
+    """A start with another schema changes nothing and names the command."""
     if database.is_sqlite:
         pytest.skip("DATABASE_URL_TEST names no PostgreSQL")
     with database.writing() as connection:
@@ -184,9 +184,9 @@ def test_a_server_is_looked_at_and_left_alone(
 
 
 def test_a_server_that_is_away_stops_no_start(caplog: pytest.LogCaptureFixture) -> None:
-    """The log says so; what needs it says 503 until it is back."""
+    """It is logged; requests that need it get 503 meanwhile."""
     pytest.importorskip("psycopg")
     with caplog.at_level(logging.ERROR):
         migration.prepare(Database("postgresql://chat:swordfish@127.0.0.1:1/chat"))
-    assert "gives no answer" in caplog.text
+    assert "is unavailable" in caplog.text
     assert "swordfish" not in caplog.text

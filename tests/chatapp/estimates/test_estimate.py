@@ -1,4 +1,4 @@
-"""Estimates of whole calls, and what is learned from those that are over."""
+"""Estimates of whole calls, and what they learn from ended calls."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ BODY = {"messages": [{"role": "user", "content": "hello"}]}
 
 @pytest.fixture
 def estimator() -> Estimator:
-    """One that has seen nothing."""
+    """An estimator without calls."""
     return Estimator(MemoryOutputs(), MODELS)
 
 
 def teach(
     estimator: Estimator, output_tokens: int, *, choices: int = 1, caller: str = "ada"
 ) -> None:
-    """Let it see enough calls of GPT that generated so much."""
+    """Observe enough calls of GPT with that output."""
     estimate = Estimate(10, 100, choices)
     for _ in range(ENOUGH_CALLS):
         estimator.observe(GPT.slug, estimate, Usage(10, output_tokens * choices), caller)
 
 
 def test_an_unknown_model_has_the_default(estimator: Estimator) -> None:
-    """Before there were calls, the estimate is the input and the documented default."""
+    """Without calls, the estimate is the input and the documented default."""
     estimate = estimator.estimate(GPT, BODY)
     assert (estimate.input_tokens, estimate.output_tokens) == (8, UNKNOWN_OUTPUT_TOKENS)
     assert estimate.tokens == 8 + UNKNOWN_OUTPUT_TOKENS
 
 
 def test_experience_replaces_it(estimator: Estimator) -> None:
-    """After enough calls, the estimate is what nearly all of them used, and not the worst case: for
-    the caller exactly, for a stranger by the model's histogram."""
+    """With enough calls, the estimate is what nearly all of them used, not the worst case: exact
+    for the caller, by the model's histogram for an unknown caller."""
     teach(estimator, 3_000)
     expected = estimator.estimate(GPT, BODY, most_output_tokens=16_384).output_tokens
     assert 3_000 <= expected < 3_600
@@ -60,8 +60,8 @@ def test_experience_replaces_it(estimator: Estimator) -> None:
 
 
 def test_short_answers_lower_only_their_callers_hold(estimator: Estimator) -> None:
-    """Sixty answers of one token: the hold of their caller falls to the floor, and that of others
-    not at all."""
+    """After sixty answers of one token the hold of their caller is the least, and that of others is
+    unchanged."""
     for _ in range(3):
         teach(estimator, 1, caller="mallory")
     assert estimator.estimate(GPT, BODY, caller="mallory").output_tokens == LEAST_OUTPUT_TOKENS
@@ -71,8 +71,8 @@ def test_short_answers_lower_only_their_callers_hold(estimator: Estimator) -> No
 
 
 def test_input_that_was_cached_lately_is_expected_to_be(estimator: Estimator) -> None:
-    """An agent's next turn: the limit in tokens takes the rest alone, and dollars the cheap price.
-    One call says nothing, and the lower of two counts."""
+    """An agent's next turn: the limit in tokens leaves cached input out, and dollars use its price.
+    One call is not enough, and the lower of two shares counts."""
     body = {"messages": [{"role": "user", "content": "word " * 1_000}]}
     plain = estimator.estimate(GPT, body, caller="agent", most_output_tokens=10)
     assert plain.tokens == plain.input_tokens + 10
@@ -89,7 +89,7 @@ def test_input_that_was_cached_lately_is_expected_to_be(estimator: Estimator) ->
 
 
 def test_a_file_by_its_name_is_a_guess(estimator: Estimator) -> None:
-    """Its size is not known before the provider has read it: a constant, and at least nothing."""
+    """Its size is unknown before the provider reads it: a constant, of which nothing is certain."""
     claude = MODELS.model("claude-sonnet-4-6", "anthropic")
     source = {"type": "url", "url": "https://example.com/report.pdf"}
     parts = [{"type": "document", "source": source}] * 5
@@ -104,12 +104,12 @@ def test_a_file_by_its_name_is_a_guess(estimator: Estimator) -> None:
 
 @pytest.mark.parametrize(("most", "expected"), [(50, 50), (-3, 0), (10**12, 1_024)])
 def test_a_bound_is_a_bound(estimator: Estimator, most: int, expected: int) -> None:
-    """Never more is expected than a request allows, whatever it says it allows."""
+    """The estimate never exceeds the bound of the request, whatever the bound."""
     assert estimator.estimate(GPT, BODY, most_output_tokens=most).output_tokens == expected
 
 
 def test_choices_are_expected_each(estimator: Estimator) -> None:
-    """Three answers are expected to use three times one, and teach what one uses."""
+    """Three answers are estimated as three times one, and observed as one."""
     teach(estimator, 3_000, choices=4)
     estimate = estimator.estimate(GPT, BODY, choices=3)
     assert 3 * 3_000 <= estimate.output_tokens < 3 * 3_600
@@ -118,7 +118,7 @@ def test_choices_are_expected_each(estimator: Estimator) -> None:
 
 
 def test_no_estimate_exceeds_the_context(estimator: Estimator) -> None:
-    """What a provider would refuse is not held: it is never billed."""
+    """Tokens that a provider would refuse are not held: they are never billed."""
     model = MODELS.model("gpt-4", "openai")
     estimate = estimator.estimate(model, {"messages": [{"role": "user", "content": "x " * 50_000}]})
     assert estimate.input_tokens == MODELS.context_tokens["gpt-4"] == 8_192
@@ -161,7 +161,7 @@ def test_the_error_is_known(estimator: Estimator, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize("usage", [Usage(0, 0), Usage(-1, -1), Usage(10**15, 10**15)])
 def test_odd_usages_do_not_raise(estimator: Estimator, usage: Usage) -> None:
-    """A provider may tell what it likes: the call that is over stays over."""
+    """Whatever usage a provider reports, nothing is raised."""
     estimator.observe("gpt-4o", Estimate(0, 0), usage, "ada")
 
 
@@ -181,8 +181,7 @@ def test_memory_storage_keeps_them_in_memory(storage: Storage | None) -> None:
 def test_redis_storage_shares_them(
     redis_server: servers.Server, redis_client: redis.Redis, uri: str
 ) -> None:
-    """With Redis, over TCP or a socket, what one worker learned another one knows: at its end at
-    the latest."""
+    """With Redis, over TCP or a socket, workers share their calls, at the latest at their end."""
     address = getattr(redis_server, uri)
     taught = estimator_for(storage_from_string(address), MODELS)
     teach(taught, 3_000)
@@ -194,7 +193,7 @@ def test_redis_storage_shares_them(
 def test_decoded_replies_are_understood(
     redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
-    """A storage whose client decodes answers, and speaks either protocol, is as good."""
+    """Clients that decode replies work as well, with either protocol."""
     for protocol in (2, 3):
         options = {"decode_responses": True, "protocol": protocol}
         storage = storage_from_string(redis_server.uri, **options)  # type: ignore[arg-type]
@@ -218,7 +217,7 @@ def test_a_cluster_shares_them(cluster_server: servers.Cluster) -> None:
 
 
 def test_it_fits_the_limiters_estimators(estimator: Estimator) -> None:
-    """Tokens and dollars of an estimate are what a limiter takes for one."""
+    """A limiter accepts the tokens and dollars of an estimate."""
     from flask import Flask, g
 
     app = Flask(__name__)

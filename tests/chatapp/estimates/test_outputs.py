@@ -68,7 +68,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make_outputs() -> Iterator[Make]:
-    """Makes outputs on a client, which tell the server when a test says so; ended with the test."""
+    """Makes outputs on a client that send only when flushed; closed with the test."""
     made = []
 
     def make(client: redis.Redis, **options: Any) -> RedisOutputs:
@@ -90,7 +90,7 @@ def outputs(request: pytest.FixtureRequest, make_outputs: Make) -> Outputs:
 
 @pytest.fixture
 def commands(redis_client: redis.Redis) -> Callable[[], int]:
-    """How many commands the server has executed since it was last asked, that question aside."""
+    """The number of commands that the server has executed since the last call."""
     seen = 0
 
     def count() -> int:
@@ -103,14 +103,14 @@ def commands(redis_client: redis.Redis) -> Callable[[], int]:
 
 
 def test_nothing_is_known_of_a_new_model(outputs: Outputs) -> None:
-    """A model that was never asked is expected to use the documented default."""
+    """A model without calls has the documented default."""
     assert outputs.recent("gpt-4o") == Histogram()
     assert expected_output_tokens(outputs.recent("gpt-4o")) == UNKNOWN_OUTPUT_TOKENS
 
 
 def test_enough_calls_make_an_expectation(outputs: Outputs) -> None:
-    """One call short of enough the default stands; with enough it is what 95 of 100 did not
-    exceed, and never less than the default."""
+    """With too few calls the default applies; with enough, what 95 of 100 did not exceed, and never
+    less than the default."""
     for _ in range(ENOUGH_CALLS - 1):
         outputs.add("gpt-4o", 2_000)
     assert expected_output_tokens(outputs.recent("gpt-4o")) == UNKNOWN_OUTPUT_TOKENS
@@ -121,13 +121,13 @@ def test_enough_calls_make_an_expectation(outputs: Outputs) -> None:
 
 
 def test_models_are_apart(outputs: Outputs) -> None:
-    """What one model generates says nothing about another."""
+    """The calls of one model do not change the estimate of another."""
     outputs.add("gpt-4o", 200)
     assert outputs.recent("gpt-4.1") == Histogram()
 
 
 def varied_tokens(calls: int) -> list[int]:
-    """Outputs of so many calls, short ones and long ones mixed."""
+    """Outputs of that many calls, short and long ones mixed."""
     return [call * call % 5_003 if call % 7 else call // 20 for call in range(calls)]
 
 
@@ -141,8 +141,8 @@ def test_memory_is_the_reference() -> None:
 
 
 def test_the_server_is_the_reference(redis_client: redis.Redis, make_outputs: Make) -> None:
-    """The same in batches of every size, from one call to a thousand: the server's arithmetic is
-    Python's to the digit, and what was not yet sent is counted as it will be."""
+    """In batches from one call to a thousand: the server's arithmetic equals Python's to the digit,
+    and unsent calls are counted in advance."""
     outputs, reference = make_outputs(redis_client), Histogram()
     calls = iter(varied_tokens(9 * MOST_CALLS))
     sizes = [1, 2, 3, 50, 333, MOST_CALLS, MOST_CALLS, 7, 900, 1, 800, MOST_CALLS, 600]
@@ -159,7 +159,7 @@ def test_the_server_is_the_reference(redis_client: redis.Redis, make_outputs: Ma
 def test_halving_is_the_reference_to_the_last_unit(
     redis_client: redis.Redis, make_outputs: Make
 ) -> None:
-    """What is halved to nothing is gone on the server, too, and what is odd is rounded down."""
+    """Weights that are halved to zero are deleted on the server, and odd ones rounded down."""
     weights = {0: 1, 1: 2, 2: 3, 3: 17, 40: MOST_WEIGHT}
     redis_client.hset(KEY, mapping=weights)  # type: ignore[arg-type]
     outputs = make_outputs(redis_client)
@@ -171,7 +171,7 @@ def test_halving_is_the_reference_to_the_last_unit(
 
 
 def test_threads_lose_no_call(outputs: Outputs) -> None:
-    """Calls that end together are all counted, here and on the server."""
+    """Concurrent calls are all counted, here and on the server."""
     workers = [
         threading.Thread(target=lambda: [outputs.add("gpt-4o", 100) for _ in range(50)])
         for _ in range(8)
@@ -194,8 +194,7 @@ def test_processes_share_and_restarts_remember(
     program: str,
     calls: int,
 ) -> None:
-    """What another process saw, and told the server at its end, is what this one expects; a fork
-    tells what it saw itself, and nothing of its parent's."""
+    """A process sends its calls at its end, and others read them; a fork sends only its own."""
     done = subprocess.run(
         [sys.executable, "-c", program, redis_server.uri],
         capture_output=True,
@@ -209,7 +208,7 @@ def test_processes_share_and_restarts_remember(
 
 
 def test_nothing_is_started_before_it_is_needed(redis_client: redis.Redis) -> None:
-    """Outputs that are only made have no thread: gunicorn may fork yet."""
+    """Unused outputs have no thread: gunicorn may still fork."""
     before = threading.enumerate()
     outputs = RedisOutputs(redis_client, ERRORS)
     assert threading.enumerate() == before
@@ -223,8 +222,8 @@ def test_nothing_is_started_before_it_is_needed(redis_client: redis.Redis) -> No
 def test_the_end_of_a_call_is_no_command(
     redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int]
 ) -> None:
-    """It is noted. All that were noted of a model are one command (with the script's own: one a
-    bucket, and two), and admissions before and after it are none."""
+    """All waiting calls of a model are one command (plus those of the script: one a bucket, and
+    two), and admissions send none."""
     outputs = make_outputs(redis_client)
     outputs.add("gpt-4o", 100)
     assert outputs.flush()  # teaches the server the script
@@ -243,7 +242,7 @@ def test_the_end_of_a_call_is_no_command(
 def test_a_busy_worker_never_reads(
     redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int], clock: Clock
 ) -> None:
-    """Whose calls end now and then knows of all others' calls by the answers of the server."""
+    """A worker with calls learns about all other calls from the server's replies."""
     outputs, other = make_outputs(redis_client, clock=clock), make_outputs(redis_client)
     for call in range(10):
         other.add("gpt-4o", 100)
@@ -259,7 +258,7 @@ def test_a_busy_worker_never_reads(
 def test_an_idle_worker_reads_seldom(
     redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int], clock: Clock
 ) -> None:
-    """Who has not heard of a model for a while asks once, and not again for as long."""
+    """After FRESH_S without a reply, a worker reads once."""
     outputs, other = make_outputs(redis_client, clock=clock), make_outputs(redis_client)
     outputs.recent("gpt-4o")
     other.add("gpt-4o", 100)
@@ -274,7 +273,7 @@ def test_an_idle_worker_reads_seldom(
 def test_what_was_not_sent_is_known_beside_what_was_read(
     redis_client: redis.Redis, make_outputs: Make
 ) -> None:
-    """A worker that ends its first call of a model knows of that, and of all others'."""
+    """A worker's first call of a model adds to the calls of the others."""
     outputs, other = make_outputs(redis_client), make_outputs(redis_client)
     for _ in range(5):
         other.add("gpt-4o", 100)
@@ -287,7 +286,7 @@ def test_what_was_not_sent_is_known_beside_what_was_read(
 def test_threads_read_once_together(
     redis_client: redis.Redis, make_outputs: Make, commands: Callable[[], int], clock: Clock
 ) -> None:
-    """Requests that find a stale expectation in the same moment cost one read, not one each."""
+    """Concurrent requests with a stale histogram cost one read."""
     outputs = make_outputs(redis_client, clock=clock)
     outputs.add("gpt-4o", 100)
     assert outputs.flush()
@@ -311,7 +310,7 @@ def test_threads_read_once_together(
 
 
 def test_a_key_is_small_and_ends(redis_client: redis.Redis, make_outputs: Make) -> None:
-    """A model has one key of at most 1.5 kB, which goes when nobody asks the model for a month."""
+    """A model has one key of at most 1.5 kB, which expires after a month without calls."""
     outputs = make_outputs(redis_client)
     for exponent in range(400):
         outputs.add("gpt-4o", int(2 ** (exponent / 20)))
@@ -337,8 +336,7 @@ def test_a_spoilt_key_fails_no_call(
     caplog: pytest.LogCaptureFixture,
     spoil: Callable[[redis.Redis], object],
 ) -> None:
-    """What somebody else wrote under our name is as good as nothing, whether it is read or added
-    to."""
+    """A key with foreign content counts as empty, for reads and for additions."""
     spoil(redis_client)
     assert make_outputs(redis_client).recent("gpt-4o") == Histogram()
     outputs = make_outputs(redis_client)
@@ -362,8 +360,8 @@ def test_a_storage_that_is_away_fails_no_call(
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """While the server is away a worker goes on with what it knew and sees; when it is back, the
-    worker joins the others again, and they learn what it saw. The log says so once."""
+    """During an outage a worker uses what it knows and its own calls; afterwards it sends them, so
+    that others know them too. The log has one warning."""
     outputs = make_outputs(own_server.client(), clock=clock)
     for _ in range(ENOUGH_CALLS):
         outputs.add("gpt-4o", 500)
@@ -395,7 +393,7 @@ def test_a_server_that_is_away_is_left_alone(
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """After a failure nobody asks the server again before the pause is over."""
+    """After a failure no command is sent until the pause has ended."""
     outputs = make_outputs(own_server.client(), clock=clock)
     own_server.kill()
     outputs.add("gpt-4o", 100)
@@ -418,8 +416,7 @@ def test_a_server_that_is_away_is_left_alone(
 
 
 def test_a_server_that_hangs_holds_no_call(own_server: servers.Server, make_outputs: Make) -> None:
-    """While the thread waits for it, calls end, and are known to this worker. Its client would wait
-    for ever."""
+    """The thread waits for it without a timeout, while calls end and count in this worker."""
     outputs = make_outputs(own_server.client(socket_timeout=None))
     outputs.add("gpt-4o", 100)
     assert outputs.flush()

@@ -34,13 +34,12 @@ assert len(bpe_openai.get_encoding("o200k_base").encode("tiktoken is great!")) =
     ],
 )
 def test_counts_are_openais(encoding: Encoding, text: str, tokens: int) -> None:
-    """Texts have the tokens that OpenAI's own tokenizer finds in them."""
+    """Counts equal those of OpenAI's own tokenizer."""
     assert tokenizer(encoding).count(text) == tokens
 
 
 def test_the_package_is_not_imported_for_it() -> None:
-    """The second and the memory that the whole package takes are not spent, and whoever imports it
-    afterwards can use it."""
+    """The whole package, slow to import and large, is not imported, but can be later."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED_ALONE], capture_output=True, text=True, check=False
     )

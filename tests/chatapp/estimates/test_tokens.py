@@ -28,7 +28,7 @@ from chatapp.providers.offline import Offline
 
 
 def input_tokens(model: Model, fields: Mapping[str, object]) -> int:
-    """What the estimate expects."""
+    """The expected input tokens."""
     return tokens.input_tokens(model, fields).expected
 
 
@@ -123,7 +123,7 @@ def body(content: object) -> dict[str, object]:
     ("name", "tokens"), [("gpt-3.5-turbo", 129), ("gpt-4", 129), ("gpt-4o", 124)]
 )
 def test_openais_example_is_counted_as_its_api_did(name: str, tokens: int) -> None:
-    """Roles, names and what stands around messages are counted as OpenAI bills them."""
+    """Roles, names and the tokens around messages are counted as OpenAI bills them."""
     assert input_tokens(Model(name, name, "openai"), {"messages": JARGON}) == tokens
 
 
@@ -153,8 +153,7 @@ def test_openais_example_is_counted_as_its_api_did(name: str, tokens: int) -> No
 def test_claudes_examples_are_not_underestimated(
     model: Model, fields: dict[str, object], published: int
 ) -> None:
-    """What Anthropic counts in its own examples is at most what is estimated, and not far from
-    it."""
+    """Anthropic's published counts are at most the estimate, and at least half of it."""
     assert published <= input_tokens(model, fields) <= published * 2
 
 
@@ -166,7 +165,7 @@ def test_the_offline_model_is_counted_as_it_counts() -> None:
 
 
 def test_the_least_is_below_what_is_expected() -> None:
-    """What a text has for certain; a guess, as of an image, adds nothing to it."""
+    """The certain tokens of a text; a guess, as of an image, adds none."""
     text = body("hello world, how are you today? " * 50)
     for model, share in ((GPT, 0.9), (CLAUDE, 0.75 / 1.4)):
         counted = tokens.input_tokens(model, text)
@@ -200,7 +199,7 @@ def test_an_image_is_a_constant(model: Model, part: object, tokens: int) -> None
 
 
 def test_an_image_in_a_tools_result_is_an_image() -> None:
-    """What a tool returned is counted part by part."""
+    """The result of a tool is counted part by part."""
     image = {"type": "image", "source": {"type": "base64", "data": "A" * 500_000}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": [image]}
     assert 1_600 < input_tokens(CLAUDE, body([result])) < 1_700
@@ -214,20 +213,20 @@ def test_what_nobody_can_count_is_a_third_of_its_length() -> None:
 
 @pytest.mark.parametrize("name", ["tools", "functions"])
 def test_tools_are_counted(name: str) -> None:
-    """What tools say of themselves is part of the prompt."""
+    """The definitions of tools are part of the prompt."""
     tools = [{"type": "function", "function": {"name": "f", "description": "does " * 100}}]
     assert input_tokens(GPT, body("hello") | {name: tools}) > 100 + FRAME
 
 
 def test_calls_of_tools_are_counted() -> None:
-    """What an assistant asked of a tool is read again in the next turn."""
+    """The calls of tools are read again in the next turn."""
     calls = [{"id": "c", "function": {"name": "f", "arguments": '{"city": "Rome"}' * 50}}]
     fields = {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
     assert input_tokens(GPT, fields) > 250
 
 
 def test_every_model_of_the_catalogue_has_a_family() -> None:
-    """No model is estimated at nothing, and the older Claudes are told from the newer ones."""
+    """Every model has an estimate, and older and newer Claudes have different ones."""
     models = catalogue.load()
     counts = {
         slug: input_tokens(models.model(slug, provider), body("hello " * 1_000))
@@ -256,12 +255,12 @@ def test_an_unknown_model_is_counted_like_the_dearest() -> None:
 @given(fields=odd_bodies | st.dictionaries(st.text(), json_values))
 @pytest.mark.parametrize("model", [GPT, CLAUDE, OFFLINE], ids=lambda model: model.slug)
 def test_nothing_that_json_holds_raises(model: Model, fields: dict[str, object]) -> None:
-    """Odd bodies, lone surrogates among them, are estimated like any other."""
+    """Odd bodies, also with lone surrogates, have an estimate."""
     assert input_tokens(model, fields) >= 0
 
 
 def test_deep_nesting_does_not_raise() -> None:
-    """What is nested as deeply as Python's parser allows, and deeper, is counted."""
+    """Content is counted at any depth, also deeper than Python's parser allows."""
     nested: object = "word"
     for _ in range(5_000):
         nested = {"content": [nested]}
@@ -272,7 +271,7 @@ def test_deep_nesting_does_not_raise() -> None:
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=2_000))
 def test_short_texts_are_counted_exactly(text: str) -> None:
-    """What is short is not extrapolated: the estimate is the tokenizer's count."""
+    """Short texts are not extrapolated: the estimate is the tokenizer's count."""
     assert text_tokens([text], O200K) == tokenizer("o200k_base").count(text)
 
 
@@ -286,8 +285,8 @@ def test_short_texts_are_counted_exactly(text: str) -> None:
     times=st.integers(min_value=1, max_value=5),
 )
 def test_long_even_texts_are_not_underestimated(pieces: list[str], times: int) -> None:
-    """Of a long text that is alike throughout, the extrapolation is within 2 % below the count, and
-    never more than the text has bytes, which no count can exceed."""
+    """For a uniform long text, the extrapolation is at most 2 % below the count, never above the
+    number of bytes, which no count can exceed."""
     piece = "".join(pieces)
     text = piece * (times * EXACT_CHARACTERS // len(piece) + 2)
     estimate = text_tokens([text], O200K)
@@ -296,8 +295,8 @@ def test_long_even_texts_are_not_underestimated(pieces: list[str], times: int) -
 
 @pytest.mark.parametrize("period", [512, 1_000, 32_768, 47_619, 100_000])
 def test_uneven_texts_are_not_underestimated(period: int) -> None:
-    """Where dense and plain text alternate, at whatever period, two standard errors make up for
-    what the slices did not meet."""
+    """If dense and plain text alternate, at any period, two standard errors compensate for what the
+    slices missed."""
     plain, dense = "hello world " * period, "x9Qz/4Kp+" * period
     whole = "".join(part[: period // 2] for part in [plain, dense]) * (3_000_000 // period)
     real = tokenizer("cl100k_base").count(whole)
@@ -305,7 +304,7 @@ def test_uneven_texts_are_not_underestimated(period: int) -> None:
 
 
 def test_a_period_that_slices_could_keep_step_with_is_met() -> None:
-    """A text that is plain exactly where evenly spaced slices would look is not taken for plain."""
+    """A text that is plain exactly where evenly spaced slices would be is not underestimated."""
     period = 47_000
     plain, dense = "hello world " * 250, "x9Qz/4Kp+" * period
     whole = (plain[:2_000] + dense)[:period] * SLICES + plain[:SLICE_CHARACTERS]
@@ -314,7 +313,7 @@ def test_a_period_that_slices_could_keep_step_with_is_met() -> None:
 
 
 def test_many_small_texts_are_not_underestimated() -> None:
-    """A hundred thousand messages of one letter cost each of them."""
+    """Each of a hundred thousand messages of one letter is counted."""
     fields = {"messages": [{"role": "user", "content": "a"}] * 100_000}
     assert input_tokens(GPT, fields) >= 100_000 * (3 + 1 + 1)
 

@@ -18,7 +18,7 @@ MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
 
 @pytest.fixture
 def reports(database: Database) -> Reports:
-    """Two days, two users, one call under way."""
+    """Two days, two users, one running call."""
     yesterday = MIDNIGHT - timedelta(microseconds=1)
     calls = [
         finished(begun(started_at=yesterday)),
@@ -31,7 +31,7 @@ def reports(database: Database) -> Reports:
 
 
 def test_spending_is_summed_from_an_instant_on(reports: Reports) -> None:
-    """To the microsecond; what is under way counts by its estimate, other users do not."""
+    """To the microsecond; a running call counts with its estimate, other users do not."""
     assert reports.spent_micro_usd("user:alice", MIDNIGHT) == 1485 + 3400
     assert reports.spent_micro_usd("user:alice", MIDNIGHT - timedelta(days=1)) == 2 * 1485 + 3400
     assert reports.spent_micro_usd("user:nobody", MIDNIGHT) == 0

@@ -14,7 +14,7 @@ from tests.chatapp.ledger.calls import USAGE, begun, finished, renewed
 
 
 def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
-    """Everything that was said of it reads back, the instant to the microsecond."""
+    """Every field reads back, the time to the microsecond."""
     call = begun()
     table.write(database, [call])
     (row,) = Reports(database).calls()
@@ -28,7 +28,7 @@ def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
 
 
 def test_a_stream_is_one_row_as_often_as_it_is_renewed(database: Database) -> None:
-    """Each renewal takes the place of what was known before, and the end that of all of them."""
+    """Each renewal replaces the one before, and the end replaces them all."""
     call = begun()
     table.write(database, [call])
     for output_tokens in (10, 20):
@@ -43,7 +43,7 @@ def test_a_stream_is_one_row_as_often_as_it_is_renewed(database: Database) -> No
 
 
 def test_an_end_without_a_beginning_is_kept(database: Database) -> None:
-    """As after an outage that took the beginning."""
+    """As after an outage that lost the beginning."""
     ended = finished(begun())
     table.write(database, [ended])
     (row,) = Reports(database).calls()
@@ -51,7 +51,7 @@ def test_an_end_without_a_beginning_is_kept(database: Database) -> None:
 
 
 def test_what_is_finished_never_changes(database: Database) -> None:
-    """A beginning that comes late, or an end that comes twice, is written over nothing."""
+    """A late beginning or a second end changes nothing."""
     call = begun()
     ended = finished(call)
     table.write(database, [ended])
@@ -70,7 +70,7 @@ def test_one_batch_takes_many(database: Database) -> None:
 
 
 def test_what_a_caller_chose_fits_or_is_cut(database: Database) -> None:
-    """No name is so long or so odd that a call goes unrecorded."""
+    """A call with a long or odd name is recorded."""
     odd = begun(user="user:" + "ü" * 1000, model="'; DROP TABLE calls; --" * 50, endpoint="e" * 99)
     table.write(database, [odd])
     (row,) = Reports(database).calls()
@@ -79,7 +79,7 @@ def test_what_a_caller_chose_fits_or_is_cut(database: Database) -> None:
 
 
 def test_a_row_for_the_log_has_everything() -> None:
-    """One line of JSON from which the row could be made again."""
+    """One line of JSON with the whole row."""
     line = table.as_json(finished(begun()))
     assert "\n" not in line
     read = json.loads(line)

@@ -92,7 +92,7 @@ def test_begin_and_finish_are_one_row(database: Database) -> None:
 
 
 def test_a_process_that_ends_has_written_everything(database_url: str) -> None:
-    """A worker that is told to end takes nothing with it."""
+    """A worker that stops has written all calls."""
     assert run(database_url, "exit") == 0
     assert set(statuses(database_url).values()) == {"answered"}
     assert len(statuses(database_url)) == 50
@@ -108,7 +108,7 @@ def test_a_killed_process_leaves_what_was_known(database_url: str) -> None:
 
 
 def test_a_fork_has_a_writer_of_its_own(database_url: str) -> None:
-    """Parent and child write what each of them was told, once."""
+    """Parent and child each write their own calls, once."""
     assert run(database_url, "fork") == 0
     kept = statuses(database_url)
     assert kept.pop("child") == "unfinished"
@@ -117,7 +117,7 @@ def test_a_fork_has_a_writer_of_its_own(database_url: str) -> None:
 
 
 def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
-    """A ledger that is only made has no thread and no file: gunicorn may fork yet."""
+    """An unused ledger has no thread and no file: gunicorn may still fork."""
     file = tmp_path / "never.db"
     BackgroundLedger(Database(f"sqlite:///{file}"))
     assert not os.path.lexists(file)

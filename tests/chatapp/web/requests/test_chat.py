@@ -130,7 +130,7 @@ CASES = [
         "invalid_user_id",
         "surrogate",
     ),
-    Case("model unknown", fields(model="llama-9"), 422, "unknown_model", "allowed are offline"),
+    Case("model unknown", fields(model="llama-9"), 422, "unknown_model", "models: offline"),
     Case("model empty", fields(model=""), 422, "invalid_model", "blank"),
     Case("model 1", fields(model=1), 422, "invalid_model", "a number"),
     Case(
@@ -139,13 +139,19 @@ CASES = [
     Case("model with NUL", fields(model="gpt-\x00"), 422, "invalid_model", "NUL"),
     Case("model with a path", fields(model="../offline"), 422, "unknown_model", "unknown"),
     Case("model in capitals", fields(model="OFFLINE"), 422, "unknown_model", "unknown"),
-    Case("no OpenAI key", fields(model="gpt-4o"), 422, "model_unavailable", "belongs to openai"),
+    Case(
+        "no OpenAI key",
+        fields(model="gpt-4o"),
+        422,
+        "model_unavailable",
+        "available models: offline",
+    ),
     Case(
         "no Anthropic key",
         fields(model="claude-haiku-4-5"),
         422,
         "model_unavailable",
-        "belongs to anthropic, of which this server offers nothing",
+        "is not available on this server",
     ),
 ]
 
