@@ -1,7 +1,5 @@
-"""No request makes a 500, and none hangs: generated ones through the whole application.
-
-Some of them in every run; CHATAPP_FUZZ_REQUESTS=50000 sends as many as the figure asks for.
-"""
+"""Generated requests through the whole application: no 500 and no hang. Some of them in every run;
+CHATAPP_FUZZ_REQUESTS=50000 sends that many."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ BOUND_S = 10.0
 
 
 def environ_of(asked: OddRequest, address: str) -> dict[str, Any]:
-    """As gunicorn hands it over: a body that ends where the length says."""
+    """As gunicorn passes it: a body that ends at its announced length."""
     length = asked.declared if (asked.declared or "").isdecimal() else None
     body = asked.body[: int(length or 0)]
     environ: dict[str, Any] = {
