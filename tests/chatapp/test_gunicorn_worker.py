@@ -92,7 +92,7 @@ def test_a_client_that_expects_it_gets_100_continue(
 
 
 @pytest.mark.parametrize(
-    ("version", "expected", "told"),
+    ("version", "expected", "continues"),
     [
         (b"1.1", b"100-CONTINUE", True),
         (b"1.0", b"100-continue", False),
@@ -104,7 +104,7 @@ def test_only_http_1_1_clients_get_100_continue(
     pair: tuple[socket.socket, socket.socket],
     version: bytes,
     expected: bytes,
-    told: bool,
+    continues: bool,
 ) -> None:
     """A client of HTTP/1.0 would take an interim answer for the answer."""
     head = HEAD.replace(b"1.1", version) + b"Expect: " + expected
@@ -113,7 +113,7 @@ def test_only_http_1_1_clients_get_100_continue(
     received = b""
     with contextlib.suppress(BlockingIOError):
         received = pair[0].recv(100)
-    assert received == (b"HTTP/1.1 100 Continue\r\n\r\n" if told else b"")
+    assert received == (b"HTTP/1.1 100 Continue\r\n\r\n" if continues else b"")
 
 
 @pytest.mark.parametrize(

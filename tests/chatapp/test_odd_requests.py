@@ -64,10 +64,10 @@ def unquoted(path: str) -> str:
 
 def answer(app: Flask, environ: dict[str, Any]) -> int:
     """The status; everything is read to its end, and closed."""
-    told: list[str] = []
+    shown: list[str] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
-        told.append(status)
+        shown.append(status)
         for name, value in headers:
             (name + value).encode("latin-1")
             assert "\n" not in value
@@ -80,7 +80,7 @@ def answer(app: Flask, environ: dict[str, Any]) -> int:
             pass
     finally:
         getattr(body, "close", lambda: None)()
-    return int(told[-1].split()[0])
+    return int(shown[-1].split()[0])
 
 
 @pytest.mark.parametrize("with_keys", [False, True])

@@ -35,7 +35,7 @@ from tests.chatapp.workers import (
     busy,
     chat,
     left,
-    told,
+    quota_headers,
 )
 
 DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
@@ -148,9 +148,12 @@ def test_a_request_above_the_quota_stops_no_other_call(
     provider.script(*[openai_error(429, code="rate_limit_exceeded", message=TOO_LARGE)] * 2)
     refused = chat(workers.one)
     assert (refused.status_code, refused.json["code"]) == (400, "request_too_large")
-    told = workers.one.post("/v1/chat/completions", json=body)
-    assert (told.status_code, told.json["error"]["code"]) == (400, "request_too_large")
-    for answer in (refused, told):
+    by_sdk = workers.one.post("/v1/chat/completions", json=body)
+    assert (by_sdk.status_code, by_sdk.json["error"]["code"]) == (
+        400,
+        "request_too_large",
+    )
+    for answer in (refused, by_sdk):
         assert "Retry-After" not in answer.headers
         assert "organization" not in answer.text
     assert len(provider.calls) == 2
@@ -285,9 +288,9 @@ def test_a_connect_timeout_is_retried(
     vendor: Vendor, cause: httpx2.TimeoutException, kind: str
 ) -> None:
     """The SDKs raise a timeout for both; only a provider that has read the prompt can bill it."""
-    with pytest.raises(ProviderError) as told, provider_errors(vendor):
+    with pytest.raises(ProviderError) as quota_headers, provider_errors(vendor):
         raise vendor.sdk.APITimeoutError(httpx2.Request("POST", "http://x/")) from cause
-    assert told.value.kind == kind
+    assert quota_headers.value.kind == kind
 
 
 # -- learned quotas ----------------------------------------------------------------------------
@@ -299,7 +302,7 @@ def test_a_used_up_quota_is_respected(
 ) -> None:
     """An answer reports that nothing is left: the other worker's client gets a wait, and OpenAI is
     not called."""
-    headers = told(**{unit: (60, 0, "60s")})
+    headers = quota_headers(**{unit: (60, 0, "60s")})
     provider.script(Answer(200, openai_body(), headers))
     assert chat(workers.one).status_code == 200
     denied = chat(workers.other)
@@ -310,7 +313,7 @@ def test_a_used_up_quota_is_respected(
 
 def test_the_rest_of_a_quota_can_be_used(workers: Workers, provider: ProviderServer) -> None:
     """Two of sixty are left: two calls pass, at either worker, and the third waits."""
-    provider.script(Answer(200, openai_body(), told(requests=(60, 2, "58s"))))
+    provider.script(Answer(200, openai_body(), quota_headers(requests=(60, 2, "58s"))))
     answers = [chat(client).status_code for client in (workers.one, workers.other, workers.one)]
     assert answers == [200, 200, 200]
     assert chat(workers.other).status_code == 503
