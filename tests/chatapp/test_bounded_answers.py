@@ -127,7 +127,7 @@ OPUS, LUNA = "claude-opus-5", "gpt-5.6-luna"
         # A tier that this model has no multiple for: the highest of all models'.
         (LUNA, Usage(1_000, 100, tiers=("fast",)), 1_920),
         ("claude-new-7", Usage(1_000_000, 0, tiers=("us",)), 165_000_000),
-        # One that no model has is none.
+        # A tier that no model has is standard.
         (LUNA, Usage(1_000, 100, tiers=("on_demand",)), 320),
         ("claude-sonnet-4-5", Usage(200_001, 100), 1_202_256),
     ],

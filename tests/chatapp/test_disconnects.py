@@ -66,7 +66,7 @@ def test_a_disconnect_is_noticed_in_silence(
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
     assert call.usage is not None
     # Anthropic has reported the input by then; OpenAI reports nothing before the end, and may have
-    # reasoned where nobody sees it: the hold is charged.
+    # reasoned without output: the hold is charged.
     assert call.usage.input_tokens == (call.estimated_input_tokens if openai else 23)
     # The first delta may have come before the client left, or not: then the stream was silent.
     held = call.estimated_output_tokens

@@ -205,7 +205,7 @@ def test_a_fallback_has_a_separate_estimate(choosy: Workers, provider: ProviderS
     assert {call.slug for call in (asked, in_flight, at_once)} == {ANTHROPIC}
     expected = asked.estimated_input_tokens
     assert in_flight.estimated_input_tokens == at_once.estimated_input_tokens == expected
-    assert other.estimated_input_tokens < expected  # or this could not tell
+    assert other.estimated_input_tokens < expected  # else the test proves nothing
 
 
 def test_a_dated_name_has_the_fallback_of_its_family(

@@ -29,7 +29,7 @@ from tests.e2e.billing_provider import BilledCall, BillingProvider
 from tests.servers import eventually
 
 MICRO = 1_000_000
-#: No test spends so much: what is left of it tells exactly what a caller was charged.
+#: More than any test spends: the rest of it is exactly what a caller was not charged.
 MONTH_USD = 1_000_000
 DOLLARS_OF_ALL_TIME = "usd-month"
 #: What is charged of received output is exact here; prompts are estimated.

@@ -27,7 +27,7 @@ from tests.servers import eventually
 pytestmark = pytest.mark.slow
 
 STREAMS = 50
-# Longer than fifty streams take to begin: the lease of one that stands still is not renewed.
+# Longer than fifty streams take to begin, because a silent stream does not renew its lease.
 LEASE_S = 10
 BOOT_S = 20  # a new worker on a busy machine
 ASKED = {"message": "ping", "model": "gpt-5.4-mini", "stream": True}

@@ -167,7 +167,7 @@ def test_without_accounts_it_is_about_the_address(make_app: AppMaker) -> None:
     shown = usage(client)
     assert (shown["user"], shown["plan"]) == (None, "starter")
     assert limits(client)["user"]["remaining"] == 9
-    assert client.get("/usage?user_id=bob").json["user"] is None  # nobody asks about another
+    assert client.get("/usage?user_id=bob").json["user"] is None  # no user sees another
 
 
 def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str) -> None:
