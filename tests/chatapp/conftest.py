@@ -24,7 +24,7 @@ from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 
 OURS = ("DATABASE_URL", "CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
-# A PostgreSQL to test with too; what is in it is dropped.
+# A PostgreSQL for tests; its tables are dropped.
 SERVER_URL = os.environ.get("DATABASE_URL_TEST")
 AppMaker = Callable[..., Flask]
 
@@ -36,18 +36,18 @@ def replace_services(app: Flask, **changed: object) -> None:
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting, no key and no database of whoever runs the tests gets into them."""
+    """Settings, keys and databases of the environment do not affect the tests."""
     for name in os.environ:
         if name.startswith(OURS):
             monkeypatch.delenv(name)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'default.db'}")
-    # A proxy of the machine is none for a server on it.
+    # No proxy for servers on this machine.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with the schema and nothing else, to be copied."""
+    """An empty SQLite file with the schema, to be copied."""
     file = tmp_path_factory.mktemp("database") / "empty.db"
     database = Database(f"sqlite:///{file}")
     migration.upgrade(database)
@@ -57,13 +57,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def database_url(empty_database: Path, tmp_path: Path) -> str:
-    """A database of this test's own, with the schema."""
+    """A new database with the schema."""
     return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'chatapp.db')}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"] if SERVER_URL else ["sqlite"])
 def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Database]:
-    """Each kind of database, empty but for its schema; the server is DATABASE_URL_TEST's."""
+    """Each kind of database, empty except for its schema; the server is DATABASE_URL_TEST's."""
     database = Database(database_url if request.param == "sqlite" else SERVER_URL or "")
     if request.param == "postgresql":
         with database.writing() as connection:
@@ -75,10 +75,10 @@ def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Data
 
 @pytest.fixture
 def make_app(database_url: str) -> Iterator[AppMaker]:
-    """Makes an application on a storage of its own, with these settings besides.
+    """Makes an application on a new storage, with these settings besides.
 
-    All that a test makes have one database. Their connections are closed with the test, and what
-    they tell a storage beside their requests they have told it then: no other test sees it.
+    All applications of a test share a database. When the test ends, they send their statistics to
+    the storage and close their connections, so that no other test is affected.
     """
     made = []
 
@@ -95,7 +95,7 @@ def make_app(database_url: str) -> Iterator[AppMaker]:
 
 @pytest.fixture
 def client(make_app: AppMaker) -> FlaskClient:
-    """A client of an application that is offline."""
+    """A client of an application without providers."""
     return make_app().test_client()
 
 
@@ -112,8 +112,8 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_server.Provid
 
 @pytest.fixture
 def online(provider: provider_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
-    """A client of an application whose providers are `provider`, may take 2 s, and are asked once:
-    what a test has scripted is what happens."""
+    """A client of an application whose providers are `provider`, with a timeout of 2 s and without
+    retries, so that the test's script decides."""
     return make_app(CHATAPP_PROVIDER_TIMEOUT_S=2, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
 
 
@@ -125,7 +125,7 @@ def uri(redis_client: redis.Redis, redis_server: servers.Server) -> str:
 
 @pytest.fixture
 def ledger() -> RecordingLedger:
-    """A ledger to put into an application, and to read afterwards."""
+    """A ledger for an application that a test reads afterwards."""
     return RecordingLedger()
 
 
@@ -133,8 +133,8 @@ def ledger() -> RecordingLedger:
 def served(
     provider: provider_server.ProviderServer, make_app: AppMaker, ledger: RecordingLedger
 ) -> Iterator[str]:
-    """The address of a real server in front of `provider`, which is asked once for a call;
-    `ledger` has its calls."""
+    """The address of a real server in front of `provider`, without retries; `ledger` has its
+    calls."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=5, CHATAPP_PROVIDER_ATTEMPTS=1)
     replace_services(app, ledger=ledger)
     with serving(app) as url:

@@ -1,4 +1,4 @@
-"""Generated requests: what clients, proxies and attackers send, and what nobody would."""
+"""Generated requests, as clients, proxies and attackers send them, and stranger ones."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ QUERIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class OddRequest:
-    """A request; texts are as WSGI has them, each character a byte. ``declared`` is the
-    Content-Length that it claims to have."""
+    """A request; texts are as in WSGI, each character a byte. ``declared`` is the announced
+    Content-Length."""
 
     method: str
     path: str
@@ -198,8 +198,8 @@ class OddRequest:
 
 
 class OddRequests:
-    """Makes requests out of a seed, the same ones each time. ``keys`` are valid API keys that most
-    of the requests bear, if there are any."""
+    """Makes requests from a seed, always the same ones. ``keys`` are valid API keys that most of
+    the requests have."""
 
     def __init__(self, seed: int, keys: Sequence[str] = ()) -> None:
         self._random = random.Random(seed)

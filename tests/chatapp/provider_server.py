@@ -1,9 +1,6 @@
-"""A server on 127.0.0.1 that speaks OpenAI's and Anthropic's protocols, as far as a test says.
-
-It answers every call with a plain success, streamed where it is asked to, until it is told
-otherwise: `script` queues answers, `silence` makes it accept calls and answer none, `think` has it
-take its time. It keeps what it was asked, and notices who hangs up on it.
-"""
+"""A server on 127.0.0.1 that speaks OpenAI's and Anthropic's protocols. It answers every call with
+a plain success, streamed on request, unless a test changes that: `script` queues answers, `silence`
+makes it accept calls and answer none, `think` delays answers. It records calls and disconnects."""
 
 from __future__ import annotations
 
@@ -25,10 +22,8 @@ COUNT_PATH = "/v1/messages/count_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer on the wire; a dict as body is sent as JSON, bytes are sent as they are.
-
-    With a Content-Length of its own and `Connection: close` the body is cut off.
-    """
+    """One answer; a dict as body is sent as JSON, bytes are sent unchanged. With a Content-Length
+    header and `Connection: close` the body is cut off."""
 
     status: int
     body: Mapping[str, object] | bytes
@@ -36,16 +31,16 @@ class Answer:
 
 
 class Wait:
-    """A point of a stream: nothing comes until `go_on`, or until the caller hangs up."""
+    """A pause in a stream, until `go_on` or until the caller disconnects."""
 
 
 class Cut:
-    """A point of a stream: the connection ends, in the middle of the body."""
+    """A point of a stream at which the connection ends, in the middle of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A 200 whose body comes piece by piece."""
+    """A 200 whose body is sent piece by piece."""
 
     pieces: Sequence[bytes | Wait | Cut]
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +48,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that came in; header names in small letters."""
+    """One received call; header names are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -62,7 +57,7 @@ class Call:
 
 
 class ProviderServer:
-    """What a test holds: `url`, `calls`, `script` and `silence`."""
+    """The server of a test: `url`, `calls`, `script` and `silence`."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -78,31 +73,31 @@ class ProviderServer:
         self._drops = 0
 
     def script(self, *answers: Answer | Stream) -> None:
-        """The answers to the next calls, in order."""
+        """Set the answers to the next calls, in order."""
         self._answers.extend(answers)
 
     def silence(self) -> None:
-        """From now on accept calls and answer none of them, until the server stops."""
+        """Accept further calls and answer none of them, until the server stops."""
         self._silent.set()
 
     def drop(self, calls: int) -> None:
-        """Take so many calls and close their connections without an answer."""
+        """Accept that many calls and close their connections without an answer."""
         self._drops = calls
 
     def think(self) -> None:
-        """From now on begin no answer before `go_on`, or until the caller hangs up."""
+        """Begin no further answer before `go_on`, or until the caller disconnects."""
         self._thinks.set()
 
     def go_on(self) -> None:
-        """End the waits of streams."""
+        """End the pauses of streams."""
         self._go_on.set()
 
     def rest(self) -> None:
-        """Let streams wait again."""
+        """Let streams pause again."""
         self._go_on.clear()
 
     def wait(self, connection: socket.socket) -> bool:
-        """Wait for `go_on`; whether it came, and nobody hung up before."""
+        """Wait for `go_on`; True if it came before a disconnect."""
         self.waiting.set()
         readable = select.poll()  # select() fails above 1,024 descriptors
         readable.register(connection, select.POLLIN)
@@ -114,7 +109,7 @@ class ProviderServer:
 
     @property
     def thinks(self) -> bool:
-        """Whether it takes its time before each answer."""
+        """Whether it delays its answers."""
         return self._thinks.is_set()
 
     def stop(self) -> None:
@@ -132,7 +127,7 @@ class ProviderServer:
 
 
 def success(path: str, body: Mapping[str, object]) -> Answer | Stream:
-    """A plain answer in the protocol of that path: the model `body` asks for says “pong”."""
+    """A plain answer in the protocol of that path: the requested model says “pong”."""
     model = body.get("model")
     if path == OPENAI_PATH:
         if body.get("stream"):
@@ -246,7 +241,7 @@ def named(kind: str, **fields: object) -> bytes:
 def openai_error(
     status: int, *, code: str, message: str = "no", headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """An error as OpenAI words it."""
+    """An error in OpenAI's format."""
     error = {"message": message, "type": "requests", "param": None, "code": code}
     return Answer(status, {"error": error}, headers or {})
 
@@ -259,7 +254,7 @@ def anthropic_error(
     error_code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """An error as Anthropic words it."""
+    """An error in Anthropic's format."""
     error: dict[str, object] = {"type": kind, "message": message}
     if error_code:
         error["details"] = {"error_code": error_code}
@@ -321,7 +316,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def running() -> Iterator[ProviderServer]:
-    """A server on a free port, for as long as the block runs."""
+    """A server on a free port, within the block."""
     handler = type("Handler", (_Handler,), {})
     with _Server(("127.0.0.1", 0), handler) as http:
         provider = handler.provider = ProviderServer(http.server_address[1])

@@ -8,7 +8,7 @@ from chatapp.ledger.call import Call
 
 
 class RecordingLedger:
-    """Keeps what it was told; `finished` waits for a number of calls to be over."""
+    """Records calls; `finished` waits until a number of them is over."""
 
     def __init__(self) -> None:
         self.begun: list[Call] = []

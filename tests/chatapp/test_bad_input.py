@@ -1,5 +1,5 @@
-"""Bad and odd input at all three ways to ask: 4xx in the endpoint's own shape, and nothing is
-charged that was not used."""
+"""Invalid and unusual input at all three endpoints: 4xx in the endpoint's format, and only what was
+used is charged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ BILLS = {
 
 
 class Asker:
-    """Alice, who has the plan starter, as Bob has, in front of a provider that answers."""
+    """Alice, on the plan starter, as Bob is, in front of a provider that answers."""
 
     def __init__(self, make_app: AppMaker, accounts: Accounts) -> None:
         self.accounts = accounts
@@ -71,7 +71,7 @@ class Asker:
         self._client = app.test_client()
 
     def new_key(self, user: str, *, expires_at: datetime | None = None) -> PresentedKey:
-        """A key of that user, who has the plan starter."""
+        """A key of that user, on the plan starter."""
         return self.accounts.create_key(
             user, plan=None, default_plan="starter", expires_at=expires_at
         )
@@ -84,8 +84,8 @@ class Asker:
         query: str = "",
         **environ: str,
     ) -> TestResponse:
-        """A sound body but for these fields, its answer read to the end. The environment is what a
-        server makes of headers, which the test client would not send."""
+        """A valid body except for these fields; its answer is read to the end. The environment is a
+        server's version of headers that the test client would not send."""
         body = {**BODIES[path], **fields}
         with self._client.post(
             path + query,
@@ -96,7 +96,8 @@ class Asker:
         return response
 
     def left(self, key: PresentedKey | None = None) -> dict[str, float]:
-        """What the owner has left of each limit, but those of the edge, which count this, too."""
+        """The rest of each of the owner's limits, without those of the edge, which count this
+        request, too."""
         environ = {"HTTP_X_API_KEY": (key or self.key).text, "REMOTE_ADDR": "203.0.113.1"}
         limits = self._client.get("/usage", environ_overrides=environ).json["limits"]
         return {limit["name"]: limit["remaining"] for limit in limits if limit["name"] not in EDGE}
@@ -108,7 +109,7 @@ def asker(make_app: AppMaker, provider: ProviderServer, database_url: str) -> As
 
 
 def code_of(path: str, response: TestResponse) -> str:
-    """The error's code; it is in the shape of the endpoint and a sentence."""
+    """The error's code; the error has the endpoint's format and a sentence."""
     body: Any = response.json
     if path == CHAT_PATH:
         assert set(body) == {"error", "code"}
@@ -127,7 +128,7 @@ def code_of(path: str, response: TestResponse) -> str:
 
 @dataclass(frozen=True)
 class Refused:
-    """A request that is not answered: where, what is odd in it, and what is told."""
+    """A request that is refused: its endpoint, its mistake, and the expected error."""
 
     path: str
     fields: Mapping[str, object]
@@ -138,7 +139,7 @@ class Refused:
 
 
 def in_a_vendors_protocol(vendor: str, path: str) -> dict[str, Refused]:
-    """What neither of the two endpoints takes."""
+    """Mistakes at both vendors' endpoints."""
     cases: dict[str, tuple[Mapping[str, object], int, str]] = {
         "34 MB": ({"messages": said("a" * 34_000_000)}, 413, "body_too_large"),
         "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
@@ -187,8 +188,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_costs_nothing(asker: Asker, provider: ProviderServer, name: str) -> None:
-    """Nobody is asked, nothing is in the ledger, and no limit but the address's has counted it."""
+def test_a_refused_request_costs_nothing(asker: Asker, provider: ProviderServer, name: str) -> None:
+    """The provider is not called, the ledger has no row, and only the address is charged."""
     case = REFUSED[name]
     before = asker.left()
     response = asker.ask(case.path, case.fields, query=case.query, **case.environ)
@@ -261,11 +262,11 @@ ANSWERED: dict[str, tuple[str, dict[str, object]]] = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("name", ANSWERED)
-def test_what_is_merely_odd_costs_what_it_used(
+def test_an_unusual_request_costs_what_it_used(
     asker: Asker, provider: ProviderServer, name: str, stream: bool
 ) -> None:
-    """The provider gets it as it is, its bill is charged to the micro-dollar, once, and to the
-    key's owner, whomever the body names."""
+    """The provider gets it unchanged. Its bill is charged to the micro-dollar, once, to the key's
+    owner, whichever user the body names."""
     path, fields = ANSWERED[name]
     before, bobs = asker.left(), asker.left(asker.bobs_key)
     response = asker.ask(path, {**fields, "stream": stream})
@@ -295,9 +296,9 @@ def test_what_is_merely_odd_costs_what_it_used(
 
 
 @pytest.mark.parametrize(("path", "choices"), [(OPENAI_PATH, 3), (ANTHROPIC_PATH, 1)])
-def test_choices_are_openais(asker: Asker, path: str, choices: int) -> None:
-    """Three answers are expected of a body with an `n` of three where that means three answers;
-    in Anthropic's API it means nothing, and is expected to cost nothing."""
+def test_only_openai_has_choices(asker: Asker, path: str, choices: int) -> None:
+    """An `n` of three is estimated as three answers. In Anthropic's API `n` has no effect, and
+    costs nothing."""
     long = {"max_tokens": 1_000_000}
     assert asker.ask(path, long).status_code == 200
     assert asker.ask(path, {**long, "n": 3}).status_code == 200
@@ -307,27 +308,27 @@ def test_choices_are_openais(asker: Asker, path: str, choices: int) -> None:
 
 
 @pytest.mark.parametrize("n", [0, -5, True, 10**40, 1.5, SQL])
-def test_what_is_no_number_of_choices_to_anthropic_is_one_answer(asker: Asker, n: object) -> None:
-    """Whatever stands there: it is handed on, and Anthropic is the one to mind it."""
+def test_any_n_is_one_answer_to_anthropic(asker: Asker, n: object) -> None:
+    """It is forwarded, and Anthropic may reject it."""
     assert asker.ask(ANTHROPIC_PATH, {"n": n, "max_tokens": 1_000_000}).status_code == 200
     assert asker.ask(ANTHROPIC_PATH, {"max_tokens": 1_000_000}).status_code == 200
     odd, one = asker.ledger.begun
     assert odd.estimated_output_tokens == one.estimated_output_tokens
 
 
-def test_no_max_tokens_is_no_bound_of_ours(asker: Asker, provider: ProviderServer) -> None:
-    """OpenAI's own default applies: nothing is written into the caller's body."""
+def test_a_body_without_max_tokens_is_unchanged(asker: Asker, provider: ProviderServer) -> None:
+    """OpenAI's own default applies."""
     assert asker.ask(OPENAI_PATH).status_code == 200
     assert provider.calls[0].body == BODIES[OPENAI_PATH]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("path", PATHS)
-def test_what_the_provider_refuses_costs_a_call(
+def test_a_call_that_the_provider_rejects_is_counted(
     asker: Asker, provider: ProviderServer, path: str, stream: bool
 ) -> None:
-    """A prompt that is too long for the model, say: it has generated nothing, and bills nothing.
-    But it was asked: who sends a thousand of them uses up the provider's quota for all others."""
+    """Such as a prompt that is too long for the model: nothing is generated and billed, but a
+    thousand of them would use up the provider's quota for all users."""
     before = asker.left()
     provider.script(
         anthropic_error(400, kind="invalid_request_error")
@@ -368,10 +369,11 @@ BAD_KEYS: dict[str, Callable[[Asker], str]] = {
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", BAD_KEYS)
-def test_a_key_that_is_no_good_costs_its_owner_nothing(
+def test_an_invalid_key_costs_its_owner_nothing(
     asker: Asker, provider: ProviderServer, name: str, path: str
 ) -> None:
-    """401 in the endpoint's shape; neither the provider, the ledger nor Alice's limits see it."""
+    """401 in the endpoint's format; neither the provider nor the ledger nor Alice's limits are
+    touched."""
     shown = BAD_KEYS[name](asker)
     before = asker.left()
     response = asker.ask(path, HTTP_X_API_KEY=shown)
@@ -386,10 +388,10 @@ def test_a_key_that_is_no_good_costs_its_owner_nothing(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [OPENAI_PATH, ANTHROPIC_PATH])
-def test_the_offline_model_takes_a_lone_surrogate(
+def test_the_offline_model_accepts_a_lone_surrogate(
     make_app: AppMaker, path: str, stream: bool
 ) -> None:
-    """It is handed on to a provider, so it is no mistake here either."""
+    """It is forwarded to providers, so it is accepted here, too."""
     fields = {**BODIES[path], "model": "offline", "messages": said("a\ud800b"), "stream": stream}
     answer = make_app().test_client().post(path, json=fields)
     assert answer.status_code == 200

@@ -1,5 +1,5 @@
-"""An answer is bounded by what the caller's budget pays, and every price a caller can choose is
-seen by it."""
+"""An answer is bounded by what the caller's budget pays, and every price that a caller can choose
+is counted."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def ask(client: FlaskClient, path: str, body: dict[str, object]) -> Any:
         ({"n": 2}, {"max_completion_tokens": PAID // 2}),
     ],
 )
-def test_a_dear_answer_is_bounded_by_the_budget(
+def test_an_expensive_answer_is_bounded_by_the_budget(
     online: FlaskClient,
     provider: ProviderServer,
     sent: dict[str, object],
     asked: dict[str, object],
     stream: bool,
 ) -> None:
-    """The provider is told what the rest of the hour's two dollars pays, where the caller asked for
-    more or said nothing."""
+    """The request to the provider has the bound that the rest of the hour's two dollars pays, if
+    the caller set a higher one or none."""
     response = ask(online, "/v1/chat/completions", {"model": DEAR, "stream": stream, **sent})
     assert response.status_code == 200
     [call] = provider.calls
@@ -64,10 +64,10 @@ def test_a_dear_answer_is_bounded_by_the_budget(
     assert 3_000 < PAID < 3_334
 
 
-def test_what_the_budget_pays_is_passed_on_byte_for_byte(
+def test_a_request_within_the_budget_is_unchanged(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """A model whose longest answer the budget pays is told nothing, and the bytes stay as sent."""
+    """The bytes stay the same if the budget pays the model's longest answer."""
     raw = b'{"model":"gpt-4o-mini",  "messages":[{"role":"user","content":"p\\u0069ng"}]}'
     content = {"Content-Type": "application/json"}
     assert online.post("/v1/chat/completions", data=raw, headers=content).status_code == 200
@@ -77,7 +77,8 @@ def test_what_the_budget_pays_is_passed_on_byte_for_byte(
 def test_anthropics_bound_leaves_room_for_an_answer(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """`max_tokens` is lowered, and thinking with it: Anthropic refuses a budget above the bound."""
+    """`max_tokens` is lowered together with the thinking budget: Anthropic rejects a budget above
+    the bound."""
     body = {"model": "claude-fable-5", "max_tokens": 100_000}
     assert ask(online, "/v1/messages", body).status_code == 200
     paid = provider.calls[-1].body["max_tokens"]
@@ -96,8 +97,7 @@ def test_anthropics_bound_leaves_room_for_an_answer(
 def test_parallel_calls_without_a_bound_cannot_spend_a_multiple(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """Each next bound is smaller by what is held; what was generated beyond is debt, and the next
-    call waits."""
+    """Each further bound is lower by what is held; an excess is debt, and the next call waits."""
     long = openai_body(model=DEAR)
     usage = {"prompt_tokens": 8, "completion_tokens": PAID, "total_tokens": PAID + 8}
     provider.script(Answer(200, {**long, "usage": usage}))
@@ -127,12 +127,12 @@ OPUS, LUNA = "claude-opus-5", "gpt-5.6-luna"
         # A tier that this model has no multiple for: the highest of all models'.
         (LUNA, Usage(1_000, 100, tiers=("fast",)), 1_920),
         ("claude-new-7", Usage(1_000_000, 0, tiers=("us",)), 165_000_000),
-        # One that no model has is none.
+        # A tier that no model has is standard.
         (LUNA, Usage(1_000, 100, tiers=("on_demand",)), 320),
         ("claude-sonnet-4-5", Usage(200_001, 100), 1_202_256),
     ],
 )
-def test_what_a_caller_chooses_is_priced(slug: str, usage: Usage, micro_usd: int) -> None:
+def test_every_option_with_a_price_is_charged(slug: str, usage: Usage, micro_usd: int) -> None:
     """Tiers and speeds, one-hour cache writes, web searches, long context."""
     assert CATALOGUE.price(slug, usage) == micro_usd
 
@@ -141,8 +141,8 @@ def test_what_a_caller_chooses_is_priced(slug: str, usage: Usage, micro_usd: int
 @pytest.mark.parametrize(
     ("slug", "tiers"), [(DEAR, ()), (OPUS, ("fast", "us")), ("gpt-5.4", ()), ("gpt-99", ())]
 )
-def test_what_an_amount_pays_is_exact(slug: str, tiers: tuple[str, ...], amount: int) -> None:
-    """To the token: the output that is paid fits, and one token more does not."""
+def test_the_output_for_an_amount_is_exact(slug: str, tiers: tuple[str, ...], amount: int) -> None:
+    """It costs at most the amount, and one token more would cost more."""
     prompt = Usage(40, 0, tiers=tiers)
     paid = CATALOGUE.output_tokens_for(amount, slug, prompt)
     assert paid > 0
@@ -152,7 +152,8 @@ def test_what_an_amount_pays_is_exact(slug: str, tiers: tuple[str, ...], amount:
 
 
 def test_every_entry_of_the_catalogue_is_consistent() -> None:
-    """A price of long contexts begins below the context; an answer is not longer than it."""
+    """A long context's price begins below the context, and an answer is not longer than the
+    context."""
     for slug, context in CATALOGUE.context_tokens.items():
         tariff = CATALOGUE.tariffs.get(slug)
         assert tariff is None or tariff.long is None or tariff.long.over < context, slug
@@ -199,14 +200,14 @@ def test_every_entry_of_the_catalogue_is_consistent() -> None:
         ("/v1/chat/completions", {"model": LUNA, "modalities": ["text", "audio"]}, "modalities"),
     ],
 )
-def test_what_has_no_price_is_refused(
+def test_a_field_without_a_price_is_refused(
     online: FlaskClient,
     provider: ProviderServer,
     path: str,
     fields: dict[str, object],
     param: str | None,
 ) -> None:
-    """By name, in the vendor's format, before anything is charged or asked."""
+    """By name, in the vendor's format, before anything is charged or sent."""
     response = ask(online, path, {"max_tokens": 10, **fields})
     assert response.status_code == 400
     assert (
@@ -232,17 +233,17 @@ def test_what_has_no_price_is_refused(
         ("/v1/chat/completions", {"model": "gpt-5-mini", "service_tier": "flex"}),
     ],
 )
-def test_what_has_a_price_is_passed_on(
+def test_a_field_with_a_price_is_forwarded(
     online: FlaskClient, provider: ProviderServer, path: str, fields: dict[str, object]
 ) -> None:
-    """As the caller wrote it."""
+    """Unchanged."""
     assert ask(online, path, {"max_tokens": 10, **fields}).status_code == 200
     assert {name: provider.calls[0].body[name] for name in fields} == fields
 
 
 def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: ProviderServer) -> None:
-    """Not the one that was asked for: a call in a tier that has no room is served as a standard
-    one, and a project may have a tier of its own."""
+    """Not the requested one: a call in a tier without capacity is served as a standard one, and a
+    project may have another default."""
     body = {"model": LUNA, "max_tokens": 10, "service_tier": "priority"}
     standard = CATALOGUE.price(LUNA, Usage(12, 5, cached_input_tokens=8))
     priority = CATALOGUE.price(LUNA, Usage(12, 5, cached_input_tokens=8, tiers=("priority",)))
@@ -260,8 +261,8 @@ def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: Provi
     assert round((before - left(online)["usd-day"]) * 1e6) == priority
 
 
-def test_anthropics_bill_is_read_whole(online: FlaskClient, provider: ProviderServer) -> None:
-    """Speed, place, writes for an hour, searches, and what it took to compact the context."""
+def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: ProviderServer) -> None:
+    """Speed, region, one-hour writes, searches, and the compaction of the context."""
     usage = {
         "input_tokens": 100,
         "output_tokens": 10,
@@ -297,19 +298,19 @@ def test_anthropics_bill_is_read_whole(online: FlaskClient, provider: ProviderSe
 @pytest.mark.parametrize(
     "odd", [None, [], "x", 3, {}, {"type": 3}, [None], [3], [{"type": []}], [[]]], ids=repr
 )
-def test_odd_fields_do_not_raise(odd: object) -> None:
-    """Whatever JSON holds: it is refused, or left to the provider."""
+def test_invalid_fields_do_not_raise(odd: object) -> None:
+    """Any JSON is refused or left to the provider."""
     for extras in (openai_extras, anthropic_extras):
         names = ("tools", "messages", "thinking", "speed", "inference_geo", "service_tier")
         for name in (*names, "modalities", "container", "audio"):
             extras({name: odd})
 
 
-def test_after_a_call_without_a_bill_no_cost_goes_unseen(
+def test_after_a_call_without_a_bill_every_cost_is_counted(
     make_app: AppMaker, provider: ProviderServer, redis_client: Any, redis_server: Any
 ) -> None:
-    """For an hour, in every worker: up to half of what the budget has left is held for each next
-    call and bounds its answer, so that what is not reported is charged all the same."""
+    """For an hour, in every worker, up to half of the remaining budget is held for each call and
+    bounds its answer, so that unreported usage is charged."""
     config = {"CHATAPP_PROVIDER_TIMEOUT_S": 0.5, "RATELIMIT_STORAGE_URI": redis_server.uri}
     one, other = (make_app(**config).test_client() for _ in range(2))
     path, body = "/v1/chat/completions", {"model": DEAR}
@@ -325,10 +326,10 @@ def test_after_a_call_without_a_bill_no_cost_goes_unseen(
     assert bounds == [PAID, pytest.approx(half, abs=2)]
 
 
-def test_a_reported_call_releases_what_was_held_of_it(
+def test_a_reported_call_releases_its_reservation(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """A caller who has stopped one stream is not kept from the next calls."""
+    """A caller who has stopped one stream is not kept from further calls."""
     limiter = services_of(online.application).limiter
     with online.application.app_context():
         limiter.block("unbilled", "ip:127.0.0.1")
@@ -340,10 +341,10 @@ def test_a_reported_call_releases_what_was_held_of_it(
     assert provider.calls[0].body["max_completion_tokens"] == 16_384
 
 
-def test_a_tier_that_is_not_reported_is_billed_as_it_was_asked_for(
+def test_an_unreported_tier_is_billed_as_requested(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """An answer that does not say how it was served."""
+    """If the answer does not name the served one."""
     body = {"model": LUNA, "max_tokens": 10, "service_tier": "priority"}
     before = left(online)["usd-day"]
     assert ask(online, "/v1/chat/completions", body).status_code == 200
@@ -351,10 +352,8 @@ def test_a_tier_that_is_not_reported_is_billed_as_it_was_asked_for(
     assert round((before - left(online)["usd-day"]) * 1e6) == billed
 
 
-def test_what_is_held_more_of_a_caller_is_dollars_alone(
-    online: FlaskClient, provider: ProviderServer
-) -> None:
-    """Not the tokens of its pace, nor what is usual of its key: three agents at once go on."""
+def test_only_more_dollars_are_held(online: FlaskClient, provider: ProviderServer) -> None:
+    """Not tokens, and not the usual spending of the key: three agents at once continue."""
     limiter = services_of(online.application).limiter
     with online.application.app_context():
         limiter.block("unbilled", "ip:127.0.0.1")
@@ -366,10 +365,10 @@ def test_what_is_held_more_of_a_caller_is_dollars_alone(
     assert 0.08 < before["usd-hour"] - after["usd-hour"] < 0.09
 
 
-def test_a_model_that_is_not_listed_is_bounded_by_what_models_can_generate(
+def test_the_answer_of_an_unlisted_model_is_bounded(
     make_app: AppMaker, provider: ProviderServer, tmp_path: Any
 ) -> None:
-    """What it can generate is not known: a large budget does not leave its answer unbounded."""
+    """By the most that any model can generate, even with a large budget."""
     config = {"CHATAPP_PLANS": {"ada": "team"}}
     client = make_app(**config).test_client()
     model = CATALOGUE.model("gpt-99", "openai")

@@ -1,4 +1,4 @@
-"""A provider's cookies belong to nobody: one client serves every caller."""
+"""A provider's cookies are dropped, because one HTTP client serves every caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COOKIES = ["session=ada; Path=/", "caf\u00e9=\u00fc; Path=/", "a=b; Domain=127.0
 def test_a_cookie_is_not_sent_with_the_next_call(
     provider: ProviderServer, make_app: AppMaker, path: str, cookie: str, status: int
 ) -> None:
-    """Nor does one that is not ASCII spoil every later call."""
+    """A cookie that is not ASCII does not break later calls."""
     client = make_app(CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
     asked = "/v1/messages" if path == ANTHROPIC_PATH else "/v1/chat/completions"
     plain = success(asked, BODIES[path])

@@ -1,4 +1,4 @@
-"""create_app: what it chooses, what it refuses, what it says."""
+"""create_app: what it chooses, rejects and logs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ratelimit_ext import ConfigurationError
 from tests.chatapp.conftest import AppMaker
 
 
-def test_the_start_says_that_users_can_be_spoofed(
+def test_the_start_logs_that_users_can_be_forged(
     make_app: AppMaker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, where an operator looks."""
+    """Once."""
     with caplog.at_level(logging.WARNING):
         make_app()
     assert caplog.messages == [SPOOFING_WARNING]
@@ -27,7 +27,7 @@ def test_the_start_says_that_users_can_be_spoofed(
 
 
 def test_a_default_model_without_its_key_stops_the_start(make_app: AppMaker) -> None:
-    """Not the first request finds it out."""
+    """It is not left to the first request."""
     with pytest.raises(SettingsError, match=r"CHATAPP_DEFAULT_MODEL.*OPENAI_API_KEY"):
         make_app(CHATAPP_DEFAULT_MODEL="gpt-4o")
 
@@ -38,7 +38,7 @@ def test_a_default_model_that_is_unknown_stops_the_start(make_app: AppMaker) -> 
         make_app(CHATAPP_DEFAULT_MODEL="llama")
 
 
-def test_the_environment_counts_and_the_argument_counts_more(
+def test_the_argument_overrides_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Operators set variables, tests pass a mapping."""
@@ -59,7 +59,7 @@ def test_a_plan_that_the_policy_lacks_stops_the_start(make_app: AppMaker, tmp_pa
         make_app(RATELIMIT_POLICY_FILE=str(policy))
 
 
-def test_a_policy_for_a_blueprint_that_is_not_there_stops_the_start(
+def test_a_policy_for_an_unknown_blueprint_stops_the_start(
     make_app: AppMaker, tmp_path: Path
 ) -> None:
     """A limit on a misspelt name would protect nothing."""
@@ -80,7 +80,7 @@ def test_a_policy_for_a_blueprint_that_is_not_there_stops_the_start(
 def test_a_policy_that_cannot_be_read_stops_the_start(
     make_app: AppMaker, tmp_path: Path, text: str | None, says: str
 ) -> None:
-    """As a sentence, and not as the error of whatever failed."""
+    """With a message of its own instead of the system's exception."""
     policy = tmp_path / "policy.toml"
     if text is not None:
         policy.write_text(text)
@@ -88,7 +88,7 @@ def test_a_policy_that_cannot_be_read_stops_the_start(
         make_app(RATELIMIT_POLICY_FILE=str(policy))
 
 
-def test_a_storage_that_is_none_stops_the_start(make_app: AppMaker) -> None:
+def test_an_invalid_storage_stops_the_start(make_app: AppMaker) -> None:
     """With the setting's name, and without a password."""
     with pytest.raises(SettingsError, match=r"RATELIMIT_STORAGE_URI.*'radish'") as caught:
         make_app(RATELIMIT_STORAGE_URI="radish://chat:swordfish@localhost")
@@ -98,7 +98,7 @@ def test_a_storage_that_is_none_stops_the_start(make_app: AppMaker) -> None:
 
 
 def test_two_apps_share_no_state(make_app: AppMaker) -> None:
-    """What one app has counted, another on its own storage has not."""
+    """Two applications with different storages count separately."""
     first, second = make_app().test_client(), make_app().test_client()
     statuses = [first.post("/chat", json={"message": "hi", "user_id": "u"}) for _ in range(11)]
     assert statuses[-1].status_code == 429
@@ -106,7 +106,7 @@ def test_two_apps_share_no_state(make_app: AppMaker) -> None:
 
 
 def test_the_packaged_models_load() -> None:
-    """What is shipped can be started with."""
+    """The packaged file is valid."""
     assert catalogue.load().defaults["offline"] == "offline"
 
 
@@ -127,10 +127,10 @@ def test_a_database_that_cannot_be_used_stops_the_start(
     assert "swordfish" not in str(caught.value)
 
 
-def test_who_has_keys_is_not_warned_of_user_ids(
+def test_with_keys_there_is_no_warning(
     make_app: AppMaker, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning is for those whom it concerns."""
+    """User ids cannot be forged then."""
     Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
     with caplog.at_level(logging.WARNING):
         make_app()

@@ -1,4 +1,4 @@
-"""Another model answers where the one that was asked for has no room."""
+"""A fallback answers for an overloaded model."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ UPSTREAM = {OPENAI: f"openai/{OPENAI}", ANTHROPIC: f"anthropic/{ANTHROPIC}"}
 
 @pytest.fixture
 def choosy(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
-    """Workers whose models have another to fall back to."""
+    """Workers whose models have fallbacks."""
     fallbacks = {OPENAI: ANTHROPIC, ANTHROPIC: SMALLER}
     return Workers(make_app, uri, CHATAPP_FALLBACK_MODELS=fallbacks)
 
 
-def test_a_second_choice_answers_in_its_place(choosy: Workers, provider: ProviderServer) -> None:
-    """At the refusal, and from then on without asking the first; billed and counted as what it is,
-    in the ledger under both names."""
+def test_a_fallback_answers_for_an_overloaded_model(
+    choosy: Workers, provider: ProviderServer
+) -> None:
+    """At the refusal, and from then on without calling the first model. It is billed and counted as
+    itself, and is in the ledger under both names."""
     provider.script(busy("7"))
     first = chat(choosy.one)
     assert (first.status_code, first.json["model"]) == (200, ANTHROPIC)
@@ -64,10 +66,10 @@ def test_a_second_choice_answers_in_its_place(choosy: Workers, provider: Provide
     assert remaining["plan"] == 98
 
 
-def test_the_ledger_agrees_with_a_second_choice(
+def test_the_ledger_has_the_fallbacks_price(
     make_app: AppMaker, provider: ProviderServer, uri: str
 ) -> None:
-    """The database has the call under the model that answered, and its price."""
+    """The database has the call under the model that answered."""
     fallbacks = {OPENAI: ANTHROPIC}
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_FALLBACK_MODELS=fallbacks)
     provider.script(busy("7"))
@@ -78,8 +80,8 @@ def test_the_ledger_agrees_with_a_second_choice(
     assert "limits of 1 user compared; 0 problems" in checked.output
 
 
-def test_a_second_choice_has_none_of_its_own(choosy: Workers, provider: ProviderServer) -> None:
-    """Where both cool down the caller is told, and nobody is asked a third."""
+def test_a_fallback_has_no_fallback(choosy: Workers, provider: ProviderServer) -> None:
+    """If both models cool down, the client gets an error, and no third model is called."""
     provider.script(busy("7"), anthropic_error(529, kind="overloaded_error"))
     assert chat(choosy.one).status_code == 503
     assert chat(choosy.other).status_code == 503
@@ -89,7 +91,7 @@ def test_a_second_choice_has_none_of_its_own(choosy: Workers, provider: Provider
 def test_a_vendors_endpoint_falls_back_within_its_protocol(
     make_app: AppMaker, provider: ProviderServer, uri: str
 ) -> None:
-    """The body is handed on with another model's name in it, and nothing else changed."""
+    """The body is forwarded with another model's name, otherwise unchanged."""
     workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: SMALLER})
     provider.script(busy("7"))
     body = {"model": OPENAI, "messages": MESSAGES, "seed": 7}
@@ -104,7 +106,7 @@ def test_a_vendors_endpoint_falls_back_within_its_protocol(
 
 
 def test_no_request_is_translated(choosy: Workers, provider: ProviderServer) -> None:
-    """At OpenAI's endpoint a second choice of Anthropic's is none."""
+    """At OpenAI's endpoint a model of Anthropic is no fallback."""
     provider.script(busy("7"))
     body = {"model": OPENAI, "messages": MESSAGES}
     assert choosy.one.post("/v1/chat/completions", json=body).status_code == 503
@@ -112,10 +114,8 @@ def test_no_request_is_translated(choosy: Workers, provider: ProviderServer) -> 
     assert len(provider.calls) == 1
 
 
-def test_a_second_choice_is_no_way_around_a_block(
-    choosy: Workers, provider: ProviderServer
-) -> None:
-    """What an operator has switched off stays off."""
+def test_a_blocked_fallback_is_not_called(choosy: Workers, provider: ProviderServer) -> None:
+    """An operator's block applies to it."""
     app = choosy.one.application
     with app.app_context():
         services_of(app).limiter.block("blocked-model", OPENAI, reason="closed")
@@ -130,8 +130,10 @@ def block(workers: Workers, name: str, model: str, **more: Any) -> None:
         assert services_of(app).limiter.block(name, model, **more)
 
 
-def test_no_block_is_gone_around_in_flight(choosy: Workers, provider: ProviderServer) -> None:
-    """The model is refused at its provider, and its second choice was switched off."""
+def test_a_blocked_fallback_is_not_called_in_flight(
+    choosy: Workers, provider: ProviderServer
+) -> None:
+    """The provider refuses the requested model, and the fallback is blocked."""
     block(choosy, "blocked-model", ANTHROPIC, reason="closed")
     provider.script(busy("7"))
     refused = chat(choosy.one)
@@ -140,7 +142,7 @@ def test_no_block_is_gone_around_in_flight(choosy: Workers, provider: ProviderSe
     assert len(provider.calls) == 1
 
 
-def test_a_second_choice_in_flight_is_counted_for_its_model(
+def test_a_fallback_in_flight_is_counted_for_its_model(
     choosy: Workers, provider: ProviderServer
 ) -> None:
     """By the limit that all callers of that model share."""
@@ -157,10 +159,11 @@ def test_a_second_choice_in_flight_is_counted_for_its_model(
     ],
     ids=["switched off", "paused for longer"],
 )
-def test_who_is_refused_is_told_of_what_was_asked_for(
+def test_a_refusal_names_the_requested_model(
     choosy: Workers, provider: ProviderServer, name: str, words: dict[str, Any]
 ) -> None:
-    """Whatever keeps the second choice from answering, the first is back in three seconds."""
+    """Whatever keeps the fallback from answering, the wait is the requested model's three
+    seconds."""
     block(choosy, "provider", UPSTREAM[OPENAI], for_s=3, reason="overloaded")
     block(choosy, name, UPSTREAM[ANTHROPIC] if name == "provider" else ANTHROPIC, **words)
     refused = chat(choosy.other)
@@ -170,19 +173,15 @@ def test_who_is_refused_is_told_of_what_was_asked_for(
     assert provider.calls == []
 
 
-def test_of_two_that_lack_room_the_first_to_have_some_is_told(
-    choosy: Workers, provider: ProviderServer
-) -> None:
-    """To come again is worth it when either may answer."""
+def test_the_wait_is_the_shorter_of_both_models(choosy: Workers, provider: ProviderServer) -> None:
+    """A retry is useful when either can answer."""
     block(choosy, "provider", UPSTREAM[OPENAI], for_s=3000, reason="overloaded")
     block(choosy, "provider", UPSTREAM[ANTHROPIC], for_s=3, reason="overloaded")
     assert chat(choosy.other).headers["Retry-After"] == "3"
 
 
-def test_a_second_choice_is_asked_once(
-    make_app: AppMaker, provider: ProviderServer, uri: str
-) -> None:
-    """However many attempts there are for the first; what is told is the first one's wait."""
+def test_a_fallback_is_called_once(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
+    """However many attempts the first model has; the client gets the first model's wait."""
     fallbacks = {OPENAI: ANTHROPIC}
     workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS=fallbacks, CHATAPP_PROVIDER_ATTEMPTS=5)
     soon = anthropic_error(529, kind="overloaded_error", headers={"retry-after-ms": "20"})
@@ -194,10 +193,8 @@ def test_a_second_choice_is_asked_once(
     assert (call.slug, call.attempts, call.cost_micro_usd) == (ANTHROPIC, 2, 0)
 
 
-def test_a_second_choice_has_an_estimate_of_its_own(
-    choosy: Workers, provider: ProviderServer
-) -> None:
-    """Other tokens, by another tokenizer: the same whether it is chosen in flight or before."""
+def test_a_fallback_has_a_separate_estimate(choosy: Workers, provider: ProviderServer) -> None:
+    """By another tokenizer, and the same before the call and in flight."""
     long = "antidisestablishmentarianism " * 500
     chat(choosy.one, ANTHROPIC, message=long)
     provider.script(busy("7"))
@@ -208,10 +205,10 @@ def test_a_second_choice_has_an_estimate_of_its_own(
     assert {call.slug for call in (asked, in_flight, at_once)} == {ANTHROPIC}
     expected = asked.estimated_input_tokens
     assert in_flight.estimated_input_tokens == at_once.estimated_input_tokens == expected
-    assert other.estimated_input_tokens < expected  # or this could not tell
+    assert other.estimated_input_tokens < expected  # else the test proves nothing
 
 
-def test_a_dated_name_has_the_second_choice_of_its_family(
+def test_a_dated_name_has_the_fallback_of_its_family(
     choosy: Workers, provider: ProviderServer
 ) -> None:
     """It is the same model."""
@@ -219,10 +216,10 @@ def test_a_dated_name_has_the_second_choice_of_its_family(
     assert chat(choosy.one, f"{OPENAI}-2026-03-17").json["model"] == ANTHROPIC
 
 
-def test_a_model_that_is_not_listed_has_its_own(
+def test_an_unlisted_model_has_its_own_fallback(
     make_app: AppMaker, provider: ProviderServer, uri: str
 ) -> None:
-    """All that the catalogue does not list are counted as one, and fall back by name."""
+    """Unlisted models are counted as one, and have fallbacks by name."""
     workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS={"gpt-99-new": SMALLER})
     provider.script(busy("7"))
     assert chat(workers.one, "gpt-99-new").status_code == 200
@@ -230,8 +227,8 @@ def test_a_model_that_is_not_listed_has_its_own(
     assert chat(workers.one, "gpt-98-new").status_code == 503
 
 
-def test_no_model_is_its_own_second_choice(make_app: AppMaker, provider: ProviderServer) -> None:
-    """Under any name of its family; reported at the start."""
+def test_no_model_is_its_own_fallback(make_app: AppMaker, provider: ProviderServer) -> None:
+    """Under no name of its family; this is an error at the start."""
     with pytest.raises(SettingsError, match="are the same model"):
         make_app(CHATAPP_FALLBACK_MODELS={OPENAI: f"{OPENAI}-2026-03-17"})
 
@@ -239,11 +236,11 @@ def test_no_model_is_its_own_second_choice(make_app: AppMaker, provider: Provide
 DEAR = "o1-pro"  # holds 0.62 dollars for a call, and 2 are left of the hour
 
 
-def test_a_dearer_second_choice_has_to_fit_into_the_budget(
+def test_an_expensive_fallback_must_fit_into_the_budget(
     make_app: AppMaker, provider: ProviderServer, uri: str
 ) -> None:
-    """It is decided by its own estimate: three calls of it spend the hour's dollars, and the fourth
-    is refused as the model that was asked for, with nothing charged."""
+    """It is decided by its own estimate: three calls spend the hour's dollars. The fourth is
+    refused as the requested model, and charges nothing."""
     workers = Workers(
         make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: DEAR}, CHATAPP_PROVIDER_ATTEMPTS=1
     )
@@ -266,10 +263,10 @@ def test_a_dearer_second_choice_has_to_fit_into_the_budget(
     assert [call.slug for call in workers.ledger.finished(4)] == [DEAR] * 3 + [OPENAI]
 
 
-def test_the_bound_of_a_second_choice_is_what_the_budget_pays_of_it(
+def test_a_fallbacks_answer_is_bounded_by_its_price(
     make_app: AppMaker, provider: ProviderServer, uri: str
 ) -> None:
-    """Of the cheap model the budget pays any answer, of the dear one 3,000 tokens."""
+    """The budget pays any answer of the cheap model, and 3,000 tokens of the expensive one."""
     workers = Workers(
         make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: DEAR}, CHATAPP_PROVIDER_ATTEMPTS=1
     )

@@ -1,4 +1,4 @@
-"""A storage that invented callers have filled: known users are served by their own counts."""
+"""A storage that is full of invented callers: known users are still counted and served."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def storage() -> Iterator[tuple[str, redis.Redis]]:
         yield server.uri, client
 
 
-def test_known_users_go_on_and_new_ones_wait(
+def test_known_users_continue_and_new_ones_wait(
     make_app: AppMaker, storage: tuple[str, redis.Redis]
 ) -> None:
-    """Nobody gets a new allowance: not from the server, nor from a worker's memory."""
+    """Nobody gets new limits, neither from the server nor from a worker's memory."""
     uri, server = storage
     client = make_app(RATELIMIT_STORAGE_URI=uri).test_client()
 
@@ -41,10 +41,10 @@ def test_known_users_go_on_and_new_ones_wait(
 
 
 @pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions", "/v1/messages"])
-def test_a_new_caller_is_told_in_the_endpoints_shape(
+def test_a_new_caller_gets_a_503_in_the_endpoints_format(
     make_app: AppMaker, storage: tuple[str, redis.Redis], path: str
 ) -> None:
-    """503 with a wait: the SDKs come back by themselves."""
+    """With a wait, after which the SDKs retry."""
     uri, server = storage
     client = make_app(RATELIMIT_STORAGE_URI=uri).test_client()
     server.config_set("maxmemory", 1)

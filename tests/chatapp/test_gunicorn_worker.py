@@ -1,4 +1,5 @@
-"""The parts of the worker that decide: what is a request, who has room, who is replaced."""
+"""The parts of the worker that decide: what a request is, which worker has free threads, which is
+replaced."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ HEAD = b"POST /chat HTTP/1.1\r\nHost: x\r\n"
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two ends of a connection: the client's, and the server's."""
+    """Two ends of a connection: the client's and the server's."""
     client, server = socket.socketpair()
     with client, server:
         yield client, server
@@ -61,7 +62,8 @@ PARTS = {
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("name", [*WHOLE, *PARTS])
 def test_a_thread_gets_whole_requests(conn: Connection, name: str, at_once: bool) -> None:
-    """With their bodies, if these are small and announced; however they arrive."""
+    """With their bodies, if these are small and their size is announced, in whatever pieces they
+    arrive."""
     sent = {**WHOLE, **PARTS}[name]
     for piece in [sent] if at_once else [sent[i : i + 1] for i in range(len(sent))]:
         assert conn.take(piece) is None
@@ -74,44 +76,44 @@ def test_a_thread_gets_whole_requests(conn: Connection, name: str, at_once: bool
     [(b"\x16\x03\x01", "400"), (b"GET / HTTP/1.1\r\nX: " + b"a" * 65536, "431")],
     ids=["TLS", "a huge head"],
 )
-def test_what_can_be_no_request_is_refused(conn: Connection, sent: bytes, status: str) -> None:
+def test_data_that_is_no_request_is_refused(conn: Connection, sent: bytes, status: str) -> None:
     """Without a thread, and without waiting for its end."""
     refusal = conn.take(sent)
     assert refusal is not None
     assert refusal.startswith(status)
 
 
-def test_a_client_that_expects_it_is_told_to_go_on(
+def test_a_client_that_expects_it_gets_100_continue(
     conn: Connection, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Before a thread has its request, as it sends no body otherwise."""
+    """Before a thread has its request, because it sends no body otherwise."""
     conn.take(HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
     assert pair[0].recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("version", "expected", "told"),
+    ("version", "expected", "continues"),
     [
         (b"1.1", b"100-CONTINUE", True),
         (b"1.0", b"100-continue", False),
         (b"1.1", b"100-continues", False),
     ],
 )
-def test_only_who_understands_it_is_told_to_go_on(
+def test_only_http_1_1_clients_get_100_continue(
     conn: Connection,
     pair: tuple[socket.socket, socket.socket],
     version: bytes,
     expected: bytes,
-    told: bool,
+    continues: bool,
 ) -> None:
-    """A client of HTTP/1.0 would take an interim answer for its own."""
+    """A client of HTTP/1.0 would take an interim answer for the answer."""
     head = HEAD.replace(b"1.1", version) + b"Expect: " + expected
     conn.take(head + b"\r\nContent-Length: 5\r\n\r\n")
     pair[0].setblocking(False)
     received = b""
     with contextlib.suppress(BlockingIOError):
         received = pair[0].recv(100)
-    assert received == (b"HTTP/1.1 100 Continue\r\n\r\n" if told else b"")
+    assert received == (b"HTTP/1.1 100 Continue\r\n\r\n" if continues else b"")
 
 
 @pytest.mark.parametrize(
@@ -127,17 +129,17 @@ def test_an_unsupported_protocol_stops_the_start(setting: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/readyz?from=nginx"])
-def test_health_checks_are_known_by_their_line(path: str) -> None:
-    """They have threads that calls cannot take; nothing that merely looks like one does."""
+def test_health_checks_are_recognized_by_their_request_line(path: str) -> None:
+    """They have reserved threads. Similar requests are not health checks."""
     assert HEALTH.match(f"GET {path} HTTP/1.1\r\n".encode())
     assert not HEALTH.match(f"POST {path} HTTP/1.1\r\n".encode())
     assert not HEALTH.match(f"GET {path.partition('?')[0]}/x HTTP/1.1\r\n".encode())
 
 
-def test_a_wire_reads_on_while_it_is_fast_enough(
+def test_a_body_is_read_while_it_is_fast_enough(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the patience, and as long again as what has come takes at the slowest pace."""
+    """For the patience, and for the time that the received data takes at the minimum rate."""
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     client, server = pair
@@ -157,7 +159,7 @@ def test_a_wire_reads_on_while_it_is_fast_enough(
 def test_a_client_that_reads_nothing_cannot_be_answered(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """Until it does."""
+    """Until it reads."""
     client, server = pair
     assert can_be_answered(server)
     server.setblocking(False)
@@ -172,8 +174,8 @@ def test_a_client_that_reads_nothing_cannot_be_answered(
     assert can_be_answered(server)
 
 
-def test_workers_see_each_others_room() -> None:
-    """Also from another process, and not after their end."""
+def test_workers_see_each_others_free_threads() -> None:
+    """In other processes, too, and not after a worker has stopped."""
     board = Board()
     cells = [board.take() for _ in range(3)]
     assert len(set(cells)) == 3
@@ -191,7 +193,7 @@ def test_workers_see_each_others_room() -> None:
 
 
 def test_one_worker_is_replaced_at_a_time() -> None:
-    """Until its process has ended, however."""
+    """Until its process has ended, in any way."""
     board = Board()
     forked = multiprocessing.get_context("fork")
     ours, theirs = forked.Pipe()

@@ -1,4 +1,4 @@
-"""Whatever a provider answers: never a 500 of ours, no call left open, no redirect followed."""
+"""Any answer of a provider: never a 500, no call left open, no redirect followed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ every_way = pytest.mark.parametrize("way", WAYS)
 
 
 class Asker:
-    """A client, what it is answered and what the ledger was told."""
+    """A client, its answers, and the calls in the ledger."""
 
     def __init__(self, client: FlaskClient, ledger: RecordingLedger) -> None:
         self.client, self.ledger = client, ledger
@@ -56,11 +56,11 @@ def asker(make_app: AppMaker, provider: ProviderServer) -> Asker:
 
 @every_way
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_an_answer_without_end_is_the_providers(
+def test_a_deeply_nested_answer_is_malformed(
     asker: Asker, provider: ProviderServer, way: str, status: int
 ) -> None:
-    """Deeper than any parser goes: an answer that cannot be read, and over in the ledger. A 200 may
-    have been billed, and is charged as it was held; a refusal is not."""
+    """The call is over in the ledger. A 200 may have been billed, and is charged as held; a refusal
+    is not."""
     before = left(asker.client)
     provider.script(Answer(status, DEEP))
     response = asker.ask(way)
@@ -86,10 +86,10 @@ ODD_CONTENT = {"a number": 7, "nested": nested(700)}
 
 @every_way
 @pytest.mark.parametrize("content", ODD_CONTENT.values(), ids=ODD_CONTENT)
-def test_odd_content_is_no_error_of_ours(
+def test_unexpected_content_is_no_500(
     asker: Asker, provider: ProviderServer, way: str, content: object
 ) -> None:
-    """An answer whose generated part has an unexpected form is passed on, or is malformed."""
+    """Generated content in an unexpected form is forwarded, or malformed."""
     body = anthropic_body() if "anthropic" in way else openai_body()
     name = "content" if "anthropic" in way else "choices"
     more: object = [{"type": "text", "message": content, "text": content}]
@@ -110,10 +110,10 @@ UNREADABLE = {
 @every_way
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("body", UNREADABLE)
-def test_a_refusal_that_cannot_be_read_is_one(
+def test_an_unreadable_refusal_is_a_refusal(
     asker: Asker, provider: ProviderServer, way: str, body: str, stream: bool
 ) -> None:
-    """No mistake of ours; of a stream, the status is known and the wait that it asks for."""
+    """Its status and the wait that it names are known, also for a stream."""
     provider.script(Answer(429, b'{"err', {**UNREADABLE[body], "retry-after-ms": "90000"}))
     response = asker.ask(way, stream=stream)
     assert response.status_code in (502, 503), response.text
@@ -123,10 +123,8 @@ def test_a_refusal_that_cannot_be_read_is_one(
 
 
 @pytest.mark.parametrize("value", ["a\x01b", "caf\xc3\xa9"])
-def test_a_header_that_cannot_be_sent_on_is_left_out(
-    asker: Asker, provider: ProviderServer, value: str
-) -> None:
-    """gunicorn would refuse it, and the answer with it, which was paid for."""
+def test_an_invalid_header_is_dropped(asker: Asker, provider: ProviderServer, value: str) -> None:
+    """gunicorn would reject it, and with it the answer, which was paid for."""
     headers = {"x-request-id": value, "Content-Type": f"application/json; x={value}"}
     provider.script(Answer(200, openai_body(), headers))
     response = asker.ask("openai")
@@ -146,10 +144,10 @@ def absurd(way: str, tokens: int) -> Answer:
 
 @every_way
 @pytest.mark.parametrize("tokens", ABSURD.values(), ids=ABSURD)
-def test_no_number_of_tokens_is_beyond_us(
+def test_an_impossible_number_of_tokens_is_no_usage(
     asker: Asker, provider: ProviderServer, way: str, tokens: int
 ) -> None:
-    """More than any model can generate is no usage: the call is charged as it was held at most."""
+    """More than any model can generate: the call is charged as held at most."""
     provider.script(absurd(way, tokens))
     assert asker.ask(way).status_code in (200, 502)
     (call,) = asker.ledger.finished()
@@ -160,10 +158,10 @@ def test_no_number_of_tokens_is_beyond_us(
 
 @every_way
 @pytest.mark.parametrize("tokens", ABSURD.values(), ids=ABSURD)
-def test_nor_is_one_in_a_stream(
+def test_an_impossible_number_in_a_stream_is_no_usage(
     asker: Asker, provider: ProviderServer, way: str, tokens: int
 ) -> None:
-    """The stream ends in its protocol's form, and the call with it."""
+    """The stream ends in its format, and the call with it."""
     if "anthropic" in way:
         pieces = anthropic_events()
         usage = pieces[-2].replace(b'"output_tokens": 5', b'"output_tokens": %d' % tokens)
@@ -187,7 +185,7 @@ def test_nor_is_one_in_a_stream(
 def test_no_redirect_is_followed(
     asker: Asker, provider: ProviderServer, way: str, stream: bool
 ) -> None:
-    """It would be a call that nobody has counted, to wherever it points."""
+    """It would be an uncounted call to an unknown address."""
     provider.script(Answer(307, {}, {"Location": "/v1/elsewhere"}))
     assert asker.ask(way, stream=stream).status_code == 502
     assert len(provider.calls) == 1
@@ -196,18 +194,18 @@ def test_no_redirect_is_followed(
 
 
 @pytest.mark.parametrize("wait", ["1e300", "99999999", "1e999"])
-def test_no_wait_is_a_year(asker: Asker, provider: ProviderServer, wait: str) -> None:
-    """What no provider means is not handed on."""
+def test_an_impossible_wait_is_dropped(asker: Asker, provider: ProviderServer, wait: str) -> None:
+    """Such as a year."""
     provider.script(Answer(429, {"error": {"message": "no"}}, {"Retry-After": wait}))
     response = asker.ask("/chat with openai")
     assert response.status_code == 503
     assert len(response.headers["Retry-After"]) == 1
 
 
-def test_a_mistake_of_ours_leaves_no_call_open(
+def test_a_defect_leaves_no_call_open(
     asker: Asker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 500, and the caller has back what was held: no provider was asked."""
+    """A 500, and the caller is refunded, because the provider was not called."""
     from chatapp.conversation import Conversation
 
     def oops(*_: object) -> None:
@@ -223,8 +221,8 @@ def test_a_mistake_of_ours_leaves_no_call_open(
     assert after["at-once"] == before["at-once"]
 
 
-def test_an_event_without_end_ends_a_stream(asker: Asker, provider: ProviderServer) -> None:
-    """In the form of /chat; elsewhere what cannot be read is handed on."""
+def test_an_endless_event_ends_a_stream(asker: Asker, provider: ProviderServer) -> None:
+    """With an error in the format of /chat. Vendors' endpoints forward unreadable events."""
     pieces = openai_chunks()
     deep = b"data: " + DEEP + b"\n\n"
     provider.script(Stream([*pieces[:2], deep, *pieces[2:]]))

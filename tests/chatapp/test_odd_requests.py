@@ -1,7 +1,5 @@
-"""No request makes a 500, and none hangs: generated ones through the whole application.
-
-Some of them in every run; CHATAPP_FUZZ_REQUESTS=50000 sends as many as the figure asks for.
-"""
+"""Generated requests through the whole application: no 500 and no hang. Some of them in every run;
+CHATAPP_FUZZ_REQUESTS=50000 sends that many."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ BOUND_S = 10.0
 
 
 def environ_of(asked: OddRequest, address: str) -> dict[str, Any]:
-    """As gunicorn hands it over: a body that ends where the length says."""
+    """As gunicorn passes it: a body that ends at its announced length."""
     length = asked.declared if (asked.declared or "").isdecimal() else None
     body = asked.body[: int(length or 0)]
     environ: dict[str, Any] = {
@@ -66,10 +64,10 @@ def unquoted(path: str) -> str:
 
 def answer(app: Flask, environ: dict[str, Any]) -> int:
     """The status; everything is read to its end, and closed."""
-    told: list[str] = []
+    shown: list[str] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
-        told.append(status)
+        shown.append(status)
         for name, value in headers:
             (name + value).encode("latin-1")
             assert "\n" not in value
@@ -82,7 +80,7 @@ def answer(app: Flask, environ: dict[str, Any]) -> int:
             pass
     finally:
         getattr(body, "close", lambda: None)()
-    return int(told[-1].split()[0])
+    return int(shown[-1].split()[0])
 
 
 @pytest.mark.parametrize("with_keys", [False, True])

@@ -1,4 +1,4 @@
-"""Many API keys behind one address, as in an office: each has a pace of its own at the edge."""
+"""Many API keys behind one address, as in an office: each has a separate limit at the edge."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def keys(database_url: str) -> list[PresentedKey]:
-    """The keys of 25 users, who have the plan pro."""
+    """The keys of 25 users, on the plan pro."""
     accounts = Accounts(Database(database_url))
     return [accounts.create_key(f"u{n}", plan="pro", default_plan="starter") for n in range(25)]
 
 
 @pytest.fixture
 def office(keys: list[PresentedKey], make_app: AppMaker, clock: Clock) -> Flask:
-    """The shipped policy in memory, at a virtual time."""
+    """The packaged policy in memory, at a virtual time."""
     return make_app()
 
 
@@ -55,7 +55,7 @@ def storage(request: pytest.FixtureRequest) -> str:
 
 
 def ask(client: FlaskClient, key: PresentedKey | None) -> TestResponse:
-    """One message, from the one address that all of them have."""
+    """Send one message from the address that all of them share."""
     headers = {} if key is None else {"x-api-key": key.text}
     return client.post("/chat", json={"message": "hi"}, headers=headers)
 
@@ -67,7 +67,7 @@ def statuses(client: FlaskClient, *keys: PresentedKey | None) -> Counter[int]:
 def test_25_users_at_once_all_pass(
     keys: list[PresentedKey], make_app: AppMaker, storage: str
 ) -> None:
-    """More than the address alone may call at once; the address pays for none of them."""
+    """More than the address alone may call at once; the address is not charged."""
     client = make_app(RATELIMIT_STORAGE_URI=storage).test_client()
     assert statuses(client, *keys) == {200: len(keys)}
     answer = ask(client, keys[0])
@@ -79,8 +79,8 @@ def test_25_users_at_once_all_pass(
 def test_eight_users_call_for_a_minute(
     office: Flask, keys: list[PresentedKey], clock: Clock
 ) -> None:
-    """Eight keys, each at the pace that its user's limit allows: no call is denied. At one call a
-    second each is held by its user's limit alone."""
+    """Eight keys, each at the rate of its user's limit: no call is denied. At one call a second
+    each is denied by its user's limit only."""
     client = office.test_client()
     for _ in range(30):
         assert statuses(client, *keys[:8]) == {200: 8}
@@ -102,7 +102,7 @@ def test_eight_users_call_for_a_minute(
 def test_guessing_from_the_address_is_limited_and_harms_no_key(
     office: Flask, keys: list[PresentedKey]
 ) -> None:
-    """Wrong keys use up the address, and a wrong key gets nothing from a valid one's pace."""
+    """Wrong keys use up the limit of the address, and not that of a valid key."""
     client = office.test_client()
     wrong = PresentedKey(keys[0].public_id, new_key().secret)
     assert statuses(client, *[wrong] * 30) == {401: ADDRESS_BURST, 429: 10}
@@ -110,8 +110,8 @@ def test_guessing_from_the_address_is_limited_and_harms_no_key(
     assert ask(client, None).status_code == 429
 
 
-def test_a_key_has_a_pace_over_every_endpoint(office: Flask, keys: list[PresentedKey]) -> None:
-    """Also where no user limit applies; another key of the same address has its own."""
+def test_a_key_has_one_limit_over_all_endpoints(office: Flask, keys: list[PresentedKey]) -> None:
+    """Also where no user limit applies; another key at the same address has another limit."""
     client = office.test_client()
     headers = [{"x-api-key": key.text} for key in keys[:2]]
     burst = _named("key")["burst"]
@@ -122,7 +122,7 @@ def test_a_key_has_a_pace_over_every_endpoint(office: Flask, keys: list[Presente
 
 
 def test_without_accounts_the_address_counts(make_app: AppMaker, clock: Clock) -> None:
-    """Users that a body names are nobody that the server knows."""
+    """User ids in bodies are not known users."""
     client = make_app().test_client()
     sent = [
         client.post("/chat", json={"message": "hi", "user_id": f"u{n}"})
@@ -132,8 +132,8 @@ def test_without_accounts_the_address_counts(make_app: AppMaker, clock: Clock) -
     assert "key" not in left(sent[0])
 
 
-def test_the_pace_of_a_key_is_above_all_that_its_user_may_do() -> None:
-    """In burst and rate, of the limits of a user in requests together."""
+def test_the_limit_of_a_key_is_above_all_limits_of_its_user() -> None:
+    """In burst and rate, of the limits in requests together."""
     policy = tomllib.loads(POLICY_FILE.read_text("utf-8"))
     of_user = [
         limit
@@ -148,7 +148,7 @@ def test_the_pace_of_a_key_is_above_all_that_its_user_may_do() -> None:
 
 
 def _named(name: str) -> dict[str, Any]:
-    """A limit of the application in the shipped policy."""
+    """A limit of the application in the packaged policy."""
     policy = tomllib.loads(POLICY_FILE.read_text("utf-8"))
     return next(limit for limit in policy["application"] if limit["name"] == name)
 

@@ -1,4 +1,4 @@
-"""How often a call asks the storage of the limits: as a real server sees it, command by command."""
+"""The number of round trips to the limits' storage, as a real server sees them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ASKS, ENDS = "the provider is asked", "the call is over"
 
 
 class EchoingLedger:
-    """Says on the storage's own wire when a provider is asked, and when its call is over."""
+    """Marks on the storage's connection when a provider is called, and when its call is over."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -53,7 +53,8 @@ class EchoingLedger:
 
 @pytest.fixture
 def make_outputs(redis_client: redis.Redis) -> Iterator[Callable[[], RedisOutputs]]:
-    """Makes recent outputs of an application, whose thread tells the server when a test says so."""
+    """Makes recent outputs of an application, whose thread sends to the server when a test says
+    so."""
     made = []
 
     def make() -> RedisOutputs:
@@ -67,7 +68,7 @@ def make_outputs(redis_client: redis.Redis) -> Iterator[Callable[[], RedisOutput
 
 @pytest.fixture
 def outputs(make_outputs: Callable[[], RedisOutputs]) -> RedisOutputs:
-    """Those of `app`."""
+    """The recent outputs of `app`."""
     return make_outputs()
 
 
@@ -75,7 +76,7 @@ def outputs(make_outputs: Callable[[], RedisOutputs]) -> RedisOutputs:
 def make_quiet_app(
     make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, provider: ProviderServer
 ) -> Callable[[RedisOutputs], Flask]:
-    """Makes an application with the shipped policy, whose thread is heard when a test says so."""
+    """Makes an application with the packaged policy, whose thread sends when a test says so."""
 
     def make(outputs: RedisOutputs) -> Flask:
         app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
@@ -88,7 +89,7 @@ def make_quiet_app(
 
 @pytest.fixture
 def app(make_quiet_app: Callable[[RedisOutputs], Flask], outputs: RedisOutputs) -> Flask:
-    """The application, which has met the storage and learnt its scripts."""
+    """The application, with its scripts loaded in the storage."""
     app = make_quiet_app(outputs)
     for _ in range(2):
         assert app.test_client().post("/chat", json=ASKED).status_code == 200
@@ -102,8 +103,8 @@ def client(app: Flask) -> FlaskClient:
 
 
 def seen(server: redis.Redis, act: Callable[[], object]) -> list[str]:
-    """The commands that came in meanwhile, in order; without those that scripts gave, and without
-    how a new connection introduces itself."""
+    """The commands that arrived meanwhile, in order, without those inside scripts and those of a
+    new connection."""
     lines = []
     with server.monitor() as monitor:
         act()
@@ -123,7 +124,7 @@ def seen(server: redis.Redis, act: Callable[[], object]) -> list[str]:
 
 
 def ask(client: FlaskClient, **more: object) -> Any:
-    """One message, read to its end and closed."""
+    """Send one message, read the answer to its end, and close it."""
     with client.post("/chat", json={**ASKED, **more}) as response:
         response.get_data()
         return response
@@ -133,8 +134,8 @@ def ask(client: FlaskClient, **more: object) -> Any:
 def test_an_answer_is_two_round_trips(
     client: FlaskClient, redis_client: redis.Redis, stream: bool
 ) -> None:
-    """One EVALSHA decides all ten limits before the provider is asked. Everything after its answer
-    is one, too: the settlement, which corrects every charge when the request is over."""
+    """One EVALSHA decides all ten limits before the provider is called, and another settles every
+    charge when the request is over."""
     answers = []
     commands = seen(redis_client, lambda: answers.append(ask(client, stream=stream)))
     assert answers[0].status_code == 200
@@ -148,7 +149,7 @@ def test_a_valid_key_costs_no_round_trip(
     redis_client: redis.Redis,
     database_url: str,
 ) -> None:
-    """The limit of the address is replaced by that of the key in the same decision."""
+    """The key's limit replaces the address's limit in the same decision."""
     accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter")
     client = make_quiet_app(outputs).test_client()
@@ -160,11 +161,11 @@ def test_a_valid_key_costs_no_round_trip(
     assert commands == [DECIDES, ASKS, ENDS, SETTLES]
 
 
-def test_what_calls_used_is_learned_beside_them(
+def test_usage_statistics_are_sent_outside_of_requests(
     client: FlaskClient, redis_client: redis.Redis, outputs: RedisOutputs
 ) -> None:
-    """No request has a part in it: a thread tells the server of all calls of a model at once, and
-    its answer is what the next estimates are made of."""
+    """A thread sends all calls of a model at once, and the reply is the base of further
+    estimates."""
 
     def learn() -> None:
         for stream in (False, True, False):
@@ -180,14 +181,14 @@ def test_what_calls_used_is_learned_beside_them(
 def test_a_failure_is_two_round_trips(
     client: FlaskClient, redis_client: redis.Redis, provider: ProviderServer
 ) -> None:
-    """There is nothing to learn from it; what it was charged goes back in one EVALSHA."""
+    """It adds nothing to the statistics; one EVALSHA refunds its charges."""
     provider.script(*[openai_error(500, code="trouble") for _ in range(2)])
     ask(client)  # the server learns the script that gives back
     assert seen(redis_client, lambda: ask(client)) == [DECIDES, ASKS, ENDS, SETTLES]
 
 
 def test_a_denial_is_one_round_trip(client: FlaskClient, redis_client: redis.Redis) -> None:
-    """Nothing was taken, so nothing is settled."""
+    """Nothing was charged, so nothing is settled."""
     statuses = [200]
     while statuses[-1] == 200:
         commands = seen(redis_client, lambda: statuses.append(ask(client).status_code))
@@ -195,13 +196,14 @@ def test_a_denial_is_one_round_trip(client: FlaskClient, redis_client: redis.Red
     assert commands == [DECIDES]
 
 
-def test_a_worker_that_knows_no_outputs_reads_them_first(
+def test_a_worker_without_statistics_reads_them_first(
     app: Flask,
     make_quiet_app: Callable[[RedisOutputs], Flask],
     make_outputs: Callable[[], RedisOutputs],
     redis_client: redis.Redis,
 ) -> None:
-    """A new one, and one that has not heard of the model for 30 s: one HGETALL more."""
+    """A new worker, or one that has not received the model's statistics for 30 s: one HGETALL
+    more."""
     other = make_quiet_app(make_outputs())
     commands = seen(redis_client, lambda: ask(other.test_client()))
     assert commands == [READS, DECIDES, ASKS, ENDS, SETTLES]
@@ -213,7 +215,7 @@ def test_a_long_stream_is_renewed_every_five_seconds(
     provider: ProviderServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many words come: a minute of two words a second is renewed twelve times."""
+    """A minute of two words a second is renewed twelve times."""
     clock = [0.0]
     monkeypatch.setattr(reservation_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     start, word, *_ = pieces = openai_chunks()

@@ -1,4 +1,4 @@
-"""The vendors' current SDKs, unchanged but for their base_url, against a real server."""
+"""The vendors' current SDKs, unchanged except for their base_url, against a real server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def claude(served: str) -> Iterator[anthropic.Anthropic]:
 
 
 def test_openai_answers_and_streams(gpt: openai.OpenAI, ledger: RecordingLedger) -> None:
-    """As if it were OpenAI, and every call is in the ledger with what the provider counted."""
+    """As with OpenAI, and every call is in the ledger with the provider's usage."""
     answer = gpt.chat.completions.create(**GPT)
     assert answer.choices[0].message.content == "pong"
     with gpt.chat.completions.create(stream=True, **GPT) as stream:
@@ -60,7 +60,7 @@ def test_openai_answers_and_streams(gpt: openai.OpenAI, ledger: RecordingLedger)
 def test_anthropic_answers_and_streams(
     claude: anthropic.Anthropic, ledger: RecordingLedger
 ) -> None:
-    """As if it were Anthropic, its trials too, and every call is in the ledger."""
+    """As with Anthropic, including betas, and every call is in the ledger."""
     answer = claude.messages.create(**CLAUDE)
     assert [block.text for block in answer.content if block.type == "text"] == ["pong"]
     with claude.messages.stream(**CLAUDE) as stream:
@@ -76,7 +76,7 @@ def test_anthropic_answers_and_streams(
 def test_tools_pass(
     gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
 ) -> None:
-    """What a program declares is what the model sees."""
+    """The model gets the tools that a program declares."""
     function = {"name": "f", "description": "é", "parameters": {"type": "object"}}
     gpt.chat.completions.create(tools=[{"type": "function", "function": function}], **GPT)
     tool = {"name": "f", "input_schema": {"type": "object"}}
@@ -88,7 +88,7 @@ def test_tools_pass(
 def test_an_overloaded_provider_is_tried_again(
     gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
 ) -> None:
-    """After the wait that the provider asked for, by the SDK; each of our calls asks once."""
+    """By the SDK, after the provider's wait; each call of the server is one attempt."""
     began = time.monotonic()
     provider.script(openai_error(429, code="rate_limit_exceeded", headers=SHORT))
     assert gpt.chat.completions.create(**GPT).choices[0].message.content == "pong"
@@ -98,10 +98,10 @@ def test_an_overloaded_provider_is_tried_again(
     assert 2 <= time.monotonic() - began < 8
 
 
-def test_what_no_retry_mends_is_tried_once(
+def test_a_permanent_error_is_not_retried(
     gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
 ) -> None:
-    """The server's credit or key, an hour of waiting: an error at once."""
+    """Credit, a rejected key, an hour of waiting: the error is raised at once."""
     provider.script(openai_error(429, code="insufficient_quota"))
     with pytest.raises(openai.InternalServerError):
         gpt.chat.completions.create(**GPT)
@@ -114,10 +114,10 @@ def test_what_no_retry_mends_is_tried_once(
     assert len(provider.calls) == 3
 
 
-def test_mistakes_raise_what_the_vendor_would_raise(
+def test_mistakes_raise_the_vendors_exceptions(
     gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
 ) -> None:
-    """So that a program's `except` clauses stay right."""
+    """The `except` clauses of a program stay valid."""
     with pytest.raises(openai.NotFoundError, match="Unknown model") as missing:
         gpt.chat.completions.create(**{**GPT, "model": "llama"})
     assert missing.value.code == "model_not_found"
@@ -133,7 +133,7 @@ def test_mistakes_raise_what_the_vendor_would_raise(
 
 
 def test_a_denial_raises_a_rate_limit_error(make_app: AppMaker) -> None:
-    """With what its headers say; a day that is used up is not waited for, not even by the SDK."""
+    """With its headers. The SDK does not wait for a used-up day."""
     limits = {"openai_api": ["1/day"], "anthropic_api": ["1/day"]}
     app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS=limits)
     began = time.monotonic()
@@ -152,8 +152,8 @@ def test_a_denial_raises_a_rate_limit_error(make_app: AppMaker) -> None:
     assert time.monotonic() - began < 8
 
 
-def test_a_short_denial_is_waited_for(make_app: AppMaker) -> None:
-    """The SDK sleeps as long as we say, once, and gets its answer."""
+def test_the_sdk_waits_for_a_short_denial(make_app: AppMaker) -> None:
+    """It sleeps for the wait of the denial, once, and gets its answer."""
     app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": ["1/second"]})
     with serving(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="mine") as gpt:
         for _ in range(3):
@@ -167,7 +167,8 @@ def test_a_stream_that_breaks_off_raises(
     provider: ProviderServer,
     ledger: RecordingLedger,
 ) -> None:
-    """Never half an answer as if it were whole; what was generated is counted as an estimate."""
+    """A partial answer is never taken for a whole one; generated output is charged as an
+    estimate."""
     provider.script(
         Stream([*openai_chunks()[:3], Cut()]),
         Stream([*anthropic_events()[:5], named("error", error={"type": "overloaded_error"})]),
@@ -183,10 +184,10 @@ def test_a_stream_that_breaks_off_raises(
 
 
 @pytest.mark.parametrize("vendor", ["openai", "anthropic"])
-def test_the_first_piece_comes_before_the_second_is_made(
+def test_the_first_part_arrives_before_the_second_is_generated(
     gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer, vendor: str
 ) -> None:
-    """Nothing is held back between provider and client."""
+    """Nothing between provider and client buffers it."""
     pieces = openai_chunks() if vendor == "openai" else anthropic_events()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
     stream = (

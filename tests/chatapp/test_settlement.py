@@ -1,4 +1,4 @@
-"""What calls really cost, in limits and ledger: through the SDKs, to the micro-dollar."""
+"""The real cost of calls, in limits and ledger: through the SDKs, to the micro-dollar."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
 
 
 def left(client: FlaskClient) -> dict[str, float]:
-    """What the caller has left of each limit, by its name."""
+    """The rest of each of the caller's limits, by name."""
     response = client.get("/usage")
     assert response.json is not None
     return {limit["name"]: limit["remaining"] for limit in response.json["limits"]}
 
 
 def ask(client: FlaskClient, **more: object) -> Any:
-    """One message, read to its end."""
+    """Send one message, and read the answer to its end."""
     with client.post("/chat", json={"message": "ping", "model": MODEL, **more}) as response:
         response.get_data()
         return response
@@ -45,7 +45,7 @@ def price(usage: Usage = BILLED) -> int:
 
 
 def test_a_whole_answer_costs_what_was_billed(online: FlaskClient) -> None:
-    """Cached input at its price, nothing of the estimate left, the slot free again."""
+    """Cached input at its price, nothing left of the estimate, and the slot is free again."""
     assert ask(online).status_code == 200
     remaining = left(online)
     assert price() > 0
@@ -75,10 +75,10 @@ def test_a_stream_costs_what_was_billed(online: FlaskClient, provider: ProviderS
     ids=["500", "429", "503", "529"],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_failed_call_is_given_back(
+def test_a_failed_call_is_refunded(
     online: FlaskClient, provider: ProviderServer, trouble: Answer, stream: bool
 ) -> None:
-    """The day's calls, the tokens and the dollars; the address has asked all the same."""
+    """The day's calls, the tokens and the dollars, but not the request of the address."""
     before = left(online)
     provider.script(trouble)
     assert ask(online, stream=stream).status_code >= 500
@@ -88,8 +88,8 @@ def test_a_failed_call_is_given_back(
     assert after["ip"] < 20
 
 
-def test_what_the_limits_hold_is_what_the_ledger_holds(online: FlaskClient) -> None:
-    """Answers, streams and failures: one sum in both."""
+def test_limits_and_ledger_agree(online: FlaskClient) -> None:
+    """For answers, streams and failures."""
     ledger = RecordingLedger()
     replace_services(online.application, ledger=ledger)
     provider_calls = [{}, {"stream": True}, {}, {}]
@@ -99,10 +99,10 @@ def test_what_the_limits_hold_is_what_the_ledger_holds(online: FlaskClient) -> N
     assert spent == round((5.0 - left(online)["usd-day"]) * 1e6) > 0
 
 
-def test_a_dear_prompt_is_refused_before_it_is_sent(
+def test_a_prompt_above_the_plan_is_refused_before_it_is_sent(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """A call that no minute of the plan can hold is the caller's mistake, and costs nothing."""
+    """A call that exceeds the plan's whole minute costs nothing."""
     body = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "word " * 240_000}]}
     before = left(online)
     with online.post("/v1/chat/completions", json={**body, "max_tokens": 120_000}) as response:
@@ -114,8 +114,8 @@ def test_a_dear_prompt_is_refused_before_it_is_sent(
     assert left(online)["usd-day"] == before["usd-day"]
 
 
-def test_a_spent_budget_tells_the_sdk_to_stop(online: FlaskClient) -> None:
-    """429 `insufficient_quota`, an exact wait, and no retry loop."""
+def test_a_spent_budget_stops_the_sdk(online: FlaskClient) -> None:
+    """429 `insufficient_quota` with an exact wait, and no retries."""
     limiter = services_of(online.application).limiter
     with online.application.test_request_context("/chat", method="POST"):
         for limit in limiter.limit_manager.blueprint_limits(online.application, "chat"):
@@ -133,7 +133,7 @@ def test_a_spent_budget_tells_the_sdk_to_stop(online: FlaskClient) -> None:
 def test_a_body_without_usage_keeps_an_estimate(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
-    """An answer that tells no usage is charged by its size: never nothing."""
+    """An answer without usage is charged by its size, never nothing."""
     body = openai_body(text="word " * 100)
     del body["usage"]
     provider.script(Answer(200, body))

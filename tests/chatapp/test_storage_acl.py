@@ -1,4 +1,4 @@
-"""The commands that serving needs of Redis or Valkey are those that docs/deployment.md names."""
+"""Serving needs only those commands of Redis or Valkey that docs/deployment.md names."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ USER, PASSWORD = "chatapp", "secret"
 
 
 def rules(name: str) -> list[str]:
-    """The rules of that ACL user as the document states them."""
+    """The rules of that ACL user in the document."""
     stated = re.search(rf"ACL SETUSER {name} (.*?)```", DEPLOYMENT.read_text("utf-8"), re.DOTALL)
     assert stated is not None
     return stated[1].replace("\\\n", " ").split()
 
 
 def refused(client: redis.Redis) -> list[tuple[str, str]]:
-    """What the server has refused a user since it was asked last."""
+    """The commands that the server has refused since the last call."""
     entries = [(entry["reason"], entry["object"]) for entry in client.acl_log()]
     client.acl_log_reset()
     return entries
@@ -47,7 +47,7 @@ def admin(redis_server: servers.Server) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def make(admin: redis.Redis, redis_server: servers.Server, make_app: AppMaker) -> AppMaker:
-    """Makes an application whose storage knows it as the user of the rules that are named."""
+    """Makes an application whose storage user has these rules."""
 
     def make(name: str, **config: object) -> Flask:
         stated = [rule.replace("PASSWORD", PASSWORD) for rule in rules(name)]
@@ -59,10 +59,10 @@ def make(admin: redis.Redis, redis_server: servers.Server, make_app: AppMaker) -
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_serving_is_refused_nothing(
+def test_serving_needs_no_other_command(
     make: AppMaker, admin: redis.Redis, provider: ProviderServer, path: str
 ) -> None:
-    """Calls, streams, renewals, refunds, usage, estimates and the probe of readiness."""
+    """Calls, streams, renewals, refunds, usage, estimates and the readiness probe."""
     app = make("chatapp", RATELIMIT_LEASE_SECONDS=0.001)
     client = app.test_client()
     for stream in (False, True):
@@ -77,8 +77,8 @@ def test_serving_is_refused_nothing(
     assert len(admin.keys("chatapp:outputs:*")) == 1
 
 
-def test_switches_are_refused_nothing(make: AppMaker, admin: redis.Redis) -> None:
-    """A block, and its end, are script calls as well."""
+def test_switches_need_no_other_command(make: AppMaker, admin: redis.Redis) -> None:
+    """A block and its end are script calls."""
     app = make("chatapp")
     limiter: Limiter = services_of(app).limiter
     with app.app_context():
@@ -93,7 +93,7 @@ def test_switches_are_refused_nothing(make: AppMaker, admin: redis.Redis) -> Non
 def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
     make: AppMaker, admin: redis.Redis
 ) -> None:
-    """What looks for names or deletes by pattern is for the commands alone."""
+    """Only commands look for keys or delete by pattern."""
     limiter: Limiter = services_of(make("chatapp")).limiter
     with pytest.raises(Exception, match="scan"):
         limiter._engines.primary.reset("LIMITS:")

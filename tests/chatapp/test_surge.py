@@ -1,4 +1,4 @@
-"""A key that runs away is stopped by its own past, long before its plan's budget is gone."""
+"""A key with unusual spending is stopped long before its plan's budget is spent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBLEM = "application/problem+json"
 
 
 class Clock:
-    """The time of the limits, which passes when it is told to."""
+    """The time of the limits, which passes on request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = time.time()
@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def costing(dollars: float) -> Answer:
-    """An answer whose output costs about so much."""
+    """An answer with output of about that cost."""
     per_token = load().price(MODEL, Usage(0, 1_000_000)) / 1e12
     usage = {"prompt_tokens": 1, "completion_tokens": round(dollars / per_token)}
     return Answer(200, {**openai_body(model=MODEL), "usage": usage})
@@ -58,8 +58,9 @@ def ask(client: FlaskClient, key: str, **headers: str) -> Any:
 def test_a_runaway_key_is_stopped(
     make_app: AppMaker, provider: ProviderServer, clock: Clock
 ) -> None:
-    """Half a dollar an hour is usual: at 10 dollars within one the key is stopped until its end,
-    and says why. The owner's other key goes on, and so does the key in the next hour."""
+    """Half a dollar an hour is usual: at 10 dollars within an hour the key is stopped until the
+    hour ends, with the reason. The owner's other key continues, and so does the key in the next
+    hour."""
     keys = [made_key(make_app(), "alice") for _ in range(2)]
     client = make_app().test_client()
     for _ in range(5):
@@ -82,8 +83,10 @@ def test_a_runaway_key_is_stopped(
     assert ask(client, keys[0]).status_code == 200
 
 
-def test_a_new_key_has_no_past(make_app: AppMaker, provider: ProviderServer, clock: Clock) -> None:
-    """Whoever begins with an expensive day is held by his plan alone."""
+def test_a_new_key_is_limited_by_its_plan(
+    make_app: AppMaker, provider: ProviderServer, clock: Clock
+) -> None:
+    """It may begin with an expensive day."""
     key = made_key(make_app(), "alice")
     client = make_app().test_client()
     for _ in range(20):

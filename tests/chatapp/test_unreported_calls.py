@@ -1,4 +1,4 @@
-"""Calls whose usage is not reported: what the provider may have billed is charged."""
+"""Calls without a reported usage are charged as the provider may bill them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATHS = {REASONING: "/v1/chat/completions", PLAIN: "/v1/chat/completions", CLAUD
 
 @pytest.fixture
 def client(make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger) -> FlaskClient:
-    """A client of an application whose provider may take half a second."""
+    """A client of an application with a provider timeout of half a second."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
     replace_services(app, ledger=ledger)
     return app.test_client()
@@ -61,7 +61,7 @@ def test_a_timeout_is_charged_as_it_was_held(
     stream: bool,
 ) -> None:
     """The provider reads the prompt, generates and bills; only the answer is late. Plan, tokens and
-    dollars stay charged, and the SDK is asked not to try again."""
+    dollars stay charged, and the SDK does not retry."""
     provider.silence()
     response = ask(client, model, stream=stream)
     assert response.status_code == 504
@@ -145,7 +145,7 @@ def test_every_kind_of_output_that_streams_is_counted(
         (CLAUDE, {"thinking": {"type": "disabled"}}, False),
     ],
 )
-def test_where_output_can_be_invisible_the_hold_is_charged(
+def test_hidden_output_is_charged_as_held(
     client: FlaskClient,
     provider: ProviderServer,
     ledger: RecordingLedger,
@@ -153,7 +153,7 @@ def test_where_output_can_be_invisible_the_hold_is_charged(
     more: dict[str, object],
     hidden: bool,
 ) -> None:
-    """A model that reasons may have generated all of it; another one has sent what it generated."""
+    """A reasoning model may have generated all of it; another has sent what it generated."""
     pieces = anthropic_events()[:4] if model == CLAUDE else openai_chunks()[:2]
     provider.script(Stream([*pieces, Cut()]))
     ask(client, model, stream=True, max_tokens=3000, **more)
@@ -168,7 +168,7 @@ def test_where_output_can_be_invisible_the_hold_is_charged(
 def test_a_plain_call_ends_with_its_client(
     make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger, way: str
 ) -> None:
-    """The provider is hung up on at once, and the call is charged as it was held."""
+    """The provider is disconnected at once, and the call is charged as it was held."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=30)
     replace_services(app, ledger=ledger)
     model = CLAUDE if way == "/v1/messages" else REASONING
@@ -191,7 +191,7 @@ def test_a_plain_call_ends_with_its_client(
 def test_a_client_that_stays_for_a_plain_answer_gets_it(
     served: str, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """Also over a connection that is used again."""
+    """Also over a reused connection."""
     connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
     for _ in range(2):
         content = {"Content-Type": "application/json"}
@@ -201,10 +201,10 @@ def test_a_client_that_stays_for_a_plain_answer_gets_it(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_the_first_byte_of_a_stream_has_a_wait_of_its_own(
+def test_the_first_byte_of_a_stream_has_a_separate_timeout(
     make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger, stream: bool
 ) -> None:
-    """A plain answer may take as long as it takes to generate; a stream has to begin."""
+    """A plain answer may take as long as it takes to generate; a stream must begin."""
     app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=30)
     replace_services(app, ledger=ledger)
     provider.think()
@@ -218,7 +218,7 @@ def test_the_first_byte_of_a_stream_has_a_wait_of_its_own(
 def test_a_pause_within_a_stream_may_be_longer(
     make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """The wait for the first byte ends with it: thinking may take minutes after that."""
+    """The timeout for the first byte ends with it: thinking may take minutes after that."""
     app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=0.9)
     replace_services(app, ledger=ledger)
     provider.script(Stream([*openai_chunks()[:2], Wait()]))
@@ -229,14 +229,14 @@ def test_a_pause_within_a_stream_may_be_longer(
 
 @pytest.mark.parametrize("way", ["/chat", "/v1/chat/completions"])
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": "many"}, {"prompt_tokens": -1}])
-def test_an_answer_without_a_usage_that_can_be_read_is_delivered(
+def test_an_answer_with_an_unreadable_usage_is_delivered(
     client: FlaskClient,
     provider: ProviderServer,
     ledger: RecordingLedger,
     way: str,
     usage: object,
 ) -> None:
-    """And charged by the size of its text, not by that of its JSON."""
+    """It is charged by the size of its text, not of its JSON."""
     for count, model in enumerate([PLAIN, REASONING], 1):
         provider.script(Answer(200, {**openai_body(model=model, text="pong"), "usage": usage}))
         fields = {"message": "ping"} if way == "/chat" else {"messages": MESSAGES}
@@ -250,10 +250,10 @@ def test_an_answer_without_a_usage_that_can_be_read_is_delivered(
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 529])
-def test_a_failure_that_we_have_retried_is_final(
+def test_a_failure_that_the_server_has_retried_is_final(
     make_app: AppMaker, provider: ProviderServer, status: int
 ) -> None:
-    """Two attempts of ours are not to become six by the three of an SDK."""
+    """Two attempts of the server do not become six by three of an SDK."""
     soon = {"retry-after-ms": "10"}
     provider.script(*[openai_error(status, code="trouble", headers=soon)] * 2)
     client = make_app(CHATAPP_PROVIDER_ATTEMPTS=2).test_client()
@@ -268,8 +268,8 @@ def test_a_failure_that_we_have_retried_is_final(
 def test_cached_input_is_not_counted_in_tokens(
     client: FlaskClient, provider: ProviderServer
 ) -> None:
-    """As the providers count: an agent's turn of 95,000 tokens, read from the cache, takes what is
-    new of it alone; its dollars are those of the cache."""
+    """As the providers count: of an agent's turn of 95,000 tokens, only the uncached ones count.
+    Its dollars are those of the cache."""
     usage = {"prompt_tokens": 96_000, "completion_tokens": 500, "total_tokens": 96_500}
     usage |= {"prompt_tokens_details": {"cached_tokens": 95_000}}
     provider.script(Answer(200, {**openai_body(), "usage": usage}))
@@ -281,10 +281,10 @@ def test_cached_input_is_not_counted_in_tokens(
     assert round((before["usd-day"] - after["usd-day"]) * 1e6) == billed
 
 
-def test_of_several_choices_all_have_to_end(
+def test_all_choices_must_end(
     client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """The first that is finished does not make the answer whole: the others may generate on."""
+    """The first finished one does not make the answer whole: the others may still be generated."""
     first = event({"choices": [{"index": 0, "delta": {"content": "po"}, "finish_reason": "stop"}]})
     provider.script(Stream([first, Cut()]))
     ask(client, REASONING, stream=True, n=2, max_tokens=900)
@@ -297,10 +297,10 @@ def test_of_several_choices_all_have_to_end(
     assert ledger.finished(2)[-1].status == "answered"
 
 
-def test_an_odd_event_at_the_end_is_not_the_bill(
+def test_an_invalid_event_at_the_end_is_not_the_bill(
     client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """A usage that cannot be read leaves what was received."""
+    """With an unreadable usage, the received output is charged."""
     delta = named(
         "message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": "many"}
     )
@@ -320,8 +320,8 @@ def test_a_connection_that_breaks_late_had_the_request(
     monkeypatch: pytest.MonkeyPatch,
     waits: bool,
 ) -> None:
-    """One that was idle for too long breaks at once, and is asked again; one that breaks while the
-    provider works is charged as it was held, and not asked again: it may be billed each time."""
+    """A stale idle connection breaks at once, and is retried. One that breaks while the provider
+    works is charged as held and not retried, because it may be billed each time."""
     if waits:
         monkeypatch.setattr("chatapp.calls.provider_call.STALE_S", 0.0)
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=2)

@@ -1,5 +1,5 @@
-"""The guard before the providers, in the whole application: real SDKs, a real server, two workers
-on one storage."""
+"""The guard in front of the providers, in the whole application: real SDKs, a real server, two
+workers on one storage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.chatapp.workers import (
     busy,
     chat,
     left,
-    told,
+    quota_headers,
 )
 
 DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
@@ -50,10 +50,11 @@ def workers(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_all_workers_obey_within_one_request(
+def test_a_cool_down_applies_to_all_workers_at_once(
     workers: Workers, provider: ProviderServer, status: int
 ) -> None:
-    """OpenAI asks one worker for 7 s: the other does not ask it, and tells its caller the wait."""
+    """OpenAI names a wait of 7 s to one worker: the other does not call it, and its client gets the
+    wait."""
     provider.script(busy("7", status))
     refused = chat(workers.one)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
@@ -72,10 +73,10 @@ def test_all_workers_obey_within_one_request(
         (anthropic_error(529, kind="overloaded_error", headers={"retry-after": "5"}), 5000),
     ],
 )
-def test_anthropic_is_left_alone_as_well(
+def test_a_cool_down_has_anthropics_format(
     workers: Workers, provider: ProviderServer, refusal: Answer, wait_ms: int
 ) -> None:
-    """In its own protocol's shape."""
+    """At its endpoint."""
     provider.script(refusal)
     body = {"model": ANTHROPIC, "max_tokens": 9, "messages": MESSAGES}
     assert workers.one.post("/v1/messages", json=body).status_code == 503
@@ -88,8 +89,8 @@ def test_anthropic_is_left_alone_as_well(
     assert len(provider.calls) == 1
 
 
-def test_others_models_go_on(workers: Workers, provider: ProviderServer) -> None:
-    """A cool-down is of one model's family; dated names of it are the same."""
+def test_other_models_are_not_affected(workers: Workers, provider: ProviderServer) -> None:
+    """A cool-down is of one model's family, including its dated names."""
     provider.script(busy("7"))
     chat(workers.one)
     assert chat(workers.other, SMALLER).status_code == 200
@@ -97,10 +98,8 @@ def test_others_models_go_on(workers: Workers, provider: ProviderServer) -> None
     assert chat(workers.other, f"{OPENAI}-2026-03-17").status_code == 503
 
 
-def test_a_model_that_is_not_listed_cools_down_alone(
-    workers: Workers, provider: ProviderServer
-) -> None:
-    """Those without a price of their own share an allowance, and not a provider's pause."""
+def test_an_unlisted_model_cools_down_alone(workers: Workers, provider: ProviderServer) -> None:
+    """Unlisted models share a limit, but not a cool-down."""
     provider.script(busy("7"))
     assert chat(workers.one, "gpt-99-new").status_code == 503
     assert chat(workers.other, "gpt-99-new").status_code == 503
@@ -119,8 +118,8 @@ def test_a_model_that_is_not_listed_cools_down_alone(
 def test_a_special_tiers_refusal_stops_no_other_call(
     workers: Workers, provider: ProviderServer, path: str, model: str, special: dict[str, str]
 ) -> None:
-    """A tier has limits of its own, which few may use: whoever asks for it is told its wait, and
-    all others go on."""
+    """A tier has separate limits, which few may use: its callers get its wait, and all other calls
+    continue."""
     refusal = anthropic_error(429, kind="rate_limit_error", headers={"retry-after": "3000"})
     provider.script(refusal if path == "/v1/messages" else busy("3000"))
     body = {"model": model, "max_tokens": 9, "messages": MESSAGES}
@@ -130,7 +129,7 @@ def test_a_special_tiers_refusal_stops_no_other_call(
 
 
 def test_no_pause_is_longer_than_a_minute(workers: Workers, provider: ProviderServer) -> None:
-    """Whatever a provider says: after a minute a few calls try again."""
+    """Even if a provider names a longer wait, a few calls try again after a minute."""
     provider.script(busy("3000"))
     assert chat(workers.one).headers["Retry-After"] == "3000"
     denied = chat(workers.other)
@@ -141,18 +140,20 @@ def test_no_pause_is_longer_than_a_minute(workers: Workers, provider: ProviderSe
 TOO_LARGE = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 36278."
 
 
-def test_somebody_elses_huge_request_stops_nobody(
+def test_a_request_above_the_quota_stops_no_other_call(
     workers: Workers, provider: ProviderServer
 ) -> None:
-    """OpenAI refuses a request that is above the quota of a minute with a 429: its sender is told
-    that it never fits, in either shape, and everybody else goes on."""
+    """OpenAI refuses it with a 429. Its sender learns that it never fits, in either format."""
     body = {"model": OPENAI, "messages": MESSAGES}
     provider.script(*[openai_error(429, code="rate_limit_exceeded", message=TOO_LARGE)] * 2)
     refused = chat(workers.one)
     assert (refused.status_code, refused.json["code"]) == (400, "request_too_large")
-    told = workers.one.post("/v1/chat/completions", json=body)
-    assert (told.status_code, told.json["error"]["code"]) == (400, "request_too_large")
-    for answer in (refused, told):
+    by_sdk = workers.one.post("/v1/chat/completions", json=body)
+    assert (by_sdk.status_code, by_sdk.json["error"]["code"]) == (
+        400,
+        "request_too_large",
+    )
+    for answer in (refused, by_sdk):
         assert "Retry-After" not in answer.headers
         assert "organization" not in answer.text
     assert len(provider.calls) == 2
@@ -160,11 +161,11 @@ def test_somebody_elses_huge_request_stops_nobody(
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_prompt_above_anthropics_quota_stops_nobody(
+def test_a_prompt_above_anthropics_quota_stops_no_other_call(
     workers: Workers, provider: ProviderServer, cached: bool
 ) -> None:
-    """Anthropic's sentence is the same for both, and its headers tell: 100 tokens a minute, and a
-    prompt of thousands, whether it asks for a cache or not."""
+    """Anthropic's message is the same for both, and its headers show it: 100 tokens a minute, and a
+    prompt of thousands, cached or not."""
     headers = {
         "anthropic-ratelimit-input-tokens-limit": "100",
         "anthropic-ratelimit-input-tokens-remaining": "100",
@@ -181,10 +182,10 @@ def test_a_prompt_above_anthropics_quota_stops_nobody(
     assert chat(workers.other, ANTHROPIC).status_code == 200
 
 
-def test_a_tier_without_room_says_nothing_of_others(
+def test_a_tier_without_capacity_stops_no_other_call(
     workers: Workers, provider: ProviderServer
 ) -> None:
-    """OpenAI refuses a call of the tier `flex` that its caller chose: everybody else goes on."""
+    """OpenAI refuses a call of the tier `flex`, which its caller chose."""
     body = {"model": OPENAI, "messages": MESSAGES, "service_tier": "flex"}
     refusal = openai_error(429, code="resource_unavailable", message="Resource Unavailable")
     provider.script(refusal, refusal)
@@ -192,10 +193,10 @@ def test_a_tier_without_room_says_nothing_of_others(
     assert chat(workers.other).status_code == 200
 
 
-def test_a_page_without_a_model_has_no_second_choice(
+def test_a_request_without_a_model_has_no_fallback(
     make_app: AppMaker, uri: str, tmp_path: Any
 ) -> None:
-    """An overload of the whole application is a 503 for it, too."""
+    """An overload of the whole application is a 503 for the page, too."""
     policy = tmp_path / "policy.toml"
     policy.write_text(
         'version = 1\n[[application]]\nlimit = "unless blocked"\nname = "whole"\nkey = "global"\n'
@@ -207,7 +208,7 @@ def test_a_page_without_a_model_has_no_second_choice(
 
 
 def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: ProviderServer) -> None:
-    """No call of the day, no token, no dollar: neither the one that was refused nor the denied."""
+    """No call, token or dollar is charged, neither for the refused call nor for the denied one."""
     before = left(workers.one)
     provider.script(busy("7"))
     chat(workers.one)
@@ -218,8 +219,10 @@ def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: Provi
         assert after[name] == before[name]
 
 
-def test_an_error_in_a_stream_cools_down_too(workers: Workers, provider: ProviderServer) -> None:
-    """`event: error` in a 200: who comes next is not sent into it."""
+def test_an_error_in_a_stream_causes_a_cool_down(
+    workers: Workers, provider: ProviderServer
+) -> None:
+    """`event: error` in a 200: the next caller is not sent to that model."""
     overloaded = named("error", error={"type": "overloaded_error", "message": "no"})
     provider.script(Stream([*anthropic_events()[:4], overloaded]))
     assert b"overloaded" in chat(workers.one, ANTHROPIC, stream=True).data
@@ -236,7 +239,7 @@ def test_an_error_in_a_stream_cools_down_too(workers: Workers, provider: Provide
 def test_a_short_pause_is_waited_out(
     workers: Workers, provider: ProviderServer, stream: bool
 ) -> None:
-    """The caller sees the answer, the ledger two attempts, and the bill one."""
+    """The caller gets the answer, the ledger has two attempts, and the bill one call."""
     provider.script(openai_error(429, code="slow_down", headers={"retry-after-ms": "50"}))
     assert chat(workers.one, stream=stream).status_code == 200
     assert len(provider.calls) == 2
@@ -250,8 +253,8 @@ def test_a_short_pause_is_waited_out(
     assert remaining["plan"] == 99
 
 
-def test_attempts_end(workers: Workers, provider: ProviderServer) -> None:
-    """Two by default, and the caller is told to come again."""
+def test_attempts_are_bounded(workers: Workers, provider: ProviderServer) -> None:
+    """Two by default, and the client gets a wait."""
     headers = {"retry-after-ms": "20"}
     provider.script(*[openai_error(503, code="server_is_overloaded", headers=headers)] * 5)
     assert chat(workers.one).status_code == 503
@@ -260,16 +263,14 @@ def test_attempts_end(workers: Workers, provider: ProviderServer) -> None:
     assert (call.attempts, call.cost_micro_usd) == (2, 0)
 
 
-def test_a_failure_inside_is_tried_again(workers: Workers, provider: ProviderServer) -> None:
-    """A 500 was not answered, and another attempt may be."""
+def test_an_internal_error_is_retried(workers: Workers, provider: ProviderServer) -> None:
+    """Another attempt may succeed after a 500."""
     provider.script(Answer(500, {"error": {"message": "no"}}))
     assert chat(workers.one).status_code == 200
     assert len(provider.calls) == 2
 
 
-def test_a_timeout_is_not_tried_again(
-    make_app: AppMaker, provider: ProviderServer, uri: str
-) -> None:
+def test_a_timeout_is_not_retried(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
     """It may have been billed."""
     workers = Workers(make_app, uri, CHATAPP_PROVIDER_TIMEOUT_S=0.3)
     provider.silence()
@@ -283,25 +284,25 @@ def test_a_timeout_is_not_tried_again(
     ids=["no connection", "no answer"],
 )
 @pytest.mark.parametrize("vendor", [OPENAI_VENDOR, ANTHROPIC_VENDOR], ids=["openai", "anthropic"])
-def test_who_was_never_reached_may_be_asked_again(
+def test_a_connect_timeout_is_retried(
     vendor: Vendor, cause: httpx2.TimeoutException, kind: str
 ) -> None:
-    """Both are timeouts to the SDKs, and only the one that read the prompt can bill it."""
-    with pytest.raises(ProviderError) as told, provider_errors(vendor):
+    """The SDKs raise a timeout for both; only a provider that has read the prompt can bill it."""
+    with pytest.raises(ProviderError) as quota_headers, provider_errors(vendor):
         raise vendor.sdk.APITimeoutError(httpx2.Request("POST", "http://x/")) from cause
-    assert told.value.kind == kind
+    assert quota_headers.value.kind == kind
 
 
 # -- learned quotas ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
-def test_a_quota_that_is_used_up_is_not_overrun(
+def test_a_used_up_quota_is_respected(
     workers: Workers, provider: ProviderServer, unit: str
 ) -> None:
-    """An answer says that nothing is left: the other worker's caller is told to wait, and OpenAI
-    is not asked."""
-    headers = told(**{unit: (60, 0, "60s")})
+    """An answer reports that nothing is left: the other worker's client gets a wait, and OpenAI is
+    not called."""
+    headers = quota_headers(**{unit: (60, 0, "60s")})
     provider.script(Answer(200, openai_body(), headers))
     assert chat(workers.one).status_code == 200
     denied = chat(workers.other)
@@ -310,9 +311,9 @@ def test_a_quota_that_is_used_up_is_not_overrun(
     assert len(provider.calls) == 1
 
 
-def test_what_is_left_can_be_used(workers: Workers, provider: ProviderServer) -> None:
-    """Two of sixty are left: two pass, whichever worker they meet, and the third waits."""
-    provider.script(Answer(200, openai_body(), told(requests=(60, 2, "58s"))))
+def test_the_rest_of_a_quota_can_be_used(workers: Workers, provider: ProviderServer) -> None:
+    """Two of sixty are left: two calls pass, at either worker, and the third waits."""
+    provider.script(Answer(200, openai_body(), quota_headers(requests=(60, 2, "58s"))))
     answers = [chat(client).status_code for client in (workers.one, workers.other, workers.one)]
     assert answers == [200, 200, 200]
     assert chat(workers.other).status_code == 503
@@ -321,8 +322,8 @@ def test_what_is_left_can_be_used(workers: Workers, provider: ProviderServer) ->
 def test_a_cached_prompt_is_not_counted_by_anthropic(
     workers: Workers, provider: ProviderServer
 ) -> None:
-    """Of a limit of 2,000 input tokens a prompt of 20,000 that is cached leaves most: the next
-    call passes."""
+    """A cached prompt of 20,000 tokens hardly uses a limit of 2,000 input tokens: the next call
+    passes."""
     headers = {
         "anthropic-ratelimit-input-tokens-limit": "2000",
         "anthropic-ratelimit-input-tokens-remaining": "1900",
@@ -344,8 +345,9 @@ def test_a_cached_prompt_is_not_counted_by_anthropic(
         assert client.post("/v1/messages", json=asked).status_code == 200
 
 
-def test_a_quota_is_of_the_instant_at_which_it_was_asked_for() -> None:
-    """An answer that took a minute tells of a minute ago, and the bucket has refilled since."""
+def test_a_quota_counts_as_of_its_request() -> None:
+    """An answer that took a minute reports the quota of a minute ago, and the bucket has refilled
+    since."""
     reported: list[dict[str, object]] = []
 
     class Reservation:
@@ -356,7 +358,7 @@ def test_a_quota_is_of_the_instant_at_which_it_was_asked_for() -> None:
         reservation = Reservation()
 
         def verdict(self, name: str) -> None:
-            """No limit of that name."""
+            """There is no limit of that name."""
 
     limits = RequestLimits(Limiter(), shares_pauses=True)  # type: ignore[arg-type]
     limits.report([Quota("requests", 60, 0, 60.0)], asked_at=12.5)

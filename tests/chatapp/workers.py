@@ -45,7 +45,7 @@ def busy(retry_after: str | None = None, status: int = 429) -> Answer:
     return openai_error(status, code="rate_limit_exceeded", headers=headers)
 
 
-def told(**quotas: tuple[int, int, str]) -> dict[str, str]:
+def quota_headers(**quotas: tuple[int, int, str]) -> dict[str, str]:
     """OpenAI's headers."""
     headers = {}
     for unit, (limit, remaining, reset) in quotas.items():

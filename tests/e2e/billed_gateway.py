@@ -1,6 +1,5 @@
-"""The application between its callers and a provider with a bill of its own: what each of the three
-says a caller owes.
-"""
+"""The application between its callers and a provider with its own bill: what provider, limits and
+ledger say a caller owes."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from tests.e2e.billing_provider import BilledCall, BillingProvider
 from tests.servers import eventually
 
 MICRO = 1_000_000
-#: No test spends so much: what is left of it tells exactly what a caller was charged.
+#: More than any test spends: the rest of it is exactly what a caller was not charged.
 MONTH_USD = 1_000_000
 DOLLARS_OF_ALL_TIME = "usd-month"
 #: What is charged of received output is exact here; prompts are estimated.
@@ -40,7 +39,7 @@ WITHIN = Decimal("0.02")
 @dataclass(frozen=True, slots=True)
 class Account:
     """What one caller was billed by the provider and charged here, in micro-dollars. ``one_call``
-    is the most that the output of one of the calls could have cost."""
+    is the highest possible cost of the output of one of the calls."""
 
     billed: Decimal
     charged: int
@@ -66,7 +65,7 @@ class Account:
 
 @dataclass
 class Gateway:
-    """A running application; keys are made for callers when they are first named."""
+    """A running application; a caller gets a key when first named."""
 
     url: str
     provider: BillingProvider
@@ -117,13 +116,13 @@ class Gateway:
         return connection
 
     def leave(self, connection: HTTPConnection) -> None:
-        """Hang up, whatever may still come."""
+        """Disconnect, whatever may still come."""
         if connection.sock is not None:
             connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
 
     def limits(self, caller: str) -> dict[str, dict[str, Any]]:
-        """The caller's limits by name, as GET /usage states them."""
+        """The caller's limits by name, as in GET /usage."""
         with closing(HTTPConnection(urlsplit(self.url).netloc, timeout=60)) as connection:
             connection.request("GET", "/usage", headers=self._headers(caller))
             response = connection.getresponse()
@@ -143,7 +142,7 @@ class Gateway:
             return connection.execute(query, [f"user:{caller}"]).fetchall()
 
     def settle(self, caller: str) -> None:
-        """Wait until none of the caller's calls is under way, and all are in the ledger."""
+        """Wait until all of the caller's calls are over and in the ledger."""
         reached = {call.scenario.id for call in self.provider.calls(caller=caller)}
         before: list[object] = []
 
@@ -162,7 +161,7 @@ class Gateway:
         eventually(is_settled)
 
     def account(self, caller: str) -> Account:
-        """Provider, limits and ledger on this caller, once its calls are over."""
+        """Provider, limits and ledger of this caller, after its calls."""
         self.settle(caller)
         calls = self.provider.calls(caller=caller)
         left_usd = self.left(caller)[DOLLARS_OF_ALL_TIME]
@@ -174,7 +173,7 @@ class Gateway:
         )
 
     def reached(self, call_id: str, *, sent: bool = False) -> BilledCall:
-        """The provider's call of this id, once there is one (and all of it was sent)."""
+        """The provider's call of this id, once it has begun (and everything was sent)."""
 
         def found() -> list[BilledCall]:
             return [call for call in self.provider.calls(id=call_id) if call.sent or not sent]
@@ -196,10 +195,8 @@ def make_key(app: Flask, caller: str, plan: str) -> str:
 
 
 def roomy_policy(path: Path, *, keep: Sequence[str] = (), **instead: str) -> Path:
-    """The packaged policy with room for the pace of a test, and a month without end.
-
-    ``keep`` names limits that stay as they are, ``instead`` gives limits another text.
-    """
+    """The packaged policy with high rates and an endless month. ``keep`` names limits that stay as
+    they are, ``instead`` replaces the strings of limits."""
     policy = tomllib.loads(Path(POLICY_FILE).read_text("utf-8"))
     instead = {DOLLARS_OF_ALL_TIME: f"{MONTH_USD} usd/month", **instead}
     for limit in _limits_in(policy):
@@ -238,8 +235,8 @@ def _toml(value: object) -> str:
 
 
 class _Handler(QuietHandler):
-    """Closes every response. Werkzeug's own reads on after an answer, and where the client has
-    left meanwhile that raises before the response is closed, as no other server does."""
+    """Closes every response. Werkzeug's handler reads on after an answer, and if the client has
+    disconnected, that raises before the response is closed, as on no other server."""
 
     def setup(self) -> None:
         super().setup()
@@ -247,7 +244,7 @@ class _Handler(QuietHandler):
 
 
 class _Forgiving:
-    """A connection to read from, at whose end there is no error."""
+    """A connection whose end is not an error."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -278,7 +275,7 @@ def threaded(provider: BillingProvider, database: Path, **config: object) -> Ite
 
 
 def write_table(config: pytest.Config, title: str, lines: Sequence[tuple[str, Account]]) -> None:
-    """What was billed and charged, in the report of the test run."""
+    """Print billed and charged amounts in the report of the test run."""
     text = f"\n{title:<72} {'billed':>10} {'charged':>10} {'ledger':>10} USD\n"
     for name, account in lines:
         figures = (account.billed, account.charged, account.ledger)

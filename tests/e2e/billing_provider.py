@@ -110,11 +110,10 @@ class PriceTable:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What a scenario does. ``output``: the form of what streams, or ``hidden`` (billed, never
-    sent) or ``nothing`` (not even a first event). ``ending``: whole, wait (until the client
-    leaves), cut (a clean end of the body without an end of the answer) or error (an event).
-    ``usage``: told, omitted or unreadable. ``answers``: False sends no status line either.
-    """
+    """What a scenario does. ``output``: the form of the streamed output, or ``hidden`` (billed,
+    never sent) or ``nothing`` (not even a first event). ``ending``: whole, wait (until the client
+    disconnects), cut (the body ends before the answer does) or error (an event). ``usage``: told,
+    omitted or unreadable. ``answers``: False sends no status line either."""
 
     output: str = "text"
     ending: str = "whole"
@@ -230,7 +229,7 @@ class BillingProvider:
         return self.prices.micro_usd(call.model, used)
 
     def receive(self, path: str, raw: bytes) -> BilledCall:
-        """Note an attempt; nothing is billed yet."""
+        """Record an attempt; nothing is billed yet."""
         fields = json.loads(raw)
         model = fields["model"]
         stated = fields.get("max_completion_tokens") or fields.get("max_tokens")
@@ -250,7 +249,7 @@ class BillingProvider:
         return call
 
     def note(self, call: BilledCall, **changes: Any) -> BilledCall:
-        """Change what is known of the call: what it used, above all."""
+        """Update what is known of the call, above all its consumption."""
         with self._lock:
             changed = self._calls[call.number] = replace(self._calls[call.number], **changes)
         return changed
@@ -270,7 +269,7 @@ class BillingProvider:
         return self.note(call, used=used)
 
     def wanted_tokens(self, call: BilledCall) -> int:
-        """What the model generates: as much as it wants, within the request's bound."""
+        """The tokens that the model generates, within the request's bound."""
         wanted = call.scenario.options.get("tokens", "5")
         per_answer = call.bound_tokens if wanted == "all" else int(wanted)
         return min(per_answer * (call.fields.get("n") or 1), call.bound_tokens)
@@ -281,7 +280,7 @@ class BillingProvider:
         return self.note(call, used=used)
 
     def client_stays(self, call: BilledCall, connection: Any, for_s: float | None) -> bool:
-        """Wait for so long (None: without end); False once the client has hung up."""
+        """Wait that long (None: forever); False once the client has disconnected."""
         until = None if for_s is None else time.monotonic() + for_s
         readable = select.poll()  # select() fails above 1,024 descriptors
         readable.register(connection, select.POLLIN)
@@ -296,7 +295,8 @@ class BillingProvider:
 
 
 def served_tier(fields: Mapping[str, Any], scenario: Scenario) -> str:
-    """The tier that a request asks for, or the scenario's ``tier`` where it leaves the choice."""
+    """The tier that a request names, or the scenario's ``tier`` if the request leaves the
+    choice."""
     asked = fields.get("speed") or fields.get("service_tier") or "auto"
     if asked == "auto":
         return scenario.options.get("tier", "standard")
@@ -522,7 +522,7 @@ class _Handler(BaseHTTPRequestHandler):
         return scenario.name == "tier_429" and tier != "standard"
 
     def _generated(self) -> bool:
-        """Generate everything; False if the client left before it was done."""
+        """Generate everything; False if the client disconnected before."""
         provider, scenario = self.provider, self._call.scenario
         tokens, wait_s = provider.wanted_tokens(self._call), scenario.number("wait_ms") / 1000
         if not scenario.number("stops"):
@@ -573,7 +573,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
 
     def _wait(self) -> None:
-        """Until the client leaves."""
+        """Wait until the client disconnects."""
         self.close_connection = True
         self._call = self.provider.note(self._call, sent=True)
         self.provider.client_stays(self._call, self.connection, None)

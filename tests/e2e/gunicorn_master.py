@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: status, headers in lower case, and the body, decoded where it is JSON."""
+    """A response: status, headers in lower case, and the body, parsed if it is JSON."""
 
     status: int
     headers: dict[str, str]
@@ -50,7 +50,7 @@ class Master:
     def request(
         self, path: str, payload: object = None, *, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One GET, or a POST of `payload` as JSON, on a connection of its own."""
+        """One GET, or a POST of `payload` as JSON, on a new connection."""
         sent = dict(headers or {})
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
@@ -69,7 +69,7 @@ class Master:
         os.kill(self.pid, number)
 
     def is_serving(self) -> bool:
-        """Whether a worker answers; fails at once when the master has ended."""
+        """Whether a worker answers; fails at once if the master has ended."""
         assert self.process.poll() is None, self.log
         try:
             return self.request("/healthz").status > 0
@@ -77,7 +77,7 @@ class Master:
             return False
 
     def workers(self) -> list[int]:
-        """The workers' processes that run now."""
+        """The running workers."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         booted = {int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log)}
         return [int(pid) for pid in children if int(pid) in booted and alive(int(pid))]
@@ -87,10 +87,8 @@ class Master:
 def gunicorn(
     app: str, *, state: Path, log: Path, workers: int = 2, **environment: str
 ) -> Iterator[Master]:
-    """Run `gunicorn APP` with gunicorn.conf.py until it serves; end it afterwards.
-
-    The embedded server's state goes to `state`; `environment` is added to the process's.
-    """
+    """Run `gunicorn APP` with gunicorn.conf.py until it serves; stop it afterwards. The embedded
+    server's state goes to `state`; `environment` is added to the process's."""
     port = free_port()
     variables = {
         "PORT": str(port),
@@ -107,7 +105,7 @@ def gunicorn(
 def served(
     command: list[str], *, port: int, log: Path, variables: Mapping[str, str]
 ) -> Iterator[Master]:
-    """Run `python -m COMMAND` in the project's directory until it serves; end it afterwards."""
+    """Run `python -m COMMAND` in the project's directory until it serves; stop it afterwards."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Accounts and ledger under gunicorn: several workers on one database, and workers that die."""
+"""Accounts and ledger under gunicorn: several workers with one database, and workers that die."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ KEY_LINE_CHARACTERS = len("sk-chat-") + 16 + 1 + 43
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Master]:
-    """The application with four workers, on a database that is not there yet.
-
-    Without limits: a test that asks often is about keys, not about its address.
-    """
+    """The application with four workers, on a database that does not exist yet. Without limits,
+    because a test sends many requests."""
     where = {"state": tmp_path / "state", "log": tmp_path / "log"}
     with gunicorn("wsgi:app", **where, workers=4, RATELIMIT_ENABLED="false") as master:
         yield master
 
 
 def chat(tmp_path: Path, *words: str) -> str:
-    """`flask --app wsgi chat …` on the workers' database; what it prints."""
+    """The output of `flask --app wsgi chat …` on the workers' database."""
     environment = {
         **os.environ,
         "DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",
@@ -54,7 +52,7 @@ def kept(tmp_path: Path) -> list[tuple[str, str]]:
 
 
 def test_workers_that_start_together_serve_one_database(master: Master, tmp_path: Path) -> None:
-    """Four make the schema at once; all calls of all workers are in one ledger."""
+    """Four create the schema at once; all calls of all workers are in one ledger."""
     eventually(lambda: len(master.workers()) == 4)
     for number in range(12):
         answer = master.request("/chat", {"message": "hi", "user_id": f"user{number}"})
@@ -65,7 +63,7 @@ def test_workers_that_start_together_serve_one_database(master: Master, tmp_path
 
 
 def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) -> None:
-    """Accounts go on without a restart, and a revoked key is refused everywhere."""
+    """Accounts are turned on without a restart, and a revoked key is refused by all workers."""
     assert master.request("/chat", {"message": "hi"}).status == 200
     text = chat(tmp_path, "keys", "create", "--user", "alice").strip()
     assert len(text) == KEY_LINE_CHARACTERS
@@ -85,7 +83,7 @@ def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) ->
 
 
 def test_a_worker_that_ends_writes_its_calls_first(master: Master, tmp_path: Path) -> None:
-    """Calls that were answered a moment before the end are in the ledger after it."""
+    """Calls that were answered just before a worker stops are in the ledger."""
     for number in range(10):
         master.request("/chat", {"message": "hi", "user_id": f"user{number}"})
     workers = master.workers()

@@ -1,9 +1,7 @@
-"""Attacks on the money, each with the provider's own bill beside what the caller is charged.
-
-The promise for all of them: what is charged is within 2 % of the bill, or under it by less than one
-call's capped output; ledger and limits agree to the micro-dollar; a caller beside the attack is
-served, and charged exactly its own bill.
-"""
+"""Attacks on the money, each with the provider's bill beside what the caller is charged. The
+promise for all of them: what is charged is within 2 % of the bill, or under it by less than one
+call's capped output; ledger and limits agree to the micro-dollar; a bystander is served, and
+charged exactly its own bill."""
 
 from __future__ import annotations
 
@@ -82,7 +80,7 @@ def gateway(make_gateway: MakeGateway) -> Gateway:
 
 @pytest.fixture
 def patient(make_gateway: MakeGateway) -> Gateway:
-    """The application whose provider may take its time."""
+    """The application with a long timeout for its provider."""
     return make_gateway()
 
 
@@ -99,13 +97,13 @@ def be_served(gateway: Gateway) -> None:
 
 
 def says(scenario: str, *, caller: str, **options: object) -> Any:
-    """The messages of a call that behaves so, under an id of its own."""
+    """The messages of a call with this behaviour and a new id."""
     options = {"id": next(ids), **options}
     return [{"role": "user", "content": marker(scenario, caller=caller, **options)}]
 
 
 def attempt(gateway: Gateway, caller: str, model: str, messages: Any, **more: Any) -> str | None:
-    """One call through the vendor's SDK, read to its end; the name of its error, if any."""
+    """One call through the vendor's SDK, read to its end. Returns the name of its error, if any."""
     retries = more.pop("max_retries", 0)
     try:
         if model.startswith("claude"):
@@ -125,7 +123,7 @@ def attempt(gateway: Gateway, caller: str, model: str, messages: Any, **more: An
 
 
 def stream_and_leave(gateway: Gateway, caller: str, path: str, body: Any, until: int) -> None:
-    """Stream, read until so many tokens have arrived and the provider has no more, and leave."""
+    """Stream, disconnect when so many tokens have arrived and the provider has no more."""
     connection = gateway.begin(caller, path, {**body, "stream": True})
     try:
         response = connection.getresponse()
@@ -152,7 +150,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, Account]]]
 def figures(
     table: list[tuple[str, Account]], request: pytest.FixtureRequest
 ) -> Callable[..., Account]:
-    """The account of the attacker, which goes into the table; ledger and limits must agree."""
+    """The account of the attacker, which is added to the table; ledger and limits must agree."""
 
     def read(gateway: Gateway, caller: str = "mallory") -> Account:
         account = gateway.account(caller)
@@ -172,7 +170,7 @@ Figures = Callable[..., Account]
 @pytest.mark.parametrize("model", [GPT, CLAUDE])
 @pytest.mark.parametrize("scenario", ["timeout", "silent"])
 def test_1_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str, model: str) -> None:
-    """A call that is billed in full and never answers ends the budget it was made on."""
+    """A call that is billed in full and never answers is charged to the caller's budget."""
     gateway.key("mallory", plan="starter")
     for _ in range(4):
         said = says(scenario, caller="mallory", tokens="all")
@@ -183,7 +181,7 @@ def test_1_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str, 
 
 @pytest.mark.parametrize("scenario", ["timeout", "silent"])
 def test_1_bounded_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str) -> None:
-    """A call with `max_tokens` costs at most that, and costs it when it times out."""
+    """A call with `max_tokens` that times out costs at most that, and not less."""
     for _ in range(6):
         said = says(scenario, caller="mallory", tokens="all")
         stream = scenario == "silent"
@@ -211,10 +209,10 @@ def test_1_bounded_timeouts_are_paid(gateway: Gateway, figures: Figures, scenari
         ("tool_arguments", CLAUDE),
     ],
 )
-def test_2_leaving_before_the_usage_is_paid(
+def test_2_a_disconnect_before_the_usage_is_paid(
     patient: Gateway, figures: Figures, kind: str, model: str
 ) -> None:
-    """Every kind of output is counted, and what cannot be seen costs what was held."""
+    """Every kind of output is counted, and hidden output costs what was held."""
     path = ANTHROPIC if model == CLAUDE else OPENAI
     visible = 0 if kind.startswith("hidden") else 2000
     for _ in range(5):
@@ -231,7 +229,7 @@ def test_2_leaving_before_the_usage_is_paid(
 def test_2_a_broken_stream_costs_what_was_received(
     patient: Gateway, figures: Figures, kind: str, model: str
 ) -> None:
-    """Half an answer is billed as half an answer."""
+    """A partial answer is billed as a partial answer."""
     for _ in range(5):
         said = says(kind, caller="mallory", tokens=2000)
         assert attempt(patient, "mallory", model, said, max_tokens=2000, stream=True)
@@ -244,10 +242,10 @@ def test_2_a_broken_stream_costs_what_was_received(
 
 
 @pytest.mark.parametrize("path", [CHAT, OPENAI, ANTHROPIC])
-def test_3_a_plain_call_ends_when_its_caller_leaves(
+def test_3_a_plain_call_ends_when_its_caller_disconnects(
     patient: Gateway, figures: Figures, path: str
 ) -> None:
-    """The provider is hung up on at once, and what it had generated is paid."""
+    """The provider is disconnected at once, and what it had generated is paid."""
     said = says("normal", caller="mallory", id="left", tokens=2000, wait_ms=4000, stops=1)
     body: dict[str, object] = {"model": CLAUDE if path == ANTHROPIC else GPT}
     if path == CHAT:
@@ -265,7 +263,7 @@ def test_3_a_plain_call_ends_when_its_caller_leaves(
 
 @pytest.mark.parametrize("model", [GPT, CLAUDE])
 def test_3_a_timeout_is_not_repeated(gateway: Gateway, figures: Figures, model: str) -> None:
-    """An SDK with its retries on makes one call of a provider that timed out."""
+    """An SDK with retries makes one call to a provider that timed out."""
     said = says("timeout", caller="mallory", id="slow", tokens=1000)
     fields = {"max_tokens": 1000, "max_retries": 2}
     assert attempt(gateway, "mallory", model, said, **fields)
@@ -294,7 +292,7 @@ def test_4_parallel_calls_cannot_owe_more_than_one_budget(
 def test_4_short_answers_do_not_lower_the_hold_of_others(
     patient: Gateway, figures: Figures
 ) -> None:
-    """A stranger's hold stays at 1,024 tokens of output, the poisoner's own at 256, and neither
+    """Another caller's hold stays at 1,024 tokens of output, the attacker's at 256, and neither
     exceeds the budget by more than one call's capped output."""
     patient.key("poison", plan="starter")
     patient.key("mallory", plan="starter")
@@ -312,17 +310,17 @@ def test_4_short_answers_do_not_lower_the_hold_of_others(
 
 
 def together(gateway: Gateway, caller: str, calls: int) -> None:
-    """Calls of the dearest model at once, each of which generates all that it may."""
+    """Calls of the most expensive model at once, each with the longest possible answer."""
     with ThreadPoolExecutor(calls) as pool:
         for _ in range(calls):
             said = says("normal", caller=caller, tokens=100_000, wait_ms=700)
             pool.submit(attempt, gateway, caller, DEAREST, said)
 
 
-def test_4_the_excess_is_carried_into_the_window_that_is_open(
+def test_4_the_excess_is_carried_into_the_next_window(
     make_gateway: MakeGateway, figures: Figures
 ) -> None:
-    """A call that settles after its window ended is owed in the next one."""
+    """A call that settles after its window ended is charged to the next one."""
     gateway = make_gateway(limits={"usd-hour": "100 usd/3 second"})
     assert attempt(gateway, "mallory", GPT, says("normal", caller="mallory")) is None
     wait_ms = round(1000 * gateway.limits("mallory")["usd-hour"]["reset_after"]) + 300
@@ -368,7 +366,7 @@ PRICES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
 def test_5_what_changes_the_price_is_priced_or_refused(
     patient: Gateway, figures: Figures, name: str, stream: bool
 ) -> None:
-    """Charged what is billed; or 400, and the provider is not asked."""
+    """It is charged as billed; or it is a 400, and the provider is not called."""
     model, options, fields = PRICES[name]
     said = says("normal", caller="mallory", **options)
     error = attempt(patient, "mallory", model, said, stream=stream, extra_body=fields)
@@ -392,8 +390,8 @@ def five_documents(said: Any) -> Any:
 
 
 def test_6_documents_by_url_are_held(gateway: Gateway, figures: Figures) -> None:
-    """Five documents of which the provider bills 720,000 tokens, on 2 USD an hour: the call is
-    refused, or paid."""
+    """Five documents that the provider bills as 720,000 tokens, on 2 USD an hour: the call is
+    refused or paid."""
     gateway.key("mallory", plan="starter")
     for _ in range(4):
         said = five_documents(says("timeout", caller="mallory", input=720_000, tokens=5))
@@ -403,7 +401,7 @@ def test_6_documents_by_url_are_held(gateway: Gateway, figures: Figures) -> None
     assert account.charged >= account.billed - one_prompt, account
 
 
-def test_6_a_pdf_is_no_permanent_refusal(make_gateway: MakeGateway) -> None:
+def test_6_a_pdf_is_admitted(make_gateway: MakeGateway) -> None:
     """A PDF of 250 kB passes on the smallest plan."""
     gateway = make_gateway(keep=("tokens",))
     gateway.key("alice", plan="starter")
@@ -417,10 +415,11 @@ def test_6_a_pdf_is_no_permanent_refusal(make_gateway: MakeGateway) -> None:
 
 
 @pytest.mark.parametrize("spent_usd", [0.0, 1.8])
-def test_7_a_dearer_second_choice_stays_within_the_budget(
+def test_7_an_expensive_fallback_stays_within_the_budget(
     make_gateway: MakeGateway, figures: Figures, spent_usd: float
 ) -> None:
-    """The fallback is decided with its own estimate, and its output is capped at what is left."""
+    """The fallback is decided with its own estimate, and its output is capped by the rest of the
+    budget."""
     gateway = make_gateway(CHATAPP_FALLBACK_MODELS={"gpt-5.4-nano": DEAREST})
     gateway.key("mallory", plan="starter")
     if spent_usd:
@@ -443,7 +442,7 @@ def test_7_a_dearer_second_choice_stays_within_the_budget(
 def test_8_chat_without_usage_is_charged_by_its_text(
     patient: Gateway, figures: Figures, model: str, scenario: str, stream: bool
 ) -> None:
-    """POST /chat: an answer whose usage cannot be read was billed all the same."""
+    """POST /chat: an answer with an unreadable usage is charged by its text."""
     for _ in range(3):
         said = says(scenario, caller="mallory", tokens=2000)
         body = {"message": said[0]["content"], "model": model, "stream": stream}
@@ -494,8 +493,8 @@ def test_9_a_refused_call_keeps_its_request(
 
 
 def test_9_refused_calls_are_no_faster_than_others(make_gateway: MakeGateway) -> None:
-    """60 calls that the provider refuses: its quota sees what the caller's pace admits, which is
-    10 at once and one every 2 s."""
+    """The provider rejects 60 calls. Its quota sees what the caller's limit admits: 10 at once and
+    one every 2 s."""
     gateway = make_gateway(keep=("user",))
     gateway.key("mallory")
     began = time.monotonic()
@@ -515,7 +514,8 @@ def test_9_refused_calls_are_no_faster_than_others(make_gateway: MakeGateway) ->
 def test_10_a_lasting_failure_is_not_amplified(
     patient: Gateway, figures: Figures, status: int, model: str
 ) -> None:
-    """One call of an SDK with a retry is at most two calls of the provider, our own retry."""
+    """One call of an SDK with a retry is at most two calls to the provider, by the server's
+    retry."""
     said = says("refuse", caller="mallory", id="lasting", status=status)
     assert attempt(patient, "mallory", model, said, max_tokens=100, max_retries=1)
     account = figures(patient)
@@ -544,8 +544,8 @@ def test_28_a_special_tier_pauses_only_its_caller(patient: Gateway, name: str) -
         assert attempt(patient, caller, model, said, max_tokens=100) is None
 
 
-def test_28_a_long_context_pauses_only_its_like(patient: Gateway) -> None:
-    """A 429 for a prompt in the long context leaves short prompts alone."""
+def test_28_a_long_context_pauses_only_long_contexts(patient: Gateway) -> None:
+    """A 429 for a prompt in the long context does not stop short prompts."""
     long = says("tier_429", caller="mallory", tier="flex", retry_after=3000)
     long[0]["content"] += "word " * 250_000
     assert attempt(patient, "mallory", "claude-sonnet-4-5", long, max_tokens=100)
@@ -554,7 +554,7 @@ def test_28_a_long_context_pauses_only_its_like(patient: Gateway) -> None:
 
 
 def test_28_no_pause_is_longer_than_a_minute(patient: Gateway) -> None:
-    """A provider that asks for 3,000 s is asked again after 60 s at the latest."""
+    """A provider that names a wait of 3,000 s is called again after 60 s at the latest."""
     model = "gpt-5.4-mini"  # the bystander's models stay open
     said = says("refuse", caller="mallory", status=429, retry_after=3000)
     assert attempt(patient, "mallory", model, said)
@@ -565,7 +565,7 @@ def test_28_no_pause_is_longer_than_a_minute(patient: Gateway) -> None:
 
 
 def test_the_bystander_is_served_during_an_attack(gateway: Gateway) -> None:
-    """While eight callers wait for timeouts, others are answered."""
+    """While eight callers wait for timeouts, other callers get answers."""
     callers = [f"mallory{number}" for number in range(8)]
     for caller in callers:
         gateway.key(caller)

@@ -1,4 +1,4 @@
-"""The provider that the money tests use bills what it says it bills."""
+"""The provider of the money tests bills what it reports."""
 
 from __future__ import annotations
 
@@ -56,30 +56,30 @@ def test_a_price_is_exact(model: str, used: Consumption, micro_usd: str) -> None
     assert PriceTable().micro_usd(model, used) == Decimal(micro_usd)
 
 
-def test_the_bill_is_the_usage_that_is_told(provider: BillingProvider) -> None:
-    """A call that behaves is billed by its own usage, within the bound of its request."""
+def test_the_bill_is_the_reported_usage(provider: BillingProvider) -> None:
+    """A normal call is billed by its reported usage, within the bound of its request."""
     usage = ask(provider, marker("normal", tokens=900, input=10, id=1), max_completion_tokens=300)
     assert (usage.prompt_tokens, usage.completion_tokens) == (10, 300)
     assert provider.billed_micro_usd() == provider.billed_micro_usd(id="1") == Decimal("1357.5")
 
 
 def test_every_choice_is_billed(provider: BillingProvider) -> None:
-    """`n` answers cost n answers."""
+    """`n` answers cost n times as much."""
     usage = ask(provider, marker("normal", tokens=50, input=0), n=3)
     assert usage.completion_tokens == 150
     assert provider.billed_micro_usd() == 150 * Decimal("4.5")
 
 
 def test_a_timeout_is_billed(provider: BillingProvider) -> None:
-    """The prompt and everything generated, though nothing is sent."""
+    """The prompt and all output, although nothing is sent."""
     with pytest.raises(openai.APITimeoutError):
         ask(provider, marker("timeout", tokens=2000, input=100), timeout=0.1)
     assert provider.billed_micro_usd() == 100 * Decimal("0.75") + 2000 * Decimal("4.5")
     eventually(lambda: provider.calls()[0].hung_up)
 
 
-def test_what_stops_is_billed_until_the_client_left(provider: BillingProvider) -> None:
-    """A slow answer that stops on hang-up costs what had been generated."""
+def test_a_stopped_answer_is_billed_until_the_disconnect(provider: BillingProvider) -> None:
+    """A slow answer that stops on a disconnect costs what had been generated."""
     scenario = marker("normal", tokens=10_000, input=0, wait_ms=5000, stops=1)
     with pytest.raises(openai.APITimeoutError):
         ask(provider, scenario, timeout=0.5)
@@ -89,7 +89,7 @@ def test_what_stops_is_billed_until_the_client_left(provider: BillingProvider) -
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 529])
 def test_a_refusal_is_free(provider: BillingProvider, status: int) -> None:
-    """And counted as an attempt."""
+    """It is counted as an attempt."""
     with pytest.raises(openai.APIStatusError) as raised:
         ask(provider, marker("refuse", status=status, id="x"))
     assert raised.value.status_code == status
@@ -106,8 +106,8 @@ def test_a_tier_may_have_no_capacity(provider: BillingProvider) -> None:
     assert ask(provider, scenario).completion_tokens == 5
 
 
-def test_anthropic_streams_and_tells_what_changes_the_price(provider: BillingProvider) -> None:
-    """Speed, cache writes by lifetime and searches stand in the usage, and are billed."""
+def test_anthropic_reports_what_changes_the_price(provider: BillingProvider) -> None:
+    """Speed, cache writes by lifetime and searches are in the usage, and are billed."""
     scenario = marker("normal", tokens=40, input=7, written_1h=1000, searches=2)
     client = anthropic.Anthropic(base_url=provider.url, api_key="none", max_retries=0)
     fields = {"model": "claude-opus-5", "max_tokens": 100, "messages": said(scenario)}
@@ -126,7 +126,7 @@ def test_anthropic_streams_and_tells_what_changes_the_price(provider: BillingPro
     "kind", ["text", "tool_arguments", "function_call", "custom_input", "thinking", "refusal"]
 )
 def test_every_kind_of_output_streams(provider: BillingProvider, kind: str) -> None:
-    """All of it is sent and billed, then the stream waits for its client to leave."""
+    """All of it is sent and billed, then the stream waits until its client disconnects."""
     client = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="none", max_retries=0)
     with client:
         stream = client.chat.completions.create(

@@ -1,4 +1,4 @@
-"""The page at / in a real browser: talk until a limit denies, watch it count down, talk again."""
+"""The page at / in a real browser: chat until a limit denies, see it count down, chat again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def accounts(tmp_path: Path) -> Accounts:
-    """The application's accounts; none yet."""
+    """The application's accounts, without keys at first."""
     database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
     migration.upgrade(database)
     return Accounts(database)
@@ -52,7 +52,7 @@ def accounts(tmp_path: Path) -> Accounts:
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, accounts: Accounts) -> Iterator[str]:
-    """The application, offline, on a free port, with a storage and a database of its own."""
+    """The application without providers, on a free port, with a new storage and database."""
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'chatapp.db'}")
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(key, raising=False)
@@ -68,7 +68,7 @@ def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, accounts: Accounts) -> 
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The page, loaded; a script error or a request to elsewhere fails the test."""
+    """The loaded page; a script error or a request to another site fails the test."""
     context = browser.new_context()
     page = context.new_page()
     complaints: list[str] = []
@@ -95,14 +95,14 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 def say(page: Page, text: str) -> None:
-    """Type a message, send it, and wait until it has been answered one way or the other."""
+    """Type a message, send it, and wait until it has been answered or denied."""
     page.get_by_label("Message", exact=True).fill(text)
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#log .pending")).to_have_count(0)
 
 
 def say_until_denied(page: Page) -> int:
-    """Say things until one is denied; how many were answered before that."""
+    """Send messages until one is denied. Returns the number of answers before that."""
     denials = page.locator("#log .error")
     for number in range(1, 3 * BURST):
         say(page, f"message {number}")
@@ -112,7 +112,7 @@ def say_until_denied(page: Page) -> int:
 
 
 def test_a_conversation_until_the_limit_and_after(page: Page) -> None:
-    """The eleventh message is held back, a countdown says for how long, and then it goes."""
+    """The eleventh message is held back during a countdown, and then sent."""
     send = page.get_by_role("button", name="Send")
     replies = page.locator("#log .model")
     answered = say_until_denied(page)
@@ -137,7 +137,7 @@ def test_a_conversation_until_the_limit_and_after(page: Page) -> None:
 
 
 def test_what_is_left_of_each_limit_is_shown(page: Page) -> None:
-    """Every limit by name, with what this conversation has left of it."""
+    """Every limit by name, with the rest that this conversation has."""
     say(page, "hello")
     limits = page.locator("#limits li")
     expect(limits).to_have_count(10)
@@ -147,7 +147,7 @@ def test_what_is_left_of_each_limit_is_shown(page: Page) -> None:
 
 
 def test_another_user_need_not_wait(page: Page) -> None:
-    """The id is kept over a reload, and a new one ends the wait of the old."""
+    """The id survives a reload, and a new id ends the wait of the old one."""
     field = page.get_by_label("User id")
     say_until_denied(page)
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
@@ -159,7 +159,7 @@ def test_another_user_need_not_wait(page: Page) -> None:
 
 
 def test_markup_is_shown_and_never_run(page: Page) -> None:
-    """A message and a reply are text, whatever they look like."""
+    """Messages and replies are text, even if they look like HTML."""
     markup = "<img src=x onerror=alert(1)><b>bold</b>"
     say(page, markup)
     expect(page.locator("#log .me")).to_have_text(markup)
@@ -167,8 +167,8 @@ def test_markup_is_shown_and_never_run(page: Page) -> None:
     expect(page.locator("#log img, #log b")).to_have_count(0)
 
 
-def test_an_error_is_told_in_the_servers_words(page: Page) -> None:
-    """What is wrong with a message stands in the conversation, and the message is not lost."""
+def test_an_error_is_shown_in_the_servers_words(page: Page) -> None:
+    """The error is in the conversation, and the message is kept."""
     page.get_by_label("Model").fill("llama")
     say(page, "hello")
     expect(page.locator("#log .error")).to_contain_text('The model "llama" is unknown')
@@ -198,7 +198,7 @@ def test_headers_are_read_in_any_order(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [320, 390])
 def test_the_page_fits_a_phone(page: Page, width: int) -> None:
-    """Nothing has to be scrolled sideways, and the way to send stays in sight."""
+    """It does not scroll sideways, and the button to send stays visible."""
     page.set_viewport_size({"width": width, "height": 700})
     page.reload()
     say(page, "a-long-word-" * 60)
@@ -214,12 +214,12 @@ def test_the_page_fits_a_phone(page: Page, width: int) -> None:
 
 @pytest.fixture
 def key(accounts: Accounts) -> PresentedKey:
-    """A key, made before the application starts."""
+    """A key that exists before the application starts."""
     return accounts.create_key("alice", plan=None, default_plan="starter")
 
 
 def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, page: Page) -> None:
-    """A wrong key is told, the right one answers; the tab keeps it, and nothing else does."""
+    """A wrong key is reported, the right one is accepted; only the tab stores it."""
     field = page.get_by_label("API key")
     expect(field).to_be_focused()
     expect(page.get_by_label("User id")).to_have_count(0)

@@ -1,4 +1,4 @@
-"""Many clients at once, some of them slow or silent on purpose, at a gunicorn as it runs."""
+"""Many clients at once, some of them slow or silent on purpose, at a real gunicorn."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def upstream(provider: ProviderServer) -> dict[str, str]:
 
 
 def keys(tmp_path: Path, count: int) -> list[str]:
-    """The keys of so many users, who have the plan team, in the database that `gunicorn` gives."""
+    """The keys of that many users, on the plan team, in the database that `gunicorn` gives."""
     database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
     migration.upgrade(database)
     accounts = Accounts(database)
@@ -76,12 +76,12 @@ def keys(tmp_path: Path, count: int) -> list[str]:
 
 
 def serving(master: Master) -> int:
-    """How many workers have begun to serve."""
+    """The number of workers that have begun to serve."""
     return master.log.count("Worker is ready")
 
 
 def begun(master: Master, key: str | None = None) -> http.client.HTTPResponse:
-    """A stream's answer, of which nothing has been read yet."""
+    """The answer of a stream, still unread."""
     connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
     headers = {**JSON, **({"x-api-key": key} if key else {})}
     connection.request("POST", "/v1/chat/completions", json.dumps(ASKED), headers)
@@ -89,7 +89,7 @@ def begun(master: Master, key: str | None = None) -> http.client.HTTPResponse:
 
 
 class Pulse:
-    """Asks for the health of a server again and again, and keeps how long each answer took."""
+    """Probes the health of a server continually, and records the time of each answer."""
 
     def __init__(self, master: Master, path: str = HEALTH) -> None:
         self._master = master
@@ -117,8 +117,8 @@ class Pulse:
 def test_streams_block_neither_each_other_nor_the_health_check(
     start: Start, provider: ProviderServer, tmp_path: Path
 ) -> None:
-    """60 streams at the default settings: all have their first byte before one of them ends, and
-    the health is told within a second all the while."""
+    """60 streams at the default settings: all get their first byte before one of them ends, and
+    every health check is answered within a second."""
     *users, first = keys(tmp_path, 9)
     pieces = openai_chunks()
     with start(**upstream(provider)) as master:
@@ -145,7 +145,7 @@ def test_streams_block_neither_each_other_nor_the_health_check(
 
 def test_slow_and_silent_clients_hold_no_thread(start: Start) -> None:
     """With 96 half-sent heads, 96 half-sent bodies and 320 silent connections, every probe and
-    every call is answered; and the connections are closed when their time is over."""
+    every call is answered, and the connections are closed at their deadlines."""
     half_a_body = HALF_A_HEAD + b"lication/json\r\nContent-Length: 50\r\n\r\n{"
     with start(GUNICORN_THREADS="4", GUNICORN_REQUEST_TIMEOUT_S="4") as master:
         eventually(lambda: serving(master) == 2)
@@ -166,11 +166,11 @@ def test_slow_and_silent_clients_hold_no_thread(start: Start) -> None:
     assert set(last_words[192:]) == {b""}
 
 
-def test_a_call_without_a_thread_is_refused_in_its_vendors_words(
+def test_a_call_without_a_thread_is_refused_in_its_vendors_format(
     start: Start, provider: ProviderServer
 ) -> None:
-    """Each stream goes to the worker that has room. When none has, a call is refused soon, and
-    costs nothing; the health is told; and there is room again when a stream ends."""
+    """Each stream goes to a worker with a free thread. Without one, a call is refused soon and
+    costs nothing, health checks are answered, and calls are accepted again when a stream ends."""
     pieces = openai_chunks()
     provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 2)
     with start(GUNICORN_THREADS="1", **upstream(provider)) as master:
@@ -193,11 +193,11 @@ def test_a_call_without_a_thread_is_refused_in_its_vendors_words(
         eventually(lambda: master.request("/chat", OFFLINE).status == 200)
 
 
-def test_a_worker_that_hangs_does_not_hold_up_the_others_clients(
+def test_a_hanging_worker_does_not_delay_clients_of_others(
     start: Start, provider: ProviderServer
 ) -> None:
-    """It seems to have room, and takes nothing: what is left to it in vain is taken soon, health
-    checks behind a crowd included."""
+    """It appears to have free threads and accepts nothing. Other workers soon accept the
+    connections left to it, including health checks behind a crowd."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
     with start(GUNICORN_THREADS="1", **upstream(provider)) as master:
@@ -220,8 +220,8 @@ def test_a_worker_that_hangs_does_not_hold_up_the_others_clients(
         assert b"[DONE]" in stream.read()
 
 
-def test_a_client_is_told_once_to_go_on(start: Start) -> None:
-    """It has the answer next, and a second interim one neither before nor after it."""
+def test_a_client_gets_100_continue_once(start: Start) -> None:
+    """The answer comes next, and no second interim answer before or after it."""
     body = json.dumps(OFFLINE).encode()
     head = HALF_A_HEAD + b"lication/json\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     with (
@@ -246,8 +246,8 @@ def peak_kb(pid: int) -> int:
 
 
 def test_a_denied_address_costs_no_memory(start: Start) -> None:
-    """16 connections with bodies of 4 MB, of an address over its limit: each reads its 429, and no
-    worker has read them."""
+    """16 connections with bodies of 4 MB, from an address over its limit: each gets its 429, and no
+    worker has read the bodies."""
     fields = {**ASKED, "model": "offline", "stream": False, "padding": [[]] * 1_000_000}
     body = json.dumps(fields).encode()
     assert len(body) > 4_000_000
@@ -271,8 +271,8 @@ def test_a_denied_address_costs_no_memory(start: Start) -> None:
 
 
 def test_workers_are_replaced_one_at_a_time(start: Start) -> None:
-    """After `max_requests` calls, of which health checks are none. Clients that hold connections
-    do not delay it, and every call is answered meanwhile."""
+    """After `max_requests` calls, not counting health checks. Clients that hold connections do not
+    delay it, and every call is answered meanwhile."""
     with (
         start(
             GUNICORN_CMD_ARGS="--max-requests 8 --max-requests-jitter 0", RATELIMIT_ENABLED="false"
@@ -297,9 +297,7 @@ def test_workers_are_replaced_one_at_a_time(start: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_clients_that_ask_nothing_do_not_hold_up_a_stop(
-    start: Start, number: signal.Signals
-) -> None:
+def test_idle_clients_do_not_delay_a_stop(start: Start, number: signal.Signals) -> None:
     """Half a head is no call in flight, whatever graceful_timeout is."""
     with start() as master, contextlib.ExitStack() as held:
         eventually(lambda: serving(master) == 2)
@@ -313,8 +311,8 @@ def test_clients_that_ask_nothing_do_not_hold_up_a_stop(
 
 
 def test_a_reload_does_not_wait_for_calls(start: Start, provider: ProviderServer) -> None:
-    """While an old worker has a call, the master replaces workers that die, and hears a HUP and a
-    TERM; the call ends as it would have."""
+    """While an old worker has a call, the master replaces dead workers and handles HUP and TERM;
+    the call ends normally."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
     with start(**upstream(provider)) as master:

@@ -1,4 +1,5 @@
-"""A worker that is killed in the middle of fifty streams: nothing stays held, all is on record."""
+"""A worker is killed in the middle of fifty streams: nothing stays reserved, and everything is
+recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from tests.servers import eventually
 pytestmark = pytest.mark.slow
 
 STREAMS = 50
-# Longer than fifty streams take to begin: the lease of one that stands still is not renewed.
+# Longer than fifty streams take to begin, because a silent stream does not renew its lease.
 LEASE_S = 10
 BOOT_S = 20  # a new worker on a busy machine
 ASKED = {"message": "ping", "model": "gpt-5.4-mini", "stream": True}
@@ -79,9 +80,9 @@ key = "user"
 
 @dataclass(frozen=True)
 class Death:
-    """What was seen of it. ``held`` and ``after`` are what was left of each limit before the kill
-    and after the lease, ``storages`` the runs of the limits' server that answered then; ``calls``
-    is the ledger, and ``check`` what its command says."""
+    """What was observed. ``held`` and ``after`` are the rest of each limit before the kill and
+    after the lease, ``storages`` the runs of the storage server that answered then; ``calls`` is
+    the ledger, and ``check`` the output of its command."""
 
     held: dict[str, float]
     after: dict[str, float]
@@ -100,7 +101,7 @@ def provider() -> Iterator[ProviderServer]:
 
 @pytest.fixture(scope="module")
 def death(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) -> Death:
-    """One worker that has all of the streams, killed; the master makes another one by itself."""
+    """One worker that has all of the streams is killed; the master starts another."""
     directory = tmp_path_factory.mktemp("death")
     database, policy = directory / "chatapp.db", directory / "policy.toml"
     policy.write_text(POLICY)
@@ -140,7 +141,7 @@ def death(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def begun(master: Master) -> http.client.HTTPConnection:
-    """The connection of a stream whose first word has come."""
+    """The connection of a stream whose first word has arrived."""
     connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
     connection.request("POST", "/chat", json.dumps(ASKED), CONTENT)
     response = connection.getresponse()
@@ -150,18 +151,18 @@ def begun(master: Master) -> http.client.HTTPConnection:
 
 
 def left(master: Master) -> dict[str, float]:
-    """What the caller has left of each limit of his plan."""
+    """The rest of each limit of the caller's plan."""
     limits = master.request("/usage").body["limits"]
     return {limit["name"]: limit["remaining"] for limit in limits if limit["name"] in WHOLE}
 
 
 def storage_uri(master: Master) -> str:
-    """Where the embedded server that the log named last is."""
+    """The URI of the embedded server that the log named last."""
     return re.findall(r"embedded server, (\S+)", master.log)[-1]
 
 
 def run_of(uri: str) -> str:
-    """The id of the server's present run: another one after a restart."""
+    """The id of the server's current run, which changes at a restart."""
     with redis.Redis.from_url(uri.removeprefix("redis+")) as client:
         return str(client.info("server")["run_id"])
 
@@ -174,7 +175,7 @@ def kept(database: Path) -> list[sqlite3.Row]:
 
 
 def checked(settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`chat ledger check`, told that no call takes long: it need not wait to call one dead."""
+    """`chat ledger check`, with the setting that calls are short, so that it need not wait."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     environment = {**clean, **settings, "CHATAPP_PROVIDER_TIMEOUT_S": "0.001"}
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", "ledger", "check"]
@@ -184,7 +185,7 @@ def checked(settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_all_of_them_were_held(death: Death) -> None:
-    """Before the kill every slot was taken, and the dollars of every estimate."""
+    """Before the kill every slot was taken, and the dollars of every estimate were reserved."""
     assert death.held["at-once"] == 0
     estimates = sum(call["cost_micro_usd"] for call in death.calls)
     for name in ("usd-hour", "usd-day"):
@@ -192,20 +193,20 @@ def test_all_of_them_were_held(death: Death) -> None:
     assert death.held["tokens"] < WHOLE["tokens"] - STREAMS * 1000
 
 
-def test_within_the_lease_nothing_is_held(death: Death) -> None:
-    """Slots, tokens and dollars are whole again, by the clock of the server that kept them."""
+def test_after_the_lease_nothing_is_reserved(death: Death) -> None:
+    """Slots, tokens and dollars are back, by the clock of the storage server."""
     for name in ("at-once", "tokens", "usd-hour", "usd-day"):
         assert death.after[name] == WHOLE[name], name
     assert death.storages[0] == death.storages[1], "the storage was started anew"
 
 
 def test_the_calls_were_made(death: Death) -> None:
-    """What counts calls goes on counting them: the provider was asked."""
+    """Limits in calls keep counting them, because the provider was called."""
     assert death.after["calls"] == WHOLE["calls"] - STREAMS
 
 
 def test_the_ledger_has_every_call(death: Death) -> None:
-    """Unfinished, with the tokens and the price that were expected of it, and no usage."""
+    """Unfinished, with the expected tokens and price, and without a usage."""
     assert len(death.calls) == STREAMS
     assert {call["status"] for call in death.calls} == {"unfinished"}
     for call in death.calls:
@@ -217,7 +218,7 @@ def test_the_ledger_has_every_call(death: Death) -> None:
 
 
 def test_the_check_names_every_call(death: Death) -> None:
-    """As one whose worker died, and nothing else: the limits hold what is settled, which is 0."""
+    """Only as calls of a dead worker: limits and ledger agree on what is settled, which is 0."""
     assert death.check.returncode == 1
     assert "limits of 1 user compared; 50 problems." in death.check.stdout
     for call in death.calls:

@@ -1,4 +1,4 @@
-"""Never one too many, never one too few: many processes, one key, the real server."""
+"""Exact counts: many processes, one key, a real server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_exactly_the_amount_is_admitted(master: Master, strategy: str) -> None:
-    """8 client processes × 8 threads on 8 workers × 8 threads: 137 pass, the others are 429."""
+    """8 client processes with 8 threads each, on 8 workers with 8 threads each: 137 pass, the
+    others get 429."""
     asked = PROCESSES * volley.THREADS * REQUESTS_PER_THREAD
     assert volleys(master.port, f"/{strategy}") == {
         200: AMOUNT,
@@ -40,7 +41,7 @@ def test_exactly_the_amount_is_admitted(master: Master, strategy: str) -> None:
 
 
 def volleys(port: int, path: str) -> Counter[int]:
-    """How often each status came, when all processes began together."""
+    """The number of answers by status, from processes that began together."""
     command = [sys.executable, volley.__file__, str(port), path, str(REQUESTS_PER_THREAD)]
     clients = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

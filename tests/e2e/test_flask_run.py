@@ -1,16 +1,16 @@
-"""Flask's own server, for a look at the application without gunicorn."""
+"""Flask's own server, for trying the application without gunicorn."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from tests.e2e.command import run
 from tests.e2e.gunicorn_master import served
-from tests.e2e.to_its_end import run
 from tests.servers import free_port
 
 
 def test_runs_without_gunicorn_and_without_a_storage(tmp_path: Path) -> None:
-    """`flask --app wsgi run` answers and limits, and starts no server beside it."""
+    """`flask --app wsgi run` serves with limits, and starts no storage server."""
     port = free_port()
     command = ["flask", "--app", "wsgi", "run", "--port", str(port)]
     state = tmp_path / "state"
@@ -22,9 +22,9 @@ def test_runs_without_gunicorn_and_without_a_storage(tmp_path: Path) -> None:
     assert server.log.count("user_id") == 1  # who serves is warned
 
 
-def test_only_who_serves_is_warned(tmp_path: Path) -> None:
-    """That callers can say to be anybody is said where they can call, and not before the words of
-    each command; nor that there is no storage."""
+def test_only_a_server_logs_warnings(tmp_path: Path) -> None:
+    """The warnings about forged user ids and about the missing storage are for servers, not for
+    commands."""
     for words in (["--help"], ["chat", "keys", "list"], ["chat", "keys", "create", "--user", "a"]):
         done = run(tmp_path, "flask", "--app", "wsgi", *words)
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""gunicorn with its settings and the embedded storage, through everything that masters live."""
+"""gunicorn with its settings and the embedded storage, through the life of its masters."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def ask(master: Master, path: str = "/") -> dict[str, Any]:
 
 
 def seen_workers(master: Master) -> set[int]:
-    """The workers that answer a volley of requests."""
+    """The workers that answer a burst of requests."""
     with ThreadPoolExecutor(16) as pool:
         return {answer["worker"] for answer in pool.map(lambda _: ask(master), range(64))}
 
 
 def test_all_workers_share_one_private_server(master: Master, tmp_path: Path) -> None:
-    """Two workers count in one storage, whose directory is for this user alone."""
+    """Two workers count in one storage, whose directory belongs to this user alone."""
     eventually(lambda: len(seen_workers(master)) == 2)
     before = ask(master)["count"]
     assert seen_workers(master) <= set(master.workers())
@@ -67,7 +67,7 @@ def test_all_workers_share_one_private_server(master: Master, tmp_path: Path) ->
 
 
 def test_a_reload_keeps_the_server(master: Master) -> None:
-    """HUP replaces every worker; the server and its counts stay, and there is only one."""
+    """HUP replaces every worker; the server and its counts stay, and there is one server."""
     first = ask(master)
     old = set(master.workers())
     master.signal(signal.SIGHUP)
@@ -80,7 +80,7 @@ def test_a_reload_keeps_the_server(master: Master) -> None:
 
 
 def test_a_reload_takes_new_code(start: Start, tmp_path: Path) -> None:
-    """The master imports neither the application nor ratelimit_ext, so that HUP finds new code."""
+    """The master imports neither the application nor ratelimit_ext, so HUP loads new code."""
     source = Path(__file__).with_name("apps") / "counter.py"
     module = Path(shutil.copy(source, tmp_path / "changing.py"))
     with start("changing:app", PYTHONPATH=str(tmp_path)) as master:
@@ -91,7 +91,7 @@ def test_a_reload_takes_new_code(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_costs_nothing(master: Master) -> None:
-    """SIGKILL of every worker leaves the server and its counts to their successors."""
+    """After SIGKILL of every worker, their successors use the same server and counts."""
     first = ask(master)
     for pid in master.workers():
         os.kill(pid, signal.SIGKILL)
@@ -103,7 +103,7 @@ def test_a_killed_worker_costs_nothing(master: Master) -> None:
 
 
 def test_more_and_fewer_workers_share_the_server(master: Master) -> None:
-    """TTIN and TTOU change the number of workers and nothing else."""
+    """TTIN and TTOU only change the number of workers."""
     first = ask(master)
     master.signal(signal.SIGTTIN)
     eventually(lambda: len(master.workers()) == 3)
@@ -117,7 +117,7 @@ def test_more_and_fewer_workers_share_the_server(master: Master) -> None:
 def test_the_server_ends_with_gunicorn_and_its_state_stays(
     start: Start, number: signal.Signals
 ) -> None:
-    """After an orderly end no server runs; the next start goes on where it stopped."""
+    """After an orderly stop no server runs; the next start restores its state."""
     with start() as master:
         first = ask(master)
         master.signal(number)
@@ -127,10 +127,10 @@ def test_the_server_ends_with_gunicorn_and_its_state_stays(
         assert ask(master)["count"] > first["count"]
 
 
-def test_a_worker_that_still_starts_hears_that_it_must_stop(start: Start) -> None:
-    """A TERM between the fork and the worker's own handlers is not lost: a deployment that is
-    stopped at once does not wait the whole grace for a worker that does not know."""
-    config = "tests/e2e/apps/stopped_while_starting.py"
+def test_a_worker_that_is_starting_can_be_stopped(start: Start) -> None:
+    """A TERM between the fork and the worker's own handlers is not lost, so a deployment that is
+    stopped at once does not wait for graceful_timeout."""
+    config = "tests/e2e/apps/stop_at_start.py"
     with start(GUNICORN_CMD_ARGS=f"--config {config}") as master:
         first, second = re.findall(r"Booting worker with pid: (\d+)", master.log)[:2]
         eventually(lambda: f"Worker exiting (pid: {first})" in master.log)
@@ -138,16 +138,16 @@ def test_a_worker_that_still_starts_hears_that_it_must_stop(start: Start) -> Non
         assert int(second) in master.workers()
 
 
-def test_a_worker_that_hands_a_request_over_hears_it(start: Start) -> None:
-    """A QUIT, as of Ctrl-C, in the moment when the worker gives a request to a thread."""
-    config = "tests/e2e/apps/stopped_while_handing_over.py"
+def test_a_worker_that_hands_a_request_over_can_be_stopped(start: Start) -> None:
+    """A QUIT, as of Ctrl-C, at the moment when the worker gives a request to a thread."""
+    config = "tests/e2e/apps/stop_at_handover.py"
     with start(GUNICORN_CMD_ARGS=f"--config {config}") as master:
         first = re.findall(r"Booting worker with pid: (\d+)", master.log)[0]
         eventually(lambda: master.is_serving() and f"Worker exiting (pid: {first})" in master.log)
 
 
 def test_the_server_ends_with_a_master_that_is_killed(start: Start) -> None:
-    """SIGKILL of the master leaves no server behind, and nothing is forgotten."""
+    """SIGKILL of the master leaves no server behind, and no state is lost."""
     with start() as master:
         first = ask(master)
         workers = master.workers()
@@ -159,7 +159,7 @@ def test_the_server_ends_with_a_master_that_is_killed(start: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_call_in_flight_keeps_its_storage(master: Master, number: signal.Signals) -> None:
-    """Whether the master is asked to end or killed, a call that has begun can still settle."""
+    """Whether the master is stopped or killed, a call that has begun can still settle."""
     ask(master)
     with ThreadPoolExecutor(1) as pool, storage(master) as client:
         call = pool.submit(ask, master, "/slow")
@@ -169,7 +169,7 @@ def test_a_call_in_flight_keeps_its_storage(master: Master, number: signal.Signa
 
 
 def test_an_upgrade_hands_the_server_over(start: Start) -> None:
-    """USR2 after a HUP: the new master takes the old one's server over, and ends it at its end."""
+    """USR2 after a HUP: the new master takes over the old one's server, and stops it in the end."""
     with start() as old, ExitStack() as cleanup:
         first = ask(old)
         old.signal(signal.SIGHUP)
@@ -189,7 +189,7 @@ def test_an_upgrade_hands_the_server_over(start: Start) -> None:
 
 
 def test_an_upgrade_that_is_taken_back_leaves_the_server(start: Start) -> None:
-    """USR2 and a TERM to the new master: the old one goes on with its server."""
+    """USR2 and a TERM to the new master: the old one keeps its server."""
     with start() as old:
         first = ask(old)
         old.signal(signal.SIGUSR2)
@@ -200,8 +200,8 @@ def test_an_upgrade_that_is_taken_back_leaves_the_server(start: Start) -> None:
         assert ask(old)["server"] == first["server"]
 
 
-def test_a_reload_mends_a_killed_supervisor(master: Master, tmp_path: Path) -> None:
-    """When somebody kills the server's supervisor, a HUP brings the storage back."""
+def test_a_reload_replaces_a_killed_supervisor(master: Master, tmp_path: Path) -> None:
+    """HUP starts the storage again."""
     first = ask(master)
     os.kill(int((tmp_path / "state" / "lock").read_text()), signal.SIGKILL)
     eventually(lambda: not alive(first["server"]))
@@ -210,17 +210,17 @@ def test_a_reload_mends_a_killed_supervisor(master: Master, tmp_path: Path) -> N
     assert ask(master)["count"] > first["count"]
 
 
-def test_a_storage_of_ones_own_is_used(
+def test_a_configured_storage_is_used(
     start: Start, redis_server: Server, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    """With RATELIMIT_STORAGE_URI set, nothing is started and nothing written."""
+    """With RATELIMIT_STORAGE_URI set, nothing is started and nothing is written."""
     with start(RATELIMIT_STORAGE_URI=redis_server.unix_uri) as master:
         assert ask(master)["server"] == redis_server.pid
     assert not (tmp_path / "state").exists()
 
 
-def test_a_second_gunicorn_in_the_folder_is_told_why_not(master: Master, start: Start) -> None:
-    """Two masters on one state directory: the second ends with a sentence, the first goes on."""
+def test_a_second_gunicorn_on_one_directory_ends(master: Master, start: Start) -> None:
+    """It prints the reason, and the first one is not affected."""
     first = ask(master)
     with (
         pytest.raises(AssertionError, match=r"another application .*RATELIMIT_EMBEDDED_DIR"),
@@ -231,7 +231,7 @@ def test_a_second_gunicorn_in_the_folder_is_told_why_not(master: Master, start: 
 
 
 def test_the_loop_of_the_readme(start: Start) -> None:
-    """15 calls of one user on 4 workers: 10 × 200, 5 × 429 that say how long; then 5 in 10 s."""
+    """15 calls of one user on 4 workers: 10 × 200, 5 × 429 with a wait; then 5 more in 10 s."""
     with start("wsgi:app", workers=4) as master:
 
         def chat() -> Answer:
@@ -256,7 +256,7 @@ def test_the_loop_of_the_readme(start: Start) -> None:
 
 @pytest.fixture
 def guarded(start: Start, tmp_path: Path) -> Iterator[Master]:
-    """The application, which asks for a key."""
+    """The application with API keys required."""
     database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
     migration.upgrade(database)
     Accounts(database).create_key("alice", plan=None, default_plan="starter")
@@ -266,8 +266,7 @@ def guarded(start: Start, tmp_path: Path) -> Iterator[Master]:
 
 
 def test_a_long_key_is_refused_by_the_application(guarded: Master) -> None:
-    """Up to 16 kB it is a 401 in the endpoint's own shape, where gunicorn would have sent HTML;
-    what is longer no client of ours sends, and gunicorn ends it."""
+    """Up to 16 kB it is a 401 in the endpoint's format. gunicorn rejects longer headers."""
 
     def asked(path: str, characters: int) -> Answer:
         return guarded.request(path, {}, headers={"Authorization": "Bearer " + "a" * characters})
@@ -293,5 +292,6 @@ def storage(master: Master) -> redis.Redis:
 
 @pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script-Name"])
 def test_a_header_does_not_move_the_application(master: Master, name: str) -> None:
-    """gunicorn would take it from a peer on this machine, and fail if it does not fit the path."""
+    """gunicorn would accept SCRIPT_NAME from a peer on this machine, and fail if it does not match
+    the path."""
     assert master.request("/", headers={name: "/x"}).status == 200

@@ -1,4 +1,4 @@
-"""A policy with a mistake under a running gunicorn: the last valid one stays in use."""
+"""A mistake in the policy of a running gunicorn: the last valid policy stays in use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.command import run
 from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
-from tests.e2e.to_its_end import run
 from tests.servers import alive, eventually
 
 POLICY = (ROOT / "chatapp" / "policy.toml").read_text()
@@ -36,24 +36,24 @@ def master(file: Path, tmp_path: Path) -> Iterator[Master]:
 
 
 def serves(master: Master, *, burst: int) -> bool:
-    """Whether the limit of an address has that burst."""
+    """Whether the limit by address has that burst."""
     answer = master.request("/")
     return answer.status == 200 and f'"ip";q={burst};' in answer.headers["ratelimit-policy"]
 
 
 def replaced(master: Master, old: set[int]) -> None:
-    """Wait until two other workers run."""
+    """Wait until two new workers run."""
     eventually(lambda: not any(map(alive, old)), within_s=30)
     eventually(lambda: len(master.workers()) == 2)
     eventually(master.is_serving)
 
 
 @pytest.mark.parametrize(("text", "name"), [(MISTAKEN, "100/dya"), (UNKNOWN, "chta")])
-def test_a_reload_with_a_mistake_goes_on_with_the_last_valid_policy(
+def test_a_reload_with_a_mistake_keeps_the_last_valid_policy(
     master: Master, file: Path, text: str, name: str
 ) -> None:
     """The master logs the mistake with its line before it replaces the workers; a corrected file
-    is in force after the next reload."""
+    takes effect at the next reload."""
     file.write_text(text)
     old = set(master.workers())
     master.signal(signal.SIGHUP)
@@ -73,7 +73,7 @@ def test_a_reload_with_a_mistake_goes_on_with_the_last_valid_policy(
 def test_a_worker_that_dies_is_replaced_by_one_with_the_last_valid_policy(
     master: Master, file: Path
 ) -> None:
-    """Also while the file has a mistake, or is gone."""
+    """While the file has a mistake or is missing."""
     file.write_text(MISTAKEN)
     for _ in range(2):
         old = set(master.workers())
@@ -85,7 +85,7 @@ def test_a_worker_that_dies_is_replaced_by_one_with_the_last_valid_policy(
 
 
 def test_a_first_start_with_a_mistake_ends(file: Path, tmp_path: Path) -> None:
-    """Nothing has been valid yet."""
+    """No policy has been valid yet."""
     file.write_text(MISTAKEN)
     ended = run(
         tmp_path, "gunicorn", "wsgi:app", RATELIMIT_POLICY_FILE=str(file), WEB_CONCURRENCY="1"

@@ -1,8 +1,6 @@
-"""Minutes of mixed load on real gunicorn, between a provider that misbehaves in every way it can
-and callers of whom half attack: ledger, limits and bill agree, and no legitimate call is refused.
-
-Opt-in, for it takes a while: RATELIMIT_MONEY_SOAK=1. RATELIMIT_MONEY_SOAK_S is its length, 60 s.
-"""
+"""Minutes of mixed load on a real gunicorn, between a misbehaving provider and callers of whom half
+attack: ledger, limits and bill agree, and no legitimate call is refused. Opt-in, because it takes a
+while: RATELIMIT_MONEY_SOAK=1. RATELIMIT_MONEY_SOAK_S is its length, 60 s."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ ids = map(str, itertools.count())
 
 @dataclass(frozen=True)
 class Load:
-    """What one caller does over and over. ``leaves``: it streams, and hangs up once it has so many
+    """What one caller does repeatedly. ``leaves``: it streams, and disconnects after so many
     tokens; ``fields`` are added to its requests, ``options`` to the marker."""
 
     scenario: str = "normal"
@@ -156,13 +154,14 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
 
 
 def named(caller: str) -> str:
-    """The caller's name without what a marker cannot hold."""
+    """The caller's name without characters that a marker cannot have."""
     return caller.replace(" ", "_").replace(",", "")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a caller's calls: statuses by number of calls, 200 only if read to the end."""
+    """The outcome of a caller's calls: the number of calls by status, 200 only if read to the
+    end."""
 
     statuses: Counter[int]
 
@@ -182,7 +181,7 @@ def run(gateway: Gateway, caller: str, load: Load, until: float) -> Outcome:
 
 
 def call(gateway: Gateway, caller: str, load: Load) -> int:
-    """One call; its status, or 0 if the answer was no whole one."""
+    """One call; its status, or 0 if the answer was incomplete."""
     call_id = next(ids)
     path = billing_provider.OPENAI_PATH
     body: dict[str, Any] = {"model": load.model, "stream": load.stream or load.leaves is not None}
@@ -210,7 +209,7 @@ def call(gateway: Gateway, caller: str, load: Load) -> int:
 
 
 def read_until(response: HTTPResponse, tokens: int) -> None:
-    """Read so many tokens of a stream, or what there is."""
+    """Read so many tokens of a stream, or all of it."""
     while tokens > 0 and (line := response.readline()):
         tokens -= line.decode().count(FILLER)
 
@@ -244,7 +243,7 @@ def lines(
 def problems(
     caller: str, outcomes: dict[str, Outcome], accounts: dict[str, Account]
 ) -> Iterator[str]:
-    """What breaks the promise."""
+    """Violations of the promise."""
     account, outcome = accounts[caller], outcomes[caller]
     if account.ledger != account.charged:
         yield f"{caller}: ledger and limits differ: {account}"

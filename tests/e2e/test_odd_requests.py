@@ -1,7 +1,5 @@
-"""Generated requests over sockets to the real gunicorn: no 500, no traceback, and none hangs.
-
-Some of them in every run; CHATAPP_FUZZ_REQUESTS=50000 sends a tenth of that over sockets.
-"""
+"""Generated requests over sockets to a real gunicorn: no 500, no traceback, and no hang. Some of
+them in every run; CHATAPP_FUZZ_REQUESTS=50000 sends a tenth of that over sockets."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def master(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Master]:
 
 
 def status_of(port: int, asked: OddRequest) -> str:
-    """What the status line says; "" if the server closes without one, "hangs" if it does not."""
+    """The status; "" if the server closes without one, "hangs" if it does not."""
     with socket.create_connection(("127.0.0.1", port), timeout=BOUND_S) as connection:
         head = asked.head().replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
         try:

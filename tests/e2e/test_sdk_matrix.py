@@ -1,8 +1,6 @@
-"""Several years of the vendors' SDKs against this server: each tries again when it should, waits as
-long as it is told, and stops when it should.
-
-Opt-in, for it makes an environment per version and needs a package index: RATELIMIT_SDK_MATRIX=1.
-"""
+"""Several years of the vendors' SDKs against this server: each retries when it should, waits as
+long as it should, and stops when it should. Opt-in, because it creates an environment per version
+and needs a package index: RATELIMIT_SDK_MATRIX=1."""
 
 from __future__ import annotations
 
@@ -52,8 +50,8 @@ OWN_TIME_S = 3.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call: its text or the name of the error, how long it took, and how many
-    requests it made of this server."""
+    """The outcome of a call: its text or the name of the error, its time, and the number of
+    requests to this server."""
 
     text: str | None
     error: str | None
@@ -63,7 +61,7 @@ class Outcome:
 
 @dataclass
 class Sdk:
-    """An SDK of one version in front of this server; `attempts` are the requests that it made."""
+    """One version of an SDK in front of this server; `attempts` are its requests."""
 
     vendor: str
     python: Path
@@ -84,7 +82,7 @@ class Sdk:
 def environment(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
-    """The vendor, and the interpreter of an environment that has that version of its SDK."""
+    """The vendor, and the interpreter of an environment with that version of its SDK."""
     directory = tmp_path_factory.mktemp("sdk")
     venv.create(directory, with_pip=True, symlinks=True)
     python = directory / "bin" / "python"
@@ -113,7 +111,8 @@ def sdk(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Sdk]:
-    """The SDK before an application with the packaged policy, or with one limit as a parameter."""
+    """The SDK in front of an application with the packaged policy, or with one limit as a
+    parameter."""
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'chatapp.db'}")
     limit = getattr(request, "param", None)
     config: dict[str, object] = {"RATELIMIT_STORAGE_URI": "memory://"}
@@ -127,14 +126,14 @@ def sdk(
 
 
 def counted(app: Flask) -> list[str]:
-    """The paths of all requests that will come."""
+    """The paths of all requests from now on."""
     paths: list[str] = []
     app.before_request_funcs.setdefault(None, []).insert(0, lambda: paths.append(request.path))
     return paths
 
 
 def trouble(sdk: Sdk, status: int, code: str, **headers: str) -> Answer:
-    """What its vendor would answer."""
+    """The vendor's error."""
     written = {name.replace("_", "-"): value for name, value in headers.items()}
     if sdk.vendor == "openai":
         return openai_error(status, code=code, headers=written)
@@ -142,7 +141,7 @@ def trouble(sdk: Sdk, status: int, code: str, **headers: str) -> Answer:
 
 
 def test_it_answers_and_streams(sdk: Sdk) -> None:
-    """Unchanged but for its address."""
+    """Unchanged except for its address."""
     for way in ("whole", "stream"):
         outcome = sdk.call(way)
         assert (outcome.text, outcome.error, outcome.attempts) == ("pong", None, 1)
@@ -153,8 +152,8 @@ def test_it_answers_and_streams(sdk: Sdk) -> None:
 def test_an_overloaded_provider_is_tried_again_after_its_wait(
     sdk: Sdk, provider: ProviderServer, way: str, wait_s: int, attempts: int
 ) -> None:
-    """As the provider said: a short wait is the server's, and the client sees one call; for a
-    longer one the client waits, and is let through when it is over."""
+    """The server waits for a short time, and the client sees one call. For a longer wait the client
+    waits, and its retry is admitted."""
     status = 429 if sdk.vendor == "openai" else 529
     provider.script(trouble(sdk, status, "overloaded_error", Retry_After=str(wait_s)))
     outcome = sdk.call(way)
@@ -162,9 +161,11 @@ def test_an_overloaded_provider_is_tried_again_after_its_wait(
     assert wait_s <= outcome.took_s < wait_s + OWN_TIME_S
 
 
-def test_what_the_server_has_retried_the_sdk_does_not(sdk: Sdk, provider: ProviderServer) -> None:
-    """Without a wait the server retries after 1 s. Three tries of the SDK times two of the server
-    would be six."""
+def test_the_sdk_does_not_retry_what_the_server_has_retried(
+    sdk: Sdk, provider: ProviderServer
+) -> None:
+    """Without a wait the server retries after 1 s. Three attempts of the SDK times two of the
+    server would be six."""
     provider.script(*[trouble(sdk, 429, "rate_limit_error")] * 2)
     outcome = sdk.call()
     assert outcome.error in {"InternalServerError", "ServiceUnavailableError"}  # by its version
@@ -173,10 +174,10 @@ def test_what_the_server_has_retried_the_sdk_does_not(sdk: Sdk, provider: Provid
 
 
 @pytest.mark.parametrize("wait_s", ["61", "3600", "277403"])
-def test_a_wait_that_is_too_long_is_not_waited_for(
+def test_the_sdk_does_not_retry_after_a_long_wait(
     sdk: Sdk, provider: ProviderServer, wait_s: str
 ) -> None:
-    """By itself, one of them sleeps for days and others hammer."""
+    """Without the header, some SDKs sleep for days and others retry at once."""
     provider.script(trouble(sdk, 429, "rate_limit_error", Retry_After=wait_s))
     outcome = sdk.call()
     assert outcome.error is not None
@@ -184,8 +185,8 @@ def test_a_wait_that_is_too_long_is_not_waited_for(
     assert outcome.took_s < OWN_TIME_S
 
 
-def test_credit_that_is_used_up_is_not_tried_again(sdk: Sdk, provider: ProviderServer) -> None:
-    """By itself it would be, twice."""
+def test_the_sdk_does_not_retry_without_credit(sdk: Sdk, provider: ProviderServer) -> None:
+    """Without the header it would, twice."""
     code = "insufficient_quota" if sdk.vendor == "openai" else "billing_error"
     provider.script(trouble(sdk, 429, code))
     outcome = sdk.call()
@@ -193,8 +194,8 @@ def test_credit_that_is_used_up_is_not_tried_again(sdk: Sdk, provider: ProviderS
 
 
 @pytest.mark.parametrize("sdk", ["1/day"], indirect=True)
-def test_a_day_that_is_used_up_is_told_at_once(sdk: Sdk) -> None:
-    """A RateLimitError, after one request and no sleep."""
+def test_a_used_up_day_raises_at_once(sdk: Sdk) -> None:
+    """A RateLimitError after one request, without a sleep."""
     assert sdk.call(model="offline").error is None
     denied = sdk.call(model="offline")
     assert (denied.error, denied.attempts) == ("RateLimitError", 1)
@@ -202,8 +203,8 @@ def test_a_day_that_is_used_up_is_told_at_once(sdk: Sdk) -> None:
 
 
 @pytest.mark.parametrize("sdk", ["1/5 second"], indirect=True)
-def test_a_short_denial_is_waited_for(sdk: Sdk) -> None:
-    """As long as we say, once."""
+def test_the_sdk_waits_for_a_short_denial(sdk: Sdk) -> None:
+    """For the wait of the denial, once."""
     assert sdk.call(model="offline").attempts == 1
     second = sdk.call(model="offline")
     assert second.error is None
@@ -212,7 +213,7 @@ def test_a_short_denial_is_waited_for(sdk: Sdk) -> None:
 
 
 def test_a_stream_that_breaks_off_raises(sdk: Sdk, provider: ProviderServer) -> None:
-    """Cut or with an error inside a 200: half an answer is never taken for a whole one."""
+    """Cut off or with an error inside a 200: a partial answer is never taken for a whole one."""
     if sdk.vendor == "openai":
         broken = [[*openai_chunks()[:3], Cut()], openai_chunks()[:3]]
     else:
@@ -226,7 +227,7 @@ def test_a_stream_that_breaks_off_raises(sdk: Sdk, provider: ProviderServer) -> 
 
 
 def test_the_matrix_has_the_installed_versions() -> None:
-    """What requirements.txt asks for is one of them."""
+    """The versions of requirements.txt are among them."""
     installed = subprocess.run(
         [sys.executable, "-m", "pip", "list", "--format=freeze"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Streams through gunicorn and its threads, as they run in production."""
+"""Streams through gunicorn and its threads, as in production."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def provider() -> Iterator[ProviderServer]:
 
 @pytest.fixture(scope="module")
 def master(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
-    """One worker with two threads before `provider`."""
+    """One worker with two threads in front of `provider`."""
     directory: Path = tmp_path_factory.mktemp("streams")
     with gunicorn(
         "wsgi:app",
@@ -51,10 +51,10 @@ def begun(master: Master) -> tuple[http.client.HTTPConnection, http.client.HTTPR
     return connection, response
 
 
-def test_the_first_word_comes_while_the_next_is_not_made(
+def test_the_first_word_arrives_before_the_second_is_generated(
     master: Master, provider: ProviderServer
 ) -> None:
-    """Nothing between the provider and the client holds it back."""
+    """Nothing between provider and client buffers it."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
     connection, response = begun(master)
@@ -66,11 +66,11 @@ def test_the_first_word_comes_while_the_next_is_not_made(
     connection.close()
 
 
-def test_who_leaves_frees_the_provider_and_the_thread(
+def test_a_disconnect_frees_the_provider_and_the_thread(
     master: Master, provider: ProviderServer
 ) -> None:
-    """At once, though the provider is silent: as many as there are threads, and one more is
-    served."""
+    """At once, although the provider is silent: as many clients as there are threads disconnect,
+    and one more is served."""
     provider.rest()
     for _ in range(3):
         provider.hung_up.clear()
@@ -87,9 +87,11 @@ def test_who_leaves_frees_the_provider_and_the_thread(
     assert "Traceback" not in master.log
 
 
-def test_who_does_not_read_keeps_no_thread(provider: ProviderServer, tmp_path: Path) -> None:
-    """As many as there are threads stop reading their streams: each is ended after the time that a
-    provider may take, and the next caller is served."""
+def test_a_client_that_does_not_read_keeps_no_thread(
+    provider: ProviderServer, tmp_path: Path
+) -> None:
+    """As many clients as there are threads stop reading their streams: each is disconnected after
+    the provider's timeout, and the next caller is served."""
     megabyte = openai_chunks()[1].replace(b'"po"', b'"' + b"p" * 2**20 + b'"')
     with gunicorn(
         "wsgi:app",
@@ -117,8 +119,8 @@ def test_who_does_not_read_keeps_no_thread(provider: ProviderServer, tmp_path: P
             client.close()
 
 
-def test_an_odd_time_for_the_provider_is_told_by_the_application(tmp_path: Path) -> None:
-    """gunicorn's settings read it as well, and leave the sentence to who knows it."""
+def test_an_invalid_provider_timeout_is_reported_by_the_application(tmp_path: Path) -> None:
+    """gunicorn's settings read it as well, and leave the error to the application."""
     with (
         pytest.raises(AssertionError) as failed,
         gunicorn(

@@ -1,4 +1,4 @@
-"""What one worker learns or an operator says holds in all of gunicorn's workers at once."""
+"""A block by an operator and a cool-down take effect in all of gunicorn's workers at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def provider() -> Iterator[ProviderServer]:
 
 @pytest.fixture
 def master(provider: ProviderServer, tmp_path: Path) -> Iterator[Master]:
-    """Four workers on the embedded server, before a provider that does as it is told."""
+    """Four workers on the embedded server, in front of a scripted provider."""
     with gunicorn(
         "wsgi:app",
         state=tmp_path / "state",
@@ -45,7 +45,7 @@ def master(provider: ProviderServer, tmp_path: Path) -> Iterator[Master]:
 
 
 def command(tmp_path: Path, *words: str) -> str:
-    """`flask --app wsgi chat …` in a process of its own, which is told no storage."""
+    """`flask --app wsgi chat …` in a separate process without RATELIMIT_STORAGE_URI."""
     environment = {name: value for name, value in os.environ.items() if "RATELIMIT" not in name}
     environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'chatapp.db'}"
     environment["RATELIMIT_EMBEDDED_DIR"] = str(tmp_path / "state")
@@ -63,14 +63,14 @@ def command(tmp_path: Path, *words: str) -> str:
 
 
 def together(master: Master, calls: int, payload: object = HELLO) -> list[Answer]:
-    """So many calls at once, each on a connection of its own, so that all workers have some."""
+    """That many calls at once, each on a new connection, so that all workers get some."""
     with ThreadPoolExecutor(calls) as pool:
         return list(pool.map(lambda _: master.request("/chat", payload), range(calls)))
 
 
 def test_a_block_is_obeyed_by_all_workers_at_once(master: Master, tmp_path: Path) -> None:
-    """The command finds the embedded server by itself; not one call passes after it, and every
-    call after the block was lifted."""
+    """The command finds the embedded server. No call passes after the block, and every call passes
+    after it was lifted."""
     assert Counter(answer.status for answer in together(master, 4)) == {200: 4}
     assert "in all workers" in command(tmp_path, "block", "user", "alice")
     assert Counter(answer.status for answer in together(master, 24)) == {403: 24}
@@ -81,7 +81,7 @@ def test_a_block_is_obeyed_by_all_workers_at_once(master: Master, tmp_path: Path
 
 
 def test_everything_can_be_switched_off(master: Master, tmp_path: Path) -> None:
-    """503 in every worker, for whoever asks, and the provider is not asked."""
+    """503 in every worker for every caller, and the provider is not called."""
     command(tmp_path, "block", "all", "--for", "1h")
     answers = together(master, 24)
     assert {answer.body["code"] for answer in answers} == {"switched_off"}
@@ -89,7 +89,7 @@ def test_everything_can_be_switched_off(master: Master, tmp_path: Path) -> None:
 
 
 def test_a_cool_down_is_obeyed_by_all_workers(master: Master, provider: ProviderServer) -> None:
-    """The provider asks one of them for 30 s, once; nobody asks it again."""
+    """The provider names a wait of 30 s to one worker, once; no worker calls it again."""
     provider.script(openai_error(429, code="rate_limit_exceeded", headers={"Retry-After": "30"}))
     first = master.request("/chat", HELLO)
     assert (first.status, first.headers["retry-after"]) == (503, "30")

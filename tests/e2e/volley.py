@@ -1,9 +1,6 @@
-"""One of several client processes: waits for a line, then asks from eight threads at once.
-
-    python volley.py PORT PATH REQUESTS_PER_THREAD
-
-Prints how often each status came.
-"""
+"""One of several client processes: waits for a line, then sends requests from eight threads at
+once. Usage: python volley.py PORT PATH REQUESTS_PER_THREAD. Prints the number of answers by
+status."""
 
 from __future__ import annotations
 

@@ -246,20 +246,3 @@ def test_the_user_of_a_body_is_not_an_identity(client: FlaskClient) -> None:
     for number in range(10):
         ask(client, model="offline", metadata={"user_id": f"u{number}"})
     assert ask(client, model="offline", metadata={"user_id": "new"}).status_code == 429
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", ANTHROPIC_PATH, 405),
-        ("GET", f"{ANTHROPIC_PATH}/count_tokens", 405),
-        ("POST", f"{ANTHROPIC_PATH}/batches", 404),
-    ],
-)
-def test_an_unknown_address_has_the_same_format(
-    client: FlaskClient, method: str, path: str, status: int
-) -> None:
-    """The SDK can read the error."""
-    response = client.open(path, method=method)
-    assert response.status_code == status
-    error_of(response)

@@ -46,9 +46,9 @@ def test_openais_sdk_lists_its_models(served: str) -> None:
 
 def test_without_keys_only_the_offline_model_is_listed(client: FlaskClient) -> None:
     """For either vendor's client."""
-    told = client.get("/v1/models", headers=SPEAKS_ANTHROPIC).json
-    assert told is not None
-    assert (told["first_id"], told["last_id"], told["has_more"]) == ("offline", "offline", False)
+    shown = client.get("/v1/models", headers=SPEAKS_ANTHROPIC).json
+    assert shown is not None
+    assert (shown["first_id"], shown["last_id"], shown["has_more"]) == ("offline", "offline", False)
 
 
 def test_a_missing_key_has_the_vendors_format(make_app: AppMaker, database_url: str) -> None:

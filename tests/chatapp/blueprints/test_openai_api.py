@@ -339,16 +339,3 @@ def test_calls_work_without_limits(make_app: AppMaker) -> None:
 def test_durations_are_written_as_openai_does(wait_us: int, text: str) -> None:
     """Rounded up, in OpenAI's units."""
     assert duration(wait_us) == text
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [("GET", OPENAI_PATH, 405), ("POST", "/v1/models", 405), ("POST", "/v1/embeddings", 404)],
-)
-def test_an_unknown_address_has_the_same_format(
-    client: FlaskClient, method: str, path: str, status: int
-) -> None:
-    """The SDK can read the error."""
-    response = client.open(path, method=method)
-    assert response.status_code == status
-    assert error_of(response)["type"] == "invalid_request_error"

@@ -50,8 +50,8 @@ def limits(client: FlaskClient) -> dict[str, dict[str, Any]]:
 
 def test_it_names_the_user_and_the_plan(client: FlaskClient) -> None:
     """The key's owner and their plan."""
-    told = usage(client)
-    assert (told["user"], told["plan"]) == ("alice", "pro")
+    shown = usage(client)
+    assert (shown["user"], shown["plan"]) == ("alice", "pro")
 
 
 def test_it_shows_what_a_chat_has_left(client: FlaskClient) -> None:
@@ -76,11 +76,11 @@ def test_it_shows_what_a_chat_has_left(client: FlaskClient) -> None:
 
 def test_it_charges_no_plan(client: FlaskClient) -> None:
     """The request counts toward the key's rate only."""
-    told = [limits(client) for _ in range(15)]
-    assert {limit["plan"]["remaining"] for limit in told} == {2000}
-    assert {limit["user"]["remaining"] for limit in told} == {10}
-    assert told[-1]["key"]["remaining"] < told[0]["key"]["remaining"]
-    assert "ip" not in told[-1]
+    shown = [limits(client) for _ in range(15)]
+    assert {limit["plan"]["remaining"] for limit in shown} == {2000}
+    assert {limit["user"]["remaining"] for limit in shown} == {10}
+    assert shown[-1]["key"]["remaining"] < shown[0]["key"]["remaining"]
+    assert "ip" not in shown[-1]
 
 
 def test_it_answers_when_a_limit_is_used_up(client: FlaskClient) -> None:
@@ -154,29 +154,29 @@ def test_what_is_spent_is_what_the_limits_hold(online: FlaskClient) -> None:
     for _ in range(3):
         assert online.post("/chat", json={"message": "hi", "model": "gpt-4o"}).status_code == 200
     assert services_of(online.application).ledger.flush()
-    told = usage(online)
+    shown = usage(online)
     for name, spent in (("usd-day", "today_usd"), ("usd-month", "month_usd")):
-        limit = next(limit for limit in told["limits"] if limit["name"] == name)
-        assert limit["limit"] - limit["remaining"] == pytest.approx(told["spent"][spent])
+        limit = next(limit for limit in shown["limits"] if limit["name"] == name)
+        assert limit["limit"] - limit["remaining"] == pytest.approx(shown["spent"][spent])
 
 
 def test_without_accounts_it_is_about_the_address(make_app: AppMaker) -> None:
     """A caller without a name is counted by IP."""
     client = make_app().test_client()
     client.post("/chat", json={"message": "hi"})
-    told = usage(client)
-    assert (told["user"], told["plan"]) == (None, "starter")
+    shown = usage(client)
+    assert (shown["user"], shown["plan"]) == (None, "starter")
     assert limits(client)["user"]["remaining"] == 9
-    assert client.get("/usage?user_id=bob").json["user"] is None  # nobody asks about another
+    assert client.get("/usage?user_id=bob").json["user"] is None  # no user sees another
 
 
 def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str) -> None:
     """`spent` is null then."""
     with Database(database_url).writing() as connection:
         connection.execute(text("DROP TABLE calls"))
-    told = usage(client)
-    assert told["spent"] is None
-    assert told["limits"]
+    shown = usage(client)
+    assert shown["spent"] is None
+    assert shown["limits"]
 
 
 def test_without_limits_the_list_is_empty(make_app: AppMaker) -> None:

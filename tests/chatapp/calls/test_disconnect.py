@@ -65,9 +65,9 @@ def test_an_exception_in_a_callback_does_not_end_the_watch() -> None:
         raise RuntimeError("oops")
 
     watch = DisconnectWatch()
-    for told, happened in ((fail, failed), (gone.set, gone)):
+    for shown, happened in ((fail, failed), (gone.set, gone)):
         ours, theirs = socket.socketpair()
-        with ours, watch.watching(ours, told):
+        with ours, watch.watching(ours, shown):
             theirs.close()
             assert happened.wait(5)
 

@@ -17,15 +17,15 @@ from chatapp.providers.openai import quotas
         (Quota("requests", 200, 150, 21_600.0), QuotaLevel(200, 50, DAY_S)),
         (Quota("requests", 10_000, 9_999, 8.64), QuotaLevel(10_000, 1, DAY_S)),
         (Quota("tokens", 30_000, 10_000, 40.0), QuotaLevel(30_000, 20_000, MINUTE_S)),
-        # No limit in tokens is by the day, whatever a slow reset seems to say.
+        # Limits in tokens are by the minute, even if the reset is slow.
         (Quota("input_tokens", 50_000, 49_000, 3600.0), QuotaLevel(50_000, 1000, MINUTE_S)),
         # A window that ends as a whole: nothing comes back so slowly.
         (Quota("requests", 4000, 3999, 45.0), QuotaLevel(4000, 1, MINUTE_S)),
-        # Whoever tells the period is believed.
+        # A reported period is used.
         (Quota("requests", 4000, 3999, 22.0, 60), QuotaLevel(4000, 1, MINUTE_S)),
         (Quota("requests", 60, 60, 0.0), QuotaLevel(60, 0, MINUTE_S)),
         (Quota("requests", 60, 40, None), QuotaLevel(60, 20, MINUTE_S)),
-        # An instant that has passed tells nothing of a period.
+        # A past reset gives no period.
         (Quota("requests", 60, 40, 0.0), QuotaLevel(60, 20, MINUTE_S)),
     ],
 )

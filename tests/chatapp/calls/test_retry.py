@@ -201,9 +201,9 @@ def test_a_disconnect_ends_the_attempts(kind: ErrorKind) -> None:
 
 def test_a_refusal_without_a_wait_gets_the_cool_down(made: MakeRetry) -> None:
     """A wait that the provider named is kept."""
-    for named, told in ((None, 8.0), (5.0, 5.0)):
+    for named, shown in ((None, 8.0), (5.0, 5.0)):
         limits, _, retry = made(most_attempts=1)
         limits.pause = 8.0
         with pytest.raises(ProviderError) as refused:
             retry.run(Script(failure("overloaded", named)))
-        assert refused.value.retry_after_s == told
+        assert refused.value.retry_after_s == shown

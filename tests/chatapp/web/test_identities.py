@@ -165,7 +165,7 @@ def test_a_plan_is_the_starter_unless_it_is_set(
 @pytest.mark.parametrize(
     ("hops", "forwarded", "same"),
     [
-        (0, "203.0.113.9", True),  # nobody is believed: it is all one address
+        (0, "203.0.113.9", True),  # no hop is trusted: all are one address
         (1, "203.0.113.9", False),  # the proxy in front is believed
         (1, "203.0.113.9, 198.51.100.1", True),  # only for the hop it added itself
         (2, "203.0.113.9, 198.51.100.1", False),

@@ -74,13 +74,13 @@ def ask(client: FlaskClient, path: str, **fields: object) -> Any:
 
 def own_id(path: str, response: Any) -> str:
     """The server's id in the header of the answer, and in the body of Anthropic's errors."""
-    told: str = response.headers[HEADERS[path]]
-    assert OWN.fullmatch(told)
+    shown: str = response.headers[HEADERS[path]]
+    assert OWN.fullmatch(shown)
     if path == ANTHROPIC:
         assert "x-request-id" not in response.headers
         if response.status_code >= 400:
-            assert response.json["request_id"] == told
-    return told
+            assert response.json["request_id"] == shown
+    return shown
 
 
 @pytest.mark.parametrize("path", HEADERS)
@@ -248,11 +248,11 @@ def test_nothing_else_is_exempt(client: FlaskClient, path: str) -> None:
 def test_the_refusal_has_the_format_of_the_endpoint(client: FlaskClient) -> None:
     """It names the host and the setting."""
     headers = {"Host": "evil.example"}
-    told = client.post("/chat", json=ASKED, headers=headers).json
-    assert told is not None
-    assert told["code"] == "untrusted_host"
-    assert "evil.example" in told["error"]
-    assert "CHATAPP_TRUSTED_HOSTS" in told["error"]
+    shown = client.post("/chat", json=ASKED, headers=headers).json
+    assert shown is not None
+    assert shown["code"] == "untrusted_host"
+    assert "evil.example" in shown["error"]
+    assert "CHATAPP_TRUSTED_HOSTS" in shown["error"]
     openai = client.post("/v1/chat/completions", json={}, headers=headers).json
     assert openai is not None
     assert openai["error"]["code"] == "untrusted_host"

@@ -1,7 +1,5 @@
-"""The least application that uses the storage: every GET counts one more in it.
-
-`/slow` takes a second before it counts, as a call to a provider would.
-"""
+"""A minimal application that uses the storage: every GET adds one to a counter. `/slow` takes a
+second first, as a call to a provider would."""
 
 from __future__ import annotations
 

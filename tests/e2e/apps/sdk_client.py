@@ -1,8 +1,6 @@
-"""One call with whichever SDK is installed; run by test_sdk_matrix in an environment of its own.
-
-Arguments: openai or anthropic, the server's address, whole or stream, the model. Prints a line of
-JSON: the SDK's version, what came of the call, and how long it took.
-"""
+"""One call with the installed SDK; test_sdk_matrix runs it in a separate environment. Arguments:
+openai or anthropic, the server's address, whole or stream, the model. Prints a line of JSON: the
+SDK's version, the outcome, and the time it took."""
 
 from __future__ import annotations
 

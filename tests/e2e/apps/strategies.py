@@ -1,8 +1,5 @@
-"""One route per strategy, each with the same limit, for tests that count what is admitted.
-
-The limit is so large a period that nothing comes back while a test runs. The header `X-Key` says
-who asks.
-"""
+"""One route per strategy, each with the same limit, for tests that count admissions. The period is
+so long that nothing refills during a test. The header `X-Key` is the identity."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ STRATEGIES = ("token-bucket", "sliding-window", "sliding-window-counter", "fixed
 
 
 def admitting(name: str) -> Callable[[], str]:
-    """A view of this name: Flask-Limiter files limits by it, and lambdas would share theirs."""
+    """A view of this name: Flask-Limiter stores limits by it, and lambdas would share theirs."""
 
     def view() -> str:
         return "admitted"

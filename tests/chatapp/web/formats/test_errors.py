@@ -96,10 +96,14 @@ def test_an_sdk_shows_the_mistake_and_the_known_addresses(url: str, name: str) -
         ("POST", "/messages", 404, "anthropic"),
         ("GET", "/messages", 404, "anthropic"),
         ("GET", "/v1/messages", 405, "anthropic"),
+        ("GET", "/v1/messages/count_tokens", 405, "anthropic"),
+        ("POST", "/v1/messages/batches", 404, "anthropic"),
         ("POST", "/chat/completions", 404, "openai"),
         ("GET", "/models", 404, "openai"),
         ("GET", "/v1", 404, "openai"),
         ("GET", "/v1/chat/completions", 405, "openai"),
+        ("POST", "/v1/models", 405, "openai"),
+        ("POST", "/v1/embeddings", 404, "openai"),
         ("GET", "/v1/%ff%00", 404, "openai"),
         ("GET", "/chat", 405, None),
         ("POST", "/chats", 404, None),
@@ -116,6 +120,9 @@ def test_the_address_shows_the_protocol_of_a_client_without_headers(
     assert body is not None
     error = body["error"]
     assert isinstance(error, str) == (vendor is None)
+    if vendor is not None:
+        is_missing = vendor == "anthropic" and status == 404
+        assert error["type"] == ("not_found_error" if is_missing else "invalid_request_error")
     assert ("request_id" in body) == (vendor == "anthropic")
 
 

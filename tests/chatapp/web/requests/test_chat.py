@@ -1,4 +1,4 @@
-"""Bad input: each is told what is wrong with it, none is a 500, none is charged to a plan."""
+"""Invalid input: each error names its cause, none is a 500, none is charged to a plan."""
 
 from __future__ import annotations
 

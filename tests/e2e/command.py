@@ -1,4 +1,4 @@
-"""A command in the project's directory that ends by itself."""
+"""A command in the project's directory, run until it exits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.servers import free_port
 
 
 def run(tmp_path: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`python -m COMMAND` to its end, on a database and a state directory of its own."""
+    """Run `python -m COMMAND` until it exits, with a new database and state directory."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     own = {
         "DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",

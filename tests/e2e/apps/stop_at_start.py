@@ -1,4 +1,4 @@
-"""gunicorn's settings, where the first worker is told to stop before it has handlers of its own."""
+"""gunicorn's settings, with a first worker that gets a stop signal before it has handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""gunicorn's settings, where the first worker is told to stop while it hands over a request."""
+"""gunicorn's settings, with a first worker that gets a stop signal while it hands over a
+request."""
 
 from __future__ import annotations
 

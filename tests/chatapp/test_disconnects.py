@@ -1,4 +1,4 @@
-"""A client that leaves a stream: the provider's call ends at once, and what was made is counted."""
+"""A client disconnects: the provider's call ends at once, and what was generated is charged."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ def begun(url: str, path: str, body: dict[str, object]) -> http.client.HTTPRespo
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_provider_stops_while_nobody_sends_anything(
+def test_a_disconnect_is_noticed_in_silence(
     served: str, provider: ProviderServer, ledger: RecordingLedger, way: str
 ) -> None:
-    """Not at the next word, which may be a minute away; the call is told once, as an estimate."""
+    """Not at the next word, which may be a minute away. The call is recorded once, as an
+    estimate."""
     path, body = WAYS[way]
     openai = "gpt" in str(body["model"])
     pieces = openai_chunks()[:2] if openai else anthropic_events()[:4]
@@ -65,17 +66,17 @@ def test_the_provider_stops_while_nobody_sends_anything(
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
     assert call.usage is not None
     # Anthropic has reported the input by then; OpenAI reports nothing before the end, and may have
-    # reasoned where nobody sees it: the hold is charged.
+    # reasoned without output: the hold is charged.
     assert call.usage.input_tokens == (call.estimated_input_tokens if openai else 23)
     # The first delta may have come before the client left, or not: then the stream was silent.
     held = call.estimated_output_tokens
     assert call.usage.output_tokens in ([held] if openai else [1, held])
 
 
-def test_a_stream_that_was_never_read_ends_too(
+def test_an_unread_stream_ends(
     served: str, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """Nor does the first byte have to be waited for."""
+    """The first byte need not have arrived."""
     provider.script(Stream([Wait()]))
     address = urlsplit(served)
     assert address.hostname is not None
@@ -90,10 +91,10 @@ def test_a_stream_that_was_never_read_ends_too(
     assert (call.status, call.client_left) == ("cut_off", True)
 
 
-def test_who_closes_after_the_last_word_has_not_left(
+def test_a_client_may_disconnect_after_the_last_word(
     served: str, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """The usage that comes after it is still waited for, and is the bill."""
+    """The usage that follows is still received, and is the bill."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:4], Wait(), *pieces[4:]]))
     connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
@@ -113,10 +114,10 @@ def test_who_closes_after_the_last_word_has_not_left(
     assert (call.status, call.client_left, call.estimated) == ("answered", False, False)
 
 
-def test_nobody_is_tried_again_for_who_has_left(
+def test_there_is_no_retry_after_a_disconnect(
     make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """His provider has asked for a second of patience, and nobody is left to have it."""
+    """The provider named a wait of a second, and the client disconnects meanwhile."""
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=3, CHATAPP_FALLBACK_MODELS={OPENAI: ANTHROPIC})
     replace_services(app, ledger=ledger)
     busy = openai_error(429, code="slow_down", headers={"retry-after-ms": "1500"})
@@ -134,7 +135,7 @@ def test_nobody_is_tried_again_for_who_has_left(
 
 
 def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: float = 0) -> None:
-    """A stream is asked for, and nobody stays for its first byte."""
+    """Request a stream, and disconnect before its first byte."""
     address = urlsplit(url).hostname, urlsplit(url).port
     raw = json.dumps({**body, "stream": True}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
@@ -143,11 +144,11 @@ def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: floa
         select.select([leaver], [], [], after_s)
 
 
-def test_who_leaves_at_any_moment_keeps_nothing(
+def test_a_disconnect_at_any_moment_ends_the_call(
     served: str, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
-    """Before its provider is asked, while it is, and while it thinks: the call is over at once, and
-    charged as it was held if a prompt was sent."""
+    """Before, during and after the connection to the provider. It is charged as held if a prompt
+    was sent."""
     provider.think()
     moments = [moment / 1000 for moment in range(0, 40, 8)]
     for count, moment in enumerate(moments, 1):
@@ -158,13 +159,13 @@ def test_who_leaves_at_any_moment_keeps_nothing(
     assert all((call.cost_micro_usd > 0) == (call.status == "cut_off") for call in calls)
 
 
-def test_who_leaves_a_provider_that_cannot_be_reached_pays_nothing(
+def test_a_disconnect_during_an_outage_costs_nothing(
     make_app: AppMaker,
     provider: ProviderServer,
     ledger: RecordingLedger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Impatience comes with an outage, and no prompt was sent."""
+    """No prompt was sent."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
@@ -179,7 +180,7 @@ def test_who_leaves_a_provider_that_cannot_be_reached_pays_nothing(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("warm", [False, True], ids=["new connection", "old connection"])
-def test_a_provider_that_has_not_begun_is_left_at_once(
+def test_a_provider_that_has_not_begun_is_disconnected_at_once(
     served: str,
     provider: ProviderServer,
     ledger: RecordingLedger,
@@ -187,8 +188,8 @@ def test_a_provider_that_has_not_begun_is_left_at_once(
     way: str,
     warm: bool,
 ) -> None:
-    """It may think for a minute before its first sign; thread and slot are free at once, and the
-    prompt is counted, for it was sent. That is no failure of the provider: nothing is logged."""
+    """It may take a minute before its first byte. Thread and slot are free at once, and the prompt,
+    which was sent, is charged. The log has no failure of the provider."""
     path, body = WAYS[way]
     if warm:
         connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
