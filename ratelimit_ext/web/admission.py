@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import flask
 from flask_limiter import Limit
@@ -21,7 +21,7 @@ from ratelimit_ext.core.guess import Guess
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord
-from ratelimit_ext.web.callbacks import Callbacks
+from ratelimit_ext.web.callbacks import Breach, Callbacks
 from ratelimit_ext.web.errors import (
     ENDLESS_MS,
     PRECEDENCE,
@@ -41,7 +41,6 @@ from ratelimit_ext.web.storage import Engines
 
 #: A bound limit, the identity that is charged, and the charge.
 BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
-Breach: TypeAlias = Callable[[Any], flask.Response | None]
 
 _NO_LIMITS: Final = RoutePlan()
 

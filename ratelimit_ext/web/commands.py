@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import click
 import flask
@@ -33,21 +34,16 @@ from ratelimit_ext.web.manager import Applicable, Manager
 STOCK = "flask_limiter.commands"
 
 
-class Extension(Protocol):
-    """What the commands need of the extension."""
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What the commands use of the extension."""
 
-    @property
-    def manager(self) -> Manager: ...
-    @property
-    def identities(self) -> dict[str, Identity]: ...
-    @property
-    def metas(self) -> Sequence[Any]: ...
-    @property
-    def naming(self) -> Naming: ...
-    @property
-    def engine(self) -> Engine: ...
-    @property
-    def is_deferred(self) -> Callable[[str, Any, str | None], bool]: ...
+    manager: Manager
+    identities: Mapping[str, Identity]
+    metas: Sequence[Any]
+    naming: Naming
+    engine: Engine
+    is_deferred: Callable[[str, Any, str | None], bool]
 
 
 class Listed(NamedTuple):

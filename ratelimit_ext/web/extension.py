@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Never, TypeAlias, cast
 
@@ -25,11 +24,10 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
-from ratelimit_ext.engine.protocol import Engine
 from ratelimit_ext.policy import Mistakes, Policy, Uses, did_you_mean
 from ratelimit_ext.web.admission import Admission, AdmissionSettings
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
-from ratelimit_ext.web.callbacks import Callbacks, Estimate, RefusalHandler
+from ratelimit_ext.web.callbacks import Breach, Callbacks, Estimate, RefusalHandler
 from ratelimit_ext.web.code_mistakes import (
     check_function,
     check_functions,
@@ -38,7 +36,7 @@ from ratelimit_ext.web.code_mistakes import (
     check_strategy,
     keywords_of_signature,
 )
-from ratelimit_ext.web.commands import take_over
+from ratelimit_ext.web.commands import Extension, take_over
 from ratelimit_ext.web.configuration import Configuration, configured_policy
 from ratelimit_ext.web.definitions import MARK, RouteLimit, extended, limited
 from ratelimit_ext.web.errors import BlockReason
@@ -54,22 +52,12 @@ from ratelimit_ext.web.response import ResponseWriter, replaced
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
 from ratelimit_ext.web.storage import Engines, storage_prefix
 
+#: Flask's proxy, as an object whose attributes are ours, too.
+_request_context: Final[Any] = request_ctx
+
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
 Deducts: TypeAlias = Callable[[flask.Response], bool]
-Breach: TypeAlias = Callable[[Any], flask.Response | None]
-
-
-@dataclass(frozen=True, slots=True)
-class CommandParts:
-    """What the commands use of an extension."""
-
-    manager: Manager
-    identities: dict[str, Identity]
-    metas: Sequence[Any]
-    naming: Naming
-    engine: Engine
-    is_deferred: Callable[[str, Any, str | None], bool]
 
 
 class Limiter(flask_limiter.Limiter):
@@ -383,16 +371,17 @@ class Limiter(flask_limiter.Limiter):
     @property
     def context(self) -> RequestState:  # type: ignore[override]
         """The state of the current request."""
-        return self._state_in(_request_context())
+        return self._state_in(_request_context._get_current_object())
 
     def _state_in(self, context: Any) -> RequestState:
+        state: RequestState
         try:
-            return cast(RequestState, context._ratelimit_ext[self])
+            state = context._ratelimit_ext[self]
         except AttributeError:
-            context._ratelimit_ext = {}
+            state = RequestState(self._reserve)
+            context._ratelimit_ext = {self: state}
         except KeyError:
-            pass
-        state = context._ratelimit_ext[self] = RequestState(self._reserve)
+            state = context._ratelimit_ext[self] = RequestState(self._reserve)
         return state
 
     @property
@@ -470,7 +459,7 @@ class Limiter(flask_limiter.Limiter):
     def admit_edge(self) -> None:
         """Decide the application's own limits now, before a request that is expensive to read is
         read. The view's other limits are decided before the view, in a second round trip."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         if not self._is_exempt(state, endpoint):
             self._admission.admit_edge(state, self._route(context, endpoint, None))
@@ -585,7 +574,7 @@ class Limiter(flask_limiter.Limiter):
         self, callable_name: str | None = None, in_middleware: bool = True
     ) -> None:
         """Decide, before the view or in a decorated callable's wrapper."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         view = context.app.view_functions.get(endpoint) if endpoint else None
         if in_middleware:
@@ -603,7 +592,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
         """Decide the limit of a block inside a view; ``location`` is the block's."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         if self._is_exempt(state, endpoint):
             return
@@ -621,7 +610,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _finish(self, response: flask.Response) -> flask.Response:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state = self._state_in(context)
         if state.finished or not (self.enabled and self.initialized):
             return response
@@ -692,19 +681,15 @@ class Limiter(flask_limiter.Limiter):
     def _before_listing(self, app: flask.Flask) -> None:
         """Flask-Limiter's commands ask the manager for limits: ours continue them."""
         self._complete_policy(app)
-        parts = CommandParts(
-            self.limit_manager,
-            self.identities,
-            self._meta_limits,
-            self._naming,
-            self._engines.primary,
-            self._is_deferred,
+        extension = Extension(
+            manager=self.limit_manager,
+            identities=self.identities,
+            metas=self._meta_limits,
+            naming=self._naming,
+            engine=self._engines.primary,
+            is_deferred=self._is_deferred,
         )
-        take_over(parts, app)
-
-
-def _request_context() -> Any:
-    return cast(Any, request_ctx)._get_current_object()
+        take_over(extension, app)
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)
