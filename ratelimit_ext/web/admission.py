@@ -436,8 +436,8 @@ def _without_metas(records: list[ChargeRecord]) -> list[ChargeRecord]:
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:
     """The positions of the charges whose denial counts as the caller's; empty for all. A guard's
     denial does not. If there are only guards, it is a position that does not exist."""
-    told = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.told])
-    return () if len(told) == len(charges) else told or (len(charges),)
+    visible = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.told])
+    return () if len(visible) == len(charges) else visible or (len(charges),)
 
 
 def _exceeded(record: ChargeRecord, decision: Decision, cause: Cause) -> RateLimitExceeded:
