@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import flask
 from flask_limiter import Limit
@@ -20,7 +20,7 @@ from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord
-from ratelimit_ext.web.callbacks import Callbacks
+from ratelimit_ext.web.callbacks import Breach, Callbacks
 from ratelimit_ext.web.errors import (
     ENDLESS_MS,
     STORAGE_FULL_WAIT_MS,
@@ -39,7 +39,6 @@ from ratelimit_ext.web.storage import Engines
 
 #: A bound limit, the identity that is charged, and the charge.
 BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
-Breach: TypeAlias = Callable[[Any], flask.Response | None]
 
 _NO_LIMITS: Final = RoutePlan()
 
@@ -435,8 +434,8 @@ def _without_metas(records: list[ChargeRecord]) -> list[ChargeRecord]:
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:
     """The positions of the charges whose denial counts as the caller's; empty for all. A guard's
     denial does not. If there are only guards, it is a position that does not exist."""
-    told = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.visible])
-    return () if len(told) == len(charges) else told or (len(charges),)
+    visible = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.visible])
+    return () if len(visible) == len(charges) else visible or (len(charges),)
 
 
 def _exceeded(record: ChargeRecord, decision: Decision, cause: Cause) -> RateLimitExceeded:

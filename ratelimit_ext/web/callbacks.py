@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import flask
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import ConfigurationError
@@ -15,6 +16,8 @@ from ratelimit_ext.web.identities import BUILT_IN, Identity
 #: A call in flight always counts as one, so ``calls`` has no estimate.
 
 Estimate: TypeAlias = Callable[[], Any]
+#: Called with a ``RequestLimit``; a response replaces the default one.
+Breach: TypeAlias = Callable[[Any], flask.Response | None]
 #: Decides the current request again; returns the new refusal, or ``None`` if it is admitted.
 DecideAgain: TypeAlias = Callable[[], HTTPException | None]
 RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException | None]

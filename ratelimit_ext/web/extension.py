@@ -28,7 +28,7 @@ from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.admission import Admission, AdmissionSettings
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
-from ratelimit_ext.web.callbacks import Callbacks, Estimate, RefusalHandler
+from ratelimit_ext.web.callbacks import Breach, Callbacks, Estimate, RefusalHandler
 from ratelimit_ext.web.code_checks import (
     KnownNames,
     check_function,
@@ -53,10 +53,12 @@ from ratelimit_ext.web.response import ResponseWriter, replaced
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
 from ratelimit_ext.web.storage import Engines, storage_prefix
 
+#: Flask's proxy, as an object whose attributes are ours, too.
+_request_context: Final[Any] = request_ctx
+
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
 Deducts: TypeAlias = Callable[[flask.Response], bool]
-Breach: TypeAlias = Callable[[Any], flask.Response | None]
 
 
 class Limiter(flask_limiter.Limiter):
@@ -370,16 +372,17 @@ class Limiter(flask_limiter.Limiter):
     @property
     def context(self) -> RequestState:  # type: ignore[override]
         """The state of the current request."""
-        return self._state_in(_request_context())
+        return self._state_in(_request_context._get_current_object())
 
     def _state_in(self, context: Any) -> RequestState:
+        state: RequestState
         try:
-            return cast(RequestState, context._ratelimit_ext[self])
+            state = context._ratelimit_ext[self]
         except AttributeError:
-            context._ratelimit_ext = {}
+            state = RequestState(self._reserve)
+            context._ratelimit_ext = {self: state}
         except KeyError:
-            pass
-        state = context._ratelimit_ext[self] = RequestState(self._reserve)
+            state = context._ratelimit_ext[self] = RequestState(self._reserve)
         return state
 
     @property
@@ -457,7 +460,7 @@ class Limiter(flask_limiter.Limiter):
     def admit_edge(self) -> None:
         """Decide the application's own limits now, before a request that is expensive to read is
         read. The view's other limits are decided before the view, in a second round trip."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         if not self._is_exempt(state, endpoint):
             self._admission.admit_edge(state, self._route(context, endpoint, None))
@@ -569,7 +572,7 @@ class Limiter(flask_limiter.Limiter):
         self, callable_name: str | None = None, in_middleware: bool = True
     ) -> None:
         """Decide, before the view or in a decorated callable's wrapper."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         view = context.app.view_functions.get(endpoint) if endpoint else None
         if in_middleware:
@@ -587,7 +590,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
         """Decide the limit of a block inside a view; ``location`` is the block's."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         if self._is_exempt(state, endpoint):
             return
@@ -605,7 +608,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _finish(self, response: flask.Response) -> flask.Response:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""
-        context = _request_context()
+        context = _request_context._get_current_object()
         state = self._state_in(context)
         if state.finished or not (self.enabled and self.initialized):
             return response
@@ -687,10 +690,6 @@ class Limiter(flask_limiter.Limiter):
             is_deferred=self._is_deferred,
         )
         take_over(parts, app)
-
-
-def _request_context() -> Any:
-    return cast(Any, request_ctx)._get_current_object()
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

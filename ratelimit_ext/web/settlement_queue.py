@@ -1,13 +1,12 @@
-"""The settlement queue: sends changes to an engine, and again those that the storage did not take.
+"""The settlement queue: sends changes to an engine, and retries while the storage is unavailable.
 
-A settlement that is lost is money that is not charged, or a slot that stays taken. So what fails is
-sent again, with growing pauses, until its hold is forgotten: its lease plus ten minutes. A
-correction has a marker from its first sending on, so that a lost reply does not apply it twice; a
-settlement needs none, as a hold is settled once. The marker of a first sending is kept for a minute
-alone, as each refund leaves one: a reply that is lost just before an outage of more than a minute
-may refund twice.
+A lost settlement is money that is not charged, or a slot that stays taken. So a failed one is sent
+again, with growing pauses, until its hold has expired: its lease plus ten minutes. A correction has
+a marker, so that a lost reply does not apply it twice; a settlement needs none, as a hold is
+settled once. The marker of a first attempt is kept for one minute, as each refund leaves one: if a
+reply is lost just before an outage of more than a minute, a refund may be applied twice.
 
-Not for reports, blocks and renewals: by the time the storage answers again they are out of date.
+Reports, blocks and renewals are not sent again: they would be out of date.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
 
-#: For how long after its lease a hold is remembered, and its settlement sent again, in seconds.
+#: How long after its lease a hold is kept, and its settlement sent again, in seconds.
 KEPT_AFTER_LEASE_S: Final = 600.0
-#: How many sendings wait at most; beyond that the oldest is dropped.
+#: How many batches are queued at most; then the oldest is dropped.
 MOST_WAITING: Final = 10_000
 FIRST_MARKER_US: Final = 60_000_000
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
-#: How long the end of the process waits for the storage.
+#: How long a process that ends waits for the storage.
 EXIT_S: Final = 1.0
 
 _logger = logging.getLogger("ratelimit_ext")
 
-AWAY: Final = "the storage is unavailable; settlements are kept and sent again: %s"
-BACK: Final = "the storage takes settlements again"
-DROPPED: Final = "a settlement is lost, %s: %s"
-FAILED: Final = "could not settle %d charges, their lease ends by itself"
+UNAVAILABLE: Final = "The storage is unavailable; settlements are queued and sent again: %s"
+AVAILABLE: Final = "The storage is available again; queued settlements are sent"
+DROPPED: Final = "A settlement is lost (%s): %s"
+FAILED: Final = "Could not settle %d charges; they are freed when their lease expires"
 
 
-class Sending(NamedTuple):
+class Batch(NamedTuple):
     """Changes that are sent together. ``until`` is of the queue's clock."""
 
     engine: Engine
@@ -58,10 +57,10 @@ class Sending(NamedTuple):
 
 
 class SettlementQueue:
-    """Sends at once; keeps what the storage could not take, and sends it again from a thread.
+    """Sends at once; queues what the storage could not take, and sends it again from a thread.
 
-    The thread exists only while something waits. ``in_background=False`` starts none: then
-    :meth:`send_waiting` is called from outside.
+    The thread exists only while something is queued. ``in_background=False`` starts none: then
+    :meth:`send_waiting` has to be called.
     """
 
     def __init__(
@@ -77,77 +76,77 @@ class SettlementQueue:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, with nothing waiting: in a forked child, whose parent sends what waits."""
-        self._waiting: dict[int, Sending] = {}  # the oldest first
+        """Empty the queue: in a forked child, whose parent sends what is queued."""
+        self._waiting: dict[int, Batch] = {}  # the oldest first
         self._numbers = itertools.count()
-        self._away: set[Engine] = set()
+        self._unavailable: set[Engine] = set()
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._one_sender = threading.Lock()
         self._awake = threading.Event()
 
     def __len__(self) -> int:
-        """How many sendings wait."""
+        """How many batches are queued."""
         return len(self._waiting)
 
     def send(self, engine: Engine, changes: Sequence[Change], *, lease_s: float) -> None:
         """Send changes to the engine that took their charges. Never raises."""
         kept_s = lease_s + KEPT_AFTER_LEASE_S
         until = self._clock() + kept_s
-        sending = Sending(engine, changes, _marker(changes), FIRST_MARKER_US, until)
+        batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, until)
         kept = [change for change in changes if isinstance(change, Correction | Settlement)]
-        again = sending._replace(changes=kept, marker_us=int(kept_s * 1_000_000))
-        if engine in self._away and self._waiting:  # the thread asks the storage
+        again = batch._replace(changes=kept, marker_us=int(kept_s * 1_000_000))
+        if engine in self._unavailable and self._waiting:  # the thread retries
             self._keep(again)
             return
         try:
-            sending.send()
+            batch.send()
         except StorageUnavailable as error:
-            if engine not in self._away:
-                self._away.add(engine)
-                _logger.error(AWAY, error)
+            if engine not in self._unavailable:
+                self._unavailable.add(engine)
+                _logger.error(UNAVAILABLE, error)
             self._keep(again)
         except Exception:  # with its trace: an engine's own failures have a class
             _logger.exception(FAILED, len(changes))
         else:
-            if engine in self._away:
-                self._answers(engine)
+            if engine in self._unavailable:
+                self._note_available(engine)
 
     def send_waiting(self) -> int:
-        """Send what waits once more, the oldest first; returns how many sendings still wait."""
+        """Send what is queued, the oldest first; returns how many batches are left."""
         with self._one_sender:
             failed: set[Engine] = set()
             with self._changed:
                 waiting = tuple(self._waiting.items())
-            for number, sending in waiting:
-                if self._clock() >= sending.until:
-                    self._drop(number, "it was kept for its time")
-                elif sending.engine not in failed:
+            for number, batch in waiting:
+                if self._clock() >= batch.until:
+                    self._drop(number, "its hold has expired")
+                elif batch.engine not in failed:
                     try:
-                        sending.send()
+                        batch.send()
                     except StorageUnavailable:
-                        failed.add(sending.engine)
+                        failed.add(batch.engine)
                         continue
                     except Exception:
-                        _logger.exception(FAILED, len(sending.changes))
+                        _logger.exception(FAILED, len(batch.changes))
                     self._waiting.pop(number, None)
-                    if sending.engine in self._away:
-                        self._answers(sending.engine)
+                    if batch.engine in self._unavailable:
+                        self._note_available(batch.engine)
             return len(self._waiting)
 
     def flush(self, timeout_s: float = EXIT_S) -> bool:
-        """Wait until nothing waits any more, at most ``timeout_s``; whether that is so."""
+        """Wait until the queue is empty, at most ``timeout_s``; False if it is not."""
         self._awake.set()
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 
-    def _keep(self, sending: Sending) -> None:
-        if not sending.changes:
+    def _keep(self, batch: Batch) -> None:
+        if not batch.changes:
             return
         with self._changed:
-            self._waiting[next(self._numbers)] = sending
+            self._waiting[next(self._numbers)] = batch
             if len(self._waiting) > self._most_waiting:
-                self._drop(next(iter(self._waiting)), "too many wait")
+                self._drop(next(iter(self._waiting)), "too many are queued")
             if self._in_background and self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="ratelimit-settlements", daemon=True
@@ -158,14 +157,14 @@ class SettlementQueue:
                     self._thread = None
 
     def _drop(self, number: int, why: str) -> None:
-        sending = self._waiting.pop(number, None)
-        if sending is not None:
-            _logger.error(DROPPED, why, ", ".join(map(_described, sending.changes)))
+        batch = self._waiting.pop(number, None)
+        if batch is not None:
+            _logger.error(DROPPED, why, ", ".join(map(_described, batch.changes)))
 
-    def _answers(self, engine: Engine) -> None:
-        self._away.discard(engine)
+    def _note_available(self, engine: Engine) -> None:
+        self._unavailable.discard(engine)
         self._awake.set()
-        _logger.info(BACK)
+        _logger.info(AVAILABLE)
 
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -184,8 +183,8 @@ class SettlementQueue:
 
 
 def _marker(changes: Sequence[Change]) -> str | None:
-    """A key of its own for changes that must not be applied twice: beside the first of their
-    buckets, in the same slot of a cluster and under the same prefix."""
+    """The key that marks changes as applied: in the first bucket's slot of a cluster, and under its
+    prefix. ``None`` if they may be applied twice."""
     if not any(isinstance(change, Correction) for change in changes):
         return None
     return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -11,9 +12,10 @@ import flask
 import pytest
 import redis
 
-from ratelimit_ext import Guess, Limiter, Reservation
+from ratelimit_ext import ConfigurationError, Guess, Limiter, Reservation
 from ratelimit_ext.web import reservation as reservation_module
-from tests.web.conftest import Clock
+from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, LEASE, lease_s
+from tests.web.conftest import Clock, Maker
 from tests.web.flaky import make_flaky
 
 View = Callable[[], Any]
@@ -709,3 +711,23 @@ def test_a_guess_of_no_number_is_a_mistake(guess: Any) -> None:
     app.testing = True
     with pytest.raises(ValueError, match="a whole number from 0 up"):
         app.test_client().get("/")
+
+
+@pytest.mark.parametrize(
+    "found", [-5, 0, math.nan, math.inf, 86_401, 10**400, "abc", "", None, True, [1]], ids=repr
+)
+def test_an_invalid_lease_stops_the_start(make: Maker, found: Any) -> None:
+    """A negative lease would disable limits on calls in flight."""
+    with pytest.raises(ConfigurationError, match=rf"{LEASE}: found .*; allowed: a number of sec"):
+        make(config={LEASE: found})
+
+
+@pytest.mark.parametrize(("found", "lease"), [(0.5, 0.5), (86_400, 86_400), ("90", 90)])
+def test_a_lease_is_a_number_of_seconds(found: Any, lease: float) -> None:
+    """As a number, or as an environment has it."""
+    assert lease_s({LEASE: found}) == lease
+
+
+def test_without_one_there_is_a_default() -> None:
+    """Without configuration."""
+    assert lease_s({}) == DEFAULT_LEASE_S

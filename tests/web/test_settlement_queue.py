@@ -174,7 +174,7 @@ def test_the_queue_is_bounded(bench: Bench, caplog: pytest.LogCaptureFixture) ->
     assert len(bench.queue) == 2
     lost = [record for record in caplog.records if "is lost" in record.getMessage()]
     assert [record.getMessage() for record in lost] == [
-        "a settlement is lost, too many wait: T:{a} actual 150 tokens"
+        "A settlement is lost (too many are queued): T:{a} actual 150 tokens"
     ]
 
 
