@@ -103,7 +103,7 @@ class Limiter(flask_limiter.Limiter):
         enabled: bool = True,
         **unknown: Never,
     ) -> None:
-        arguments = locals()
+        arguments = locals()  # the parameters have Flask-Limiter's names
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
         check_function(key_func, 0, "Limiter, key_func")
         stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word != "app"]

@@ -97,7 +97,7 @@ class RoutePlan:
 
 
 @dataclass(slots=True)
-class _Compiled:
+class _CompiledRoute:
     """A route's plans by what its questions were answered; each question is asked once a request.
     ``question_of`` has the position of a definition's question, by the definition's id."""
 
@@ -125,7 +125,7 @@ class Resolver:
         self.estimators: Estimators = {} if estimators is None else estimators
         self._swallow_errors = swallow_errors
         self._logger = logger
-        self._routes: dict[Route, _Compiled] = {}
+        self._routes: dict[Route, _CompiledRoute] = {}
         self._revision = -1
         self._logged: set[tuple[flask.Flask, str]] = set()
 
@@ -149,12 +149,12 @@ class Resolver:
             if len(compiled.plans) >= MOST_VARIANTS:
                 compiled.plans.clear()
             answered = {each: answers[at] for each, at in compiled.question_of.items()}
-            plan = compiled.plans[answers] = _Compilation(self, route, answered).plan()
+            plan = compiled.plans[answers] = _Binder(self, route, answered).plan()
         return self._with_scopes(plan, route) if plan.asks_scopes else plan
 
     def plan_of(self, route: Route, definitions: Iterable[Limit]) -> RoutePlan:
         """The plan of definitions that do not belong to a route: a block's, or the fallback's."""
-        plan = _Compilation(self, route, {}).plan_of(definitions)
+        plan = _Binder(self, route, {}).plan_of(definitions)
         return self._with_scopes(plan, route) if plan.asks_scopes else plan
 
     def log_once(self, app: flask.Flask, subject: str) -> bool:
@@ -166,7 +166,7 @@ class Resolver:
         self._logged.add((app, subject))
         return True
 
-    def _questions(self, route: Route) -> _Compiled:
+    def _questions(self, route: Route) -> _CompiledRoute:
         """What has to be asked at every request, for the definitions that may apply."""
         shared, own = self._candidates(route)
         questions: dict[Callable[[], Any], int] = {}
@@ -175,7 +175,7 @@ class Resolver:
             question = _question(definition)
             if question is not None and id(definition) not in question_of:
                 question_of[id(definition)] = questions.setdefault(question, len(questions))
-        return _Compiled(tuple(questions), question_of)
+        return _CompiledRoute(tuple(questions), question_of)
 
     def _answer(self, question: Callable[[], Any], route: Route) -> Any:
         """The answer. A request without a view may lack what the functions read."""
@@ -213,7 +213,7 @@ class Resolver:
         )
 
 
-class _Compilation:
+class _Binder:
     """Binds definitions to one route, each once. ``answers`` are by the definition's id."""
 
     def __init__(self, resolver: Resolver, route: Route, answers: Mapping[int, Any]) -> None:
