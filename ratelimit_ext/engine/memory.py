@@ -142,6 +142,8 @@ class MemoryEngine:
         now_us: int | None = None,
     ) -> int:
         """See :meth:`Engine.settle`."""
+        for change in changes:
+            strategy_of(change.charge.limit).check_change(change)
         buckets = self._buckets()
         applied = 0
         with buckets.lock:
