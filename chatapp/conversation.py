@@ -124,7 +124,7 @@ class Conversation:
         )
 
     def fallback(self, model: Model) -> Model | None:
-        """The configured fallback of that model; None if there is none."""
+        """The configured fallback of that model, if any."""
         return self._fallbacks.get(model.family)
 
     @property
@@ -154,7 +154,7 @@ class Conversation:
         return self._catalogue.price(slug, usage)
 
     def answer(self, turn: Turn, most_output_tokens: int | None = None) -> Reply:
-        """Call the provider, and wait for the answer; ProviderError if there is none.
+        """Call the provider, and wait for the answer; ProviderError if it fails.
 
         ``most_output_tokens`` bounds this answer further, here and below.
         """

@@ -124,7 +124,7 @@ class Accounts:
             return session.scalars(select(User).order_by(User.name)).all()
 
     def revoke(self, public_id: str) -> ApiKey:
-        """Revoke a key; a revoked key stays as it is. UnknownKeyError if there is none."""
+        """Revoke a key; a revoked key stays as it is. UnknownKeyError if it does not exist."""
         with self._writing() as session:
             key = session.get(ApiKey, public_id)
             if key is None:

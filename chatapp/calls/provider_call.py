@@ -163,7 +163,7 @@ class ProviderCall:
     def run(self, attempt: Attempt[A]) -> A:
         """The answer, within the bounded attempts, of the requested model or else of its fallback.
 
-        If there is none, the call has failed, and the ProviderError is the requested model's.
+        Otherwise the call has failed, and the ProviderError is the requested model's.
         """
         self.disconnect.on_disconnect(self._wait.end)
         try:

@@ -176,7 +176,7 @@ class Nesting:
     # -- checks --------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Note limits that apply together and cannot be told apart, and plans without effect."""
+        """Note limits that apply together and cannot be distinguished, and plans without effect."""
         layers, mistakes = self._layers(), self._mistakes
         check_buckets(self._application, self._default_strategy, mistakes)
         check_buckets(self._default, self._default_strategy, mistakes)

@@ -149,7 +149,7 @@ class Policy:
     uses: Uses = field(default_factory=Uses, compare=False)
 
     def plan(self, name: str) -> Plan:
-        """The plan of this name. Raises :class:`ConfigurationError` if there is none."""
+        """The plan of this name. Raises :class:`ConfigurationError` if it is unknown."""
         plan = self.plans.get(name)
         if plan is None:
             known = ", ".join(map(repr, self.plans)) or "none"

@@ -19,7 +19,7 @@ local function entry_at(log, index) return struct.unpack('<I7I5', log, place_of(
 
 local function packed(instant, sum) return struct.pack('<I7I5', instant, sum % MODULUS) end
 
--- The first entry from `low` up for which reached(instant, sum) holds; `high` if there is none.
+-- The first entry from `low` up for which reached(instant, sum) holds; `high` if no entry does.
 local function first_entry(log, low, high, reached)
   while low < high do
     local middle = math.floor((low + high) / 2)

@@ -530,8 +530,9 @@ class Limiter(flask_limiter.Limiter):
         return self._blocks.block(app, name, identity, for_s=for_s, reason=reason)
 
     def unblock(self, name: str, identity: str) -> bool:
-        """Lift the blocks of that name from the identity, whoever set them; False if there were
-        none. The history of a surge of that name is forgotten. Raises as :meth:`block`."""
+        """Lift all blocks of that name from the identity; False if there were none.
+
+        The history of a surge of that name is forgotten. Raises as :meth:`block`."""
         return self._blocks.unblock(self._app_with_limits(), name, identity)
 
     def blocks(self) -> list[str]:

@@ -161,7 +161,7 @@ class RequestState:
     def is_refused(self, response: Response) -> bool:
         """Whether the response is a denial of this extension.
 
-        A view may catch the exception and answer: then it is none, unless it has the denial's
+        A view may catch the exception and answer: that is no denial, unless it has the denial's
         status. A traceback begins where the exception was caught.
         """
         refusal = self.refusal

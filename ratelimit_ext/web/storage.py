@@ -100,7 +100,7 @@ class Engines:
         return self._strategy_objects.setdefault(id(engine), ScopedLimiter(storage, engine, naming))
 
     def fall_back(self, failed: Engine) -> bool:
-        """Use the fallback after an engine has failed; False if there is none left."""
+        """Use the fallback after an engine has failed; False if no other is left."""
         if failed is not self._primary or self._fallback is None:
             return False
         self._logger.warning("Rate limit storage unreachable - falling back to in-memory storage")

@@ -166,8 +166,8 @@ def test_a_disconnect_during_an_outage_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No prompt was sent."""
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=5)
     replace_services(app, ledger=ledger)

@@ -22,7 +22,7 @@ def storage() -> Iterator[tuple[str, redis.Redis]]:
 def test_known_users_continue_and_new_ones_wait(
     make_app: AppMaker, storage: tuple[str, redis.Redis]
 ) -> None:
-    """Nobody gets new limits, neither from the server nor from a worker's memory."""
+    """No caller gets new limits, neither from the server nor from a worker's memory."""
     uri, server = storage
     client = make_app(RATELIMIT_STORAGE_URI=uri).test_client()
 

@@ -2,7 +2,7 @@
 
 It takes a minute, needs a package index, and runs where it is asked for: with
 ``RATELIMIT_COMPAT=1`` in the environment. Its tests come from the sdist of the installed version.
-Redis is a Valkey server of ours; what needs Memcached runs where that is installed; MongoDB is left
+Redis is a Valkey server; what needs Memcached runs where that is installed; MongoDB is left
 out.
 """
 
@@ -148,7 +148,7 @@ def memcached_port() -> Iterator[int | None]:
         yield None
         return
     port = free_port()
-    command = [binary, "-p", str(port), "-l", "127.0.0.1", "-u", "nobody"]
+    command = [binary, "-p", str(port), "-l", "127.0.0.1", "-u", "daemon"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             eventually(lambda: _listens(port))

@@ -20,12 +20,6 @@ LINKING = [*DOCUMENTS, *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md")
 LINKING.append(ROOT / "benchmarks" / "README.md")
 # Raise this number, with a reason here, to leave a block unrun.
 NOT_RUN = 0
-# Words of the old dialect; STYLE.md, "English", has what to write instead.
-DIALECT = re.compile(
-    r"\b(?:told|whoever|nobody|in vain|is none|at hand|of ours|for so long)\b", re.IGNORECASE
-)
-# (document, line) pairs that may use such a word; none needs to.
-DIALECT_ALLOWED: frozenset[tuple[str, str]] = frozenset()
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 # Files and folders of the code that the page names.
 CODE_PATH = re.compile(r"`((?:ratelimit_ext|chatapp|tests)/[\w./]*)`")
@@ -103,17 +97,6 @@ def test_links_resolve(document: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert not broken
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
-def test_no_dialect(document: Path) -> None:
-    """A document uses the field's words, not the project's old dialect."""
-    found = [
-        (relative(document), line)
-        for line in document.read_text().splitlines()
-        if DIALECT.search(line)
-    ]
-    assert not set(found) - DIALECT_ALLOWED
 
 
 def test_the_architecture_names_what_exists() -> None:

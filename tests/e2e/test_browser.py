@@ -151,11 +151,11 @@ def test_another_user_need_not_wait(page: Page) -> None:
     field = page.get_by_label("User id")
     say_until_denied(page)
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
-    field.fill("somebody-else")
+    field.fill("someone-else")
     field.blur()
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
     page.reload()
-    expect(page.get_by_label("User id")).to_have_value("somebody-else")
+    expect(page.get_by_label("User id")).to_have_value("someone-else")
 
 
 def test_markup_is_shown_and_never_run(page: Page) -> None:

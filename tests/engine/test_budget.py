@@ -65,7 +65,7 @@ def test_a_crowd_cannot_overspend(
     assert over <= account.dearest_excess * STREAMS
     if tolerance is not None:
         assert over <= BUDGET * tolerance
-    # Nobody was refused while a call still fitted: what is left is less than one estimate.
+    # No call was refused while a call still fitted: what is left is less than one estimate.
     assert BUDGET - account.spent < ESTIMATE
     look = engine.admit([Charge(limit, "budget", 0)], take=False).verdicts[0]
     assert look.remaining == max(0, -over)

@@ -166,7 +166,7 @@ def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
 def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: CountingEngine) -> None:
     """Every call settles; only what goes back to the bucket that denied is of interest."""
     engine = DenialCache(behind)
-    verdict = engine.admit([Charge(Limit(9, 60 * SECOND), "somebody else's")]).verdicts[0]
+    verdict = engine.admit([Charge(Limit(9, 60 * SECOND), "another's")]).verdicts[0]
     denied(engine, 3)
     asked = behind.asked
     for _ in range(10):

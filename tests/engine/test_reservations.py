@@ -156,7 +156,7 @@ def test_no_more_commands_however_many_are_held(redis_client: redis.Redis) -> No
 
 def test_what_is_usual_is_what_was_spent(engine: Engine) -> None:
     """Not what was estimated: four minutes of 300 that were held at 900 make 900 the most, and
-    nobody who settles late loses his past."""
+    late settlements keep their past."""
     for minute in range(4):
         now = START + minute * (MINUTE + SECOND)
         hold = Hold(minute + 1, LEASE)
@@ -206,7 +206,7 @@ def test_a_cost_that_nothing_has_room_for_is_cut_off(
     """Both engines cut it at the same amount, in renewals and in settlements."""
     memory = MemoryEngine()
     server = RedisEngine(VirtualClient(redis_client), redis.RedisError)  # type: ignore[arg-type]
-    told = []
+    seen = []
     for engine in (memory, server):
         hold, other = Hold(7, LEASE), Hold(8, LEASE)
         verdict = reserved(engine, limit, 100, hold).verdicts[0]
@@ -217,10 +217,10 @@ def test_a_cost_that_nothing_has_room_for_is_cut_off(
         verdict = reserved(engine, limit, 1, other, START + 2).verdicts[0]
         engine.settle([Settlement(verdict, other, cost)], now_us=START + 2)
         last = engine.admit([Charge(limit, "b", 1)], now_us=START + 3).verdicts[0]
-        told.append((renewed[1:], settled, verdict[1:], last[1:]))
-    assert told[0] == told[1]
+        seen.append((renewed[1:], settled, verdict[1:], last[1:]))
+    assert seen[0] == seen[1]
     admitted = limit.strategy == "surge"  # one without a past knows nothing unusual
-    assert (told[0][0][0], told[0][3][0]) == (admitted, admitted)
+    assert (seen[0][0][0], seen[0][3][0]) == (admitted, admitted)
 
 
 BURST = Limit(100, SECOND, "token-bucket", burst=1000, unit="tokens")

@@ -53,7 +53,7 @@ class OpenBuckets(Buckets):
     """Memory that shows when a bucket expires."""
 
     def expiry_us(self, key: str) -> int | None:
-        """Until when the bucket is kept; ``None`` if there is none."""
+        """Until when the bucket is kept; ``None`` if no bucket is kept."""
         return self._states[key][1] if key in self._states else None
 
 

@@ -84,7 +84,7 @@ def test_a_request_is_one_script_call(
 def test_all_limits_of_a_decorated_view_are_decided_after_before_request(make: Maker) -> None:
     """The application's too: at that time it is known who is logged in."""
     app, limiter = make(
-        application_limits=["2/minute"], key_func=lambda: str(g.get("user", "nobody"))
+        application_limits=["2/minute"], key_func=lambda: str(g.get("user", "anonymous"))
     )
     app.get("/")(limiter.limit("100/minute")(root))
 

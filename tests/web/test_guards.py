@@ -657,7 +657,7 @@ def test_another_attempt_settles_its_own_quota(make: Maker) -> None:
     @app.get("/")
     @limiter.limit("as reported", name="quota", key_func=model, unit="tokens", cost=100)
     def view() -> str:
-        if "Told" in flask.request.headers:
+        if "Report" in flask.request.headers:
             limiter.reservation.report("tokens", amount=1000, used=0, period_s=86_400)
             return "seen"
         flask.g.model = "small"
@@ -667,7 +667,7 @@ def test_another_attempt_settles_its_own_quota(make: Maker) -> None:
 
     client = app.test_client()
     for each in ("big", "small"):
-        client.get("/", headers={"Told": "1", "Model": each})
+        client.get("/", headers={"Report": "1", "Model": each})
     client.get("/")
     (definition,), *_ = limiter.limit_manager._decorated_limits.values()
     (limit,) = definition

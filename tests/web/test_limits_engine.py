@@ -168,7 +168,7 @@ def memcached() -> Iterator[MemcachedStorage]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [binary, "-p", str(port), "-l", "127.0.0.1", "-u", "nobody"]
+    command = [binary, "-p", str(port), "-l", "127.0.0.1", "-u", "daemon"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             storage = MemcachedStorage(f"memcached://127.0.0.1:{port}")

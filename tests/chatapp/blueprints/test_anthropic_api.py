@@ -49,7 +49,7 @@ def test_body_and_answer_are_forwarded_byte_for_byte(
             "max_tokens": 100,
             "messages": MESSAGES,
             "tools": [{"name": "f", "input_schema": {"type": "object"}}],
-            "metadata": {"user_id": "somebody"},
+            "metadata": {"user_id": "erin"},
             "some_new_field": [1.50],
         },
         indent=3,

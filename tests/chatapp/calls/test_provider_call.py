@@ -163,7 +163,7 @@ def test_the_fallback_answers_for_an_overloaded_model(ledger: RecordingLedger) -
 
 @pytest.mark.parametrize("denied", [False, True], ids=["none", "denied"])
 def test_without_a_fallback_the_call_is_refunded(ledger: RecordingLedger, denied: bool) -> None:
-    """There is none, or its limits deny it: the client gets the requested model's error."""
+    """No fallback exists, or its limits deny it: the client gets the requested model's error."""
     limits, provider = FakeLimits(fallback_wait_s=3.0), Provider(gpt_5_4_mini="overloaded")
     call = begin(limits, ledger, fallback=demand(FALLBACK) if denied else None)
     with pytest.raises(ProviderError):

@@ -101,8 +101,8 @@ def test_keys_are_listed_for_one_user(app: Flask) -> None:
     for name in ("bob", "user:bob"):
         _, only = run(app, "keys", "list", "--user", name).output.splitlines()
         assert only.split() == rows[1].split()
-    nobody = run(app, "keys", "list", "--user", "nobody", status=1)
-    assert "There is no key of user 'nobody'" in nobody.stderr
+    unknown = run(app, "keys", "list", "--user", "zoe", status=1)
+    assert "There is no key of user 'zoe'" in unknown.stderr
 
 
 def test_an_empty_result_is_reported(app: Flask) -> None:
@@ -127,8 +127,8 @@ def test_an_unknown_user_is_not_a_user_without_calls(
 ) -> None:
     """A misspelt name does not look like good news."""
     accounts.create_key("alice", plan=None, default_plan="starter")
-    refused = run(app, *words, "nobody", status=1)
-    assert "There is no user 'nobody'" in refused.stderr
+    refused = run(app, *words, "zoe", status=1)
+    assert "There is no user 'zoe'" in refused.stderr
     assert refused.stdout == ""
     for alice in ("alice", "user:alice"):
         run(app, *words, alice)

@@ -221,7 +221,7 @@ def test_it_fits_the_limiters_estimators(estimator: Estimator) -> None:
     from flask import Flask, g
 
     app = Flask(__name__)
-    limiter = Limiter(lambda: "somebody", app=app, storage_uri="memory://")
+    limiter = Limiter(lambda: "erin", app=app, storage_uri="memory://")
     limiter.estimator("tokens")(lambda: g.estimate.tokens)
     limiter.estimator("usd")(lambda: estimator.cost_usd(g.estimate, "gpt-4o"))
 

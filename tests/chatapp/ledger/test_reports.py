@@ -34,7 +34,7 @@ def test_spending_is_summed_from_an_instant_on(reports: Reports) -> None:
     """To the microsecond; a running call counts with its estimate, other users do not."""
     assert reports.spent_micro_usd("user:alice", MIDNIGHT) == 1485 + 3400
     assert reports.spent_micro_usd("user:alice", MIDNIGHT - timedelta(days=1)) == 2 * 1485 + 3400
-    assert reports.spent_micro_usd("user:nobody", MIDNIGHT) == 0
+    assert reports.spent_micro_usd("user:zoe", MIDNIGHT) == 0
     assert reports.spent_micro_usd("user:alice' OR '1'='1", MIDNIGHT) == 0
 
 

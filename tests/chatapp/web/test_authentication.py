@@ -37,7 +37,7 @@ BODIES: dict[str, dict[str, object]] = {
 def accounts(database_url: str) -> Accounts:
     """The accounts of the application, with one key, so that keys are required."""
     accounts = Accounts(Database(database_url))
-    accounts.create_key("somebody", plan=None, default_plan="starter")
+    accounts.create_key("erin", plan=None, default_plan="starter")
     return accounts
 
 
@@ -93,7 +93,7 @@ def test_a_key_opens_every_endpoint(
 
 def test_the_keys_owner_pays(client: FlaskClient, alice: PresentedKey) -> None:
     """On their plan, whatever user the body names, from any address."""
-    first = ask(client, bearer(alice), user_id="somebody else", ip="203.0.113.1")
+    first = ask(client, bearer(alice), user_id="erin", ip="203.0.113.1")
     second = ask(client, bearer(alice), user_id="yet another", ip="203.0.113.2")
     assert (left(first)["plan"], left(second)["plan"]) == (1999, 1998)
     assert left(second)["user"] == 8

@@ -71,7 +71,7 @@ def test_growth_that_lasts_becomes_usual(world: World) -> None:
 
 def test_one_call_always_passes(world: World) -> None:
     """A single call that is dearer than ten usual hours passes at the beginning of a window, so
-    that the wait that is told is always long enough."""
+    that the reported wait is always long enough."""
     hours(world, *[1] * 8)
     assert world.call(LIMIT, 1).allowed
     assert world.call(LIMIT, 1000).retry_after_us == HOUR
