@@ -112,8 +112,8 @@ class PriceTable:
 class Behaviour:
     """What a scenario does. ``output``: the form of the streamed output, or ``hidden`` (billed,
     never sent) or ``nothing`` (not even a first event). ``ending``: whole, wait (until the client
-    disconnects), cut (the body ends before the answer does) or error (an event). ``usage``: reported,
-    omitted or unreadable. ``answers``: False sends no status line either."""
+    disconnects), cut (the body ends before the answer does) or error (an event). ``usage``:
+    reported, omitted or unreadable. ``answers``: False sends no status line either."""
 
     output: str = "text"
     ending: str = "whole"

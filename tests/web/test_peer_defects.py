@@ -99,7 +99,7 @@ def test_an_admitted_request_is_not_told_to_retry(make: Maker) -> None:
 
 
 def test_retry_after_is_that_of_this_requests_cost(make: Maker, clock: Clock) -> None:
-    """(6) A client that waits as long as the answer says passes; one that waits a bit less does not."""
+    """(6) A client that waits for ``Retry-After`` passes; one that waits a bit less does not."""
     app, limiter = make(strategy="sliding-window")
     app.get("/")(limiter.limit("10/minute", cost=lambda: int(request.args["cost"]))(root))
     client = app.test_client()
