@@ -293,7 +293,7 @@ def test_workers_are_replaced_one_at_a_time(start: Start) -> None:
 
         eventually(all_are_new, within_s=40)
         assert min(counts) >= 1
-        assert "is replaced after" in master.log
+        assert "will be replaced" in master.log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
