@@ -82,7 +82,8 @@ def test_the_ledger_has_the_fallbacks_price(
 
 def test_a_fallback_has_no_fallback(choosy: Workers, provider: ProviderServer) -> None:
     """If both models cool down, the client gets an error, and no third model is called."""
-    provider.script(busy("7"), anthropic_error(529, kind="overloaded_error"))
+    overloaded = anthropic_error(529, kind="overloaded_error", headers={"Retry-After": "7"})
+    provider.script(busy("7"), overloaded)
     assert chat(choosy.one).status_code == 503
     assert chat(choosy.other).status_code == 503
     assert len(provider.calls) == 2

@@ -41,7 +41,7 @@ MISTAKES = [
         "unit of another strategy, noted once",
         '[[default]]\nlimit = "5/minute"\nstrategy = "fixed-window"\nunit = "calls"',
         "2: default[0]",
-        ["'concurrency'", "Write 'N in flight'"],
+        ["'fixed-window' counts", "Write '4 in flight'"],
     ),
     Case(
         "a cost in dollars above the amount",

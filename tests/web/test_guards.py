@@ -749,7 +749,7 @@ def test_an_endless_block_by_a_request_has_no_end(make: Maker, uri: str) -> None
 def test_a_block_counts_nothing(make: Maker) -> None:
     """A cost is a mistake, and what requests are estimated at is not asked."""
     app, limiter = make()
-    with pytest.raises(ConfigurationError, match='found a cost, but "unless blocked"'):
+    with pytest.raises(ConfigurationError, match="found a cost, but 'unless blocked'"):
         limiter.limit("unless blocked", cost=0)
     with pytest.raises(ConfigurationError, match="unit is 'tokens'; the strategy 'block' counts"):
         limiter.limit("unless blocked", unit="tokens")

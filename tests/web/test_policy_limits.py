@@ -207,7 +207,7 @@ def test_unknown_names_are_an_error_of_check_policy(make: Maker, tmp_path: Path)
     for line, number, name, meant in zip(
         lines,
         (3, 5, 10),
-        ("blueprint 'chta'", "endpoint 'chat.oen'", "'chat.tow' is neither blueprint nor endpoint"),
+        ("blueprint 'chta'", "endpoint 'chat.oen'", "blueprint or endpoint 'chat.tow'"),
         ("chat", "chat.one", "chat.two"),
         strict=True,
     ):
