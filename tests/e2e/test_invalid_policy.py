@@ -121,4 +121,4 @@ def test_plans_that_users_have_are_checked(file: Path, tmp_path: Path) -> None:
     command = ("flask", "--app", "wsgi", "chat", "policy", "check", str(file))
     checked = run(tmp_path, *command, CHATAPP_PLANS='{"ada": "gold"}')
     assert checked.returncode == 1
-    assert "'ada' has the plan 'gold'" in checked.stderr
+    assert "unknown plan 'gold' of the user 'ada'" in checked.stderr
