@@ -21,11 +21,14 @@ DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
 USER, PASSWORD = "chatapp", "secret"
 
 
-def rules(name: str) -> list[str]:
-    """The rules of that ACL user in the document."""
-    stated = re.search(rf"ACL SETUSER {name} (.*?)```", DEPLOYMENT.read_text("utf-8"), re.DOTALL)
-    assert stated is not None
-    return stated[1].replace("\\\n", " ").split()
+def rules(*, resets: bool) -> list[str]:
+    """The rules of the ACL user in the document; ``resets``: with those that resets need."""
+    text = DEPLOYMENT.read_text("utf-8")
+    serving = re.search(r"ACL SETUSER chatapp (.*?)```", text, re.DOTALL)
+    more = re.search(r"reset\(\)` also needs `(.*)`", text)
+    assert serving is not None
+    assert more is not None
+    return [*serving[1].replace("\\\n", " ").split(), *(more[1].split() if resets else ())]
 
 
 def refused(client: redis.Redis) -> list[tuple[str, str]]:
@@ -49,8 +52,8 @@ def admin(redis_server: servers.Server) -> Iterator[redis.Redis]:
 def make(admin: redis.Redis, redis_server: servers.Server, make_app: AppMaker) -> AppMaker:
     """Makes an application whose storage user has these rules."""
 
-    def make(name: str, **config: object) -> Flask:
-        stated = [rule.replace("PASSWORD", PASSWORD) for rule in rules(name)]
+    def make(*, resets: bool = False, **config: object) -> Flask:
+        stated = [rule.replace("PASSWORD", PASSWORD) for rule in rules(resets=resets)]
         admin.execute_command("ACL SETUSER", USER, "reset", *stated)
         uri = f"redis://{USER}:{PASSWORD}@127.0.0.1:{redis_server.port}"
         return make_app(RATELIMIT_STORAGE_URI=uri, **config)
@@ -63,7 +66,7 @@ def test_serving_needs_no_other_command(
     make: AppMaker, admin: redis.Redis, provider: ProviderServer, path: str
 ) -> None:
     """Calls, streams, renewals, refunds, usage, estimates and the readiness probe."""
-    app = make("chatapp", RATELIMIT_LEASE_SECONDS=0.001)
+    app = make(RATELIMIT_LEASE_SECONDS=0.001)
     client = app.test_client()
     for stream in (False, True):
         assert client.post(path, json={**BODIES[path], "stream": stream}).status_code == 200
@@ -79,7 +82,7 @@ def test_serving_needs_no_other_command(
 
 def test_switches_need_no_other_command(make: AppMaker, admin: redis.Redis) -> None:
     """A block and its end are script calls."""
-    app = make("chatapp")
+    app = make()
     limiter: Limiter = services_of(app).limiter
     with app.app_context():
         assert limiter.block("blocked-all", "*", for_s=60)
@@ -94,10 +97,10 @@ def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
     make: AppMaker, admin: redis.Redis
 ) -> None:
     """Only commands look for keys or delete by pattern."""
-    limiter: Limiter = services_of(make("chatapp")).limiter
+    limiter: Limiter = services_of(make()).limiter
     with pytest.raises(Exception, match="scan"):
         limiter._engines.primary.reset("LIMITS:")
     assert [each for _, each in refused(admin)] == ["scan"]
-    operator: Limiter = services_of(make("chatapp-operator")).limiter
+    operator: Limiter = services_of(make(resets=True)).limiter
     operator._engines.primary.reset("LIMITS:")
     assert refused(admin) == []
