@@ -17,7 +17,7 @@ from typing import Any, Final
 from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit, LimitOptions
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
-from ratelimit_ext.core.traits import TABLE, Form
+from ratelimit_ext.core.traits import TABLE, Form, traits_of
 
 #: The periods with their seconds. A month has 30 days and a year 360, as in `limits`.
 PERIODS: Final = MappingProxyType(
@@ -80,10 +80,18 @@ class ParsedLimit:
 
         Raises :class:`ConfigurationError` for an invalid combination.
         """
+        strategy = self.strategy or strategy
+        form = traits_of(strategy).form
+        if form is not None and self.strategy is None:
+            # Otherwise "5/minute" with the strategy "block" would be a limit that never denies.
+            raise ConfigurationError(
+                f"found {self.text!r} with the strategy {strategy!r}. Write {form.example!r}, or "
+                "change the strategy."
+            )
         return Limit(
             amount=self.amount,
             period_us=self.period_us,
-            strategy=self.strategy or strategy,
+            strategy=strategy,
             burst=options.burst,
             unit=self.unit or options.unit or "requests",
             name=options.name,

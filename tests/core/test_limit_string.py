@@ -124,6 +124,14 @@ def test_what_the_string_states_comes_before_the_options() -> None:
     assert (limit.unit, limit.capacity, limit.period_us) == ("tokens", 3, 60_000_000)
 
 
+@pytest.mark.parametrize("strategy", ["block", "reported", "surge", "concurrency"])
+def test_a_strategy_with_a_form_is_written_in_it(strategy: str) -> None:
+    """An amount per period would say nothing to it: "5/minute" as a block never denies."""
+    (parsed,) = parse("5/minute")
+    with pytest.raises(ConfigurationError, match=f"'5/minute' with the strategy '{strategy}'"):
+        parsed.limit(NO_OPTIONS, strategy)
+
+
 @pytest.mark.parametrize(
     ("text", "strategy", "guard"),
     [

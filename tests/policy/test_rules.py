@@ -32,6 +32,12 @@ MISTAKES = [
         ["'surge'", "Write '1 usd/hour or 20 x usual'"],
     ),
     Case(
+        "a block that has an amount",
+        '[[default]]\nlimit = "5/minute"\nstrategy = "block"',
+        "2: default[0]",
+        ["found '5/minute' with the strategy 'block'", "Write 'unless blocked'"],
+    ),
+    Case(
         "burst on a window",
         '[[default]]\nlimit = "5/minute"\nstrategy = "sliding-window"\nburst = 3',
         "5: default[0].burst",
