@@ -13,7 +13,7 @@ from flask_limiter.constants import ConfigVars
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.strategies import STRATEGIES
 
-from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
 from ratelimit_ext.core.limit import NO_OPTIONS
 from ratelimit_ext.core.limit_string import states_strategy
 from ratelimit_ext.core.traits import strategies_taking
@@ -42,6 +42,8 @@ _ARGUMENTS: Final = {
     "on_breach": 1,
     "scope": 1,
 }
+#: The other three may be values.
+_ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach")
 #: Names built from request data would fill the log and memory.
 MOST_WARNINGS: Final = 100
 
@@ -77,14 +79,21 @@ def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, 
 
 
 def check_functions(options: Mapping[str, Any], where: str) -> None:
-    """Raise ``ConfigurationError`` if a function of a limit takes other arguments than it gets."""
+    """Raise ``ConfigurationError`` for a value in place of a function, for a function that takes
+    other arguments than it gets, and for ``methods`` as a string, whose letters would count."""
     for word, arguments in _ARGUMENTS.items():
         function = options.get(word)
-        if callable(function):
+        if callable(function) or (function is not None and word in _ONLY_FUNCTIONS):
             check_function(function, arguments, f"{where}, {word}")
+    methods = options.get("methods")
+    if isinstance(methods, str):
+        raise ConfigurationError(
+            f"{where}, methods: found {shown(methods)}; allowed: a list of methods such as "
+            '["POST"].'
+        )
 
 
-def check_function(function: Callable[..., Any], arguments: int, where: str) -> None:
+def check_function(function: object, arguments: int, where: str) -> None:
     """Raise ``ConfigurationError`` if the function cannot be called with so many arguments."""
     try:
         checked(function, arguments)

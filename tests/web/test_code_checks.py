@@ -31,6 +31,9 @@ def by_request(request: object) -> str:
         ({"key_func": by_request}, r"key_func: found the function 'by_request'.*no argument.*"),
         ({"cost": by_request}, r"cost: found the function .* called with no argument"),
         ({"deduct_when": lambda: True}, r"deduct_when: .* called with one argument"),
+        ({"key_func": "user"}, r"key_func: found 'user' \(a string\); allowed: a function\."),
+        ({"exempt_when": True}, r"exempt_when: found true; allowed: a function\."),
+        ({"methods": "POST"}, r"methods: found 'POST' \(a string\); allowed: a list of methods"),
     ],
     ids=lambda value: str(value)[:20],
 )
