@@ -144,31 +144,28 @@ class KnownNames:
 
     def check_name(self, name: str, caller: str, *, change: str = "") -> None:
         """Warn if no limit has the name; with a ``change``, no limit whose strategy may take it."""
-        known = {getattr(definition, "name", "") for definition in self._taking(change)} - {""}
         kind = "'unless blocked' limit" if change else "limit"
-        self._warn(name, caller, kind, known)
+        self._warn(name, caller, kind, change, lambda each: getattr(each, "name", ""))
 
     def check_unit(self, unit: str, caller: str) -> None:
         """Warn if no limit ``as reported`` has the unit."""
-        reported = self._taking("report")
-        known = {getattr(definition, "unit", "") or "requests" for definition in reported}
-        self._warn(unit, caller, "unit", known)
+        self._warn(
+            unit, caller, "unit", "report", lambda each: getattr(each, "unit", "") or "requests"
+        )
 
-    def _taking(self, change: str) -> list[Any]:
-        """The definitions whose strategy takes the change, or may take it: a function can return
-        any string."""
+    def _warn(
+        self, name: str, caller: str, kind: str, change: str, name_of: Callable[[Any], str]
+    ) -> None:
         strategies = strategies_taking(change)
-        return [
-            each
-            for each in self._definitions()
-            if not change
-            or callable(each.limit_provider)
-            or states_strategy(
+        known: set[str] = set()
+        for each in self._definitions():
+            if not change or states_strategy(
                 each.limit_provider, getattr(each, "options", NO_OPTIONS), strategies
-            )
-        ]
-
-    def _warn(self, name: str, caller: str, kind: str, known: set[str]) -> None:
+            ):
+                known.add(name_of(each))
+            elif callable(each.limit_provider) and name_of(each) == name:
+                return  # a function can return any string
+        known.discard("")
         warned = (caller, name) in self._warned or len(self._warned) >= MOST_WARNINGS
         if not known or name in known or warned:
             return

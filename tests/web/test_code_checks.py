@@ -259,6 +259,24 @@ def test_there_is_no_warning_without_limits_of_that_kind(
     assert [record.getMessage() for record in caplog.records] == []
 
 
+def test_a_limit_that_is_a_function_is_suggested_for_nothing(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may return any string, so it may be the limit that is meant, but is not offered as one."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit(lambda: "30/minute", name="pace")
+    def view() -> str:
+        limiter.reservation.block("provider", for_s=1)
+        limiter.reservation.block("pace", for_s=1)
+        limiter.reservation.report("tokens", amount=5, used=1, period_s=60)
+        return "ok"
+
+    assert statuses(app, times=2) == [200, 200]
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_peek_at_an_unknown_endpoint_is_an_error(make: Maker) -> None:
     """Which lists the endpoints."""
     app, limiter = make()
