@@ -45,7 +45,7 @@ def usage(user: str) -> None:
                 # Addresses and keys of the user have limits of their own.
                 left = remaining_limits(limiter)
                 limits = [limit.as_json() for limit in left if limit.identity == identity]
-            plan = limiter.present_plan() or plan
+            plan = limiter.present_plan()
     shown = {
         "user": users.name_of(identity),
         "plan": plan,

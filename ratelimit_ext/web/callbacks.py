@@ -13,8 +13,6 @@ from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.web.code_checks import check_function, unknown_name
 from ratelimit_ext.web.identities import BUILT_IN, Identity
 
-#: A call in flight always counts as one, so ``calls`` has no estimate.
-
 Estimate: TypeAlias = Callable[[], Any]
 #: Called with a ``RequestLimit``; a response replaces the default one.
 Breach: TypeAlias = Callable[[Any], flask.Response | None]
@@ -47,7 +45,7 @@ class Callbacks:
 
     def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
         """See :meth:`Limiter.estimator`."""
-        if unit not in UNITS:
+        if unit not in UNITS:  # a call in flight always counts as one, so "calls" has no estimate
             raise ConfigurationError(f"estimator: {unknown_name('unit', unit, UNITS)}")
 
         def register(function: Estimate) -> Estimate:

@@ -5,8 +5,8 @@ prompt selects the behaviour, so one server serves a mixed load::
 
     [[scenario=timeout tokens=3000 caller=mallory id=7]]
 
-The bill is computed here from models.toml, independently of chatapp/price.py: a call is billed the
-moment it is generated, whether or not anyone receives it.
+The bill is computed here from models.toml, independently of chatapp/catalogue/price.py: a call is
+billed the moment it is generated, whether or not anyone receives it.
 """
 
 from __future__ import annotations
