@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
-from ratelimit_ext.core.money import MICRO
+from ratelimit_ext.core.money import MICRO, shown_dollars
 from ratelimit_ext.core.traits import TABLE, UNITS, Traits, strategies_with, traits_of, units
 
 MODES: Final = ("enforce", "shadow")
@@ -149,7 +149,12 @@ class Limit:
         seconds, rest = divmod(self.period_us, 1_000_000)
         period = str(seconds) if not rest else f"{self.period_us / 1_000_000:g}"
         label = f"{self.name}: " if self.name else ""
-        return f"{label}{self.amount} per {period} s"
+        amount = f"{shown_dollars(self.amount)} usd" if self.unit == "usd" else str(self.amount)
+        rate = f"{amount} per {period} s"
+        form = traits_of(self.strategy).form  # errors name the limit before it has its traits
+        if form is None or (self.multiple is None and "{multiple}" in form.text):
+            return label + rate
+        return label + form.text.format(rate=rate, amount=amount, multiple=self.multiple)
 
 
 def _listed(words: tuple[str, ...]) -> str:

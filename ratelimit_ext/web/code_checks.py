@@ -14,7 +14,7 @@ from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
-from ratelimit_ext.core.limit import NO_OPTIONS
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS
 from ratelimit_ext.core.limit_string import states_strategy
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.policy.errors import Mistake
@@ -123,7 +123,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
 def check_strategy(keyword: str | None, config: Mapping[str, Any]) -> None:
     """Raise ``UnknownStrategyError`` for an unknown default strategy. The constructor's keyword
     precedes the configuration."""
-    strategy = keyword or config.get(ConfigVars.STRATEGY) or "fixed-window"
+    strategy = keyword or config.get(ConfigVars.STRATEGY) or DEFAULT_STRATEGY
     if strategy not in STRATEGIES:
         where = "Limiter" if keyword else ConfigVars.STRATEGY
         raise UnknownStrategyError(

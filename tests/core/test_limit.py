@@ -56,3 +56,6 @@ def test_a_limit_says_what_it_is() -> None:
     """As a message names it."""
     assert str(Limit(30, MINUTE, name="plan")) == "plan: 30 per 60 s"
     assert str(Limit(1, 1500)) == "1 per 0.0015 s"
+    assert str(Limit(5_000_000, MINUTE, unit="usd")) == "5 usd per 60 s"
+    assert str(Limit(4, MINUTE, "concurrency", unit="calls")) == "4 in flight"
+    assert str(Limit(MOST_AMOUNT, MINUTE, "reported", name="quota")) == "quota: as reported"
