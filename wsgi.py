@@ -17,7 +17,7 @@ CANNOT_START = 3
 
 try:
     if cli.checks_policy():
-        app = create_app({valid_policy.POLICY_FILE: None})  # the command reports its mistakes
+        app = create_app({valid_policy.SETTING: None})  # the command reports its mistakes
     else:
         app = valid_policy.created(create_app, POLICY_FILE, MISTAKES)
 except MISTAKES as mistake:

@@ -16,7 +16,8 @@ from flask import Flask
 
 #: The file with the last valid policy; gunicorn's master sets the variable.
 VARIABLE: Final = "GUNICORN_VALID_POLICY"
-POLICY_FILE: Final = "RATELIMIT_POLICY_FILE"
+#: The setting that names the policy file.
+SETTING: Final = "RATELIMIT_POLICY_FILE"
 
 Create: TypeAlias = Callable[[Mapping[str, object]], Flask]
 
@@ -50,7 +51,7 @@ def created(create_app: Create, default: Path, mistakes: tuple[type[Exception], 
 
 def configured_file(default: Path) -> Path:
     """The policy file of the environment, or the default."""
-    return Path(os.environ.get(POLICY_FILE, "").strip() or default)
+    return Path(os.environ.get(SETTING, "").strip() or default)
 
 
 def _created_with(
@@ -61,7 +62,7 @@ def _created_with(
     if not _content(kept):
         raise mistake
     try:
-        return create_app({POLICY_FILE: str(kept)})
+        return create_app({SETTING: str(kept)})
     except mistakes:
         raise mistake from None
 

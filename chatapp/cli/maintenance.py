@@ -13,7 +13,7 @@ from chatapp.cli import errors
 from chatapp.database import migration
 from chatapp.services import current_services
 from chatapp.settings import SettingsError
-from chatapp.valid_policy import POLICY_FILE, configured_file
+from chatapp.valid_policy import SETTING, configured_file
 from chatapp.web.identities import check_plans
 from ratelimit_ext import ConfigurationError
 
@@ -28,7 +28,7 @@ def check(file: Path | None) -> None:
 
     Prints every mistake with its line. Changes nothing and needs no storage.
     """
-    default = current_app.config.get(POLICY_FILE) or Path(current_app.root_path) / "policy.toml"
+    default = current_app.config.get(SETTING) or Path(current_app.root_path) / "policy.toml"
     file = file or configured_file(default)
     services = current_services()
     try:
