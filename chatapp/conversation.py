@@ -149,10 +149,6 @@ class Conversation:
         """The models and their prices."""
         return self._catalogue
 
-    def price(self, slug: str, usage: Usage) -> int:
-        """The cost of a usage of that model, in micro-dollars."""
-        return self._catalogue.price(slug, usage)
-
     def answer(self, turn: Turn, most_output_tokens: int | None = None) -> Reply:
         """Call the provider, and wait for the answer; ProviderError if it fails.
 

@@ -14,7 +14,6 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
-from ratelimit_ext.core.errors import did_you_mean
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
 from ratelimit_ext.policy.nesting import Nesting
@@ -30,7 +29,6 @@ __all__ = [
     "PolicyLimit",
     "Uses",
     "check_in_code",
-    "did_you_mean",
     "load_policy",
     "period_words",
     "plan_sentence",

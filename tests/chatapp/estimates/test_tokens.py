@@ -36,7 +36,6 @@ GPT = Model("gpt-4o", "gpt-4o", "openai")
 CLAUDE = Model("claude-haiku-4-5", "claude-haiku-4-5", "anthropic")
 NEWER_CLAUDE = Model("claude-opus-5", "claude-opus-5", "anthropic")
 OFFLINE = Model("offline", "offline", "offline")
-FIBONACCI = [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597, 2584, 4181, 6765]
 FRAME = 3 + 1 + 3  # a message, its role, the reply's beginning
 
 # The example of OpenAI's cookbook, whose tokens its API has counted.
