@@ -15,7 +15,7 @@ from benchmarks import report
 from benchmarks.harness import SCALES, Session, document, save
 from benchmarks.servers import ROOT, storage
 
-NAMES = ("request_cost", "throughput", "hot_key", "server_time", "memory", "gateway")
+NAMES = ("request_cost", "throughput", "hot_key", "server_time", "memory", "gateway", "sizing")
 
 
 def main(arguments: list[str] | None = None) -> None:

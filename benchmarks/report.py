@@ -73,7 +73,9 @@ def figures(one: Found) -> list[dict[str, str]]:
 
 
 def table(rows: Sequence[Mapping[str, str | float | None]]) -> str:
-    """A table in Markdown, aligned so that it can also be read as it is."""
+    """A table in Markdown, aligned so that it can also be read as it is; empty without rows."""
+    if not rows:
+        return ""
     cells = [list(rows[0]), *([number(value) for value in row.values()] for row in rows)]
     numeric = [not any(isinstance(value, str) for value in row) for row in columns_of(rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]

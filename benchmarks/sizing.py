@@ -1,0 +1,129 @@
+"""How large a storage chatapp needs: measured per active user and call, simulated per day."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import flask
+
+from benchmarks.gateway import BODY, PATH, chatapp_environment
+from benchmarks.harness import Plot, Result, Row, Session
+from benchmarks.memory import settled_memory
+from benchmarks.mock_upstream import mock_upstream
+from benchmarks.servers import script_statistics
+
+CALLS = 4  # of each user that is measured
+#: The assumed day: users come by a daily curve, with a peak in the afternoon.
+CALLS_A_DAY = 20
+PEAK_HOUR, SPREAD_HOURS = 15, 4
+POPULATIONS = (1_000, 100_000, 10_000_000)
+SAMPLE = 200_000  # simulated calls
+#: The share of a core that a storage should not exceed in the busiest minute.
+BUSY = 0.5
+
+
+class PerUser(NamedTuple):
+    """What the storage has of an active user, and its µs and scripts for each call."""
+
+    bytes: float
+    keys: float
+    call_us: float
+    scripts: float
+
+
+def run(session: Session) -> Result:
+    measured = measure(session)
+    peak = busiest_minute(random.Random(0))
+    rows = [row(users, measured, peak) for users in POPULATIONS]
+    return Result(
+        title="Sizing a storage for chatapp",
+        notes=(
+            f"Measured with the default policy's limits, {session.scale.users // 10:,} users and "
+            f"{CALLS} calls of each: {measured.bytes:,.0f} bytes and {measured.keys:.1f} keys per "
+            f"active user, {measured.call_us:.0f} µs in the server and {measured.scripts:.1f} "
+            f"scripts per call. Simulated: {CALLS_A_DAY} calls per user and day, most of them "
+            f"around {PEAK_HOUR} h; the busiest minute has {peak * 1440:.1f} times the mean. "
+            f"A core of the storage is planned to be busy for {BUSY:.0%} of it."
+        ),
+        rows=rows,
+        figures=[],
+        plot=Plot(
+            "Memory of the storage",
+            "MB",
+            lines={"chatapp": {n: n * measured.bytes / 1e6 for n in POPULATIONS}},
+            x="active users a day",
+        ),
+    )
+
+
+def row(users: int, measured: PerUser, peak: float) -> Row:
+    per_second = users * CALLS_A_DAY * peak / 60
+    cores = per_second * measured.call_us / 1e6 / BUSY
+    return {
+        "active users a day": users,
+        "calls/s in the busiest minute": per_second,
+        "memory, MB": users * measured.bytes / 1e6,
+        "storage cores": cores,
+        "shards": max(1, math.ceil(cores)),
+    }
+
+
+def busiest_minute(chance: random.Random) -> float:
+    """The share of a day's calls in its busiest minute, of the large numbers' curve."""
+    minutes = [0] * 1440
+    for _ in range(SAMPLE):
+        hour = chance.gauss(PEAK_HOUR, SPREAD_HOURS)
+        minutes[int(hour * 60) % 1440] += 1
+    # A minute of the sample is noisy: its quarter of an hour is not.
+    quarters = [sum(minutes[start : start + 15]) for start in range(0, 1440, 15)]
+    return max(quarters) / 15 / SAMPLE
+
+
+def measure(session: Session) -> PerUser:
+    """The storage's growth and time by calls of many users, each at an address of their own."""
+    users = max(2, session.scale.users // 10)
+    with application(session) as app:
+        client = app.test_client()
+
+        def call(user: int) -> None:
+            address = f"10.{user >> 16}.{user >> 8 & 255}.{user & 255}"
+            answer = client.post(PATH, json=BODY, environ_base={"REMOTE_ADDR": address})
+            if answer.status_code != 200:
+                raise SystemExit(f"a call was answered with {answer.status_code}: {answer.text}")
+
+        call(0)  # the server knows the scripts, and the buckets that all users share exist
+        keys, memory = session.client.dbsize(), settled_memory(session)
+        session.client.config_resetstat()
+        for user in range(1, users + 1):
+            for _ in range(CALLS):
+                call(user)
+        found = script_statistics(session.client)
+        return PerUser(
+            bytes=(settled_memory(session) - memory) / users,
+            keys=(session.client.dbsize() - keys) / users,
+            call_us=sum(each["usec"] for each in found) / users / CALLS,
+            scripts=sum(each["calls"] for each in found) / users / CALLS,
+        )
+
+
+@contextmanager
+def application(session: Session) -> Iterator[flask.Flask]:
+    """chatapp in this process over a mock provider, with the limits of its policy."""
+    from chatapp import create_app
+    from chatapp.services import services_of
+
+    with mock_upstream() as port:
+        environment = chatapp_environment(session, f"http://127.0.0.1:{port}/v1")
+        os.environ |= {
+            name: environment.pop(name) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL")
+        }
+        app = create_app({**environment, "CHATAPP_DATABASE_URL": environment["DATABASE_URL"]})
+        try:
+            yield app
+        finally:
+            services_of(app).estimator.close()  # before the storage ends
