@@ -13,6 +13,10 @@ local words
 
 local function read_words(list) words = cjson.decode(list) end
 
+-- The bucket that is decided now; and by bucket a function that stores what lies beside it. It is called
+-- right after the bucket is stored, with its expiry in milliseconds. Most scripts need none.
+local bucket, along
+
 -- What a correction can raise a bucket's usage to (MOST_USED in strategies/strategy.py).
 local MOST_USED = 1125899906842624
 
@@ -46,11 +50,20 @@ local function present_instant(argument)
   return time[1] * 1000000 + time[2]
 end
 
-local function expiry_ms(lifetime) return math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000) end
+local function store_along(key, expiry)
+  local write = along[key]
+  if write then
+    along[key] = nil
+    write(expiry)
+  end
+end
 
 -- Store a value for its lifetime in microseconds; false if the server is full.
 local function try_store(key, value, lifetime)
-  return not redis.pcall('SET', key, value, 'PX', expiry_ms(lifetime)).err
+  local expiry = math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000)
+  if redis.pcall('SET', key, value, 'PX', expiry).err then return false end
+  if along then store_along(key, expiry) end
+  return true
 end
 
 -- Store a value for its lifetime in microseconds, also on a full server (maxmemory); drop it if the
@@ -58,13 +71,14 @@ end
 local function store(key, value, lifetime)
   if lifetime <= 0 then
     redis.call('DEL', key)
+    if along then store_along(key, 0) end
     return false
   end
   if not try_store(key, value, lifetime) then
     -- A full server refuses a script's first write if that takes memory. DEL takes none, and after it
-    -- every write is allowed. Other errors are raised here.
+    -- every write is allowed. Every other error is raised here.
     redis.call('DEL', key)
-    redis.call('SET', key, value, 'PX', expiry_ms(lifetime))
+    try_store(key, value, lifetime)
   end
   return value
 end
