@@ -69,16 +69,19 @@ local function wanted(strategy, part, fits)
   return false
 end
 
--- The new value of charge i's bucket and its lifetime, or nil if it does not change. For each charge
--- once, as holds are changed in place.
+-- The new value of charge i's bucket and its lifetime, or nil if it does not change; with an offset, if
+-- the value is a part of it. For each charge once, as holds are changed in place.
 local function change_of(i)
   local charge = charges[i]
   if not charge then return nil end
   local strategy, part, cost, arg, fits = unpack(charge, 1, 5)
-  local taken, value = wanted(strategy, part, fits), nil
+  local taken, value, offset = wanted(strategy, part, fits), nil, nil
   bucket = KEYS[i]
   if taken and cost > 0 then
-    value = strategy.take(now, cost, arg, unpack(charge, 6))
+    if strategy.patch then
+      value, offset = strategy.patch(raws[i], now, cost, arg, unpack(charge, 6))
+    end
+    value = value or strategy.take(now, cost, arg, unpack(charge, 6))
   else
     if strategy.from_future(raws[i], now, arg) then
       value = strategy.take(now, 0, arg, unpack(charge, 6))
@@ -87,12 +90,12 @@ local function change_of(i)
       value = strategy.reserve(value or raws[i], now, arg) or value
     end
   end
-  if value then return value, strategy.lifetime(value, now, arg) end
+  if value then return value, strategy.lifetime(value, now, arg), offset end
 end
 
 -- Store what a full server may: the value of charge i, which is the first, and those of the others.
 -- Returns the position of the first charge that it cannot take, and writes nothing then; or nil.
-local function store_if_known(i, value, lifetime)
+local function store_if_known(i, value, lifetime, offset)
   local BRIEF = 60000000
   local function identity_of(key) return string.match(key, '{[^{]*}$') or key end
   local known = { ['{*}'] = true } -- the identity of limits for everyone
@@ -104,27 +107,27 @@ local function store_if_known(i, value, lifetime)
   end
   local changes = {}
   for position = i, #KEYS do
-    if position > i then value, lifetime = change_of(position) end
+    if position > i then value, lifetime, offset = change_of(position) end
     if value then
       local charge, key = charges[position], KEYS[position]
       if lifetime <= BRIEF or charge[1].ends_with_calls or known[identity_of(key)] then
-        changes[#changes + 1] = { key, value, lifetime }
+        changes[#changes + 1] = { key, value, lifetime, offset }
       elseif charge[2] == 'e' then
         return position
       end
     end
   end
-  for _, change in ipairs(changes) do store(unpack(change)) end
+  for _, change in ipairs(changes) do store(unpack(change, 1, 4)) end
 end
 
 local begun = false
 for i = 1, #KEYS do
-  local value, lifetime = change_of(i)
+  local value, lifetime, offset = change_of(i)
   if value then
     if begun or lifetime <= 0 then
-      store(KEYS[i], value, lifetime)
-    elseif not try_store(KEYS[i], value, lifetime) then
-      local refused = store_if_known(i, value, lifetime)
+      store(KEYS[i], value, lifetime, offset)
+    elseif not try_store(KEYS[i], value, lifetime, offset) then
+      local refused = store_if_known(i, value, lifetime, offset)
       if refused then return { now, -refused } end
       break
     end

@@ -58,9 +58,15 @@ local function store_along(key, expiry)
   end
 end
 
--- Store a value for its lifetime in microseconds; false if the server is full.
-local function try_store(key, value, lifetime)
+-- Store a value for its lifetime in microseconds; false if the server is full. With an offset it
+-- replaces a part of what is stored.
+local function try_store(key, value, lifetime, offset)
   local expiry = math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000)
+  if offset then
+    if type(redis.pcall('SETRANGE', key, offset, value)) == 'table' then return false end
+    redis.call('PEXPIRE', key, expiry)
+    return true
+  end
   if redis.pcall('SET', key, value, 'PX', expiry).err then return false end
   if along then store_along(key, expiry) end
   return true
@@ -68,17 +74,17 @@ end
 
 -- Store a value for its lifetime in microseconds, also on a full server (maxmemory); drop it if the
 -- lifetime is over. Returns what is stored, or false.
-local function store(key, value, lifetime)
+local function store(key, value, lifetime, offset)
   if lifetime <= 0 then
     redis.call('DEL', key)
     if along then store_along(key, 0) end
     return false
   end
-  if not try_store(key, value, lifetime) then
-    -- A full server refuses a script's first write if that takes memory. DEL takes none, and after it
-    -- every write is allowed. Every other error is raised here.
-    redis.call('DEL', key)
-    try_store(key, value, lifetime)
+  if not try_store(key, value, lifetime, offset) then
+    -- A full server refuses a script's first write if that takes memory. These take none, and after
+    -- them every write is allowed. Every other error is raised here.
+    if offset then redis.call('PEXPIRE', key, 1000) else redis.call('DEL', key) end
+    try_store(key, value, lifetime, offset)
   end
   return value
 end

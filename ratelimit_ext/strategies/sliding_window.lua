@@ -11,6 +11,7 @@
 --          before the cost fits, or 0
 
 local HEAD, ENTRY, EXACT, MOST, MODULUS = 5, 12, 256, 512, 1099511627776
+local LARGE = 1024 -- bytes of a log from which it is changed in place
 
 -- Entries are counted from 0.
 local function place_of(index) return HEAD + 1 + index * ENTRY end
@@ -57,17 +58,19 @@ local function merged(entries, grain)
   return table.concat(kept)
 end
 
+-- Whether a call of now replaces the newest of these entries.
+local function joins_newest(log, first, count, now, grain)
+  if count == first then return false end
+  local newest = entry_at(log, count - 1)
+  if newest == now then return true end
+  return count - first >= EXACT and math.floor(newest / grain) == math.floor(now / grain)
+end
+
 local function take(now, cost, arg, total, oldest, leaver, base, log, first, count)
   local period = words[arg + 1]
   local grain = math.ceil(period / (MOST - 1))
   local kept, full = count, count - first >= MOST
-  if count > first then
-    local newest = entry_at(log, count - 1)
-    local near = math.floor(newest / grain) == math.floor(now / grain)
-    if newest == now or (count - first >= EXACT and near) then
-      kept, full = count - 1, false
-    end
-  end
+  if joins_newest(log, first, count, now, grain) then kept, full = count - 1, false end
   local entries = string.sub(log, place_of(first), place_of(kept) - 1)
   if full then entries = merged(entries, grain) end
   return struct.pack('<I5', base) .. entries .. packed(now, base + total + cost)
@@ -92,6 +95,14 @@ strategies.sw = {
   end,
 
   take = take,
+
+  -- A call that changes nothing but the newest entry of a large log: that entry and its offset.
+  patch = function(raw, now, cost, arg, total, oldest, leaver, base, log, first, count)
+    local grain = math.ceil(words[arg + 1] / (MOST - 1))
+    if not raw or #raw < LARGE or #log ~= #raw or first > 0 then return nil end
+    if not joins_newest(log, first, count, now, grain) then return nil end
+    return packed(now, base + total + cost), place_of(count - 1) - 1
+  end,
 
   lifetime = function(value, now, arg)
     if #value == HEAD then return 0 end
