@@ -1,7 +1,7 @@
 """Names of buckets in the storage: escaped, bounded, one name for one bucket.
 
-``{prefix}:1:{strategy}:{period}:{scope}:{name}:{identity}``, with the identity in braces, so that
-all limits of an identity are in one slot of a Redis Cluster. The 1 is the version of the stored
+``{prefix}:2:{strategy}:{period}:{scope}:{name}:{identity}``, with the identity in braces, so that
+all limits of an identity are in one slot of a Redis Cluster. The 2 is the version of the stored
 format. A named limit is identified by its name: its amount may change, and its usage is kept. A
 limit without a name is identified by its amount, as in Flask-Limiter: ``5/minute`` and
 ``10/minute`` on one view are two limits. An anchor with its time zone follows the period, as it
@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 from ratelimit_ext.core.limit import Limit
 
-FORMAT = 1
+FORMAT = 2
 LONGEST_PART = 64
+HOLDS = ":holds"
 
 
 @lru_cache(maxsize=8192)
@@ -55,7 +56,17 @@ def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
 def bucket_key(shared: str, identity: str) -> str:
     """The whole name: what :func:`bucket_prefix` gave, and the identity as the hash tag.
 
-    >>> bucket_key("LIMITS:1:tb:60:chat::", "user 1")
-    'LIMITS:1:tb:60:chat::{user%201}'
+    >>> bucket_key("LIMITS:2:tb:60:chat::", "user 1")
+    'LIMITS:2:tb:60:chat::{user%201}'
     """
-    return f"{shared}{{{escaped(identity)}}}"
+    # Empty braces would be no tag.
+    return f"{shared}{{{escaped(identity) or '~'}}}"
+
+
+def holds_key(key: str) -> str:
+    """The sorted set of a bucket's many holds (``reservations.lua``).
+
+    >>> holds_key("LIMITS:2:tb:60:chat::{user}")
+    'LIMITS:2:tb:60:chat::{user}:holds'
+    """
+    return f"{key}{HOLDS}"

@@ -26,107 +26,112 @@
 read_words(ARGV[3])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
-local reply, checked = { now, 1 }, {}
+-- For each charge: strategy, part, cost, its first argument, whether it fits, and what else the check
+-- returned; false if it is idle: it denies nothing, and takes nothing.
+local reply, charges = { now, 1 }, {}
 local denied, banned = false, false
 local cursor = 1
 
 for i = 1, #KEYS do
-  local strategy = strategies[words[cursor]]
-  local part, cost, arg = words[cursor + 1], words[cursor + 2], cursor + 3
-  local charge = {
-    strategy = strategy, part = part, cost = cost, arg = arg,
-    strategy.check(raws[i], now, cost, arg),
-  }
-  if cost == 0 then charge[1] = true end -- a look is never denied
-  checked[i] = charge
-  if not charge[1] then
-    local role = string.sub(part, 1, 1)
-    denied = denied or role == 'e' or role == 'm'
-    banned = banned or role == 'm'
+  local strategy, cost, arg = strategies[words[cursor]], words[cursor + 2], cursor + 3
+  local place, charge = 4 * i, false
+  bucket = KEYS[i]
+  if strategy.idle and not raws[i] then
+    reply[place - 1], reply[place], reply[place + 1], reply[place + 2] = 1, 0, strategy.idle, 0
+  else
+    local part = words[cursor + 1]
+    charge = { strategy, part, cost, arg, strategy.check(raws[i], now, cost, arg) }
+    if cost == 0 then charge[5] = true end -- a look is never denied
+    if not charge[5] then
+      local role = string.sub(part, 1, 1)
+      denied = denied or role == 'e' or role == 'm'
+      banned = banned or role == 'm'
+    end
+    reply[place - 1], reply[place] = charge[5] and 1 or 0, charge[6]
+    reply[place + 1], reply[place + 2] = charge[7], charge[8]
   end
-  local place = 4 * i
-  reply[place - 1], reply[place] = charge[1] and 1 or 0, charge[2]
-  reply[place + 1], reply[place + 2] = charge[3], charge[4]
+  charges[i] = charge
   cursor = arg + strategy.arguments
 end
 
-local function triggered(part)
+if denied then reply[2] = 0 end
+if ARGV[2] ~= '1' then return reply end
+
+local function wanted(strategy, part, fits)
+  if part == 'e' then return not denied end
+  if part == 's' then return fits and not (denied and strategy.reserve) end
+  if not fits or not denied or banned then return false end
   if #part == 1 then return true end
   for position in string.gmatch(part, '%d+') do
-    if not checked[tonumber(position)][1] then return true end
+    local trigger = charges[tonumber(position)]
+    if trigger and not trigger[5] then return true end
   end
   return false
 end
 
-local function wanted(charge)
-  if charge.part == 'e' then return not denied end
-  if charge.part == 's' then return charge[1] and not (denied and charge.strategy.reserve) end
-  return charge[1] and denied and not banned and triggered(charge.part)
-end
-
--- The new value of charge i's bucket and its lifetime, or nil if it does not change.
+-- The new value of charge i's bucket and its lifetime, or nil if it does not change; with an offset, if
+-- the value is a part of it. For each charge once, as holds are changed in place.
 local function change_of(i)
-  local charge, value = checked[i], nil
-  local strategy, cost, arg = charge.strategy, charge.cost, charge.arg
-  local taken = wanted(charge)
+  local charge = charges[i]
+  if not charge then return nil end
+  local strategy, part, cost, arg, fits = unpack(charge, 1, 5)
+  local taken, value, offset = wanted(strategy, part, fits), nil, nil
+  bucket = KEYS[i]
   if taken and cost > 0 then
-    value = strategy.take(now, cost, arg, unpack(charge, 2))
+    if strategy.patch then
+      value, offset = strategy.patch(raws[i], now, cost, arg, unpack(charge, 6))
+    end
+    value = value or strategy.take(now, cost, arg, unpack(charge, 6))
   else
     if strategy.from_future(raws[i], now, arg) then
-      value = strategy.take(now, 0, arg, unpack(charge, 2))
+      value = strategy.take(now, 0, arg, unpack(charge, 6))
     end
     if taken and not denied and strategy.reserve then
       value = strategy.reserve(value or raws[i], now, arg) or value
     end
   end
-  if value then return value, strategy.lifetime(value, now, arg) end
+  if value then return value, strategy.lifetime(value, now, arg), offset end
 end
 
-local BRIEF = 60000000
-
-local function identity_of(key) return string.match(key, '{[^{]*}$') or key end
-
--- Store what a full server may. Returns the position of the first charge that it cannot take, and
--- writes nothing then; or nil.
-local function store_if_known()
+-- Store what a full server may: the value of charge i, which is the first, and those of the others.
+-- Returns the position of the first charge that it cannot take, and writes nothing then; or nil.
+local function store_if_known(i, value, lifetime, offset)
+  local BRIEF = 60000000
+  local function identity_of(key) return string.match(key, '{[^{]*}$') or key end
   local known = { ['{*}'] = true } -- the identity of limits for everyone
-  for i = 1, #KEYS do
-    local charge = checked[i]
-    if raws[i] and not charge.strategy.ends_with_calls then
-      local _, left = pcall(charge.strategy.lifetime, raws[i], now, charge.arg)
-      if type(left) == 'number' and left > BRIEF then known[identity_of(KEYS[i])] = true end
+  for position, charge in ipairs(charges) do
+    if charge and raws[position] and not charge[1].ends_with_calls then
+      local _, left = pcall(charge[1].lifetime, raws[position], now, charge[4])
+      if type(left) == 'number' and left > BRIEF then known[identity_of(KEYS[position])] = true end
     end
   end
   local changes = {}
-  for i = 1, #KEYS do
-    local value, lifetime = change_of(i)
+  for position = i, #KEYS do
+    if position > i then value, lifetime, offset = change_of(position) end
     if value then
-      local brief = lifetime <= BRIEF or checked[i].strategy.ends_with_calls
-      if brief or known[identity_of(KEYS[i])] then
-        changes[#changes + 1] = { KEYS[i], value, lifetime }
-      elseif checked[i].part == 'e' then
-        return i
+      local charge, key = charges[position], KEYS[position]
+      if lifetime <= BRIEF or charge[1].ends_with_calls or known[identity_of(key)] then
+        changes[#changes + 1] = { key, value, lifetime, offset }
+      elseif charge[2] == 'e' then
+        return position
       end
     end
   end
-  for _, change in ipairs(changes) do store(unpack(change)) end
+  for _, change in ipairs(changes) do store(unpack(change, 1, 4)) end
 end
 
-if denied then reply[2] = 0 end
-if ARGV[2] == '1' then
-  local begun = false
-  for i = 1, #KEYS do
-    local value, lifetime = change_of(i)
-    if value then
-      if begun or lifetime <= 0 then
-        store(KEYS[i], value, lifetime)
-      elseif not try_store(KEYS[i], value, lifetime) then
-        local refused = store_if_known()
-        if refused then return { now, -refused } end
-        break
-      end
-      begun = true
+local begun = false
+for i = 1, #KEYS do
+  local value, lifetime, offset = change_of(i)
+  if value then
+    if begun or lifetime <= 0 then
+      store(KEYS[i], value, lifetime, offset)
+    elseif not try_store(KEYS[i], value, lifetime, offset) then
+      local refused = store_if_known(i, value, lifetime, offset)
+      if refused then return { now, -refused } end
+      break
     end
+    begun = true
   end
 end
 return reply

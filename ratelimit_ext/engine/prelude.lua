@@ -13,6 +13,10 @@ local words
 
 local function read_words(list) words = cjson.decode(list) end
 
+-- The bucket that is decided now; and by bucket a function that stores what lies beside it. It is called
+-- right after the bucket is stored, with its expiry in milliseconds. Most scripts need none.
+local bucket, along
+
 -- What a correction can raise a bucket's usage to (MOST_USED in strategies/strategy.py).
 local MOST_USED = 1125899906842624
 
@@ -46,25 +50,41 @@ local function present_instant(argument)
   return time[1] * 1000000 + time[2]
 end
 
-local function expiry_ms(lifetime) return math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000) end
+local function store_along(key, expiry)
+  local write = along[key]
+  if write then
+    along[key] = nil
+    write(expiry)
+  end
+end
 
--- Store a value for its lifetime in microseconds; false if the server is full.
-local function try_store(key, value, lifetime)
-  return not redis.pcall('SET', key, value, 'PX', expiry_ms(lifetime)).err
+-- Store a value for its lifetime in microseconds; false if the server is full. With an offset it
+-- replaces a part of what is stored.
+local function try_store(key, value, lifetime, offset)
+  local expiry = math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000)
+  if offset then
+    if type(redis.pcall('SETRANGE', key, offset, value)) == 'table' then return false end
+    redis.call('PEXPIRE', key, expiry)
+    return true
+  end
+  if redis.pcall('SET', key, value, 'PX', expiry).err then return false end
+  if along then store_along(key, expiry) end
+  return true
 end
 
 -- Store a value for its lifetime in microseconds, also on a full server (maxmemory); drop it if the
 -- lifetime is over. Returns what is stored, or false.
-local function store(key, value, lifetime)
+local function store(key, value, lifetime, offset)
   if lifetime <= 0 then
     redis.call('DEL', key)
+    if along then store_along(key, 0) end
     return false
   end
-  if not try_store(key, value, lifetime) then
-    -- A full server refuses a script's first write if that takes memory. DEL takes none, and after it
-    -- every write is allowed. Other errors are raised here.
-    redis.call('DEL', key)
-    redis.call('SET', key, value, 'PX', expiry_ms(lifetime))
+  if not try_store(key, value, lifetime, offset) then
+    -- A full server refuses a script's first write if that takes memory. These take none, and after
+    -- them every write is allowed. Every other error is raised here.
+    if offset then redis.call('PEXPIRE', key, 1000) else redis.call('DEL', key) end
+    try_store(key, value, lifetime, offset)
   end
   return value
 end

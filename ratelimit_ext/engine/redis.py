@@ -9,6 +9,7 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
+from ratelimit_ext.core.key import HOLDS, holds_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.scripts import Script, composed
@@ -113,10 +114,14 @@ class RedisEngine:
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
+        if not keys:
+            return 0
         try:
-            return int(self._client.delete(*keys)) if keys else 0
+            dropped = int(self._client.delete(*keys))
+            self._client.delete(*map(holds_key, keys))
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
+        return dropped
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server is not blocked."""
@@ -126,6 +131,7 @@ class RedisEngine:
             batch: list[Any] = []
             for key in self._client.scan_iter(match=pattern, count=SCAN_COUNT):
                 batch.append(key)
+                dropped -= key.endswith(HOLDS if isinstance(key, str) else HOLDS.encode())
                 if len(batch) == SCAN_COUNT:
                     dropped += self._client.unlink(*batch)
                     batch.clear()

@@ -27,10 +27,11 @@ end
 for i = 1, changes do
   local strategy = strategies[words[cursor]]
   local arg = cursor + 3 + words[cursor + 2]
-  local raw = stored[KEYS[i]]
+  bucket = KEYS[i]
+  local raw = stored[bucket]
   if raw == nil then raw = raws[i] end
   local value = strategy[words[cursor + 1]](raw, now, arg, unpack(words, cursor + 3, arg - 1))
-  if value then stored[KEYS[i]] = store(KEYS[i], value, strategy.lifetime(value, now, arg)) end
+  if value then stored[bucket] = store(bucket, value, strategy.lifetime(value, now, arg)) end
   reply[i] = value and 1 or 0
   cursor = arg + strategy.arguments
 end

@@ -1,14 +1,20 @@
 -- Reservations: any strategy with the estimates of calls that are not over yet. The reference, with
 -- the reasons, is reservations.py.
 --
--- KEYS     one string
--- stored   the next instant at which a hold changes (7 bytes), the number of holds (2), the holds in
---          the order of admission: id (6), deadline (7), receipt (7), amount held (6), spent (6),
---          final (6), which lies elsewhere than at the receipt; then what the strategy stores
+-- KEYS     one string; if there are more than INLINE holds, also a sorted set, whose name is the
+--          string's with `:holds` behind it: the same slot, as the hash tag is the same
+-- stored   the number of holds in the string (1 byte), and of those in the set (3); if there is any:
+--          an instant before which no hold changes (7), the latest deadline of a hold (7), the holds
+--          in the string: id (6), deadline (7), receipt (7), amount held (6), spent (6), final (6),
+--          which lies elsewhere than at the receipt. Then what the strategy stores.
+--          In the set, for each hold: the same 38 bytes with the score -1 - id, and the id's 6 bytes
+--          with the instant of its next change as the score
 -- ARGV     as words: the strategy's own; the id of the hold; its lease in microseconds (0: no hold)
 -- returns  the strategy's snapshot, after expired leases gave back what they held
 
-local HEAD, RECORD, FORMAT = 9, 38, '<I6I7I7I6I6I6'
+local INLINE = 16
+local EMPTY, HEAD, RECORD = 4, 18, 38
+local HEAD_FORMAT, FORMAT = '<I1I3I7I7', '<I6I7I7I6I6I6'
 local GRACE = 600000000
 local NEVER = 72057594037927935
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
@@ -17,43 +23,82 @@ local function change_of(deadline, amount, spent)
   return amount > spent and deadline or deadline + GRACE
 end
 
--- Holds as one string, the next change among them, and the strategy's part (nil: none).
-local function parts(raw)
-  if not raw or #raw < HEAD then return '', NEVER, nil end
-  local change, count = struct.unpack('<I7I2', raw)
-  local ending = HEAD + count * RECORD
-  if #raw < ending then return '', NEVER, nil end
-  local inner = string.sub(raw, ending + 1)
-  return string.sub(raw, HEAD + 1, ending), change, inner ~= '' and inner or nil
-end
-
-local function next_change(records)
-  local change = NEVER
-  for position = 1, #records, RECORD do
-    local _, deadline, _, amount, spent = struct.unpack(FORMAT, records, position)
-    change = math.min(change, change_of(deadline, amount, spent))
+-- The holds of a bucket, and the strategy's part (nil: none).
+local function opened(raw)
+  if raw and #raw >= HEAD then
+    local inline, beside, change, latest = struct.unpack(HEAD_FORMAT, raw)
+    if inline + beside > 0 then
+      local ending = HEAD + inline * RECORD
+      local records = string.sub(raw, HEAD + 1, ending)
+      local inner = #raw > ending and string.sub(raw, ending + 1) or nil
+      return { inline = records, beside = beside, change = change, latest = latest }, inner
+    end
   end
-  return change
+  local inner = raw and #raw > EMPTY and string.sub(raw, EMPTY + 1) or nil
+  return { inline = '', beside = 0, change = NEVER, latest = 0 }, inner
 end
 
-local function joined(records, change, inner)
-  return struct.pack('<I7I2', change, #records / RECORD) .. records .. (inner or '')
+-- Write to the set as soon as the bucket is stored.
+local function later(holds, ...)
+  holds.writes = holds.writes or {}
+  holds.writes[#holds.writes + 1] = { ... }
 end
 
--- Where the hold of this id begins in the string, or nil.
-local function place_of(records, id)
+local function store_set_later(holds)
+  along = along or {}
+  local set, before = bucket .. ':holds', along[bucket]
+  along[bucket] = function(expiry)
+    if before then before(expiry) end
+    for _, write in ipairs(holds.writes or {}) do redis.call(write[1], set, unpack(write, 2)) end
+    redis.call('PEXPIRE', set, expiry)
+  end
+end
+
+local function joined(holds, inner)
+  local inline, beside = #holds.inline / RECORD, holds.beside
+  if beside > 0 or holds.writes then store_set_later(holds) end
+  if inline + beside == 0 then return '\0\0\0\0' .. (inner or '') end
+  local head = struct.pack(HEAD_FORMAT, inline, beside, holds.change, holds.latest)
+  return head .. holds.inline .. (inner or '')
+end
+
+local function add_to_set(holds, record, id, change)
+  later(holds, 'ZADD', -1 - id, record, change, struct.pack('<I6', id))
+end
+
+local function add(holds, id, deadline, receipt, amount)
+  local record = struct.pack(FORMAT, id, deadline, receipt, amount, 0, 0)
+  local change = change_of(deadline, amount, 0)
+  if holds.inline == '' and holds.beside == 0 then holds.latest = 0 end
+  holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
+  if #holds.inline < INLINE * RECORD then
+    holds.inline = holds.inline .. record
+  else
+    if holds.beside == 0 then later(holds, 'DEL') end -- left over from a bucket that was dropped
+    holds.beside = holds.beside + 1
+    add_to_set(holds, record, id, change)
+  end
+end
+
+-- The record of this id, and where it begins in the string, or nil if it lies in the set; or nil.
+local function found(holds, id)
   local packed, from = struct.pack('<I6', id), 1
   while true do
-    local place = string.find(records, packed, from, true)
-    if not place then return nil end
-    if (place - 1) % RECORD == 0 then return place end
+    local place = string.find(holds.inline, packed, from, true)
+    if not place then break end
+    if (place - 1) % RECORD == 0 then
+      return string.sub(holds.inline, place, place + RECORD - 1), place
+    end
     from = place + 1
   end
+  if holds.expired and holds.expired[id] ~= nil then return holds.expired[id] end
+  if holds.beside == 0 then return nil end
+  return redis.call('ZRANGEBYSCORE', bucket .. ':holds', -1 - id, -1 - id)[1]
 end
 
--- The strings of the records with the one at this place replaced.
-local function replaced(records, place, record)
-  return string.sub(records, 1, place - 1) .. record .. string.sub(records, place + RECORD)
+local function replace_inline(holds, place, record)
+  local inline = holds.inline
+  holds.inline = string.sub(inline, 1, place - 1) .. record .. string.sub(inline, place + RECORD)
 end
 
 local function adjusted(strategy, inner, now, arg, receipt, delta)
@@ -61,26 +106,40 @@ local function adjusted(strategy, inner, now, arg, receipt, delta)
   return strategy.adjust(inner, now, arg, receipt, delta) or inner
 end
 
-local function earlier(one, other)
-  if one[2] ~= other[2] then return one[2] < other[2] end
-  return one.order < other.order
-end
-
 -- Give back what expired leases still held, each as of its end; if its window was over by then, it
 -- counts as spent. Forget those that expired long ago.
 local function expired(strategy, raw, now, arg)
-  local records, change, inner = parts(raw)
-  if now < change then return records, change, inner end
-  local kept, over = {}, {}
-  for position = 1, #records, RECORD do
-    local record = { struct.unpack(FORMAT, records, position) }
-    local deadline, amount, spent = record[2], record[4], record[5]
-    if deadline <= now and amount > spent then
-      over[#over + 1], record.order = record, position
-    end
-    if deadline + GRACE > now then kept[#kept + 1] = record end
+  local holds, inner = opened(raw)
+  if now < holds.change then return holds, inner end
+
+  local set, records, over, in_set, kept = bucket .. ':holds', {}, {}, {}, {}
+  for position = 1, #holds.inline, RECORD do
+    records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
   end
-  table.sort(over, earlier)
+  holds.change = NEVER
+  if holds.beside > 0 and redis.call('EXISTS', set) == 0 then
+    -- The server has evicted the set, and its holds are forgotten. Their charges stay, but calls in
+    -- flight would be counted for ever: then the whole bucket is forgotten.
+    holds.beside = 0
+    if strategy.ends_with_calls then inner = nil end
+  elseif holds.beside > 0 then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, 0, now)) do
+      local stored = found(holds, (struct.unpack('<I6', id)))
+      local record = { struct.unpack(FORMAT, stored) }
+      records[#records + 1], in_set[record] = record, stored
+    end
+    local after = string.format('(%.0f', now)
+    local next = redis.call('ZRANGEBYSCORE', set, after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    holds.change = tonumber(next[2]) or NEVER
+  end
+
+  for _, record in ipairs(records) do
+    if record[2] <= now and record[4] > record[5] then over[#over + 1] = record end
+  end
+  table.sort(over, function(one, other)
+    if one[2] ~= other[2] then return one[2] < other[2] end
+    return one[1] < other[1]
+  end)
   for _, record in ipairs(over) do
     local deadline, receipt, amount, spent = unpack(record, 2, 5)
     local value = strategy.adjust(inner, deadline, arg, receipt, spent - amount)
@@ -91,30 +150,38 @@ local function expired(strategy, raw, now, arg)
       record[5] = amount
     end
   end
-  for i, record in ipairs(kept) do kept[i] = struct.pack(FORMAT, unpack(record, 1, 6)) end
-  records = table.concat(kept)
-  return records, next_change(records), inner
+
+  holds.expired = {} -- of the set, until it is written
+  for _, record in ipairs(records) do
+    local id, deadline, _, amount, spent = unpack(record, 1, 5)
+    local change, stored = change_of(deadline, amount, spent), in_set[record]
+    local packed = deadline + GRACE > now and struct.pack(FORMAT, unpack(record, 1, 6))
+    if packed then holds.change = math.min(holds.change, change) end
+    if stored then
+      holds.expired[id] = packed
+      later(holds, 'ZREM', stored, struct.pack('<I6', id))
+      if packed then add_to_set(holds, packed, id, change) else holds.beside = holds.beside - 1 end
+    elseif packed then
+      kept[#kept + 1] = packed
+    end
+  end
+  holds.inline = table.concat(kept)
+  return holds, inner
 end
 
 strategies.reservations = function(strategy)
   local own = strategy.arguments
 
-  local function settled(records, inner)
-    return joined(records, next_change(records), inner)
-  end
-
   -- The receipt of what is taken now; the check's own values are behind `cost`.
   local function booked(now, fits, x, y, z) return strategy.receipt(now, x, y, z) end
 
-  local function behind(records, change, fits, x, y, z, ...)
-    return fits, x, y, z, records, change, ...
-  end
+  local function behind(holds, fits, x, y, z, ...) return fits, x, y, z, holds, ... end
 
   local function own_change(verb)
     return function(raw, now, word, ...)
-      local records, _, inner = expired(strategy, raw, now, word)
+      local holds, inner = expired(strategy, raw, now, word)
       local value = strategy[verb](inner, now, word, ...)
-      return value and settled(records, value)
+      return value and joined(holds, value)
     end
   end
 
@@ -123,45 +190,44 @@ strategies.reservations = function(strategy)
     ends_with_calls = strategy.ends_with_calls,
 
     check = function(raw, now, cost, arg)
-      local records, change, inner = expired(strategy, raw, now, arg)
-      return behind(records, change, strategy.check(inner, now, cost, arg))
+      local holds, inner = expired(strategy, raw, now, arg)
+      return behind(holds, strategy.check(inner, now, cost, arg))
     end,
 
     -- A parameter named `arg` would be lost here: Lua 5.1 has one of its own beside the dots.
-    take = function(now, cost, word, x, y, z, records, change, ...)
+    take = function(now, cost, word, x, y, z, holds, ...)
       local value = strategy.take(now, cost, word, x, y, z, ...)
       local id, lease = words[word + own], words[word + own + 1]
       if cost > 0 and lease > 0 then
-        local deadline = now + lease
-        local receipt = strategy.receipt(now, x, y, z)
-        records = records .. struct.pack(FORMAT, id, deadline, receipt, cost, 0, 0)
-        change = math.min(change, deadline)
+        add(holds, id, now + lease, strategy.receipt(now, x, y, z), cost)
       end
-      return joined(records, change, value)
+      return joined(holds, value)
     end,
 
     -- A hold for an estimate of 0, which is charged nowhere.
     reserve = function(raw, now, arg)
       local id, lease = words[arg + own], words[arg + own + 1]
       if lease == 0 then return nil end
-      local records, change, inner = expired(strategy, raw, now, arg)
-      records = records .. struct.pack(FORMAT, id, now + lease, 0, 0, 0, 0)
-      return joined(records, math.min(change, now + lease + GRACE), inner)
+      local holds, inner = expired(strategy, raw, now, arg)
+      add(holds, id, now + lease, 0, 0)
+      return joined(holds, inner)
     end,
 
     -- The strategy's, and until the last hold is forgotten.
     lifetime = function(value, now, arg)
-      local records, _, inner = parts(value)
-      local longest = inner and strategy.lifetime(inner, now, arg) or 0
-      for position = 1, #records, RECORD do
-        local _, deadline = struct.unpack('<I6I7', records, position)
-        longest = math.max(longest, deadline + GRACE - now)
+      local ending, longest = EMPTY, 0
+      if #value >= HEAD then
+        local inline, beside, _, latest = struct.unpack(HEAD_FORMAT, value)
+        if inline + beside > 0 then
+          ending, longest = HEAD + inline * RECORD, latest + GRACE - now
+        end
       end
-      return longest
+      if #value == ending then return longest end
+      return math.max(longest, strategy.lifetime(string.sub(value, ending + 1), now, arg))
     end,
 
     from_future = function(raw, now, arg)
-      local _, _, inner = parts(raw)
+      local _, inner = opened(raw)
       return strategy.from_future(inner, now, arg)
     end,
 
@@ -169,31 +235,46 @@ strategies.reservations = function(strategy)
 
     -- The call is over, and its cost is known; the hold is removed.
     settle = function(raw, now, arg, id, actual)
-      local records, _, inner = expired(strategy, raw, now, arg)
-      local place = place_of(records, id)
-      if not place then return nil end
-      local _, _, receipt, amount, _, final = struct.unpack(FORMAT, records, place)
+      local holds, inner = expired(strategy, raw, now, arg)
+      local record, place = found(holds, id)
+      if not record then return nil end
+      local _, _, receipt, amount, _, final = struct.unpack(FORMAT, record)
       actual = math.max(math.min(actual, MOST_HELD), final)
       inner = adjusted(strategy, inner, now, arg, receipt, actual - amount)
-      return settled(replaced(records, place, ''), inner)
+      if place then
+        replace_inline(holds, place, '')
+      else
+        later(holds, 'ZREM', record, struct.pack('<I6', id))
+        holds.beside = holds.beside - 1
+      end
+      return joined(holds, inner)
     end,
 
     -- The call goes on, with its cost so far. What its lease gave back when it expired is taken again,
     -- now.
     renew = function(raw, now, arg, cost, so_far)
       local id, lease = words[arg + own], words[arg + own + 1]
-      local records, _, inner = expired(strategy, raw, now, arg)
-      local place = place_of(records, id)
-      if not place then return nil end
-      local _, deadline, receipt, charged, spent, final = struct.unpack(FORMAT, records, place)
+      local holds, inner = expired(strategy, raw, now, arg)
+      local record, place = found(holds, id)
+      if not record then return nil end
+      local _, deadline, receipt, charged, spent, final = struct.unpack(FORMAT, record)
       spent = math.min(math.max(spent, so_far), MOST_HELD)
       local amount = math.max(charged, spent, math.min(cost, MOST_HELD))
       if deadline <= now and amount > charged then
         receipt, final = booked(now, strategy.check(inner, now, 0, arg)), charged
       end
       inner = adjusted(strategy, inner, now, arg, receipt, amount - charged)
-      local record = struct.pack(FORMAT, id, now + lease, receipt, amount, spent, final)
-      return settled(replaced(records, place, record), inner)
+      deadline = now + lease
+      local renewed = struct.pack(FORMAT, id, deadline, receipt, amount, spent, final)
+      local change = change_of(deadline, amount, spent)
+      holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
+      if place then
+        replace_inline(holds, place, renewed)
+      else
+        later(holds, 'ZREM', record)
+        add_to_set(holds, renewed, id, change)
+      end
+      return joined(holds, inner)
     end,
   }
 

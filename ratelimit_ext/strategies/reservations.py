@@ -38,7 +38,8 @@ class Record(NamedTuple):
     final: int = 0
 
 
-State: TypeAlias = tuple[tuple[Record, ...], Any]  # holds; the strategy's own state
+#: Holds; the latest deadline that any of them had, or 0; the strategy's own state.
+State: TypeAlias = tuple[tuple[Record, ...], int, Any]
 Parameters: TypeAlias = tuple[tuple[int, ...], Hold]  # the strategy's own; the hold
 
 
@@ -59,35 +60,34 @@ class Reservations(Strategy):
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, State]:
         """The strategy's answer, after expired leases gave back what they held."""
-        records, inner = self._expired(state, now_us, parameters)
+        records, latest, inner = self._expired(state, now_us, parameters)
         fits, snapshot, now = self._strategy.check(inner, now_us, cost, parameters[0])
-        return fits, snapshot, (records, now)
+        return fits, snapshot, (records, latest, now)
 
     def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
         """The strategy's, with a hold if there is a lease."""
         own, hold = parameters
-        records, inner = state
+        records, latest, inner = state
         receipt = self._strategy.receipt(inner, now_us)
         if cost and hold.lease_us:
-            records = (*records, Record(hold.id, now_us + hold.lease_us, receipt, cost, 0))
-        return records, self._strategy.take(inner, now_us, cost, own)
+            records, latest = _with(state, hold, now_us, receipt, cost)
+        return records, latest, self._strategy.take(inner, now_us, cost, own)
 
     def reserve(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
         hold = parameters[1]
         if not hold.lease_us:
             return None
-        records, inner = self._expired(state, now_us, parameters)
-        return (*records, Record(hold.id, now_us + hold.lease_us, 0, 0, 0)), inner
+        state = self._expired(state, now_us, parameters)
+        return (*_with(state, hold, now_us, 0, 0), state[2])
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         """The strategy's, and until the last hold is forgotten."""
-        records, inner = state
-        last = max((record.deadline + GRACE_US for record in records), default=now_us) - now_us
+        records, latest, inner = state
         own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[0])
-        return max(own, last)
+        return max(own, latest + GRACE_US - now_us) if records else own
 
     def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
-        return self._strategy.from_future(state[1] if state else None, now_us, parameters[0])
+        return self._strategy.from_future(state[2] if state else None, now_us, parameters[0])
 
     def apply(
         self, change: Change, state: State | None, now_us: int, parameters: Parameters
@@ -95,21 +95,21 @@ class Reservations(Strategy):
         """The strategy's own changes apply to its part of the state."""
         if change.verb not in self._strategy.changes:
             return cast(State | None, super().apply(change, state, now_us, parameters))
-        records, inner = self._expired(state, now_us, parameters)
+        records, latest, inner = self._expired(state, now_us, parameters)
         inner = self._strategy.apply(change, inner, now_us, parameters[0])
-        return None if inner is None else (records, inner)
+        return None if inner is None else (records, latest, inner)
 
     def settle(
         self, state: State | None, now_us: int, parameters: Parameters, hold_id: int, actual: int
     ) -> State | None:
         """The call is over, and its cost is known; ``None`` if there is no such hold."""
-        records, inner = self._expired(state, now_us, parameters)
+        records, latest, inner = self._expired(state, now_us, parameters)
         record = next((record for record in records if record.id == hold_id), None)
         if record is None:
             return None
         delta = max(min(actual, MOST_HELD), record.final) - record.amount
         inner = self._adjusted(inner, now_us, parameters, record.receipt, delta)
-        return tuple(other for other in records if other is not record), inner
+        return tuple(other for other in records if other is not record), latest, inner
 
     def renew(
         self, state: State | None, now_us: int, parameters: Parameters, cost: int, so_far: int
@@ -120,7 +120,7 @@ class Reservations(Strategy):
         window: that denies nothing, and may overdraw.
         """
         own, hold = parameters
-        records, inner = self._expired(state, now_us, parameters)
+        records, latest, inner = self._expired(state, now_us, parameters)
         record = next((record for record in records if record.id == hold.id), None)
         if record is None:
             return None
@@ -132,7 +132,8 @@ class Reservations(Strategy):
             receipt, final = self._strategy.receipt(now, now_us), record.amount
         inner = self._adjusted(inner, now_us, parameters, receipt, amount - record.amount)
         renewed = Record(hold.id, now_us + hold.lease_us, receipt, amount, spent, final)
-        return tuple(renewed if other is record else other for other in records), inner
+        records = tuple(renewed if other is record else other for other in records)
+        return records, max(latest, renewed.deadline), inner
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -154,11 +155,11 @@ class Reservations(Strategy):
         window was over by then, the charge stays, as if it were spent.
         """
         if state is None:
-            return (), None
-        records, inner = state
+            return (), 0, None
+        records, latest, inner = state
         over = [r for r in records if r.deadline <= now_us and r.amount > r.spent]
         closed: dict[Record, Record] = {}
-        for record in sorted(over, key=lambda record: record.deadline):
+        for record in sorted(over, key=lambda record: (record.deadline, record.id)):
             unspent = record.amount - record.spent
             adjusted = self._strategy.adjust(
                 inner, record.deadline, parameters[0], record.receipt, -unspent
@@ -170,8 +171,8 @@ class Reservations(Strategy):
                 receipt = record.receipt if record.spent else 0
                 closed[record] = record._replace(receipt=receipt, amount=record.spent)
                 inner = adjusted
-        kept = (closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
-        return tuple(kept), inner
+        kept = tuple(closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
+        return kept, latest, inner
 
     def _adjusted(
         self, inner: Any, now_us: int, parameters: Parameters, receipt: int, delta: int
@@ -180,3 +181,12 @@ class Reservations(Strategy):
             return inner
         adjusted = self._strategy.adjust(inner, now_us, parameters[0], receipt, delta)
         return inner if adjusted is None else adjusted
+
+
+def _with(
+    state: State, hold: Hold, now_us: int, receipt: int, amount: int
+) -> tuple[tuple[Record, ...], int]:
+    """The holds with one more, and their latest deadline."""
+    records, latest, _ = state
+    record = Record(hold.id, now_us + hold.lease_us, receipt, amount, 0)
+    return (*records, record), max(latest if records else 0, record.deadline)

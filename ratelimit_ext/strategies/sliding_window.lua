@@ -2,22 +2,33 @@
 -- the reasons, is sliding_window.py.
 --
 -- KEYS     one string
--- stored   base (5 bytes), then entries, oldest first: instant (7 bytes), sum (5 bytes). A sum is that
---          of all costs up to its entry, and the base that of all before the first, both modulo 2^40:
---          what lies in the window is a difference, and no larger. An entry is found by halves, both
---          by its instant and by its sum, and to merge entries is to drop all but the last.
+-- stored   entries, oldest first: instant (7 bytes), sum (5 bytes); then the base in 5 bytes, unless it
+--          is 0. A sum is that of all costs up to its entry, and the base that of all before the
+--          first, both modulo 2^40: what lies in the window is a difference, and no larger. An entry
+--          is found by halves, both by its instant and by its sum, and to merge entries is to drop all
+--          but the last.
 -- ARGV     as words: amount; period in microseconds
 -- returns  the snapshot: units in the window; its oldest instant, or 0; the instant that has to leave
 --          before the cost fits, or 0
 
-local HEAD, ENTRY, EXACT, MOST, MODULUS = 5, 12, 256, 512, 1099511627776
+local BASE, ENTRY, EXACT, MOST, MODULUS = 5, 12, 256, 512, 1099511627776
+local LARGE = 1024 -- bytes of a log from which it is changed in place
 
 -- Entries are counted from 0.
-local function place_of(index) return HEAD + 1 + index * ENTRY end
+local function place_of(index) return 1 + index * ENTRY end
 
 local function entry_at(log, index) return struct.unpack('<I7I5', log, place_of(index)) end
 
 local function packed(instant, sum) return struct.pack('<I7I5', instant, sum % MODULUS) end
+
+local function packed_base(base) return base == 0 and '' or struct.pack('<I5', base) end
+
+-- How many entries are stored; 0 if the value is malformed.
+local function count_of(raw)
+  if not raw then return 0 end
+  local rest = #raw % ENTRY
+  return (rest == 0 or rest == BASE) and (#raw - rest) / ENTRY or 0
+end
 
 -- The first entry from `low` up for which reached(instant, sum) holds; `high` if no entry does.
 local function first_entry(log, low, high, reached)
@@ -31,13 +42,14 @@ end
 -- The log at the present: the units in it, its base, the string, its first live entry, and the number
 -- of entries up to its end. With nothing alive, the last two are equal.
 local function present(raw, now, period)
-  if not raw or #raw < HEAD or (#raw - HEAD) % ENTRY ~= 0 then return 0, 0, '', 0, 0 end
-  local base, count, first = struct.unpack('<I5', raw), (#raw - HEAD) / ENTRY, 0
-  if count > 0 and entry_at(raw, 0) <= now - period then
+  local count, first, base = count_of(raw), 0, 0
+  if count == 0 then return 0, 0, '', 0, 0 end
+  if #raw > count * ENTRY then base = struct.unpack('<I5', raw, place_of(count)) end
+  if entry_at(raw, 0) <= now - period then
     first = first_entry(raw, 1, count, function(instant) return instant > now - period end)
     base = select(2, entry_at(raw, first - 1))
   end
-  if first == count then return 0, base, '', 0, 0 end
+  if first == count then return 0, 0, '', 0, 0 end
   local newest, sum = entry_at(raw, count - 1)
   if newest > now then -- the clock was set back: the future becomes now
     count = 1 + first_entry(raw, first, count, function(instant) return instant > now end)
@@ -57,20 +69,22 @@ local function merged(entries, grain)
   return table.concat(kept)
 end
 
+-- Whether a call of now replaces the newest of these entries.
+local function joins_newest(log, first, count, now, grain)
+  if count == first then return false end
+  local newest = entry_at(log, count - 1)
+  if newest == now then return true end
+  return count - first >= EXACT and math.floor(newest / grain) == math.floor(now / grain)
+end
+
 local function take(now, cost, arg, total, oldest, leaver, base, log, first, count)
   local period = words[arg + 1]
   local grain = math.ceil(period / (MOST - 1))
   local kept, full = count, count - first >= MOST
-  if count > first then
-    local newest = entry_at(log, count - 1)
-    local near = math.floor(newest / grain) == math.floor(now / grain)
-    if newest == now or (count - first >= EXACT and near) then
-      kept, full = count - 1, false
-    end
-  end
+  if joins_newest(log, first, count, now, grain) then kept, full = count - 1, false end
   local entries = string.sub(log, place_of(first), place_of(kept) - 1)
   if full then entries = merged(entries, grain) end
-  return struct.pack('<I5', base) .. entries .. packed(now, base + total + cost)
+  return entries .. packed(now, base + total + cost) .. packed_base(base)
 end
 
 strategies.sw = {
@@ -93,14 +107,22 @@ strategies.sw = {
 
   take = take,
 
+  -- A call that changes nothing but the newest entry of a large log: that entry and its offset.
+  patch = function(raw, now, cost, arg, total, oldest, leaver, base, log, first, count)
+    local grain = math.ceil(words[arg + 1] / (MOST - 1))
+    if not raw or #raw < LARGE or #log ~= #raw or first > 0 then return nil end
+    if not joins_newest(log, first, count, now, grain) then return nil end
+    return packed(now, base + total + cost), place_of(count - 1) - 1
+  end,
+
   lifetime = function(value, now, arg)
-    if #value == HEAD then return 0 end
-    return struct.unpack('<I7', value, #value - ENTRY + 1) + words[arg + 1] - now
+    local count = count_of(value)
+    return count > 0 and entry_at(value, count - 1) + words[arg + 1] - now or 0
   end,
 
   from_future = function(raw, now)
-    return raw and #raw > HEAD and (#raw - HEAD) % ENTRY == 0
-      and struct.unpack('<I7', raw, #raw - ENTRY + 1) > now
+    local count = count_of(raw)
+    return count > 0 and entry_at(raw, count - 1) > now
   end,
 
   adjust = function(raw, now, arg, receipt, delta)
@@ -119,11 +141,12 @@ strategies.sw = {
     local before = index > first and select(2, entry_at(log, index - 1)) or base
     local cost = (select(2, entry_at(log, index)) - before) % MODULUS
     delta = math.max(delta, -cost)
-    local parts = { struct.pack('<I5', base), string.sub(log, place_of(first), place_of(index) - 1) }
+    local parts = { string.sub(log, place_of(first), place_of(index) - 1) }
     for later = cost + delta == 0 and index + 1 or index, count - 1 do
       local instant, sum = entry_at(log, later)
       parts[#parts + 1] = packed(instant, sum + delta)
     end
-    return table.concat(parts)
+    if #parts == 1 and parts[1] == '' then return '' end
+    return table.concat(parts) .. packed_base(base)
   end,
 }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from ratelimit_ext.core.key import LONGEST_PART, bucket_key, bucket_prefix, escaped
+from ratelimit_ext.core.key import LONGEST_PART, bucket_key, bucket_prefix, escaped, holds_key
 from ratelimit_ext.core.limit import Limit
 
 MINUTE = 60_000_000
@@ -62,11 +62,14 @@ def test_an_identity_that_looks_like_a_hash_is_not_one() -> None:
 
 def test_all_limits_of_an_identity_lie_in_one_slot() -> None:
     """The identity is the hash tag, whatever braces it brings along."""
-    for identity in ("user 1", "}{", "{", "{}", "a}b{c", "\ud800", "x" * 10_000):
+    for identity in ("", "user 1", "}{", "{", "{}", "a}b{c", "\ud800", "x" * 10_000):
         slots = {
-            key_slot(named(scope, identity, strategy=strategy, name=name).encode())
-            for scope, strategy, name in product(
-                ("chat", "a{b}"), ("fixed-window", "token-bucket"), ("", "plan {pro}")
+            key_slot(of(named(scope, identity, strategy=strategy, name=name)).encode())
+            for scope, strategy, name, of in product(
+                ("chat", "a{b}"),
+                ("fixed-window", "token-bucket"),
+                ("", "plan {pro}"),
+                (str, holds_key),
             )
         }
         assert len(slots) == 1

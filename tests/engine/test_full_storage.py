@@ -136,6 +136,21 @@ def test_a_denial_and_a_look_need_no_memory(client: redis.Redis, engine: RedisEn
     assert engine.admit([charge(DAILY, "eve")], take=False).admitted
 
 
+def test_a_large_log_is_continued(client: redis.Redis, engine: RedisEngine) -> None:
+    """It is changed in place; an unknown caller beside it is refused all the same."""
+    shared = charge(Limit(10**6, MINUTE, "sliding-window", name="shared"), "gpt")
+    for call in range(600):
+        engine.admit([shared], now_us=1_800_000_000_000_000 + call * MINUTE // 610)
+    now_us = 1_800_000_000_000_000 + 599 * MINUTE // 610 + 1
+    engine.admit([charge(DAILY, "ada")], now_us=now_us)
+    fill(client)
+    before = engine.admit([shared], take=False, now_us=now_us).verdicts[0].remaining
+    with pytest.raises(StorageFull):
+        engine.admit([shared, charge(DAILY, "eve")], now_us=now_us)
+    both = engine.admit([shared, charge(DAILY, "ada")], now_us=now_us)
+    assert [verdict.remaining for verdict in both.verdicts] == [before - 1, 1]
+
+
 def test_calls_that_are_under_way_are_settled(client: redis.Redis, engine: RedisEngine) -> None:
     """Renewal, settlement, correction with its marker, block: all are written."""
     hold: Hold = new_hold(MINUTE)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
 from ratelimit_ext.core.charge import Charge, Hold
-from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Change, Engine, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.reservations import GRACE_US
+from ratelimit_ext.engine.scripts import composed
+from ratelimit_ext.strategies.reservations import GRACE_US, Reservations
 from tests.strategies.virtual_time import VirtualClient
 
 SECOND = 1_000_000
@@ -154,6 +157,105 @@ def test_no_more_commands_however_many_are_held(redis_client: redis.Redis) -> No
     assert "cmdstat_eval" not in statistics
 
 
+def crowd(engine: Engine, limit: Limit, calls: int) -> list[tuple[Verdict, Hold]]:
+    """So many calls in flight on one bucket."""
+    holds = [Hold(number + 1, LEASE) for number in range(calls)]
+    return [(reserved(engine, limit, 1, hold).verdicts[0], hold) for hold in holds]
+
+
+MANY = [
+    Limit(10**6, DAY, "fixed-window", unit="usd"),
+    Limit(10**6, SECOND, "concurrency", unit="calls"),
+]
+many = pytest.mark.parametrize("limit", MANY, ids=lambda limit: limit.strategy)
+
+
+@many
+def test_a_call_costs_the_same_beside_a_thousand(redis_client: redis.Redis, limit: Limit) -> None:
+    """Admission, renewal and settlement: so many commands in the script, so many bytes."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    for verdict, hold in crowd(engine, limit, 30)[:2]:  # the server knows the scripts
+        engine.settle([Renewal(verdict, hold, 0)], now_us=START)
+        engine.settle([Settlement(verdict, hold, 0)], now_us=START)
+    crowd(engine, limit, 1000)
+    assert redis_client.strlen("b") <= 700
+    last = Hold(2000, LEASE)
+
+    def commands(call: Callable[[], object]) -> tuple[dict[str, int], int]:
+        redis_client.config_resetstat()
+        call()
+        stats = redis_client.info("commandstats")
+        names = ("mget", "set", "get", "zadd", "zrem", "zrangebyscore", "pexpire", "del", "exists")
+        counts = {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in names}
+        return {name: count for name, count in counts.items() if count}, len(stats)
+
+    def admit() -> None:
+        verdicts.extend(reserved(engine, limit, 1, last).verdicts)
+
+    verdicts: list[Verdict] = []
+    always = {"mget": 1, "set": 1, "pexpire": 1}
+    assert commands(admit)[0] == always | {"zadd": 1}
+    renewal, settlement = Renewal(verdicts[0], last, 0), Settlement(verdicts[0], last, 0)
+    found = always | {"zrangebyscore": 1, "zrem": 1}
+    assert commands(lambda: engine.settle([renewal], now_us=START))[0] == found | {"zadd": 1}
+    assert commands(lambda: engine.settle([settlement], now_us=START))[0] == found
+
+
+@many
+def test_a_crowd_comes_and_goes(engine: Engine, limit: Limit) -> None:
+    """Forty calls, settled in any order, and the leases of those that are not."""
+    calls = crowd(engine, limit, 40)
+    random.Random(1).shuffle(calls)
+    for verdict, hold in calls[:30]:
+        assert engine.settle([Settlement(verdict, hold, 0)], now_us=START) == 1
+        assert engine.settle([Settlement(verdict, hold, 0)], now_us=START) == 0
+    assert left(engine, limit) == limit.amount - 10
+    assert left(engine, limit, START + LEASE - 1) == limit.amount - 10
+    late = START + LEASE + GRACE_US - 1
+    assert left(engine, limit, late) == limit.amount
+    for number, (verdict, hold) in enumerate(calls[30:]):
+        now_us = late + number // 5  # half of them are forgotten by then
+        assert engine.settle([Settlement(verdict, hold, 0)], now_us=now_us) == 1 - number // 5
+
+
+@many
+def test_a_dropped_bucket_leaves_nothing(redis_client: redis.Redis, limit: Limit) -> None:
+    """By clear or by reset, with its many holds; it counts once."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    for drop in (lambda: engine.clear(["b"]), lambda: engine.reset("b")):
+        crowd(engine, limit, 40)
+        assert redis_client.dbsize() == 2
+        assert 0 <= redis_client.pttl("b") - redis_client.pttl("b:holds") <= 50
+        assert drop() == 1
+        assert redis_client.dbsize() == 0
+
+
+def test_holds_of_a_dropped_bucket_are_not_found_again(redis_client: redis.Redis) -> None:
+    """Only the string is gone: the set of the next crowd begins empty."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    old = crowd(engine, MANY[0], 40)
+    redis_client.delete("b")
+    holds = [Hold(number + 100, LEASE) for number in range(20)]
+    for hold in holds:
+        reserved(engine, MANY[0], 1, hold)
+    assert engine.settle([Settlement(*call, 0) for call in old], now_us=START) == 0
+    assert redis_client.zcard("b:holds") == 2 * 4
+
+
+@many
+def test_a_lost_set_locks_nobody_out(redis_client: redis.Redis, limit: Limit) -> None:
+    """The server evicted the set alone: charges stay, as after a late settlement, and calls in
+    flight do not."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    crowd(engine, limit, 40)
+    redis_client.delete("b:holds")
+    after = START + LEASE
+    kept = 40 - 16 if limit.strategy == "fixed-window" else 0
+    assert left(engine, limit, after) == limit.amount - kept
+    assert reserved(engine, limit, 1, Hold(100, LEASE), after).admitted
+    assert left(engine, limit, after) == limit.amount - kept - 1
+
+
 def test_what_is_usual_is_what_was_spent(engine: Engine) -> None:
     """Not what was estimated: four minutes of 300 that were held at 900 make 900 the most, and
     late settlements keep their past."""
@@ -168,7 +270,26 @@ def test_what_is_usual_is_what_was_spent(engine: Engine) -> None:
     assert not reserved(engine, SURGE, 301, Hold(9, LEASE), later).admitted
 
 
+@pytest.fixture(params=[None, 0, 2], ids=["as it is", "all in the set", "most in the set"])
+def holds_in_the_string(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """With fewer holds in the string than the script keeps there."""
+    composed.cache_clear()
+    if request.param is not None:
+        whole = Reservations.fragments
+        few = f"local INLINE = {request.param}"
+        monkeypatch.setattr(
+            Reservations,
+            "fragments",
+            lambda self: tuple(re.sub(r"local INLINE = \d+", few, part) for part in whole(self)),
+        )
+    yield
+    composed.cache_clear()
+
+
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.usefixtures("holds_in_the_string")
 def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> None:
     """Random histories of admissions, settlements, renewals and dead workers, to the digit."""
     chance = random.Random(seed)

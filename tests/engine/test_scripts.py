@@ -114,18 +114,46 @@ def test_what_is_stored_is_what_is_documented(redis_client: redis.Redis, strateg
     engine.admit([charge])
     stored = header_of(fragment_of(strategy))["stored"]
     fields = re.findall(r"\((\d+) bytes\)", stored)
-    holds = 9 if limit_of(strategy, 5).held else 0  # the head of reservations.lua
+    holds = 4 if limit_of(strategy, 5).held else 0  # the head of reservations.lua
     assert redis_client.strlen("bucket") == holds + sum(map(int, fields))
 
 
 @pytest.mark.parametrize("driver", ["admit", "settle"])
 def test_a_driver_takes_its_keys_from_keys(driver: str) -> None:
-    """No name is made inside a script, as a cluster demands, and every command is one of four."""
+    """No name is made inside a script, as a cluster demands, and every command is one of six."""
     text = text_of("engine", "prelude") + text_of("engine", driver)
     commands = re.findall(r"redis\.p?call\('(\w+)'(?:, ([^)]*))?", text)
-    assert {command for command, _ in commands} == {"MGET", "TIME", "SET", "DEL"}
+    assert {command for command, _ in commands} == {
+        "MGET",
+        "TIME",
+        "SET",
+        "SETRANGE",
+        "PEXPIRE",
+        "DEL",
+    }
     assert all(re.match(r"unpack\(KEYS|KEYS\[i\]|key|$", rest) for _, rest in commands)
     assert all("redis." not in fragment_of(strategy) for strategy in STRATEGIES)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_large_log_is_changed_in_place(redis_client: redis.Redis, place: int) -> None:
+    """A call within the newest grain of a full window writes 12 bytes, beside others, too."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    charges = [Charge(limit_of("token-bucket", 5), "other")]
+    charges.insert(place, Charge(limit_of("sliding-window", 10**6), "bucket"))
+    for call in range(600):
+        engine.admit([charges[place]], now_us=START + call * DAY // 610)
+    now_us, before = START + 599 * DAY // 610, redis_client.get("bucket")
+    assert before is not None
+    redis_client.config_resetstat()
+    assert engine.admit(charges, now_us=now_us + 1).admitted
+    stats = redis_client.info("commandstats")
+    assert (stats["cmdstat_setrange"]["calls"], stats["cmdstat_set"]["calls"]) == (1, 1)
+    after = redis_client.get("bucket")
+    assert after is not None
+    assert before[:-12] == after[:-12]
+    assert before != after
+    assert DAY // 1000 - 1000 < redis_client.pttl("bucket") <= DAY // 1000
 
 
 def test_codes_are_two_letters_and_unique() -> None:

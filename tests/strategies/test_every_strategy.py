@@ -358,7 +358,7 @@ def test_no_bucket_dies_while_it_matters(strategy: str, seed: int) -> None:
 def test_a_bucket_takes_at_most_200_bytes(redis_client: redis.Redis, strategy: str) -> None:
     """All in: name, value, expiry and the server's own, after a million units."""
     world = World(RedisEngine(redis_client, redis.RedisError))
-    name = f"LIMITS:1:{STRATEGIES[strategy].code}:86400:chat.send::{{user-0123456789abcdef}}"
+    name = f"LIMITS:2:{STRATEGIES[strategy].code}:86400:chat.send::{{user-0123456789abcdef}}"
     world.call(Limit(10_000_000, DAY, strategy), 1_000_000, name)
     assert redis_client.memory_usage(name) <= 200
 

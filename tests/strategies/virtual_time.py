@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 
+from ratelimit_ext.core.key import holds_key
 from ratelimit_ext.engine.memory import Buckets
 
 
@@ -35,13 +36,17 @@ class VirtualClient:
         gone = [key for key in keys if self.expiry_us.get(key, now_us + 1) <= now_us]
         pipeline = self.client.pipeline(transaction=True)
         if gone:
-            pipeline.delete(*gone)
+            pipeline.delete(*gone, *map(holds_key, gone))
         pipeline.execute_command(command, script, number, *rest)
         for key in keys:
             pipeline.pttl(key)
+            pipeline.pttl(holds_key(key))
             pipeline.persist(key)
+            pipeline.persist(holds_key(key))
         replies = pipeline.execute()[bool(gone) :]
-        for key, ttl_ms in zip(keys, replies[1::2], strict=True):
+        for key, ttl_ms, of_holds in zip(keys, replies[1::4], replies[2::4], strict=True):
+            # Both are stored together, by a server whose clock may tick in between.
+            assert of_holds == -2 or abs(ttl_ms - of_holds) <= 50
             if ttl_ms == -2:
                 self.expiry_us.pop(key, None)
             elif ttl_ms != -1:  # or it was not written

@@ -33,6 +33,7 @@ end
 
 strategies.bl = {
   arguments = 0,
+  idle = 0,
 
   receipt = function() return 0 end,
 

@@ -27,6 +27,7 @@ end
 
 strategies.rp = {
   arguments = 0,
+  idle = UNKNOWN,
 
   receipt = function() return 0 end,
 
