@@ -10,6 +10,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.scripts import Script, composed
 from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
@@ -41,6 +42,7 @@ class RedisEngine:
         client_clock: bool = False,
     ) -> None:
         self._client = client
+        self._connections = ScriptConnections(client)
         self._errors = errors
         self._client_clock = client_clock
         #: By how much the server's clock is ahead of this one.
@@ -170,15 +172,18 @@ class RedisEngine:
     def _evaluate(self, script: Script, keys: list[str], *arguments: int | str) -> Any:
         try:
             try:
-                return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
+                reply = self._connections.run(script.sha, keys, arguments)
+                if reply is None:
+                    reply = self._client.evalsha(script.sha, len(keys), *keys, *arguments)
             except self._errors as error:
                 # By name: the class is redis-py's or valkey-py's. Nothing was executed, so a retry
                 # cannot charge twice. EVAL also loads the script.
                 if type(error).__name__ != "NoScriptError":
                     raise
-                return self._client.eval(script.text, len(keys), *keys, *arguments)
+                reply = self._client.eval(script.text, len(keys), *keys, *arguments)
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
+        return reply
 
 
 def _json_list(words: list[str]) -> str:
