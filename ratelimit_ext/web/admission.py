@@ -389,7 +389,8 @@ class Admission:
 def decide(
     engine: Engine, charges: Sequence[BoundCharge], hold: Hold, *, take: bool = True
 ) -> tuple[Decision, list[ChargeRecord]]:
-    """Decide charges, or only look at them. Charges of one bucket share a verdict."""
+    """Decide charges, or only look at them. Charges of one bucket share a verdict. A denial that
+    is repeated from memory has a record of each charge whose verdict is known."""
     own = [charge for _, _, charge in charges]
     if not take:
         decision = engine.admit(own, take=False)
@@ -400,7 +401,8 @@ def decide(
     verdicts = decision.verdicts
     if len(verdicts) < len(own):
         by_key = {verdict.charge.key: verdict for verdict in verdicts}
-        verdicts = tuple([by_key[charge.key] for charge in own])
+        charges = [each for each in charges if each[2].key in by_key]
+        verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
     now_us, here = decision.now_us, time.monotonic()
     return decision, [
         ChargeRecord(bound, identity, charge.cost, verdict, now_us, engine, hold, here)
