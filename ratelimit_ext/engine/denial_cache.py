@@ -1,7 +1,7 @@
 """A cache of recent denials in the worker: a client that hammers costs no round trip.
 
 A bucket that denies the same cost twice within a second is remembered: until its wait is over, for
-at most a second, every request that charges it this cost is denied from memory, whoever sends it.
+at most a second, each request of any caller that charges it this cost is denied from memory.
 So a shared limit that is exhausted costs a few round trips a second, for any number of callers.
 Changes by this worker drop what is remembered of their buckets; a refund by another worker is seen
 after at most a second.

@@ -26,7 +26,7 @@ from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.strategies.guards.block import BlockReason
-from ratelimit_ext.web.admission import Admission, AdmissionSettings
+from ratelimit_ext.web.admission import Admission, AdmissionSettings, IsFinal
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
 from ratelimit_ext.web.callbacks import Breach, Callbacks, Estimate, RefusalHandler
 from ratelimit_ext.web.code_checks import (
@@ -572,22 +572,33 @@ class Limiter(flask_limiter.Limiter):
     def _check_request_limit(
         self, callable_name: str | None = None, in_middleware: bool = True
     ) -> None:
-        """Decide, before the view or in a decorated callable's wrapper."""
+        """Decide before a view that has none of our wrappers."""
+        if not in_middleware:
+            self._admit_to_view(callable_name, None)
+            return
         context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         view = context.app.view_functions.get(endpoint) if endpoint else None
-        if in_middleware:
-            # A deferred view asks the request filters later, too: they may read who is logged in.
-            if view is None and context.request.endpoint is None:
-                return
-            if view is not None and self._is_deferred(endpoint, view, context.request.blueprint):
-                return
-        if self._is_exempt(state, endpoint):
+        # A deferred view asks the request filters later, too: they may read who is logged in.
+        if view is None and context.request.endpoint is None:
             return
-        name = None if in_middleware else callable_name
+        if view is not None and self._is_deferred(endpoint, view, context.request.blueprint):
+            return
+        if not self._is_exempt(state, endpoint):
+            self._admission.admit(state, self._route(context, endpoint, None))
+
+    def _admit_to_view(self, name: str | None, is_final: IsFinal | None) -> flask.Response | None:
+        """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
+        from memory, if its exception ``is_final``."""
+        context = _request_context._get_current_object()
+        state, endpoint = self._state_in(context), self.identify_request()
+        if self._is_exempt(state, endpoint):
+            return None
+        view = context.app.view_functions.get(endpoint) if endpoint else None
         if name and view is not None and get_qualified_name(view) != name:
             self.limit_manager.add_endpoint_hint(endpoint, name)
-        self._admission.admit(state, self._route(context, endpoint, name))
+        route = self._route(context, endpoint, name)
+        return self._admission.admit(state, route, is_final=is_final)
 
     def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
         """Decide the limit of a block inside a view; ``location`` is the block's."""

@@ -164,6 +164,7 @@ class Subclass(redis.Redis):
 def test_what_takes_part_in_a_call_is_left_to_the_client(
     redis_server: servers.Server, options: dict[str, Any]
 ) -> None:
+    """Retries, encodings, credentials and subclasses: nothing is sent, and the client is used."""
     client = redis.Redis(port=redis_server.port, **{"retry": Retry(NoBackoff(), 0), **options})
     assert ScriptConnections(client).run("0" * 40, [], []) is None
     client = Subclass(port=redis_server.port, retry=Retry(NoBackoff(), 0))
