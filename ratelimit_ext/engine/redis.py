@@ -48,6 +48,8 @@ class RedisEngine:
         #: By how much the server's clock is ahead of this one.
         self._ahead_us = 0
         self._words: dict[int, tuple[Strategy, str, Limit]] = {}
+        #: The same for a charge of a limit and a cost, up to its hold.
+        self._ready: dict[tuple[int, int], tuple[Strategy, str, Limit]] = {}
 
     def admit(
         self,
@@ -62,14 +64,19 @@ class RedisEngine:
             return Decision(admitted=True, now_us=self._read_clock(now_us), verdicts=())
         charges = merged(charges)
         strategies, words = [], []
-        held = f",{hold.id},{hold.lease_us}"
         for charge in charges:
-            limit = charge.limit
-            strategy, parameters, _ = self._prepared(limit, now_us)
-            strategies.append(strategy)
-            own = held if limit.held else ""
-            part, cost = _part(charge), sent_cost(charge)
-            words.append(f'"{strategy.code}","{part}",{cost}{parameters}{own}')
+            limit, _, cost, is_meta, _ = charge
+            known = None if is_meta else self._ready.get((id(limit), cost))
+            if known is None:
+                strategy, parameters, _ = self._prepared(limit, now_us)
+                stated = f'"{strategy.code}","{_part(charge)}",{sent_cost(charge)}{parameters}'
+                known = strategy, stated, limit
+                if not is_meta and limit.anchor is None:
+                    if len(self._ready) >= MOST_WORDS:
+                        self._ready.clear()
+                    self._ready[id(limit), cost] = known
+            strategies.append(known[0])
+            words.append(f"{known[1]},{hold.id},{hold.lease_us}" if limit.held else known[1])
         reply = self._evaluate(
             composed("admit", tuple(strategies)),
             [charge.key for charge in charges],

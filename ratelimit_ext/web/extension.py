@@ -16,6 +16,7 @@ import flask
 import flask_limiter
 from flask.globals import request_ctx
 from flask_limiter import HeaderNames
+from flask_limiter.constants import ConfigVars
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 from limits.strategies import RateLimiter
@@ -135,6 +136,9 @@ class Limiter(flask_limiter.Limiter):
         again = self in app.extensions.get("limiter", ())
         check_settings(app.config)
         check_strategy(self._strategy, app.config)
+        self._request_identifier = self._request_identifier or app.config.get(
+            ConfigVars.REQUEST_IDENTIFIER, _endpoint
+        )
         super().init_app(app)
         if not self.enabled:
             return
@@ -375,14 +379,12 @@ class Limiter(flask_limiter.Limiter):
         return self._state_in(_request_context._get_current_object())
 
     def _state_in(self, context: Any) -> RequestState:
-        state: RequestState
-        try:
-            state = context._ratelimit_ext[self]
-        except AttributeError:
-            state = RequestState(self._reserve)
-            context._ratelimit_ext = {self: state}
-        except KeyError:
-            state = context._ratelimit_ext[self] = RequestState(self._reserve)
+        states: dict[Limiter, RequestState] | None = context.__dict__.get("_ratelimit_ext")
+        if states is None:
+            states = context._ratelimit_ext = {}
+        state = states.get(self)
+        if state is None:
+            state = states[self] = RequestState(self._reserve)
         return state
 
     @property
@@ -702,6 +704,12 @@ class Limiter(flask_limiter.Limiter):
             is_deferred=self._is_deferred,
         )
         take_over(parts, app)
+
+
+def _endpoint() -> str:
+    """The default identity of a request, as Flask-Limiter's, in a third of the time."""
+    endpoint: str | None = _request_context._get_current_object().request.endpoint
+    return endpoint or ""
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

@@ -26,6 +26,7 @@ MOST_BODIES: Final = 8
 #: What stands for the wait in a body: JSON escapes such characters.
 _SENTENCE: Final = "\x00"
 _NUMBER: Final = "\x01"
+_STATUS: Final = "429 TOO MANY REQUESTS"
 _IN_JSON: Final = '"retry_after": '
 
 #: Flask's proxy, as an object whose attributes are ours, too.
@@ -78,7 +79,9 @@ class ReadyAnswer:
                 self._bodies[accept] = known
         text, content_type = known
         body = text.replace(_SENTENCE, try_again(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))
-        response: flask.Response = context.app.response_class(body, 429, content_type=content_type)
+        response: flask.Response = context.app.response_class(
+            body, _STATUS, content_type=content_type
+        )
         return response
 
     def _rendered(self) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -58,13 +58,15 @@ class ResponseWriter:
     logger: logging.Logger
 
     def finish(
-        self, response: flask.Response, state: RequestState, others: Iterable[RequestState]
+        self, response: flask.Response, state: RequestState, others: Collection[RequestState]
     ) -> None:
         """Refund what the response does not cost, and write the headers. ``others`` are the
         states of all extensions: a denial by one of them refunds what the others took."""
-        if any(each.is_refused(response) for each in others):
-            for each in others:
-                each.refuse()
+        for each in others:
+            if each.refusal and each.is_refused(response):
+                for one in others:
+                    one.refuse()
+                break
         if state.conditional:
             self._refund(state, response)
         headers = response.headers
