@@ -18,6 +18,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord
 from ratelimit_ext.web.callbacks import Breach, Callbacks
@@ -190,7 +191,7 @@ class Admission:
         swallow = self._settings.swallow_errors
         charges = self.charges(limits, plan.metas, lenient=lenient, swallow=swallow)
         engine = self._engines.current
-        repeated = self._repeated(plan, charges, is_final)
+        repeated = self._repeated(engine, plan, charges, is_final)
         if repeated is not None:
             state.charged = charged | plan.shared_ids if charged else plan.shared_ids
             return repeated
@@ -325,14 +326,19 @@ class Admission:
         return Denial(decision, own, error, breached)
 
     def _repeated(
-        self, plan: RoutePlan, charges: Sequence[BoundCharge], is_final: IsFinal | None
+        self,
+        engine: Engine,
+        plan: RoutePlan,
+        charges: Sequence[BoundCharge],
+        is_final: IsFinal | None,
     ) -> Denial | Repetition | None:
         """The denial that is repeated from memory: the ready answer, or at first the denial, from
         which the answer is made. ``None`` if the engine has to decide."""
-        cache = self._engines.denials
-        if is_final is None or cache is None or self._callbacks.refusal_handler is not None:
+        if is_final is None or not isinstance(engine, DenialCache):
             return None
-        recalled = cache.recall([charge for _, _, charge in charges])
+        if self._callbacks.refusal_handler is not None:
+            return None
+        recalled = engine.recall([charge for _, _, charge in charges])
         if recalled is None:
             return None
         key, answers = answer_key(plan, recalled), recalled.denial.answers
@@ -340,7 +346,7 @@ class Admission:
         if answer is not None:
             return Repetition(answer, recalled, charges, recalled.elapsed_us - answer.made_us)
         decision = recalled.decision
-        denial = self._denial(decision, _records(self._engines.current, charges, decision, NO_HOLD))
+        denial = self._denial(decision, _records(engine, charges, decision, NO_HOLD))
         error = denial.error
         if (
             key is not None

@@ -143,7 +143,7 @@ class Limiter(flask_limiter.Limiter):
         if not self.enabled:
             return
         if not again:
-            self._replace_response_hook(app)
+            self._replace_hooks(app)
         self._check_definitions()
         self._compose(lease_s(app.config))
         for item in self.limit_manager.static_items():
@@ -613,12 +613,21 @@ class Limiter(flask_limiter.Limiter):
         self.limit_manager.add_endpoint_hint(endpoint, location)
         self._admission.admit(state, self._route(context, endpoint, location), [definition])
 
-    def _replace_response_hook(self, app: flask.Flask) -> None:
-        """Flask-Limiter's header hook is a partial over a function of the base class, which cannot
-        be overridden."""
-        hooks = app.after_request_funcs[None]
-        hooks[:] = [hook for hook in hooks if getattr(hook, "args", ())[:1] != (self,)]
+    def _replace_hooks(self, app: flask.Flask) -> None:
+        """Flask-Limiter's hook for headers is a partial over a function of the base class, and the
+        one that ends a request has a mangled name: neither can be overridden."""
+        after = app.after_request_funcs[None]
+        after[:] = [hook for hook in after if getattr(hook, "args", ())[:1] != (self,)]
         app.after_request(self._finish)
+        at_end = app.teardown_request_funcs[None]
+        at_end[:] = [hook for hook in at_end if getattr(hook, "__self__", None) is not self]
+        app.teardown_request(self._release)
+
+    def _release(self, _: BaseException | None = None) -> None:
+        """The request is over."""
+        states = _request_context._get_current_object().__dict__.get("_ratelimit_ext")
+        if states and (state := states.pop(self, None)) is not None:
+            state.close()
 
     def _finish(self, response: flask.Response) -> flask.Response:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""

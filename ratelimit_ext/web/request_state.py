@@ -142,7 +142,12 @@ class RequestState:
         self.admit(*recall())
 
     def reset(self) -> None:
-        """Forget everything: the request is over."""
+        """Close it, and forget everything."""
+        self.close()
+        self._begin()
+
+    def close(self) -> None:
+        """Settle what is left to settle: the request is over."""
         if self.conditional:  # it ended without a response to judge by
             self.reserved().give_back(self.conditional)
         if self.reservation is not None:
@@ -151,7 +156,6 @@ class RequestState:
                 self.reservation.send_corrections()
             else:
                 self.reservation.close()
-        self._begin()
 
     def admit(self, decision: Decision, records: list[ChargeRecord]) -> None:
         """Add a decision: what it decided, and if it admitted, what it charged."""

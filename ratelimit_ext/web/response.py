@@ -70,14 +70,14 @@ class ResponseWriter:
         if state.conditional:
             self._refund(state, response)
         headers = response.headers
+        if state.retry_ms is not None and response.status_code in (429, 503):
+            self._write_refusal(headers, state, state.retry_ms)
         if self.headers_enabled:
             if state.repetition is not None:
                 self._write_repetition(headers, state, state.repetition)
             else:
                 state.bring_to_present()
                 self._write_limits(headers, state)
-        if state.retry_ms is not None and response.status_code in (429, 503):
-            self._write_refusal(headers, state, state.retry_ms)
         if state.reservation is not None:
             state.outlast(response)
         if "Access-Control-Allow-Origin" in headers and state.records:
@@ -154,10 +154,10 @@ class ResponseWriter:
         if _is_budget(state) or wait_ms > LONGEST_RETRY_MS:
             # SDKs would sleep that long, or retry at once: have them raise the error instead.
             written.append(("x-should-retry", "false"))
-        for name in {name.lower() for name, _ in written}.intersection(
-            [name.lower() for name, _ in headers]
-        ):
-            headers.remove(name)
+        before = [name.lower() for name, _ in headers]
+        for name, _ in written:
+            if name.lower() in before:
+                headers.remove(name)
         _append(headers, written)
 
 

@@ -82,12 +82,6 @@ class Engines:
         return engine
 
     @property
-    def denials(self) -> DenialCache | None:
-        """The cache of denials in front of the engine that decides now, if there is one."""
-        engine = self.current
-        return engine if isinstance(engine, DenialCache) else None
-
-    @property
     def primary(self) -> Engine:
         """The storage's engine, also while it is down: for what all workers have to see."""
         assert self._primary is not None, NOT_INITIALISED
