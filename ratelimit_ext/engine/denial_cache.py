@@ -1,31 +1,75 @@
 """A cache of recent denials in the worker: a client that hammers costs no round trip.
 
-A client hammers if the same charges are denied twice within a second. From then on the denial is
-repeated from memory until its wait is over, for at most a second. Changes by this worker drop the
-cached denials of their buckets; a refund by another worker is seen after at most a second.
+A bucket that denies the same cost twice within a second is remembered: until its wait is over, for
+at most a second, each request of any caller that charges it this cost is denied from memory.
+So a shared limit that is exhausted costs a few round trips a second, for any number of callers.
+Changes by this worker drop what is remembered of their buckets; a refund by another worker is seen
+after at most a second.
+
+A request is always decided by the engine if one of its limits counts every request (a shadow, a
+limit on denials), if another guard may have a reason that comes first, or if it can never pass.
+Nothing is assumed of its other limits: they are part of the answer if they were decided together
+with the denial, and else left out.
 
 A denial may be decided before a refund and arrive after it. So each refund leaves a mark, before
-and after it is sent, and a denial whose admission began before the mark is not cached. The order
-makes that safe without a lock in an admission: a denial is stored first and then checked against
-the marks; a refund sets its mark first and then drops what is stored.
+and after it is sent, and a denial whose admission began before the mark is not remembered.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US, Engine
+from ratelimit_ext.engine.verdicts import merged
 
 LONGEST_S: Final = 1.0
-MOST_DENIALS: Final = 4096
+MOST_BUCKETS: Final = 4096
+#: The costs that are remembered of one bucket.
+MOST_COSTS: Final = 16
 #: Buckets share marks by hash; that only drops more denials than necessary.
 MARKS: Final = 1024
+
+
+class Denial:
+    """What a bucket has denied: the decision, and how long it is repeated. ``until`` is ``since``
+    until it has denied twice. ``answers`` belongs to the cache's user: what it has made of this
+    denial."""
+
+    __slots__ = ("answers", "decision", "limit", "others", "since", "until", "verdict")
+
+    def __init__(self, verdict: Verdict, decision: Decision, since: float, until: float) -> None:
+        self.limit: Limit = verdict.charge.limit
+        self.verdict = verdict
+        self.decision = decision
+        self.since = since
+        self.until = until
+        #: What was decided together with it.
+        self.others = {each.charge.key: each for each in decision.verdicts}
+        self.answers: dict[Any, Any] = {}
+
+
+class Recollection(NamedTuple):
+    """A denial that is repeated, ``elapsed_us`` after it was decided. ``verdicts`` are those that
+    are known, as they were then, each with the time that has passed since, in the order of the
+    charges."""
+
+    denial: Denial
+    elapsed_us: int
+    verdicts: list[tuple[Verdict, int]]
+
+    @property
+    def decision(self) -> Decision:
+        """The decision as it reads now."""
+        now_us = self.denial.decision.now_us + self.elapsed_us
+        verdicts = tuple([_later(*each) for each in self.verdicts])
+        return Decision(admitted=False, now_us=now_us, verdicts=verdicts)
 
 
 class DenialCache:
@@ -33,15 +77,13 @@ class DenialCache:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        #: Charges denied once, with the instant; and denied again, with what repeats the denial.
-        self._denied_once: dict[tuple[Charge, ...], float] = {}
-        self._denials: dict[tuple[Charge, ...], tuple[float, float, Decision]] = {}
-        #: Which of them a bucket has denied.
-        self._by_bucket: dict[str, set[tuple[Charge, ...]]] = {}
+        #: By bucket and cost; the oldest bucket first.
+        self._denials: dict[str, dict[int, Denial]] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
         self._forgotten = 0
         self._marks = [0] * MARKS
-        self._marking = threading.Lock()
+        #: Held while denials are remembered or dropped, and not while they are repeated.
+        self._changes = threading.Lock()
 
     @property
     def gives_back(self) -> bool:
@@ -56,19 +98,38 @@ class DenialCache:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`."""
+        """See :meth:`Engine.admit`. A decision from memory has the verdicts that are known."""
         if not take or now_us is not None:
             return self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
-        claimed = tuple(charges)
-        if self._denials:
-            recalled = self._recalled(claimed)
-            if recalled is not None:
-                return recalled
+        recalled = self.recall(charges)
+        if recalled is not None:
+            return recalled.decision
         began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
-        if not decision.admitted and _can_be_repeated(decision, claimed):
-            self._remember(claimed, decision, began)
+        if not decision.admitted and _leaves_no_trace(charges):
+            self._remember(decision, began)
         return decision
+
+    def recall(self, charges: Sequence[Charge]) -> Recollection | None:
+        """The denial of these charges from memory; ``None`` if the engine has to decide."""
+        known = self._denials
+        if not known:
+            return None
+        for charge in charges:
+            if charge.key in known:
+                break
+        else:
+            return None
+        charges = merged(charges)
+        if not _leaves_no_trace(charges):
+            return None
+        here = time.monotonic()
+        found: dict[str, Denial] = {}
+        for charge in charges:
+            denial = known.get(charge.key, _NOTHING).get(charge.cost)
+            if denial is not None and here < denial.until and _same(denial.limit, charge.limit):
+                found[charge.key] = denial
+        return _recollection(charges, found, here) if found else None
 
     def settle(
         self,
@@ -96,81 +157,94 @@ class DenialCache:
         """See :class:`Engine`."""
         return self._engine.reachable()
 
-    def _forget(self) -> None:
-        self._denied_once.clear()
-        self._denials.clear()
-        self._by_bucket.clear()
-
     @contextmanager
     def _changing(self, keys: Sequence[str] | None) -> Iterator[None]:
         """Drop the denials of these buckets, or all (``None``), before and after they change."""
-        self._mark_and_forget(keys)
+        self._forget(keys)
         try:
             yield
         finally:
-            self._mark_and_forget(keys)
+            self._forget(keys)
 
-    def _mark_and_forget(self, keys: Sequence[str] | None) -> None:
-        with self._marking:
+    def _forget(self, keys: Sequence[str] | None) -> None:
+        with self._changes:
             self._forgotten += 1
             if keys is None:
                 self._marks = [self._forgotten] * MARKS
-            else:
-                for key in keys:
-                    self._marks[hash(key) % MARKS] = self._forgotten
-        if keys is None:
-            self._forget()
-        else:
-            self._forget_of(keys)
-
-    def _forget_of(self, keys: Iterable[str]) -> None:
-        """Drop the denials of these buckets."""
-        if self._by_bucket:
+                self._denials.clear()
+                return
             for key in keys:
-                # A copy: another thread may be adding to the set that it has just looked up.
-                for claimed in tuple(self._by_bucket.pop(key, ())):
-                    self._denials.pop(claimed, None)
+                self._marks[hash(key) % MARKS] = self._forgotten
+                self._denials.pop(key, None)
 
-    def _remember(self, claimed: tuple[Charge, ...], decision: Decision, began: int) -> None:
-        wait_ms = decision.retry_after_ms
-        if wait_ms is None:
+    def _remember(self, decision: Decision, began: int) -> None:
+        """``began`` is the count of drops when the admission began."""
+        denials = decision.denials
+        if decision.retry_after_ms is None:
             return  # it can never pass
-        here = time.monotonic()
-        # A cached denial was denied once before, so this bounds both.
-        if len(self._denials) + len(self._denied_once) >= MOST_DENIALS:
-            self._forget()
-        if here - self._denied_once.get(claimed, -LONGEST_S) >= LONGEST_S:
-            self._denied_once[claimed] = here
+        if not all(verdict.charge.limit.traits.cacheable for verdict in denials):
             return
-        denied = [denial.charge.key for denial in decision.denials]
-        for key in denied:
-            self._by_bucket.setdefault(key, set()).add(claimed)
-        self._denials[claimed] = (here, here + min(LONGEST_S, wait_ms / 1000), decision)
-        if any(self._marks[hash(key) % MARKS] > began for key in denied):
-            self._denials.pop(claimed, None)
-
-    def _recalled(self, claimed: tuple[Charge, ...]) -> Decision | None:
-        known = self._denials.get(claimed)
-        if known is None:
-            return None
-        since, until, decision = known
         here = time.monotonic()
-        if here >= until:
-            self._denials.pop(claimed, None)
+        with self._changes:
+            for verdict in denials:
+                key, cost = verdict.charge.key, verdict.charge.cost
+                if self._marks[hash(key) % MARKS] > began:
+                    continue
+                by_cost = self._denials.get(key)
+                if by_cost is None:
+                    if len(self._denials) >= MOST_BUCKETS:
+                        self._denials.pop(next(iter(self._denials)))
+                    by_cost = self._denials[key] = {}
+                before, until = by_cost.get(cost), here
+                if before is not None and before.since == before.until > here - LONGEST_S:
+                    until += min(LONGEST_S, (verdict.retry_after_us or 0) / 1_000_000)
+                elif before is None and len(by_cost) >= MOST_COSTS:
+                    by_cost.pop(next(iter(by_cost)))
+                by_cost[cost] = Denial(verdict, decision, here, until)
+
+
+_NOTHING: Final[dict[int, Denial]] = {}
+
+
+def _recollection(
+    charges: Sequence[Charge], found: dict[str, Denial], here: float
+) -> Recollection | None:
+    """The denials that were found, with what was decided together with the longest of them."""
+    longest = max(found.values(), key=_ends) if len(found) > 1 else next(iter(found.values()))
+    elapsed_us = int((here - longest.since) * 1_000_000)
+    verdicts = []
+    for charge in charges:
+        own = found.get(charge.key)
+        if own is not None:
+            verdicts.append((own.verdict, int((here - own.since) * 1_000_000)))
+            continue
+        other = longest.others.get(charge.key)
+        if other is not None and other.allowed and other.charge.cost == charge.cost:
+            verdicts.append((other, elapsed_us))
+        elif _may_come_first(charge):
             return None
-        elapsed_us = int((here - since) * 1_000_000)
-        return decision._replace(
-            now_us=decision.now_us + elapsed_us,
-            verdicts=tuple(_later(verdict, elapsed_us) for verdict in decision.verdicts),
-        )
+    return Recollection(longest, elapsed_us, verdicts)
 
 
-def _can_be_repeated(decision: Decision, charges: tuple[Charge, ...]) -> bool:
-    """Whether a denial changed nothing (shadows and bans count every request), and only time ends
-    it."""
-    leave_no_trace = all(not c.meta and c.limit.mode == "enforce" for c in charges)
-    limits = [denial.charge.limit for denial in decision.denials]
-    return leave_no_trace and all(limit.traits.cacheable for limit in limits)
+def _leaves_no_trace(charges: Sequence[Charge]) -> bool:
+    """Whether a denial of these charges changes nothing: shadows and limits on denials count."""
+    return not any(charge.meta or charge.limit.mode != "enforce" for charge in charges)
+
+
+def _may_come_first(charge: Charge) -> bool:
+    """Whether a charge of which nothing is known could change the answer: a guard denies for a
+    reason of its own, and a cost above the capacity is never allowed."""
+    limit = charge.limit
+    return limit.traits.denial_reason != "limit" or charge.cost > limit.capacity
+
+
+def _same(one: Limit, other: Limit) -> bool:
+    return one is other or one == other
+
+
+def _ends(denial: Denial) -> float:
+    """When the wait that a denial names is over."""
+    return denial.since + (denial.verdict.retry_after_us or 0) / 1_000_000
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:

@@ -11,6 +11,7 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, holds_key
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.scripts import Script, composed
 from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
@@ -42,11 +43,14 @@ class RedisEngine:
         client_clock: bool = False,
     ) -> None:
         self._client = client
+        self._connections = ScriptConnections(client)
         self._errors = errors
         self._client_clock = client_clock
         #: By how much the server's clock is ahead of this one.
         self._ahead_us = 0
         self._words: dict[int, tuple[Strategy, str, Limit]] = {}
+        #: The same for a charge of a limit and a cost, up to its hold.
+        self._ready: dict[tuple[int, int], tuple[Strategy, str, Limit]] = {}
 
     def admit(
         self,
@@ -61,14 +65,19 @@ class RedisEngine:
             return Decision(admitted=True, now_us=self._read_clock(now_us), verdicts=())
         charges = merged(charges)
         strategies, words = [], []
-        held = f",{hold.id},{hold.lease_us}"
         for charge in charges:
-            limit = charge.limit
-            strategy, parameters, _ = self._prepared(limit, now_us)
-            strategies.append(strategy)
-            own = held if limit.held else ""
-            part, cost = _part(charge), sent_cost(charge)
-            words.append(f'"{strategy.code}","{part}",{cost}{parameters}{own}')
+            limit, _, cost, is_meta, _ = charge
+            known = None if is_meta else self._ready.get((id(limit), cost))
+            if known is None:
+                strategy, parameters, _ = self._prepared(limit, now_us)
+                stated = f'"{strategy.code}","{_part(charge)}",{sent_cost(charge)}{parameters}'
+                known = strategy, stated, limit
+                if not is_meta and limit.anchor is None:
+                    if len(self._ready) >= MOST_WORDS:
+                        self._ready.clear()
+                    self._ready[id(limit), cost] = known
+            strategies.append(known[0])
+            words.append(f"{known[1]},{hold.id},{hold.lease_us}" if limit.held else known[1])
         reply = self._evaluate(
             composed("admit", tuple(strategies)),
             [charge.key for charge in charges],
@@ -176,15 +185,18 @@ class RedisEngine:
     def _evaluate(self, script: Script, keys: list[str], *arguments: int | str) -> Any:
         try:
             try:
-                return self._client.evalsha(script.sha, len(keys), *keys, *arguments)
+                reply = self._connections.run(script.sha, keys, arguments)
+                if reply is None:
+                    reply = self._client.evalsha(script.sha, len(keys), *keys, *arguments)
             except self._errors as error:
                 # By name: the class is redis-py's or valkey-py's. Nothing was executed, so a retry
                 # cannot charge twice. EVAL also loads the script.
                 if type(error).__name__ != "NoScriptError":
                     raise
-                return self._client.eval(script.text, len(keys), *keys, *arguments)
+                reply = self._client.eval(script.text, len(keys), *keys, *arguments)
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
+        return reply
 
 
 def _json_list(words: list[str]) -> str:

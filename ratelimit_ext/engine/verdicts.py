@@ -24,16 +24,16 @@ def decision_of(charges: Sequence[Charge], reply: Sequence[int], *, take: bool) 
     verdicts = []
     at = 2
     for charge in charges:
-        limit, fits = charge.limit, reply[at] == 1
+        limit, _, cost, is_meta, _ = charge
+        fits, snapshot = reply[at] == 1, reply[at + 1 : at + 4]
         taken = (
-            take
-            and fits
-            and not charge.meta
+            fits
+            and take
+            and not is_meta
             and (admitted or (limit.mode == "shadow" and not limit.held))
         )
-        snapshot = reply[at + 1 : at + 4]
         strategy = strategy_of(limit)
-        if charge.cost <= limit.capacity:
+        if cost <= limit.capacity:
             verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
         else:
             look = charge._replace(cost=0)

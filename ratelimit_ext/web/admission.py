@@ -18,8 +18,9 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord
 from ratelimit_ext.web.callbacks import Breach, Callbacks
 from ratelimit_ext.web.errors import (
     ENDLESS_MS,
@@ -32,13 +33,11 @@ from ratelimit_ext.web.errors import (
     TemporarilyUnavailable,
     precedence,
 )
+from ratelimit_ext.web.ready_answer import MOST_ANSWERS, ReadyAnswer, Repetition, answer_key
 from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S
 from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RoutePlan
 from ratelimit_ext.web.storage import Engines
-
-#: A bound limit, the identity that is charged, and the charge.
-BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
 
 _NO_LIMITS: Final = RoutePlan()
 
@@ -65,8 +64,12 @@ class Denial(NamedTuple):
     breached: list[ChargeRecord]
 
 
-#: What is admitted, with its records; a denial; or ``None`` if no limit applies.
-Outcome: TypeAlias = tuple[Decision, list[ChargeRecord]] | Denial | None
+#: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
+#: no limit applies.
+Outcome: TypeAlias = tuple[Decision, list[ChargeRecord]] | Denial | Repetition | None
+#: Whether the default response of an exception is the answer, and no code of the application has to
+#: see the exception.
+IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
 
 
 class Admission:
@@ -98,8 +101,10 @@ class Admission:
         definitions: Sequence[Limit] | None = None,
         *,
         lenient: bool = False,
-    ) -> None:
-        """Decide the limits of a route, or those of ``definitions``. Raises the refusal.
+        is_final: IsFinal | None = None,
+    ) -> flask.Response | None:
+        """Decide the limits of a route, or those of ``definitions``. Raises the refusal, or returns
+        its response if it is repeated from memory and ``is_final``.
 
         ``lenient``: a limit whose functions fail is left out, as a request that was aborted before
         its view may lack what they read.
@@ -108,7 +113,7 @@ class Admission:
             self._engines.look_for_recovery()
         charged = state.charged
         try:
-            outcome = self._decide(state, route, definitions, lenient=lenient)
+            outcome = self._decide(state, route, definitions, lenient=lenient, is_final=is_final)
             if isinstance(outcome, Denial) and self._callbacks.refusal_handler is not None:
                 again = partial(
                     self._decide, state, route, definitions, lenient=lenient, again=True
@@ -125,13 +130,16 @@ class Admission:
             if not self._settings.swallow_errors or isinstance(error, TemporarilyUnavailable):
                 raise
             self._logger.exception(SWALLOWED)
-            return
+            return None
         finally:
             state.charged = state.charged or frozenset()
+        if isinstance(outcome, Repetition):
+            return self._repeat(state, outcome)
         if isinstance(outcome, Denial):
             self._refuse(state, outcome)
         if outcome is not None:
             state.admit(*outcome)
+        return None
 
     def admit_edge(self, state: RequestState, route: Route) -> None:
         """Decide the application's own limits alone. Raises the refusal."""
@@ -164,6 +172,7 @@ class Admission:
         *,
         lenient: bool,
         again: bool = False,
+        is_final: IsFinal | None = None,
     ) -> Outcome:
         """Decide by the storage, or by the fallback if it fails; ``None`` if no limit applies.
 
@@ -182,6 +191,10 @@ class Admission:
         swallow = self._settings.swallow_errors
         charges = self.charges(limits, plan.metas, lenient=lenient, swallow=swallow)
         engine = self._engines.current
+        repeated = self._repeated(engine, plan, charges, is_final)
+        if repeated is not None:
+            state.charged = charged | plan.shared_ids if charged else plan.shared_ids
+            return repeated
         try:
             decision, records = decide(engine, charges, self.hold_for(limits))
         except ConfigurationError:
@@ -312,6 +325,71 @@ class Admission:
             error = _exceeded(longest, decision, cause)
         return Denial(decision, own, error, breached)
 
+    def _repeated(
+        self,
+        engine: Engine,
+        plan: RoutePlan,
+        charges: Sequence[BoundCharge],
+        is_final: IsFinal | None,
+    ) -> Denial | Repetition | None:
+        """The denial that is repeated from memory: the ready answer, or at first the denial, from
+        which the answer is made. ``None`` if the engine has to decide."""
+        if is_final is None or not isinstance(engine, DenialCache):
+            return None
+        if self._callbacks.refusal_handler is not None:
+            return None
+        recalled = engine.recall([charge for _, _, charge in charges])
+        if recalled is None:
+            return None
+        key, answers = answer_key(plan, recalled), recalled.denial.answers
+        answer: ReadyAnswer | None = answers.get(key)
+        if answer is not None:
+            return Repetition(answer, recalled, charges, recalled.elapsed_us - answer.made_us)
+        decision = recalled.decision
+        denial = self._denial(decision, _records(engine, charges, decision, NO_HOLD))
+        error = denial.error
+        if (
+            key is not None
+            and len(answers) < MOST_ANSWERS
+            and isinstance(error, RateLimitExceeded)
+            and not self._has_callback(denial.breached)
+            and is_final(error)
+        ):
+            answers[key] = ReadyAnswer(plan, recalled, decision, error, denial.breached)
+        return denial
+
+    def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
+        """Whether code of the application takes part in the answer."""
+        return self._settings.on_breach is not None or any(
+            record.bound.runtime.on_breach or callable(record.bound.runtime.error_message)
+            for record in breached
+        )
+
+    def _repeat(self, state: RequestState, repetition: Repetition) -> flask.Response:
+        """Record a denial that is repeated from memory, and answer it."""
+        answer, recalled, charges, passed_us = repetition
+
+        def records() -> tuple[Decision, list[ChargeRecord]]:
+            decision = recalled.decision
+            return decision, _records(self._engines.current, charges, decision, NO_HOLD)
+
+        state.repeat(repetition, records)
+        if self._logger.isEnabledFor(logging.INFO):
+            identities = {id(bound): identity for bound, identity, _ in charges}
+            for bound in answer.breached:
+                self._log_breach(bound, identities[id(bound)])
+        state.retry_ms = wait_ms = answer.wait_ms(passed_us)
+        state.refusal = True
+        return answer.response(wait_ms)
+
+    def _log_breach(self, bound: BoundLimit, identity: str) -> None:
+        self._logger.info(
+            "ratelimit %s (%s) exceeded at endpoint: %s",
+            bound.runtime.limit,
+            identity,
+            bound.scope,
+        )
+
     def _reconsidered(
         self,
         denial: Denial,
@@ -348,12 +426,7 @@ class Admission:
             state.records = list(breached)
         else:
             for record in breached:
-                self._logger.info(
-                    "ratelimit %s (%s) exceeded at endpoint: %s",
-                    record.bound.runtime.limit,
-                    record.identity,
-                    record.bound.scope,
-                )
+                self._log_breach(record.bound, record.identity)
         if not isinstance(error, RequestTooLarge):
             state.retry_ms = decision.retry_after_ms
         if isinstance(error, RateLimitExceeded):
@@ -389,7 +462,8 @@ class Admission:
 def decide(
     engine: Engine, charges: Sequence[BoundCharge], hold: Hold, *, take: bool = True
 ) -> tuple[Decision, list[ChargeRecord]]:
-    """Decide charges, or only look at them. Charges of one bucket share a verdict."""
+    """Decide charges, or only look at them. Charges of one bucket share a verdict. A denial that
+    is repeated from memory has a record of each charge whose verdict is known."""
     own = [charge for _, _, charge in charges]
     if not take:
         decision = engine.admit(own, take=False)
@@ -397,12 +471,20 @@ def decide(
         decision = engine.admit(own, hold=hold)
     else:
         decision = _without_refunds(engine, charges, hold)
+    return decision, _records(engine, charges, decision, hold)
+
+
+def _records(
+    engine: Engine, charges: Sequence[BoundCharge], decision: Decision, hold: Hold
+) -> list[ChargeRecord]:
+    """The charges with their verdicts, without those of which a repeated denial knows nothing."""
     verdicts = decision.verdicts
-    if len(verdicts) < len(own):
+    if len(verdicts) < len(charges):
         by_key = {verdict.charge.key: verdict for verdict in verdicts}
-        verdicts = tuple([by_key[charge.key] for charge in own])
+        charges = [each for each in charges if each[2].key in by_key]
+        verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
     now_us, here = decision.now_us, time.monotonic()
-    return decision, [
+    return [
         ChargeRecord(bound, identity, charge.cost, verdict, now_us, engine, hold, here)
         for (bound, identity, charge), verdict in zip(charges, verdicts, strict=True)
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import Change, Guess, Hold, checked_cost
+from ratelimit_ext.core.charge import Change, Charge, Guess, Hold, checked_cost
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.key import bucket_prefix
 from ratelimit_ext.core.limit import Limit
@@ -94,6 +94,10 @@ class BoundLimit:
             return cost
         charged: int = max(cost.least, min(cost.cost, self.limit.capacity))
         return charged
+
+
+#: A bound limit, the identity that is charged, and the charge.
+BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
 
 
 class ChargeRecord(NamedTuple):

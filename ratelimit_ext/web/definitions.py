@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
@@ -162,16 +162,19 @@ def wrap(view: Any, limiter: Any) -> Any:
     @wraps(view)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            limiter._check_request_limit(callable_name=name, in_middleware=False)
+            answer = limiter._admit_to_view(name, is_final)  # noqa: SLF001 - as __enter__
         except RateLimitExceeded as refusal:
-            if not _is_final(wrapper, refusal):
+            if not is_final(refusal):
                 raise
             limiter.context.refusal = True
             return refusal.get_response()
+        if answer is not None:
+            return answer
         if asynchronous:
             return flask.current_app.ensure_sync(view)(*args, **kwargs)
         return view(*args, **kwargs)
 
+    is_final = partial(_is_final, wrapper)
     setattr(wrapper, MARK, limiter)
     return wrapper
 

@@ -16,6 +16,7 @@ import flask
 import flask_limiter
 from flask.globals import request_ctx
 from flask_limiter import HeaderNames
+from flask_limiter.constants import ConfigVars
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 from limits.strategies import RateLimiter
@@ -26,7 +27,7 @@ from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.strategies.guards.block import BlockReason
-from ratelimit_ext.web.admission import Admission, AdmissionSettings
+from ratelimit_ext.web.admission import Admission, AdmissionSettings, IsFinal
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
 from ratelimit_ext.web.callbacks import Breach, Callbacks, Estimate, RefusalHandler
 from ratelimit_ext.web.code_checks import (
@@ -135,11 +136,14 @@ class Limiter(flask_limiter.Limiter):
         again = self in app.extensions.get("limiter", ())
         check_settings(app.config)
         check_strategy(self._strategy, app.config)
+        self._request_identifier = self._request_identifier or app.config.get(
+            ConfigVars.REQUEST_IDENTIFIER, _endpoint
+        )
         super().init_app(app)
         if not self.enabled:
             return
         if not again:
-            self._replace_response_hook(app)
+            self._replace_hooks(app)
         self._check_definitions()
         self._compose(lease_s(app.config))
         for item in self.limit_manager.static_items():
@@ -375,14 +379,12 @@ class Limiter(flask_limiter.Limiter):
         return self._state_in(_request_context._get_current_object())
 
     def _state_in(self, context: Any) -> RequestState:
-        state: RequestState
-        try:
-            state = context._ratelimit_ext[self]
-        except AttributeError:
-            state = RequestState(self._reserve)
-            context._ratelimit_ext = {self: state}
-        except KeyError:
-            state = context._ratelimit_ext[self] = RequestState(self._reserve)
+        states: dict[Limiter, RequestState] | None = context.__dict__.get("_ratelimit_ext")
+        if states is None:
+            states = context._ratelimit_ext = {}
+        state = states.get(self)
+        if state is None:
+            state = states[self] = RequestState(self._reserve)
         return state
 
     @property
@@ -572,22 +574,33 @@ class Limiter(flask_limiter.Limiter):
     def _check_request_limit(
         self, callable_name: str | None = None, in_middleware: bool = True
     ) -> None:
-        """Decide, before the view or in a decorated callable's wrapper."""
+        """Decide before a view that has none of our wrappers."""
+        if not in_middleware:
+            self._admit_to_view(callable_name, None)
+            return
         context = _request_context._get_current_object()
         state, endpoint = self._state_in(context), self.identify_request()
         view = context.app.view_functions.get(endpoint) if endpoint else None
-        if in_middleware:
-            # A deferred view asks the request filters later, too: they may read who is logged in.
-            if view is None and context.request.endpoint is None:
-                return
-            if view is not None and self._is_deferred(endpoint, view, context.request.blueprint):
-                return
-        if self._is_exempt(state, endpoint):
+        # A deferred view asks the request filters later, too: they may read who is logged in.
+        if view is None and context.request.endpoint is None:
             return
-        name = None if in_middleware else callable_name
+        if view is not None and self._is_deferred(endpoint, view, context.request.blueprint):
+            return
+        if not self._is_exempt(state, endpoint):
+            self._admission.admit(state, self._route(context, endpoint, None))
+
+    def _admit_to_view(self, name: str | None, is_final: IsFinal | None) -> flask.Response | None:
+        """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
+        from memory, if its exception ``is_final``."""
+        context = _request_context._get_current_object()
+        state, endpoint = self._state_in(context), self.identify_request()
+        if self._is_exempt(state, endpoint):
+            return None
+        view = context.app.view_functions.get(endpoint) if endpoint else None
         if name and view is not None and get_qualified_name(view) != name:
             self.limit_manager.add_endpoint_hint(endpoint, name)
-        self._admission.admit(state, self._route(context, endpoint, name))
+        route = self._route(context, endpoint, name)
+        return self._admission.admit(state, route, is_final=is_final)
 
     def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
         """Decide the limit of a block inside a view; ``location`` is the block's."""
@@ -600,12 +613,21 @@ class Limiter(flask_limiter.Limiter):
         self.limit_manager.add_endpoint_hint(endpoint, location)
         self._admission.admit(state, self._route(context, endpoint, location), [definition])
 
-    def _replace_response_hook(self, app: flask.Flask) -> None:
-        """Flask-Limiter's header hook is a partial over a function of the base class, which cannot
-        be overridden."""
-        hooks = app.after_request_funcs[None]
-        hooks[:] = [hook for hook in hooks if getattr(hook, "args", ())[:1] != (self,)]
+    def _replace_hooks(self, app: flask.Flask) -> None:
+        """Flask-Limiter's hook for headers is a partial over a function of the base class, and the
+        one that ends a request has a mangled name: neither can be overridden."""
+        after = app.after_request_funcs[None]
+        after[:] = [hook for hook in after if getattr(hook, "args", ())[:1] != (self,)]
         app.after_request(self._finish)
+        at_end = app.teardown_request_funcs[None]
+        at_end[:] = [hook for hook in at_end if getattr(hook, "__self__", None) is not self]
+        app.teardown_request(self._release)
+
+    def _release(self, _: BaseException | None = None) -> None:
+        """The request is over."""
+        states = _request_context._get_current_object().__dict__.get("_ratelimit_ext")
+        if states and (state := states.pop(self, None)) is not None:
+            state.close()
 
     def _finish(self, response: flask.Response) -> flask.Response:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""
@@ -691,6 +713,12 @@ class Limiter(flask_limiter.Limiter):
             is_deferred=self._is_deferred,
         )
         take_over(parts, app)
+
+
+def _endpoint() -> str:
+    """The default identity of a request, as Flask-Limiter's, in a third of the time."""
+    endpoint: str | None = _request_context._get_current_object().request.endpoint
+    return endpoint or ""
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

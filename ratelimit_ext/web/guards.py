@@ -19,8 +19,8 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
-from ratelimit_ext.web.admission import Admission, BoundCharge, decide
-from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.admission import Admission, decide
+from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
 from ratelimit_ext.web.code_checks import KnownNames
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.limits_adapter import limit_of, options_of

@@ -15,6 +15,7 @@ from werkzeug.wrappers import Response
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.ready_answer import Repetition
 from ratelimit_ext.web.reservation import Reservation
 
 #: After a longer view, headers show what is left at its end.
@@ -61,15 +62,17 @@ class RequestState:
     """The state of a request. ``reserve`` makes the reservation of what it takes, if needed."""
 
     __slots__ = (
+        "_decided",
+        "_recall",
+        "_records",
         "_reserve",
         "charged",
         "conditional",
-        "decided",
         "exempt",
         "finished",
         "plan_name",
-        "records",
         "refusal",
+        "repetition",
         "reservation",
         "retry_ms",
         "streams",
@@ -81,10 +84,11 @@ class RequestState:
         self._begin()
 
     def _begin(self) -> None:
-        #: Every record of the last admission, guards and shadows included.
-        self.decided: list[ChargeRecord] = []
-        #: What callers see: enforced limits that are not guards, in the order of decision.
-        self.records: list[ChargeRecord] = []
+        self._decided: list[ChargeRecord] = []
+        self._records: list[ChargeRecord] = []
+        #: A denial that is repeated from memory, and what makes its records when they are read.
+        self.repetition: Repetition | None = None
+        self._recall: Callable[[], tuple[Decision, list[ChargeRecord]]] | None = None
         #: Records that the response may refund. An engine that cannot refund has not charged them.
         self.conditional: list[ChargeRecord] = []
         #: Ids of the definitions that are charged once in a request; ``None``: nothing decided.
@@ -106,8 +110,44 @@ class RequestState:
         #: Whether the response has been handled.
         self.finished = False
 
+    @property
+    def decided(self) -> list[ChargeRecord]:
+        """Every record of the last admission, guards and shadows included."""
+        if self._recall is not None:
+            self._admit_recalled()
+        return self._decided
+
+    @property
+    def records(self) -> list[ChargeRecord]:
+        """What callers see: enforced limits that are not guards, in the order of decision."""
+        if self._recall is not None:
+            self._admit_recalled()
+        return self._records
+
+    @records.setter
+    def records(self, records: list[ChargeRecord]) -> None:
+        self._records = records
+
+    def repeat(
+        self,
+        repetition: Repetition,
+        recall: Callable[[], tuple[Decision, list[ChargeRecord]]],
+    ) -> None:
+        """Add a denial that is repeated from memory; few read its records."""
+        self.repetition, self._recall = repetition, recall
+
+    def _admit_recalled(self) -> None:
+        recall, self._recall = self._recall, None
+        assert recall is not None
+        self.admit(*recall())
+
     def reset(self) -> None:
-        """Forget everything: the request is over."""
+        """Close it, and forget everything."""
+        self.close()
+        self._begin()
+
+    def close(self) -> None:
+        """Settle what is left to settle: the request is over."""
         if self.conditional:  # it ended without a response to judge by
             self.reserved().give_back(self.conditional)
         if self.reservation is not None:
@@ -116,16 +156,15 @@ class RequestState:
                 self.reservation.send_corrections()
             else:
                 self.reservation.close()
-        self._begin()
 
     def admit(self, decision: Decision, records: list[ChargeRecord]) -> None:
         """Add a decision: what it decided, and if it admitted, what it charged."""
-        self.decided = records
+        self._decided, visible = records, self.records
         holds = conditional = False
         for record in records:
             bound, verdict = record.bound, record.verdict
             if bound.limit.visible and verdict.charge.limit.mode == "enforce":
-                self.records.append(record)
+                visible.append(record)
             if verdict.allowed:
                 holds = holds or bound.limit.held
                 conditional = conditional or bound.runtime.deduct_when is not None
@@ -188,7 +227,7 @@ class RequestState:
 
     def bring_to_present(self) -> None:
         """Update what is left after a slow view. Refusals are sent at once, and stay exact."""
-        if not self.records or self.retry_ms is not None:
+        if self.retry_ms is not None or not self.records:
             return
         here = time.monotonic()
         if here - self.records[0].decided_at > NOTICEABLE_S:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -20,6 +20,7 @@ from werkzeug.http import http_date
 
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.errors import ENDLESS_MS
+from ratelimit_ext.web.ready_answer import ReadyHeaders, Repetition
 from ratelimit_ext.web.request_state import RequestState
 
 #: A client should not wait longer in a retry loop, in milliseconds (docs/answers.md).
@@ -57,24 +58,29 @@ class ResponseWriter:
     logger: logging.Logger
 
     def finish(
-        self, response: flask.Response, state: RequestState, others: Iterable[RequestState]
+        self, response: flask.Response, state: RequestState, others: Collection[RequestState]
     ) -> None:
         """Refund what the response does not cost, and write the headers. ``others`` are the
         states of all extensions: a denial by one of them refunds what the others took."""
-        if any(each.is_refused(response) for each in others):
-            for each in others:
-                each.refuse()
+        for each in others:
+            if each.refusal and each.is_refused(response):
+                for one in others:
+                    one.refuse()
+                break
         if state.conditional:
             self._refund(state, response)
         headers = response.headers
-        if self.headers_enabled:
-            state.bring_to_present()
-            self._write_limits(headers, state)
         if state.retry_ms is not None and response.status_code in (429, 503):
             self._write_refusal(headers, state, state.retry_ms)
+        if self.headers_enabled:
+            if state.repetition is not None:
+                self._write_repetition(headers, state, state.repetition)
+            else:
+                state.bring_to_present()
+                self._write_limits(headers, state)
         if state.reservation is not None:
             state.outlast(response)
-        if state.records and "Access-Control-Allow-Origin" in headers:
+        if "Access-Control-Allow-Origin" in headers and state.records:
             # Lets scripts of other origins read them.
             own = ", ".join([*EXPOSED, *self.names.values()])
             exposed = headers.get("Access-Control-Expose-Headers")
@@ -105,31 +111,59 @@ class ResponseWriter:
         nearest = state.nearest()
         if nearest is None:
             return
-        headers.add("RateLimit-Policy", ", ".join([r.bound.policy for r in state.records]))
-        headers.add("RateLimit", ", ".join([_item(record) for record in state.records]))
-        limit = nearest.bound.limit
-        headers.add(self.names[HeaderNames.LIMIT], str(limit.outside(limit.capacity)))
-        headers.add(
-            self.names[HeaderNames.REMAINING], str(limit.outside(nearest.verdict.remaining))
+        limit, records, names = nearest.bound.limit, state.records, self.names
+        items = [_item(r.bound.header, r.verdict.remaining, _reset_us(r)) for r in records]
+        left = nearest.verdict.remaining
+        _append(
+            headers,
+            [
+                ("RateLimit-Policy", ", ".join([record.bound.policy for record in records])),
+                ("RateLimit", ", ".join(items)),
+                (names[HeaderNames.LIMIT], str(limit.outside(limit.capacity))),
+                (names[HeaderNames.REMAINING], str(limit.outside(left))),
+                # Flask-Limiter's rounding: the first whole second at which it is surely reset.
+                (names[HeaderNames.RESET], str(int(nearest.reset_at + 1))),
+            ],
         )
-        # Flask-Limiter's rounding: the first whole second at which the limit is surely reset.
-        headers.add(self.names[HeaderNames.RESET], str(int(nearest.reset_at + 1)))
+
+    def _write_repetition(
+        self, headers: Headers, state: RequestState, repetition: Repetition
+    ) -> None:
+        """The same for a denial that is repeated: only the time to each reset changes."""
+        ready = repetition.answer.headers
+        if ready is None:
+            written = Headers()
+            self._write_limits(written, state)
+            ready = repetition.answer.headers = ReadyHeaders(
+                [(name, value) for name, value in written if name != "RateLimit"],
+                [(r.bound.header, r.verdict.remaining, _reset_us(r)) for r in state.records],
+                repetition.passed_us,
+            )
+        later_us = repetition.passed_us - ready.written_us
+        items = [_item(name, left, reset_us - later_us) for name, left, reset_us in ready.items]
+        _append(headers, [*ready.static, ("RateLimit", ", ".join(items))])
 
     def _write_refusal(self, headers: Headers, state: RequestState, wait_ms: int) -> None:
         """The wait in whole seconds rounded up, and in milliseconds."""
-        headers["Cache-Control"] = "no-store"
+        written = [("Cache-Control", "no-store")]
         if wait_ms <= ENDLESS_MS:
             seconds = max(1, -(-wait_ms // 1000))
-            headers[self.names[HeaderNames.RETRY_AFTER]] = (
-                http_date(time.time() + seconds) if self.retry_after_as_date else str(seconds)
-            )
-            headers["retry-after-ms"] = str(max(1, wait_ms))
-        is_budget = any(
-            not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records
-        )
-        if is_budget or wait_ms > LONGEST_RETRY_MS:
+            wait = http_date(time.time() + seconds) if self.retry_after_as_date else str(seconds)
+            written.append((self.names[HeaderNames.RETRY_AFTER], wait))
+            written.append(("retry-after-ms", str(max(1, wait_ms))))
+        if _is_budget(state) or wait_ms > LONGEST_RETRY_MS:
             # SDKs would sleep that long, or retry at once: have them raise the error instead.
-            headers["x-should-retry"] = "false"
+            written.append(("x-should-retry", "false"))
+        before = [name.lower() for name, _ in headers]
+        for name, _ in written:
+            if name.lower() in before:
+                headers.remove(name)
+        _append(headers, written)
+
+
+def _append(headers: Headers, written: list[tuple[str, str]]) -> None:
+    """Add headers whose values are known to be valid, without the checks, which take longer."""
+    headers._list += written  # noqa: SLF001
 
 
 def replaced(response: flask.Response, refusal: flask.Response) -> flask.Response:
@@ -142,11 +176,22 @@ def replaced(response: flask.Response, refusal: flask.Response) -> flask.Respons
     return refusal
 
 
-def _item(record: ChargeRecord) -> str:
-    """One item of ``RateLimit``. ``t`` is not later than the wait of a limit that denied."""
+def _is_budget(state: RequestState) -> bool:
+    """Whether a limit in dollars denied."""
+    if state.repetition is not None:
+        return state.repetition.answer.is_budget
+    return any(not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records)
+
+
+def _reset_us(record: ChargeRecord) -> int:
+    """When the limit resets. Not later than the wait, if it denied."""
     verdict = record.verdict
     reset_us = verdict.reset_after_us
     if not verdict.allowed and verdict.retry_after_us is not None:
-        reset_us = min(reset_us, verdict.retry_after_us)
-    t = -(-reset_us // 1_000_000)
-    return f"{record.bound.header};r={verdict.remaining};t={t}"
+        return min(reset_us, verdict.retry_after_us)
+    return reset_us
+
+
+def _item(header: str, remaining: int, reset_us: int) -> str:
+    """One item of ``RateLimit``."""
+    return f"{header};r={remaining};t={-(-max(0, reset_us) // 1_000_000)}"

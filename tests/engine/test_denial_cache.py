@@ -155,12 +155,101 @@ def test_what_counts_denials_is_always_asked(
 
 
 def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
-    """However many clients hammer, the memory is bounded."""
+    """However many clients hammer, the memory is bounded; the oldest denial makes room."""
     engine = DenialCache(behind)
     limit = Limit(1, 60 * SECOND)
-    for client in range(denial_cache.MOST_DENIALS):
+    for client in range(denial_cache.MOST_BUCKETS + 1):
         denied(engine, 2, Charge(limit, f"bucket-{client}"))
-    assert len(engine._denials) + len(engine._denied_once) <= denial_cache.MOST_DENIALS
+    assert len(engine._denials) == denial_cache.MOST_BUCKETS
+    asked = behind.asked
+    engine.admit([Charge(limit, "bucket-1")])
+    assert behind.asked == asked
+    engine.admit([Charge(limit, "bucket-0")])
+    assert behind.asked == asked + 1
+
+
+def test_the_costs_of_a_bucket_are_bounded(clock: Clock, behind: CountingEngine) -> None:
+    """A client that chooses its cost cannot fill the memory."""
+    engine = DenialCache(behind)
+    limit = Limit(100, 60 * SECOND)
+    assert engine.admit([Charge(limit, "bucket", 100)]).admitted
+    for cost in range(1, 60):
+        assert not engine.admit([Charge(limit, "bucket", cost)]).admitted
+    assert len(engine._denials["bucket"]) == denial_cache.MOST_COSTS
+
+
+EVERYONE = Charge(Limit(1, 60 * SECOND, name="shared"), "everyone")
+OWN = Limit(9, 60 * SECOND, name="own")
+
+
+def test_a_shared_limit_that_is_exhausted_is_remembered_for_all(
+    clock: Clock, behind: CountingEngine
+) -> None:
+    """A thousand callers cost three round trips; each answer has the verdicts that are known."""
+    engine = DenialCache(behind)
+    assert engine.admit([Charge(OWN, "caller-0"), EVERYONE]).admitted
+    for caller in range(1000):
+        decision = engine.admit([Charge(OWN, f"caller-{caller}"), EVERYONE])
+        assert [verdict.charge for verdict in decision.denials] == [EVERYONE]
+    assert behind.asked == 3
+    assert [verdict.charge for verdict in decision.verdicts] == [EVERYONE]
+    known = engine.admit([Charge(OWN, "caller-1"), EVERYONE])  # whose denial is remembered
+    assert [(v.allowed, v.remaining) for v in known.verdicts] == [(True, 9), (False, 0)]
+
+
+def test_of_several_remembered_denials_the_longest_wait_counts(
+    clock: Clock, behind: CountingEngine
+) -> None:
+    """Denials of different requests that concern one request are named together."""
+    engine = DenialCache(behind)
+    own = Charge(Limit(1, 90 * SECOND, name="own"), "caller")
+    denied(engine, 2, EVERYONE)
+    denied(engine, 2, own)
+    clock.now += 0.5
+    asked = behind.asked
+    decision = engine.admit([own, EVERYONE])
+    assert behind.asked == asked
+    assert [denial.charge for denial in decision.denials] == [own, EVERYONE]
+    assert decision.retry_after_ms == 89_500
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Charge(Limit(1, SECOND, "block"), "caller"),
+        Charge(OWN, "caller", 10),
+        Charge(Limit(9, 60 * SECOND, mode="shadow"), "shadow"),
+    ],
+    ids=["a guard", "a cost above the capacity", "a shadow"],
+)
+def test_what_may_change_the_answer_is_asked(
+    clock: Clock, behind: CountingEngine, other: Charge
+) -> None:
+    """A reason that comes first, a request that never passes, and a limit that counts."""
+    engine = DenialCache(behind)
+    denied(engine, 3, EVERYONE)
+    asked = behind.asked
+    engine.admit([other, EVERYONE])
+    assert behind.asked == asked + 1
+
+
+def test_another_limit_of_the_same_bucket_is_another_question(
+    clock: Clock, behind: CountingEngine
+) -> None:
+    """A named limit that was raised keeps its bucket, and is decided anew."""
+    engine = DenialCache(behind)
+    denied(engine, 3, EVERYONE)
+    assert engine.admit([EVERYONE._replace(limit=Limit(5, 60 * SECOND, name="shared"))]).admitted
+
+
+def test_costs_of_one_bucket_are_one_cost(clock: Clock, behind: CountingEngine) -> None:
+    """Two charges of a bucket were denied together: one of them alone is another question."""
+    engine = DenialCache(behind)
+    three = Charge(OWN, "bucket", 3)
+    assert engine.admit([three]).admitted
+    assert not any(engine.admit([three, three, three]).admitted for _ in range(5))
+    assert behind.asked == 3
+    assert engine.admit([three]).admitted
 
 
 def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: CountingEngine) -> None:

@@ -1,0 +1,161 @@
+"""Connections that carry one script call each, without redis-py's client in between.
+
+They come from the client's own pool, which connects, authenticates and sets their timeouts, and
+reads replies. Left out is what the client does around each command, which takes longer than the
+call. If anything else takes part in a call (instrumentation, a subclass, retries, TLS, a cache, a
+pool that waits), :meth:`ScriptConnections.run` declines, and the client is used.
+
+Nothing is sent twice: a script whose reply was lost may have charged.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Final, NamedTuple
+
+try:
+    from hiredis import pack_command
+except ImportError:  # redis-py is used without it
+    pack_command = None  # type: ignore[assignment]
+try:
+    from redis.observability.providers import get_observability_instance
+except ImportError:  # an earlier version has no metrics of its own
+    get_observability_instance = None  # type: ignore[assignment]
+
+#: How many idle connections are kept from the pool at most, and never more than half of it.
+MOST_IDLE: Final = 32
+
+#: What instrumentation replaces, on the class or on the client.
+_METHODS: Final = ("evalsha", "execute_command", "_execute_command", "parse_response")
+_PLAIN: Final = frozenset(["Connection", "UnixDomainSocketConnection"])
+#: Options of a pool that ask for more than a plain connection.
+_OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_connect_func")
+
+
+class _Line(NamedTuple):
+    """A connection, its socket, and whether the socket has something to read."""
+
+    connection: Any
+    socket: Any
+    readable: Callable[[int], list[Any]]
+
+
+class ScriptConnections:
+    """Idle connections of a client's pool. For all threads; a forked child begins without any."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._usable = _is_plain(client)
+        if not self._usable:
+            return
+        self._class = type(client)
+        self._methods = [getattr(self._class, name, None) for name in _METHODS]
+        self._pool = client.connection_pool
+        self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
+        self._process = os.getpid()
+        self._idle: list[_Line] = []
+
+    def run(self, sha: str, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
+        """The reply to one EVALSHA; ``None`` if nothing was sent and the client has to be used.
+        Raises what the client raises."""
+        if not self._usable or self._is_observed():
+            return None
+        words: Any = ("EVALSHA", sha, len(keys), *keys, *arguments)
+        command = pack_command(words)
+        line = self._take()
+        if line is None:
+            return None
+        connection = line.connection
+        reply = None
+        try:
+            connection.send_packed_command((command,))
+            reply = connection.read_response()
+        finally:
+            # After an error the pool brings the connection into order.
+            if (
+                reply is not None
+                and len(self._idle) < self._most_idle
+                and not connection.should_reconnect()
+            ):
+                self._idle.append(line)
+            else:
+                self._pool.release(connection)
+        return reply
+
+    def _is_observed(self) -> bool:
+        """Whether the client was instrumented, which may happen at any time."""
+        client, own = self._client, self._class
+        if client.connection_pool is not self._pool or _collects_metrics():
+            return True
+        attributes = client.__dict__
+        for name, method in zip(_METHODS, self._methods, strict=True):
+            if name in attributes or getattr(own, name, None) is not method:
+                return True
+        return False
+
+    def _take(self) -> _Line | None:
+        """An idle connection, or one more of the pool; ``None`` if it has to be used otherwise."""
+        if self._process != os.getpid():
+            self._process, self._idle = os.getpid(), []
+        while True:
+            try:
+                line = self._idle.pop()
+            except IndexError:
+                break
+            # Readable before a command: the server has closed it, or announces something.
+            if _socket_of(line.connection) is line.socket and not line.readable(0):
+                return line
+            self._pool.release(line.connection)
+        connection = self._pool.get_connection()
+        socket = _socket_of(connection)
+        if getattr(connection.retry, "_retries", 1) != 0 or socket is None:
+            self._usable = False
+            self._pool.release(connection)
+            return None
+        poll = select.poll()
+        poll.register(socket, select.POLLIN)
+        return _Line(connection, socket, poll.poll)
+
+
+def _socket_of(connection: Any) -> Any:
+    """Its socket; ``None`` while it is not connected. redis-py has no public name for it."""
+    return connection._sock  # noqa: SLF001
+
+
+def _is_plain(client: Any) -> bool:
+    """Whether the client and its pool are redis-py's own classes, without extras."""
+    own, pool = type(client), getattr(client, "connection_pool", None)
+    can_pack: Any = pack_command
+    if can_pack is None or not hasattr(select, "poll") or pool is None:
+        return False
+    module = sys.modules.get("redis.client")
+    if module is None or own is not module.Redis or client.connection is not None:
+        return False
+    if type(pool) is not sys.modules["redis.connection"].ConnectionPool or pool.cache is not None:
+        return False
+    lines = pool.connection_class
+    if lines.__module__ != "redis.connection" or lines.__name__ not in _PLAIN:
+        return False
+    if any(pool.connection_kwargs.get(option) is not None for option in _OPTIONS):
+        return False
+    return "EVALSHA" not in client.response_callbacks and all(
+        _is_original(getattr(own, name, None), own) for name in _METHODS if hasattr(own, name)
+    )
+
+
+def _is_original(method: Any, own: type) -> bool:
+    """Whether a method is a plain function of the class's package. A wrapper may copy the names of
+    what it wraps, but not the file of its code."""
+    package = Path(sys.modules[own.__module__].__file__ or "").parent
+    return isinstance(method, FunctionType) and package in Path(method.__code__.co_filename).parents
+
+
+def _collects_metrics() -> bool:
+    """Whether redis-py's own metrics are switched on."""
+    instance: Any = get_observability_instance
+    return instance is not None and instance().get_provider_manager() is not None

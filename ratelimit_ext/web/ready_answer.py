@@ -1,0 +1,115 @@
+"""The answer to a denial that a worker repeats from memory: rendered once, but for the wait.
+
+It is used where raising the exception would have no other effect than its default response: no
+callback, no error handler and no refusal handler of the application concerns the denial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import flask
+from flask.globals import request_ctx
+
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.engine.denial_cache import Recollection
+from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
+from ratelimit_ext.web.errors import RateLimitExceeded, try_again
+
+#: How many answers of one denial are kept: it may concern several routes, and callers of whose
+#: other limits more or less is known.
+MOST_ANSWERS: Final = 16
+#: How many bodies of an answer are kept: clients choose the header Accept.
+MOST_BODIES: Final = 8
+
+#: What stands for the wait in a body: JSON escapes such characters.
+_SENTENCE: Final = "\x00"
+_NUMBER: Final = "\x01"
+_STATUS: Final = "429 TOO MANY REQUESTS"
+_IN_JSON: Final = '"retry_after": '
+
+#: Flask's proxy, as an object whose attributes are ours, too.
+_request_context: Final[Any] = request_ctx
+
+
+class ReadyHeaders(NamedTuple):
+    """The headers that stay the same, and for each item of ``RateLimit`` the name, what remains and
+    the time to its reset, ``written_us`` after the answer was made."""
+
+    static: Sequence[tuple[str, str]]
+    items: Sequence[tuple[str, int, int]]
+    written_us: int
+
+
+class ReadyAnswer:
+    """The answer to one denial on one route, made ``made_us`` after the denial was decided."""
+
+    def __init__(
+        self,
+        plan: object,
+        recalled: Recollection,
+        decision: Decision,
+        error: RateLimitExceeded,
+        breached: Sequence[ChargeRecord],
+    ) -> None:
+        self._plan = plan  # kept, as its id is part of the key
+        self._error = error
+        self._bodies: dict[str, tuple[str, str]] = {}
+        self._wait_us = max(verdict.retry_after_us or 0 for verdict in decision.denials)
+        self._wait_ms = decision.retry_after_ms or 0
+        self.made_us = recalled.elapsed_us
+        self.breached = [record.bound for record in breached]
+        self.is_budget = error.is_budget
+        #: ``None``: not written yet.
+        self.headers: ReadyHeaders | None = None
+
+    def wait_ms(self, passed_us: int) -> int:
+        """The wait, so much later than the answer was made."""
+        return -(-max(1, self._wait_us - passed_us) // 1000)
+
+    def response(self, wait_ms: int) -> flask.Response:
+        """The response to the current request."""
+        context = _request_context._get_current_object()
+        accept = context.request.environ.get("HTTP_ACCEPT", "")
+        known = self._bodies.get(accept)
+        if known is None:
+            known = self._rendered()
+            if len(self._bodies) < MOST_BODIES:
+                self._bodies[accept] = known
+        text, content_type = known
+        body = text.replace(_SENTENCE, try_again(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))
+        response: flask.Response = context.app.response_class(
+            body, _STATUS, content_type=content_type
+        )
+        return response
+
+    def _rendered(self) -> tuple[str, str]:
+        """The body with marks for the wait, and its type, as the current request accepts it."""
+        response = self._error.get_response()
+        text = response.get_data(as_text=True)
+        text = text.replace(try_again(self._wait_ms), _SENTENCE)
+        text = text.replace(f"{_IN_JSON}{self._wait_ms / 1000}", f"{_IN_JSON}{_NUMBER}")
+        return text, response.content_type or ""
+
+
+class Repetition(NamedTuple):
+    """A ready answer to the current request, with what is needed to show its limits. ``passed_us``
+    is the time since the answer was made."""
+
+    answer: ReadyAnswer
+    recalled: Recollection
+    charges: Sequence[BoundCharge]
+    passed_us: int
+
+
+def answer_key(plan: object, recalled: Recollection) -> tuple[int, ...] | None:
+    """The key of the answer among those of the denial; ``None`` if its verdicts were not all
+    decided together, so that each has a time of its own."""
+    elapsed_us = recalled.elapsed_us
+    key = [id(plan)]
+    for verdict, own_us in recalled.verdicts:
+        if own_us != elapsed_us:
+            return None
+        key.append(id(verdict))
+    return tuple(key)
