@@ -1,13 +1,13 @@
 """A provider over its official synchronous SDK.
 
 A request is sent once, as bytes, and its answer is read as bytes: the SDK adds the key, the
-address, its headers and the connections. Errors of the SDK and of its HTTP library become
+address, its headers and the connections. Requests go to its HTTP client directly: the SDK itself
+takes as long for one as all of Flask does. Errors of the SDK and of its HTTP library become
 ProviderError here, and nowhere else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -55,8 +55,6 @@ STATUS_KINDS: Final[dict[int, ErrorKind]] = {
 JSON: Final = "application/json"
 KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 REDACTED: Final = "***"
-#: The key of a request's extensions under which its response is found.
-REFUSAL: Final = "chatapp.refusal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +94,68 @@ class Vendor:
         return import_module(self.name)
 
 
+class Connection:
+    """An SDK's HTTP client. Requests are those of the SDK, as it makes them once for each path: its
+    address, key and headers are the same for all."""
+
+    def __init__(self, client: Any, http_client: httpx2.Client) -> None:
+        self._client = client
+        self._http_client = http_client
+        self._samples: dict[tuple[str, float | None], httpx2.Request] = {}
+
+    def send(
+        self, path: str, request: RawRequest, *, timeout: httpx2.Timeout, stream: bool
+    ) -> httpx2.Response:
+        """Send what the SDK would, and return the response, whatever its status."""
+        import httpx2  # noqa: PLC0415
+
+        sample = self._samples.get((path, timeout.read))
+        if sample is None:
+            sample = self._samples[path, timeout.read] = self._sample(path, timeout)
+        headers, url = sample.headers, sample.url
+        if request.headers:
+            headers = httpx2.Headers(headers)
+            headers.update(request.headers)
+        if request.query:
+            url = url.copy_merge_params(request.query)
+        sent = httpx2.Request(
+            "POST",
+            url,
+            headers=headers,
+            content=request.raw,
+            extensions={"timeout": timeout.as_dict()},
+        )
+        return self._http_client.send(sent, stream=stream)
+
+    def status_error(self, response: httpx2.Response) -> Any:
+        """The SDK's APIStatusError for a response that was read."""
+        return self._client._make_status_error_from_response(response)  # noqa: SLF001
+
+    def _sample(self, path: str, timeout: httpx2.Timeout) -> httpx2.Request:
+        """The request that the SDK makes for a call of this path, without a body."""
+        import httpx2  # noqa: PLC0415
+
+        made: list[httpx2.Request] = []
+
+        def keep(request: httpx2.Request) -> httpx2.Response:
+            made.append(request)
+            return httpx2.Response(200)
+
+        with httpx2.Client(transport=httpx2.MockTransport(keep)) as nowhere:
+            self._client.with_options(http_client=nowhere).post(
+                path, cast_to=httpx2.Response, content=b"", options={"timeout": timeout}
+            )
+        made[0].headers.pop("content-length", None)
+        return made[0]
+
+
 class SDKProvider:
     """A vendor, or the compatible server at its SDK's base URL variable."""
 
     def __init__(self, vendor: Vendor, timeouts: Timeouts) -> None:
         self._vendor = vendor
         self._timeouts = timeouts
-        self._client: PerProcess[Any] = PerProcess(self._connect)
+        self._connection: PerProcess[Connection] = PerProcess(self._connect)
         self.name: Final = vendor.name
         self.patterns: Final = vendor.patterns
         self.missing: Final = None if os.environ.get(vendor.key_variable) else vendor.key_variable
@@ -142,14 +195,15 @@ class SDKProvider:
         with provider_errors(vendor):
             response = self._send(path, request, read_s=min(within_s, self._timeouts.read_s))
             fields = json.loads(response.content)
+            headers = dict(response.headers.items())
             return RawAnswer(
                 raw=response.content,
                 fields=fields,
-                content_type=sendable(response.headers, "content-type") or JSON,
-                headers=_request_id(vendor, response),
+                content_type=sendable(headers, "content-type") or JSON,
+                headers=_request_id(vendor, headers),
                 usage=_usage(vendor, fields),
                 output_bytes=vendor.output_bytes(fields),
-                quotas=vendor.quotas(response.headers),
+                quotas=vendor.quotas(headers),
             )
 
     def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream:
@@ -161,14 +215,14 @@ class SDKProvider:
         with provider_errors(vendor):
             response = self._send(vendor.path, plain, read_s=timeouts.first_byte_s, stream=True)
             # The stream has begun: from now on each read has the usual time.
-            with contextlib.suppress(RuntimeError, KeyError):  # the response has no such request
-                response.request.extensions["timeout"]["read"] = timeouts.read_s
+            response.request.extensions["timeout"]["read"] = timeouts.read_s
+        headers = dict(response.headers.items())
         return EventStream(
             response,
             reader,
             provider=vendor.name,
-            headers=_request_id(vendor, response),
-            quotas=vendor.quotas(response.headers),
+            headers=_request_id(vendor, headers),
+            quotas=vendor.quotas(headers),
             lenient=lenient,
         )
 
@@ -177,21 +231,18 @@ class SDKProvider:
     ) -> httpx2.Response:
         import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
 
-        response: httpx2.Response = self._client.get().post(
-            path,
-            cast_to=httpx2.Response,  # the response itself: no model of the SDK's is built
-            content=request.raw,
-            options={
-                "headers": dict(request.headers),
-                "params": dict(request.query),
-                "timeout": self._timeout(read_s),
-            },
-            stream=stream,
-            stream_cls=self._vendor.sdk.Stream[object],
-        )
-        return response
+        connection = self._connection.get()
+        response = connection.send(path, request, timeout=self._timeout(read_s), stream=stream)
+        if response.is_success:
+            return response
+        try:
+            response.read()
+        except httpx2.HTTPError as error:
+            kind = STATUS_KINDS.get(response.status_code, "unavailable")
+            raise _status_error(self._vendor, response, kind, message=str(error)) from error
+        raise _refusal(self._vendor, connection.status_error(response))
 
-    def _connect(self) -> Any:
+    def _connect(self) -> Connection:
         sdk, timeout = self._vendor.sdk, self._timeout(self._timeouts.read_s)
         http_client = with_cancellable_reads(
             sdk.DefaultHttpxClient(
@@ -199,12 +250,13 @@ class SDKProvider:
                 # A redirect would be a call to an unknown address that no limit has counted.
                 follow_redirects=False,
                 cookies=_no_cookies(),
-                event_hooks={"response": [_remember_refusal]},
             )
         )
         # No retries: a call that timed out may have been billed, and no limit would count the next.
         client = getattr(sdk, self._vendor.client_class)
-        return client(timeout=timeout, max_retries=0, http_client=http_client)
+        return Connection(
+            client(timeout=timeout, max_retries=0, http_client=http_client), http_client
+        )
 
     def _timeout(self, read_s: float) -> httpx2.Timeout:
         import httpx2  # noqa: PLC0415
@@ -219,9 +271,9 @@ def _usage(vendor: Vendor, fields: object) -> Usage | None:
         return None
 
 
-def _request_id(vendor: Vendor, response: httpx2.Response) -> dict[str, str]:
+def _request_id(vendor: Vendor, headers: Mapping[str, str]) -> dict[str, str]:
     """The header with the provider's id of the request, if it has one."""
-    found = sendable(response.headers, vendor.request_id_header)
+    found = sendable(headers, vendor.request_id_header)
     return {vendor.request_id_header: found} if found else {}
 
 
@@ -233,17 +285,13 @@ def provider_errors(vendor: Vendor) -> Iterator[None]:
     sdk, name = vendor.sdk, vendor.name
     try:
         yield
-    except sdk.APITimeoutError as error:
+    except httpx2.TimeoutException as error:
         # Without a connection the prompt was not sent, and may be sent again.
-        is_late = not isinstance(error.__cause__, httpx2.ConnectTimeout)
+        is_late = not isinstance(error, httpx2.ConnectTimeout)
         kind: ErrorKind = "timeout" if is_late else "unavailable"
-        raise ProviderError(name, kind, message=error.message) from error
-    except sdk.APIStatusError as error:
-        raise _refusal(vendor, error) from error
-    except getattr(sdk, vendor.error_class) as error:
+        raise ProviderError(name, kind, message=str(error)) from error
+    except (httpx2.HTTPError, OSError, getattr(sdk, vendor.error_class)) as error:
         raise ProviderError(name, "unavailable", message=str(error)) from error
-    except httpx2.HTTPError as error:
-        raise _unread_refusal(vendor, error) from error
     except (ValueError, RecursionError) as error:  # an invalid body, or one that is nested too deep
         raise ProviderError(name, "malformed", message=str(error), status=200) from error
 
@@ -259,19 +307,6 @@ def _refusal(vendor: Vendor, error: Any) -> ProviderError:
     return _status_error(vendor, response, kind, message=message, raw=raw)
 
 
-def _unread_refusal(vendor: Vendor, error: httpx2.HTTPError) -> ProviderError:
-    """The ProviderError of a stream's refusal whose body could not be read. The SDKs read it
-    outside of their own translation of errors."""
-    try:
-        response = error.request.extensions.get(REFUSAL)
-    except RuntimeError:  # the error belongs to no request
-        response = None
-    if response is None:  # an answer was lost: it may have been billed
-        return ProviderError(vendor.name, "timeout", message=str(error))
-    kind = STATUS_KINDS.get(response.status_code, "unavailable")
-    return _status_error(vendor, response, kind, message=str(error))
-
-
 def _status_error(
     vendor: Vendor, response: httpx2.Response, kind: ErrorKind, *, message: str, raw: bytes = b""
 ) -> ProviderError:
@@ -285,12 +320,6 @@ def _status_error(
         quotas=vendor.quotas(response.headers),
         request_id=sendable(response.headers, vendor.request_id_header),
     )
-
-
-def _remember_refusal(response: httpx2.Response) -> None:
-    """A hook of the HTTP client, for `_unread_refusal`."""
-    if response.is_error:
-        response.request.extensions[REFUSAL] = response
 
 
 def _no_cookies() -> CookieJar:

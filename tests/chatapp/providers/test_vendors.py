@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import anthropic
+import httpx2
+import openai
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.providers import Message, Prompt, Timeouts
+from chatapp.providers import Message, Prompt, RawRequest, Timeouts
 from chatapp.providers.anthropic import Anthropic
+from chatapp.providers.openai import OpenAI
+from chatapp.providers.sdk import SDKProvider
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     ANTHROPIC_PATH,
@@ -64,6 +69,44 @@ def test_an_answer_has_its_text_and_usage(
     # Anthropic's SDK decides whether it is X-Api-Key or a bearer token.
     assert any(key in value for value in call.headers.values())
     assert call.body == {"model": model, bound: 2048, "messages": MESSAGES}
+
+
+@pytest.mark.parametrize(
+    ("provider_class", "client", "path", "query"),
+    [
+        (OpenAI, openai.OpenAI, "/chat/completions", {}),
+        (Anthropic, anthropic.Anthropic, "/v1/messages", {"beta": "true"}),
+    ],
+)
+def test_requests_are_those_of_the_sdk(
+    provider: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+    provider_class: type[SDKProvider],
+    client: type[openai.OpenAI | anthropic.Anthropic],
+    path: str,
+    query: dict[str, str],
+) -> None:
+    """They do not pass through the SDK, and yet have its address, its headers and its settings from
+    the environment, each time."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: a")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Team: a")
+    own = RawRequest(raw=b'{"n": 1}', fields={}, headers={"X-Beta": "b"}, query=query)
+    plain = RawRequest(raw=b'{"n": 22}', fields={})
+    forwarder = provider_class(Timeouts())
+    for request in (own, plain):
+        forwarder.forward(request)
+        options: Any = {
+            "headers": dict(request.headers),
+            "params": dict(request.query),
+            "timeout": httpx2.Timeout(Timeouts().read_s),
+        }
+        with client() as sdk:
+            sdk.post(path, cast_to=httpx2.Response, content=request.raw, options=options)
+    assert len(provider.calls) == 4
+    for ours, theirs in (provider.calls[:2], provider.calls[2:]):
+        assert ours == theirs
+        assert ours.headers["x-team"] == "a"
 
 
 @pytest.mark.parametrize(
