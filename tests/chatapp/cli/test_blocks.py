@@ -97,6 +97,16 @@ def test_a_model_is_switched_off(worker: Flask, console: Flask) -> None:
     assert output.startswith("The model gpt-5.4-mini is blocked until 20")
 
 
+def test_unlisted_models_are_switched_off_together(console: Flask) -> None:
+    """By the slug that they share, which the error for an unknown model offers."""
+    refused = run(console, "block", "model", "nope", status=1).output
+    assert "or openai-other or anthropic-other" in refused
+    blocked = run(console, "block", "model", "openai-other", "--for", "1m").output
+    assert blocked.startswith("The model openai-other is blocked until 20")
+    lifted = run(console, "unblock", "model", "openai-other").output
+    assert lifted == "The model openai-other is no longer blocked.\n"
+
+
 def test_everything_is_switched_off(worker: Flask, console: Flask) -> None:
     """For an hour, with the rest as Retry-After; in a vendor's protocol in its form."""
     run(console, "block", "all", "--for", "1h")
