@@ -155,6 +155,11 @@ class Catalogue:
                 return self.slugs[name[:end]]
         return None
 
+    @property
+    def unlisted_slugs(self) -> tuple[str, ...]:
+        """The slug of all unlisted models, of each provider."""
+        return tuple(map(_other, dict.fromkeys(self.providers.values())))
+
 
 def _other(provider: str) -> str:
     """The slug of all unlisted models of a provider."""

@@ -79,9 +79,9 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
     limiter = _shared_limiter()
     with errors.reported():
         lifted = limiter.unblock(target.limit, target.identity)
-        if kind == "model":
-            catalogue = current_services().catalogue
-            provider = catalogue.providers.get(target.identity, "")
+        catalogue = current_services().catalogue
+        # Unlisted models are blocked together, but each has a pause of its own.
+        if kind == "model" and (provider := catalogue.providers.get(target.identity)):
             upstream = catalogue.model(target.identity, provider).upstream
             lifted = _unblocked(limiter, COOL_DOWN, upstream) or lifted
         forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
@@ -112,7 +112,8 @@ def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> T
         return _user(name)
     if kind == "key":
         return _key(name)
-    slug = current_services().catalogue.slug_of(name)
+    catalogue = current_services().catalogue
+    slug = name if name in catalogue.unlisted_slugs else catalogue.slug_of(name)
     if slug is None:
         raise click.ClickException(
             f"There is no model {name!r} in models.toml; choose one of its models, or "
@@ -157,6 +158,6 @@ def _key(text: str) -> Target:
 
 def _shared_limiter() -> Limiter:
     limiter = current_services().limiter
-    if not users.limits_are_shared(limiter):
+    if limiter.enabled and not users.limits_are_shared(limiter):  # else the limiter says so
         raise click.ClickException(f"The limits cannot be changed: {users.NOT_SHARED}")
     return limiter

@@ -82,11 +82,11 @@ class Histogram:
         return 0
 
     def added(self, tokens: int) -> Histogram:
-        """With one call more."""
+        """This histogram and one more call."""
         return self.with_calls({bucket_of(tokens): 1})
 
     def with_calls(self, calls: Mapping[int, int]) -> Histogram:
-        """With that many calls more in each bucket. observe.lua does the same on the server."""
+        """This histogram and ``calls`` by bucket. observe.lua does the same on the server."""
         if not calls:
             return self
         weights = dict(self.weights)

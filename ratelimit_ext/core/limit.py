@@ -71,8 +71,7 @@ class Limit:
     anchor: str | None = None
     timezone: str = "UTC"
     multiple: int | None = None
-    # Every request reads these, several times: attributes, and no properties.
-    #: The strategy's.
+    # Attributes instead of properties, as every request reads them several times.
     traits: Traits = field(init=False, repr=False, compare=False)
     #: Whether a cost is an estimate until the call is over, reserved under a lease.
     held: bool = field(init=False, repr=False, compare=False)

@@ -94,7 +94,8 @@ def check_functions(options: Mapping[str, Any], where: str) -> None:
 
 
 def check_function(function: object, arguments: int, where: str) -> None:
-    """Raise ``ConfigurationError`` if the function cannot be called with so many arguments."""
+    """Raise ``ConfigurationError`` if the function cannot be called with that number of
+    arguments."""
     try:
         checked(function, arguments)
     except Mistake as mistake:

@@ -1,5 +1,4 @@
-"""Guards, from outside a decision: blocks that operators set and lift by name, and further attempts
-of an admitted request."""
+"""Blocks, which operators set and lift by name; and further attempts of an admitted request."""
 
 from __future__ import annotations
 

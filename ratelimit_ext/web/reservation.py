@@ -68,7 +68,7 @@ class _Reported(NamedTuple):
     as_of: float
 
     def by_now(self) -> QuotaReport:
-        """The same with what is still used: the quota refills evenly."""
+        """The report as of now: what was used has been refilling evenly since."""
         elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
         refilled = elapsed_us * self.amount // self.period_us
         return QuotaReport(self.charge, self.amount, max(0, self.used - refilled), self.period_us)

@@ -97,6 +97,23 @@ def test_a_model_is_switched_off(worker: Flask, console: Flask) -> None:
     assert output.startswith("The model gpt-5.4-mini is blocked until 20")
 
 
+def test_unlisted_models_are_switched_off_together(console: Flask) -> None:
+    """By the slug that they share, which the error for an unknown model offers."""
+    refused = run(console, "block", "model", "nope", status=1).output
+    assert "or openai-other or anthropic-other" in refused
+    blocked = run(console, "block", "model", "openai-other", "--for", "1m").output
+    assert blocked.startswith("The model openai-other is blocked until 20")
+    lifted = run(console, "unblock", "model", "openai-other").output
+    assert lifted == "The model openai-other is no longer blocked.\n"
+
+
+def test_nothing_is_blocked_without_limits(make_app: AppMaker) -> None:
+    """The error names the switch, and not the storage, which is not the cause."""
+    app = make_app(RATELIMIT_ENABLED=False)
+    for command in ("block", "unblock"):
+        assert "disabled (RATELIMIT_ENABLED)" in run(app, command, "all", status=1).output
+
+
 def test_everything_is_switched_off(worker: Flask, console: Flask) -> None:
     """For an hour, with the rest as Retry-After; in a vendor's protocol in its form."""
     run(console, "block", "all", "--for", "1h")
