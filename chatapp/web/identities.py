@@ -86,7 +86,7 @@ def plans_of(policy_file: str | None) -> tuple[str, ...]:
     if not policy_file:
         return ()
     try:
-        plans = tomllib.loads(Path(policy_file).read_text("utf-8")).get("plans", {})
+        plans = tomllib.loads(Path(policy_file).read_text("utf-8-sig")).get("plans", {})
     except OSError as error:
         raise SettingsError(
             f"RATELIMIT_POLICY_FILE: cannot read {policy_file!r}: {error.strerror}. "

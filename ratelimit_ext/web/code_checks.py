@@ -85,11 +85,13 @@ def check_functions(options: Mapping[str, Any], where: str) -> None:
         function = options.get(word)
         if callable(function) or (function is not None and word in _ONLY_FUNCTIONS):
             check_function(function, arguments, f"{where}, {word}")
-    methods = options.get("methods")
+    methods = options.get("methods") or ()
     if isinstance(methods, str):
+        methods = tuple(methods)  # as Flask-Limiter's definitions read it: letters
+    if any(len(method) == 1 for method in methods):
         raise ConfigurationError(
-            f"{where}, methods: found {shown(methods)}; allowed: a list of methods such as "
-            '["POST"].'
+            f"{where}, methods: found {shown(''.join(methods))}; "
+            'allowed: a list of methods such as ["POST"].'
         )
 
 

@@ -21,6 +21,7 @@ from flask_limiter.util import get_qualified_name
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.policy import check_in_code
+from ratelimit_ext.web.code_checks import check_functions
 from ratelimit_ext.web.errors import RateLimitExceeded
 from ratelimit_ext.web.limits_adapter import items_of
 
@@ -51,6 +52,7 @@ class Definition(LimitOptions):
         text, cost = definition.limit_provider, definition.cost
         if text != "" and not callable(text):
             check_in_code(text, self, 1 if cost is None else cost, default_strategy)
+        check_functions(vars(self), f"limit {text!r}")
         for meta in _meta_limits(definition):
             meta.check(default_strategy)
 

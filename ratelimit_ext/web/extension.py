@@ -23,6 +23,7 @@ from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.policy import Mistakes, Policy, Uses
@@ -455,7 +456,10 @@ class Limiter(flask_limiter.Limiter):
         """The name of the current caller's plan; the plan loader is called once a request."""
         state = self.context
         if state.plan_name is None:
-            assert self._callbacks.plan_loader is not None
+            if self._callbacks.plan_loader is None:
+                raise ConfigurationError(
+                    "No function returns the caller's plan. Register one with @limiter.plan_loader."
+                )
             state.plan_name = self._callbacks.plan_loader()
         return state.plan_name
 

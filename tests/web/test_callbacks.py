@@ -80,3 +80,10 @@ def test_an_estimated_or_counted_limit_is_not_logged(
 ) -> None:
     """Nothing is logged for it."""
     assert warnings_of(make, caplog, text, **words) == []
+
+
+def test_a_plan_without_a_loader(make: Maker) -> None:
+    """Is an error that names what to register."""
+    app, limiter = make()
+    with app.test_request_context(), pytest.raises(ConfigurationError, match="plan_loader"):
+        limiter.present_plan()

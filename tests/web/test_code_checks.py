@@ -47,6 +47,20 @@ def test_a_mistake_at_a_decorator(options: dict[str, Any], message: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": "GET"}, r"methods: found 'get' \(a string\); allowed: a list of methods"),
+        ({"on_breach": "x"}, r"on_breach: found 'x' \(a string\); allowed: a function"),
+    ],
+    ids=["methods", "on_breach"],
+)
+def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], message: str) -> None:
+    """Is an error at the start."""
+    with pytest.raises(ConfigurationError, match=message):
+        make(default_limits=[Limit("5/minute", **options)])
+
+
+@pytest.mark.parametrize(
     ("key_func", "options", "message"),
     [
         (by_request, {}, "Remove the argument and import `request`"),

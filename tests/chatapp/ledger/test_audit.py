@@ -29,6 +29,7 @@ def audited(*calls: Call, priced_since: timedelta = timedelta(days=-1)) -> Findi
 RIGHT = {
     "answered": finished(begun()),
     "under way": begun(),
+    "under way, its prompt probably cached": begun(cost_micro_usd=2000),
     "a stream under way": renewed(begun()),
     "without an answer": begun(status="overloaded", cost_micro_usd=0),
     "left by its client": finished(begun(), status="cut_off", client_left=True, estimated=True),
