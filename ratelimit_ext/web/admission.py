@@ -193,7 +193,8 @@ class Admission:
         swallow = self._settings.swallow_errors
         charges = self.charges(limits, plan.metas, lenient=lenient, swallow=swallow)
         engine = self._engines.current
-        repeated = self._repeated(engine, plan, charges, is_final)
+        # Records of an earlier decision are in the headers, too: then no answer is ready.
+        repeated = self._repeated(engine, plan, charges, is_final if charged is None else None)
         if repeated is not None:
             state.charged = charged | plan.shared_ids if charged else plan.shared_ids
             return repeated
