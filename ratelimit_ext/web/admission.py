@@ -39,6 +39,8 @@ from ratelimit_ext.web.reservation import DEFAULT_LEASE_S
 from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RoutePlan
 from ratelimit_ext.web.storage import Engines
 
+#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
+_new: Final = tuple.__new__
 _NO_LIMITS: Final = RoutePlan()
 
 
@@ -191,7 +193,8 @@ class Admission:
         swallow = self._settings.swallow_errors
         charges = self.charges(limits, plan.metas, lenient=lenient, swallow=swallow)
         engine = self._engines.current
-        repeated = self._repeated(engine, plan, charges, is_final)
+        # Records of an earlier decision are in the headers, too: then no answer is ready.
+        repeated = self._repeated(engine, plan, charges, is_final if charged is None else None)
         if repeated is not None:
             state.charged = charged | plan.shared_ids if charged else plan.shared_ids
             return repeated
@@ -283,7 +286,8 @@ class Admission:
                 cost = bound.fixed_cost
                 if cost is None:
                     cost = bound.cost(costs)
-                return bound, name, Charge(bound.limit, bound.bucket_prefix + tag, cost)
+                key = bound.bucket_prefix + tag
+                return bound, name, _new(Charge, (bound.limit, key, cost, False, ()))
         except Exception:
             if lenient:
                 self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=True)
@@ -485,7 +489,7 @@ def _records(
         verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
     now_us, here = decision.now_us, time.monotonic()
     return [
-        ChargeRecord(bound, identity, charge.cost, verdict, now_us, engine, hold, here)
+        _new(ChargeRecord, (bound, identity, charge.cost, verdict, now_us, engine, hold, here))
         for (bound, identity, charge), verdict in zip(charges, verdicts, strict=True)
     ]
 

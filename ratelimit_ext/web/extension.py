@@ -582,14 +582,17 @@ class Limiter(flask_limiter.Limiter):
         if not in_middleware:
             self._admit_to_view(callable_name, None)
             return
-        context = _request_context._get_current_object()
-        state, endpoint = self._state_in(context), self.identify_request()
+        context, endpoint = _request_context._get_current_object(), self.identify_request()
         view = context.app.view_functions.get(endpoint) if endpoint else None
         # A deferred view asks the request filters later, too: they may read who is logged in.
         if view is None and context.request.endpoint is None:
             return
-        if view is not None and self._is_deferred(endpoint, view, context.request.blueprint):
+        if view is not None and (
+            self._deferred_views.get((endpoint, view))
+            or self._is_deferred(endpoint, view, context.request.blueprint)
+        ):
             return
+        state = self._state_in(context)
         if not self._is_exempt(state, endpoint):
             self._admission.admit(state, self._route(context, endpoint, None))
 

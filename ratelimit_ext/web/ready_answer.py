@@ -53,7 +53,7 @@ class ReadyAnswer:
         error: RateLimitExceeded,
         breached: Sequence[ChargeRecord],
     ) -> None:
-        self._plan = plan  # kept, as its id is part of the key
+        self._kept = plan, recalled.verdicts  # as their ids are the key
         self._error = error
         self._bodies: dict[str, tuple[str, str]] = {}
         self._wait_us = max(verdict.retry_after_us or 0 for verdict in decision.denials)

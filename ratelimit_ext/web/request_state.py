@@ -126,7 +126,7 @@ class RequestState:
 
     @records.setter
     def records(self, records: list[ChargeRecord]) -> None:
-        self._records = records
+        self._records, self._recall = records, None
 
     def repeat(
         self,

@@ -70,8 +70,9 @@ class ResponseWriter:
         if state.conditional:
             self._refund(state, response)
         headers = response.headers
+        present = [name.lower() for name, _ in headers]
         if state.retry_ms is not None and response.status_code in (429, 503):
-            self._write_refusal(headers, state, state.retry_ms)
+            self._write_refusal(headers, present, state, state.retry_ms)
         if self.headers_enabled:
             if state.repetition is not None:
                 self._write_repetition(headers, state, state.repetition)
@@ -80,7 +81,7 @@ class ResponseWriter:
                 self._write_limits(headers, state)
         if state.reservation is not None:
             state.outlast(response)
-        if "Access-Control-Allow-Origin" in headers and state.records:
+        if "access-control-allow-origin" in present and state.records:
             # Lets scripts of other origins read them.
             own = ", ".join([*EXPOSED, *self.names.values()])
             exposed = headers.get("Access-Control-Expose-Headers")
@@ -112,7 +113,10 @@ class ResponseWriter:
         if nearest is None:
             return
         limit, records, names = nearest.bound.limit, state.records, self.names
-        items = [_item(r.bound.header, r.verdict.remaining, _reset_us(r)) for r in records]
+        items = [
+            f"{r.bound.header};r={r.verdict.remaining};t={-(-_reset_us(r) // 1_000_000)}"
+            for r in records
+        ]
         left = nearest.verdict.remaining
         _append(
             headers,
@@ -140,10 +144,15 @@ class ResponseWriter:
                 repetition.passed_us,
             )
         later_us = repetition.passed_us - ready.written_us
-        items = [_item(name, left, reset_us - later_us) for name, left, reset_us in ready.items]
+        items = [
+            f"{name};r={left};t={-(-max(0, reset_us - later_us) // 1_000_000)}"
+            for name, left, reset_us in ready.items
+        ]
         _append(headers, [*ready.static, ("RateLimit", ", ".join(items))])
 
-    def _write_refusal(self, headers: Headers, state: RequestState, wait_ms: int) -> None:
+    def _write_refusal(
+        self, headers: Headers, present: list[str], state: RequestState, wait_ms: int
+    ) -> None:
         """The wait in whole seconds rounded up, and in milliseconds."""
         written = [("Cache-Control", "no-store")]
         if wait_ms <= ENDLESS_MS:
@@ -154,9 +163,8 @@ class ResponseWriter:
         if _is_budget(state) or wait_ms > LONGEST_RETRY_MS:
             # SDKs would sleep that long, or retry at once: have them raise the error instead.
             written.append(("x-should-retry", "false"))
-        before = [name.lower() for name, _ in headers]
         for name, _ in written:
-            if name.lower() in before:
+            if name.lower() in present:
                 headers.remove(name)
         _append(headers, written)
 
@@ -190,8 +198,3 @@ def _reset_us(record: ChargeRecord) -> int:
     if not verdict.allowed and verdict.retry_after_us is not None:
         return min(reset_us, verdict.retry_after_us)
     return reset_us
-
-
-def _item(header: str, remaining: int, reset_us: int) -> str:
-    """One item of ``RateLimit``."""
-    return f"{header};r={remaining};t={-(-max(0, reset_us) // 1_000_000)}"

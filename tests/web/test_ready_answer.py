@@ -216,6 +216,22 @@ def test_it_refunds_what_another_extension_took(make: Maker, clock: Clock) -> No
     assert left == ["999"] * 5
 
 
+def test_what_was_decided_before_is_the_callers_own(make: Maker, clock: Clock) -> None:
+    """Limits that were charged earlier in the request are in its headers, and in no other's."""
+    everyone = {"text": "1/minute", "key_func": lambda: "everyone"}
+    app, limiter, _ = limited(make, everyone, application_limits=["9/hour"])
+    app.before_request(limiter.admit_edge)
+    app.add_url_rule("/free", "free", lambda: "ok")
+    client = app.test_client()
+    for path in ("/", "/free", "/free"):
+        assert client.get(path, headers={"X-Key": "one"}).status_code == 200
+    for _ in range(4):
+        for caller, left in (("one", 6), ("another", 9)):
+            response = client.get("/", headers={"X-Key": caller})
+            assert response.status_code == 429
+            assert f'"9-per-3600s";r={left};' in response.headers["RateLimit"]
+
+
 def test_it_ends_with_the_wait(make: Maker, clock: Clock) -> None:
     """Then the engine decides, and the request passes."""
     app, _, engine = limited(make, {"text": "2/second", "strategy": "token-bucket", "burst": 1})
