@@ -75,11 +75,12 @@ local function change_of(i)
   local charge = charges[i]
   if not charge then return nil end
   local strategy, part, cost, arg, fits = unpack(charge, 1, 5)
-  local taken, value, offset = wanted(strategy, part, fits), nil, nil
+  local taken = wanted(strategy, part, fits)
+  local value, offset, lifetime
   bucket = KEYS[i]
   if taken and cost > 0 then
     if strategy.patch then
-      value, offset = strategy.patch(raws[i], now, cost, arg, unpack(charge, 6))
+      value, offset, lifetime = strategy.patch(raws[i], now, cost, arg, unpack(charge, 6))
     end
     value = value or strategy.take(now, cost, arg, unpack(charge, 6))
   else
@@ -90,7 +91,7 @@ local function change_of(i)
       value = strategy.reserve(value or raws[i], now, arg) or value
     end
   end
-  if value then return value, strategy.lifetime(value, now, arg), offset end
+  if value then return value, lifetime or strategy.lifetime(value, now, arg), offset end
 end
 
 -- Store what a full server may: the value of charge i, which is the first, and those of the others.

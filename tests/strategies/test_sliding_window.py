@@ -97,7 +97,7 @@ def test_an_entry_takes_at_most_16_bytes(redis_client: redis.Redis, cost: int) -
         world.call(limit, cost)
         if calls in (1, 2, 20, 100, 255, 256, 257, 511, 512, 513, 1000, 1400):
             entries, rest = divmod(redis_client.strlen("bucket"), ENTRY_BYTES)
-            assert rest in (0, 5)  # the base
+            assert rest in (1, 1 + 5)  # the width, and the base
             assert entries == calls if calls <= 256 else entries <= MOST_ENTRIES
             used = redis_client.memory_usage("bucket") - bare
             assert used <= 16 * (entries + 1)
@@ -116,3 +116,35 @@ def test_every_instant_of_a_full_period_fits(redis_client: redis.Redis) -> None:
         world.now_us += 1 - call % 2
         world.call(limit)
         assert redis_client.strlen("bucket") <= 5 + MOST_ENTRIES * ENTRY_BYTES
+
+
+def test_a_log_widens_with_what_it_counts(redis_client: redis.Redis) -> None:
+    """Amounts and corrections beyond the width of the sums rewrite the log, and lose no unit."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    verdicts, spent = [], 0
+    for width, amount in enumerate((200, 60_000, 10**7, 4 * 10**9, 10**12), 1):
+        limit = Limit(amount, DAY, "sliding-window", name="log")
+        for cost in (1, amount // 3):
+            world.wait(1)
+            verdicts.append(world.call(limit, cost))
+            spent += cost
+            assert verdicts[-1].remaining == amount - spent
+        assert redis_client.strlen("bucket") == len(verdicts) * (7 + width) + 1
+    world.settle(verdicts[0], 5)
+    world.settle(verdicts[3], -60_000 // 3)
+    assert world.left(limit) == 10**12 - spent - 5 + 60_000 // 3
+    world.wait(us=DAY - 8 * SECOND)  # the first two have left
+    assert world.left(limit) == 10**12 - spent + 1 + 200 // 3 + 60_000 // 3
+
+
+def test_a_correction_widens_a_log(redis_client: redis.Redis) -> None:
+    """A call of one unit that really cost a million; what follows stays."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    limit = Limit(200, DAY, "sliding-window")
+    first = world.call(limit)
+    world.wait(1)
+    world.passed(limit, 3)
+    world.settle(first, 10**6)
+    assert not world.call(limit).allowed
+    world.wait(us=DAY - SECOND)
+    assert world.left(limit) == 200 - 3
