@@ -279,9 +279,9 @@ class ProviderCall:
             self._began_at = time.monotonic()
         if self._limits.renewal_is_due:
             usage = received_usage(progress, self._held)
-            self._limits.renew(**self._costs(usage))
-            # If this worker dies, the ledger knows what the limits know.
             cost = self._catalogue.price(self.record.slug, usage)
+            self._limits.renew(**_costs(usage, cost))
+            # If this worker dies, the ledger knows what the limits know.
             self._ledger.begin(
                 replace(self.record, usage=usage, estimated=True, cost_micro_usd=cost)
             )
@@ -328,29 +328,32 @@ class ProviderCall:
         usage = used.usage
         if usage.tiers is None:  # not reported: as requested
             usage = replace(usage, tiers=self._held.tiers)
+        cost_micro_usd = self._catalogue.price(self.record.slug, usage)
         self.record = replace(
             self.record,
             usage=usage,
             estimated=used.estimated,
-            cost_micro_usd=self._catalogue.price(self.record.slug, usage),
+            cost_micro_usd=cost_micro_usd,
             status=status,
             client_left=client_left,
             attempts=self._retry.attempts,
         )
-        self._limits.settle(**self._costs(usage), cached_input_tokens=usage.cached_input_tokens)
+        costs = _costs(usage, cost_micro_usd)
+        self._limits.settle(**costs, cached_input_tokens=usage.cached_input_tokens)
         self._ledger.finish(self.record)
         if used.unseen:
             self._limits.note_unbilled()
         elif status == "answered" and not used.estimated:
             self._estimator.observe(self.record.slug, self._held, usage, self.record.user)
 
-    def _costs(self, usage: Usage) -> dict[str, Any]:
-        """A usage in each unit of a limit. Limits in tokens do not count what was read from the
-        provider's cache; the providers' own limits do not either."""
-        cached = min(usage.cached_input_tokens, usage.input_tokens)
-        return {
-            "tokens": usage.input_tokens - cached + usage.output_tokens,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "usd": Decimal(self._catalogue.price(self.record.slug, usage)).scaleb(-6),
-        }
+
+def _costs(usage: Usage, micro_usd: int) -> dict[str, Any]:
+    """A usage in each unit of a limit. Limits in tokens do not count what was read from the
+    provider's cache; the providers' own limits do not either."""
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    return {
+        "tokens": usage.input_tokens - cached + usage.output_tokens,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "usd": Decimal(micro_usd).scaleb(-6),
+    }

@@ -90,6 +90,9 @@ class Catalogue:
         A slug without a price costs as much as the dearest model, so that it cannot escape a
         budget; it is logged once.
         """
+        tariff = self.tariffs.get(slug)
+        if tariff is not None:
+            return tariff.of(usage)
         return max(tariff.of(usage) for tariff in self._tariffs(slug))
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:

@@ -126,7 +126,8 @@ class Tariff:
 
     def _multiple(self, usage: Usage) -> tuple[int, int]:
         """The product of the tiers' multiples, as a fraction."""
+        if not usage.tiers:
+            return 1, 1
         others = self.other_tiers
-        tiers = usage.tiers or ()
-        multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in tiers]
+        multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in usage.tiers]
         return prod(multiples), pow(ONE, len(multiples))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table
@@ -76,14 +77,18 @@ def write(database: Database, calls: Sequence[Call]) -> None:
 
     A finished call never changes again, so calls may be written late and more than once.
     """
-    insert = (sqlite if database.is_sqlite else postgresql).insert(CALLS)
-    statement: Any = insert.on_conflict_do_update(
+    with database.writing() as connection:
+        connection.execute(_statement(database.is_sqlite), [row_of(call) for call in calls])
+
+
+@cache
+def _statement(is_sqlite: bool) -> Any:  # noqa: FBT001
+    insert = (sqlite if is_sqlite else postgresql).insert(CALLS)
+    return insert.on_conflict_do_update(
         index_elements=[CALLS.c.id],
         set_={name: insert.excluded[name] for name in AT_THE_END},
         where=CALLS.c.status == "unfinished",
     )
-    with database.writing() as connection:
-        connection.execute(statement, [row_of(call) for call in calls])
 
 
 def as_json(call: Call) -> str:

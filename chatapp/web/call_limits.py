@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -115,14 +115,14 @@ class RequestLimits:
         self._reservation.cancel()
 
 
-def scarcest_limits(limiter: Limiter) -> list[RequestLimit]:
-    """For each unit, the limit of the current request that is nearest to exhaustion."""
-    scarcest: dict[str, RequestLimit] = {}
+def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[RequestLimit]:
+    """For each of these units, the limit of the current request that is nearest to exhaustion."""
+    found: dict[str, list[RequestLimit]] = {}
     for decided in limiter.current_limits:
         unit = decided.verdict.charge.limit.unit
-        if unit not in scarcest or _scarcity(decided) < _scarcity(scarcest[unit]):
-            scarcest[unit] = decided
-    return list(scarcest.values())
+        if unit in units:
+            found.setdefault(unit, []).append(decided)
+    return [min(each, key=_scarcity) for each in found.values()]
 
 
 def _scarcity(decided: RequestLimit) -> tuple[bool, float, int]:

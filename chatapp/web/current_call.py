@@ -170,8 +170,12 @@ def _held_dollars() -> Guess:
 
 
 def _cost_of(estimate: Estimate) -> Guess:
-    estimator, slug = current_services().estimator, g.model_request.turn.model.slug
-    return Guess(estimator.cost_usd(estimate, slug), estimator.least_usd(estimate, slug))
+    known: tuple[Estimate, Guess] | None = g.get("cost")
+    if known is None or known[0] is not estimate:
+        estimator, slug = current_services().estimator, g.model_request.turn.model.slug
+        guess = Guess(estimator.cost_usd(estimate, slug), estimator.least_usd(estimate, slug))
+        known = g.cost = estimate, guess
+    return known[1]
 
 
 def _counted_input() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
 from flask import current_app, request
@@ -66,10 +66,15 @@ class WireFormat(AnswerFormat, Protocol):
         """The event that ends a stream with an error."""
         ...
 
+    @property
+    def limit_units(self) -> Collection[str]:
+        """The units of limits for which the vendor has headers."""
+        ...
+
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int
     ) -> dict[str, str]:
-        """The vendor's headers for the state of a limit; none for an unknown unit."""
+        """The vendor's headers for the state of a limit in one of these units."""
         ...
 
 

@@ -40,6 +40,7 @@ class AnthropicFormat:
 
     provider: Final = "anthropic"
     vendor: Final = "Anthropic"
+    limit_units: Final = HEADER_UNITS.keys()
     request_id_header: Final = ANTHROPIC_REQUEST_ID_HEADER
     hints: Final = (
         ": an address of Anthropic's API begins with /v1, right after the server's name",
@@ -66,8 +67,6 @@ class AnthropicFormat:
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int
     ) -> dict[str, str]:
-        if unit not in HEADER_UNITS:
-            return {}
         name = f"anthropic-ratelimit-{HEADER_UNITS[unit]}"
         return {
             f"{name}-limit": str(limit),

@@ -59,10 +59,11 @@ class FormatErrors:
         bp.register_error_handler(ProviderError, self.provider_error)
 
     def add_limits(self, response: Response) -> Response:
-        for decided in scarcest_limits(current_services().limiter):
+        wire_format, limiter = self._current(), current_services().limiter
+        for decided in scarcest_limits(limiter, wire_format.limit_units):
             verdict = decided.verdict
             limit = verdict.charge.limit
-            headers = self._current().limit_headers(
+            headers = wire_format.limit_headers(
                 limit.unit,
                 limit=limit.capacity,
                 remaining=verdict.remaining,

@@ -18,8 +18,6 @@ ERROR_TYPES: Final = {
     429: "requests",
     503: "service_unavailable_error",
 }
-# OpenAI has no headers for limits in input or output tokens.
-UNITS: Final = ("requests", "tokens")
 
 
 class OpenAIFormat:
@@ -28,6 +26,8 @@ class OpenAIFormat:
     provider: Final = "openai"
     vendor: Final = "OpenAI"
     request_id_header: Final = REQUEST_ID_HEADER
+    #: OpenAI has no headers for limits in input or output tokens.
+    limit_units: Final = ("requests", "tokens")
     hints: Final = (
         ": the base_url of OpenAI's SDK must end in /v1",
         "",
@@ -57,8 +57,6 @@ class OpenAIFormat:
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int
     ) -> dict[str, str]:
-        if unit not in UNITS:
-            return {}
         return {
             f"x-ratelimit-limit-{unit}": str(limit),
             f"x-ratelimit-remaining-{unit}": str(remaining),
