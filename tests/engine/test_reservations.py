@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import redis
+from limits.storage import storage_from_string
 
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Change, Engine, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.scripts import composed
 from ratelimit_ext.strategies.reservations import GRACE_US, Reservations
+from tests import servers
 from tests.strategies.virtual_time import VirtualClient
 
 SECOND = 1_000_000
@@ -254,6 +257,25 @@ def test_a_lost_set_locks_nobody_out(redis_client: redis.Redis, limit: Limit) ->
     assert left(engine, limit, after) == limit.amount - kept
     assert reserved(engine, limit, 1, Hold(100, LEASE), after).admitted
     assert left(engine, limit, after) == limit.amount - kept - 1
+
+
+def test_a_crowd_on_a_cluster() -> None:
+    """The set lies in its bucket's slot, for any identity, and under the prefix of an ACL user."""
+    with servers.cluster() as cluster:
+        for node in cluster.nodes:
+            with node.client() as client:
+                rules = ["reset", "on", ">secret", "~LIMITS:*", "+@all"]
+                client.execute_command("ACL SETUSER", "limiter", *rules)
+        storage = storage_from_string(cluster.uri, username="limiter", password="secret")
+        engine = RedisEngine(storage.get_connection(), storage.base_exceptions)  # type: ignore[attr-defined]
+        shared = bucket_prefix("LIMITS", "fw", MANY[0], "chat")
+        for identity in ("", "user", "{}", "*"):
+            charge = Charge(MANY[0], bucket_key(shared, identity))
+            holds = [Hold(number + 1, LEASE) for number in range(30)]
+            verdicts = [engine.admit([charge], hold=hold).verdicts[0] for hold in holds]
+            ends = [Settlement(v, hold, 0) for v, hold in zip(verdicts, holds, strict=True)]
+            assert sum(engine.settle([end]) for end in ends) == 30
+            assert engine.clear([charge.key]) == 1
 
 
 def test_what_is_usual_is_what_was_spent(engine: Engine) -> None:
