@@ -98,20 +98,22 @@ class Connection:
     """An SDK's HTTP client. Requests are those of the SDK, as it makes them once for each path: its
     address, key and headers are the same for all."""
 
-    def __init__(self, client: Any, http_client: httpx2.Client) -> None:
+    def __init__(self, client: Any, http_client: httpx2.Client, *, connect_s: float) -> None:
         self._client = client
         self._http_client = http_client
-        self._samples: dict[tuple[str, float | None], httpx2.Request] = {}
+        self._connect_s = connect_s
+        self._samples: dict[tuple[str, float], httpx2.Request] = {}
 
     def send(
-        self, path: str, request: RawRequest, *, timeout: httpx2.Timeout, stream: bool
+        self, path: str, request: RawRequest, *, read_s: float, stream: bool
     ) -> httpx2.Response:
         """Send what the SDK would, and return the response, whatever its status."""
         import httpx2  # noqa: PLC0415
 
-        sample = self._samples.get((path, timeout.read))
+        sample = self._samples.get((path, read_s))
         if sample is None:
-            sample = self._samples[path, timeout.read] = self._sample(path, timeout)
+            timeout = httpx2.Timeout(read_s, connect=self._connect_s)
+            sample = self._samples[path, read_s] = self._sample(path, timeout)
         headers, url = sample.headers, sample.url
         if request.headers:
             headers = httpx2.Headers(headers)
@@ -123,7 +125,7 @@ class Connection:
             url,
             headers=headers,
             content=request.raw,
-            extensions={"timeout": timeout.as_dict()},
+            extensions={"timeout": {**sample.extensions["timeout"]}},
         )
         return self._http_client.send(sent, stream=stream)
 
@@ -232,7 +234,7 @@ class SDKProvider:
         import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
 
         connection = self._connection.get()
-        response = connection.send(path, request, timeout=self._timeout(read_s), stream=stream)
+        response = connection.send(path, request, read_s=read_s, stream=stream)
         if response.is_success:
             return response
         try:
@@ -243,7 +245,10 @@ class SDKProvider:
         raise _refusal(self._vendor, connection.status_error(response))
 
     def _connect(self) -> Connection:
-        sdk, timeout = self._vendor.sdk, self._timeout(self._timeouts.read_s)
+        import httpx2  # noqa: PLC0415
+
+        sdk, connect_s = self._vendor.sdk, self._timeouts.connect_s
+        timeout = httpx2.Timeout(self._timeouts.read_s, connect=connect_s)
         http_client = with_cancellable_reads(
             sdk.DefaultHttpxClient(
                 timeout=timeout,
@@ -254,14 +259,8 @@ class SDKProvider:
         )
         # No retries: a call that timed out may have been billed, and no limit would count the next.
         client = getattr(sdk, self._vendor.client_class)
-        return Connection(
-            client(timeout=timeout, max_retries=0, http_client=http_client), http_client
-        )
-
-    def _timeout(self, read_s: float) -> httpx2.Timeout:
-        import httpx2  # noqa: PLC0415
-
-        return httpx2.Timeout(read_s, connect=self._timeouts.connect_s)
+        made = client(timeout=timeout, max_retries=0, http_client=http_client)
+        return Connection(made, http_client, connect_s=connect_s)
 
 
 def _usage(vendor: Vendor, fields: object) -> Usage | None:
