@@ -31,7 +31,7 @@ except ImportError:  # an earlier version has no metrics of its own
 MOST_IDLE: Final = 32
 
 #: What instrumentation replaces, on the class or on the client.
-_METHODS: Final = ("evalsha", "execute_command", "_execute_command", "parse_response")
+_METHODS: Final = ("evalsha", "execute_command", "parse_response", "_execute_command")
 _PLAIN: Final = frozenset(["Connection", "UnixDomainSocketConnection"])
 #: Options of a pool that ask for more than a plain connection.
 _OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_connect_func")
@@ -89,14 +89,17 @@ class ScriptConnections:
 
     def _is_observed(self) -> bool:
         """Whether the client was instrumented, which may happen at any time."""
-        client, own = self._client, self._class
-        if client.connection_pool is not self._pool or _collects_metrics():
-            return True
-        attributes = client.__dict__
-        for name, method in zip(_METHODS, self._methods, strict=True):
-            if name in attributes or getattr(own, name, None) is not method:
-                return True
-        return False
+        client, own, methods = self._client, self._class, self._methods
+        # By identity: a wrapper may be equal to what it wraps.
+        return (
+            client.connection_pool is not self._pool
+            or own.evalsha is not methods[0]
+            or own.execute_command is not methods[1]
+            or own.parse_response is not methods[2]
+            or getattr(own, "_execute_command", None) is not methods[3]
+            or not client.__dict__.keys().isdisjoint(_METHODS)
+            or _collects_metrics()
+        )
 
     def _take(self) -> _Line | None:
         """An idle connection, or one more of the pool; ``None`` if it has to be used otherwise."""

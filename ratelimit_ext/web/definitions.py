@@ -184,12 +184,16 @@ def wrap(view: Any, limiter: Any) -> Any:
 def _is_final(view: Any, refusal: RateLimitExceeded) -> bool:
     """Whether returning the refusal's response has the effect of raising it, in half the time.
 
-    It has unless another decorator surrounds the view or the application handles or traps the
-    exception.
+    It has unless another decorator surrounds the view or the application sees the exception.
     """
     app, request = flask.current_app, flask.request
+    return app.view_functions.get(request.endpoint or "") is view and is_unhandled(refusal)
+
+
+def is_unhandled(refusal: RateLimitExceeded) -> bool:
+    """Whether the application neither handles nor traps the exception."""
+    app = flask.current_app
     return (
-        app.view_functions.get(request.endpoint or "") is view
-        and not app.trap_http_exception(refusal)
-        and app._find_error_handler(refusal, request.blueprints) is None
+        not app.trap_http_exception(refusal)
+        and app._find_error_handler(refusal, flask.request.blueprints) is None
     )

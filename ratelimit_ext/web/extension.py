@@ -42,7 +42,7 @@ from ratelimit_ext.web.code_checks import (
     unknown_name,
 )
 from ratelimit_ext.web.commands import CommandParts, take_over
-from ratelimit_ext.web.definitions import MARK, RouteLimit, upgrade, wrap
+from ratelimit_ext.web.definitions import MARK, RouteLimit, is_unhandled, upgrade, wrap
 from ratelimit_ext.web.guards import Attempts, Blocks
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.limits_adapter import limit_of
@@ -575,26 +575,27 @@ class Limiter(flask_limiter.Limiter):
         """Flask-Limiter's strategy object, over our buckets."""
         return self._engines.strategy_object(self._naming)
 
-    def _check_request_limit(
+    def _check_request_limit(  # type: ignore[override] # Flask sends what a hook returns
         self, callable_name: str | None = None, in_middleware: bool = True
-    ) -> None:
-        """Decide before a view that has none of our wrappers."""
+    ) -> flask.Response | None:
+        """Decide before a view that has none of our wrappers. Returns as :meth:`_admit_to_view`."""
         if not in_middleware:
-            self._admit_to_view(callable_name, None)
-            return
+            return self._admit_to_view(callable_name, None)
         context, endpoint = _request_context._get_current_object(), self.identify_request()
         view = context.app.view_functions.get(endpoint) if endpoint else None
         # A deferred view asks the request filters later, too: they may read who is logged in.
         if view is None and context.request.endpoint is None:
-            return
+            return None
         if view is not None and (
             self._deferred_views.get((endpoint, view))
             or self._is_deferred(endpoint, view, context.request.blueprint)
         ):
-            return
+            return None
         state = self._state_in(context)
-        if not self._is_exempt(state, endpoint):
-            self._admission.admit(state, self._route(context, endpoint, None))
+        if self._is_exempt(state, endpoint):
+            return None
+        route = self._route(context, endpoint, None)
+        return self._admission.admit(state, route, is_final=is_unhandled)
 
     def _admit_to_view(self, name: str | None, is_final: IsFinal | None) -> flask.Response | None:
         """Decide in the wrapper of a callable. Returns the response to a denial that is repeated

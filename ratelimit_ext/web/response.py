@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import flask
@@ -56,6 +56,19 @@ class ResponseWriter:
     retry_after_as_date: bool
     swallow_errors: bool
     logger: logging.Logger
+    #: The names of the limit, what remains, its reset and the wait: an enum is slow as a key.
+    _in_order: tuple[str, str, str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        order = (
+            HeaderNames.LIMIT,
+            HeaderNames.REMAINING,
+            HeaderNames.RESET,
+            HeaderNames.RETRY_AFTER,
+        )
+        object.__setattr__(
+            self, "_in_order", tuple([self.names.get(name, name.value) for name in order])
+        )
 
     def finish(
         self, response: flask.Response, state: RequestState, others: Collection[RequestState]
@@ -112,7 +125,8 @@ class ResponseWriter:
         nearest = state.nearest()
         if nearest is None:
             return
-        limit, records, names = nearest.bound.limit, state.records, self.names
+        limit, records = nearest.bound.limit, state.records
+        capacity, remaining, reset, _ = self._in_order
         items = [
             f"{r.bound.header};r={r.verdict.remaining};t={-(-_reset_us(r) // 1_000_000)}"
             for r in records
@@ -123,10 +137,10 @@ class ResponseWriter:
             [
                 ("RateLimit-Policy", ", ".join([record.bound.policy for record in records])),
                 ("RateLimit", ", ".join(items)),
-                (names[HeaderNames.LIMIT], str(limit.outside(limit.capacity))),
-                (names[HeaderNames.REMAINING], str(limit.outside(left))),
+                (capacity, str(limit.outside(limit.capacity))),
+                (remaining, str(limit.outside(left))),
                 # Flask-Limiter's rounding: the first whole second at which it is surely reset.
-                (names[HeaderNames.RESET], str(int(nearest.reset_at + 1))),
+                (reset, str(int(nearest.reset_at + 1))),
             ],
         )
 
@@ -158,7 +172,7 @@ class ResponseWriter:
         if wait_ms <= ENDLESS_MS:
             seconds = max(1, -(-wait_ms // 1000))
             wait = http_date(time.time() + seconds) if self.retry_after_as_date else str(seconds)
-            written.append((self.names[HeaderNames.RETRY_AFTER], wait))
+            written.append((self._in_order[3], wait))
             written.append(("retry-after-ms", str(max(1, wait_ms))))
         if _is_budget(state) or wait_ms > LONGEST_RETRY_MS:
             # SDKs would sleep that long, or retry at once: have them raise the error instead.

@@ -78,6 +78,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["2/minute"], {"headers_enabled": False}),
         (["2/minute"], {"retry_after": "http-date"}),
         (["2/minute"], {"default_limits": ["9/hour"], "application_limits": ["50/hour"]}),
+        ([], {"default_limits": ["2/minute", "9/hour"], "application_limits": ["50/hour"]}),
     ],
 )
 def test_it_is_the_answer_of_the_exception(
