@@ -1,7 +1,6 @@
-"""The client's clock.
+"""The client's clock, for the memory engine and for windows of the calendar.
 
-Redis decides by its own clock. This one is for the memory engine, and for a Redis that forbids
-``TIME`` in scripts. It calls ``time.time`` each time, so that a test can freeze it.
+It calls ``time.time`` each time, so that a test can freeze it.
 """
 
 from __future__ import annotations

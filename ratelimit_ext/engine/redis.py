@@ -29,8 +29,7 @@ class RedisEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` over a redis-py (or valkey-py) client.
 
     ``errors`` are the client's exceptions for a storage that cannot serve. The server's clock
-    decides, unless ``client_clock`` is set for a server that refuses ``TIME`` in scripts. Windows
-    of the calendar are computed here, by the server's clock as of its last reply.
+    decides. Windows of the calendar are computed here, by that clock as of its last reply.
     """
 
     gives_back: Final = True
@@ -39,13 +38,10 @@ class RedisEngine:
         self,
         client: Any,
         errors: type[Exception] | tuple[type[Exception], ...],
-        *,
-        client_clock: bool = False,
     ) -> None:
         self._client = client
         self._connections = ScriptConnections(client)
         self._errors = errors
-        self._client_clock = client_clock
         #: By how much the server's clock is ahead of this one.
         self._ahead_us = 0
         self._words: dict[int, tuple[Strategy, str, Limit]] = {}
@@ -81,11 +77,11 @@ class RedisEngine:
         reply = self._evaluate(
             composed("admit", tuple(strategies)),
             [charge.key for charge in charges],
-            self._instant(now_us),
+            "" if now_us is None else now_us,
             "1" if take else "0",
             _json_list(words),
         )
-        if now_us is None and not self._client_clock:
+        if now_us is None:
             self._ahead_us = reply[0] - clock.now_us()
         if reply[1] < 0:
             raise StorageFull(charges[-reply[1] - 1].key)
@@ -115,7 +111,7 @@ class RedisEngine:
                 f'"{strategy.code}","{change.verb}",{len(numbers)}{stated}{parameters}{own}'
             )
         keys = [change.charge.key for change in changes]
-        arguments = [self._instant(now_us), _json_list(words)]
+        arguments = ["" if now_us is None else now_us, _json_list(words)]
         if once is not None:
             keys.append(once)
             arguments.append(once_for_us)
@@ -154,11 +150,6 @@ class RedisEngine:
             return bool(self._client.ping())
         except self._errors:
             return False
-
-    def _instant(self, now_us: int | None) -> int | str:
-        if now_us is not None:
-            return now_us
-        return clock.now_us() if self._client_clock else ""
 
     def _prepared(self, limit: Limit, now_us: int | None) -> tuple[Strategy, str, Limit]:
         """The strategy, and its own arguments as they follow other words of a script.

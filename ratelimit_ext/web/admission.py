@@ -406,12 +406,13 @@ class Admission:
         shadows = [
             record
             for record in denial.records
-            if record.verdict.allowed and not (record.verdict.enforced or record.bound.limit.held)
+            if not (record.verdict.enforced or record.bound.limit.held)
         ]
 
         def again() -> HTTPException | None:
             state.charged = charged  # only shadows were charged
-            state.taken += shadows
+            state.decided.extend(shadows)
+            state.taken += [record for record in shadows if record.verdict.allowed]
             shadows.clear()
             outcome = decide_again()
             error = outcome.error if isinstance(outcome, Denial) else None

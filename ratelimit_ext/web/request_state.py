@@ -112,7 +112,7 @@ class RequestState:
 
     @property
     def decided(self) -> list[ChargeRecord]:
-        """Every record of the last admission, guards and shadows included."""
+        """Every record of the request, guards and shadows included."""
         if self._recall is not None:
             self._admit_recalled()
         return self._decided
@@ -159,7 +159,8 @@ class RequestState:
 
     def admit(self, decision: Decision, records: list[ChargeRecord]) -> None:
         """Add a decision: what it decided, and if it admitted, what it charged."""
-        self._decided, visible = records, self.records
+        visible = self.records  # adds a recalled denial first
+        self._decided += records
         holds = conditional = False
         for record in records:
             bound, verdict = record.bound, record.verdict

@@ -83,14 +83,6 @@ def test_the_servers_clock_decides(redis_client: redis.Redis) -> None:
     assert 0 <= decided - (int(seconds) * 1_000_000 + int(micros)) < 60_000_000
 
 
-def test_a_clients_clock_decides_where_time_is_refused(redis_client: redis.Redis) -> None:
-    """With client_clock no script asks for TIME."""
-    engine = RedisEngine(redis_client, redis.RedisError, client_clock=True)
-    redis_client.config_resetstat()
-    assert engine.admit(LAYERS).admitted
-    assert calls_of(redis_client, "time") == 0
-
-
 @pytest.mark.parametrize("prefix", ["LIMITS", "a*b", "a?b", "a[xy]b", "a\\b", "a^b", "ü{x}"])
 def test_reset_takes_a_beginning_literally(redis_client: redis.Redis, prefix: str) -> None:
     """Special characters of patterns mean themselves, and KEYS is never called."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask import abort, request
 
-from ratelimit_ext import ConfigurationError
+from ratelimit_ext import ApplicationLimit, ConfigurationError
 from ratelimit_ext.engine.memory import MemoryEngine
 from tests.servers import Server
 from tests.web.calls import statuses
@@ -162,7 +162,8 @@ def test_the_edge_decided_early_is_charged_once(
     """The application's limits, before a body is read; the view's others with the view. A request
     that those deny takes nothing of the application's either."""
     uri = "memory://" if storage == "memory" else redis_server.uri
-    app, limiter = make(application_limits=["4/minute"], storage_uri=uri)
+    edge = ApplicationLimit("4/minute", name="edge")
+    app, limiter = make(application_limits=[edge], storage_uri=uri)
     entered = []
 
     @app.before_request
@@ -170,7 +171,11 @@ def test_the_edge_decided_early_is_charged_once(
         limiter.admit_edge()
         entered.append(request.path)
 
-    app.add_url_rule("/two", "two", limiter.limit("2/minute")(lambda: "ok"))
+    def two() -> str:
+        assert limiter.verdict("edge") is not None
+        return "ok"
+
+    app.add_url_rule("/two", "two", limiter.limit("2/minute")(two))
     app.add_url_rule("/free", "free", lambda: "ok")
     assert statuses(app, "/two", 3) == [200, 200, 429]
     assert statuses(app, "/free", 4) == [200, 200, 429, 429]

@@ -559,13 +559,16 @@ def test_a_rerouted_request_is_counted_once_in_shadow(make: Maker, uri: str) -> 
     @limiter.limit("100/day", name="trial", mode="shadow")
     @limiter.limit("5 usd/day", name="money", mode="shadow", cost=1)
     def view() -> str:
+        seen.append([limiter.verdict(name) is not None for name in ("guard", "trial", "money")])
         limiter.settle(usd="0.25")
         return "ok"
 
+    seen: list[list[bool]] = []
     with app.app_context():
         limiter.block("guard", "big", for_s=60, reason="overloaded")
     client = app.test_client()
     assert [client.get("/").status_code for _ in range(3)] == [200] * 3
+    assert seen == [[True] * 3] * 3  # the view sees the verdicts of both decisions
     left = {}
     for definition in limiter.limit_manager._decorated_limits[get_qualified_name(view)]:
         (limit,) = definition
