@@ -70,8 +70,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     conversation = _conversation(chosen, models)
     limiter = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
-    plans = identities.plans_of(policy_file)
-    identities.install(limiter, chosen.plans, plans)
+    identities.install(limiter, chosen.plans)
     current_call.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
@@ -89,7 +88,10 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     limiter.exempt(health_bp)
     _bound_waits(app)
     _init_limits(app, limiter)
+    plans: tuple[str, ...] = ()
     if policy_file:
+        # Without limits the extension reads no policy, and keys still have plans.
+        plans = limiter.plan_names(app) or tuple(limiter.check_policy_file(app, policy_file).plans)
         identities.check_plans(chosen.plans, plans, policy_file=policy_file)
     keep = chosen.ledger_keep_days
     services.install(

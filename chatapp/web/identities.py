@@ -8,12 +8,10 @@ limit by IP protects the server, and `create_app` logs a warning.
 from __future__ import annotations
 
 import logging
-import tomllib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Final
 
-from flask import g
+from flask import current_app, g
 
 from chatapp.accounts.authentication import Principal
 from chatapp.settings import SettingsError
@@ -30,9 +28,9 @@ SPOOFING_WARNING: Final = (
 )
 
 
-def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[str] = ()) -> None:
+def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
     """Register chatapp's identities with the limiter. ``plans`` are plan names by user id, used
-    while accounts are off; ``known_plans`` are the plans of the policy."""
+    while accounts are off."""
 
     @limiter.identity("user")
     def user() -> str:
@@ -55,7 +53,8 @@ def install(limiter: Limiter, plans: Mapping[str, str], known_plans: Collection[
         principal = _principal()
         if principal is None:
             return plans.get(_user_id() or "", DEFAULT_PLAN)
-        if known_plans and principal.plan not in known_plans:
+        known = limiter.plan_names(current_app)
+        if known and principal.plan not in known:
             # The policy no longer defines it. Without a plan, the caller would have no limits.
             log.error("API key %s has the unknown plan %s", principal.key_id, principal.plan)
             return DEFAULT_PLAN
@@ -76,27 +75,6 @@ def has_no_valid_key() -> bool:
 def user_identity(name: str) -> str:
     """The identity of a user in limits and in the ledger."""
     return f"{USER}{name}"
-
-
-def plans_of(policy_file: str | None) -> tuple[str, ...]:
-    """The names of the plans that a policy defines; SettingsError if its file cannot be read.
-
-    The extension checks the rest of the file.
-    """
-    if not policy_file:
-        return ()
-    try:
-        plans = tomllib.loads(Path(policy_file).read_text("utf-8-sig")).get("plans", {})
-    except OSError as error:
-        raise SettingsError(
-            f"RATELIMIT_POLICY_FILE: cannot read {policy_file!r}: {error.strerror}. "
-            f"A relative path starts at {Path.cwd()}."
-        ) from error
-    except ValueError as error:
-        raise SettingsError(
-            f"RATELIMIT_POLICY_FILE: {policy_file!r} is not valid TOML: {error}."
-        ) from error
-    return tuple(plans) if isinstance(plans, Mapping) else ()
 
 
 def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:

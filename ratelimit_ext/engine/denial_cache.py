@@ -153,10 +153,6 @@ class DenialCache:
         with self._changing(None):
             return self._engine.reset(prefix)
 
-    def reachable(self) -> bool:
-        """See :class:`Engine`."""
-        return self._engine.reachable()
-
     @contextmanager
     def _changing(self, keys: Sequence[str] | None) -> Iterator[None]:
         """Drop the denials of these buckets, or all (``None``), before and after they change."""

@@ -124,7 +124,3 @@ class Engine(Protocol):
     def reset(self, prefix: str) -> int:
         """Forget every bucket whose name begins with the prefix; returns how many there were."""
         ...
-
-    def reachable(self) -> bool:
-        """Whether the storage answers now."""
-        ...

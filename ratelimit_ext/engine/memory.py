@@ -175,10 +175,6 @@ class MemoryEngine:
         with buckets.lock:
             return buckets.drop(buckets.named(prefix))
 
-    def reachable(self) -> bool:
-        """Always."""
-        return True
-
 
 def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> tuple[bool, Snapshot, Any]:
     fits, snapshot, state = strategy_of(charge.limit).check(

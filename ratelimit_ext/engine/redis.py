@@ -144,13 +144,6 @@ class RedisEngine:
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
-    def reachable(self) -> bool:
-        """Whether the server answers a PING now."""
-        try:
-            return bool(self._client.ping())
-        except self._errors:
-            return False
-
     def _prepared(self, limit: Limit, now_us: int | None) -> tuple[Strategy, str, Limit]:
         """The strategy, and its own arguments as they follow other words of a script.
 

@@ -24,6 +24,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.policy import Mistakes, Policy, Uses
@@ -166,7 +167,7 @@ class Limiter(flask_limiter.Limiter):
         self._naming = Naming(
             storage_prefix(storage) if storage is not None else "",
             self._key_prefix,
-            self._strategy or "fixed-window",
+            self._strategy or DEFAULT_STRATEGY,
         )
         self._engines = Engines(storage, fallback, logger=logger)
         self._resolver = Resolver(
@@ -245,6 +246,11 @@ class Limiter(flask_limiter.Limiter):
         policy = load(app.config, self._strategy, file=file, check=check)
         assert policy is not None
         return policy
+
+    def plan_names(self, app: flask.Flask) -> tuple[str, ...]:
+        """The names of the plans of the application's policy; empty without a policy."""
+        configured = self._configurations.get(app)
+        return () if configured is None else configured.plan_names
 
     # -- what the application registers --------------------------------------------------------
 

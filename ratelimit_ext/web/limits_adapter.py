@@ -307,10 +307,6 @@ class LimitsEngine:
         """Forget all buckets of the storage. Raises ``NotImplementedError`` if it cannot."""
         return self._storage.reset() or 0
 
-    def reachable(self) -> bool:
-        """Whether the storage answers now."""
-        return self._storage.check()
-
     def _limiter(self, limit: Limit) -> RateLimiter:
         self.supports(limit)
         if limit.strategy not in self._limiters:

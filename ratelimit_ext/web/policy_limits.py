@@ -62,6 +62,7 @@ class PolicyLimits:
     def __init__(
         self, policy: Policy, limiter: Any, *, check_item: Callable[[RateLimitItem], None]
     ) -> None:
+        self.plan_names = tuple(policy.plans)
         self._policy = policy
         self._limiter = limiter
         self._check_item = check_item

@@ -72,8 +72,8 @@ def test_a_policy_for_an_unknown_blueprint_stops_the_start(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, r"RATELIMIT_POLICY_FILE: cannot read '.*policy.toml': No such file"),
-        ("plans = \n", r"RATELIMIT_POLICY_FILE: '.*policy.toml' is not valid TOML: .*line 1"),
+        (None, "policy.toml: there is no such file"),
+        ("plans = \n", r"policy.toml:1"),
         ("version = 1\nplans = 3\n", "plans"),
     ],
 )

@@ -47,7 +47,6 @@ def test_clear_and_reset_forget() -> None:
     assert engine.clear(["a:1", "unknown"]) == 1
     assert engine.reset("a:") == 1
     assert engine.reset("") == 1
-    assert engine.reachable()
 
 
 def test_the_owner_of_the_buckets_may_replace_them() -> None:

@@ -204,9 +204,7 @@ def test_a_server_that_dies_and_comes_back() -> None:
     with servers.standalone() as server:
         engine = engine_at(server.uri)
         verdict = engine.admit(LAYERS).verdicts[0]
-        assert engine.reachable()
         server.kill()
-        assert not engine.reachable()
         for call in (
             lambda: engine.admit(LAYERS),
             lambda: engine.settle([Correction(verdict, -1)]),

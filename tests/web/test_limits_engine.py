@@ -16,7 +16,6 @@ from ratelimit_ext import ConfigurationError, Limit, Limiter, MetaLimit
 from ratelimit_ext.core import limit
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.web.limits_adapter import LimitsEngine
-from ratelimit_ext.web.storage import engine_for
 from tests.servers import eventually
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, asked_key
@@ -323,4 +322,3 @@ def test_the_commands_and_reset_reach_its_buckets(clock: Clock) -> None:
         assert statuses(app, times=2) == [200, 429]
         forget()
     assert statuses(app) == [200]
-    assert engine_for(limiter.storage).reachable()

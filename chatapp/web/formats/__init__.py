@@ -45,14 +45,12 @@ class AnswerFormat(Protocol):
 class WireFormat(AnswerFormat, Protocol):
     """A vendor's wire format. Its endpoints serve the models of ``provider`` and the offline model.
 
-    ``vendor`` is the provider's name for people. ``hints`` is what to correct in the base_url, by
-    the number of /v1 at the beginning of an unknown address: 0, 1, or 2 for more.
+    ``hints`` is what to correct in the base_url, by the number of /v1 at the beginning of an
+    unknown address: 0, 1, or 2 for more.
     """
 
     @property
     def provider(self) -> str: ...
-    @property
-    def vendor(self) -> str: ...
     @property
     def hints(self) -> tuple[str, str, str]: ...
     @property

@@ -39,7 +39,6 @@ class AnthropicFormat:
     """The format of POST /v1/messages."""
 
     provider: Final = "anthropic"
-    vendor: Final = "Anthropic"
     limit_units: Final = HEADER_UNITS.keys()
     request_id_header: Final = ANTHROPIC_REQUEST_ID_HEADER
     hints: Final = (

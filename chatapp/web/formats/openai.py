@@ -24,7 +24,6 @@ class OpenAIFormat:
     """The format of POST /v1/chat/completions."""
 
     provider: Final = "openai"
-    vendor: Final = "OpenAI"
     request_id_header: Final = REQUEST_ID_HEADER
     #: OpenAI has no headers for limits in input or output tokens.
     limit_units: Final = ("requests", "tokens")

@@ -10,7 +10,6 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp import POLICY_FILE
-from chatapp.web import identities
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 
@@ -188,10 +187,3 @@ def test_forwarded_addresses_count_over_trusted_hops_only(
 
     through(forwarded.replace("203.0.113.9", "203.0.113.1"))
     assert left(through(forwarded))["user"] == (8 if same else 9)
-
-
-def test_the_plans_of_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """Are read as the extension reads them."""
-    file = tmp_path / "policy.toml"
-    file.write_bytes('version = 1\n[plans.gold]\ntitle = "Gold"\n'.encode("utf-8-sig"))
-    assert identities.plans_of(str(file)) == ("gold",)
