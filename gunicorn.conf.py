@@ -147,6 +147,7 @@ def post_fork(server: Any, worker: Any) -> None:
         embedded.follow()
     limit_unread_answers(worker)
     worker.signals_of_master = server.SIG_QUEUE
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, master.STOP_SIGNALS)
 
 
 def post_worker_init(worker: Any) -> None:

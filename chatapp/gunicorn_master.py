@@ -16,6 +16,9 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakSet
 
+#: A forked Python forgets the signals that arrive before it runs. A worker that is stopped in its
+#: first moment would never stop, so these are blocked until `post_fork`.
+STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 # Workers do not all import the application at the same moment.
 BETWEEN_STARTS_S: Final = 0.1
 
@@ -29,8 +32,17 @@ def install(server: Any) -> None:
     #: Workers that have been asked to stop.
     server.stopping = WeakSet()
     server.is_reloading = False
+    server.spawn_worker = partial(_spawn_worker, server.spawn_worker)
     server.manage_workers = partial(_manage_workers, server)
     server.reload = partial(_reload, server, server.reload)
+
+
+def _spawn_worker(gunicorn_spawn_worker: Callable[[], int]) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        return gunicorn_spawn_worker()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _manage_workers(server: Any) -> None:
