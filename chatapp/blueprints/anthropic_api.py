@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 
 from chatapp.estimates.tokens import input_tokens
-from chatapp.services import current_services
+from chatapp.web.current_request import current_request
 from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.requests import ModelRequest, vendor
+from chatapp.web.requests import vendor
 from chatapp.web.requests.vendor import TokenCount
 from chatapp.web.responses import respond_as_vendor
 
@@ -38,7 +38,7 @@ class _Fields(vendor.Fields):
 def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
     if request.method == "POST":
-        g.model_request = vendor.read(
+        current_request().model_request = vendor.read(
             request,
             vendor.Fields if request.endpoint == COUNT else _Fields,
             provider="anthropic",
@@ -58,10 +58,11 @@ def messages() -> Response:
 def count_tokens() -> Response:
     """The input tokens of a message: the provider's count, or else an estimate. It is not a call:
     nothing is billed, so nothing is reserved, charged or recorded in the ledger."""
-    wanted: ModelRequest = g.model_request
+    current = current_request()
+    wanted = current.wanted
     model, raw_request = wanted.turn.model, wanted.raw_request
     assert raw_request is not None
-    counted = current_services().conversation.count(model, raw_request)
+    counted = current.services.conversation.count(model, raw_request)
     if counted is None:
         return jsonify(input_tokens=input_tokens(model, wanted.fields).expected)
     return Response(counted.raw, headers=counted.headers, content_type=counted.content_type)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
-from chatapp.services import current_services
+from chatapp.web.current_request import current_request
 from chatapp.web.formats.chat import ChatFormat
 from chatapp.web.requests import chat as chat_body
 from chatapp.web.responses import respond
@@ -17,7 +17,8 @@ def read_request() -> None:
     """Check the body before the view, in which limits are decided: a request is charged only if it
     can be answered."""
     if request.method == "POST":
-        g.model_request = chat_body.read(request, current_services().conversation)
+        current = current_request()
+        current.model_request = chat_body.read(request, current.services.conversation)
 
 
 @bp.post("/chat")

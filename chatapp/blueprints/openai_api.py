@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 from pydantic import Field
 
+from chatapp.web.current_request import current_request
 from chatapp.web.formats import OPENAI
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import vendor
@@ -39,7 +40,7 @@ class _Fields(vendor.Fields):
 def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
     if request.method == "POST":
-        g.model_request = vendor.read(
+        current_request().model_request = vendor.read(
             request, _Fields, provider="openai", example=EXAMPLE, headers=("OpenAI-Beta",)
         )
 

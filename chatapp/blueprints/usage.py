@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from flask import Blueprint, Response, g, jsonify
+from flask import Blueprint, Response, jsonify
 
-from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
+from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -19,9 +19,9 @@ bp = Blueprint("usage", __name__)
 def usage() -> Response:
     """Limits in the order of their periods, dollars from the ledger; `spent` is null if the ledger
     cannot be read."""
-    services = current_services()
+    current = current_request()
+    services, principal = current.services, current.principal
     limiter = services.limiter
-    identity = limiter.identities["user"]()
     try:
         limits = [limit.as_json() for limit in remaining_limits(limiter)]
     except Exception as error:  # each storage has other errors
@@ -29,12 +29,11 @@ def usage() -> Response:
         raise ApiError(
             503, "storage_unavailable", "The storage of the limits does not answer. Try again."
         ) from error
-    principal = g.get("principal")
     response = jsonify(
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         limits=limits,
-        spent=services.reports.spent_usd(identity),
+        spent=services.reports.spent_usd(current.user),
     )
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -14,7 +14,7 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.cli import arguments, errors, users
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, SURGE
-from chatapp.web.identities import user_identity
+from chatapp.web.current_request import user_identity
 from ratelimit_ext import BlockReason, Limiter
 
 KINDS: Final = ("user", "key", "model", "all")

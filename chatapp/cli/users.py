@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Final
 
 import click
-from flask import current_app, g
+from flask import current_app
 from limits.storage import MemoryStorage
 
 from chatapp.accounts.authentication import Principal
 from chatapp.services import current_services
-from chatapp.web.identities import DEFAULT_PLAN, USER, user_identity
+from chatapp.web.current_request import USER, current_request, user_identity
+from chatapp.web.identities import DEFAULT_PLAN
 from ratelimit_ext import Limiter, address_identity
 
 ADDRESS: Final = "ip:"
@@ -74,7 +75,7 @@ def request_of(identity: str, plan: str) -> Iterator[None]:
             yield
         return
     with current_app.test_request_context():
-        g.principal = Principal(name_of(identity), plan, key_id="-")
+        current_request().principal = Principal(name_of(identity), plan, key_id="-")
         yield
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from flask import Flask, Request, g, request
+from flask import Flask, Request, request
 
 from chatapp.accounts.api_key import PREFIX
 from chatapp.accounts.authentication import (
@@ -17,6 +17,7 @@ from chatapp.accounts.authentication import (
     Authenticator,
     KeyRefusedError,
 )
+from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
 
 # Public: the page with its files, and health. Any other blueprint requires a key.
@@ -29,7 +30,7 @@ HEADERS: Final = {"WWW-Authenticate": 'Bearer realm="chatapp"', "x-should-retry"
 
 
 def install(app: Flask, authenticator: Authenticator) -> None:
-    """Check the key of every request, and set ``g.principal`` and ``g.key_id``."""
+    """Check the key of every request, and set its ``principal``."""
 
     @app.before_request
     def authenticate() -> None:
@@ -38,8 +39,7 @@ def install(app: Flask, authenticator: Authenticator) -> None:
             return
         try:
             if authenticator.required:
-                g.principal = authenticator.authenticate(_api_key(request))
-                g.key_id = g.principal.key_id
+                current_request().principal = authenticator.authenticate(_api_key(request))
         except KeyRefusedError as error:
             raise _unauthorized(str(error)) from error
         except AccountsUnavailableError as error:

@@ -9,11 +9,10 @@ from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from flask import g
-
 from chatapp.calls.provider_quota import quota_level
 from chatapp.estimates.estimate import Estimate
 from chatapp.providers import Quota
+from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter, RequestLimit
 
 # Names of limits in the policy.
@@ -68,10 +67,11 @@ class RequestLimits:
         return self._limiter.admit_again(*OF_THE_MODEL)
 
     def hold(self, estimate: Estimate) -> bool:
-        g.held = estimate  # read by the estimators of the limits
+        current = current_request()
+        current.hold(estimate)
         if self._limiter.admit_again() is None:
             return True
-        g.pop("held")
+        current.hold(None)
         return False
 
     def budget_micro_usd(self) -> int | None:

@@ -11,17 +11,15 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from flask import current_app, g
+from flask import current_app
 
-from chatapp.accounts.authentication import Principal
 from chatapp.settings import SettingsError
-from chatapp.web.requests import ModelRequest
-from ratelimit_ext import Limiter, client_ip
+from chatapp.web.current_request import current_request
+from ratelimit_ext import Limiter
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PLAN: Final = "starter"
-USER: Final = "user:"
 SPOOFING_WARNING: Final = (
     "No API keys exist, so callers can claim any user_id. Keep this server off the internet, or "
     "create a key: flask --app wsgi chat keys create --user NAME"
@@ -34,25 +32,23 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
 
     @limiter.identity("user")
     def user() -> str:
-        user_id = _user_id()
-        # The prefix keeps a user with the name 10.0.0.1 apart from that address.
-        return f"ip:{client_ip()}" if user_id is None else user_identity(user_id)
+        return current_request().user
 
     @limiter.identity("api_key")
     def api_key() -> str:
-        principal = _principal()
-        return user() if principal is None else principal.key_id
+        current = current_request()
+        return current.user if current.principal is None else current.principal.key_id
 
     @limiter.identity("model")
     def model() -> str:
-        request: ModelRequest = g.model_request
-        return request.turn.model.slug
+        return current_request().wanted.turn.model.slug
 
     @limiter.plan_loader
     def plan() -> str:
-        principal = _principal()
+        current = current_request()
+        principal = current.principal
         if principal is None:
-            return plans.get(_user_id() or "", DEFAULT_PLAN)
+            return plans.get(current.user_id or "", DEFAULT_PLAN)
         known = limiter.plan_names(current_app)
         if known and principal.plan not in known:
             # The policy no longer defines it. Without a plan, the caller would have no limits.
@@ -64,17 +60,12 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
 def has_valid_key() -> bool:
     """Whether the request has been authenticated. False for limits that are decided before, such
     as that of a 401."""
-    return _principal() is not None
+    return current_request().principal is not None
 
 
 def has_no_valid_key() -> bool:
     """The opposite, also for every request while accounts are off."""
-    return _principal() is None
-
-
-def user_identity(name: str) -> str:
-    """The identity of a user in limits and in the ledger."""
-    return f"{USER}{name}"
+    return current_request().principal is None
 
 
 def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:
@@ -91,15 +82,3 @@ def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file
             f"{policy_file}: the plan {DEFAULT_PLAN!r} is missing. Define it for users without "
             f"another plan. Found: {allowed}."
         )
-
-
-def _principal() -> Principal | None:
-    principal: Principal | None = g.get("principal")
-    return principal
-
-
-def _user_id() -> str | None:
-    if (principal := _principal()) is not None:
-        return principal.user
-    request: ModelRequest | None = g.get("model_request")
-    return None if request is None else request.user_id

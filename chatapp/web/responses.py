@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from flask import Response, g, jsonify
+from flask import Response, jsonify
 
 from chatapp.calls.provider_call import ProviderCall
 from chatapp.conversation import failures_logged
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError
 from chatapp.providers.event_stream import MIMETYPE
-from chatapp.services import current_services
 from chatapp.web.current_call import begin_call
+from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
-from chatapp.web.requests import ModelRequest
 
 # Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -23,8 +22,9 @@ HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 def respond(answer_format: AnswerFormat) -> Response:
     """Call the model of the current request, and write its answer in this format."""
-    wanted: ModelRequest = g.model_request
-    turn, conversation, call = wanted.turn, current_services().conversation, begin_call()
+    current = current_request()
+    wanted, conversation, call = current.wanted, current.services.conversation, begin_call(current)
+    turn = wanted.turn
     if wanted.stream:
         stream = call.run(lambda model, most: conversation.stream(replace(turn, model=model), most))
         writer = answer_format.stream_writer(turn.model.name, wanted.fields)
@@ -37,11 +37,12 @@ def respond(answer_format: AnswerFormat) -> Response:
 def respond_as_vendor(wire_format: WireFormat) -> Response:
     """Forward the current request to its vendor, and the answer to the client; the offline model's
     answer is written here."""
-    wanted: ModelRequest = g.model_request
+    current = current_request()
+    wanted = current.wanted
     if wanted.raw_request is None or wanted.turn.model.provider != wire_format.provider:
         return respond(wire_format)
     raw_request = wanted.raw_request
-    conversation, call = current_services().conversation, begin_call()
+    conversation, call = current.services.conversation, begin_call(current)
     if wanted.stream:
         stream = call.run(lambda model, most: conversation.forward_stream(model, raw_request, most))
         return _stream_response(stream, ForwardWriter(wire_format), call)

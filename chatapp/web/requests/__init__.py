@@ -11,7 +11,7 @@ from chatapp.providers import Extras, RawRequest
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A valid request, in ``g.model_request`` of every endpoint that calls a model.
+    """A valid request, in the CurrentRequest of every endpoint that calls a model.
 
     ``most_output_tokens`` bounds its ``choices`` (answers) together, None if it has no bound.
     ``stream``: the answer is streamed. ``extras`` change the price.

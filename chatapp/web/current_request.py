@@ -1,0 +1,152 @@
+"""The current request: one object with what limits, ledger and response read, each part found out
+once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from flask.globals import app_ctx
+
+from chatapp.accounts.authentication import Principal
+from chatapp.catalogue import Model
+from chatapp.estimates.estimate import Estimate
+from chatapp.services import Services, services_of
+from chatapp.web.requests import ModelRequest
+from ratelimit_ext import Guess, client_ip
+
+#: Prefix of a user's identity. It keeps a user with the name 10.0.0.1 apart from that address.
+USER: Final = "user:"
+#: The tier of a call whose input is long enough for another price, and other limits.
+LONG: Final = "long"
+
+_app_context: Final[Any] = app_ctx
+
+
+class CurrentRequest:
+    """What is known of one request.
+
+    ``principal`` is the owner of its API key, None without a valid one. ``model_request`` is its
+    body, None if it calls no model or if the body has not been read; the properties that need it
+    raise LookupError. ``requested_model`` is the name in the body if a fallback has replaced the
+    model.
+    """
+
+    __slots__ = (
+        "_cost",
+        "_estimate",
+        "_held",
+        "_tiers",
+        "_user",
+        "model_request",
+        "principal",
+        "requested_model",
+        "services",
+    )
+
+    _estimate: Estimate | None
+    _held: Estimate | None
+    _cost: Guess | None
+    _tiers: tuple[str, ...] | None
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.principal: Principal | None = None
+        self.model_request: ModelRequest | None = None
+        self.requested_model: str | None = None
+        self._user: str | None = None
+        self._forget_estimate()
+
+    @property
+    def wanted(self) -> ModelRequest:
+        """What the request asks of a model."""
+        if self.model_request is None:
+            raise LookupError("The current request calls no model.")
+        return self.model_request
+
+    @property
+    def user_id(self) -> str | None:
+        """The name of the user: the owner of the API key, or without keys the body's user_id."""
+        if self.principal is not None:
+            return self.principal.user
+        return None if self.model_request is None else self.model_request.user_id
+
+    @property
+    def user(self) -> str:
+        """The identity of the user; the client's address if the request names none."""
+        if self._user is None:
+            name = self.user_id
+            identity = f"ip:{client_ip()}" if name is None else user_identity(name)
+            if self.model_request is None:  # the body may still name one
+                return identity
+            self._user = identity
+        return self._user
+
+    @property
+    def estimate(self) -> Estimate:
+        """What the call is expected to use."""
+        if self._estimate is None:
+            wanted = self.wanted
+            self._estimate = self.services.estimator.estimate(
+                wanted.turn.model,
+                wanted.fields,
+                most_output_tokens=wanted.most_output_tokens,
+                choices=wanted.choices,
+                caller=self.user,
+                tiers=tuple(wanted.extras.tiers.values()),
+            )
+        return self._estimate
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers of the call, which have quotas of their own at the provider; none for a
+        standard call."""
+        if self._tiers is None:
+            estimate, model = self.estimate, self.wanted.turn.model
+            is_long = self.services.catalogue.is_long(model, estimate.input_tokens)
+            self._tiers = (*estimate.tiers, LONG) if is_long else estimate.tiers
+        return self._tiers
+
+    @property
+    def cost(self) -> Guess:
+        """What the call is expected to cost, in dollars."""
+        if self._cost is None:
+            self._cost = self._cost_of(self.estimate)
+        return self._cost
+
+    @property
+    def held_cost(self) -> Guess:
+        """The expected cost, or a higher one that is to be held: more dollars, not more tokens."""
+        return self.cost if self._held is None else self._cost_of(self._held)
+
+    def hold(self, estimate: Estimate | None) -> None:
+        """Have the limits in dollars hold this estimate; None: the expected one."""
+        self._held = estimate
+
+    def use_fallback(self, fallback: Model) -> None:
+        """Call this model instead of the requested one. Its estimate and cost are others."""
+        wanted = self.wanted
+        self.requested_model = wanted.turn.model.name
+        self.model_request = replace(wanted, turn=replace(wanted.turn, model=fallback))
+        self._forget_estimate()
+
+    def _forget_estimate(self) -> None:
+        self._estimate = self._held = self._cost = self._tiers = None
+
+    def _cost_of(self, estimate: Estimate) -> Guess:
+        estimator, slug = self.services.estimator, self.wanted.turn.model.slug
+        return Guess(estimator.cost_usd(estimate, slug), estimator.least_usd(estimate, slug))
+
+
+def current_request() -> CurrentRequest:
+    """The current request's object, which its first use makes."""
+    context = _app_context._get_current_object()  # one look-up instead of one per attribute
+    known: CurrentRequest | None = context.g.get("chatapp_request")
+    if known is None:
+        known = context.g.chatapp_request = CurrentRequest(services_of(context.app))
+    return known
+
+
+def user_identity(name: str) -> str:
+    """The identity of a user in limits and in the ledger."""
+    return f"{USER}{name}"
