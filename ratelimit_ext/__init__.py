@@ -8,6 +8,7 @@ from __future__ import annotations
 from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.charge import Guess
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.strategies.guards.block import BlockReason
@@ -46,6 +47,7 @@ __all__ = [
     "RouteLimit",
     "StorageUnavailable",
     "TemporarilyUnavailable",
+    "Verdict",
     "address_identity",
     "client_ip",
     "embedded_uri",

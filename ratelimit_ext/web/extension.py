@@ -403,8 +403,15 @@ class Limiter(flask_limiter.Limiter):
     @property
     def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
         """All enforced limits that were decided in this request, the shortest period first."""
-        records = self.context.by_period(to_first_breach=bool(self._fail_on_first_breach))
-        return list(map(self._shown, records))
+        return list(map(self._shown, self._current_records()))
+
+    @property
+    def current_verdicts(self) -> list[Verdict]:
+        """The verdicts of `current_limits`, in the same order; a tenth of the work."""
+        return [record.verdict for record in self._current_records()]
+
+    def _current_records(self) -> list[ChargeRecord]:
+        return self.context.by_period(to_first_breach=bool(self._fail_on_first_breach))
 
     @property
     def reservation(self) -> Reservation:

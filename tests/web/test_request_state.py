@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response
 
-from ratelimit_ext import Limiter, RequestLimit
+from ratelimit_ext import Limiter, RequestLimit, Verdict
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker
 
@@ -53,6 +53,30 @@ def test_a_view_can_see_its_limits(make: Maker, clock: Clock) -> None:
         "window": [NOW + 3600, 1],
     }
     assert app.test_client().get("/").json == [hour, minute, hour]
+
+
+def test_the_verdicts_are_those_of_the_current_limits(make: Maker) -> None:
+    """`current_verdicts` are the same verdicts in the same order, before and after a denial, whose
+    first breach ends both."""
+    app, limiter = make()
+    seen: list[tuple[list[Verdict], list[Verdict]]] = []
+
+    @app.after_request
+    def compare(response: Response) -> Response:
+        limits = [limit.verdict for limit in limiter.current_limits]
+        seen.append((limits, limiter.current_verdicts))
+        return response
+
+    @app.get("/")
+    @limiter.limit("5/day")
+    @limiter.limit("1/minute")
+    @limiter.limit("3/hour")
+    def view() -> str:
+        return "ok"
+
+    assert statuses(app, times=2) == [200, 429]
+    assert [limits for limits, _ in seen] == [verdicts for _, verdicts in seen]
+    assert [len(verdicts) for _, verdicts in seen] == [3, 1]
 
 
 def test_a_denied_request_shows_what_denied_it(make: Maker, clock: Clock) -> None:
