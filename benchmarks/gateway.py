@@ -25,7 +25,7 @@ MODES = ("plain", "streamed")
 ROOM = 1_000_000
 UPSTREAM, SDK = "upstream alone", "official SDK in a view, no limits"
 UNLIMITED, CHATAPP = "chatapp, limits disabled", "chatapp, all limits"
-LITELLM = "LiteLLM proxy, no limits"
+LITELLM = "LiteLLM proxy, no limits, no keys"
 BODY = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "Say something kind about rate limits, please."}],
@@ -209,11 +209,20 @@ def litellm(command: str, base_url: str, folder: Path) -> Iterator[int]:
     """LiteLLM's proxy with two workers; it is installed apart, since it needs another `openai`."""
     port = free_port()
     model = {"model": f"openai/{MODEL}", "api_base": base_url, "api_key": "sk-mock"}
-    models = {"model_list": [{"model_name": MODEL, "litellm_params": model}]}
+    settings = {
+        "model_list": [{"model_name": MODEL, "litellm_params": model}],
+        # It takes every key, so that only the gateway is measured.
+        "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
+    }
     config = folder / "litellm.yaml"
-    config.write_text(json.dumps(models))  # JSON is YAML
+    config.write_text(json.dumps(settings))  # JSON is YAML
     options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([command, *options, "--num_workers", "2"], cwd=folder)
+    process = subprocess.Popen(
+        [command, *options, "--num_workers", "2"],
+        cwd=folder,
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},  # fetches nothing
+        stdout=subprocess.DEVNULL,
+    )
     try:
         wait_for(lambda: get(port, "/health/liveliness"), process, "litellm")
         yield port
