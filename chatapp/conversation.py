@@ -81,6 +81,7 @@ class Conversation:
         fallbacks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
+        self._forwarders = {each.name: each for each in providers if isinstance(each, Forwarder)}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
         self._missed: set[str] = set()
@@ -175,7 +176,7 @@ class Conversation:
     ) -> RawAnswer:
         """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
         with failures_logged(model):
-            provider = self._forwarder(model)
+            provider = self._forwarders[model.provider]
             return provider.forward(_adapted(raw_request, model, provider, most_output_tokens))
 
     def forward_stream(
@@ -183,15 +184,15 @@ class Conversation:
     ) -> AnswerStream:
         """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
         with failures_logged(model):
-            provider = self._forwarder(model)
+            provider = self._forwarders[model.provider]
             return provider.forward_stream(
                 _adapted(raw_request, model, provider, most_output_tokens)
             )
 
     def extras(self, model: Model, fields: Mapping[str, object]) -> Extras:
         """What changes the price of a request in the provider's own protocol, besides tokens."""
-        provider = self._providers[model.provider]
-        return provider.extras(fields) if isinstance(provider, Forwarder) else Extras()
+        provider = self._forwarders.get(model.provider)
+        return Extras() if provider is None else provider.extras(fields)
 
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
         """The provider's count of the input of a request in its own protocol; None if the provider
@@ -206,11 +207,6 @@ class Conversation:
                 if error.status not in NO_SUCH_ADDRESS and error.kind != "timeout":
                     raise
         return None
-
-    def _forwarder(self, model: Model) -> Forwarder:
-        provider = self._providers[model.provider]
-        assert isinstance(provider, Forwarder), f"{provider.name} has no protocol of its own"
-        return provider
 
     def _prompt(self, turn: Turn, most_output_tokens: int | None) -> Prompt:
         return Prompt(

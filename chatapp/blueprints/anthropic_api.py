@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
+from flask.globals import request_ctx
 
 from chatapp.estimates.tokens import input_tokens
 from chatapp.web.current_request import current_request
@@ -37,6 +38,7 @@ class _Fields(vendor.Fields):
 @bp.before_request
 def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
+    request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
         current_request().model_request = vendor.read(
             request,

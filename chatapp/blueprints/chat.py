@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
+from flask.globals import request_ctx
 
 from chatapp.web.current_request import current_request
 from chatapp.web.formats.chat import ChatFormat
@@ -16,6 +17,7 @@ bp = Blueprint("chat", __name__)
 def read_request() -> None:
     """Check the body before the view, in which limits are decided: a request is charged only if it
     can be answered."""
+    request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
         current = current_request()
         current.model_request = chat_body.read(request, current.services.conversation)

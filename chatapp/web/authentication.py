@@ -6,10 +6,10 @@ the edge limits, like every request that reaches no view.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from flask import Flask, Request, request
+from flask import Flask, Request
+from flask.globals import request_ctx
 
 from chatapp.accounts.api_key import PREFIX
 from chatapp.accounts.authentication import (
@@ -34,6 +34,7 @@ def install(app: Flask, authenticator: Authenticator) -> None:
 
     @app.before_request
     def authenticate() -> None:
+        request = request_ctx.request  # not the proxy, which looks it up for each attribute
         # A browser sends OPTIONS without a key before the request itself.
         if _is_open(request) or request.method == "OPTIONS":
             return
@@ -64,17 +65,12 @@ def _is_open(received: Request) -> bool:
 def _api_key(received: Request) -> str:
     """The API key of the request. Claude Code may send a leftover ANTHROPIC_API_KEY besides; it is
     ignored if there is a key of this server."""
-    keys = {*_bearers(received.headers.getlist("Authorization"))}
-    keys |= {value.strip() for value in received.headers.getlist("x-api-key")}
-    keys.discard("")
+    scheme, _, token = received.headers.get("Authorization", "").partition(" ")
+    bearer = token if scheme.lower() == "bearer" else ""
+    keys = {bearer.strip(), received.headers.get("x-api-key", "").strip()} - {""}
     if not keys:
         raise _unauthorized(f"The request has no API key. {HOW}")
     ours = {key for key in keys if key.startswith(PREFIX)}
     if len(ours) > 1:
         raise _unauthorized("The request has two API keys of this server. Send one of them.")
     return (ours or keys).pop()
-
-
-def _bearers(values: Sequence[str]) -> list[str]:
-    parted = [value.partition(" ") for value in values]
-    return [token.strip() for scheme, _, token in parted if scheme.lower() == "bearer"]

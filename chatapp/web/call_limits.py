@@ -13,7 +13,7 @@ from chatapp.calls.provider_quota import quota_level
 from chatapp.estimates.estimate import Estimate
 from chatapp.providers import Quota
 from chatapp.web.current_request import current_request
-from ratelimit_ext import Limiter, RequestLimit
+from ratelimit_ext import Limiter, RequestLimit, Verdict
 
 # Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.
@@ -115,19 +115,18 @@ class RequestLimits:
         self._reservation.cancel()
 
 
-def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[RequestLimit]:
+def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[Verdict]:
     """For each of these units, the limit of the current request that is nearest to exhaustion."""
-    found: dict[str, list[RequestLimit]] = {}
-    for decided in limiter.current_limits:
-        unit = decided.verdict.charge.limit.unit
+    found: dict[str, list[Verdict]] = {}
+    for verdict in limiter.current_verdicts:
+        unit = verdict.charge.limit.unit
         if unit in units:
-            found.setdefault(unit, []).append(decided)
+            found.setdefault(unit, []).append(verdict)
     return [min(each, key=_scarcity) for each in found.values()]
 
 
-def _scarcity(decided: RequestLimit) -> tuple[bool, float, int]:
+def _scarcity(verdict: Verdict) -> tuple[bool, float, int]:
     """Denied limits first, then the smallest remaining share, then the latest reset."""
-    verdict = decided.verdict
     left = verdict.remaining / max(1, verdict.charge.limit.capacity)
     return verdict.allowed, left, -verdict.reset_after_us
 

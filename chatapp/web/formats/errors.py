@@ -10,8 +10,8 @@ from flask import Blueprint, Response, json, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.providers import ProviderError
-from chatapp.services import current_services
 from chatapp.web.call_limits import scarcest_limits
+from chatapp.web.current_request import current_request
 from chatapp.web.errors import (
     ApiError,
     ErrorAnswer,
@@ -59,9 +59,8 @@ class FormatErrors:
         bp.register_error_handler(ProviderError, self.provider_error)
 
     def add_limits(self, response: Response) -> Response:
-        wire_format, limiter = self._current(), current_services().limiter
-        for decided in scarcest_limits(limiter, wire_format.limit_units):
-            verdict = decided.verdict
+        wire_format, limiter = self._current(), current_request().services.limiter
+        for verdict in scarcest_limits(limiter, wire_format.limit_units):
             limit = verdict.charge.limit
             headers = wire_format.limit_headers(
                 limit.unit,
@@ -74,7 +73,9 @@ class FormatErrors:
 
     def add_request_id(self, response: Response) -> Response:
         """Add a request id: the provider's if there is one."""
-        response.headers.setdefault(self._current().request_id_header, current_request_id())
+        header = self._current().request_id_header
+        if header not in response.headers:
+            response.headers[header] = current_request_id()
         return response
 
     def http_error(self, error: HTTPException) -> ErrorAnswer:

@@ -134,6 +134,8 @@ def _not_found(message: str) -> ApiError:
 
 
 def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
+    if not request.query_string:
+        return {}
     try:
         found = request.args
     except UnicodeDecodeError as error:

@@ -1,0 +1,80 @@
+"""What a request looks up and finds out, by counts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from flask.testing import FlaskClient
+from werkzeug import local
+
+from chatapp.catalogue import Catalogue
+from chatapp.estimates.estimate import Estimate, Estimator
+from chatapp.services import services_of
+from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.provider_server import OPENAI_PATH, ProviderServer
+
+BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
+#: Of Flask's proxies, by a whole call through OpenAI's endpoint: Flask's own, the extension's, and
+#: chatapp's.
+MOST_LOOK_UPS = 52
+
+
+class CountingEstimator(Estimator):
+    """Counts what is asked of it."""
+
+    def __init__(self, inner: Estimator, catalogue: Catalogue) -> None:
+        super().__init__(inner._outputs, catalogue)
+        self.estimates = self.prices = 0
+
+    def estimate(self, *args: object, **options: object) -> Estimate:
+        self.estimates += 1
+        return super().estimate(*args, **options)  # type: ignore[arg-type]
+
+    def cost_usd(self, *args: object) -> object:  # type: ignore[override]
+        self.prices += 1
+        return super().cost_usd(*args)  # type: ignore[arg-type]
+
+
+def look_ups(act: Callable[[], object]) -> int:
+    """How often this thread asks a proxy of Flask for its object meanwhile."""
+    count = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        code = frame.f_code
+        if event == "call" and code.co_name == "_get_current_object":
+            count += code.co_filename == local.__file__
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def ask(client: FlaskClient) -> None:
+    answer = client.post(OPENAI_PATH, json=BODY)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_call_is_estimated_and_priced_once(make_app: AppMaker, provider: ProviderServer) -> None:
+    """Although eight limits count tokens or dollars, and the call, its ledger row and its bound
+    need the estimate, too."""
+    app = make_app()
+    services = services_of(app)
+    estimator = CountingEstimator(services.estimator, services.catalogue)
+    replace_services(app, estimator=estimator)
+    ask(app.test_client())
+    assert (estimator.estimates, estimator.prices) == (1, 1)
+
+
+def test_a_call_looks_up_few_proxies(online: FlaskClient, provider: ProviderServer) -> None:
+    """Each look-up takes a microsecond: a function that needs several attributes of the request
+    takes its object once."""
+    ask(online)  # compiles the route
+    found = look_ups(lambda: ask(online))
+    assert 0 < found <= MOST_LOOK_UPS, found
