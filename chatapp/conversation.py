@@ -124,6 +124,10 @@ class Conversation:
             f'The model "{name[:100]}" is unknown; available models: {self._patterns()}'
         )
 
+    def provider_of(self, model: Model) -> Provider:
+        """The provider that serves the model."""
+        return self._providers[model.provider]
+
     def fallback(self, model: Model) -> Model | None:
         """The configured fallback of that model, if any."""
         return self._fallbacks.get(model.family)

@@ -250,6 +250,7 @@ class Provider(Protocol):
 
     ``patterns`` are the names of its models, as shell patterns. ``missing`` is the environment
     variable that must be set before the provider can be used, None if it can be used.
+    ``quotas_by_direction``: it may report quotas in input or output tokens.
     """
 
     @property
@@ -258,6 +259,8 @@ class Provider(Protocol):
     def patterns(self) -> tuple[str, ...]: ...
     @property
     def missing(self) -> str | None: ...
+    @property
+    def quotas_by_direction(self) -> bool: ...
 
     def serves(self, model: str) -> bool:
         """Whether a model of this name belongs to this provider."""

@@ -451,6 +451,7 @@ VENDOR: Final = Vendor(
     usage=_usage,
     output_bytes=_output_bytes,
     quotas=quotas,
+    quotas_by_direction=True,
     error_kind=_error_kind,
 )
 

@@ -26,6 +26,7 @@ class Offline:
     name: Final = "offline"
     patterns: Final = ("offline",)
     missing: Final = None
+    quotas_by_direction: Final = False
 
     def serves(self, model: str) -> bool:
         return model in self.patterns

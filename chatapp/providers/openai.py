@@ -380,6 +380,7 @@ VENDOR: Final = Vendor(
     usage=_usage,
     output_bytes=_output_bytes,
     quotas=quotas,
+    quotas_by_direction=False,
     error_kind=_error_kind,
 )
 

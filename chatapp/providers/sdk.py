@@ -68,7 +68,8 @@ class Vendor:
     ``body`` writes a prompt, and ``completion`` reads its answer. ``extras`` and ``bounded`` are
     those of Forwarder. ``open_stream`` returns the request to send for a stream, and the reader of
     its events. ``usage`` and ``output_bytes`` read a whole answer's JSON, ``quotas`` its headers.
-    ``error_kind`` is the cause of an APIStatusError if the status alone does not tell it.
+    ``quotas_by_direction`` is that of Provider. ``error_kind`` is the cause of an APIStatusError if
+    the status alone does not tell it.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Vendor:
     usage: Callable[[object], Usage]
     output_bytes: Callable[[object], int]
     quotas: Callable[[Mapping[str, str]], tuple[Quota, ...]]
+    quotas_by_direction: bool
     error_kind: Callable[[Any], ErrorKind | None]
 
     @property
@@ -160,6 +162,7 @@ class SDKProvider:
         self._connection: PerProcess[Connection] = PerProcess(self._connect)
         self.name: Final = vendor.name
         self.patterns: Final = vendor.patterns
+        self.quotas_by_direction: Final = vendor.quotas_by_direction
         self.missing: Final = None if os.environ.get(vendor.key_variable) else vendor.key_variable
         if self.missing is None:
             # An SDK takes up to a second to import: at the start rather than within a request, and

@@ -144,6 +144,14 @@ def _counted_input() -> int:
     return estimate.input_tokens - estimate.cached_input_tokens
 
 
+def has_no_quota_by_direction() -> bool:
+    """Whether the provider of the model reports no quota in input or output tokens: limits that
+    follow such a quota would never deny."""
+    current = current_request()
+    provider = current.services.conversation.provider_of(current.wanted.turn.model)
+    return not provider.quotas_by_direction
+
+
 def _upstream() -> str:
     """The model and tiers at the provider. Unlisted models share limits, but not a cool-down."""
     current = current_request()

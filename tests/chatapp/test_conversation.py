@@ -22,6 +22,7 @@ class Parrot:
     missing: str | None = None
     fails: ErrorKind | None = None
     name: str = "openai"
+    quotas_by_direction: bool = False
     patterns: tuple[str, ...] = ("gpt-*",)
     asked: list[Prompt] = field(default_factory=list)
 

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, Response
 
 from chatapp import POLICY_FILE, guards
+from chatapp.services import services_of
+from chatapp.web.call_limits import QUOTAS
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 
 HEAD = "version = 1\n[plans.starter]\n"
 PLAN = '[[plans.starter.limits]]\nname = "plan"\nlimit = "100/day"\nkey = "user"\n'
+BY_DIRECTION = {"exempt_when": "chatapp.web.current_call:has_no_quota_by_direction"}
 # Name, limit, key, and the keywords besides: what the shipped policy had before they were built in.
 GUARDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "blocked-all": ("unless blocked", "global", {}),
@@ -27,8 +30,12 @@ GUARDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "provider": ("unless blocked", "upstream", {}),
     "provider-requests": ("as reported", "upstream", {}),
     "provider-tokens": ("as reported", "upstream", {"unit": "tokens"}),
-    "provider-input-tokens": ("as reported", "upstream", {"unit": "input_tokens"}),
-    "provider-output-tokens": ("as reported", "upstream", {"unit": "output_tokens"}),
+    "provider-input-tokens": ("as reported", "upstream", {"unit": "input_tokens", **BY_DIRECTION}),
+    "provider-output-tokens": (
+        "as reported",
+        "upstream",
+        {"unit": "output_tokens", **BY_DIRECTION},
+    ),
 }
 SWITCHES, CALLS = list(GUARDS)[:4], list(GUARDS)[4:]
 
@@ -130,3 +137,29 @@ def test_an_application_starts_with_a_replaced_guard(replacing: Flask) -> None:
     output = run(replacing, "policy", "check", str(file), status=1).output
     assert f"{file}:5: plans.starter.limits[0].limit" in output
     assert "RATELIMIT_BLUEPRINTS" not in output
+
+
+@pytest.mark.parametrize(
+    ("model", "has_both"), [("gpt-5.4-mini", False), ("claude-haiku-4-5", True), ("offline", False)]
+)
+def test_a_quota_by_direction_is_charged_where_the_provider_reports_it(
+    make_app: AppMaker, provider: ProviderServer, model: str, has_both: bool
+) -> None:
+    """A call of another provider is spared two charges that could never deny."""
+    app = make_app()
+    charged: dict[str, bool] = {}
+
+    @app.after_request
+    def note(response: Response) -> Response:
+        limiter = services_of(app).limiter
+        charged.update((name, limiter.verdict(name) is not None) for name in QUOTAS)
+        return response
+
+    answer = app.test_client().post("/chat", json={"message": "ping", "model": model})
+    assert answer.status_code == 200, answer.text
+    assert charged == {
+        "provider-requests": True,
+        "provider-tokens": True,
+        "provider-input-tokens": has_both,
+        "provider-output-tokens": has_both,
+    }
