@@ -23,116 +23,115 @@
 -- end with their calls, as they soon free their memory. A request with an unknown identity is not
 -- admitted.
 
-read_words(ARGV[3])
+begin(ARGV[3])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
--- For each charge: strategy, part, cost, its first argument, whether it fits, and what else the check
--- returned; false if it is idle: it denies nothing, and takes nothing.
-local reply, charges = { now, 1 }, {}
+local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
 local denied, banned = false, false
 local cursor = 1
 
 for i = 1, #KEYS do
   local strategy, cost, arg = strategies[words[cursor]], words[cursor + 2], cursor + 3
-  local place, charge = 4 * i, false
-  bucket = KEYS[i]
-  if strategy.idle and not raws[i] then
+  local place, raw = 4 * i, raws[i]
+  if strategy.idle and not raw then
     reply[place - 1], reply[place], reply[place + 1], reply[place + 2] = 1, 0, strategy.idle, 0
   else
-    local part = words[cursor + 1]
-    charge = { strategy, part, cost, arg, strategy.check(raws[i], now, cost, arg) }
-    if cost == 0 then charge[5] = true end -- a look is never denied
-    if not charge[5] then
-      local role = string.sub(part, 1, 1)
+    bucket, current = KEYS[i], strategy
+    local fits, x, y, z, state = strategy.check(raw, now, cost, arg)
+    if not fits and cost > 0 then -- a look is never denied
+      local role = string.sub(words[cursor + 1], 1, 1)
       denied = denied or role == 'e' or role == 'm'
       banned = banned or role == 'm'
+      reply[place - 1] = 0
+    else
+      reply[place - 1] = 1
     end
-    reply[place - 1], reply[place] = charge[5] and 1 or 0, charge[6]
-    reply[place + 1], reply[place + 2] = charge[7], charge[8]
+    reply[place], reply[place + 1], reply[place + 2] = x, y, z
+    if state then states[i] = state end
   end
-  charges[i] = charge
   cursor = arg + strategy.arguments
 end
 
 if denied then reply[2] = 0 end
 if ARGV[2] ~= '1' then return reply end
 
-local function wanted(strategy, part, fits)
-  if part == 'e' then return not denied end
-  if part == 's' then return fits and not (denied and strategy.reserve) end
-  if not fits or not denied or banned then return false end
-  if #part == 1 then return true end
-  for position in string.gmatch(part, '%d+') do
-    local trigger = charges[tonumber(position)]
-    if trigger and not trigger[5] then return true end
+local stored, unstored = false, nil -- unstored: the changes from the first that a full server refused
+local cursor = 1
+for i = 1, #KEYS do
+  local strategy, part = strategies[words[cursor]], words[cursor + 1]
+  local cost, arg = words[cursor + 2], cursor + 3
+  local place, raw, state = 4 * i, raws[i], states[i]
+  local fits, taken = reply[place - 1] == 1, false
+  if part == 'e' then
+    taken = not denied
+  elseif part == 's' then
+    taken = fits and not (denied and strategy.reserve)
+  elseif fits and denied and not banned then
+    taken = #part == 1
+    for position in string.gmatch(part, '%d+') do taken = taken or reply[4 * position - 1] == 0 end
   end
-  return false
-end
 
--- The new value of charge i's bucket and its lifetime, or nil if it does not change; with an offset, if
--- the value is a part of it. For each charge once, as holds are changed in place.
-local function change_of(i)
-  local charge = charges[i]
-  if not charge then return nil end
-  local strategy, part, cost, arg, fits = unpack(charge, 1, 5)
-  local taken = wanted(strategy, part, fits)
   local value, offset, lifetime
-  bucket = KEYS[i]
-  if taken and cost > 0 then
+  bucket, current = KEYS[i], strategy
+  local x, y, z = reply[place], reply[place + 1], reply[place + 2]
+  if strategy.idle and not raw then
+    taken = false
+  elseif taken and cost > 0 then
     if strategy.patch then
-      value, offset, lifetime = strategy.patch(raws[i], now, cost, arg, unpack(charge, 6))
+      value, offset, lifetime = strategy.patch(raw, now, cost, arg, x, state)
     end
-    value = value or strategy.take(now, cost, arg, unpack(charge, 6))
+    value = value or strategy.take(now, cost, arg, x, y, z, state)
   else
-    if strategy.from_future(raws[i], now, arg) then
-      value = strategy.take(now, 0, arg, unpack(charge, 6))
+    if strategy.from_future(raw, now, arg) then
+      value = strategy.take(now, 0, arg, x, y, z, state)
     end
     if taken and not denied and strategy.reserve then
-      value = strategy.reserve(value or raws[i], now, arg) or value
+      value = strategy.reserve(value or raw, now, arg) or value
     end
   end
-  if value then return value, lifetime or strategy.lifetime(value, now, arg), offset end
-end
 
--- Store what a full server may: the value of charge i, which is the first, and those of the others.
--- Returns the position of the first charge that it cannot take, and writes nothing then; or nil.
-local function store_if_known(i, value, lifetime, offset)
-  local BRIEF = 60000000
-  local function identity_of(key) return string.match(key, '{[^{]*}$') or key end
-  local known = { ['{*}'] = true } -- the identity of limits for everyone
-  for position, charge in ipairs(charges) do
-    if charge and raws[position] and not charge[1].ends_with_calls then
-      local _, left = pcall(charge[1].lifetime, raws[position], now, charge[4])
-      if type(left) == 'number' and left > BRIEF then known[identity_of(KEYS[position])] = true end
-    end
-  end
-  local changes = {}
-  for position = i, #KEYS do
-    if position > i then value, lifetime, offset = change_of(position) end
-    if value then
-      local charge, key = charges[position], KEYS[position]
-      if lifetime <= BRIEF or charge[1].ends_with_calls or known[identity_of(key)] then
-        changes[#changes + 1] = { key, value, lifetime, offset }
-      elseif charge[2] == 'e' then
-        return position
-      end
-    end
-  end
-  for _, change in ipairs(changes) do store(unpack(change, 1, 4)) end
-end
-
-local begun = false
-for i = 1, #KEYS do
-  local value, lifetime, offset = change_of(i)
   if value then
-    if begun or lifetime <= 0 then
-      store(KEYS[i], value, lifetime, offset)
-    elseif not try_store(KEYS[i], value, lifetime, offset) then
-      local refused = store_if_known(i, value, lifetime, offset)
-      if refused then return { now, -refused } end
-      break
+    lifetime = lifetime or strategy.lifetime(value, now, arg)
+    if unstored then
+      unstored[#unstored + 1] = { i, strategy, part, value, lifetime, offset }
+    elseif stored or lifetime <= 0 then
+      store(bucket, value, lifetime, offset)
+      stored = true
+    elseif try_store(bucket, value, lifetime, offset) then
+      stored = true
+    else
+      unstored = { { i, strategy, part, value, lifetime, offset } }
     end
-    begun = true
   end
+  cursor = arg + strategy.arguments
+end
+if not unstored then return reply end
+
+-- The server is full, and nothing is written yet. Store what a full server may, or nothing.
+local BRIEF = 60000000
+local function identity_of(key) return string.match(key, '{[^{]*}$') or key end
+local known = { ['{*}'] = true } -- the identity of limits for everyone
+local cursor = 1
+for i = 1, #KEYS do
+  local strategy = strategies[words[cursor]]
+  current = strategy
+  if raws[i] and not strategy.ends_with_calls then
+    local _, left = pcall(strategy.lifetime, raws[i], now, cursor + 3)
+    if type(left) == 'number' and left > BRIEF then known[identity_of(KEYS[i])] = true end
+  end
+  cursor = cursor + 3 + strategy.arguments
+end
+local changes = {}
+for _, change in ipairs(unstored) do
+  local i, strategy, part, _, lifetime = unpack(change, 1, 5)
+  if lifetime <= BRIEF or strategy.ends_with_calls or known[identity_of(KEYS[i])] then
+    changes[#changes + 1] = change
+  elseif part == 'e' then
+    return { now, -i }
+  end
+end
+for _, change in ipairs(changes) do
+  local i, _, _, value, lifetime, offset = unpack(change, 1, 6)
+  store(KEYS[i], value, lifetime, offset)
 end
 return reply

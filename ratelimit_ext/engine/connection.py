@@ -5,18 +5,25 @@ reads replies. Left out is what the client does around each command, which takes
 call. If anything else takes part in a call (instrumentation, a subclass, retries, TLS, a cache, a
 pool that waits), :meth:`ScriptConnections.run` declines, and the client is used.
 
-Nothing is sent twice: a script whose reply was lost may have charged.
+A script is called as a function of a library (``FCALL``): a function's tables are built once, which
+saves a third of the server's time. Where that is refused, EVALSHA is sent instead.
+
+Nothing is sent twice, except what the server refused to run: a script whose reply was lost may have
+charged.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
+
+from ratelimit_ext.engine.scripts import Script
 
 try:
     from hiredis import pack_command
@@ -35,6 +42,10 @@ _METHODS: Final = ("evalsha", "execute_command", "parse_response", "_execute_com
 _PLAIN: Final = frozenset(["Connection", "UnixDomainSocketConnection"])
 #: Options of a pool that ask for more than a plain connection.
 _OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_connect_func")
+#: The server's errors for a function that it did not run. By text, which is the same since Redis 7.
+_UNKNOWN: Final = "Function not found"
+_FULL: Final = "command not allowed when used memory > 'maxmemory'."
+_FORBIDDEN: Final = re.compile(r"unknown command 'FCALL'|.* no permissions to run the 'fcall' ")
 
 
 class _Line(NamedTuple):
@@ -51,6 +62,7 @@ class ScriptConnections:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._usable = _is_plain(client)
+        self._has_functions = True
         if not self._usable:
             return
         self._class = type(client)
@@ -60,12 +72,38 @@ class ScriptConnections:
         self._process = os.getpid()
         self._idle: list[_Line] = []
 
-    def run(self, sha: str, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
-        """The reply to one EVALSHA; ``None`` if nothing was sent and the client has to be used.
+    def run(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
+        """The reply to a script; ``None`` if nothing was run and the client has to be used.
         Raises what the client raises."""
         if not self._usable or self._is_observed():
             return None
-        words: Any = ("EVALSHA", sha, len(keys), *keys, *arguments)
+        words = (len(keys), *keys, *arguments)
+        if self._has_functions:
+            try:
+                return self._call("FCALL", script.function, *words)
+            except Exception as error:
+                refusal = str(error)
+                if refusal == _UNKNOWN and self._load(script):
+                    return self._call("FCALL", script.function, *words)
+                if _FORBIDDEN.match(refusal):
+                    self._has_functions = False
+                elif refusal not in (_UNKNOWN, _FULL):
+                    raise
+        return self._call("EVALSHA", script.sha, *words)
+
+    def _load(self, script: Script) -> bool:
+        """Store the script's library in the server; false if the server refuses."""
+        try:
+            self._client.function_load(script.library, replace=True)
+        except Exception as error:
+            if str(error) == _FULL:
+                return False
+            if type(error).__name__ not in ("ResponseError", "NoPermissionError"):
+                raise
+            self._has_functions = False
+        return self._has_functions
+
+    def _call(self, *words: Any) -> Any:
         command = pack_command(words)
         line = self._take()
         if line is None:
@@ -146,7 +184,7 @@ def _is_plain(client: Any) -> bool:
         return False
     if any(pool.connection_kwargs.get(option) is not None for option in _OPTIONS):
         return False
-    return "EVALSHA" not in client.response_callbacks and all(
+    return client.response_callbacks.keys().isdisjoint(["EVALSHA", "FCALL"]) and all(
         _is_original(getattr(own, name, None), own) for name in _METHODS if hasattr(own, name)
     )
 

@@ -11,11 +11,27 @@ local strategies = {}
 -- thirty short ones.
 local words
 
-local function read_words(list) words = cjson.decode(list) end
+-- The bucket that is decided now, and the entry of `strategies` that decides it.
+local bucket, current
 
--- The bucket that is decided now; and by bucket a function that stores what lies beside it. It is called
--- right after the bucket is stored, with its expiry in milliseconds. Most scripts need none.
-local bucket, along
+-- What lies beside buckets: by bucket the commands that store it, and a function that runs them, right
+-- after the bucket is stored, with the bucket's name and its expiry in milliseconds. Most scripts have
+-- no such function.
+local pending, store_pending = {}, nil
+
+-- A library of functions keeps its locals between calls: lists that came before need no decoding.
+local decoded, lists = {}, 0
+local MOST_LISTS = 256
+
+local function begin(list)
+  words = decoded[list]
+  if not words then
+    if lists >= MOST_LISTS then decoded, lists = {}, 0 end
+    words = cjson.decode(list)
+    decoded[list], lists = words, lists + 1
+  end
+  if next(pending) then pending = {} end
+end
 
 -- What a correction can raise a bucket's usage to (MOST_USED in strategies/strategy.py).
 local MOST_USED = 1125899906842624
@@ -50,14 +66,6 @@ local function present_instant(argument)
   return time[1] * 1000000 + time[2]
 end
 
-local function store_along(key, expiry)
-  local write = along[key]
-  if write then
-    along[key] = nil
-    write(expiry)
-  end
-end
-
 -- Store a value for its lifetime in microseconds; false if the server is full. With an offset it
 -- replaces a part of what is stored.
 local function try_store(key, value, lifetime, offset)
@@ -68,7 +76,7 @@ local function try_store(key, value, lifetime, offset)
     return true
   end
   if redis.pcall('SET', key, value, 'PX', expiry).err then return false end
-  if along then store_along(key, expiry) end
+  if store_pending then store_pending(key, expiry) end
   return true
 end
 
@@ -77,7 +85,7 @@ end
 local function store(key, value, lifetime, offset)
   if lifetime <= 0 then
     redis.call('DEL', key)
-    if along then store_along(key, 0) end
+    if store_pending then store_pending(key, 0) end
     return false
   end
   if not try_store(key, value, lifetime, offset) then

@@ -169,7 +169,7 @@ class RedisEngine:
     def _evaluate(self, script: Script, keys: list[str], *arguments: int | str) -> Any:
         try:
             try:
-                reply = self._connections.run(script.sha, keys, arguments)
+                reply = self._connections.run(script, keys, arguments)
                 if reply is None:
                     reply = self._client.evalsha(script.sha, len(keys), *keys, *arguments)
             except self._errors as error:

@@ -15,10 +15,15 @@ from ratelimit_ext.strategies.strategy import Strategy
 
 
 class Script(NamedTuple):
-    """A script's text, and the digest by which a server knows it."""
+    """A script's text, the digest by which a server knows it, and the same as a function library.
+
+    Both the library and its only function have the name ``function``.
+    """
 
     text: str
     sha: str
+    library: str
+    function: str
 
 
 @lru_cache(maxsize=1024)
@@ -31,8 +36,15 @@ def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
     if distinct != strategies:
         return composed(driver, distinct)
     fragments = dict.fromkeys(part for strategy in distinct for part in strategy.fragments())
-    text = "\n".join([_file("prelude.lua"), *fragments, _file(f"{driver}.lua")])
-    return Script(text, sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())
+    head, body = "\n".join([_file("prelude.lua"), *fragments]), _file(f"{driver}.lua")
+    text = f"{head}\n{body}"
+    sha = sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest()
+    name = f"ratelimit_{sha}"
+    library = (
+        f"#!lua name={name}\n{head}\n"
+        f"redis.register_function('{name}', function(KEYS, ARGV)\n{body}\nend)"
+    )
+    return Script(text, sha, library, name)
 
 
 def _file(name: str) -> str:

@@ -12,7 +12,7 @@
 -- with reservations: 'settle' with the id of a hold and the real cost, 'renew' with what its hold took
 -- and the cost so far. A strategy with reservations lists its other verbs as `changes`.
 
-read_words(ARGV[2])
+begin(ARGV[2])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local stored, reply = {}, {} -- two changes may concern one bucket
@@ -27,7 +27,7 @@ end
 for i = 1, changes do
   local strategy = strategies[words[cursor]]
   local arg = cursor + 3 + words[cursor + 2]
-  bucket = KEYS[i]
+  bucket, current = KEYS[i], strategy
   local raw = stored[bucket]
   if raw == nil then raw = raws[i] end
   local value = strategy[words[cursor + 1]](raw, now, arg, unpack(words, cursor + 3, arg - 1))

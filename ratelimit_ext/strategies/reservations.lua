@@ -38,25 +38,27 @@ local function opened(raw)
   return { inline = '', beside = 0, change = NEVER, latest = 0 }, inner
 end
 
+local function store_set(key, expiry)
+  local writes, set = pending[key], key .. ':holds'
+  if not writes then return end
+  pending[key] = nil
+  for _, write in ipairs(writes) do redis.call(write[1], set, unpack(write, 2)) end
+  redis.call('PEXPIRE', set, expiry)
+end
+
 -- Write to the set as soon as the bucket is stored.
 local function later(holds, ...)
   holds.writes = holds.writes or {}
   holds.writes[#holds.writes + 1] = { ... }
 end
 
-local function store_set_later(holds)
-  along = along or {}
-  local set, before = bucket .. ':holds', along[bucket]
-  along[bucket] = function(expiry)
-    if before then before(expiry) end
-    for _, write in ipairs(holds.writes or {}) do redis.call(write[1], set, unpack(write, 2)) end
-    redis.call('PEXPIRE', set, expiry)
-  end
-end
-
 local function joined(holds, inner)
   local inline, beside = #holds.inline / RECORD, holds.beside
-  if beside > 0 or holds.writes then store_set_later(holds) end
+  if beside > 0 or holds.writes then
+    local writes = pending[bucket] or {}
+    for _, write in ipairs(holds.writes or {}) do writes[#writes + 1] = write end
+    pending[bucket] = writes
+  end
   if inline + beside == 0 then return '\0\0\0\0' .. (inner or '') end
   local head = struct.pack(HEAD_FORMAT, inline, beside, holds.change, holds.latest)
   return head .. holds.inline .. (inner or '')
@@ -101,17 +103,18 @@ local function replace_inline(holds, place, record)
   holds.inline = string.sub(inline, 1, place - 1) .. record .. string.sub(inline, place + RECORD)
 end
 
-local function adjusted(strategy, inner, now, arg, receipt, delta)
+local function adjusted(inner, now, arg, receipt, delta)
   if delta == 0 then return inner end
-  return strategy.adjust(inner, now, arg, receipt, delta) or inner
+  return current.of.adjust(inner, now, arg, receipt, delta) or inner
 end
 
 -- Give back what expired leases still held, each as of its end; if its window was over by then, it
 -- counts as spent. Forget those that expired long ago.
-local function expired(strategy, raw, now, arg)
+local function expired(raw, now, arg)
   local holds, inner = opened(raw)
   if now < holds.change then return holds, inner end
 
+  local strategy = current.of
   local set, records, over, in_set, kept = bucket .. ':holds', {}, {}, {}, {}
   for position = 1, #holds.inline, RECORD do
     records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
@@ -169,118 +172,131 @@ local function expired(strategy, raw, now, arg)
   return holds, inner
 end
 
-strategies.reservations = function(strategy)
-  local own = strategy.arguments
+-- A verb of the strategy that applies to its own part.
+local function own_change(verb)
+  return function(raw, now, word, ...)
+    local holds, inner = expired(raw, now, word)
+    local value = current.of[verb](inner, now, word, ...)
+    return value and joined(holds, value)
+  end
+end
 
-  -- The receipt of what is taken now; the check's own values are behind `cost`.
-  local function booked(now, fits, x, y, z) return strategy.receipt(now, x, y, z) end
+-- The id of this request's hold, and its lease.
+local function hold_of(arg)
+  local place = arg + current.of.arguments
+  return words[place], words[place + 1]
+end
 
-  local function behind(holds, fits, x, y, z, ...) return fits, x, y, z, holds, ... end
+local reserved = {
+  check = function(raw, now, cost, arg)
+    local holds, inner = expired(raw, now, arg)
+    local fits, x, y, z, state = current.of.check(inner, now, cost, arg)
+    holds.state = state
+    return fits, x, y, z, holds
+  end,
 
-  local function own_change(verb)
-    return function(raw, now, word, ...)
-      local holds, inner = expired(strategy, raw, now, word)
-      local value = strategy[verb](inner, now, word, ...)
-      return value and joined(holds, value)
+  take = function(now, cost, arg, x, y, z, holds)
+    local strategy = current.of
+    local id, lease = hold_of(arg)
+    if cost > 0 and lease > 0 then
+      add(holds, id, now + lease, strategy.receipt(now, x, y, z), cost)
     end
-  end
+    return joined(holds, strategy.take(now, cost, arg, x, y, z, holds.state))
+  end,
 
-  local reserved = {
-    arguments = own + 2,
+  -- A hold for an estimate of 0, which is charged nowhere.
+  reserve = function(raw, now, arg)
+    local id, lease = hold_of(arg)
+    if lease == 0 then return nil end
+    local holds, inner = expired(raw, now, arg)
+    add(holds, id, now + lease, 0, 0)
+    return joined(holds, inner)
+  end,
+
+  -- The strategy's, and until the last hold is forgotten.
+  lifetime = function(value, now, arg)
+    local ending, longest = EMPTY, 0
+    if #value >= HEAD then
+      local inline, beside, _, latest = struct.unpack(HEAD_FORMAT, value)
+      if inline + beside > 0 then
+        ending, longest = HEAD + inline * RECORD, latest + GRACE - now
+      end
+    end
+    if #value == ending then return longest end
+    return math.max(longest, current.of.lifetime(string.sub(value, ending + 1), now, arg))
+  end,
+
+  from_future = function(raw, now, arg)
+    local _, inner = opened(raw)
+    return current.of.from_future(inner, now, arg)
+  end,
+
+  adjust = own_change('adjust'),
+
+  -- The call is over, and its cost is known; the hold is removed.
+  settle = function(raw, now, arg, id, actual)
+    local holds, inner = expired(raw, now, arg)
+    local record, place = found(holds, id)
+    if not record then return nil end
+    local _, _, receipt, amount, _, final = struct.unpack(FORMAT, record)
+    actual = math.max(math.min(actual, MOST_HELD), final)
+    inner = adjusted(inner, now, arg, receipt, actual - amount)
+    if place then
+      replace_inline(holds, place, '')
+    else
+      later(holds, 'ZREM', record, struct.pack('<I6', id))
+      holds.beside = holds.beside - 1
+    end
+    return joined(holds, inner)
+  end,
+
+  -- The call goes on, with its cost so far. What its lease gave back when it expired is taken again,
+  -- now.
+  renew = function(raw, now, arg, cost, so_far)
+    local id, lease = hold_of(arg)
+    local holds, inner = expired(raw, now, arg)
+    local record, place = found(holds, id)
+    if not record then return nil end
+    local _, deadline, receipt, charged, spent, final = struct.unpack(FORMAT, record)
+    spent = math.min(math.max(spent, so_far), MOST_HELD)
+    local amount = math.max(charged, spent, math.min(cost, MOST_HELD))
+    if deadline <= now and amount > charged then
+      local _, x, y, z = current.of.check(inner, now, 0, arg)
+      receipt, final = current.of.receipt(now, x, y, z), charged
+    end
+    inner = adjusted(inner, now, arg, receipt, amount - charged)
+    deadline = now + lease
+    local renewed = struct.pack(FORMAT, id, deadline, receipt, amount, spent, final)
+    local change = change_of(deadline, amount, spent)
+    holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
+    if place then
+      replace_inline(holds, place, renewed)
+    else
+      later(holds, 'ZREM', record)
+      add_to_set(holds, renewed, id, change)
+    end
+    return joined(holds, inner)
+  end,
+}
+
+-- The entry of a strategy with reservations; the strategy itself is its `of`.
+strategies.reservations = function(strategy)
+  store_pending = store_set
+  local entry = {
+    of = strategy,
+    arguments = strategy.arguments + 2,
     ends_with_calls = strategy.ends_with_calls,
-
-    check = function(raw, now, cost, arg)
-      local holds, inner = expired(strategy, raw, now, arg)
-      return behind(holds, strategy.check(inner, now, cost, arg))
-    end,
-
-    -- A parameter named `arg` would be lost here: Lua 5.1 has one of its own beside the dots.
-    take = function(now, cost, word, x, y, z, holds, ...)
-      local value = strategy.take(now, cost, word, x, y, z, ...)
-      local id, lease = words[word + own], words[word + own + 1]
-      if cost > 0 and lease > 0 then
-        add(holds, id, now + lease, strategy.receipt(now, x, y, z), cost)
-      end
-      return joined(holds, value)
-    end,
-
-    -- A hold for an estimate of 0, which is charged nowhere.
-    reserve = function(raw, now, arg)
-      local id, lease = words[arg + own], words[arg + own + 1]
-      if lease == 0 then return nil end
-      local holds, inner = expired(strategy, raw, now, arg)
-      add(holds, id, now + lease, 0, 0)
-      return joined(holds, inner)
-    end,
-
-    -- The strategy's, and until the last hold is forgotten.
-    lifetime = function(value, now, arg)
-      local ending, longest = EMPTY, 0
-      if #value >= HEAD then
-        local inline, beside, _, latest = struct.unpack(HEAD_FORMAT, value)
-        if inline + beside > 0 then
-          ending, longest = HEAD + inline * RECORD, latest + GRACE - now
-        end
-      end
-      if #value == ending then return longest end
-      return math.max(longest, strategy.lifetime(string.sub(value, ending + 1), now, arg))
-    end,
-
-    from_future = function(raw, now, arg)
-      local _, inner = opened(raw)
-      return strategy.from_future(inner, now, arg)
-    end,
-
-    adjust = own_change('adjust'),
-
-    -- The call is over, and its cost is known; the hold is removed.
-    settle = function(raw, now, arg, id, actual)
-      local holds, inner = expired(strategy, raw, now, arg)
-      local record, place = found(holds, id)
-      if not record then return nil end
-      local _, _, receipt, amount, _, final = struct.unpack(FORMAT, record)
-      actual = math.max(math.min(actual, MOST_HELD), final)
-      inner = adjusted(strategy, inner, now, arg, receipt, actual - amount)
-      if place then
-        replace_inline(holds, place, '')
-      else
-        later(holds, 'ZREM', record, struct.pack('<I6', id))
-        holds.beside = holds.beside - 1
-      end
-      return joined(holds, inner)
-    end,
-
-    -- The call goes on, with its cost so far. What its lease gave back when it expired is taken again,
-    -- now.
-    renew = function(raw, now, arg, cost, so_far)
-      local id, lease = words[arg + own], words[arg + own + 1]
-      local holds, inner = expired(strategy, raw, now, arg)
-      local record, place = found(holds, id)
-      if not record then return nil end
-      local _, deadline, receipt, charged, spent, final = struct.unpack(FORMAT, record)
-      spent = math.min(math.max(spent, so_far), MOST_HELD)
-      local amount = math.max(charged, spent, math.min(cost, MOST_HELD))
-      if deadline <= now and amount > charged then
-        receipt, final = booked(now, strategy.check(inner, now, 0, arg)), charged
-      end
-      inner = adjusted(strategy, inner, now, arg, receipt, amount - charged)
-      deadline = now + lease
-      local renewed = struct.pack(FORMAT, id, deadline, receipt, amount, spent, final)
-      local change = change_of(deadline, amount, spent)
-      holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
-      if place then
-        replace_inline(holds, place, renewed)
-      else
-        later(holds, 'ZREM', record)
-        add_to_set(holds, renewed, id, change)
-      end
-      return joined(holds, inner)
-    end,
+    check = reserved.check,
+    take = reserved.take,
+    reserve = reserved.reserve,
+    lifetime = reserved.lifetime,
+    from_future = reserved.from_future,
+    adjust = reserved.adjust,
+    settle = reserved.settle,
+    renew = reserved.renew,
   }
-
-  -- The strategy's other changes apply to its part.
   if strategy.changes then
-    for _, verb in ipairs(strategy.changes) do reserved[verb] = own_change(verb) end
+    for _, verb in ipairs(strategy.changes) do entry[verb] = own_change(verb) end
   end
-  return reserved
+  return entry
 end

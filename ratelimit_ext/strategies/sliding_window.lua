@@ -108,7 +108,8 @@ local function joins_newest(log, first, count, width, now, grain)
   return count - first >= EXACT and math.floor(newest / grain) == math.floor(now / grain)
 end
 
-local function take(now, cost, arg, total, oldest, leaver, base, log, first, count, width)
+local function take(now, cost, arg, total, oldest, leaver, state)
+  local base, log, first, count, width = unpack(state)
   local grain = math.ceil(words[arg + 1] / (MOST - 1))
   local wider = width_for(math.max(words[arg], total + cost))
   if wider > width then
@@ -137,14 +138,15 @@ strategies.sw = {
         return (sum - base) % 256 ^ width >= excess
       end), width)
     end
-    return excess <= 0, total, oldest, leaver, base, log, first, count, width
+    return excess <= 0, total, oldest, leaver, { base, log, first, count, width }
   end,
 
   take = take,
 
   -- A call that changes nothing but the newest entry of a large log: that entry, its offset, and the
   -- lifetime of the log.
-  patch = function(raw, now, cost, arg, total, oldest, leaver, base, log, first, count, width)
+  patch = function(raw, now, cost, arg, total, state)
+    local base, log, first, count, width = unpack(state)
     local grain = math.ceil(words[arg + 1] / (MOST - 1))
     if not raw or #raw < LARGE or #log ~= #raw or first > 0 then return nil end
     if width_for(total + cost) > width then return nil end
@@ -173,7 +175,7 @@ strategies.sw = {
     end
     if index == count then
       if delta <= 0 then return nil end
-      return take(now, delta, arg, total, 0, 0, base, log, first, count, width)
+      return take(now, delta, arg, total, 0, 0, { base, log, first, count, width })
     end
     local wider = width_for(total + delta)
     if wider > width then

@@ -30,7 +30,7 @@ ASKED = {"message": "ping", "model": "gpt-5.4-mini"}
 LIMITS = 9
 LIMITS_WITHOUT_KEY = 10
 # What `seen` says of a script over the limits' buckets, and of one over a model's recent outputs.
-DECIDES = RENEWS = SETTLES = "evalsha limits"
+DECIDES = RENEWS = SETTLES = "fcall limits"
 LEARNS, READS = "evalsha outputs", "hgetall outputs"
 ASKS, ENDS = "the provider is asked", "the call is over"
 
@@ -134,7 +134,7 @@ def ask(client: FlaskClient, **more: object) -> Any:
 def test_an_answer_is_two_round_trips(
     client: FlaskClient, redis_client: redis.Redis, stream: bool
 ) -> None:
-    """One EVALSHA decides all ten limits before the provider is called, and another settles every
+    """One FCALL decides all ten limits before the provider is called, and another settles every
     charge when the request is over."""
     answers = []
     commands = seen(redis_client, lambda: answers.append(ask(client, stream=stream)))
@@ -181,7 +181,7 @@ def test_usage_statistics_are_sent_outside_of_requests(
 def test_a_failure_is_two_round_trips(
     client: FlaskClient, redis_client: redis.Redis, provider: ProviderServer
 ) -> None:
-    """It adds nothing to the statistics; one EVALSHA refunds its charges."""
+    """It adds nothing to the statistics; one FCALL refunds its charges."""
     provider.script(*[openai_error(500, code="trouble") for _ in range(2)])
     ask(client)  # the server learns the script that gives back
     assert seen(redis_client, lambda: ask(client)) == [DECIDES, ASKS, ENDS, SETTLES]

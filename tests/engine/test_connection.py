@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
+from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -16,15 +17,22 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.engine.scripts import Script
 from tests import servers
 from tests.engine.relay import Relay
 from tests.strategies.world import HOUR
 
-SCRIPT = "return {1, 2}"
+SCRIPT = Script(
+    text="return {1, 2}",
+    sha=sha1(b"return {1, 2}", usedforsecurity=False).hexdigest(),
+    library="#!lua name=one_two\nredis.register_function('one_two', function() return {1, 2} end)",
+    function="one_two",
+)
+UNKNOWN = SCRIPT._replace(sha="0" * 40, library="", function="unknown")
 CHARGE = Charge(Limit(1000, HOUR), "bucket")
 
 
@@ -40,11 +48,6 @@ def client(redis_server: servers.Server, redis_client: redis.Redis) -> Iterator[
     client.close()
 
 
-@pytest.fixture
-def sha(redis_client: redis.Redis) -> str:
-    return str(redis_client.script_load(SCRIPT))
-
-
 def remaining(engine: RedisEngine) -> int:
     return engine.admit([CHARGE]).verdicts[0].remaining
 
@@ -53,18 +56,18 @@ def engine_of(client: redis.Redis) -> RedisEngine:
     return RedisEngine(client, redis.RedisError)
 
 
-def test_a_call_is_one_command(client: redis.Redis, redis_client: redis.Redis, sha: str) -> None:
-    """One EVALSHA on the same connection each time, without a PING or a SELECT."""
+def test_a_call_is_one_command(client: redis.Redis, redis_client: redis.Redis) -> None:
+    """One FCALL on the same connection each time, without a PING or a SELECT."""
     connections = ScriptConnections(client)
-    connections.run(sha, ["a"], [1])
+    connections.run(SCRIPT, ["a"], [1])
     redis_client.config_resetstat()
-    assert [connections.run(sha, ["a"], [1, "ü"]) for _ in range(10)] == [[1, 2]] * 10
+    assert [connections.run(SCRIPT, ["a"], [1, "ü"]) for _ in range(10)] == [[1, 2]] * 10
     counted = {
         name: each["calls"]
         for name, each in redis_client.info("commandstats").items()
         if name != "cmdstat_config|resetstat"
     }
-    assert counted == {"cmdstat_evalsha": 10}
+    assert counted == {"cmdstat_fcall": 10}
     assert redis_client.info("stats")["total_connections_received"] == 0
 
 
@@ -73,16 +76,18 @@ def test_an_unknown_script_keeps_the_connection(
 ) -> None:
     """NOSCRIPT is raised as redis-py's error; the engine loads the script and counts once."""
     with pytest.raises(redis.exceptions.NoScriptError):
-        ScriptConnections(client).run("0" * 40, [], [])
+        ScriptConnections(client).run(UNKNOWN, [], [])
     engine = engine_of(client)
     assert remaining(engine) == 999
     redis_client.script_flush()
+    redis_client.function_flush()
     redis_client.config_resetstat()
     assert remaining(engine) == 998
     assert redis_client.info("stats")["total_connections_received"] == 0
 
 
-def test_a_reset_in_mid_reply_is_never_sent_again(redis_server: servers.Server, sha: str) -> None:
+@pytest.mark.usefixtures("redis_client")
+def test_a_reset_in_mid_reply_is_never_sent_again(redis_server: servers.Server) -> None:
     """The call counted once and is an outage; the next one has a new connection."""
     with Relay(redis_server.port) as relay:
         engine = engine_of(client_at(f"redis://127.0.0.1:{relay.port}", socket_timeout=2.0))
@@ -106,16 +111,18 @@ def test_a_restart_between_two_calls_is_no_outage() -> None:
         assert remaining(engine) == 998
 
 
-def test_a_forked_child_has_connections_of_its_own(client: redis.Redis, sha: str) -> None:
+def test_a_forked_child_has_connections_of_its_own(client: redis.Redis) -> None:
     """A reply of the parent is never read by the child, nor the reverse."""
     connections = ScriptConnections(client)
-    connections.run(sha, [], [])
+    connections.run(SCRIPT, [], [])
     socket = connections._idle[0].socket
     child = os.fork()
     if child == 0:
-        good = connections.run(sha, [], []) == [1, 2] and connections._idle[0].socket is not socket
+        good = (
+            connections.run(SCRIPT, [], []) == [1, 2] and connections._idle[0].socket is not socket
+        )
         os._exit(0 if good else 1)
-    assert all(connections.run(sha, [], []) == [1, 2] for _ in range(50))
+    assert all(connections.run(SCRIPT, [], []) == [1, 2] for _ in range(50))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert connections._idle[0].socket is socket
 
@@ -129,9 +136,7 @@ def test_threads_do_not_share_a_connection(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 8])
-def test_a_small_pool_keeps_connections_for_others(
-    redis_server: servers.Server, sha: str, most: int
-) -> None:
+def test_a_small_pool_keeps_connections_for_others(redis_server: servers.Server, most: int) -> None:
     """At most half of a pool is kept, so that other commands find one."""
     client = client_at(redis_server.uri, max_connections=most)
     connections = ScriptConnections(client)
@@ -139,7 +144,7 @@ def test_a_small_pool_keeps_connections_for_others(
 
     def call(_: int) -> None:
         at_once.wait(10)
-        assert connections.run(sha, [], []) == [1, 2]
+        assert connections.run(SCRIPT, [], []) == [1, 2]
 
     with ThreadPoolExecutor(most) as pool:
         list(pool.map(call, range(most)))
@@ -166,9 +171,9 @@ def test_what_takes_part_in_a_call_is_left_to_the_client(
 ) -> None:
     """Retries, encodings, credentials and subclasses: nothing is sent, and the client is used."""
     client = redis.Redis(port=redis_server.port, **{"retry": Retry(NoBackoff(), 0), **options})
-    assert ScriptConnections(client).run("0" * 40, [], []) is None
+    assert ScriptConnections(client).run(UNKNOWN, [], []) is None
     client = Subclass(port=redis_server.port, retry=Retry(NoBackoff(), 0))
-    assert ScriptConnections(client).run("0" * 40, [], []) is None
+    assert ScriptConnections(client).run(UNKNOWN, [], []) is None
 
 
 def test_instrumentation_sees_every_call(
@@ -192,8 +197,100 @@ def test_instrumentation_sees_every_call(
     for owner in (client, redis.Redis):
         instrument(owner)
         engine.admit([CHARGE])
-        assert seen.pop() == "EVALSHA"
+        assert seen[0] == "EVALSHA"
         engine_of(client).admit([CHARGE])
         assert seen.pop() == "EVALSHA"
         monkeypatch.undo()
         seen.clear()
+
+
+# -- functions, and where they are refused ---------------------------------------------------------
+
+
+def commands(client: redis.Redis) -> dict[str, int]:
+    """How often the server ran what calls and loads scripts; the statistics begin anew."""
+    kinds = ("fcall", "function|load", "evalsha", "eval")
+    found = client.info("commandstats")
+    client.config_resetstat()
+    return {
+        kind: count
+        for kind in kinds
+        if (count := found.get(f"cmdstat_{kind}", {"calls": 0})["calls"])
+    }
+
+
+def test_a_library_is_loaded_once(client: redis.Redis, redis_client: redis.Redis) -> None:
+    """By the first engine that misses it, and again after the server has lost it."""
+    redis_client.function_flush()
+    for left, expected in [
+        (999, {"fcall": 2, "function|load": 1}),
+        (998, {"fcall": 1}),
+    ]:
+        redis_client.config_resetstat()
+        assert remaining(engine_of(client)) == left
+        assert commands(redis_client) == expected
+
+
+@pytest.mark.parametrize("rights", ["", "+fcall", "+function|load"])
+def test_a_user_without_the_rights_has_evalsha(
+    redis_server: servers.Server, redis_client: redis.Redis, rights: str
+) -> None:
+    """After the first refusal nothing else is tried, and every call counts once."""
+    redis_client.function_flush()
+    allowed = ["+evalsha", "+eval", "+time", "+mget", "+set", "+ping", "+hello", "+client|setinfo"]
+    redis_client.acl_setuser(
+        "plain", enabled=True, nopass=True, keys=["*"], commands=[*allowed, *rights.split()]
+    )
+    try:
+        engine = engine_of(client_at(f"redis://plain:-@127.0.0.1:{redis_server.port}"))
+        assert remaining(engine) == 999
+        commands(redis_client)
+        assert [remaining(engine) for _ in range(3)] == [998, 997, 996]
+        assert commands(redis_client) == {"evalsha": 3}
+    finally:
+        redis_client.acl_deluser("plain")
+
+
+def test_a_server_without_functions_has_evalsha() -> None:
+    """Redis before 7, and servers that speak its protocol."""
+    with servers.standalone("--rename-command", "FCALL", "") as server:
+        engine = engine_of(client_at(server.uri))
+        assert [remaining(engine) for _ in range(3)] == [999, 998, 997]
+        with server.client() as client:
+            assert commands(client)["evalsha"] == 3
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_full_server_is_asked_by_evalsha(loaded: bool) -> None:
+    """It refuses functions altogether, but not scripts, which know what it may still store."""
+    with servers.standalone("--maxmemory-policy", "noeviction") as server:
+        engine = engine_of(client_at(server.uri))
+        with server.client() as client:
+            if loaded:
+                remaining(engine)
+            client.config_set("maxmemory", 1)
+            with pytest.raises(StorageFull):
+                engine.admit([CHARGE._replace(key="another")])
+            assert engine.admit([CHARGE], take=False).admitted
+            client.config_set("maxmemory", 0)
+            assert remaining(engine) == (998 if loaded else 999)
+            commands(client)
+            remaining(engine)
+            assert commands(client) == {"fcall": 1}
+
+
+def test_an_error_in_a_function_is_never_sent_again(
+    client: redis.Redis, redis_client: redis.Redis
+) -> None:
+    """It may have charged before it failed."""
+    redis_client.lpush("list", "no string")
+    redis_client.config_resetstat()
+    script = SCRIPT._replace(
+        function="fails",
+        library="#!lua name=fails\nredis.register_function('fails', function(keys)\n"
+        "redis.call('INCR', 'counted') return redis.call('INCR', keys[1]) end)",
+    )
+    with pytest.raises(redis.ResponseError, match="wrong kind"):
+        ScriptConnections(client).run(script, ["list"], [])
+    assert redis_client.get("counted") == b"1"
+    assert commands(redis_client) == {"fcall": 2, "function|load": 1}

@@ -108,6 +108,8 @@ class Twins:
         self.memory = MemoryEngine(lambda: self.buckets)
         self.virtual = VirtualClient(client)
         self.redis = RedisEngine(self.virtual, redis.RedisError)
+        # Functions keep their locals between calls, which EVALSHA does not.
+        self.redis._connections = self.virtual  # type: ignore[assignment]
         self.now = START
         self.taken: list[tuple[Verdict, Hold]] = []
         self.calls = 0

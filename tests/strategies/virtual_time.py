@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import redis
 
 from ratelimit_ext.core.key import holds_key
 from ratelimit_ext.engine.memory import Buckets
+from ratelimit_ext.engine.scripts import Script
 
 
 class VirtualClient:
@@ -21,6 +23,14 @@ class VirtualClient:
         self.client = client
         #: When each bucket expires.
         self.expiry_us: dict[str, int] = {}
+        self._loaded: set[str] = set()
+
+    def run(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
+        """By FCALL, if it takes the place of an engine's `ScriptConnections`."""
+        if script.function not in self._loaded:
+            self.client.function_load(script.library, replace=True)
+            self._loaded.add(script.function)
+        return self._run("FCALL", script.function, len(keys), (*keys, *arguments))
 
     def evalsha(self, sha: str, number: int, *rest: Any) -> Any:
         return self._run("EVALSHA", sha, number, rest)

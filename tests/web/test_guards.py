@@ -275,7 +275,7 @@ def test_a_quota_in_input_tokens_does_not_count_cached_ones(make: Maker, clock: 
 def test_reports_ride_along(
     make: Maker, redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
-    """Deciding is one EVALSHA, and settling with all that was reported another."""
+    """Deciding is one FCALL, and settling with all that was reported another."""
     guarded = Guarded(make, redis_server.uri, "unless blocked", "as reported")
     guarded.acts = lambda reservation: reservation.report(
         "requests", amount=60, used=1, period_s=60
@@ -284,7 +284,7 @@ def test_reports_ride_along(
     redis_client.config_resetstat()
     guarded.get()
     stats = redis_client.info("commandstats")
-    assert stats["cmdstat_evalsha"]["calls"] == 2
+    assert stats["cmdstat_fcall"]["calls"] == 2
 
 
 @pytest.mark.parametrize("already", [False, True], ids=["unknown", "known"])

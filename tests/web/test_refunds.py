@@ -390,7 +390,7 @@ def test_a_refund_of_a_refusal_is_one_call(redis_server: Any, redis_client: redi
     for _ in range(2):  # the first time, the server learns the scripts
         redis_client.config_resetstat()
         refunded.client.get("/").close()
-    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3 + 1
+    assert redis_client.info("commandstats")["cmdstat_fcall"]["calls"] == 3 + 1
 
 
 # -- several extensions ----------------------------------------------------------------------------

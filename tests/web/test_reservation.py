@@ -183,7 +183,7 @@ def test_a_detached_reservation_outlives_its_response(uri: str) -> None:
 
 
 def test_one_call_to_admit_and_one_to_settle(redis_server: Any, redis_client: redis.Redis) -> None:
-    """Five limits in four units, headers on: two EVALSHA in all, and nothing else."""
+    """Five limits in four units, headers on: two FCALL in all, and nothing else."""
 
     def view(limiter: Limiter) -> str:
         limiter.settle(tokens=1, usd=0)
@@ -194,7 +194,7 @@ def test_one_call_to_admit_and_one_to_settle(redis_server: Any, redis_client: re
         redis_client.config_resetstat()
         service.client.get("/").close()
     calls = {name: stat["calls"] for name, stat in redis_client.info("commandstats").items()}
-    assert calls.pop("cmdstat_evalsha") == 2
+    assert calls.pop("cmdstat_fcall") == 2
     assert set(calls) <= {
         f"cmdstat_{n}" for n in ("mget", "set", "del", "time", "config|resetstat", "info")
     }
@@ -223,7 +223,7 @@ def test_a_stream_renews_seldom(
     redis_client.config_resetstat()
     with service.client.get("/") as response:
         assert len(response.text) == 120
-    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 1 + 2 + 1
+    assert redis_client.info("commandstats")["cmdstat_fcall"]["calls"] == 1 + 2 + 1
 
 
 def test_settling_never_fails_a_response(uri: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -640,7 +640,7 @@ def test_the_remaining_budget_asks_no_storage(redis_server: Any, redis_client: r
     dearer.get()
     redis_client.config_resetstat()
     dearer.get()
-    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
+    assert redis_client.info("commandstats")["cmdstat_fcall"]["calls"] == 2
 
 
 # -- guesses ---------------------------------------------------------------------------------------

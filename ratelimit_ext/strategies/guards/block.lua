@@ -41,11 +41,12 @@ strategies.bl = {
     local since, ending, kind, passed = present(raw, now)
     if not since then return true, 0, 0, 0 end
     local wait = wait_of(now, cost, ending, kind, passed)
-    return wait == 0, wait, math.floor(kind / 2), 0, since, ending, kind, passed
+    return wait == 0, wait, math.floor(kind / 2), 0, { since, ending, kind, passed }
   end,
 
-  take = function(now, cost, arg, wait, reason, zero, since, ending, kind, passed)
-    if not since then return nil end
+  take = function(now, cost, arg, wait, reason, zero, block)
+    if not block then return nil end
+    local since, ending, kind, passed = unpack(block)
     return packed(since, ending, kind, passed + cost)
   end,
 

@@ -37,11 +37,12 @@ strategies.rp = {
     local missing = full - now
     local wait = math.max(0, missing + refill(cost, amount, period) - period)
     local left = multiply_divide(math.max(0, period - missing), amount, period)
-    return wait == 0, wait, left, missing, full, at, amount, period
+    return wait == 0, wait, left, missing, { full, at, amount, period }
   end,
 
-  take = function(now, cost, arg, wait, left, missing, full, at, amount, period)
-    if not full then return nil end
+  take = function(now, cost, arg, wait, left, missing, quota)
+    if not quota then return nil end
+    local full, at, amount, period = unpack(quota)
     return packed(full + refill(cost, amount, period), at, amount, period)
   end,
 

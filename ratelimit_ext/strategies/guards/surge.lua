@@ -36,11 +36,11 @@ strategies.sg = {
     local most = MOST_USED
     if windows >= PAST then most = math.max(words[arg], words[arg + 2] * usual) end
     if ending == 0 then ending = now + words[arg + 1] end
-    return used == 0 or used + cost <= most, used, ending, most, usual, windows
+    return used == 0 or used + cost <= most, used, ending, most, { usual, windows }
   end,
 
-  take = function(now, cost, arg, used, ending, most, usual, windows)
-    return packed(used + cost, ending, usual, windows)
+  take = function(now, cost, arg, used, ending, most, past)
+    return packed(used + cost, ending, past[1], past[2])
   end,
 
   lifetime = function(value, now, arg)
