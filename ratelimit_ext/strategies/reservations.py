@@ -24,6 +24,8 @@ from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 GRACE_US: Final = 600_000_000
 #: The largest cost that a hold has room for: 6 bytes. Larger ones are cut off.
 MOST_HELD: Final = 2**48 - 1
+#: Later than any instant.
+NEVER_US: Final = 2**56 - 1
 
 
 class Record(NamedTuple):
@@ -37,9 +39,38 @@ class Record(NamedTuple):
     spent: int
     final: int = 0
 
+    @property
+    def change(self) -> int:
+        """When its lease ends, or it is forgotten."""
+        return self.deadline if self.amount > self.spent else self.deadline + GRACE_US
 
-#: Holds; the latest deadline that any of them had, or 0; the strategy's own state.
-State: TypeAlias = tuple[tuple[Record, ...], int, Any]
+
+class State(NamedTuple):
+    """Holds, and the strategy's own state. A team's budget may have thousands of holds, so they are
+    examined one by one only when a lease ends."""
+
+    records: tuple[Record, ...] = ()
+    #: An instant before which no hold changes.
+    change: int = NEVER_US
+    #: The latest deadline that any of them had, or 0.
+    latest: int = 0
+    inner: Any = None
+
+    def add(self, record: Record) -> State:
+        """With one more hold."""
+        return State(
+            (*self.records, record),
+            min(self.change, record.change),
+            max(self.latest if self.records else 0, record.deadline),
+            self.inner,
+        )
+
+    def find(self, hold_id: int) -> int | None:
+        """Where the hold of this id is."""
+        ids = (place for place, record in enumerate(self.records) if record[0] == hold_id)
+        return next(ids, None)
+
+
 Parameters: TypeAlias = tuple[tuple[int, ...], Hold]  # the strategy's own; the hold
 
 
@@ -60,34 +91,34 @@ class Reservations(Strategy):
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, State]:
         """The strategy's answer, after expired leases gave back what they held."""
-        records, latest, inner = self._expired(state, now_us, parameters)
-        fits, snapshot, now = self._strategy.check(inner, now_us, cost, parameters[0])
-        return fits, snapshot, (records, latest, now)
+        state = self._expired(state, now_us, parameters)
+        fits, snapshot, now = self._strategy.check(state.inner, now_us, cost, parameters[0])
+        return fits, snapshot, state._replace(inner=now)
 
     def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
         """The strategy's, with a hold if there is a lease."""
         own, hold = parameters
-        records, latest, inner = state
-        receipt = self._strategy.receipt(inner, now_us)
-        if cost and hold.lease_us:
-            records, latest = _with(state, hold, now_us, receipt, cost)
-        return records, latest, self._strategy.take(inner, now_us, cost, own)
+        taken = state._replace(inner=self._strategy.take(state.inner, now_us, cost, own))
+        if not (cost and hold.lease_us):
+            return taken
+        receipt = self._strategy.receipt(state.inner, now_us)
+        return taken.add(Record(hold.id, now_us + hold.lease_us, receipt, cost, 0))
 
     def reserve(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
         hold = parameters[1]
         if not hold.lease_us:
             return None
         state = self._expired(state, now_us, parameters)
-        return (*_with(state, hold, now_us, 0, 0), state[2])
+        return state.add(Record(hold.id, now_us + hold.lease_us, 0, 0, 0))
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         """The strategy's, and until the last hold is forgotten."""
-        records, latest, inner = state
+        inner = state.inner
         own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[0])
-        return max(own, latest + GRACE_US - now_us) if records else own
+        return max(own, state.latest + GRACE_US - now_us) if state.records else own
 
     def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
-        return self._strategy.from_future(state[2] if state else None, now_us, parameters[0])
+        return self._strategy.from_future(state and state.inner, now_us, parameters[0])
 
     def apply(
         self, change: Change, state: State | None, now_us: int, parameters: Parameters
@@ -95,21 +126,22 @@ class Reservations(Strategy):
         """The strategy's own changes apply to its part of the state."""
         if change.verb not in self._strategy.changes:
             return cast(State | None, super().apply(change, state, now_us, parameters))
-        records, latest, inner = self._expired(state, now_us, parameters)
-        inner = self._strategy.apply(change, inner, now_us, parameters[0])
-        return None if inner is None else (records, latest, inner)
+        state = self._expired(state, now_us, parameters)
+        inner = self._strategy.apply(change, state.inner, now_us, parameters[0])
+        return None if inner is None else state._replace(inner=inner)
 
     def settle(
         self, state: State | None, now_us: int, parameters: Parameters, hold_id: int, actual: int
     ) -> State | None:
         """The call is over, and its cost is known; ``None`` if there is no such hold."""
-        records, latest, inner = self._expired(state, now_us, parameters)
-        record = next((record for record in records if record.id == hold_id), None)
-        if record is None:
+        state = self._expired(state, now_us, parameters)
+        place = state.find(hold_id)
+        if place is None:
             return None
+        records, record = state.records, state.records[place]
         delta = max(min(actual, MOST_HELD), record.final) - record.amount
-        inner = self._adjusted(inner, now_us, parameters, record.receipt, delta)
-        return tuple(other for other in records if other is not record), latest, inner
+        inner = self._adjusted(state.inner, now_us, parameters, record.receipt, delta)
+        return state._replace(records=records[:place] + records[place + 1 :], inner=inner)
 
     def renew(
         self, state: State | None, now_us: int, parameters: Parameters, cost: int, so_far: int
@@ -120,10 +152,11 @@ class Reservations(Strategy):
         window: that denies nothing, and may overdraw.
         """
         own, hold = parameters
-        records, latest, inner = self._expired(state, now_us, parameters)
-        record = next((record for record in records if record.id == hold.id), None)
-        if record is None:
+        state = self._expired(state, now_us, parameters)
+        place = state.find(hold.id)
+        if place is None:
             return None
+        records, inner, record = state.records, state.inner, state.records[place]
         spent = min(max(record.spent, so_far), MOST_HELD)
         amount = max(record.amount, spent, min(cost, MOST_HELD))
         receipt, final = record.receipt, record.final
@@ -132,8 +165,12 @@ class Reservations(Strategy):
             receipt, final = self._strategy.receipt(now, now_us), record.amount
         inner = self._adjusted(inner, now_us, parameters, receipt, amount - record.amount)
         renewed = Record(hold.id, now_us + hold.lease_us, receipt, amount, spent, final)
-        records = tuple(renewed if other is record else other for other in records)
-        return records, max(latest, renewed.deadline), inner
+        return State(
+            (*records[:place], renewed, *records[place + 1 :]),
+            min(state.change, renewed.change),
+            max(state.latest, renewed.deadline),
+            inner,
+        )
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -155,8 +192,10 @@ class Reservations(Strategy):
         window was over by then, the charge stays, as if it were spent.
         """
         if state is None:
-            return (), 0, None
-        records, latest, inner = state
+            return State()
+        if now_us < state.change:
+            return state
+        records, _, latest, inner = state
         over = [r for r in records if r.deadline <= now_us and r.amount > r.spent]
         closed: dict[Record, Record] = {}
         for record in sorted(over, key=lambda record: (record.deadline, record.id)):
@@ -172,7 +211,8 @@ class Reservations(Strategy):
                 closed[record] = record._replace(receipt=receipt, amount=record.spent)
                 inner = adjusted
         kept = tuple(closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
-        return kept, latest, inner
+        change = min((record.change for record in kept), default=NEVER_US)
+        return State(kept, change, latest, inner)
 
     def _adjusted(
         self, inner: Any, now_us: int, parameters: Parameters, receipt: int, delta: int
@@ -181,12 +221,3 @@ class Reservations(Strategy):
             return inner
         adjusted = self._strategy.adjust(inner, now_us, parameters[0], receipt, delta)
         return inner if adjusted is None else adjusted
-
-
-def _with(
-    state: State, hold: Hold, now_us: int, receipt: int, amount: int
-) -> tuple[tuple[Record, ...], int]:
-    """The holds with one more, and their latest deadline."""
-    records, latest, _ = state
-    record = Record(hold.id, now_us + hold.lease_us, receipt, amount, 0)
-    return (*records, record), max(latest if records else 0, record.deadline)
