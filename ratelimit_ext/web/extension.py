@@ -56,6 +56,8 @@ from ratelimit_ext.web.response import ResponseWriter, replaced
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
 from ratelimit_ext.web.storage import Engines, storage_prefix
 
+#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
+_new: Final = tuple.__new__
 #: Flask's proxy, as an object whose attributes are ours, too.
 _request_context: Final[Any] = request_ctx
 
@@ -684,7 +686,7 @@ class Limiter(flask_limiter.Limiter):
     def _route(self, context: Any, endpoint: str, name: str | None) -> Route:
         request = context.request
         method = "GET" if request.method == "HEAD" else request.method
-        return Route(context.app, endpoint, request.blueprint, method, name)
+        return _new(Route, (context.app, endpoint, request.blueprint, method, name))
 
     def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
         """Whether no limit applies to the request. The request filters are called once."""

@@ -18,7 +18,6 @@ from flask_limiter import HeaderNames
 from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
-from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.errors import ENDLESS_MS
 from ratelimit_ext.web.ready_answer import ReadyHeaders, Repetition
 from ratelimit_ext.web.request_state import RequestState
@@ -90,11 +89,10 @@ class ResponseWriter:
             if state.repetition is not None:
                 self._write_repetition(headers, state, state.repetition)
             else:
-                state.bring_to_present()
                 self._write_limits(headers, state)
         if state.reservation is not None:
             state.outlast(response)
-        if "access-control-allow-origin" in present and state.records:
+        if "access-control-allow-origin" in present and state.statuses():
             # Lets scripts of other origins read them.
             own = ", ".join([*EXPOSED, *self.names.values()])
             exposed = headers.get("Access-Control-Expose-Headers")
@@ -122,25 +120,25 @@ class ResponseWriter:
         state.add_to_remaining(changed + [(record, -record.cost) for record in late])
 
     def _write_limits(self, headers: Headers, state: RequestState) -> None:
-        nearest = state.nearest()
-        if nearest is None:
+        statuses = state.statuses()
+        if not statuses:
             return
-        limit, records = nearest.bound.limit, state.records
+        nearest, left, _, reset_at_us = statuses[state.nearest_of(statuses)]
+        limit = nearest.limit
         capacity, remaining, reset, _ = self._in_order
         items = [
-            f"{r.bound.header};r={r.verdict.remaining};t={-(-_reset_us(r) // 1_000_000)}"
-            for r in records
+            f"{bound.header};r={left};t={-(-reset_us // 1_000_000)}"
+            for bound, left, reset_us, _ in statuses
         ]
-        left = nearest.verdict.remaining
         _append(
             headers,
             [
-                ("RateLimit-Policy", ", ".join([record.bound.policy for record in records])),
+                ("RateLimit-Policy", ", ".join([status[0].policy for status in statuses])),
                 ("RateLimit", ", ".join(items)),
                 (capacity, str(limit.outside(limit.capacity))),
                 (remaining, str(limit.outside(left))),
                 # Flask-Limiter's rounding: the first whole second at which it is surely reset.
-                (reset, str(int(nearest.reset_at + 1))),
+                (reset, str(int(reset_at_us / 1_000_000 + 1))),
             ],
         )
 
@@ -154,7 +152,7 @@ class ResponseWriter:
             self._write_limits(written, state)
             ready = repetition.answer.headers = ReadyHeaders(
                 [(name, value) for name, value in written if name != "RateLimit"],
-                [(r.bound.header, r.verdict.remaining, _reset_us(r)) for r in state.records],
+                [(bound.header, left, reset_us) for bound, left, reset_us, _ in state.statuses()],
                 repetition.passed_us,
             )
         later_us = repetition.passed_us - ready.written_us
@@ -203,12 +201,3 @@ def _is_budget(state: RequestState) -> bool:
     if state.repetition is not None:
         return state.repetition.answer.is_budget
     return any(not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records)
-
-
-def _reset_us(record: ChargeRecord) -> int:
-    """When the limit resets. Not later than the wait, if it denied."""
-    verdict = record.verdict
-    reset_us = verdict.reset_after_us
-    if not verdict.allowed and verdict.retry_after_us is not None:
-        return min(reset_us, verdict.retry_after_us)
-    return reset_us
