@@ -57,6 +57,8 @@ class ResponseWriter:
     logger: logging.Logger
     #: The names of the limit, what remains, its reset and the wait: an enum is slow as a key.
     _in_order: tuple[str, str, str, str] = field(init=False)
+    #: The names of the headers that only refusals have, in lower case.
+    _of_refusals: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         order = (
@@ -65,9 +67,10 @@ class ResponseWriter:
             HeaderNames.RESET,
             HeaderNames.RETRY_AFTER,
         )
-        object.__setattr__(
-            self, "_in_order", tuple([self.names.get(name, name.value) for name in order])
-        )
+        in_order = tuple([self.names.get(name, name.value) for name in order])
+        of_refusals = {"cache-control", in_order[3].lower(), "retry-after-ms", "x-should-retry"}
+        object.__setattr__(self, "_in_order", in_order)
+        object.__setattr__(self, "_of_refusals", frozenset(of_refusals))
 
     def finish(
         self, response: flask.Response, state: RequestState, others: Collection[RequestState]
@@ -175,8 +178,8 @@ class ResponseWriter:
         if _is_budget(state) or wait_ms > LONGEST_RETRY_MS:
             # SDKs would sleep that long, or retry at once: have them raise the error instead.
             written.append(("x-should-retry", "false"))
-        for name, _ in written:
-            if name.lower() in present:
+        if not self._of_refusals.isdisjoint(present):
+            for name, _ in written:
                 headers.remove(name)
         _append(headers, written)
 
