@@ -1,7 +1,4 @@
-"""The answer to a request: a verdict per charge, and whether all of them pass.
-
-Named tuples, as several are made for every request: a frozen dataclass takes three times as long.
-"""
+"""The answer to a request: a verdict per charge, and whether all of them pass."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from ratelimit_ext.core.charge import Charge
 
 
 class Verdict(NamedTuple):
-    """The answer to one charge.
+    """The answer to one charge. A frozen dataclass would take three times as long to make.
 
     ``remaining`` is what is left in units: after this charge if it was taken. ``retry_after_us`` is
     how long the same charge has to wait until it passes (0: it passes now; ``None``: never, as its
@@ -40,12 +37,42 @@ class Verdict(NamedTuple):
         return self.charge.limit.mode == "enforce"
 
 
-class Decision(NamedTuple):
+class Decision:
     """All verdicts of a request at the instant ``now_us`` of the deciding clock."""
 
-    admitted: bool
-    now_us: int
-    verdicts: tuple[Verdict, ...]
+    __slots__ = ("_verdicts", "admitted", "now_us")
+
+    def __init__(
+        self, *, admitted: bool, now_us: int, verdicts: tuple[Verdict, ...] | None = None
+    ) -> None:
+        self.admitted = admitted
+        self.now_us = now_us
+        self._verdicts = verdicts
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Decision):
+            return NotImplemented
+        own, others = (self.admitted, self.now_us), (other.admitted, other.now_us)
+        return own == others and self.verdicts == other.verdicts
+
+    def __hash__(self) -> int:
+        return hash((self.admitted, self.now_us))
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for each charge. Most admitted requests never need them."""
+        if self._verdicts is None:
+            self._verdicts = self._read()
+        return self._verdicts
+
+    def _read(self) -> tuple[Verdict, ...]:
+        """The verdicts, for a subclass that makes them when they are first read."""
+        raise NotImplementedError
+
+    def left(self) -> list[tuple[int, int]]:
+        """What remains of each limit, and how long until it is full again, as in the verdicts of
+        enforced limits."""
+        return [(verdict.remaining, verdict.reset_after_us) for verdict in self.verdicts]
 
     @property
     def denials(self) -> tuple[Verdict, ...]:

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
@@ -42,7 +42,7 @@ class Denial:
     until it has denied twice. ``answers`` belongs to the cache's user: what it has made of this
     denial."""
 
-    __slots__ = ("answers", "decision", "limit", "others", "since", "until", "verdict")
+    __slots__ = ("answers", "decision", "ends", "limit", "others", "since", "until", "verdict")
 
     def __init__(self, verdict: Verdict, decision: Decision, since: float, until: float) -> None:
         self.limit: Limit = verdict.charge.limit
@@ -50,26 +50,31 @@ class Denial:
         self.decision = decision
         self.since = since
         self.until = until
+        #: When the wait is over that it names.
+        self.ends = since + (verdict.retry_after_us or 0) / 1_000_000
         #: What was decided together with it.
         self.others = {each.charge.key: each for each in decision.verdicts}
         self.answers: dict[Any, Any] = {}
 
 
-class Recollection(NamedTuple):
-    """A denial that is repeated, ``elapsed_us`` after it was decided. ``verdicts`` are those that
-    are known, as they were then, each with the time that has passed since, in the order of the
-    charges."""
+class Recollection(Decision):
+    """A denial that is repeated, ``elapsed_us`` after it was decided. ``known`` are the verdicts
+    that are known, as they were then, in the order of the charges; ``ages_us`` is the time that has
+    passed since each of them."""
 
-    denial: Denial
-    elapsed_us: int
-    verdicts: list[tuple[Verdict, int]]
+    __slots__ = ("ages_us", "denial", "elapsed_us", "known")
 
-    @property
-    def decision(self) -> Decision:
-        """The decision as it reads now."""
-        now_us = self.denial.decision.now_us + self.elapsed_us
-        verdicts = tuple([_later(*each) for each in self.verdicts])
-        return Decision(admitted=False, now_us=now_us, verdicts=verdicts)
+    def __init__(
+        self, denial: Denial, elapsed_us: int, known: list[Verdict], ages_us: list[int]
+    ) -> None:
+        super().__init__(admitted=False, now_us=denial.decision.now_us + elapsed_us)
+        self.denial = denial
+        self.elapsed_us = elapsed_us
+        self.known = known
+        self.ages_us = ages_us
+
+    def _read(self) -> tuple[Verdict, ...]:
+        return tuple(map(_later, self.known, self.ages_us))
 
 
 class DenialCache:
@@ -77,6 +82,7 @@ class DenialCache:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.gives_back = engine.gives_back
         #: By bucket and cost; the oldest bucket first.
         self._denials: dict[str, dict[int, Denial]] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
@@ -84,11 +90,6 @@ class DenialCache:
         self._marks = [0] * MARKS
         #: Held while denials are remembered or dropped, and not while they are repeated.
         self._changes = threading.Lock()
-
-    @property
-    def gives_back(self) -> bool:
-        """See :class:`Engine`."""
-        return self._engine.gives_back
 
     def admit(
         self,
@@ -103,7 +104,7 @@ class DenialCache:
             return self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
         recalled = self.recall(charges)
         if recalled is not None:
-            return recalled.decision
+            return recalled
         began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
         if not decision.admitted and _leaves_no_trace(charges):
@@ -120,16 +121,37 @@ class DenialCache:
                 break
         else:
             return None
-        charges = merged(charges)
-        if not _leaves_no_trace(charges):
-            return None
+        return self._recollection(merged(charges))
+
+    def _recollection(self, charges: Sequence[Charge]) -> Recollection | None:
+        """The denials of these charges, with what was decided together with the longest of them."""
         here = time.monotonic()
         found: dict[str, Denial] = {}
+        longest: Denial | None = None
         for charge in charges:
-            denial = known.get(charge.key, _NOTHING).get(charge.cost)
-            if denial is not None and here < denial.until and _same(denial.limit, charge.limit):
-                found[charge.key] = denial
-        return _recollection(charges, found, here) if found else None
+            limit, key, cost, is_meta, _ = charge
+            if is_meta or limit.mode != "enforce":
+                return None  # it counts every request
+            denial = self._denials.get(key, _NOTHING).get(cost)
+            if denial is not None and here < denial.until and _same(denial.limit, limit):
+                found[key] = denial
+                if longest is None or denial.ends > longest.ends:
+                    longest = denial
+        if longest is None:
+            return None
+        elapsed_us = int((here - longest.since) * 1_000_000)
+        known, ages_us = [], []
+        for charge in charges:
+            own, other = found.get(charge.key), longest.others.get(charge.key)
+            if own is not None:
+                known.append(own.verdict)
+                ages_us.append(int((here - own.since) * 1_000_000))
+            elif other is not None and other.allowed and other.charge.cost == charge.cost:
+                known.append(other)
+                ages_us.append(elapsed_us)
+            elif _may_come_first(charge):
+                return None
+        return Recollection(longest, elapsed_us, known, ages_us)
 
     def settle(
         self,
@@ -202,26 +224,6 @@ class DenialCache:
 _NOTHING: Final[dict[int, Denial]] = {}
 
 
-def _recollection(
-    charges: Sequence[Charge], found: dict[str, Denial], here: float
-) -> Recollection | None:
-    """The denials that were found, with what was decided together with the longest of them."""
-    longest = max(found.values(), key=_ends) if len(found) > 1 else next(iter(found.values()))
-    elapsed_us = int((here - longest.since) * 1_000_000)
-    verdicts = []
-    for charge in charges:
-        own = found.get(charge.key)
-        if own is not None:
-            verdicts.append((own.verdict, int((here - own.since) * 1_000_000)))
-            continue
-        other = longest.others.get(charge.key)
-        if other is not None and other.allowed and other.charge.cost == charge.cost:
-            verdicts.append((other, elapsed_us))
-        elif _may_come_first(charge):
-            return None
-    return Recollection(longest, elapsed_us, verdicts)
-
-
 def _leaves_no_trace(charges: Sequence[Charge]) -> bool:
     """Whether a denial of these charges changes nothing: shadows and limits on denials count."""
     return not any(charge.meta or charge.limit.mode != "enforce" for charge in charges)
@@ -236,11 +238,6 @@ def _may_come_first(charge: Charge) -> bool:
 
 def _same(one: Limit, other: Limit) -> bool:
     return one is other or one == other
-
-
-def _ends(denial: Denial) -> float:
-    """When the wait that a denial names is over."""
-    return denial.since + (denial.verdict.retry_after_us or 0) / 1_000_000
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:

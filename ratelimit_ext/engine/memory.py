@@ -14,7 +14,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US
-from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
+from ratelimit_ext.engine.verdicts import Reply, merged, sent_cost
 from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot
 
@@ -94,7 +94,7 @@ class MemoryEngine:
         reply = [now, 0 if denied else 1]
         for fits, snapshot, _ in checked:
             reply += (int(fits), *snapshot)
-        return decision_of(charges, reply, take=take)
+        return Reply(charges, reply, take=take)
 
     def _take(
         self,

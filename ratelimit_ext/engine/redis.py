@@ -14,7 +14,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.scripts import Script, composed
-from ratelimit_ext.engine.verdicts import decision_of, merged, sent_cost
+from ratelimit_ext.engine.verdicts import Reply, merged, sent_cost
 from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.strategies.strategy import Strategy
 
@@ -85,7 +85,7 @@ class RedisEngine:
             self._ahead_us = reply[0] - clock.now_us()
         if reply[1] < 0:
             raise StorageFull(charges[-reply[1] - 1].key)
-        return decision_of(charges, reply, take=take)
+        return Reply(charges, reply, take=take)
 
     def settle(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.strategies import strategy_of
 
 
@@ -14,35 +14,57 @@ def sent_cost(charge: Charge) -> int:
     return min(charge.cost, charge.limit.capacity + 1)
 
 
-def decision_of(charges: Sequence[Charge], reply: Sequence[int], *, take: bool) -> Decision:
-    """The decision over all charges.
+class Reply(Decision):
+    """A decision as an engine replied it. Its verdicts are made when they are first read.
 
     ``reply`` is that of ``admit.lua``: now; 1 if the request is admitted, else 0; for each charge 1
     if it fits, else 0, and its snapshot.
     """
-    now_us, admitted = reply[0], reply[1] == 1
-    verdicts = []
-    at = 2
-    for charge in charges:
-        limit, _, cost, is_meta, _ = charge
-        fits, snapshot = reply[at] == 1, reply[at + 1 : at + 4]
-        taken = (
-            fits
-            and take
-            and not is_meta
-            and (admitted or (limit.mode == "shadow" and not limit.held))
-        )
-        strategy = strategy_of(limit)
-        if cost <= limit.capacity:
-            verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
-        else:
-            look = charge._replace(cost=0)
-            verdict = strategy.verdict(look, snapshot, now_us, allowed=fits, taken=taken)
-            wait_us = 0 if fits else None
-            verdict = verdict._replace(charge=charge, retry_after_us=wait_us)
-        verdicts.append(verdict)
-        at += 4
-    return Decision(admitted, now_us, tuple(verdicts))
+
+    __slots__ = ("_charges", "_reply", "_take")
+
+    def __init__(self, charges: Sequence[Charge], reply: Sequence[int], *, take: bool) -> None:
+        super().__init__(admitted=reply[1] == 1, now_us=reply[0])
+        self._charges = charges
+        self._reply = reply
+        self._take = take
+
+    def _read(self) -> tuple[Verdict, ...]:
+        reply, now_us = self._reply, self.now_us
+        verdicts = []
+        at = 2
+        for charge in self._charges:
+            limit, _, cost, is_meta, _ = charge
+            fits, snapshot = reply[at] == 1, reply[at + 1 : at + 4]
+            taken = (
+                fits
+                and self._take
+                and not is_meta
+                and (self.admitted or (limit.mode == "shadow" and not limit.held))
+            )
+            strategy = strategy_of(limit)
+            if cost <= limit.capacity:
+                verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
+            else:
+                look = charge._replace(cost=0)
+                verdict = strategy.verdict(look, snapshot, now_us, allowed=fits, taken=taken)
+                wait_us = 0 if fits else None
+                verdict = verdict._replace(charge=charge, retry_after_us=wait_us)
+            verdicts.append(verdict)
+            at += 4
+        return tuple(verdicts)
+
+    def left(self) -> list[tuple[int, int]]:
+        """Without verdicts, if all that was enforced is taken."""
+        if not (self.admitted and self._take):
+            return super().left()
+        reply, now_us = self._reply, self.now_us
+        left = []
+        at = 3
+        for limit, _, cost, _, _ in self._charges:
+            left.append(strategy_of(limit).left(limit, reply[at : at + 3], now_us, cost))
+            at += 4
+        return left
 
 
 def merged(charges: Sequence[Charge]) -> Sequence[Charge]:

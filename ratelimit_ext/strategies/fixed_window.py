@@ -76,14 +76,18 @@ class FixedWindow(Strategy):
             return None
         return min(MOST_USED, max(0, used + delta)), end or _end(now_us, *parameters[1:])
 
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+        used, end, _ = snapshot
+        remaining = limit.amount - used - cost
+        return max(0, remaining), end - now_us
+
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
         """Waiting ends with the window."""
-        used, end, _ = snapshot
-        remaining = charge.limit.amount - used - (charge.cost if taken else 0)
-        left = end - now_us
-        return Verdict(charge, allowed, max(0, remaining), 0 if allowed else left, left, end)
+        cost = charge.cost if taken else 0
+        remaining, left = self.left(charge.limit, snapshot, now_us, cost)
+        return Verdict(charge, allowed, remaining, 0 if allowed else left, left, snapshot[1])
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
         """The window may have ended."""

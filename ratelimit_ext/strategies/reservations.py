@@ -172,6 +172,9 @@ class Reservations(Strategy):
             inner,
         )
 
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+        return self._strategy.left(limit, snapshot, now_us, cost)
+
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:

@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
 EXACT: Final = 256
@@ -98,22 +99,23 @@ class SlidingWindow(Strategy):
         entries = (*entries[:place], *kept, *entries[place + 1 :])
         return total + real - cost, entries
 
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+        used, oldest, _ = snapshot
+        if cost:
+            oldest = oldest or now_us
+        return (
+            max(0, limit.amount - used - cost),
+            oldest + limit.period_us - now_us if oldest else 0,
+        )
+
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
         """Waiting ends when the entry that makes room leaves the window."""
-        used, oldest, leaver = snapshot
-        amount, period = charge.limit.amount, charge.limit.period_us
-        if taken:
-            used, oldest = used + charge.cost, oldest or (now_us if charge.cost else 0)
-        return Verdict(
-            charge,
-            allowed,
-            max(0, amount - used),
-            leaver + period - now_us if leaver and not allowed else 0,
-            oldest + period - now_us if oldest else 0,
-            now_us,
-        )
+        limit, leaver = charge.limit, snapshot[2]
+        wait = leaver + limit.period_us - now_us if leaver and not allowed else 0
+        remaining, reset = self.left(limit, snapshot, now_us, charge.cost if taken else 0)
+        return Verdict(charge, allowed, remaining, wait, reset, now_us)
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
         """The oldest call may have left. What that frees is known only if it was this one."""

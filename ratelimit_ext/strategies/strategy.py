@@ -70,6 +70,13 @@ class Strategy(Traits, ABC):
     ) -> Verdict:
         """The answer to a charge that was taken, or not. Its cost is within the capacity."""
 
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+        """What remains once ``cost`` is taken, and how long until the limit is full again: two
+        fields of the verdict, which are all that most answers show."""
+        charge = Charge(limit, "", cost)
+        verdict = self.verdict(charge, snapshot, now_us, allowed=True, taken=True)
+        return verdict.remaining, verdict.reset_after_us
+
     def receipt(self, state: Any, now_us: int) -> int:
         """Where a charge goes that is taken now from a state that was brought to now."""
         return 0

@@ -78,27 +78,26 @@ class TokenBucket(Strategy):
             return 0, 0, now_us  # a full bucket is a fresh one
         return used + min(delta, MOST_USED - used), frac, now_us + ahead
 
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+        used, frac, ahead = snapshot
+        period, burst = limit.period_us, limit.capacity
+        missing = (used + cost) * period + frac
+        remaining = (burst * period - missing) // period
+        reset = ahead - (-missing // limit.amount) if missing > 0 else 0
+        return max(0, remaining), reset
+
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
         """Waiting ends when the excess over the burst has leaked away, to the microsecond."""
         limit, cost = charge.limit, charge.cost
-        used, frac, ahead = snapshot
-        amount, period, burst = limit.amount, limit.period_us, limit.capacity
-        missing = used * period + frac
         wait = 0
         if not allowed:
-            wait = ahead - (((burst - cost) * period - missing) // amount)
-        if taken:
-            missing += cost * period
-        return Verdict(
-            charge,
-            allowed,
-            max(0, (burst * period - missing) // period),
-            wait,
-            ahead - (-missing // amount) if missing > 0 else 0,
-            0,
-        )
+            used, frac, ahead = snapshot
+            excess = (used + cost - limit.capacity) * limit.period_us + frac
+            wait = ahead - (-excess // limit.amount)
+        remaining, reset = self.left(limit, snapshot, now_us, cost if taken else 0)
+        return Verdict(charge, allowed, remaining, wait, reset, 0)
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
         """The bucket refills in the meantime."""

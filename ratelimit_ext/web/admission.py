@@ -4,7 +4,6 @@ a denial becomes the exception that answers it."""
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.callbacks import Breach, Callbacks
 from ratelimit_ext.web.errors import (
     ENDLESS_MS,
@@ -61,14 +60,14 @@ class Denial(NamedTuple):
     """A denied decision, its exception, and the records that callbacks and the log are given."""
 
     decision: Decision
-    records: list[ChargeRecord]
+    records: Records
     error: HTTPException
     breached: list[ChargeRecord]
 
 
 #: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
 #: no limit applies.
-Outcome: TypeAlias = tuple[Decision, list[ChargeRecord]] | Denial | Repetition | None
+Outcome: TypeAlias = tuple[Decision, Records] | Denial | Repetition | None
 #: Whether the default response of an exception is the answer, and no code of the application has to
 #: see the exception.
 IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
@@ -147,7 +146,7 @@ class Admission:
         """Decide the application's own limits alone. Raises the refusal."""
         self.admit(state, route._replace(name=EDGE), lenient=True)
 
-    def look(self, route: Route) -> list[ChargeRecord]:
+    def look(self, route: Route) -> Records:
         """What the current caller has left of each limit of a route; nothing is charged. Limits
         whose functions fail are left out."""
         limits = [
@@ -214,7 +213,7 @@ class Admission:
             return self._decide(state, route, definitions, lenient=lenient, again=again)
         state.charged = charged | plan.shared_ids if charged else plan.shared_ids
         if decision.admitted:
-            return decision, _without_metas(records)
+            return decision, records.without_metas()
         return self._denial(decision, records)
 
     def _plan(
@@ -301,9 +300,9 @@ class Admission:
 
     # -- denials -------------------------------------------------------------------------------
 
-    def _denial(self, decision: Decision, records: list[ChargeRecord]) -> Denial:
+    def _denial(self, decision: Decision, records: Records) -> Denial:
         """Which exception answers a denied decision."""
-        own = _without_metas(records)
+        own = records.without_metas()
         for record in records[len(own) :]:
             if not record.verdict.allowed:
                 return Denial(decision, own, _exceeded(record, decision, "limit"), [record])
@@ -349,8 +348,7 @@ class Admission:
         answer: ReadyAnswer | None = answers.get(key)
         if answer is not None:
             return Repetition(answer, recalled, charges, recalled.elapsed_us - answer.made_us)
-        decision = recalled.decision
-        denial = self._denial(decision, _records(engine, charges, decision, NO_HOLD))
+        denial = self._denial(recalled, Records(charges, recalled, engine, NO_HOLD))
         error = denial.error
         if (
             key is not None
@@ -359,7 +357,7 @@ class Admission:
             and not self._has_callback(denial.breached)
             and is_final(error)
         ):
-            answers[key] = ReadyAnswer(plan, recalled, decision, error, denial.breached)
+            answers[key] = ReadyAnswer(plan, recalled, error, denial.breached)
         return denial
 
     def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
@@ -372,12 +370,8 @@ class Admission:
     def _repeat(self, state: RequestState, repetition: Repetition) -> flask.Response:
         """Record a denial that is repeated from memory, and answer it."""
         answer, recalled, charges, passed_us = repetition
-
-        def records() -> tuple[Decision, list[ChargeRecord]]:
-            decision = recalled.decision
-            return decision, _records(self._engines.current, charges, decision, NO_HOLD)
-
-        state.repeat(repetition, records)
+        state.repetition = repetition
+        state.admit(recalled, Records(charges, recalled, self._engines.current, NO_HOLD))
         if self._logger.isEnabledFor(logging.INFO):
             identities = {id(bound): identity for bound, identity, _ in charges}
             for bound in answer.breached:
@@ -412,7 +406,7 @@ class Admission:
         def again() -> HTTPException | None:
             state.charged = charged  # only shadows were charged
             state.decided.extend(shadows)
-            state.taken += [record for record in shadows if record.verdict.allowed]
+            state.taken.extend(record for record in shadows if record.verdict.allowed)
             shadows.clear()
             outcome = decide_again()
             error = outcome.error if isinstance(outcome, Denial) else None
@@ -466,7 +460,7 @@ class Admission:
 
 def decide(
     engine: Engine, charges: Sequence[BoundCharge], hold: Hold, *, take: bool = True
-) -> tuple[Decision, list[ChargeRecord]]:
+) -> tuple[Decision, Records]:
     """Decide charges, or only look at them. Charges of one bucket share a verdict. A denial that
     is repeated from memory has a record of each charge whose verdict is known."""
     own = [charge for _, _, charge in charges]
@@ -476,23 +470,7 @@ def decide(
         decision = engine.admit(own, hold=hold)
     else:
         decision = _without_refunds(engine, charges, hold)
-    return decision, _records(engine, charges, decision, hold)
-
-
-def _records(
-    engine: Engine, charges: Sequence[BoundCharge], decision: Decision, hold: Hold
-) -> list[ChargeRecord]:
-    """The charges with their verdicts, without those of which a repeated denial knows nothing."""
-    verdicts = decision.verdicts
-    if len(verdicts) < len(charges):
-        by_key = {verdict.charge.key: verdict for verdict in verdicts}
-        charges = [each for each in charges if each[2].key in by_key]
-        verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
-    now_us, here = decision.now_us, time.monotonic()
-    return [
-        _new(ChargeRecord, (bound, identity, charge.cost, verdict, now_us, engine, hold, here))
-        for (bound, identity, charge), verdict in zip(charges, verdicts, strict=True)
-    ]
+    return decision, Records(charges, decision, engine, hold)
 
 
 def _without_refunds(engine: Engine, charges: Sequence[BoundCharge], hold: Hold) -> Decision:
@@ -506,16 +484,10 @@ def _without_refunds(engine: Engine, charges: Sequence[BoundCharge], hold: Hold)
     taken = engine.admit([charge for charge, later in pairs if not later], take=looked.admitted)
     by_key = [{v.charge.key: v for v in decision.verdicts} for decision in (taken, looked)]
     return Decision(
-        looked.admitted and taken.admitted,
-        looked.now_us,
-        tuple([by_key[later][charge.key] for charge, later in pairs]),
+        admitted=looked.admitted and taken.admitted,
+        now_us=looked.now_us,
+        verdicts=tuple([by_key[later][charge.key] for charge, later in pairs]),
     )
-
-
-def _without_metas(records: list[ChargeRecord]) -> list[ChargeRecord]:
-    if not (records and records[-1].bound.is_meta):  # they come last
-        return records
-    return [record for record in records if not record.bound.is_meta]
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

@@ -1,17 +1,18 @@
 """A limit bound to a route: everything about it that is the same for each request of the route; and
-the record of its charge in one request."""
+the records of its charges in one request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import Change, Charge, Guess, Hold, checked_cost
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Guess, Hold, checked_cost
+from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.key import bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import micro_dollars
@@ -129,9 +130,97 @@ class ChargeRecord(NamedTuple):
         return Correction(self.verdict, actual - self.verdict.charge.cost)
 
     @property
+    def is_shown(self) -> bool:
+        """Whether callers see it: neither guards nor shadows."""
+        return self.bound.limit.visible and self.verdict.enforced
+
+    def status(self) -> LimitStatus:
+        """What headers show of it."""
+        verdict = self.verdict
+        reset_us = shown_us = verdict.reset_after_us
+        if not verdict.allowed and verdict.retry_after_us is not None:
+            shown_us = min(reset_us, verdict.retry_after_us)
+        return self.bound, verdict.remaining, shown_us, self.now_us + reset_us
+
+    @property
     def reset_at(self) -> float:
         """When the limit resets, in seconds since 1970 by the deciding clock."""
         return (self.now_us + self.verdict.reset_after_us) / 1_000_000
+
+
+#: What headers show of a limit: the limit, what remains, the time to its reset (but not more than
+#: the wait, if it denied), and the instant of its reset by the deciding clock.
+LimitStatus: TypeAlias = tuple[BoundLimit, int, int, int]
+
+
+class Records(Sequence[ChargeRecord]):
+    """The records of one decision, made when one of them is read: most answers only show the
+    :meth:`statuses`. A denial that is repeated from memory has records of what is known."""
+
+    __slots__ = ("_charges", "_made", "decided_at", "decision", "engine", "hold")
+
+    def __init__(
+        self, charges: Sequence[BoundCharge], decision: Decision, engine: Engine, hold: Hold
+    ) -> None:
+        self._charges = charges
+        self.decision = decision
+        self.engine = engine
+        self.hold = hold
+        self.decided_at = time.monotonic()
+        self._made: list[ChargeRecord] | None = None
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._all()[at]
+
+    def __iter__(self) -> Iterator[ChargeRecord]:
+        return iter(self._all())
+
+    @property
+    def may_change(self) -> bool:
+        """Whether something of it is corrected later, by the response or by a settlement."""
+        if self.hold is not NO_HOLD:
+            return True
+        return bool([True for each in self._charges if each[0].runtime.deduct_when is not None])
+
+    def without_metas(self) -> Records:
+        """The records of what the caller was charged; limits on denials come last."""
+        if not (self._charges and self._charges[-1][0].is_meta):
+            return self
+        own = [each for each in self._charges if not each[0].is_meta]
+        return Records(own, self.decision, self.engine, self.hold)
+
+    def statuses(self) -> list[LimitStatus]:
+        """What headers show: the enforced limits that are not guards, in the order of decision."""
+        decision, charges = self.decision, self._charges
+        left = decision.left() if decision.admitted else ()
+        if len(left) != len(charges):
+            return [record.status() for record in self._all() if record.is_shown]
+        now_us = decision.now_us
+        return [
+            (bound, remaining, reset_us, now_us + reset_us)
+            for (bound, _, _), (remaining, reset_us) in zip(charges, left, strict=True)
+            if bound.limit.visible and bound.limit.mode == "enforce"
+        ]
+
+    def _all(self) -> list[ChargeRecord]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> list[ChargeRecord]:
+        charges, verdicts = self._charges, self.decision.verdicts
+        if len(verdicts) != len(charges):  # charges of one bucket share a verdict
+            by_key = {verdict.charge.key: verdict for verdict in verdicts}
+            charges = [each for each in charges if each[2].key in by_key]
+            verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
+        shared = self.decision.now_us, self.engine, self.hold, self.decided_at
+        return [
+            ChargeRecord(bound, identity, charge.cost, verdict, *shared)
+            for (bound, identity, charge), verdict in zip(charges, verdicts, strict=True)
+        ]
 
 
 def cost_in_units(stated: Any, limit: Limit, runtime: RuntimeLimit) -> int | Guess:

@@ -19,7 +19,7 @@ from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.web.admission import Admission, decide
-from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
+from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord, Records
 from ratelimit_ext.web.code_checks import KnownNames
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.limits_adapter import limit_of, options_of
@@ -136,7 +136,7 @@ class Attempts:
         state.taken[:] = [record for record in state.taken if id(record) not in gone]
         if superseded:  # held of another identity, which the call no longer uses
             state.reserved().give_back(superseded)
-        state.taken += [record for record in records if record.verdict.allowed]
+        state.taken.extend(record for record in records if record.verdict.allowed)
         return None
 
     def wait(self, state: RequestState, names: tuple[str, ...]) -> float:
@@ -173,9 +173,7 @@ class Attempts:
         replaced = [record for record in again if not record.bound.limit.held]
         return charges, replaced, superseded
 
-    def _decide(
-        self, charges: list[BoundCharge], *, take: bool
-    ) -> tuple[Decision, list[ChargeRecord]] | None:
+    def _decide(self, charges: list[BoundCharge], *, take: bool) -> tuple[Decision, Records] | None:
         """``None`` if there are no charges, or the storage is unavailable."""
         if not charges:
             return None

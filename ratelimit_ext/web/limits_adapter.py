@@ -243,7 +243,7 @@ class LimitsEngine:
                 if charge.meta and charge.cost and not banned and not denied.isdisjoint(triggers):
                     self._hits(charge)
         verdicts = tuple(self._verdict(c, fits[i], now) for i, c in enumerate(charges))
-        return Decision(not denied, now, verdicts)
+        return Decision(admitted=not denied, now_us=now, verdicts=verdicts)
 
     def _take(self, charges: Sequence[Charge], fits: list[bool], denied: set[int]) -> None:
         """Take what fits, unless the request is denied. If another worker came first, deny the

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import flask
 from flask.globals import request_ctx
+from werkzeug.datastructures import Headers
 
-from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.engine.denial_cache import Recollection
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
 from ratelimit_ext.web.errors import RateLimitExceeded, try_again
@@ -49,15 +49,14 @@ class ReadyAnswer:
         self,
         plan: object,
         recalled: Recollection,
-        decision: Decision,
         error: RateLimitExceeded,
         breached: Sequence[ChargeRecord],
     ) -> None:
-        self._kept = plan, recalled.verdicts  # as their ids are the key
+        self._kept = plan, recalled.known  # as their ids are the key
         self._error = error
         self._bodies: dict[str, tuple[str, str]] = {}
-        self._wait_us = max(verdict.retry_after_us or 0 for verdict in decision.denials)
-        self._wait_ms = decision.retry_after_ms or 0
+        self._wait_us = max(verdict.retry_after_us or 0 for verdict in recalled.denials)
+        self._wait_ms = recalled.retry_after_ms or 0
         self.made_us = recalled.elapsed_us
         self.breached = [record.bound for record in breached]
         self.is_budget = error.is_budget
@@ -79,9 +78,11 @@ class ReadyAnswer:
                 self._bodies[accept] = known
         text, content_type = known
         body = text.replace(_SENTENCE, try_again(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))
-        response: flask.Response = context.app.response_class(
-            body, _STATUS, content_type=content_type
-        )
+        encoded = body.encode()
+        headers = Headers()
+        # Without the checks of new headers, which take longer than all of this.
+        headers._list += (("Content-Type", content_type), ("Content-Length", str(len(encoded))))  # noqa: SLF001
+        response: flask.Response = context.app.response_class([encoded], _STATUS, headers)
         return response
 
     def _rendered(self) -> tuple[str, str]:
@@ -106,10 +107,7 @@ class Repetition(NamedTuple):
 def answer_key(plan: object, recalled: Recollection) -> tuple[int, ...] | None:
     """The key of the answer among those of the denial; ``None`` if its verdicts were not all
     decided together, so that each has a time of its own."""
-    elapsed_us = recalled.elapsed_us
-    key = [id(plan)]
-    for verdict, own_us in recalled.verdicts:
-        if own_us != elapsed_us:
-            return None
-        key.append(id(verdict))
-    return tuple(key)
+    ages_us = recalled.ages_us
+    if ages_us.count(recalled.elapsed_us) < len(ages_us):
+        return None
+    return (id(plan), *map(id, recalled.known))

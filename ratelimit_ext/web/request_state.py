@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord, LimitStatus, Records
 from ratelimit_ext.web.ready_answer import Repetition
 from ratelimit_ext.web.reservation import Reservation
 
@@ -63,20 +63,21 @@ class RequestState:
 
     __slots__ = (
         "_decided",
-        "_recall",
         "_records",
         "_reserve",
+        "_taken",
+        "_unread",
         "charged",
         "conditional",
         "exempt",
         "finished",
+        "is_denied",
         "plan_name",
         "refusal",
         "repetition",
         "reservation",
         "retry_ms",
         "streams",
-        "taken",
     )
 
     def __init__(self, reserve: Callable[[list[ChargeRecord]], Reservation]) -> None:
@@ -86,17 +87,19 @@ class RequestState:
     def _begin(self) -> None:
         self._decided: list[ChargeRecord] = []
         self._records: list[ChargeRecord] = []
-        #: A denial that is repeated from memory, and what makes its records when they are read.
+        self._taken: list[ChargeRecord] = []
+        #: Records that are made and added to these lists when one of them is read.
+        self._unread: list[Records] = []
+        #: Whether a decision has denied the request.
+        self.is_denied = False
+        #: A denial that is repeated from memory.
         self.repetition: Repetition | None = None
-        self._recall: Callable[[], tuple[Decision, list[ChargeRecord]]] | None = None
         #: Records that the response may refund. An engine that cannot refund has not charged them.
         self.conditional: list[ChargeRecord] = []
         #: Ids of the definitions that are charged once in a request; ``None``: nothing decided.
         self.charged: frozenset[int] | None = None
         #: The caller's plan; ``None``: not asked yet.
         self.plan_name: str | None = None
-        #: Records whose charges were taken and not refunded, shadows included.
-        self.taken: list[ChargeRecord] = []
         #: What is settled when the call is over; ``None``: nothing.
         self.reservation: Reservation | None = None
         #: The exception of the last denial; True: it was answered without being raised.
@@ -113,33 +116,25 @@ class RequestState:
     @property
     def decided(self) -> list[ChargeRecord]:
         """Every record of the request, guards and shadows included."""
-        if self._recall is not None:
-            self._admit_recalled()
+        self._read()
         return self._decided
 
     @property
     def records(self) -> list[ChargeRecord]:
         """What callers see: enforced limits that are not guards, in the order of decision."""
-        if self._recall is not None:
-            self._admit_recalled()
+        self._read()
         return self._records
 
     @records.setter
     def records(self, records: list[ChargeRecord]) -> None:
-        self._records, self._recall = records, None
+        self._read()
+        self._records = records
 
-    def repeat(
-        self,
-        repetition: Repetition,
-        recall: Callable[[], tuple[Decision, list[ChargeRecord]]],
-    ) -> None:
-        """Add a denial that is repeated from memory; few read its records."""
-        self.repetition, self._recall = repetition, recall
-
-    def _admit_recalled(self) -> None:
-        recall, self._recall = self._recall, None
-        assert recall is not None
-        self.admit(*recall())
+    @property
+    def taken(self) -> list[ChargeRecord]:
+        """The records whose charges were taken and not refunded, shadows included."""
+        self._read()
+        return self._taken
 
     def reset(self) -> None:
         """Close it, and forget everything."""
@@ -157,28 +152,33 @@ class RequestState:
             else:
                 self.reservation.close()
 
-    def admit(self, decision: Decision, records: list[ChargeRecord]) -> None:
+    def admit(self, decision: Decision, records: Records) -> None:
         """Add a decision: what it decided, and if it admitted, what it charged."""
-        visible = self.records  # adds a recalled denial first
-        self._decided += records
-        holds = conditional = False
-        for record in records:
-            bound, verdict = record.bound, record.verdict
-            if bound.limit.visible and verdict.charge.limit.mode == "enforce":
-                visible.append(record)
-            if verdict.allowed:
-                holds = holds or bound.limit.held
-                conditional = conditional or bound.runtime.deduct_when is not None
+        self._unread.append(records)
         if not decision.admitted:
+            self.is_denied = True
+        elif records.may_change or self.reservation is not None:
+            self._read()
+
+    def _read(self) -> None:
+        """Read the records that were added: the response needs them only to correct charges."""
+        if self._unread:
+            unread, self._unread = self._unread, []
+            for records in unread:
+                self._add(records)
+
+    def _add(self, records: Records) -> None:
+        self._decided += records
+        self._records += [record for record in records if record.is_shown]
+        if not records.decision.admitted:
             return
         taken = [record for record in records if record.verdict.allowed]
-        if conditional:
-            later = [record for record in taken if record.bound.runtime.deduct_when is not None]
-            self.conditional += later
-            if not later[0].engine.gives_back:
-                taken = [r for r in taken if r.bound.runtime.deduct_when is None]
-        self.taken += taken
-        if holds:
+        later = [record for record in taken if record.bound.runtime.deduct_when is not None]
+        self.conditional += later
+        if later and not records.engine.gives_back:
+            taken = [record for record in taken if record.bound.runtime.deduct_when is None]
+        self._taken += taken
+        if any(record.bound.limit.held for record in taken):
             self.reserved()
 
     def reserved(self) -> Reservation:
@@ -214,7 +214,9 @@ class RequestState:
 
     def refuse(self) -> None:
         """Refund what was taken: a denied request costs nothing."""
-        if self.taken and not (self.reservation is not None and self.reservation.detached):
+        if self.reservation is not None and self.reservation.detached:
+            return
+        if self._taken or any(records.decision.admitted for records in self._unread):
             self.add_to_remaining((r, r.cost) for r in self.reserved().refuse())
 
     def add_to_remaining(self, amounts: Iterable[tuple[ChargeRecord, int]]) -> None:
@@ -226,15 +228,20 @@ class RequestState:
         if given:
             self.records = [_with_more(r, given.get(id(r.verdict), 0)) for r in self.records]
 
-    def bring_to_present(self) -> None:
-        """Update what is left after a slow view. Refusals are sent at once, and stay exact."""
-        if self.retry_ms is not None or not self.records:
-            return
-        here = time.monotonic()
-        if here - self.records[0].decided_at > NOTICEABLE_S:
-            self.records = [
-                record.later(int((here - record.decided_at) * 1_000_000)) for record in self.records
-            ]
+    def statuses(self) -> list[LimitStatus]:
+        """What headers show of each limit of :attr:`records`, as of now if the view was slow.
+        Refusals are sent at once, and stay exact."""
+        unread = self._unread
+        if unread and not self._decided and not self._is_outdated(unread[0]):
+            return [status for records in unread for status in records.statuses()]
+        records = self.records
+        if records and self._is_outdated(records[0]):
+            here = time.monotonic()
+            records = [r.later(int((here - r.decided_at) * 1_000_000)) for r in records]
+        return [record.status() for record in records]
+
+    def _is_outdated(self, decided: Records | ChargeRecord) -> bool:
+        return self.retry_ms is None and time.monotonic() - decided.decided_at > NOTICEABLE_S
 
     def by_period(self, *, to_first_breach: bool) -> list[ChargeRecord]:
         """What callers see, the shortest period first; only ``to_first_breach`` if asked."""
@@ -245,20 +252,26 @@ class RequestState:
         return records
 
     def nearest(self) -> ChargeRecord | None:
-        """The record nearest to exhaustion; of those that denied, the longest wait.
+        """The record nearest to exhaustion; of those that denied, the longest wait."""
+        statuses = [record.status() for record in self.records]
+        return self.records[self.nearest_of(statuses)] if statuses else None
+
+    def nearest_of(self, statuses: Sequence[LimitStatus]) -> int:
+        """The position of the status that is nearest to exhaustion, as :meth:`nearest`.
 
         Calls in flight are left out where there is another limit: the call that is answered frees
         its slot.
         """
-        denied = [record for record in self.records if not record.verdict.allowed]
-        if denied:
-            return max(denied, key=_wait)
-        nearest, least = None, 2.0
-        others = [record for record in self.records if record.bound.limit.unit != "calls"]
-        for record in others or self.records:
-            left = record.verdict.remaining / record.bound.limit.capacity
-            if left < least or (left == least and nearest and _order(record) < _order(nearest)):
-                nearest, least = record, left
+        if self.is_denied:
+            denied = [at for at, record in enumerate(self.records) if not record.verdict.allowed]
+            if denied:
+                return max(denied, key=lambda at: _wait(self.records[at]))
+        nearest, least = 0, 3.0
+        for at, (bound, remaining, _, _) in enumerate(statuses):
+            limit = bound.limit
+            left = remaining / limit.capacity + (limit.unit == "calls")
+            if left < least or (left == least and _order(bound) < _order(statuses[nearest][0])):
+                nearest, least = at, left
         return nearest
 
     def verdict(self, name: str) -> Verdict | None:
@@ -301,6 +314,6 @@ def _wait(record: ChargeRecord) -> tuple[bool, int]:
     return (wait is None, wait or 0)
 
 
-def _order(record: ChargeRecord) -> tuple[bool, tuple[int, int]]:
+def _order(bound: BoundLimit) -> tuple[bool, tuple[int, int]]:
     """A route's own limits before shared ones, short periods before long ones."""
-    return record.bound.runtime.shared, record.bound.rank
+    return bound.runtime.shared, bound.rank

@@ -18,7 +18,6 @@ from flask_limiter import HeaderNames
 from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
-from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.errors import ENDLESS_MS
 from ratelimit_ext.web.ready_answer import ReadyHeaders, Repetition
 from ratelimit_ext.web.request_state import RequestState
@@ -58,6 +57,8 @@ class ResponseWriter:
     logger: logging.Logger
     #: The names of the limit, what remains, its reset and the wait: an enum is slow as a key.
     _in_order: tuple[str, str, str, str] = field(init=False)
+    #: The names of the headers that only refusals have, in lower case.
+    _of_refusals: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         order = (
@@ -66,9 +67,10 @@ class ResponseWriter:
             HeaderNames.RESET,
             HeaderNames.RETRY_AFTER,
         )
-        object.__setattr__(
-            self, "_in_order", tuple([self.names.get(name, name.value) for name in order])
-        )
+        in_order = tuple([self.names.get(name, name.value) for name in order])
+        of_refusals = {"cache-control", in_order[3].lower(), "retry-after-ms", "x-should-retry"}
+        object.__setattr__(self, "_in_order", in_order)
+        object.__setattr__(self, "_of_refusals", frozenset(of_refusals))
 
     def finish(
         self, response: flask.Response, state: RequestState, others: Collection[RequestState]
@@ -90,11 +92,10 @@ class ResponseWriter:
             if state.repetition is not None:
                 self._write_repetition(headers, state, state.repetition)
             else:
-                state.bring_to_present()
                 self._write_limits(headers, state)
         if state.reservation is not None:
             state.outlast(response)
-        if "access-control-allow-origin" in present and state.records:
+        if "access-control-allow-origin" in present and state.statuses():
             # Lets scripts of other origins read them.
             own = ", ".join([*EXPOSED, *self.names.values()])
             exposed = headers.get("Access-Control-Expose-Headers")
@@ -122,25 +123,25 @@ class ResponseWriter:
         state.add_to_remaining(changed + [(record, -record.cost) for record in late])
 
     def _write_limits(self, headers: Headers, state: RequestState) -> None:
-        nearest = state.nearest()
-        if nearest is None:
+        statuses = state.statuses()
+        if not statuses:
             return
-        limit, records = nearest.bound.limit, state.records
+        nearest, left, _, reset_at_us = statuses[state.nearest_of(statuses)]
+        limit = nearest.limit
         capacity, remaining, reset, _ = self._in_order
         items = [
-            f"{r.bound.header};r={r.verdict.remaining};t={-(-_reset_us(r) // 1_000_000)}"
-            for r in records
+            f"{bound.header};r={left};t={-(-reset_us // 1_000_000)}"
+            for bound, left, reset_us, _ in statuses
         ]
-        left = nearest.verdict.remaining
         _append(
             headers,
             [
-                ("RateLimit-Policy", ", ".join([record.bound.policy for record in records])),
+                ("RateLimit-Policy", ", ".join([status[0].policy for status in statuses])),
                 ("RateLimit", ", ".join(items)),
                 (capacity, str(limit.outside(limit.capacity))),
                 (remaining, str(limit.outside(left))),
                 # Flask-Limiter's rounding: the first whole second at which it is surely reset.
-                (reset, str(int(nearest.reset_at + 1))),
+                (reset, str(int(reset_at_us / 1_000_000 + 1))),
             ],
         )
 
@@ -154,7 +155,7 @@ class ResponseWriter:
             self._write_limits(written, state)
             ready = repetition.answer.headers = ReadyHeaders(
                 [(name, value) for name, value in written if name != "RateLimit"],
-                [(r.bound.header, r.verdict.remaining, _reset_us(r)) for r in state.records],
+                [(bound.header, left, reset_us) for bound, left, reset_us, _ in state.statuses()],
                 repetition.passed_us,
             )
         later_us = repetition.passed_us - ready.written_us
@@ -177,8 +178,8 @@ class ResponseWriter:
         if _is_budget(state) or wait_ms > LONGEST_RETRY_MS:
             # SDKs would sleep that long, or retry at once: have them raise the error instead.
             written.append(("x-should-retry", "false"))
-        for name, _ in written:
-            if name.lower() in present:
+        if not self._of_refusals.isdisjoint(present):
+            for name, _ in written:
                 headers.remove(name)
         _append(headers, written)
 
@@ -203,12 +204,3 @@ def _is_budget(state: RequestState) -> bool:
     if state.repetition is not None:
         return state.repetition.answer.is_budget
     return any(not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records)
-
-
-def _reset_us(record: ChargeRecord) -> int:
-    """When the limit resets. Not later than the wait, if it denied."""
-    verdict = record.verdict
-    reset_us = verdict.reset_after_us
-    if not verdict.allowed and verdict.retry_after_us is not None:
-        return min(reset_us, verdict.retry_after_us)
-    return reset_us

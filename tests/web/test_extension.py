@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import time
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import redis
 from flask import Blueprint, Flask, Response, abort, g, jsonify, redirect, request
 from limits import parse
 
+import ratelimit_ext
 from ratelimit_ext import (
     ApplicationLimit,
     Limiter,
@@ -640,3 +644,34 @@ def test_a_blueprint_registered_twice_is_limited_under_both_names(make: Maker) -
     app.register_blueprint(blueprint, url_prefix="/v2", name="chat-2")
     assert statuses(app, "/v1/", 2) == [200, 429]
     assert statuses(app, "/v2/", 2) == [200, 429]
+
+
+@pytest.mark.usefixtures("redis_client", "clock")  # denials do not expire
+@pytest.mark.parametrize(("daily", "most"), [("900/day", 75), ("1/day", 56)])
+def test_a_request_takes_few_calls(daily: str, most: int, redis_server: Any) -> None:
+    """Of this package's functions, for three limits and headers: admitted, and denied from
+    memory. A higher number makes every request slower; measure before you raise it."""
+    app, package = Flask("example"), str(Path(ratelimit_ext.__file__).parent)
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_server.uri, headers_enabled=True)
+    calls: list[str] = []
+
+    @app.get("/")
+    @limiter.limit("500/minute")
+    @limiter.limit("700/hour")
+    @limiter.limit(daily)
+    def view() -> str:
+        return "ok"
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            calls.append(frame.f_code.co_qualname)
+
+    client = app.test_client()
+    for _ in range(5):  # compiles the route, and repeats the denial
+        client.get("/")
+    sys.setprofile(count)
+    try:
+        client.get("/")
+    finally:
+        sys.setprofile(None)
+    assert len(calls) <= most, calls

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import Response
+import pytest
+from flask import Flask, Response
 
 from ratelimit_ext import Limiter, RequestLimit, Verdict
+from ratelimit_ext.web.bound_limit import ChargeRecord
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker
 
@@ -129,6 +133,44 @@ def test_after_the_first_breach_no_limit_is_shown(make: Maker) -> None:
     client.get("/")
     assert client.get("/").headers["RateLimit"].count(";r=") == 3
     assert shown == ["9 per 1 second", "1 per 1 minute"]
+
+
+@pytest.fixture
+def objects() -> Iterator[Callable[..., int]]:
+    """Counts the objects of some classes that the test has made and that still exist."""
+    gc.collect()
+    gc.freeze()  # those of other tests are not listed
+    yield lambda *classes: sum(type(each) in classes for each in gc.get_objects())
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize("storage", ["memory", "redis"])
+@pytest.mark.parametrize("strategy", ["fixed-window", "token-bucket", "sliding-window"])
+def test_an_admitted_answer_needs_no_verdicts(
+    strategy: str, storage: str, redis_server: Any, objects: Callable[..., int]
+) -> None:
+    """Its headers are made from the engine's reply; verdicts and records when they are read."""
+    app, made = Flask("example"), []
+
+    @app.after_request  # runs after the limiter's
+    def count(response: Response) -> Response:
+        made.append(objects(Verdict, ChargeRecord))
+        return response
+
+    uri = "memory://" if storage == "memory" else redis_server.uri
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, headers_enabled=True)
+
+    @app.get("/<reads>")
+    @limiter.limit("9/minute", strategy=strategy)
+    @limiter.limit("7/hour", strategy=strategy)
+    def view(reads: str) -> str:
+        return str([v.remaining for v in limiter.current_verdicts] if reads == "some" else "")
+
+    client = app.test_client()
+    assert '"9-per-60s";r=8;' in client.get("/none").headers["RateLimit"]
+    assert client.get("/some").text == "[7, 5]"
+    assert made == [0, 2 + 2]
 
 
 def test_a_view_that_has_no_limits_sees_none(make: Maker) -> None:
