@@ -18,13 +18,23 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from chatapp import catalogue, cli, guards, services, settings
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
-from chatapp.blueprints import anthropic_api, chat, health, models_api, openai_api, page, usage
+from chatapp.blueprints import (
+    anthropic_api,
+    chat,
+    health,
+    models_api,
+    openai_api,
+    openai_stored,
+    page,
+    usage,
+)
 from chatapp.catalogue import Catalogue, CatalogueError
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.estimates.estimate import estimator_for
 from chatapp.ledger.reports import Reports
+from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
@@ -38,7 +48,15 @@ from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 BODY_MAX_BYTES: Final = 1024 * 1024
 STORAGE_TIMEOUT_S: Final = 1.0
-ENDPOINTS: Final = (chat.bp, openai_api.bp, anthropic_api.bp, models_api.bp, usage.bp, page.bp)
+ENDPOINTS: Final = (
+    chat.bp,
+    openai_api.bp,
+    openai_stored.bp,
+    anthropic_api.bp,
+    models_api.bp,
+    usage.bp,
+    page.bp,
+)
 # The lease of a call, in timeouts of a provider.
 LEASE_TIMEOUTS: Final = 2
 MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
@@ -106,6 +124,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             database=database,
             ledger=BackgroundLedger(database, keep=None if keep is None else timedelta(days=keep)),
             reports=Reports(database),
+            stored_answers=StoredAnswers(database),
             accounts=accounts,
             authenticator=authenticator,
         ),

@@ -11,6 +11,7 @@ from typing import Final
 
 from chatapp.catalogue import Catalogue, Model
 from chatapp.providers import (
+    AnswerStore,
     AnswerStream,
     Extras,
     Forwarder,
@@ -193,10 +194,10 @@ class Conversation:
                 _adapted(raw_request, model, provider, most_output_tokens)
             )
 
-    def extras(self, model: Model, fields: Mapping[str, object]) -> Extras:
+    def extras(self, model: Model, raw_request: RawRequest) -> Extras:
         """What changes the price of a request in the provider's own protocol, besides tokens."""
         provider = self._forwarders.get(model.provider)
-        return Extras() if provider is None else provider.extras(fields)
+        return Extras() if provider is None else provider.extras(raw_request)
 
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
         """The provider's count of the input of a request in its own protocol; None if the provider
@@ -211,6 +212,12 @@ class Conversation:
                 if error.status not in NO_SUCH_ADDRESS and error.kind != "timeout":
                     raise
         return None
+
+    def fetch(self, provider: str, raw_request: RawRequest) -> RawAnswer:
+        """Read or change an answer that the provider keeps; ProviderError if that fails."""
+        store = self._providers[provider]
+        assert isinstance(store, AnswerStore), f"{provider} keeps no answers"
+        return store.fetch(raw_request)
 
     def _prompt(self, turn: Turn, most_output_tokens: int | None) -> Prompt:
         return Prompt(

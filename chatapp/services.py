@@ -15,6 +15,7 @@ from chatapp.database.connection import Database
 from chatapp.estimates.estimate import Estimator
 from chatapp.ledger.call import Ledger
 from chatapp.ledger.reports import Reports
+from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.settings import Settings
 from ratelimit_ext import Limiter
 
@@ -35,6 +36,7 @@ class Services:
     database: Database
     ledger: Ledger
     reports: Reports
+    stored_answers: StoredAnswers
     accounts: Accounts
     authenticator: Authenticator
 

@@ -14,7 +14,7 @@ from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import vendor
 from chatapp.web.requests.vendor import TokenCount
-from chatapp.web.responses import respond_as_vendor
+from chatapp.web.responses import raw_response, respond_as_vendor
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 FormatErrors(lambda: ANTHROPIC).install(bp)
@@ -27,7 +27,7 @@ EXAMPLE: Final = (
 HEADERS: Final = ("anthropic-version", "anthropic-beta")
 
 
-class _Fields(vendor.Fields):
+class _Fields(vendor.MessageFields):
     max_tokens: TokenCount
 
     @property
@@ -42,7 +42,7 @@ def read_request() -> None:
     if request.method == "POST":
         current_request().model_request = vendor.read(
             request,
-            vendor.Fields if request.endpoint == COUNT else _Fields,
+            vendor.MessageFields if request.endpoint == COUNT else _Fields,
             provider="anthropic",
             example=EXAMPLE,
             headers=HEADERS,
@@ -67,4 +67,4 @@ def count_tokens() -> Response:
     counted = current.services.conversation.count(model, raw_request)
     if counted is None:
         return jsonify(input_tokens=input_tokens(model, wanted.fields).expected)
-    return Response(counted.raw, headers=counted.headers, content_type=counted.content_type)
+    return raw_response(counted)

@@ -1,16 +1,17 @@
-"""POST /v1/chat/completions in OpenAI's protocol: `openai.OpenAI(base_url=…)` works with this
+"""OpenAI's protocol, at the addresses that generate: `openai.OpenAI(base_url=…)` works with this
 server unchanged."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from flask import Blueprint, Response
 from flask.globals import request_ctx
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from chatapp.web.current_request import current_request
-from chatapp.web.formats import OPENAI
+from chatapp.web.formats import OPENAI, RESPONSES
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import vendor
 from chatapp.web.requests.vendor import CHOICES_MOST, TokenCount
@@ -19,10 +20,13 @@ from chatapp.web.responses import respond_as_vendor
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
 FormatErrors(lambda: OPENAI).install(bp)
 
-EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'
+HEADERS: Final = ("OpenAI-Beta",)
+CHAT_EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'
+INPUT_EXAMPLE: Final = '{"model": "offline", "input": "hello"}'
+EMBEDDING_EXAMPLE: Final = '{"model": "text-embedding-3-small", "input": "hello"}'
 
 
-class _Fields(vendor.Fields):
+class _ChatFields(vendor.MessageFields):
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     n: Annotated[int, Field(ge=1, le=CHOICES_MOST)] | None = None
@@ -37,17 +41,82 @@ class _Fields(vendor.Fields):
         return most and most * self.choices
 
 
+def _answered_at_once(background: object) -> object:
+    if background is None or background is False:
+        return background
+    raise PydanticCustomError("background", "is not supported here; stream the response instead")
+
+
+class _ResponseFields(vendor.InputFields):
+    max_output_tokens: TokenCount | None = None
+    background: Annotated[object, AfterValidator(_answered_at_once)] = None
+
+    @property
+    def most_output_tokens(self) -> int | None:
+        return self.max_output_tokens
+
+
+class _EmbeddingFields(vendor.Fields):
+    makes_embeddings = True
+    # OpenAI accepts 300,000 tokens, which may come as numbers.
+    most_json_tokens = 400_000
+
+    input: str | list[object]
+
+    @property
+    def most_output_tokens(self) -> int:
+        return 0
+
+
+class _Address(NamedTuple):
+    fields: type[vendor.Fields]
+    example: str
+    path: str
+
+
+ADDRESSES: Final = {
+    "chat_completions": _Address(_ChatFields, CHAT_EXAMPLE, "/chat/completions"),
+    "responses": _Address(_ResponseFields, INPUT_EXAMPLE, "/responses"),
+    "compact": _Address(vendor.InputFields, INPUT_EXAMPLE, "/responses/compact"),
+    "embeddings": _Address(_EmbeddingFields, EMBEDDING_EXAMPLE, "/embeddings"),
+}
+
+
 @bp.before_request
 def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
     request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
+        address = ADDRESSES[(request.endpoint or "").removeprefix(f"{bp.name}.")]
         current_request().model_request = vendor.read(
-            request, _Fields, provider="openai", example=EXAMPLE, headers=("OpenAI-Beta",)
+            request,
+            address.fields,
+            provider=OPENAI.provider,
+            example=address.example,
+            path=address.path,
+            headers=HEADERS,
         )
 
 
 @bp.post("/chat/completions")
 def chat_completions() -> Response:
     """A chat completion, whole or in chunks."""
+    return respond_as_vendor(OPENAI)
+
+
+@bp.post("/responses")
+def responses() -> Response:
+    """A response, whole or in events."""
+    return respond_as_vendor(RESPONSES)
+
+
+@bp.post("/responses/compact")
+def compact() -> Response:
+    """A conversation as a shorter one."""
+    return respond_as_vendor(RESPONSES)
+
+
+@bp.post("/embeddings")
+def embeddings() -> Response:
+    """Vectors of texts."""
     return respond_as_vendor(OPENAI)

@@ -22,10 +22,11 @@ CONTENT_SECURITY_POLICY: Final = (
 def page() -> Response:
     """The page, which is the same for all users."""
     conversation = current_services().conversation
+    embedding = conversation.catalogue.embedding
     html = render_template(
         "chat.html",
         default_model=conversation.default_model.name,
-        models=conversation.available_models,
+        models=[m for m in conversation.available_models if m not in embedding],
         needs_key=_needs_key(),
     )
     response = make_response(html)

@@ -61,8 +61,9 @@ def stream_usage(
         reasoned = min(output + int(silent_s * TOKENS_PER_S), most)
         output = max(output, reasoned, expected.output_tokens)
     if usage is None:
-        return CallUsage(replace(held.usage, output_tokens=output), estimated=True, unseen=unseen)
-    used = replace(usage, output_tokens=max(usage.output_tokens, output))
+        used = replace(held.usage, output_tokens=output, tool_calls=progress.tool_calls)
+    else:
+        used = replace(usage, output_tokens=max(usage.output_tokens, output))
     return CallUsage(used, estimated=True, unseen=unseen)
 
 

@@ -61,8 +61,9 @@ class Catalogue:
 
     By slug: ``context_tokens`` is what a model takes at most, input and output together,
     ``max_output_tokens`` its longest answer, ``reasoning`` when it generates what is billed and
-    not streamed, ``tariffs`` what it costs, as it was on ``as_of``. By provider: ``tiers`` are
-    those priced for every model, and ``web_search`` the price of a search in micro-dollars.
+    not streamed, ``tariffs`` what it costs, as it was on ``as_of``; ``embedding`` are the models
+    that make embeddings only. By provider: ``tiers`` are
+    those priced for every model, and ``tools`` the provider's tools that have a price.
     """
 
     slugs: Mapping[str, str]
@@ -72,8 +73,9 @@ class Catalogue:
     max_output_tokens: Mapping[str, int]
     reasoning: Mapping[str, Reasoning]
     tariffs: Mapping[str, Tariff]
+    embedding: Collection[str]
     tiers: Mapping[str, Collection[str]]
-    web_search: Mapping[str, int]
+    tools: Mapping[str, Collection[str]]
     as_of: date
     _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -116,10 +118,6 @@ class Catalogue:
         """Whether a call of the model in that tier has a price."""
         tariff = self.tariffs.get(model.slug)
         return tier in (tariff.tiers if tariff else self.tiers.get(model.provider, ()))
-
-    def tools(self, provider: str) -> Collection[str]:
-        """The provider's tools with a price for each use."""
-        return ("web_search",) if provider in self.web_search else ()
 
     def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
         """Whether a call may generate output that is billed but not sent. ``thinks``: whether the
@@ -207,7 +205,8 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
         max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
         reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
         tariffs=tariffs,
+        embedding=frozenset(slug for slug, entry in file.models.items() if entry.embeds),
         tiers=file.tiers,
-        web_search={p: price for p in file.tools if (price := file.web_search(p)) is not None},
+        tools=file.tools,
         as_of=file.as_of,
     )

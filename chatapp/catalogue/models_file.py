@@ -16,11 +16,6 @@ from chatapp.catalogue.price import ONE, Dollars, LongPrice, Multiple, Price, Ta
 Reasoning = Literal["default", "on request", "never"]
 
 
-class _Tools(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    web_search: Dollars | None = None
-
-
 class Entry(BaseModel):
     """A model; the name of its table is its slug."""
 
@@ -30,6 +25,7 @@ class Entry(BaseModel):
     context: Annotated[int, Field(gt=0)]
     max_output: Annotated[int, Field(gt=0)] | None = None
     reasoning: Reasoning = "default"
+    embeds: bool = False
     price: Price | None = None
     long_context: LongPrice | None = None
     tiers: dict[str, Multiple] = {}
@@ -43,7 +39,7 @@ class ModelsFile(BaseModel):
     as_of: date
     sources: list[str]
     tiers: dict[str, dict[str, Multiple]] = {}
-    tools: dict[str, _Tools] = {}
+    tools: dict[str, dict[str, Dollars]] = {}
     defaults: dict[str, str]
     models: dict[str, Entry]
 
@@ -59,16 +55,11 @@ class ModelsFile(BaseModel):
                 long=entry.long_context,
                 tiers={**self.tiers.get(entry.provider, {}), **entry.tiers},
                 other_tiers=highest,
-                web_search=self.web_search(entry.provider) or 0,
+                tools=self.tools.get(entry.provider, {}),
             )
             for slug, entry in self.models.items()
             if entry.price
         }
-
-    def web_search(self, provider: str) -> int | None:
-        """The price of a web search in micro-dollars; None if it has none."""
-        tools = self.tools.get(provider)
-        return tools.web_search if tools else None
 
 
 def read(path: Path) -> ModelsFile:

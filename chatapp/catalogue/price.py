@@ -95,14 +95,14 @@ class Tariff:
 
     ``tiers`` are multiples by tier or speed, in thousandths; ``other_tiers`` are the highest of all
     models, for a tier without a multiple here. A tier that is unknown everywhere is standard.
-    ``web_search`` is the price of one search in micro-dollars.
+    ``tools`` are the prices of one use of each tool, in micro-dollars.
     """
 
     usual: Price
     long: LongPrice | None = None
     tiers: Mapping[str, int] = field(default_factory=dict)
     other_tiers: Mapping[str, int] = field(default_factory=dict)
-    web_search: int = 0
+    tools: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, usage: Usage) -> int:
         """The cost in micro-dollars, rounded up once for the call."""
@@ -110,7 +110,8 @@ class Tariff:
         multiple, scale = self._multiple(usage)
         total = price.millionths(usage) * multiple
         tokens = -(-total // (TOKENS_PER_PRICE * scale))
-        return tokens + max(0, usage.web_searches) * self.web_search
+        uses = sum(max(0, n) * self.tools.get(name, 0) for name, n in usage.tool_calls.items())
+        return tokens + uses
 
     def is_long(self, input_tokens: int) -> bool:
         """Whether a call with this input is priced as a long one."""

@@ -83,21 +83,28 @@ class Estimator:
         *,
         most_output_tokens: int | None = None,
         choices: int = 1,
+        history_tokens: int = 0,
         caller: str | None = None,
         tiers: tuple[str, ...] = (),
     ) -> Estimate:
         """The estimate for this body in OpenAI's or Anthropic's protocol.
 
-        ``most_output_tokens`` bounds all ``choices`` together; ``caller`` is the identity whose own
+        ``most_output_tokens`` bounds all ``choices`` together, ``history_tokens`` are read besides
+        the body; ``caller`` is the identity whose own
         calls count first. Never raises, and seldom reads the storage: see RedisOutputs.
         """
         choices = max(1, choices)
         counted = input_tokens(model, body)
         output = choices * self._output_tokens(model.slug, caller)
         longest = self._catalogue.longest_answer(model) * choices
-        output = max(0, min(output, longest, *filter(None, [most_output_tokens])))
+        output = min(output, longest)
+        if most_output_tokens is not None:
+            output = max(0, min(output, most_output_tokens))
         # A provider refuses, and does not bill, a call that exceeds the model's context.
-        input_, context = counted.expected, self._catalogue.context_tokens.get(model.slug)
+        input_, context = (
+            counted.expected + history_tokens,
+            self._catalogue.context_tokens.get(model.slug),
+        )
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
         cached = 0 if caller is None else self._callers.cached_tokens(caller, model.slug, input_)

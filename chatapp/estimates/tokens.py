@@ -41,16 +41,26 @@ EXACT_TEXTS: Final = 2_000
 OPAQUE_BYTES_PER_TOKEN: Final = 3
 #: Of a file that is outside the request, at a URL or an id: 20 pages of a PDF.
 FILE_TOKENS: Final = 50_000
+#: Of an item of an earlier response that the request only names: a long answer.
+REFERENCE_TOKENS: Final = 1_000
 
-# Beside the messages: instructions, and what the model gets as JSON.
-SYSTEM: Final = "system"
+# Where messages are, and beside them: instructions, and what the model gets as JSON.
+MESSAGES: Final = ("messages", "input")
+SYSTEM: Final = ("system", "instructions")
 TOOLS: Final = ("tools", "functions")
-SCHEMAS: Final = ("response_format", "output_format", "output_config")
-IMAGE_KINDS: Final = frozenset({"image", "image_url", "input_image"})
+SCHEMAS: Final = ("response_format", "output_format", "output_config", "text")
+IMAGE_KINDS: Final = frozenset(
+    {"image", "image_url", "input_image", "computer_screenshot", "image_generation_call"}
+)
 TEXT_KINDS: Final = frozenset({"text", "input_text", "output_text", "refusal"})
 # Parts that the model gets as JSON. All others may be encoded files: their length is counted.
 JSON_KINDS: Final = frozenset({"tool_use", "tool_result", "thinking", "search_result"})
 FILE_KINDS: Final = frozenset({"document", "file", "input_file", "container_upload"})
+REFERENCE_KIND: Final = "item_reference"
+#: Fields of an item that contain parts, as a content does: the output of a tool.
+CONTENT: Final = ("content", "output")
+#: Reasoning and compactions that only OpenAI can read: base64 with 3 bytes in 4 characters.
+ENCRYPTED: Final = "encrypted_content"
 #: Fields for a document's content in the request.
 INLINE: Final = ("data", "file_data", "content", "text")
 #: How many parts of all messages together are counted one by one; no model takes more images.
@@ -108,10 +118,12 @@ def _other_tokens(contents: Contents, family: Family) -> int:
     return (
         contents.messages * family.message_tokens
         + contents.names
+        + contents.tokens
         + family.reply_tokens
         + contents.images * family.image_tokens
         + contents.has_tools * family.tool_tokens
         + contents.files * FILE_TOKENS
+        + contents.references * REFERENCE_TOKENS
         - (-contents.opaque_bytes // OPAQUE_BYTES_PER_TOKEN)
     )
 
@@ -131,28 +143,45 @@ def _size_bytes(text: str) -> int:
 class Contents:
     """What the model reads, in either vendor's protocol: texts, and numbers of other parts.
 
-    ``files`` are documents at a URL or an id; ``opaque_bytes`` is the length of parts that cannot
-    be counted, as JSON. Nothing is validated: parts of an unknown form are counted as JSON.
+    ``tokens`` are those that the client has made, ``files`` are documents at a URL or an id,
+    ``references`` items of earlier responses;
+    ``opaque_bytes`` is the length of parts that cannot be counted, as JSON. Nothing is validated:
+    parts of an unknown form are counted as JSON.
     """
 
     texts: list[str] = field(default_factory=list)
     messages: int = 0
     names: int = 0
+    tokens: int = 0
     images: int = 0
     files: int = 0
+    references: int = 0
     opaque_bytes: int = 0
     has_tools: bool = False
     _parts: int = 0
 
     def add_message(self, message: object) -> None:
-        """A message of a body: its role, its content, and its other fields."""
+        """A message of a body: its role, its content, and its other fields. Embeddings are made of
+        texts, or of tokens."""
+        if isinstance(message, int | list):
+            self.tokens += 1 if isinstance(message, int) else len(message)
+            return
         self.messages += 1
         if not isinstance(message, Mapping):
-            self.texts.append(json_text(message))
+            self.texts.append(message if isinstance(message, str) else json_text(message))
+            return
+        kind = message.get("type")
+        if kind == REFERENCE_KIND:
+            self.references += 1
+            return
+        if isinstance(kind, str) and kind in IMAGE_KINDS:
+            self.images += 1
             return
         for name, value in message.items():
-            if name == "content":
+            if name in CONTENT:
                 self.add_content(value)
+            elif name == ENCRYPTED and isinstance(value, str):
+                self.opaque_bytes += len(value) * 3 // 4
             elif value is not None:
                 self.names += name == "name"
                 self.texts.append(value if isinstance(value, str) else json_text(value))
@@ -195,14 +224,14 @@ class Contents:
 
 
 def of_body(fields: Mapping[str, object]) -> Contents:
-    """The contents of a request to OpenAI's chat completions or Anthropic's messages."""
+    """The contents of a request to any address of OpenAI or Anthropic that generates."""
     contents = Contents()
-    messages = fields.get("messages")
-    for message in messages if isinstance(messages, list) else [messages]:
-        contents.add_message(message)
-    if fields.get(SYSTEM):
+    for messages in (fields[name] for name in MESSAGES if name in fields):
+        for message in messages if isinstance(messages, list) else [messages]:
+            contents.add_message(message)
+    for instructions in (fields[name] for name in SYSTEM if fields.get(name)):
         contents.messages += 1
-        contents.add_content(fields[SYSTEM])
+        contents.add_content(instructions)
     for name in (*TOOLS, *SCHEMAS):
         if fields.get(name):
             contents.texts.append(json_text(fields[name]))

@@ -1,4 +1,4 @@
-"""How long calls stay in the ledger. Older ones are deleted in small batches, by a thread."""
+"""How long rows stay in the database. Older ones are deleted in small batches, by a thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import Column, Table, delete, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.connection import Database
@@ -29,15 +29,18 @@ LOCK: Final = 0x63686174
 
 
 def prune(
-    database: Database, *, before: datetime, pause: Callable[[float], object] = time.sleep
+    database: Database,
+    *,
+    before: datetime,
+    began_at: Column[datetime] = CALLS.c.started_at,
+    pause: Callable[[float], object] = time.sleep,
 ) -> int:
-    """Delete the calls that began before then; returns their number. ``pause`` is called between
-    batches; if it returns a true value, the rest stays."""
-    deleted = 0
-    oldest = select(CALLS.c.id).where(CALLS.c.started_at < before)
-    batch = delete(CALLS).where(
-        CALLS.c.id.in_(oldest.order_by(CALLS.c.started_at).limit(BATCH).scalar_subquery())
-    )
+    """Delete the rows that began before then, by that column; returns their number. ``pause`` is
+    called between batches; if it returns a true value, the rest stays."""
+    deleted, table = 0, began_at.table
+    assert isinstance(table, Table)
+    oldest = select(table.c.id).where(began_at < before).order_by(began_at).limit(BATCH)
+    batch = delete(table).where(table.c.id.in_(oldest.scalar_subquery()))
     while True:
         with database.writing() as connection:
             if not database.is_sqlite and not connection.scalar(
@@ -51,11 +54,19 @@ def prune(
 
 
 class Retention:
-    """A thread that prunes the ledger every hour, in each process that writes to it."""
+    """A thread that prunes a table every hour, in each process that writes to it."""
 
-    def __init__(self, database: Database, *, keep: timedelta, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        keep: timedelta,
+        began_at: Column[datetime] = CALLS.c.started_at,
+        every_s: float = EVERY_S,
+    ) -> None:
         self._database = database
         self._keep = keep
+        self._began_at = began_at
         self._every_s = every_s
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-retention", daemon=True)
@@ -70,11 +81,17 @@ class Retention:
         while True:
             try:
                 before = datetime.now(UTC) - self._keep
-                deleted = prune(self._database, before=before, pause=self._ending.wait)
+                deleted = prune(
+                    self._database,
+                    before=before,
+                    began_at=self._began_at,
+                    pause=self._ending.wait,
+                )
             except (SQLAlchemyError, OSError) as error:
-                log.warning("The ledger could not be pruned: %s", error)
+                log.warning("%s could not be pruned: %s", self._began_at.table, error)
             else:
                 if deleted:
-                    log.info("Deleted %d calls older than %d days", deleted, self._keep.days)
+                    what = self._began_at.table, self._keep.days
+                    log.info("Deleted %d rows of %s older than %d days", deleted, *what)
             if self._ending.wait(self._every_s):
                 return

@@ -38,6 +38,8 @@ CALLS: Final = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cache_write_1h_tokens", BigInteger),
     Column("web_searches", BigInteger),
+    # Uses of the provider's other tools, as "file_search:2+code_interpreter:1".
+    Column("other_tool_calls", String(128)),
     Column("tiers", String(64)),
     Column("estimated", Boolean, nullable=False),
     Column("cost_micro_usd", BigInteger, nullable=False),
@@ -54,8 +56,8 @@ USAGE: Final = (
     "output_tokens",
     "reasoning_tokens",
     "cache_write_1h_tokens",
-    "web_searches",
 )
+WEB_SEARCH: Final = "web_search"
 #: The columns that the end of a call fills or changes: a fallback model may have answered.
 AT_THE_END: Final = (
     "slug",
@@ -63,6 +65,8 @@ AT_THE_END: Final = (
     "estimated_input_tokens",
     "estimated_output_tokens",
     *USAGE,
+    "web_searches",
+    "other_tool_calls",
     "tiers",
     "estimated",
     "cost_micro_usd",
@@ -112,6 +116,8 @@ def row_of(call: Call) -> dict[str, object]:
         "estimated_input_tokens": call.estimated_input_tokens,
         "estimated_output_tokens": call.estimated_output_tokens,
         **{name: None if usage is None else getattr(usage, name) for name in USAGE},
+        "web_searches": None if usage is None else usage.tool_calls.get(WEB_SEARCH, 0),
+        "other_tool_calls": None if usage is None else _other_tools(usage),
         "tiers": None if usage is None else "+".join(usage.tiers or ()) or None,
         "estimated": call.estimated,
         "cost_micro_usd": call.cost_micro_usd,
@@ -126,7 +132,18 @@ def usage_of(row: Mapping[Any, Any]) -> Usage | None:
     if row["input_tokens"] is None:
         return None
     tiers = tuple(row["tiers"].split("+")) if row["tiers"] else None
-    return Usage(**{name: row[name] or 0 for name in USAGE}, tiers=tiers)
+    tool_calls = {WEB_SEARCH: row["web_searches"]} if row["web_searches"] else {}
+    for each in (row["other_tool_calls"] or "").split("+"):
+        name, _, count = each.partition(":")
+        if name:
+            tool_calls[name] = int(count)
+    tokens = {name: row[name] or 0 for name in USAGE}
+    return Usage(**tokens, tool_calls=tool_calls, tiers=tiers)
+
+
+def _other_tools(usage: Usage) -> str | None:
+    calls = (f"{name}:{n}" for name, n in usage.tool_calls.items() if n and name != WEB_SEARCH)
+    return "+".join(calls)[:128] or None
 
 
 def _text(value: object) -> str:

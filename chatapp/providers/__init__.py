@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -49,9 +49,9 @@ class Usage:
     ``input_tokens`` is the whole prompt. ``cached_input_tokens`` (read from the provider's cache)
     and ``cache_write_tokens`` (written to it) are parts of it, however the provider reports them;
     ``cache_write_1h_tokens``, written for an hour, are a part of the latter. ``output_tokens`` is
-    everything generated, ``reasoning_tokens`` a part of it. ``web_searches`` counts the provider's
-    own searches. ``tiers`` are the tiers and speeds that change the price ("priority", "fast", …):
-    empty for a standard call, None if the provider reported none.
+    everything generated, ``reasoning_tokens`` a part of it. ``tool_calls`` counts the uses of the
+    provider's own tools, by the name of their price. ``tiers`` are the tiers and speeds that change
+    the price ("priority", "fast", …): empty for a standard call, None if none was reported.
     """
 
     input_tokens: int
@@ -60,7 +60,7 @@ class Usage:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     cache_write_1h_tokens: int = 0
-    web_searches: int = 0
+    tool_calls: Mapping[str, int] = field(default_factory=dict)
     tiers: tuple[str, ...] | None = None
 
 
@@ -98,12 +98,16 @@ class Completion:
 class RawRequest:
     """A request in a provider's own format. ``raw`` is the body that is sent, ``fields`` its parsed
     JSON. ``headers`` and ``query`` are the client's headers and parameters that the provider's
-    API defines."""
+    API defines, ``path`` is the address in it; if empty, the one that prompts are sent to.
+    ``object_path`` continues it for an object that the provider keeps."""
 
     raw: bytes
     fields: Mapping[str, object]
     headers: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    path: str = ""
+    object_path: str = ""
+    method: str = "POST"
 
     @classmethod
     def of(cls, fields: Mapping[str, object]) -> RawRequest:
@@ -136,7 +140,8 @@ class Extras:
 class RawAnswer:
     """A whole answer in a provider's own format. ``raw`` is its body, ``fields`` its parsed JSON.
     ``headers`` are those that the client may need; ``usage`` is None if the provider reported none
-    that is valid; ``output_bytes`` is the size of the generated text and tool arguments."""
+    that is valid; ``output_bytes`` is the size of the generated text and tool arguments. ``ids``
+    are those under which the provider keeps the answer, its own first, then those of its items."""
 
     raw: bytes
     fields: object
@@ -144,6 +149,7 @@ class RawAnswer:
     headers: Mapping[str, str]
     usage: Usage | None = None
     output_bytes: int = 0
+    ids: tuple[str, ...] = ()
     quotas: tuple[Quota, ...] = ()
 
 
@@ -161,17 +167,21 @@ class Progress:
 
     ``usage`` is the last that the provider reported, and ``usage_is_final`` tells whether it is
     complete. ``output_bytes`` is the size of everything generated so far: text, refusals, tool
-    names and arguments, reasoning. ``finish_reason`` is None until the answer is complete: a stream
-    that ends earlier was cut off. ``failed`` is set by an error that the provider reported within
-    the stream.
+    names and arguments, reasoning; ``tool_calls`` are those so far. ``finish_reason`` is None until
+    the answer is complete: a stream that ends earlier was cut off. ``failed`` is set by an error
+    that the provider reported within the stream, ``error`` if the client has received that error as
+    a part of the stream. ``ids`` are those of RawAnswer, as far as they are known.
     """
 
     model: str
     usage: Usage | None = None
     usage_is_final: bool = False
     output_bytes: int = 0
+    tool_calls: Mapping[str, int] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     failed: bool = False
+    error: ProviderError | None = None
+    ids: tuple[str, ...] = ()
 
 
 class ProviderError(Exception):
@@ -280,8 +290,8 @@ class Provider(Protocol):
 class Forwarder(Protocol):
     """A provider that also takes requests in its own format."""
 
-    def extras(self, fields: Mapping[str, object]) -> Extras:
-        """What changes the price of this body. Accepts everything that JSON can express."""
+    def extras(self, request: RawRequest) -> Extras:
+        """What changes the price of the request. Accepts everything that JSON can express."""
         ...
 
     def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
@@ -295,6 +305,15 @@ class Forwarder(Protocol):
 
     def forward_stream(self, request: RawRequest) -> AnswerStream:
         """Send the request once. Raises ProviderError if no stream begins."""
+        ...
+
+
+@runtime_checkable
+class AnswerStore(Protocol):
+    """A provider that keeps answers."""
+
+    def fetch(self, request: RawRequest) -> RawAnswer:
+        """Read or change an object that is kept, once. Raises ProviderError."""
         ...
 
 

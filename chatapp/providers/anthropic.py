@@ -27,15 +27,12 @@ from chatapp.providers import (
 )
 from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, http_date, quota
 from chatapp.providers.event_stream import Event
-from chatapp.providers.sdk import SDKProvider, Vendor
+from chatapp.providers.sdk import Api, SDKProvider, Vendor
 
 if TYPE_CHECKING:
     import anthropic
 
 NAME: Final = "anthropic"
-COUNT_PATH: Final = "/v1/messages/count_tokens"
-#: How long a count may take: it generates nothing, and an estimate can replace it.
-COUNT_WITHIN_S: Final = 10.0
 #: The minimum of `thinking.budget_tokens`, and what is left for the answer beside it.
 LEAST_THINKING: Final = 1024
 LEAST_ANSWER: Final = 256
@@ -193,14 +190,14 @@ class Bill(Generation):
         read = sum(part.cache_read_input_tokens or 0 for part in parts)
         written = sum(part.cache_creation_input_tokens or 0 for part in parts)
         hour = (part.cache_creation or CacheWrites() for part in parts)
-        tools = self.server_tool_use or ServerTools()
+        searches = (self.server_tool_use or ServerTools()).web_search_requests
         return Usage(
             input_tokens=sum(part.input_tokens for part in parts) + read + written,
             output_tokens=sum(part.output_tokens for part in parts),
             cached_input_tokens=read,
             cache_write_tokens=written,
             cache_write_1h_tokens=sum(part.ephemeral_1h_input_tokens or 0 for part in hour),
-            web_searches=tools.web_search_requests or 0,
+            tool_calls={"web_search": searches} if searches else {},
             tiers=_tiers(self.speed, self.inference_geo),
         )
 
@@ -441,15 +438,20 @@ VENDOR: Final = Vendor(
     error_class="AnthropicError",
     key_variable="ANTHROPIC_API_KEY",
     patterns=("claude-*",),
-    path="/v1/messages",
     request_id_header="request-id",
+    apis=(
+        Api(
+            path="/v1/messages",
+            extras=extras_of,
+            bounded=_bounded,
+            open_stream=lambda request: (request, MessageReader(str(request.fields.get("model")))),
+            usage=_usage,
+            output_bytes=_output_bytes,
+        ),
+    ),
     body=_body,
     completion=_completion,
-    extras=extras_of,
-    bounded=_bounded,
-    open_stream=lambda request: (request, MessageReader(str(request.fields.get("model")))),
-    usage=_usage,
-    output_bytes=_output_bytes,
+    count_path="/v1/messages/count_tokens",
     quotas=quotas,
     quotas_by_direction=True,
     error_kind=_error_kind,
@@ -459,6 +461,3 @@ VENDOR: Final = Vendor(
 class Anthropic(SDKProvider):
     def __init__(self, timeouts: Timeouts) -> None:
         super().__init__(VENDOR, timeouts)
-
-    def count(self, request: RawRequest) -> RawAnswer:
-        return self.post(COUNT_PATH, request, within_s=COUNT_WITHIN_S)

@@ -122,7 +122,7 @@ class EventStream:
             raise ProviderError(self._provider, "malformed", message=str(error)) from error
         finally:
             self.close()
-        if self.progress.finish_reason is None:
+        if self.progress.finish_reason is None and not self.progress.failed:
             raise ProviderError(self._provider, "unavailable", message="the stream ended too early")
 
     def close(self) -> None:

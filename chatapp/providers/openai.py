@@ -1,4 +1,4 @@
-"""OpenAI's models, over its chat completions."""
+"""OpenAI's models: the vendor, and its chat completions."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from chatapp.providers import (
 )
 from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, quota
 from chatapp.providers.event_stream import Event
-from chatapp.providers.sdk import SDKProvider, Vendor
+from chatapp.providers.openai_responses import COMPACTION, RESPONSES
+from chatapp.providers.openai_service import NAME, common_extras, stream_error, tiers_of
+from chatapp.providers.sdk import Api, SDKProvider, Vendor
 
 if TYPE_CHECKING:
     import openai
 
-NAME: Final = "openai"
 #: The fields that limit an answer's length; the first is the current one.
 BOUNDS: Final = ("max_completion_tokens", "max_tokens")
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
@@ -40,9 +41,6 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "length": "length",
     "content_filter": "refused",
 }
-#: Tiers with a price of their own, under one name for each. All others have the standard price.
-TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
-STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
 #: Fields of a message that the model does not generate.
 NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
 
@@ -89,12 +87,8 @@ def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
 
 def extras_of(fields: Mapping[str, object]) -> Extras:
     """See Forwarder. The fields are those of openai 3.57's `CompletionCreateParams`."""
-    refused, tiers = {}, {}
-    tier = fields.get("service_tier")
-    if isinstance(tier, str):
-        tiers = dict(zip(["service_tier"], _tiers(tier) or (), strict=False))
-    elif tier is not None:
-        refused["service_tier"] = "is not a tier"
+    common = common_extras(fields)
+    refused = dict(common.refused)
     if fields.get("web_search_options") is not None:
         refused["web_search_options"] = "has no price here"
     modalities = fields.get("modalities")
@@ -103,8 +97,8 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     messages = fields.get("messages")
     if any(_has_audio(message) for message in (messages if isinstance(messages, list) else ())):
         refused["messages"] = "may not contain input_audio, which has no price here"
-    return Extras(
-        tiers=tiers,
+    return replace(
+        common,
         refused=refused,
         thinks=False if fields.get("reasoning_effort") == "none" else None,
     )
@@ -114,14 +108,6 @@ def _has_audio(message: object) -> bool:
     content = message.get("content") if isinstance(message, dict) else None
     parts = content if isinstance(content, list) else ()
     return any(isinstance(part, dict) and part.get("type") == "input_audio" for part in parts)
-
-
-def _tiers(service_tier: str | None) -> tuple[str, ...] | None:
-    """A requested or served tier under the name that prices use; an unknown one by its own name."""
-    if service_tier is None:
-        return None
-    word = service_tier.lower()
-    return () if word in STANDARD_TIERS else (TIERS.get(word, word[:32]),)
 
 
 # -- whole answers -----------------------------------------------------------------------------
@@ -153,7 +139,7 @@ class Bill(Fields):
             cached_input_tokens=prompt.cached_tokens or 0,
             cache_write_tokens=prompt.cache_write_tokens or 0,
             reasoning_tokens=generated.reasoning_tokens or 0,
-            tiers=_tiers(service_tier),
+            tiers=tiers_of(service_tier),
         )
 
 
@@ -258,7 +244,7 @@ class ChunkReader:
         chunk = Chunk.model_validate_json(event.data)
         if chunk.error:
             self.progress.failed = True
-            raise _stream_error(chunk.error)
+            raise stream_error(chunk.error)
         progress = self.progress
         progress.model = chunk.model or progress.model
         text = "".join([self._text(choice) for choice in chunk.choices])
@@ -282,6 +268,30 @@ class ChunkReader:
         return text
 
 
+# -- embeddings --------------------------------------------------------------------------------
+
+
+class EmbeddingBill(Fields):
+    prompt_tokens: Tokens
+
+
+class Embeddings(Fields):
+    usage: EmbeddingBill
+
+
+def _embedding_usage(answer: object) -> Usage:
+    return Usage(Embeddings.model_validate(answer).usage.prompt_tokens, output_tokens=0)
+
+
+EMBEDDINGS: Final = Api(
+    path="/embeddings",
+    extras=common_extras,
+    bounded=lambda request, _: request,
+    usage=_embedding_usage,
+    output_bytes=lambda _: 0,
+)
+
+
 # -- errors ------------------------------------------------------------------------------------
 
 #: The start of a 429 for a request above the quota of a whole minute: "Request too large for gpt-4o
@@ -290,20 +300,6 @@ TOO_LARGE: Final = "Request too large"
 #: In the code or the message of a 429 when the tier `flex` is full; other tiers may not be:
 #: https://platform.openai.com/docs/guides/flex-processing.
 NO_FLEX: Final = "resource unavailable"
-#: By an error's code, or else its type. OpenAI has words for both; compatible servers send the
-#: status as code.
-STREAM_KINDS: Final[dict[str, ErrorKind]] = {
-    "rate_limit_exceeded": "rate_limited",
-    "slow_down": "rate_limited",
-    "rate_limit_error": "rate_limited",
-    "requests": "rate_limited",
-    "tokens": "rate_limited",
-    "429": "rate_limited",
-    "server_is_overloaded": "overloaded",
-    "service_unavailable_error": "overloaded",
-    "503": "overloaded",
-    "insufficient_quota": "quota",
-}
 
 
 def _error_kind(error: openai.APIStatusError) -> ErrorKind | None:
@@ -315,14 +311,6 @@ def _error_kind(error: openai.APIStatusError) -> ErrorKind | None:
     if error.status_code == 429 and NO_FLEX in words:
         return "unavailable"
     return None
-
-
-def _stream_error(error: object) -> ProviderError:
-    found = error if isinstance(error, dict) else {"message": error}
-    words = (str(found.get("code")), str(found.get("type")))
-    kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
-    message = str(found.get("message") or "")
-    return ProviderError(NAME, next(kinds, "unavailable"), message=message, status=200)
 
 
 # -- quotas ------------------------------------------------------------------------------------
@@ -369,16 +357,24 @@ VENDOR: Final = Vendor(
     client_class="OpenAI",
     error_class="OpenAIError",
     key_variable="OPENAI_API_KEY",
-    patterns=("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*"),
-    path="/chat/completions",
+    patterns=("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*", "text-embedding-*"),
     request_id_header="x-request-id",
+    apis=(
+        Api(
+            path="/chat/completions",
+            extras=extras_of,
+            bounded=_bounded,
+            open_stream=_open_stream,
+            usage=_usage,
+            output_bytes=_output_bytes,
+        ),
+        RESPONSES,
+        COMPACTION,
+        EMBEDDINGS,
+    ),
     body=_body,
     completion=_completion,
-    extras=extras_of,
-    bounded=_bounded,
-    open_stream=_open_stream,
-    usage=_usage,
-    output_bytes=_output_bytes,
+    count_path="/responses/input_tokens",
     quotas=quotas,
     quotas_by_direction=False,
     error_kind=_error_kind,

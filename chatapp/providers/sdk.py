@@ -9,7 +9,6 @@ ProviderError here, and nowhere else.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,8 +52,28 @@ STATUS_KINDS: Final[dict[int, ErrorKind]] = {
     529: "overloaded",
 }
 JSON: Final = "application/json"
+#: How long a count may take: it generates nothing, and an estimate can replace it.
+COUNT_WITHIN_S: Final = 10.0
 KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 REDACTED: Final = "***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """One address of a vendor whose calls are billed, with its protocol.
+
+    ``extras`` (of a body) and ``bounded`` are those of Forwarder. ``open_stream`` returns the
+    request to send for a stream, and the reader of its events; None if there are no streams.
+    ``usage``, ``output_bytes`` and ``ids`` read a whole answer's JSON.
+    """
+
+    path: str
+    extras: Callable[[Mapping[str, object]], Extras]
+    bounded: Callable[[RawRequest, int], RawRequest]
+    open_stream: Callable[[RawRequest], tuple[RawRequest, EventReader]] | None = None
+    usage: Callable[[object], Usage]
+    output_bytes: Callable[[object], int]
+    ids: Callable[[object], tuple[str, ...]] = lambda _: ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +81,11 @@ class Vendor:
     """What differs between the vendors' SDKs and APIs.
 
     ``name`` is also the SDK's module, ``client_class`` its client and ``error_class`` the base of
-    its errors. ``patterns`` match the names of its models, ``path`` is that of its calls.
-    ``request_id_header`` is passed on to clients, who may need it to report a problem.
+    its errors. ``patterns`` match the names of its models. ``request_id_header`` is passed on to
+    clients, who may need it to report a problem.
 
-    ``body`` writes a prompt, and ``completion`` reads its answer. ``extras`` and ``bounded`` are
-    those of Forwarder. ``open_stream`` returns the request to send for a stream, and the reader of
-    its events. ``usage`` and ``output_bytes`` read a whole answer's JSON, ``quotas`` its headers.
+    Prompts are sent to the first of the ``apis``: ``body`` writes one, and ``completion`` reads its
+    answer. ``count_path`` counts the tokens of an input. ``quotas`` reads an answer's headers.
     ``quotas_by_direction`` is that of Provider. ``error_kind`` is the cause of an APIStatusError if
     the status alone does not tell it.
     """
@@ -77,18 +95,18 @@ class Vendor:
     error_class: str
     key_variable: str
     patterns: tuple[str, ...]
-    path: str
     request_id_header: str
+    apis: tuple[Api, ...]
     body: Callable[[Prompt], dict[str, object]]
     completion: Callable[[RawAnswer], Completion]
-    extras: Callable[[Mapping[str, object]], Extras]
-    bounded: Callable[[RawRequest, int], RawRequest]
-    open_stream: Callable[[RawRequest], tuple[RawRequest, EventReader]]
-    usage: Callable[[object], Usage]
-    output_bytes: Callable[[object], int]
+    count_path: str
     quotas: Callable[[Mapping[str, str]], tuple[Quota, ...]]
     quotas_by_direction: bool
     error_kind: Callable[[Any], ErrorKind | None]
+
+    def api(self, path: str) -> Api:
+        """The API at that path; the first for an empty one."""
+        return next((api for api in self.apis if api.path == path), self.apis[0])
 
     @property
     def sdk(self) -> Any:
@@ -120,10 +138,12 @@ class Connection:
         if request.headers:
             headers = httpx2.Headers(headers)
             headers.update(request.headers)
+        if request.object_path:
+            url = url.copy_with(path=f"{url.path}/{request.object_path}")
         if request.query:
             url = url.copy_merge_params(request.query)
         sent = httpx2.Request(
-            "POST",
+            request.method,
             url,
             headers=headers,
             content=request.raw,
@@ -181,44 +201,57 @@ class SDKProvider:
         request = RawRequest.of({**self._vendor.body(prompt), "stream": True})
         return self._stream(request, lenient=False)
 
-    def extras(self, fields: Mapping[str, object]) -> Extras:
-        return self._vendor.extras(fields)
+    def extras(self, request: RawRequest) -> Extras:
+        return self._vendor.api(request.path).extras(request.fields)
 
     def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
-        return self._vendor.bounded(request, most_output_tokens)
+        return self._vendor.api(request.path).bounded(request, most_output_tokens)
 
     def forward(self, request: RawRequest) -> RawAnswer:
-        return self.post(self._vendor.path, request)
+        api = self._vendor.api(request.path)
+        answer = self._post(api.path, request, read_s=self._timeouts.read_s)
+        with provider_errors(self._vendor):
+            return replace(
+                answer,
+                usage=_usage(api, answer.fields),
+                output_bytes=api.output_bytes(answer.fields),
+                ids=api.ids(answer.fields),
+            )
 
     def forward_stream(self, request: RawRequest) -> EventStream:
         return self._stream(request, lenient=True)
 
-    def post(self, path: str, request: RawRequest, *, within_s: float = math.inf) -> RawAnswer:
-        """Send the request once and wait for the whole answer, at most ``within_s`` seconds between
-        two reads. Raises ProviderError."""
+    def count(self, request: RawRequest) -> RawAnswer:
+        read_s = min(COUNT_WITHIN_S, self._timeouts.read_s)
+        return self._post(self._vendor.count_path, request, read_s=read_s)
+
+    def fetch(self, request: RawRequest) -> RawAnswer:
+        return self._post(request.path, request, read_s=min(COUNT_WITHIN_S, self._timeouts.read_s))
+
+    def _post(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
+        """Send the request once and wait for the whole answer."""
         vendor = self._vendor
         with provider_errors(vendor):
-            response = self._send(path, request, read_s=min(within_s, self._timeouts.read_s))
-            fields = json.loads(response.content)
+            response = self._send(path, request, read_s=read_s)
             headers = dict(response.headers.items())
             return RawAnswer(
                 raw=response.content,
-                fields=fields,
+                fields=json.loads(response.content),
                 content_type=sendable(headers, "content-type") or JSON,
                 headers=_request_id(vendor, headers),
-                usage=_usage(vendor, fields),
-                output_bytes=vendor.output_bytes(fields),
                 quotas=vendor.quotas(headers),
             )
 
     def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream:
         """Send the request once. ``lenient`` passes on events that cannot be parsed."""
         vendor, timeouts = self._vendor, self._timeouts
-        request, reader = vendor.open_stream(request)
+        api = vendor.api(request.path)
+        assert api.open_stream is not None, f"{api.path} has no streams"
+        request, reader = api.open_stream(request)
         # Compression would delay events until a block is full.
         plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
         with provider_errors(vendor):
-            response = self._send(vendor.path, plain, read_s=timeouts.first_byte_s, stream=True)
+            response = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
             # The stream has begun: from now on each read has the usual time.
             response.request.extensions["timeout"]["read"] = timeouts.read_s
         headers = dict(response.headers.items())
@@ -266,9 +299,9 @@ class SDKProvider:
         return Connection(made, http_client, connect_s=connect_s)
 
 
-def _usage(vendor: Vendor, fields: object) -> Usage | None:
+def _usage(api: Api, fields: object) -> Usage | None:
     try:
-        return vendor.usage(fields)
+        return api.usage(fields)
     except ValidationError:
         return None
 

@@ -92,6 +92,7 @@ class CurrentRequest:
                 wanted.fields,
                 most_output_tokens=wanted.most_output_tokens,
                 choices=wanted.choices,
+                history_tokens=wanted.history_tokens,
                 caller=self.user,
                 tiers=tuple(wanted.extras.tiers.values()),
             )

@@ -68,6 +68,11 @@ def has_no_valid_key() -> bool:
     return current_request().principal is None
 
 
+def names_no_model() -> bool:
+    """Whether the request is about something else at a provider, such as a stored response."""
+    return current_request().model_request is None
+
+
 def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:
     """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy."""
     allowed = ", ".join(map(repr, known)) or "none"

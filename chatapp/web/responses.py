@@ -10,7 +10,8 @@ from flask import Response, jsonify
 
 from chatapp.calls.provider_call import ProviderCall
 from chatapp.conversation import failures_logged
-from chatapp.providers import AnswerStream, Part, Progress, ProviderError
+from chatapp.ledger.stored_answers import StoredAnswers
+from chatapp.providers import AnswerStream, Part, Progress, ProviderError, RawAnswer, Usage
 from chatapp.providers.event_stream import MIMETYPE
 from chatapp.web.current_call import begin_call
 from chatapp.web.current_request import current_request
@@ -48,6 +49,12 @@ def respond_as_vendor(wire_format: WireFormat) -> Response:
         return _stream_response(stream, ForwardWriter(wire_format), call)
     answer = call.run(lambda model, most: conversation.forward(model, raw_request, most))
     call.finish_answer(answer.usage, output_bytes=answer.output_bytes)
+    _note(answer.ids, answer.usage, call, current.services.stored_answers)
+    return raw_response(answer)
+
+
+def raw_response(answer: RawAnswer) -> Response:
+    """A provider's whole answer as it is."""
     return Response(answer.raw, headers=answer.headers, content_type=answer.content_type)
 
 
@@ -55,13 +62,18 @@ class ForwardWriter:
     """A provider's stream, byte by byte, for a client that speaks its protocol."""
 
     def __init__(self, wire_format: WireFormat) -> None:
-        self.error = wire_format.error_event
+        self._format = wire_format
+        self._parts = 0
 
     def start(self) -> bytes:
         return b""
 
     def part(self, part: Part) -> bytes:
+        self._parts += 1
         return part.raw
+
+    def error(self, error: ProviderError) -> bytes:
+        return self._format.error_event(error, number=self._parts)
 
     def end(self, progress: Progress) -> bytes:
         return b""
@@ -74,10 +86,18 @@ class StreamBody:
     before the first byte, has no effect.
     """
 
-    def __init__(self, stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> None:
+    def __init__(
+        self,
+        stream: AnswerStream,
+        writer: StreamWriter,
+        call: ProviderCall,
+        stored_answers: StoredAnswers,
+    ) -> None:
         self._stream = stream
         self._writer = writer
         self._call = call
+        self._stored_answers = stored_answers
+        self._ids: tuple[str, ...] = ()
         self._client_left = False
         self._provider_is_done = False
         self._bytes = self._written()
@@ -111,6 +131,13 @@ class StreamBody:
             self._client_left = True
             self._stream.abort()
 
+    def _note_progress(self, progress: Progress) -> None:
+        self._call.note_progress(progress)
+        if progress.ids is not self._ids:
+            # Before the client gets the event with them.
+            self._ids = progress.ids
+            _note(self._ids, progress.usage, self._call, self._stored_answers)
+
     def _written(self) -> Iterator[bytes]:
         writer = self._writer
         try:
@@ -118,7 +145,7 @@ class StreamBody:
                 yield start
             with failures_logged(self._call.model, unless=lambda: self._client_left):
                 for part in self._stream:
-                    self._call.note_progress(self._stream.progress)
+                    self._note_progress(self._stream.progress)
                     if written := writer.part(part):
                         yield written
         except ProviderError as error:
@@ -128,13 +155,24 @@ class StreamBody:
             yield writer.error(error)
         else:
             self._provider_is_done = True
+            if reported := self._stream.progress.error:
+                self._call.note_error(reported)
             if end := writer.end(self._stream.progress):
                 yield end
 
 
+def _note(
+    ids: tuple[str, ...], usage: Usage | None, call: ProviderCall, answers: StoredAnswers
+) -> None:
+    """Remember whose answer that is, if the provider keeps it."""
+    if ids:
+        tokens = None if usage is None else usage.input_tokens + usage.output_tokens
+        answers.note(ids, user=call.record.user, provider=call.record.provider, tokens=tokens)
+
+
 def _stream_response(stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> Response:
     """The response to the current request with this stream as its body."""
-    body = StreamBody(stream, writer, call)
+    body = StreamBody(stream, writer, call, current_request().services.stored_answers)
     response = Response(
         body,
         content_type=f"{MIMETYPE}; charset=utf-8",

@@ -67,7 +67,8 @@ def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Data
     database = Database(database_url if request.param == "sqlite" else SERVER_URL or "")
     if request.param == "postgresql":
         with database.writing() as connection:
-            connection.execute(text("DROP TABLE IF EXISTS alembic_version, calls, api_keys, users"))
+            tables = "alembic_version, calls, api_keys, users, stored_answers"
+            connection.execute(text(f"DROP TABLE IF EXISTS {tables}"))
         migration.upgrade(database)
     yield database
     database.close()

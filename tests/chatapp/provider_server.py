@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 OPENAI_PATH = "/v1/chat/completions"
 ANTHROPIC_PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
+RESPONSES_PATH = "/v1/responses"
+EMBEDDINGS_PATH = "/v1/embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,13 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One received call; header names are in lower case."""
+    """One received call; header names are in lower case. The body is empty without one."""
 
     path: str
     headers: Mapping[str, str]
     body: dict[str, object]
     raw: bytes
+    method: str = "POST"
 
 
 class ProviderServer:
@@ -128,18 +131,28 @@ class ProviderServer:
 
 def success(path: str, body: Mapping[str, object]) -> Answer | Stream:
     """A plain answer in the protocol of that path: the requested model says “pong”."""
-    model = body.get("model")
-    if path == OPENAI_PATH:
-        if body.get("stream"):
-            return Stream(openai_chunks(model=model))
-        return Answer(200, openai_body(model=model))
-    if path.partition("?")[0] == COUNT_PATH:
-        return Answer(200, {"input_tokens": 23})
-    if path.partition("?")[0] == ANTHROPIC_PATH:
-        if body.get("stream"):
-            return Stream(anthropic_events(model=model))
-        return Answer(200, anthropic_body(model=model))
-    return Answer(404, {"error": {"message": f"no such path {path}"}})
+    path, model = path.partition("?")[0], body.get("model")
+    streams = {
+        OPENAI_PATH: openai_chunks,
+        ANTHROPIC_PATH: anthropic_events,
+        RESPONSES_PATH: response_events,
+    }
+    if body.get("stream") and path in streams:
+        return Stream(streams[path](model=model))
+    answers: dict[str, Mapping[str, object]] = {
+        OPENAI_PATH: openai_body(model=model),
+        ANTHROPIC_PATH: anthropic_body(model=model),
+        COUNT_PATH: {"input_tokens": 23},
+        RESPONSES_PATH: response_body(model=model),
+        f"{RESPONSES_PATH}/input_tokens": {"object": "response.input_tokens", "input_tokens": 29},
+        f"{RESPONSES_PATH}/compact": compaction_body(),
+        EMBEDDINGS_PATH: embeddings_body(model=model),
+    }
+    if path not in answers and path.startswith(f"{RESPONSES_PATH}/"):
+        return Answer(200, response_body(id_=path.split("/")[3]))
+    if path not in answers:
+        return Answer(404, {"error": {"message": f"no such path {path}"}})
+    return Answer(200, answers[path])
 
 
 def openai_body(*, model: object = "gpt-5.4-mini", text: str | None = "pong") -> dict[str, object]:
@@ -228,6 +241,84 @@ def anthropic_events(*, model: object = "claude-haiku-4-5") -> list[bytes]:
     ]
 
 
+def response_body(
+    *, model: object = "gpt-5.4-mini", text: str = "pong", id_: str = "resp_1", **fields: object
+) -> dict[str, object]:
+    """A response: 12 tokens in, 8 of them cached; 5 out, 2 of them reasoning."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {
+        "id": id_.replace("resp", "msg"),
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+    return {
+        "id": id_,
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "model": model,
+        "output": [message],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "store": True,
+        "usage": {
+            "input_tokens": 12,
+            "input_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 0},
+            "output_tokens": 5,
+            "output_tokens_details": {"reasoning_tokens": 2},
+            "total_tokens": 17,
+        },
+        **fields,
+    }
+
+
+def response_events(
+    *, model: object = "gpt-5.4-mini", end: str = "completed", **fields: object
+) -> list[bytes]:
+    """A streamed response that says “pong” in two deltas; its usage is `response_body`'s."""
+    body = response_body(model=model, **fields)
+    begun = {**body, "status": "in_progress", "output": [], "usage": None}
+    [message] = body["output"]  # type: ignore[misc]
+    place = {"item_id": message["id"], "output_index": 0, "content_index": 0}
+    events: list[tuple[str, dict[str, object]]] = [
+        ("response.created", {"response": begun}),
+        ("response.in_progress", {"response": begun}),
+        ("response.output_item.added", {"output_index": 0, "item": {**message, "content": []}}),
+        (
+            "response.content_part.added",
+            {**place, "part": {"type": "output_text", "text": "", "annotations": []}},
+        ),
+        ("response.output_text.delta", {**place, "delta": "po", "logprobs": []}),
+        ("response.output_text.delta", {**place, "delta": "ng", "logprobs": []}),
+        ("response.output_text.done", {**place, "text": "pong", "logprobs": []}),
+        ("response.content_part.done", {**place, "part": message["content"][0]}),
+        ("response.output_item.done", {"output_index": 0, "item": message}),
+        (f"response.{end}", {"response": {**body, "status": end}}),
+    ]
+    return [named(kind, sequence_number=n, **more) for n, (kind, more) in enumerate(events)]
+
+
+def compaction_body() -> dict[str, object]:
+    """A compacted conversation with the usage of `response_body`."""
+    return {
+        "id": "resp_2",
+        "object": "response.compaction",
+        "created_at": 1,
+        "output": [{"id": "cmp_1", "type": "compaction", "encrypted_content": "c2VjcmV0"}],
+        "usage": response_body()["usage"],
+    }
+
+
+def embeddings_body(*, model: object = "text-embedding-3-small") -> dict[str, object]:
+    """One vector for 7 tokens."""
+    vector = {"object": "embedding", "index": 0, "embedding": [0.25, -0.5]}
+    usage = {"prompt_tokens": 7, "total_tokens": 7}
+    return {"object": "list", "data": [vector], "model": model, "usage": usage}
+
+
 def event(data: object, name: str | None = None) -> bytes:
     """One event on the wire."""
     return (f"event: {name}\n" if name else "").encode() + f"data: {json.dumps(data)}\n\n".encode()
@@ -269,7 +360,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", "0"))
         raw = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.provider.answer(Call(self.path, headers, json.loads(raw), raw))
+        body = json.loads(raw) if raw else {}
+        answer = self.provider.answer(Call(self.path, headers, body, raw, self.command))
         thinks = self.provider.thinks
         if answer is None or (thinks and not self.provider.wait(self.connection)):
             self.close_connection = True
@@ -285,6 +377,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
         self.provider.answered.set()
+
+    do_GET = do_DELETE = do_POST  # noqa: N815 - the names are given
 
     def _send_stream(self, answer: Stream) -> None:
         self.send_response(200)

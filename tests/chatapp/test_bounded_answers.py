@@ -120,7 +120,7 @@ OPUS, LUNA = "claude-opus-5", "gpt-5.6-luna"
         (OPUS, Usage(1_000, 0, cache_write_tokens=1_000), 6_250),
         (OPUS, Usage(1_000, 0, cache_write_tokens=1_000, cache_write_1h_tokens=1_000), 10_000),
         (OPUS, Usage(1_000, 0, cache_write_tokens=800, cache_write_1h_tokens=300), 7_125),
-        (OPUS, Usage(1_000, 100, web_searches=20), 207_500),
+        (OPUS, Usage(1_000, 100, tool_calls={"web_search": 20}), 207_500),
         (LUNA, Usage(1_000, 100, tiers=("priority",)), 640),
         ("gpt-5-mini", Usage(1_000, 100, tiers=("priority",)), 810),
         ("gpt-5-mini", Usage(1_000, 100, tiers=("flex",)), 225),
@@ -288,7 +288,7 @@ def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: Provi
             210,
             cache_write_tokens=50,
             cache_write_1h_tokens=40,
-            web_searches=3,
+            tool_calls={"web_search": 3},
             tiers=("fast", "us"),
         ),
     )

@@ -24,7 +24,11 @@ GUARDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "blocked-all": ("unless blocked", "global", {}),
     "blocked-user": ("unless blocked", "user", {}),
     "blocked-key": ("unless blocked", "api_key", {}),
-    "blocked-model": ("unless blocked", "model", {}),
+    "blocked-model": (
+        "unless blocked",
+        "model",
+        {"exempt_when": "chatapp.web.identities:names_no_model"},
+    ),
     "surge": ("5 usd/hour or 20 x usual", "api_key", {}),
     "unbilled": ("unless blocked", "user", {"mode": "shadow"}),
     "provider": ("unless blocked", "upstream", {}),
@@ -59,7 +63,8 @@ def test_every_call_of_a_provider_has_its_guards() -> None:
         "chat": [*SWITCHES, *CALLS],
         "anthropic_api": SWITCHES,
         "anthropic_api.messages": CALLS,
-        "openai_api.chat_completions": [*SWITCHES, *CALLS],
+        "openai_api": [*SWITCHES, *CALLS],
+        "openai_stored": SWITCHES,
     }
 
 

@@ -12,6 +12,7 @@ from chatapp.providers import Part, Progress, ProviderError
 from chatapp.web.errors import ErrorReport
 from chatapp.web.formats.anthropic import AnthropicFormat
 from chatapp.web.formats.openai import OpenAIFormat
+from chatapp.web.formats.responses import ResponsesFormat
 
 
 class StreamWriter(Protocol):
@@ -60,8 +61,8 @@ class WireFormat(AnswerFormat, Protocol):
 
     def error_body(self, report: ErrorReport) -> dict[str, object]: ...
 
-    def error_event(self, error: ProviderError) -> bytes:
-        """The event that ends a stream with an error."""
+    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
+        """The event that ends a stream of ``number`` events with an error."""
         ...
 
     @property
@@ -77,6 +78,7 @@ class WireFormat(AnswerFormat, Protocol):
 
 
 OPENAI: Final = OpenAIFormat()
+RESPONSES: Final = ResponsesFormat()
 ANTHROPIC: Final = AnthropicFormat()
 
 
@@ -92,11 +94,11 @@ def current_format() -> WireFormat:
 
 
 def addresses(*blueprints: str) -> list[str]:
-    """The addresses of blueprints whose names begin like this. Those of a vendor's protocol begin
-    with the provider's name."""
+    """The addresses of blueprints whose names begin like this, without those of stored objects.
+    Those of a vendor's protocol begin with the provider's name."""
     return [
         f"{method} {rule.rule.replace('<path:', '<')}"
         for rule in current_app.url_map.iter_rules()
-        if rule.endpoint.startswith(blueprints)
+        if rule.endpoint.startswith(blueprints) and "id_" not in rule.arguments
         for method in sorted({*(rule.methods or ())} - {"HEAD", "OPTIONS"})
     ]

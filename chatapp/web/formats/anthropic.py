@@ -60,7 +60,7 @@ class AnthropicFormat:
         request_id = report.request_id or new_request_id()
         return {"type": "error", "error": error, "request_id": request_id}
 
-    def error_event(self, error: ProviderError) -> bytes:
+    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
         return write(self.error_body(sdk_report(error)), name="error")
 
     def limit_headers(

@@ -35,11 +35,17 @@ VERSION: Final = "v1"
 # The first segments of OpenAI's paths after the base_url, which its user may have got wrong.
 OPENAI_RESOURCES: Final = frozenset(
     {
-        *("assistants", "audio", "batches", "completions", "conversations", "embeddings", "files"),
-        *("fine_tuning", "images", "models", "moderations", "realtime", "responses", "threads"),
-        *("uploads", "vector_stores", "videos"),
+        *("assistants", "audio", "batches", "completions", "containers", "conversations"),
+        *("embeddings", "evals", "files", "fine_tuning", "images", "models", "moderations"),
+        *("realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
     }
 )
+# The first segments of what both vendors have and this server has not.
+UNSUPPORTED: Final = OPENAI_RESOURCES - {"embeddings", "models", "responses"} | {
+    "complete",
+    "messages",
+    "skills",
+}
 SHOWN_CHARACTERS: Final = 100
 
 
@@ -152,10 +158,12 @@ def unknown_address(error: HTTPException) -> ErrorAnswer | None:
         return None
     if error.code == 404:
         requested = f"{request.method} {request.path[:SHOWN_CHARACTERS]}"
-        hint = wire_format.hints[min(versions, 2)]
         known = ", ".join(addresses(f"{wire_format.provider}_", "models_api."))
-        message = f"Unknown address {requested}{hint}. Available: {known}."
-        error = ApiError(404, "not_found", message)
+        if versions == 1 and UNSUPPORTED.issuperset(parts[1:2] or [""]):
+            cause = f"{requested} is not supported here"
+        else:
+            cause = f"Unknown address {requested}{wire_format.hints[min(versions, 2)]}"
+        error = ApiError(404, "not_found", f"{cause}. Available: {known}.")
     errors = FormatErrors(lambda: wire_format)
     return (
         errors.denied(error) if isinstance(error, RateLimitExceeded) else errors.http_error(error)

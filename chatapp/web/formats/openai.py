@@ -20,8 +20,8 @@ ERROR_TYPES: Final = {
 }
 
 
-class OpenAIFormat:
-    """The format of POST /v1/chat/completions."""
+class OpenAIService:
+    """OpenAI's errors and headers, which all of its formats share."""
 
     provider: Final = "openai"
     request_id_header: Final = REQUEST_ID_HEADER
@@ -50,9 +50,6 @@ class OpenAIFormat:
         }
         return {"error": error}
 
-    def error_event(self, error: ProviderError) -> bytes:
-        return write(self.error_body(sdk_report(error)))
-
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int
     ) -> dict[str, str]:
@@ -61,6 +58,13 @@ class OpenAIFormat:
             f"x-ratelimit-remaining-{unit}": str(remaining),
             f"x-ratelimit-reset-{unit}": duration(reset_after_us),
         }
+
+
+class OpenAIFormat(OpenAIService):
+    """The format of POST /v1/chat/completions."""
+
+    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
+        return write(self.error_body(sdk_report(error)))
 
     def answer_body(self, reply: Reply) -> dict[str, object]:
         message = {"role": "assistant", "content": reply.text, "refusal": None}

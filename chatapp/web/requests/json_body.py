@@ -180,8 +180,9 @@ def read_object(request: Request, *, example: str) -> dict[str, object]:
     return read_document(request, example=example).fields
 
 
-def read_document(request: Request, *, example: str) -> Document:
-    """The same, with the bytes that it was read from."""
+def read_document(request: Request, *, example: str, most_tokens: int = TOKENS_MOST) -> Document:
+    """The same, with the bytes that it was read from. ``most_tokens`` bounds its strings, brackets
+    and commas together."""
     if not request.is_json:
         found = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
         raise ApiError(
@@ -191,7 +192,7 @@ def read_document(request: Request, *, example: str) -> Document:
         )
     raw = _read(request)
     try:
-        _check_size(raw)
+        _check_size(raw, most_tokens)
         document = json.loads(
             raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names
         )
@@ -209,7 +210,7 @@ def read_document(request: Request, *, example: str) -> Document:
     return Document(raw, document)
 
 
-def _check_size(raw: bytes) -> None:
+def _check_size(raw: bytes, most_tokens: int) -> None:
     """ValueError for too many values or too deep nesting: a parser needs up to 20 bytes of memory
     for each byte of such a body, and recurses.
 
@@ -224,8 +225,8 @@ def _check_size(raw: bytes) -> None:
                 raise ValueError(f"nested too deeply: more than {DEPTH_MOST} levels")
         elif sign in CLOSING:
             depth -= 1
-        if count >= TOKENS_MOST:
-            raise ValueError(f"too many values: more than about {TOKENS_MOST // 2:,}")
+        if count >= most_tokens:
+            raise ValueError(f"too many values: more than about {most_tokens // 2:,}")
 
 
 def _no_such_number(name: str) -> NoReturn:

@@ -6,8 +6,8 @@ unread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final, NoReturn
+from collections.abc import Collection, Mapping
+from typing import Annotated, ClassVar, Final, NoReturn
 
 from flask import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -16,9 +16,11 @@ from pydantic_core import PydanticCustomError
 from chatapp import validation
 from chatapp.catalogue import Model
 from chatapp.conversation import ModelUnavailableError, Turn, UnknownModelError
+from chatapp.ledger.stored_answers import ID_MAX, StoredAnswer, StoredAnswersUnavailableError
 from chatapp.providers import Extras, RawRequest
 from chatapp.services import current_services
-from chatapp.web.errors import ApiError
+from chatapp.web.current_request import current_request
+from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import addresses
 from chatapp.web.requests import ModelRequest, json_body
 from chatapp.web.requests.chat import ModelName
@@ -32,6 +34,10 @@ TOKENS_MOST: Final = 1_000_000
 CHOICES_MOST: Final = 8
 HEADER_MAX_CHARACTERS: Final = 1000
 OFFLINE: Final = "offline"
+SHOWN_CHARACTERS: Final = 100
+REFERENCE: Final = "item_reference"
+# Of a stored conversation whose last answer was cut off: half an agent's usual one.
+UNKNOWN_HISTORY_TOKENS: Final = 50_000
 
 
 def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -56,13 +62,30 @@ Messages = Annotated[list[dict[str, object]], Field(min_length=1), AfterValidato
 
 
 class Fields(BaseModel):
-    """The fields that are read in either vendor's body."""
+    """The fields that are read in every body."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
+    most_json_tokens: ClassVar[int] = json_body.TOKENS_MOST
+    makes_embeddings: ClassVar[bool] = False
+
     model: ModelName
-    messages: Messages
     stream: bool | None = None
+
+    @property
+    def last_text(self) -> str:
+        """The text that the offline model answers."""
+        return ""
+
+    @property
+    def previous_answer(self) -> str | None:
+        """The id of the stored answer that the request continues."""
+        return None
+
+    @property
+    def referenced_items(self) -> tuple[str, ...]:
+        """The ids of items of stored answers that the request names."""
+        return ()
 
     @property
     def choices(self) -> int:
@@ -75,38 +98,138 @@ class Fields(BaseModel):
         return None
 
 
+class MessageFields(Fields):
+    """A body with messages, in either vendor's protocol."""
+
+    messages: Messages
+
+    @property
+    def last_text(self) -> str:
+        return text_of(self.messages[-1])
+
+
+def _bounded_input(items: object) -> object:
+    if isinstance(items, list):
+        _countable([item if isinstance(item, dict) else {} for item in items])
+    elif not isinstance(items, str | None):
+        raise PydanticCustomError("input", "is neither a text nor a list")
+    return items
+
+
+class InputFields(Fields):
+    """A body of OpenAI's Responses API: a text or items, which may continue a stored response."""
+
+    input: Annotated[object, AfterValidator(_bounded_input)] = None
+    previous_response_id: Annotated[str, Field(max_length=ID_MAX)] | None = None
+
+    @property
+    def previous_answer(self) -> str | None:
+        return self.previous_response_id
+
+    @property
+    def referenced_items(self) -> tuple[str, ...]:
+        items = self.input if isinstance(self.input, list) else ()
+        named = (i.get("id") for i in items if isinstance(i, dict) and i.get("type") == REFERENCE)
+        return tuple(id_[:ID_MAX] for id_ in named if isinstance(id_, str))
+
+    @property
+    def last_text(self) -> str:
+        return text_of(
+            self.input[-1] if isinstance(self.input, list) and self.input else self.input
+        )
+
+
 def read(
     request: Request,
     fields_of: type[Fields],
     *,
     provider: str,
     example: str,
+    path: str = "",
     headers: tuple[str, ...] = (),
     query: tuple[str, ...] = (),
 ) -> ModelRequest:
     """The request's body, checked; ApiError if it is invalid, with ``example`` if it is no object.
-    ``headers`` and ``query`` name what is forwarded of the request besides its body."""
+    ``path`` is its address at the provider; ``headers`` and ``query`` name what is forwarded of the
+    request besides its body."""
     # It may be larger than at other endpoints, because it may contain images.
     request.max_content_length = current_services().settings.max_body_bytes
-    document = json_body.read_document(request, example=example)
+    document = json_body.read_document(
+        request, example=example, most_tokens=fields_of.most_json_tokens
+    )
     try:
         fields = fields_of.model_validate(document.fields)
     except ValidationError as error:
         refuse(error)
     model = served_model(fields.model, provider=provider)
+    _check_kind(model, makes_embeddings=fields.makes_embeddings)
+    raw_request = RawRequest(
+        raw=document.raw,
+        fields=document.fields,
+        headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
+        query=_parameters(request, query),
+        path=path,
+    )
     return ModelRequest(
-        turn=Turn(_last_text(fields.messages), model),
+        turn=Turn(fields.last_text, model),
         most_output_tokens=fields.most_output_tokens,
         stream=fields.stream or False,
-        raw_request=RawRequest(
-            raw=document.raw,
-            fields=document.fields,
-            headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
-            query=_parameters(request, query),
-        ),
+        raw_request=raw_request,
         choices=fields.choices,
-        extras=_extras(model, document.fields),
+        extras=_extras(model, raw_request),
+        history_tokens=_history_tokens(fields),
     )
+
+
+def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
+    """ApiError (404) if the model cannot answer at an address of this kind."""
+    catalogue = current_services().conversation.catalogue
+    if model.slug not in catalogue.slugs.values():
+        return  # the provider knows
+    if makes_embeddings and model.slug not in catalogue.embedding:
+        names = ", ".join(sorted(catalogue.embedding))
+        raise _not_found(f'The model "{model.name}" makes no embeddings. Choose one of {names}.')
+    if not makes_embeddings and model.slug in catalogue.embedding:
+        raise _not_found(
+            f'The model "{model.name}" makes embeddings only. Use POST /v1/embeddings.'
+        )
+
+
+def _history_tokens(fields: Fields) -> int:
+    """The tokens of the stored conversation that the request continues; ApiError (404) unless the
+    caller made it, and each item that the request names."""
+    previous, items = fields.previous_answer, fields.referenced_items
+    wanted = {*items, *([] if previous is None else [previous])}
+    if not wanted:
+        return 0
+    found = own_answers(wanted)
+    if previous is not None and previous not in found:
+        raise ApiError(
+            404,
+            "previous_response_not_found",
+            f"Previous response with id {previous[:SHOWN_CHARACTERS]!r} not found.",
+            param="previous_response_id",
+        )
+    for id_ in items:
+        if id_ not in found:
+            message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
+            raise ApiError(404, "item_not_found", message, param="input")
+    if previous is None:
+        return 0
+    known = found[previous].tokens
+    return UNKNOWN_HISTORY_TOKENS if known is None else known
+
+
+def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
+    """Those of the stored answers that the caller has made. ApiError (503) if that is unknown."""
+    current = current_request()
+    try:
+        return current.services.stored_answers.find(
+            ids, user=current.user, before_wait=current.services.limiter.admit_edge
+        )
+    except StoredAnswersUnavailableError as error:
+        cause = "Stored responses cannot be checked at the moment."
+        raise unavailable("stored_responses_unavailable", cause) from error
 
 
 def served_model(name: str, *, provider: str) -> Model:
@@ -145,17 +268,17 @@ def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
     return {name: _plain(name, found[name]) for name in names if name in found}
 
 
-def _extras(model: Model, fields: Mapping[str, object]) -> Extras:
+def _extras(model: Model, raw_request: RawRequest) -> Extras:
     """What changes the price; ApiError (400) for a field without a known price."""
     conversation = current_services().conversation
-    found = conversation.extras(model, fields)
+    found = conversation.extras(model, raw_request)
     for name, why in found.refused.items():
         raise _unpriced(name, why)
     for name, tier in found.tiers.items():
         if not conversation.catalogue.prices_tier(model, tier):
             raise _unpriced(name, f"has the value {tier!r}, which has no price for {model.name}")
     for tool in found.tools:
-        if tool not in conversation.catalogue.tools(model.provider):
+        if tool not in conversation.catalogue.tools.get(model.provider, ()):
             raise _unpriced("tools", f"has {tool!r}, which has no price here")
     return found
 
@@ -164,9 +287,9 @@ def _unpriced(field: str, problem: str) -> ApiError:
     return ApiError(400, "unpriced_field", f'"{field}" {problem}. Leave it out.', param=field)
 
 
-def _last_text(messages: list[dict[str, object]]) -> str:
-    """The text of the last message, in either protocol."""
-    content = messages[-1].get("content")
+def text_of(message: object) -> str:
+    """The text of a message, in any protocol."""
+    content = message.get("content") if isinstance(message, Mapping) else message
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else ()

@@ -17,7 +17,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import chatapp.accounts.store
-import chatapp.ledger.table  # noqa: F401 - both put their tables into METADATA
+import chatapp.ledger.stored_answers
+import chatapp.ledger.table  # noqa: F401 - all put their tables into METADATA
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
@@ -65,7 +66,7 @@ def test_an_upgrade_is_done_once(database: Database) -> None:
 def first_revision(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Each kind of database, as the first version made it."""
     with database.writing() as connection:
-        for table in ("alembic_version", "calls", "api_keys", "users"):
+        for table in ("alembic_version", "calls", "api_keys", "users", "stored_answers"):
             connection.execute(text(f"DROP TABLE {table}"))
     with monkeypatch.context() as then:
         then.setattr(migration, "HEAD", "0001")

@@ -39,11 +39,15 @@ def respond(sdk: openai.OpenAI) -> object:
     return sdk.responses.create(model="offline", input="ping")
 
 
-def embed(sdk: openai.OpenAI) -> object:
-    return sdk.embeddings.create(model="offline", input="ping")
+def moderate(sdk: openai.OpenAI) -> object:
+    return sdk.moderations.create(input="ping")
 
 
-OPENAI = (openai.OpenAI, "invalid_request_error", "POST /v1/chat/completions, GET /v1/models")
+OPENAI = (
+    openai.OpenAI,
+    "invalid_request_error",
+    "POST /v1/embeddings, POST /v1/responses/input_tokens, GET /v1/models",
+)
 ANTHROPIC = (
     anthropic.Anthropic,
     "not_found_error",
@@ -55,9 +59,38 @@ CASES: dict[str, tuple[Any, str, Callable[[Any], object], str]] = {
     "no /v1, for the models": (OPENAI, "", lambda sdk: sdk.models.list(), "must end in /v1"),
     "/v1 twice": (OPENAI, "/v1/v1", complete, "base_url must end in a single /v1"),
     "another beginning": (OPENAI, "/api", complete, "must end in /v1"),
-    "responses": (OPENAI, "/v1", respond, "Unknown address POST /v1/responses."),
     "responses, no /v1": (OPENAI, "", respond, "must end in /v1"),
-    "embeddings": (OPENAI, "/v1", embed, "Unknown address POST /v1/embeddings."),
+    "moderations": (OPENAI, "/v1", moderate, "POST /v1/moderations is not supported here."),
+    "openai's batches": (
+        OPENAI,
+        "/v1",
+        lambda sdk: sdk.batches.list(),
+        "GET /v1/batches is not supported here.",
+    ),
+    "openai's files": (
+        OPENAI,
+        "/v1",
+        lambda sdk: sdk.files.list(),
+        "GET /v1/files is not supported here.",
+    ),
+    "images": (
+        OPENAI,
+        "/v1",
+        lambda sdk: sdk.images.generate(prompt="a cat"),
+        "POST /v1/images/generations is not supported here.",
+    ),
+    "speech": (
+        OPENAI,
+        "/v1",
+        lambda sdk: sdk.audio.speech.create(input="a", model="tts-1", voice="alloy"),
+        "POST /v1/audio/speech is not supported here.",
+    ),
+    "completions": (
+        OPENAI,
+        "/v1",
+        lambda sdk: sdk.completions.create(model="gpt-4o", prompt="a"),
+        "POST /v1/completions is not supported here.",
+    ),
     "messages, /v1": (ANTHROPIC, "/v1", say, "base_url must not end in /v1"),
     "models, /v1": (ANTHROPIC, "/v1", lambda sdk: sdk.models.list(), "must not end in /v1"),
     "messages, another beginning": (ANTHROPIC, "/api", say, "begins with /v1"),
@@ -66,9 +99,14 @@ CASES: dict[str, tuple[Any, str, Callable[[Any], object], str]] = {
         ANTHROPIC,
         "",
         lambda sdk: sdk.messages.batches.list(),
-        "GET /v1/messages/batches.",
+        "GET /v1/messages/batches is not supported here.",
     ),
-    "files": (ANTHROPIC, "", lambda sdk: sdk.beta.files.list(), "Unknown address GET /v1/files."),
+    "files": (
+        ANTHROPIC,
+        "",
+        lambda sdk: sdk.beta.files.list(),
+        "GET /v1/files is not supported here.",
+    ),
 }
 
 
@@ -103,7 +141,8 @@ def test_an_sdk_shows_the_mistake_and_the_known_addresses(url: str, name: str) -
         ("GET", "/v1", 404, "openai"),
         ("GET", "/v1/chat/completions", 405, "openai"),
         ("POST", "/v1/models", 405, "openai"),
-        ("POST", "/v1/embeddings", 404, "openai"),
+        ("GET", "/v1/embeddings", 405, "openai"),
+        ("POST", "/v1/fine_tuning/jobs", 404, "openai"),
         ("GET", "/v1/%ff%00", 404, "openai"),
         ("GET", "/chat", 405, None),
         ("POST", "/chats", 404, None),
@@ -130,7 +169,7 @@ def test_a_long_address_is_cut(client: FlaskClient) -> None:
     """The message stays short, whatever the client requested."""
     body = client.get(f"/v1/{'x' * 3000}").json
     assert body is not None
-    assert len(body["error"]["message"]) < 400
+    assert len(body["error"]["message"]) < 450
 
 
 @pytest.mark.parametrize("path", ["/chat", "/v1/messages", "/v1/chat/completions"])
@@ -144,7 +183,7 @@ def test_a_405_names_the_allowed_method(client: FlaskClient, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "kind"),
     [
-        ("/v1/embeddings", {}, ("requests", "rate_limit_exceeded")),
+        ("/v1/moderations", {}, ("requests", "rate_limit_exceeded")),
         ("/v1/nowhere", {"anthropic-version": "2023-06-01"}, ("rate_limit_error",)),
         ("/v1/messages/batches", {}, ("rate_limit_error",)),
         ("/nowhere", {}, ("rate_limited",)),

@@ -1,0 +1,98 @@
+"""OpenAI's addresses that generate nothing: stored responses, and counting tokens.
+
+A stored response is only its user's: for all others it is a 404, as if it did not exist.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flask import Blueprint, Response, jsonify, request
+
+from chatapp.estimates.tokens import input_tokens
+from chatapp.providers import RawRequest
+from chatapp.services import current_services
+from chatapp.web.current_request import current_request
+from chatapp.web.errors import ApiError
+from chatapp.web.formats import OPENAI
+from chatapp.web.formats.errors import FormatErrors
+from chatapp.web.requests import vendor
+from chatapp.web.responses import raw_response
+
+bp = Blueprint("openai_stored", __name__, url_prefix="/v1/responses")
+FormatErrors(lambda: OPENAI).install(bp)
+
+PATH: Final = "/responses"
+EXAMPLE: Final = '{"model": "offline", "input": "hello"}'
+#: The parameters of these addresses that are forwarded.
+QUERY: Final = ("include", "include[]", "after", "before", "limit", "order")
+
+
+@bp.before_request
+def read_request() -> None:
+    """Check the body before the view, in which limits are decided."""
+    if request.endpoint == f"{bp.name}.count":
+        current_request().model_request = vendor.read(
+            request, vendor.InputFields, provider=OPENAI.provider, example=EXAMPLE, path=PATH
+        )
+
+
+@bp.post("/input_tokens")
+def count() -> Response:
+    """The input tokens of a response: the provider's count, or else an estimate. It is not a call:
+    nothing is billed, so nothing is reserved, charged or recorded in the ledger."""
+    wanted = current_request().wanted
+    model, raw_request = wanted.turn.model, wanted.raw_request
+    assert raw_request is not None
+    counted = current_services().conversation.count(model, raw_request)
+    if counted is not None:
+        return raw_response(counted)
+    estimated = input_tokens(model, wanted.fields).expected + wanted.history_tokens
+    return jsonify(object="response.input_tokens", input_tokens=estimated)
+
+
+@bp.get("/<id_>")
+@bp.delete("/<id_>")
+def response(id_: str) -> Response:
+    """A stored response, or its deletion."""
+    return _forward(id_, id_)
+
+
+@bp.post("/<id_>/cancel")
+def cancel(id_: str) -> Response:
+    """The end of a response in the background. There are none here, which the provider says."""
+    return _forward(id_, f"{id_}/cancel")
+
+
+@bp.get("/<id_>/input_items")
+def input_items(id_: str) -> Response:
+    """What the response answers."""
+    return _forward(id_, f"{id_}/input_items")
+
+
+def _forward(id_: str, object_path: str) -> Response:
+    """The provider's answer to the current request, if the caller made the response."""
+    if request.args.get("stream") == "true":
+        message = "A stored response cannot be streamed. Leave stream out to get it whole."
+        raise ApiError(400, "unsupported_stream", message, param="stream")
+    answer = vendor.own_answers([id_]).get(id_)
+    if answer is None:
+        raise ApiError(
+            404,
+            "response_not_found",
+            f"Response with id {id_[: vendor.SHOWN_CHARACTERS]!r} not found.",
+            param="response_id",
+        )
+    return raw_response(
+        current_services().conversation.fetch(
+            answer.provider,
+            RawRequest(
+                raw=b"",
+                fields={},
+                query={n: request.args.getlist(n) for n in QUERY if n in request.args},
+                path=PATH,
+                object_path=object_path,
+                method="GET" if request.method == "HEAD" else request.method,
+            ),
+        )
+    )

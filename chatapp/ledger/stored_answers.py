@@ -1,0 +1,152 @@
+"""Who made an answer that its provider keeps: only its user may continue, fetch or delete it.
+
+All users share this server's key, so the provider would give everybody's answers to each of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Column, Index, String, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from chatapp.background import BackgroundSender, Patience
+from chatapp.database import METADATA, Instant
+from chatapp.database.connection import Database
+from chatapp.ledger.retention import Retention
+from chatapp.per_process import PerProcess
+
+log = logging.getLogger(__name__)
+
+STORED: Final = Table(
+    "stored_answers",
+    METADATA,
+    Column("id", String(128), primary_key=True),
+    Column("user", String(300), nullable=False),
+    Column("provider", String(32), nullable=False),
+    Column("tokens", BigInteger),
+    Column("created_at", Instant, nullable=False),
+    Index("ix_stored_answers_created_at", "created_at"),
+)
+#: As long as OpenAI keeps a response.
+KEEP: Final = timedelta(days=30)
+BATCH: Final = 500
+MOST_WAITING: Final = 20_000
+LINGER_S: Final = 0.02
+#: How long an answer may take from another worker's memory to the database, and between two looks.
+PATIENCE_S: Final = 0.5
+STEP_S: Final = 0.05
+ID_MAX: Final = 128
+
+
+class StoredAnswersUnavailableError(Exception):
+    """The database cannot be read at the moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer that a provider keeps, or an item of it. ``tokens`` are those of the whole
+    conversation so far, which the next call continues; None if unknown."""
+
+    id: str
+    user: str
+    provider: str
+    tokens: int | None
+    created_at: datetime
+
+
+class StoredAnswers:
+    """Remembers who made which answer. Safe from any thread; no caller waits for a write."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writer = PerProcess(self._new_writer, close=BackgroundSender.close)
+        self._retention = PerProcess(
+            partial(Retention, database, keep=KEEP, began_at=STORED.c.created_at),
+            close=Retention.close,
+        )
+
+    def note(
+        self, ids: Sequence[str], *, user: str, provider: str, tokens: int | None = None
+    ) -> None:
+        """The user has made an answer with these ids: its own first, then those of its items."""
+        writer, now = self._writer.get(), datetime.now(UTC)
+        for place, id_ in enumerate(ids):
+            known = tokens if place == 0 else None
+            writer.put(id_, StoredAnswer(id_, user[:300], provider, known, now))
+
+    def find(
+        self, ids: Collection[str], *, user: str, before_wait: Callable[[], object] = lambda: None
+    ) -> dict[str, StoredAnswer]:
+        """Those of the answers that the user has made.
+
+        An answer that another worker has just forwarded takes a moment to arrive: ``before_wait``
+        is called before a wait for it. Raises StoredAnswersUnavailableError.
+        """
+        found = self._look(ids)
+        until = time.monotonic() + PATIENCE_S
+        if len(found) < len(set(ids)):
+            before_wait()
+        while len(found) < len(set(ids)) and time.monotonic() < until:
+            time.sleep(STEP_S)
+            found |= self._look({*ids} - found.keys())
+        return {id_: answer for id_, answer in found.items() if answer.user == user[:300]}
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until this process has written its answers; returns whether it has."""
+        return self._writer.get().flush(timeout_s)
+
+    def _look(self, ids: Collection[str]) -> dict[str, StoredAnswer]:
+        writer = self._writer.get()
+        found = {id_: answer for id_ in ids if (answer := writer.unsent(id_))}
+        missing = [id_ for id_ in ids if id_ not in found]
+        if not missing:
+            return found
+        try:
+            with self._database.reading() as connection:
+                rows = connection.execute(select(STORED).where(STORED.c.id.in_(missing)))
+                return found | {row["id"]: StoredAnswer(**row) for row in rows.mappings()}
+        except (SQLAlchemyError, OSError) as error:
+            log.error("The stored answers cannot be read: %s", error)
+            raise StoredAnswersUnavailableError from error
+
+    def _new_writer(self) -> BackgroundSender[str, StoredAnswer]:
+        self._retention.get()
+        return BackgroundSender(
+            "stored-answers",
+            self._write,
+            merge=lambda _, later: later,
+            lose=lambda id_, _: log.error("%s was not recorded: its user cannot continue it", id_),
+            batch=BATCH,
+            most=MOST_WAITING,
+            linger_s=LINGER_S,
+            patience=Patience(),
+        )
+
+    def _write(self, answers: Mapping[str, StoredAnswer]) -> bool:
+        rows = [asdict(answer) for answer in answers.values()]
+        try:
+            with self._database.writing() as connection:
+                connection.execute(_statement(self._database.is_sqlite), rows)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("%d stored answers wait for the database: %s", len(rows), error)
+            return False
+        return True
+
+
+@cache
+def _statement(is_sqlite: bool) -> Any:  # noqa: FBT001
+    insert = (sqlite if is_sqlite else postgresql).insert(STORED)
+    # An id never changes its user.
+    return insert.on_conflict_do_update(
+        index_elements=[STORED.c.id],
+        set_={"tokens": insert.excluded.tokens},
+        where=STORED.c.user == insert.excluded.user,
+    )

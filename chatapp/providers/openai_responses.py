@@ -1,0 +1,298 @@
+"""OpenAI's Responses API: what is priced in its requests, and its answers, whole and in events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from pydantic import ValidationError
+
+from chatapp.providers import Extras, FinishReason, Part, Progress, RawRequest, Usage
+from chatapp.providers.answer import Fields, Tokens, generated_bytes
+from chatapp.providers.event_stream import Event
+from chatapp.providers.openai_service import common_extras, stream_error, tiers_of
+from chatapp.providers.sdk import Api
+
+#: OpenAI rejects a lower `max_output_tokens`.
+LEAST_OUTPUT_TOKENS: Final = 16
+#: Tools that the client runs, and OpenAI's tools that cost only tokens.
+FREE_TOOLS: Final = frozenset(
+    {
+        *("function", "custom", "local_shell", "apply_patch", "mcp", "tool_search"),
+        *("computer", "computer_use_preview"),
+    }
+)
+#: Tools that OpenAI runs and bills by use, by the start of their type: the first one counts.
+BILLED_TOOLS: Final = (
+    *("web_search_preview", "web_search", "file_search", "code_interpreter", "image_generation"),
+)
+#: The tool of each type of call in an answer.
+TOOL_CALLS: Final = {f"{name}_call": name for name in BILLED_TOOLS}
+SEARCH_TOOLS: Final = BILLED_TOOLS[:2]
+#: What is unknown here, or shared by all clients of this server's key.
+REFUSED: Final = {
+    "conversation": "is not supported; send previous_response_id or all messages instead",
+    "prompt": "is not supported: its content and its tools are unknown here",
+}
+#: Fields of an item that the model does not generate, or that are not billed as output.
+NOT_GENERATED: Final = frozenset(
+    {
+        *("id", "type", "status", "role", "call_id", "annotations", "logprobs", "summary"),
+        *("encrypted_content", "result", "results", "output", "outputs", "sources", "tools"),
+        *("server_label", "container_id", "created_by"),
+    }
+)
+ID: Final = re.compile(r"[\w-]{1,128}", re.ASCII)
+#: A summary is written besides the reasoning: it says nothing about how much of it there was.
+SUMMARY: Final = "response.reasoning_summary"
+ENDS: Final[dict[str, FinishReason | None]] = {
+    "response.completed": "stop",
+    "response.incomplete": "length",
+    "response.failed": None,
+    "response.cancelled": None,
+}
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def extras_of(fields: Mapping[str, object]) -> Extras:
+    """See Forwarder. The fields and tools are those of openai 3.57's `ResponseCreateParams`."""
+    common = common_extras(fields)
+    refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
+    reasoning = fields.get("reasoning")
+    found = reasoning if isinstance(reasoning, dict) else {}
+    if found.get("mode") not in {None, "standard"}:
+        refused["reasoning"] = "may only have the mode 'standard'; others have no price here"
+    tools = []
+    for tool in _tools(fields.get("tools")):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if not isinstance(kind, str):
+            continue  # OpenAI refuses it
+        if billed := _billed(kind):
+            tools.append(billed)
+        elif kind not in FREE_TOOLS and not _is_local_shell(tool):
+            refused["tools"] = f"may not have a tool {kind[:50]!r}, which has no price here"
+    return replace(
+        common,
+        refused={**common.refused, **refused},
+        tools=tuple(dict.fromkeys(tools)),
+        thinks=False if found.get("effort") == "none" else None,
+    )
+
+
+def _tools(listed: object) -> Iterator[object]:
+    """The tools of a request, also those within a namespace."""
+    for tool in listed if isinstance(listed, list) else ():
+        if isinstance(tool, dict) and tool.get("type") == "namespace":
+            yield from _tools(tool.get("tools"))
+        else:
+            yield tool
+
+
+def _billed(kind: str) -> str | None:
+    """The name under which the uses of a tool have a price; None if OpenAI does not bill them."""
+    return next((name for name in BILLED_TOOLS if kind.startswith(name)), None)
+
+
+def _is_local_shell(tool: object) -> bool:
+    """Whether the client runs the tool's commands. Otherwise OpenAI does, in a container."""
+    if not isinstance(tool, dict) or tool.get("type") != "shell":
+        return False
+    environment = tool.get("environment")
+    return environment is None or (
+        isinstance(environment, dict) and environment.get("type") == "local"
+    )
+
+
+def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
+    own, most = (
+        request.fields.get("max_output_tokens"),
+        max(LEAST_OUTPUT_TOKENS, most_output_tokens),
+    )
+    if isinstance(own, int) and own <= most:
+        return request
+    return request.with_fields(max_output_tokens=most)
+
+
+# -- whole answers -----------------------------------------------------------------------------
+
+
+class InputDetails(Fields):
+    cached_tokens: Tokens | None = None
+    cache_write_tokens: Tokens | None = None
+
+
+class OutputDetails(Fields):
+    reasoning_tokens: Tokens | None = None
+
+
+class Bill(Fields):
+    """What OpenAI calls usage."""
+
+    input_tokens: Tokens
+    output_tokens: Tokens
+    input_tokens_details: InputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
+
+
+class WebSearches(Fields):
+    num_requests: Tokens | None = None
+
+
+class ToolUsage(Fields):
+    web_search: WebSearches | None = None
+
+
+class Answer(Fields):
+    usage: Bill
+    service_tier: str | None = None
+    tool_usage: ToolUsage | None = None
+
+
+def _usage(answer: object) -> Usage:
+    found = Answer.model_validate(answer)
+    bill, tool_usage = found.usage, found.tool_usage or ToolUsage()
+    read = bill.input_tokens_details or InputDetails()
+    written = bill.output_tokens_details or OutputDetails()
+    tool_calls = _tool_calls(answer)
+    if tool_usage.web_search is not None and tool_usage.web_search.num_requests is not None:
+        tool_calls[_search_tool(answer)] = tool_usage.web_search.num_requests  # OpenAI's own count
+    return Usage(
+        input_tokens=bill.input_tokens,
+        output_tokens=bill.output_tokens,
+        cached_input_tokens=read.cached_tokens or 0,
+        cache_write_tokens=read.cache_write_tokens or 0,
+        reasoning_tokens=written.reasoning_tokens or 0,
+        tool_calls={name: count for name, count in tool_calls.items() if count},
+        tiers=tiers_of(found.service_tier),
+    )
+
+
+def _tool_calls(answer: object) -> dict[str, int]:
+    """How often each billed tool was used for an answer."""
+    calls: dict[str, int] = {}
+    for item in _items(answer):
+        if name := _tool_of(item):
+            name = _search_tool(answer) if name == "web_search" else name
+            calls[name] = calls.get(name, 0) + 1
+    return calls
+
+
+def _tool_of(item: Mapping[str, object]) -> str | None:
+    """The billed tool that an item of an answer is a use of. Only a search is one of the web
+    search, which may also open pages."""
+    action = item.get("action")
+    if isinstance(action, dict) and action.get("type") not in {None, "search"}:
+        return None
+    return TOOL_CALLS.get(str(item.get("type")))
+
+
+def _search_tool(answer: object) -> str:
+    """The name of the search tool that the request had; its preview has another price."""
+    listed = answer.get("tools") if isinstance(answer, dict) else None
+    kinds = [str(tool.get("type")) for tool in _tools(listed) if isinstance(tool, dict)]
+    return next((name for kind in kinds if (name := _billed(kind)) in SEARCH_TOOLS), "web_search")
+
+
+def _items(answer: object) -> list[dict[str, object]]:
+    output = answer.get("output") if isinstance(answer, dict) else None
+    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+
+
+def _ids(answer: object) -> tuple[str, ...]:
+    """The ids of a response and of its items, if OpenAI keeps them."""
+    if not isinstance(answer, dict) or answer.get("store") is False:
+        return ()
+    found = (each.get("id") for each in (answer, *_items(answer)))
+    return tuple(id_ for id_ in found if isinstance(id_, str) and ID.fullmatch(id_))
+
+
+def _output_bytes(answer: object) -> int:
+    return generated_bytes(list(_items(answer)), without=NOT_GENERATED)
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+class StreamEvent(Fields):
+    """The fields of all events that are read."""
+
+    type: str
+    item_id: str | None = None
+    delta: object = None
+    item: dict[str, object] | None = None
+    response: dict[str, object] | None = None
+    error: object = None
+    code: object = None
+    message: object = None
+
+
+class ResponseReader:
+    """Reads the events of a response. The last one has the usage."""
+
+    def __init__(self, model: str) -> None:
+        self.progress = Progress(model=model)
+        self.over = False
+        self._with_deltas: set[object] = set()
+
+    def read(self, event: Event) -> Part:
+        if not event.data:
+            return Part("", event.raw)
+        found = StreamEvent.model_validate_json(event.data)
+        kind, progress = found.type, self.progress
+        if kind.endswith(".delta") and not kind.startswith(SUMMARY):
+            self._with_deltas.add(found.item_id)
+            progress.output_bytes += generated_bytes(found.delta, without=NOT_GENERATED)
+        elif kind == "response.output_item.done" and found.item is not None:
+            self._end_item(found.item)
+        elif kind in ENDS:
+            self._end(kind, found.response or {})
+        elif kind == "error":
+            progress.failed = True
+            raise stream_error(found.error or {"code": found.code, "message": found.message})
+        elif found.response is not None and not progress.ids:
+            progress.ids = _ids(found.response)
+        return Part("", event.raw)
+
+    def _end_item(self, item: dict[str, object]) -> None:
+        if item.get("id") not in self._with_deltas:
+            self.progress.output_bytes += generated_bytes(item, without=NOT_GENERATED)
+        if name := _tool_of(item):
+            calls = self.progress.tool_calls
+            self.progress.tool_calls = {**calls, name: calls.get(name, 0) + 1}
+
+    def _end(self, kind: str, response: dict[str, object]) -> None:
+        progress = self.progress
+        try:
+            progress.usage = _usage(response)
+            progress.usage_is_final = True
+        except ValidationError:
+            pass  # not reported, or unreadable
+        progress.ids = _ids(response)
+        progress.finish_reason = ENDS[kind]
+        if progress.finish_reason is None:
+            progress.failed = True
+            progress.error = stream_error(response.get("error") or {"message": kind})
+        self.over = True
+
+
+RESPONSES: Final = Api(
+    path="/responses",
+    extras=extras_of,
+    bounded=_bounded,
+    open_stream=lambda request: (request, ResponseReader(str(request.fields.get("model")))),
+    usage=_usage,
+    output_bytes=_output_bytes,
+    ids=_ids,
+)
+#: A compaction rewrites a conversation as a shorter one. Nothing bounds its length.
+COMPACTION: Final = Api(
+    path="/responses/compact",
+    extras=extras_of,
+    bounded=lambda request, _: request,
+    usage=_usage,
+    output_bytes=_output_bytes,
+)

@@ -1,0 +1,60 @@
+"""What all of OpenAI's APIs share: tiers, fields with a price, and errors within a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from chatapp.providers import ErrorKind, Extras, ProviderError
+
+NAME: Final = "openai"
+#: Tiers with a price of their own, under one name for each. All others have the standard price.
+TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
+STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
+#: How long the cache keeps a prompt at the price of a cache write.
+CACHE_TTLS: Final = frozenset({None, "30m"})
+#: By an error's code, or else its type. OpenAI has words for both; compatible servers send the
+#: status as code.
+STREAM_KINDS: Final[dict[str, ErrorKind]] = {
+    "rate_limit_exceeded": "rate_limited",
+    "slow_down": "rate_limited",
+    "rate_limit_error": "rate_limited",
+    "requests": "rate_limited",
+    "tokens": "rate_limited",
+    "429": "rate_limited",
+    "server_is_overloaded": "overloaded",
+    "service_unavailable_error": "overloaded",
+    "503": "overloaded",
+    "insufficient_quota": "quota",
+}
+
+
+def common_extras(fields: Mapping[str, object]) -> Extras:
+    """What the fields that all APIs have change in the price."""
+    refused, tiers = {}, {}
+    tier = fields.get("service_tier")
+    if isinstance(tier, str):
+        tiers = dict(zip(["service_tier"], tiers_of(tier) or (), strict=False))
+    elif tier is not None:
+        refused["service_tier"] = "is not a tier"
+    cache = fields.get("prompt_cache_options")
+    if isinstance(cache, dict) and cache.get("ttl") not in CACHE_TTLS:
+        refused["prompt_cache_options"] = "may only have the ttl '30m'; others have no price here"
+    return Extras(tiers=tiers, refused=refused)
+
+
+def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:
+    """A requested or served tier under the name that prices use; an unknown one by its own name."""
+    if service_tier is None:
+        return None
+    word = service_tier.lower()
+    return () if word in STANDARD_TIERS else (TIERS.get(word, word[:32]),)
+
+
+def stream_error(error: object) -> ProviderError:
+    """An error that was reported within a stream, in any form."""
+    found = error if isinstance(error, dict) else {"message": error}
+    words = (str(found.get("code")), str(found.get("type")))
+    kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
+    message = str(found.get("message") or "")
+    return ProviderError(NAME, next(kinds, "unavailable"), message=message, status=200)

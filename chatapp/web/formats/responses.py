@@ -1,0 +1,139 @@
+"""The format of OpenAI's Responses API: answers of the offline model, whole and in events."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+from chatapp.conversation import Reply
+from chatapp.providers import Part, Progress, ProviderError, Usage
+from chatapp.providers.event_stream import write
+from chatapp.web.errors import sdk_report
+from chatapp.web.formats.openai import OpenAIService
+
+#: Fields that every response has. Nothing is stored.
+COMMON: Final[Mapping[str, object]] = {
+    "object": "response",
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "reasoning": {"effort": None, "summary": None},
+    "store": False,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": 1.0,
+    "truncation": "disabled",
+}
+
+
+class ResponsesFormat(OpenAIService):
+    """The format of POST /v1/responses."""
+
+    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
+        """With the error in both forms: OpenAI documents the flat one, and its SDK raises the
+        other."""
+        report = sdk_report(error)
+        flat = {"code": report.code, "message": report.message, "param": report.param}
+        return _event("error", number, **flat, **self.error_body(report))
+
+    def answer_body(self, reply: Reply) -> dict[str, object]:
+        item = _item(_id("msg"), reply.text)
+        usage = reply.usage or Usage(input_tokens=0, output_tokens=0)
+        return _response(_id("resp"), reply.model, "completed", output=[item], usage=usage)
+
+    def stream_writer(self, model: str, fields: Mapping[str, object]) -> ResponsesStreamWriter:
+        return ResponsesStreamWriter(self, model)
+
+
+class ResponsesStreamWriter:
+    """Events of an answer of the offline model: one item with one part, a text."""
+
+    def __init__(self, wire_format: ResponsesFormat, model: str) -> None:
+        self._format = wire_format
+        self._model = model
+        self._id, self._item_id = _id("resp"), _id("msg")
+        self._number = 0
+        self._text: list[str] = []
+
+    def start(self) -> bytes:
+        response = _response(self._id, self._model, "in_progress", output=[], usage=None)
+        item = {**_item(self._item_id, ""), "status": "in_progress", "content": []}
+        return b"".join(
+            [
+                self._next("response.created", response=response),
+                self._next("response.in_progress", response=response),
+                self._next("response.output_item.added", output_index=0, item=item),
+                self._next("response.content_part.added", **self._place, part=_part("")),
+            ]
+        )
+
+    def part(self, part: Part) -> bytes:
+        self._text.append(part.text)
+        return self._next("response.output_text.delta", **self._place, delta=part.text, logprobs=[])
+
+    def end(self, progress: Progress) -> bytes:
+        text = "".join(self._text)
+        item = _item(self._item_id, text)
+        usage = progress.usage or Usage(input_tokens=0, output_tokens=0)
+        response = _response(self._id, self._model, "completed", output=[item], usage=usage)
+        return b"".join(
+            [
+                self._next("response.output_text.done", **self._place, text=text, logprobs=[]),
+                self._next("response.content_part.done", **self._place, part=_part(text)),
+                self._next("response.output_item.done", output_index=0, item=item),
+                self._next("response.completed", response=response),
+            ]
+        )
+
+    def error(self, error: ProviderError) -> bytes:
+        return self._format.error_event(error, number=self._number)
+
+    @property
+    def _place(self) -> dict[str, object]:
+        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+
+    def _next(self, kind: str, **fields: object) -> bytes:
+        self._number += 1
+        return _event(kind, self._number - 1, **fields)
+
+
+def _event(kind: str, number: int, **fields: object) -> bytes:
+    return write({"type": kind, "sequence_number": number, **fields}, name=kind)
+
+
+def _id(kind: str) -> str:
+    return f"{kind}_{uuid.uuid4().hex}"
+
+
+def _response(
+    id_: str, model: str, status: str, *, output: list[object], usage: Usage | None
+) -> dict[str, object]:
+    state = {"id": id_, "created_at": int(time.time()), "model": model, "status": status}
+    return {**COMMON, **state, "output": output, "usage": usage and _bill(usage)}
+
+
+def _item(id_: str, text: str) -> dict[str, object]:
+    message = {"id": id_, "type": "message", "role": "assistant", "status": "completed"}
+    return {**message, "content": [_part(text)]}
+
+
+def _part(text: str) -> dict[str, object]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _bill(usage: Usage) -> dict[str, object]:
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }

@@ -1,0 +1,384 @@
+"""POST /v1/responses: requests are forwarded unchanged, priced and settled like other calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from chatapp import catalogue
+from chatapp.providers import Usage
+from chatapp.providers.openai_responses import extras_of
+from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.provider_server import (
+    RESPONSES_PATH,
+    Answer,
+    Cut,
+    ProviderServer,
+    Stream,
+    Wait,
+    compaction_body,
+    named,
+    openai_error,
+    response_body,
+    response_events,
+)
+from tests.chatapp.recording_ledger import RecordingLedger
+
+MODEL = "gpt-5.4-mini"
+USAGE = Usage(12, 5, cached_input_tokens=8, reasoning_tokens=2, tiers=())
+
+
+def ask(client: FlaskClient, **fields: object) -> TestResponse:
+    return client.post(RESPONSES_PATH, json={"model": MODEL, "input": "ping", **fields})
+
+
+def error_of(response: TestResponse) -> dict[str, Any]:
+    assert response.json is not None
+    return dict(response.json["error"])
+
+
+@pytest.fixture
+def recorded(online: FlaskClient, ledger: RecordingLedger) -> Callable[[], Any]:
+    """The only call that is over, once there is one."""
+    replace_services(online.application, ledger=ledger)
+    return lambda: ledger.finished()[0]
+
+
+def test_body_and_answer_are_forwarded_byte_for_byte(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """Items, tools and unknown fields reach the provider, and its JSON comes back unchanged. The
+    key is the server's."""
+    sent = json.dumps(
+        {
+            "model": MODEL,
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": "é"}]}],
+            "tools": [{"type": "function", "name": "f", "parameters": {}}, {"type": "custom"}],
+            "reasoning": {"effort": "high", "summary": "auto"},
+            "some_new_field": {"a": [1.0, 1e-7, None]},
+        },
+        indent=3,
+    ).encode()
+    answer = json.dumps(response_body(some_new_answer=[1.50]), indent=2).encode()
+    provider.script(Answer(200, answer, {"x-request-id": "req-7"}))
+    response = online.post(
+        RESPONSES_PATH,
+        data=sent,
+        content_type="application/json",
+        headers={"Authorization": "Bearer mine", "OpenAI-Beta": "responses=v9"},
+    )
+    assert (response.status_code, response.data) == (200, answer)
+    assert response.headers["x-request-id"] == "req-7"
+    assert response.headers["x-ratelimit-limit-requests"] == "10"
+    [call] = provider.calls
+    assert (call.path, call.raw) == (RESPONSES_PATH, sent)
+    assert call.headers["authorization"] == "Bearer sk-openai-test"
+    assert call.headers["openai-beta"] == "responses=v9"
+
+
+@pytest.mark.parametrize("end", ["completed", "incomplete"])
+def test_a_stream_comes_back_byte_for_byte(
+    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any], end: str
+) -> None:
+    """With events that are unknown here, and it is billed by its last event."""
+    events = response_events(end=end)
+    events.insert(4, named("response.something_new", sequence_number=4, item=["x"]))
+    events.insert(2, b": a comment\n\n")
+    provider.script(Stream(events))
+    assert ask(online, stream=True).data == b"".join(events)
+    call = recorded()
+    assert (call.status, call.estimated, call.endpoint) == (
+        "answered",
+        False,
+        "openai_api.responses",
+    )
+    assert call.usage == USAGE
+    assert call.cost_micro_usd == catalogue.load().price(MODEL, USAGE)
+
+
+def test_a_failed_response_reaches_its_client_unchanged(
+    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+) -> None:
+    """It is billed by the usage that it reports; its model cools down if that was the reason."""
+    error = {"code": "rate_limit_exceeded", "message": "no"}
+    events = response_events(end="failed", error=error)
+    provider.script(Stream(events))
+    assert ask(online, stream=True).data == b"".join(events)
+    call = recorded()
+    assert (call.status, call.usage, call.estimated) == ("cut_off", USAGE, False)
+    assert ask(online).status_code == 503
+    assert len(provider.calls) == 1
+
+
+BREAKS: dict[str, tuple[list[Any], str]] = {
+    "cut": ([*response_events()[:6], Cut()], "provider_unavailable"),
+    "an error": (
+        [*response_events()[:6], named("error", code="server_error", message="no", param=None)],
+        "provider_unavailable",
+    ),
+    "a nested error": (
+        [*response_events()[:6], named("error", error={"code": "slow_down", "message": "no"})],
+        "server_is_overloaded",
+    ),
+    "no usage": ([*response_events()[:6]], "provider_unavailable"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_stream_that_breaks_off_ends_with_an_error(
+    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any], name: str
+) -> None:
+    """In the form that the SDK raises and in the documented one; what was received is charged."""
+    pieces, code = BREAKS[name]
+    provider.script(Stream(pieces))
+    received = ask(online, stream=True, reasoning={"effort": "none"}).data
+    whole = b"".join(response_events()[:6])
+    assert received.startswith(whole)
+    kind, data = received[len(whole) :].decode().rstrip().split("\n")
+    assert kind == "event: error"
+    error = json.loads(data.removeprefix("data: "))
+    assert (error["type"], error["code"], error["sequence_number"]) == ("error", code, 6)
+    assert error["error"]["code"] == code
+    call = recorded()
+    assert (call.status, call.estimated) == ("cut_off", True)
+    assert call.usage.output_tokens == 2  # “pong” is 4 bytes
+
+
+def test_a_terminal_event_without_usage_is_estimated(
+    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+) -> None:
+    """By what was received, as for every answer without a bill."""
+    provider.script(Stream(response_events(usage={"input_tokens": "many"})))
+    assert ask(online, stream=True).data
+    call = recorded()
+    assert (call.status, call.estimated, call.usage.output_tokens) == ("answered", True, 2)
+
+
+def test_a_disconnect_ends_the_providers_call(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """A silent reasoning model is charged at least what was expected of it."""
+    import openai
+
+    provider.script(Stream([*response_events()[:2], Wait()]))
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="mine", max_retries=0) as gpt:
+        stream = gpt.responses.create(model=MODEL, input="ping", stream=True)
+        next(iter(stream))
+        assert provider.waiting.wait(5)
+        stream.close()
+    assert provider.hung_up.wait(5)
+    [call] = ledger.finished()
+    assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
+    assert call.usage is not None
+    assert call.usage.output_tokens >= 1_024
+
+
+def test_an_answer_is_bounded_by_the_budget(make_app: AppMaker, provider: ProviderServer) -> None:
+    """By what two dollars pay: 30 dollars a million tokens."""
+    limits = [{"name": "d", "limit": "2 usd/day", "key": "user"}]
+    app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": limits})
+    client = app.test_client()
+    assert ask(client, model="gpt-5.5", max_output_tokens=100_000).status_code == 200
+    assert ask(client, model="gpt-5.5", max_output_tokens=20).status_code == 200
+    first, second = (call.body["max_output_tokens"] for call in provider.calls)
+    assert isinstance(first, int)
+    assert 60_000 < first < 67_000
+    assert second == 20
+
+
+def test_the_offline_model_answers_in_the_same_format(client: FlaskClient) -> None:
+    """Plain and streamed, with the events in OpenAI's order; nothing is stored."""
+    whole = ask(client, model="offline").json
+    assert whole is not None
+    assert (whole["object"], whole["status"], whole["store"]) == ("response", "completed", False)
+    text = whole["output"][0]["content"][0]["text"]
+    assert "ping" in text
+    streamed = ask(client, model="offline", stream=True)
+    events = [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in (each.split("\n") for each in streamed.text.strip().split("\n\n"))
+    ]
+    assert [number for number, _ in enumerate(events)] == [e["sequence_number"] for _, e in events]
+    assert all(name == event["type"] for name, event in events)
+    names = list(dict.fromkeys(name.removeprefix("response.") for name, _ in events))
+    assert names == [
+        *("created", "in_progress", "output_item.added", "content_part.added"),
+        *("output_text.delta", "output_text.done", "content_part.done", "output_item.done"),
+        "completed",
+    ]
+    assert "".join(e.get("delta", "") for _, e in events) == text
+    assert events[-1][1]["response"]["usage"] == whole["usage"]
+
+
+def test_it_shares_the_limits_of_chat_completions(client: FlaskClient) -> None:
+    """Ten calls pass at once, at either address; a denial has OpenAI's format."""
+    chat = {"model": "offline", "messages": [{"role": "user", "content": "ping"}]}
+    for _ in range(5):
+        assert ask(client, model="offline").status_code == 200
+        assert client.post("/v1/chat/completions", json=chat).status_code == 200
+    denied = ask(client, model="offline")
+    assert denied.status_code == 429
+    assert error_of(denied)["code"] == "rate_limit_exceeded"
+    assert denied.headers["Retry-After"] == "2"
+
+
+BAD: dict[str, tuple[dict[str, object], int, str]] = {
+    "no model": ({"model": None}, 400, "invalid_model"),
+    "an unknown model": ({"model": "llama"}, 404, "model_not_found"),
+    "a model of the other vendor": ({"model": "claude-haiku-4-5"}, 404, "model_not_found"),
+    "a model for embeddings": ({"model": "text-embedding-3-small"}, 404, "model_not_found"),
+    "input of a wrong type": ({"input": 5}, 400, "invalid_input"),
+    "too many items": ({"input": [{}] * 10_001}, 400, "invalid_input"),
+    "stream of a wrong type": ({"stream": "true"}, 400, "invalid_stream"),
+    "max_output_tokens 0": ({"max_output_tokens": 0}, 400, "invalid_max_output_tokens"),
+    "background": ({"background": True}, 400, "invalid_background"),
+    "background of a wrong type": ({"background": {}}, 400, "invalid_background"),
+    "a conversation": ({"conversation": "conv_1"}, 400, "unpriced_field"),
+    "a prompt": ({"prompt": {"id": "pmpt_1"}}, 400, "unpriced_field"),
+    "a tier": ({"service_tier": "ultrafast"}, 400, "unpriced_field"),
+    "a tool": ({"tools": [{"type": "image_generation"}]}, 400, "unpriced_field"),
+    "another user's response": (
+        {"previous_response_id": "resp_1"},
+        404,
+        "previous_response_not_found",
+    ),
+    "another user's item": (
+        {"input": [{"type": "item_reference", "id": "msg_1"}]},
+        404,
+        "item_not_found",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_an_invalid_field_is_refused_and_costs_nothing(
+    online: FlaskClient, provider: ProviderServer, name: str
+) -> None:
+    """4xx in OpenAI's format. Neither the plan is charged nor the provider called."""
+    fields, status, code = BAD[name]
+    response = ask(online, **fields)
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (status, code), error
+    assert error["type"] == "invalid_request_error"
+    assert '"user"' not in response.headers["RateLimit"]
+    assert provider.calls == []
+
+
+TOOLS: dict[str, tuple[dict[str, object], tuple[str, ...] | str]] = {
+    "run by the client": ({"type": "function"}, ()),
+    "a local shell": ({"type": "shell", "environment": {"type": "local"}}, ()),
+    "a shell in a container": ({"type": "shell", "environment": {"type": "container_auto"}}, "?"),
+    "only tokens": ({"type": "mcp", "server_url": "https://example.com"}, ()),
+    "a search": ({"type": "web_search_2025_08_26"}, ("web_search",)),
+    "the preview": ({"type": "web_search_preview_2025_03_11"}, ("web_search_preview",)),
+    "files": ({"type": "file_search"}, ("file_search",)),
+    "in a namespace": ({"type": "namespace", "tools": [{"type": "web_search"}]}, ("web_search",)),
+    "unknown": ({"type": "time_machine"}, "?"),
+    "without a type": ({}, ()),
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_tools_are_free_billed_or_refused(name: str) -> None:
+    """A tool that OpenAI runs and that has no price is refused."""
+    tool, billed = TOOLS[name]
+    extras = extras_of({"tools": [tool]})
+    if billed == "?":
+        assert list(extras.refused) == ["tools"]
+    else:
+        assert (extras.tools, extras.refused) == (billed, {})
+
+
+SEARCHES = [
+    {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "a"}},
+    {"type": "web_search_call", "id": "ws_2", "action": {"type": "open_page", "url": "b"}},
+    {"type": "file_search_call", "id": "fs_1", "queries": ["c"]},
+    {"type": "file_search_call", "id": "fs_2", "queries": ["d"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("tool_usage", "searches"),
+    [(None, 1), ({"web_search": {"num_requests": 3}}, 3)],
+    ids=["counted", "reported"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_tool_calls_are_billed(
+    online: FlaskClient,
+    provider: ProviderServer,
+    recorded: Callable[[], Any],
+    tool_usage: object,
+    searches: int,
+    stream: bool,
+) -> None:
+    """A cent for a search and a quarter of it for one in files, besides the tokens; opening a page
+    is free."""
+    fields: dict[str, object] = {"output": SEARCHES, "tool_usage": tool_usage}
+    tools = [{"type": "web_search"}, {"type": "file_search", "vector_store_ids": ["vs_1"]}]
+    ended = {"response": response_body(**fields)}
+    streamed = Stream([*response_events()[:2], named("response.completed", **ended)])
+    provider.script(streamed if stream else Answer(200, response_body(**fields)))
+    assert ask(online, tools=tools, stream=stream).data
+    call = recorded()
+    assert call.usage.tool_calls == {"web_search": searches, "file_search": 2}
+    tokens = catalogue.load().price(MODEL, USAGE)
+    assert call.cost_micro_usd == tokens + 10_000 * searches + 2 * 2_500
+
+
+def test_tool_calls_of_a_cut_stream_are_billed(
+    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+) -> None:
+    """Those that were received."""
+    done = [named("response.output_item.done", output_index=0, item=item) for item in SEARCHES]
+    provider.script(Stream([*response_events()[:2], *done, Cut()]))
+    assert ask(online, stream=True).data
+    assert recorded().usage.tool_calls == {"web_search": 1, "file_search": 2}
+
+
+@pytest.mark.parametrize(
+    ("tier", "multiple"), [("default", 1), ("priority", 2), ("flex", 0.5), (None, 1)]
+)
+def test_the_served_tier_is_billed(
+    online: FlaskClient,
+    provider: ProviderServer,
+    recorded: Callable[[], Any],
+    tier: str | None,
+    multiple: float,
+) -> None:
+    """Whatever was requested."""
+    provider.script(Answer(200, response_body(model="gpt-5.4", service_tier=tier)))
+    ask(online, model="gpt-5.4", service_tier="auto")
+    plain = 4 * 2.5 + 8 * 0.25 + 5 * 15
+    assert recorded().cost_micro_usd == -(-plain * multiple // 1)
+
+
+def test_a_compaction_is_a_call(
+    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+) -> None:
+    """Forwarded unchanged, and billed by its usage."""
+    answer = json.dumps(compaction_body(), indent=1).encode()
+    provider.script(Answer(200, answer))
+    sent = json.dumps({"model": MODEL, "input": "a long story", "new": 1}, indent=2).encode()
+    response = online.post(f"{RESPONSES_PATH}/compact", data=sent, content_type="application/json")
+    assert (response.status_code, response.data) == (200, answer)
+    assert provider.calls[0].raw == sent
+    call = recorded()
+    assert (call.usage, call.endpoint) == (USAGE, "openai_api.compact")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_provider_errors_are_those_of_chat_completions(
+    online: FlaskClient, provider: ProviderServer, stream: bool
+) -> None:
+    """An overload is a 503 with the wait; a rejection is passed on."""
+    rejection = openai_error(400, code="context_length_exceeded", message="too long")
+    provider.script(rejection, openai_error(429, code="slow_down", headers={"Retry-After": "7"}))
+    rejected = ask(online, stream=stream)
+    assert (rejected.status_code, error_of(rejected)["message"]) == (400, "too long")
+    refused = ask(online, stream=stream)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
