@@ -47,6 +47,12 @@ def _answered_at_once(background: object) -> object:
     raise PydanticCustomError("background", "is not supported here; stream the response instead")
 
 
+def _answered_whole(stream: bool | None) -> bool | None:  # noqa: FBT001
+    if stream:
+        raise PydanticCustomError("stream", "is not supported at this address; leave it out")
+    return stream
+
+
 class _ResponseFields(vendor.InputFields):
     max_output_tokens: TokenCount | None = None
     background: Annotated[object, AfterValidator(_answered_at_once)] = None
@@ -56,12 +62,17 @@ class _ResponseFields(vendor.InputFields):
         return self.max_output_tokens
 
 
+class _CompactionFields(vendor.InputFields):
+    stream: Annotated[bool | None, AfterValidator(_answered_whole)] = None
+
+
 class _EmbeddingFields(vendor.Fields):
     makes_embeddings = True
     # OpenAI accepts 300,000 tokens, which may come as numbers.
     most_json_tokens = 400_000
 
     input: str | list[object]
+    stream: Annotated[bool | None, AfterValidator(_answered_whole)] = None
 
     @property
     def most_output_tokens(self) -> int:
@@ -77,7 +88,7 @@ class _Address(NamedTuple):
 ADDRESSES: Final = {
     "chat_completions": _Address(_ChatFields, CHAT_EXAMPLE, "/chat/completions"),
     "responses": _Address(_ResponseFields, INPUT_EXAMPLE, "/responses"),
-    "compact": _Address(vendor.InputFields, INPUT_EXAMPLE, "/responses/compact"),
+    "compact": _Address(_CompactionFields, INPUT_EXAMPLE, "/responses/compact"),
     "embeddings": _Address(_EmbeddingFields, EMBEDDING_EXAMPLE, "/embeddings"),
 }
 

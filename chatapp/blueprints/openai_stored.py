@@ -26,6 +26,7 @@ PATH: Final = "/responses"
 EXAMPLE: Final = '{"model": "offline", "input": "hello"}'
 #: The parameters of these addresses that are forwarded.
 QUERY: Final = ("include", "include[]", "after", "before", "limit", "order")
+STREAM: Final = "stream"
 
 
 @bp.before_request
@@ -72,9 +73,10 @@ def input_items(id_: str) -> Response:
 
 def _forward(id_: str, object_path: str) -> Response:
     """The provider's answer to the current request, if the caller made the response."""
-    if request.args.get("stream") == "true":
+    query = vendor.parameters(request, (*QUERY, STREAM))
+    if query.pop(STREAM, ["false"]) != ["false"]:
         message = "A stored response cannot be streamed. Leave stream out to get it whole."
-        raise ApiError(400, "unsupported_stream", message, param="stream")
+        raise ApiError(400, "unsupported_stream", message, param=STREAM)
     answer = vendor.own_answers([id_]).get(id_)
     if answer is None:
         raise ApiError(
@@ -89,7 +91,7 @@ def _forward(id_: str, object_path: str) -> Response:
             RawRequest(
                 raw=b"",
                 fields={},
-                query={n: request.args.getlist(n) for n in QUERY if n in request.args},
+                query=query,
                 path=PATH,
                 object_path=object_path,
                 method="GET" if request.method == "HEAD" else request.method,

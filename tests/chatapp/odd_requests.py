@@ -14,6 +14,8 @@ METHODS: Final = (
 )
 ENDPOINTS: Final = (
     *("/chat", "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens") * 6,
+    *("/v1/responses", "/v1/responses/input_tokens", "/v1/embeddings") * 4,
+    *("/v1/responses/compact", "/v1/responses/resp_1", "/v1/responses/a/input_items"),
     "/v1/models",
     "/v1/models/gpt-5.4-mini",
     "/usage",
@@ -29,8 +31,8 @@ PATHS: Final = (
         "/static/%00",
         "/v1",
         "/v1/v1/messages",
-        "/v1/embeddings",
-        "/v1/responses",
+        "/v1/batches",
+        "/v1/responses/%00",
         "//",
         "/%",
         "/%zz",
@@ -87,6 +89,8 @@ FIELDS: Final = (
     *("n", "tools", "tool_choice", "temperature", "metadata", "stream_options", "service_tier"),
     *("thinking", "system", "stop", "user", "reasoning_effort", "response_format", "speed"),
     *("mcp_servers", "container", "web_search_options", "audio", "modalities", "prediction"),
+    *("input", "instructions", "previous_response_id", "background", "reasoning", "text", "prompt"),
+    *("max_output_tokens", "conversation", "prompt_cache_options", "output", "encrypted_content"),
     *("cache_control", "functions", "logit_bias", "store", "", "__class__", "a" * 300),
 )
 HEADERS: Final[dict[str, Sequence[str]]] = {
@@ -241,6 +245,9 @@ class OddRequests:
         stream = {"stream": True} if self._random.random() < 0.3 else {}
         if path == "/chat":
             return {"model": model, "message": text, **stream}
+        if path.startswith("/v1/responses") or path == "/v1/embeddings":
+            items = [self._value(1), {"role": "user", "content": text}]
+            return {"model": model, "input": self._random.choice((text, items)), **stream}
         content: Any = text
         if self._random.random() < 0.3:
             content = [{"type": "text", "text": text}, self._value(2)]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import openai
 import pytest
+from pydantic import BaseModel
 
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
+    Answer,
     Cut,
     ProviderServer,
     Stream,
@@ -20,6 +23,8 @@ from tests.chatapp.provider_server import (
     named,
     openai_chunks,
     openai_error,
+    response_body,
+    response_events,
 )
 from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
@@ -28,6 +33,7 @@ SHORT = {"retry-after-ms": "20", "Retry-After": "1"}
 ASKED = {"messages": [{"role": "user", "content": "ping"}]}
 GPT = {"model": "gpt-5.4-mini", **ASKED}
 CLAUDE = {"model": "claude-haiku-4-5", "max_tokens": 100, **ASKED}
+RESPONSE: Any = {"model": "gpt-5.4-mini", "input": "ping"}
 
 
 @pytest.fixture
@@ -55,6 +61,55 @@ def test_openai_answers_and_streams(gpt: openai.OpenAI, ledger: RecordingLedger)
         assert (call.status, call.estimated, call.client_left) == ("answered", False, False)
     assert "gpt-5.4-mini" in {model.id for model in gpt.models.list()}
     assert gpt.models.retrieve("offline").owned_by == "offline"
+
+
+def test_openais_responses(gpt: openai.OpenAI, ledger: RecordingLedger) -> None:
+    """Created, streamed, continued, read and deleted, as with OpenAI."""
+    first = gpt.responses.create(**RESPONSE)
+    assert (first.output_text, first.status) == ("pong", "completed")
+    with gpt.responses.stream(**RESPONSE) as stream:
+        assert stream.get_final_response().output_text == "pong"
+    with gpt.responses.create(stream=True, **RESPONSE) as events:
+        kinds = [event.type for event in events]
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    assert gpt.responses.create(previous_response_id=first.id, **RESPONSE).output_text == "pong"
+    for call in ledger.finished(4):
+        assert call.usage is not None
+        assert (call.usage.input_tokens, call.usage.output_tokens) == (12, 5)
+        assert (call.status, call.estimated, call.client_left) == ("answered", False, False)
+    assert gpt.responses.retrieve(first.id).id == first.id
+    assert gpt.responses.cancel(first.id).id == first.id
+    gpt.responses.delete(first.id)
+    for missing in (gpt.responses.retrieve, gpt.responses.cancel, gpt.responses.delete):
+        with pytest.raises(openai.NotFoundError, match="not found"):
+            missing("resp_9")
+
+
+def test_openais_responses_have_items_and_counts(
+    gpt: openai.OpenAI, provider: ProviderServer
+) -> None:
+    """The other addresses of the Responses API."""
+    first = gpt.responses.create(**RESPONSE)
+    page = {"object": "list", "data": [], "has_more": False, "first_id": "a", "last_id": "a"}
+    provider.script(Answer(200, page))
+    assert gpt.responses.input_items.list(first.id, limit=2, include=["file_search_call.results"])
+    assert provider.calls[-1].path.startswith(f"/v1/responses/{first.id}/input_items?")
+    assert gpt.responses.input_tokens.count(**RESPONSE).input_tokens == 29
+    compacted = gpt.responses.compact(**RESPONSE)
+    assert (compacted.object, compacted.usage.output_tokens) == ("response.compaction", 5)
+
+
+def test_openais_responses_are_parsed(gpt: openai.OpenAI, provider: ProviderServer) -> None:
+    """A structured output arrives as the program's own class."""
+
+    class Size(BaseModel):
+        width: int
+
+    provider.script(Answer(200, response_body(text='{"width": 7}')))
+    assert gpt.responses.parse(text_format=Size, **RESPONSE).output_parsed == Size(width=7)
+    text = provider.calls[0].body["text"]
+    assert isinstance(text, dict)
+    assert text["format"]["name"] == "Size"
 
 
 def test_anthropic_answers_and_streams(
@@ -171,13 +226,16 @@ def test_a_stream_that_breaks_off_raises(
     estimate."""
     provider.script(
         Stream([*openai_chunks()[:3], Cut()]),
+        Stream([*response_events()[:6], Cut()]),
         Stream([*anthropic_events()[:5], named("error", error={"type": "overloaded_error"})]),
     )
     with pytest.raises(openai.APIError, match="failed or could not be reached"):
         list(gpt.chat.completions.create(stream=True, **GPT))
+    with pytest.raises(openai.APIError, match="failed or could not be reached"):
+        list(gpt.responses.create(stream=True, **RESPONSE))
     with pytest.raises(anthropic.APIStatusError):
         list(claude.messages.create(stream=True, **CLAUDE))
-    for call in ledger.finished(2):
+    for call in ledger.finished(3):
         assert (call.status, call.estimated, call.client_left) == ("cut_off", True, False)
         assert call.usage is not None
         assert call.usage.output_tokens >= 1

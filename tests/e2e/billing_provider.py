@@ -1,7 +1,7 @@
 """A provider on 127.0.0.1 that keeps its own bill and misbehaves as each request asks.
 
-It speaks OpenAI's chat completions and Anthropic's messages, plain and streamed. A marker in the
-prompt selects the behaviour, so one server serves a mixed load::
+It speaks OpenAI's chat completions and responses and Anthropic's messages, plain and streamed. A
+marker in the prompt selects the behaviour, so one server serves a mixed load::
 
     [[scenario=timeout tokens=3000 caller=mallory id=7]]
 
@@ -28,6 +28,7 @@ from typing import Any
 
 OPENAI_PATH = "/v1/chat/completions"
 ANTHROPIC_PATH = "/v1/messages"
+RESPONSES_PATH = "/v1/responses"
 MODELS_FILE = Path(__file__).resolve().parents[2] / "chatapp" / "models.toml"
 MARKER = re.compile(rb"\[\[(scenario=[\w=.,: -]+)\]\]")
 
@@ -112,7 +113,8 @@ class PriceTable:
 class Behaviour:
     """What a scenario does. ``output``: the form of the streamed output, or ``hidden`` (billed,
     never sent) or ``nothing`` (not even a first event). ``ending``: whole, wait (until the client
-    disconnects), cut (the body ends before the answer does) or error (an event). ``usage``:
+    disconnects), cut (the body ends before the answer does), error (an event) or failed (the
+    last event of a response, with its usage). ``usage``:
     reported, omitted or unreadable. ``answers``: False sends no status line either."""
 
     output: str = "text"
@@ -129,6 +131,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "silent": Behaviour(output="nothing", ending="wait"),
     "cut": Behaviour(ending="cut"),
     "error_event": Behaviour(ending="error"),
+    "failed": Behaviour(ending="failed"),
     "no_usage": Behaviour(usage="omitted"),
     "bad_usage": Behaviour(usage="unreadable"),
     # Everything is generated, nothing ends: the client is meant to leave.
@@ -232,7 +235,8 @@ class BillingProvider:
         """Record an attempt; nothing is billed yet."""
         fields = json.loads(raw)
         model = fields["model"]
-        stated = fields.get("max_completion_tokens") or fields.get("max_tokens")
+        bounds = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+        stated = next((fields[name] for name in bounds if fields.get(name)), None)
         most = self.prices.most_output_tokens(model)
         with self._lock:
             call = BilledCall(
@@ -257,7 +261,8 @@ class BillingProvider:
     def read_prompt(self, call: BilledCall) -> BilledCall:
         """Bill the input."""
         option = call.scenario.number
-        stated = option("input", len(json.dumps(call.fields["messages"])) // PROMPT_BYTES_PER_TOKEN)
+        prompt = call.fields.get("messages") or call.fields["input"]
+        stated = option("input", len(json.dumps(prompt)) // PROMPT_BYTES_PER_TOKEN)
         used = Consumption(
             input_tokens=stated,
             cached_tokens=option("cached"),
@@ -303,7 +308,7 @@ def served_tier(fields: Mapping[str, Any], scenario: Scenario) -> str:
     return asked if asked in TIERS else "standard"
 
 
-# The two protocols: a plain body, and the events of a stream up to an ending.
+# The protocols: a plain body, and the events of a stream up to an ending.
 
 
 class OpenAIProtocol:
@@ -378,6 +383,89 @@ class OpenAIProtocol:
                 "prompt_tokens_details": details,
                 "completion_tokens_details": {"reasoning_tokens": 0},
             }
+        }
+
+
+class ResponsesProtocol:
+    """OpenAI's Responses API."""
+
+    DELTAS: Mapping[str, str] = {
+        "text": "output_text",
+        "refusal": "refusal",
+        "tool_arguments": "function_call_arguments",
+        "custom_input": "custom_tool_call_input",
+        "thinking": "reasoning_text",
+    }
+
+    def __init__(self, call: BilledCall) -> None:
+        self._call = call
+        self._number = 0
+
+    def error(self, status: int) -> dict[str, object]:
+        return OpenAIProtocol(self._call).error(status)
+
+    def body(self, status: str = "completed") -> dict[str, object]:
+        """With the output and the usage once it has ended."""
+        call, used = self._call, self._call.used
+        text = FILLER * used.output_tokens
+        part = {"type": "output_text", "text": text, "annotations": []}
+        message = {"id": f"msg_{call.number}", "type": "message", "role": "assistant"}
+        has_ended = status != "in_progress"
+        return {
+            "id": f"resp_{call.number}",
+            "object": "response",
+            "created_at": 1,
+            "status": status,
+            "model": call.model,
+            "output": [{**message, "status": status, "content": [part]}] if has_ended else [],
+            "service_tier": "default" if used.tier == "standard" else used.tier,
+            "store": call.fields.get("store", True),
+            "tools": call.fields.get("tools", []),
+            "tool_choice": "auto",
+            "parallel_tool_calls": True,
+            "tool_usage": {"web_search": {"num_requests": used.searches}},
+            "usage": self._usage() if has_ended else None,
+        }
+
+    def start(self) -> list[bytes]:
+        begun = self.body("in_progress")
+        kinds = ("response.created", "response.in_progress")
+        return [self._event(kind, response=begun) for kind in kinds]
+
+    def delta(self, kind: str, text: str) -> bytes:
+        place = {"item_id": "item_1", "output_index": 0, "content_index": 0}
+        return self._event(f"response.{self.DELTAS[kind]}.delta", **place, delta=text)
+
+    def end(self) -> list[bytes]:
+        return [self._event("response.completed", response=self.body())]
+
+    def failed(self) -> list[bytes]:
+        error = {"code": "server_error", "message": "no"}
+        return [self._event("response.failed", response={**self.body("failed"), "error": error})]
+
+    def error_event(self) -> bytes:
+        return self._event("error", code="server_error", message="no", param=None)
+
+    def _event(self, kind: str, **fields: object) -> bytes:
+        self._number += 1
+        return _named(kind, sequence_number=self._number - 1, **fields)
+
+    def _usage(self) -> dict[str, object] | None:
+        used = self._call.used
+        match self._call.scenario.behaviour.usage:
+            case "omitted":
+                return None
+            case "unreadable":
+                return {"input_tokens": "many", "output_tokens": [1]}
+        return {
+            "input_tokens": used.prompt_tokens,
+            "input_tokens_details": {
+                "cached_tokens": used.cached_tokens,
+                "cache_write_tokens": used.written_tokens + used.written_1h_tokens,
+            },
+            "output_tokens": used.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": used.prompt_tokens + used.output_tokens,
         }
 
 
@@ -475,6 +563,14 @@ def _named(kind: str, **fields: object) -> bytes:
     return _event({"type": kind, **fields}, kind)
 
 
+Protocol = OpenAIProtocol | ResponsesProtocol | AnthropicProtocol
+PROTOCOLS: Mapping[str, type[Protocol]] = {
+    OPENAI_PATH: OpenAIProtocol,
+    RESPONSES_PATH: ResponsesProtocol,
+    ANTHROPIC_PATH: AnthropicProtocol,
+}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -487,7 +583,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         path = self.path.partition("?")[0]
-        if path not in {OPENAI_PATH, ANTHROPIC_PATH}:
+        if path not in PROTOCOLS:
             self._send(404, {"error": {"message": f"no such path {path}"}})
             return
         self._call = self.provider.receive(path, raw)
@@ -504,9 +600,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._generated():
             self.close_connection = True
             return
-        protocol = (OpenAIProtocol if self._call.path == OPENAI_PATH else AnthropicProtocol)(
-            self._call
-        )
+        protocol = PROTOCOLS[self._call.path](self._call)
         if self._call.fields.get("stream") and scenario.behaviour.answers:
             self._stream(protocol)
         elif scenario.behaviour.answers and scenario.behaviour.ending == "whole":
@@ -537,14 +631,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int) -> None:
         self.provider.note(self._call, status=status)
-        openai = self._call.path == OPENAI_PATH
         headers = {}
         if (retry_after := self._call.scenario.number("retry_after")) > 0:
             headers["Retry-After"] = str(retry_after)
-        error = (OpenAIProtocol if openai else AnthropicProtocol)(self._call).error(status)
-        self._send(status, error, headers)
+        self._send(status, PROTOCOLS[self._call.path](self._call).error(status), headers)
 
-    def _stream(self, protocol: OpenAIProtocol | AnthropicProtocol) -> None:
+    def _stream(self, protocol: Protocol) -> None:
         behaviour = self._call.scenario.behaviour
         self.provider.note(self._call, status=200)
         self.send_response(200)
@@ -564,6 +656,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             case "error":
                 self._write([protocol.error_event()])
+            case "failed" if isinstance(protocol, ResponsesProtocol):
+                self._write(protocol.failed())
             case "whole":
                 self._write(protocol.end())
         self.wfile.write(b"0\r\n\r\n")

@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from tests.e2e import billing_provider
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 GPT, CLAUDE, DEAREST = "gpt-5.4", "claude-opus-5", "o1-pro"
 CHAT, OPENAI, ANTHROPIC = "/chat", "/v1/chat/completions", "/v1/messages"
+RESPONSES = "/v1/responses"
 STARTER_HOUR_USD = 2
 TIMEOUT_S = 1.2
 BYSTANDER = "bystander"
@@ -129,7 +131,8 @@ def stream_and_leave(gateway: Gateway, caller: str, path: str, body: Any, until:
         response = connection.getresponse()
         if response.status != 200:
             return
-        call_id = body["messages"][0]["content"].partition("id=")[2].partition(" ")[0]
+        said = (body.get("messages") or body["input"])[0]["content"]
+        call_id = said.partition("id=")[2].partition(" ")[0]
         tokens = 0
         while tokens < until and (line := response.readline()):
             tokens += line.decode().count(FILLER)
@@ -238,10 +241,71 @@ def test_2_a_broken_stream_costs_what_was_received(
     assert account.is_not_overcharged, account
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["text", "hidden_reasoning", "tool_arguments", "custom_input", "refusal", "thinking"],
+)
+def test_2_a_disconnect_from_a_response_is_paid(
+    patient: Gateway, figures: Figures, kind: str
+) -> None:
+    """The same for the Responses API."""
+    visible = 0 if kind.startswith("hidden") else 2000
+    for _ in range(5):
+        said = says(kind, caller="mallory", tokens=2000)
+        body = {"model": GPT, "input": said, "max_output_tokens": 2000}
+        stream_and_leave(patient, "mallory", RESPONSES, body, visible)
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize("kind", ["cut", "error_event"])
+def test_2_a_broken_response_costs_what_was_received(
+    patient: Gateway, figures: Figures, kind: str
+) -> None:
+    """The same for the Responses API."""
+    for _ in range(5):
+        said = says(kind, caller="mallory", tokens=2000)
+        fields: Any = {"model": GPT, "input": said, "max_output_tokens": 2000}
+        with pytest.raises(openai.APIError):
+            list(patient.openai("mallory").responses.create(stream=True, **fields))
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "stream"),
+    [
+        ("normal", {"tokens": 321}, False),
+        ("normal", {"tokens": 321}, True),
+        ("normal", {"tokens": 40_000, "input": 272_001, "cached": 100_000, "written": 9}, True),
+        ("normal", {"tokens": 7, "searches": 3}, False),
+        ("normal", {"tokens": 7, "searches": 3}, True),
+        ("normal", {"tokens": 99, "tier": "priority"}, True),
+        ("failed", {"tokens": 321}, True),
+    ],
+)
+def test_2_a_response_costs_its_bill(
+    patient: Gateway, figures: Figures, kind: str, options: dict[str, Any], stream: bool
+) -> None:
+    """To the micro-dollar, rounded up once for each call."""
+    client: Any = patient.openai("mallory")
+    for _ in range(3):
+        said = says(kind, caller="mallory", **options)
+        tools = [{"type": "web_search"}]
+        answer = client.responses.create(model=GPT, input=said, tools=tools, stream=stream)
+        if stream:
+            *_, last = answer
+            assert last.type == ("response.failed" if kind == "failed" else "response.completed")
+    account = figures(patient)
+    assert account.billed <= account.charged < account.billed + 3
+
+
 # 3. A plain call whose caller has left
 
 
-@pytest.mark.parametrize("path", [CHAT, OPENAI, ANTHROPIC])
+@pytest.mark.parametrize("path", [CHAT, OPENAI, ANTHROPIC, RESPONSES])
 def test_3_a_plain_call_ends_when_its_caller_disconnects(
     patient: Gateway, figures: Figures, path: str
 ) -> None:
@@ -250,6 +314,8 @@ def test_3_a_plain_call_ends_when_its_caller_disconnects(
     body: dict[str, object] = {"model": CLAUDE if path == ANTHROPIC else GPT}
     if path == CHAT:
         body |= {"message": said[0]["content"]}
+    elif path == RESPONSES:
+        body |= {"input": said, "max_output_tokens": 2000}
     else:
         body |= {"messages": said, "max_tokens": 2000}
     connection = patient.begin("mallory", path, body)

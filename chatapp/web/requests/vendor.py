@@ -167,7 +167,7 @@ def read(
         raw=document.raw,
         fields=document.fields,
         headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
-        query=_parameters(request, query),
+        query=parameters(request, query),
         path=path,
     )
     return ModelRequest(
@@ -256,7 +256,8 @@ def _not_found(message: str) -> ApiError:
     return ApiError(404, "model_not_found", message, param="model")
 
 
-def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
+def parameters(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]:
+    """The query parameters of these names; ApiError (400) if they cannot be forwarded."""
     if not request.query_string:
         return {}
     try:
@@ -265,7 +266,11 @@ def _parameters(request: Request, names: tuple[str, ...]) -> dict[str, str]:
         raise ApiError(
             400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
         ) from error
-    return {name: _plain(name, found[name]) for name in names if name in found}
+    return {
+        name: [_plain(name, value) for value in found.getlist(name)]
+        for name in names
+        if name in found
+    }
 
 
 def _extras(model: Model, raw_request: RawRequest) -> Extras:

@@ -79,6 +79,7 @@ def test_the_input_is_estimated(
         ({"model": "gpt-5.4-mini"}, 404, "model_not_found"),
         ({"model": "offline"}, 404, "model_not_found"),
         ({"service_tier": "priority"}, 400, "unpriced_field"),
+        ({"stream": True}, 400, "invalid_stream"),
     ],
 )
 def test_an_invalid_request_is_refused(

@@ -369,6 +369,8 @@ def test_a_compaction_is_a_call(
     assert provider.calls[0].raw == sent
     call = recorded()
     assert (call.usage, call.endpoint) == (USAGE, "openai_api.compact")
+    body = {"model": MODEL, "input": "a", "stream": True}
+    assert online.post(f"{RESPONSES_PATH}/compact", json=body).status_code == 400
 
 
 @pytest.mark.parametrize("stream", [False, True])
