@@ -84,18 +84,19 @@ class Estimator:
         most_output_tokens: int | None = None,
         choices: int = 1,
         history_tokens: int = 0,
+        effort: str = "",
         caller: str | None = None,
         tiers: tuple[str, ...] = (),
     ) -> Estimate:
         """The estimate for this body in OpenAI's or Anthropic's protocol.
 
         ``most_output_tokens`` bounds all ``choices`` together, ``history_tokens`` are read besides
-        the body; ``caller`` is the identity whose own
+        the body, ``effort`` is that of reasoning; ``caller`` is the identity whose own
         calls count first. Never raises, and seldom reads the storage: see RedisOutputs.
         """
         choices = max(1, choices)
         counted = input_tokens(model, body)
-        output = choices * self._output_tokens(model.slug, caller)
+        output = choices * self._output_tokens(model.slug, caller, effort)
         longest = self._catalogue.longest_answer(model) * choices
         output = min(output, longest)
         if most_output_tokens is not None:
@@ -117,11 +118,11 @@ class Estimator:
             tiers=tiers,
         )
 
-    def _output_tokens(self, slug: str, caller: str | None) -> int:
+    def _output_tokens(self, slug: str, caller: str | None, effort: str) -> int:
         """The estimate for one answer: by the caller's own calls, else by the model's."""
         own = None if caller is None else self._callers.output_tokens(caller, slug)
         if own is None:
-            return expected_output_tokens(self._outputs.recent(slug))
+            return expected_output_tokens(self._outputs.recent(slug), effort=effort)
         return max(LEAST_OUTPUT_TOKENS, own)
 
     def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:

@@ -41,6 +41,9 @@ UNKNOWN_OUTPUT_TOKENS: Final = 1_024
 #: The least estimate for any caller, however short the last answers were.
 LEAST_OUTPUT_TOKENS: Final = 256
 
+#: How much longer the answer to an unknown caller is expected to be with more effort of reasoning.
+EFFORTS: Final = {"high": 4, "xhigh": 8, "max": 8}
+
 #: The most pairs of caller and model that are remembered: about 20 MB.
 MOST_CALLERS: Final = 10_000
 #: How many calls a cached share is taken from; the median of two is the smaller.
@@ -97,11 +100,13 @@ class Histogram:
         return Histogram(weights)
 
 
-def expected_output_tokens(histogram: Histogram) -> int:
-    """The estimate for one answer to an unknown caller, from the model's recent calls."""
+def expected_output_tokens(histogram: Histogram, *, effort: str = "") -> int:
+    """The estimate for one answer to an unknown caller, from the model's recent calls, and at
+    least what is usual for that effort."""
+    least = UNKNOWN_OUTPUT_TOKENS * EFFORTS.get(effort, 1)
     if histogram.calls < ENOUGH_CALLS:
-        return UNKNOWN_OUTPUT_TOKENS
-    return max(UNKNOWN_OUTPUT_TOKENS, histogram.quantile(QUANTILE_PERCENT))
+        return least
+    return max(least, histogram.quantile(QUANTILE_PERCENT))
 
 
 class Outputs(Protocol):

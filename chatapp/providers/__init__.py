@@ -128,12 +128,13 @@ class Extras:
     """What changes the price of a request besides its tokens. ``tiers`` are the requested tiers by
     field, ``tools`` the provider's tools that are billed per use, ``refused`` the fields whose cost
     is unknown, each with the reason. ``thinks`` says whether the request turns reasoning on or off;
-    None if it does neither."""
+    None if it does neither. ``effort`` is the requested effort of reasoning, "" without one."""
 
     tiers: Mapping[str, str] = field(default_factory=dict)
     tools: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     thinks: bool | None = None
+    effort: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         common,
         refused=refused,
         thinks=False if fields.get("reasoning_effort") == "none" else None,
+        effort=str(fields.get("reasoning_effort") or ""),
     )
 
 

@@ -80,6 +80,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         refused={**common.refused, **refused},
         tools=tuple(dict.fromkeys(tools)),
         thinks=False if found.get("effort") == "none" else None,
+        effort=str(found.get("effort") or ""),
     )
 
 

@@ -93,6 +93,7 @@ class CurrentRequest:
                 most_output_tokens=wanted.most_output_tokens,
                 choices=wanted.choices,
                 history_tokens=wanted.history_tokens,
+                effort=wanted.extras.effort,
                 caller=self.user,
                 tiers=tuple(wanted.extras.tiers.values()),
             )

@@ -108,6 +108,17 @@ def test_a_bound_is_a_bound(estimator: Estimator, most: int, expected: int) -> N
     assert estimator.estimate(GPT, BODY, most_output_tokens=most).output_tokens == expected
 
 
+@pytest.mark.parametrize(("effort", "expected"), [("low", 1_024), ("high", 4_096), ("max", 8_192)])
+def test_more_effort_is_expected_to_take_more(
+    estimator: Estimator, effort: str, expected: int
+) -> None:
+    """Of an unknown caller; a known one's calls show it."""
+    assert estimator.estimate(GPT, BODY, effort=effort).output_tokens == expected
+    teach(estimator, 300, caller="user:ada")
+    known = estimator.estimate(GPT, BODY, effort=effort, caller="user:ada")
+    assert known.output_tokens < 400
+
+
 def test_choices_are_expected_each(estimator: Estimator) -> None:
     """Three answers are estimated as three times one, and observed as one."""
     teach(estimator, 3_000, choices=4)

@@ -217,6 +217,39 @@ def test_tools_are_counted(name: str) -> None:
     assert input_tokens(GPT, body("hello") | {name: tools}) > 100 + FRAME
 
 
+ITEMS: dict[str, tuple[object, int, int]] = {
+    "a text": ("word " * 100, 100, 110),
+    "a message": ([{"role": "user", "content": "word " * 100}], 100, 112),
+    "a call": ([{"type": "function_call", "name": "f", "arguments": "word " * 100}], 100, 120),
+    "its output": ([{"type": "function_call_output", "output": "word " * 100}], 100, 120),
+    "an image": ([{"role": "user", "content": [{"type": "input_image"}]}], 2_500, 2_515),
+    "an image as output": (
+        [{"type": "function_call_output", "output": [{"type": "input_image", "image_url": "x"}]}],
+        *(2_500, 2_520),
+    ),
+    "a screenshot": (
+        [{"type": "computer_call_output", "output": {"type": "computer_screenshot"}}],
+        *(2_500, 2_520),
+    ),
+    "an image that was made": (
+        [{"type": "image_generation_call", "result": "A" * 90_000}],
+        *(2_500, 2_515),
+    ),
+    "a file": ([{"role": "user", "content": [{"type": "input_file"}]}], 50_000, 50_020),
+    "reasoning": ([{"type": "reasoning", "encrypted_content": "A" * 4_000}], 1_000, 1_020),
+    "a reference": ([{"type": "item_reference", "id": "msg_1"}] * 2, 2_000, 2_010),
+}
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_the_items_of_a_response_are_counted(name: str) -> None:
+    """Each by what the model reads of it; instructions and a schema besides."""
+    items, least, most = ITEMS[name]
+    assert least <= input_tokens(GPT, {"input": items}) <= most
+    more = {"instructions": "word " * 50, "text": {"format": {"schema": "word " * 50}}}
+    assert input_tokens(GPT, {"input": items, **more}) >= least + 100
+
+
 def test_calls_of_tools_are_counted() -> None:
     """The calls of tools are read again in the next turn."""
     calls = [{"id": "c", "function": {"name": "f", "arguments": '{"city": "Rome"}' * 50}}]

@@ -60,6 +60,16 @@ def test_what_is_finished_never_changes(database: Database) -> None:
     assert dict(row) == row_of(ended)
 
 
+def test_tool_calls_are_kept_by_name(database: Database) -> None:
+    """Of web searches in a column of their own, which earlier versions know."""
+    used = Usage(1, 2, tool_calls={"web_search": 3, "file_search": 1, "code_interpreter": 2})
+    table.write(database, [replace(finished(begun()), usage=used)])
+    (row,) = Reports(database).calls()
+    assert row["web_searches"] == 3
+    assert row["other_tool_calls"] == "file_search:1+code_interpreter:2"
+    assert table.usage_of(row) == used
+
+
 def test_one_batch_takes_many(database: Database) -> None:
     """Beginnings and ends together, in one transaction."""
     old = [begun() for _ in range(500)]
