@@ -203,9 +203,9 @@ def _items(answer: object) -> list[dict[str, object]]:
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
-def _ids(answer: object) -> tuple[str, ...]:
+def _ids(fields: Mapping[str, object], answer: object) -> tuple[str, ...]:
     """The ids of a response and of its items, if OpenAI keeps them."""
-    if not isinstance(answer, dict) or answer.get("store") is False:
+    if not isinstance(answer, dict) or False in (fields.get("store"), answer.get("store")):
         return ()
     found = (each.get("id") for each in (answer, *_items(answer)))
     return tuple(id_ for id_ in found if isinstance(id_, str) and ID.fullmatch(id_))
@@ -234,9 +234,10 @@ class StreamEvent(Fields):
 class ResponseReader:
     """Reads the events of a response. The last one has the usage."""
 
-    def __init__(self, model: str) -> None:
-        self.progress = Progress(model=model)
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self.progress = Progress(model=str(fields.get("model")))
         self.over = False
+        self._fields = fields
         self._with_deltas: set[object] = set()
 
     def read(self, event: Event) -> Part:
@@ -255,7 +256,7 @@ class ResponseReader:
             progress.failed = True
             raise stream_error(found.error or {"code": found.code, "message": found.message})
         elif found.response is not None and not progress.ids:
-            progress.ids = _ids(found.response)
+            progress.ids = _ids(self._fields, found.response)
         return Part("", event.raw)
 
     def _end_item(self, item: dict[str, object]) -> None:
@@ -272,7 +273,7 @@ class ResponseReader:
             progress.usage_is_final = True
         except ValidationError:
             pass  # not reported, or unreadable
-        progress.ids = _ids(response)
+        progress.ids = _ids(self._fields, response)
         progress.finish_reason = ENDS[kind]
         if progress.finish_reason is None:
             progress.failed = True
@@ -284,7 +285,7 @@ RESPONSES: Final = Api(
     path="/responses",
     extras=extras_of,
     bounded=_bounded,
-    open_stream=lambda request: (request, ResponseReader(str(request.fields.get("model")))),
+    open_stream=lambda request: (request, ResponseReader(request.fields)),
     usage=_usage,
     output_bytes=_output_bytes,
     ids=_ids,

@@ -64,7 +64,7 @@ class Api:
 
     ``extras`` (of a body) and ``bounded`` are those of Forwarder. ``open_stream`` returns the
     request to send for a stream, and the reader of its events; None if there are no streams.
-    ``usage``, ``output_bytes`` and ``ids`` read a whole answer's JSON.
+    ``usage`` and ``output_bytes`` read a whole answer's JSON, ``ids`` a request's and its answer's.
     """
 
     path: str
@@ -73,7 +73,7 @@ class Api:
     open_stream: Callable[[RawRequest], tuple[RawRequest, EventReader]] | None = None
     usage: Callable[[object], Usage]
     output_bytes: Callable[[object], int]
-    ids: Callable[[object], tuple[str, ...]] = lambda _: ()
+    ids: Callable[[Mapping[str, object], object], tuple[str, ...]] = lambda *_: ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +215,7 @@ class SDKProvider:
                 answer,
                 usage=_usage(api, answer.fields),
                 output_bytes=api.output_bytes(answer.fields),
-                ids=api.ids(answer.fields),
+                ids=api.ids(request.fields, answer.fields),
             )
 
     def forward_stream(self, request: RawRequest) -> EventStream:
