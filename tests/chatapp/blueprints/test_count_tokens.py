@@ -132,6 +132,39 @@ def test_a_provider_without_this_address_is_estimated(
     assert response.headers["request-id"].startswith("req_")
 
 
+ADDITIONS: dict[str, dict[str, object]] = {
+    "system": {"system": [{"type": "text", "text": "be brief " * 40}]},
+    "tools": {"tools": [{"name": "f", "description": "does it " * 40, "input_schema": {}}]},
+    "thinking": {
+        "messages": [
+            *MESSAGES,
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "so " * 120}]},
+        ]
+    },
+    "the result of a tool": {
+        "messages": [
+            {"role": "user", "content": [{"type": "tool_result", "content": "so " * 120}]},
+        ]
+    },
+    "a document": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "document", "source": {"type": "text", "data": "so " * 120}}],
+            },
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_the_estimate_counts_what_the_model_reads(client: FlaskClient, name: str) -> None:
+    """Not only the text of the messages: 360 bytes are 90 tokens of the offline model."""
+    answer = count(client, model="offline", **ADDITIONS[name]).json
+    assert answer is not None
+    assert 80 <= answer["input_tokens"] < 160
+
+
 TROUBLES = {
     "its mistake": (anthropic_error(400, kind="invalid_request_error"), 400, None),
     "rate limit": (

@@ -136,7 +136,7 @@ def test_a_conversation_of_unknown_length_reserves_more(
 def test_what_the_provider_does_not_store_is_not_recorded(
     client: FlaskClient, keys: dict[str, str], provider: ProviderServer
 ) -> None:
-    """With `store: false` the provider does not know its id either, also if its answer does not say so."""
+    """With `store: false` the provider does not know its id either, whatever its answer says."""
     provider.script(Answer(200, response_body(store=False)), Stream(response_events(store=False)))
     provider.script(Answer(200, response_body()), Stream(response_events()))
     ask(client, keys["alice"])
