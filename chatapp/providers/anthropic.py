@@ -22,12 +22,11 @@ from chatapp.providers import (
     QuotaUnit,
     RawAnswer,
     RawRequest,
-    Timeouts,
     Usage,
 )
 from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, http_date, quota
 from chatapp.providers.event_stream import Event
-from chatapp.providers.sdk import SDKProvider, Vendor
+from chatapp.providers.sdk import SDKProvider, Upstream, Vendor
 
 if TYPE_CHECKING:
     import anthropic
@@ -439,8 +438,6 @@ VENDOR: Final = Vendor(
     name=NAME,
     client_class="Anthropic",
     error_class="AnthropicError",
-    key_variable="ANTHROPIC_API_KEY",
-    patterns=("claude-*",),
     path="/v1/messages",
     request_id_header="request-id",
     body=_body,
@@ -457,8 +454,8 @@ VENDOR: Final = Vendor(
 
 
 class Anthropic(SDKProvider):
-    def __init__(self, timeouts: Timeouts) -> None:
-        super().__init__(VENDOR, timeouts)
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(VENDOR, upstream)
 
     def count(self, request: RawRequest) -> RawAnswer:
         return self.post(COUNT_PATH, request, within_s=COUNT_WITHIN_S)

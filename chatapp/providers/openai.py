@@ -22,12 +22,11 @@ from chatapp.providers import (
     Quota,
     RawAnswer,
     RawRequest,
-    Timeouts,
     Usage,
 )
 from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, quota
 from chatapp.providers.event_stream import Event
-from chatapp.providers.sdk import SDKProvider, Vendor
+from chatapp.providers.sdk import SDKProvider, Upstream, Vendor
 
 if TYPE_CHECKING:
     import openai
@@ -368,8 +367,6 @@ VENDOR: Final = Vendor(
     name=NAME,
     client_class="OpenAI",
     error_class="OpenAIError",
-    key_variable="OPENAI_API_KEY",
-    patterns=("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*"),
     path="/chat/completions",
     request_id_header="x-request-id",
     body=_body,
@@ -386,5 +383,5 @@ VENDOR: Final = Vendor(
 
 
 class OpenAI(SDKProvider):
-    def __init__(self, timeouts: Timeouts) -> None:
-        super().__init__(VENDOR, timeouts)
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(VENDOR, upstream)

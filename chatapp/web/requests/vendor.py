@@ -110,8 +110,8 @@ def read(
 
 
 def served_model(name: str, *, provider: str) -> Model:
-    """The model of that name at the provider's endpoints, which serve its own models and the
-    offline model; ApiError (404) if they do not serve it."""
+    """The model of that name at the endpoints of that provider's protocol, which serve models in
+    that protocol and the offline model; ApiError (404) if they do not serve it."""
     conversation = current_services().conversation
     try:
         model = conversation.model(name)
@@ -120,10 +120,10 @@ def served_model(name: str, *, provider: str) -> Model:
     except UnknownModelError as error:
         names = ", ".join(conversation.models_of(provider, OFFLINE))
         raise _not_found(f'Unknown model "{name[:100]}". Choose one of {names}.') from error
-    if model.provider not in {provider, OFFLINE}:
-        known = " or ".join(addresses(f"{model.provider}_"))
+    if model.protocol not in {provider, OFFLINE}:
+        known = " or ".join(addresses(f"{model.protocol}_"))
         raise _not_found(
-            f'The model "{name}" belongs to {model.provider}. Use {known} for it, or choose a '
+            f'The model "{name}" belongs to {model.protocol}. Use {known} for it, or choose a '
             f"model of {provider}."
         )
     return model
