@@ -233,6 +233,7 @@ def _upstream(
         key_header=table.key_header,
         headers=table.headers,
         query=table.query,
+        refused=tuple(table.refuse),
     )
 
 

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -116,6 +117,7 @@ class UpstreamTable(_Table):
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
     query: dict[str, str] = {}
     timeouts: TimeoutTable = TimeoutTable()
+    refuse: list[Name] = []
     patterns: list[Name] = []
     default_model: str | None = None
     models_of: str | None = None
@@ -125,6 +127,7 @@ class UpstreamTable(_Table):
 
 class _Document(_Table):
     version: Literal[1]
+    as_of: date | None = None
     upstreams: Annotated[dict[str, UpstreamTable], Field(min_length=1)]
 
 
@@ -136,6 +139,7 @@ class ProvidersFile:
     text: str
     line_of: LineOf
     upstreams: Mapping[str, UpstreamTable]
+    as_of: date | None = None
 
     def merged(self, listed: ModelsFile) -> ModelsFile:
         """models.toml with what the upstreams have besides. Raises CatalogueError."""
@@ -163,8 +167,15 @@ class ProvidersFile:
                     raise self._mistake(
                         (name, "default_model"), f"is {default!r}; write one of its models"
                     )
-        merged = {"models": models, "defaults": defaults, "tiers": tiers, "tools": tools}
-        return listed.model_copy(update=merged)
+        return listed.model_copy(
+            update={
+                "as_of": max(listed.as_of, self.as_of or listed.as_of),
+                "models": models,
+                "defaults": defaults,
+                "tiers": tiers,
+                "tools": tools,
+            }
+        )
 
     def patterns(self, name: str, names: Iterable[str]) -> tuple[str, ...]:
         """What an upstream serves, as shell patterns: its patterns and the names in its own tables;
@@ -240,17 +251,17 @@ def read(path: Path, line_of: LineOf) -> ProvidersFile:
         ) from None
     file = ProvidersFile(path, text, line_of, {})
     try:
-        upstreams = _Document.model_validate(document).upstreams
+        valid = _Document.model_validate(document)
     except ValidationError as error:
         found = {each["loc"]: _sentence(each) for each in error.errors(include_url=False)}
     else:
         found = {
             ("upstreams", name): f"is not allowed; write a name of {NAME_ALLOWED}"
-            for name in upstreams
+            for name in valid.upstreams
             if not NAME.fullmatch(name) or name in RESERVED
         }
         if not found:
-            return replace(file, upstreams=upstreams)
+            return replace(file, upstreams=valid.upstreams, as_of=valid.as_of)
     lines = sorted(found, key=lambda path: line_of(text, path))
     raise CatalogueError("\n".join([file.located(path, found[path]) for path in lines]))
 

@@ -102,7 +102,8 @@ class Upstream:
 
     ``patterns`` match the names of its models. Without ``base_url`` it is the vendor's own, and the
     SDK's variables of the environment apply; else only what is here. ``headers`` and ``query`` are
-    sent with each request, the key in ``key_header`` (default: the SDK's).
+    sent with each request, the key in ``key_header`` (default: the SDK's). ``refused`` are fields
+    of a body that would change the price unseen.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Upstream:
     key_header: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
 
 
 class Connection:
@@ -236,7 +238,11 @@ class SDKProvider:
         return self._stream(request, lenient=False)
 
     def extras(self, fields: Mapping[str, object]) -> Extras:
-        return self._vendor.extras(fields)
+        found, refused = self._vendor.extras(fields), self._upstream.refused
+        if not refused:
+            return found
+        own = {name: "has no price here" for name in refused if fields.get(name) is not None}
+        return replace(found, refused={**found.refused, **own})
 
     def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
         return self._vendor.bounded(request, most_output_tokens)

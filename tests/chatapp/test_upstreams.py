@@ -212,6 +212,30 @@ def test_a_name_chooses_upstream_and_price(
     assert round((2 - left) * 1e6) == cost
 
 
+def test_a_vendors_model_can_have_another_price(
+    configured: Configured, server: ProviderServer
+) -> None:
+    """That of the operator's contract; all else is as in models.toml."""
+    text = f"""
+        version = 1
+        [upstreams.openai]
+        protocol = "openai"
+        base_url = "{server.url}/v1"
+        patterns = ["gpt-*"]
+        [upstreams.openai.models.gpt-4o]
+        like = "gpt-4o"
+        price = {{ input = 1.0, cached_input = 1.0, cache_write = 1.0, output = 1.0 }}
+    """
+    ledger, app = RecordingLedger(), configured(text)
+    replace_services(app, ledger=ledger)
+    for model in ("gpt-4o-2024-08-06", "gpt-4o-mini"):
+        assert chat(app.test_client(), model).status_code == 200
+    mine, listed = ledger.finished(2)
+    assert (mine.slug, mine.cost_micro_usd) == ("openai/gpt-4o", 17)
+    cost = catalogue.load().price("gpt-4o-mini", USAGE)
+    assert (listed.slug, listed.cost_micro_usd) == ("gpt-4o-mini", cost)
+
+
 def test_names_are_listed_with_their_upstream(
     two: tuple[FlaskClient, RecordingLedger], server: ProviderServer
 ) -> None:
@@ -253,6 +277,21 @@ def test_the_messages_protocol_works_elsewhere_too(
     wrong = client.post(OPENAI_PATH, json={"model": "claude-haiku-4-5", "messages": MESSAGES})
     assert wrong.status_code == 404
     assert "foundry" not in wrong.text
+
+
+def test_a_field_that_changes_the_price_there_is_refused(
+    configured: Configured, server: ProviderServer
+) -> None:
+    """As the operator says; null is no request for it."""
+    text = KEYED.format(url=server.url) + 'refuse = ["plugins", "models"]'
+    client = configured(text).test_client()
+    body = {"model": "acme-1", "messages": MESSAGES, "plugins": None, "tools": []}
+    assert client.post(OPENAI_PATH, json=body).status_code == 200
+    refused = client.post(OPENAI_PATH, json={**body, "plugins": [{"id": "web"}]})
+    assert refused.status_code == 400
+    assert refused.json is not None
+    assert refused.json["error"]["code"] == "unpriced_field"
+    assert refused.json["error"]["param"] == "plugins"
 
 
 def test_a_fallback_may_be_the_same_model_elsewhere(

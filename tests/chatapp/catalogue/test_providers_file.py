@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,15 @@ def test_the_examples_are_valid(tmp_path: Path, number: int) -> None:
     path.write_text(("" if number == 0 else "version = 1\n") + examples[number])
     [*names] = providers_file.read(path, toml_line).upstreams
     assert names[-1] in loaded(path).protocols
+
+
+def test_the_prices_are_as_of_the_later_date(tmp_path: Path) -> None:
+    """`ledger check` compares only newer calls with them."""
+    path = tmp_path / "providers.toml"
+    listed = catalogue.load().as_of
+    for day in (listed + timedelta(1), listed - timedelta(1)):
+        path.write_text(f"as_of = {day}\n{HEAD}{PRICE}")
+        assert loaded(path).as_of == max(listed, day)
 
 
 def test_the_default_file_has_the_vendors() -> None:
