@@ -38,9 +38,9 @@ __all__ = ["Catalogue", "CatalogueError", "Model", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model: ``name`` is the requested name, which is sent to the provider; limits count by
-    ``slug``. ``protocol`` is the provider's; by default it has the provider's name. ``key`` is the
-    name of the key to use, if the provider has several."""
+    """A model: ``name`` is sent to the provider, the requested one unless the provider has another;
+    limits count by ``slug``. ``protocol`` is the provider's; by default it has the provider's name.
+    ``key`` is the name of the key to use, if the provider has several."""
 
     name: str
     slug: str
@@ -70,8 +70,9 @@ class Catalogue:
     """Slugs by name, and the default model of each provider.
 
     By slug: ``context_tokens`` is what a model takes at most, input and output together,
-    ``max_output_tokens`` its longest answer, ``reasoning`` when it generates what is billed and
-    not streamed, ``tariffs`` what it costs, as it was on ``as_of``. By provider: ``protocols`` are
+    ``max_output_tokens`` its longest answer, ``sent_names`` what its provider calls it if that is
+    not the requested name, ``reasoning`` when it generates what is billed and not streamed,
+    ``tariffs`` what it costs, as it was on ``as_of``. By provider: ``protocols`` are
     their protocols, ``others`` the tariffs of which the dearest applies to models without one,
     ``tiers`` are those priced for every model, and ``web_search`` the price of a search in
     micro-dollars.
@@ -83,6 +84,7 @@ class Catalogue:
     defaults: Mapping[str, str]
     context_tokens: Mapping[str, int]
     max_output_tokens: Mapping[str, int]
+    sent_names: Mapping[str, str]
     reasoning: Mapping[str, Reasoning]
     tariffs: Mapping[str, Tariff]
     others: Mapping[str, Collection[Tariff]]
@@ -96,6 +98,7 @@ class Catalogue:
         slug = self.slug_of(f"{provider}/{name}") or self.slug_of(name)
         if slug is None or self.providers[slug] != provider:
             slug = _other(provider)
+        name = self.sent_names.get(slug, name)
         return Model(name, slug, provider, self.protocols.get(provider, provider))
 
     def price(self, slug: str, usage: Usage) -> int:
@@ -227,6 +230,7 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
         defaults=file.defaults,
         context_tokens={slug: entry.context for slug, entry in file.models.items()},
         max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
+        sent_names=upstreams.sent_names if upstreams else {},
         reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
         tariffs=tariffs,
         others={**by_provider, **stated},

@@ -102,9 +102,11 @@ class TimeoutTable(_Table):
 
 
 class OwnModel(ModelTable):
-    """A model of an upstream. ``like`` names a model of models.toml that it equals."""
+    """A model of an upstream. ``like`` names a model of models.toml that it equals, ``name`` is
+    what the upstream calls it."""
 
     like: str | None = None
+    name: Name | None = None
 
 
 class UpstreamTable(_Table):
@@ -177,6 +179,16 @@ class ProvidersFile:
             }
         )
 
+    @property
+    def sent_names(self) -> dict[str, str]:
+        """What upstreams call their models, by slug, if it is not the requested name."""
+        return {
+            f"{name}/{own}": model.name
+            for name, table in self.upstreams.items()
+            for own, model in table.models.items()
+            if model.name is not None
+        }
+
     def patterns(self, name: str, names: Iterable[str]) -> tuple[str, ...]:
         """What an upstream serves, as shell patterns: its patterns and the names in its own tables;
         without patterns, all ``names`` of its models."""
@@ -205,7 +217,9 @@ class ProvidersFile:
         path, most = (name, "models", own), SLUG_MAX_CHARACTERS - len(name) - 1
         if not 0 < len(own) <= most:
             raise self._mistake(path, f"is empty or too long; write 1 to {most} characters")
-        given = {key: getattr(model, key) for key in model.model_fields_set - {"like", "aliases"}}
+        given = {
+            key: getattr(model, key) for key in model.model_fields_set - {"like", "name", "aliases"}
+        }
         aliases = [f"{name}/{each}" for each in model.aliases]
         update = {**given, "provider": name, "aliases": aliases}
         if model.like is None:
