@@ -133,11 +133,12 @@ class Conversation:
         return self._providers[model.provider]
 
     def _serving(self, name: str) -> Iterator[tuple[Provider, str]]:
-        """The providers that serve this name, in order, each with its own name for the model. The
-        name may begin with a provider's, which then comes first."""
+        """The providers that serve this name, in order, each with its own name for the model: only
+        one if the name begins with a provider's."""
         first, _, rest = name.partition("/")
         if rest and first in self._providers and self._providers[first].serves(rest):
             yield self._providers[first], rest
+            return
         for provider in self._providers.values():
             if provider.serves(name):
                 yield provider, name

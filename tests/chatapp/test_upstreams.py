@@ -497,6 +497,22 @@ def test_a_missing_key_leaves_the_others_in_use(
     assert (refused.status_code, refused.json["code"]) == (422, "model_unavailable")
 
 
+def test_a_named_upstream_is_not_replaced_by_another(
+    configured: Configured,
+    server: ProviderServer,
+    other: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without its key a pattern leads to the next upstream, and its name to nothing."""
+    monkeypatch.delenv("ACME_KEY_1")
+    text = TWO.format(azure=server.url, vllm=other.url).replace('"org/*"', '"*/*"')
+    client = configured(text).test_client()
+    assert chat(client, "gpt-4o").status_code == 200
+    assert [call.body["model"] for call in other.calls] == ["gpt-4o"]
+    refused = chat(client, "azure/gpt-4o")
+    assert (refused.status_code, refused.json["code"]) == (422, "model_unavailable")
+
+
 def test_no_representation_has_a_secret(keyed: FlaskClient) -> None:
     """Not of a provider, its keys, or the services."""
     services = services_of(keyed.application)
