@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.provider_call import CallRequest, Demand, ProviderCall
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S
+from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import CurrentRequest, current_request
@@ -139,11 +140,23 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
         return False
     # A request in a vendor's protocol is not translated.
     has_protocol = wanted.raw_request is None or fallback.protocol == model.protocol
-    tiers = wanted.extras.tiers.values()
-    if not (has_protocol and all(services.catalogue.prices_tier(fallback, t) for t in tiers)):
+    if not (has_protocol and _is_priced(current, fallback)):
         return False
     current.use_fallback(fallback)
     return True
+
+
+def _is_priced(current: CurrentRequest, fallback: Model) -> bool:
+    """Whether the fallback has a price for all that the request asks of its model."""
+    wanted, catalogue = current.wanted, current.services.catalogue
+    extras = wanted.extras
+    if wanted.raw_request is not None and fallback.provider != wanted.turn.model.provider:
+        extras = current.services.conversation.extras(fallback, wanted.fields)
+    return (
+        not extras.refused
+        and all(catalogue.prices_tier(fallback, tier) for tier in extras.tiers.values())
+        and all(tool in catalogue.tools(fallback.provider) for tool in extras.tools)
+    )
 
 
 # -- what limits charge ------------------------------------------------------------------------

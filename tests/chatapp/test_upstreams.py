@@ -312,6 +312,21 @@ def test_a_fallback_may_be_the_same_model_elsewhere(
     assert other.calls[0].body == {**body, "model": "llama"}
 
 
+def test_a_fallback_elsewhere_must_have_a_price(
+    configured: Configured, server: ProviderServer, other: ProviderServer
+) -> None:
+    """For each field of the request, by the rules of its own upstream."""
+    text = TWO.format(azure=server.url, vllm=other.url).replace(
+        'default_model = "llama"', 'refuse = ["seed"]'
+    )
+    app = configured(text, CHATAPP_FALLBACK_MODELS={"azure/gpt-4o": "vllm/llama"})
+    server.refuse(FIRST, busy("30"))
+    body = {"model": "gpt-4o", "messages": MESSAGES}
+    assert app.test_client().post(OPENAI_PATH, json=body).status_code == 200
+    assert app.test_client().post(OPENAI_PATH, json={**body, "seed": 7}).status_code == 503
+    assert len(other.calls) == 1
+
+
 def test_an_upstream_has_its_own_timeouts(configured: Configured, server: ProviderServer) -> None:
     """Shorter ones than the settings'."""
     server.silence()
