@@ -148,7 +148,7 @@ def toml_line(text: str, path: Path) -> int:
     """The line, counted from 1, of the key at that path of keys and positions in a TOML document,
     or of the nearest one around it; 0 without one. Slow: for messages about mistakes.
 
-    >>> toml_line("[a]\nb = 1", ("a", "b"))
+    >>> toml_line("[a]\\nb = 1", ("a", "b"))
     2
     """
     return line_of(key_lines(text), path)
