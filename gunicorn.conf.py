@@ -24,8 +24,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
 VALID_POLICY = "GUNICORN_VALID_POLICY"
-# The exit status of `chat policy check` for a policy with mistakes.
-POLICY_MISTAKES = 1
+# What a reload reads, with the command that checks it, and its exit status for mistakes.
+CHECKED_FILES = {"policy": "policy", "providers": "providers file"}
+FILE_MISTAKES = 1
 PROVIDER_TIMEOUT = "CHATAPP_PROVIDER_TIMEOUT_S"
 
 
@@ -187,44 +188,36 @@ def limit_unread_answers(worker: Any) -> None:
 
 
 def keep_valid_policies(server: Any) -> None:
-    """Give the workers a private directory for the last valid policy (chatapp/valid_policy.py)."""
+    """Give the workers a private directory for the last valid files (chatapp/valid_policy.py)."""
     directory = tempfile.mkdtemp(prefix="valid-policy-")
     os.chown(directory, server.cfg.uid, server.cfg.gid)
     os.environ[VALID_POLICY] = str(Path(directory, "policy.toml"))
     server.valid_policies = directory
 
 
-def check_policy(server: Any) -> None:
-    """Log the mistakes of the policy before a reload: the new workers would start with the last
-    valid one. In a separate process, because the master must not import the application."""
-    command = [
-        sys.executable,
-        "-m",
-        "flask",
-        "--app",
-        server.app.app_uri,
-        "chat",
-        "policy",
-        "check",
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != VALID_POLICY}
+def check_file(server: Any, command: str, name: str) -> None:
+    """Log the mistakes of a file before a reload: the new workers would start with the last valid
+    one. In a separate process, because the master must not import the application."""
+    flask = [sys.executable, "-m", "flask", "--app", server.app.app_uri, "chat", command, "check"]
+    environment = {each: value for each, value in os.environ.items() if each != VALID_POLICY}
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=20, check=False
+            flask, env=environment, capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        server.log.warning("The policy was not checked: %s", error)
+        server.log.warning("The %s was not checked: %s", name, error)
         return
     # An application that cannot be imported also exits with 1, and prints a traceback.
-    if done.returncode == POLICY_MISTAKES and done.stderr.startswith("Error: "):
+    if done.returncode == FILE_MISTAKES and done.stderr.startswith("Error: "):
         server.log.error(
-            "The policy is invalid; the last valid one stays in use. %s", done.stderr.strip()
+            "The %s is invalid; the last valid one stays in use. %s", name, done.stderr.strip()
         )
 
 
 def on_reload(server: Any) -> None:
     """The embedded server keeps running; it is started again if its supervisor was killed."""
-    check_policy(server)
+    for command, name in CHECKED_FILES.items():
+        check_file(server, command, name)
     if embedded := getattr(server, "embedded", None):
         embedded.start()
 

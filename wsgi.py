@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import sys
 
-from chatapp import MISTAKES, POLICY_FILE, cli, create_app, valid_policy
+from chatapp import FILES, MISTAKES, cli, create_app, valid_policy
 
 # gunicorn's status for a worker that cannot boot: its master then stops, instead of restarting the
 # worker forever.
 CANNOT_START = 3
 
 try:
-    if cli.checks_policy():
-        app = create_app({valid_policy.SETTING: None})  # the command reports its mistakes
+    if checked := cli.checked_file():
+        app = create_app(checked)  # the command reports its mistakes
     else:
-        app = valid_policy.created(create_app, POLICY_FILE, MISTAKES)
+        app = valid_policy.created(create_app, FILES, MISTAKES)
 except MISTAKES as mistake:
     sys.stderr.write(f"chatapp cannot start.\n{mistake}\n")
     sys.exit(CANNOT_START)

@@ -15,7 +15,7 @@ from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, guards, services, settings
+from chatapp import catalogue, cli, guards, services, settings, valid_policy
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
@@ -28,7 +28,8 @@ from chatapp.blueprints import (
     page,
     usage,
 )
-from chatapp.catalogue import Catalogue, CatalogueError
+from chatapp.catalogue import Catalogue, CatalogueError, providers_file
+from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
@@ -38,14 +39,23 @@ from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
+from chatapp.providers.keys import Keys
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
+from chatapp.providers.sdk import Upstream
 from chatapp.services import Services
 from chatapp.web import authentication, current_call, errors, identities, middleware
 from chatapp.web.formats.errors import unknown_address
-from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri
+from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri, toml_line
+
+log = logging.getLogger(__name__)
 
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
+PROVIDERS_FILE: Final = Path(__file__).with_name("providers.toml")
+#: The files that a reload reads, by the settings that name another one.
+FILES: Final = {valid_policy.SETTING: POLICY_FILE, valid_policy.PROVIDERS: PROVIDERS_FILE}
+#: The providers by their protocols.
+PROTOCOLS: Final = {"openai": OpenAI, "anthropic": Anthropic}
 BODY_MAX_BYTES: Final = 1024 * 1024
 STORAGE_TIMEOUT_S: Final = 1.0
 ENDPOINTS: Final = (
@@ -84,8 +94,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     # A reservation must not expire before a silent provider times out.
     app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASE_TIMEOUTS * chosen.provider_timeout_s)
 
-    models = catalogue.load()
-    conversation = _conversation(chosen, models)
+    upstreams = providers_file.read(Path(chosen.providers_file or PROVIDERS_FILE), toml_line)
+    models = catalogue.load(upstreams=upstreams)
+    conversation = _conversation(chosen, models, upstreams)
     limiter = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
     identities.install(limiter, chosen.plans)
@@ -202,15 +213,16 @@ def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
     return authenticator
 
 
-def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
-    timeouts = Timeouts(
-        connect_s=chosen.provider_connect_timeout_s,
-        first_byte_s=min(chosen.provider_first_byte_timeout_s, chosen.provider_timeout_s),
-        read_s=chosen.provider_timeout_s,
-    )
+def _conversation(
+    chosen: settings.Settings, models: Catalogue, upstreams: ProvidersFile
+) -> Conversation:
+    providers = [
+        PROTOCOLS[table.protocol](_upstream(name, chosen, models, upstreams))
+        for name, table in upstreams.upstreams.items()
+    ]
     try:
         return Conversation(
-            (OpenAI(timeouts), Anthropic(timeouts), Offline()),
+            (*providers, Offline()),
             models,
             default_model=chosen.default_model,
             max_tokens=chosen.max_tokens,
@@ -222,6 +234,45 @@ def _conversation(chosen: settings.Settings, models: Catalogue) -> Conversation:
         ) from error
     except UnknownModelError as error:
         raise settings.SettingsError(f"{MODEL_SETTINGS}: {error}") from error
+
+
+def _upstream(
+    name: str, chosen: settings.Settings, models: Catalogue, file: ProvidersFile
+) -> Upstream:
+    table = file.upstreams[name]
+    keys = Keys(name, table.keys)
+    if chosen.providers_file and keys.missing:
+        log.warning("Upstream %s: there is no key in %s", name, ", ".join(keys.missing))
+    return Upstream(
+        name=name,
+        patterns=file.patterns(name, models.names_of(name)),
+        keys=keys,
+        timeouts=_timeouts(name, chosen, file),
+        base_url=table.base_url,
+        key_header=table.key_header,
+        headers=table.headers,
+        query=table.query,
+        refused=tuple(table.refuse),
+    )
+
+
+def _timeouts(name: str, chosen: settings.Settings, file: ProvidersFile) -> Timeouts:
+    """The timeouts of an upstream. CatalogueError if one is longer than a provider may take: the
+    lease of a reservation and the end of a worker rely on that."""
+    own, most_s = file.upstreams[name].timeouts, chosen.provider_timeout_s
+    for key, found in own:
+        if found is not None and found > most_s:
+            raise CatalogueError(
+                file.located(
+                    ("upstreams", name, "timeouts", key),
+                    f"is {found:g}; write at most {most_s:g}, or raise CHATAPP_PROVIDER_TIMEOUT_S",
+                )
+            )
+    return Timeouts(
+        connect_s=own.connect_s or chosen.provider_connect_timeout_s,
+        first_byte_s=min(own.first_byte_s or chosen.provider_first_byte_timeout_s, most_s),
+        read_s=own.read_s or most_s,
+    )
 
 
 def _trust_proxies(app: Flask, hops: int) -> None:

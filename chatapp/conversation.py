@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -26,6 +26,7 @@ from chatapp.providers import (
     Usage,
 )
 from chatapp.providers.cancellation import was_hung_up
+from chatapp.providers.keys import KeyHolder
 
 log = logging.getLogger(__name__)
 
@@ -83,23 +84,25 @@ class Conversation:
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._forwarders = {each.name: each for each in providers if isinstance(each, Forwarder)}
+        self._keys = {p.name: p.keys for p in providers if isinstance(p, KeyHolder)}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
         self._missed: set[str] = set()
         self.default_model = self._found(default_model or self._first_default())
         self._fallbacks = {
-            self._found(name).family: self._other(name, other) for name, other in fallbacks.items()
+            self._found(name).upstream: self._other(name, other)
+            for name, other in fallbacks.items()
         }
 
     def model(self, name: str | None) -> Model:
-        """The model of that name; the default model without a name.
+        """The model of that name, with the key to use; the default model without a name.
 
         Raises UnknownModelError or ModelUnavailableError.
         """
         if name is None:
-            return self.default_model
+            return self._with_key(self.default_model)
         try:
-            return self._found(name)
+            return self._with_key(self._found(name))
         except ModelUnavailableError as error:
             if error.missing not in self._missed:
                 self._missed.add(error.missing)
@@ -111,16 +114,17 @@ class Conversation:
             ) from error
 
     def _found(self, name: str) -> Model:
-        for provider in self._providers.values():
-            if not provider.serves(name):
-                continue
-            if provider.missing is not None:
-                raise ModelUnavailableError(
-                    f'The model "{name}" is not available on this server; available models: '
-                    f"{self._patterns()}.",
-                    missing=provider.missing,
-                )
-            return self._catalogue.model(name, provider.name)
+        missing = None
+        for provider, own in self._serving(name):
+            if provider.missing is None:
+                return self._catalogue.model(own, provider.name)
+            missing = missing or provider.missing
+        if missing is not None:
+            raise ModelUnavailableError(
+                f'The model "{name}" is not available on this server; available models: '
+                f"{self._patterns()}.",
+                missing=missing,
+            )
         raise UnknownModelError(
             f'The model "{name[:100]}" is unknown; available models: {self._patterns()}'
         )
@@ -129,9 +133,61 @@ class Conversation:
         """The provider that serves the model."""
         return self._providers[model.provider]
 
+    def _serving(self, name: str) -> Iterator[tuple[Provider, str]]:
+        """The providers that serve this name, in order, each with its own name for the model: only
+        one if the name begins with a provider's."""
+        first, _, rest = name.partition("/")
+        if rest and first in self._providers and self._providers[first].serves(rest):
+            yield self._providers[first], rest
+            return
+        for provider in self._providers.values():
+            if provider.serves(name):
+                yield provider, name
+
     def fallback(self, model: Model) -> Model | None:
-        """The configured fallback of that model, if any."""
-        return self._fallbacks.get(model.family)
+        """The configured fallback of that model, if any, with the key to use."""
+        fallback = self._fallbacks.get(replace(model, key="").upstream)
+        return None if fallback is None else self._with_key(fallback)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def _with_key(self, model: Model) -> Model:
+        """The model with the key that is next, if its provider has several."""
+        keys = self._keys.get(model.provider)
+        if keys is None or len(keys.names) < 2:
+            return model
+        return replace(model, key=keys.next(model.family))
+
+    def with_other_key(self, model: Model, tried: Collection[str]) -> Model | None:
+        """The model with another key than these, if one can be used now."""
+        if not model.key:
+            return None
+        other = self._keys[model.provider].other(model.family, tried)
+        return None if other is None else replace(model, key=other)
+
+    def rest_key(self, model: Model, for_s: float) -> None:
+        """Leave the model's key out for that time, if there are others."""
+        if model.key:
+            self._keys[model.provider].rest(model.key, model.family, for_s)
+
+    def upstreams(self, model: Model) -> tuple[str, ...]:
+        """The identities of the model's cool-downs: one for each key."""
+        keys = self._keys.get(model.provider)
+        names = keys.names if keys and len(keys.names) > 1 else ("",)
+        return tuple(replace(model, key=name).upstream for name in names)
+
+    @contextmanager
+    def _call(self, model: Model) -> Iterator[None]:
+        """A call of the model: a failure is logged, and its key may have to rest."""
+        try:
+            with failures_logged(model):
+                yield
+        except ProviderError as error:
+            if (keys := self._keys.get(model.provider)) is not None:
+                keys.note(model.key, model.family, error)
+            raise
+
+    # -- models --------------------------------------------------------------------------------
 
     @property
     def available_models(self) -> tuple[str, ...]:
@@ -142,13 +198,11 @@ class Conversation:
             if provider in self._providers and self._providers[provider].missing is None
         )
 
-    def models_of(self, *providers: str) -> dict[str, str]:
-        """The available models of these providers, each with its provider."""
-        return {
-            slug: self._catalogue.providers[slug]
-            for slug in self.available_models
-            if self._catalogue.providers[slug] in providers
-        }
+    def models_of(self, *protocols: str) -> dict[str, str]:
+        """The available models in these protocols, each with its provider."""
+        catalogue = self._catalogue
+        found = {slug: catalogue.providers[slug] for slug in self.available_models}
+        return {s: name for s, name in found.items() if catalogue.protocols[name] in protocols}
 
     @property
     def catalogue(self) -> Catalogue:
@@ -160,7 +214,7 @@ class Conversation:
 
         ``most_output_tokens`` bounds this answer further, here and below.
         """
-        with failures_logged(turn.model):
+        with self._call(turn.model):
             prompt = self._prompt(turn, most_output_tokens)
             completion = self._providers[turn.model.provider].complete(prompt)
         return Reply(
@@ -172,7 +226,7 @@ class Conversation:
 
     def stream(self, turn: Turn, most_output_tokens: int | None = None) -> AnswerStream:
         """Call the provider for a stream; ProviderError if none begins."""
-        with failures_logged(turn.model):
+        with self._call(turn.model):
             prompt = self._prompt(turn, most_output_tokens)
             return self._providers[turn.model.provider].stream(prompt)
 
@@ -180,7 +234,7 @@ class Conversation:
         self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> RawAnswer:
         """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
-        with failures_logged(model):
+        with self._call(model):
             provider = self._forwarders[model.provider]
             return provider.forward(_adapted(raw_request, model, provider, most_output_tokens))
 
@@ -188,7 +242,7 @@ class Conversation:
         self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> AnswerStream:
         """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
-        with failures_logged(model):
+        with self._call(model):
             provider = self._forwarders[model.provider]
             return provider.forward_stream(
                 _adapted(raw_request, model, provider, most_output_tokens)
@@ -205,7 +259,7 @@ class Conversation:
         counter = self._providers[model.provider]
         if not isinstance(counter, TokenCounter):
             return None
-        with failures_logged(model):
+        with self._call(model):
             try:
                 return counter.count(_adapted(raw_request, model))
             except ProviderError as error:
@@ -224,20 +278,22 @@ class Conversation:
             model=turn.model.name,
             messages=(Message(role="user", text=turn.message),),
             max_tokens=min(self.max_tokens, most_output_tokens or self.max_tokens),
+            key=turn.model.key,
         )
 
     def _other(self, name: str, other: str) -> Model:
         """The model that replaces the one of that name."""
         chosen = self._found(other)
-        if chosen.family == self._found(name).family:
+        if chosen.upstream == self._found(name).upstream:
             raise UnknownModelError(
                 f'"{other}" and "{name}" are the same model; choose another fallback.'
             )
         return chosen
 
     def _first_default(self) -> str:
-        ready = next(p for p in self._providers.values() if p.missing is None)
-        return self._catalogue.defaults[ready.name]
+        defaults = self._catalogue.defaults
+        ready = (p.name for p in self._providers.values() if p.missing is None)
+        return next(defaults[name] for name in ready if name in defaults)
 
     def _patterns(self) -> str:
         ready = (p for p in self._providers.values() if p.missing is None)
@@ -253,6 +309,8 @@ def _adapted(
     """The request to that model with that bound; unchanged bytes if neither differs."""
     try:
         adapted = raw_request.with_fields(model=model.name)
+        if model.key:
+            adapted = replace(adapted, key=model.key)
         if provider is None or most_output_tokens is None:
             return adapted
         return provider.bounded(adapted, most_output_tokens)
@@ -270,10 +328,10 @@ def failures_logged(model: Model, *, unless: Callable[[], bool] = lambda: False)
             raise
         log.warning(
             "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
-            *(error.provider, model.slug, error.kind, error.status),
+            *(model.provider, model.slug, error.kind, error.status),
             *(error.retry_after_s, error.request_id),
         )
         # A provider's message may quote the prompt; these two kinds may quote a key.
         if error.kind not in {"auth", "quota"}:
-            log.debug("%s said %r", error.provider, error.message[:500])
+            log.debug("%s said %r", model.provider, error.message[:500])
         raise

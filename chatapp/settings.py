@@ -92,6 +92,10 @@ class Settings(BaseModel):
         str | None,
         Field(description="database of accounts and ledger"),
     ] = None
+    providers_file: Annotated[
+        str | None,
+        Field(description="path of the file with the upstreams"),
+    ] = None
     trusted_hops: Annotated[
         int,
         Field(ge=0, le=10, description="trusted proxies in front, which append to X-Forwarded-For"),

@@ -22,6 +22,7 @@ SENTENCES: Final = {
     "too_short": "is empty; {verb} at least one",
     "int_type": "is {found}; {verb} a whole number",
     "int_from_float": "is {found}; {verb} a whole number",
+    "float_type": "is {found}; {verb} a number",
     "date_type": "is {found}; {verb} a date",
     "bool_type": "is {found}; {verb} true or false",
     "list_type": "is {found}; {verb} a list",

@@ -11,6 +11,7 @@ from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.embedded.server import embedded_uri
+from ratelimit_ext.policy.toml_file import toml_line
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.callbacks import DecideAgain
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
@@ -51,6 +52,7 @@ __all__ = [
     "address_identity",
     "client_ip",
     "embedded_uri",
+    "toml_line",
 ]
 
 register()

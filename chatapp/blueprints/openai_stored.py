@@ -95,6 +95,7 @@ def _forward(id_: str, object_path: str) -> Response:
                 path=PATH,
                 object_path=object_path,
                 method="GET" if request.method == "HEAD" else request.method,
+                key=answer.key,
             ),
         )
     )

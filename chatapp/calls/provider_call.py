@@ -106,12 +106,15 @@ class CallRequest:
     """A request, as far as its call needs it.
 
     ``fallback`` switches the request to its fallback model, and returns None if it has none.
+    ``other_key`` switches it to another key of the provider, and returns the model with that key,
+    or None if none is left.
     """
 
     demand: Demand
     limits: CallLimits
     disconnect: Disconnect
     fallback: Callable[[], Demand | None]
+    other_key: Callable[[], Model | None] = lambda: None
 
 
 class ProviderCall:
@@ -131,6 +134,7 @@ class ProviderCall:
         self._demand = request.demand
         self._limits = request.limits
         self._fallback = request.fallback
+        self._other_key = request.other_key
         #: After the client's disconnect the provider is not called any more.
         self.disconnect = request.disconnect
         self._catalogue = catalogue
@@ -141,6 +145,7 @@ class ProviderCall:
             quota_use=request.demand.quota_use,
             most_attempts=most_attempts,
             sleep=request.disconnect.wait,
+            other_key=self._take_other_key,
         )
         #: What is held for the call; what is expected of it is the demand's.
         self._held = request.demand.estimate
@@ -204,6 +209,13 @@ class ProviderCall:
             if is_cut and waited_s > STALE_S and not self._wait.hung_up:
                 error.kind = "timeout"  # the provider had the request, and may bill it
             raise
+
+    def _take_other_key(self) -> bool:
+        model = None if self.disconnect.has_happened else self._other_key()
+        if model is None:
+            return False
+        self._demand = replace(self._demand, model=model)
+        return True
 
     def _bound_to_budget(self) -> None:
         """Bound each answer by what the caller's budget pays, if one could cost more.

@@ -22,6 +22,9 @@ REFUSED_FOR_LOAD: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "over
 #: billed twice.
 RETRYABLE: Final = REFUSED_FOR_LOAD | {"unavailable"}
 
+#: Errors of one key: another key of the provider may do at once.
+OF_THE_KEY: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "auth", "quota"})
+
 #: The longest total wait for further attempts, in seconds: the call occupies a thread meanwhile,
 #: and a client can wait longer itself.
 PATIENCE_S: Final = 2.0
@@ -67,7 +70,8 @@ class Retry:
     """The attempts at one call.
 
     ``quota_use`` is what the provider counts the call as. ``sleep`` returns True if the client has
-    disconnected, which ends the attempts.
+    disconnected, which ends the attempts. ``other_key`` switches the call to another key of the
+    provider, and returns False if none is left; such an attempt is one more than ``most_attempts``.
     """
 
     def __init__(
@@ -77,11 +81,13 @@ class Retry:
         quota_use: Mapping[QuotaUnit, int],
         most_attempts: int,
         sleep: Callable[[float], bool],
+        other_key: Callable[[], bool] = lambda: False,
     ) -> None:
         self._limits = limits
         self.quota_use = quota_use
         self._most_attempts = most_attempts
         self._sleep = sleep
+        self._other_key = other_key
         #: The attempts so far.
         self.attempts = 0
 
@@ -117,6 +123,9 @@ class Retry:
     def _wait(self, error: ProviderError, patience_s: float) -> float:
         """Wait until another attempt is admitted. Returns the rest of the patience; raises the
         error if there is no further attempt."""
+        if error.kind in OF_THE_KEY and not self._is_too_large(error) and self._take_other_key():
+            self._most_attempts += 1
+            return patience_s
         if error.kind not in RETRYABLE or self._is_too_large(error):
             raise error
         if self.attempts >= self._most_attempts:
@@ -135,6 +144,13 @@ class Retry:
             patience_s -= wait_s
             wait_s = self._limits.admit_attempt()
         return patience_s
+
+    def _take_other_key(self) -> bool:
+        """Switch to a key whose limits admit the call; False without one."""
+        while self._other_key():
+            if self._limits.admit_attempt() is None:
+                return True
+        return False
 
     def _is_too_large(self, error: ProviderError) -> bool:
         return exceeds(self.quota_use, error.quotas)

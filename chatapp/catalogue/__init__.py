@@ -1,4 +1,4 @@
-"""The models, their names and prices, from models.toml."""
+"""The models, their names and prices, from models.toml and providers.toml."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from chatapp import validation
 from chatapp.catalogue import models_file
-from chatapp.catalogue.models_file import Reasoning
+from chatapp.catalogue.models_file import CatalogueError, Entry, Reasoning
 from chatapp.catalogue.price import Tariff
+from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.providers import Usage
 
 log = logging.getLogger(__name__)
@@ -25,23 +26,31 @@ MODELS_FILE: Final = Path(__file__).parent.with_name("models.toml")
 #: that none can.
 UNKNOWN_MAX_OUTPUT: Final = 32_768
 ABOVE_ANY_OUTPUT: Final = 200_000
+#: The end of the slug of all unlisted models of a provider.
+OTHER: Final = "-other"
 # What providers append to a name for a version of the same model: a date in their three forms,
 # a moving pointer, or both (gpt-4-1106-preview).
 VARIANT: Final = re.compile(r"(-(latest|preview|\d{4}|\d{8}|\d{4}-\d{2}-\d{2}))+")
 
 
-class CatalogueError(ValueError):
-    """models.toml is invalid; the message names the file, the key and the reason."""
+__all__ = ["Catalogue", "CatalogueError", "Model", "load"]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model: ``name`` is the requested name, which is sent to the provider; limits count by
-    ``slug``."""
+    """A model: ``name`` is sent to the provider, the requested one unless the provider has another;
+    limits count by ``slug``. ``protocol`` is the provider's; by default it has the provider's name.
+    ``key`` is the name of the key to use, if the provider has several."""
 
     name: str
     slug: str
     provider: str
+    protocol: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.protocol:
+            object.__setattr__(self, "protocol", self.provider)
 
     @property
     def family(self) -> str:
@@ -51,8 +60,9 @@ class Model:
 
     @property
     def upstream(self) -> str:
-        """The identity of cool-downs and quotas for standard calls."""
-        return f"{self.provider}/{self.family}"
+        """The identity of cool-downs and quotas for standard calls; each key has its own."""
+        named = f"{self.provider}/{self.family}"
+        return f"{named}/{self.key}" if self.key else named
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +70,25 @@ class Catalogue:
     """Slugs by name, and the default model of each provider.
 
     By slug: ``context_tokens`` is what a model takes at most, input and output together,
-    ``max_output_tokens`` its longest answer, ``reasoning`` when it generates what is billed and
-    not streamed, ``tariffs`` what it costs, as it was on ``as_of``; ``embedding`` are the models
-    that make embeddings only. By provider: ``tiers`` are
-    those priced for every model, and ``tools`` the provider's tools that have a price.
+    ``max_output_tokens`` its longest answer, ``sent_names`` what its provider calls it if that is
+    not the requested name, ``reasoning`` when it generates what is billed and not streamed,
+    ``tariffs`` what it costs, as it was on ``as_of``; ``embedding`` are the models that make
+    embeddings only. By provider: ``protocols`` are their protocols, ``others`` the tariffs of which
+    the dearest applies to models without one, ``tiers`` are those priced for every model, and
+    ``tools`` the provider's tools that have a price.
     """
 
     slugs: Mapping[str, str]
     providers: Mapping[str, str]
+    protocols: Mapping[str, str]
     defaults: Mapping[str, str]
     context_tokens: Mapping[str, int]
     max_output_tokens: Mapping[str, int]
+    sent_names: Mapping[str, str]
     reasoning: Mapping[str, Reasoning]
     tariffs: Mapping[str, Tariff]
     embedding: Collection[str]
+    others: Mapping[str, Collection[Tariff]]
     tiers: Mapping[str, Collection[str]]
     tools: Mapping[str, Collection[str]]
     as_of: date
@@ -81,16 +96,17 @@ class Catalogue:
 
     def model(self, name: str, provider: str) -> Model:
         """The model of that name at that provider; unlisted names share one slug."""
-        slug = self.slug_of(name)
+        slug = self.slug_of(f"{provider}/{name}") or self.slug_of(name)
         if slug is None or self.providers[slug] != provider:
             slug = _other(provider)
-        return Model(name=name, slug=slug, provider=provider)
+        name = self.sent_names.get(slug, name)
+        return Model(name, slug, provider, self.protocols.get(provider, provider))
 
     def price(self, slug: str, usage: Usage) -> int:
         """What that usage costs, in micro-dollars, rounded up.
 
-        A slug without a price costs as much as the dearest model, so that it cannot escape a
-        budget; it is logged once.
+        A slug without a price costs as much as its provider's dearest model, so that it cannot
+        escape a budget; it is logged once.
         """
         tariff = self.tariffs.get(slug)
         if tariff is not None:
@@ -137,14 +153,15 @@ class Catalogue:
         return tariff is not None and tariff.is_long(input_tokens)
 
     def _tariffs(self, slug: str) -> Collection[Tariff]:
-        """The tariff of a slug; all tariffs if it has none."""
+        """The tariff of a slug; those of its provider, or else all, if it has none."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return (tariff,)
         if slug not in self._unpriced:
             self._unpriced.add(slug)
-            log.warning("%s has no price in models.toml; the dearest model's applies", slug)
-        return self.tariffs.values()
+            log.warning("%s has no price; that of its provider's dearest model applies", slug)
+        provider = self.providers.get(slug) or slug.removesuffix(OTHER)
+        return self.others.get(provider) or self.tariffs.values()
 
     def slug_of(self, name: str) -> str | None:
         """The slug of a name; None for an unlisted name."""
@@ -156,19 +173,23 @@ class Catalogue:
                 return self.slugs[name[:end]]
         return None
 
+    def names_of(self, provider: str) -> list[str]:
+        """All names of a provider's models."""
+        return [name for name, slug in self.slugs.items() if self.providers[slug] == provider]
+
     @property
     def unlisted_slugs(self) -> tuple[str, ...]:
         """The slug of all unlisted models, of each provider."""
-        return tuple(map(_other, dict.fromkeys(self.providers.values())))
+        return tuple(map(_other, self.protocols))
 
 
 def _other(provider: str) -> str:
     """The slug of all unlisted models of a provider."""
-    return f"{provider}-other"
+    return f"{provider}{OTHER}"
 
 
-def load(path: Path = MODELS_FILE) -> Catalogue:
-    """The catalogue in that file; CatalogueError if it is invalid."""
+def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) -> Catalogue:
+    """The catalogue in that file and of these upstreams; CatalogueError if it is invalid."""
     try:
         file = models_file.read(path)
     except ValidationError as error:
@@ -179,15 +200,9 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
         raise CatalogueError("\n".join(mistakes)) from error
     except ValueError as error:
         raise CatalogueError(f"{path}: {error}") from error
-    slugs: dict[str, str] = {}
-    for slug, entry in file.models.items():
-        for name in (slug, *entry.aliases):
-            if name in slugs:
-                raise CatalogueError(
-                    f"{path}: models.{slug}: the name {name!r} already belongs to "
-                    f"{slugs[name]!r}; remove it from one of them"
-                )
-            slugs[name] = slug
+    if upstreams is not None:
+        file, path = upstreams.merged(file), upstreams.path
+    slugs = _slugs(file.models, path)
     for provider, default in file.defaults.items():
         if default not in file.models or file.models[default].provider != provider:
             raise CatalogueError(
@@ -197,16 +212,41 @@ def load(path: Path = MODELS_FILE) -> Catalogue:
     tariffs = file.tariffs()
     if not tariffs:
         raise CatalogueError(f"{path}: no model has a price; unlisted models need one, too")
+    providers = {slug: entry.provider for slug, entry in file.models.items()}
+    tables = upstreams.upstreams if upstreams else {}
+    protocols = {name: table.protocol for name, table in tables.items()}
+    by_provider = {
+        provider: [tariff for slug, tariff in tariffs.items() if providers[slug] == provider]
+        for provider in set(providers.values())
+    }
+    stated = {n: [Tariff(usual=table.price)] for n, table in tables.items() if table.price}
     return Catalogue(
         slugs=slugs,
-        providers={slug: entry.provider for slug, entry in file.models.items()},
+        providers=providers,
+        protocols={**{each: each for each in providers.values()}, **protocols},
         defaults=file.defaults,
         context_tokens={slug: entry.context for slug, entry in file.models.items()},
         max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
+        sent_names=upstreams.sent_names if upstreams else {},
         reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
         tariffs=tariffs,
         embedding=frozenset(slug for slug, entry in file.models.items() if entry.embeds),
+        others={**by_provider, **stated},
         tiers=file.tiers,
         tools=file.tools,
         as_of=file.as_of,
     )
+
+
+def _slugs(models: Mapping[str, Entry], path: Path) -> dict[str, str]:
+    """The slug of each name."""
+    slugs: dict[str, str] = {}
+    for slug, entry in models.items():
+        for name in (slug, *entry.aliases):
+            if name in slugs:
+                raise CatalogueError(
+                    f"{path}: models.{slug}: the name {name!r} already belongs to "
+                    f"{slugs[name]!r}; remove it from one of them"
+                )
+            slugs[name] = slug
+    return slugs

@@ -16,19 +16,30 @@ from chatapp.catalogue.price import ONE, Dollars, LongPrice, Multiple, Price, Ta
 Reasoning = Literal["default", "on request", "never"]
 
 
-class Entry(BaseModel):
-    """A model; the name of its table is its slug."""
+class CatalogueError(ValueError):
+    """models.toml or providers.toml is invalid; the message names the file, the key and the
+    reason."""
+
+
+class ModelTable(BaseModel):
+    """A model, without its provider."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    provider: str
     aliases: list[str] = []
-    context: Annotated[int, Field(gt=0)]
+    context: Annotated[int, Field(gt=0)] | None = None
     max_output: Annotated[int, Field(gt=0)] | None = None
     reasoning: Reasoning = "default"
     embeds: bool = False
     price: Price | None = None
     long_context: LongPrice | None = None
     tiers: dict[str, Multiple] = {}
+
+
+class Entry(ModelTable):
+    """A model; the name of its table is its slug."""
+
+    provider: str
+    context: Annotated[int, Field(gt=0)]
 
 
 class ModelsFile(BaseModel):

@@ -13,13 +13,22 @@ from flask.cli import AppGroup
 from chatapp.cli.accounts import keys, plans
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, usage
-from chatapp.cli.maintenance import db, policy
+from chatapp.cli.maintenance import db, policy, providers
+from chatapp.valid_policy import PROVIDERS, SETTING
 
 # Flask sets this if it was started from the command line, also by `flask run`.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
-chat = AppGroup("chat", help="Users, keys, plans, usage, blocks, the policy, the ledger.")
-for command in (keys, plans, usage, block, unblock, policy, ledger, db):
+# What may depend on the file that a command checks.
+UNCHECKED: Final = {
+    "policy": (SETTING,),
+    "providers": (PROVIDERS, "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS"),
+}
+
+chat = AppGroup(
+    "chat", help="Users, keys, plans, usage, blocks, the policy, providers, the ledger."
+)
+for command in (keys, plans, usage, block, unblock, policy, providers, ledger, db):
     chat.add_command(command)
 
 
@@ -33,9 +42,12 @@ def from_command_line() -> bool:
     return os.environ.get(FROM_COMMAND_LINE) == "true"
 
 
-def checks_policy() -> bool:
-    """Whether this is `flask … chat policy check`, which needs an application with any policy."""
-    return from_command_line() and "chat policy check" in " ".join(sys.argv)
+def checked_file() -> dict[str, None] | None:
+    """The settings to leave out in `flask … chat policy check` or `providers check`, which need an
+    application without mistakes; None in any other process."""
+    line = " ".join(sys.argv) if from_command_line() else ""
+    found = (left for command, left in UNCHECKED.items() if f"chat {command} check" in line)
+    return next((dict.fromkeys(left) for left in found), None)
 
 
 def serves() -> bool:

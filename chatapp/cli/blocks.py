@@ -79,11 +79,12 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
     limiter = _shared_limiter()
     with errors.reported():
         lifted = limiter.unblock(target.limit, target.identity)
-        catalogue = current_services().catalogue
+        services = current_services()
         # Unlisted models are blocked together, but each has a pause of its own.
-        if kind == "model" and (provider := catalogue.providers.get(target.identity)):
-            upstream = catalogue.model(target.identity, provider).upstream
-            lifted = _unblocked(limiter, COOL_DOWN, upstream) or lifted
+        if kind == "model" and (provider := services.catalogue.providers.get(target.identity)):
+            model = services.catalogue.model(target.identity, provider)
+            for upstream in services.conversation.upstreams(model):
+                lifted = _unblocked(limiter, COOL_DOWN, upstream) or lifted
         forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
     if kind == "all":
         done = "The block of all calls is removed" if lifted else "There was no block of all calls"
@@ -115,9 +116,10 @@ def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> T
     catalogue = current_services().catalogue
     slug = name if name in catalogue.unlisted_slugs else catalogue.slug_of(name)
     if slug is None:
+        others = " or ".join(catalogue.unlisted_slugs[1:])  # the first is the offline model's
         raise click.ClickException(
-            f"There is no model {name!r} in models.toml; choose one of its models, or "
-            "openai-other or anthropic-other for all unlisted models of a provider."
+            f"There is no model {name!r} in models.toml; choose one of its models, or {others} for "
+            "all unlisted models of a provider."
         )
     return Target("blocked-model", slug, f"The model {slug}", "closed")
 

@@ -1,4 +1,4 @@
-"""`chat policy` and `chat db`: the policy file, and the schema of the database."""
+"""`chat policy`, `chat providers` and `chat db`: the files, and the schema of the database."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from chatapp import guards
+from chatapp import catalogue, guards
+from chatapp.catalogue import CatalogueError, providers_file
+from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.cli import errors
 from chatapp.database import migration
+from chatapp.providers.keys import Keys
 from chatapp.services import current_services
 from chatapp.settings import SettingsError
-from chatapp.valid_policy import SETTING, configured_file
+from chatapp.valid_policy import PROVIDERS, SETTING, configured_file
 from chatapp.web.identities import check_plans
-from ratelimit_ext import ConfigurationError
+from ratelimit_ext import ConfigurationError, toml_line
 
 policy = AppGroup("policy", help="Check the policy file.")
+providers = AppGroup("providers", help="Check the file of the upstreams.")
 db = AppGroup("db", help="The database of accounts and ledger.")
 
 
@@ -29,7 +33,7 @@ def check(file: Path | None) -> None:
     Prints every mistake with its line. Changes nothing and needs no storage.
     """
     default = current_app.config.get(SETTING) or Path(current_app.root_path) / "policy.toml"
-    file = file or configured_file(default)
+    file = file or configured_file(SETTING, default)
     services = current_services()
     try:
         with guards.added(current_app.config, file):
@@ -41,6 +45,32 @@ def check(file: Path | None) -> None:
     click.echo(
         f"{file} is valid: {len(limits)} limits; plans: {', '.join(checked.plans) or 'none'}."
     )
+
+
+@providers.command("check")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def check_providers(file: Path | None) -> None:
+    """Check FILE, or the configured providers file; exit with 1 if it has mistakes.
+
+    Prints every mistake with its line, and which keys are missing here. Calls no upstream.
+    """
+    default = Path(current_app.root_path) / "providers.toml"
+    file = file or configured_file(PROVIDERS, default)
+    try:
+        upstreams = providers_file.read(file, toml_line)
+        catalogue.load(upstreams=upstreams)
+    except CatalogueError as mistakes:
+        raise click.ClickException(str(mistakes)) from mistakes
+    shown = ", ".join(_shown(name, table) for name, table in upstreams.upstreams.items())
+    click.echo(f"{file} is valid: {shown}.")
+
+
+def _shown(name: str, table: UpstreamTable) -> str:
+    """An upstream with its keys: "azure (2 keys, AZURE_KEY_2 is missing)"."""
+    keys = Keys(name, table.keys)
+    count = f"{len(keys.names)} key{'s' * (len(keys.names) != 1)}"
+    missing = [f"{each} is missing" for each in keys.missing]
+    return f"{name} ({', '.join([count, *missing])})"
 
 
 @db.command()

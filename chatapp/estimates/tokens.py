@@ -331,13 +331,14 @@ _CLAUDE_BEFORE_4_7: Final = re.compile(r"claude-3-.*|claude-(opus|sonnet|haiku)-
 
 def family_of(model: Model) -> Family:
     """The family of a model; for an unknown model the one that counts most."""
-    if model.provider == "offline":
+    if model.protocol == "offline":
         return OFFLINE
-    if model.provider == "openai":
-        if model.slug == "gpt-4o-mini":
+    slug = model.slug.removeprefix(f"{model.provider}/")
+    if model.protocol == "openai":
+        if slug == "gpt-4o-mini":
             return O200K_DEAR_IMAGES
-        return CL100K if _CL100K_SLUGS.fullmatch(model.slug) else O200K
-    return CLAUDE if _CLAUDE_BEFORE_4_7.fullmatch(model.slug) else CLAUDE_FROM_4_7
+        return CL100K if _CL100K_SLUGS.fullmatch(slug) else O200K
+    return CLAUDE if _CLAUDE_BEFORE_4_7.fullmatch(slug) else CLAUDE_FROM_4_7
 
 
 class Tokenizer(Protocol):

@@ -31,6 +31,7 @@ STORED: Final = Table(
     Column("id", String(128), primary_key=True),
     Column("user", String(300), nullable=False),
     Column("provider", String(32), nullable=False),
+    Column("key", String(300), nullable=False),
     Column("tokens", BigInteger),
     Column("created_at", Instant, nullable=False),
     Index("ix_stored_answers_created_at", "created_at"),
@@ -52,12 +53,14 @@ class StoredAnswersUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer that a provider keeps, or an item of it. ``tokens`` are those of the whole
-    conversation so far, which the next call continues; None if unknown."""
+    """An answer that a provider keeps, or an item of it. ``key`` is the name of the key that made
+    it, if the provider has several: only its organisation has the answer. ``tokens`` are those of
+    the whole conversation so far, which the next call continues; None if unknown."""
 
     id: str
     user: str
     provider: str
+    key: str
     tokens: int | None
     created_at: datetime
 
@@ -74,13 +77,20 @@ class StoredAnswers:
         )
 
     def note(
-        self, ids: Sequence[str], *, user: str, provider: str, tokens: int | None = None
+        self,
+        ids: Sequence[str],
+        *,
+        user: str,
+        provider: str,
+        key: str = "",
+        tokens: int | None = None,
     ) -> None:
         """The user has made an answer with these ids: its own first, then those of its items."""
         writer, now = self._writer.get(), datetime.now(UTC)
         for place, id_ in enumerate(ids):
             known = tokens if place == 0 else None
-            writer.put(id_, StoredAnswer(id_, user[:300], provider, known, now))
+            answer = StoredAnswer(id_, user[:300], provider, key[:300], known, now)
+            writer.put(id_, answer)
 
     def find(
         self, ids: Collection[str], *, user: str, before_wait: Callable[[], object] = lambda: None

@@ -35,11 +35,13 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A request in no vendor's format. ``model`` is the provider's own name for the model, and
-    ``max_tokens`` limits the answer, including reasoning."""
+    ``max_tokens`` limits the answer, including reasoning. ``key`` is the name of the key to use; ""
+    for any."""
 
     model: str
     messages: tuple[Message, ...]
     max_tokens: int
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class RawRequest:
     """A request in a provider's own format. ``raw`` is the body that is sent, ``fields`` its parsed
     JSON. ``headers`` and ``query`` are the client's headers and parameters that the provider's
     API defines, ``path`` is the address in it; if empty, the one that prompts are sent to.
-    ``object_path`` continues it for an object that the provider keeps."""
+    ``object_path`` continues it for an object that the provider keeps. ``key`` is the name of the
+    key to use; "" for any."""
 
     raw: bytes
     fields: Mapping[str, object]
@@ -108,11 +111,12 @@ class RawRequest:
     path: str = ""
     object_path: str = ""
     method: str = "POST"
+    key: str = ""
 
     @classmethod
-    def of(cls, fields: Mapping[str, object]) -> RawRequest:
+    def of(cls, fields: Mapping[str, object], *, key: str = "") -> RawRequest:
         """A request with this body."""
-        return cls(raw=json.dumps(fields).encode(), fields=fields)
+        return cls(raw=json.dumps(fields).encode(), fields=fields, key=key)
 
     def with_fields(self, **changed: object) -> RawRequest:
         """The same request with these fields. Its bytes stay unchanged if no field changes.
@@ -259,8 +263,8 @@ class AnswerStream(Protocol):
 class Provider(Protocol):
     """A source of answers.
 
-    ``patterns`` are the names of its models, as shell patterns. ``missing`` is the environment
-    variable that must be set before the provider can be used, None if it can be used.
+    ``patterns`` are the names of its models, as shell patterns. ``missing`` is the key that must be
+    set before the provider can be used, None if it can be used.
     ``quotas_by_direction``: it may report quotas in input or output tokens.
     """
 

@@ -22,12 +22,11 @@ from chatapp.providers import (
     QuotaUnit,
     RawAnswer,
     RawRequest,
-    Timeouts,
     Usage,
 )
 from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, http_date, quota
 from chatapp.providers.event_stream import Event
-from chatapp.providers.sdk import Api, SDKProvider, Vendor
+from chatapp.providers.sdk import Api, SDKProvider, Upstream, Vendor
 
 if TYPE_CHECKING:
     import anthropic
@@ -436,8 +435,6 @@ VENDOR: Final = Vendor(
     name=NAME,
     client_class="Anthropic",
     error_class="AnthropicError",
-    key_variable="ANTHROPIC_API_KEY",
-    patterns=("claude-*",),
     request_id_header="request-id",
     apis=(
         Api(
@@ -459,5 +456,5 @@ VENDOR: Final = Vendor(
 
 
 class Anthropic(SDKProvider):
-    def __init__(self, timeouts: Timeouts) -> None:
-        super().__init__(VENDOR, timeouts)
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(VENDOR, upstream)

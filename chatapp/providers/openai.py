@@ -22,14 +22,13 @@ from chatapp.providers import (
     Quota,
     RawAnswer,
     RawRequest,
-    Timeouts,
     Usage,
 )
 from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, quota
 from chatapp.providers.event_stream import Event
 from chatapp.providers.openai_responses import COMPACTION, RESPONSES
 from chatapp.providers.openai_service import NAME, common_extras, stream_error, tiers_of
-from chatapp.providers.sdk import Api, SDKProvider, Vendor
+from chatapp.providers.sdk import Api, SDKProvider, Upstream, Vendor
 
 if TYPE_CHECKING:
     import openai
@@ -357,8 +356,6 @@ VENDOR: Final = Vendor(
     name=NAME,
     client_class="OpenAI",
     error_class="OpenAIError",
-    key_variable="OPENAI_API_KEY",
-    patterns=("gpt-*", "chatgpt-*", "o1", "o1-*", "o3", "o3-*", "o4-*", "text-embedding-*"),
     request_id_header="x-request-id",
     apis=(
         Api(
@@ -383,5 +380,5 @@ VENDOR: Final = Vendor(
 
 
 class OpenAI(SDKProvider):
-    def __init__(self, timeouts: Timeouts) -> None:
-        super().__init__(VENDOR, timeouts)
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(VENDOR, upstream)

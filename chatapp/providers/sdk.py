@@ -9,10 +9,9 @@ ProviderError here, and nowhere else.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
@@ -36,6 +35,7 @@ from chatapp.providers import (
 from chatapp.providers.answer import retry_after_s, sendable
 from chatapp.providers.cancellation import with_cancellable_reads
 from chatapp.providers.event_stream import EventReader, EventStream
+from chatapp.providers.keys import Keys
 
 if TYPE_CHECKING:
     import httpx2
@@ -54,8 +54,10 @@ STATUS_KINDS: Final[dict[int, ErrorKind]] = {
 JSON: Final = "application/json"
 #: How long a count may take: it generates nothing, and an estimate can replace it.
 COUNT_WITHIN_S: Final = 10.0
-KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key")
+AUTHORIZATION: Final = "authorization"
 REDACTED: Final = "***"
+#: What the SDKs get instead of a key, which is put into their headers here.
+NO_KEY: Final = "no-key-yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +82,9 @@ class Api:
 class Vendor:
     """What differs between the vendors' SDKs and APIs.
 
-    ``name`` is also the SDK's module, ``client_class`` its client and ``error_class`` the base of
-    its errors. ``patterns`` match the names of its models. ``request_id_header`` is passed on to
-    clients, who may need it to report a problem.
+    ``name`` is that of its protocol and of the SDK's module, ``client_class`` its client and
+    ``error_class`` the base of its errors. ``request_id_header`` is passed on to clients, who may
+    need it to report a problem.
 
     Prompts are sent to the first of the ``apis``: ``body`` writes one, and ``completion`` reads its
     answer. ``count_path`` counts the tokens of an input. ``quotas`` reads an answer's headers.
@@ -93,8 +95,6 @@ class Vendor:
     name: str
     client_class: str
     error_class: str
-    key_variable: str
-    patterns: tuple[str, ...]
     request_id_header: str
     apis: tuple[Api, ...]
     body: Callable[[Prompt], dict[str, object]]
@@ -114,27 +114,62 @@ class Vendor:
         return import_module(self.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """A service that speaks a vendor's protocol.
+
+    ``patterns`` match the names of its models. Without ``base_url`` it is the vendor's own, and the
+    SDK's variables of the environment apply; else only what is here. ``headers`` and ``query`` are
+    sent with each request, the key in ``key_header`` (default: the SDK's). ``refused`` are fields
+    of a body that would change the price unseen.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    keys: Keys
+    timeouts: Timeouts
+    base_url: str | None = None
+    key_header: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+
+
 class Connection:
     """An SDK's HTTP client. Requests are those of the SDK, as it makes them once for each path: its
-    address, key and headers are the same for all."""
+    address and headers are the same for all."""
 
-    def __init__(self, client: Any, http_client: httpx2.Client, *, connect_s: float) -> None:
+    def __init__(self, client: Any, http_client: httpx2.Client, upstream: Upstream) -> None:
         self._client = client
         self._http_client = http_client
-        self._connect_s = connect_s
+        self._upstream = upstream
         self._samples: dict[tuple[str, float], httpx2.Request] = {}
+        #: The key's secret and the headers with it, by path, timeout and name of the key.
+        self._headers: dict[tuple[str, float, str], tuple[str | None, httpx2.Headers]] = {}
 
     def send(
-        self, path: str, request: RawRequest, *, read_s: float, stream: bool
+        self,
+        path: str,
+        request: RawRequest,
+        key: tuple[str, str] | None,
+        *,
+        read_s: float,
+        stream: bool,
     ) -> httpx2.Response:
-        """Send what the SDK would, and return the response, whatever its status."""
+        """Send what the SDK would with this key, and return the response, whatever its status.
+        ``key`` is the key's name and secret."""
         import httpx2  # noqa: PLC0415
 
         sample = self._samples.get((path, read_s))
         if sample is None:
-            timeout = httpx2.Timeout(read_s, connect=self._connect_s)
+            timeout = httpx2.Timeout(read_s, connect=self._upstream.timeouts.connect_s)
             sample = self._samples[path, read_s] = self._sample(path, timeout)
-        headers, url = sample.headers, sample.url
+        name, secret = key or ("", None)
+        known = self._headers.get((path, read_s, name))
+        if known is None or known[0] != secret:
+            known = secret, self._with_key(sample.headers, secret)
+            self._headers[path, read_s, name] = known
+        headers, url = known[1], sample.url
         if request.headers:
             headers = httpx2.Headers(headers)
             headers.update(request.headers)
@@ -166,43 +201,69 @@ class Connection:
             return httpx2.Response(200)
 
         with httpx2.Client(transport=httpx2.MockTransport(keep)) as nowhere:
-            self._client.with_options(http_client=nowhere).post(
-                path, cast_to=httpx2.Response, content=b"", options={"timeout": timeout}
-            )
+            client = self._client.with_options(http_client=nowhere)
+            if self._upstream.base_url is not None:
+                _forget_environment(client, self._upstream.headers)
+            options = {"timeout": timeout}
+            client.post(path, cast_to=httpx2.Response, content=b"", options=options)
         made[0].headers.pop("content-length", None)
         return made[0]
 
+    def _with_key(self, headers: httpx2.Headers, secret: str | None) -> httpx2.Headers:
+        """The headers of a sample with this key, or without any."""
+        headers, own = headers.copy(), self._upstream.key_header
+        for name, value in list(headers.items()):
+            if NO_KEY in value:
+                del headers[name]
+                if secret is not None and own is None:
+                    headers[name] = value.replace(NO_KEY, secret)
+        if secret is not None and own is not None:
+            headers[own] = f"Bearer {secret}" if own.lower() == AUTHORIZATION else secret
+        return headers
+
 
 class SDKProvider:
-    """A vendor, or the compatible server at its SDK's base URL variable."""
+    """An upstream in a vendor's protocol."""
 
-    def __init__(self, vendor: Vendor, timeouts: Timeouts) -> None:
+    def __init__(self, vendor: Vendor, upstream: Upstream) -> None:
         self._vendor = vendor
-        self._timeouts = timeouts
+        self._upstream = upstream
+        self._timeouts = upstream.timeouts
         self._connection: PerProcess[Connection] = PerProcess(self._connect)
-        self.name: Final = vendor.name
-        self.patterns: Final = vendor.patterns
+        self.name: Final = upstream.name
+        self.patterns: Final = upstream.patterns
         self.quotas_by_direction: Final = vendor.quotas_by_direction
-        self.missing: Final = None if os.environ.get(vendor.key_variable) else vendor.key_variable
+        self.keys: Final = upstream.keys
         if self.missing is None:
             # An SDK takes up to a second to import: at the start rather than within a request, and
             # not at all without a key.
             import_module(vendor.name)
 
+    @property
+    def missing(self) -> str | None:
+        """A key that must be set; None if one is, or if the upstream needs none."""
+        return self.keys.names[0] if self.keys.are_missing else None
+
     def serves(self, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
     def complete(self, prompt: Prompt) -> Completion:
-        answer = self.forward(RawRequest.of(self._vendor.body(prompt)))
+        answer = self.forward(RawRequest.of(self._vendor.body(prompt), key=prompt.key))
         with provider_errors(self._vendor):
             return self._vendor.completion(answer)
 
     def stream(self, prompt: Prompt) -> EventStream:
-        request = RawRequest.of({**self._vendor.body(prompt), "stream": True})
+        body = {**self._vendor.body(prompt), "stream": True}
+        request = RawRequest.of(body, key=prompt.key)
         return self._stream(request, lenient=False)
 
     def extras(self, request: RawRequest) -> Extras:
-        return self._vendor.api(request.path).extras(request.fields)
+        api = self._vendor.api(request.path)
+        found, refused, fields = api.extras(request.fields), self._upstream.refused, request.fields
+        if not refused:
+            return found
+        own = {name: "has no price here" for name in refused if fields.get(name) is not None}
+        return replace(found, refused={**found.refused, **own})
 
     def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
         return self._vendor.api(request.path).bounded(request, most_output_tokens)
@@ -269,8 +330,8 @@ class SDKProvider:
     ) -> httpx2.Response:
         import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
 
-        connection = self._connection.get()
-        response = connection.send(path, request, read_s=read_s, stream=stream)
+        connection, key = self._connection.get(), self.keys.secret(request.key)
+        response = connection.send(path, request, key, read_s=read_s, stream=stream)
         if response.is_success:
             return response
         try:
@@ -278,12 +339,13 @@ class SDKProvider:
         except httpx2.HTTPError as error:
             kind = STATUS_KINDS.get(response.status_code, "unavailable")
             raise _status_error(self._vendor, response, kind, message=str(error)) from error
-        raise _refusal(self._vendor, connection.status_error(response))
+        raise _refusal(self._vendor, connection.status_error(response), secret=key and key[1])
 
     def _connect(self) -> Connection:
         import httpx2  # noqa: PLC0415
 
-        sdk, connect_s = self._vendor.sdk, self._timeouts.connect_s
+        vendor, upstream = self._vendor, self._upstream
+        sdk, connect_s = vendor.sdk, self._timeouts.connect_s
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=connect_s)
         http_client = with_cancellable_reads(
             sdk.DefaultHttpxClient(
@@ -294,9 +356,25 @@ class SDKProvider:
             )
         )
         # No retries: a call that timed out may have been billed, and no limit would count the next.
-        client = getattr(sdk, self._vendor.client_class)
-        made = client(timeout=timeout, max_retries=0, http_client=http_client)
-        return Connection(made, http_client, connect_s=connect_s)
+        client = getattr(sdk, vendor.client_class)(
+            api_key=NO_KEY,
+            base_url=upstream.base_url,
+            default_headers=upstream.headers,
+            default_query=upstream.query,
+            timeout=timeout,
+            max_retries=0,
+            http_client=http_client,
+        )
+        return Connection(client, http_client, upstream)
+
+
+def _forget_environment(client: Any, headers: Mapping[str, str]) -> None:
+    """Keep what the SDK has read for its vendor (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …) from
+    another service."""
+    client._custom_headers = dict(headers)  # noqa: SLF001
+    for name in ("organization", "project"):
+        if isinstance(getattr(client, name, None), str):
+            setattr(client, name, None)
 
 
 def _usage(api: Api, fields: object) -> Usage | None:
@@ -331,14 +409,16 @@ def provider_errors(vendor: Vendor) -> Iterator[None]:
         raise ProviderError(name, "malformed", message=str(error), status=200) from error
 
 
-def _refusal(vendor: Vendor, error: Any) -> ProviderError:
-    """The ProviderError of an APIStatusError."""
-    response, sent = error.response, error.request.headers
+def _refusal(vendor: Vendor, error: Any, *, secret: str | None) -> ProviderError:
+    """The ProviderError of an APIStatusError, without the key, which providers may quote."""
+    response = error.response
     kind = vendor.error_kind(error) or STATUS_KINDS.get(response.status_code)
     if kind is None:  # neither a 3xx nor a 5xx blames the request
         kind = "bad_request" if 400 <= response.status_code < 500 else "unavailable"
-    message = _without_key(error.message, sent)
-    raw = _without_key(response.text, sent).encode()
+    message, text = error.message, response.text
+    if secret:
+        message, text = message.replace(secret, REDACTED), text.replace(secret, REDACTED)
+    raw = text.encode()
     return _status_error(vendor, response, kind, message=message, raw=raw)
 
 
@@ -361,11 +441,3 @@ def _no_cookies() -> CookieJar:
     """A jar that stores nothing. All clients share one connection pool, and a cookie from one
     client's answer would be sent with another client's request."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
-
-
-def _without_key(text: str, sent: Mapping[str, str]) -> str:
-    """The text without the key of the request that had these headers: providers may quote it."""
-    for header in KEY_HEADERS:
-        if key := sent.get(header, "").removeprefix("Bearer "):
-            text = text.replace(key, REDACTED)
-    return text

@@ -11,6 +11,8 @@ from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.provider_call import CallRequest, Demand, ProviderCall
+from chatapp.calls.retry import LONGEST_COOL_DOWN_S
+from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import CurrentRequest, current_request
@@ -22,7 +24,8 @@ CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
 def install(limiter: Limiter) -> None:
     """Charge limits in tokens and dollars with the estimate of the call, count a provider's quotas
-    by model and tier, and decide again for the fallback of a model that cools down."""
+    by model, key and tier, and decide again for another key, or the fallback, of a model that cools
+    down."""
     limiter.estimator("tokens")(_tokens)
     limiter.estimator("input_tokens")(lambda: Guess(current_request().estimate.input_tokens))
     limiter.estimator("output_tokens")(lambda: Guess(current_request().estimate.output_tokens))
@@ -30,7 +33,7 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("usd", limit=SURGE)(lambda: current_request().cost)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
     limiter.identity("upstream")(_upstream)
-    limiter.refusal_handler(_decide_for_fallback)
+    limiter.refusal_handler(_decide_elsewhere)
 
 
 def begin_call(current: CurrentRequest) -> ProviderCall:
@@ -59,6 +62,7 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
             RequestLimits(services.limiter, shares_pauses=not current.tiers),
             Disconnect(next(connections, None)),
             lambda: _demand(current) if _switch_to_fallback(current) else None,
+            current.use_other_key,
         ),
         catalogue=services.catalogue,
         ledger=services.ledger,
@@ -84,13 +88,30 @@ def _demand(current: CurrentRequest) -> Demand:
     )
 
 
-# -- fallback ----------------------------------------------------------------------------------
+# -- other keys, and the fallback --------------------------------------------------------------
+
+
+def _decide_elsewhere(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+    """The decision for another key or for the fallback model if the requested model is overloaded;
+    ``None`` admits the request. If none can serve it, the refusal with the shortest wait."""
+    current, shortest = current_request(), refusal
+    while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
+        if not current.tiers:
+            wait_s = min(_wait_ms(refusal) / 1000, LONGEST_COOL_DOWN_S)
+            current.services.conversation.rest_key(current.wanted.turn.model, wait_s)
+        if current.use_other_key() is None:
+            return _decide_for_fallback(shortest, decide_again)
+        other = decide_again()
+        if other is None or not _is_overload(other):
+            return other
+        refusal = other
+        shortest = min(shortest, refusal, key=_wait_ms)
+    return refusal
 
 
 def _decide_for_fallback(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
-    """The decision for the fallback model if the requested model is overloaded; ``None`` admits the
-    request. If neither model can serve it, the refusal with the shorter wait."""
-    if not _is_overload(refusal) or not _switch_to_fallback(current_request()):
+    """The decision for the fallback model, if there is one."""
+    if not _switch_to_fallback(current_request()):
         return refusal
     second = decide_again()
     if second is None or (_is_overload(second) and _wait_ms(second) < _wait_ms(refusal)):
@@ -117,13 +138,26 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
     fallback = services.conversation.fallback(model)
     if fallback is None:
         return False
-    # A request in a vendor's protocol stays with that vendor.
-    has_protocol = wanted.raw_request is None or fallback.provider == model.provider
-    tiers = wanted.extras.tiers.values()
-    if not (has_protocol and all(services.catalogue.prices_tier(fallback, t) for t in tiers)):
+    # A request in a vendor's protocol is not translated.
+    has_protocol = wanted.raw_request is None or fallback.protocol == model.protocol
+    has_history = not wanted.is_tied or fallback.provider == model.provider
+    if not (has_protocol and has_history and _is_priced(current, fallback)):
         return False
     current.use_fallback(fallback)
     return True
+
+
+def _is_priced(current: CurrentRequest, fallback: Model) -> bool:
+    """Whether the fallback has a price for all that the request asks of its model."""
+    wanted, catalogue = current.wanted, current.services.catalogue
+    extras = wanted.extras
+    if wanted.raw_request is not None and fallback.provider != wanted.turn.model.provider:
+        extras = current.services.conversation.extras(fallback, wanted.raw_request)
+    return (
+        not extras.refused
+        and all(catalogue.prices_tier(fallback, tier) for tier in extras.tiers.values())
+        and all(tool in catalogue.tools.get(fallback.provider, ()) for tool in extras.tools)
+    )
 
 
 # -- what limits charge ------------------------------------------------------------------------
@@ -153,6 +187,7 @@ def has_no_quota_by_direction() -> bool:
 
 
 def _upstream() -> str:
-    """The model and tiers at the provider. Unlisted models share limits, but not a cool-down."""
+    """The model, key and tiers at the provider. Unlisted models share limits, but not a
+    cool-down."""
     current = current_request()
     return "/".join([current.wanted.turn.model.upstream, *current.tiers])

@@ -29,7 +29,7 @@ class CurrentRequest:
     ``principal`` is the owner of its API key, None without a valid one. ``model_request`` is its
     body, None if it calls no model or if the body has not been read; the properties that need it
     raise LookupError. ``requested_model`` is the name in the body if a fallback has replaced the
-    model.
+    model. ``tried_keys`` are the names of the provider's keys that did not admit or serve it.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class CurrentRequest:
         "principal",
         "requested_model",
         "services",
+        "tried_keys",
     )
 
     _estimate: Estimate | None
@@ -54,6 +55,7 @@ class CurrentRequest:
         self.principal: Principal | None = None
         self.model_request: ModelRequest | None = None
         self.requested_model: str | None = None
+        self.tried_keys: set[str] = set()
         self._user: str | None = None
         self._forget_estimate()
 
@@ -128,9 +130,25 @@ class CurrentRequest:
     def use_fallback(self, fallback: Model) -> None:
         """Call this model instead of the requested one. Its estimate and cost are others."""
         wanted = self.wanted
+        if wanted.is_tied:
+            fallback = replace(fallback, key=wanted.turn.model.key)
         self.requested_model = wanted.turn.model.name
         self.model_request = replace(wanted, turn=replace(wanted.turn, model=fallback))
+        self.tried_keys.clear()
         self._forget_estimate()
+
+    def use_other_key(self) -> Model | None:
+        """Call the model with another key of its provider; returns the model with that key, or None
+        without a key that was not tried and has what the request continues."""
+        wanted = self.wanted
+        if wanted.is_tied:
+            return None
+        model = wanted.turn.model
+        self.tried_keys.add(model.key)
+        other = self.services.conversation.with_other_key(model, self.tried_keys)
+        if other is not None:
+            self.model_request = replace(wanted, turn=replace(wanted.turn, model=other))
+        return other
 
     def _forget_estimate(self) -> None:
         self._estimate = self._held = self._cost = self._tiers = None

@@ -205,7 +205,7 @@ def _provider_report(error: ProviderError, status: int, code: str, cause: str) -
     return ErrorReport(
         status=status,
         code=code,
-        message=f"The provider {error.provider} {cause}. {remedy}",
+        message=f"The model's provider {cause}. {remedy}",
         retry_after_s=wait_s if status == 503 else None,
         # A timeout may be billed again by a retry; what was retried here needs no further retry.
         is_final=error.was_retried or error.kind in {"auth", "quota", "timeout"},

@@ -40,7 +40,7 @@ def respond_as_vendor(wire_format: WireFormat) -> Response:
     answer is written here."""
     current = current_request()
     wanted = current.wanted
-    if wanted.raw_request is None or wanted.turn.model.provider != wire_format.provider:
+    if wanted.raw_request is None or wanted.turn.model.protocol != wire_format.provider:
         return respond(wire_format)
     raw_request = wanted.raw_request
     conversation, call = current.services.conversation, begin_call(current)
@@ -167,7 +167,8 @@ def _note(
     """Remember whose answer that is, if the provider keeps it."""
     if ids:
         tokens = None if usage is None else usage.input_tokens + usage.output_tokens
-        answers.note(ids, user=call.record.user, provider=call.record.provider, tokens=tokens)
+        user, model = call.record.user, call.model
+        answers.note(ids, user=user, provider=model.provider, key=model.key, tokens=tokens)
 
 
 def _stream_response(stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> Response:

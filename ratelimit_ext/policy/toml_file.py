@@ -144,6 +144,16 @@ def key_lines(text: str) -> dict[Path, int]:
     return lines
 
 
+def toml_line(text: str, path: Path) -> int:
+    """The line, counted from 1, of the key at that path of keys and positions in a TOML document,
+    or of the nearest one around it; 0 without one. Slow: for messages about mistakes.
+
+    >>> toml_line("[a]\\nb = 1", ("a", "b"))
+    2
+    """
+    return line_of(key_lines(text), path)
+
+
 def line_of(lines: dict[Path, int], path: Path) -> int:
     """The line of a path, else of the nearest key around it; 0 where that is the document."""
     for end in range(len(path), 0, -1):

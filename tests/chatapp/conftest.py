@@ -14,10 +14,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from chatapp import create_app, services
+from chatapp import PROVIDERS_FILE, create_app, services
+from chatapp.catalogue import providers_file
 from chatapp.database import migration
 from chatapp.database.connection import Database
+from chatapp.providers import Timeouts
+from chatapp.providers.keys import Keys
+from chatapp.providers.sdk import Upstream
 from chatapp.services import services_of
+from ratelimit_ext import toml_line
 from tests import servers
 from tests.chatapp import provider_server
 from tests.chatapp.recording_ledger import RecordingLedger
@@ -32,6 +37,13 @@ AppMaker = Callable[..., Flask]
 def replace_services(app: Flask, **changed: object) -> None:
     """Replace some services of the application, such as its ledger."""
     services.install(app, dataclasses.replace(services_of(app), **changed))
+
+
+def upstream(name: str) -> Upstream:
+    """A vendor by the file that chatapp has if no other is configured."""
+    table = providers_file.read(PROVIDERS_FILE, toml_line).upstreams[name]
+    keys, patterns = Keys(name, table.keys), tuple(table.patterns)
+    return Upstream(name=name, patterns=patterns, keys=keys, timeouts=Timeouts())
 
 
 @pytest.fixture(autouse=True)

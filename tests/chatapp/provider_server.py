@@ -74,10 +74,26 @@ class ProviderServer:
         self._thinks = threading.Event()
         self._end = threading.Event()
         self._drops = 0
+        self._by_key: dict[str, Answer] = {}
 
     def script(self, *answers: Answer | Stream) -> None:
         """Set the answers to the next calls, in order."""
         self._answers.extend(answers)
+
+    def refuse(self, key: str, answer: Answer | None) -> None:
+        """Answer every call with this key like that; None: as usual again."""
+        if answer is None:
+            del self._by_key[key]
+        else:
+            self._by_key[key] = answer
+
+    def keys(self) -> list[str]:
+        """The keys of the calls, in order; "" for a call without one."""
+        names = ("authorization", "x-api-key", "api-key")
+        found = (
+            [call.headers[name] for name in names if name in call.headers] for call in self.calls
+        )
+        return [",".join(values).removeprefix("Bearer ") for values in found]
 
     def silence(self) -> None:
         """Accept further calls and answer none of them, until the server stops."""
@@ -123,6 +139,8 @@ class ProviderServer:
         if self._silent.is_set():
             self._end.wait()
             return None
+        if refusal := self._by_key.get(self.keys()[-1]):
+            return refusal
         if self._drops:
             self._drops -= 1
             return None

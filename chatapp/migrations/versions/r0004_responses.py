@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(128), nullable=False),
         sa.Column("user", sa.String(300), nullable=False),
         sa.Column("provider", sa.String(32), nullable=False),
+        sa.Column("key", sa.String(300), nullable=False),
         sa.Column("tokens", sa.BigInteger()),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_stored_answers"),

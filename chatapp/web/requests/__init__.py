@@ -19,7 +19,8 @@ class ModelRequest:
     ``raw_request`` is the request in its provider's own protocol, None for POST /chat. ``turn`` is
     for POST /chat and for the offline model. ``user_id`` is None for a vendor's protocol: the user
     that such a body names is not an identity here. ``history_tokens`` are those of the conversation
-    that the request continues without sending it.
+    that the request continues without sending it. ``is_tied``: only the provider and key of its
+    model have what it continues.
     """
 
     turn: Turn
@@ -30,6 +31,7 @@ class ModelRequest:
     choices: int = 1
     extras: Extras = field(default_factory=Extras)
     history_tokens: int = 0
+    is_tied: bool = False
 
     @property
     def fields(self) -> Mapping[str, object]:

@@ -6,7 +6,8 @@ unread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Final, NoReturn
 
 from flask import Request
@@ -163,6 +164,9 @@ def read(
         refuse(error)
     model = served_model(fields.model, provider=provider)
     _check_kind(model, makes_embeddings=fields.makes_embeddings)
+    continued = _continued(fields, model)
+    if continued:
+        model = replace(model, key=continued[0].key)
     raw_request = RawRequest(
         raw=document.raw,
         fields=document.fields,
@@ -177,7 +181,8 @@ def read(
         raw_request=raw_request,
         choices=fields.choices,
         extras=_extras(model, raw_request),
-        history_tokens=_history_tokens(fields),
+        history_tokens=_history_tokens(fields, continued),
+        is_tied=bool(continued),
     )
 
 
@@ -195,14 +200,14 @@ def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
         )
 
 
-def _history_tokens(fields: Fields) -> int:
-    """The tokens of the stored conversation that the request continues; ApiError (404) unless the
-    caller made it, and each item that the request names."""
+def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
+    """What the request names of the answers that the model's provider keeps; ApiError (404) unless
+    the caller made each of them there."""
     previous, items = fields.previous_answer, fields.referenced_items
     wanted = {*items, *([] if previous is None else [previous])}
     if not wanted:
-        return 0
-    found = own_answers(wanted)
+        return []
+    found = {i: a for i, a in own_answers(wanted).items() if a.provider == model.provider}
     if previous is not None and previous not in found:
         raise ApiError(
             404,
@@ -214,10 +219,15 @@ def _history_tokens(fields: Fields) -> int:
         if id_ not in found:
             message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
             raise ApiError(404, "item_not_found", message, param="input")
-    if previous is None:
-        return 0
-    known = found[previous].tokens
-    return UNKNOWN_HISTORY_TOKENS if known is None else known
+    return list(found.values())
+
+
+def _history_tokens(fields: Fields, continued: Sequence[StoredAnswer]) -> int:
+    """The tokens of the stored conversation that the request continues."""
+    for answer in continued:
+        if answer.id == fields.previous_answer:
+            return UNKNOWN_HISTORY_TOKENS if answer.tokens is None else answer.tokens
+    return 0
 
 
 def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
@@ -233,8 +243,8 @@ def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
 
 
 def served_model(name: str, *, provider: str) -> Model:
-    """The model of that name at the provider's endpoints, which serve its own models and the
-    offline model; ApiError (404) if they do not serve it."""
+    """The model of that name at the endpoints of that provider's protocol, which serve models in
+    that protocol and the offline model; ApiError (404) if they do not serve it."""
     conversation = current_services().conversation
     try:
         model = conversation.model(name)
@@ -243,10 +253,10 @@ def served_model(name: str, *, provider: str) -> Model:
     except UnknownModelError as error:
         names = ", ".join(conversation.models_of(provider, OFFLINE))
         raise _not_found(f'Unknown model "{name[:100]}". Choose one of {names}.') from error
-    if model.provider not in {provider, OFFLINE}:
-        known = " or ".join(addresses(f"{model.provider}_"))
+    if model.protocol not in {provider, OFFLINE}:
+        known = " or ".join(addresses(f"{model.protocol}_"))
         raise _not_found(
-            f'The model "{name}" belongs to {model.provider}. Use {known} for it, or choose a '
+            f'The model "{name}" belongs to {model.protocol}. Use {known} for it, or choose a '
             f"model of {provider}."
         )
     return model

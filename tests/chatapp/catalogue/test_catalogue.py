@@ -9,14 +9,15 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.catalogue import CatalogueError
-from chatapp.providers import Timeouts, Usage
+from chatapp.providers import Usage
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
+from tests.chatapp.conftest import upstream
 
 HEAD = "version = 1\nas_of = 2026-01-01\nsources = []\n[defaults]\n"
 MODEL = 'provider = "x"\ncontext = 1\n'
-PROVIDERS = (OpenAI(Timeouts()), Anthropic(Timeouts()), Offline())
+PROVIDERS = (OpenAI(upstream("openai")), Anthropic(upstream("anthropic")), Offline())
 
 
 def priced(**kinds: str) -> str:

@@ -125,8 +125,8 @@ ERRORS = {
 def test_an_error_has_its_cause(
     online: FlaskClient, provider: ProviderServer, vendor: str, name: str
 ) -> None:
-    """The client gets the cause after one attempt, without the provider's message or the server's
-    key."""
+    """The client gets the cause after one attempt, without the provider's name or message, or the
+    server's key."""
     answer, status, code, retry_after = ERRORS[vendor, name]
     provider.script(answer)
     response = online.post("/chat", json=asked(vendor))
@@ -134,7 +134,7 @@ def test_an_error_has_its_cause(
     assert response.json is not None
     assert response.json["code"] == code
     assert response.headers.get("Retry-After") == retry_after
-    assert vendor in response.json["error"]
+    assert vendor not in response.json["error"]
     assert "sk-" not in response.text
     assert len(provider.calls) == 1
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from chatapp.providers import ErrorKind, Message, Prompt, ProviderError, RawRequest, Timeouts
+from chatapp.providers import ErrorKind, Message, Prompt, ProviderError, RawRequest
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.openai import OpenAI
+from tests.chatapp.conftest import upstream
 from tests.chatapp.provider_server import (
     ProviderServer,
     Stream,
@@ -55,7 +56,11 @@ def test_openais_error_chunk_has_its_cause(
 ) -> None:
     """The code decides, or else the type. An error in any form ends the answer as an error."""
     provider.script(Stream([*openai_chunks()[:2], event({"error": error})]))
-    assert failure(OpenAI(Timeouts()), "gpt-5.4-mini", forwarded=forwarded) == ("po", kind, 200)
+    assert failure(OpenAI(upstream("openai")), "gpt-5.4-mini", forwarded=forwarded) == (
+        "po",
+        kind,
+        200,
+    )
 
 
 @pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])
@@ -65,7 +70,7 @@ def test_anthropics_error_event_has_its_cause(
 ) -> None:
     """The type decides. An error in any form ends the answer as an error."""
     provider.script(Stream([*anthropic_events()[:4], named("error", error=error)]))
-    found = failure(Anthropic(Timeouts()), "claude-haiku-4-5", forwarded=forwarded)
+    found = failure(Anthropic(upstream("anthropic")), "claude-haiku-4-5", forwarded=forwarded)
     assert found == ("po", kind, 200)
 
 

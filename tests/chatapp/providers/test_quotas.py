@@ -15,13 +15,13 @@ from chatapp.providers import (
     ProviderError,
     Quota,
     RawRequest,
-    Timeouts,
     anthropic,
     openai,
 )
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
+from tests.chatapp.conftest import upstream
 from tests.chatapp.provider_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
@@ -359,7 +359,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def test_whole_answers_have_quotas(provider: ProviderServer, case: Case) -> None:
     """A prompt and a forwarded request both return the quotas."""
     provider.script(case.answer(stream=False), case.answer(stream=False))
-    vendor = case.make(Timeouts())
+    vendor = case.make(upstream(case.make.__name__.lower()))
     completion = vendor.complete(case.prompt())
     assert (completion.text, completion.quotas) == ("pong", case.quotas)
     assert vendor.forward(case.raw_request(stream=False)).quotas == case.quotas
@@ -368,7 +368,7 @@ def test_whole_answers_have_quotas(provider: ProviderServer, case: Case) -> None
 def test_streams_have_quotas_from_their_beginning(provider: ProviderServer, case: Case) -> None:
     """A stream has them before its first part, and they do not change."""
     provider.script(case.answer(stream=True), case.answer(stream=True))
-    vendor = case.make(Timeouts())
+    vendor = case.make(upstream(case.make.__name__.lower()))
     for stream in (
         vendor.stream(case.prompt()),
         vendor.forward_stream(case.raw_request(stream=True)),
@@ -380,7 +380,7 @@ def test_streams_have_quotas_from_their_beginning(provider: ProviderServer, case
 
 def test_refusals_have_quotas(provider: ProviderServer, case: Case) -> None:
     """The quotas of a 429 are on the error, for prompts and forwarded requests."""
-    vendor = case.make(Timeouts())
+    vendor = case.make(upstream(case.make.__name__.lower()))
     for ask in (
         lambda: vendor.complete(case.prompt()),
         lambda: vendor.forward(case.raw_request(stream=False)),
@@ -395,7 +395,7 @@ def test_refusals_have_quotas(provider: ProviderServer, case: Case) -> None:
 
 def test_answers_without_headers_have_no_quotas(provider: ProviderServer, case: Case) -> None:
     """An answer without such headers has no quotas."""
-    vendor = case.make(Timeouts())
+    vendor = case.make(upstream(case.make.__name__.lower()))
     assert vendor.complete(case.prompt()).quotas == ()
     assert vendor.forward(case.raw_request(stream=False)).quotas == ()
     stream = vendor.stream(case.prompt())
@@ -412,7 +412,7 @@ def test_invalid_headers_fail_no_answer(provider: ProviderServer, case: Case, od
     """Invalid headers do not affect the answer."""
     headers = dict.fromkeys(case.headers, odd)
     provider.script(Answer(200, _body(case), headers), Answer(429, b"{}", headers))
-    vendor = case.make(Timeouts())
+    vendor = case.make(upstream(case.make.__name__.lower()))
     completion = vendor.complete(case.prompt())
     assert (completion.text, completion.quotas) == ("pong", ())
     with pytest.raises(ProviderError) as refused:

@@ -14,7 +14,7 @@ from chatapp.providers import Message, Prompt, RawRequest, Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.openai import OpenAI
 from chatapp.providers.sdk import SDKProvider
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, upstream
 from tests.chatapp.provider_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
@@ -93,7 +93,7 @@ def test_requests_are_those_of_the_sdk(
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Team: a")
     own = RawRequest(raw=b'{"n": 1}', fields={}, headers={"X-Beta": "b"}, query=query)
     plain = RawRequest(raw=b'{"n": 22}', fields={})
-    forwarder = provider_class(Timeouts())
+    forwarder = provider_class(upstream(client.__name__.lower()))
     for request in (own, plain):
         forwarder.forward(request)
         options: Any = {
@@ -189,7 +189,7 @@ def test_system_messages_are_not_in_the_conversation(provider: ProviderServer) -
     """A system message is sent in a separate field."""
     messages = (Message("system", "Be brief."), Message("user", "ping"))
     prompt = Prompt(model=ANTHROPIC, messages=messages, max_tokens=9)
-    assert Anthropic(Timeouts()).complete(prompt).finish_reason == "stop"
+    assert Anthropic(upstream("anthropic")).complete(prompt).finish_reason == "stop"
     assert provider.calls[0].body["system"] == "Be brief."
     assert provider.calls[0].body["messages"] == MESSAGES
 
@@ -198,5 +198,5 @@ def test_a_plain_answer_may_be_long(provider: ProviderServer) -> None:
     """The SDK's own method refuses bounds above 21,333 tokens without a stream, at the default
     timeouts, and cannot send a lone surrogate, which JSON may contain. The API takes both."""
     prompt = Prompt(ANTHROPIC, (Message("user", "ping \ud800"),), max_tokens=64_000)
-    assert Anthropic(Timeouts()).complete(prompt).text == "pong"
+    assert Anthropic(upstream("anthropic")).complete(prompt).text == "pong"
     assert provider.calls[0].body["max_tokens"] == 64_000

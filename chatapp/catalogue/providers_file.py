@@ -1,0 +1,307 @@
+"""The schema of providers.toml: the upstreams, and their models besides models.toml."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from glob import escape
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from chatapp import validation
+from chatapp.catalogue.models_file import CatalogueError, Entry, ModelsFile, ModelTable
+from chatapp.catalogue.price import LongPrice, Price
+from chatapp.providers.keys import Key
+
+#: The length of the ledger's columns for an upstream and for a model of it.
+NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+NAME_ALLOWED: Final = "1 to 32 lower-case letters, digits, _ and -, other than offline"
+SLUG_MAX_CHARACTERS: Final = 100
+HEADER: Final = re.compile(r"[A-Za-z0-9-]+")
+TOML_LINE: Final = re.compile(r"at line (\d+)")
+#: Headers that hold a key.
+KEY_HEADERS: Final = frozenset({"authorization", "x-api-key", "api-key"})
+RESERVED: Final = frozenset({"offline"})
+FREE: Final = "free"
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+#: The line of the key at that path of a TOML text; 0 if unknown.
+LineOf: TypeAlias = Callable[[str, KeyPath], int]
+
+
+def _address(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        plain = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        plain = None
+    if not plain or parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "is not an address; write https://HOST/PATH, with parameters under `query` and a key "
+            "under `keys`"
+        )
+    return text.rstrip("/")
+
+
+def _key(source: object) -> Key:
+    return Key(source if isinstance(source, str) else "")
+
+
+def _header(name: str) -> str:
+    if not HEADER.fullmatch(name):
+        raise ValueError("is not the name of a header; write for example api-key")
+    return name
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        _header(name)
+        if name.lower() in KEY_HEADERS:
+            raise ValueError(f"contain {name!r}; name the variable of the key under `keys`")
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"have a value of {name!r} that is not printable ASCII; correct it")
+    return headers
+
+
+def _price(written: object) -> object:
+    if written == FREE:
+        return dict.fromkeys(("input", "cached_input", "cache_write", "output"), 0)
+    if isinstance(written, dict):
+        return written
+    raise ValueError(f'is {validation.type_name(written)}; write "{FREE}" or a table of prices')
+
+
+def _seconds(written: object) -> object:
+    return float(written) if isinstance(written, int | Decimal) and written is not True else written
+
+
+Name = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class TimeoutTable(_Table):
+    """Seconds; without a value, those of the settings apply."""
+
+    connect_s: Seconds | None = None
+    first_byte_s: Seconds | None = None
+    read_s: Seconds | None = None
+
+
+class OwnModel(ModelTable):
+    """A model of an upstream. ``like`` names a model of models.toml that it equals, ``name`` is
+    what the upstream calls it."""
+
+    like: str | None = None
+    name: Name | None = None
+
+
+class UpstreamTable(_Table):
+    """An upstream; the name of its table is its name. docs/providers.md explains the keys."""
+
+    protocol: Literal["openai", "anthropic"]
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
+    keys: list[Annotated[Key, BeforeValidator(_key)]] = []
+    key_header: Annotated[str, AfterValidator(_header)] | None = None
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
+    query: dict[str, str] = {}
+    timeouts: TimeoutTable = TimeoutTable()
+    refuse: list[Name] = []
+    patterns: list[Name] = []
+    default_model: str | None = None
+    models_of: str | None = None
+    price: Annotated[Price, BeforeValidator(_price)] | None = None
+    models: dict[str, OwnModel] = {}
+
+
+class _Document(_Table):
+    version: Literal[1]
+    as_of: date | None = None
+    upstreams: Annotated[dict[str, UpstreamTable], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidersFile:
+    """A file with a valid schema."""
+
+    path: Path
+    text: str
+    line_of: LineOf
+    upstreams: Mapping[str, UpstreamTable]
+    as_of: date | None = None
+
+    def merged(self, listed: ModelsFile) -> ModelsFile:
+        """models.toml with what the upstreams have besides. Raises CatalogueError."""
+        models, defaults = dict(listed.models), dict(listed.defaults)
+        tiers, tools = dict(listed.tiers), dict(listed.tools)
+        for name, table in self.upstreams.items():
+            if (source := table.models_of) is not None:
+                models |= self._copied(name, source, listed)
+                tiers[name] = listed.tiers.get(source, {})
+                if source in listed.tools:
+                    tools[name] = listed.tools[source]
+            for own, model in table.models.items():
+                models[f"{name}/{own}"] = self._own(name, own, model, listed)
+            has_price = any(e.price for e in models.values() if e.provider == name)
+            if table.price is None and not has_price:
+                raise self._mistake(
+                    (name,),
+                    f'has no price; write price = "{FREE}" or a table of prices, models_of = '
+                    '"openai", or models with prices',
+                )
+            if (default := table.default_model) is not None:
+                slug = f"{name}/{default}"
+                defaults[name] = default if default in models and slug not in models else slug
+                if defaults[name] not in models or models[defaults[name]].provider != name:
+                    raise self._mistake(
+                        (name, "default_model"), f"is {default!r}; write one of its models"
+                    )
+        return listed.model_copy(
+            update={
+                "as_of": max(listed.as_of, self.as_of or listed.as_of),
+                "models": models,
+                "defaults": defaults,
+                "tiers": tiers,
+                "tools": tools,
+            }
+        )
+
+    @property
+    def sent_names(self) -> dict[str, str]:
+        """What upstreams call their models, by slug, if it is not the requested name."""
+        return {
+            f"{name}/{own}": model.name
+            for name, table in self.upstreams.items()
+            for own, model in table.models.items()
+            if model.name is not None
+        }
+
+    def patterns(self, name: str, names: Iterable[str]) -> tuple[str, ...]:
+        """What an upstream serves, as shell patterns: its patterns and the names in its own tables;
+        without patterns, all ``names`` of its models."""
+        table = self.upstreams[name]
+        if table.patterns:
+            names = [each for own, model in table.models.items() for each in (own, *model.aliases)]
+        return (*table.patterns, *(escape(each.removeprefix(f"{name}/")) for each in names))
+
+    def _copied(self, name: str, source: str, listed: ModelsFile) -> dict[str, Entry]:
+        """The models of models.toml that the upstream has too, under its name."""
+        providers = {entry.provider for entry in listed.models.values()} - RESERVED
+        if source not in providers:
+            known = " or ".join(map(repr, sorted(providers)))
+            raise self._mistake((name, "models_of"), f"is {source!r}; write {known}")
+        patterns = self.upstreams[name].patterns or ["*"]
+        return {
+            f"{name}/{slug}": entry.model_copy(
+                update={"provider": name, "aliases": [f"{name}/{each}" for each in entry.aliases]}
+            )
+            for slug, entry in listed.models.items()
+            if entry.provider == source and any(fnmatchcase(slug, each) for each in patterns)
+        }
+
+    def _own(self, name: str, own: str, model: OwnModel, listed: ModelsFile) -> Entry:
+        """A model of the upstream's own table."""
+        path, most = (name, "models", own), SLUG_MAX_CHARACTERS - len(name) - 1
+        if not 0 < len(own) <= most:
+            raise self._mistake(path, f"is empty or too long; write 1 to {most} characters")
+        given = {
+            key: getattr(model, key) for key in model.model_fields_set - {"like", "name", "aliases"}
+        }
+        aliases = [f"{name}/{each}" for each in model.aliases]
+        update = {**given, "provider": name, "aliases": aliases}
+        if model.like is None:
+            if model.context is None:
+                raise self._mistake((*path, "context"), "is missing; write it, or `like`")
+            values = {key: getattr(model, key) for key in ModelTable.model_fields}
+            return Entry(**{**values, **update})
+        if model.like not in listed.models:
+            near = get_close_matches(model.like, listed.models, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise self._mistake(
+                (*path, "like"), f"is {model.like!r}; write a name of a table in models.toml{hint}"
+            )
+        return listed.models[model.like].model_copy(update=update)
+
+    def _mistake(self, path: KeyPath, sentence: str) -> CatalogueError:
+        """A mistake in the table of an upstream."""
+        return CatalogueError(self.located(("upstreams", *path), sentence))
+
+    def located(self, path: KeyPath, sentence: str) -> str:
+        """A mistake with its file, line and key."""
+        line = self.line_of(self.text, path)
+        place = f"{self.path}:{line}" if line else str(self.path)
+        return f"{place}: {'.'.join(map(str, path))} {sentence}"
+
+
+def read(path: Path, line_of: LineOf) -> ProvidersFile:
+    """The file; CatalogueError, with every mistake and its line, if it is invalid."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        document = tomllib.loads(text, parse_float=Decimal)
+    except OSError as error:
+        raise CatalogueError(
+            f"CHATAPP_PROVIDERS_FILE: {path} cannot be read: {error.strerror}. Correct the path, "
+            "or remove the setting."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        at = TOML_LINE.search(str(error))
+        place = f"{path}:{at[1]}" if at else path
+        raise CatalogueError(
+            f"{place}: this is not TOML: {error}. Write strings in quotes and names of tables "
+            "in brackets."
+        ) from None
+    file = ProvidersFile(path, text, line_of, {})
+    try:
+        valid = _Document.model_validate(document)
+    except ValidationError as error:
+        found = {each["loc"]: _sentence(each) for each in error.errors(include_url=False)}
+    else:
+        found = {
+            ("upstreams", name): f"is not allowed; write a name of {NAME_ALLOWED}"
+            for name in valid.upstreams
+            if not NAME.fullmatch(name) or name in RESERVED
+        }
+        if not found:
+            return replace(file, upstreams=valid.upstreams, as_of=valid.as_of)
+    lines = sorted(found, key=lambda path: line_of(text, path))
+    raise CatalogueError("\n".join([file.located(path, found[path]) for path in lines]))
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What is wrong and what to do. Shows hardly any value: it may be a key."""
+    if error["type"] == "literal_error":
+        return f"is {str(error['input'])[:20]!r}; write {error['ctx']['expected']}"
+    if error["type"] != "extra_forbidden":
+        return validation.problem(error, verb="write")
+    key, known = str(error["loc"][-1]), list(_keys_beside(error["loc"]))
+    near = get_close_matches(key, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"is unknown; allowed: {', '.join(known)}.{hint}"
+
+
+def _keys_beside(path: KeyPath) -> Iterable[str]:
+    """The keys of the table in which the last one of the path is."""
+    match path[2:-1]:
+        case ("timeouts",):
+            return TimeoutTable.model_fields
+        case ("models", _):
+            return OwnModel.model_fields
+        case (*_, "price"):
+            return Price.model_fields
+        case (*_, "long_context"):
+            return LongPrice.model_fields
+        case _:
+            return _Document.model_fields if len(path) == 1 else UpstreamTable.model_fields

@@ -1,0 +1,113 @@
+"""A providers file of a running gunicorn: keys and upstreams change at a HUP."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chatapp import provider_server
+from tests.chatapp.provider_server import ProviderServer
+from tests.e2e.command import run
+from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.servers import alive, eventually
+
+FIRST, SECOND = "secret-of-the-first-key", "secret-of-the-second-key"
+FILE = """
+version = 1
+[upstreams.acme]
+protocol = "openai"
+base_url = "{url}/v1"
+keys = ["file:{key}", "env:ACME_KEY_2"]
+patterns = ["acme-*"]
+price = "free"
+"""
+CHECK = ("flask", "--app", "wsgi", "chat", "providers", "check")
+
+
+@pytest.fixture
+def server() -> Iterator[ProviderServer]:
+    with provider_server.running() as running:
+        yield running
+
+
+@pytest.fixture
+def file(server: ProviderServer, tmp_path: Path) -> Path:
+    """A valid file whose first key is in the file `key` beside it."""
+    file, key = tmp_path / "upstreams.toml", tmp_path / "key"
+    key.write_text(FIRST)
+    file.write_text(FILE.format(url=server.url, key=key))
+    return file
+
+
+@pytest.fixture
+def master(file: Path, tmp_path: Path) -> Iterator[Master]:
+    options = {"state": tmp_path / "state", "log": tmp_path / "log"}
+    with gunicorn("wsgi:app", **options, CHATAPP_PROVIDERS_FILE=str(file)) as master:
+        eventually(lambda: len(master.workers()) == 2)
+        eventually(lambda: master.log.count("Booting worker") == 2 and asked(master) == 200)
+        yield master
+    assert "secret-of" not in master.log
+
+
+def asked(master: Master, model: str = "acme-1") -> int:
+    body = {"message": "ping", "model": model}
+    return master.request("/chat", body).status
+
+
+def reload(master: Master) -> None:
+    """Send HUP, and wait until two new workers run."""
+    old = set(master.workers())
+    master.signal(signal.SIGHUP)
+    eventually(lambda: not any(map(alive, old)), within_s=30)
+    eventually(lambda: len(master.workers()) == 2)
+    eventually(master.is_serving)
+
+
+def test_a_reload_with_a_mistake_keeps_the_last_valid_file(
+    master: Master, file: Path, server: ProviderServer
+) -> None:
+    """The mistake is logged with its line; a corrected file takes effect at the next reload, with
+    its keys."""
+    valid = file.read_text()
+    assert set(server.keys()) == {FIRST}
+    file.write_text(valid.replace('"free"', '"fre"'))
+    reload(master)
+    assert f"{file}:8: upstreams.acme.price is a string; write" in master.log
+    assert "The providers file is invalid; the last valid one stays in use." in master.log
+    assert asked(master) == 200
+    (file.parent / "key").write_text(SECOND)
+    file.write_text(valid.replace('["acme-*"]', '["acme-*", "new-*"]'))
+    reload(master)
+    server.calls.clear()
+    assert asked(master, "new-1") == 200
+    assert server.keys() == [SECOND]
+
+
+def test_a_first_start_with_a_mistake_ends(file: Path, tmp_path: Path) -> None:
+    """With one sentence, and without a traceback."""
+    file.write_text(file.read_text().replace("price", "prize"))
+    variables = {"CHATAPP_PROVIDERS_FILE": str(file), "WEB_CONCURRENCY": "1"}
+    ended = run(tmp_path, "gunicorn", "wsgi:app", **variables)
+    assert ended.returncode == 3
+    assert f"{file}:8: upstreams.acme.prize is unknown;" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("way", ["argument", "variable"])
+def test_a_file_is_checked_before_it_is_used(file: Path, tmp_path: Path, way: str) -> None:
+    """`chat providers check`: 0 with the upstreams and the keys that are missing here, or 1 and
+    every mistake with its line."""
+    words = [str(file)] if way == "argument" else []
+    variables = {"CHATAPP_DEFAULT_MODEL": "acme/acme-1"}
+    if not words:
+        variables["CHATAPP_PROVIDERS_FILE"] = str(file)
+    valid = run(tmp_path, *CHECK, *words, **variables)
+    assert (valid.returncode, valid.stderr) == (0, "")
+    assert valid.stdout == f"{file} is valid: acme (2 keys, ACME_KEY_2 is missing).\n"
+    file.write_text(file.read_text().replace("price", "prize").replace("base_url", "base_ulr"))
+    checked = run(tmp_path, *CHECK, *words, **variables)
+    assert (checked.returncode, checked.stdout) == (1, "")
+    assert checked.stderr.count(f"{file}:") == 2
