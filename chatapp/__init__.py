@@ -117,17 +117,17 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     limiter.exempt(health_bp)
     _bound_waits(app)
     _init_limits(app, limiter)
-    plans: tuple[str, ...] = ()
+    policy = limiter.policy(app)
     if policy_file:
         # Without limits the extension reads no policy, and keys still have plans.
-        plans = limiter.plan_names(app) or tuple(limiter.check_policy_file(app, policy_file).plans)
-        identities.check_plans(chosen.plans, plans, policy_file=policy_file)
+        policy = policy or limiter.check_policy_file(app, policy_file)
+        identities.check_plans(chosen.plans, policy.plans, policy_file=policy_file)
     keep = chosen.ledger_keep_days
     services.install(
         app,
         Services(
             settings=chosen,
-            plans=plans,
+            policy=policy,
             limiter=limiter,
             catalogue=models,
             conversation=conversation,

@@ -17,18 +17,18 @@ from chatapp.ledger.call import Ledger
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.settings import Settings
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, Policy
 
 EXTENSION_KEY: Final = "chatapp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The services. ``ledger`` writes calls, ``reports`` reads them; ``plans`` are the names of the
-    policy's plans."""
+    """The services. ``ledger`` writes calls, ``reports`` reads them; ``policy`` is None without a
+    policy file."""
 
     settings: Settings
-    plans: tuple[str, ...]
+    policy: Policy | None
     limiter: Limiter
     catalogue: Catalogue
     conversation: Conversation
@@ -39,6 +39,11 @@ class Services:
     stored_answers: StoredAnswers
     accounts: Accounts
     authenticator: Authenticator
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """The names of the policy's plans."""
+        return () if self.policy is None else tuple(self.policy.plans)
 
 
 def install(app: Flask, services: Services) -> None:

@@ -11,6 +11,7 @@ from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.embedded.server import embedded_uri
+from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.callbacks import DecideAgain
@@ -41,6 +42,8 @@ __all__ = [
     "LimitUnavailable",
     "Limiter",
     "MetaLimit",
+    "Policy",
+    "PolicyLimit",
     "RateLimitExceeded",
     "RequestLimit",
     "RequestTooLarge",

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from flask import current_app
 
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import current_request
@@ -49,7 +48,8 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
         principal = current.principal
         if principal is None:
             return plans.get(current.user_id or "", DEFAULT_PLAN)
-        known = limiter.plan_names(current_app)
+        policy = current.services.policy
+        known = () if policy is None else policy.plans
         if known and principal.plan not in known:
             # The policy no longer defines it. Without a plan, the caller would have no limits.
             log.error("API key %s has the unknown plan %s", principal.key_id, principal.plan)

@@ -101,6 +101,19 @@ class ParsedLimit:
             multiple=self.multiple,
         )
 
+    def with_amount(self, text: object) -> ParsedLimit:
+        """The limit of a string that changes only the amount, as "20 usd/day" for "5 usd/day".
+
+        Raises :class:`ConfigurationError` for any other string.
+        """
+        parsed = parse(text)
+        kinds = {(each.period_us, each.unit, each.strategy) for each in (self, *parsed)}
+        if len(parsed) != 1 or len(kinds) != 1 or not self.form.has_amount:
+            raise ConfigurationError(
+                f"found {shown(text)}; allowed: {self.text!r} with another amount."
+            )
+        return parsed[0]
+
     @property
     def form(self) -> Form:
         """The form in which it is written."""

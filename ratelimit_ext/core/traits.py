@@ -37,6 +37,11 @@ class Form:
     def has_rate(self) -> bool:
         return "{rate}" in self.pattern
 
+    @property
+    def has_amount(self) -> bool:
+        """Whether a string of this form states an amount."""
+        return self.has_rate or "(?P<amount>" in self.pattern
+
 
 class Traits:
     """The traits of a strategy, with their defaults."""

@@ -12,12 +12,13 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Final
 
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
 from ratelimit_ext.policy.nesting import Nesting
-from ratelimit_ext.policy.plan_sentence import period_words, plan_sentence
+from ratelimit_ext.policy.plan_sentence import own_sentence, period_words, plan_sentence
 from ratelimit_ext.policy.policy import Plan, Policy, PolicyLimit, Uses
 from ratelimit_ext.policy.rules import check_limit
 from ratelimit_ext.policy.toml_file import read_file
@@ -30,6 +31,7 @@ __all__ = [
     "Uses",
     "check_in_code",
     "load_policy",
+    "own_sentence",
     "period_words",
     "plan_sentence",
 ]
@@ -40,22 +42,24 @@ def load_policy(
     file: str | os.PathLike[str] | None,
     blueprints: Mapping[str, Any] | None,
     default_strategy: str | None = None,
+    plan_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
     check: Callable[[Uses, Mistakes], None] = lambda _uses, _mistakes: None,
 ) -> Policy:
     """The policy of ``RATELIMIT_POLICY_FILE`` and ``RATELIMIT_BLUEPRINTS``; both apply.
 
     ``default_strategy`` is the extension's: with it, ``burst`` and ``anchor`` of limits that name
-    no strategy are checked against it. ``check`` adds the mistakes in the names that the
-    application defines. Raises :class:`~ratelimit_ext.core.errors.ConfigurationError` with all
-    mistakes.
+    no strategy are checked against it. ``plan_keywords`` are the application's keywords of plans,
+    each with a function that returns the value or raises ``ValueError``. ``check`` adds the
+    mistakes in the names that the application defines. Raises
+    :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
-    from ratelimit_ext.policy.schema import Document, Targets, read
+    from ratelimit_ext.policy.schema import Targets, document_with, read
 
     mistakes = Mistakes()
     nesting = Nesting(default_strategy, mistakes)
     if file is not None:
         place = Place(read_file(file, mistakes))
-        nesting.add_document(read(Document, place, mistakes), place)
+        nesting.add_document(read(document_with(plan_keywords), place, mistakes), place)
     if blueprints is not None:
         place = Place(AppConfig("RATELIMIT_BLUEPRINTS", blueprints))
         nesting.add_targets(read(Targets, place, mistakes), place)

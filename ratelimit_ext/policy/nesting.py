@@ -144,6 +144,7 @@ class Nesting:
                 title=table.title or name[0].upper() + name[1:],
                 limits=tuple(limits),
                 next=table.next,
+                keywords=MappingProxyType(table.keywords),
             )
         check_next(following, self._plan_places, self._mistakes)
 
@@ -283,6 +284,12 @@ class Nesting:
                 if isinstance(limit.key, str) and limit.place is not None
             ),
             plans=tuple(dict.fromkeys(self._plan_keys())),
+            optional=tuple(
+                limit.place.at("optional")
+                for limits in lists
+                for limit in limits
+                if limit.optional and limit.place is not None
+            ),
         )
 
     def _plan_keys(self) -> list[Place]:

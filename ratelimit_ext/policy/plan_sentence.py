@@ -40,6 +40,13 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
     return f"The {plan.title} plan allows {allowance}, and {spent}{more}."
 
 
+def own_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
+    """A sentence for a caller with an amount of their own in place of the plan's."""
+    unit = _unit(limit, parsed)
+    period = _per(parsed, unit, limit.options.anchor)
+    return f"Your own limit of {_amount(parsed.amount, unit)}{period} is used up."
+
+
 def _more(limit: PolicyLimit, next_plan: Plan) -> str:
     """What the next plan allows of the same; empty if that is not more."""
     own, anchor = limit.parsed[0], limit.options.anchor

@@ -36,6 +36,8 @@ class PolicyLimit:
     error_message: str | Callable[[], str] | None = None
     shared: bool = False
     scope: str | None = None
+    #: It applies only to callers with an amount of their own.
+    optional: bool = False
     exempt_when: Callable[[], bool] | None = None
     # Functions of a response and of a request limit: types of frameworks that are unknown here.
     deduct_when: Callable[[Any], bool] | None = None
@@ -44,15 +46,24 @@ class PolicyLimit:
     #: Whether ``override_defaults`` is written, and not a default.
     states_override: bool = field(default=False, compare=False, repr=False)
 
+    def check_amount(self, text: str) -> None:
+        """Raise :class:`ConfigurationError` unless the string changes only the amount."""
+        self.parsed[0].with_amount(text)
+
 
 Limits: TypeAlias = tuple[PolicyLimit, ...]
+
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Limits of the callers on a plan, wherever a blueprint or route has ``plans = true``.
 
-    ``next`` is the plan that allows more.
+    ``next`` is the plan that allows more, ``keywords`` are the values of the application's own
+    keywords.
     """
 
     source: str
@@ -60,6 +71,7 @@ class Plan:
     title: str
     limits: Limits
     next: str | None = None
+    keywords: Mapping[str, Any] = field(default_factory=_empty)
 
 
 Kind: TypeAlias = Literal["blueprint", "endpoint", "either"]
@@ -80,6 +92,7 @@ class Uses:
     targets: tuple[TargetUse, ...] = ()
     identities: tuple[tuple[str, Place], ...] = ()
     plans: tuple[Place, ...] = ()
+    optional: tuple[Place, ...] = ()
 
     def check_targets(
         self, blueprints: Collection[str], endpoints: Collection[str], mistakes: Mistakes
@@ -97,9 +110,15 @@ class Uses:
                 )
 
     def check_identities(
-        self, identities: Collection[str], mistakes: Mistakes, *, knows_plans: bool
+        self,
+        identities: Collection[str],
+        mistakes: Mistakes,
+        *,
+        knows_plans: bool,
+        knows_overrides: bool,
     ) -> None:
-        """Note identities that are not registered, and plans without a plan loader."""
+        """Note identities that are not registered, plans without a plan loader, and optional
+        limits without an override loader."""
         for name, place in self.identities:
             if name not in identities:
                 mistakes.add(
@@ -114,14 +133,16 @@ class Uses:
                 "no function returns the caller's plan. Register one before init_app with "
                 "@limiter.plan_loader.",
             )
+        for place in () if knows_overrides else self.optional:
+            mistakes.add(
+                place,
+                "no function returns the caller's own amounts. Register one before init_app with "
+                "@limiter.override_loader.",
+            )
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(map(repr, names))) or "none"
-
-
-def _empty() -> Mapping[str, Any]:
-    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +184,25 @@ class Policy:
         """The plan that allows more, if there is one."""
         return None if plan.next is None else self.plans.get(plan.next)
 
+    def overridable(self, *, key: str, plan: str | None = None) -> dict[str, PolicyLimit]:
+        """The limits whose amount may be another for single callers, by name.
+
+        ``key`` is the identity that they count. Of the limits of plans, those of ``plan``.
+        """
+        plans = [self.plan(plan)] if plan is not None else []
+        return {
+            limit.options.name: limit
+            for limit in self._limits(plans)
+            if limit.options.name and limit.key == key and limit.parsed[0].form.has_amount
+        }
+
     def all_limits(self) -> Limits:
         """Every limit once, those of the plans last."""
+        return self._limits(self.plans.values())
+
+    def _limits(self, plans: Iterable[Plan]) -> Limits:
         named = (*self.blueprints.values(), *self.routes.values(), *self.targets.values())
-        of_plans = (plan.limits for plan in self.plans.values())
-        lists = (self.application, self.default, *named, *of_plans)
+        lists = (self.application, self.default, *named, *(plan.limits for plan in plans))
         # A limit of a group may override at one member and not at another.
         limits = (limit for limits in lists for limit in limits)
         alike = {replace(limit, override_defaults=False): limit for limit in limits}

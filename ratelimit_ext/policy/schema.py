@@ -229,6 +229,7 @@ class LimitTable(_Options):  # type: ignore[misc]
     error_message: Annotated[Text, WrapValidator(_or_function)] = _UNSET
     shared: bool = True
     scope: Name = _UNSET
+    optional: bool = False
     exempt_when: Annotated[Any, _function(0)] = None
     deduct_when: Annotated[Any, _function(1)] = None
     on_breach: Annotated[Any, _function(1)] = None
@@ -260,11 +261,15 @@ class ApplicationLimitTable(LimitTable):
     no_effect: ClassVar = {
         "shared": "a limit of the application always has one bucket",
         "override_defaults": "a limit of the application applies beside all others",
+        "optional": "a limit of the application applies to every request",
     }
 
 
 class DefaultLimitTable(LimitTable):
-    no_effect: ClassVar = {"override_defaults": "this is a default"}
+    no_effect: ClassVar = {
+        "override_defaults": "this is a default",
+        "optional": "a default applies to every caller",
+    }
     shared: bool = False
 
 
@@ -310,6 +315,12 @@ class PlanTable(Table):
     next: Text = _UNSET
     limits: Limits[PlanLimitTable]
 
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The values of the application's keywords that are written."""
+        own = self.model_fields_set - PlanTable.model_fields.keys()
+        return {word: getattr(self, word) for word in own}
+
 
 class Document(Table):
     """A policy file."""
@@ -321,6 +332,22 @@ class Document(Table):
     routes: Tables[RouteTable] = {}
     groups: Tables[GroupTable] = {}
     plans: Tables[PlanTable] = {}
+
+    plan_table: ClassVar[type[PlanTable]] = PlanTable
+
+
+def document_with(plan_keywords: Mapping[str, Callable[[Any], Any]]) -> type[Document]:
+    """A policy file whose plans have these keywords, too."""
+    if not plan_keywords:
+        return Document
+    fields: dict[str, Any] = {
+        word: (Annotated[Any, PlainValidator(check)], None) for word, check in plan_keywords.items()
+    }
+    plan = create_model("PlanTable", __base__=PlanTable, **fields)
+    tables: Any = Tables[plan]  # type: ignore[valid-type]
+    document = create_model("Document", __base__=Document, plans=(tables, {}))
+    document.plan_table = plan
+    return document
 
 
 class Targets(RootModel[dict[str, Annotated[TargetTable, WrapValidator(_target)]]]):
@@ -335,7 +362,6 @@ _TABLES: Final[Mapping[str, type[Table]]] = {
     "blueprints": BlueprintTable,
     "routes": RouteTable,
     "groups": GroupTable,
-    "plans": PlanTable,
 }
 
 
@@ -370,6 +396,8 @@ def _keys(model: type[BaseModel], path: Path) -> Collection[str]:
     """The keys of the table at a path of a document."""
     if path and isinstance(path[-1], int):
         model = LimitTable
+    elif len(path) > 1 and path[-2] == "plans" and issubclass(model, Document):
+        model = model.plan_table
     elif path:
         model = TargetTable if len(path) == 1 else _TABLES[str(path[-2])]
     return model.model_fields.keys()

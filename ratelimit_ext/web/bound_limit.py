@@ -15,6 +15,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Guess, Hold, chec
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.key import bucket_prefix
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
 from ratelimit_ext.strategies import strategy_of
@@ -42,7 +43,9 @@ class BoundLimit:
     is the limit's quoted name in headers, ``policy`` its item there. ``rank`` sorts short periods
     first. ``metas`` are limits on denials by this one. ``estimate`` is the estimator, for a limit
     that states no cost; ``fixed_cost`` a cost that needs no function, in units. ``is_edge``: it is
-    one of the application's limits, which are not refunded when a call is cancelled.
+    one of the application's limits, which are not refunded when a call is cancelled. An
+    ``optional`` limit applies only to callers with an amount of their own; ``own_sentence`` is
+    their error message.
     """
 
     runtime: RuntimeLimit
@@ -57,6 +60,8 @@ class BoundLimit:
     fixed_cost: int | None = None
     is_edge: bool = False
     is_meta: bool = False
+    optional: bool = False
+    own_sentence: Callable[[ParsedLimit], str] | None = None
 
     @property
     def name(self) -> str:

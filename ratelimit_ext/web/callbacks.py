@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import flask
@@ -18,6 +18,7 @@ Estimate: TypeAlias = Callable[[], Any]
 Breach: TypeAlias = Callable[[Any], flask.Response | None]
 #: Decides the current request again; returns the new refusal, or ``None`` if it is admitted.
 DecideAgain: TypeAlias = Callable[[], HTTPException | None]
+OverrideLoader: TypeAlias = Callable[[], Mapping[str, str]]
 RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException | None]
 
 
@@ -31,6 +32,10 @@ class Callbacks:
         self.estimators: dict[tuple[str, str], Estimate] = {}
         #: Returns the name of the current caller's plan.
         self.plan_loader: Callable[[], str] | None = None
+        #: Returns the amounts of the current caller, by the names of limits.
+        self.override_loader: OverrideLoader | None = None
+        #: What a plan may have in a policy besides the extension's keywords.
+        self.plan_keywords: dict[str, Callable[[Any], Any]] = {}
         self.refusal_handler: RefusalHandler | None = None
 
     def identity(self, name: str) -> Callable[[Identity], Identity]:
@@ -42,6 +47,10 @@ class Callbacks:
             return function
 
         return register
+
+    def overrides(self) -> Mapping[str, str]:
+        """The amounts of the current caller."""
+        return {} if self.override_loader is None else self.override_loader()
 
     def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
         """See :meth:`Limiter.estimator`."""

@@ -20,6 +20,7 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
+from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.policy import check_in_code
 from ratelimit_ext.web.code_checks import check_functions
 from ratelimit_ext.web.errors import RateLimitExceeded
@@ -106,11 +107,15 @@ class MetaLimit(Definition, flask_limiter.MetaLimit):
 class RouteLimit(Definition, flask_limiter.RouteLimit):
     """A limit of a view, a blueprint or a block: ``flask_limiter.RouteLimit`` with keywords.
 
-    A limit of a ``plan`` applies to the requests for which ``plan_loader`` returns that name.
+    A limit of a ``plan`` applies to the requests for which ``plan_loader`` returns that name. An
+    ``optional`` one applies to callers with an amount of their own, for whom ``own_sentence`` makes
+    the error message of that amount.
     """
 
     plan: str = ""
     plan_loader: Callable[[], str] | None = None
+    optional: bool = False
+    own_sentence: Callable[[ParsedLimit], str] | None = None
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         if self.plan_loader is None or self.plan_loader() == self.plan:

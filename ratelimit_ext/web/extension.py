@@ -8,7 +8,7 @@ remembers, :mod:`response` writes the headers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Never, TypeAlias, cast
 
@@ -31,7 +31,13 @@ from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.admission import Admission, AdmissionSettings, IsFinal
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
-from ratelimit_ext.web.callbacks import Breach, Callbacks, Estimate, RefusalHandler
+from ratelimit_ext.web.callbacks import (
+    Breach,
+    Callbacks,
+    Estimate,
+    OverrideLoader,
+    RefusalHandler,
+)
 from ratelimit_ext.web.code_checks import (
     KnownNames,
     check_function,
@@ -153,7 +159,7 @@ class Limiter(flask_limiter.Limiter):
         for item in self.limit_manager.static_items():
             self._check_item(item)
         self._deferred_views.clear()
-        policy = load(app.config, self._strategy, check=self._check_identities)
+        policy = self._load_policy(app.config, check=self._check_identities)
         if policy is not None and app not in self._configurations:
             configuration = PolicyLimits(policy, self, check_item=self._check_item)
             configuration.apply()
@@ -177,6 +183,7 @@ class Limiter(flask_limiter.Limiter):
             self._naming,
             metas=self._meta_limits,
             estimators=callbacks.estimators,
+            overrides=callbacks.overrides,
             swallow_errors=swallow_errors,
             logger=logger,
         )
@@ -224,8 +231,16 @@ class Limiter(flask_limiter.Limiter):
         self._engines.check(limit_of(item, self._naming.strategy))
 
     def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
-        knows_plans = self._callbacks.plan_loader is not None
-        uses.check_identities(self.identities, mistakes, knows_plans=knows_plans)
+        uses.check_identities(
+            self.identities,
+            mistakes,
+            knows_plans=self._callbacks.plan_loader is not None,
+            knows_overrides=self._callbacks.override_loader is not None,
+        )
+
+    def _load_policy(self, config: Mapping[str, Any], **how: Any) -> Policy | None:
+        keywords = self._callbacks.plan_keywords
+        return load(config, self._strategy, plan_keywords=keywords, **how)
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` if the policy names a blueprint or endpoint that the
@@ -245,14 +260,14 @@ class Limiter(flask_limiter.Limiter):
             self._check_identities(uses, mistakes)
             uses.check_targets(app.blueprints, app.view_functions, mistakes)
 
-        policy = load(app.config, self._strategy, file=file, check=check)
+        policy = self._load_policy(app.config, file=file, check=check)
         assert policy is not None
         return policy
 
-    def plan_names(self, app: flask.Flask) -> tuple[str, ...]:
-        """The names of the plans of the application's policy; empty without a policy."""
+    def policy(self, app: flask.Flask) -> Policy | None:
+        """The application's policy, with its plans; ``None`` without one."""
         configured = self._configurations.get(app)
-        return () if configured is None else configured.plan_names
+        return None if configured is None else configured.policy
 
     # -- what the application registers --------------------------------------------------------
 
@@ -275,6 +290,32 @@ class Limiter(flask_limiter.Limiter):
     def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
         """Register the function that returns the name of the current caller's plan."""
         self._callbacks.plan_loader = function
+        return function
+
+    def plan_keyword(self, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        """Register a keyword of plans in a policy, which the application reads from
+        ``limiter.policy(app).plans[…].keywords``. Do it before ``init_app``.
+
+        The function is called with the value of the file. It returns what is kept, or raises
+        ``ValueError`` with what was found and what is allowed; the error names the line.
+        """
+
+        def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            check_function(function, 1, f"plan keyword {name!r}")
+            self._callbacks.plan_keywords[name] = function
+            return function
+
+        return register
+
+    def override_loader(self, function: OverrideLoader) -> OverrideLoader:
+        """Register the function that returns the amounts of the current caller: limit strings by
+        the names of limits, empty for a caller without any.
+
+        A string replaces the amount of the limit of that name, ``"20 usd/day"`` of ``5 usd/day``,
+        and nothing else; usage is kept. The function is called at every request, so it must not
+        wait.
+        """
+        self._callbacks.override_loader = function
         return function
 
     def estimator(self, unit: str, *, limit: str = "") -> Callable[[Estimate], Estimate]:

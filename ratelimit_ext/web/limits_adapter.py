@@ -79,6 +79,14 @@ def items_of(text: object, options: LimitOptions) -> tuple[RateLimitItem, ...]:
     return tuple([_item(parsed, parsed.merged(options)) for parsed in parse(text)])
 
 
+def with_amount(item: RateLimitItem, text: object) -> tuple[RateLimitItem, ParsedLimit]:
+    """The item of a string that changes only this one's amount. The item must have options. Raises
+    ``ConfigurationError`` for any other string."""
+    own: ParsedLimit = item.parsed  # type: ignore[attr-defined]
+    parsed = own.with_amount(text)
+    return _item(parsed, options_of(item)), parsed
+
+
 def _item(parsed: ParsedLimit, options: LimitOptions) -> RateLimitItem:
     """The item; a stock one if the limit has no options."""
     amount, count, period = parsed.amount, parsed.count, parsed.period

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import flask
@@ -19,6 +20,7 @@ from ratelimit_ext.policy import (
     PolicyLimit,
     Uses,
     load_policy,
+    own_sentence,
     plan_sentence,
 )
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
@@ -37,6 +39,7 @@ def load(
     default_strategy: str | None,
     *,
     file: str | os.PathLike[str] | None = None,
+    plan_keywords: Mapping[str, Callable[[Any], Any]],
     check: Callable[[Uses, Mistakes], None],
 ) -> Policy | None:
     """The policy of an application's configuration, with ``file`` instead of the configured one.
@@ -48,7 +51,11 @@ def load(
     if not file and not blueprints:
         return None
     return load_policy(
-        file=file, blueprints=blueprints, default_strategy=default_strategy, check=check
+        file=file,
+        blueprints=blueprints,
+        default_strategy=default_strategy,
+        plan_keywords=plan_keywords,
+        check=check,
     )
 
 
@@ -62,8 +69,7 @@ class PolicyLimits:
     def __init__(
         self, policy: Policy, limiter: Any, *, check_item: Callable[[RateLimitItem], None]
     ) -> None:
-        self.plan_names = tuple(policy.plans)
-        self._policy = policy
+        self.policy = policy
         self._limiter = limiter
         self._check_item = check_item
         self._plans: list[RouteLimit] = []
@@ -72,7 +78,7 @@ class PolicyLimits:
 
     def apply(self) -> None:
         """Add every limit of the policy to the manager."""
-        policy, limiter = self._policy, self._limiter
+        policy, limiter = self.policy, self._limiter
         manager: Manager = limiter.limit_manager
         for limit in policy.application:
             application = ApplicationLimit(**self._keywords(limit), scope=limit.scope or "global")
@@ -98,7 +104,7 @@ class PolicyLimits:
     def check_targets(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered."""
         mistakes = Mistakes()
-        self._policy.uses.check_targets(app.blueprints, app.view_functions, mistakes)
+        self.policy.uses.check_targets(app.blueprints, app.view_functions, mistakes)
         mistakes.raise_if_any()
 
     def complete(self, app: flask.Flask) -> None:
@@ -144,6 +150,7 @@ class PolicyLimits:
             "scope": limit.scope,
             "shared": limit.shared,
             "override_defaults": limit.override_defaults,
+            "optional": limit.optional,
             **plan,
         }
         return RouteLimit(limiter=self._limiter, **keywords)
@@ -152,16 +159,15 @@ class PolicyLimits:
         return [self._route_limit(limit) for limit in limits]
 
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
-        message = limit.error_message
-        if message is None and not states_guard(limit.text, limit.options):
-            message = plan_sentence(plan, limit, self._policy.next_plan(plan))
-        return self._route_limit(
-            limit, plan=plan.name, plan_loader=self._present_plan, error_message=message
-        )
+        keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._present_plan}
+        if limit.error_message is None and not states_guard(limit.text, limit.options):
+            sentence = plan_sentence(plan, limit, self.policy.next_plan(plan))
+            keywords |= {"error_message": sentence, "own_sentence": partial(own_sentence, limit)}
+        return self._route_limit(limit, **keywords)
 
     def _present_plan(self) -> str:
         """The caller's plan. Raises ``ConfigurationError`` if the policy does not have it."""
-        return self._policy.plan(self._limiter.present_plan()).name
+        return self.policy.plan(self._limiter.present_plan()).name
 
     def _plans_at(self, name: str) -> list[RouteLimit]:
         """The limits of the plans, which override if other limits of this name do.
@@ -169,7 +175,7 @@ class PolicyLimits:
         Flask-Limiter lets a nested blueprint override those around it only if each of its limits
         does. Equal definitions are charged once.
         """
-        if name not in self._policy.overriding:
+        if name not in self.policy.overriding:
             return self._plans
         return [
             dataclasses.replace(plan, limiter=self._limiter, override_defaults=True)

@@ -16,6 +16,7 @@ import flask
 from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
 
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit as CoreLimit
 from ratelimit_ext.web.bound_limit import (
     BoundLimit,
@@ -26,7 +27,7 @@ from ratelimit_ext.web.bound_limit import (
     policy_item,
 )
 from ratelimit_ext.web.definitions import runtime_limits
-from ratelimit_ext.web.limits_adapter import limit_of, rank
+from ratelimit_ext.web.limits_adapter import limit_of, rank, with_amount
 from ratelimit_ext.web.manager import EndpointLimits, Manager
 
 #: How many answers of the limit functions of a route are kept compiled.
@@ -42,6 +43,8 @@ EDGE: Final = ""
 _NO_ANSWER: Final = ("",)
 
 #: The estimated cost of a call, by unit and the name of the limit ("": any other).
+#: The amounts of the current caller, as limit strings by the names of limits.
+Overrides: TypeAlias = Callable[[], Mapping[str, str]]
 Estimators: TypeAlias = Mapping[tuple[str, str], Callable[[], Any]]
 
 
@@ -82,6 +85,8 @@ class RoutePlan:
     shared_ids: frozenset[int] = field(init=False)
     #: Whether a scope has to be asked at each request.
     asks_scopes: bool = field(init=False)
+    #: Whether a limit applies only to callers with an amount of their own.
+    has_optional: bool = field(init=False)
 
     def __post_init__(self) -> None:
         derive = object.__setattr__
@@ -89,6 +94,7 @@ class RoutePlan:
         derive(self, "limits", limits)
         derive(self, "shared_ids", frozenset(id_ for id_, _ in self.shared))
         derive(self, "asks_scopes", any(callable(bound.runtime.scope) for bound in limits))
+        derive(self, "has_optional", any(bound.optional for bound in limits))
 
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
         """The limits without the shared ones whose definitions are charged already."""
@@ -104,6 +110,8 @@ class _CompiledRoute:
     questions: tuple[Callable[[], Any], ...]
     question_of: dict[int, int]
     plans: dict[tuple[Any, ...], RoutePlan] = field(default_factory=dict)
+    #: Plans with own amounts of callers, each with the plan whose id is in the key.
+    overridden: dict[tuple[Any, ...], tuple[RoutePlan, RoutePlan]] = field(default_factory=dict)
 
 
 class Resolver:
@@ -116,6 +124,7 @@ class Resolver:
         *,
         metas: Sequence[MetaLimit] = (),
         estimators: Estimators | None = None,
+        overrides: Overrides = dict,
         swallow_errors: bool = False,
         logger: logging.Logger,
     ) -> None:
@@ -123,6 +132,7 @@ class Resolver:
         self.naming = naming
         self.metas = metas
         self.estimators: Estimators = {} if estimators is None else estimators
+        self._overrides = overrides
         self._swallow_errors = swallow_errors
         self._logger = logger
         self._routes: dict[Route, _CompiledRoute] = {}
@@ -150,6 +160,9 @@ class Resolver:
                 compiled.plans.clear()
             answered = {each: answers[at] for each, at in compiled.question_of.items()}
             plan = compiled.plans[answers] = _Binder(self, route, answered).plan()
+        own = self._answer(self._overrides, route)
+        if own or plan.has_optional:
+            plan = self._with_own_amounts(plan, {} if own is _NO_ANSWER else own, route, compiled)
         return self._with_scopes(plan, route) if plan.asks_scopes else plan
 
     def plan_of(self, route: Route, definitions: Iterable[Limit]) -> RoutePlan:
@@ -195,6 +208,65 @@ class Resolver:
         if route.is_edge:
             return self.manager.edge(app, endpoint, blueprint)
         return self.manager.candidates(app, endpoint, blueprint, name)
+
+    def _with_own_amounts(
+        self, plan: RoutePlan, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
+    ) -> RoutePlan:
+        """The plan with the amounts of the current caller, and without the optional limits of which
+        the caller has none."""
+        key = (id(plan), *own.items())
+        known = compiled.overridden.get(key)
+        if known is not None:
+            return known[1]
+
+        def applying(limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
+            return tuple(
+                [
+                    self._with_own_amount(bound, own[bound.limit.name], route)
+                    if bound.limit.name in own
+                    else bound
+                    for bound in limits
+                    if not bound.optional or bound.limit.name in own
+                ]
+            )
+
+        overridden = RoutePlan(
+            tuple((id_, applying(limits)) for id_, limits in plan.shared),
+            applying(plan.own),
+            plan.metas,
+            plan.invalid,
+        )
+        if len(compiled.overridden) >= MOST_VARIANTS:
+            compiled.overridden.clear()
+        compiled.overridden[key] = plan, overridden
+        return overridden
+
+    def _with_own_amount(self, bound: BoundLimit, text: str, route: Route) -> BoundLimit:
+        """The limit with that amount; with the policy's if the string is invalid, which is
+        logged."""
+        try:
+            item, parsed = with_amount(bound.runtime.limit, text)
+            limit = limit_of(item, self.naming.strategy)
+        except ConfigurationError as error:
+            if self.log_once(route.app, f"{bound.limit.name}: {text}"):
+                route.app.logger.error(
+                    "A caller's own amount of the limit %r is invalid, and the usual one applies: "
+                    "%s",
+                    bound.limit.name,
+                    error,
+                )
+            return replace(bound, optional=False)
+        runtime = replace(bound.runtime, limit=item)
+        if bound.own_sentence is not None:
+            runtime = replace(runtime, error_message=bound.own_sentence(parsed))
+        return replace(
+            bound,
+            runtime=runtime,
+            limit=limit,
+            policy=policy_item(limit),
+            rank=rank(item),
+            optional=False,
+        )
 
     def _with_scopes(self, plan: RoutePlan, route: Route) -> RoutePlan:
         """The plan with the scopes of the current request, where a scope is a function."""
@@ -281,10 +353,9 @@ class _Binder:
         known = self._bound.get(id(definition))
         if known is None:
             answer = self._answers.get(id(definition))
-            is_edge = isinstance(definition, ApplicationLimit)
             try:
                 runtimes = _runtime_limits(definition, answer)
-                known = tuple([self._bind(runtime, is_edge=is_edge) for runtime in runtimes])
+                known = tuple([self._bind(runtime, definition) for runtime in runtimes])
             except ValueError as error:
                 self._log_invalid(answer[0] if answer else definition.limit_provider, error)
                 self._invalid.append(definition)
@@ -292,9 +363,8 @@ class _Binder:
             self._bound[id(definition)] = known
         return known
 
-    def _bind(
-        self, runtime: RuntimeLimit, *, is_edge: bool = False, is_meta: bool = False
-    ) -> BoundLimit:
+    def _bind(self, runtime: RuntimeLimit, definition: Limit | None) -> BoundLimit:
+        """``definition`` is None for a limit on the denials by another."""
         naming, route = self._resolver.naming, self._route
         limit = limit_of(runtime.limit, naming.strategy)
         asked = callable(runtime.scope)
@@ -308,11 +378,13 @@ class _Binder:
             header=f'"{header_name(limit)}"',
             policy=policy_item(limit),
             rank=rank(runtime.limit),
-            metas=tuple([self._bind(meta, is_meta=True) for meta in runtime.meta_limits or ()]),
+            metas=tuple([self._bind(meta, None) for meta in runtime.meta_limits or ()]),
             estimate=estimate,
             fixed_cost=None if estimate else _fixed_cost(runtime, limit),
-            is_edge=is_edge,
-            is_meta=is_meta,
+            is_edge=isinstance(definition, ApplicationLimit),
+            is_meta=definition is None,
+            optional=getattr(definition, "optional", False),
+            own_sentence=getattr(definition, "own_sentence", None),
         )
 
     def _estimator(self, limit: CoreLimit) -> Callable[[], Any] | None:

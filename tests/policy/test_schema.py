@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.policy.conftest import Case, Load, check_case
+from ratelimit_ext.policy import Policy, load_policy
+from tests.policy.conftest import Case, Load, check_case, error_of
 
 MISTAKES = [
     Case(
@@ -290,3 +293,49 @@ MISTAKES = [
 def test_mistake(load: Load, case: Case) -> None:
     """A wrong form has its place, what was found, what is allowed and what to do."""
     check_case(load, case)
+
+
+# -- keywords of the application -------------------------------------------------------------------
+
+
+def colour(value: object) -> str:
+    if value not in ("red", "blue"):
+        raise ValueError(f"found {value!r}; allowed: red, blue.")
+    return str(value).upper()
+
+
+PLANS = """version = 1
+[blueprints.chat]
+plans = true
+[plans.free]
+limits = [{{ name = "plan", limit = "5/day" }}]
+{line}
+"""
+
+
+def load_plans(tmp_path: Path, line: str) -> Policy:
+    file = tmp_path / "policy.toml"
+    file.write_text(PLANS.format(line=line))
+    return load_policy(file=file, blueprints=None, plan_keywords={"colour": colour})
+
+
+def test_a_plan_has_the_applications_keywords(tmp_path: Path) -> None:
+    """As the function returns them; only those that are written."""
+    assert load_plans(tmp_path, 'colour = "red"').plans["free"].keywords == {"colour": "RED"}
+    assert load_plans(tmp_path, "").plans["free"].keywords == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('colour = "green"', "plans.free.colour: found 'green'; allowed: red, blue."),
+        ('color = "red"', "allowed: title, next, limits, colour. Did you mean 'colour'?"),
+    ],
+)
+def test_a_mistake_in_the_applications_keyword_has_a_line(
+    tmp_path: Path, line: str, sentence: str
+) -> None:
+    """Like one in the extension's own."""
+    message = error_of(lambda: load_plans(tmp_path, line))
+    assert "policy.toml:6" in message
+    assert sentence in message
