@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Final, Protocol, TypeAlias, TypeVar
@@ -16,7 +16,7 @@ from cachetools import TTLCache
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts.api_key import PresentedKey, parse
-from chatapp.accounts.store import ApiKey, User
+from chatapp.accounts.store import ApiKey, User, own_limits
 from chatapp.per_process import PerProcess
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,18 @@ class AccountsUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The owner of a valid key; ``key_id`` is the key's public part."""
+    """The owner of a valid key; ``key_id`` is the key's public part.
+
+    ``limits`` are the amounts that the user, the team and the key have of their own, by the names
+    of limits; ``models`` are the patterns of the key, empty for all.
+    """
 
     user: str
     plan: str
     key_id: str
+    team: str | None = None
+    limits: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
 
 
 #: The owner of a key, and when it expires.
@@ -175,7 +182,15 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         )
     if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
         raise KeyRefusedError(_expired(key.public_id, key.expires_at))
-    return Principal(user.name, user.plan, key.public_id), key.expires_at
+    principal = Principal(
+        user.name,
+        user.plan,
+        key.public_id,
+        team=user.team_name,
+        limits=own_limits(user.team, user, key),
+        models=tuple(key.models or ()),
+    )
+    return principal, key.expires_at
 
 
 def _expired(public_id: str, at: datetime) -> str:

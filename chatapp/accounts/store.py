@@ -1,32 +1,58 @@
-"""Users and API keys: their tables and all queries of them."""
+"""Users, teams and API keys: their tables and all queries of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ForeignKey, String, bindparam, exists, or_, select, update
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import JSON, ForeignKey, String, bindparam, exists, or_, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.database import Base, Instant
 from chatapp.database.connection import Database
 
+_JSON: Final = JSON(none_as_null=True)
+
+
+class Team(Base):
+    """Users who share budgets above their own limits. ``limits``: see User."""
+
+    __tablename__ = "teams"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
+
 
 class User(Base):
-    """A user. The policy defines what the plan allows."""
+    """A user, in one team or none.
+
+    The policy defines what the plan allows. ``limits`` are amounts in place of the policy's, as
+    limit strings by the name of the limit.
+    """
 
     __tablename__ = "users"
 
     name: Mapped[str] = mapped_column(String(256), primary_key=True)
     plan: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(Instant)
+    # No foreign key in the database: SQLite cannot add one to a table.
+    team_name: Mapped[str | None] = mapped_column("team", String(64))
+    limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
+    team: Mapped[Team | None] = relationship(
+        primaryjoin="foreign(User.team_name) == Team.name", lazy="joined", viewonly=True
+    )
 
 
 class ApiKey(Base):
-    """A key, without its secret. Keys are never deleted: the ledger names them."""
+    """A key, without its secret. Keys are never deleted: the ledger names them.
+
+    ``limits``: see User. ``models`` are patterns; None: all that the plan allows.
+    """
 
     __tablename__ = "api_keys"
 
@@ -38,6 +64,8 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(Instant)
     revoked_at: Mapped[datetime | None] = mapped_column(Instant)
     last_used_on: Mapped[date | None]
+    limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
+    models: Mapped[list[str] | None] = mapped_column(_JSON)
 
     def __repr__(self) -> str:
         return f"ApiKey({self.public_id!r} of {self.user!r})"
@@ -59,6 +87,14 @@ class UnknownKeyError(LookupError):
     """No key has that public id."""
 
 
+class UnknownTeamError(LookupError):
+    """No team has that name."""
+
+
+class ExistingTeamError(ValueError):
+    """A team has that name already."""
+
+
 class OtherPlanError(ValueError):
     """The user exists and has another plan: ``plan``."""
 
@@ -67,8 +103,26 @@ class OtherPlanError(ValueError):
         self.plan = plan
 
 
+class OtherTeamError(ValueError):
+    """The user exists and has another team, or none: ``team``."""
+
+    def __init__(self, user: str, team: str | None) -> None:
+        super().__init__(f"{user!r} has the team {team!r}")
+        self.team = team
+
+
+#: Who can have amounts of their own.
+Owner: TypeAlias = Literal["user", "key", "team"]
+_OWNERS: Final[Mapping[Owner, tuple[type[User | ApiKey | Team], type[LookupError]]]] = {
+    "user": (User, UnknownUserError),
+    "key": (ApiKey, UnknownKeyError),
+    "team": (Team, UnknownTeamError),
+}
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
 class Accounts:
-    """The users and keys. Raises SQLAlchemy's errors and those above."""
+    """The users, teams and keys. Raises SQLAlchemy's errors and those above."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -85,24 +139,31 @@ class Accounts:
         *,
         plan: str | None,
         default_plan: str,
+        team: str | None = None,
         name: str = "",
         expires_at: datetime | None = None,
+        limits: Mapping[str, str] = _NONE,
+        models: Sequence[str] = (),
     ) -> PresentedKey:
-        """Make a key, and its user if new, with ``plan`` or else ``default_plan``.
+        """Make a key, and its user if new, with ``plan`` or else ``default_plan`` and in ``team``.
 
-        OtherPlanError if the user exists with another plan: a new key must not change the plan of
-        the user's other keys.
+        OtherPlanError or OtherTeamError if the user exists with another plan or team: a new key
+        must not change the user's other keys. UnknownTeamError if there is no such team.
         """
         made = new_key()
         now = datetime.now(UTC)
         with self._writing() as session:
             owner = session.get(User, user)
+            if team is not None:
+                _of(session, "team", team)
             if owner is None:
-                owner = User(name=user, plan=plan or default_plan, created_at=now)
+                owner = User(name=user, plan=plan or default_plan, created_at=now, team_name=team)
                 session.add(owner)
                 session.flush()
             elif plan not in {None, owner.plan}:
                 raise OtherPlanError(user, owner.plan)
+            elif team not in {None, owner.team_name}:
+                raise OtherTeamError(user, owner.team_name)
             session.add(
                 ApiKey(
                     public_id=made.public_id,
@@ -111,6 +172,8 @@ class Accounts:
                     name=name,
                     created_at=now,
                     expires_at=expires_at,
+                    limits=dict(limits) or None,
+                    models=list(models) or None,
                 )
             )
         return made
@@ -131,22 +194,63 @@ class Accounts:
         with self._reading() as session:
             return session.scalars(select(User).order_by(User.name)).all()
 
+    def user(self, name: str) -> User | None:
+        """The user of that name."""
+        with self._reading() as session:
+            return session.get(User, name)
+
+    def team(self, name: str) -> Team | None:
+        """The team of that name."""
+        with self._reading() as session:
+            return session.get(Team, name)
+
+    def teams(self) -> Sequence[Team]:
+        """All teams, by name."""
+        with self._reading() as session:
+            return session.scalars(select(Team).order_by(Team.name)).all()
+
+    def create_team(self, name: str, *, limits: Mapping[str, str] = _NONE) -> None:
+        """Make a team without users. ExistingTeamError if the name is taken."""
+        with self._writing() as session:
+            if session.get(Team, name) is not None:
+                raise ExistingTeamError(name)
+            session.add(Team(name=name, created_at=datetime.now(UTC), limits=dict(limits) or None))
+
     def revoke(self, public_id: str) -> ApiKey:
         """Revoke a key; a revoked key stays as it is. UnknownKeyError if it does not exist."""
         with self._writing() as session:
-            key = session.get(ApiKey, public_id)
-            if key is None:
-                raise UnknownKeyError(public_id)
+            key: ApiKey = _of(session, "key", public_id)
             key.revoked_at = key.revoked_at or datetime.now(UTC)
         return key
 
     def set_plan(self, user: str, plan: str) -> None:
         """Change a user's plan. UnknownUserError if there is no such user."""
         with self._writing() as session:
-            found = session.get(User, user)
-            if found is None:
-                raise UnknownUserError(user)
-            found.plan = plan
+            _of(session, "user", user).plan = plan
+
+    def set_team(self, user: str, team: str | None) -> None:
+        """Move a user to a team, or out of any. UnknownUserError, UnknownTeamError."""
+        with self._writing() as session:
+            if team is not None:
+                _of(session, "team", team)
+            _of(session, "user", user).team_name = team
+
+    def set_limit(self, owner: Owner, name: str, limit: str, amount: str | None) -> bool:
+        """Give an owner an amount of their own, or with None the policy's again; False if nothing
+        changed. Raises the owner's LookupError if there is no such owner."""
+        with self._writing() as session:
+            found = _of(session, owner, name)
+            before: dict[str, str] = found.limits or {}
+            after = {known: text for known, text in before.items() if known != limit}
+            if amount is not None:
+                after[limit] = amount
+            found.limits = after or None
+            return after != before
+
+    def set_models(self, public_id: str, models: Sequence[str]) -> None:
+        """Allow a key these models alone; all of its plan if empty. UnknownKeyError."""
+        with self._writing() as session:
+            _of(session, "key", public_id).models = list(models) or None
 
     def note_use(self, public_id: str, day: date) -> None:
         """Store that the key was used that day."""
@@ -175,3 +279,21 @@ class Accounts:
         ):
             yield session
             session.commit()
+
+
+def own_limits(*owners: Team | User | ApiKey | None) -> dict[str, str]:
+    """The amounts of all these together. A limit counts users, keys or teams, so no two of them
+    have an amount for the same one."""
+    merged: dict[str, str] = {}
+    for owner in owners:
+        merged |= (owner and owner.limits) or {}
+    return merged
+
+
+def _of(session: Session, owner: Owner, name: str) -> Any:
+    """The row of an owner. Raises the owner's LookupError."""
+    table, unknown = _OWNERS[owner]
+    found = session.get(table, name)
+    if found is None:
+        raise unknown(name)
+    return found

@@ -32,6 +32,7 @@ def usage() -> Response:
     response = jsonify(
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
+        team=None if principal is None else principal.team,
         limits=limits,
         spent=services.reports.spent_usd(current.user),
     )

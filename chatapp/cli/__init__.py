@@ -14,6 +14,7 @@ from chatapp.cli.accounts import keys, plans
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, usage
 from chatapp.cli.maintenance import db, policy, providers
+from chatapp.cli.teams import teams, users
 from chatapp.valid_policy import PROVIDERS, SETTING
 
 # Flask sets this if it was started from the command line, also by `flask run`.
@@ -26,9 +27,12 @@ UNCHECKED: Final = {
 }
 
 chat = AppGroup(
-    "chat", help="Users, keys, plans, usage, blocks, the policy, providers, the ledger."
+    "chat", help="Users, teams, keys, plans, usage, blocks, the policy, providers, the ledger."
 )
-for command in (keys, plans, usage, block, unblock, policy, providers, ledger, db):
+for command in (
+    *(keys, users, teams, plans, usage, block, unblock),
+    *(policy, providers, ledger, db),
+):
     chat.add_command(command)
 
 

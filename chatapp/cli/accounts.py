@@ -8,23 +8,42 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.store import ApiKey, OtherPlanError, UnknownKeyError, UnknownUserError
-from chatapp.cli import arguments, errors, users
+from chatapp.accounts.store import (
+    ApiKey,
+    OtherPlanError,
+    OtherTeamError,
+    UnknownKeyError,
+    UnknownTeamError,
+    UnknownUserError,
+)
+from chatapp.cli import arguments, errors, own_limits, users
+from chatapp.cli.table import echo_table
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
 
 HEADS = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
 
-keys = AppGroup("keys", help="Create, list and revoke API keys.")
+keys = AppGroup("keys", help="Create, list, change and revoke API keys.")
+own_limits.add_commands(keys, "key")
 plans = AppGroup("plans", help="List and change users' plans.")
 
 
 @keys.command()
 @click.option("--user", type=arguments.NEW_USER, required=True, help="The user of the key.")
 @click.option("--plan", type=arguments.PLAN, help="The plan of a new user.")
+@click.option("--team", type=arguments.TEAM, help="The team of a new user.")
 @click.option("--name", type=arguments.KEY_NAME, default="key", help="A name for the key.")
 @click.option("--expires", type=click.IntRange(1, 36_500), help="Days until the key expires.")
-def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
+@click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=arguments.LIMITS)
+def create(
+    *,
+    user: str,
+    plan: str | None,
+    team: str | None,
+    name: str,
+    expires: int | None,
+    limits: tuple[tuple[str, str], ...],
+) -> None:
     """Create a key and print it, this one time.
 
     The first key turns accounts on: from then on every request needs a key.
@@ -33,15 +52,34 @@ def create(user: str, plan: str | None, name: str, expires: int | None) -> None:
     with errors.reported():
         accounts = current_services().accounts
         is_first = not accounts.any_key()
+        known = accounts.user(user)
+        own_plan = known.plan if known else plan or DEFAULT_PLAN
         try:
             made = accounts.create_key(
-                user, plan=plan, default_plan=DEFAULT_PLAN, name=name, expires_at=expires_at
+                user,
+                plan=plan,
+                default_plan=DEFAULT_PLAN,
+                team=team,
+                name=name,
+                expires_at=expires_at,
+                limits=own_limits.checked("key", limits, plan=own_plan),
             )
         except OtherPlanError as error:
             raise click.ClickException(
                 f"{user} has the plan {error.plan}; no key was created, as all keys of a user have "
                 "the user's plan. Leave --plan out, or change the plan first: "
                 f"`chat plans set {user} {plan}`."
+            ) from None
+        except OtherTeamError as error:
+            own = "no team" if error.team is None else f"the team {error.team}"
+            raise click.ClickException(
+                f"{user} has {own}; no key was created, as all keys of a user count toward the "
+                "user's team. Leave --team out, or move the user first: "
+                f"`chat users set-team {user} {team}`."
+            ) from None
+        except UnknownTeamError:
+            raise click.ClickException(
+                f"There is no team {team!r}; `chat teams create {team}` creates it."
             ) from None
     # The key alone on standard output, for scripts.
     click.echo(made.text)
@@ -66,11 +104,7 @@ def list_keys(user: str | None) -> None:
     if not found:
         click.echo("There are no keys yet; `chat keys create --user NAME` creates one.", err=True)
         return
-    rows = [HEADS, *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    echo_table(HEADS, map(_row, found))
 
 
 @keys.command()
@@ -123,7 +157,8 @@ def list_plans() -> None:
 
 def _row(key: ApiKey) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
-    return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, _state(key)
+    state = _state(key) if key.limits is None else f"{_state(key)}; {own_limits.shown(key.limits)}"
+    return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 
 
 def _state(key: ApiKey) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 import click
 from flask.cli import ScriptInfo
 
+from chatapp.ledger.reports import SUBJECTS, TAG
 from chatapp.services import services_of
 
 DURATION_UNITS: Final = {
@@ -18,6 +19,7 @@ DURATION_UNITS: Final = {
     "d": timedelta(days=1),
 }
 LONGEST_DAYS: Final = 366
+LIMITS: Final = "An amount in place of the policy's; may be repeated."
 IDENTITIES: Final = ("user:", "ip:")
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -64,6 +66,20 @@ class PlanType(click.ParamType[str]):
         return value
 
 
+class OwnLimitType(click.ParamType[tuple[str, str]]):
+    """A limit and its amount, as usd-day=20 usd/day."""
+
+    name = "limit=amount"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        limit, is_given, amount = value.partition("=")
+        if not (limit.strip() and is_given and amount.strip()):
+            self.fail(f"{value!r} has no amount; write it as usd-day='20 usd/day'", param, ctx)
+        return limit.strip(), amount.strip()
+
+
 class DayType(click.ParamType[datetime]):
     """A day by UTC, as 2026-11-25."""
 
@@ -76,6 +92,19 @@ class DayType(click.ParamType[datetime]):
             return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
         except ValueError:
             self.fail(f"{value!r} is not a day; write it as 2026-11-25", param, ctx)
+
+
+class SubjectType(click.ParamType[str]):
+    """By what a report sums."""
+
+    name = "subject"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in SUBJECTS and not (value.startswith(TAG) and value != TAG):
+            self.fail(
+                f"{value!r} is unknown; choose one of {', '.join(SUBJECTS)}, tag:NAME", param, ctx
+            )
+        return value
 
 
 class DurationType(click.ParamType[timedelta]):
@@ -97,7 +126,10 @@ class DurationType(click.ParamType[timedelta]):
 
 USER: Final = NameType(256)
 NEW_USER: Final = NewNameType(256)
+TEAM: Final = NameType(64)
 KEY_NAME: Final = NameType(100)
+OWN_LIMIT: Final = OwnLimitType()
 PLAN: Final = PlanType()
 DAY: Final = DayType()
+SUBJECT: Final = SubjectType()
 DURATION: Final = DurationType()

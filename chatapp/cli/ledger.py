@@ -15,6 +15,7 @@ from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
+from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
@@ -40,15 +41,17 @@ def usage(user: str) -> None:
         assert identity is not None
         plan = users.plan_of(identity, users.plans_by_name())
         with users.request_of(identity, plan):
-            limits = None
+            limits, team = None, limiter.identities["team"]()
+            own = {identity, team}
             if is_readable:
-                # Addresses and keys of the user have limits of their own.
+                # Addresses and keys have limits of their own.
                 left = remaining_limits(limiter)
-                limits = [limit.as_json() for limit in left if limit.identity == identity]
+                limits = [limit.as_json() for limit in left if limit.identity in own]
             plan = limiter.present_plan()
     shown = {
         "user": users.name_of(identity),
         "plan": plan,
+        "team": team.removeprefix(TEAM) if team != identity else None,
         "limits": limits,
         "spent": services.reports.spent_usd(identity),
     }
@@ -60,18 +63,19 @@ def usage(user: str) -> None:
 @ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
-def show(user: str | None, since: datetime | None) -> None:
-    """Calls, tokens and dollars by day and user, the newest day first."""
+@click.option("--by", type=arguments.SUBJECT, default="user", help="Default: user.")
+def show(user: str | None, since: datetime | None, by: str) -> None:
+    """Calls, tokens and dollars by day and user, key, team, model or tag, the newest day first."""
     with errors.reported():
         identity = users.known_identity(user)
-        totals = current_services().reports.totals(user=identity, since=since)
+        totals = current_services().reports.totals(user=identity, since=since, by=by)
     if not totals:
         _report_nothing("calls", identity, since)
     for total in totals:
         tokens = f"{total.input_tokens} in  {total.output_tokens} out"
         dollars = _dollars(total.cost_micro_usd)
         calls = _counted(total.calls, "call")
-        click.echo(f"{total.day}  {total.user}  {calls}  {tokens}  {dollars}")
+        click.echo(f"{total.day}  {total.subject or '-'}  {calls}  {tokens}  {dollars}")
 
 
 @ledger.command()
@@ -158,25 +162,35 @@ def _compare_limits(found: Findings, *, lease: timedelta) -> str:
     plans = users.plans_by_name()
     for identity in sorted(identities):
         found.problems += _differences(identity, users.plan_of(identity, plans), lease=lease)
-    return f"limits of {_counted(len(identities), 'user')} compared"
+    teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
+    for team in teams:
+        found.problems += _differences(team_identity(team), DEFAULT_PLAN, lease=lease, team=team)
+    compared = [_counted(len(identities), "user")]
+    if teams:
+        compared.append(_counted(len(teams), "team"))
+    return f"limits of {' and '.join(compared)} compared"
 
 
-def _differences(identity: str, plan: str, *, lease: timedelta) -> list[str]:
-    """A sentence for each dollar limit of the user that does not hold the user's spending.
+def _differences(
+    identity: str, plan: str, *, lease: timedelta, team: str | None = None
+) -> list[str]:
+    """A sentence for each dollar limit of the user or team that does not hold their spending.
 
     A call that began in the window before, within a ``lease`` of its end, may have left an excess
     in this one.
     """
     services = current_services()
     with users.request_of(identity, plan):
-        limits = [limit for limit in remaining_limits(services.limiter) if limit.unit == "usd"]
+        left = remaining_limits(services.limiter)
+    limits = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
+    user = identity if team is None else None
     found = []
     for limit in limits:
         since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
         if limit.anchor is None:
             since -= BEFORE
-        spent = services.reports.settled_micro_usd(identity, since)
-        most = services.reports.settled_micro_usd(identity, since - lease)
+        spent = services.reports.settled_micro_usd(user, since, team=team)
+        most = services.reports.settled_micro_usd(user, since - lease, team=team)
         held = limit.amount - limit.remaining
         # An excess over the amount is held, but shows only as nothing left.
         if not min(spent, limit.amount) <= held <= min(most, limit.amount):

@@ -11,9 +11,10 @@ from flask import current_app
 from limits.storage import MemoryStorage
 
 from chatapp.accounts.authentication import Principal
+from chatapp.accounts.store import own_limits
 from chatapp.services import current_services
 from chatapp.web.current_request import USER, current_request, user_identity
-from chatapp.web.identities import DEFAULT_PLAN
+from chatapp.web.identities import DEFAULT_PLAN, TEAM
 from ratelimit_ext import Limiter, address_identity
 
 ADDRESS: Final = "ip:"
@@ -68,14 +69,24 @@ def plan_of(identity: str, plans: dict[str, str]) -> str:
 
 @contextmanager
 def request_of(identity: str, plan: str) -> Iterator[None]:
-    """A request of that user, for reading limits. Nothing is charged."""
+    """A request of that user or team, for reading limits. Nothing is charged."""
     if identity.startswith(ADDRESS):
         address = identity.removeprefix(ADDRESS).partition("/")[0]
         with current_app.test_request_context(environ_base={"REMOTE_ADDR": address}):
             yield
         return
+    accounts = current_services().accounts
+    is_team = identity.startswith(TEAM)
+    user = None if is_team else accounts.user(name_of(identity))
+    team = accounts.team(identity.removeprefix(TEAM)) if is_team else user and user.team
     with current_app.test_request_context():
-        current_request().principal = Principal(name_of(identity), plan, key_id="-")
+        current_request().principal = Principal(
+            name_of(identity),
+            plan,
+            key_id="-",
+            team=None if team is None else team.name,
+            limits=own_limits(team, user),
+        )
         yield
 
 

@@ -19,11 +19,13 @@ class Prices(Protocol):
 
 @dataclass(slots=True)
 class Findings:
-    """The result of an audit. ``running`` are the users of running calls; ``unpriced`` counts calls
-    from before the current prices; ``spent_micro_usd`` is by user and month."""
+    """The result of an audit. ``running`` are the users of running calls, and ``running_teams`` the
+    teams; ``unpriced`` counts calls from before the current prices; ``spent_micro_usd`` is by user
+    and month."""
 
     calls: int = 0
     running: list[str] = field(default_factory=list)
+    running_teams: set[str] = field(default_factory=set)
     unpriced: int = 0
     problems: list[str] = field(default_factory=list)
     spent_micro_usd: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -51,6 +53,7 @@ def audit(
         if row["status"] == "unfinished":
             if now - row["started_at"] <= lease:
                 found.running.append(row["user"])
+                found.running_teams.add(row["team"] or "")
             else:
                 known = "an estimate" if usage_of(row) is None else "its last known usage"
                 found.problems.append(

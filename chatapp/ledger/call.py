@@ -11,7 +11,8 @@ A call begins when its provider is called, and is finished exactly once, whateve
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -35,7 +36,7 @@ class Call:
     without a user), ``key_id`` the public part of the API key, ``model`` the requested name and
     ``slug`` the model of the catalogue. ``usage`` is None while unknown; ``estimated`` if the
     provider did not report it. ``cost_micro_usd`` begins as the price of the estimate. ``attempts``
-    counts the requests to the provider.
+    counts the requests to the provider. ``tags`` are the caller's own words, by name.
     """
 
     id: str
@@ -55,6 +56,8 @@ class Call:
     status: Status = "unfinished"
     client_left: bool = False
     attempts: int = 1
+    team: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Ledger(Protocol):

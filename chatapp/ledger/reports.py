@@ -22,14 +22,23 @@ COST: Final = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
 UNFINISHED: Final[Status] = "unfinished"
 # How many rows are fetched at once when all calls are read.
 PAGE: Final = 1000
+#: By what calls are summed, besides tags.
+SUBJECTS: Final = {
+    "user": CALLS.c.user,
+    "key": CALLS.c.key_id,
+    "team": CALLS.c.team,
+    "model": CALLS.c.slug,
+}
+TAG: Final = "tag:"
 
 
 @dataclass(frozen=True, slots=True)
 class DayTotal:
-    """The calls of one user on one day, by UTC."""
+    """The calls on one day, by UTC, of one user, key, team or model, or with one value of a tag;
+    ``subject`` is None for calls without it."""
 
     day: str
-    user: str
+    subject: str | None
     calls: int
     input_tokens: int
     output_tokens: int
@@ -83,26 +92,33 @@ class Reports:
         """The cost of the user's calls since then; unfinished calls count as far as is known."""
         return self._sum(_filtered(select(COST), user=user, since=since))
 
-    def settled_micro_usd(self, user: str, since: datetime) -> int:
-        """The part of it that limits hold once no call is running.
+    def settled_micro_usd(
+        self, user: str | None, since: datetime, *, team: str | None = None
+    ) -> int:
+        """The part of it that limits hold once no call is running; of a user or a team.
 
         A call whose worker died counts as far as its stream had come when its lease was last
         renewed: that much was settled, and the rest of the estimate was refunded.
         """
         known = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
-        return self._sum(_filtered(select(COST), user=user, since=since).where(known))
+        query = _filtered(select(COST), user=user, since=since).where(known)
+        return self._sum(query if team is None else query.where(CALLS.c.team == team))
 
-    def totals(self, *, user: str | None, since: datetime | None) -> Sequence[DayTotal]:
-        """Totals by day and user, the newest day first."""
-        day = func.date(CALLS.c.started_at)
+    def totals(
+        self, *, user: str | None, since: datetime | None, by: str = "user"
+    ) -> Sequence[DayTotal]:
+        """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``."""
+        tag = by.removeprefix(TAG)
+        column = CALLS.c.tags[tag].as_string() if tag != by else SUBJECTS[by]
+        day, subject = func.date(CALLS.c.started_at).label("day"), column.label("subject")
         sums = (
             func.count(),
             func.coalesce(func.sum(CALLS.c.input_tokens), 0),
             func.coalesce(func.sum(CALLS.c.output_tokens), 0),
             func.sum(CALLS.c.cost_micro_usd),
         )
-        query = _filtered(select(day, CALLS.c.user, *sums), user=user, since=since)
-        query = query.group_by(day, CALLS.c.user).order_by(day.desc(), CALLS.c.user)
+        query = _filtered(select(day, subject, *sums), user=user, since=since)
+        query = query.group_by("day", "subject").order_by(day.desc(), "subject")
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, String, Table
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, String, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from chatapp.database import METADATA, Instant
@@ -46,6 +46,8 @@ CALLS: Final = Table(
     Column("status", String(32), nullable=False),
     Column("client_left", Boolean, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="1"),
+    Column("team", String(64)),
+    Column("tags", JSON(none_as_null=True)),
     Index("ix_calls_user_started_at", "user", "started_at"),
     Index("ix_calls_started_at", "started_at"),
 )
@@ -124,6 +126,8 @@ def row_of(call: Call) -> dict[str, object]:
         "status": call.status,
         "client_left": call.client_left,
         "attempts": call.attempts,
+        "team": call.team,
+        "tags": dict(call.tags) or None,
     }
 
 

@@ -54,6 +54,7 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
         estimated_input_tokens=0,  # ProviderCall knows what is held
         estimated_output_tokens=0,
         cost_micro_usd=0,
+        team=None if principal is None else principal.team,
     )
     return ProviderCall(
         record,

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Final
 
-
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter
@@ -19,6 +18,7 @@ from ratelimit_ext import Limiter
 log = logging.getLogger(__name__)
 
 DEFAULT_PLAN: Final = "starter"
+TEAM: Final = "team:"
 SPOOFING_WARNING: Final = (
     "No API keys exist, so callers can claim any user_id. Keep this server off the internet, or "
     "create a key: flask --app wsgi chat keys create --user NAME"
@@ -37,6 +37,18 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
     def api_key() -> str:
         current = current_request()
         return current.user if current.principal is None else current.principal.key_id
+
+    @limiter.identity("team")
+    def team() -> str:
+        current = current_request()
+        if current.principal is None or current.principal.team is None:
+            return current.user  # counts alone
+        return team_identity(current.principal.team)
+
+    @limiter.override_loader
+    def own_limits() -> Mapping[str, str]:
+        principal = current_request().principal
+        return {} if principal is None else principal.limits
 
     @limiter.identity("model")
     def model() -> str:
@@ -71,6 +83,17 @@ def has_no_valid_key() -> bool:
 def names_no_model() -> bool:
     """Whether the request is about something else at a provider, such as a stored response."""
     return current_request().model_request is None
+
+
+def has_no_team() -> bool:
+    """Whether the user is in no team."""
+    principal = current_request().principal
+    return principal is None or principal.team is None
+
+
+def team_identity(name: str) -> str:
+    """The identity of a team in limits."""
+    return f"{TEAM}{name}"
 
 
 def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:

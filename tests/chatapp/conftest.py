@@ -79,7 +79,7 @@ def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Data
     database = Database(database_url if request.param == "sqlite" else SERVER_URL or "")
     if request.param == "postgresql":
         with database.writing() as connection:
-            tables = "alembic_version, calls, api_keys, users, stored_answers"
+            tables = "alembic_version, calls, api_keys, users, teams, stored_answers"
             connection.execute(text(f"DROP TABLE IF EXISTS {tables}"))
         migration.upgrade(database)
     yield database

@@ -161,6 +161,35 @@ def test_a_valid_key_costs_no_round_trip(
     assert commands == [DECIDES, ASKS, ENDS, SETTLES]
 
 
+def test_budgets_of_a_team_and_a_key_cost_no_round_trip(
+    app: Flask,
+    make_quiet_app: Callable[[RedisOutputs], Flask],
+    redis_client: redis.Redis,
+    outputs: RedisOutputs,
+    database_url: str,
+) -> None:
+    """The same two EVALSHA decide and settle them, with the amounts of the user, the team and the
+    key. Their database is asked once for a key, and not at each call."""
+    accounts = Accounts(Database(database_url))
+    accounts.create_team(
+        "research", limits={"team-usd-day": "9 usd/day", "team-at-once": "9 in flight"}
+    )
+    limits = {"key-usd-day": "8 usd/day"}
+    key = accounts.create_key(
+        "alice", plan="pro", default_plan="starter", team="research", limits=limits
+    )
+    accounts.set_limit("user", "alice", "usd-day", "7 usd/day")
+    client = make_quiet_app(outputs).test_client()
+    client.environ_base["HTTP_X_API_KEY"] = key.text
+    answers = [ask(client) for _ in range(2)]  # the server learns the scripts
+    commands = seen(redis_client, lambda: answers.append(ask(client)))
+    assert commands == [DECIDES, ASKS, ENDS, SETTLES]
+    policies = answers[-1].headers["RateLimit-Policy"]
+    assert policies.count(";q=") == LIMITS + 3
+    for quota in ('team-usd-day";q=9000000', 'key-usd-day";q=8000000', '"usd-day";q=7000000'):
+        assert quota in policies
+
+
 def test_usage_statistics_are_sent_outside_of_requests(
     client: FlaskClient, redis_client: redis.Redis, outputs: RedisOutputs
 ) -> None:

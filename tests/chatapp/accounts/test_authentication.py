@@ -129,6 +129,18 @@ def test_a_revocation_acts_within_the_time(
         authenticator.authenticate(made.text)
 
 
+def test_a_new_amount_acts_within_the_time(
+    authenticator: Authenticator, shelf: Shelf, clock: Clock
+) -> None:
+    """Like a revocation or a new plan."""
+    made = shelf.add()
+    assert authenticator.authenticate(made.text).limits == {}
+    shelf.kept[made.public_id][1].limits = {"plan": "1/day"}
+    assert authenticator.authenticate(made.text).limits == {}
+    clock.now += ANSWER_HOLDS_S
+    assert authenticator.authenticate(made.text).limits == {"plan": "1/day"}
+
+
 def test_a_key_expires_to_the_second(authenticator: Authenticator, shelf: Shelf) -> None:
     """Also between two queries."""
     soon = datetime.now(UTC) + timedelta(seconds=60)

@@ -9,9 +9,13 @@ from sqlalchemy import text
 
 from chatapp.accounts.store import (
     Accounts,
+    ExistingTeamError,
     OtherPlanError,
+    OtherTeamError,
     UnknownKeyError,
+    UnknownTeamError,
     UnknownUserError,
+    own_limits,
 )
 from chatapp.database.connection import Database
 
@@ -109,3 +113,80 @@ def test_a_name_is_only_a_name(accounts: Accounts, name: str) -> None:
     assert found is not None
     assert found[1].name == name
     assert accounts.find("' OR '1'='1") is None
+
+
+# -- teams and own amounts -------------------------------------------------------------------------
+
+
+def test_a_key_is_found_with_its_users_team(accounts: Accounts) -> None:
+    """And with the amounts of all three, in one query."""
+    accounts.create_team("research", limits={"team-usd-day": "9 usd/day"})
+    made = accounts.create_key(
+        "alice",
+        plan=None,
+        default_plan="starter",
+        team="research",
+        limits={"key-usd-day": "1 usd/day"},
+        models=["gpt-5*"],
+    )
+    accounts.set_limit("user", "alice", "plan", "7/day")
+    found = accounts.find(made.public_id)
+    assert found is not None
+    key, user = found
+    assert user.team is not None
+    assert own_limits(user.team, user, key) == {
+        "team-usd-day": "9 usd/day",
+        "plan": "7/day",
+        "key-usd-day": "1 usd/day",
+    }
+    assert (user.team.name, key.models) == ("research", ["gpt-5*"])
+
+
+def test_an_amount_is_set_and_cleared(accounts: Accounts) -> None:
+    """Of one limit; the others stay."""
+    accounts.create_team("research")
+    for amount, changed in (("9 usd/day", True), ("9 usd/day", False), ("8 usd/day", True)):
+        assert accounts.set_limit("team", "research", "team-usd-day", amount) is changed
+    accounts.set_limit("team", "research", "team-at-once", "5 in flight")
+    for changed in (True, False):
+        assert accounts.set_limit("team", "research", "team-usd-day", None) is changed
+    (team,) = accounts.teams()
+    assert team.limits == {"team-at-once": "5 in flight"}
+    accounts.set_limit("team", "research", "team-at-once", None)
+    assert accounts.team("research").limits is None  # type: ignore[union-attr]
+    with pytest.raises(ExistingTeamError):
+        accounts.create_team("research")
+
+
+UNKNOWN = {
+    "user": (lambda a: a.set_limit("user", "zoe", "plan", "1/day"), UnknownUserError),
+    "key": (lambda a: a.set_limit("key", "0" * 16, "plan", "1/day"), UnknownKeyError),
+    "team": (lambda a: a.set_limit("team", "zoe", "plan", "1/day"), UnknownTeamError),
+    "member": (lambda a: a.set_team("zoe", None), UnknownUserError),
+    "membership": (lambda a: a.set_team("zoe", "sales"), UnknownTeamError),
+    "models": (lambda a: a.set_models("0" * 16, ["gpt-5*"]), UnknownKeyError),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_no_owner_is_made_by_a_misspelt_name(accounts: Accounts, name: str) -> None:
+    """Each has an error."""
+    change, error = UNKNOWN[name]
+    with pytest.raises(error):
+        change(accounts)
+    assert not accounts.users()
+    assert not accounts.teams()
+
+
+def test_a_new_key_moves_no_user(accounts: Accounts) -> None:
+    """A key with another team than its user's is not created; nor one of an unknown team."""
+    accounts.create_team("research")
+    accounts.create_key("alice", plan=None, default_plan="starter")
+    with pytest.raises(OtherTeamError):
+        accounts.create_key("alice", plan=None, default_plan="starter", team="research")
+    with pytest.raises(UnknownTeamError):
+        accounts.create_key("bob", plan=None, default_plan="starter", team="sales")
+    accounts.set_team("alice", "research")
+    accounts.create_key("alice", plan=None, default_plan="starter", team="research")
+    assert [user.name for user in accounts.users()] == ["alice"]
+    assert len(accounts.all_keys()) == 2

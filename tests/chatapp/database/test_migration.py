@@ -19,10 +19,11 @@ from sqlalchemy import text
 import chatapp.accounts.store
 import chatapp.ledger.stored_answers
 import chatapp.ledger.table  # noqa: F401 - all put their tables into METADATA
+from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
-from chatapp.migrations.versions import r0002_attempts
+from chatapp.migrations.versions import r0002_attempts, r0005_teams
 
 ROOT = Path(__file__).resolve().parents[3]
 # Waits for a line on its input, so that all processes begin at once.
@@ -35,6 +36,12 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(migration.upgrade(database))
 """
+# A user with a key, as the fourth revision has them.
+USER_OF_BEFORE = (
+    "INSERT INTO users (name, plan, created_at) VALUES (:name, 'pro', '2026-11-25 12:00:00')",
+    """INSERT INTO api_keys (public_id, "user", secret_sha256, name, created_at)
+       VALUES (:id, :name, 'x', 'key', '2026-11-25 12:00:00')""",
+)
 # A row as the first revision has it.
 FIRST_CALL = """
 INSERT INTO calls (id, started_at, "user", plan, endpoint, model, slug, provider,
@@ -66,7 +73,7 @@ def test_an_upgrade_is_done_once(database: Database) -> None:
 def first_revision(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Each kind of database, as the first version made it."""
     with database.writing() as connection:
-        for table in ("alembic_version", "calls", "api_keys", "users", "stored_answers"):
+        for table in ("alembic_version", "calls", "api_keys", "users", "teams", "stored_answers"):
             connection.execute(text(f"DROP TABLE {table}"))
     with monkeypatch.context() as then:
         then.setattr(migration, "HEAD", "0001")
@@ -101,6 +108,32 @@ def test_the_count_of_attempts_can_be_given_up(database: Database) -> None:
         (row,) = connection.execute(text("SELECT * FROM calls")).mappings()
     assert row["id"] == "kept"
     assert "attempts" not in row
+
+
+def test_users_of_the_version_before_have_no_team(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They and their keys stay as they are, and a worker of that version can still write."""
+    with database.writing() as connection:
+        with Operations.context(MigrationContext.configure(connection)):
+            r0005_teams.downgrade()
+        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+        for statement in USER_OF_BEFORE:
+            connection.execute(text(statement), {"name": "alice", "id": "a" * 16})
+        connection.execute(text(FIRST_CALL), {"id": "old"})
+    assert migration.upgrade(database) is True
+    with database.writing() as connection:
+        for statement in USER_OF_BEFORE:
+            connection.execute(text(statement), {"name": "bob", "id": "b" * 16})
+    accounts = Accounts(database)
+    for id_, name in (("a", "alice"), ("b", "bob")):
+        found = accounts.find(id_ * 16)
+        assert found is not None
+        key, user = found
+        assert (user.name, user.team_name, user.team, user.limits) == (name, None, None, None)
+        assert (key.limits, key.models) == (None, None)
+    (row,) = Reports(database).calls()
+    assert (row["id"], row["team"], row["tags"]) == ("old", None, None)
 
 
 def test_processes_that_start_together_make_one_schema(tmp_path: Path) -> None:

@@ -1,0 +1,266 @@
+"""Budgets of teams and keys, and amounts of single users: by command, over real requests."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+from flask import Flask
+from sqlalchemy import text
+from werkzeug.test import TestResponse
+
+from chatapp.database.connection import Database
+from chatapp.services import services_of
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.served import serving
+from tests.chatapp.web.test_identities import left
+
+CALL = {"message": "ping", "model": "gpt-4o"}
+#: One call costs 65 micro-dollars; its estimate is far more, and reserves what there is.
+ONE_CALL = "0.0001 usd/day"
+
+
+@pytest.fixture
+def start(make_app: AppMaker, provider: ProviderServer, uri: str) -> Callable[[], Flask]:
+    """Starts a worker on the shared storage; it knows what the commands have changed."""
+    return lambda: make_app(RATELIMIT_STORAGE_URI=uri)
+
+
+def new_key(app: Flask, user: str, *options: str) -> str:
+    return run(app, "keys", "create", "--user", user, *options).stdout.strip()
+
+
+def ask(app: Flask, key: str) -> TestResponse:
+    return app.test_client().post("/chat", json=CALL, headers={"x-api-key": key})
+
+
+def usage(app: Flask, key: str) -> dict[str, Any]:
+    shown: dict[str, Any] = app.test_client().get("/usage", headers={"x-api-key": key}).json
+    return shown
+
+
+def test_the_members_of_a_team_share_its_budget(start: Callable[[], Flask]) -> None:
+    """Above their own limits, in one decision; the refusal names the budget. Others have none."""
+    app = start()
+    run(app, "teams", "create", "research", "--limit", f"team-usd-day={ONE_CALL}")
+    run(app, "teams", "create", "sales")
+    ada, bob = (new_key(app, user, "--team", "research") for user in ("ada", "bob"))
+    zoe, sam = new_key(app, "zoe"), new_key(app, "sam", "--team", "sales")
+    app = start()
+    first = ask(app, ada)
+    assert (first.status_code, left(first)["team-usd-day"]) == (200, 0)
+    refusal = ask(app, bob)
+    assert refusal.status_code == 429
+    assert refusal.json is not None
+    assert (refusal.json["code"], refusal.json["policy"]) == ("insufficient_quota", "team-usd-day")
+    assert refusal.json["error"].startswith("The shared budget of your team for today is used up.")
+    assert refusal.json["limit"] == "0.0001 usd per 1 day"
+    assert refusal.headers["x-should-retry"] == "false"
+    for key in (zoe, sam):
+        assert "team-usd-day" not in left(ask(app, key))
+
+
+def test_a_higher_budget_keeps_what_was_spent(start: Callable[[], Flask]) -> None:
+    """And a lower one too; it applies without a restart, in a new worker at once."""
+    app = start()
+    run(app, "teams", "create", "research", "--limit", f"team-usd-day={ONE_CALL}")
+    key = new_key(app, "ada", "--team", "research")
+    app = start()
+    assert [ask(app, key).status_code for _ in range(2)] == [200, 429]
+    run(app, "teams", "set-limit", "research", "team-usd-day", "1 usd/day")
+    app = start()
+    assert ask(app, key).status_code == 200
+    (budget,) = [limit for limit in usage(app, key)["limits"] if limit["name"] == "team-usd-day"]
+    assert budget["limit"] == 1
+    assert budget["remaining"] == pytest.approx(1 - 2 * 0.00007, abs=0.00002)
+    run(app, "teams", "clear-limit", "research", "team-usd-day")
+    assert "team-usd-day" not in left(ask(start(), key))
+
+
+def test_a_member_sees_the_teams_budget(start: Callable[[], Flask]) -> None:
+    """In GET /usage and `chat usage` alike."""
+    app = start()
+    run(app, "teams", "create", "research", "--limit", "team-usd-month=1000 usd/month")
+    key = new_key(app, "ada", "--team", "research")
+    app = start()
+    assert ask(app, key).status_code == 200
+    assert services_of(app).ledger.flush()
+    for shown in (usage(app, key), json.loads(run(app, "usage", "ada").stdout)):
+        assert shown["team"] == "research"
+        (budget,) = [each for each in shown["limits"] if each["name"] == "team-usd-month"]
+        assert (budget["limit"], budget["unit"], budget["anchor"]) == (1000, "usd", "month")
+        assert 999.9 < budget["remaining"] < 1000
+    assert usage(app, new_key(app, "zoe"))["team"] is None
+
+
+def test_a_user_moves_between_teams(start: Callable[[], Flask]) -> None:
+    """Calls count toward the budgets of the team at their time."""
+    app = start()
+    for team in ("research", "sales"):
+        run(app, "teams", "create", team, "--limit", f"team-usd-day={ONE_CALL}")
+    key = new_key(app, "ada", "--team", "research")
+    app = start()
+    assert [ask(app, key).status_code for _ in range(2)] == [200, 429]
+    run(app, "users", "set-team", "ada", "sales")
+    assert re.search(r"sales +team-usd-day=0.0001 usd/day +ada", run(app, "teams", "list").output)
+    assert ask(start(), key).status_code == 200
+    run(app, "users", "clear-team", "user:ada")
+    assert "team-usd-day" not in left(ask(start(), key))
+
+
+def test_the_ledger_is_compared_with_the_teams_budgets(
+    start: Callable[[], Flask], database_url: str
+) -> None:
+    """A team's calls are those that its members made while they were in it."""
+    app = start()
+    run(app, "teams", "create", "research", "--limit", "team-usd-day=1 usd/day")
+    ada, bob = (new_key(app, user, "--team", "research") for user in ("ada", "bob"))
+    app = start()
+    for key in (ada, bob, ada):
+        assert ask(app, key).status_code == 200
+    assert services_of(app).ledger.flush()
+    run(app, "users", "clear-team", "bob")
+    app = start()
+    assert ask(app, bob).status_code == 200
+    assert services_of(app).ledger.flush()
+    output = run(app, "ledger", "check").output
+    assert "limits of 2 users and 1 team compared; 0 problems" in output
+    by_team = run(app, "ledger", "show", "--by", "team").output
+    assert [line.split()[1:4] for line in by_team.splitlines()] == [
+        ["-", "1", "call"],
+        ["research", "3", "calls"],
+    ]
+    with Database(database_url).writing() as connection:
+        connection.execute(text("UPDATE calls SET team = NULL WHERE \"user\" = 'user:bob'"))
+    output = run(app, "ledger", "check", status=1).output
+    assert re.search(
+        r"team:research spent \d+ micro-dollars in the window of 'team-usd-day'", output
+    )
+
+
+def test_a_key_has_a_budget_of_its_own(start: Callable[[], Flask]) -> None:
+    """Beside the user's; another key of the user has none."""
+    app = start()
+    ci = new_key(app, "ada", "--limit", f"key-usd-day={ONE_CALL}", "--name", "ci")
+    laptop = new_key(app, "ada")
+    app = start()
+    assert f"valid; key-usd-day={ONE_CALL}" in run(app, "keys", "list").output
+    assert [ask(app, ci).status_code for _ in range(2)] == [200, 429]
+    assert "The budget of this API key" in str(ask(app, ci).json)
+    assert "key-usd-day" not in left(ask(app, laptop))
+    run(app, "keys", "set-limit", laptop, "key-usd-month", "3 usd/month")
+    run(app, "keys", "clear-limit", ci, "key-usd-day")
+    app = start()
+    assert left(ask(app, laptop))["key-usd-month"] < 3_000_000
+    assert "key-usd-day" not in left(ask(app, ci))
+
+
+def test_a_user_has_an_amount_in_place_of_the_plans(start: Callable[[], Flask]) -> None:
+    """With the usage so far, and a sentence that does not speak of the plan."""
+    app = start()
+    key = new_key(app, "ada")
+    app = start()
+    assert left(ask(app, key))["plan"] == 99
+    run(app, "users", "set-limit", "user:ada", "plan", "2/day")
+    assert "plan=2/day" in run(app, "users", "list").output
+    app = start()
+    assert left(ask(app, key))["plan"] == 0
+    refusal = ask(app, key)
+    assert refusal.status_code == 429
+    assert str(refusal.json).count("Your own limit of 2 calls a day is used up.") == 1
+    run(app, "users", "clear-limit", "ada", "plan")
+    assert left(ask(start(), key))["plan"] == 97
+
+
+def test_openais_sdk_understands_a_spent_team(start: Callable[[], Flask]) -> None:
+    """As its own `insufficient_quota`, without a retry."""
+    app = start()
+    run(app, "teams", "create", "research", "--limit", f"team-usd-day={ONE_CALL}")
+    keys = [new_key(app, user, "--team", "research") for user in ("ada", "bob")]
+    asked: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "ping"}]}
+    with serving(start()) as url:
+        first, second = (openai.OpenAI(base_url=f"{url}/v1", api_key=key) for key in keys)
+        assert first.chat.completions.create(**asked).choices[0].message.content == "pong"
+        with pytest.raises(openai.RateLimitError, match="shared budget of your team") as caught:
+            second.chat.completions.create(**asked)
+    assert caught.value.code == "insufficient_quota"
+
+
+BAD = {
+    "an unknown limit": (
+        ("users", "set-limit", "ada", "usd-dya", "20 usd/day"),
+        "The plan pro has no limit 'usd-dya' that counts users; it has: ",
+    ),
+    "a misspelt limit": (
+        ("users", "set-limit", "ada", "usd-dya", "20 usd/day"),
+        "usd-day (60 usd/day), usd-month (500 usd/month). Did you mean usd-day?",
+    ),
+    "another period": (
+        ("users", "set-limit", "ada", "usd-day", "20 usd/hour"),
+        "usd-day: found '20 usd/hour' (a string); allowed: '60 usd/day' with another amount.",
+    ),
+    "no dollars": (
+        ("users", "set-limit", "ada", "usd-day", "20/day"),
+        "allowed: '60 usd/day' with another amount.",
+    ),
+    "an amount of nothing": (("users", "set-limit", "ada", "plan", "0/day"), "amount from 1 to"),
+    "a limit of teams": (
+        ("users", "set-limit", "ada", "team-usd-day", "1 usd/day"),
+        "no limit 'team-usd-day' that counts users",
+    ),
+    "a limit of users": (
+        ("teams", "create", "sales", "--limit", "usd-day=1 usd/day"),
+        "The policy has no limit 'usd-day' that counts teams; it has: team-usd-day (100 usd/day),",
+    ),
+    "a switch": (("users", "set-limit", "ada", "blocked-user", "unless blocked"), "no limit"),
+    "an unknown user": (("users", "set-limit", "zoe", "plan", "1/day"), "There is no user 'zoe'"),
+    "an unknown key": (("keys", "set-limit", "0" * 16, "key", "1/minute"), "There is no key"),
+    "an unknown team": (("users", "set-team", "ada", "sales"), "There is no team 'sales'"),
+    "a team of an unknown user": (
+        ("users", "set-team", "zoe", "research"),
+        "There is no user 'zoe'",
+    ),
+    "a key for an unknown team": (
+        ("keys", "create", "--user", "zoe", "--team", "sales"),
+        "There is no team 'sales'; `chat teams create sales` creates it.",
+    ),
+    "a key for another team": (
+        ("keys", "create", "--user", "ada", "--team", "research"),
+        "ada has no team; no key was created",
+    ),
+    "a team twice": (("teams", "create", "research"), "There is a team 'research' already"),
+    "no amount to clear": (("users", "clear-limit", "ada", "plan"), "ada has no amount of 'plan'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_wrong_amount_changes_nothing(make_app: AppMaker, name: str) -> None:
+    """One sentence that says what is allowed, and status 1."""
+    app = make_app()
+    new_key(app, "ada", "--plan", "pro")
+    run(app, "teams", "create", "research")
+    before = [run(app, *words).output for words in (("users", "list"), ("teams", "list"))]
+    words, sentence = BAD[name]
+    assert sentence in run(app, *words, status=1).stderr
+    assert [run(app, *each).output for each in (("users", "list"), ("teams", "list"))] == before
+    assert run(app, "keys", "list").output.count("valid") == 1
+
+
+def test_an_amount_needs_its_form(make_app: AppMaker) -> None:
+    """Status 2, like any wrong argument."""
+    refused = run(make_app(), "teams", "create", "sales", "--limit", "team-usd-day", status=2)
+    assert "write it as usd-day='20 usd/day'" in refused.stderr
+
+
+def test_without_teams_the_list_says_how_to_make_one(make_app: AppMaker) -> None:
+    """On standard error: standard output stays empty for scripts."""
+    for group in ("teams", "users"):
+        shown = run(make_app(), group, "list")
+        assert shown.stdout == ""
+        assert "creates one" in shown.stderr
