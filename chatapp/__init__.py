@@ -44,7 +44,14 @@ from chatapp.providers.offline import Offline
 from chatapp.providers.openai import OpenAI
 from chatapp.providers.sdk import Upstream
 from chatapp.services import Services
-from chatapp.web import authentication, current_call, errors, identities, middleware
+from chatapp.web import (
+    allowed_models,
+    authentication,
+    current_call,
+    errors,
+    identities,
+    middleware,
+)
 from chatapp.web.formats.errors import unknown_address
 from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri, toml_line
 
@@ -100,6 +107,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     limiter = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
     identities.install(limiter, chosen.plans)
+    allowed_models.install(limiter)
     current_call.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
@@ -122,6 +130,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         # Without limits the extension reads no policy, and keys still have plans.
         policy = policy or limiter.check_policy_file(app, policy_file)
         identities.check_plans(chosen.plans, policy.plans, policy_file=policy_file)
+        allowed_models.warn_of_unknown(policy, models)
     keep = chosen.ledger_keep_days
     services.install(
         app,

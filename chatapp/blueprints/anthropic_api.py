@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify
 from flask.globals import request_ctx
 
 from chatapp.estimates.tokens import input_tokens
+from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
@@ -40,7 +41,8 @@ def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
     request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
-        current_request().model_request = vendor.read(
+        current = current_request()
+        current.model_request = vendor.read(
             request,
             vendor.MessageFields if request.endpoint == COUNT else _Fields,
             provider="anthropic",
@@ -48,6 +50,7 @@ def read_request() -> None:
             headers=HEADERS,
             query=("beta",),
         )
+        allowed_models.check(current)
 
 
 @bp.post("/messages")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 from flask.globals import request_ctx
 
+from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.formats.chat import ChatFormat
 from chatapp.web.requests import chat as chat_body
@@ -21,6 +22,7 @@ def read_request() -> None:
     if request.method == "POST":
         current = current_request()
         current.model_request = chat_body.read(request, current.services.conversation)
+        allowed_models.check(current)
 
 
 @bp.post("/chat")

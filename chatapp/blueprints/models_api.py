@@ -6,7 +6,8 @@ from typing import Final
 
 from flask import Blueprint, Response, jsonify
 
-from chatapp.services import current_services
+from chatapp.web import allowed_models
+from chatapp.web.current_request import current_request
 from chatapp.web.formats import current_format, speaks_anthropic
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests.vendor import OFFLINE, served_model
@@ -20,19 +21,23 @@ FormatErrors(current_format).install(bp)
 
 @bp.get("/models")
 def models() -> Response:
-    """The models that can be called in the caller's protocol."""
-    names = current_services().conversation.models_of(current_format().provider, OFFLINE)
+    """The models that the caller may use in their protocol."""
+    current = current_request()
+    models = current.services.conversation.models_of(current_format().provider, OFFLINE)
+    names = allowed_models.allowed(current, models)
     listed = [_entry(*each) for each in names.items()]
     if not speaks_anthropic():
         return jsonify(object="list", data=listed)
-    ids = list(names)  # all on one page; there is always the offline model
-    return jsonify(data=listed, has_more=False, first_id=ids[0], last_id=ids[-1])
+    ids = list(names)  # all on one page
+    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    return jsonify(data=listed, has_more=False, first_id=first, last_id=last)
 
 
 @bp.get("/models/<path:name>")
 def model(name: str) -> Response:
     """One model, by any of its names."""
     found = served_model(name, provider=current_format().provider)
+    allowed_models.require(current_request(), found)
     return jsonify(_entry(found.name, found.provider))
 
 

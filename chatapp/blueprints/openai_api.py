@@ -10,6 +10,7 @@ from flask.globals import request_ctx
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import OPENAI, RESPONSES
 from chatapp.web.formats.errors import FormatErrors
@@ -99,7 +100,8 @@ def read_request() -> None:
     request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
         address = ADDRESSES[(request.endpoint or "").removeprefix(f"{bp.name}.")]
-        current_request().model_request = vendor.read(
+        current = current_request()
+        current.model_request = vendor.read(
             request,
             address.fields,
             provider=OPENAI.provider,
@@ -107,6 +109,7 @@ def read_request() -> None:
             path=address.path,
             headers=HEADERS,
         )
+        allowed_models.check(current)
 
 
 @bp.post("/chat/completions")

@@ -21,6 +21,7 @@ from chatapp.cli.table import echo_table
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
 
+MODELS_HELP = 'Only such models, as "gpt-5*"; may be repeated.'
 HEADS = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
 
 keys = AppGroup("keys", help="Create, list, change and revoke API keys.")
@@ -35,6 +36,7 @@ plans = AppGroup("plans", help="List and change users' plans.")
 @click.option("--name", type=arguments.KEY_NAME, default="key", help="A name for the key.")
 @click.option("--expires", type=click.IntRange(1, 36_500), help="Days until the key expires.")
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=arguments.LIMITS)
+@click.option("--model", "models", type=arguments.MODELS, multiple=True, help=MODELS_HELP)
 def create(
     *,
     user: str,
@@ -43,6 +45,7 @@ def create(
     name: str,
     expires: int | None,
     limits: tuple[tuple[str, str], ...],
+    models: tuple[str, ...],
 ) -> None:
     """Create a key and print it, this one time.
 
@@ -63,6 +66,7 @@ def create(
                 name=name,
                 expires_at=expires_at,
                 limits=own_limits.checked("key", limits, plan=own_plan),
+                models=models,
             )
         except OtherPlanError as error:
             raise click.ClickException(
@@ -118,13 +122,26 @@ def revoke(key_id: str) -> None:
         try:
             key = accounts.revoke(public_id)
         except UnknownKeyError:
-            raise click.ClickException(
-                f"There is no key {public_id[:16]}; `chat keys list` lists the keys."
-            ) from None
+            raise _unknown_key(public_id) from None
     if before is not None and (since := before[0].revoked_at) is not None:
         click.echo(f"Key {key.public_id} of {key.user} was already revoked on {since:%Y-%m-%d}.")
         return
     click.echo(f"Key {key.public_id} of {key.user} is revoked; all workers apply it within 5 s.")
+
+
+@keys.command("set-models")
+@click.argument("key_id")
+@click.argument("models", type=arguments.MODELS, nargs=-1)
+def set_models(key_id: str, models: tuple[str, ...]) -> None:
+    """Of the models of its plan, allow a key only MODELS, such as "gpt-5*"; without any, all."""
+    public_id = public_id_of(key_id)
+    with errors.reported():
+        try:
+            current_services().accounts.set_models(public_id, models)
+        except UnknownKeyError:
+            raise _unknown_key(public_id) from None
+    allowed = ", ".join(models) or "all models of its plan"
+    click.echo(f"Key {public_id} allows {allowed}; all workers apply it within 5 s.")
 
 
 @plans.command("set")
@@ -157,8 +174,18 @@ def list_plans() -> None:
 
 def _row(key: ApiKey) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
-    state = _state(key) if key.limits is None else f"{_state(key)}; {own_limits.shown(key.limits)}"
+    state = "; ".join(filter(None, (_state(key), own_limits.listed(key.limits), _models(key))))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
+
+
+def _models(key: ApiKey) -> str:
+    return f"models {', '.join(key.models)}" if key.models else ""
+
+
+def _unknown_key(public_id: str) -> click.ClickException:
+    return click.ClickException(
+        f"There is no key {public_id[:16]}; `chat keys list` lists the keys."
+    )
 
 
 def _state(key: ApiKey) -> str:

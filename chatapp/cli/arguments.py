@@ -11,6 +11,7 @@ from flask.cli import ScriptInfo
 
 from chatapp.ledger.reports import SUBJECTS, TAG
 from chatapp.services import services_of
+from chatapp.web.allowed_models import patterns
 
 DURATION_UNITS: Final = {
     "s": timedelta(seconds=1),
@@ -80,6 +81,18 @@ class OwnLimitType(click.ParamType[tuple[str, str]]):
         return limit.strip(), amount.strip()
 
 
+class ModelsType(click.ParamType[str]):
+    """A name of models, which may have asterisks."""
+
+    name = "model"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return patterns([value])[0]
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class DayType(click.ParamType[datetime]):
     """A day by UTC, as 2026-11-25."""
 
@@ -129,6 +142,7 @@ NEW_USER: Final = NewNameType(256)
 TEAM: Final = NameType(64)
 KEY_NAME: Final = NameType(100)
 OWN_LIMIT: Final = OwnLimitType()
+MODELS: Final = ModelsType()
 PLAN: Final = PlanType()
 DAY: Final = DayType()
 SUBJECT: Final = SubjectType()

@@ -46,9 +46,9 @@ def checked(
     return dict(amounts)
 
 
-def shown(limits: Mapping[str, str] | None) -> str:
-    """The amounts in a column of a table."""
-    return ", ".join(f"{name}={amount}" for name, amount in (limits or {}).items()) or "-"
+def listed(limits: Mapping[str, str] | None) -> str:
+    """The amounts in one line; empty without any."""
+    return ", ".join(f"{name}={amount}" for name, amount in (limits or {}).items())
 
 
 def add_commands(group: AppGroup, owner: Owner) -> None:

@@ -30,7 +30,7 @@ def create(name: str, limits: tuple[tuple[str, str], ...]) -> None:
             raise click.ClickException(
                 f"There is a team {name!r} already; `chat teams set-limit` changes its budgets."
             ) from None
-    with_what = f"with {own_limits.shown(amounts)}" if amounts else "without budgets"
+    with_what = f"with {own_limits.listed(amounts)}" if amounts else "without budgets"
     click.echo(f"Team {name}, {with_what}.")
 
 
@@ -49,7 +49,7 @@ def list_teams() -> None:
     echo_table(
         ("TEAM", "LIMITS", "USERS"),
         [
-            (team.name, own_limits.shown(team.limits), ", ".join(members[team.name]) or "-")
+            (team.name, own_limits.listed(team.limits) or "-", ", ".join(members[team.name]) or "-")
             for team in found
         ],
     )
@@ -66,7 +66,7 @@ def list_users() -> None:
     echo_table(
         ("USER", "PLAN", "TEAM", "LIMITS"),
         [
-            (user.name, user.plan, user.team_name or "-", own_limits.shown(user.limits))
+            (user.name, user.plan, user.team_name or "-", own_limits.listed(user.limits) or "-")
             for user in found
         ],
     )

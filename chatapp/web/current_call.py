@@ -14,6 +14,7 @@ from chatapp.calls.provider_call import CallRequest, Demand, ProviderCall
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
+from chatapp.web import allowed_models
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import CurrentRequest, current_request
 from ratelimit_ext import DecideAgain, Guess, Limiter, TemporarilyUnavailable
@@ -137,7 +138,7 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
         return False
     services, model = current.services, wanted.turn.model
     fallback = services.conversation.fallback(model)
-    if fallback is None:
+    if fallback is None or not allowed_models.allows(current, fallback):
         return False
     # A request in a vendor's protocol is not translated.
     has_protocol = wanted.raw_request is None or fallback.protocol == model.protocol

@@ -13,8 +13,9 @@ from chatapp.providers import Extras, RawRequest
 class ModelRequest:
     """A valid request, in the CurrentRequest of every endpoint that calls a model.
 
-    ``most_output_tokens`` bounds its ``choices`` (answers) together, None if it has no bound.
-    ``stream``: the answer is streamed. ``extras`` change the price.
+    ``names_model``: the model is the requested one, and not the default. ``most_output_tokens``
+    bounds its ``choices`` (answers) together, None if it has no bound. ``stream``: the answer is
+    streamed. ``extras`` change the price.
 
     ``raw_request`` is the request in its provider's own protocol, None for POST /chat. ``turn`` is
     for POST /chat and for the offline model. ``user_id`` is None for a vendor's protocol: the user
@@ -32,6 +33,7 @@ class ModelRequest:
     extras: Extras = field(default_factory=Extras)
     history_tokens: int = 0
     is_tied: bool = False
+    names_model: bool = True
 
     @property
     def fields(self) -> Mapping[str, object]:

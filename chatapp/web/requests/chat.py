@@ -65,6 +65,7 @@ def read(request: Request, conversation: Conversation) -> ModelRequest:
         user_id=body.user_id,
         most_output_tokens=conversation.max_tokens,
         stream=body.stream or False,
+        names_model=body.model is not None,
     )
 
 
