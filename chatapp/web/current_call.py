@@ -17,6 +17,7 @@ from chatapp.ledger.call import Call, new_call_id
 from chatapp.web import allowed_models
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import CurrentRequest, current_request
+from chatapp.web.tags import tags_of
 from ratelimit_ext import DecideAgain, Guess, Limiter, TemporarilyUnavailable
 
 #: Where servers put the connection of a request.
@@ -56,6 +57,7 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
         estimated_output_tokens=0,
         cost_micro_usd=0,
         team=None if principal is None else principal.team,
+        tags=tags_of(request.headers, current.wanted.fields),
     )
     return ProviderCall(
         record,

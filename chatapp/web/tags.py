@@ -1,0 +1,56 @@
+"""Tags: the caller's own words for a call, which go into the ledger and nowhere else.
+
+They come from the header X-Chat-Tags (`project=a, run=7`), from Claude Code's session, and from
+what OpenAI's and Anthropic's bodies say about users and runs. Callers choose them freely, so no
+limit may count by them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from werkzeug.datastructures import Headers
+
+HEADER: Final = "X-Chat-Tags"
+SESSION_HEADER: Final = "X-Claude-Code-Session-Id"
+#: Fields of a body that are tags by the same name; `metadata` has any names.
+FIELDS: Final = ("user", "safety_identifier", "prompt_cache_key")
+TAGS_MOST: Final = 8
+NAME_MAX_CHARACTERS: Final = 32
+#: Claude Code's `metadata.user_id` has 160.
+VALUE_MAX_CHARACTERS: Final = 200
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def tags_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) -> dict[str, str]:
+    """The tags of a request with this body; the first of a name counts, and the first TAGS_MOST of
+    all, those of the header before those of the body.
+
+    >>> tags_of({"X-Chat-Tags": "project=a, run=7"}, {"user": "u1", "metadata": {"run": "8"}})
+    {'project': 'a', 'run': '7', 'user': 'u1'}
+    """
+    tags: dict[str, str] = {}
+    for name, value in _found(headers, fields):
+        cleaned = _NOT_IN_A_NAME.sub("_", name.strip())[:NAME_MAX_CHARACTERS]
+        text = "".join(filter(str.isprintable, value)).strip()[:VALUE_MAX_CHARACTERS]
+        if cleaned and text:
+            tags.setdefault(cleaned, text)
+        if len(tags) == TAGS_MOST:
+            break
+    return tags
+
+
+def _found(
+    headers: Headers | Mapping[str, str], fields: Mapping[str, object]
+) -> Iterator[tuple[str, str]]:
+    for pair in headers.get(HEADER, "").split(","):
+        name, _, value = pair.partition("=")
+        yield name, value
+    yield "session", headers.get(SESSION_HEADER, "")
+    metadata = fields.get("metadata")
+    own = {name: fields.get(name) for name in FIELDS}
+    for name, text in (*own.items(), *(metadata.items() if isinstance(metadata, dict) else ())):
+        if isinstance(text, str):
+            yield name, text

@@ -1,0 +1,125 @@
+"""Tags of a call: bounded, cleaned, in the ledger, and of no influence on limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp.services import services_of
+from chatapp.web.tags import (
+    HEADER,
+    NAME_MAX_CHARACTERS,
+    SESSION_HEADER,
+    TAGS_MOST,
+    VALUE_MAX_CHARACTERS,
+    tags_of,
+)
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.web.test_identities import left
+
+ASKED: Any = [{"role": "user", "content": "ping"}]
+
+
+def test_openais_tags_are_in_the_ledger(
+    served: str, ledger: RecordingLedger, provider: ProviderServer
+) -> None:
+    """The header's, the user's, the cache's key, and all of the metadata; the provider gets the
+    body unchanged, and not the header."""
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="mine") as sdk:
+        sdk.chat.completions.create(
+            model="gpt-5.4-mini",
+            messages=ASKED,
+            user="u1",
+            prompt_cache_key="k",
+            metadata={"ticket": "4711"},
+            extra_headers={HEADER: "project=a, run=7"},
+        )
+    (call,) = ledger.finished(1)
+    assert call.tags == {
+        "project": "a",
+        "run": "7",
+        "user": "u1",
+        "prompt_cache_key": "k",
+        "ticket": "4711",
+    }
+    assert provider.calls[0].body["metadata"] == {"ticket": "4711"}
+    assert HEADER.lower() not in provider.calls[0].headers
+
+
+def test_claude_codes_tags_are_in_the_ledger(served: str, ledger: RecordingLedger) -> None:
+    """Its session, and the user in the metadata."""
+    user = f"user_{'a' * 64}_account_{'b' * 36}_session_{'c' * 36}"
+    with anthropic.Anthropic(base_url=served, api_key="mine") as sdk:
+        sdk.messages.create(
+            model="claude-haiku-4-5",
+            max_tokens=9,
+            messages=ASKED,
+            metadata={"user_id": user},
+            extra_headers={SESSION_HEADER: "c" * 36},
+        )
+    (call,) = ledger.finished(1)
+    assert call.tags == {"session": "c" * 36, "user_id": user}
+
+
+ODD: dict[str, tuple[dict[str, str], dict[str, object], dict[str, str]]] = {
+    "nothing": ({}, {}, {}),
+    "no pairs": ({HEADER: "a, =b, c=, ,=,"}, {}, {}),
+    "blanks": ({HEADER: "  a  =  b c  "}, {}, {"a": "b c"}),
+    "an equals sign in a value": ({HEADER: "a=b=c"}, {}, {"a": "b=c"}),
+    "control characters": ({}, {"user": "a\x00b\nc\ud800d"}, {"user": "abcd"}),
+    "a name with signs": ({}, {"metadata": {"a b/ü": "x"}}, {"a_b_": "x"}),
+    "a name of signs only": ({}, {"metadata": {"💰": "x"}}, {"_": "x"}),
+    "long ones": (
+        {HEADER: f"{'n' * 99}={'v' * 999}"},
+        {},
+        {"n" * NAME_MAX_CHARACTERS: "v" * VALUE_MAX_CHARACTERS},
+    ),
+    "other types": ({}, {"user": 5, "metadata": {"a": ["x"], "b": None, "c": {"d": "e"}}}, {}),
+    "metadata that is no object": ({}, {"metadata": ["a"]}, {}),
+    "the same name twice": ({HEADER: "user=a"}, {"user": "b"}, {"user": "a"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_tags_are_cleaned(name: str) -> None:
+    """None of them is an error."""
+    headers, fields, tags = ODD[name]
+    assert tags_of(headers, fields) == tags
+
+
+def test_the_number_of_tags_is_bounded() -> None:
+    """Those of the header come first."""
+    metadata = {f"m{number}": "x" for number in range(100)}
+    tags = tags_of({HEADER: "a=1"}, {"metadata": metadata})
+    assert list(tags) == ["a", *(f"m{number}" for number in range(TAGS_MOST - 1))]
+
+
+def test_spending_is_shown_by_tag(online: FlaskClient) -> None:
+    """Of calls with the tag and without it; a name may have any form of a tag's."""
+    app = online.application
+    for tag in ("my.project=a", "my.project=b", "my.project=b", "other=x"):
+        headers = {HEADER: tag}
+        answer = online.post("/chat", json={"message": "hi", "model": "gpt-4o"}, headers=headers)
+        assert answer.status_code == 200
+    assert services_of(app).ledger.flush()
+    rows = run(app, "ledger", "show", "--by", "tag:my.project").output.splitlines()
+    assert [row.split()[1:3] for row in rows] == [["-", "1"], ["a", "1"], ["b", "2"]]
+    assert len(run(app, "ledger", "show", "--by", "model").output.splitlines()) == 1
+    for unknown in ("tags", "tag:"):
+        refused = run(app, "ledger", "show", "--by", unknown, status=2)
+        assert "choose one of user, key, team, model, tag:NAME" in refused.stderr
+
+
+def test_tags_change_no_limit(online: FlaskClient) -> None:
+    """A caller who invents tags is the same caller."""
+    remaining = [
+        left(online.post("/chat", json={"message": "hi"}, headers={HEADER: f"user={n}"}))["user"]
+        for n in range(3)
+    ]
+    assert remaining == [9, 8, 7]
