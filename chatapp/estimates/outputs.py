@@ -19,7 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median_low
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from chatapp.providers import Usage
 
@@ -141,10 +141,26 @@ class MemoryOutputs:
         """Nothing to share."""
 
 
+class _Input(NamedTuple):
+    """The input of a call: its tokens, of them those from the provider's cache, and those that were
+    written to it."""
+
+    tokens: int
+    cached: int
+    written: int
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.cached / max(1, self.tokens))
+
+
 @dataclass(slots=True)
 class _Calls:
     outputs: deque[int] = field(default_factory=lambda: deque(maxlen=2 * ENOUGH_CALLS))
-    inputs: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
+    inputs: deque[_Input] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
+
+
+_NO_INPUT: Final = _Input(0, 0, 0)
 
 
 class CallerHistory:
@@ -168,23 +184,30 @@ class CallerHistory:
         return outputs[math.ceil(QUANTILE_PERCENT * len(outputs) / 100) - 1]
 
     def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
-        """How many of these input tokens the provider's cache is expected to have: the share of the
-        last calls, but no more than the longest of their inputs, as it knows no others."""
+        """How many of these input tokens the provider's cache is expected to have: what the last
+        call read and wrote, if it wrote any and what was written before was read; else the share of
+        the last calls. No more than the longest of their inputs, as it knows no others.
+        """
         with self._lock:
             calls = self._calls.get((caller, slug))
-            if calls is None or len(calls.inputs) < 2:
-                return 0
-            share = median_low(share for share, _ in calls.inputs)
-            longest = max(tokens for _, tokens in calls.inputs)
-        return min(int(input_tokens * share), longest)
+            inputs = () if calls is None else tuple(calls.inputs)
+        if not inputs:
+            return 0
+        *_, before, last = (_NO_INPUT, *inputs)
+        longest = max(each.tokens for each in inputs)
+        if last.written and 2 * last.cached >= min(before.cached + before.written, last.tokens):
+            return min(input_tokens, last.cached + last.written, longest)
+        if len(inputs) < 2:
+            return 0
+        return min(int(input_tokens * median_low(each.share for each in inputs)), longest)
 
     def add(self, caller: str, slug: str, usage: Usage, *, output_tokens: int) -> None:
         """Add a call with its reported usage; ``output_tokens`` are those of one answer."""
-        share = min(1.0, usage.cached_input_tokens / max(1, usage.input_tokens))
+        used = _Input(usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens)
         with self._lock:
             calls = self._calls.setdefault((caller, slug), _Calls())
             self._calls.move_to_end((caller, slug))
             if len(self._calls) > self._most:
                 self._calls.popitem(last=False)
             calls.outputs.append(output_tokens)
-            calls.inputs.append((share, usage.input_tokens))
+            calls.inputs.append(used)

@@ -25,6 +25,7 @@ from tests import servers
 
 MODELS = catalogue.load()
 GPT = MODELS.model("gpt-4o", "openai")
+CLAUDE = MODELS.model("claude-haiku-4-5", "anthropic")
 BODY = {"messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -86,6 +87,31 @@ def test_input_that_was_cached_lately_is_expected_to_be(estimator: Estimator) ->
     longer = {"messages": [{"role": "user", "content": "word " * 9_000}]}
     longer_one = estimator.estimate(GPT, longer, caller="agent")
     assert longer_one.cached_input_tokens == 1_000, "the cache knows no more than was sent"
+
+
+def test_what_was_written_to_the_cache_is_expected_to_be_read(estimator: Estimator) -> None:
+    """From the first call on; no longer after a call that did not read it."""
+    body = {"messages": [{"role": "user", "content": "word " * 1_000}]}
+
+    def expected() -> int:
+        return estimator.estimate(CLAUDE, body, caller="agent").cached_input_tokens
+
+    def call(cached: int, written: int) -> None:
+        plain = estimator.estimate(CLAUDE, body)
+        usage = Usage(1_000, 10, cached_input_tokens=cached, cache_write_tokens=written)
+        estimator.observe(CLAUDE.slug, plain, usage, "agent")
+
+    assert expected() == 0
+    call(0, 900)
+    assert expected() == 900
+    call(900, 90)
+    assert expected() == 990
+    call(0, 990)  # another conversation: nothing was read
+    assert expected() == 0
+    call(950, 40)
+    assert expected() == 990
+    call(950, 0)
+    assert expected() > 0, "the share of the last calls"
 
 
 def test_a_file_by_its_name_is_a_guess(estimator: Estimator) -> None:
