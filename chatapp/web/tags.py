@@ -45,12 +45,16 @@ def tags_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) 
 def _found(
     headers: Headers | Mapping[str, str], fields: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
-    for pair in headers.get(HEADER, "").split(","):
-        name, _, value = pair.partition("=")
-        yield name, value
-    yield "session", headers.get(SESSION_HEADER, "")
-    metadata = fields.get("metadata")
-    own = {name: fields.get(name) for name in FIELDS}
-    for name, text in (*own.items(), *(metadata.items() if isinstance(metadata, dict) else ())):
+    if own := headers.get(HEADER):
+        for pair in own.split(","):
+            name, _, value = pair.partition("=")
+            yield name, value
+    if session := headers.get(SESSION_HEADER):
+        yield "session", session
+    for field in FIELDS:
+        text = fields.get(field)
         if isinstance(text, str):
-            yield name, text
+            yield field, text
+    metadata = fields.get("metadata")
+    if isinstance(metadata, dict):
+        yield from ((name, text) for name, text in metadata.items() if isinstance(text, str))
