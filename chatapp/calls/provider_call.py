@@ -65,7 +65,7 @@ class CallLimits(AttemptLimits, Protocol):
         ...
 
     def calls_in_flight(self) -> int:
-        """The caller's calls in flight, including this one; 0 without such a limit."""
+        """Among how many calls in flight, with this one, the budget is divided."""
         ...
 
     def note_unbilled(self) -> None:

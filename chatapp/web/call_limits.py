@@ -79,7 +79,7 @@ class RequestLimits:
         return None if budget is None else int(budget.scaleb(6))
 
     def calls_in_flight(self) -> int:
-        return self._limiter.calls_in_flight()
+        return self._limiter.budget_shares()
 
     def pause_s(self) -> float:
         return self._limiter.wait_again(COOL_DOWN)

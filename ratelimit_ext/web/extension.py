@@ -503,10 +503,14 @@ class Limiter(flask_limiter.Limiter):
         Shadow limits and guards have verdicts, too. The storage is not asked."""
         return self.context.verdict(name)
 
-    def calls_in_flight(self) -> int:
-        """The calls of the current caller in flight, including this one, by the limit ``in
-        flight`` that counts the most; 0 without such a limit. The storage is not asked."""
-        return self.context.calls_in_flight()
+    def budget_shares(self) -> int:
+        """Among how many calls in flight :meth:`remaining_budget` is to be divided, at least 1: so
+        that calls that share a budget do not spend it twice.
+
+        A budget that counts a team is shared by the team's calls, if a limit ``in flight`` counts
+        the team; otherwise by the most calls that such a limit counts. The storage is not asked.
+        """
+        return self.context.budget_shares()
 
     def present_plan(self) -> str:
         """The name of the current caller's plan; the plan loader is called once a request."""

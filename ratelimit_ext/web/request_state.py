@@ -279,26 +279,40 @@ class RequestState:
         named = [r.verdict for r in self.decided if r.bound.limit.name == name]
         return named[-1] if named else None
 
-    def calls_in_flight(self) -> int:
-        """The calls of the caller in flight, by the limit that counts the most; 0 without one."""
-        counted = [r.verdict for r in self.decided if r.bound.limit.unit == "calls"]
-        in_flight = (v.charge.limit.amount - v.remaining for v in counted if v.enforced)
-        return max(in_flight, default=0)
-
     def remaining_budget(self) -> Decimal | None:
         """The least that an enforced limit in dollars has left, and what the request holds of it;
         ``None`` without such a limit."""
+        budgets = self._budgets()
+        return Decimal(min(left for left, _ in budgets)).scaleb(-6) if budgets else None
+
+    def budget_shares(self) -> int:
+        """Among how many calls in flight that budget is to be divided, so that none of them gets
+        more than its share of any budget. A budget is shared by the calls of the identity that it
+        counts; if no limit counts these, by the most calls that a limit counts."""
+        in_flight: dict[str, int] = {}
+        for record in self.decided:
+            verdict = record.verdict
+            if record.bound.limit.unit == "calls" and verdict.enforced:
+                count = verdict.charge.limit.amount - verdict.remaining
+                in_flight[record.identity] = max(count, in_flight.get(record.identity, 1))
+        most, budgets = max(in_flight.values(), default=1), self._budgets()
+        least = min((left for left, _ in budgets), default=0)
+        shares = [-(-least * in_flight.get(key, most) // left) for left, key in budgets if left]
+        return max(shares, default=1)
+
+    def _budgets(self) -> list[tuple[int, str]]:
+        """What each budget has left for the request, and the identity that it counts."""
         left: dict[tuple[Engine, str], int] = {}
         held: dict[tuple[Engine, str], int] = {}
+        identities: dict[tuple[Engine, str], str] = {}
         for record in self.taken:  # in the order of admission
             limit = record.bound.limit
             if limit.unit == "usd" and limit.visible and record.verdict.enforced:
                 bucket = record.engine, record.verdict.charge.key
                 left[bucket] = record.verdict.remaining
                 held[bucket] = held.get(bucket, 0) + record.cost
-        if not left:
-            return None
-        return Decimal(min(left[each] + held[each] for each in left)).scaleb(-6)
+                identities[bucket] = record.identity
+        return [(left[each] + held[each], identities[each]) for each in left]
 
 
 def _with_more(record: ChargeRecord, amount: int) -> ChargeRecord:

@@ -17,7 +17,7 @@ from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.chatapp.served import serving
 from tests.chatapp.web.test_identities import left
 
@@ -190,6 +190,30 @@ def test_openais_sdk_understands_a_spent_team(start: Callable[[], Flask]) -> Non
         with pytest.raises(openai.RateLimitError, match="shared budget of your team") as caught:
             second.chat.completions.create(**asked)
     assert caught.value.code == "insufficient_quota"
+
+
+def test_calls_of_a_team_divide_its_budget(
+    start: Callable[[], Flask], provider: ProviderServer
+) -> None:
+    """A second member's answer is bounded by half of what the first one's call leaves, although the
+    member's own budget pays more."""
+    app = start()
+    run(app, "teams", "create", "research", "--limit", "team-usd-day=2 usd/day")
+    keys = [new_key(app, user, "--team", "research") for user in ("ada", "bob")]
+    # 600 dollars per million tokens of output.
+    asked: Any = {"model": "o1-pro", "messages": [{"role": "user", "content": "ping"}]}
+    start_, word, *rest = openai_chunks(model="o1-pro")
+    provider.script(Stream([start_, word, Wait(), *rest]))
+    with serving(start()) as url:
+        ada, bob = (openai.OpenAI(base_url=f"{url}/v1", api_key=key) for key in keys)
+        with ada.chat.completions.create(stream=True, **asked) as stream:
+            next(iter(stream))
+            assert bob.chat.completions.create(**asked).choices
+            provider.go_on()
+            assert len(list(stream)) > 1
+    alone, beside = (int(str(call.body["max_completion_tokens"])) for call in provider.calls)
+    held = 1024  # tokens of an answer, until it is known
+    assert beside == pytest.approx((alone - held) / 2, abs=2)
 
 
 BAD = {

@@ -616,6 +616,38 @@ def test_the_remaining_budget_is_what_this_call_may_cost(uri: str) -> None:
     assert dearer.budgets[4:] == [5, 5, Decimal("3.25"), Decimal("3.25")]
 
 
+def test_calls_that_share_a_budget_divide_it() -> None:
+    """Each budget among the calls of its own identity: one call of a user, five of a team."""
+    app = flask.Flask("shared")
+    limiter = Limiter(lambda: "-", app=app, storage_uri="memory://")
+    found: list[tuple[Decimal | None, int]] = []
+
+    def user() -> str:
+        return flask.request.args["user"]
+
+    def team() -> str:
+        return "team"
+
+    @app.get("/")
+    @limiter.limit("9 in flight", key_func=user)
+    @limiter.limit("9 in flight", key_func=team)
+    @limiter.limit("10 usd/day", key_func=user, cost=lambda: "1", name="own")
+    @limiter.limit("20 usd/day", key_func=team, cost=lambda: "1", name="shared")
+    def view() -> str:
+        others = flask.request.args["others"]
+        if others:  # while this call is in flight
+            app.test_client().get(f"/?user={others[0]}&others={others[1:]}")
+        found.append((limiter.remaining_budget(), limiter.budget_shares()))
+        return "ok"
+
+    app.test_client().get("/?user=a&others=abcd")
+    # The call of d is one of the team's five, which have 20 - 4 dollars left, and the only one of
+    # d, with 10 dollars: a fifth of 16 is 10 divided by 3.125.
+    assert found[0] == (10, 4)
+    # The first call of a was alone when it was admitted.
+    assert found[-1] == (10, 1)
+
+
 def test_without_a_budget_there_is_none() -> None:
     """Neither a limit in requests is one, nor a guard."""
     app = flask.Flask("unlimited")
