@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from flask import Flask, current_app
@@ -39,11 +39,11 @@ class Services:
     stored_answers: StoredAnswers
     accounts: Accounts
     authenticator: Authenticator
+    #: The names of the policy's plans.
+    plans: tuple[str, ...] = field(init=False)
 
-    @property
-    def plans(self) -> tuple[str, ...]:
-        """The names of the policy's plans."""
-        return () if self.policy is None else tuple(self.policy.plans)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plans", tuple(self.policy.plans) if self.policy else ())
 
 
 def install(app: Flask, services: Services) -> None:

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Final
 
-from flask import request
+from flask import Request, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
@@ -42,14 +42,15 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
     """Begin the call of the current request; its provider is called next."""
     services, demand, principal = current.services, _demand(current), current.principal
     model = demand.model
-    connections = filter(None, map(request.environ.get, CONNECTIONS))
+    received: Request = request._get_current_object()  # type: ignore[attr-defined]
+    connections = filter(None, map(received.environ.get, CONNECTIONS))
     record = Call(
         id=new_call_id(),
         started_at=datetime.now(UTC),
         user=current.user,
         key_id=None if principal is None else principal.key_id,
         plan=services.limiter.present_plan(),
-        endpoint=request.endpoint or "",
+        endpoint=received.endpoint or "",
         model=current.requested_model or model.name,
         slug=model.slug,
         provider=model.provider,
@@ -57,7 +58,7 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
         estimated_output_tokens=0,
         cost_micro_usd=0,
         team=None if principal is None else principal.team,
-        tags=tags_of(request.headers, current.wanted.fields),
+        tags=tags_of(received.headers, current.wanted.fields),
     )
     return ProviderCall(
         record,

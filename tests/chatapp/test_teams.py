@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import openai
@@ -17,7 +20,14 @@ from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.provider_server import (
+    Answer,
+    ProviderServer,
+    Stream,
+    Wait,
+    openai_body,
+    openai_chunks,
+)
 from tests.chatapp.served import serving
 from tests.chatapp.web.test_identities import left
 
@@ -40,7 +50,7 @@ def ask(app: Flask, key: str) -> TestResponse:
     return app.test_client().post("/chat", json=CALL, headers={"x-api-key": key})
 
 
-def usage(app: Flask, key: str) -> dict[str, Any]:
+def usage_of(app: Flask, key: str) -> dict[str, Any]:
     shown: dict[str, Any] = app.test_client().get("/usage", headers={"x-api-key": key}).json
     return shown
 
@@ -76,7 +86,7 @@ def test_a_higher_budget_keeps_what_was_spent(start: Callable[[], Flask]) -> Non
     run(app, "teams", "set-limit", "research", "team-usd-day", "1 usd/day")
     app = start()
     assert ask(app, key).status_code == 200
-    (budget,) = [limit for limit in usage(app, key)["limits"] if limit["name"] == "team-usd-day"]
+    (budget,) = [limit for limit in usage_of(app, key)["limits"] if limit["name"] == "team-usd-day"]
     assert budget["limit"] == 1
     assert budget["remaining"] == pytest.approx(1 - 2 * 0.00007, abs=0.00002)
     run(app, "teams", "clear-limit", "research", "team-usd-day")
@@ -91,12 +101,12 @@ def test_a_member_sees_the_teams_budget(start: Callable[[], Flask]) -> None:
     app = start()
     assert ask(app, key).status_code == 200
     assert services_of(app).ledger.flush()
-    for shown in (usage(app, key), json.loads(run(app, "usage", "ada").stdout)):
+    for shown in (usage_of(app, key), json.loads(run(app, "usage", "ada").stdout)):
         assert shown["team"] == "research"
         (budget,) = [each for each in shown["limits"] if each["name"] == "team-usd-month"]
         assert (budget["limit"], budget["unit"], budget["anchor"]) == (1000, "usd", "month")
         assert 999.9 < budget["remaining"] < 1000
-    assert usage(app, new_key(app, "zoe"))["team"] is None
+    assert usage_of(app, new_key(app, "zoe"))["team"] is None
 
 
 def test_a_user_moves_between_teams(start: Callable[[], Flask]) -> None:
@@ -190,6 +200,45 @@ def test_openais_sdk_understands_a_spent_team(start: Callable[[], Flask]) -> Non
         with pytest.raises(openai.RateLimitError, match="shared budget of your team") as caught:
             second.chat.completions.create(**asked)
     assert caught.value.code == "insufficient_quota"
+
+
+def test_25_members_at_once_spend_the_budget_and_no_more(
+    start: Callable[[], Flask], provider: ProviderServer
+) -> None:
+    """To 2 %, in calls of a hundredth of it; no other limit refuses any of them."""
+    admin = start()
+    run(admin, "teams", "create", "research", "--limit", "team-usd-day=1 usd/day")
+    accounts = services_of(admin).accounts
+    keys = [
+        accounts.create_key(f"u{n}", plan="pro", default_plan="starter", team="research").text
+        for n in range(25)
+    ]
+    usage = {"prompt_tokens": 10, "completion_tokens": 1000, "total_tokens": 1010}
+    answers = [Answer(200, {**openai_body(model="gpt-4o"), "usage": usage})] * 250
+    provider.script(*answers)
+    app = start()
+
+    def work(key: str) -> list[tuple[int, str | None]]:
+        results = []
+        for _ in range(10):
+            answer = ask(app, key)
+            assert answer.json is not None
+            results.append((answer.status_code, answer.json.get("policy")))
+        return results
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        results = Counter(each for member in pool.map(work, keys) for each in member)
+    assert set(results) == {(200, None), (429, "team-usd-day")}
+    assert services_of(app).ledger.flush()
+    now = datetime.now(UTC)
+    spent = services_of(app).reports.settled_micro_usd(
+        None, now - timedelta(hours=1), team="research"
+    )
+    assert 980_000 <= spent <= 1_000_000
+    (budget,) = [
+        limit for limit in usage_of(app, keys[0])["limits"] if limit["name"] == "team-usd-day"
+    ]
+    assert budget["remaining"] == pytest.approx(1 - spent / 1e6)
 
 
 def test_calls_of_a_team_divide_its_budget(

@@ -180,6 +180,12 @@ def test_every_keyword_is_read(load: Load) -> None:
     )
 
 
+OF_KEYS_AND_TEAMS = [
+    *("key-usd-day", "key-usd-month"),
+    *("team-usd-day", "team-usd-month", "team-at-once"),
+]
+
+
 def test_the_applications_own_policy_loads() -> None:
     """The policy of chatapp has the layers that its README promises."""
     policy = load_policy(file=CHATAPP, blueprints=None)
@@ -191,7 +197,7 @@ def test_the_applications_own_policy_loads() -> None:
             for entry in policy.targets[name]
             if not states_guard(entry.text, entry.options)
         ]
-        assert names == ["user", "address-at-once", "model"]
+        assert names == ["user", "address-at-once", "model", *OF_KEYS_AND_TEAMS]
     assert set(policy.plan_targets) == set(ways)
     for free in ("anthropic_api.count_tokens", "openai_stored"):
         assert [entry.options.name for entry in policy.targets[free]] == ["count-tokens"]
