@@ -48,10 +48,6 @@ class Callbacks:
 
         return register
 
-    def overrides(self) -> Mapping[str, str]:
-        """The amounts of the current caller."""
-        return {} if self.override_loader is None else self.override_loader()
-
     def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
         """See :meth:`Limiter.estimator`."""
         if unit not in UNITS:  # a call in flight always counts as one, so "calls" has no estimate

@@ -182,8 +182,7 @@ class Limiter(flask_limiter.Limiter):
             self.limit_manager,
             self._naming,
             metas=self._meta_limits,
-            estimators=callbacks.estimators,
-            overrides=callbacks.overrides,
+            callbacks=callbacks,
             swallow_errors=swallow_errors,
             logger=logger,
         )

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import flask
 from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit
@@ -26,6 +26,7 @@ from ratelimit_ext.web.bound_limit import (
     header_name,
     policy_item,
 )
+from ratelimit_ext.web.callbacks import Callbacks
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.limits_adapter import limit_of, rank, with_amount
 from ratelimit_ext.web.manager import EndpointLimits, Manager
@@ -41,11 +42,6 @@ SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 EDGE: Final = ""
 #: The answer of a function that failed: its definition has no limit for this request.
 _NO_ANSWER: Final = ("",)
-
-#: The estimated cost of a call, by unit and the name of the limit ("": any other).
-#: The amounts of the current caller, as limit strings by the names of limits.
-Overrides: TypeAlias = Callable[[], Mapping[str, str]]
-Estimators: TypeAlias = Mapping[tuple[str, str], Callable[[], Any]]
 
 
 class Route(NamedTuple):
@@ -123,16 +119,15 @@ class Resolver:
         naming: Naming,
         *,
         metas: Sequence[MetaLimit] = (),
-        estimators: Estimators | None = None,
-        overrides: Overrides = dict,
+        callbacks: Callbacks,
         swallow_errors: bool = False,
         logger: logging.Logger,
     ) -> None:
         self.manager = manager
         self.naming = naming
         self.metas = metas
-        self.estimators: Estimators = {} if estimators is None else estimators
-        self._overrides = overrides
+        self.estimators = callbacks.estimators
+        self._callbacks = callbacks
         self._swallow_errors = swallow_errors
         self._logger = logger
         self._routes: dict[Route, _CompiledRoute] = {}
@@ -160,9 +155,11 @@ class Resolver:
                 compiled.plans.clear()
             answered = {each: answers[at] for each, at in compiled.question_of.items()}
             plan = compiled.plans[answers] = _Binder(self, route, answered).plan()
-        own = self._answer(self._overrides, route)
-        if own or plan.has_optional:
-            plan = self._with_own_amounts(plan, {} if own is _NO_ANSWER else own, route, compiled)
+        if (loader := self._callbacks.override_loader) is not None:
+            own = self._answer(loader, route)
+            if own or plan.has_optional:
+                own = {} if own is _NO_ANSWER else own
+                plan = self._with_own_amounts(plan, own, route, compiled)
         return self._with_scopes(plan, route) if plan.asks_scopes else plan
 
     def plan_of(self, route: Route, definitions: Iterable[Limit]) -> RoutePlan:
