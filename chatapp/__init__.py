@@ -131,6 +131,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         policy = policy or limiter.check_policy_file(app, policy_file)
         identities.check_plans(chosen.plans, policy.plans, policy_file=policy_file)
         allowed_models.warn_of_unknown(policy, models)
+        if unlimited := identities.without_plan(policy, guards.calls(app.view_functions)):
+            log.warning("%s: %s", policy_file, unlimited)
     keep = chosen.ledger_keep_days
     services.install(
         app,

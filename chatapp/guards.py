@@ -7,7 +7,7 @@ and limits. A limit of the same name in the policy replaces a guard.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -30,10 +30,21 @@ def added(config: MutableMapping[str, Any], policy_file: str | Path | None) -> I
         config[BLUEPRINTS] = given  # None counts as not set
 
 
+def calls(endpoints: Iterable[str]) -> list[str]:
+    """Those of the endpoints that call models."""
+    members = {*_groups()["calls"]["members"]}
+    return [each for each in endpoints if members & {each, each.rpartition(".")[0]}]
+
+
+def _groups() -> dict[str, Any]:
+    groups: dict[str, Any] = tomllib.loads(GUARDS_FILE.read_text("utf-8"))["groups"]
+    return groups
+
+
 def _with_guards(given: Mapping[str, object], policy: Mapping[str, object]) -> dict[str, object]:
     replaced = {*_names(given), *_names(policy)}
     merged = dict(given)
-    for group in tomllib.loads(GUARDS_FILE.read_text("utf-8"))["groups"].values():
+    for group in _groups().values():
         guards = [
             {**limit, "scope": SCOPE} for limit in group["limits"] if limit["name"] not in replaced
         ]

@@ -17,7 +17,7 @@ from chatapp.providers.keys import Keys
 from chatapp.services import current_services
 from chatapp.settings import SettingsError
 from chatapp.valid_policy import PROVIDERS, SETTING, configured_file
-from chatapp.web.identities import check_plans
+from chatapp.web.identities import check_plans, without_plan
 from ratelimit_ext import ConfigurationError, toml_line
 
 policy = AppGroup("policy", help="Check the policy file.")
@@ -45,6 +45,8 @@ def check(file: Path | None) -> None:
     click.echo(
         f"{file} is valid: {len(limits)} limits; plans: {', '.join(checked.plans) or 'none'}."
     )
+    if unlimited := without_plan(checked, guards.calls(current_app.view_functions)):
+        click.echo(f"Warning: {unlimited}")
 
 
 @providers.command("check")

@@ -13,7 +13,7 @@ from typing import Final
 
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import current_request
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, Policy
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,19 @@ def has_no_team() -> bool:
 def team_identity(name: str) -> str:
     """The identity of a team in limits."""
     return f"{TEAM}{name}"
+
+
+def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
+    """A warning if the policy has plans and none applies to some of these endpoints, as in a policy
+    that is older than they are."""
+    covered = {*policy.plan_blueprints, *policy.plan_routes, *policy.plan_targets}
+    unlimited = [e for e in endpoints if not covered & {e, e.rpartition(".")[0]}]
+    if not policy.plans or not unlimited:
+        return None
+    return (
+        f"No plan applies to {', '.join(sorted(unlimited))}: their calls have no limits by plan. "
+        "Add them, or their blueprint, to the members of a group with plans = true."
+    )
 
 
 def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:

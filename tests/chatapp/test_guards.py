@@ -144,6 +144,22 @@ def test_an_application_starts_with_a_replaced_guard(replacing: Flask) -> None:
     assert "RATELIMIT_BLUEPRINTS" not in output
 
 
+def test_an_older_policy_does_not_leave_calls_unlimited_unnoticed(
+    replacing: Flask, make_app: AppMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Addresses that call models and that no plan applies to are named, at the start and by the
+    check; the policy that comes with chatapp has none."""
+    warning = (
+        "No plan applies to anthropic_api.messages, openai_api.chat_completions, "
+        "openai_api.compact, openai_api.embeddings, openai_api.responses: "
+    )
+    assert [each for each in caplog.get_records("setup") if warning in each.getMessage()]
+    assert warning in run(replacing, "policy", "check").output
+    caplog.clear()
+    assert "Warning" not in run(make_app(), "policy", "check").output
+    assert "No plan applies" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("model", "has_both"), [("gpt-5.4-mini", False), ("claude-haiku-4-5", True), ("offline", False)]
 )

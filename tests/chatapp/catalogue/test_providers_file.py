@@ -162,7 +162,7 @@ def test_the_models_of_a_provider_are_those_with_a_pattern(tmp_path: Path) -> No
     some, listed = loaded(path), catalogue.load()
     assert [s for s in some.tariffs if s.startswith("acme/")] == ["acme/claude-haiku-4-5"]
     assert some.tariffs["acme/claude-haiku-4-5"] == listed.tariffs["claude-haiku-4-5"]
-    assert some.tools("acme") == ("web_search",)
+    assert list(some.tools["acme"]) == ["web_search"]
     assert some.prices_tier(some.model("claude-haiku-4-5-20251001", "acme"), "us")
     path.write_text(text)
     count = sum(provider == "anthropic" for provider in listed.providers.values())

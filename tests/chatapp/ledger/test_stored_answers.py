@@ -67,6 +67,7 @@ def test_old_answers_go(database: Database, answers: StoredAnswers) -> None:
             "id": f"resp_{days}",
             "user": "user:alice",
             "provider": "openai",
+            "key": "",
             "created_at": now - timedelta(days=days),
         }
         for days in (1, 29, 31, 99)
