@@ -12,9 +12,7 @@ def aider(request: Request, *options: str) -> str:
         *("--no-git", "--no-check-update", "--analytics-disable", "--no-show-model-warnings"),
         *("--no-pretty", "--yes-always", "--no-show-release-notes", "--message", request.prompt),
         OPENAI_API_BASE=f"{request.url}/v1",
-        OPENAI_API_KEY=request.key,
         ANTHROPIC_API_BASE=request.url,
-        ANTHROPIC_API_KEY=request.key,
         LITELLM_LOCAL_MODEL_COST_MAP="True",
     )
 

@@ -11,8 +11,8 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 REPORT = {"city": {"type": "string"}, "degrees": {"type": "integer"}}
 
 
-def messages(request: Request) -> anthropic.resources.Messages:
-    return anthropic.Anthropic(base_url=request.vendor_url, api_key=request.key).messages
+def messages() -> anthropic.resources.Messages:
+    return anthropic.Anthropic().messages
 
 
 def said(request: Request) -> dict:
@@ -21,31 +21,31 @@ def said(request: Request) -> dict:
 
 
 def plain(request: Request) -> str:
-    return messages(request).create(**said(request)).content[0].text
+    return messages().create(**said(request)).content[0].text
 
 
 def stream(request: Request) -> str:
-    with messages(request).stream(**said(request)) as events:
+    with messages().stream(**said(request)) as events:
         return "".join(events.text_stream)
 
 
 def tools(request: Request) -> str:
     fields = said(request) | {"tools": [{"name": "weather", "input_schema": CITY}]}
-    answer = messages(request).create(**fields)
+    answer = messages().create(**fields)
     (use,) = answer.content
     result = {"type": "tool_result", "tool_use_id": use.id, "content": weather(**use.input)}
     fields["messages"] += [
         {"role": "assistant", "content": answer.content},
         {"role": "user", "content": [result]},
     ]
-    return messages(request).create(**fields).content[0].text
+    return messages().create(**fields).content[0].text
 
 
 def structured(request: Request) -> str:
     """By a forced tool, which all versions have."""
     tool = {"name": "report", "input_schema": {"type": "object", "properties": REPORT}}
     choice = {"type": "tool", "name": "report"}
-    answer = messages(request).create(**said(request), tools=[tool], tool_choice=choice)
+    answer = messages().create(**said(request), tools=[tool], tool_choice=choice)
     return json.dumps(answer.content[0].input)
 
 

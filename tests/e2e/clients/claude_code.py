@@ -11,8 +11,6 @@ from driver import SCHEMA, Request, command, run
 def claude(request: Request, *options: str) -> str:
     return command(
         *("claude", "-p", request.prompt, "--model", request.model, *options),
-        ANTHROPIC_BASE_URL=request.url,
-        ANTHROPIC_API_KEY=request.key,
         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
     )
 

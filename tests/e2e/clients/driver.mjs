@@ -1,6 +1,15 @@
 // driver.py for Node.
 import { createRequire } from "node:module";
 
+const [url, key, model, way, prompt] = process.argv.slice(2);
+// What most clients read.
+Object.assign(process.env, {
+  OPENAI_BASE_URL: `${url}/v1`,
+  OPENAI_API_KEY: key,
+  ANTHROPIC_BASE_URL: url,
+  ANTHROPIC_API_KEY: key,
+});
+
 export const weather = ({ city }) => {
   if (city !== "Oslo") throw new Error(`no weather in ${city}`);
   return "7 degrees";
@@ -14,7 +23,6 @@ export const schema = {
 };
 
 export async function run(name, ways) {
-  const [url, key, model, way, prompt] = process.argv.slice(2);
   const { version } = createRequire(import.meta.url)(`./node_modules/${name}/package.json`);
   let text = null;
   let error = null;

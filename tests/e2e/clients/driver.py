@@ -48,6 +48,16 @@ class Request:
         return self.url if self.is_anthropic else f"{self.url}/v1"
 
     @property
+    def variables(self) -> dict[str, str]:
+        """What most clients read."""
+        return {
+            "OPENAI_BASE_URL": f"{self.url}/v1",
+            "OPENAI_API_KEY": self.key,
+            "ANTHROPIC_BASE_URL": self.url,
+            "ANTHROPIC_API_KEY": self.key,
+        }
+
+    @property
     def is_anthropic(self) -> bool:
         return self.model.startswith("claude")
 
@@ -82,10 +92,12 @@ def run(version: str, *ways: Callable[[Request], str]) -> None:
     """Call the function that the command line names. `version` is the client's, or the name of its
     Python package."""
     url, key, model, way, prompt = sys.argv[1:]
+    request = Request(url, key, model, prompt)
+    os.environ |= request.variables
     by_name = {each.__name__: each for each in ways}
     text, error = None, None
     try:
-        text = by_name[way](Request(url, key, model, prompt))
+        text = by_name[way](request)
     except Exception as raised:  # noqa: BLE001 - whatever it is, it is the result
         error = f"{type(raised).__name__}: {raised}"
     if not version[0].isdigit():

@@ -16,9 +16,8 @@ class Report(pydantic.BaseModel):
 
 def client(request: Request) -> instructor.Instructor:
     if request.is_anthropic:
-        sdk = anthropic.Anthropic(base_url=request.vendor_url, api_key=request.key)
-        return instructor.from_anthropic(sdk)
-    return instructor.from_openai(openai.OpenAI(base_url=request.vendor_url, api_key=request.key))
+        return instructor.from_anthropic(anthropic.Anthropic())
+    return instructor.from_openai(openai.OpenAI())
 
 
 def said(request: Request) -> dict:

@@ -27,7 +27,7 @@ def chat(request: Request) -> object:
         from langchain_anthropic import ChatAnthropic as Chat
     else:
         from langchain_openai import ChatOpenAI as Chat
-    return Chat(model=request.model, base_url=request.vendor_url, api_key=request.key)
+    return Chat(model=request.model)
 
 
 def plain(request: Request) -> str:

@@ -18,10 +18,9 @@ def weather(city: str) -> str:
 def llm(request: Request, *options: str) -> str:
     home = Path(os.environ["HOME"])
     if request.is_anthropic:
-        own = {"ANTHROPIC_BASE_URL": request.url, "ANTHROPIC_API_KEY": request.key}
         model = f"anthropic/{request.model}-20251001"
     else:
-        own, model = {"GATEWAY_KEY": request.key}, "gateway"
+        model = "gateway"
         entry = {
             "model_id": model,
             "model_name": request.model,
@@ -32,7 +31,7 @@ def llm(request: Request, *options: str) -> str:
         }
         (home / "extra-openai-models.yaml").write_text(json.dumps([entry]))  # JSON is YAML
         (home / "keys.json").write_text(json.dumps({"gateway": request.key}))
-    return command("llm", "-m", model, *options, request.prompt, LLM_USER_PATH=str(home), **own)
+    return command("llm", "-m", model, *options, request.prompt, LLM_USER_PATH=str(home))
 
 
 def plain(request: Request) -> str:

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 
-os.environ |= {
-    "OPENAI_BASE_URL": f"{sys.argv[1]}/v1",
-    "OPENAI_API_KEY": sys.argv[2],
-    "OPENAI_AGENTS_DISABLE_TRACING": "1",  # traces go to OpenAI, whatever the base URL
-}
+os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"  # traces go to OpenAI, whatever the base URL
 
 import agents
 import pydantic

@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-
-os.environ |= {
-    "OPENAI_BASE_URL": f"{sys.argv[1]}/v1",
-    "OPENAI_API_KEY": sys.argv[2],
-    "ANTHROPIC_BASE_URL": sys.argv[1],
-    "ANTHROPIC_API_KEY": sys.argv[2],
-}
 
 import pydantic
 import pydantic_ai
