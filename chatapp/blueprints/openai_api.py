@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, NamedTuple
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from flask.globals import request_ctx
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -19,7 +19,10 @@ from chatapp.web.requests.vendor import CHOICES_MOST, TokenCount
 from chatapp.web.responses import respond_as_vendor
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
-FormatErrors(lambda: OPENAI).install(bp)
+RESPONSES_PATH: Final = "/v1/responses"
+FormatErrors(
+    lambda: OPENAI, lambda: RESPONSES if request.path.startswith(RESPONSES_PATH) else OPENAI
+).install(bp)
 
 HEADERS: Final = ("OpenAI-Beta",)
 CHAT_EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'

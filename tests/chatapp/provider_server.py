@@ -372,6 +372,7 @@ def anthropic_error(
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
     provider: ProviderServer
 
     def do_POST(self) -> None:

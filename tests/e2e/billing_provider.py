@@ -5,6 +5,8 @@ marker in the prompt selects the behaviour, so one server serves a mixed load::
 
     [[scenario=timeout tokens=3000 caller=mallory id=7]]
 
+The model says FILLER, or its next line in the script that the marker names.
+
 The bill is computed here from models.toml, independently of chatapp/catalogue/price.py: a call is
 billed the moment it is generated, whether or not anyone receives it.
 """
@@ -178,6 +180,23 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A line of a script: the model calls this tool of the client."""
+
+    name: str
+    arguments: Mapping[str, object]
+
+    @property
+    def json(self) -> str:
+        return json.dumps(self.arguments)
+
+
+#: The model's part of a conversation: each line answers a request with one more tool result.
+Script = Sequence[str | ToolCall]
+TOOL_RESULT = re.compile(rb'"(?:role": ?"tool|type": ?"(?:tool_result|\w+_call_output))"')
+
+
+@dataclass(frozen=True, slots=True)
 class BilledCall:
     """A call that reached the provider, and what it is billed so far. ``bound_tokens`` is what it
     could generate at most, ``sent``: all that the scenario sends has been sent."""
@@ -189,10 +208,17 @@ class BilledCall:
     bound_tokens: int
     is_bounded_by_request: bool
     fields: Mapping[str, Any]
+    line: str | ToolCall | None = None
     used: Consumption = Consumption()
     status: int | None = None
     sent: bool = False
     hung_up: bool = False
+
+    @property
+    def output(self) -> str:
+        """The form of the output."""
+        is_tool_call = isinstance(self.line, ToolCall)
+        return "tool_arguments" if is_tool_call else self.scenario.behaviour.output
 
 
 class BillingProvider:
@@ -201,6 +227,8 @@ class BillingProvider:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.prices = PriceTable()
+        #: By name; a function writes the script for the fields of the request.
+        self.scripts: dict[str, Callable[[Mapping[str, Any]], Script]] = {}
         self._lock = threading.Lock()
         self._calls: list[BilledCall] = []
         self._numbers: dict[str, list[int]] = {}  # by id
@@ -238,19 +266,30 @@ class BillingProvider:
         bounds = ("max_completion_tokens", "max_tokens", "max_output_tokens")
         stated = next((fields[name] for name in bounds if fields.get(name)), None)
         most = self.prices.most_output_tokens(model)
+        scenario = Scenario.of(raw)
         with self._lock:
             call = BilledCall(
                 number=len(self._calls),
                 path=path,
                 model=model,
-                scenario=Scenario.of(raw),
+                scenario=scenario,
                 bound_tokens=min(stated or most, most) * (fields.get("n") or 1),
                 is_bounded_by_request=bool(stated),
                 fields=fields,
+                line=self._line(scenario, fields, raw),
             )
             self._calls.append(call)
             self._numbers.setdefault(call.scenario.id, []).append(call.number)
         return call
+
+    def _line(
+        self, scenario: Scenario, fields: Mapping[str, Any], raw: bytes
+    ) -> str | ToolCall | None:
+        """What the script of the request says now; after its end, its last line."""
+        if "script" not in scenario.options:
+            return None
+        script = self.scripts[scenario.options["script"]](fields)
+        return script[min(len(TOOL_RESULT.findall(raw)), len(script) - 1)]
 
     def note(self, call: BilledCall, **changes: Any) -> BilledCall:
         """Update what is known of the call, above all its consumption."""
@@ -323,19 +362,27 @@ class OpenAIProtocol:
         return {"error": {"message": "no", "type": "requests", "param": None, "code": code}}
 
     def body(self) -> dict[str, object]:
-        text = FILLER * self._call.used.output_tokens
-        message = {"role": "assistant", "content": text, "refusal": None}
+        message = {"role": "assistant", "content": _text(self._call), "refusal": None}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
+        if isinstance(self._call.line, ToolCall):
+            message |= {"content": None, "tool_calls": [self._tool_call(self._call.line)]}
+            choice["finish_reason"] = "tool_calls"
         body = {**self._common, "object": "chat.completion", "choices": [choice]}
         return {**body, **self._usage()}
 
     def start(self) -> list[bytes]:
         return [self._chunk({"role": "assistant", "content": ""})]
 
+    def _tool_call(self, line: ToolCall) -> dict[str, object]:
+        function = {"name": line.name, "arguments": line.json}
+        return {"id": f"call_{self._call.number}", "type": "function", "function": function}
+
     def delta(self, kind: str, text: str) -> bytes:
         match kind:
             case "tool_arguments":
-                call: object = {"index": 0, "function": {"arguments": text}}
+                call: dict[str, object] = {"index": 0, "function": {"arguments": text}}
+                if isinstance(self._call.line, ToolCall):
+                    call |= self._tool_call(self._call.line)
                 return self._chunk({"tool_calls": [call]})
             case "custom_input":
                 call = {"index": 0, "type": "custom", "custom": {"input": text}}
@@ -349,7 +396,8 @@ class OpenAIProtocol:
         return self._chunk({"content": text})
 
     def end(self) -> list[bytes]:
-        events = [self._chunk({}, finish_reason="stop")]
+        is_tool_call = isinstance(self._call.line, ToolCall)
+        events = [self._chunk({}, finish_reason="tool_calls" if is_tool_call else "stop")]
         options = self._call.fields.get("stream_options") or {}
         if options.get("include_usage") and self._usage():
             chunk = {**self._common, "object": "chat.completion.chunk", "choices": []}
@@ -407,9 +455,6 @@ class ResponsesProtocol:
     def body(self, status: str = "completed") -> dict[str, object]:
         """With the output and the usage once it has ended."""
         call, used = self._call, self._call.used
-        text = FILLER * used.output_tokens
-        part = {"type": "output_text", "text": text, "annotations": []}
-        message = {"id": f"msg_{call.number}", "type": "message", "role": "assistant"}
         has_ended = status != "in_progress"
         return {
             "id": f"resp_{call.number}",
@@ -417,7 +462,7 @@ class ResponsesProtocol:
             "created_at": 1,
             "status": status,
             "model": call.model,
-            "output": [{**message, "status": status, "content": [part]}] if has_ended else [],
+            "output": [self._item(status)] if has_ended else [],
             "service_tier": "default" if used.tier == "standard" else used.tier,
             "store": call.fields.get("store", True),
             "tools": call.fields.get("tools", []),
@@ -430,14 +475,34 @@ class ResponsesProtocol:
     def start(self) -> list[bytes]:
         begun = self.body("in_progress")
         kinds = ("response.created", "response.in_progress")
-        return [self._event(kind, response=begun) for kind in kinds]
+        events = [self._event(kind, response=begun) for kind in kinds]
+        item = self._item("in_progress")
+        events.append(self._event("response.output_item.added", output_index=0, item=item))
+        if self._call.output == "text":
+            part = self._part("")
+            events.append(self._event("response.content_part.added", **self._place(), part=part))
+        return events
 
     def delta(self, kind: str, text: str) -> bytes:
-        place = {"item_id": "item_1", "output_index": 0, "content_index": 0}
-        return self._event(f"response.{self.DELTAS[kind]}.delta", **place, delta=text)
+        return self._event(f"response.{self.DELTAS[kind]}.delta", **self._place(), delta=text)
 
     def end(self) -> list[bytes]:
-        return [self._event("response.completed", response=self.body())]
+        events, line = [], self._call.line
+        if isinstance(line, ToolCall):
+            done = {"name": line.name, "arguments": line.json}
+            events = [self._event("response.function_call_arguments.done", **self._place(), **done)]
+        elif self._call.output == "text":
+            text = _text(self._call)
+            events = [
+                self._event("response.output_text.done", **self._place(), text=text, logprobs=[]),
+                self._event("response.content_part.done", **self._place(), part=self._part(text)),
+            ]
+        item = self._item("completed")
+        return [
+            *events,
+            self._event("response.output_item.done", output_index=0, item=item),
+            self._event("response.completed", response=self.body()),
+        ]
 
     def failed(self) -> list[bytes]:
         error = {"code": "server_error", "message": "no"}
@@ -445,6 +510,26 @@ class ResponsesProtocol:
 
     def error_event(self) -> bytes:
         return self._event("error", code="server_error", message="no", param=None)
+
+    def _item(self, status: str) -> dict[str, object]:
+        """The only item of the output, empty at first."""
+        call, has_ended = self._call, status != "in_progress"
+        if isinstance(call.line, ToolCall):
+            arguments = call.line.json if has_ended else ""
+            called = {"call_id": f"call_{call.number}", "name": call.line.name}
+            item = {"type": "function_call", **called, "arguments": arguments}
+        else:
+            content = [self._part(_text(call))] if has_ended else []
+            item = {"type": "message", "role": "assistant", "content": content}
+        return {"id": f"item_{call.number}", "status": status, **item}
+
+    @staticmethod
+    def _part(text: str) -> dict[str, object]:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+    def _place(self) -> dict[str, object]:
+        place = {"item_id": f"item_{self._call.number}", "output_index": 0}
+        return place if isinstance(self._call.line, ToolCall) else {**place, "content_index": 0}
 
     def _event(self, kind: str, **fields: object) -> bytes:
         self._number += 1
@@ -486,13 +571,19 @@ class AnthropicProtocol:
         return {"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "req_1"}
 
     def body(self) -> dict[str, object]:
-        text = {"type": "text", "text": FILLER * self._call.used.output_tokens}
-        return {**self._message, "content": [text], "stop_reason": "end_turn", **self._usage()}
+        block: dict[str, object] = {"type": "text", "text": _text(self._call)}
+        if isinstance(self._call.line, ToolCall):
+            block = {**self._block("tool_arguments"), "input": self._call.line.arguments}
+        reason = {"stop_reason": self._stop_reason()}
+        return {**self._message, "content": [block], **reason, **self._usage()}
+
+    def _stop_reason(self) -> str:
+        return "tool_use" if isinstance(self._call.line, ToolCall) else "end_turn"
 
     def start(self) -> list[bytes]:
         usage = self._usage(output_tokens=1)
         message = {**self._message, "content": [], "stop_reason": None, **usage}
-        block = self._block(self._call.scenario.behaviour.output)
+        block = self._block(self._call.output)
         return [
             _named("message_start", message=message),
             _named("content_block_start", index=0, content_block=block),
@@ -509,7 +600,7 @@ class AnthropicProtocol:
         return _named("content_block_delta", index=0, delta=delta)
 
     def end(self) -> list[bytes]:
-        delta = {"stop_reason": "end_turn", "stop_sequence": None}
+        delta = {"stop_reason": self._stop_reason(), "stop_sequence": None}
         # Without usage the event is not Anthropic's any more; its reader has to cope.
         return [
             _named("content_block_stop", index=0),
@@ -520,12 +611,14 @@ class AnthropicProtocol:
     def error_event(self) -> bytes:
         return _event(self.error(500), "error")
 
-    @staticmethod
-    def _block(output: str) -> dict[str, object]:
+    def _block(self, output: str) -> dict[str, object]:
         if output in {"thinking", "hidden"}:
             return {"type": "thinking", "thinking": "", "signature": ""}
         if output == "tool_arguments":
-            return {"type": "tool_use", "id": "toolu_1", "name": "write", "input": {}}
+            line = self._call.line
+            name = line.name if isinstance(line, ToolCall) else "write"
+            use_id = f"toolu_{self._call.number}"
+            return {"type": "tool_use", "id": use_id, "name": name, "input": {}}
         return {"type": "text", "text": ""}
 
     def _usage(self, output_tokens: int | None = None) -> dict[str, object]:
@@ -552,6 +645,11 @@ class AnthropicProtocol:
         if used.searches:
             usage["server_tool_use"] = {"web_search_requests": used.searches}
         return {"usage": usage}
+
+
+def _text(call: BilledCall) -> str:
+    """What the model says: its line, or so many tokens."""
+    return call.line if isinstance(call.line, str) else FILLER * call.used.output_tokens
 
 
 def _event(data: object, name: str | None = None) -> bytes:
@@ -637,19 +735,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, PROTOCOLS[self._call.path](self._call).error(status), headers)
 
     def _stream(self, protocol: Protocol) -> None:
-        behaviour = self._call.scenario.behaviour
+        behaviour, output = self._call.scenario.behaviour, self._call.output
         self.provider.note(self._call, status=200)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        if behaviour.output != "nothing":
+        if output != "nothing":
             self._write(protocol.start())
-        if behaviour.output not in {"nothing", "hidden"}:
-            self._write(
-                protocol.delta(behaviour.output, FILLER * tokens)
-                for tokens in pieces(self._call.used.output_tokens)
-            )
+        if output not in {"nothing", "hidden"}:
+            self._write(protocol.delta(output, text) for text in _texts(self._call))
         match behaviour.ending:
             case "wait":
                 self._wait()
@@ -685,6 +780,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is given
         pass
+
+
+def _texts(call: BilledCall) -> Iterator[str]:
+    """The texts of the deltas."""
+    if call.line is None:
+        return (FILLER * tokens for tokens in pieces(call.used.output_tokens))
+    return iter([call.line if isinstance(call.line, str) else call.line.json])
 
 
 def pieces(tokens: int) -> Iterator[int]:

@@ -50,10 +50,16 @@ SHOWN_CHARACTERS: Final = 100
 
 
 class FormatErrors:
-    """Answers the errors of a blueprint in the request's wire format, and adds its headers."""
+    """Answers the errors of a blueprint in the request's wire format, and adds its headers.
+    `of_errors` is the format of the errors, if it is another."""
 
-    def __init__(self, current: Callable[[], WireFormat]) -> None:
+    def __init__(
+        self,
+        current: Callable[[], WireFormat],
+        of_errors: Callable[[], WireFormat] | None = None,
+    ) -> None:
         self._current = current
+        self._of_errors = of_errors or current
 
     def install(self, bp: Blueprint) -> None:
         """Answer for that blueprint. `unknown_address` answers a 404 or 405, which reaches none."""
@@ -112,7 +118,7 @@ class FormatErrors:
         return answered
 
     def _answer(self, report: ErrorReport) -> Response:
-        wire_format, request_id = self._current(), report.request_id or current_request_id()
+        wire_format, request_id = self._of_errors(), report.request_id or current_request_id()
         return Response(
             json.dumps(wire_format.error_body(replace(report, request_id=request_id))),
             status=report.status,
@@ -122,15 +128,23 @@ class FormatErrors:
 
 
 def _denial(error: RateLimitExceeded) -> ErrorReport:
-    message = error.message
+    code, unit = "rate_limit_exceeded", "requests"
+    units = {denial.charge.limit.unit for denial in error.denials}
     if error.cause != "limit":
         code = "abnormal_usage" if error.cause == "abnormal-usage" else "blocked"
-        return ErrorReport(429, code, message, unit="requests")
-    units = {denial.charge.limit.unit for denial in error.denials}
-    if "usd" in units:
-        return ErrorReport(429, "insufficient_quota", message, unit="usd")
-    unit = "requests" if not units or units & {"requests", "calls"} else "tokens"
-    return ErrorReport(429, "rate_limit_exceeded", message, unit=unit)
+    elif "usd" in units:
+        code, unit = "insufficient_quota", "usd"
+    elif units and not units & {"requests", "calls"}:
+        unit = "tokens"
+    wait_ms = error.decision.retry_after_ms if error.decision else None
+    return ErrorReport(
+        429,
+        code,
+        error.message,
+        retry_after_s=None if wait_ms is None else -(-wait_ms // 1000),
+        is_final=code == "insufficient_quota",
+        unit=unit,
+    )
 
 
 def _has_error(raw: bytes) -> bool:

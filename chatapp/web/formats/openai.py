@@ -34,6 +34,9 @@ class OpenAIService:
     )
 
     def error_body(self, report: ErrorReport) -> dict[str, object]:
+        return {"error": self._error(report)}
+
+    def _error(self, report: ErrorReport) -> dict[str, object]:
         status = report.status
         kind = ERROR_TYPES.get(status) or (
             "invalid_request_error" if status < 500 else "server_error"
@@ -42,13 +45,12 @@ class OpenAIService:
             kind = "server_error"
         if status == 429:
             kind = "insufficient_quota" if report.unit == "usd" else report.unit or "requests"
-        error = {
+        return {
             "message": report.message,
             "type": kind,
             "param": report.param,
             "code": report.code,
         }
-        return {"error": error}
 
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int

@@ -10,7 +10,7 @@ from typing import Final
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
 from chatapp.providers.event_stream import write
-from chatapp.web.errors import sdk_report
+from chatapp.web.errors import ErrorReport, sdk_report
 from chatapp.web.formats.openai import OpenAIService
 
 #: Fields that every response has. Nothing is stored.
@@ -43,6 +43,16 @@ class ResponsesFormat(OpenAIService):
         report = sdk_report(error)
         flat = {"code": report.code, "message": report.message, "param": report.param}
         return _event("error", number, **flat, **self.error_body(report))
+
+    def _error(self, report: ErrorReport) -> dict[str, object]:
+        """Codex sleeps through any Retry-After, also for a day. It shows a usage limit instead, and
+        when it ends."""
+        error = super()._error(report)
+        if report.status == 429 and report.retry_is_useless:
+            error["type"] = "usage_limit_reached"
+            if report.retry_after_s is not None:
+                error["resets_at"] = int(time.time()) + report.retry_after_s
+        return error
 
     def answer_body(self, reply: Reply) -> dict[str, object]:
         item = _item(_id("msg"), reply.text)

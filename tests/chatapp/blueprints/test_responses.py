@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -225,6 +226,20 @@ def test_it_shares_the_limits_of_chat_completions(client: FlaskClient) -> None:
     assert denied.status_code == 429
     assert error_of(denied)["code"] == "rate_limit_exceeded"
     assert denied.headers["Retry-After"] == "2"
+
+
+def test_a_long_wait_is_a_usage_limit(make_app: AppMaker) -> None:
+    """Codex sleeps through any Retry-After, unless `type` says that usage is limited; then it shows
+    `resets_at`."""
+    limits = {"openai_api": ["1/day"]}
+    client = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS=limits).test_client()
+    assert ask(client, model="offline").status_code == 200
+    error = error_of(ask(client, model="offline"))
+    assert (error["code"], error["type"]) == ("rate_limit_exceeded", "usage_limit_reached")
+    assert 86_300 < error["resets_at"] - time.time() <= 86_401
+    chat = {"model": "offline", "messages": [{"role": "user", "content": "ping"}]}
+    error = error_of(client.post("/v1/chat/completions", json=chat))
+    assert (error["type"], "resets_at" in error) == ("requests", False)
 
 
 BAD: dict[str, tuple[dict[str, object], int, str]] = {
