@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import random
 import tomllib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,14 +18,20 @@ from werkzeug.test import TestResponse
 from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
+from chatapp.catalogue import load
 from chatapp.database.connection import Database
+from chatapp.providers import Usage
 from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import Answer, ProviderServer, anthropic_body
 from tests.chatapp.test_surge import Clock
 from tests.chatapp.web.test_identities import left
 from tests.servers import Server
 
 ADDRESS_BURST = 20
 USER_BURST = 10
+MODEL = "claude-sonnet-5"
+#: What 25 agents spend in 20 minutes, and a little more.
+TEAM_USD = 56
 
 
 @pytest.fixture
@@ -97,6 +106,62 @@ def test_eight_users_call_for_a_minute(
                 assert answer.json["policy"] == "user"
         clock.forward(1)
     assert set(passed.values()) == {USER_BURST + 59 // 2}
+
+
+def turns(agents: Sequence[PresentedKey], seconds: float) -> Iterator[tuple[float, PresentedKey]]:
+    """When each agent takes a turn: every 10 to 30 s, and every tenth turn is three at once."""
+    chance = random.Random(25)
+    due = [(chance.uniform(0, 30), number) for number in range(len(agents))]
+    heapq.heapify(due)
+    while due[0][0] < seconds:
+        at_s, number = heapq.heappop(due)
+        yield from [(at_s, agents[number])] * (3 if chance.random() < 0.1 else 1)
+        heapq.heappush(due, (at_s + chance.uniform(10, 30), number))
+
+
+def turn(
+    provider: ProviderServer, client: FlaskClient, key: PresentedKey, size: int
+) -> TestResponse:
+    """One turn with so many tokens of input, all but 2,000 of them in the provider's cache."""
+    usage = {"input_tokens": 2000, "cache_read_input_tokens": size - 2000, "output_tokens": 600}
+    provider.script(Answer(200, {**anthropic_body(model=MODEL), "usage": usage}))
+    message = {"role": "user", "content": "hello"}
+    body = {"model": MODEL, "max_tokens": 32_000, "messages": [message]}
+    return client.post("/v1/messages", json=body, headers={"x-api-key": key.text})
+
+
+def cost_usd(answer: TestResponse) -> float:
+    """What a turn cost."""
+    usage = answer.get_json()["usage"]
+    cached = usage["cache_read_input_tokens"]
+    used = Usage(usage["input_tokens"] + cached, usage["output_tokens"], cached)
+    return load().price(MODEL, used) / 1e6
+
+
+@pytest.mark.slow
+def test_25_agents_spend_the_budget_of_their_team(
+    provider: ProviderServer, make_app: AppMaker, clock: Clock, database_url: str
+) -> None:
+    """At the pace of coding agents, each inside its plan, for over 20 minutes: no turn is refused
+    while the team's budget lasts, and it is spent within 2 %."""
+    accounts = Accounts(Database(database_url))
+    accounts.create_team("office", limits={"team-usd-day": f"{TEAM_USD} usd/day"})
+    member: dict[str, Any] = {"plan": "pro", "default_plan": "starter", "team": "office"}
+    agents = [accounts.create_key(f"agent{n}", **member) for n in range(25)]
+    client = make_app().test_client()
+    began_s, size, spent_usd = clock.now_s, random.Random(25), 0.0
+    refused: list[tuple[float, float]] = []
+    for at_s, key in turns(agents, seconds=22 * 60):
+        clock.forward(began_s + at_s - clock.now_s)
+        answer = turn(provider, client, key, size.randrange(50_000, 150_000))
+        if answer.status_code == 200:
+            spent_usd += cost_usd(answer)
+        else:
+            assert answer.get_json()["error"]["details"]["error_code"] == "insufficient_quota"
+            refused.append((at_s, spent_usd))
+    first_at_s, spent_before_usd = refused[0]
+    assert first_at_s > 20 * 60
+    assert TEAM_USD * 0.98 < spent_before_usd <= spent_usd < TEAM_USD * 1.02
 
 
 def test_guessing_from_the_address_is_limited_and_harms_no_key(

@@ -26,6 +26,7 @@ from flask import Flask
 from chatapp import POLICY_FILE, create_app
 from tests.chatapp.served import QuietHandler, serving
 from tests.e2e.billing_provider import BilledCall, BillingProvider
+from tests.e2e.gunicorn_master import gunicorn
 from tests.servers import eventually
 
 MICRO = 1_000_000
@@ -272,6 +273,33 @@ def threaded(provider: BillingProvider, database: Path, **config: object) -> Ite
     app = create_app(config)
     with serving(app, _Handler) as url, closing(Gateway(url, provider, database, app)) as gateway:
         yield gateway
+
+
+@contextmanager
+def deployed(
+    provider: BillingProvider, folder: Path, *, workers: int, **environment: str
+) -> Iterator[Gateway]:
+    """The application under gunicorn with its embedded storage; accounts are on."""
+    database = folder / "calls.db"
+    settings = {
+        "DATABASE_URL": f"sqlite:///{database}",
+        "RATELIMIT_POLICY_FILE": str(roomy_policy(folder / "policy.toml")),
+        "OPENAI_API_KEY": "sk-openai-test",
+        "OPENAI_BASE_URL": f"{provider.url}/v1",
+        "ANTHROPIC_API_KEY": "sk-ant-test",
+        "ANTHROPIC_BASE_URL": provider.url,
+        "NO_PROXY": "127.0.0.1",
+        **environment,
+    }
+    desk = create_app(
+        {"CHATAPP_DATABASE_URL": settings["DATABASE_URL"], "RATELIMIT_STORAGE_URI": "memory://"}
+    )
+    make_key(desk, "operator", "team")
+    files = {"state": folder / "state", "log": folder / "log"}
+    with gunicorn("wsgi:app", workers=workers, **files, **settings) as master:
+        url = f"http://127.0.0.1:{master.port}"
+        with closing(Gateway(url, provider, database, desk)) as gateway:
+            yield gateway
 
 
 def write_table(config: pytest.Config, title: str, lines: Sequence[tuple[str, Account]]) -> None:

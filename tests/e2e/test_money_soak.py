@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from pathlib import Path
@@ -18,11 +18,9 @@ from typing import Any
 
 import pytest
 
-from chatapp import create_app
 from tests.e2e import billing_provider
-from tests.e2e.billed_gateway import Account, Gateway, make_key, roomy_policy, write_table
+from tests.e2e.billed_gateway import Account, Gateway, deployed, write_table
 from tests.e2e.billing_provider import FILLER, marker
-from tests.e2e.gunicorn_master import OURS, gunicorn
 
 pytestmark = [
     pytest.mark.slow,
@@ -115,42 +113,15 @@ LOADS: dict[str, Load] = {
 @pytest.fixture
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     """gunicorn with its embedded storage in front of the provider."""
-    for name in os.environ:
-        if name.startswith(OURS):
-            monkeypatch.delenv(name)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    database = tmp_path / "calls.db"
-    with billing_provider.running() as provider:
-        settings = {
-            "DATABASE_URL": f"sqlite:///{database}",
-            "RATELIMIT_POLICY_FILE": str(roomy_policy(tmp_path / "policy.toml")),
-            "OPENAI_API_KEY": "sk-openai-test",
-            "OPENAI_BASE_URL": f"{provider.url}/v1",
-            "ANTHROPIC_API_KEY": "sk-ant-test",
-            "ANTHROPIC_BASE_URL": provider.url,
-        }
-        desk = create_app(
-            {
-                "CHATAPP_DATABASE_URL": settings["DATABASE_URL"],
-                "RATELIMIT_STORAGE_URI": "memory://",
-            }
-        )
-        make_key(desk, "operator", "team")
-        with gunicorn(
-            "wsgi:app",
-            state=tmp_path / "state",
-            log=tmp_path / "log",
-            workers=WORKERS,
-            GUNICORN_THREADS=str(THREADS),
-            CHATAPP_PROVIDER_TIMEOUT_S=str(TIMEOUT_S),
-            NO_PROXY="127.0.0.1",
-            **settings,
-        ) as master:
-            url = f"http://127.0.0.1:{master.port}"
-            with closing(Gateway(url, provider, database, desk)) as gateway:
-                for caller, load in LOADS.items():
-                    gateway.key(named(caller), plan=load.plan)
-                yield gateway
+    settings = {"GUNICORN_THREADS": str(THREADS), "CHATAPP_PROVIDER_TIMEOUT_S": str(TIMEOUT_S)}
+    with (
+        billing_provider.running() as provider,
+        deployed(provider, tmp_path, workers=WORKERS, **settings) as gateway,
+    ):
+        for caller, load in LOADS.items():
+            gateway.key(named(caller), plan=load.plan)
+        yield gateway
 
 
 def named(caller: str) -> str:
