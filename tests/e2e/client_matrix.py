@@ -91,6 +91,7 @@ SCENARIOS = [
         attempts=0,
     ),
     Scenario("key revoked", before="revoke", shows="was revoked; ask the operator", attempts=0),
+    Scenario("forbidden", before="forbid", shows="does not allow the model", attempts=0),
     Scenario(
         "provider down",
         marker={"scenario": "refuse"},
@@ -353,6 +354,9 @@ class _Cell:
         match self.scenario.before:
             case "revoke":
                 words = ["chat", "keys", "revoke", key]
+                assert self.gateway.app.test_cli_runner().invoke(args=words).exit_code == 0
+            case "forbid":
+                words = ["chat", "keys", "set-models", key, "gpt-4o", "claude-opus-5"]
                 assert self.gateway.app.test_cli_runner().invoke(args=words).exit_code == 0
             case "spend":
                 dear = "claude-opus-4-1" if self.client.is_anthropic else "gpt-5.4"
