@@ -171,7 +171,7 @@ class Contents:
             self.texts.append(message if isinstance(message, str) else json_text(message))
             return
         kind = message.get("type")
-        if kind == REFERENCE_KIND:
+        if kind == REFERENCE_KIND or (kind is None and "id" in message and "role" not in message):
             self.references += 1
             return
         if isinstance(kind, str) and kind in IMAGE_KINDS:

@@ -36,6 +36,8 @@ REFUSED: Final = {
     "conversation": "is not supported; send previous_response_id or all messages instead",
     "prompt": "is not supported: its content and its tools are unknown here",
 }
+#: The type of an item of an input that only names an item of a stored response.
+REFERENCE: Final = "item_reference"
 #: Fields of an item that the model does not generate, or that are not billed as output.
 NOT_GENERATED: Final = frozenset(
     {
@@ -67,14 +69,14 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     if found.get("mode") not in {None, "standard"}:
         refused["reasoning"] = "may only have the mode 'standard'; others have no price here"
     tools = []
-    for tool in _tools(fields.get("tools")):
+    for name, tool in _all_tools(fields):
         kind = tool.get("type") if isinstance(tool, dict) else None
         if not isinstance(kind, str):
             continue  # OpenAI refuses it
         if billed := _billed(kind):
             tools.append(billed)
         elif kind not in FREE_TOOLS and not _is_local_shell(tool):
-            refused["tools"] = f"may not have a tool {kind[:50]!r}, which has no price here"
+            refused[name] = f"may not have a tool {kind[:50]!r}, which has no price here"
     return replace(
         common,
         refused={**common.refused, **refused},
@@ -84,8 +86,37 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     )
 
 
+def is_reference(item: Mapping[str, object]) -> bool:
+    """Whether an item of an input only names one of a stored response, for which OpenAI does not
+    require a type."""
+    kind = item.get("type")
+    return kind == REFERENCE or (kind is None and "role" not in item)
+
+
+def is_looked_up(item: Mapping[str, object]) -> bool:
+    """Whether OpenAI may look up the rest of this item by its id: reasoning, or an image, without
+    its content."""
+    match item.get("type"):
+        case "reasoning":
+            return not (item.get("encrypted_content") or item.get("content"))
+        case "image_generation_call":
+            return not item.get("result")
+        case _:
+            return False
+
+
+def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The tools of a request, and those that items of its input add within the conversation, each
+    with the field where it is."""
+    yield from (("tools", tool) for tool in _tools(fields.get("tools")))
+    items = fields.get("input")
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict):
+            yield from (("input", tool) for tool in _tools(item.get("tools")))
+
+
 def _tools(listed: object) -> Iterator[object]:
-    """The tools of a request, also those within a namespace."""
+    """The tools of a list, also those within a namespace."""
     for tool in listed if isinstance(listed, list) else ():
         if isinstance(tool, dict) and tool.get("type") == "namespace":
             yield from _tools(tool.get("tools"))

@@ -6,7 +6,8 @@ unread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, ClassVar, Final, NoReturn
 
@@ -19,6 +20,7 @@ from chatapp.catalogue import Model
 from chatapp.conversation import ModelUnavailableError, Turn, UnknownModelError
 from chatapp.ledger.stored_answers import ID_MAX, StoredAnswer, StoredAnswersUnavailableError
 from chatapp.providers import Extras, RawRequest
+from chatapp.providers.openai_responses import ID, is_looked_up, is_reference
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
@@ -36,7 +38,6 @@ CHOICES_MOST: Final = 8
 HEADER_MAX_CHARACTERS: Final = 1000
 OFFLINE: Final = "offline"
 SHOWN_CHARACTERS: Final = 100
-REFERENCE: Final = "item_reference"
 # Of a stored conversation whose last answer was cut off: half an agent's usual one.
 UNKNOWN_HISTORY_TOKENS: Final = 50_000
 
@@ -89,6 +90,11 @@ class Fields(BaseModel):
         return ()
 
     @property
+    def completed_items(self) -> tuple[str, ...]:
+        """The ids of items that the provider may complete from stored answers."""
+        return ()
+
+    @property
     def choices(self) -> int:
         """The number of requested answers."""
         return 1
@@ -129,9 +135,16 @@ class InputFields(Fields):
 
     @property
     def referenced_items(self) -> tuple[str, ...]:
+        return self._ids(is_reference)
+
+    @property
+    def completed_items(self) -> tuple[str, ...]:
+        return self._ids(is_looked_up)
+
+    def _ids(self, has: Callable[[dict[str, object]], bool]) -> tuple[str, ...]:
         items = self.input if isinstance(self.input, list) else ()
-        named = (i.get("id") for i in items if isinstance(i, dict) and i.get("type") == REFERENCE)
-        return tuple(id_[:ID_MAX] for id_ in named if isinstance(id_, str))
+        found = (item.get("id") for item in items if isinstance(item, dict) and has(item))
+        return tuple(id_ for id_ in found if isinstance(id_, str) and id_)
 
     @property
     def last_text(self) -> str:
@@ -205,7 +218,7 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
     the caller made each of them there."""
     previous, items = fields.previous_answer, fields.referenced_items
     wanted = {*items, *([] if previous is None else [previous])}
-    if not wanted:
+    if not wanted and not fields.completed_items:
         return []
     found = {i: a for i, a in own_answers(wanted).items() if a.provider == model.provider}
     if previous is not None and previous not in found:
@@ -215,8 +228,9 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
             f"Previous response with id {previous[:SHOWN_CHARACTERS]!r} not found.",
             param="previous_response_id",
         )
-    for id_ in items:
-        if id_ not in found:
+    others = _answers_of_others(fields.completed_items)
+    for id_ in (*items, *fields.completed_items):
+        if id_ in others or (id_ in wanted and id_ not in found):
             message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
             raise ApiError(404, "item_not_found", message, param="input")
     return list(found.values())
@@ -233,10 +247,30 @@ def _history_tokens(fields: Fields, continued: Sequence[StoredAnswer]) -> int:
 def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
     """Those of the stored answers that the caller has made. ApiError (503) if that is unknown."""
     current = current_request()
-    try:
+    with _available():
         return current.services.stored_answers.find(
-            ids, user=current.user, before_wait=current.services.limiter.admit_edge
+            _possible(ids), user=current.user, before_wait=current.services.limiter.admit_edge
         )
+
+
+def _answers_of_others(ids: Collection[str]) -> set[str]:
+    """Those of the stored answers that another user has made. ApiError (503) if that is unknown."""
+    if not ids:
+        return set()
+    current = current_request()
+    with _available():
+        return current.services.stored_answers.of_others(_possible(ids), user=current.user)
+
+
+def _possible(ids: Collection[str]) -> set[str]:
+    """The ids of a form that is recorded. Others may be no text for a database."""
+    return {id_ for id_ in ids if ID.fullmatch(id_)}
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
     except StoredAnswersUnavailableError as error:
         cause = "Stored responses cannot be checked at the moment."
         raise unavailable("stored_responses_unavailable", cause) from error

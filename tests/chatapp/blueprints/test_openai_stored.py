@@ -108,6 +108,23 @@ def test_only_its_user_continues_a_response(
     assert [c.body.get("previous_response_id") for c in provider.calls[1:]] == ["resp_1", None]
 
 
+@pytest.mark.parametrize("kind", ["reasoning", "image_generation_call"])
+def test_an_item_without_its_content_is_not_another_users(
+    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, kind: str
+) -> None:
+    """The provider would complete it. One that no user is known to have made may be a copy."""
+    item = {"type": kind, "id": "rs_1"}
+    provider.script(Answer(200, response_body(output=[{**item, "summary": []}])))
+    assert ask(client, keys["alice"]).status_code == 200
+
+    def status(user: str, **more: object) -> int:
+        return ask(client, keys[user], input=[{**item, **more}]).status_code
+
+    assert (status("alice again"), status("bob"), status("bob", id="rs_2")) == (200, 404, 200)
+    own = {"reasoning": "encrypted_content", "image_generation_call": "result"}[kind]
+    assert status("bob", **{own: "bytes"}) == 200
+
+
 def test_the_next_turn_reserves_the_conversation_so_far(
     client: FlaskClient, keys: dict[str, str], provider: ProviderServer, ledger: RecordingLedger
 ) -> None:

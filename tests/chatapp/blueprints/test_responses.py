@@ -267,6 +267,17 @@ BAD: dict[str, tuple[dict[str, object], int, str]] = {
         404,
         "item_not_found",
     ),
+    "an item without a type": ({"input": [{"id": "msg_1"}]}, 404, "item_not_found"),
+    "an id that is no text": (
+        {"input": [{"type": "item_reference", "id": "\ud800"}]},
+        404,
+        "item_not_found",
+    ),
+    "a tool in the conversation": (
+        {"input": [{"type": "additional_tools", "tools": [{"type": "code_interpreter"}]}]},
+        400,
+        "unpriced_field",
+    ),
 }
 
 
@@ -307,6 +318,18 @@ def test_tools_are_free_billed_or_refused(name: str) -> None:
         assert list(extras.refused) == ["tools"]
     else:
         assert (extras.tools, extras.refused) == (billed, {})
+
+
+@pytest.mark.parametrize("kind", ["additional_tools", "tool_search_output"])
+@pytest.mark.parametrize("name", TOOLS)
+def test_tools_in_the_conversation_count_too(kind: str, name: str) -> None:
+    """Items of the input may add them."""
+    tool, billed = TOOLS[name]
+    added = extras_of({"input": ["text", {"type": kind, "tools": [tool]}]})
+    if billed == "?":
+        assert list(added.refused) == ["input"]
+    else:
+        assert (added.tools, added.refused) == (billed, {})
 
 
 SEARCHES = [
