@@ -12,6 +12,7 @@ from flask import Blueprint, Response, jsonify, request
 from chatapp.estimates.tokens import input_tokens
 from chatapp.providers import RawRequest
 from chatapp.services import current_services
+from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
 from chatapp.web.formats import OPENAI
@@ -33,9 +34,11 @@ STREAM: Final = "stream"
 def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
     if request.endpoint == f"{bp.name}.count":
-        current_request().model_request = vendor.read(
+        current = current_request()
+        current.model_request = vendor.read(
             request, vendor.InputFields, provider=OPENAI.provider, example=EXAMPLE, path=PATH
         )
+        allowed_models.check(current)
 
 
 @bp.post("/input_tokens")

@@ -1,7 +1,8 @@
 """Which models a caller may use: those that the plan allows (`models = […]` in the policy) and, if
 the API key has models of its own, the key too.
 
-A pattern, such as `gpt-5*`, matches the requested name or the model's slug in models.toml.
+A pattern, such as `gpt-5*`, matches the requested name, with or without its upstream, as in
+`azure/gpt-5`, or the model's slug in models.toml. What an upstream calls a model matches nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Allowance(NamedTuple):
     owner: str
     patterns: Sequence[str]
 
-    def has(self, *names: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.patterns for name in names)
+    def has(self, names: Iterable[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.patterns)
 
 
 def install(limiter: Limiter) -> None:
@@ -56,9 +57,10 @@ def patterns(value: object) -> tuple[str, ...]:
 def warn_of_unknown(policy: Policy | None, catalogue: Catalogue) -> None:
     """Log patterns that match no model of the catalogue, as a misspelt one does. They may be meant:
     a provider serves models that are not listed."""
+    known = {*catalogue.slugs}.union(*(_names(*each) for each in catalogue.providers.items()))
     for plan in policy.plans.values() if policy else ():
         for pattern in plan.keywords.get(KEYWORD, ()):
-            if not Allowance(plan.title, [pattern]).has(*catalogue.slugs):
+            if not Allowance(plan.title, [pattern]).has(known):
                 log.warning(
                     "%s.%s: %r matches no model of models.toml", plan.source, KEYWORD, pattern
                 )
@@ -68,7 +70,7 @@ def check(current: CurrentRequest) -> None:
     """ApiError (403) if the caller may not use the model of the request. If the request names none
     and the default is not allowed, it gets one that is."""
     found, wanted = allowances(current), current.wanted
-    if not found or _allows(found, wanted.turn.model):
+    if _allows(found, wanted.turn.model, current.services.catalogue):
         return
     default = None if wanted.names_model else _default(current.services, found)
     if default is None:
@@ -79,19 +81,23 @@ def check(current: CurrentRequest) -> None:
 def require(current: CurrentRequest, model: Model) -> None:
     """ApiError (403) if the caller may not use the model."""
     found = allowances(current)
-    if not _allows(found, model):
+    if not _allows(found, model, current.services.catalogue):
         raise _refusal(current, found, model)
 
 
 def allows(current: CurrentRequest, model: Model) -> bool:
     """Whether the caller may use the model."""
-    return _allows(allowances(current), model)
+    return _allows(allowances(current), model, current.services.catalogue)
 
 
 def allowed(current: CurrentRequest, models: Mapping[str, str]) -> dict[str, str]:
     """Those that the caller may use, of models by slug."""
     found = allowances(current)
-    return {slug: name for slug, name in models.items() if all(each.has(slug) for each in found)}
+    return {
+        slug: provider
+        for slug, provider in models.items()
+        if all(each.has(_names(slug, provider)) for each in found)
+    }
 
 
 def allowances(current: CurrentRequest) -> list[Allowance]:
@@ -108,19 +114,37 @@ def allowances(current: CurrentRequest) -> list[Allowance]:
     return found
 
 
-def _allows(found: Iterable[Allowance], model: Model) -> bool:
-    return all(allowance.has(model.name, model.slug) for allowance in found)
+def _allows(found: Sequence[Allowance], model: Model, catalogue: Catalogue) -> bool:
+    if not found:
+        return True
+    names = _names(model.slug, model.provider, _requested(model, catalogue))
+    return all(allowance.has(names) for allowance in found)
+
+
+def _requested(model: Model, catalogue: Catalogue) -> str:
+    """The name by which callers know the model at its upstream."""
+    if model.slug in catalogue.sent_names:
+        return model.slug.removeprefix(f"{model.provider}/")
+    return model.name
+
+
+def _names(slug: str, provider: str, name: str = "") -> set[str]:
+    """What patterns match of a model; without a name that of its slug."""
+    name = name or slug.removeprefix(f"{provider}/")
+    return {slug, name, f"{provider}/{name}"}
 
 
 def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
     """An allowed model for a request that names none: a provider's default, or else the first one
     in the order of the patterns."""
-    available = services.conversation.available_models
-    ranked = [slug for slug in services.catalogue.defaults.values() if slug in available]
+    catalogue = services.catalogue
+    available = set(services.conversation.available_models) - set(catalogue.embedding)
+    names = {s: _names(s, name) for s, name in catalogue.providers.items() if s in available}
+    ranked = [slug for slug in catalogue.defaults.values() if slug in names]
     for pattern in found[-1].patterns:
-        ranked += [slug for slug in available if fnmatchcase(slug, pattern)]
+        ranked += [slug for slug in names if Allowance("", [pattern]).has(names[slug])]
     for slug in ranked:
-        if all(each.has(slug) for each in found):
+        if all(each.has(names[slug]) for each in found):
             return services.conversation.model(slug)
     return None
 
@@ -128,15 +152,17 @@ def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
 def _refusal(current: CurrentRequest, found: Sequence[Allowance], model: Model) -> ApiError:
     """The error with the models that are allowed, of all available ones; with the patterns if these
     are none."""
-    refusing = next(each for each in found if not each.has(model.name, model.slug))
-    available = dict.fromkeys(current.services.conversation.available_models, "")
+    catalogue = current.services.catalogue
+    refusing = next(each for each in found if not _allows([each], model, catalogue))
+    name, providers = _requested(model, catalogue), catalogue.providers
+    available = {slug: providers[slug] for slug in current.services.conversation.available_models}
     listed = ", ".join(allowed(current, available)) or " and ".join(
         ", ".join(allowance.patterns) for allowance in found
     )
     return ApiError(
         403,
         "model_not_allowed",
-        f'{refusing.owner} does not allow the model "{model.name}". Choose one of: {listed}.',
+        f'{refusing.owner} does not allow the model "{name}". Choose one of: {listed}.',
         param="model",
     )
 

@@ -243,3 +243,64 @@ def test_the_models_of_a_key_are_set_by_command(make_app: AppMaker, accounts: Ac
     assert accounts.all_keys()[0].models is None
     assert "There is no key" in run(app, "keys", "set-models", "0" * 16, "o3", status=1).stderr
     run(app, "keys", "set-models", key, "gpt 5", status=2)
+
+
+AZURE = """
+version = 1
+
+[upstreams.azure]
+protocol = "openai"
+base_url = "{url}/v1"
+
+[upstreams.azure.models."gpt-5.4-mini"]
+like = "gpt-5.4-mini"
+name = "my-deployment"
+aliases = ["mini"]
+
+[upstreams.azure.models.dear]
+like = "gpt-5.4"
+name = "gpt-5.4-deployment"
+"""
+
+
+def test_a_pattern_matches_what_callers_call_a_model(
+    start: Callable[..., Flask], provider: ProviderServer, tmp_path: Path
+) -> None:
+    """With or without its upstream; not what the upstream calls it. In calls, counts and lists."""
+    file = tmp_path / "upstreams.toml"
+    file.write_text(AZURE.format(url=provider.url))
+    client = start(CHATAPP_PROVIDERS_FILE=str(file)).test_client()
+
+    def statuses(*names: str) -> list[int]:
+        counting = "/v1/responses/input_tokens"
+        bodies = [{"model": name, "input": "ping"} for name in names]
+        return [
+            client.post(path, json=body).status_code
+            for body in bodies
+            for path in ("/v1/responses", counting)
+        ]
+
+    assert statuses("gpt-5.4-mini", "azure/gpt-5.4-mini", "mini") == [200] * 6
+    assert {call.body["model"] for call in provider.calls} == {"my-deployment"}
+    assert statuses("dear", "azure/dear") == [403] * 4
+    refused = client.post("/v1/responses", json={"model": "dear", "input": "ping"}).text
+    assert '"dear' in refused.replace("\\", "")
+    assert "deployment" not in refused
+    listed = client.get("/v1/models").json
+    assert listed is not None
+    assert [model["id"] for model in listed["data"]] == ["azure/gpt-5.4-mini"]
+
+
+def test_an_upstreams_name_may_be_a_pattern(
+    make_app: AppMaker, provider: ProviderServer, tmp_path: Path
+) -> None:
+    """Also of models that are not listed."""
+    file = tmp_path / "upstreams.toml"
+    vllm = '[upstreams.vllm]\nprotocol = "openai"\npatterns = ["llama*"]\nprice = "free"\n'
+    file.write_text(f'version = 1\n{vllm}base_url = "{provider.url}/v1"\n')
+    app = make_app(
+        CHATAPP_PROVIDERS_FILE=str(file),
+        RATELIMIT_POLICY_FILE=policy(tmp_path, 'models = ["vllm/*"]\n'),
+    )
+    body = {"model": "llama-3", "messages": ASKED}
+    assert app.test_client().post("/v1/chat/completions", json=body).status_code == 200
