@@ -42,10 +42,12 @@ _METHODS: Final = ("evalsha", "execute_command", "parse_response", "_execute_com
 _PLAIN: Final = frozenset(["Connection", "UnixDomainSocketConnection"])
 #: Options of a pool that ask for more than a plain connection.
 _OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_connect_func")
-#: The server's errors for a function that it did not run. By text, which is the same since Redis 7.
+#: The server's errors for a function that it did not run, by text.
 _UNKNOWN: Final = "Function not found"
 _FULL: Final = "command not allowed when used memory > 'maxmemory'."
-_FORBIDDEN: Final = re.compile(r"unknown command 'FCALL'|.* no permissions to run the 'fcall' ")
+_FORBIDDEN: Final = re.compile(
+    r"unknown command ['`]FCALL['`]|.* no permissions to run the 'fcall' "  # ` before Redis 7
+)
 
 
 class _Line(NamedTuple):

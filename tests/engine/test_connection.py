@@ -260,6 +260,22 @@ def test_a_server_without_functions_has_evalsha() -> None:
             assert commands(client)["evalsha"] == 3
 
 
+def test_a_server_before_redis_7_has_evalsha(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes the unknown command between backticks."""
+    send = ScriptConnections._call
+
+    def before_7(self: ScriptConnections, *words: object) -> object:
+        if words[0] == "FCALL":
+            raise redis.ResponseError("unknown command `FCALL`, with args beginning with: `a`, ")
+        return send(self, *words)
+
+    monkeypatch.setattr(ScriptConnections, "_call", before_7)
+    engine = engine_of(client)
+    assert [remaining(engine) for _ in range(2)] == [999, 998]
+
+
 @pytest.mark.parametrize("loaded", [True, False])
 def test_a_full_server_is_asked_by_evalsha(loaded: bool) -> None:
     """It refuses functions altogether, but not scripts, which know what it may still store."""
