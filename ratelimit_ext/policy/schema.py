@@ -242,8 +242,9 @@ class LimitTable(_Options):  # type: ignore[misc]
         given = {word: value for word, value in given.items() if value is not None}
         options = LimitOptions(**{word: given.pop(word) for word in OPTION_NAMES if word in given})
         states_override = "override_defaults" in self.model_fields_set
-        if states_guard(text, options) and not states_override:
-            given["override_defaults"] = False  # a guard applies beside other limits
+        if (self.optional or states_guard(text, options)) and not states_override:
+            # A guard applies beside other limits, and an optional one leaves most callers the rest.
+            given["override_defaults"] = False
         shared = given.get("shared", True) or "scope" in given
         given |= {"shared": shared, "scope": given.get("scope") or (scope if shared else None)}
         return PolicyLimit(

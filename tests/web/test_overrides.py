@@ -107,6 +107,17 @@ def test_an_optional_limit_needs_an_amount(caller: Caller) -> None:
     assert "budget" not in caller.left("bob")
 
 
+def test_an_optional_limit_replaces_no_default(tmp_path: Path) -> None:
+    """Callers without an amount would have no limit at all."""
+    rest = POLICY.partition("[blueprints.chat]")[2].partition("[plans.free]")[0]
+    only = "[[blueprints.chat.limits]]" + rest.split("[[blueprints.chat.limits]]")[2]
+    default = '[[default]]\nname = "usual"\nlimit = "1/minute"\nkey = "caller"\n'
+    caller = Caller(tmp_path / "policy.toml", f"version = 1\n{default}{only}")
+    caller.own["ann"] = {"budget": "9 usd/month"}
+    assert set(caller.left("ann")) == {"usual", "budget"}
+    assert [caller.get("bob").status_code for _ in range(2)] == [200, 429]
+
+
 def test_callers_with_amounts_of_their_own_are_not_confused(tmp_path: Path) -> None:
     """More combinations than are kept prepared."""
     caller = Caller(tmp_path / "policy.toml", POLICY)
