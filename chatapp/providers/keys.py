@@ -161,7 +161,10 @@ class Keys:
             return next((name for name in self._usable(model) if name not in tried), None)
 
     def rest(self, name: str, model: str, for_s: float) -> None:
-        """Leave the key out for that model and time."""
+        """Leave the key out for that model and time. A stored response may name a key that the
+        upstream no longer has."""
+        if name not in self._by_name:
+            return
         with self._lock:
             now = time.monotonic()
             if len(self._rests) >= RESTS_MOST:

@@ -84,6 +84,12 @@ def test_the_first_to_wake_is_used_while_all_rest(keys: Keys) -> None:
     assert keys.other("y", {"KEY_A", "KEY_C"}) == "KEY_B"
 
 
+def test_a_key_that_is_gone_does_not_rest(keys: Keys) -> None:
+    """A stored response still names it."""
+    keys.rest("KEY_OF_LAST_YEAR", "x", 5.0)
+    assert [keys.next("x") for _ in NAMES] == list(NAMES)
+
+
 def test_rests_are_bounded(keys: Keys, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers name the models; past rests are dropped first."""
     monkeypatch.setattr(keys_module, "RESTS_MOST", 2)
