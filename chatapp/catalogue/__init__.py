@@ -219,7 +219,7 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
         provider: [tariff for slug, tariff in tariffs.items() if providers[slug] == provider]
         for provider in set(providers.values())
     }
-    stated = {n: [Tariff(usual=table.price)] for n, table in tables.items() if table.price}
+    stated = {n: [file.tariff(n, table.price)] for n, table in tables.items() if table.price}
     return Catalogue(
         slugs=slugs,
         providers=providers,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,21 +58,32 @@ class ModelsFile(BaseModel):
 
     def tariffs(self) -> Mapping[str, Tariff]:
         """The tariffs of all models with a price, by slug."""
-        highest: dict[str, int] = {}
-        for tiers in (*self.tiers.values(), *(entry.tiers for entry in self.models.values())):
-            for name, multiple in tiers.items():
-                highest[name] = max(highest.get(name, ONE), multiple)
         return {
-            slug: Tariff(
-                usual=entry.price,
+            slug: replace(
+                self.tariff(entry.provider, entry.price),
                 long=entry.long_context,
                 tiers={**self.tiers.get(entry.provider, {}), **entry.tiers},
-                other_tiers=highest,
-                tools=self.tools.get(entry.provider, {}),
             )
             for slug, entry in self.models.items()
             if entry.price
         }
+
+    def tariff(self, provider: str, price: Price) -> Tariff:
+        """The tariff of a provider's models at that price, with its tiers and tools."""
+        return Tariff(
+            usual=price,
+            tiers=self.tiers.get(provider, {}),
+            other_tiers=self._highest_tiers,
+            tools=self.tools.get(provider, {}),
+        )
+
+    @cached_property
+    def _highest_tiers(self) -> Mapping[str, int]:
+        highest: dict[str, int] = {}
+        for tiers in (*self.tiers.values(), *(entry.tiers for entry in self.models.values())):
+            for name, multiple in tiers.items():
+                highest[name] = max(highest.get(name, ONE), multiple)
+        return highest
 
 
 def read(path: Path) -> ModelsFile:

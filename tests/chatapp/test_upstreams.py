@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.chatapp.provider_server import (
     ProviderServer,
     anthropic_error,
     openai_error,
+    response_body,
 )
 from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.workers import MESSAGES, busy, chat, quota_headers
@@ -240,6 +242,36 @@ def test_a_vendors_model_can_have_another_price(
     assert (mine.slug, mine.cost_micro_usd) == ("openai/gpt-4o", 17)
     cost = catalogue.load().price("gpt-4o-mini", USAGE)
     assert (listed.slug, listed.cost_micro_usd) == ("gpt-4o-mini", cost)
+
+
+COPIED = """
+version = 1
+
+[upstreams.azure]
+protocol = "openai"
+base_url = "{url}/v1"
+models_of = "openai"
+patterns = ["gpt-*"]
+price = {{ input = 1.0, cached_input = 1.0, cache_write = 1.0, output = 1.0 }}
+"""
+
+
+def test_a_price_for_all_models_is_not_all_of_their_price(
+    configured: Configured, server: ProviderServer
+) -> None:
+    """Tools and tiers cost what they cost with the listed models of the upstream."""
+    app, ledger = configured(COPIED.format(url=server.url)), RecordingLedger()
+    replace_services(app, ledger=ledger)
+    search = {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "a"}}
+    usage = {"input_tokens": 10_000, "output_tokens": 0}
+    for tier in ("default", "priority"):
+        answer = response_body(output=[search], usage=usage, service_tier=tier)
+        server.script(Answer(200, json.dumps(answer).encode()))
+        body = {"model": "gpt-99", "input": "ping", "tools": [{"type": "web_search"}]}
+        assert app.test_client().post(RESPONSES_PATH, json=body).status_code == 200
+    usual, priority = ledger.finished(2)
+    assert (usual.slug, usual.cost_micro_usd) == ("azure-other", 20_000)
+    assert priority.cost_micro_usd > 29_000
 
 
 def test_names_are_listed_with_their_upstream(
