@@ -109,10 +109,11 @@ class StoredAnswers:
             found |= self._look({*ids} - found.keys())
         return {id_: answer for id_, answer in found.items() if answer.user == user[:300]}
 
-    def of_others(self, ids: Collection[str], *, user: str) -> set[str]:
-        """Those of the answers that another user has made, without a wait for the latest. Raises
-        StoredAnswersUnavailableError."""
-        return {id_ for id_, answer in self._look(ids).items() if answer.user != user[:300]}
+    def of_others(self, ids: Collection[str], *, user: str, provider: str) -> set[str]:
+        """Those of the provider's answers that another user has made, without a wait for the
+        latest. Raises StoredAnswersUnavailableError."""
+        found = self._look(ids).items()
+        return {i for i, a in found if a.user != user[:300] and a.provider == provider}
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until this process has written its answers; returns whether it has."""
@@ -137,7 +138,7 @@ class StoredAnswers:
         return BackgroundSender(
             "stored-answers",
             self._write,
-            merge=lambda _, later: later,
+            merge=lambda first, later: later if later.user == first.user else first,
             lose=lambda id_, _: log.error("%s was not recorded: its user cannot continue it", id_),
             batch=BATCH,
             most=MOST_WAITING,

@@ -228,7 +228,7 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
             f"Previous response with id {previous[:SHOWN_CHARACTERS]!r} not found.",
             param="previous_response_id",
         )
-    others = _answers_of_others(fields.completed_items)
+    others = _answers_of_others(fields.completed_items, model.provider)
     for id_ in (*items, *fields.completed_items):
         if id_ in others or (id_ in wanted and id_ not in found):
             message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
@@ -253,13 +253,16 @@ def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
         )
 
 
-def _answers_of_others(ids: Collection[str]) -> set[str]:
-    """Those of the stored answers that another user has made. ApiError (503) if that is unknown."""
+def _answers_of_others(ids: Collection[str], provider: str) -> set[str]:
+    """Those of the provider's stored answers that another user has made. ApiError (503) if that is
+    unknown."""
     if not ids:
         return set()
     current = current_request()
     with _available():
-        return current.services.stored_answers.of_others(_possible(ids), user=current.user)
+        return current.services.stored_answers.of_others(
+            _possible(ids), user=current.user, provider=provider
+        )
 
 
 def _possible(ids: Collection[str]) -> set[str]:
