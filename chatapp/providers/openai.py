@@ -40,6 +40,8 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "length": "length",
     "content_filter": "refused",
 }
+#: Tools of chat completions, which the client runs.
+TOOLS: Final = frozenset({"function", "custom"})
 #: Fields of a message that the model does not generate.
 NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
 
@@ -93,6 +95,11 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     modalities = fields.get("modalities")
     if fields.get("audio") is not None or (isinstance(modalities, list) and "audio" in modalities):
         refused["modalities"] = "may not name audio, which has no price here"
+    tools = fields.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind not in TOOLS:  # OpenAI has no others, but upstreams do
+            refused["tools"] = f"may not have a tool {kind[:50]!r}, which has no price here"
     messages = fields.get("messages")
     if any(_has_audio(message) for message in (messages if isinstance(messages, list) else ())):
         refused["messages"] = "may not contain input_audio, which has no price here"

@@ -197,6 +197,7 @@ def test_every_entry_of_the_catalogue_is_consistent() -> None:
         ("/v1/chat/completions", {"model": "gpt-99", "service_tier": "fast"}, "service_tier"),
         ("/v1/chat/completions", {"model": LUNA, "service_tier": 3}, "service_tier"),
         ("/v1/chat/completions", {"model": LUNA, "web_search_options": {}}, None),
+        ("/v1/chat/completions", {"model": LUNA, "tools": [{"type": "google_search"}]}, "tools"),
         ("/v1/chat/completions", {"model": LUNA, "modalities": ["text", "audio"]}, "modalities"),
     ],
 )
@@ -231,6 +232,7 @@ def test_a_field_without_a_price_is_refused(
         ("/v1/chat/completions", {"model": LUNA, "service_tier": "priority"}),
         ("/v1/chat/completions", {"model": LUNA, "service_tier": "auto"}),
         ("/v1/chat/completions", {"model": "gpt-5-mini", "service_tier": "flex"}),
+        ("/v1/chat/completions", {"model": LUNA, "tools": [{"type": "function"}, {}]}),
     ],
 )
 def test_a_field_with_a_price_is_forwarded(
