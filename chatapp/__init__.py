@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 PROVIDERS_FILE: Final = Path(__file__).with_name("providers.toml")
 #: The files that a reload reads, by the settings that name another one.
-FILES: Final = {valid_policy.SETTING: POLICY_FILE, valid_policy.PROVIDERS: PROVIDERS_FILE}
+FILES: Final = {valid_policy.POLICY: POLICY_FILE, valid_policy.PROVIDERS: PROVIDERS_FILE}
 #: The providers by their protocols.
 PROTOCOLS: Final = {"openai": OpenAI, "anthropic": Anthropic}
 BODY_MAX_BYTES: Final = 1024 * 1024

@@ -19,10 +19,10 @@ from flask import Flask
 #: variable.
 VARIABLE: Final = "GUNICORN_VALID_POLICY"
 #: The settings that name the files.
-SETTING: Final = "RATELIMIT_POLICY_FILE"
+POLICY: Final = "RATELIMIT_POLICY_FILE"
 PROVIDERS: Final = "CHATAPP_PROVIDERS_FILE"
 #: What a file is called in the log, and the command that checks it.
-NAMES: Final = {SETTING: ("policy", "policy"), PROVIDERS: ("providers file", "providers")}
+NAMES: Final = {POLICY: ("policy", "policy"), PROVIDERS: ("providers file", "providers")}
 
 Create: TypeAlias = Callable[[Mapping[str, object]], Flask]
 

@@ -45,7 +45,7 @@ def read_request() -> None:
         current.model_request = vendor.read(
             request,
             vendor.MessageFields if request.endpoint == COUNT else _Fields,
-            provider="anthropic",
+            protocol=ANTHROPIC.protocol,
             example=EXAMPLE,
             headers=HEADERS,
             query=("beta",),

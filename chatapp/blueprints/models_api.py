@@ -23,7 +23,7 @@ FormatErrors(current_format).install(bp)
 def models() -> Response:
     """The models that the caller may use in their protocol."""
     current = current_request()
-    models = current.services.conversation.models_of(current_format().provider, OFFLINE)
+    models = current.services.conversation.models_of(current_format().protocol, OFFLINE)
     names = allowed_models.allowed(current, models)
     listed = [_entry(*each) for each in names.items()]
     if not speaks_anthropic():
@@ -36,7 +36,7 @@ def models() -> Response:
 @bp.get("/models/<path:name>")
 def model(name: str) -> Response:
     """One model, by any of its names."""
-    found = served_model(name, provider=current_format().provider)
+    found = served_model(name, protocol=current_format().protocol)
     allowed_models.require(current_request(), found)
     return jsonify(_entry(found.name, found.provider))
 

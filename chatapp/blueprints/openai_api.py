@@ -107,7 +107,7 @@ def read_request() -> None:
         current.model_request = vendor.read(
             request,
             address.fields,
-            provider=OPENAI.provider,
+            protocol=OPENAI.protocol,
             example=address.example,
             path=address.path,
             headers=HEADERS,

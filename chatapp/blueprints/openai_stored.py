@@ -36,7 +36,7 @@ def read_request() -> None:
     if request.endpoint == f"{bp.name}.count":
         current = current_request()
         current.model_request = vendor.read(
-            request, vendor.InputFields, provider=OPENAI.provider, example=EXAMPLE, path=PATH
+            request, vendor.InputFields, protocol=OPENAI.protocol, example=EXAMPLE, path=PATH
         )
         allowed_models.check(current)
 

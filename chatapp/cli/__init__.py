@@ -15,14 +15,14 @@ from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, usage
 from chatapp.cli.maintenance import db, policy, providers
 from chatapp.cli.teams import teams, users
-from chatapp.valid_policy import PROVIDERS, SETTING
+from chatapp.valid_policy import POLICY, PROVIDERS
 
 # Flask sets this if it was started from the command line, also by `flask run`.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
 # What may depend on the file that a command checks.
 UNCHECKED: Final = {
-    "policy": (SETTING,),
+    "policy": (POLICY,),
     "providers": (PROVIDERS, "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS"),
 }
 

@@ -16,7 +16,7 @@ from chatapp.database import migration
 from chatapp.providers.keys import Keys
 from chatapp.services import current_services
 from chatapp.settings import SettingsError
-from chatapp.valid_policy import PROVIDERS, SETTING, configured_file
+from chatapp.valid_policy import POLICY, PROVIDERS, configured_file
 from chatapp.web.identities import check_plans, without_plan
 from ratelimit_ext import ConfigurationError, toml_line
 
@@ -32,8 +32,8 @@ def check(file: Path | None) -> None:
 
     Prints every mistake with its line. Changes nothing and needs no storage.
     """
-    default = current_app.config.get(SETTING) or Path(current_app.root_path) / "policy.toml"
-    file = file or configured_file(SETTING, default)
+    default = current_app.config.get(POLICY) or Path(current_app.root_path) / "policy.toml"
+    file = file or configured_file(POLICY, default)
     services = current_services()
     try:
         with guards.added(current_app.config, file):

@@ -40,7 +40,7 @@ def respond_as_vendor(wire_format: WireFormat) -> Response:
     answer is written here."""
     current = current_request()
     wanted = current.wanted
-    if wanted.raw_request is None or wanted.turn.model.protocol != wire_format.provider:
+    if wanted.raw_request is None or wanted.turn.model.protocol != wire_format.protocol:
         return respond(wire_format)
     raw_request = wanted.raw_request
     conversation, call = current.services.conversation, begin_call(current)

@@ -44,14 +44,14 @@ class AnswerFormat(Protocol):
 
 
 class WireFormat(AnswerFormat, Protocol):
-    """A vendor's wire format. Its endpoints serve the models of ``provider`` and the offline model.
+    """A vendor's wire format. Its endpoints serve the models in ``protocol`` and the offline model.
 
     ``hints`` is what to correct in the base_url, by the number of /v1 at the beginning of an
     unknown address: 0, 1, or 2 for more.
     """
 
     @property
-    def provider(self) -> str: ...
+    def protocol(self) -> str: ...
     @property
     def hints(self) -> tuple[str, str, str]: ...
     @property
@@ -95,7 +95,7 @@ def current_format() -> WireFormat:
 
 def addresses(*blueprints: str) -> list[str]:
     """The addresses of blueprints whose names begin like this, without those of stored objects.
-    Those of a vendor's protocol begin with the provider's name."""
+    Those of a vendor's protocol begin with the protocol's name."""
     return [
         f"{method} {rule.rule.replace('<path:', '<')}"
         for rule in current_app.url_map.iter_rules()

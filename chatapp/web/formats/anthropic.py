@@ -38,7 +38,7 @@ HEADER_UNITS: Final = {
 class AnthropicFormat:
     """The format of POST /v1/messages."""
 
-    provider: Final = "anthropic"
+    protocol: Final = "anthropic"
     limit_units: Final = HEADER_UNITS.keys()
     request_id_header: Final = ANTHROPIC_REQUEST_ID_HEADER
     hints: Final = (

@@ -172,7 +172,7 @@ def unknown_address(error: HTTPException) -> ErrorAnswer | None:
         return None
     if error.code == 404:
         requested = f"{request.method} {request.path[:SHOWN_CHARACTERS]}"
-        known = ", ".join(addresses(f"{wire_format.provider}_", "models_api."))
+        known = ", ".join(addresses(f"{wire_format.protocol}_", "models_api."))
         if versions == 1 and UNSUPPORTED.issuperset(parts[1:2] or [""]):
             cause = f"{requested} is not supported here"
         else:

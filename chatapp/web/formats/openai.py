@@ -23,7 +23,7 @@ ERROR_TYPES: Final = {
 class OpenAIService:
     """OpenAI's errors and headers, which all of its formats share."""
 
-    provider: Final = "openai"
+    protocol: Final = "openai"
     request_id_header: Final = REQUEST_ID_HEADER
     #: OpenAI has no headers for limits in input or output tokens.
     limit_units: Final = ("requests", "tokens")

@@ -157,7 +157,7 @@ def read(
     request: Request,
     fields_of: type[Fields],
     *,
-    provider: str,
+    protocol: str,
     example: str,
     path: str = "",
     headers: tuple[str, ...] = (),
@@ -175,7 +175,7 @@ def read(
         fields = fields_of.model_validate(document.fields)
     except ValidationError as error:
         refuse(error)
-    model = served_model(fields.model, provider=provider)
+    model = served_model(fields.model, protocol=protocol)
     _check_kind(model, makes_embeddings=fields.makes_embeddings)
     continued = _continued(fields, model)
     if continued:
@@ -279,22 +279,22 @@ def _available() -> Iterator[None]:
         raise unavailable("stored_responses_unavailable", cause) from error
 
 
-def served_model(name: str, *, provider: str) -> Model:
-    """The model of that name at the endpoints of that provider's protocol, which serve models in
-    that protocol and the offline model; ApiError (404) if they do not serve it."""
+def served_model(name: str, *, protocol: str) -> Model:
+    """The model of that name at the endpoints of that protocol, which serve models in that protocol
+    and the offline model; ApiError (404) if they do not serve it."""
     conversation = current_services().conversation
     try:
         model = conversation.model(name)
     except ModelUnavailableError as error:
         raise _not_found(str(error)) from error
     except UnknownModelError as error:
-        names = ", ".join(conversation.models_of(provider, OFFLINE))
+        names = ", ".join(conversation.models_of(protocol, OFFLINE))
         raise _not_found(f'Unknown model "{name[:100]}". Choose one of {names}.') from error
-    if model.protocol not in {provider, OFFLINE}:
+    if model.protocol not in {protocol, OFFLINE}:
         known = " or ".join(addresses(f"{model.protocol}_"))
         raise _not_found(
             f'The model "{name}" belongs to {model.protocol}. Use {known} for it, or choose a '
-            f"model of {provider}."
+            f"model of {protocol}."
         )
     return model
 
