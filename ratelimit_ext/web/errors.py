@@ -118,7 +118,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         if bound_limit is not None and _is_abnormal_block(bound_limit, cause):
             self.description = _answer_to(cause, bound_limit.limit).sentence
         wait_ms = 0 if decision is None else decision.retry_after_ms or 0
-        self._wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
+        #: In milliseconds, 0 if unknown; None if the denial has no end.
+        self.wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
 
     @property
     def is_budget(self) -> bool:
@@ -131,7 +132,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         if self.decision is None or self.bound_limit is None:
             return str(self.description)
         subject = self._subject(self.bound_limit)
-        return subject if self._wait_ms is None else f"{subject} {try_again(self._wait_ms)}"
+        return subject if self.wait_ms is None else f"{subject} {try_again(self.wait_ms)}"
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The response of an ``on_breach`` callback, else the default body."""
@@ -142,7 +143,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
 
     def _body(self, bound: BoundLimit) -> dict[str, Any]:
         if self.cause != "limit":
-            return _guard_body(self.message, self.cause, bound, self._wait_ms)
+            return _guard_body(self.message, self.cause, bound, self.wait_ms)
         own = [v for v in self.denials if v.charge.limit is bound.limit] or self.denials
         return {
             "error": self.message,
@@ -150,7 +151,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "limit": str(bound.runtime.limit),
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
-            "retry_after": (self._wait_ms or 0) / 1000,
+            "retry_after": (self.wait_ms or 0) / 1000,
         }
 
     def _violated(self) -> dict[str, Any]:

@@ -136,12 +136,11 @@ def _denial(error: RateLimitExceeded) -> ErrorReport:
         code, unit = "insufficient_quota", "usd"
     elif units and not units & {"requests", "calls"}:
         unit = "tokens"
-    wait_ms = error.decision.retry_after_ms if error.decision else None
     return ErrorReport(
         429,
         code,
         error.message,
-        retry_after_s=None if wait_ms is None else -(-wait_ms // 1000),
+        retry_after_s=-(-error.wait_ms // 1000) if error.wait_ms else None,
         is_final=code == "insufficient_quota",
         unit=unit,
     )
