@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from sqlalchemy import JSON, ForeignKey, String, bindparam, exists, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
@@ -79,16 +79,30 @@ _FIND: Final = (
 )
 
 
-class UnknownUserError(LookupError):
-    """No user has that name."""
+#: Who can have amounts of their own.
+Owner: TypeAlias = Literal["user", "key", "team"]
 
 
-class UnknownKeyError(LookupError):
-    """No key has that public id."""
+class UnknownOwnerError(LookupError):
+    """There is no such ``owner`` of that ``name``: its argument, for a key its public id."""
+
+    owner: ClassVar[Owner]
+
+    @property
+    def name(self) -> str:
+        return str(self.args[0])
 
 
-class UnknownTeamError(LookupError):
-    """No team has that name."""
+class UnknownUserError(UnknownOwnerError):
+    owner = "user"
+
+
+class UnknownKeyError(UnknownOwnerError):
+    owner = "key"
+
+
+class UnknownTeamError(UnknownOwnerError):
+    owner = "team"
 
 
 class ExistingTeamError(ValueError):
@@ -111,9 +125,7 @@ class OtherTeamError(ValueError):
         self.team = team
 
 
-#: Who can have amounts of their own.
-Owner: TypeAlias = Literal["user", "key", "team"]
-_OWNERS: Final[Mapping[Owner, tuple[type[User | ApiKey | Team], type[LookupError]]]] = {
+_OWNERS: Final[Mapping[Owner, tuple[type[User | ApiKey | Team], type[UnknownOwnerError]]]] = {
     "user": (User, UnknownUserError),
     "key": (ApiKey, UnknownKeyError),
     "team": (Team, UnknownTeamError),
@@ -237,7 +249,7 @@ class Accounts:
 
     def set_limit(self, owner: Owner, name: str, limit: str, amount: str | None) -> bool:
         """Give an owner an amount of their own, or with None the policy's again; False if nothing
-        changed. Raises the owner's LookupError if there is no such owner."""
+        changed. UnknownOwnerError if there is no such owner."""
         with self._writing() as session:
             found = _of(session, owner, name)
             before: dict[str, str] = found.limits or {}
@@ -291,7 +303,7 @@ def own_limits(*owners: Team | User | ApiKey | None) -> dict[str, str]:
 
 
 def _of(session: Session, owner: Owner, name: str) -> Any:
-    """The row of an owner. Raises the owner's LookupError."""
+    """The row of an owner; UnknownOwnerError without one."""
     table, unknown = _OWNERS[owner]
     found = session.get(table, name)
     if found is None:

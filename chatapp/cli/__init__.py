@@ -10,11 +10,10 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
-from chatapp.cli.accounts import keys, plans
+from chatapp.cli.accounts import keys, plans, teams, users
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, usage
 from chatapp.cli.maintenance import db, policy, providers
-from chatapp.cli.teams import teams, users
 from chatapp.valid_policy import POLICY, PROVIDERS
 
 # Flask sets this if it was started from the command line, also by `flask run`.
@@ -27,7 +26,7 @@ UNCHECKED: Final = {
 }
 
 chat = AppGroup(
-    "chat", help="Users, teams, keys, plans, usage, blocks, the policy, providers, the ledger."
+    "chat", help="Manage users, teams, keys, plans and blocks; report usage; check files."
 )
 for command in (
     *(keys, users, teams, plans, usage, block, unblock),

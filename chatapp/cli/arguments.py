@@ -20,7 +20,6 @@ DURATION_UNITS: Final = {
     "d": timedelta(days=1),
 }
 LONGEST_DAYS: Final = 366
-LIMITS: Final = "An amount in place of the policy's; may be repeated."
 IDENTITIES: Final = ("user:", "ip:")
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 

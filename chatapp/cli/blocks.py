@@ -11,7 +11,7 @@ import click
 from flask.cli import with_appcontext
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.cli import arguments, errors, users
+from chatapp.cli import arguments, callers, output
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, SURGE
 from chatapp.web.current_request import user_identity
@@ -34,7 +34,7 @@ class Target(NamedTuple):
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name", required=False, type=arguments.USER)
-@click.option("--for", "length", type=arguments.DURATION, help="Duration: 90s, 15m, 2h, 7d.")
+@click.option("--for", "length", type=arguments.DURATION, help="How long: 90s, 15m, 2h, 7d.")
 @click.option(
     "--abnormal", is_flag=True, help="Give abnormal usage of a user or key as the reason."
 )
@@ -46,9 +46,10 @@ def block(
     length: timedelta | None,
     abnormal: bool,
 ) -> None:
-    """Block a user, an API key (whole or its public part), a model, or all calls.
+    """Block a user, a key, a model, or all calls.
 
-    Without --for until `chat unblock`. Running calls continue.
+    A key is named by its public part, or whole. Without --for, the block holds until `chat
+    unblock`. Running calls continue.
     """
     target = _target(kind, name)
     if abnormal:
@@ -57,7 +58,7 @@ def block(
         target = target._replace(reason="abnormal-usage")
     limiter = _shared_limiter()
     for_s = None if length is None else length.total_seconds()
-    with errors.reported():
+    with output.reported_errors():
         is_new = limiter.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
     if not is_new:
         click.echo(f"{target.label} is already blocked for at least that time.")
@@ -73,11 +74,13 @@ def block(
 @click.argument("name", required=False, type=arguments.USER)
 @with_appcontext
 def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> None:
-    """Remove a block: an operator's, the pause of a model's provider, or a surge of a user or key,
-    whose usual amount is then forgotten."""
+    """Remove a block, the pause of a provider, or a surge.
+
+    After a surge, the usual amount of the user or key is forgotten.
+    """
     target = _target(kind, name)
     limiter = _shared_limiter()
-    with errors.reported():
+    with output.reported_errors():
         lifted = limiter.unblock(target.limit, target.identity)
         services = current_services()
         # Unlisted models are blocked together, but each has a pause of its own.
@@ -128,14 +131,14 @@ def _user(name: str) -> Target:
     """A user, or the `ip:` address of callers without a name."""
     scheme, _, address = name.partition(":")
     if scheme == "ip" and _is_address(address):
-        identity = users.identity_of(name)
+        identity = callers.identity_of(name)
         return Target("blocked-user", identity, f"The address {address}", "blocked")
-    name = users.name_of(name)
-    with errors.reported():
+    name = callers.name_of(name)
+    with output.reported_errors():
         accounts = current_services().accounts
-        known = users.plans_by_name() if accounts.any_key() else {name}
+        known = callers.plans_by_name() if accounts.any_key() else {name}
     if name not in known:
-        raise click.ClickException(f"There is no user {name!r}; `chat keys list` lists the users.")
+        raise output.unknown("user", name)
     return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
 
 
@@ -149,17 +152,15 @@ def _is_address(text: str) -> bool:
 
 def _key(text: str) -> Target:
     public_id = public_id_of(text)
-    with errors.reported():
+    with output.reported_errors():
         known = {key.public_id for key in current_services().accounts.all_keys()}
     if public_id not in known:
-        raise click.ClickException(
-            f"There is no key {public_id[:16]}; `chat keys list` lists the keys."
-        )
+        raise output.unknown("key", public_id)
     return Target("blocked-key", public_id, f"The key {public_id}", "blocked")
 
 
 def _shared_limiter() -> Limiter:
     limiter = current_services().limiter
-    if limiter.enabled and not users.limits_are_shared(limiter):  # else the limiter says so
-        raise click.ClickException(f"The limits cannot be changed: {users.NOT_SHARED}")
+    if limiter.enabled and not callers.limits_are_shared(limiter):  # else the limiter says so
+        raise click.ClickException(f"The limits cannot be changed: {callers.NOT_SHARED}")
     return limiter

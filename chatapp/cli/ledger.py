@@ -9,7 +9,7 @@ import click
 from flask import json
 from flask.cli import AppGroup, with_appcontext
 
-from chatapp.cli import arguments, errors, users
+from chatapp.cli import arguments, callers, output
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
@@ -22,25 +22,25 @@ SINCE_HELP: Final = "Only from this day on, by UTC."
 # A window without an anchor opens when its first call is admitted, just before the call's time.
 BEFORE: Final = timedelta(milliseconds=5)
 
-ledger = AppGroup("ledger", help="Usage and spending.")
+ledger = AppGroup("ledger", help="Report and check usage and spending.")
 
 
 @click.command()
 @click.argument("user", type=arguments.USER)
 @with_appcontext
 def usage(user: str) -> None:
-    """Print what USER has left of each limit and has spent, as JSON, like GET /usage.
+    """Show what USER has left and has spent, as JSON.
 
-    USER is a name, or ip:ADDRESS for callers without a name.
+    It is what GET /usage answers. USER is a name, or ip:ADDRESS for callers without a name.
     """
     services = current_services()
     limiter = services.limiter
-    is_readable = not limiter.enabled or users.limits_are_shared(limiter)
-    with errors.reported():
-        identity = users.known_identity(user)
+    is_readable = not limiter.enabled or callers.limits_are_shared(limiter)
+    with output.reported_errors():
+        identity = callers.known_identity(user)
         assert identity is not None
-        plan = users.plan_of(identity, users.plans_by_name())
-        with users.request_of(identity, plan):
+        plan = callers.plan_of(identity, callers.plans_by_name())
+        with callers.request_of(identity, plan):
             limits, team = None, limiter.identities["team"]()
             own = {identity, team}
             if is_readable:
@@ -49,7 +49,7 @@ def usage(user: str) -> None:
                 limits = [limit.as_json() for limit in left if limit.identity in own]
             plan = limiter.present_plan()
     shown = {
-        "user": users.name_of(identity),
+        "user": callers.name_of(identity),
         "plan": plan,
         "team": team.removeprefix(TEAM) if team != identity else None,
         "limits": limits,
@@ -57,17 +57,22 @@ def usage(user: str) -> None:
     }
     click.echo(json.dumps(shown, indent=2, sort_keys=False))
     if not is_readable:
-        click.echo(f"The limits are missing: {users.NOT_SHARED}", err=True)
+        click.echo(f"The limits are missing: {callers.NOT_SHARED}", err=True)
 
 
 @ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
-@click.option("--by", type=arguments.SUBJECT, default="user", help="Default: user.")
+@click.option(
+    "--by",
+    type=arguments.SUBJECT,
+    default="user",
+    help="user (default), key, team, model or tag:NAME.",
+)
 def show(user: str | None, since: datetime | None, by: str) -> None:
-    """Calls, tokens and dollars by day and user, key, team, model or tag, the newest day first."""
-    with errors.reported():
-        identity = users.known_identity(user)
+    """Show calls, tokens and dollars by day, the newest first."""
+    with output.reported_errors():
+        identity = callers.known_identity(user)
         totals = current_services().reports.totals(user=identity, since=since, by=by)
     if not totals:
         _report_nothing("calls", identity, since)
@@ -81,12 +86,13 @@ def show(user: str | None, since: datetime | None, by: str) -> None:
 @ledger.command()
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
 def estimates(since: datetime | None) -> None:
-    """Usage as a multiple of its estimate, by model.
+    """Compare usage with its estimates, by model.
 
-    Below 1 too much was held, above 1 too little; "over" is the share of calls that used more than
-    estimated. Only answered calls with a reported usage count.
+    The figure is usage as a multiple of the estimate: below 1 too much was held, above 1 too
+    little. "over" is the share of calls that used more than estimated. Only answered calls with a
+    reported usage count.
     """
-    with errors.reported():
+    with output.reported_errors():
         models = current_services().reports.estimates(since=since)
     if not models:
         _report_nothing("answered calls with a reported usage", None, since)
@@ -101,17 +107,17 @@ def estimates(since: datetime | None) -> None:
 @click.option("--user", type=arguments.USER, help=USER_HELP)
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
 def check(user: str | None, since: datetime | None) -> None:
-    """Find unfinished calls, costs that are not the price of their tokens, and dollar limits that
-    disagree with the ledger.
+    """Find unfinished calls, wrong costs and limits that disagree.
 
-    Exits with 1 if there are any.
+    A cost is wrong if it is not the price of the call's tokens; a dollar limit disagrees if it does
+    not hold what the ledger has. Exits with 1 if there are any.
     """
     services = current_services()
     models = services.catalogue
     lease = timedelta(seconds=2 * services.settings.provider_timeout_s)
-    with errors.reported():
+    with output.reported_errors():
         found = audit(
-            services.reports.calls(user=users.known_identity(user), since=since),
+            services.reports.calls(user=callers.known_identity(user), since=since),
             models,
             now=datetime.now(UTC),
             lease=lease,
@@ -138,12 +144,12 @@ def check(user: str | None, since: datetime | None) -> None:
     help="Days to keep; default: CHATAPP_LEDGER_KEEP_DAYS.",
 )
 def prune(keep_days: int | None) -> None:
-    """Delete older calls, in small batches, while the server runs."""
+    """Delete old calls, in small batches, while the server runs."""
     services = current_services()
     days = keep_days or services.settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
-    with errors.reported():
+    with output.reported_errors():
         before = datetime.now(UTC) - timedelta(days=days)
         deleted = delete_calls(services.database, before=before)
     click.echo(f"Deleted {_counted(deleted, 'call')} older than {days} days.")
@@ -153,15 +159,15 @@ def _compare_limits(found: Findings, *, lease: timedelta) -> str:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
     returns what was compared. Running calls are held as estimates, so their users are left out."""
     services = current_services()
-    if not users.limits_are_shared(services.limiter):
+    if not callers.limits_are_shared(services.limiter):
         return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage"
     now = datetime.now(UTC)
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
     identities = {user for user, month in found.spent_micro_usd if month in months}
     identities -= set(found.running)
-    plans = users.plans_by_name()
+    plans = callers.plans_by_name()
     for identity in sorted(identities):
-        found.problems += _differences(identity, users.plan_of(identity, plans), lease=lease)
+        found.problems += _differences(identity, callers.plan_of(identity, plans), lease=lease)
     teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
     for team in teams:
         found.problems += _differences(team_identity(team), DEFAULT_PLAN, lease=lease, team=team)
@@ -180,7 +186,7 @@ def _differences(
     in this one.
     """
     services = current_services()
-    with users.request_of(identity, plan):
+    with callers.request_of(identity, plan):
         left = remaining_limits(services.limiter)
     limits = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
     user = identity if team is None else None

@@ -11,7 +11,7 @@ from flask.cli import AppGroup
 from chatapp import catalogue, guards
 from chatapp.catalogue import CatalogueError, providers_file
 from chatapp.catalogue.providers_file import UpstreamTable
-from chatapp.cli import errors
+from chatapp.cli import output
 from chatapp.database import migration
 from chatapp.providers.keys import Keys
 from chatapp.services import current_services
@@ -21,16 +21,16 @@ from chatapp.web.identities import check_plans, without_plan
 from ratelimit_ext import ConfigurationError, toml_line
 
 policy = AppGroup("policy", help="Check the policy file.")
-providers = AppGroup("providers", help="Check the file of the upstreams.")
-db = AppGroup("db", help="The database of accounts and ledger.")
+providers = AppGroup("providers", help="Check the providers file.")
+db = AppGroup("db", help="Upgrade the database of accounts and ledger.")
 
 
 @policy.command("check")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 def check(file: Path | None) -> None:
-    """Check FILE, or the configured policy; exit with 1 if it has mistakes.
+    """Check FILE, or the configured policy.
 
-    Prints every mistake with its line. Changes nothing and needs no storage.
+    Prints every mistake with its line, and then exits with 1. Needs no storage.
     """
     default = current_app.config.get(POLICY) or Path(current_app.root_path) / "policy.toml"
     file = file or configured_file(POLICY, default)
@@ -52,9 +52,10 @@ def check(file: Path | None) -> None:
 @providers.command("check")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 def check_providers(file: Path | None) -> None:
-    """Check FILE, or the configured providers file; exit with 1 if it has mistakes.
+    """Check FILE, or the configured providers file.
 
-    Prints every mistake with its line, and which keys are missing here. Calls no upstream.
+    Prints every mistake with its line, and then exits with 1; or which keys are missing here. Calls
+    no upstream.
     """
     default = Path(current_app.root_path) / "providers.toml"
     file = file or configured_file(PROVIDERS, default)
@@ -78,7 +79,7 @@ def _shown(name: str, table: UpstreamTable) -> str:
 @db.command()
 def upgrade() -> None:
     """Upgrade the schema to this version. May run repeatedly and concurrently."""
-    with errors.reported():
+    with output.reported_errors():
         changed = migration.upgrade(current_services().database)
     state = "is now at" if changed else "was already at"
     click.echo(f"The schema {state} {migration.HEAD}.")

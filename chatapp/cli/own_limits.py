@@ -12,7 +12,7 @@ from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import Owner
-from chatapp.cli import arguments, errors, users
+from chatapp.cli import arguments, callers, output
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
 from ratelimit_ext import ConfigurationError
@@ -59,9 +59,9 @@ def add_commands(group: AppGroup, owner: Owner) -> None:
     @click.argument("limit")
     @click.argument("amount")
     def set_limit(limit: str, amount: str, **named: str) -> None:
-        """Set the amount of LIMIT, such as "20 usd/day"; usage is kept."""
+        """Set the amount of LIMIT, as in "20 usd/day"; usage is kept."""
         name = _name_of(owner, named[owner])
-        with errors.reported():
+        with output.reported_errors():
             plan = _plan_of(owner, name)
             checked(owner, [(limit, amount)], plan=plan)
             current_services().accounts.set_limit(owner, name, limit, amount)
@@ -71,20 +71,24 @@ def add_commands(group: AppGroup, owner: Owner) -> None:
     @click.argument(owner, type=arguments.USER)
     @click.argument("limit")
     def clear_limit(limit: str, **named: str) -> None:
-        """Remove the own amount of LIMIT: the policy's applies again, or none if it is optional."""
+        """Remove the amount of LIMIT; the policy's applies again.
+
+        An optional limit no longer applies then.
+        """
         name = _name_of(owner, named[owner])
-        with errors.reported():
-            _plan_of(owner, name)
+        with output.reported_errors():
             cleared = current_services().accounts.set_limit(owner, name, limit, None)
         if not cleared:
-            raise click.ClickException(f"{name} has no amount of {limit!r} of their own.")
+            raise click.ClickException(
+                f"{name} has no amount of {limit!r}; `chat {owner}s list` lists the amounts."
+            )
         click.echo(f"{name} has the policy's {limit} again; all workers apply it within 5 s.")
 
 
 def _name_of(owner: Owner, text: str) -> str:
     match owner:
         case "user":
-            return users.name_of(text)
+            return callers.name_of(text)
         case "key":
             return public_id_of(text)
         case _:
@@ -98,13 +102,10 @@ def _plan_of(owner: Owner, name: str) -> str | None:
         case "user":
             if (user := accounts.user(name)) is not None:
                 return user.plan
-            remedy = "`chat users list` lists the users"
         case "key":
             if (found := accounts.find(name)) is not None:
                 return found[1].plan
-            remedy = "`chat keys list` lists the keys"
         case _:
             if accounts.team(name) is not None:
                 return None
-            remedy = "`chat teams list` lists the teams"
-    raise click.ClickException(f"There is no {owner} {name!r}; {remedy}.")
+    raise output.unknown(owner, name)

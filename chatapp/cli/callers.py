@@ -1,4 +1,4 @@
-"""Users as an operator writes them: `NAME`, `user:NAME` or `ip:ADDRESS`; and their limits."""
+"""Callers as an operator writes them: `NAME`, `user:NAME` or `ip:ADDRESS`; and their limits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def known_identity(text: str | None) -> str | None:
     if name not in plans_by_name() and not reports.totals(user=identity, since=None):
         raise click.ClickException(
             f"There is no user {name!r}: no account and no call has this name. "
-            "`chat plans list` and `chat ledger show` list the users."
+            "`chat users list` and `chat ledger show` list the users."
         )
     return identity
 
