@@ -5,17 +5,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response
 from flask.globals import request_ctx
 
-from chatapp.estimates.tokens import input_tokens
 from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import vendor
 from chatapp.web.requests.vendor import TokenCount
-from chatapp.web.responses import raw_response, respond_as_vendor
+from chatapp.web.responses import respond_as_vendor, respond_with_count
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 FormatErrors(lambda: ANTHROPIC).install(bp)
@@ -61,13 +60,5 @@ def messages() -> Response:
 
 @bp.post("/messages/count_tokens")
 def count_tokens() -> Response:
-    """The input tokens of a message: the provider's count, or else an estimate. It is not a call:
-    nothing is billed, so nothing is reserved, charged or recorded in the ledger."""
-    current = current_request()
-    wanted = current.wanted
-    model, raw_request = wanted.turn.model, wanted.raw_request
-    assert raw_request is not None
-    counted = current.services.conversation.count(model, raw_request)
-    if counted is None:
-        return jsonify(input_tokens=input_tokens(model, wanted.fields).expected)
-    return raw_response(counted)
+    """The input tokens of a message."""
+    return respond_with_count()

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 
-from chatapp.estimates.tokens import input_tokens
 from chatapp.providers import RawRequest
 from chatapp.services import current_services
 from chatapp.web import allowed_models
@@ -18,7 +17,7 @@ from chatapp.web.errors import ApiError
 from chatapp.web.formats import OPENAI
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import vendor
-from chatapp.web.responses import raw_response
+from chatapp.web.responses import raw_response, respond_with_count
 
 bp = Blueprint("openai_stored", __name__, url_prefix="/v1/responses")
 FormatErrors(lambda: OPENAI).install(bp)
@@ -43,16 +42,8 @@ def read_request() -> None:
 
 @bp.post("/input_tokens")
 def count() -> Response:
-    """The input tokens of a response: the provider's count, or else an estimate. It is not a call:
-    nothing is billed, so nothing is reserved, charged or recorded in the ledger."""
-    wanted = current_request().wanted
-    model, raw_request = wanted.turn.model, wanted.raw_request
-    assert raw_request is not None
-    counted = current_services().conversation.count(model, raw_request)
-    if counted is not None:
-        return raw_response(counted)
-    estimated = input_tokens(model, wanted.fields).expected + wanted.history_tokens
-    return jsonify(object="response.input_tokens", input_tokens=estimated)
+    """The input tokens of a response."""
+    return respond_with_count(object="response.input_tokens")
 
 
 @bp.get("/<id_>")

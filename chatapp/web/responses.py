@@ -10,6 +10,7 @@ from flask import Response, jsonify
 
 from chatapp.calls.provider_call import ProviderCall
 from chatapp.conversation import failures_logged
+from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError, RawAnswer, Usage
 from chatapp.providers.event_stream import MIMETYPE
@@ -51,6 +52,21 @@ def respond_as_vendor(wire_format: WireFormat) -> Response:
     call.finish_answer(answer.usage, output_bytes=answer.output_bytes)
     _note(answer.ids, answer.usage, call, current.services.stored_answers)
     return raw_response(answer)
+
+
+def respond_with_count(**beside: str) -> Response:
+    """The input tokens of the current request: the provider's count, or else an estimate, with the
+    fields ``beside`` it. It is not a call: nothing is billed, so nothing is reserved, charged or
+    recorded in the ledger."""
+    current = current_request()
+    wanted = current.wanted
+    model, raw_request = wanted.turn.model, wanted.raw_request
+    assert raw_request is not None
+    counted = current.services.conversation.count(model, raw_request)
+    if counted is not None:
+        return raw_response(counted)
+    estimated = input_tokens(model, wanted.fields).expected + wanted.history_tokens
+    return jsonify(**beside, input_tokens=estimated)
 
 
 def raw_response(answer: RawAnswer) -> Response:

@@ -289,7 +289,9 @@ def served_model(name: str, *, protocol: str) -> Model:
         raise _not_found(str(error)) from error
     except UnknownModelError as error:
         names = ", ".join(conversation.models_of(protocol, OFFLINE))
-        raise _not_found(f'Unknown model "{name[:100]}". Choose one of {names}.') from error
+        raise _not_found(
+            f'Unknown model "{name[:SHOWN_CHARACTERS]}". Choose one of {names}.'
+        ) from error
     if model.protocol not in {protocol, OFFLINE}:
         known = " or ".join(addresses(f"{model.protocol}_"))
         raise _not_found(
