@@ -260,7 +260,7 @@ def create_team(name: str, limits: tuple[tuple[str, str], ...]) -> None:
                 f"There is a team {name!r} already; `chat teams set-limit` changes its budgets."
             ) from None
     with_what = f"with {own_limits.listed(amounts)}" if amounts else "without budgets"
-    click.echo(f"Team {name}, {with_what}.")
+    click.echo(f"Team {name} is created {with_what}.")
 
 
 @teams.command("list")

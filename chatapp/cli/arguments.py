@@ -88,8 +88,8 @@ class ModelsType(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return patterns([value])[0]
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+        except ValueError:
+            self.fail(f"{value!r} is not a name of models; write it as gpt-5*", param, ctx)
 
 
 class DayType(click.ParamType[datetime]):
