@@ -1,4 +1,4 @@
-"""A gateway in front of OpenAI and Anthropic, with limits by user, plan, model and cost."""
+"""A gateway in front of OpenAI and Anthropic, with limits by user, team, plan, model and cost."""
 
 from __future__ import annotations
 

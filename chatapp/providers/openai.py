@@ -27,7 +27,14 @@ from chatapp.providers import (
 from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, quota
 from chatapp.providers.event_stream import Event
 from chatapp.providers.openai_responses import COMPACTION, RESPONSES
-from chatapp.providers.openai_service import NAME, common_extras, stream_error, tiers_of
+from chatapp.providers.openai_service import (
+    NAME,
+    InputDetails,
+    OutputDetails,
+    common_extras,
+    stream_error,
+    tiers_of,
+)
 from chatapp.providers.sdk import Api, SDKProvider, Upstream, Vendor
 
 if TYPE_CHECKING:
@@ -120,26 +127,17 @@ def _has_audio(message: object) -> bool:
 # -- whole answers -----------------------------------------------------------------------------
 
 
-class PromptDetails(Fields):
-    cached_tokens: Tokens | None = None
-    cache_write_tokens: Tokens | None = None
-
-
-class CompletionDetails(Fields):
-    reasoning_tokens: Tokens | None = None
-
-
 class Bill(Fields):
     """What OpenAI calls usage."""
 
     prompt_tokens: Tokens
     completion_tokens: Tokens
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
 
     def usage(self, service_tier: str | None) -> Usage:
-        prompt = self.prompt_tokens_details or PromptDetails()
-        generated = self.completion_tokens_details or CompletionDetails()
+        prompt = self.prompt_tokens_details or InputDetails()
+        generated = self.completion_tokens_details or OutputDetails()
         return Usage(
             input_tokens=self.prompt_tokens,
             output_tokens=self.completion_tokens,

@@ -12,7 +12,13 @@ from pydantic import ValidationError
 from chatapp.providers import Extras, FinishReason, Part, Progress, RawRequest, Usage
 from chatapp.providers.answer import Fields, Tokens, generated_bytes
 from chatapp.providers.event_stream import Event
-from chatapp.providers.openai_service import common_extras, stream_error, tiers_of
+from chatapp.providers.openai_service import (
+    InputDetails,
+    OutputDetails,
+    common_extras,
+    stream_error,
+    tiers_of,
+)
 from chatapp.providers.sdk import Api
 
 #: OpenAI rejects a lower `max_output_tokens`.
@@ -150,15 +156,6 @@ def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
 
 
 # -- whole answers -----------------------------------------------------------------------------
-
-
-class InputDetails(Fields):
-    cached_tokens: Tokens | None = None
-    cache_write_tokens: Tokens | None = None
-
-
-class OutputDetails(Fields):
-    reasoning_tokens: Tokens | None = None
 
 
 class Bill(Fields):

@@ -1,4 +1,4 @@
-"""What all of OpenAI's APIs share: tiers, fields with a price, and errors within a stream."""
+"""What all of OpenAI's APIs share: tiers, priced fields, usages, and errors within a stream."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from chatapp.providers import ErrorKind, Extras, ProviderError
+from chatapp.providers.answer import Fields, Tokens
 
 NAME: Final = "openai"
 #: Tiers with a price of their own, under one name for each. All others have the standard price.
@@ -49,6 +50,19 @@ def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:
         return None
     word = service_tier.lower()
     return () if word in STANDARD_TIERS else (TIERS.get(word, word[:32]),)
+
+
+class InputDetails(Fields):
+    """Of a usage: how much of the input was read from the cache, and written to it."""
+
+    cached_tokens: Tokens | None = None
+    cache_write_tokens: Tokens | None = None
+
+
+class OutputDetails(Fields):
+    """Of a usage: how much of the output was not shown."""
+
+    reasoning_tokens: Tokens | None = None
 
 
 def stream_error(error: object) -> ProviderError:
