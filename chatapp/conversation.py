@@ -90,7 +90,7 @@ class Conversation:
         self._missed: set[str] = set()
         self.default_model = self._found(default_model or self._first_default())
         self._fallbacks = {
-            self._found(name).upstream: self._other(name, other)
+            self._found(name).quota_identity: self._other(name, other)
             for name, other in fallbacks.items()
         }
 
@@ -146,7 +146,7 @@ class Conversation:
 
     def fallback(self, model: Model) -> Model | None:
         """The configured fallback of that model, if any, with the key to use."""
-        fallback = self._fallbacks.get(replace(model, key="").upstream)
+        fallback = self._fallbacks.get(replace(model, key="").quota_identity)
         return None if fallback is None else self._with_key(fallback)
 
     # -- keys ----------------------------------------------------------------------------------
@@ -170,11 +170,11 @@ class Conversation:
         if model.key:
             self._keys[model.provider].rest(model.key, model.family, for_s)
 
-    def upstreams(self, model: Model) -> tuple[str, ...]:
-        """The identities of the model's cool-downs: one for each key."""
+    def quota_identities(self, model: Model) -> tuple[str, ...]:
+        """The identities of the model's cool-downs and quotas: one for each key."""
         keys = self._keys.get(model.provider)
         names = keys.names if keys and len(keys.names) > 1 else ("",)
-        return tuple(replace(model, key=name).upstream for name in names)
+        return tuple(replace(model, key=name).quota_identity for name in names)
 
     @contextmanager
     def _call(self, model: Model) -> Iterator[None]:
@@ -284,7 +284,7 @@ class Conversation:
     def _other(self, name: str, other: str) -> Model:
         """The model that replaces the one of that name."""
         chosen = self._found(other)
-        if chosen.upstream == self._found(name).upstream:
+        if chosen.quota_identity == self._found(name).quota_identity:
             raise UnknownModelError(
                 f'"{other}" and "{name}" are the same model; choose another fallback.'
             )

@@ -59,7 +59,7 @@ class Model:
         return self.name if self.slug == _other(self.provider) else self.slug
 
     @property
-    def upstream(self) -> str:
+    def quota_identity(self) -> str:
         """The identity of cool-downs and quotas for standard calls; each key has its own."""
         named = f"{self.provider}/{self.family}"
         return f"{named}/{self.key}" if self.key else named

@@ -86,8 +86,8 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
         # Unlisted models are blocked together, but each has a pause of its own.
         if kind == "model" and (provider := services.catalogue.providers.get(target.identity)):
             model = services.catalogue.model(target.identity, provider)
-            for upstream in services.conversation.upstreams(model):
-                lifted = _unblocked(limiter, COOL_DOWN, upstream) or lifted
+            for identity in services.conversation.quota_identities(model):
+                lifted = _unblocked(limiter, COOL_DOWN, identity) or lifted
         forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
     if kind == "all":
         done = "The block of all calls is removed" if lifted else "There was no block of all calls"

@@ -195,4 +195,4 @@ def _upstream() -> str:
     """The model, key and tiers at the provider. Unlisted models share limits, but not a
     cool-down."""
     current = current_request()
-    return "/".join([current.wanted.turn.model.upstream, *current.tiers])
+    return "/".join([current.wanted.turn.model.quota_identity, *current.tiers])
