@@ -295,8 +295,8 @@ def served_model(name: str, *, protocol: str) -> Model:
     if model.protocol not in {protocol, OFFLINE}:
         known = " or ".join(addresses(f"{model.protocol}_"))
         raise _not_found(
-            f'The model "{name}" belongs to {model.protocol}. Use {known} for it, or choose a '
-            f"model of {protocol}."
+            f'The model "{name}" belongs to the protocol {model.protocol}. Use {known} for it, or '
+            f"choose a model of the protocol {protocol}."
         )
     return model
 
