@@ -37,7 +37,8 @@ class Estimate:
 
     ``output_tokens`` are those of all ``choices`` together, ``cached_input_tokens`` the part of the
     input from the provider's cache, and ``least_input_tokens`` the part that is certain; the rest,
-    as of files, is a guess. ``tiers`` are the requested ones.
+    as of files, is a guess. ``tiers`` are the requested ones, ``tools`` those that the provider runs
+    and bills: how often is unknown, so one use of each is held.
     """
 
     input_tokens: int
@@ -46,6 +47,7 @@ class Estimate:
     cached_input_tokens: int = 0
     least_input_tokens: int = 0
     tiers: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -54,6 +56,7 @@ class Estimate:
             self.input_tokens,
             self.output_tokens,
             cached_input_tokens=self.cached_input_tokens,
+            tool_calls=dict.fromkeys(self.tools, 1),
             tiers=self.tiers or None,
         )
 
@@ -87,6 +90,7 @@ class Estimator:
         effort: str = "",
         caller: str | None = None,
         tiers: tuple[str, ...] = (),
+        tools: tuple[str, ...] = (),
     ) -> Estimate:
         """The estimate for this body in OpenAI's or Anthropic's protocol.
 
@@ -116,6 +120,7 @@ class Estimator:
             cached_input_tokens=cached,
             least_input_tokens=min(counted.least, input_),
             tiers=tiers,
+            tools=tools,
         )
 
     def _output_tokens(self, slug: str, caller: str | None, effort: str) -> int:

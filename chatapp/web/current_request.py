@@ -98,6 +98,7 @@ class CurrentRequest:
                 effort=wanted.extras.effort,
                 caller=self.user,
                 tiers=tuple(wanted.extras.tiers.values()),
+                tools=wanted.extras.tools,
             )
         return self._estimate
 

@@ -3,12 +3,15 @@ is counted."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
 from chatapp.providers import Usage
 from chatapp.providers.anthropic import extras_of as anthropic_extras
 from chatapp.providers.openai import extras_of as openai_extras
@@ -107,7 +110,7 @@ def test_parallel_calls_without_a_bound_cannot_spend_a_multiple(
     assert (refused.status_code, refused.json["error"]["code"]) == (429, "insufficient_quota")
 
 
-OPUS, LUNA = "claude-opus-5", "gpt-5.6-luna"
+OPUS, HAIKU, LUNA = "claude-opus-5", "claude-haiku-4-5", "gpt-5.6-luna"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +244,30 @@ def test_a_field_with_a_price_is_forwarded(
     """Unchanged."""
     assert ask(online, path, {"max_tokens": 10, **fields}).status_code == 200
     assert {name: provider.calls[0].body[name] for name in fields} == fields
+
+
+def test_a_call_that_may_search_holds_one_search(
+    make_app: AppMaker, provider: ProviderServer, database_url: str
+) -> None:
+    """A cent more than the same call without; what the provider reports is charged."""
+    accounts, held = Accounts(Database(database_url)), {}
+    limits = {"key-usd-day": "1 usd/day"}
+    keys = {
+        name: accounts.create_key(name, plan="pro", default_plan="starter", limits=limits)
+        for name in ("plain", "searching")
+    }
+    client = make_app().test_client()
+    for name, key in keys.items():
+        client.environ_base["HTTP_X_API_KEY"] = key.text
+        tools = [{"type": "web_search_20260318", "name": "web_search"}]
+        provider.script(Answer(200, anthropic_body(model=HAIKU)))
+        body = {"model": HAIKU, "max_tokens": 10, "tools": tools if name == "searching" else []}
+        answer = ask(client, "/v1/messages", body)
+        assert answer.status_code == 200, answer.text
+        left_now = re.search(r'"key-usd-day";r=(\d+)', answer.headers["RateLimit"])
+        assert left_now is not None
+        held[name] = 1_000_000 - int(left_now[1])
+    assert 10_000 <= held["searching"] - held["plain"] < 12_000, held
 
 
 def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: ProviderServer) -> None:

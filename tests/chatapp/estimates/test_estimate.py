@@ -51,6 +51,15 @@ def test_an_unknown_model_has_the_default(estimator: Estimator) -> None:
     assert estimate.tokens == 8 + UNKNOWN_OUTPUT_TOKENS
 
 
+def test_one_use_of_each_billed_tool_is_held(estimator: Estimator) -> None:
+    """In dollars only: many calls with searches at once cannot all begin on the last cent."""
+    plain = estimator.estimate(CLAUDE, BODY)
+    searching = estimator.estimate(CLAUDE, BODY, tools=("web_search",))
+    assert searching.tokens == plain.tokens
+    fee = estimator.cost_usd(searching, CLAUDE.slug) - estimator.cost_usd(plain, CLAUDE.slug)
+    assert fee == Decimal("0.01")
+
+
 def test_experience_replaces_it(estimator: Estimator) -> None:
     """With enough calls, the estimate is what nearly all of them used, not the worst case: exact
     for the caller, by the model's histogram for an unknown caller."""
