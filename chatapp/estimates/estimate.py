@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 
 from limits.storage import RedisStorage, Storage
 
@@ -26,9 +27,11 @@ from chatapp.estimates.outputs import (
 )
 from chatapp.estimates.redis_outputs import RedisOutputs
 from chatapp.estimates.tokens import input_tokens
-from chatapp.providers import Usage
+from chatapp.providers import Extras, Usage
 
 log = logging.getLogger(__name__)
+
+NO_EXTRAS: Final = Extras()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ class Estimate:
 
     ``output_tokens`` are those of all ``choices`` together, ``cached_input_tokens`` the part of the
     input from the provider's cache, and ``least_input_tokens`` the part that is certain; the rest,
-    as of files, is a guess. ``tiers`` are the requested ones, ``tools`` those that the provider runs
-    and bills: how often is unknown, so one use of each is held.
+    as of files, is a guess. ``tiers`` are the requested ones, ``tools`` those that the provider
+    runs and bills: how often is unknown, so one use of each is held.
     """
 
     input_tokens: int
@@ -87,29 +90,25 @@ class Estimator:
         most_output_tokens: int | None = None,
         choices: int = 1,
         history_tokens: int = 0,
-        effort: str = "",
+        extras: Extras = NO_EXTRAS,
         caller: str | None = None,
-        tiers: tuple[str, ...] = (),
-        tools: tuple[str, ...] = (),
     ) -> Estimate:
         """The estimate for this body in OpenAI's or Anthropic's protocol.
 
         ``most_output_tokens`` bounds all ``choices`` together, ``history_tokens`` are read besides
-        the body, ``effort`` is that of reasoning; ``caller`` is the identity whose own
-        calls count first. Never raises, and seldom reads the storage: see RedisOutputs.
+        the body, ``extras`` are what changes the price; ``caller`` is the identity whose own calls
+        count first. Never raises, and seldom reads the storage: see RedisOutputs.
         """
         choices = max(1, choices)
         counted = input_tokens(model, body)
-        output = choices * self._output_tokens(model.slug, caller, effort)
+        output = choices * self._output_tokens(model.slug, caller, extras.effort)
         longest = self._catalogue.longest_answer(model) * choices
         output = min(output, longest)
         if most_output_tokens is not None:
             output = max(0, min(output, most_output_tokens))
         # A provider refuses, and does not bill, a call that exceeds the model's context.
-        input_, context = (
-            counted.expected + history_tokens,
-            self._catalogue.context_tokens.get(model.slug),
-        )
+        input_ = counted.expected + history_tokens
+        context = self._catalogue.context_tokens.get(model.slug)
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
         cached = 0 if caller is None else self._callers.cached_tokens(caller, model.slug, input_)
@@ -119,8 +118,8 @@ class Estimator:
             choices,
             cached_input_tokens=cached,
             least_input_tokens=min(counted.least, input_),
-            tiers=tiers,
-            tools=tools,
+            tiers=tuple(extras.tiers.values()),
+            tools=extras.tools,
         )
 
     def _output_tokens(self, slug: str, caller: str | None, effort: str) -> int:

@@ -95,10 +95,8 @@ class CurrentRequest:
                 most_output_tokens=wanted.most_output_tokens,
                 choices=wanted.choices,
                 history_tokens=wanted.history_tokens,
-                effort=wanted.extras.effort,
+                extras=wanted.extras,
                 caller=self.user,
-                tiers=tuple(wanted.extras.tiers.values()),
-                tools=wanted.extras.tools,
             )
         return self._estimate
 

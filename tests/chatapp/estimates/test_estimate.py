@@ -19,7 +19,7 @@ from chatapp.estimates.outputs import (
     UNKNOWN_OUTPUT_TOKENS,
     MemoryOutputs,
 )
-from chatapp.providers import Usage
+from chatapp.providers import Extras, Usage
 from ratelimit_ext import Limiter
 from tests import servers
 
@@ -54,7 +54,7 @@ def test_an_unknown_model_has_the_default(estimator: Estimator) -> None:
 def test_one_use_of_each_billed_tool_is_held(estimator: Estimator) -> None:
     """In dollars only: many calls with searches at once cannot all begin on the last cent."""
     plain = estimator.estimate(CLAUDE, BODY)
-    searching = estimator.estimate(CLAUDE, BODY, tools=("web_search",))
+    searching = estimator.estimate(CLAUDE, BODY, extras=Extras(tools=("web_search",)))
     assert searching.tokens == plain.tokens
     fee = estimator.cost_usd(searching, CLAUDE.slug) - estimator.cost_usd(plain, CLAUDE.slug)
     assert fee == Decimal("0.01")
@@ -148,9 +148,9 @@ def test_more_effort_is_expected_to_take_more(
     estimator: Estimator, effort: str, expected: int
 ) -> None:
     """Of an unknown caller; a known one's calls show it."""
-    assert estimator.estimate(GPT, BODY, effort=effort).output_tokens == expected
+    assert estimator.estimate(GPT, BODY, extras=Extras(effort=effort)).output_tokens == expected
     teach(estimator, 300, caller="user:ada")
-    known = estimator.estimate(GPT, BODY, effort=effort, caller="user:ada")
+    known = estimator.estimate(GPT, BODY, extras=Extras(effort=effort), caller="user:ada")
     assert known.output_tokens < 400
 
 
