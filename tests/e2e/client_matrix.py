@@ -173,7 +173,7 @@ AIDER: Mapping[str, Any] = {
     "ways": ["plain", "stream"],
     "is_command": True,
 }
-AIDER_HABITS = dict.fromkeys([*PERSISTENT_AT, "cut", "error event"], ENDLESS)
+AIDER_HABITS = dict.fromkeys([*PERSISTENT_AT, "forbidden", "cut", "error event"], ENDLESS)
 CLIENTS = [
     Client("openai 1.109", "openai_sdk.py", pip=["openai==1.109.*"]),
     Client("openai 2", "openai_sdk.py", pip=["openai==2.*"]),
