@@ -82,16 +82,24 @@ class ScriptConnections:
         words = (len(keys), *keys, *arguments)
         if self._has_functions:
             try:
-                return self._call("FCALL", script.function, *words)
+                return self._call_function(script, words)
             except Exception as error:
                 refusal = str(error)
-                if refusal == _UNKNOWN and self._load(script):
-                    return self._call("FCALL", script.function, *words)
                 if _FORBIDDEN.match(refusal):
                     self._has_functions = False
                 elif refusal not in (_UNKNOWN, _FULL):
                     raise
         return self._call("EVALSHA", script.sha, *words)
+
+    def _call_function(self, script: Script, words: Sequence[Any]) -> Any:
+        """The reply of the script's function. If functions are flushed as soon as they are loaded,
+        the server's error is raised."""
+        try:
+            return self._call("FCALL", script.function, *words)
+        except Exception as error:
+            if str(error) != _UNKNOWN or not self._load(script):
+                raise
+        return self._call("FCALL", script.function, *words)
 
     def _load(self, script: Script) -> bool:
         """Store the script's library in the server; false if the server refuses."""

@@ -86,6 +86,21 @@ def test_an_unknown_script_keeps_the_connection(
     assert redis_client.info("stats")["total_connections_received"] == 0
 
 
+def test_functions_that_are_flushed_as_soon_as_they_are_loaded(
+    client: redis.Redis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is made as a script, and counts once."""
+    engine = engine_of(client)
+    load = engine._connections._load
+    redis_client.function_flush()
+
+    def load_and_flush(script: Script) -> bool:
+        return load(script) and redis_client.function_flush()
+
+    monkeypatch.setattr(engine._connections, "_load", load_and_flush)
+    assert [remaining(engine) for _ in range(3)] == [999, 998, 997]
+
+
 @pytest.mark.usefixtures("redis_client")
 def test_a_reset_in_mid_reply_is_never_sent_again(redis_server: servers.Server) -> None:
     """The call counted once and is an outage; the next one has a new connection."""

@@ -1,0 +1,72 @@
+"""Fixtures of the scenarios: a storage, the extension in front of it, and the row to record.
+
+A scenario breaks something under load, repairs it, asserts counts and statuses, and records the row
+of docs/faults.md::
+
+    @pytest.mark.fault(breaks="The storage is killed", to_do="Start it again.")
+    def test_the_storage_is_killed(storage: Server, start: Start, record: Record) -> None:
+        with start(storage.uri) as master, traffic.load(master) as load:
+            load.run(traffic.BEFORE_S)
+            with load.fault():
+                storage.kill()
+                load.run(traffic.FAULT_S)
+                storage.launch()
+            load.run(traffic.AFTER_S)
+        assert not load.answers.failed
+        record(load.answers, counted=traffic.counts(load.answers))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.faults.load import Answers
+from tests.faults.table import Row
+
+Start = Callable[..., AbstractContextManager[Master]]
+Record = Callable[..., None]
+
+#: Requests before the load, as the first ones of a worker take longer.
+WARM_UP = 20
+
+
+@pytest.fixture
+def storage() -> Iterator[servers.Server]:
+    """A server of this scenario's own."""
+    with servers.standalone() as server:
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Starts gunicorn with tests/faults/application.py: ``start(uri, workers=3, NAME="value")``."""
+
+    @contextmanager
+    def start(uri: str, **options: Any) -> Iterator[Master]:
+        files = {"state": tmp_path / "state", "log": tmp_path / "log"}
+        environment = {"RATELIMIT_STORAGE_URI": uri, **options}
+        with gunicorn("tests.faults.application:create_app()", **files, **environment) as master:
+            for _ in range(WARM_UP):
+                master.request("/roomy", headers={"X-Caller": "warm-up"})
+            yield master
+
+    return start
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, record_property: Callable[..., None]) -> Record:
+    """Records the row of the scenario: ``record(answers, counted="exact", recovery_s=0.4)``."""
+    marker = request.node.get_closest_marker("fault")
+
+    def record(answers: Answers, *, counted: str, recovery_s: float | None = None) -> None:
+        row = Row(**marker.kwargs, answers=answers, counted=counted, recovery_s=recovery_s)
+        record_property("row", row)
+
+    return record
