@@ -10,6 +10,7 @@ from flask_limiter import ExemptionScope, HeaderNames
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
+from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent
 from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
@@ -35,6 +36,8 @@ __all__ = [
     "Blocked",
     "ConfigurationError",
     "DecideAgain",
+    "DecisionEvent",
+    "Event",
     "ExemptionScope",
     "Guess",
     "HeaderNames",
@@ -49,6 +52,8 @@ __all__ = [
     "RequestTooLarge",
     "Reservation",
     "RouteLimit",
+    "SettlementEvent",
+    "StorageEvent",
     "StorageUnavailable",
     "TemporarilyUnavailable",
     "Verdict",

@@ -4,6 +4,7 @@ a denial becomes the exception that answers it."""
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,8 +17,9 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
+from ratelimit_ext.core.events import DecisionEvent, Events
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.denial_cache import DenialCache, Recollection
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.callbacks import Breach, Callbacks
@@ -28,6 +30,7 @@ from ratelimit_ext.web.errors import (
     Cause,
     LimitUnavailable,
     RateLimitExceeded,
+    Refusal,
     RequestTooLarge,
     TemporarilyUnavailable,
     precedence,
@@ -41,6 +44,8 @@ from ratelimit_ext.web.storage import Engines
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
 _NO_LIMITS: Final = RoutePlan()
+#: No limit was asked.
+_UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +66,17 @@ class Denial(NamedTuple):
 
     decision: Decision
     records: Records
-    error: HTTPException
+    error: Refusal
     breached: list[ChargeRecord]
 
 
 #: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
 #: no limit applies.
 Outcome: TypeAlias = tuple[Decision, Records] | Denial | Repetition | None
+#: What listeners learn of.
+_Emitted: TypeAlias = (
+    tuple[Decision, Records] | Denial | Repetition | LimitUnavailable | TemporarilyUnavailable
+)
 #: Whether the default response of an exception is the answer, and no code of the application has to
 #: see the exception.
 IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
@@ -83,9 +92,11 @@ class Admission:
         callbacks: Callbacks,
         settings: AdmissionSettings,
         *,
+        events: Events,
         show: Callable[[ChargeRecord], RequestLimit],
         logger: logging.Logger,
     ) -> None:
+        self._events = events
         self._resolver = resolver
         self._engines = engines
         self._callbacks = callbacks
@@ -112,6 +123,34 @@ class Admission:
         """
         if self._engines.is_down:
             self._engines.look_for_recovery()
+        began = time.perf_counter() if self._events.listeners else None
+        try:
+            outcome = self._outcome(state, route, definitions, lenient=lenient, is_final=is_final)
+        except (LimitUnavailable, TemporarilyUnavailable) as refusal:
+            if began is not None:
+                self._emit(route, refusal, began)
+            raise
+        if began is not None and outcome is not None:
+            self._emit(route, outcome, began)
+        if isinstance(outcome, Repetition):
+            return self._repeat(state, outcome)
+        if isinstance(outcome, Denial):
+            self._refuse(state, outcome)
+        if outcome is not None:
+            state.admit(*outcome)
+        return None
+
+    def _outcome(
+        self,
+        state: RequestState,
+        route: Route,
+        definitions: Sequence[Limit] | None,
+        *,
+        lenient: bool,
+        is_final: IsFinal | None,
+    ) -> Outcome:
+        """What is decided, with the application's refusal handler. ``None`` also if it failed and
+        errors are swallowed."""
         charged = state.charged
         try:
             outcome = self._decide(state, route, definitions, lenient=lenient, is_final=is_final)
@@ -121,7 +160,7 @@ class Admission:
                 )
                 outcome = self._reconsidered(outcome, state, charged, again)
         except LimitUnavailable as refusal:
-            state.retry_ms, state.refusal = refusal.RETRY_MS, refusal
+            state.retry_ms, state.refusal = refusal.wait_ms, refusal
             raise
         except Exception as error:
             # Otherwise a client could skip the application's limits by a request whose functions
@@ -134,13 +173,7 @@ class Admission:
             return None
         finally:
             state.charged = state.charged or frozenset()
-        if isinstance(outcome, Repetition):
-            return self._repeat(state, outcome)
-        if isinstance(outcome, Denial):
-            self._refuse(state, outcome)
-        if outcome is not None:
-            state.admit(*outcome)
-        return None
+        return outcome
 
     def admit_edge(self, state: RequestState, route: Route) -> None:
         """Decide the application's own limits alone. Raises the refusal."""
@@ -155,6 +188,36 @@ class Admission:
         ]
         charges = self.charges(limits, lenient=True)
         return decide(self._engines.current, charges, NO_HOLD, take=False)[1]
+
+    def _emit(self, route: Route, outcome: _Emitted, began: float) -> None:
+        """Call the listeners. ``began`` is when the decision did, of the performance counter."""
+        decision: Decision = _UNDECIDED
+        charges: Sequence[BoundCharge] = ()
+        refusal: Refusal | ReadyAnswer | None = None
+        wait_ms: int | None = 0
+        if isinstance(outcome, Repetition):
+            decision, charges, refusal = outcome.recalled, outcome.charges, outcome.answer
+            wait_ms = outcome.answer.wait_ms(outcome.passed_us)
+        elif isinstance(outcome, tuple):
+            decision, charges = outcome[0], outcome[1].charges
+            refusal = outcome.error if isinstance(outcome, Denial) else None
+        else:
+            refusal = outcome
+        if refusal is not None and not isinstance(refusal, ReadyAnswer):
+            wait_ms = refusal.wait_ms
+        self._events.emit(
+            DecisionEvent(
+                decision=decision,
+                endpoint=route.endpoint,
+                reason=None if refusal is None else refusal.cause,
+                wait_ms=wait_ms,
+                degraded="",
+                again=False,
+                recalled=isinstance(decision, Recollection),
+                seconds=time.perf_counter() - began,
+                charges=charges,
+            )
+        )
 
     def hold_for(self, limits: Iterable[BoundLimit]) -> Hold:
         """The hold of one admission, if a limit holds estimates."""
@@ -319,7 +382,7 @@ class Admission:
         wait_ms = decision.retry_after_ms
         if wait_ms is not None and wait_ms > ENDLESS_MS:
             wait_ms = None
-        error: HTTPException
+        error: Refusal
         if cause in ("closed", "overloaded"):
             error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
         elif cause == "blocked" and wait_ms is None:

@@ -162,12 +162,12 @@ class Records(Sequence[ChargeRecord]):
     """The records of one decision, made when one of them is read: most answers only show the
     :meth:`statuses`. A denial that is repeated from memory has records of what is known."""
 
-    __slots__ = ("_charges", "_made", "decided_at", "decision", "engine", "hold")
+    __slots__ = ("_made", "charges", "decided_at", "decision", "engine", "hold")
 
     def __init__(
         self, charges: Sequence[BoundCharge], decision: Decision, engine: Engine, hold: Hold
     ) -> None:
-        self._charges = charges
+        self.charges = charges
         self.decision = decision
         self.engine = engine
         self.hold = hold
@@ -188,18 +188,18 @@ class Records(Sequence[ChargeRecord]):
         """Whether something of it is corrected later, by the response or by a settlement."""
         if self.hold is not NO_HOLD:
             return True
-        return bool([True for each in self._charges if each[0].runtime.deduct_when is not None])
+        return bool([True for each in self.charges if each[0].runtime.deduct_when is not None])
 
     def without_metas(self) -> Records:
         """The records of what the caller was charged; limits on denials come last."""
-        if not (self._charges and self._charges[-1][0].is_meta):
+        if not (self.charges and self.charges[-1][0].is_meta):
             return self
-        own = [each for each in self._charges if not each[0].is_meta]
+        own = [each for each in self.charges if not each[0].is_meta]
         return Records(own, self.decision, self.engine, self.hold)
 
     def statuses(self) -> list[LimitStatus]:
         """What headers show: the enforced limits that are not guards, in the order of decision."""
-        decision, charges = self.decision, self._charges
+        decision, charges = self.decision, self.charges
         left = decision.left() if decision.admitted else ()
         if len(left) != len(charges):
             return [record.status() for record in self._all() if record.is_shown]
@@ -216,7 +216,7 @@ class Records(Sequence[ChargeRecord]):
         return self._made
 
     def _make(self) -> list[ChargeRecord]:
-        charges, verdicts = self._charges, self.decision.verdicts
+        charges, verdicts = self.charges, self.decision.verdicts
         if len(verdicts) != len(charges):  # charges of one bucket share a verdict
             by_key = {verdict.charge.key: verdict for verdict in verdicts}
             charges = [each for each in charges if each[2].key in by_key]

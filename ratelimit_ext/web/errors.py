@@ -20,8 +20,8 @@ from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import BoundLimit, header_name
 
-#: The reason of the verdict that denied; ``unavailable``: the limit itself is invalid;
-#: ``storage-full``.
+#: The reason of the verdict that denied; ``too-large``: it can never pass; ``unavailable``: the
+#: limit itself is invalid; ``storage-full``.
 Cause: TypeAlias = str
 
 #: If several limits deny, the answer names the first of these causes. What the caller can change
@@ -170,6 +170,9 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
 class RequestTooLarge(BadRequest):
     """The request costs more than a limit can ever allow: 400, as waiting cannot help."""
 
+    cause: Final[Cause] = "too-large"
+    wait_ms: Final = None
+
     def __init__(self, bound_limit: BoundLimit, verdict: Verdict) -> None:
         limit = bound_limit.limit
         super().__init__(
@@ -196,6 +199,9 @@ class RequestTooLarge(BadRequest):
 
 class Blocked(Forbidden):
     """The caller is blocked without an end: 403, as waiting cannot help."""
+
+    cause: Final[Cause] = "blocked"
+    wait_ms: Final = None
 
     def __init__(self, bound_limit: BoundLimit) -> None:
         super().__init__(_sentence(bound_limit, "blocked"))
@@ -230,8 +236,9 @@ class TemporarilyUnavailable(ServiceUnavailable):
 class LimitUnavailable(ServiceUnavailable):
     """The function of a limit returned an invalid limit: 503."""
 
+    cause: Final[Cause] = "unavailable"
     #: When the caller may try again; the application has to correct the function.
-    RETRY_MS: Final = 30_000
+    wait_ms: Final = 30_000
 
     def __init__(self) -> None:
         super().__init__(f"{_ANSWERS['unavailable'].sentence} Try again later.")
@@ -241,9 +248,14 @@ class LimitUnavailable(ServiceUnavailable):
         body = {
             "error": self.description,
             "code": _ANSWERS["unavailable"].code,
-            "retry_after": self.RETRY_MS / 1000,
+            "retry_after": self.wait_ms / 1000,
         }
         return _response(503, body, "unavailable")
+
+
+Refusal: TypeAlias = (
+    RateLimitExceeded | RequestTooLarge | Blocked | TemporarilyUnavailable | LimitUnavailable
+)
 
 
 def try_again(wait_ms: int) -> str:

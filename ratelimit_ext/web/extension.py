@@ -24,6 +24,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
@@ -130,6 +131,7 @@ class Limiter(flask_limiter.Limiter):
         )
         self.limit_manager.complete = self._before_listing
         self._callbacks = Callbacks()
+        self._events = Events()
         self._known_names = KnownNames(self.limit_manager.definitions)
         self._settlements = settlements
         self._configurations: dict[flask.Flask, PolicyLimits] = {}
@@ -195,7 +197,13 @@ class Limiter(flask_limiter.Limiter):
             on_meta_breach=self._on_meta_breach,
         )
         self._admission = Admission(
-            self._resolver, self._engines, callbacks, settings, show=self._shown, logger=logger
+            self._resolver,
+            self._engines,
+            callbacks,
+            settings,
+            events=self._events,
+            show=self._shown,
+            logger=logger,
         )
         self._blocks = Blocks(self._resolver, self._engines)
         self._attempts = Attempts(self._admission, self._engines, self._known_names, logger=logger)
@@ -342,6 +350,16 @@ class Limiter(flask_limiter.Limiter):
         """
         self._callbacks.refusal_handler = function
         return function
+
+    def listen(self, listener: Listener) -> Listener:
+        """Call a function with every :class:`DecisionEvent`, :class:`SettlementEvent` and
+        :class:`StorageEvent` of this extension.
+
+        It is called in the thread in which it happened, before the request goes on, so it must not
+        wait. If it raises, that is logged, and the request goes on.
+        """
+        self._events.add(listener)
+        return listener
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -572,7 +590,11 @@ class Limiter(flask_limiter.Limiter):
 
     def _reserve(self, taken: list[ChargeRecord]) -> Reservation:
         return Reservation(
-            taken, self._known_names, settlements=self._settlements, lease_s=self._lease_s
+            taken,
+            self._known_names,
+            settlements=self._settlements,
+            events=self._events,
+            lease_s=self._lease_s,
         )
 
     # -- operators -----------------------------------------------------------------------------

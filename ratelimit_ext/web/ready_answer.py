@@ -60,6 +60,7 @@ class ReadyAnswer:
         self.made_us = recalled.elapsed_us
         self.breached = [record.bound for record in breached]
         self.is_budget = error.is_budget
+        self.cause = error.cause
         #: ``None``: not written yet.
         self.headers: ReadyHeaders | None = None
 

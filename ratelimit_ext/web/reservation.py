@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.engine import Correction, Engine, Renewal
@@ -89,10 +90,12 @@ class Reservation:
         names: KnownNames,
         *,
         settlements: SettlementQueue,
+        events: Events,
         lease_s: float,
     ) -> None:
         self._names = names
         self._settlements = settlements
+        self._events = events
         self._lease_s = lease_s
         self._records = records  # the request's own list: each admission adds to it
         self._corrections: list[Addressed] = []  # due before the call is over
@@ -311,7 +314,10 @@ class Reservation:
         for engine, change in changes:
             by_engine.setdefault(engine, []).append(change)
         for engine, own in by_engine.items():
-            self._settlements.send(engine, own, lease_s=self._lease_s)
+            began = time.perf_counter() if self._events.listeners else 0.0
+            outcome = self._settlements.send(engine, own, lease_s=self._lease_s)
+            if self._events.listeners:
+                self._events.emit(SettlementEvent(own, outcome, time.perf_counter() - began))
 
 
 def _one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 
 from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.events import Outcome
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
 
 #: How long after its lease a hold is kept, and its settlement sent again, in seconds.
@@ -89,7 +90,7 @@ class SettlementQueue:
         """How many batches are queued."""
         return len(self._waiting)
 
-    def send(self, engine: Engine, changes: Sequence[Change], *, lease_s: float) -> None:
+    def send(self, engine: Engine, changes: Sequence[Change], *, lease_s: float) -> Outcome:
         """Send changes to the engine that took their charges. Never raises."""
         kept_s = lease_s + KEPT_AFTER_LEASE_S
         until = self._clock() + kept_s
@@ -97,20 +98,20 @@ class SettlementQueue:
         kept = [change for change in changes if isinstance(change, Correction | Settlement)]
         again = batch._replace(changes=kept, marker_us=int(kept_s * 1_000_000))
         if engine in self._unavailable and self._waiting:  # the thread retries
-            self._keep(again)
-            return
+            return self._keep(again)
         try:
             batch.send()
         except StorageUnavailable as error:
             if engine not in self._unavailable:
                 self._unavailable.add(engine)
                 _logger.error(UNAVAILABLE, error)
-            self._keep(again)
+            return self._keep(again)
         except Exception:  # with its trace: an engine's own failures have a class
             _logger.exception(FAILED, len(changes))
-        else:
-            if engine in self._unavailable:
-                self._note_available(engine)
+            return "lost"
+        if engine in self._unavailable:
+            self._note_available(engine)
+        return "sent"
 
     def send_waiting(self) -> int:
         """Send what is queued, the oldest first; returns how many batches are left."""
@@ -140,9 +141,9 @@ class SettlementQueue:
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 
-    def _keep(self, batch: Batch) -> None:
+    def _keep(self, batch: Batch) -> Outcome:
         if not batch.changes:
-            return
+            return "lost"
         with self._changed:
             self._waiting[next(self._numbers)] = batch
             if len(self._waiting) > self._most_waiting:
@@ -155,6 +156,7 @@ class SettlementQueue:
                     self._thread.start()
                 except RuntimeError:  # no more threads, or the interpreter ends: the next one tries
                     self._thread = None
+        return "queued"
 
     def _drop(self, number: int, why: str) -> None:
         batch = self._waiting.pop(number, None)

@@ -1,0 +1,116 @@
+"""What happened: a decision, a settlement, or a change of the storage's state.
+
+Listeners are called in the thread in which it happened, before the request goes on: they must not
+wait. Without listeners no event is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.decision import Decision, Verdict
+
+#: How a decision was made while the storage was down: by the limits' ``on_failure``. If several of
+#: them differ, the strictest. ``""``: by the storage.
+Degradation: TypeAlias = Literal["", "open", "local", "closed"]
+
+#: Of a settlement: ``queued`` until the storage is back.
+Outcome: TypeAlias = Literal["sent", "queued", "lost"]
+
+#: A listener that fails is logged at most this often, in seconds.
+LOG_EVERY_S: Final = 60.0
+
+_logger = logging.getLogger("ratelimit_ext")
+
+
+class DecisionEvent(NamedTuple):
+    """The limits of a request were decided.
+
+    ``decision`` makes its verdicts when they are first read. ``reason`` is ``None`` if the request
+    is admitted, else the cause of the refusal: ``limit``, ``too-large``, ``storage-unavailable``
+    (docs/events.md has all). ``wait_ms`` is the wait of a refusal in milliseconds, ``None`` if it
+    has no end. ``again``: it was another attempt of an admitted request. ``recalled``: the denial
+    was repeated from the worker's memory. ``seconds`` is the time that the decision took, with the
+    application's own functions.
+    """
+
+    decision: Decision
+    endpoint: str
+    reason: str | None
+    wait_ms: int | None
+    degraded: Degradation
+    again: bool
+    recalled: bool
+    seconds: float
+    #: For each charge its limit as it is bound to the route, the identity, and the charge.
+    charges: Sequence[tuple[object, str, Charge]]
+
+    @property
+    def admitted(self) -> bool:
+        return self.reason is None
+
+    @property
+    def denials(self) -> tuple[Verdict, ...]:
+        """The verdicts that denied the request."""
+        return self.decision.denials
+
+    @property
+    def shadow_denials(self) -> tuple[Verdict, ...]:
+        """The verdicts that would have denied it if their limits were enforced."""
+        return tuple(v for v in self.decision.verdicts if not (v.allowed or v.enforced))
+
+    @property
+    def identities(self) -> Mapping[str, str]:
+        """What each bucket counts, by its name, ``verdict.charge.key``: the identity as its
+        function returned it, which may be secret."""
+        return {charge.key: identity for _, identity, charge in self.charges}
+
+
+class SettlementEvent(NamedTuple):
+    """Charges were settled, refunded, released or renewed, or a guard was changed."""
+
+    changes: Sequence[Change]
+    outcome: Outcome
+    seconds: float
+
+
+class StorageEvent(NamedTuple):
+    """The storage went down, or is back. ``reason`` is why it is down; ``down_s`` how long it was
+    down, in seconds, once it is back."""
+
+    is_down: bool
+    reason: str
+    down_s: float
+
+
+Event: TypeAlias = DecisionEvent | SettlementEvent | StorageEvent
+Listener: TypeAlias = Callable[[Event], object]
+
+
+class Events:
+    """The listeners of one extension. Ask ``listeners`` before you make an event."""
+
+    __slots__ = ("_logged_at", "listeners")
+
+    def __init__(self) -> None:
+        self.listeners: tuple[Listener, ...] = ()
+        self._logged_at: dict[Listener, float] = {}
+
+    def add(self, listener: Listener) -> None:
+        """Call it with every event from now on."""
+        self.listeners = (*self.listeners, listener)
+
+    def emit(self, event: Event) -> None:
+        """Call the listeners. Never raises: the failure of a listener is logged."""
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:
+                here = time.monotonic()
+                if here - self._logged_at.get(listener, -LOG_EVERY_S) >= LOG_EVERY_S:
+                    self._logged_at[listener] = here
+                    _logger.exception("A listener failed: %r", listener)
