@@ -27,6 +27,8 @@ VALID_POLICY = "GUNICORN_VALID_POLICY"
 # What a reload reads, with the command that checks it, and its exit status for mistakes.
 CHECKED_FILES = {"policy": "policy", "providers": "providers file"}
 FILE_MISTAKES = 1
+# prometheus-client's own variable.
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
 PROVIDER_TIMEOUT = "CHATAPP_PROVIDER_TIMEOUT_S"
 
 
@@ -117,6 +119,7 @@ def on_starting(server: Any) -> None:
     """Before any fork: start the embedded server if no storage is configured."""
     master.install(server)
     keep_valid_policies(server)
+    share_metrics(server)
     embedded_server = _load_embedded()
     embedded = embedded_server.EmbeddedServer(
         os.environ.get("RATELIMIT_EMBEDDED_DIR") or HERE / "instance" / "ratelimit",
@@ -140,6 +143,17 @@ def on_starting(server: Any) -> None:
     # Kept on the arbiter, because a HUP executes this file again.
     server.embedded = embedded
     server.log.info("Storage: embedded server, %s", embedded.uri)
+
+
+def share_metrics(server: Any) -> None:
+    """Give all workers one directory for their figures; a new start begins with none."""
+    if not os.environ.get("CHATAPP_METRICS_TOKEN") or os.environ.get(METRICS):
+        return
+    directory = HERE / "instance" / "metrics"
+    if not server.master_pid:  # a master started by USR2 shares them with the old one
+        shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    os.environ[METRICS] = str(directory)
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -166,8 +180,12 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's
-    """Remove a stopped worker from the board that the others balance by."""
+    """Remove a stopped worker from the board that the others balance by, and its gauges, which are
+    no longer true."""
     worker.board.free(worker.cell)
+    if directory := os.environ.get(METRICS):
+        for file in Path(directory).glob(f"gauge_live*_{worker.pid}.db"):
+            file.unlink(missing_ok=True)
 
 
 def limit_unread_answers(worker: Any) -> None:

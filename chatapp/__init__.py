@@ -22,6 +22,7 @@ from chatapp.blueprints import (
     anthropic_api,
     chat,
     health,
+    metrics,
     models_api,
     openai_api,
     openai_stored,
@@ -53,6 +54,7 @@ from chatapp.web import (
     middleware,
 )
 from chatapp.web.formats.errors import unknown_address
+from chatapp.web.metrics import Metrics
 from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri, toml_line
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,11 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
+    measured = []
+    if chosen.metrics_token:
+        figures = Metrics(limiter)
+        measured.append(figures.count_call)
+        app.register_blueprint(metrics.blueprint(figures, chosen.metrics_token))
     errors.install(app, unrouted=unknown_address)
     _log_limits()
     cli.install(app)
@@ -144,7 +151,11 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             conversation=conversation,
             estimator=estimator_for(limiter.storage if limiter.initialized else None, models),
             database=database,
-            ledger=BackgroundLedger(database, keep=None if keep is None else timedelta(days=keep)),
+            ledger=BackgroundLedger(
+                database,
+                keep=None if keep is None else timedelta(days=keep),
+                listeners=measured,
+            ),
             reports=Reports(database),
             stored_answers=StoredAnswers(database),
             accounts=accounts,

@@ -109,6 +109,10 @@ class Settings(BaseModel):
         int | None,
         Field(ge=62, le=36_500, description="days that a call stays in the ledger"),
     ] = None
+    metrics_token: Annotated[
+        str | None,
+        Field(min_length=16, description="token of GET /metrics, of at least 16 characters"),
+    ] = None
     max_tokens: Annotated[
         int,
         Field(ge=1, le=128_000, description="longest answer of /chat, in tokens with thinking"),

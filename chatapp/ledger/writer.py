@@ -37,11 +37,19 @@ class BackgroundLedger:
     """Keeps calls in a database. No request waits for it.
 
     A call that cannot be written goes to the log as JSON, at ERROR. ``keep`` is how long a call
-    stays in the ledger; ``None``: for ever.
+    stays in the ledger; ``None``: for ever. ``listeners`` are called with each call that has ended;
+    they must not wait.
     """
 
-    def __init__(self, database: Database, *, keep: timedelta | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        keep: timedelta | None = None,
+        listeners: Sequence[Callable[[Call], None]] = (),
+    ) -> None:
         self._database = database
+        self._listeners = listeners
         self._writer = PerProcess(self._new_writer, close=Writer.close)
         self._retention = keep and PerProcess(
             partial(Retention, database, keep=keep), close=Retention.close
@@ -54,6 +62,8 @@ class BackgroundLedger:
     def finish(self, call: Call) -> None:
         """The same row with the outcome of the call."""
         self._writer.get().put(call.id, call)
+        for listener in self._listeners:
+            listener(call)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until this process has written its calls; returns whether it has."""

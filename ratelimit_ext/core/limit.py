@@ -108,6 +108,11 @@ class Limit:
         derive(self, "visible", traits.visible)
         derive(self, "capacity", MOST_AMOUNT if traits.guard else self.burst or self.amount)
 
+    @property
+    def label(self) -> str:
+        """What it is called in headers and metrics: its name, else its amount and period."""
+        return self.name or f"{self.amount}-per-{self.period_us // 1_000_000}s"
+
     def outside(self, units: int) -> int | Decimal:
         """An amount as it is shown: micro-dollars become dollars."""
         return Decimal(units) / MICRO if self.unit == "usd" else units

@@ -269,6 +269,6 @@ def policy_item(limit: Limit) -> str:
 
 
 def header_name(limit: Limit) -> str:
-    """What the limit is called in headers: its name, else its amount and period."""
-    name = limit.name or f"{limit.amount}-per-{limit.period_us // 1_000_000}s"
+    """The limit's label, as a header may have it."""
+    name = limit.label
     return "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in name)

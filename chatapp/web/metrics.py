@@ -1,0 +1,50 @@
+"""What chatapp measures beside its limits: calls, tokens and dollars by model, and retries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from flask import has_request_context, request
+
+from chatapp.ledger.call import Call
+from ratelimit_ext import DecisionEvent, Event, Limiter
+from ratelimit_ext.metrics import prometheus
+from ratelimit_ext.metrics.measures import Measure
+
+MICRO: Final = 1_000_000
+#: Of both vendors' SDKs: 0 at the first attempt.
+RETRY_COUNT: Final = "x-stainless-retry-count"
+
+CALLS: Final = Measure("calls", "Calls of providers, by their end", ("model", "status"))
+TOKENS: Final = Measure("tokens", "Tokens as the providers bill them", ("model", "direction"))
+DOLLARS: Final = Measure("cost_usd", "What calls cost, in dollars", ("model",))
+RETRIES: Final = Measure("client_retries", "Requests that are an SDK's further attempt")
+MEASURES: Final = (CALLS, TOKENS, DOLLARS, RETRIES)
+
+
+class Metrics:
+    """The figures of one application."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        limits = prometheus.measure(limiter)
+        self._own = prometheus.PrometheusExporter(
+            MEASURES, prefix="chatapp", registry=limits.registry
+        )
+        self.scrape: Callable[[], tuple[bytes, int, dict[str, str]]] = limits.scrape
+        limiter.listen(self._count_retries)
+
+    def count_call(self, call: Call) -> None:
+        """A call has ended."""
+        own, model = self._own, call.slug
+        own.add(CALLS, (model, call.status))
+        own.add(DOLLARS, (model,), call.cost_micro_usd / MICRO)
+        if call.usage is not None:
+            own.add(TOKENS, (model, "input"), call.usage.input_tokens)
+            own.add(TOKENS, (model, "output"), call.usage.output_tokens)
+
+    def _count_retries(self, event: Event) -> None:
+        if not isinstance(event, DecisionEvent) or event.again or not has_request_context():
+            return
+        if request.headers.get(RETRY_COUNT, "0") != "0":
+            self._own.add(RETRIES, ())

@@ -1,0 +1,135 @@
+"""What is measured, and how it follows from events; an exporter only keeps the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol
+
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent
+from ratelimit_ext.core.money import MICRO
+
+#: A limit is near its end when less than this share of it is left.
+NEAR: Final = 0.2
+SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+#: Of real costs to their estimates.
+RATIOS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 4.0, 10.0)
+
+
+class Measure(NamedTuple):
+    """A figure: its name without a prefix, its meaning, its labels; a histogram has buckets."""
+
+    name: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+    kind: Literal["counter", "gauge", "histogram"] = "counter"
+    buckets: tuple[float, ...] = ()
+
+
+REQUESTS: Final = Measure(
+    "requests", "Decided requests, by the reason of the refusal (or admitted)", ("outcome",)
+)
+DECISIONS: Final = Measure(
+    "decisions",
+    "Decisions of single limits: allowed, denied, shadow (would have denied), degraded",
+    ("limit", "strategy", "outcome"),
+)
+NEAR_LIMIT: Final = Measure(
+    "near_limit", "Allowed charges that left less than 20 % of a limit", ("limit",)
+)
+DECISION_SECONDS: Final = Measure(
+    "decision_seconds", "Time that the decision of a request took", (), "histogram", SECONDS
+)
+QUOTA_REMAINING: Final = Measure(
+    "quota_remaining", "What is left of a quota kept elsewhere", ("limit", "identity"), "gauge"
+)
+SETTLEMENTS: Final = Measure(
+    "settlements",
+    "Settled, refunded, released or renewed charges: sent, queued, lost",
+    ("outcome",),
+)
+UNITS_LOST: Final = Measure(
+    "units_lost", "Costs in settlements that were lost (usd in dollars)", ("unit",)
+)
+ESTIMATE_ERROR: Final = Measure(
+    "estimate_error", "Real cost divided by its estimate", ("unit",), "histogram", RATIOS
+)
+STORAGE_UP: Final = Measure("storage_up", "1 while the storage decides, else 0", (), "gauge")
+OUTAGES: Final = Measure("storage_outages", "Times that the storage went down")
+OUTAGE_SECONDS: Final = Measure("storage_down_seconds", "Time that the storage was down")
+
+MEASURES: Final = (
+    *(REQUESTS, DECISIONS, NEAR_LIMIT, DECISION_SECONDS, QUOTA_REMAINING, SETTLEMENTS, UNITS_LOST),
+    *(ESTIMATE_ERROR, STORAGE_UP, OUTAGES, OUTAGE_SECONDS),
+)
+
+
+class Exporter(Protocol):
+    """Keeps figures. ``labels`` are in the order of the measure's."""
+
+    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
+        """Raise a counter."""
+        ...
+
+    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
+        """Add a value to a histogram."""
+        ...
+
+    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
+        """Set a gauge."""
+        ...
+
+
+class Measures:
+    """A listener that turns events into figures."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+        exporter.set(STORAGE_UP, (), 1)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case DecisionEvent():
+                self._decision(event)
+            case SettlementEvent():
+                self._settlement(event)
+            case StorageEvent():
+                self._storage(event)
+
+    def _decision(self, event: DecisionEvent) -> None:
+        exporter = self._exporter
+        exporter.add(REQUESTS, (event.reason or "admitted",))
+        exporter.observe(DECISION_SECONDS, (), event.seconds)
+        for verdict in event.decision.verdicts:
+            limit = verdict.charge.limit
+            outcome = "degraded" if event.degraded else _outcome(verdict)
+            exporter.add(DECISIONS, (limit.label, limit.strategy, outcome))
+            if limit.traits.external:
+                identity = event.identities.get(verdict.charge.key, "")
+                exporter.set(QUOTA_REMAINING, (limit.label, identity), verdict.remaining)
+            elif verdict.allowed and limit.visible and verdict.remaining < NEAR * limit.capacity:
+                exporter.add(NEAR_LIMIT, (limit.label,))
+
+    def _settlement(self, event: SettlementEvent) -> None:
+        exporter = self._exporter
+        exporter.add(SETTLEMENTS, (event.outcome,), len(event.changes))
+        for change in event.changes:
+            limit, numbers = change.charge.limit, change.numbers
+            if event.outcome == "lost" and numbers:
+                shown = abs(numbers[-1]) / (MICRO if limit.unit == "usd" else 1)
+                exporter.add(UNITS_LOST, (limit.unit,), shown)
+            elif change.verb == "settle" and limit.unit != "calls" and change.charge.cost:
+                exporter.observe(ESTIMATE_ERROR, (limit.unit,), numbers[-1] / change.charge.cost)
+
+    def _storage(self, event: StorageEvent) -> None:
+        self._exporter.set(STORAGE_UP, (), 0 if event.is_down else 1)
+        if event.is_down:
+            self._exporter.add(OUTAGES, ())
+        else:
+            self._exporter.add(OUTAGE_SECONDS, (), event.down_s)
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.allowed:
+        return "allowed"
+    return "denied" if verdict.enforced else "shadow"

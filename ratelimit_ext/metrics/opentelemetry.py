@@ -1,0 +1,60 @@
+"""Figures for OpenTelemetry: ``pip install ratelimit-ext[opentelemetry]``, and a meter provider of
+the application's own, which exports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from opentelemetry import metrics
+
+from ratelimit_ext.metrics.measures import MEASURES, Measure, Measures
+
+NAME: Final = "ratelimit_ext"
+
+
+class OpenTelemetryExporter:
+    """An :class:`~ratelimit_ext.metrics.measures.Exporter` over a meter."""
+
+    def __init__(
+        self,
+        measures: Sequence[Measure] = MEASURES,
+        *,
+        prefix: str = "ratelimit",
+        meter: metrics.Meter | None = None,
+    ) -> None:
+        meter = meter or metrics.get_meter(NAME)
+        self._instruments = {each: _instrument(each, prefix, meter) for each in measures}
+
+    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
+        """Raise a counter."""
+        self._instruments[measure].add(amount, _attributes(measure, labels))
+
+    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
+        """Add a value to a histogram."""
+        self._instruments[measure].record(value, _attributes(measure, labels))
+
+    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
+        """Set a gauge."""
+        self._instruments[measure].set(value, _attributes(measure, labels))
+
+
+def measure(limiter: Any, *, meter: metrics.Meter | None = None) -> None:
+    """Measure the events of an extension from now on, by the meter of the global provider or by
+    ``meter``."""
+    limiter.listen(Measures(OpenTelemetryExporter(meter=meter)))
+
+
+def _attributes(measure: Measure, labels: Sequence[str]) -> dict[str, str]:
+    return dict(zip(measure.labels, labels, strict=True))
+
+
+def _instrument(measure: Measure, prefix: str, meter: metrics.Meter) -> Any:
+    name, meaning = f"{prefix}.{measure.name}", measure.meaning
+    if measure.kind == "counter":
+        return meter.create_counter(name, description=meaning)
+    if measure.kind == "gauge":
+        return meter.create_gauge(name, description=meaning)
+    return meter.create_histogram(
+        name, description=meaning, explicit_bucket_boundaries_advisory=list(measure.buckets)
+    )

@@ -1,0 +1,92 @@
+"""Figures for Prometheus, through prometheus-client.
+
+With several processes, set ``PROMETHEUS_MULTIPROC_DIR`` before they start, to a directory that is
+empty then: each process keeps its figures there, and any of them answers for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from ratelimit_ext.metrics.measures import MEASURES, Measure, Measures
+
+DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
+PREFIX: Final = "ratelimit"
+MOST_SERIES: Final = 10_000
+OTHER: Final = "other"
+
+
+class PrometheusExporter:
+    """An :class:`~ratelimit_ext.metrics.measures.Exporter` with a registry, its own or a given
+    one. Beyond :data:`MOST_SERIES` series, labels are ``other``."""
+
+    def __init__(
+        self,
+        measures: Sequence[Measure] = MEASURES,
+        *,
+        prefix: str = PREFIX,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._metrics = {each: _metric(each, prefix, self.registry) for each in measures}
+        #: By the measure and its labels; looking one up there costs the client library a lock.
+        self._children: dict[tuple[Measure, Sequence[str]], Any] = {}
+
+    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
+        """Raise a counter."""
+        self._child(measure, labels).inc(amount)
+
+    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
+        """Add a value to a histogram."""
+        self._child(measure, labels).observe(value)
+
+    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
+        """Set a gauge."""
+        self._child(measure, labels).set(value)
+
+    def scrape(self) -> tuple[bytes, int, dict[str, str]]:
+        """The answer of a view: all figures of all processes."""
+        registry = self.registry
+        if os.environ.get(DIRECTORY):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), 200, {"Content-Type": CONTENT_TYPE_LATEST}
+
+    def _child(self, measure: Measure, labels: Sequence[str]) -> Any:
+        key = measure, labels
+        known = self._children.get(key)
+        if known is None:
+            metric = self._metrics[measure]
+            if len(self._children) >= MOST_SERIES:
+                return metric.labels(*[OTHER] * len(labels)) if labels else metric
+            known = self._children[key] = metric.labels(*labels) if labels else metric
+        return known
+
+
+def measure(limiter: Any) -> PrometheusExporter:
+    """Measure the events of an extension from now on."""
+    exporter = PrometheusExporter()
+    limiter.listen(Measures(exporter))
+    return exporter
+
+
+def _metric(measure: Measure, prefix: str, registry: CollectorRegistry) -> Any:
+    own = measure.name, measure.meaning, measure.labels
+    if measure.kind == "counter":
+        return Counter(*own, namespace=prefix, registry=registry)
+    if measure.kind == "gauge":
+        # What any process knows last is true of all of them.
+        return Gauge(*own, namespace=prefix, registry=registry, multiprocess_mode="livemostrecent")
+    return Histogram(*own, namespace=prefix, registry=registry, buckets=measure.buckets)

@@ -1,0 +1,61 @@
+"""GET /metrics of chatapp: who may read it, and what it says of calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from ratelimit_ext.metrics import prometheus
+from tests.chatapp.conftest import AppMaker
+
+TOKEN = "a token of some length"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(prometheus.DIRECTORY, raising=False)
+
+
+def test_calls_tokens_and_retries_are_counted(make_app: AppMaker) -> None:
+    """By model; a retry is what the vendors' SDKs call one."""
+    client = make_app(CHATAPP_METRICS_TOKEN=TOKEN).test_client()
+    for count in ("0", "1", "2"):
+        body = {"message": "hello", "user_id": "ada"}
+        answer = client.post("/chat", json=body, headers={"x-stainless-retry-count": count})
+        assert answer.status_code == 200
+    found = client.get("/metrics", headers=BEARER).text
+    assert 'chatapp_calls_total{model="offline",status="answered"} 3.0' in found
+    assert 'chatapp_tokens_total{direction="output",model="offline"}' in found
+    assert "chatapp_client_retries_total 2.0" in found
+    assert (
+        'ratelimit_decisions_total{limit="plan",outcome="allowed",strategy="sliding-window"} 3.0'
+        in (found)
+    )
+    assert "ada" not in found
+
+
+def test_a_wrong_token_is_refused_and_counts_against_its_address(make_app: AppMaker) -> None:
+    """120 guesses a minute with a burst of 20, as for every caller without a key."""
+    client = make_app(CHATAPP_METRICS_TOKEN=TOKEN).test_client()
+    wrong = (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Bearer ä"},
+        {"x-api-key": TOKEN},
+    )
+    answers = [client.get("/metrics", headers=headers) for headers in wrong]
+    assert [answer.status_code for answer in answers] == [401] * 4
+    assert answers[0].json["code"] == "invalid_token"
+    assert answers[0].headers["WWW-Authenticate"] == 'Bearer realm="metrics"'
+    assert [client.get("/metrics").status_code for _ in range(20)].count(429) > 0
+
+
+def test_without_a_token_there_are_no_metrics(make_app: AppMaker) -> None:
+    """The address is unknown, whatever is sent."""
+    assert make_app().test_client().get("/metrics", headers=BEARER).status_code == 404
+
+
+def test_a_short_token_is_a_mistake(make_app: AppMaker) -> None:
+    """The start says what is allowed."""
+    with pytest.raises(ValueError, match="CHATAPP_METRICS_TOKEN: found 'short'; allowed"):
+        make_app(CHATAPP_METRICS_TOKEN="short")
