@@ -47,7 +47,8 @@ LIMITER_FUNCTIONS: Final = ("_FUNC", "_CALLBACK", "_WHEN", "_IDENTIFIER")
 LIMITER_NAMES: Final = frozenset(
     {
         *(value for name, value in vars(ConfigVars).items() if name.isupper()),
-        *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", LEASE, "RATELIMIT_EMBEDDED_DIR"),
+        *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", LEASE),
+        *("RATELIMIT_EMBEDDED_DIR", "RATELIMIT_SETTLEMENTS_DIR"),
     }
 )
 # How similar to a known name a misspelt one is, from 0 to 1, both without their prefix. Other

@@ -29,7 +29,7 @@ SETTINGS: Final = frozenset(
     {
         *(value for name, value in vars(ConfigVars).items() if name.isupper()),
         *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", "RATELIMIT_LEASE_SECONDS"),
-        "RATELIMIT_EMBEDDED_DIR",
+        *("RATELIMIT_EMBEDDED_DIR", "RATELIMIT_SETTLEMENTS_DIR"),
     }
 )
 #: The number of arguments that the functions of a limit are called with.

@@ -19,6 +19,7 @@ from flask_limiter import HeaderNames
 from flask_limiter.constants import ConfigVars
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
+from limits.storage import MemoryStorage
 from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
 
@@ -60,6 +61,7 @@ from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
 from ratelimit_ext.web.resolver import EDGE, Resolver, Route
 from ratelimit_ext.web.response import ResponseWriter, replaced
+from ratelimit_ext.web.settlement_journal import Journal, journal_directory, storage_address
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
 from ratelimit_ext.web.storage import Engines, storage_prefix
 
@@ -158,6 +160,7 @@ class Limiter(flask_limiter.Limiter):
             self._replace_hooks(app)
         self._check_definitions()
         self._compose(lease_s(app.config))
+        self._keep_settlements(app)
         for item in self.limit_manager.static_items():
             self._check_item(item)
         self._deferred_views.clear()
@@ -214,6 +217,14 @@ class Limiter(flask_limiter.Limiter):
             swallow_errors=swallow_errors,
             logger=logger,
         )
+
+    def _keep_settlements(self, app: flask.Flask) -> None:
+        """Keep queued settlements in files, if the storage outlives the process and can apply them
+        once."""
+        directory, engine = journal_directory(app.config, app.instance_path), self._engines.primary
+        if directory and engine.gives_back and not isinstance(self.storage, MemoryStorage):
+            uri = self._storage_uri or app.config[ConfigVars.STORAGE_URI]
+            self._settlements.keep(engine, Journal(directory, storage_address(uri)))
 
     def _check_definitions(self) -> None:
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
@@ -630,6 +641,12 @@ class Limiter(flask_limiter.Limiter):
         """Wait until the storage has taken all pending settlements of this process, at most
         ``timeout_s``; False if some are left. For tests and the end of a process."""
         return self._settlements.flush(timeout_s)
+
+    def lost_settlements(self) -> dict[str, int]:
+        """What this process could not settle, by unit (dollars in micro-dollars): costs that were
+        not charged, refunds, and slots that stayed taken until their lease ended. Each is also in
+        the log, with its bucket."""
+        return self._settlements.lost
 
     def reset(self) -> None:
         """Forget everything that was charged."""

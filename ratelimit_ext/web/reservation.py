@@ -315,7 +315,9 @@ class Reservation:
             by_engine.setdefault(engine, []).append(change)
         for engine, own in by_engine.items():
             began = time.perf_counter() if self._events.listeners else 0.0
-            outcome = self._settlements.send(engine, own, lease_s=self._lease_s)
+            outcome = self._settlements.send(
+                engine, own, lease_s=self._lease_s, events=self._events
+            )
             if self._events.listeners:
                 self._events.emit(SettlementEvent(own, outcome, time.perf_counter() - began))
 

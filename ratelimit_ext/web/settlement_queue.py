@@ -6,6 +6,9 @@ a marker, so that a lost reply does not apply it twice; a settlement needs none,
 settled once. The marker of a first attempt is kept for one minute, as each refund leaves one: if a
 reply is lost just before an outage of more than a minute, a refund may be applied twice.
 
+What is queued is also in a journal, so that it survives the process: see
+:mod:`~ratelimit_ext.web.settlement_journal`.
+
 Reports, blocks and renewals are not sent again: they would be out of date.
 """
 
@@ -14,16 +17,20 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import StorageUnavailable
-from ratelimit_ext.core.events import Outcome
+from ratelimit_ext.core.events import Events, Outcome, SettlementEvent
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
+from ratelimit_ext.web.settlement_journal import Journal, JournalFile, Line
 
 #: How long after its lease a hold is kept, and its settlement sent again, in seconds.
 KEPT_AFTER_LEASE_S: Final = 600.0
@@ -31,7 +38,9 @@ KEPT_AFTER_LEASE_S: Final = 600.0
 MOST_WAITING: Final = 10_000
 FIRST_MARKER_US: Final = 60_000_000
 FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 1.0
+#: How often a process looks for the journals of others that have ended.
+LOOK_EVERY_S: Final = 5.0
 #: How long a process that ends waits for the storage.
 EXIT_S: Final = 1.0
 
@@ -41,16 +50,21 @@ UNAVAILABLE: Final = "The storage is unavailable; settlements are queued and sen
 AVAILABLE: Final = "The storage is available again; queued settlements are sent"
 DROPPED: Final = "A settlement is lost (%s): %s"
 FAILED: Final = "Could not settle %d charges; they are freed when their lease expires"
+TAKEN_OVER: Final = "Sending %d settlements of an earlier process, from %s"
+LEFT: Final = "The storage is unavailable; %d settlements are left in %s for the next process"
 
 
 class Batch(NamedTuple):
-    """Changes that are sent together. ``until`` is of the queue's clock."""
+    """Changes that are sent together. ``until`` is of the queue's clock; ``file`` is the journal's
+    file that has them, and ``events`` are those of the extension that queued them."""
 
     engine: Engine
     changes: Sequence[Change]
     marker: str | None
     marker_us: int
     until: float
+    file: JournalFile | None = None
+    events: Events | None = None
 
     def send(self) -> None:
         """Send them; raises as the engine does."""
@@ -68,16 +82,24 @@ class SettlementQueue:
         self,
         *,
         clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
         most_waiting: int = MOST_WAITING,
         in_background: bool = True,
     ) -> None:
         self._clock = clock
+        self._epoch = epoch
         self._most_waiting = most_waiting
         self._in_background = in_background
+        self._journals: WeakKeyDictionary[Engine, Journal] = WeakKeyDictionary()
         self.forget()
 
     def forget(self) -> None:
         """Empty the queue: in a forked child, whose parent sends what is queued."""
+        for journal in self._journals.values():
+            journal.forget()
+        #: When to look for the journals of processes that have ended.
+        self._look_at = 0.0 if self._journals else math.inf
+        self._lost: Counter[str] = Counter()
         self._waiting: dict[int, Batch] = {}  # the oldest first
         self._numbers = itertools.count()
         self._unavailable: set[Engine] = set()
@@ -90,13 +112,36 @@ class SettlementQueue:
         """How many batches are queued."""
         return len(self._waiting)
 
-    def send(self, engine: Engine, changes: Sequence[Change], *, lease_s: float) -> Outcome:
-        """Send changes to the engine that took their charges. Never raises."""
-        kept_s = lease_s + KEPT_AFTER_LEASE_S
-        until = self._clock() + kept_s
+    @property
+    def lost(self) -> dict[str, int]:
+        """What this process has lost, by unit: costs that were not charged, refunds, and slots that
+        were not released before their lease ended."""
+        return dict(self._lost)
+
+    def keep(self, engine: Engine, journal: Journal) -> None:
+        """Keep what is queued for the engine in the journal, and send what ended processes have
+        left there."""
+        with self._changed:
+            self._journals[engine] = journal
+        self._look()
+
+    def send(
+        self,
+        engine: Engine,
+        changes: Sequence[Change],
+        *,
+        lease_s: float,
+        events: Events | None = None,
+    ) -> Outcome:
+        """Send changes to the engine that took their charges. Never raises. If they are queued,
+        listeners of ``events`` learn the outcome later."""
+        now, kept_s = self._clock(), lease_s + KEPT_AFTER_LEASE_S
+        until = now + kept_s
+        if now >= self._look_at:
+            self._look()
         batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, until)
         kept = [change for change in changes if isinstance(change, Correction | Settlement)]
-        again = batch._replace(changes=kept, marker_us=int(kept_s * 1_000_000))
+        again = batch._replace(changes=kept, marker_us=int(kept_s * 1_000_000), events=events)
         if engine in self._unavailable and self._waiting:  # the thread retries
             return self._keep(again)
         try:
@@ -108,10 +153,20 @@ class SettlementQueue:
             return self._keep(again)
         except Exception:  # with its trace: an engine's own failures have a class
             _logger.exception(FAILED, len(changes))
+            self._lose(kept, "an unexpected error")
             return "lost"
         if engine in self._unavailable:
             self._note_available(engine)
         return "sent"
+
+    def take_over(self) -> None:
+        """Queue what ended processes have left in the journals, as long as half of the queue is
+        free for what this process has to send."""
+        self._look_at = self._clock() + LOOK_EVERY_S
+        for engine, journal in list(self._journals.items()):
+            files = journal.take_over(self._epoch())
+            while self._take_next(engine, files):
+                pass
 
     def send_waiting(self) -> int:
         """Send what is queued, the oldest first; returns how many batches are left."""
@@ -127,10 +182,14 @@ class SettlementQueue:
                         batch.send()
                     except StorageUnavailable:
                         failed.add(batch.engine)
+                        self._postpone(number)
                         continue
                     except Exception:
                         _logger.exception(FAILED, len(batch.changes))
-                    self._waiting.pop(number, None)
+                        self._drop(number, "an unexpected error")
+                        continue
+                    self._remove(number)
+                    _emit(batch, "sent")
                     if batch.engine in self._unavailable:
                         self._note_available(batch.engine)
             return len(self._waiting)
@@ -141,27 +200,96 @@ class SettlementQueue:
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout_s)
 
+    def close(self, timeout_s: float = EXIT_S) -> None:
+        """At the end of the process: :meth:`flush`, and say what is left and what is lost."""
+        self.flush(timeout_s)
+        with self._changed:
+            left = [batch.file for batch in self._waiting.values() if batch.file is not None]
+            for number in [n for n, batch in self._waiting.items() if batch.file is None]:
+                self._drop(number, "the process ends")
+        if left:
+            _logger.warning(LEFT, len(left), left[0].path.parent)
+
     def _keep(self, batch: Batch) -> Outcome:
         if not batch.changes:
             return "lost"
         with self._changed:
-            self._waiting[next(self._numbers)] = batch
-            if len(self._waiting) > self._most_waiting:
-                self._drop(next(iter(self._waiting)), "too many are queued")
-            if self._in_background and self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="ratelimit-settlements", daemon=True
-                )
-                try:
-                    self._thread.start()
-                except RuntimeError:  # no more threads, or the interpreter ends: the next one tries
-                    self._thread = None
+            journal = self._journals.get(batch.engine)
+            if journal is not None:
+                until = self._epoch() + batch.until - self._clock()
+                line = Line(batch.changes, batch.marker, batch.marker_us, until)
+                batch = batch._replace(file=journal.append(line))
+            self._put(batch)
+            self._start()
         return "queued"
 
+    def _take_next(self, engine: Engine, files: Iterator[tuple[JournalFile, list[Line]]]) -> bool:
+        with self._changed:
+            if len(self._waiting) > self._most_waiting // 2:
+                return False
+            for file, lines in files:
+                _logger.warning(TAKEN_OVER, len(lines), file.path)
+                now, epoch = self._clock(), self._epoch()
+                for line in lines:
+                    # If the clock was set back, no longer than it may be sent at all.
+                    left_s = min(line.until - epoch, line.marker_us / 1_000_000)
+                    due = line._replace(until=now + left_s)
+                    self._put(Batch(engine, *due, file))
+                return True
+            return False
+
+    def _put(self, batch: Batch) -> None:
+        self._waiting[next(self._numbers)] = batch
+        if len(self._waiting) > self._most_waiting:
+            self._drop(next(iter(self._waiting)), "too many are queued")
+
+    def _start(self) -> None:
+        """Start the thread, unless it runs."""
+        if self._in_background and self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="ratelimit-settlements", daemon=True
+            )
+            try:
+                self._thread.start()
+            except RuntimeError:  # no more threads, or the interpreter ends: the next one tries
+                self._thread = None
+
+    def _look(self) -> None:
+        """Let the thread take over journals of processes that have ended, if there are files."""
+        with self._changed:
+            self._look_at = self._clock() + LOOK_EVERY_S
+            if self._others_exist():
+                self._start()
+
+    def _others_exist(self) -> bool:
+        return any(journal.has_others() for journal in list(self._journals.values()))
+
+    def _postpone(self, number: int) -> None:
+        """Put a batch last, so that one that always fails does not hold up the others."""
+        with self._changed:
+            if (batch := self._waiting.pop(number, None)) is not None:
+                self._waiting[next(self._numbers)] = batch
+
+    def _remove(self, number: int) -> Batch | None:
+        with self._changed:
+            batch = self._waiting.pop(number, None)
+            if batch is not None and batch.file is not None:
+                batch.file.release()
+            return batch
+
     def _drop(self, number: int, why: str) -> None:
-        batch = self._waiting.pop(number, None)
+        batch = self._remove(number)
         if batch is not None:
-            _logger.error(DROPPED, why, ", ".join(map(_described, batch.changes)))
+            self._lose(batch.changes, why)
+            _emit(batch, "lost")
+
+    def _lose(self, changes: Sequence[Change], why: str) -> None:
+        if not changes:
+            return
+        with self._changed:
+            for change in changes:
+                self._lost[change.charge.limit.unit] += _amount(change)
+        _logger.error(DROPPED, why, ", ".join(map(_described, changes)))
 
     def _note_available(self, engine: Engine) -> None:
         self._unavailable.discard(engine)
@@ -176,12 +304,22 @@ class SettlementQueue:
                 pause_s = FIRST_PAUSE_S
             else:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            self.send_waiting()
+            try:
+                self.take_over()
+                self.send_waiting()
+            except Exception:  # the thread of a process that has no other
+                _logger.exception("Queued settlements could not be sent; trying again")
             with self._changed:
                 if not self._waiting:
-                    self._thread = None
                     self._changed.notify_all()
-                    return
+                    if not self._others_exist():
+                        self._thread = None
+                        return
+
+
+def _emit(batch: Batch, outcome: Outcome) -> None:
+    if batch.events is not None and batch.events.listeners:
+        batch.events.emit(SettlementEvent(batch.changes, outcome, 0.0))
 
 
 def _marker(changes: Sequence[Change]) -> str | None:
@@ -190,6 +328,15 @@ def _marker(changes: Sequence[Change]) -> str | None:
     if not any(isinstance(change, Correction) for change in changes):
         return None
     return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"
+
+
+def _amount(change: Change) -> int:
+    """What is lost with it, in the limit's unit."""
+    if isinstance(change, Correction):
+        return abs(change.delta)
+    if isinstance(change, Settlement) and not change.charge.limit.traits.one_per_call:
+        return change.actual
+    return change.charge.cost
 
 
 def _described(change: Change) -> str:
@@ -202,6 +349,6 @@ def _described(change: Change) -> str:
 #: One queue, and at most one thread, for the whole process.
 settlements: Final = SettlementQueue()
 
-atexit.register(settlements.flush)
+atexit.register(settlements.close)
 if hasattr(os, "register_at_fork"):  # where processes fork
     os.register_at_fork(after_in_child=settlements.forget)

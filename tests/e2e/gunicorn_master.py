@@ -94,6 +94,7 @@ def gunicorn(
         "PORT": str(port),
         "WEB_CONCURRENCY": str(workers),
         "RATELIMIT_EMBEDDED_DIR": str(state),
+        "RATELIMIT_SETTLEMENTS_DIR": str(state.with_name("settlements")),
         "PYTHONDONTWRITEBYTECODE": "1",  # a test that changes an application wants it read again
         **environment,
     }

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ratelimit_ext import Limiter, StorageUnavailable
+from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.web.settlement_queue import SettlementQueue
 
 
 class FlakyEngine:
-    """Passes everything on. ``is_away``: settling fails; ``loses_replies``: it is applied, and
-    raises."""
+    """Passes everything on. ``is_away``: settling fails, for the changes of a hold only if
+    ``refuses``; ``loses_replies``: it is applied, and raises."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.is_away = False
         self.loses_replies = False
+        self.refuses: Hold | None = None
         #: How often `settle` was called.
         self.calls = 0
 
@@ -24,7 +26,7 @@ class FlakyEngine:
 
     def settle(self, changes: Any, **words: Any) -> int:
         self.calls += 1
-        if self.is_away:
+        if self.is_away or self.refuses in [change.hold for change in changes]:
             raise StorageUnavailable("away")
         applied: int = self._engine.settle(changes, **words)
         if self.loses_replies:

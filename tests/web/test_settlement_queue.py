@@ -17,6 +17,7 @@ import redis
 
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
@@ -178,6 +179,20 @@ def test_the_queue_is_bounded(bench: Bench, caplog: pytest.LogCaptureFixture) ->
     ]
 
 
+def test_listeners_learn_what_became_of_queued_settlements(bench: Bench) -> None:
+    """The one that was queued is sent later, or lost; each has an event."""
+    outcomes: list[tuple[str, int]] = []
+    events = Events()
+    events.add(lambda event: outcomes.append((event.outcome, len(event.changes))))
+    bench.queue = bench.new_queue(most_waiting=1)
+    bench.engine.is_away = True
+    for changes in (bench.changes(), bench.changes()[2:]):
+        bench.queue.send(bench.engine, changes, lease_s=LEASE_S, events=events)
+    bench.engine.is_away = False
+    bench.queue.send_waiting()
+    assert outcomes == [("lost", 3), ("sent", 1)]
+
+
 def test_an_outage_is_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """Not for each call, and again at the next outage."""
     for _ in range(2):
@@ -217,6 +232,32 @@ def test_a_defect_is_logged_with_its_trace_and_not_repeated(
     bench.queue.send(defective, bench.changes(), lease_s=LEASE_S)
     assert len(bench.queue) == 0
     assert "Traceback" in caplog.text
+    assert "T:{a} actual 150 tokens" in caplog.text
+    assert bench.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
+
+
+def test_a_batch_that_always_fails_holds_up_no_other(bench: Bench) -> None:
+    """It is sent again last, until its hold has expired."""
+    poison, good = bench.changes(), bench.changes()
+    bench.engine.is_away = True
+    bench.send(poison)
+    bench.send(good)
+    bench.engine.is_away = False
+    bench.engine.refuses = poison[0].hold
+    assert [bench.queue.send_waiting() for _ in range(3)] == [2, 1, 1]
+    assert bench.left() == (450, 1, 9)
+
+
+def test_the_end_of_a_process_counts_what_it_loses(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a journal, that is all that is queued."""
+    bench.engine.is_away = True
+    bench.send(bench.changes())
+    bench.queue.close(0)
+    assert len(bench.queue) == 0
+    assert "is lost (the process ends): T:{a} actual 150 tokens" in caplog.text
+    assert bench.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
 
 
 def _ours() -> list[threading.Thread]:
