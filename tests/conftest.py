@@ -10,6 +10,8 @@ import redis
 
 from tests import servers
 
+pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own
+
 # No test asserts a time.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")

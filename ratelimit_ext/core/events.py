@@ -104,6 +104,10 @@ class Events:
         """Call it with every event from now on."""
         self.listeners = (*self.listeners, listener)
 
+    def remove(self, listener: Listener) -> None:
+        """Call it no more."""
+        self.listeners = tuple(each for each in self.listeners if each != listener)
+
     def emit(self, event: Event) -> None:
         """Call the listeners. Never raises: the failure of a listener is logged."""
         for listener in self.listeners:

@@ -19,7 +19,7 @@ from flask_limiter import HeaderNames
 from flask_limiter.constants import ConfigVars
 from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
-from limits.storage import MemoryStorage
+from limits.storage import MemoryStorage, Storage
 from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
 
@@ -372,6 +372,10 @@ class Limiter(flask_limiter.Limiter):
         self._events.add(listener)
         return listener
 
+    def unlisten(self, listener: Listener) -> None:
+        """Call a listener no more."""
+        self._events.remove(listener)
+
     # -- definitions -------------------------------------------------------------------------
 
     def limit(  # noqa: PLR0913 - Flask-Limiter's, and the keywords of LimitOptions
@@ -647,6 +651,12 @@ class Limiter(flask_limiter.Limiter):
         not charged, refunds, and slots that stayed taken until their lease ended. Each is also in
         the log, with its bucket."""
         return self._settlements.lost
+
+    def use_storage(self, storage: Storage) -> Storage | None:
+        """Decide by this storage from now on; returns the one before. For tests."""
+        before, self._storage = self._storage, storage
+        self._compose(self._lease_s)
+        return before
 
     def reset(self) -> None:
         """Forget everything that was charged."""

@@ -13,7 +13,7 @@ from ratelimit_ext.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {
-    *("chatapp", "ratelimit_ext", "tests", "docs", "benchmarks"),
+    *("chatapp", "ratelimit_ext", "tests", "docs", "benchmarks", "examples"),
     *("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
     *("wsgi.py", "gunicorn.conf.py", "requirements.txt", "pyproject.toml"),
 }

@@ -1,0 +1,53 @@
+"""flask_limiter_before.py with ratelimit_ext: another import, and what it can do better now."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Flask, Response, jsonify, request
+
+from ratelimit_ext import Limiter, client_ip
+
+
+def current_user() -> str:
+    """Who calls: a user, or else an address."""
+    return request.headers.get("X-User") or client_ip()
+
+
+limiter = Limiter(current_user, default_limits=["100/hour"], strategy="sliding-window")
+search = Blueprint("search", __name__)
+
+
+@search.get("/search")
+@limiter.limit("30/minute", strategy="token-bucket", burst=5, name="pace")
+def find() -> Response:
+    """Has a limit of its own."""
+    return jsonify(found=[])
+
+
+@search.post("/summaries")
+@limiter.shared_limit("3/minute", scope="models", cost=lambda: int(request.args.get("pages", "1")))
+def summarise() -> Response:
+    """Shares its limit with other views of models, and costs as many as it has pages."""
+    return jsonify(summary="short")
+
+
+def create_app(**config: object) -> Flask:
+    app = Flask(__name__)
+    app.config.update(RATELIMIT_STORAGE_URI="memory://", RATELIMIT_HEADERS_ENABLED=True, **config)
+    limiter.init_app(app)
+    app.register_blueprint(search)
+
+    @app.get("/")
+    def home() -> str:
+        """Has the default limit."""
+        return "home"
+
+    @app.get("/healthz")
+    @limiter.exempt
+    def healthz() -> str:
+        return "ok"
+
+    @app.errorhandler(429)
+    def too_many(error: Exception) -> tuple[Response, int]:
+        return jsonify(error="slow down", wait=getattr(error, "retry_after", None)), 429
+
+    return app

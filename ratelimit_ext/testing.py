@@ -1,0 +1,130 @@
+"""Fixtures for pytest: limits of your application in memory, empty for each test, with a clock that
+stands still.
+
+In ``conftest.py``, beside your own fixture ``app``::
+
+    pytest_plugins = ["ratelimit_ext.testing"]
+
+In a test::
+
+    def test_ten_at_once(client, rate_limits):
+        for _ in range(10):
+            rate_limits.assert_admitted(client.get("/search"))
+        rate_limits.assert_limited(client.get("/search"), "pace", retry_after=2)
+        rate_limits.forward(2)
+        rate_limits.assert_admitted(client.get("/search"))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flask
+import pytest
+from limits.storage import MemoryStorage
+from werkzeug.test import TestResponse
+
+from ratelimit_ext.core import clock
+from ratelimit_ext.core.events import DecisionEvent, Event
+from ratelimit_ext.web.extension import Limiter
+
+#: An instant at which every calendar window begins: 1 January 2029, 0:00 UTC, a Monday.
+START_US = 1_861_920_000_000_000
+
+
+class RateLimits:
+    """The limits of an application under test. ``decisions`` are its decisions so far."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self.decisions: list[DecisionEvent] = []
+        self._limiter = limiter
+        self._now_us = START_US
+        self._before = limiter.use_storage(MemoryStorage())
+        limiter.listen(self._note)
+
+    def close(self) -> None:
+        """Give the extension its own storage back."""
+        self._limiter.unlisten(self._note)
+        if self._before is not None:
+            self._limiter.use_storage(self._before)
+
+    def forward(self, seconds: float) -> None:
+        """Let time pass, for limits alone."""
+        if seconds < 0:
+            raise ValueError(f"forward: found {seconds!r} seconds; allowed: 0 or more")
+        self._now_us += round(seconds * 1_000_000)
+
+    def reset(self) -> None:
+        """Forget everything that was charged."""
+        self._limiter.use_storage(MemoryStorage())
+        self.decisions.clear()
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """A block without limits."""
+        was, self._limiter.enabled = self._limiter.enabled, False
+        try:
+            yield
+        finally:
+            self._limiter.enabled = was
+
+    def assert_admitted(self, response: TestResponse) -> None:
+        """Fail if the response is a refusal by a limit."""
+        denied = self._denying()
+        assert not denied, f"denied by {_listed(denied)}: {response.status}"
+
+    def assert_limited(
+        self, response: TestResponse, limit: str | None = None, *, retry_after: float | None = None
+    ) -> None:
+        """Fail unless the response is a 429, by the limit of that name, with that ``Retry-After``
+        in seconds (which is a whole number, rounded up)."""
+        assert response.status_code == 429, f"not limited: {response.status}"
+        denied = self._denying()
+        assert limit is None or limit in denied, f"denied by {_listed(denied)}, not by {limit!r}"
+        if retry_after is not None:
+            found, wanted = response.headers.get("Retry-After"), str(math.ceil(retry_after))
+            assert found == wanted, f"Retry-After is {found}, not {wanted}"
+
+    def now_us(self) -> int:
+        """The time of the limits, in microseconds since 1970."""
+        return self._now_us
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, DecisionEvent):
+            self.decisions.append(event)
+
+    def _denying(self) -> list[str]:
+        """The limits that denied the last request; an unnamed one is called by its amount."""
+        if not self.decisions or self.decisions[-1].admitted:
+            return []
+        return [verdict.charge.limit.label for verdict in self.decisions[-1].denials]
+
+
+@pytest.fixture
+def rate_limits(app: flask.Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[RateLimits]:
+    """The limits of the fixture ``app``."""
+    limits = RateLimits(limiter_of(app))
+    monkeypatch.setattr(clock, "now_us", limits.now_us)
+    yield limits
+    limits.close()
+
+
+def limiter_of(app: flask.Flask) -> Limiter:
+    """The extension of an application. Raises ``LookupError`` without one, or with several."""
+    found: list[Any] = [
+        each for each in app.extensions.get("limiter", ()) if isinstance(each, Limiter)
+    ]
+    if len(found) != 1:
+        raise LookupError(
+            f"the application has {len(found)} extensions of ratelimit_ext; make RateLimits(…) of "
+            "the one that you test."
+        )
+    limiter: Limiter = found[0]
+    return limiter
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names)) or "no limit"

@@ -1,0 +1,66 @@
+"""The examples of docs/migration.md: what was moved answers as before."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def example(name: str) -> ModuleType:
+    """A fresh copy of an example."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def statuses(client: Any, method: str, path: str, count: int, **headers: str) -> list[int]:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return [client.open(path, method=method, headers=sent).status_code for _ in range(count)]
+
+
+def flask_limiter(name: str) -> list[list[int]]:
+    """What the service answers to several callers."""
+    client = example(name).create_app().test_client()
+    return [
+        statuses(client, "GET", "/search", 7, X_User="ada"),
+        statuses(client, "GET", "/search", 2, X_User="bob"),
+        statuses(client, "POST", "/summaries", 4, X_User="ada"),
+        statuses(client, "POST", "/summaries?pages=2", 2, X_User="bob"),
+        statuses(client, "GET", "/healthz", 120),
+        statuses(client, "GET", "/", 102),
+    ]
+
+
+def test_the_service_of_flask_limiter_answers_as_before() -> None:
+    """Own limits, shared ones with costs, defaults and exemptions, for each caller."""
+    before, after = flask_limiter("flask_limiter_before"), flask_limiter("flask_limiter_after")
+    assert before == after
+    assert before[0] == [200] * 5 + [429] * 2
+    assert before[3] == [200, 429]
+    assert before[5] == [200] * 100 + [429] * 2
+
+
+@pytest.mark.skipif(
+    os.environ.get("RATELIMIT_COMPAT") != "1",
+    reason="RATELIMIT_COMPAT=1: needs slowapi and fastapi",
+)
+def test_the_service_of_slowapi_answers_as_before() -> None:
+    """As long as nothing is denied, and then in each limit by itself."""
+    testclient = pytest.importorskip("fastapi.testclient")
+    old = testclient.TestClient(example("slowapi_before").app)
+    new = example("slowapi_after").app.test_client()
+    for method, path, count in (
+        *(("GET", "/search", 7), ("POST", "/summaries", 5), ("GET", "/healthz", 20)),
+    ):
+        before = [old.request(method, path).status_code for _ in range(count)]
+        assert before == statuses(new, method, path, count)
