@@ -23,6 +23,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
+WORKERS = "RATELIMIT_WORKERS"
+WORKER_NUMBER = "RATELIMIT_WORKER_NUMBER"
 VALID_POLICY = "GUNICORN_VALID_POLICY"
 # What a reload reads, with the command that checks it, and its exit status for mistakes.
 CHECKED_FILES = {"policy": "policy", "providers": "providers file"}
@@ -156,10 +158,18 @@ def share_metrics(server: Any) -> None:
     os.environ[METRICS] = str(directory)
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give the worker its number among those that share the limits while the storage is down."""
+    worker.number = master.free_number(server)
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """A worker that hangs after its master's death does not keep the embedded server running."""
     if embedded := getattr(server, "embedded", None):
         embedded.follow()
+    if not os.environ.get(WORKERS):  # set if several gunicorns share a storage
+        os.environ[WORKERS] = str(server.num_workers)
+        os.environ[WORKER_NUMBER] = str(worker.number)
     limit_unread_answers(worker)
     worker.signals_of_master = server.SIG_QUEUE
     signal.pthread_sigmask(signal.SIG_UNBLOCK, master.STOP_SIGNALS)

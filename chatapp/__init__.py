@@ -66,7 +66,6 @@ FILES: Final = {valid_policy.POLICY: POLICY_FILE, valid_policy.PROVIDERS: PROVID
 #: The providers by their protocols.
 PROTOCOLS: Final = {"openai": OpenAI, "anthropic": Anthropic}
 BODY_MAX_BYTES: Final = 1024 * 1024
-STORAGE_TIMEOUT_S: Final = 1.0
 ENDPOINTS: Final = (
     chat.bp,
     openai_api.bp,
@@ -93,8 +92,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         MAX_CONTENT_LENGTH=BODY_MAX_BYTES,
         RATELIMIT_POLICY_FILE=str(POLICY_FILE),
         RATELIMIT_HEADERS_ENABLED=True,
-        # While the storage is unavailable, each worker counts in its own memory.
-        RATELIMIT_IN_MEMORY_FALLBACK_ENABLED=True,
     )
     app.config.update(settings.from_environment(os.environ))
     app.config.update(config or {})
@@ -130,7 +127,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     _log_limits()
     cli.install(app)
     limiter.exempt(health_bp)
-    _bound_waits(app)
     _init_limits(app, limiter)
     policy = limiter.policy(app)
     if policy_file:
@@ -149,7 +145,11 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             limiter=limiter,
             catalogue=models,
             conversation=conversation,
-            estimator=estimator_for(limiter.storage if limiter.initialized else None, models),
+            estimator=estimator_for(
+                limiter.storage if limiter.initialized else None,
+                models,
+                is_down=lambda: limiter.storage_is_down,
+            ),
             database=database,
             ledger=BackgroundLedger(
                 database,
@@ -193,16 +193,6 @@ def _init_limits(app: Flask, limiter: Limiter) -> None:
             f"RATELIMIT_STORAGE_URI: {reason}. See docs/deployment.md for valid values."
         ) from error
     limiter.check_policy(app)
-
-
-def _bound_waits(app: Flask) -> None:
-    """A hanging Redis must not block the workers for its client's default timeout (5 s)."""
-    if str(app.config.get("RATELIMIT_STORAGE_URI", "")).startswith(("redis", "valkey")):
-        bounds = {"socket_timeout": STORAGE_TIMEOUT_S, "socket_connect_timeout": STORAGE_TIMEOUT_S}
-        app.config["RATELIMIT_STORAGE_OPTIONS"] = {
-            **bounds,
-            **app.config.get("RATELIMIT_STORAGE_OPTIONS", {}),
-        }
 
 
 def _log_limits() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -35,6 +36,13 @@ def install(server: Any) -> None:
     server.spawn_worker = partial(_spawn_worker, server.spawn_worker)
     server.manage_workers = partial(_manage_workers, server)
     server.reload = partial(_reload, server, server.reload)
+
+
+def free_number(server: Any) -> int:
+    """A number below the number of workers that as few serving workers as possible have: none but
+    during a reload, when the old workers stop soon."""
+    taken = Counter(getattr(worker, "number", None) for _, worker in _serving(server))
+    return min(range(max(1, server.num_workers)), key=lambda number: taken[number])
 
 
 def _spawn_worker(gunicorn_spawn_worker: Callable[[], int]) -> int:

@@ -49,6 +49,7 @@ LIMITER_NAMES: Final = frozenset(
         *(value for name, value in vars(ConfigVars).items() if name.isupper()),
         *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", LEASE),
         *("RATELIMIT_EMBEDDED_DIR", "RATELIMIT_SETTLEMENTS_DIR"),
+        *("RATELIMIT_DEADLINE_SECONDS", "RATELIMIT_WORKERS", "RATELIMIT_WORKER_NUMBER"),
     }
 )
 # How similar to a known name a misspelt one is, from 0 to 1, both without their prefix. Other

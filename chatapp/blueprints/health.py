@@ -13,7 +13,6 @@ def blueprint(limiter: Limiter) -> Blueprint:
     """The routes, with this limiter's storage."""
     bp = Blueprint("health", __name__)
     checking = threading.Lock()
-    ready = False
 
     @bp.get("/healthz")
     def healthz() -> Response:
@@ -21,22 +20,19 @@ def blueprint(limiter: Limiter) -> Blueprint:
         return jsonify(status="alive")
 
     @bp.get("/readyz")
-    def readyz() -> tuple[Response, int]:
-        """The storage of the limits answers, too.
+    def readyz() -> Response:
+        """This process serves. Also without the storage of the limits, which all instances share:
+        each limit follows its ``on_failure`` then, and a load balancer that removed all instances
+        would make that an outage of the whole service. ``storage`` says whether it is down.
 
-        One request checks it at a time, and others get the last result: few threads serve health
-        checks, and a hanging storage would occupy all of them.
+        One request checks it at a time: few threads serve health checks.
         """
-        nonlocal ready
-        if checking.acquire(blocking=False):
+        # Limits may be switched off.
+        if limiter.initialized and not limiter.storage_is_down and checking.acquire(blocking=False):
             try:
-                # Limits may be switched off.
-                ready = not limiter.initialized or limiter.storage.check()
+                limiter.check_storage()
             finally:
                 checking.release()
-        if ready:
-            return jsonify(status="ready"), 200
-        message = "The storage of the limits does not answer. Check RATELIMIT_STORAGE_URI."
-        return jsonify(error=message, code="storage_unavailable"), 503
+        return jsonify(status="ready", storage="down" if limiter.storage_is_down else "up")
 
     return bp

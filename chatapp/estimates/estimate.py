@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -159,10 +159,13 @@ class Estimator:
         return Decimal(self._catalogue.price(slug, least)).scaleb(-6)
 
 
-def estimator_for(storage: Storage | None, catalogue: Catalogue) -> Estimator:
+def estimator_for(
+    storage: Storage | None, catalogue: Catalogue, *, is_down: Callable[[], bool] = lambda: False
+) -> Estimator:
     """The estimator with recent outputs in the storage of the limits: in Redis for all workers
-    (also cluster and Sentinel); for any other storage, or none, in each worker's memory."""
+    (also cluster and Sentinel); for any other storage, or none, in each worker's memory.
+    ``is_down``: whether the storage is known to be down, so that no request waits for it."""
     if isinstance(storage, RedisStorage):
-        outputs = RedisOutputs(storage.get_connection(), storage.base_exceptions)
+        outputs = RedisOutputs(storage.get_connection(), storage.base_exceptions, is_down=is_down)
         return Estimator(outputs, catalogue)
     return Estimator(MemoryOutputs(), catalogue)

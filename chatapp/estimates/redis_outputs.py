@@ -59,7 +59,8 @@ class RedisOutputs:
     """Outputs on a server. While it is unavailable, the worker uses what it knows.
 
     ``client`` is redis-py's or valkey-py's, and ``errors`` are its exceptions for a server that is
-    unavailable; ``clock`` is monotonic, in seconds; calls wait ``every_s`` for others to be sent
+    unavailable; ``is_down``: it is known to be, so no command is sent. ``clock`` is monotonic, in
+    seconds; calls wait ``every_s`` for others to be sent
     with. Calls whose arrival was not confirmed are sent again: they may weigh twice, for a time.
     """
 
@@ -68,6 +69,7 @@ class RedisOutputs:
         client: Any,
         errors: type[Exception] | tuple[type[Exception], ...],
         *,
+        is_down: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         every_s: float = EVERY_S,
     ) -> None:
@@ -75,6 +77,7 @@ class RedisOutputs:
         # ValueError: another program wrote to the key.
         named = errors if isinstance(errors, tuple) else (errors,)
         self._errors: tuple[type[Exception], ...] = (*named, ValueError)
+        self._is_down = is_down
         self._clock = clock
         self._sender = PerProcess(partial(new_sender, self._send, every_s), close=Sender.close)
         self._observe = client.register_script(SCRIPT.read_text("utf-8"))
@@ -105,7 +108,7 @@ class RedisOutputs:
         now = self._clock()
         with self._lock:
             known = self._known.get(slug, _Known(Histogram(), float("-inf")))
-            if now - known.since_s < FRESH_S or now < self._paused_until_s:
+            if now - known.since_s < FRESH_S or self._is_paused():
                 return known.histogram
             # Requests that come meanwhile use the known histogram, so that one read is enough.
             self._known[slug] = _Known(known.histogram, now)
@@ -119,7 +122,7 @@ class RedisOutputs:
 
     def _send(self, slug: str, buckets: tuple[int, ...]) -> bool:
         """One EVALSHA; returns whether the server has added the calls."""
-        if self._clock() < self._paused_until_s:
+        if self._is_paused():
             return False
         calls = Counter(buckets)
         arguments = (CALL_WEIGHT, MOST_WEIGHT, KEEP_MS, *chain.from_iterable(calls.items()))
@@ -135,6 +138,9 @@ class RedisOutputs:
         self._is_away = False
         with self._lock:
             self._known[slug] = _Known(histogram, self._clock())
+
+    def _is_paused(self) -> bool:
+        return self._clock() < self._paused_until_s or self._is_down()
 
     def _pause(self, error: Exception) -> None:
         self._paused_until_s = self._clock() + PAUSE_S

@@ -37,7 +37,11 @@ CODES: Final = {
     413: "body_too_large",
     500: "internal_error",
 }
-UNAVAILABLE_CODES: Final = {"closed": "switched_off", "storage-full": "storage_unavailable"}
+UNAVAILABLE_CODES: Final = {
+    "closed": "switched_off",
+    "storage-full": "storage_unavailable",
+    "storage-unavailable": "storage_unavailable",
+}
 MESSAGES: Final = {
     404: "Unknown address. Use POST /chat, GET / for the chat page, or /v1 with a vendor's SDK.",
     500: "Internal server error. Try again, or send the x-request-id to the operator.",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
+
+#: How a decision was made while the storage was down: by the ``on_failure`` of its limits. If they
+#: differ, the strictest. ``""``: by the storage.
+Degradation: TypeAlias = Literal["", "open", "local", "closed"]
 
 
 class Verdict(NamedTuple):
@@ -41,6 +45,8 @@ class Decision:
     """All verdicts of a request at the instant ``now_us`` of the deciding clock."""
 
     __slots__ = ("_verdicts", "admitted", "now_us")
+
+    degraded: Degradation = ""
 
     def __init__(
         self, *, admitted: bool, now_us: int, verdicts: tuple[Verdict, ...] | None = None

@@ -12,11 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Change, Charge
-from ratelimit_ext.core.decision import Decision, Verdict
-
-#: How a decision was made while the storage was down: by the limits' ``on_failure``. If several of
-#: them differ, the strictest. ``""``: by the storage.
-Degradation: TypeAlias = Literal["", "open", "local", "closed"]
+from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 
 #: Of a settlement: ``queued`` until the storage is back.
 Outcome: TypeAlias = Literal["sent", "queued", "lost"]
@@ -42,7 +38,6 @@ class DecisionEvent(NamedTuple):
     endpoint: str
     reason: str | None
     wait_ms: int | None
-    degraded: Degradation
     again: bool
     recalled: bool
     seconds: float
@@ -52,6 +47,11 @@ class DecisionEvent(NamedTuple):
     @property
     def admitted(self) -> bool:
         return self.reason is None
+
+    @property
+    def degraded(self) -> Degradation:
+        """How it was decided while the storage was down; empty if the storage decided."""
+        return self.decision.degraded
 
     @property
     def denials(self) -> tuple[Verdict, ...]:

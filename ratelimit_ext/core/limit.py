@@ -12,6 +12,7 @@ from ratelimit_ext.core.traits import TABLE, UNITS, Traits, strategies_with, tra
 
 MODES: Final = ("enforce", "shadow")
 ANCHORS: Final = ("day", "month")
+ON_FAILURES: Final = ("open", "closed", "local")
 MOST_MULTIPLE: Final = 1000
 
 #: Flask-Limiter's default.
@@ -44,6 +45,9 @@ class LimitOptions:
     #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
     anchor: str | None = field(default=None, metadata={"allowed": lambda: ANCHORS})
     timezone: str = "UTC"
+    #: While the storage is down: ``open`` passes, ``closed`` denies, ``local`` enforces a worker's
+    #: share. ``None``: ``closed`` for dollars, else ``local``.
+    on_failure: str | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
 
 
 #: The names of the keywords.
@@ -57,7 +61,8 @@ class Limit:
 
     ``burst`` is what a token bucket holds at most (default: the amount). ``anchor`` ties a fixed
     window to the calendar of ``timezone``. ``multiple`` is a second number that the form of some
-    strategies states. A ``shadow`` limit is decided and counted, and never enforced. Raises
+    strategies states. A ``shadow`` limit is decided and counted, and never enforced.
+    ``on_failure`` is what happens while the storage is down; ``None``: the default. Raises
     :class:`ConfigurationError` for values that cannot go together.
     """
 
@@ -71,6 +76,7 @@ class Limit:
     anchor: str | None = None
     timezone: str = "UTC"
     multiple: int | None = None
+    on_failure: str | None = None
     # Attributes instead of properties, as every request reads them several times.
     traits: Traits = field(init=False, repr=False, compare=False)
     #: Whether a cost is an estimate until the call is over, reserved under a lease.
@@ -86,6 +92,8 @@ class Limit:
         self._within("period_us", self.period_us, LONGEST_PERIOD_US)
         self._one_of("mode", self.mode, MODES)
         self._one_of("unit", self.unit, units())
+        if self.on_failure is not None:
+            self._one_of("on_failure", self.on_failure, ON_FAILURES)
         if self.unit not in traits.units:
             raise ConfigurationError(self._foreign_unit(traits))
         for word, most in (("burst", MOST_AMOUNT), ("multiple", MOST_MULTIPLE)):

@@ -99,6 +99,7 @@ class ParsedLimit:
             anchor=options.anchor,
             timezone=options.timezone,
             multiple=self.multiple,
+            on_failure=options.on_failure,
         )
 
     def with_amount(self, text: object) -> ParsedLimit:

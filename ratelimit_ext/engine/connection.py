@@ -10,14 +10,21 @@ saves a third of the server's time. Where that is refused, EVALSHA is sent inste
 
 Nothing is sent twice, except what the server refused to run: a script whose reply was lost may have
 charged.
+
+The client's ``socket_timeout`` bounds each command as a whole: connecting, the handshake and all
+reads together. redis-py itself applies it to each read, so a server that sends a byte now and then
+could hold a call for ever.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import select
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType
@@ -50,6 +57,16 @@ _FORBIDDEN: Final = re.compile(
 )
 
 
+#: The socket's own timeout is enough for a read that begins with this part of the time left.
+_NEARLY: Final = 0.95
+
+
+class _Deadline(threading.local):
+    """When the call of a thread has to be over, by the monotonic clock."""
+
+    ends: float = math.inf
+
+
 class _Line(NamedTuple):
     """A connection, its socket, and whether the socket has something to read."""
 
@@ -70,6 +87,11 @@ class ScriptConnections:
         self._class = type(client)
         self._methods = [getattr(self._class, name, None) for name in _METHODS]
         self._pool = client.connection_pool
+        timeout_s = self._pool.connection_kwargs.get("socket_timeout")
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._deadline = _Deadline()
+        if timeout_s is not None:
+            self._pool.make_connection = self._limited(self._pool.make_connection)
         self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
         self._process = os.getpid()
         self._idle: list[_Line] = []
@@ -82,24 +104,50 @@ class ScriptConnections:
         words = (len(keys), *keys, *arguments)
         if self._has_functions:
             try:
-                return self._call_function(script, words)
-            except Exception as error:
-                refusal = str(error)
-                if _FORBIDDEN.match(refusal):
-                    self._has_functions = False
-                elif refusal not in (_UNKNOWN, _FULL):
-                    raise
+                return self._call("FCALL", script.function, *words)
+            except Exception as error:  # noqa: BLE001 - raised again, if it is no refusal
+                reply = self._call_again(error, script, words)
+                if reply is not None:
+                    return reply
         return self._call("EVALSHA", script.sha, *words)
 
-    def _call_function(self, script: Script, words: Sequence[Any]) -> Any:
-        """The reply of the script's function. If functions are flushed as soon as they are loaded,
-        the server's error is raised."""
+    def _call_again(self, error: Exception, script: Script, words: Sequence[Any]) -> Any:
+        """The reply of the script's function, which the server did not know; ``None`` if it is to
+        be called as a script. Raises other errors. Functions may be flushed as soon as they are
+        loaded."""
         try:
-            return self._call("FCALL", script.function, *words)
-        except Exception as error:
-            if str(error) != _UNKNOWN or not self._load(script):
-                raise
-        return self._call("FCALL", script.function, *words)
+            if str(error) == _UNKNOWN and self._load(script):
+                return self._call("FCALL", script.function, *words)
+        except Exception as again:  # noqa: BLE001 - as above
+            error = again
+        refusal = str(error)
+        if _FORBIDDEN.match(refusal):
+            self._has_functions = False
+        elif refusal not in (_UNKNOWN, _FULL):
+            raise error
+        return None
+
+    def _limited(self, make: Callable[[], Any]) -> Callable[[], Any]:
+        """Makes connections whose reads end with the call that they are for."""
+        deadline, nearly_s = self._deadline, self._timeout_s * _NEARLY
+
+        def limited() -> Any:
+            connection = make()
+            parser = connection._parser  # noqa: SLF001 - redis-py has no public name for it
+            read = getattr(parser, "read_from_socket", None)
+            if read is None:
+                return connection  # not hiredis
+
+            def read_in_time(**options: Any) -> Any:
+                left_s = deadline.ends - time.monotonic()
+                if left_s < nearly_s:
+                    options["timeout"] = max(0.0, left_s)
+                return read(**options)
+
+            parser.read_from_socket = read_in_time
+            return connection
+
+        return limited
 
     def _load(self, script: Script) -> bool:
         """Store the script's library in the server; false if the server refuses."""
@@ -115,24 +163,27 @@ class ScriptConnections:
 
     def _call(self, *words: Any) -> Any:
         command = pack_command(words)
-        line = self._take()
-        if line is None:
-            return None
-        connection = line.connection
-        reply = None
+        reply = line = None
+        self._deadline.ends = time.monotonic() + self._timeout_s
         try:
+            line = self._take()
+            if line is None:
+                return None
+            connection = line.connection
             connection.send_packed_command((command,))
             reply = connection.read_response()
         finally:
+            self._deadline.ends = math.inf
             # After an error the pool brings the connection into order.
             if (
-                reply is not None
+                line is not None
+                and reply is not None
                 and len(self._idle) < self._most_idle
-                and not connection.should_reconnect()
+                and not line.connection.should_reconnect()
             ):
                 self._idle.append(line)
-            else:
-                self._pool.release(connection)
+            elif line is not None:
+                self._pool.release(line.connection)
         return reply
 
     def _is_observed(self) -> bool:
@@ -159,11 +210,12 @@ class ScriptConnections:
             except IndexError:
                 break
             # Readable before a command: the server has closed it, or announces something.
-            if _socket_of(line.connection) is line.socket and not line.readable(0):
+            # redis-py has no public name for the socket; `None` while it is not connected.
+            if line.connection._sock is line.socket and not line.readable(0):  # noqa: SLF001
                 return line
             self._pool.release(line.connection)
         connection = self._pool.get_connection()
-        socket = _socket_of(connection)
+        socket = connection._sock  # noqa: SLF001
         if getattr(connection.retry, "_retries", 1) != 0 or socket is None:
             self._usable = False
             self._pool.release(connection)
@@ -171,11 +223,6 @@ class ScriptConnections:
         poll = select.poll()
         poll.register(socket, select.POLLIN)
         return _Line(connection, socket, poll.poll)
-
-
-def _socket_of(connection: Any) -> Any:
-    """Its socket; ``None`` while it is not connected. redis-py has no public name for it."""
-    return connection._sock  # noqa: SLF001
 
 
 def _is_plain(client: Any) -> bool:

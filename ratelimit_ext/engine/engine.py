@@ -77,6 +77,24 @@ class Renewal(NamedTuple):
         return self.verdict.charge.cost, self.spent
 
 
+class Resumption(NamedTuple):
+    """A call in flight that another engine has admitted. The hold takes ``amount`` here, of which
+    ``spent`` is known to be real. Once is enough: a hold that is known is not changed."""
+
+    charge: Charge
+    hold: Hold
+    amount: int
+    spent: int
+
+    @property
+    def verb(self) -> str:
+        return "resume"
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return self.amount, self.spent
+
+
 class Engine(Protocol):
     """Decides and corrects charges atomically. Every method may raise ``StorageUnavailable``."""
 

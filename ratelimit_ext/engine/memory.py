@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
@@ -22,11 +22,23 @@ from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot
 SWEEP_EVERY: Final = 1024
 
 
-class Buckets:
-    """Bucket states with the instant from which each of them no longer matters."""
+class Carried(NamedTuple):
+    """What another engine takes over of a bucket: the holds of its calls in flight (each with what
+    it holds and what is spent of it), the state without them, and the units that were used since
+    the last time."""
 
-    def __init__(self) -> None:
+    state: Any
+    holds: Sequence[tuple[Hold, int, int]]
+    used: int
+
+
+class Buckets:
+    """Bucket states with the instant from which each of them no longer matters; at ``most`` so
+    many, then the oldest is dropped."""
+
+    def __init__(self, *, most: int | None = None) -> None:
         self.lock = threading.Lock()
+        self._most = most
         self._states: dict[str, tuple[Any, int]] = {}
         self._until_sweep = SWEEP_EVERY
 
@@ -39,7 +51,8 @@ class Buckets:
         return None
 
     def put(self, key: str, state: Any, expiry_us: int) -> None:
-
+        if self._most is not None and key not in self._states and len(self._states) >= self._most:
+            del self._states[next(iter(self._states))]
         self._states[key] = (state, expiry_us)
 
     def drop(self, keys: Sequence[str]) -> int:
@@ -162,6 +175,23 @@ class MemoryEngine:
                     lifetime = strategy.lifetime(state, now, parameters)
                     _keep(buckets, charge.key, state, lifetime, now)
         return applied
+
+    def take_over(self, limit: Limit, key: str, before: Any) -> Carried:
+        """Take the holds out of a bucket, for another engine. ``before`` is its state after the
+        last time, or ``None``."""
+        buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
+        parameters = _parameters(limit, now, NO_HOLD)
+        with buckets.lock:
+            state = buckets.get(key, now)
+            if state is None:
+                return Carried(None, (), 0)
+            rest, holds = strategy.without_holds(state, now, parameters)
+            if holds:
+                _keep(buckets, key, rest, strategy.lifetime(rest, now, parameters), now)
+        used = strategy.usage(rest, now, parameters)
+        if before is not None:
+            used -= strategy.usage(before, now, parameters)
+        return Carried(rest, holds, used)
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
@@ -21,6 +22,10 @@ from ratelimit_ext.strategies.strategy import Strategy
 #: How many names one SCAN step looks at, and how many are deleted at once.
 SCAN_COUNT: Final = 1000
 
+#: Workers that return to the server within this time of each other return together.
+NOTE_MS: Final = 2000
+RECOVERY: Final = (files("ratelimit_ext.engine") / "recovery.lua").read_text("utf-8")
+
 #: For how many limits an engine keeps the words.
 MOST_WORDS: Final = 4096
 
@@ -28,8 +33,9 @@ MOST_WORDS: Final = 4096
 class RedisEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` over a redis-py (or valkey-py) client.
 
-    ``errors`` are the client's exceptions for a storage that cannot serve. The server's clock
-    decides. Windows of the calendar are computed here, by that clock as of its last reply.
+    ``errors`` are the client's exceptions for a storage that cannot serve; ``prefix`` begins every
+    key. The server's clock decides. Windows of the calendar are computed here, by that clock as of
+    its last reply.
     """
 
     gives_back: Final = True
@@ -38,8 +44,11 @@ class RedisEngine:
         self,
         client: Any,
         errors: type[Exception] | tuple[type[Exception], ...],
+        *,
+        prefix: str = "LIMITS",
     ) -> None:
         self._client = client
+        self._note = f"{prefix}:recovery"
         self._connections = ScriptConnections(client)
         self._errors = errors
         #: By how much the server's clock is ahead of this one.
@@ -142,6 +151,15 @@ class RedisEngine:
                     batch.clear()
             return dropped + (self._client.unlink(*batch) if batch else 0)
         except self._errors as error:
+            raise StorageUnavailable(f"the storage failed: {error}") from error
+
+    def probe(self) -> int:
+        """See :meth:`~ratelimit_ext.engine.breaker.Storage.probe`. A full server serves, too."""
+        try:
+            return int(self._client.eval(RECOVERY, 1, self._note, NOTE_MS))
+        except self._errors as error:
+            if "maxmemory" in str(error):
+                return NOTE_MS * 1000
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
     def _prepared(self, limit: Limit, now_us: int | None) -> tuple[Strategy, str, Limit]:

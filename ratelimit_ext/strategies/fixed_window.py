@@ -59,6 +59,9 @@ class FixedWindow(Strategy):
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         return state[1] - now_us
 
+    def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
+        return state[0] if state[1] > now_us else 0
+
     def receipt(self, state: State, now_us: int) -> int:
         """The window's end."""
         return state[1]

@@ -68,9 +68,9 @@ local function add_to_set(holds, record, id, change)
   later(holds, 'ZADD', -1 - id, record, change, struct.pack('<I6', id))
 end
 
-local function add(holds, id, deadline, receipt, amount)
-  local record = struct.pack(FORMAT, id, deadline, receipt, amount, 0, 0)
-  local change = change_of(deadline, amount, 0)
+local function add(holds, id, deadline, receipt, amount, spent)
+  local record = struct.pack(FORMAT, id, deadline, receipt, amount, spent, 0)
+  local change = change_of(deadline, amount, spent)
   if holds.inline == '' and holds.beside == 0 then holds.latest = 0 end
   holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
   if #holds.inline < INLINE * RECORD then
@@ -199,7 +199,7 @@ local reserved = {
     local strategy = current.of
     local id, lease = hold_of(arg)
     if cost > 0 and lease > 0 then
-      add(holds, id, now + lease, strategy.receipt(now, x, y, z), cost)
+      add(holds, id, now + lease, strategy.receipt(now, x, y, z), cost, 0)
     end
     return joined(holds, strategy.take(now, cost, arg, x, y, z, holds.state))
   end,
@@ -209,7 +209,7 @@ local reserved = {
     local id, lease = hold_of(arg)
     if lease == 0 then return nil end
     local holds, inner = expired(raw, now, arg)
-    add(holds, id, now + lease, 0, 0)
+    add(holds, id, now + lease, 0, 0, 0)
     return joined(holds, inner)
   end,
 
@@ -277,6 +277,19 @@ local reserved = {
     end
     return joined(holds, inner)
   end,
+
+  -- A call in flight that another engine has admitted holds its amount from now on.
+  resume = function(raw, now, arg, amount, spent)
+    local id, lease = hold_of(arg)
+    local holds, inner = expired(raw, now, arg)
+    if found(holds, id) then return nil end
+    local _, x, y, z = current.of.check(inner, now, 0, arg)
+    local receipt = current.of.receipt(now, x, y, z)
+    amount = math.min(amount, MOST_HELD)
+    inner = adjusted(inner, now, arg, receipt, amount)
+    add(holds, id, now + lease, receipt, amount, math.min(spent, amount))
+    return joined(holds, inner)
+  end,
 }
 
 -- The entry of a strategy with reservations; the strategy itself is its `of`.
@@ -294,6 +307,7 @@ strategies.reservations = function(strategy)
     adjust = reserved.adjust,
     settle = reserved.settle,
     renew = reserved.renew,
+    resume = reserved.resume,
   }
   if strategy.changes then
     for _, verb in ipairs(strategy.changes) do entry[verb] = own_change(verb) end

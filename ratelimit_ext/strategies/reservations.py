@@ -13,6 +13,7 @@ cost beyond its hold is carried into the window that is open when it settles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
@@ -81,7 +82,7 @@ class Reservations(Strategy):
         self._strategy = strategy
         self.name = strategy.name
         self.code = f"h{strategy.code}"
-        self.changes = (*strategy.changes, "settle", "renew")
+        self.changes = (*strategy.changes, "settle", "renew", "resume")
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """The strategy's own; the engine adds the hold."""
@@ -110,6 +111,26 @@ class Reservations(Strategy):
             return None
         state = self._expired(state, now_us, parameters)
         return state.add(Record(hold.id, now_us + hold.lease_us, 0, 0, 0))
+
+    def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
+        if state.inner is None:
+            return 0
+        return self._strategy.usage(state.inner, now_us, parameters[0])
+
+    def share(self, limit: Limit, units: int, workers: int) -> Limit:
+        return self._strategy.share(limit, units, workers)
+
+    def without_holds(
+        self, state: State, now_us: int, parameters: Parameters
+    ) -> tuple[State, Sequence[tuple[Hold, int, int]]]:
+        """A hold whose lease is over has no lease left, so that only a settlement can reach it."""
+        state = self._expired(state, now_us, parameters)
+        inner, holds = state.inner, []
+        for record in state.records:
+            inner = self._adjusted(inner, now_us, parameters, record.receipt, -record.amount)
+            hold = Hold(record.id, max(1, record.deadline - now_us))
+            holds.append((hold, record.amount, record.spent))
+        return State(inner=inner), holds
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         """The strategy's, and until the last hold is forgotten."""
@@ -171,6 +192,21 @@ class Reservations(Strategy):
             max(state.latest, renewed.deadline),
             inner,
         )
+
+    def resume(
+        self, state: State | None, now_us: int, parameters: Parameters, amount: int, spent: int
+    ) -> State | None:
+        """A call in flight that another engine has admitted: it holds ``amount`` from now on, and
+        has spent a part of it. Denies nothing, and may overdraw; ``None`` if its hold is known."""
+        own, hold = parameters
+        state = self._expired(state, now_us, parameters)
+        if state.find(hold.id) is not None:
+            return None
+        now = self._strategy.check(state.inner, now_us, 0, own)[2]
+        receipt, amount = self._strategy.receipt(now, now_us), min(amount, MOST_HELD)
+        inner = self._adjusted(state.inner, now_us, parameters, receipt, amount)
+        record = Record(hold.id, now_us + hold.lease_us, receipt, amount, min(spent, amount))
+        return state._replace(inner=inner).add(record)
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
         return self._strategy.left(limit, snapshot, now_us, cost)

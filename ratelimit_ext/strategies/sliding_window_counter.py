@@ -42,6 +42,10 @@ class SlidingWindowCounter(Strategy):
         """Until the end of the window that follows the current one."""
         return state[0] + 2 * parameters[1] - now_us
 
+    def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
+        period = parameters[1]
+        return _weighted(*_now(state, now_us, period), now_us, period)
+
     def receipt(self, state: State, now_us: int) -> int:
         """The window's start."""
         return state[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.charge import Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Traits
@@ -76,6 +77,22 @@ class Strategy(Traits, ABC):
         charge = Charge(limit, "", cost)
         verdict = self.verdict(charge, snapshot, now_us, allowed=True, taken=True)
         return verdict.remaining, verdict.reset_after_us
+
+    def usage(self, state: Any, now_us: int, parameters: Any) -> int:
+        """What the state counts as used now, debt included: charged to a fresh bucket, it would
+        leave as much or less. 0 where nothing can be carried over: guards, and calls in flight,
+        whose holds are carried over."""
+        return 0
+
+    def share(self, limit: Limit, units: int, workers: int) -> Limit:
+        """What one of ``workers`` enforces alone: ``units`` of the limit's capacity."""
+        return replace(limit, amount=units)
+
+    def without_holds(
+        self, state: Any, now_us: int, parameters: Any
+    ) -> tuple[Any, Sequence[tuple[Hold, int, int]]]:
+        """The state without the calls in flight, and these: hold, amount held, amount spent."""
+        return state, ()
 
     def receipt(self, state: Any, now_us: int) -> int:
         """Where a charge goes that is taken now from a state that was brought to now."""

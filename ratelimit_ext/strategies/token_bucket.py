@@ -21,11 +21,12 @@ use the sliding window).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, SKEW_US, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int]  # used, frac, at
@@ -64,6 +65,15 @@ class TokenBucket(Strategy):
         if not used and not frac:
             return 0
         return math.ceil(at - now_us + float(used + 2) * period / amount)
+
+    def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
+        used, frac, _ = _leaked(state, now_us, *parameters[:2])
+        return used + (1 if frac else 0)
+
+    def share(self, limit: Limit, units: int, workers: int) -> Limit:
+        """The rate is divided by a longer period, as amounts are whole."""
+        period_us = min(limit.period_us * workers, LONGEST_PERIOD_US)
+        return replace(limit, burst=units, period_us=period_us)
 
     def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and state[2] - now_us > SKEW_US

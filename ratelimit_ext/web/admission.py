@@ -15,12 +15,13 @@ from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, new_hold
-from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.core.errors import ConfigurationError, StorageFull
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.denial_cache import DenialCache, Recollection
-from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.engine import Engine, Settlement
+from ratelimit_ext.engine.outage import UNAVAILABLE
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.callbacks import Breach, Callbacks
 from ratelimit_ext.web.errors import (
@@ -39,6 +40,7 @@ from ratelimit_ext.web.ready_answer import MOST_ANSWERS, ReadyAnswer, Repetition
 from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S
 from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RoutePlan
+from ratelimit_ext.web.settlement_queue import SettlementQueue
 from ratelimit_ext.web.storage import Engines
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
@@ -93,10 +95,12 @@ class Admission:
         settings: AdmissionSettings,
         *,
         events: Events,
+        settlements: SettlementQueue,
         show: Callable[[ChargeRecord], RequestLimit],
         logger: logging.Logger,
     ) -> None:
         self._events = events
+        self._settlements = settlements
         self._resolver = resolver
         self._engines = engines
         self._callbacks = callbacks
@@ -121,36 +125,7 @@ class Admission:
         ``lenient``: a limit whose functions fail is left out, as a request that was aborted before
         its view may lack what they read.
         """
-        if self._engines.is_down:
-            self._engines.look_for_recovery()
         began = time.perf_counter() if self._events.listeners else None
-        try:
-            outcome = self._outcome(state, route, definitions, lenient=lenient, is_final=is_final)
-        except (LimitUnavailable, TemporarilyUnavailable) as refusal:
-            if began is not None:
-                self._emit(route, refusal, began)
-            raise
-        if began is not None and outcome is not None:
-            self._emit(route, outcome, began)
-        if isinstance(outcome, Repetition):
-            return self._repeat(state, outcome)
-        if isinstance(outcome, Denial):
-            self._refuse(state, outcome)
-        if outcome is not None:
-            state.admit(*outcome)
-        return None
-
-    def _outcome(
-        self,
-        state: RequestState,
-        route: Route,
-        definitions: Sequence[Limit] | None,
-        *,
-        lenient: bool,
-        is_final: IsFinal | None,
-    ) -> Outcome:
-        """What is decided, with the application's refusal handler. ``None`` also if it failed and
-        errors are swallowed."""
         charged = state.charged
         try:
             outcome = self._decide(state, route, definitions, lenient=lenient, is_final=is_final)
@@ -159,21 +134,40 @@ class Admission:
                     self._decide, state, route, definitions, lenient=lenient, again=True
                 )
                 outcome = self._reconsidered(outcome, state, charged, again)
-        except LimitUnavailable as refusal:
-            state.retry_ms, state.refusal = refusal.wait_ms, refusal
-            raise
         except Exception as error:
-            # Otherwise a client could skip the application's limits by a request whose functions
-            # fail, such as a body that cannot be read.
-            if state.charged is None and route.name != EDGE:
-                self.admit_edge(state, route)
-            if not self._settings.swallow_errors or isinstance(error, TemporarilyUnavailable):
+            if not self._is_swallowed(error, state, route, began):
                 raise
-            self._logger.exception(SWALLOWED)
             return None
         finally:
             state.charged = state.charged or frozenset()
-        return outcome
+        if outcome is None:
+            return None
+        if began is not None:
+            self._emit(route.endpoint, outcome, began)
+        if isinstance(outcome, Repetition):
+            return self._repeat(state, outcome)
+        if isinstance(outcome, Denial):
+            self._refuse(state, outcome)
+        state.admit(*outcome)
+        return None
+
+    def _is_swallowed(
+        self, error: Exception, state: RequestState, route: Route, began: float | None
+    ) -> bool:
+        """Whether a request goes on although it could not be decided. The application's limits are
+        decided alone: otherwise a client could skip them by a request whose functions fail, such as
+        a body that cannot be read."""
+        if isinstance(error, LimitUnavailable):
+            state.retry_ms, state.refusal = error.wait_ms, error
+        elif state.charged is None and route.name != EDGE:
+            self.admit_edge(state, route)
+        if isinstance(error, LimitUnavailable | TemporarilyUnavailable):
+            if began is not None:
+                self._emit(route.endpoint, error, began)
+            return False
+        if self._settings.swallow_errors:
+            self._logger.error(SWALLOWED, exc_info=error)
+        return self._settings.swallow_errors
 
     def admit_edge(self, state: RequestState, route: Route) -> None:
         """Decide the application's own limits alone. Raises the refusal."""
@@ -187,9 +181,49 @@ class Admission:
             for bound in self._resolver.plan(route).limits
         ]
         charges = self.charges(limits, lenient=True)
-        return decide(self._engines.current, charges, NO_HOLD, take=False)[1]
+        return self.decided(charges, take=False)[1]
 
-    def _emit(self, route: Route, outcome: _Emitted, began: float) -> None:
+    def decide_again(
+        self, endpoint: str, charges: Sequence[BoundCharge]
+    ) -> tuple[Decision, Records]:
+        """Decide another attempt of an admitted request."""
+        began = time.perf_counter()
+        decision, records = self.decided(charges)
+        if self._events.listeners:
+            denied = None if decision.admitted else self._denial(decision, records)
+            self._emit(endpoint, denied or (decision, records), began, again=True)
+        return decision, records
+
+    def decided(
+        self, charges: Sequence[BoundCharge], *, take: bool = True
+    ) -> tuple[Decision, Records]:
+        """Decide charges by the storage; without it if it fails."""
+        engine = self._engines.current
+        hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
+        try:
+            return decide(engine, charges, hold, take=take)
+        except StorageFull:
+            raise
+        except StorageUnavailable:
+            outage = self._engines.instead_of(engine)
+            if outage is None:
+                raise
+            self._release(engine, charges, hold)
+            hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
+            return decide(outage, charges, hold, take=take)
+
+    def _release(self, failed: Engine, charges: Sequence[BoundCharge], hold: Hold) -> None:
+        """The storage may have admitted a call although no reply came. What it holds for it is
+        released as soon as the storage is back."""
+        changes = [
+            Settlement(Verdict(charge, True, 0, 0, 0, None), hold, 0)
+            for _, _, charge in charges
+            if hold.id and charge.limit.held
+        ]
+        if changes:
+            self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)
+
+    def _emit(self, endpoint: str, outcome: _Emitted, began: float, *, again: bool = False) -> None:
         """Call the listeners. ``began`` is when the decision did, of the performance counter."""
         decision: Decision = _UNDECIDED
         charges: Sequence[BoundCharge] = ()
@@ -208,11 +242,10 @@ class Admission:
         self._events.emit(
             DecisionEvent(
                 decision=decision,
-                endpoint=route.endpoint,
+                endpoint=endpoint,
                 reason=None if refusal is None else refusal.cause,
                 wait_ms=wait_ms,
-                degraded="",
-                again=False,
+                again=again,
                 recalled=isinstance(decision, Recollection),
                 seconds=time.perf_counter() - began,
                 charges=charges,
@@ -237,16 +270,16 @@ class Admission:
         lenient: bool,
         again: bool = False,
         is_final: IsFinal | None = None,
+        engine: Engine | None = None,
     ) -> Outcome:
-        """Decide by the storage, or by the fallback if it fails; ``None`` if no limit applies.
+        """Decide by the storage, or without it if it fails; ``None`` if no limit applies.
 
         ``again``: the request was denied before. Its shadows have counted it, except those that
         hold an estimate: they are charged if it is admitted.
         """
         charged = state.charged
-        plan = self._plan(charged, route, definitions)
-        if plan.invalid and not all(d.exempt_when and d.exempt_when() for d in plan.invalid):
-            raise LimitUnavailable
+        engine = engine or self._engines.current
+        plan = self._plan(charged, route, definitions, engine)
         limits: Sequence[BoundLimit] = plan.uncharged(charged) if charged else plan.limits
         if again:
             limits = [b for b in limits if b.limit.mode == "enforce" or b.limit.held]
@@ -254,14 +287,14 @@ class Admission:
             return None
         swallow = self._settings.swallow_errors
         charges = self.charges(limits, plan.metas, lenient=lenient, swallow=swallow)
-        engine = self._engines.current
         # Records of an earlier decision are in the headers, too: then no answer is ready.
         repeated = self._repeated(engine, plan, charges, is_final if charged is None else None)
         if repeated is not None:
             state.charged = charged | plan.shared_ids if charged else plan.shared_ids
             return repeated
+        hold = self.hold_for(limits)
         try:
-            decision, records = decide(engine, charges, self.hold_for(limits))
+            decision, records = decide(engine, charges, hold)
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except StorageFull as error:
@@ -269,11 +302,17 @@ class Admission:
             bound = next(bound for bound, _, charge in charges if charge.key == error.key)
             state.retry_ms = STORAGE_FULL_WAIT_MS
             raise TemporarilyUnavailable(bound, "storage-full", STORAGE_FULL_WAIT_MS) from error
-        except Exception:
-            if not self._engines.fall_back(engine):
-                state.charged = charged or frozenset()  # do not ask again for this request
+        except StorageUnavailable:
+            outage = self._engines.instead_of(engine)
+            if outage is None:
                 raise
-            return self._decide(state, route, definitions, lenient=lenient, again=again)
+            self._release(engine, charges, hold)
+            return self._decide(
+                state, route, definitions, lenient=lenient, again=again, engine=outage
+            )
+        except Exception:
+            state.charged = charged or frozenset()  # do not ask again for this request
+            raise
         state.charged = charged | plan.shared_ids if charged else plan.shared_ids
         if decision.admitted:
             return decision, records.without_metas()
@@ -284,13 +323,18 @@ class Admission:
         charged: frozenset[int] | None,
         route: Route,
         definitions: Sequence[Limit] | None,
+        engine: Engine,
     ) -> RoutePlan:
         fallback = self._settings.in_memory_fallback
-        if self._engines.is_down and fallback:
+        if fallback and engine is self._engines.outage:
             return self._resolver.plan_of(route, fallback) if charged is None else _NO_LIMITS
         if definitions is not None:
-            return self._resolver.plan_of(route, definitions)
-        return self._resolver.plan(route)
+            plan = self._resolver.plan_of(route, definitions)
+        else:
+            plan = self._resolver.plan(route)
+        if plan.invalid and not all(d.exempt_when and d.exempt_when() for d in plan.invalid):
+            raise LimitUnavailable
+        return plan
 
     def charges(
         self,
@@ -383,7 +427,7 @@ class Admission:
         if wait_ms is not None and wait_ms > ENDLESS_MS:
             wait_ms = None
         error: Refusal
-        if cause in ("closed", "overloaded"):
+        if cause in ("closed", "overloaded", UNAVAILABLE):
             error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
         elif cause == "blocked" and wait_ms is None:
             error = Blocked(longest.bound)

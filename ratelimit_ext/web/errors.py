@@ -32,6 +32,7 @@ PRECEDENCE: Final[tuple[Cause, ...]] = (
     "abnormal-usage",
     "limit",
     "overloaded",
+    "storage-unavailable",
 )
 
 #: A longer wait (a year) is not sent: the block has no known end.
@@ -71,6 +72,9 @@ _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
         "closed": _Answer("switched_off", "This service is switched off.", *_REDUCED),
         "storage-full": _Answer(
             "storage_unavailable", "The rate limit storage is full.", *_REDUCED
+        ),
+        "storage-unavailable": _Answer(
+            "storage_unavailable", "The rate limit storage is unavailable.", *_REDUCED
         ),
         "unavailable": _Answer(
             "limit_unavailable", "A rate limit of this request is invalid.", *_REDUCED
@@ -123,7 +127,10 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
 
     @property
     def is_budget(self) -> bool:
-        """Whether a limit in dollars denied: retrying soon cannot help."""
+        """Whether a limit in dollars denied: retrying soon cannot help. While the storage is down
+        it may help: only a worker's share is used up."""
+        if self.decision is not None and self.decision.degraded:
+            return False
         return any(d.charge.limit.unit == "usd" and d.charge.limit.visible for d in self.denials)
 
     @property
@@ -216,8 +223,9 @@ class Blocked(Forbidden):
 class TemporarilyUnavailable(ServiceUnavailable):
     """What the request needs is overloaded or switched off: 503, not the caller's fault.
 
-    ``cause`` is ``overloaded``, ``closed`` or ``storage-full`` (the storage has no memory for a
-    new caller); ``wait_ms`` is the wait in milliseconds, ``None`` if unknown.
+    ``cause`` is ``overloaded``, ``closed``, ``storage-full`` (the storage has no memory for a new
+    caller) or ``storage-unavailable`` (it is down, and the limit's ``on_failure`` is ``closed``);
+    ``wait_ms`` is the wait in milliseconds, ``None`` if unknown.
     """
 
     def __init__(self, bound_limit: BoundLimit, cause: Cause, wait_ms: int | None) -> None:
@@ -273,7 +281,8 @@ def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
 
 
 def _sentence(bound: BoundLimit, cause: Cause) -> str:
-    own = None if cause == "storage-full" else bound.runtime.error_message
+    is_storage = cause in ("storage-full", "storage-unavailable")
+    own = None if is_storage else bound.runtime.error_message
     return str(own() if callable(own) else own or _answer_to(cause, bound.limit).sentence)
 
 

@@ -29,6 +29,7 @@ from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
+from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.admission import Admission, AdmissionSettings, IsFinal
@@ -63,7 +64,14 @@ from ratelimit_ext.web.resolver import EDGE, Resolver, Route
 from ratelimit_ext.web.response import ResponseWriter, replaced
 from ratelimit_ext.web.settlement_journal import Journal, journal_directory, storage_address
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
-from ratelimit_ext.web.storage import Engines, storage_prefix
+from ratelimit_ext.web.storage import (
+    Engines,
+    FailurePolicy,
+    deadline_s,
+    storage_prefix,
+    with_deadline,
+    workers,
+)
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
@@ -138,7 +146,7 @@ class Limiter(flask_limiter.Limiter):
         self._settlements = settlements
         self._configurations: dict[flask.Flask, PolicyLimits] = {}
         self._deferred_views: dict[tuple[str, Any], bool] = {}
-        self._compose(DEFAULT_LEASE_S)
+        self._compose(DEFAULT_LEASE_S, Workers())
         self.app = app
         if app is not None:
             self.init_app(app)
@@ -153,13 +161,14 @@ class Limiter(flask_limiter.Limiter):
         self._request_identifier = self._request_identifier or app.config.get(
             ConfigVars.REQUEST_IDENTIFIER, _endpoint
         )
+        self._set_deadline(app.config)
         super().init_app(app)
         if not self.enabled:
             return
         if not again:
             self._replace_hooks(app)
         self._check_definitions()
-        self._compose(lease_s(app.config))
+        self._compose(lease_s(app.config), workers(app.config))
         self._keep_settlements(app)
         for item in self.limit_manager.static_items():
             self._check_item(item)
@@ -170,19 +179,20 @@ class Limiter(flask_limiter.Limiter):
             configuration.apply()
             self._configurations[app] = configuration
 
-    def _compose(self, lease: float) -> None:
+    def _compose(self, lease: float, workers: Workers) -> None:
         """Make the parts, of the settings as they are now."""
         logger, storage, callbacks = self.logger, self._storage, self._callbacks
         swallow_errors = bool(self._swallow_errors)
-        has_fallback = storage is not None and self._in_memory_fallback_enabled
-        fallback = self._fallback_storage if has_fallback else None
-        self._lease_s = lease
+        policy = FailurePolicy(bool(self._in_memory_fallback_enabled), swallow_errors)
+        self._lease_s, self._workers = lease, workers
         self._naming = Naming(
             storage_prefix(storage) if storage is not None else "",
             self._key_prefix,
             self._strategy or DEFAULT_STRATEGY,
         )
-        self._engines = Engines(storage, fallback, logger=logger)
+        self._engines = Engines(
+            storage, policy, workers, events=self._events, settlements=self._settlements
+        )
         self._resolver = Resolver(
             self.limit_manager,
             self._naming,
@@ -205,11 +215,12 @@ class Limiter(flask_limiter.Limiter):
             callbacks,
             settings,
             events=self._events,
+            settlements=self._settlements,
             show=self._shown,
             logger=logger,
         )
         self._blocks = Blocks(self._resolver, self._engines)
-        self._attempts = Attempts(self._admission, self._engines, self._known_names, logger=logger)
+        self._attempts = Attempts(self._admission, self._known_names, logger=logger)
         self._response = ResponseWriter(
             names=self._header_mapping,
             headers_enabled=bool(self._headers_enabled),
@@ -225,6 +236,12 @@ class Limiter(flask_limiter.Limiter):
         if directory and engine.gives_back and not isinstance(self.storage, MemoryStorage):
             uri = self._storage_uri or app.config[ConfigVars.STORAGE_URI]
             self._settlements.keep(engine, Journal(directory, storage_address(uri)))
+
+    def _set_deadline(self, config: Mapping[str, Any]) -> None:
+        """Limit the time of the storage's calls, before Flask-Limiter makes the storage."""
+        uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
+        own = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
+        self._storage_options = with_deadline(uri, own, deadline_s(config))
 
     def _check_definitions(self) -> None:
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
@@ -400,6 +417,7 @@ class Limiter(flask_limiter.Limiter):
         mode: str = "enforce",
         anchor: str | None = None,
         timezone: str = "UTC",
+        on_failure: str | None = None,
         **unknown: Never,
     ) -> RouteLimit:
         """A limit for a view, a blueprint, or (as a context manager) a block of code.
@@ -430,6 +448,7 @@ class Limiter(flask_limiter.Limiter):
         mode: str = "enforce",
         anchor: str | None = None,
         timezone: str = "UTC",
+        on_failure: str | None = None,
         **unknown: Never,
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
@@ -570,9 +589,9 @@ class Limiter(flask_limiter.Limiter):
         asked again, so it may use another model. What is held until the call is over (tokens,
         money, calls in flight) is not charged again: if the estimate is higher now, the difference
         is held as well, by every limit of the request whatever its name. Returns ``None`` if the
-        attempt is admitted, else the wait in seconds, with nothing charged. If the storage is
-        unavailable, the attempt is admitted. A name without a limit in the request is ignored; if
-        the whole application has no limit of the name, a warning is logged.
+        attempt is admitted, else the wait in seconds, with nothing charged. A name without a limit
+        in the request is ignored; if the whole application has no limit of the name, a warning is
+        logged.
         """
         return self._attempts.admit(self.context, names)
 
@@ -655,8 +674,17 @@ class Limiter(flask_limiter.Limiter):
     def use_storage(self, storage: Storage) -> Storage | None:
         """Decide by this storage from now on; returns the one before. For tests."""
         before, self._storage = self._storage, storage
-        self._compose(self._lease_s)
+        self._compose(self._lease_s, self._workers)
         return before
+
+    @property
+    def storage_is_down(self) -> bool:
+        """Whether limits are decided without the storage now. It is not asked."""
+        return self._engines.is_down
+
+    def check_storage(self) -> None:
+        """Ask the storage whether it serves, so that an outage is noticed without a request."""
+        self._engines.check_storage()
 
     def reset(self) -> None:
         """Forget everything that was charged."""

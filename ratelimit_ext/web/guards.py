@@ -18,7 +18,7 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
-from ratelimit_ext.web.admission import Admission, decide
+from ratelimit_ext.web.admission import Admission
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord, Records
 from ratelimit_ext.web.code_checks import KnownNames
 from ratelimit_ext.web.definitions import runtime_limits
@@ -112,13 +112,11 @@ class Attempts:
     def __init__(
         self,
         admission: Admission,
-        engines: Engines,
         known_names: KnownNames,
         *,
         logger: logging.Logger,
     ) -> None:
         self._admission = admission
-        self._engines = engines
         self._known_names = known_names
         self._logger = logger
 
@@ -174,13 +172,14 @@ class Attempts:
         return charges, replaced, superseded
 
     def _decide(self, charges: list[BoundCharge], *, take: bool) -> tuple[Decision, Records] | None:
-        """``None`` if there are no charges, or the storage is unavailable."""
+        """``None`` if there are no charges, or if they could not be decided."""
         if not charges:
             return None
-        hold = self._admission.hold_for(bound for bound, _, _ in charges)
         try:
-            return decide(self._engines.current, charges, hold, take=take)
-        except Exception:  # each storage has its own for being unavailable
+            if not take:
+                return self._admission.decided(charges, take=False)
+            return self._admission.decide_again(flask.request.endpoint or "", charges)
+        except Exception:
             self._logger.exception("Another attempt could not be decided, and is admitted")
             return None
 

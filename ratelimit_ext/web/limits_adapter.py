@@ -27,7 +27,7 @@ from limits.strategies import (
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
@@ -187,6 +187,7 @@ _STOCK: Final[dict[str, type[RateLimiter]]] = {
     "sliding-window-counter": SlidingWindowCounterRateLimiter,
 }
 _BY_CODE: Final = {strategy_named(name).code: stock for name, stock in _STOCK.items()}
+A_SECOND_US: Final = 1_000_000
 #: The strategy's code and the period in seconds, in a name that core.key has made.
 _NAME: Final = re.compile(r":([a-z]+):(\d+)[^:]*:[^:]*:[^:]*:\{[^:]*\}$")
 
@@ -310,6 +311,12 @@ class LimitsEngine:
             assert name is not None, key
             _BY_CODE[name[1]](self._storage).clear(_NamedItem(1, int(name[2])), key)
         return len(keys)
+
+    def probe(self) -> int:
+        """See :meth:`~ratelimit_ext.engine.breaker.Storage.probe`. Workers leave no note here."""
+        if not self._storage.check():
+            raise StorageUnavailable(f"the storage {type(self._storage).__name__} does not answer")
+        return A_SECOND_US
 
     def reset(self, prefix: str) -> int:
         """Forget all buckets of the storage. Raises ``NotImplementedError`` if it cannot."""

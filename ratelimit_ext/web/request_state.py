@@ -12,7 +12,7 @@ from limits import WindowStats
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord, LimitStatus, Records
 from ratelimit_ext.web.ready_answer import Repetition
@@ -69,6 +69,7 @@ class RequestState:
         "_unread",
         "charged",
         "conditional",
+        "degraded",
         "exempt",
         "finished",
         "is_denied",
@@ -92,6 +93,8 @@ class RequestState:
         self._unread: list[Records] = []
         #: Whether a decision has denied the request.
         self.is_denied = False
+        #: How it was decided while the storage was down; empty if the storage decided.
+        self.degraded: Degradation = ""
         #: A denial that is repeated from memory.
         self.repetition: Repetition | None = None
         #: Records that the response may refund. An engine that cannot refund has not charged them.
@@ -155,6 +158,8 @@ class RequestState:
     def admit(self, decision: Decision, records: Records) -> None:
         """Add a decision: what it decided, and if it admitted, what it charged."""
         self._unread.append(records)
+        if decision.degraded:
+            self.degraded = decision.degraded
         if not decision.admitted:
             self.is_denied = True
         elif records.may_change or self.reservation is not None:

@@ -25,7 +25,9 @@ from ratelimit_ext.web.request_state import RequestState
 #: A client should not wait longer in a retry loop, in milliseconds (docs/answers.md).
 LONGEST_RETRY_MS: Final = 60_000
 
-EXPOSED: Final = ("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry")
+#: How the request was decided while the storage was down.
+DEGRADED: Final = "X-RateLimit-Degraded"
+EXPOSED: Final = ("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry", DEGRADED)
 
 #: Headers of a response that are not copied to the refusal that replaces it.
 OF_ONE_RESPONSE: Final = frozenset(
@@ -123,6 +125,8 @@ class ResponseWriter:
         state.add_to_remaining(changed + [(record, -record.cost) for record in late])
 
     def _write_limits(self, headers: Headers, state: RequestState) -> None:
+        if state.degraded:
+            headers[DEGRADED] = state.degraded
         statuses = state.statuses()
         if not statuses:
             return
@@ -203,4 +207,6 @@ def _is_budget(state: RequestState) -> bool:
     """Whether a limit in dollars denied."""
     if state.repetition is not None:
         return state.repetition.answer.is_budget
+    if state.degraded:
+        return False
     return any(not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records)

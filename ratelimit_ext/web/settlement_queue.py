@@ -132,9 +132,10 @@ class SettlementQueue:
         *,
         lease_s: float,
         events: Events | None = None,
+        later: bool = False,
     ) -> Outcome:
-        """Send changes to the engine that took their charges. Never raises. If they are queued,
-        listeners of ``events`` learn the outcome later."""
+        """Send changes to the engine that took their charges; ``later``: when it is available
+        again. Never raises. If they are queued, listeners of ``events`` learn the outcome later."""
         now, kept_s = self._clock(), lease_s + KEPT_AFTER_LEASE_S
         until = now + kept_s
         if now >= self._look_at:
@@ -142,7 +143,7 @@ class SettlementQueue:
         batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, until)
         kept = [change for change in changes if isinstance(change, Correction | Settlement)]
         again = batch._replace(changes=kept, marker_us=int(kept_s * 1_000_000), events=events)
-        if engine in self._unavailable and self._waiting:  # the thread retries
+        if later or (engine in self._unavailable and self._waiting):  # the thread retries
             return self._keep(again)
         try:
             batch.send()

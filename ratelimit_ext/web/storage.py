@@ -1,4 +1,4 @@
-"""Which engine decides: the storage's, or the in-memory fallback's while the storage is down.
+"""Which engine decides: the storage's, or that of the outage while the storage is down.
 
 The strategies are also registered in ``limits.strategies.STRATEGIES``, for plain `limits` code and
 a plain ``flask_limiter.Limiter``, on the storages of `limits`.
@@ -6,49 +6,85 @@ a plain ``flask_limiter.Limiter``, on the storages of `limits`.
 
 from __future__ import annotations
 
-import logging
-import time
-from typing import Any, ClassVar, Final, cast
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
-from flask_limiter.constants import MAX_BACKEND_CHECKS
 from limits import RateLimitItem
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES
 
+from ratelimit_ext.core.decision import Degradation
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.events import Events, StorageEvent
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
+from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
+from ratelimit_ext.web.settlement_queue import SettlementQueue
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
 
+#: How long a call of the storage takes at most, in seconds.
+DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
+DEFAULT_DEADLINE_S: Final = 0.1
+LONGEST_DEADLINE_S: Final = 60.0
+#: How many workers share the limits, and the number of this one from 0, while the storage is down.
+WORKERS: Final = "RATELIMIT_WORKERS"
+WORKER_NUMBER: Final = "RATELIMIT_WORKER_NUMBER"
+#: gunicorn's, and other servers'.
+CONCURRENCY: Final = "WEB_CONCURRENCY"
+MOST_WORKERS: Final = 10_000
+
 NOT_INITIALISED: Final = "the extension has not been initialised with an app"
 
-_engines: WeakKeyDictionary[Storage, Engine] = WeakKeyDictionary()
+
+class _Guarded(NamedTuple):
+    """The engine over a storage; its breaker; and what carries limits out."""
+
+    engine: Engine
+    breaker: Breaker | None
+    inner: Engine
+
+
+_engines: WeakKeyDictionary[Storage, _Guarded] = WeakKeyDictionary()
 
 
 def engine_for(storage: Storage) -> Engine:
     """The engine over the storage; the same one at every call."""
-    engine = _engines.get(storage)
-    if engine is None:
-        engine = _engines[storage] = _new_engine(storage)
-    return engine
+    return _guarded(storage).engine
 
 
-def _new_engine(storage: Storage) -> Engine:
+def _guarded(storage: Storage) -> _Guarded:
+    guarded = _engines.get(storage)
+    if guarded is None:
+        guarded = _engines[storage] = _new_engine(storage)
+    return guarded
+
+
+def _new_engine(storage: Storage) -> _Guarded:
     if isinstance(storage, MemoryStorage):
         held = cast(dict[str, Any], storage.storage)
-        return MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
+        memory = MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
+        return _Guarded(memory, None, memory)
     if isinstance(storage, RedisStorage) and not isinstance(storage, RedisClusterStorage):
-        redis = RedisEngine(storage.get_connection(), storage.base_exceptions)
-        return DenialCache(redis)
-    return LimitsEngine(storage)
+        redis = RedisEngine(
+            storage.get_connection(), storage.base_exceptions, prefix=storage_prefix(storage)
+        )
+        breaker = Breaker(redis)
+        return _Guarded(DenialCache(breaker), breaker, redis)
+    stock = LimitsEngine(storage)
+    breaker = Breaker(stock)
+    return _Guarded(breaker, breaker, stock)
 
 
 def storage_prefix(storage: Storage) -> str:
@@ -56,30 +92,126 @@ def storage_prefix(storage: Storage) -> str:
     return str(getattr(storage, "key_prefix", "LIMITS"))
 
 
+def deadline_s(config: Mapping[str, Any]) -> float:
+    """The deadline in seconds: from the configuration or the environment. Raises
+    ``ConfigurationError``."""
+    found = config.get(DEADLINE, os.environ.get(DEADLINE) or DEFAULT_DEADLINE_S)
+    try:
+        seconds = float("nan") if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError, OverflowError):
+        seconds = float("nan")
+    if not 0 < seconds <= LONGEST_DEADLINE_S:  # a NaN is neither
+        raise ConfigurationError(
+            f"{DEADLINE}: found {found!r}; allowed: a number of seconds above 0, up to "
+            f"{LONGEST_DEADLINE_S:g}. A request waits that long for a storage that hangs."
+        )
+    return seconds
+
+
+def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+    """The options of a storage, with the deadline where they set no timeout of their own. Only the
+    clients of Redis and Valkey know such options."""
+    if not uri.startswith(("redis", "valkey")):
+        return dict(options)
+    timeouts = {"socket_timeout": deadline, "socket_connect_timeout": deadline}
+    with_own = {**timeouts, **options}
+    if "+sentinel" in uri.partition("://")[0]:
+        with_own["sentinel_kwargs"] = {**timeouts, **options.get("sentinel_kwargs", {})}
+    return with_own
+
+
+def workers(config: Mapping[str, Any]) -> Workers:
+    """How many workers share the limits: from the configuration, the environment, or the number
+    that gunicorn was started with; 1 if unknown. Raises ``ConfigurationError``."""
+    for name in (WORKERS, CONCURRENCY):
+        count = _whole(name, config, least=1)
+        if count is not None:
+            number = _whole(WORKER_NUMBER, config, least=0)
+            return Workers(count, None if number is None else number % count)
+    return Workers()
+
+
+def _whole(name: str, config: Mapping[str, Any], *, least: int) -> int | None:
+    found = config.get(name, os.environ.get(name))
+    if found is None or found == "":
+        return None
+    text = str(found)
+    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= MOST_WORKERS):
+        raise ConfigurationError(
+            f"{name}: found {found!r}; allowed: a whole number from {least} to {MOST_WORKERS}."
+        )
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """The ``on_failure`` of limits. Two of Flask-Limiter's settings change the default: with its
+    in-memory fallback it is ``local`` for all, else with ``swallow_errors`` it is ``open``."""
+
+    has_fallback: bool = False
+    swallow_errors: bool = False
+
+    def __call__(self, limit: Limit) -> Degradation:
+        if limit.on_failure is not None:
+            return cast(Degradation, limit.on_failure)
+        if limit.traits.guard or self.has_fallback:
+            return "local"
+        if self.swallow_errors:
+            return "open"
+        return "closed" if limit.unit == "usd" else "local"
+
+
 class Engines:
-    """The engines of a storage and of its fallback. Without a storage (the extension has no
-    application yet, or is disabled) only their absence can be asked for."""
+    """The engines of a storage: its own, and the one that decides while it is down. Without a
+    storage (the extension has no application yet, or is disabled) only their absence can be asked
+    for."""
 
     def __init__(
-        self, storage: Storage | None, fallback: Storage | None, *, logger: logging.Logger
+        self,
+        storage: Storage | None,
+        policy: FailurePolicy,
+        workers: Workers,
+        *,
+        events: Events,
+        settlements: SettlementQueue,
     ) -> None:
         self._storage = storage
-        self._fallback_storage = fallback
-        self._logger = logger
-        self._primary = None if storage is None else engine_for(storage)
-        self._fallback = None if fallback is None else engine_for(fallback)
+        self._guarded = None if storage is None else _guarded(storage)
+        self._primary = None if self._guarded is None else self._guarded.engine
+        #: Decides while the storage is down, and single requests whose call has failed. ``None``:
+        #: the storage cannot fail.
+        self.outage: OutageEngine | None = None
         self._strategy_objects: dict[int, ScopedLimiter] = {}
-        #: Whether the storage is down. Only with a fallback is another engine used then.
-        self.is_down = False
-        self._checks = 0
-        self._last_check = time.time()
+        breaker = None if self._guarded is None else self._guarded.breaker
+        if breaker is not None and self._primary is not None:
+            self.outage = OutageEngine(self._primary, policy, workers, wake=breaker.wake)
+            self.outage.is_deciding = breaker.is_open
+            breaker.outage = self.outage
+
+            def note(event: StorageEvent) -> None:
+                events.emit(event)
+                if not event.is_down:
+                    settlements.flush(0)  # without waiting
+
+            breaker.changed = note
 
     @property
     def current(self) -> Engine:
         """The engine that decides now."""
-        engine = (self.is_down and self._fallback) or self._primary
-        assert engine is not None, NOT_INITIALISED
-        return engine
+        outage = self.outage
+        if outage is not None and outage.is_deciding:
+            return outage
+        assert self._primary is not None, NOT_INITIALISED
+        return self._primary
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the storage is down."""
+        return self.outage is not None and self.outage.is_deciding
+
+    def instead_of(self, failed: Engine) -> OutageEngine | None:
+        """The engine that decides a request after another has failed; ``None`` without one."""
+        return None if failed is self.outage else self.outage
 
     @property
     def primary(self) -> Engine:
@@ -89,35 +221,22 @@ class Engines:
 
     def check(self, limit: Limit) -> None:
         """Raise ``ConfigurationError`` if the storage cannot carry out the limit."""
-        if isinstance(self._primary, LimitsEngine):
-            self._primary.supports(limit)
+        if self._guarded is not None and isinstance(self._guarded.inner, LimitsEngine):
+            self._guarded.inner.supports(limit)
+
+    def check_storage(self) -> None:
+        """Ask the storage whether it serves, unless it is known to be down."""
+        breaker = None if self._guarded is None else self._guarded.breaker
+        if breaker is not None:
+            breaker.check()
 
     def strategy_object(self, naming: Naming) -> ScopedLimiter:
         """Flask-Limiter's strategy object; the same one as long as the engine is."""
         engine = self.current
-        storage = self._storage if engine is self._primary else self._fallback_storage
-        assert storage is not None
-        return self._strategy_objects.setdefault(id(engine), ScopedLimiter(storage, engine, naming))
-
-    def fall_back(self, failed: Engine) -> bool:
-        """Use the fallback after an engine has failed; False if no other is left."""
-        if failed is not self._primary or self._fallback is None:
-            return False
-        self._logger.warning("Rate limit storage unreachable - falling back to in-memory storage")
-        self.is_down = True
-        return True
-
-    def look_for_recovery(self) -> None:
-        """Check the storage after 1, 2, 4, … 32 seconds, and return to it if it answers."""
-        if self._checks > MAX_BACKEND_CHECKS:
-            self._checks = 0
-        if time.time() - self._last_check > 2**self._checks:
-            self._last_check = time.time()
-            self._checks += 1
-            if self._storage is not None and self._storage.check():
-                self._logger.info("Rate limit storage recovered")
-                self.is_down = False
-                self._checks = 0
+        assert self._storage is not None
+        return self._strategy_objects.setdefault(
+            id(engine), ScopedLimiter(self._storage, engine, naming)
+        )
 
 
 class RegisteredLimiter(BucketLimiter):

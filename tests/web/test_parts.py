@@ -11,13 +11,14 @@ import pytest
 from flask import Response
 from flask_limiter import HeaderNames
 from flask_limiter._limits import RuntimeLimit
-from limits.storage import MemoryStorage
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import NO_HOLD, Charge
+from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, Limit, LimitOptions
 from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.web.admission import decide
 from ratelimit_ext.web.bound_limit import BoundLimit, Naming
 from ratelimit_ext.web.callbacks import Callbacks
@@ -25,7 +26,8 @@ from ratelimit_ext.web.limits_adapter import items_of, rank
 from ratelimit_ext.web.request_state import RequestState
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.response import ResponseWriter
-from ratelimit_ext.web.storage import Engines, engine_for
+from ratelimit_ext.web.settlement_queue import SettlementQueue
+from ratelimit_ext.web.storage import Engines, FailurePolicy
 from tests.web.conftest import Clock
 
 LOGGER = logging.getLogger("test")
@@ -84,29 +86,12 @@ def test_headers_need_a_state_and_no_request(clock: Clock) -> None:
     assert response.headers["X-RateLimit-Remaining"] == "1"
 
 
-def test_engines_fall_back_and_recover(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only after the storage's engine has failed; the storage is checked after 1, 2, 4 seconds."""
-    storage, fallback = MemoryStorage(), MemoryStorage()
-    engines = Engines(storage, fallback, logger=LOGGER)
-    primary = engine_for(storage)
-    assert engines.current is primary
-    assert engines.fall_back(primary)
-    assert engines.current is engine_for(fallback)
-    assert engines.primary is primary
-    assert not engines.fall_back(engines.current)
-    answers = iter([False, True])
-    monkeypatch.setattr(storage, "check", lambda: next(answers))
-    for seconds, is_down in ((1.5, True), (1.5, True), (1, False)):
-        clock.forward(seconds)
-        engines.look_for_recovery()
-        assert engines.is_down is is_down
-    assert engines.current is primary
-
-
 def test_engines_without_a_storage_say_so() -> None:
     """An extension that has no application yet."""
     with pytest.raises(AssertionError, match="not been initialised"):
-        _ = Engines(None, None, logger=LOGGER).current
+        _ = Engines(
+            None, FailurePolicy(), Workers(), events=Events(), settlements=SettlementQueue()
+        ).current
 
 
 def test_callbacks_keep_what_is_registered() -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from ratelimit_ext import Limiter, RateLimitExceeded
-from ratelimit_ext.engine.memory import MemoryEngine
+from tests import servers
 from tests.web.flaky import make_flaky
 
 
@@ -469,10 +469,15 @@ def _fallback(uri: str) -> tuple[flask.Flask, Limiter]:
 
 
 @pytest.mark.parametrize("status", [200, 500])
-def test_refunds_go_to_the_engine_that_took_the_charge(uri: str, status: int) -> None:
+@pytest.mark.usefixtures("redis_client")
+def test_refunds_go_to_the_engine_that_took_the_charge(
+    redis_server: servers.Server, status: int
+) -> None:
     """The storage dies while the view runs: the fallback is not given what it never took, and the
     storage is settled."""
-    app, limiter = _fallback(uri)
+    app, limiter = _fallback(redis_server.uri)
+    outage = limiter._engines.outage
+    assert outage is not None
     deducts: Any = lambda response: response.status_code == 200  # noqa: E731
 
     @app.get("/")
@@ -480,15 +485,13 @@ def test_refunds_go_to_the_engine_that_took_the_charge(uri: str, status: int) ->
     @limiter.limit("1000/day", unit="tokens", name="tokens")
     @limiter.limit("2 in flight", name="slots")
     def view() -> tuple[str, int]:
-        limiter._engines.is_down = True
+        outage.is_deciding = True
         limiter.settle(tokens=10)
         return "ok", status
 
-    fallback = limiter._engines._fallback
-    assert isinstance(fallback, MemoryEngine)
     assert app.test_client().get("/").status_code == status
-    assert fallback._buckets()._states == {}
-    limiter._engines.is_down = False
+    assert outage._buckets._states == {}
+    outage.is_deciding = False
     with app.test_request_context("/"):
         left = {
             limit.verdict.charge.limit.name: limit.verdict.remaining
@@ -497,14 +500,17 @@ def test_refunds_go_to_the_engine_that_took_the_charge(uri: str, status: int) ->
     assert left == {"calls": 9 if status == 200 else 10, "tokens": 990, "slots": 2}
 
 
-def test_a_request_of_two_engines_settles_each(uri: str) -> None:
+@pytest.mark.usefixtures("redis_client")
+def test_a_request_of_two_engines_settles_each(redis_server: servers.Server) -> None:
     """What it took before the storage failed goes there; what came afterwards, to the fallback."""
-    app, limiter = _fallback(uri)
+    app, limiter = _fallback(redis_server.uri)
+    outage = limiter._engines.outage
+    assert outage is not None
 
     @app.get("/")
     @limiter.limit("1000/day", unit="tokens", name="tokens")
     def view() -> str:
-        limiter._engines.is_down = True
+        outage.is_deciding = True
         helper()
         limiter.settle(tokens=10)
         return "ok"
@@ -514,6 +520,6 @@ def test_a_request_of_two_engines_settles_each(uri: str) -> None:
         """Only the fallback's limits hold here."""
 
     app.test_client().get("/")
-    limiter._engines.is_down = False
+    outage.is_deciding = False
     with app.test_request_context("/"):
         assert [limit.remaining for limit in limiter.peek("view")] == [990]

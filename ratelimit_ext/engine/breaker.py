@@ -1,0 +1,320 @@
+"""A breaker in front of an engine whose storage may be down: then no request waits for it.
+
+It opens
+
+- at once if the connection is refused, or the server says that it cannot serve (it is a replica, is
+  loading, cannot save, rejects the password, its cluster is down);
+- after two failures of any other kind (no reply within the deadline, a lost connection), of which
+  the second call began after the first had failed, if nothing succeeded in between. So neither one
+  slow call opens it nor a pause that holds up many calls at once.
+
+While it is open every call fails at once. A thread of each process asks the storage five times a
+second (:meth:`Storage.probe`) and closes the breaker. All workers close it at the same time, 0.4 s
+after the first of them has found the storage serving: by then each has charged to it what it has
+decided meanwhile (:class:`~ratelimit_ext.engine.outage.OutageEngine`). There is no thread while
+nothing has failed.
+
+Some failures concern one call only, and do not open it: no free connection in the pool, one shard
+of a cluster, a script that fails on one key. A full server (``StorageFull``) is no failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol, TypeVar
+from weakref import WeakSet
+
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
+from ratelimit_ext.core.events import StorageEvent
+from ratelimit_ext.engine.engine import ONCE_US, Engine
+from ratelimit_ext.engine.outage import PAUSE_S, OutageEngine
+
+#: How often the storage is asked whether it serves.
+PROBE_S: Final = 0.2
+#: How long after the first worker has found it serving all workers return to it. In the last part
+#: of it nothing is decided without the storage any more.
+RETURN_S: Final = 0.4
+QUIET_S: Final = PAUSE_S / 2
+#: How long a worker charges to the storage what it has decided before it returns, and afterwards
+#: between two probes.
+HAND_BACK_S: Final = 0.2
+#: After this time a failure is no longer the first of two.
+FORGOTTEN_S: Final = 5.0
+#: How often an outage that lasts is logged.
+LOG_EVERY_S: Final = 10.0
+
+#: What a server says that cannot serve, by the client's class or the first words.
+_NO_SERVICE: Final = frozenset(
+    [
+        "AuthenticationError",
+        "AuthorizationError",
+        "BusyLoadingError",
+        "ClusterDownError",
+        "MasterDownError",
+        "NoPermissionError",
+        "ReadOnlyError",
+    ]
+)
+_REFUSALS: Final = re.compile(r"(?:.*[ -])?(?:READONLY|MISCONF|NOREPLICAS|BUSY|NOAUTH|WRONGPASS) ")
+_NO_ADDRESS: Final = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
+_UNREACHABLE: Final = frozenset([errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN])
+#: The pool of the client has no connection left.
+_NO_CONNECTION: Final = re.compile(r"Too many connections|No connection available")
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("ratelimit_ext")
+_breakers: WeakSet[Breaker] = WeakSet()
+
+
+class Storage(Engine, Protocol):
+    """An engine that can be asked whether its storage serves."""
+
+    def probe(self) -> int:
+        """Ask whether scripts run and writes are taken. Returns for how many microseconds workers
+        have found it so, since it was back. Raises if not."""
+        ...
+
+
+class Breaker:
+    """See the module."""
+
+    def __init__(self, engine: Storage) -> None:
+        self._engine = engine
+        self.gives_back = engine.gives_back
+        #: Decides while this one is open.
+        self.outage: OutageEngine | None = None
+        #: Called when it has opened or closed.
+        self.changed: Callable[[StorageEvent], object] = lambda _: None
+        self._begin()
+        _breakers.add(self)
+
+    def _begin(self) -> None:
+        self.is_open = False
+        self._reason = ""
+        #: When the first of the calls failed since the last success, by the monotonic clock.
+        self._failed_at: float | None = None
+        self._opened_at = 0.0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child, which has no thread."""
+        if self.outage is not None:
+            self.outage.forget()
+            self.outage.is_deciding = False
+        self._begin()
+
+    # -- the engine ----------------------------------------------------------------------------
+
+    def admit(
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
+    ) -> Decision:
+        """See :meth:`Engine.admit`."""
+        if self.is_open:
+            raise StorageUnavailable(self._reason)
+        began = time.monotonic()
+        try:
+            decision = self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
+        except Exception as error:
+            raise self._failure(error, began) from error
+        if self._failed_at is not None:
+            self._failed_at = None
+        return decision
+
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
+        """See :meth:`Engine.settle`."""
+        return self._guarded(
+            lambda: self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
+        )
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """See :meth:`Engine.clear`."""
+        return self._guarded(lambda: self._engine.clear(keys))
+
+    def reset(self, prefix: str) -> int:
+        """See :meth:`Engine.reset`."""
+        return self._guarded(lambda: self._engine.reset(prefix))
+
+    def check(self) -> None:
+        """Ask the storage whether it serves; a failure counts as one of a call."""
+        with contextlib.suppress(StorageUnavailable):
+            self._guarded(self._engine.probe)
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        if self.is_open:
+            raise StorageUnavailable(self._reason)
+        began = time.monotonic()
+        try:
+            result = call()
+        except Exception as error:
+            raise self._failure(error, began) from error
+        self._failed_at = None
+        return result
+
+    # -- failures ------------------------------------------------------------------------------
+
+    def _failure(self, error: Exception, began: float) -> Exception:
+        """What to raise for an error of the engine; opens the breaker if it is an outage."""
+        if isinstance(error, StorageFull | ConfigurationError | ValueError | NotImplementedError):
+            return error
+        if not isinstance(error, StorageUnavailable):
+            known = StorageUnavailable(f"the storage failed: {error}")
+            known.__cause__ = error
+            error = known
+        kind = _kind(error)
+        if kind == "outage" or (kind == "failure" and self._is_second(began)):
+            self._open(str(error))
+        self.wake()
+        return error
+
+    def _is_second(self, began: float) -> bool:
+        """Whether another call had failed before this one began."""
+        here = time.monotonic()
+        if self._failed_at is None or here - self._failed_at > FORGOTTEN_S:
+            self._failed_at = here
+            return False
+        return began >= self._failed_at
+
+    def _open(self, reason: str) -> None:
+        with self._lock:
+            if self.is_open:
+                return
+            self._reason, self._opened_at, self._failed_at = reason, time.monotonic(), None
+            self.is_open = True
+            if self.outage is not None:
+                self.outage.is_deciding = True
+                self.outage.decided.clear()
+        _logger.error(
+            "The storage is down; limits follow their on_failure until it is back: %s", reason
+        )
+        self.changed(StorageEvent(is_down=True, reason=reason, down_s=0.0))
+
+    def _close(self) -> None:
+        with self._lock:
+            down_s = time.monotonic() - self._opened_at
+            if self.outage is not None:
+                self.outage.is_deciding = False
+            self.is_open = False
+        self.changed(StorageEvent(is_down=False, reason=self._reason, down_s=down_s))
+        _logger.warning("The storage is back after %.1f s; %s", down_s, self._counted())
+
+    def _counted(self) -> str:
+        counts = {} if self.outage is None else self.outage.decided
+        each = ", ".join([f"{name} {count}" for name, count in counts.items()])
+        return f"requests decided without it: {each or 'none'}"
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """See to it that the thread runs: something failed, or is to be handed back."""
+        with self._lock:
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="ratelimit-breaker", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, or the interpreter ends: the next failure tries
+                return
+            self._thread = thread
+
+    def _run(self) -> None:
+        logged_at = time.monotonic()
+        while True:
+            time.sleep(PROBE_S)
+            began = time.monotonic()
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001 - a thread that ends would end the recovery
+                if not self.is_open:
+                    self._failure(error, began)
+                here = time.monotonic()
+                if self.is_open and here - logged_at >= LOG_EVERY_S:
+                    logged_at = here
+                    _logger.error("The storage is still down: %s; %s", error, self._counted())
+                continue
+            with self._lock:
+                if not self.is_open and (self.outage is None or self.outage.is_handed_back):
+                    self._thread = None
+                    return
+
+    def _look(self) -> None:
+        """Ask the storage; if it serves, hand back what was decided without it, and close the
+        breaker. Raises if it does not serve."""
+        engine, outage = self._engine, self.outage
+        served_since = time.monotonic() - engine.probe() / 1_000_000
+        if outage is None:
+            self._failed_at = None
+            if self.is_open:
+                self._close()
+            return
+        outage.hand_back(engine, within_s=HAND_BACK_S)
+        if self.is_open:
+            _wait_until(served_since + RETURN_S - QUIET_S)
+            outage.pause()
+            try:
+                outage.hand_back(engine, within_s=QUIET_S)
+                _wait_until(served_since + RETURN_S)
+                self._close()
+            finally:
+                outage.go_on()
+            outage.hand_back(engine, within_s=HAND_BACK_S)
+
+
+def _wait_until(instant: float) -> None:
+    time.sleep(max(0.0, instant - time.monotonic()))
+
+
+def _kind(error: Exception) -> str:
+    """``outage``: the storage cannot serve; ``failure``: it may be one, if it comes again;
+    ``single``: of this call alone."""
+    if type(error).__name__ == "ShardUnavailable":
+        return "single"
+    for cause in _causes(error):
+        names, text = {each.__name__ for each in type(cause).__mro__}, str(cause)
+        if isinstance(cause, OSError):
+            known = isinstance(cause, _NO_ADDRESS) or cause.errno in _UNREACHABLE
+            return "outage" if known else "failure"
+        if not names.isdisjoint(_NO_SERVICE) or _REFUSALS.match(text):
+            return "outage"
+        if "ResponseError" in names or _NO_CONNECTION.search(text):
+            return "single"
+    return "failure"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised from, or during."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _forget() -> None:
+    for breaker in tuple(_breakers):
+        breaker.forget()
+
+
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_forget)
