@@ -61,8 +61,9 @@ class Reply(Decision):
         reply, now_us = self._reply, self.now_us
         left = []
         at = 3
-        for limit, _, cost, _, _ in self._charges:
-            left.append(strategy_of(limit).left(limit, reply[at : at + 3], now_us, cost))
+        for limit, _, cost, is_meta, _ in self._charges:
+            taken = 0 if is_meta else cost
+            left.append(strategy_of(limit).left(limit, reply[at : at + 3], now_us, taken))
             at += 4
         return left
 

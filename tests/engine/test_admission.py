@@ -82,7 +82,9 @@ def test_a_meta_charge_is_taken_by_a_denial_alone(world: World) -> None:
     """After two denials the third attempt is banned, even if the limit would admit it."""
     ban = Limit(2, HOUR, name="ban")
     charges = (Charge(Limit(1, MINUTE), "calls"), Charge(ban, "ban", meta=True))
-    assert world.request(*charges).admitted
+    decision = world.request(*charges)
+    assert decision.admitted
+    assert [remaining for remaining, _ in decision.left()] == [0, 2]
     assert world.left(ban, "ban") == 2
     assert not world.request(*charges).admitted
     assert not world.request(*charges).admitted

@@ -7,6 +7,7 @@ at its own instant. Nothing ever expires here: an engine's buckets do, and must 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -230,16 +231,16 @@ class Concurrency(Rule):
     """The calls in flight."""
 
     def __init__(self) -> None:
-        self.flying: set[int] = set()
+        self.flying: Counter[int] = Counter()
 
     def used(self, limit: Limit, now: int) -> Fraction:
-        return Fraction(len(self.flying))
+        return Fraction(self.flying.total())
 
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
-        self.flying.add(call)
+        self.flying[call] += units
 
     def give(self, limit: Limit, now: int, call: int, units: int) -> bool:
-        self.flying.discard(call)
+        self.flying[call] -= units
         return True
 
 

@@ -1,4 +1,4 @@
-"""A real server in virtual time, expiries included."""
+"""A real server in virtual time, expiries and outages included."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ class VirtualClient:
         self.client = client
         #: When each bucket expires.
         self.expiry_us: dict[str, int] = {}
-        self._loaded: set[str] = set()
+        #: What happens to each call: ``refused`` before the server runs it, its reply ``lost``.
+        self.outage = ""
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
         """By FCALL, if it takes the place of an engine's `ScriptConnections`."""
-        if script.function not in self._loaded:
+        rest = (*keys, *arguments)
+        try:
+            return self._run("FCALL", script.function, len(keys), rest)
+        except redis.ResponseError as error:
+            if not str(error).endswith("Function not found"):
+                raise
             self.client.function_load(script.library, replace=True)
-            self._loaded.add(script.function)
-        return self._run("FCALL", script.function, len(keys), (*keys, *arguments))
+            return self._run("FCALL", script.function, len(keys), rest)
 
     def evalsha(self, sha: str, number: int, *rest: Any) -> Any:
         return self._run("EVALSHA", sha, number, rest)
@@ -41,7 +46,20 @@ class VirtualClient:
     def delete(self, *keys: str) -> Any:
         return self.client.delete(*keys)
 
+    def scan_iter(self, **options: Any) -> Any:
+        return self.client.scan_iter(**options)
+
+    def unlink(self, *keys: str) -> Any:
+        return self.client.unlink(*keys)
+
+    def flush(self) -> None:
+        """Every bucket is gone."""
+        self.client.flushdb()
+        self.expiry_us.clear()
+
     def _run(self, command: str, script: str, number: int, rest: tuple[Any, ...]) -> Any:
+        if self.outage == "refused":
+            raise redis.ConnectionError("refused")
         keys, now_us = rest[:number], rest[number]
         gone = [key for key in keys if self.expiry_us.get(key, now_us + 1) <= now_us]
         pipeline = self.client.pipeline(transaction=True)
@@ -61,6 +79,8 @@ class VirtualClient:
                 self.expiry_us.pop(key, None)
             elif ttl_ms != -1:  # or it was not written
                 self.expiry_us[key] = now_us + ttl_ms * 1000
+        if self.outage == "lost":
+            raise redis.ConnectionError("the reply is lost")
         return replies[0]
 
 

@@ -1,0 +1,86 @@
+"""Every engine keeps the contract in any history: what is admitted, denied, settled, renewed,
+refunded, blocked, changed or flushed, through outages and lost scripts, with expiry.
+
+MODEL_HISTORIES=20000 plays as many, a million operations, with fresh randomness; see the count
+with `-s`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import redis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from ratelimit_ext.engine.redis import RedisEngine
+from tests import servers
+from tests.engine.histories import History, Storage, brief_limits, counts
+from tests.strategies.virtual_time import VirtualClient
+
+HISTORIES = int(os.environ.get("MODEL_HISTORIES", "100"))
+STEPS = 50
+SETTINGS = settings(
+    max_examples=HISTORIES,
+    stateful_step_count=STEPS,
+    derandomize="MODEL_HISTORIES" not in os.environ,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[servers.Server]:
+    with servers.standalone("--enable-debug-command", "yes") as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def count() -> Iterator[None]:
+    counts.clear()
+    yield
+    print(f"\n{dict(counts)}")  # noqa: T201
+
+
+def in_virtual_time(client: redis.Redis, *, functions: bool) -> Storage:
+    virtual = VirtualClient(client)
+    engine = RedisEngine(virtual, redis.RedisError)
+    if functions:  # they keep their locals between calls, which EVALSHA does not
+        engine._connections = virtual  # type: ignore[assignment]
+    return Storage(engine, client, virtual)
+
+
+def test_any_history_has_one_outcome(server: servers.Server) -> None:
+    """Memory, functions, scripts and the models answer the same, to the digit."""
+    with server.client(db=0) as one, server.client(db=1) as other:
+        run_state_machine_as_test(
+            lambda: History(
+                {
+                    "functions": in_virtual_time(one, functions=True),
+                    "scripts": in_virtual_time(other, functions=False),
+                }
+            ),
+            settings=SETTINGS,
+        )
+
+
+@pytest.mark.parametrize("functions", [True, False], ids=["functions", "scripts"])
+def test_a_server_that_lets_buckets_expire_answers_the_same(
+    server: servers.Server, functions: bool
+) -> None:
+    """By the server's own clock, within milliseconds of which every bucket expires."""
+    with server.client() as client:
+        engine = RedisEngine(client, redis.RedisError)
+        engine._connections._has_functions = functions
+        run_state_machine_as_test(
+            lambda: History({"server": Storage(engine, client)}, brief_limits()),
+            # A failure cannot be shrunk: the clock does not repeat itself.
+            settings=settings(
+                SETTINGS, max_examples=max(1, HISTORIES // 10), phases=(Phase.generate,)
+            ),
+        )
