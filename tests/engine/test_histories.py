@@ -1,7 +1,7 @@
 """Every engine keeps the contract in any history: what is admitted, denied, settled, renewed,
 refunded, blocked, changed or flushed, through outages and lost scripts, with expiry.
 
-MODEL_HISTORIES=20000 plays as many, a million operations, with fresh randomness; see the count
+MODEL_HISTORIES=14000 plays as many, a million operations, with fresh randomness; see the count
 with `-s`.
 """
 
