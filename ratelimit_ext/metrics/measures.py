@@ -118,6 +118,8 @@ class Measures:
             if event.outcome == "lost" and numbers:
                 shown = abs(numbers[-1]) / (MICRO if limit.unit == "usd" else 1)
                 exporter.add(UNITS_LOST, (limit.unit,), shown)
+            elif event.outcome != "sent":
+                continue  # a queued one has another event later
             elif change.verb == "settle" and limit.unit != "calls" and change.charge.cost:
                 exporter.observe(ESTIMATE_ERROR, (limit.unit,), numbers[-1] / change.charge.cost)
 

@@ -235,7 +235,8 @@ class Limiter(flask_limiter.Limiter):
         directory, engine = journal_directory(app.config, app.instance_path), self._engines.primary
         if directory and engine.gives_back and not isinstance(self.storage, MemoryStorage):
             uri = self._storage_uri or app.config[ConfigVars.STORAGE_URI]
-            self._settlements.keep(engine, Journal(directory, storage_address(uri)))
+            journal = Journal(directory, storage_address(uri))
+            self._settlements.keep(engine, journal, events=self._events)
 
     def _set_deadline(self, config: Mapping[str, Any]) -> None:
         """Limit the time of the storage's calls, before Flask-Limiter makes the storage."""

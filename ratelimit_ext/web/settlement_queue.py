@@ -91,6 +91,8 @@ class SettlementQueue:
         self._most_waiting = most_waiting
         self._in_background = in_background
         self._journals: WeakKeyDictionary[Engine, Journal] = WeakKeyDictionary()
+        #: Those of the extensions, for what is taken over.
+        self._events: WeakKeyDictionary[Engine, Events] = WeakKeyDictionary()
         self.forget()
 
     def forget(self) -> None:
@@ -118,11 +120,13 @@ class SettlementQueue:
         were not released before their lease ended."""
         return dict(self._lost)
 
-    def keep(self, engine: Engine, journal: Journal) -> None:
+    def keep(self, engine: Engine, journal: Journal, *, events: Events | None = None) -> None:
         """Keep what is queued for the engine in the journal, and send what ended processes have
-        left there."""
+        left there. Listeners of ``events`` learn what becomes of it."""
         with self._changed:
             self._journals[engine] = journal
+            if events is not None:
+                self._events[engine] = events
         self._look()
 
     def send(
@@ -235,7 +239,7 @@ class SettlementQueue:
                     # If the clock was set back, no longer than it may be sent at all.
                     left_s = min(line.until - epoch, line.marker_us / 1_000_000)
                     due = line._replace(until=now + left_s)
-                    self._put(Batch(engine, *due, file))
+                    self._put(Batch(engine, *due, file, self._events.get(engine)))
                 return True
             return False
 

@@ -20,6 +20,7 @@ import redis
 from ratelimit_ext import ConfigurationError, Limiter
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
@@ -47,7 +48,8 @@ class Process:
         self.queue = bench.new_queue(epoch=lambda: clock.now_s, **words)
         self.engine = bench.engine
         self.journal = Journal(directory, storage)
-        self.queue.keep(self.engine, self.journal)
+        self.events = Events()
+        self.queue.keep(self.engine, self.journal, events=self.events)
 
     def send(self, changes: list[Any]) -> None:
         self.queue.send(self.engine, changes, lease_s=LEASE_S)
@@ -196,9 +198,12 @@ def test_deadlines_are_of_the_calendar(
     left_by_a_dead_process(bench, directory)
     bench.clock.forward(LEASE_S + KEPT_AFTER_LEASE_S)
     late = Process(bench, directory)
+    outcomes: list[str] = []
+    late.events.add(lambda event: outcomes.append(event.outcome))
     assert late.start() == 1
     assert late.queue.send_waiting() == 0
     assert late.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
+    assert outcomes == ["lost"]
     assert "T:{a} actual 150 tokens" in caplog.text
     assert files(directory) == []
     assert bench.left()[0] == 600
