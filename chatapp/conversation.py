@@ -48,10 +48,16 @@ class ModelUnavailableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message to a model."""
+    """A message to a model, after the earlier messages of the conversation."""
 
     message: str
     model: Model
+    history: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation, which ends with the message."""
+        return (*self.history, Message(role="user", text=self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +282,7 @@ class Conversation:
     def _prompt(self, turn: Turn, most_output_tokens: int | None) -> Prompt:
         return Prompt(
             model=turn.model.name,
-            messages=(Message(role="user", text=turn.message),),
+            messages=turn.messages,
             max_tokens=min(self.max_tokens, most_output_tokens or self.max_tokens),
             key=turn.model.key,
         )

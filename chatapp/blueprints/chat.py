@@ -27,5 +27,5 @@ def read_request() -> None:
 
 @bp.post("/chat")
 def chat() -> Response:
-    """The model's reply to one message, whole or streamed."""
-    return respond(ChatFormat())
+    """The model's reply to a message or a conversation, whole or streamed."""
+    return respond(ChatFormat)

@@ -1,21 +1,46 @@
-"""GET /usage: what the caller has left of each limit, and has spent. No plan is charged."""
+"""GET /usage: what the caller has left of each limit, has spent and may use. No plan is charged."""
 
 from __future__ import annotations
 
 import logging
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
+from sqlalchemy.exc import SQLAlchemyError
 
-from chatapp.web.call_limits import remaining_limits
+from chatapp.ledger.table import usage_of
+from chatapp.providers import Usage
+from chatapp.web import allowed_models
+from chatapp.web.call_limits import MICRO, remaining_limits
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
+from chatapp.web.formats.chat import usage_fields
+from chatapp.web.requests.chat import checked_user_id
 
 log = logging.getLogger(__name__)
 
-bp = Blueprint("usage", __name__)
+bp = Blueprint("usage", __name__, url_prefix="/usage")
 
 
-@bp.get("/usage")
+@bp.before_request
+def read_user() -> None:
+    """Without API keys, the query names the user as the body of POST /chat does."""
+    try:
+        name = request.args.get("user_id")
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
+        ) from error
+    if name is not None:
+        current_request().named_user = checked_user_id(name)
+
+
+@bp.after_request
+def forbid_caching(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@bp.get("")
 def usage() -> Response:
     """Limits in the order of their periods, dollars from the ledger; `spent` is null if the ledger
     cannot be read."""
@@ -29,12 +54,73 @@ def usage() -> Response:
         raise ApiError(
             503, "storage_unavailable", "The storage of the limits does not answer. Try again."
         ) from error
-    response = jsonify(
+    return jsonify(
         user=None if principal is None else principal.user,
         plan=limiter.present_plan(),
         team=None if principal is None else principal.team,
         limits=limits,
         spent=services.reports.spent_usd(current.user),
     )
-    response.headers["Cache-Control"] = "no-store"
-    return response
+
+
+@bp.get("/models")
+def models() -> Response:
+    """The models that the caller may use at POST /chat, with their context in tokens and the price
+    of a million tokens in dollars; `default` is null if they may use none that is available."""
+    current = current_request()
+    catalogue, conversation = current.services.catalogue, current.services.conversation
+    providers = {
+        slug: catalogue.providers[slug]
+        for slug in conversation.available_models
+        if slug not in catalogue.embedding
+    }
+    named = allowed_models.allowed(current, providers)
+    default = allowed_models.default(current)
+    slugs = {name: name for name in named}
+    if default is not None and default.slug not in named:  # not listed in the catalogue
+        slugs = {default.name: default.slug, **slugs}
+        named = {default.name: default.provider, **named}
+    return jsonify(
+        default=default and (default.slug if default.slug in named else default.name),
+        most_output_tokens=conversation.max_tokens,
+        models=[
+            {
+                "name": name,
+                "provider": provider,
+                "context_tokens": catalogue.context_tokens.get(slugs[name]),
+                "input_usd": _per_million(slugs[name], Usage(1000, 0)),
+                "output_usd": _per_million(slugs[name], Usage(0, 1000)),
+            }
+            for name, provider in named.items()
+        ],
+    )
+
+
+def _per_million(slug: str, thousand: Usage) -> float:
+    """The price of a million tokens, by that of a thousand: more may cost more per token."""
+    return current_request().services.catalogue.price(slug, thousand) * 1000 / MICRO
+
+
+@bp.get("/calls/<id_>")
+def call(id_: str) -> Response:
+    """What one of the caller's calls cost; an estimate while its status is "unfinished"."""
+    current = current_request()
+    try:
+        row = current.services.reports.call(id_, user=current.user)
+    except (SQLAlchemyError, OSError) as error:
+        log.error("The ledger cannot be read: %s", error)
+        raise ApiError(
+            503, "ledger_unavailable", "The ledger cannot be read at the moment. Try again."
+        ) from error
+    if row is None:
+        raise ApiError(
+            404, "unknown_call", "You made no call of this id, or it is not in the ledger yet."
+        )
+    return jsonify(
+        id=row["id"],
+        model=row["model"],
+        status=row["status"],
+        cost_usd=row["cost_micro_usd"] / MICRO,
+        usage=usage_fields(usage_of(row)),
+        estimated=row["estimated"],
+    )

@@ -59,6 +59,11 @@ class Call:
     team: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def cost_usd(self) -> float:
+        """The cost in dollars, for a client."""
+        return self.cost_micro_usd / 1_000_000
+
 
 class Ledger(Protocol):
     """Keeps calls. No method waits for a database or raises."""

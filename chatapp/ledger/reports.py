@@ -151,6 +151,12 @@ class Reports:
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
 
+    def call(self, id_: str, *, user: str) -> Mapping[Any, Any] | None:
+        """The row of the user's call of that id; None without one."""
+        query = _filtered(select(CALLS), user=user, since=None).where(CALLS.c.id == id_)
+        with self._database.reading() as connection:
+            return connection.execute(query).mappings().first()
+
     def _sum(self, query: Select[Any]) -> int:
         with self._database.reading() as connection:
             return int(connection.scalar(query) or 0)

@@ -78,6 +78,14 @@ def check(current: CurrentRequest) -> None:
     current.model_request = replace(wanted, turn=replace(wanted.turn, model=default))
 
 
+def default(current: CurrentRequest) -> Model | None:
+    """The caller's model if a request names none; None if they may use no available one."""
+    found, model = allowances(current), current.services.conversation.model(None)
+    if _allows(found, model, current.services.catalogue):
+        return model
+    return _default(current.services, found)
+
+
 def require(current: CurrentRequest, model: Model) -> None:
     """ApiError (403) if the caller may not use the model."""
     found = allowances(current)

@@ -28,8 +28,9 @@ class CurrentRequest:
 
     ``principal`` is the owner of its API key, None without a valid one. ``model_request`` is its
     body, None if it calls no model or if the body has not been read; the properties that need it
-    raise LookupError. ``requested_model`` is the name in the body if a fallback has replaced the
-    model. ``tried_keys`` are the names of the provider's keys that did not admit or serve it.
+    raise LookupError. ``named_user`` is the user that a request without a body names.
+    ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
+    are the names of the provider's keys that did not admit or serve it.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class CurrentRequest:
         "_tiers",
         "_user",
         "model_request",
+        "named_user",
         "principal",
         "requested_model",
         "services",
@@ -54,6 +56,7 @@ class CurrentRequest:
         self.services = services
         self.principal: Principal | None = None
         self.model_request: ModelRequest | None = None
+        self.named_user: str | None = None
         self.requested_model: str | None = None
         self.tried_keys: set[str] = set()
         self._user: str | None = None
@@ -71,7 +74,7 @@ class CurrentRequest:
         """The name of the user: the owner of the API key, or without keys the body's user_id."""
         if self.principal is not None:
             return self.principal.user
-        return None if self.model_request is None else self.model_request.user_id
+        return self.named_user if self.model_request is None else self.model_request.user_id
 
     @property
     def user(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -19,21 +19,27 @@ from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
 
 # Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
+#: The id of the call in the ledger, in answers of POST /chat: GET /usage/calls/<id> has its cost.
+CALL_ID_HEADER: Final = "x-call-id"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def respond(answer_format: AnswerFormat) -> Response:
-    """Call the model of the current request, and write its answer in this format."""
+def respond(format_of: Callable[[ProviderCall], AnswerFormat]) -> Response:
+    """Call the model of the current request, and write its answer in the format of the call."""
     current = current_request()
     wanted, conversation, call = current.wanted, current.services.conversation, begin_call(current)
-    turn = wanted.turn
+    turn, answer_format = wanted.turn, format_of(call)
     if wanted.stream:
         stream = call.run(lambda model, most: conversation.stream(replace(turn, model=model), most))
         writer = answer_format.stream_writer(turn.model.name, wanted.fields)
-        return _stream_response(stream, writer, call)
-    reply = call.run(lambda model, most: conversation.answer(replace(turn, model=model), most))
-    call.finish_answer(reply.usage, output_bytes=len(reply.text.encode("utf-8", "surrogatepass")))
-    return jsonify(answer_format.answer_body(reply))
+        response = _stream_response(stream, writer, call)
+    else:
+        reply = call.run(lambda model, most: conversation.answer(replace(turn, model=model), most))
+        size_bytes = len(reply.text.encode("utf-8", "surrogatepass"))
+        call.finish_answer(reply.usage, output_bytes=size_bytes)
+        response = jsonify(answer_format.answer_body(reply))
+    response.headers[CALL_ID_HEADER] = call.record.id
+    return response
 
 
 def respond_as_vendor(wire_format: WireFormat) -> Response:
@@ -42,7 +48,7 @@ def respond_as_vendor(wire_format: WireFormat) -> Response:
     current = current_request()
     wanted = current.wanted
     if wanted.raw_request is None or wanted.turn.model.protocol != wire_format.protocol:
-        return respond(wire_format)
+        return respond(lambda _: wire_format)
     raw_request = wanted.raw_request
     conversation, call = current.services.conversation, begin_call(current)
     if wanted.stream:
@@ -133,6 +139,9 @@ class StreamBody:
         """The client has received everything, or has disconnected. May be called again."""
         self._call.disconnect.close()
         self._stream.close()
+        self._finish()
+
+    def _finish(self) -> None:
         left = self._client_left or not self._is_decided
         self._call.finish_stream(self._stream.progress, client_left=left)
 
@@ -168,11 +177,13 @@ class StreamBody:
             self._provider_is_done = True
             if not self._client_left:
                 self._call.note_error(error)
+            self._finish()  # before the client knows that it is over, and may read what it cost
             yield writer.error(error)
         else:
             self._provider_is_done = True
             if reported := self._stream.progress.error:
                 self._call.note_error(reported)
+            self._finish()
             if end := writer.end(self._stream.progress):
                 yield end
 

@@ -19,6 +19,9 @@ ENDPOINTS: Final = (
     "/v1/models",
     "/v1/models/gpt-5.4-mini",
     "/usage",
+    "/usage?user_id=%ff%00",
+    "/usage/models",
+    "/usage/calls/%00",
     "/",
     "/static/chat.js",
     "/healthz",
@@ -244,7 +247,11 @@ class OddRequests:
         model, text = self._random.choice(MODELS), self._random.choice(TEXTS)
         stream = {"stream": True} if self._random.random() < 0.3 else {}
         if path == "/chat":
-            return {"model": model, "message": text, **stream}
+            said = [{"role": "user", "content": text}, self._value(2)]
+            form = self._random.choice(
+                ({"message": text}, {"messages": said[: 1 + (len(text) % 2)]})
+            )
+            return {"model": model, **form, **stream}
         if path.startswith("/v1/responses") or path == "/v1/embeddings":
             items = [self._value(1), {"role": "user", "content": text}]
             return {"model": model, "input": self._random.choice((text, items)), **stream}

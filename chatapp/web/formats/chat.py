@@ -1,11 +1,12 @@
-"""The format of POST /chat: {"reply", "model", "usage"}, or a stream of `delta` events with text
-that ends with `done` or `error`."""
+"""The format of POST /chat: {"reply", "model", "usage", "cost_usd"}, or a stream of `delta` events
+with text that ends with `done` or `error`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
+from chatapp.calls.provider_call import ProviderCall
 from chatapp.conversation import Reply
 from chatapp.providers import Part, Progress, ProviderError, Usage
 from chatapp.providers.event_stream import write
@@ -27,14 +28,27 @@ def usage_fields(usage: Usage | None) -> dict[str, int] | None:
 
 
 class ChatFormat:
+    """Answers with the cost of their call, which has ended before they are written."""
+
+    def __init__(self, call: ProviderCall) -> None:
+        self._call = call
+
     def answer_body(self, reply: Reply) -> dict[str, object]:
-        return {"reply": reply.text, "model": reply.model, "usage": usage_fields(reply.usage)}
+        return {
+            "reply": reply.text,
+            "model": reply.model,
+            "usage": usage_fields(reply.usage),
+            "cost_usd": self._call.record.cost_usd,
+        }
 
     def stream_writer(self, model: str, fields: Mapping[str, object]) -> ChatStreamWriter:
-        return ChatStreamWriter()
+        return ChatStreamWriter(self._call)
 
 
 class ChatStreamWriter:
+    def __init__(self, call: ProviderCall) -> None:
+        self._call = call
+
     def start(self) -> bytes:
         return b""
 
@@ -47,10 +61,14 @@ class ChatStreamWriter:
                 "model": progress.model,
                 "usage": usage_fields(progress.usage),
                 "finish_reason": progress.finish_reason,
+                "cost_usd": self._call.record.cost_usd,
             },
             name="done",
         )
 
     def error(self, error: ProviderError) -> bytes:
         report = provider_report(error)
-        return write({"error": report.message, "code": report.code}, name="error")
+        cost_usd = self._call.record.cost_usd
+        return write(
+            {"error": report.message, "code": report.code, "cost_usd": cost_usd}, name="error"
+        )

@@ -40,4 +40,4 @@ class ModelRequest:
         """The body in a vendor's protocol."""
         if self.raw_request is not None:
             return self.raw_request.fields
-        return {"messages": [{"role": "user", "content": self.turn.message}]}
+        return {"messages": [{"role": m.role, "content": m.text} for m in self.turn.messages]}

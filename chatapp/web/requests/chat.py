@@ -5,35 +5,39 @@ from __future__ import annotations
 import json
 import unicodedata
 from difflib import get_close_matches
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, Literal, LiteralString, NoReturn
 
 from flask import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from chatapp import validation
 from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
+from chatapp.providers import Message
 from chatapp.web.errors import ApiError
 from chatapp.web.requests import ModelRequest, json_body
 
 MESSAGE_MAX_BYTES: Final = 32_000
+#: All messages of a conversation together: about 100,000 tokens of English.
+CONVERSATION_MAX_BYTES: Final = 400_000
+MESSAGES_MOST: Final = 1_000
 USER_ID_MAX_CHARACTERS: Final = 256
 MODEL_MAX_CHARACTERS: Final = 100
 # Not allowed in names: control characters, and separators that break a line.
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp"})
+TOO_LONG: Final = ("message_too_long", "conversation_too_long")
 EXAMPLE: Final = '{"message": "hello"}'
 # How much of a field's name is shown.
 NAME_SHOWN: Final = 64
 PROTOCOLS: Final = "POST /v1/chat/completions and POST /v1/messages"
 _LONGEST: Final = f"the operator sets the longest answer; {PROTOCOLS} take one of the caller's"
-_TURNS: Final = f'send one turn as "message", or the whole conversation to {PROTOCOLS}'
+_TURNS: Final = 'send the whole conversation as "messages"'
 _OTHERS: Final = f"send it to {PROTOCOLS}"
 # Fields that other APIs have, and what to do instead.
 ELSEWHERE: Final = {
     "max_tokens": _LONGEST,
     "max_completion_tokens": _LONGEST,
     "history": _TURNS,
-    "messages": _TURNS,
     "system": _OTHERS,
     "temperature": _OTHERS,
     "tools": _OTHERS,
@@ -47,10 +51,15 @@ def read(request: Request, conversation: Conversation) -> ModelRequest:
     fields = json_body.read_object(request, example=EXAMPLE)
     for field in fields:
         # Not ignored: the caller expects an effect of it, such as a shorter answer.
-        if field not in _Body.model_fields:
+        if field not in FIELDS:
             raise ApiError(422, "unknown_field", _unknown(field), param=field)
+    if "message" in fields and "messages" in fields:
+        raise ApiError(
+            422, "invalid_messages", '"message" is set beside "messages". Send one of them.'
+        )
+    form = WholeConversation if "messages" in fields else OneMessage
     try:
-        body = _Body.model_validate(fields)
+        body = form.model_validate(fields)
     except ValidationError as error:
         _refuse(error.errors(include_url=False)[0])
     try:
@@ -59,9 +68,9 @@ def read(request: Request, conversation: Conversation) -> ModelRequest:
         raise ApiError(422, "unknown_model", str(error)) from error
     except ModelUnavailableError as error:
         raise ApiError(422, "model_unavailable", str(error)) from error
-    turn = Turn(message=body.message, model=model)
+    *history, last = body.conversation
     return ModelRequest(
-        turn=turn,
+        turn=Turn(last.text, model, tuple(history)),
         user_id=body.user_id,
         most_output_tokens=conversation.max_tokens,
         stream=body.stream or False,
@@ -83,13 +92,21 @@ def _unicode(text: str) -> str:
 
 
 def _message(text: str) -> str:
-    size = len(_unicode(text).encode("utf-8"))
-    if size > MESSAGE_MAX_BYTES:
-        raise PydanticCustomError(
-            "message_too_long",
-            "has {size} bytes; allowed are {most}: shorten it",
-            {"size": size, "most": MESSAGE_MAX_BYTES},
-        )
+    _bounded(
+        _unicode(text),
+        MESSAGE_MAX_BYTES,
+        "message_too_long",
+        "has {size} bytes; allowed are {most}: shorten it",
+    )
+    return _visible(text)
+
+
+def _bounded(text: str, most: int, kind: LiteralString, sentence: LiteralString) -> None:
+    if (size := len(text.encode("utf-8"))) > most:
+        raise PydanticCustomError(kind, sentence, {"size": size, "most": most})
+
+
+def _visible(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "is blank; send at least one visible character")
     return text
@@ -101,6 +118,14 @@ def _model(text: str) -> str:
 
 def _user_id(text: str) -> str:
     return _name(text, most=USER_ID_MAX_CHARACTERS)
+
+
+def checked_user_id(text: str) -> str:
+    """A user id that is not in a body; ApiError (422) if it is invalid."""
+    try:
+        return _user_id(text)
+    except PydanticCustomError as error:
+        raise ApiError(422, "invalid_user_id", f'"user_id" {error.message()}.') from None
 
 
 def _name(text: str, *, most: int) -> str:
@@ -120,23 +145,86 @@ def _name(text: str, *, most: int) -> str:
 ModelName = Annotated[str, AfterValidator(_model)]
 
 
-class _Body(BaseModel):
+class SpokenMessage(BaseModel):
+    """One message of a conversation, as both vendors write it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    role: Literal["user", "assistant"]
+    content: Annotated[str, AfterValidator(_unicode), AfterValidator(_visible)]
+
+
+def _conversation(messages: list[SpokenMessage]) -> list[SpokenMessage]:
+    if len(messages) > MESSAGES_MOST:
+        raise PydanticCustomError(
+            "too_many",
+            "has {size} messages; allowed are {most}: leave out the oldest ones",
+            {"size": len(messages), "most": MESSAGES_MOST},
+        )
+    for place, message in (("begins", messages[0]), ("ends", messages[-1])):
+        if message.role != "user":
+            raise PydanticCustomError(
+                "role",
+                "{place} with a message of the assistant; begin and end it with one of the user",
+                {"place": place},
+            )
+    _bounded(
+        messages[-1].content,
+        MESSAGE_MAX_BYTES,
+        "message_too_long",
+        "ends with a message of {size} bytes; allowed are {most}: shorten it",
+    )
+    _bounded(
+        "".join(message.content for message in messages),
+        CONVERSATION_MAX_BYTES,
+        "conversation_too_long",
+        "has {size} bytes; allowed are {most}: leave out the oldest messages",
+    )
+    return messages
+
+
+class _Options(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    message: Annotated[str, AfterValidator(_message)]
     model: ModelName | None = None
     user_id: Annotated[str, AfterValidator(_user_id)] | None = None
     stream: bool | None = None
 
 
+class OneMessage(_Options):
+    """The body with a single message."""
+
+    message: Annotated[str, AfterValidator(_message)]
+
+    @property
+    def conversation(self) -> list[Message]:
+        return [Message("user", self.message)]
+
+
+class WholeConversation(_Options):
+    """The body with a conversation, which ends with the message to answer."""
+
+    messages: Annotated[
+        list[SpokenMessage], Field(min_length=1), FailFast(), AfterValidator(_conversation)
+    ]
+
+    @property
+    def conversation(self) -> list[Message]:
+        return [Message(each.role, each.content) for each in self.messages]
+
+
+FIELDS: Final = ("message", "messages", *_Options.model_fields)
+
+
 def _refuse(error: ErrorDetails) -> NoReturn:
-    field = str(error["loc"][0])
-    problem = validation.problem(error, missing=f"is missing; send a body like {EXAMPLE}")
-    too_long = error["type"] == "message_too_long"
+    place, kind = validation.location(error), error["type"]
+    missing = f"is missing; send a body like {EXAMPLE}" if place == "message" else ""
+    problem = validation.problem(error, missing=missing)
+    too_long = kind in TOO_LONG
     raise ApiError(
         413 if too_long else 422,
-        "message_too_long" if too_long else f"invalid_{field}",
-        f'"{field}" {problem}.',
+        kind if too_long else f"invalid_{error['loc'][0]}",
+        f'"{place[:NAME_SHOWN]}" {problem}.',
     )
 
 
@@ -145,7 +233,7 @@ def _unknown(field: str) -> str:
     shown = json.dumps(field[:NAME_SHOWN])
     if instead := ELSEWHERE.get(field):
         return f"{shown} is not a field of POST /chat; {instead}."
-    near = get_close_matches(field[:NAME_SHOWN], _Body.model_fields, n=1)
+    near = get_close_matches(field[:NAME_SHOWN], FIELDS, n=1)
     meant = f' Did you mean "{near[0]}"?' if near else ""
-    fields = ", ".join(f'"{name}"' for name in _Body.model_fields)
+    fields = ", ".join(f'"{name}"' for name in FIELDS)
     return f"{shown} is not a field of POST /chat.{meant} It takes {fields}."

@@ -6,11 +6,12 @@ from flask.testing import FlaskClient
 
 
 def test_the_reply_has_text_model_and_usage(client: FlaskClient) -> None:
-    """Three fields, with the usage in tokens."""
+    """With the usage in tokens and the cost in dollars; the offline model is free."""
     response = client.post("/chat", json={"message": "hello", "user_id": "test-user-1"})
     assert response.status_code == 200
     assert response.json is not None
-    assert set(response.json) == {"reply", "model", "usage"}
+    assert set(response.json) == {"reply", "model", "usage", "cost_usd"}
+    assert response.json["cost_usd"] == 0
     assert response.json["model"] == "offline"
     assert "hello" in response.json["reply"]
     usage = response.json["usage"]

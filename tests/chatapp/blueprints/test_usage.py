@@ -19,6 +19,7 @@ from chatapp.services import services_of
 from tests import servers
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.provider_server import ProviderServer
 from tests.chatapp.test_surge import Clock
 
 
@@ -36,16 +37,16 @@ def client(key: PresentedKey, make_app: AppMaker) -> FlaskClient:
     return client
 
 
-def usage(client: FlaskClient) -> dict[str, Any]:
-    response = client.get("/usage")
+def usage(client: FlaskClient, more: str = "") -> dict[str, Any]:
+    response = client.get(f"/usage{more}")
     assert response.status_code == 200, response.text
     assert response.headers["Cache-Control"] == "no-store"
     assert response.json is not None
     return response.json
 
 
-def limits(client: FlaskClient) -> dict[str, dict[str, Any]]:
-    return {limit["name"]: limit for limit in usage(client)["limits"]}
+def limits(client: FlaskClient, query: str = "") -> dict[str, dict[str, Any]]:
+    return {limit["name"]: limit for limit in usage(client, query)["limits"]}
 
 
 def test_it_names_the_user_and_the_plan(client: FlaskClient) -> None:
@@ -167,7 +168,108 @@ def test_without_accounts_it_is_about_the_address(make_app: AppMaker) -> None:
     shown = usage(client)
     assert (shown["user"], shown["plan"]) == (None, "starter")
     assert limits(client)["user"]["remaining"] == 9
-    assert client.get("/usage?user_id=bob").json["user"] is None  # no user sees another
+    assert limits(client, "?user_id=bob")["user"]["remaining"] == 10
+
+
+def test_without_accounts_it_is_about_the_named_user(make_app: AppMaker) -> None:
+    """The query names a user as the body of a chat does, with the same checks."""
+    client = make_app().test_client()
+    client.post("/chat", json={"message": "hi", "user_id": "bob"})
+    assert limits(client, "?user_id=bob")["user"]["remaining"] == 9
+    assert limits(client)["user"]["remaining"] == 10
+    for query in ("user_id=", "user_id=%00", f"user_id={'u' * 257}"):
+        refused = client.get(f"/usage?{query}")
+        assert refused.status_code == 422
+        assert refused.json is not None
+        assert refused.json["code"] == "invalid_user_id"
+
+
+def test_with_accounts_no_user_sees_another(client: FlaskClient) -> None:
+    """The key's owner, whatever the query says."""
+    client.post("/chat", json={"message": "hi"})
+    assert usage(client, "?user_id=bob")["user"] == "alice"
+    assert limits(client, "?user_id=bob")["user"]["remaining"] == 9
+
+
+def test_models_have_their_context_and_price(online: FlaskClient) -> None:
+    """Those of every provider, in dollars per million tokens; none that makes embeddings."""
+    shown = usage(online, "/models")
+    models = {model.pop("name"): model for model in shown["models"]}
+    assert models["claude-haiku-4-5"] == {
+        "provider": "anthropic",
+        "context_tokens": 200_000,
+        "input_usd": 1.0,
+        "output_usd": 5.0,
+    }
+    assert {"offline", "gpt-5.4-mini"} <= models.keys()
+    assert "text-embedding-3-small" not in models
+    assert shown["default"] == "gpt-5.6-luna"
+    assert shown["most_output_tokens"] == 2048
+
+
+def test_an_unlisted_default_model_is_shown(make_app: AppMaker, provider: ProviderServer) -> None:
+    """By its name, at the price of its provider's dearest model."""
+    client = make_app(CHATAPP_DEFAULT_MODEL="gpt-77-nova").test_client()
+    shown = usage(client, "/models")
+    assert shown["default"] == "gpt-77-nova"
+    first = shown["models"][0]
+    assert (first["name"], first["context_tokens"]) == ("gpt-77-nova", None)
+    assert first["output_usd"] >= 50
+
+
+def test_only_models_that_the_key_allows_are_shown(
+    provider: ProviderServer, make_app: AppMaker, database_url: str
+) -> None:
+    """The default is one of them, or null."""
+    accounts = Accounts(Database(database_url))
+    for patterns, names in ((["claude-haiku-4-5"], ["claude-haiku-4-5"]), (["llama*"], [])):
+        key = accounts.create_key("bob", plan=None, default_plan="starter", models=patterns)
+        client = make_app().test_client()
+        client.environ_base["HTTP_X_API_KEY"] = key.text
+        shown = usage(client, "/models")
+        assert [model["name"] for model in shown["models"]] == names
+        assert shown["default"] == (names[0] if names else None)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_can_be_looked_up(online: FlaskClient, stream: bool) -> None:
+    """By the id in the answer's header: what it cost."""
+    body = {"message": "hi", "model": "gpt-4o", "user_id": "bob", "stream": stream}
+    response = online.post("/chat", json=body)
+    assert response.text  # all of the stream
+    assert services_of(online.application).ledger.flush()
+    id_ = response.headers["x-call-id"]
+    shown = usage(online, f"/calls/{id_}?user_id=bob")
+    used = {key: value for key, value in shown.pop("usage").items() if value is not None}
+    cost = catalogue.load().price("gpt-4o", Usage(**used))
+    assert shown == {
+        "id": id_,
+        "model": "gpt-4o",
+        "status": "answered",
+        "cost_usd": cost / 1e6,
+        "estimated": False,
+    }
+
+
+def test_a_call_of_another_user_is_unknown(client: FlaskClient, database_url: str) -> None:
+    """So is any id that no call has."""
+    of_bob = finished(begun(user="user:bob"))
+    table.write(Database(database_url), [of_bob])
+    for id_ in (of_bob.id, "x", "%00", "a" * 3000):
+        response = client.get(f"/usage/calls/{id_}")
+        assert response.status_code == 404
+        assert response.json is not None
+        assert response.json["code"] == "unknown_call"
+
+
+def test_a_lost_ledger_is_a_503_of_a_call(client: FlaskClient, database_url: str) -> None:
+    """With a sentence, not a 500."""
+    with Database(database_url).writing() as connection:
+        connection.execute(text("DROP TABLE calls"))
+    response = client.get("/usage/calls/x")
+    assert response.status_code == 503
+    assert response.json is not None
+    assert response.json["code"] == "ledger_unavailable"
 
 
 def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str) -> None:

@@ -8,6 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from chatapp import catalogue
+from chatapp.providers import Usage
 from tests.chatapp.provider_server import (
     Answer,
     Cut,
@@ -57,6 +59,7 @@ def test_text_comes_in_deltas_and_ends_with_its_usage(
     assert isinstance(usage, dict)
     assert (usage["input_tokens"], usage["output_tokens"]) == (written["input"], 5)
     assert usage["cached_input_tokens"] == 8
+    assert done["cost_usd"] == catalogue.load().price(model, Usage(**usage)) / 1e6 > 0
 
 
 def test_the_offline_answer_is_streamed(client: FlaskClient) -> None:
@@ -139,6 +142,8 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
     assert deltas == [("delta", {"text": "po"})] or name == "openai without an end"
     assert last == "error"
     assert error["code"] == code
+    assert isinstance(error["cost_usd"], float)
+    assert error["cost_usd"] > 0, "what was received is charged"
     assert "sk-" not in response.text
 
 

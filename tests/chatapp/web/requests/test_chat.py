@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,8 +12,9 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatapp.web.requests.chat import MESSAGE_MAX_BYTES
+from chatapp.web.requests.chat import CONVERSATION_MAX_BYTES, MESSAGE_MAX_BYTES
 from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import ProviderServer
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,17 @@ GZIP = {"Content-Encoding": "gzip"}
 def fields(**fields: object) -> bytes:
     return json.dumps({"message": "hello", **fields}).encode()
 
+
+def said(role: object, content: object = "hello", **more: object) -> dict[str, object]:
+    return {"role": role, "content": content, **more}
+
+
+def talk(*messages: object, **fields: object) -> bytes:
+    return json.dumps({"messages": messages, **fields}).encode()
+
+
+USER = said("user")
+LONGEST = "a" * MESSAGE_MAX_BYTES
 
 CASES = [
     Case("no body", b"", 400, "invalid_json", "empty"),
@@ -106,8 +119,33 @@ CASES = [
     Case("a misspelt field", fields(mesage="hi"), 422, "unknown_field", 'mean "message"?'),
     Case("a field of none", fields(colour="red"), 422, "unknown_field", '"user_id", "stream".'),
     Case("max_tokens", fields(max_tokens=5), 422, "unknown_field", "sets the longest answer"),
-    Case("history", fields(history=[]), 422, "unknown_field", "the whole conversation to POST /v1"),
-    Case("messages alone", b'{"messages": []}', 422, "unknown_field", 'one turn as "message"'),
+    Case("history", fields(history=[]), 422, "unknown_field", 'conversation as "messages"'),
+    Case("no messages", talk(), 422, "invalid_messages", "is empty"),
+    Case("messages null", b'{"messages": null}', 422, "invalid_messages", "is null; send a list"),
+    Case("messages a string", b'{"messages": "hi"}', 422, "invalid_messages", "is a string"),
+    Case("both forms", fields(messages=[USER]), 422, "invalid_messages", "Send one of them"),
+    Case("a text in messages", talk("hi"), 422, "invalid_messages", '"messages.0" is a string'),
+    Case("no content", talk({"role": "user"}), 422, "invalid_messages", "0.content"),
+    Case("content in parts", talk(said("user", [])), 422, "invalid_messages", "is a list"),
+    Case("content blank", talk(said("user", " \n")), 422, "invalid_messages", "is blank"),
+    Case("content with NUL", talk(said("user", "\x00")), 422, "invalid_messages", "NUL"),
+    Case("half a content", talk(said("user", "\ud800")), 422, "invalid_messages", "surrogate"),
+    Case(
+        "no role", talk({"content": "a"}), 422, "invalid_messages", '"messages.0.role" is missing'
+    ),
+    Case("a system message", talk(said("system")), 422, "invalid_messages", "'assistant'"),
+    Case("a field more", talk(said("user", name="x")), 422, "invalid_messages", "0.name"),
+    Case("ends unasked", talk(USER, said("assistant")), 422, "invalid_messages", "ends with"),
+    Case("begins answered", talk(said("assistant"), USER), 422, "invalid_messages", "begins with"),
+    Case("1,001 messages", talk(*[USER] * 1001), 422, "invalid_messages", "allowed are 1000"),
+    Case("a long end", talk(said("user", LONGEST + "a")), 413, "message_too_long", "32001 bytes"),
+    Case(
+        "a long conversation",
+        talk(*[said("user", LONGEST)] * (CONVERSATION_MAX_BYTES // MESSAGE_MAX_BYTES + 1)),
+        413,
+        "conversation_too_long",
+        "leave out the oldest messages",
+    ),
     Case("NUL as a field", b'{"\\u0000": 1}', 422, "unknown_field", "\\u0000"),
     Case("half a field", b'{"\\ud800": 1}', 422, "unknown_field", "\\ud800"),
     Case("a long field", fields(**{"x" * 9000: 1}), 422, "unknown_field", "is not a field"),
@@ -185,6 +223,9 @@ GOOD = {
     "a user who looks like a key": {"message": "hello", "user_id": "a/b:{c}%*"},
     "every plane": {"message": "héllo 😀 \U0010ffff \u202e"},
     "a named model": {"message": "hello", "model": "offline"},
+    "a conversation of one": {"messages": [USER]},
+    "a long answer": {"messages": [USER, said("assistant", LONGEST * 3), USER]},
+    "a question twice": {"messages": [USER, USER]},
 }
 
 
@@ -193,6 +234,35 @@ def test_what_is_merely_odd_is_answered(client: FlaskClient, name: str) -> None:
     """Strictness stops at what is wrong: unusual text and null options pass."""
     response = client.post("/chat", json=GOOD[name])
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("model", "path"), [("gpt-5.4-mini", "/chat/c"), ("claude-haiku-4-5", "/m")]
+)
+def test_the_provider_gets_the_whole_conversation(
+    online: FlaskClient, provider: ProviderServer, model: str, path: str
+) -> None:
+    """In its order and with its roles, plain and streamed."""
+    messages = [
+        said("user", "My name is Ada."),
+        said("assistant", "Hi!"),
+        said("user", "Who am I?"),
+    ]
+    for stream in (False, True):
+        body = {"messages": messages, "model": model, "stream": stream}
+        assert online.post("/chat", json=body).status_code == 200
+        assert path in provider.calls[-1].path
+        assert provider.calls[-1].body["messages"] == messages
+
+
+def test_a_history_is_estimated(client: FlaskClient) -> None:
+    """It is held against limits in tokens: the offline model bills all of it."""
+    history = [said("user", "a" * 4000), said("assistant", "b" * 4000)]
+    response = client.post("/chat", json={"messages": [*history, USER]})
+    assert response.json is not None
+    assert response.json["usage"]["input_tokens"] == 2002
+    [tokens] = re.findall(r'"tokens";r=(\d+)', response.headers["RateLimit"])
+    assert int(tokens) < 200_000 - 2002
 
 
 def test_a_vendor_json_type_counts_as_json(client: FlaskClient) -> None:
@@ -225,7 +295,7 @@ def test_a_wrong_content_length_is_no_failure_of_ours(client: FlaskClient, lengt
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=8)
-FIELDS = st.sampled_from(["message", "model", "user_id", "other"])
+FIELDS = st.sampled_from(["message", "messages", "model", "user_id", "other"])
 ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
 DOCUMENTS = VALUES | st.dictionaries(FIELDS, VALUES | ANY_TEXT | st.just("offline"))
 BODIES = st.binary(max_size=200) | DOCUMENTS.map(lambda value: json.dumps(value).encode())
