@@ -1,174 +1,329 @@
-import { readLimits, readWait } from "./limit-headers.js";
+// The page: its form, its settings, and the way of a message.
+
+import { Conversation } from "./conversation.js";
+import { Limits } from "./limits.js";
+import { describe, waitSentence } from "./problems.js";
+import { Refusal, Server } from "./server.js";
+import { Transcript, button, element } from "./transcript.js";
+import { dollars, duration } from "./words.js";
 
 const USER_KEY = "chatapp.user_id";
 const API_KEY = "chatapp.api_key";
+const MODEL_KEY = "chatapp.model";
+const DRAFT_KEY = "chatapp.draft";
+const MOST_AUTOMATIC_RETRIES = 5;
+// The headers of an answer show the limits after an estimate. What it really cost is asked for when the user pauses.
+const USAGE_DELAY_MS = 1500;
+const MOST_READ_ALOUD = 600; // characters
+const PHONE = matchMedia("(max-width: 760px)");
+
 const at = (id) => document.getElementById(id);
-const log = at("log"), composer = at("composer"), message = at("message"), send = at("send");
+const composer = at("composer"), message = at("message"), send = at("send"), stop = at("stop"), model = at("model");
 // The page has one of the two: with accounts on, the API key identifies the user.
-const userId = at("user-id"), apiKey = at("api-key"), model = at("model");
-let waitTimer = null;
-let busy = false;
+const userId = at("user-id"), apiKey = at("api-key");
 
-// Replies and errors are inserted as text, never as markup.
-function element(name, className, text = "") {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  return made;
+const server = new Server();
+const conversation = new Conversation();
+const limits = new Limits();
+const transcript = new Transcript({
+  log: at("log"),
+  welcome: at("welcome"),
+  latest: at("latest"),
+  onRetry: askAgain,
+  onContinue: () => submit("Continue."),
+});
+const models = new Map();
+let reply = null; // {controller} while one is being written
+let waiting = null; // {cancel} until the message is sent again
+let retries = 0;
+let usageTimer = null;
+
+// -- sending -----------------------------------------------------------------------------------------------------
+
+function submit(text) {
+  if (reply || waiting || !text.trim()) return;
+  if (apiKey && !server.apiKey) {
+    showProblem(describe(new Refusal({ status: 401, body: { error: "" } }), { hasKey: false, isOnline: true }));
+    return;
+  }
+  transcript.clearProblems();
+  transcript.addMessage(conversation.add({ role: "user", content: text.trim() }));
+  message.value = "";
+  draftChanged();
+  retries = 0;
+  ask();
 }
 
-function say(className, text) {
-  at("empty").hidden = true;
-  const line = log.appendChild(element("div", className, text));
-  line.setAttribute("role", "article"); // otherwise only side and colour show the author
-  line.setAttribute("aria-label", className === "me" ? "You" : "Answer");
-  log.scrollTop = log.scrollHeight;
-  return line;
-}
-
-function duration(seconds) {
-  if (seconds < 60) return `${seconds} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
-}
-
-function period(seconds) {
-  const names = { 1: "second", 60: "minute", 3600: "hour", 86400: "day", 2592000: "month" };
-  return seconds === null ? "" : `per ${names[seconds] ?? duration(seconds)}`;
-}
-
-function amount(value, unit) {
-  if (value === null) return "?";
-  return unit === "micro-usd" ? `$${(value / 1e6).toFixed(2)}` : value.toLocaleString("en");
-}
-
-// What a limit counts if its name does not say so: calls in flight have no period.
-function title({ name, unit, windowSeconds }) {
-  if (unit === "concurrent-requests") return name;
-  return `${name.replace(/^usd-.*/, "money")} ${period(windowSeconds)}`.trim();
-}
-
-function showLimits(limits) {
-  if (limits.length === 0) return;
-  at("limits").replaceChildren(...limits.map((limit) => {
-    const { unit, quota, remaining } = limit;
-    const row = element("li", remaining === 0 ? "spent" : "");
-    const head = row.appendChild(element("div", "name"));
-    const left = element("span", "", `${amount(remaining, unit)} of ${amount(quota, unit)}`);
-    left.append(element("span", "left", " left"));
-    head.append(element("span", "", title(limit)), left);
-    if (quota !== null && remaining !== null) {
-      const bar = row.appendChild(element("progress", ""));
-      bar.max = quota;
-      bar.value = Math.min(remaining, quota);
-      bar.setAttribute("aria-hidden", "true"); // the text beside it says the same
+async function ask() {
+  const controller = new AbortController();
+  const current = { controller };
+  reply = current;
+  clearTimeout(usageTimer);
+  refreshForm();
+  announce("Writing a reply.");
+  const view = transcript.beginReply();
+  const { contextTokens = null, inputUsd = 0 } = models.get(model.value) ?? {};
+  const messages = conversation.history({ contextTokens, inputUsd, leftUsd: limits.leftUsd });
+  transcript.showCut(conversation.messages[conversation.from], conversation.cutFor);
+  const made = { role: "assistant", content: "", model: model.value, usage: null, costUsd: null, end: "cut" };
+  current.save = () => made.content && conversation.add(made);
+  try {
+    const done = await server.ask({
+      messages,
+      model: model.value,
+      signal: controller.signal,
+      onHeaders: (headers) => {
+        made.callId = headers.get("x-call-id");
+        limits.update(headers);
+        showLimits();
+      },
+      onText: (text) => {
+        made.content += text;
+        view.push(text);
+      },
+    });
+    if (reply === current) finish(view, made, { model: done.model, usage: done.usage, costUsd: done.cost_usd, end: done.finish_reason });
+  } catch (error) {
+    if (reply !== current) return; // a new chat has begun
+    const isStopped = controller.signal.aborted;
+    const problem = isStopped ? null : describe(error, facts());
+    if (!isStopped && !made.content) {
+      view.remove();
+      refuse(problem);
+    } else {
+      const cost = error instanceof Refusal ? error.body.cost_usd : null;
+      const end = isStopped ? "stopped" : "cut";
+      finish(view, made, { end, costUsd: cost, problem: error instanceof Refusal ? problem.sentence : undefined });
+      if (cost === null) showCost(view, made);
     }
+  }
+}
+
+function finish(view, made, fields) {
+  reply = null;
+  Object.assign(made, fields);
+  conversation.add(made);
+  view.end(made);
+  showSpent();
+  refreshForm();
+  const heard = view.text.slice(0, MOST_READ_ALOUD);
+  const states = { stopped: "Stopped.", cut: "The reply was cut off." };
+  announce(states[made.end] ?? `Reply: ${heard}${view.text.length > MOST_READ_ALOUD ? " … The reply is longer." : ""}`);
+  refreshUsage(USAGE_DELAY_MS);
+}
+
+async function showCost(view, made) {
+  if (!made.callId) return;
+  made.costUsd = await server.cost(made.callId);
+  conversation.save();
+  view.update(made);
+  showSpent();
+}
+
+// The message was not answered: it is sent again by itself, or goes back to where it was written.
+function refuse(problem) {
+  reply = null;
+  const isAgain = (problem.isAutomatic || problem.waitsForNetwork) && retries < MOST_AUTOMATIC_RETRIES;
+  if (isAgain) {
+    retries += 1;
+    wait(problem);
+  } else {
+    giveBack();
+    showProblem(problem);
+  }
+  refreshForm();
+  refreshUsage(USAGE_DELAY_MS);
+}
+
+function giveBack() {
+  const { last } = conversation;
+  if (last?.role !== "user") return;
+  conversation.remove(last);
+  transcript.remove(last);
+  message.value = [last.content, message.value].filter(Boolean).join("\n\n");
+  draftChanged();
+}
+
+function showProblem({ sentence, offers, waitMs, details }) {
+  transcript.clearProblems();
+  const text = sentence + waitSentence(waitMs);
+  const box = transcript.addProblem(text);
+  if (details) {
+    const more = box.appendChild(element("details"));
+    more.append(element("summary", "", "Details"), element("p", "", details));
+  }
+  if (offers === "retry") box.append(button("Try again", "", () => submit(message.value)));
+  announce(text);
+  if (offers === "key") {
+    at("you").open = true;
+    apiKey?.focus();
+    apiKey?.select();
+  }
+  transcript.scrollToEnd();
+}
+
+function wait({ sentence, waitMs, waitsForNetwork }) {
+  const box = transcript.addProblem(sentence);
+  const countdown = element("b");
+  const end = performance.now() + waitMs;
+  const stopWaiting = () => {
+    clearInterval(timer);
+    removeEventListener("online", sendAgain);
+    box.remove();
+    waiting = null;
+    refreshForm();
+  };
+  const sendAgain = () => {
+    stopWaiting();
+    ask();
+  };
+  const tick = () => {
+    const left = Math.ceil((end - performance.now()) / 1000);
+    if (left <= 0) sendAgain();
+    else countdown.textContent = duration(left);
+  };
+  let timer = null;
+  waiting = {
+    cancel: () => {
+      stopWaiting();
+      giveBack();
+      announce("Not sent. Your message is in the form again.");
+      message.focus();
+    },
+  };
+  if (waitsForNetwork) {
+    addEventListener("online", sendAgain);
+    announce(sentence);
+  } else {
+    box.querySelector("p").append(" Your message is sent again in ", countdown, ".");
+    timer = setInterval(tick, 100);
+    tick();
+    // Once, not every second: a screen reader would read the countdown aloud.
+    announce(`${sentence} Your message is sent again in ${countdown.textContent}.`);
+  }
+  box.append(button("Cancel", "plain", waiting.cancel));
+  transcript.follow();
+}
+
+function askAgain(made) {
+  if (reply || waiting || conversation.last !== made) return;
+  conversation.remove(made);
+  transcript.remove(made);
+  transcript.clearProblems();
+  retries = 0;
+  ask();
+  message.focus();
+}
+
+function newChat() {
+  reply?.controller.abort();
+  reply = null;
+  waiting?.cancel();
+  refreshForm();
+  conversation.clear();
+  transcript.show(conversation);
+  showSpent();
+  announce("New chat.");
+  message.focus();
+}
+
+// -- what the page shows -----------------------------------------------------------------------------------------
+
+function facts() {
+  return { hasKey: Boolean(server.apiKey), isOnline: navigator.onLine };
+}
+
+function announce(text) {
+  at("status").textContent = text;
+}
+
+function refreshForm() {
+  const hadFocus = document.activeElement === stop || document.activeElement === send;
+  send.hidden = reply !== null;
+  stop.hidden = reply === null;
+  send.disabled = waiting !== null;
+  if (hadFocus) message.focus();
+}
+
+function showSpent() {
+  const { costUsd, isKept } = conversation;
+  const facts = [];
+  if (costUsd > 0) facts.push(`This chat has cost ${dollars(costUsd)}.`);
+  if (!isKept) facts.push("Your browser cannot keep all of it: a reload loses the oldest messages.");
+  at("spent").hidden = facts.length === 0;
+  at("spent").textContent = facts.join(" ");
+}
+
+function showLimits() {
+  if (!limits.isKnown) return;
+  at("sentence").textContent = limits.sentence;
+  at("limits-box").hidden = limits.rows.length === 0;
+  at("limits").replaceChildren(...limits.rows.map(({ title, text, left, most }) => {
+    const row = element("li", left <= 0 ? "spent" : "");
+    const head = row.appendChild(element("div", "name"));
+    head.append(element("span", "", title), element("span", "", text));
+    const bar = row.appendChild(element("progress"));
+    bar.max = most;
+    bar.value = Math.min(Math.max(0, left), most);
+    bar.setAttribute("aria-hidden", "true"); // the text beside it says the same
     return row;
   }));
 }
 
-function usageLine(reply) {
-  const { input_tokens: input, output_tokens: output, cached_input_tokens: cached } = reply.usage;
-  return `${reply.model} · ${input} tokens in${cached ? ` (${cached} cached)` : ""} · ${output} out`;
-}
-
-function refreshSend() {
-  send.disabled = busy || waitTimer !== null;
-}
-
-function stopWaiting() {
-  clearInterval(waitTimer);
-  waitTimer = null;
-  at("wait").hidden = true;
-  refreshSend();
-}
-
-function startWaiting(milliseconds) {
-  stopWaiting();
-  const end = performance.now() + milliseconds;
-  const tick = () => {
-    const left = end - performance.now();
-    if (left <= 0) {
-      stopWaiting();
-      at("status").textContent = "You can send again.";
-      return;
-    }
-    at("countdown").textContent = duration(Math.ceil(left / 1000));
-    at("wait-bar").value = left / milliseconds;
-  };
-  waitTimer = setInterval(tick, 100);
-  at("wait").hidden = false;
-  // Once, not every second: a screen reader would read the countdown aloud.
-  at("status").textContent = `Wait ${duration(Math.ceil(milliseconds / 1000))}.`;
-  tick();
-  refreshSend();
-}
-
-function credentials() {
-  const key = apiKey?.value.trim();
-  return key ? { Authorization: `Bearer ${key}` } : {};
-}
-
-async function ask(text) {
-  const body = { message: text };
-  if (userId?.value.trim()) body.user_id = userId.value.trim();
-  if (model.value.trim()) body.model = model.value.trim();
-  const response = await fetch("chat", {
-    method: "POST",
-    headers: { "Content-Type": "application/json", ...credentials() },
-    body: JSON.stringify(body),
-  });
-  const answer = await response.json().catch(() => null);
-  return { response, answer };
-}
-
-function giveBack(text) {
-  if (!message.value) message.value = text;
-  resize();
-}
-
-async function submit(text) {
-  busy = true;
-  refreshSend();
-  const mine = say("me", text);
-  const line = say("model pending", "…");
-  message.value = "";
-  resize();
-  try {
-    const { response, answer } = await ask(text);
-    showLimits(readLimits(response.headers));
-    if (response.ok && answer) {
-      line.className = "model";
-      line.textContent = answer.reply;
-      line.append(element("small", "", usageLine(answer)));
-    } else {
-      mine.remove(); // the message was not sent: put its text back into the form
-      line.className = "error";
-      line.textContent = answer?.error ?? `The server answered ${response.status}.`;
-      giveBack(text);
-      const wait = readWait(response.headers, answer);
-      if (response.status === 429 || response.status === 503) startWaiting(wait || 1000);
-    }
-  } catch {
-    mine.remove();
-    line.className = "error";
-    line.textContent = "The server is unreachable. Check your connection and send again.";
-    giveBack(text);
-  } finally {
-    busy = false;
-    refreshSend();
-    log.scrollTop = log.scrollHeight;
+function refreshUsage(delayMs = 0) {
+  clearTimeout(usageTimer);
+  if (apiKey && !server.apiKey) {
+    at("sentence").textContent = "Paste the key that your administrator gave you.";
+    return;
   }
+  usageTimer = setTimeout(async () => {
+    try {
+      limits.read(await server.usage());
+      showLimits();
+    } catch (error) {
+      if (error instanceof Refusal && error.status === 401) {
+        at("sentence").textContent = describe(error, facts()).sentence;
+      } else if (!(error instanceof Refusal) || error.status !== 429) {
+        at("sentence").textContent = "Your limits cannot be shown at the moment.";
+      }
+    }
+  }, delayMs);
 }
 
-function resize() {
+// The models that the caller may use; until they are known, those that the server has.
+async function refreshModels() {
+  if (apiKey && !server.apiKey) return;
+  const found = await server.models().catch(() => null);
+  if (!found) return;
+  models.clear();
+  for (const { name, context_tokens: contextTokens, input_usd: inputUsd, output_usd: outputUsd } of found.models) {
+    models.set(name, { contextTokens, inputUsd, outputUsd });
+  }
+  const wanted = remembered(forGood, MODEL_KEY);
+  model.replaceChildren(...found.models.map(({ name, input_usd: input, output_usd: output }) => {
+    const option = new Option(name, name);
+    option.title = `${dollars(input)} for a million tokens in, ${dollars(output)} out`;
+    return option;
+  }));
+  model.value = models.has(wanted) ? wanted : found.default;
+  showModel();
+}
+
+function showModel() {
+  const shown = at("welcome").querySelector("strong");
+  if (shown) shown.textContent = model.value;
+}
+
+function draftChanged() {
   message.style.height = "auto";
   message.style.height = `${message.scrollHeight}px`;
+  remember(forThisTab, DRAFT_KEY, message.value);
 }
 
-function newUserId() {
-  return `guest-${Array.from(crypto.getRandomValues(new Uint8Array(4)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-}
+// -- what the browser keeps --------------------------------------------------------------------------------------
+
+// Functions, because reading either property raises if the browser forbids storage.
+const forGood = () => localStorage, forThisTab = () => sessionStorage;
 
 function remember(storage, name, value) {
   try {
@@ -184,38 +339,82 @@ function remembered(storage, name) {
   }
 }
 
-// Functions, because reading either property raises if the browser forbids storage.
-const forGood = () => localStorage, forThisTab = () => sessionStorage;
+function newUserId() {
+  const bytes = Array.from(crypto.getRandomValues(new Uint8Array(4)));
+  return `guest-${bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
 
-if (userId) {
-  userId.value = remembered(forGood, USER_KEY) ?? newUserId();
-  remember(forGood, USER_KEY, userId.value);
-  userId.addEventListener("change", () => {
-    remember(forGood, USER_KEY, userId.value.trim());
-    stopWaiting(); // another user has other limits; the server answers if not
-  });
+// Another user has other limits and models.
+function callerChanged() {
+  server.userId = userId?.value.trim() ?? "";
+  server.apiKey = apiKey?.value.trim() ?? "";
+  waiting?.cancel();
+  refreshUsage();
+  refreshModels();
 }
-if (apiKey) {
-  apiKey.value = remembered(forThisTab, API_KEY) ?? "";
-  apiKey.addEventListener("change", () => {
-    remember(forThisTab, API_KEY, apiKey.value.trim());
-    stopWaiting();
-  });
-}
-model.addEventListener("change", stopWaiting);
-message.addEventListener("input", resize);
-message.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    composer.requestSubmit();
+
+function installSettings() {
+  if (userId) {
+    userId.value = remembered(forGood, USER_KEY) ?? newUserId();
+    remember(forGood, USER_KEY, userId.value);
+    userId.addEventListener("change", () => {
+      remember(forGood, USER_KEY, userId.value.trim());
+      callerChanged();
+    });
   }
-});
-composer.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = message.value;
-  if (!send.disabled && text.trim()) submit(text);
-});
+  if (apiKey) {
+    apiKey.value = remembered(forThisTab, API_KEY) ?? "";
+    apiKey.addEventListener("change", () => {
+      remember(forThisTab, API_KEY, apiKey.value.trim());
+      transcript.clearProblems();
+      callerChanged();
+    });
+    apiKey.addEventListener("keydown", (event) => event.key === "Enter" && message.focus());
+  }
+  model.addEventListener("change", () => {
+    remember(forGood, MODEL_KEY, model.value);
+    showModel();
+  });
+}
+
+function installForm() {
+  message.addEventListener("input", draftChanged);
+  message.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      composer.requestSubmit();
+    }
+  });
+  composer.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit(message.value);
+  });
+  stop.addEventListener("click", () => reply?.controller.abort());
+  at("new-chat").addEventListener("click", newChat);
+  addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    if (reply) reply.controller.abort();
+    else waiting?.cancel();
+  });
+  // What had come of a reply survives a reload.
+  addEventListener("pagehide", () => reply?.save());
+  // Another tab, or another program, may have used the limits meanwhile.
+  document.addEventListener("visibilitychange", () => document.hidden || refreshUsage());
+}
+
+installSettings();
+installForm();
+conversation.load();
+transcript.show(conversation);
+showSpent();
+message.value = remembered(forThisTab, DRAFT_KEY) ?? "";
+draftChanged();
+callerChanged();
+const { last } = conversation;
+if (last?.role === "user") giveBack(); // the page was closed before it was answered
+else if (last?.end === "cut" && last.costUsd === null) showCost(transcript.viewOf(last), last);
 // Without a key nothing can be sent: open its field and focus it first.
 const needsKey = apiKey !== null && !apiKey.value;
-at("you").open = needsKey || !matchMedia("(max-width: 760px)").matches;
+at("you").open = needsKey || !PHONE.matches;
+at("limits-box").open = !PHONE.matches;
 (needsKey ? apiKey : message).focus();

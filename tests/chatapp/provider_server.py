@@ -216,19 +216,21 @@ def anthropic_body(*, model: object = "claude-haiku-4-5", text: str = "pong") ->
     }
 
 
-def openai_chunks(*, model: object = "gpt-5.4-mini") -> list[bytes]:
-    """A streamed completion that says “pong” in two chunks; its usage is `openai_body`'s."""
+def openai_chunks(
+    *texts: str, model: object = "gpt-5.4-mini", finish_reason: str = "stop"
+) -> list[bytes]:
+    """A streamed completion with these texts, by default “pong” in two chunks; its usage is
+    `openai_body`'s."""
 
-    def chunk(delta: object, finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    def chunk(delta: object, reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
         return event({**common, "choices": [choice], "usage": None})
 
     common = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
     return [
         chunk({"role": "assistant", "content": ""}),
-        chunk({"content": "po"}),
-        chunk({"content": "ng"}),
-        chunk({}, "stop"),
+        *(chunk({"content": text}) for text in texts or ("po", "ng")),
+        chunk({}, finish_reason),
         event({**common, "choices": [], "usage": openai_body()["usage"]}),
         b"data: [DONE]\n\n",
     ]

@@ -1,14 +1,19 @@
-"""GET /: the page as the server sends it. tests/e2e/test_browser.py uses it."""
+"""GET /: the page as the server sends it. tests/e2e/page uses it in a browser."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 
 from flask.testing import FlaskClient
 
+import chatapp
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker
+
+STATIC = Path(chatapp.__file__).parent / "static"
 
 
 def test_the_page_runs_only_its_own_scripts(client: FlaskClient) -> None:
@@ -35,12 +40,27 @@ def test_the_page_names_the_model_that_answers(client: FlaskClient) -> None:
 
 
 def test_the_script_never_makes_markup_of_text(client: FlaskClient) -> None:
-    """A reply cannot become HTML."""
-    for script in ("chat.js", "limit-headers.js"):
-        source = client.get(f"/static/{script}").text
+    """A reply becomes HTML in one place, where DOMPurify has made a tree of it."""
+    scripts = sorted(STATIC.glob("*.js"))
+    assert scripts
+    for script in scripts:
+        source = client.get(f"/static/{script.name}").text
         assert not re.search(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|srcdoc", source
         )
+        assert source.count("DOMPurify.sanitize(") == (script.name == "markdown.js")
+
+
+def test_vendored_files_are_unchanged_and_licensed() -> None:
+    """Each has its version, its licence and the digest of the project's own file."""
+    rows = (STATIC / "vendor" / "README.md").read_text().splitlines()
+    for file in sorted((STATIC / "vendor").glob("*.js")):
+        [row] = [row for row in rows if f"`{file.name}`" in row]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in row
+        [licence] = re.findall(r"`([\w.]+\.LICENSE)`", row)
+        assert (STATIC / "vendor" / licence).stat().st_size > 1000
+        [version] = re.findall(r"\| (\d+\.\d+\.\d+) \|", row)
+        assert version in file.read_text()[:300]
 
 
 def test_the_page_asks_for_a_user_id_or_a_key(make_app: AppMaker, database_url: str) -> None:

@@ -1,0 +1,83 @@
+// An error in a user's words, and what can be done about it.
+
+import { limitIn } from "./limits.js";
+import { Refusal } from "./server.js";
+import { duration, period } from "./words.js";
+
+// Longer waits are left to the user: hours later, they may not want the reply any more.
+const LONGEST_AUTOMATIC_MS = 120_000;
+const SHORT_S = 600;
+const PASTE_KEY = "Paste the key that your administrator gave you.";
+
+// By code: the sentence, and what to offer: "retry" (the same request may succeed), "key" (its field is focused).
+const SENTENCES = {
+  model_not_allowed: ["Your key does not allow this model. Choose another one at the top."],
+  unknown_model: ["This model does not exist here. Choose another one at the top."],
+  model_unavailable: ["This model is not available here. Choose another one at the top."],
+  message_too_long: ["Your message is too long: about 8 pages fit. Shorten it, or send it in parts."],
+  conversation_too_long: ["This chat has become too long. Start a new one."],
+  body_too_large: ["Your message is too long. Shorten it, or send it in parts."],
+  request_too_large: ["This is more than your limits allow at once. Shorten your message, or start a new chat."],
+  blocked: ["Your access is blocked. Ask your administrator."],
+  switched_off: ["Your administrator has switched this off for now."],
+  abnormal_usage: ["You have spent far more than usual, so sending is paused. Ask your administrator if this is a mistake."],
+  server_is_overloaded: ["The model is very busy.", "retry"],
+  provider_timeout: ["The model took too long. Try again, with a shorter message if it was long.", "retry"],
+  provider_unavailable: ["The model cannot be reached. Try again in a moment, or choose another one.", "retry"],
+  provider_refused: ["The model's provider refuses this server. Your administrator has to fix that; trying again does not help."],
+  provider_rejected: ["The model's provider rejected this. Change your message, start a new chat, or choose another model."],
+  storage_unavailable: ["The server cannot check your limits at the moment. Try again in a moment.", "retry"],
+  accounts_unavailable: ["The server cannot check your key at the moment. Try again in a moment.", "retry"],
+  internal_error: ["Something went wrong in the server. Try again; if it happens again, ask your administrator.", "retry"],
+};
+
+// {sentence, offers, waitMs, isAutomatic, details}. `isAutomatic`: send again after `waitMs`.
+export function describe(error, { hasKey, isOnline }) {
+  if (!(error instanceof Refusal)) {
+    const sentence = isOnline
+      ? "The server cannot be reached. Check your connection."
+      : "You are offline. Your message is sent when you are online again.";
+    return { sentence, offers: "retry", waitMs: 0, isAutomatic: false, waitsForNetwork: !isOnline, details: "" };
+  }
+  const details = detailsOf(error);
+  if (error.status === 401) {
+    const sentence = hasKey ? `This key does not work. ${PASTE_KEY}` : PASTE_KEY;
+    return { sentence, offers: "key", waitMs: 0, isAutomatic: false, details };
+  }
+  const { waitMs } = error;
+  const [known, offers = null] = SENTENCES[error.code] ?? [unknown(error), error.status >= 500 ? "retry" : null];
+  if (error.code === "rate_limited" || error.code === "insufficient_quota") {
+    const isAutomatic = waitMs > 0 && waitMs <= LONGEST_AUTOMATIC_MS;
+    return { sentence: limited(error), offers: null, waitMs, isAutomatic, details };
+  }
+  const isAutomatic = error.status === 503 && waitMs > 0 && waitMs <= LONGEST_AUTOMATIC_MS && !error.isFinal;
+  return { sentence: known, offers, waitMs, isAutomatic, details };
+}
+
+// What to wait for, behind the sentence: "Try again in 3 hours 20 minutes."
+export function waitSentence(waitMs) {
+  return waitMs > 0 ? ` Try again in ${duration(Math.ceil(waitMs / 1000))}.` : "";
+}
+
+function limited(error) {
+  const limit = limitIn(error.headers, error.body.policy);
+  const when = limit?.windowSeconds ? period(limit.windowSeconds) : "";
+  if (error.code === "insufficient_quota") {
+    const own = error.message.split(/(?<=\.) /)[0]; // the policy's sentence, if it has one
+    return own.startsWith("Rate limit") ? `Your budget${when && ` for ${when}`} is used up.` : own;
+  }
+  if (limit?.unit === "calls") return "Too many of your messages are being answered at the same time.";
+  if (limit?.unit.includes("tokens")) return "Your messages and replies were very long. Take a short break.";
+  if (error.body.policy === "model") return "Very many people use this model right now.";
+  if (limit && limit.windowSeconds > SHORT_S) return `You have used all your messages${when && ` for ${when}`}.`;
+  return "You are sending messages too quickly.";
+}
+
+function unknown(error) {
+  return error.status >= 500 ? "Something went wrong in the server. Try again in a moment." : error.message;
+}
+
+// For a report to the administrator.
+function detailsOf({ message, code, requestId }) {
+  return [message, code && `(${code})`, requestId && `Request ${requestId}`].filter(Boolean).join(" ");
+}

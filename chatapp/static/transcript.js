@@ -1,0 +1,204 @@
+// The messages on the page.
+
+import { Markdown, copyButton } from "./markdown.js";
+import { dollars } from "./words.js";
+
+const NEAR_THE_END_PX = 60;
+const CUT = {
+  money: "What is above is no longer sent to the model, to keep replies cheap.",
+  context: "What is above is no longer sent to the model, which cannot read more at once.",
+};
+const ENDS = {
+  stopped: "You stopped this reply.",
+  cut: "The connection was lost, so this reply is incomplete.",
+  length: "This reply reached the longest length that is allowed here.",
+  refused: "The model declined to say more.",
+};
+
+export class Transcript {
+  #log;
+  #welcome;
+  #latest;
+  #follows = true;
+
+  // `onRetry` gets a reply that is to be made again; `onContinue` is for one that became too long.
+  constructor({ log, welcome, latest, onRetry, onContinue }) {
+    this.#log = log;
+    this.#welcome = welcome;
+    this.#latest = latest;
+    this.onRetry = onRetry;
+    this.onContinue = onContinue;
+    log.addEventListener("scroll", () => {
+      this.#follows = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_THE_END_PX;
+      latest.hidden = this.#follows;
+    });
+    latest.addEventListener("click", () => this.scrollToEnd());
+    new ResizeObserver(() => this.follow()).observe(log);
+  }
+
+  show({ messages, from, cutFor }) {
+    this.#log.replaceChildren(this.#welcome);
+    for (const message of messages) {
+      if (message.role === "user") this.addMessage(message);
+      else this.beginReply().end(message, message.content);
+    }
+    this.#welcome.hidden = messages.length > 0;
+    this.showCut(messages[from], cutFor);
+    this.scrollToEnd();
+  }
+
+  addMessage(message) {
+    const article = this.#add("me", "You", message);
+    const text = article.appendChild(element("div", "text", message.content));
+    text.dir = "auto";
+    this.scrollToEnd();
+    return article;
+  }
+
+  beginReply() {
+    return new Reply(this, this.#add("model pending", "Reply"));
+  }
+
+  viewOf(message) {
+    return this.#articles().find((article) => article.message === message).reply;
+  }
+
+  addProblem(sentence) {
+    const article = this.#add("error", "Problem");
+    article.append(element("p", "", sentence));
+    this.follow();
+    return article;
+  }
+
+  clearProblems() {
+    for (const problem of this.#log.querySelectorAll(".error")) problem.remove();
+  }
+
+  remove(message) {
+    for (const article of this.#articles()) if (article.message === message) article.remove();
+    this.#welcome.hidden = this.#articles().length > 0;
+  }
+
+  // A line in front of the first message that is still sent.
+  showCut(message, reason) {
+    this.#log.querySelector(".cut-line")?.remove();
+    const first = this.#articles().find((article) => article.message === message);
+    if (reason && first) first.before(element("p", "cut-line", CUT[reason]));
+  }
+
+  follow() {
+    if (this.#follows) this.#log.scrollTop = this.#log.scrollHeight;
+  }
+
+  scrollToEnd() {
+    this.#follows = true;
+    this.#latest.hidden = true;
+    this.follow();
+  }
+
+  #articles() {
+    return [...this.#log.querySelectorAll("article")];
+  }
+
+  #add(className, label, message = null) {
+    this.#welcome.hidden = true;
+    const article = element("article", className);
+    article.setAttribute("aria-label", label); // otherwise only side and colour show the author
+    article.message = message;
+    this.#log.append(article);
+    this.follow();
+    return article;
+  }
+}
+
+// A reply: it grows, and has its cost and its buttons when it is over.
+class Reply {
+  #transcript;
+  #article;
+  #content;
+  #markdown;
+  text = ""; // what is on the page once the reply is over, without marks of Markdown
+
+  constructor(transcript, article) {
+    this.#transcript = transcript;
+    this.#article = article;
+    article.setAttribute("aria-busy", "true");
+    this.#content = article.appendChild(element("div", "content"));
+    this.#markdown = new Markdown(this.#content, () => transcript.follow());
+    const dots = article.appendChild(element("div", "dots"));
+    dots.setAttribute("aria-hidden", "true");
+    dots.append(element("span"), element("span"), element("span"));
+  }
+
+  push(text) {
+    this.#markdown.push(text);
+  }
+
+  remove() {
+    this.#article.remove();
+  }
+
+  // `text` is what was not pushed yet.
+  end(message, text = "") {
+    this.#markdown.push(text);
+    this.#markdown.end();
+    this.text = this.#content.innerText;
+    Object.assign(this.#article, { message, reply: this });
+    this.#article.className = "model";
+    this.#article.removeAttribute("aria-busy");
+    this.#article.querySelector(".dots").remove();
+    this.#article.append(this.#footer(message));
+    this.#transcript.follow();
+  }
+
+  // The cost of a reply that was not whole comes later.
+  update(message) {
+    this.#article.querySelector("footer").replaceWith(this.#footer(message));
+    this.#transcript.follow();
+  }
+
+  #footer(message) {
+    const footer = element("footer");
+    const note = message.problem ?? ENDS[message.end];
+    if (note) footer.append(element("p", "note", `${note}${paid(message)}`));
+    footer.append(element("small", "", factsOf(message)));
+    if (message.content) footer.append(copyButton(() => message.content, "Copy reply"));
+    if (message.end === "length") footer.append(button("Continue", "plain", () => this.#transcript.onContinue()));
+    const again = button(message.end === "stop" ? "Ask again" : "Try again", "again plain", () => {
+      this.#transcript.onRetry(message);
+    });
+    footer.append(again);
+    return footer;
+  }
+}
+
+function paid({ end, costUsd }) {
+  if (end !== "stopped" && end !== "cut") return "";
+  return costUsd === null ? " What had come is charged." : ` It cost ${dollars(costUsd)}.`;
+}
+
+function factsOf(message) {
+  const { model, usage, costUsd } = message;
+  const facts = [model];
+  if (usage) {
+    const cached = usage.cached_input_tokens ? ` (${usage.cached_input_tokens} cached)` : "";
+    facts.push(`${usage.input_tokens} tokens in${cached}`, `${usage.output_tokens} out`);
+  }
+  if (typeof costUsd === "number" && !paid(message)) facts.push(dollars(costUsd));
+  return facts.filter(Boolean).join(" · ");
+}
+
+export function button(text, className, onClick) {
+  const made = element("button", className, text);
+  made.type = "button";
+  made.addEventListener("click", onClick);
+  return made;
+}
+
+// Text is inserted as text, never as markup.
+export function element(name, className = "", text = "") {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}

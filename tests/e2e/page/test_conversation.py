@@ -1,0 +1,166 @@
+"""The page remembers a conversation, in its tab only, and sends as much of it as is sensible."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from chatapp.accounts.api_key import PresentedKey
+from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.e2e.page.actions import begin, button, message, problem, replies, say
+from tests.e2e.page.conftest import MODELS
+
+
+def sent(provider: ProviderServer) -> list[tuple[str, str]]:
+    """The messages of the last call, as role and text."""
+    messages = provider.calls[-1].body["messages"]
+    assert isinstance(messages, list)
+    return [(each["role"], each["content"]) for each in messages]
+
+
+def test_the_model_gets_what_was_said_before(chat: Page, provider: ProviderServer) -> None:
+    """In its order, with the role of each message."""
+    say(chat, "My name is Ada.")
+    say(chat, "Who am I?")
+    assert sent(provider) == [
+        ("user", "My name is Ada."),
+        ("assistant", "pong"),
+        ("user", "Who am I?"),
+    ]
+    assert provider.calls[-1].body["stream"] is True
+
+
+def test_a_conversation_survives_a_reload_and_ends_with_new_chat(
+    chat: Page, provider: ProviderServer
+) -> None:
+    """It is in the tab's storage only: another tab does not have it."""
+    provider.script(Stream(openai_chunks("**Hi** there")))
+    say(chat, "My name is Ada.")
+    message(chat).fill("a draft")
+    chat.reload()
+    expect(chat.locator("#log .me")).to_have_text("My name is Ada.")
+    expect(replies(chat).locator("strong")).to_have_text("Hi")
+    expect(replies(chat)).to_contain_text("12 tokens in")
+    expect(message(chat)).to_have_value("a draft")
+    assert "Ada" not in chat.evaluate("Object.values(localStorage).join()")
+    other = chat.context.new_page()
+    other.goto(chat.url)
+    expect(other.locator("#log article")).to_have_count(0)
+
+    say(chat, "Who am I?")
+    assert len(sent(provider)) == 3
+    button(chat, "New chat").click()
+    expect(chat.locator("#log article")).to_have_count(0)
+    expect(message(chat)).to_be_focused()
+    assert "Ada" not in chat.evaluate("Object.values(sessionStorage).join()")
+    say(chat, "Hello")
+    assert sent(provider) == [("user", "Hello")]
+
+
+def test_a_reload_in_the_middle_of_a_reply_keeps_what_had_come(
+    chat: Page, provider: ProviderServer
+) -> None:
+    """The provider's call ends, its cost is shown, and the reply can be asked for again."""
+    provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait()]))
+    begin(chat, "Tell me more")
+    expect(replies(chat)).to_contain_text("Half a reply")
+    chat.reload()
+    expect(replies(chat)).to_contain_text("Half a reply")
+    expect(replies(chat)).to_contain_text("this reply is incomplete. It cost $")
+    assert provider.hung_up.wait(10)
+    button(chat, "Try again").click()
+    expect(replies(chat)).to_have_count(1)
+    expect(replies(chat)).to_contain_text("pong")
+    assert sent(provider) == [("user", "Tell me more")]
+
+
+def test_a_reload_before_the_reply_gives_the_message_back(
+    chat: Page, provider: ProviderServer
+) -> None:
+    """It can be sent again, or changed."""
+    provider.think()
+    begin(chat, "Are you there?")
+    assert provider.waiting.wait(10)
+    chat.reload()
+    expect(message(chat)).to_have_value("Are you there?")
+    expect(chat.locator("#log article")).to_have_count(0)
+    provider.go_on()
+
+
+def test_a_new_chat_in_the_middle_of_a_reply_stops_it(chat: Page, provider: ProviderServer) -> None:
+    """Nothing of it comes into the new one."""
+    provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait()]))
+    begin(chat, "Tell me more")
+    expect(replies(chat)).to_contain_text("Half a reply")
+    button(chat, "New chat").click()
+    assert provider.hung_up.wait(10)
+    expect(chat.locator("#log article")).to_have_count(0)
+    say(chat, "Hello")
+    assert sent(provider) == [("user", "Hello")]
+
+
+def test_each_reply_has_its_cost(chat: Page) -> None:
+    """From the server's bill, with a sum for the chat: 4 tokens in at $0.75, 8 cached at $0.075 and
+    5 out at $4.50 per million."""
+    say(chat, "ping")
+    expect(replies(chat)).to_contain_text("gpt-5.4-mini · 12 tokens in (8 cached) · 5 out")
+    cost = replies(chat).locator("small").inner_text().rpartition("$")[2]
+    assert 0 < float(cost.removeprefix("under ").removeprefix("$")) <= 0.0001
+    expect(chat.locator("#spent")).to_have_text(f"This chat has cost under ${cost}.")
+
+
+def test_a_long_history_is_cut_and_the_page_says_so(chat: Page, provider: ProviderServer) -> None:
+    """Of a dear model, $10 per million tokens, it may cost 5 cents: 15,000 bytes."""
+    chat.get_by_label("Model").select_option("gpt-6-astra")
+    say(chat, "a" * 6_000)
+    say(chat, "b" * 6_000)
+    expect(chat.locator(".cut-line")).to_have_count(0)
+    say(chat, "c" * 6_000)
+    assert [text[0] for _, text in sent(provider)] == ["c"]
+    line = chat.locator(".cut-line")
+    expect(line).to_contain_text("no longer sent to the model, to keep replies cheap")
+    assert line.evaluate("line => line.nextElementSibling.textContent[0]") == "c"
+    chat.reload()
+    expect(chat.locator(".cut-line")).to_have_count(1)
+    say(chat, "Still here?")
+    assert [text[0] for _, text in sent(provider)] == ["c", "p", "S"]
+
+
+def test_the_model_is_chosen_from_those_that_the_key_allows(
+    key: PresentedKey, chat: Page, provider: ProviderServer
+) -> None:
+    """The choice is remembered in the browser."""
+    page = chat
+    page.get_by_label("API key").fill(key.text)
+    page.get_by_label("API key").press("Enter")
+    choice = page.get_by_label("Model")
+    expect(choice.locator("option")).to_have_text(MODELS)
+    choice.select_option("gpt-5.4-nano")
+    say(page, "ping")
+    assert provider.calls[-1].body["model"] == "gpt-5.4-nano"
+    page.reload()
+    expect(choice).to_have_value("gpt-5.4-nano")
+
+
+def test_a_model_that_is_gone_is_a_clear_problem(page: Page) -> None:
+    """The list was read before the operator changed the models; the message is kept."""
+    page.evaluate(
+        "document.getElementById('model').append(new Option('llama', 'llama', true, true))"
+    )
+    say(page, "hello")
+    expect(problem(page)).to_contain_text("This model does not exist here. Choose another one")
+    expect(problem(page)).to_contain_text('The model "llama" is unknown')
+    expect(message(page)).to_have_value("hello")
+    page.get_by_label("Model").select_option("offline")
+    button(page, "Send").click()
+    expect(replies(page)).to_contain_text("I am offline")
+    expect(problem(page)).to_have_count(0)
+
+
+def test_two_tabs_have_two_conversations(chat: Page, provider: ProviderServer) -> None:
+    """Each sends its own, and the limits of both are the same."""
+    other = chat.context.new_page()
+    other.goto(chat.url)
+    say(chat, "I am the first tab")
+    say(other, "I am the second tab")
+    assert sent(provider) == [("user", "I am the second tab")]
+    expect(other.locator("#sentence")).to_contain_text("98 of 100 left today")

@@ -1,0 +1,153 @@
+"""Phones and desktops, light and dark, keyboards and screen readers."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from chatapp.accounts.api_key import PresentedKey
+from tests.chatapp.provider_server import Cut, ProviderServer, Stream, Wait, openai_chunks
+from tests.e2e.page.actions import begin, button, message, problem, replies, say
+from tests.e2e.page.conftest import Opener
+
+REPLY = (
+    "# A\n\n[link](https://a.example) `code`\n\n- a\n\n> b\n\n```python\nx = 1\n```\n\n"
+    f"```\n{'long ' * 80}\n```\n\n| a | b |\n| --- | --- |\n| 1 | {'wide ' * 60} |\n"
+)
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_the_page_fits_a_phone(page: Page, width: int) -> None:
+    """It does not scroll sideways, and the button to send stays visible."""
+    page.set_viewport_size({"width": width, "height": 700})
+    page.reload()
+    say(page, "a-long-word-" * 60)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(button(page, "Send")).to_be_in_viewport(ratio=1)
+    limits = page.locator("aside").bounding_box()
+    talk = page.locator(".talk").bounding_box()
+    assert limits is not None
+    assert talk is not None
+    assert limits["y"] + limits["height"] <= talk["y"], "one covers the other"
+    assert talk["height"] > 350, "too little room to talk"
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing(
+    key: PresentedKey,
+    open_page: Opener,
+    online_url: str,
+    provider: ProviderServer,
+    scheme: str,
+    width: int,
+) -> None:
+    """In each state: asking for a key, empty, streaming, with replies of all kinds, with limits,
+    waiting, and with a problem."""
+    size = {"width": width, "height": 800}
+    page = open_page(online_url, color_scheme=scheme, viewport=size, reduced_motion="reduce")
+    assert violations(page) == []
+    page.get_by_label("API key").fill(key.text)
+    page.get_by_label("API key").press("Enter")
+    expect(page.locator("#sentence")).to_contain_text("more messages now")
+    assert violations(page) == []
+    provider.script(Stream([*openai_chunks(REPLY)[:2], Wait(), *openai_chunks("")[1:]]))
+    begin(page, "ping")
+    expect(replies(page).locator("table")).to_be_visible()
+    assert violations(page) == []
+    provider.go_on()
+    expect(page.locator("#log .pending")).to_have_count(0)
+    provider.script(Stream([*openai_chunks("ab")[:2], Cut()]))
+    say(page, "ping")
+    assert violations(page) == []
+    body = {"error": "Overloaded.", "code": "server_is_overloaded", "retry_after": 60}
+    page.route("**/chat", lambda route: route.fulfill(status=503, json=body))
+    say(page, "ping")
+    expect(problem(page)).to_contain_text("sent again")
+    page.locator("#limits-box").evaluate("box => (box.open = true)")
+    assert violations(page) == []
+    button(page, "Cancel").click()
+    page.route(
+        "**/chat", lambda route: route.fulfill(status=502, json={"code": "provider_unavailable"})
+    )
+    say(page, "ping")
+    problem(page).locator("summary").click()
+    assert violations(page) == []
+
+
+def test_the_keyboard_is_enough(chat: Page, provider: ProviderServer) -> None:
+    """Enter sends, Shift+Enter begins a line, and the way back from a reply is short."""
+    expect(message(chat)).to_be_focused()
+    message(chat).press_sequentially("one")
+    message(chat).press("Shift+Enter")
+    message(chat).press_sequentially("two")
+    message(chat).press("Enter")
+    expect(replies(chat)).to_contain_text("pong")
+    assert provider.calls[-1].body["messages"][-1]["content"] == "one\ntwo"  # type: ignore[index]
+    expect(message(chat)).to_be_focused()
+    for name in ("Ask again", "Copy reply", "Messages"):
+        while chat.evaluate("document.activeElement.textContent") == "Latest message":
+            chat.keyboard.press("Shift+Tab")
+        chat.keyboard.press("Shift+Tab")
+        focused = chat.evaluate(
+            "(document.activeElement.ariaLabel ?? document.activeElement.textContent)"
+        )
+        assert focused == name
+
+
+def test_enter_while_composing_a_character_sends_nothing(page: Page) -> None:
+    """In Japanese or Chinese it chooses a word."""
+    message(page).fill("かな")
+    message(page).dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    expect(message(page)).to_have_value("かな")
+    expect(page.locator("#log article")).to_have_count(0)
+
+
+def test_a_screen_reader_hears_a_reply_once(chat: Page, provider: ProviderServer) -> None:
+    """When it is complete; not its parts, and not the seconds of a countdown."""
+    chat.evaluate(
+        """() => {
+          window.heard = [];
+          const status = document.getElementById("status");
+          new MutationObserver(() => window.heard.push(status.textContent))
+            .observe(status, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
+    expect(chat.get_by_role("log")).to_have_attribute("aria-live", "off")
+    provider.script(Stream([*openai_chunks(*"**Hello**")[:10], Wait(), *openai_chunks("!")[1:]]))
+    begin(chat, "ping")
+    reply = replies(chat)
+    expect(reply).to_contain_text("Hello")
+    expect(reply).to_have_attribute("aria-busy", "true")
+    assert chat.evaluate("window.heard") == ["Writing a reply."]
+    provider.go_on()
+    expect(chat.locator("#status")).to_have_text("Reply: Hello!")
+    assert reply.get_attribute("aria-busy") is None
+    assert chat.evaluate("window.heard.length") == 2
+    expect(chat.get_by_role("article", name="You")).to_have_count(1)
+    expect(chat.get_by_role("article", name="Reply")).to_have_count(1)
+
+
+def test_the_form_grows_with_its_text(page: Page) -> None:
+    """Up to a third of the window; then it scrolls."""
+    page.set_viewport_size({"width": 800, "height": 600})
+    field = message(page)
+
+    def height() -> float:
+        box = field.bounding_box()
+        assert box is not None
+        return box["height"]
+
+    before = height()
+    field.fill("one\ntwo\nthree")
+    assert before * 2 < height() < 200
+    field.fill("line\n" * 100)
+    assert height() <= 200
+    field.fill("")
+    assert height() == before

@@ -1,0 +1,185 @@
+"""What is left of each limit, in plain words; a wait ends by itself, and the message is sent."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Page, Route, expect
+
+from tests.e2e.page.actions import begin, button, message, problem, replies, say
+
+BURST = 10  # of a user, in chatapp/policy.toml; then one call every two seconds
+
+
+def say_until_denied(page: Page) -> int:
+    """Send messages until one is denied. Returns the number of answers before that."""
+    for number in range(1, 3 * BURST):
+        begin(page, f"message {number}")
+        expect(replies(page).nth(number - 1).or_(problem(page)).first).to_be_visible()
+        expect(page.locator("#log .pending")).to_have_count(0)
+        if problem(page).count():
+            return number - 1
+    raise AssertionError("no limit denied anything")
+
+
+def test_limits_are_shown_from_the_first_view_on(page: Page) -> None:
+    """In one sentence, which changes with each message."""
+    sentence = page.locator("#sentence")
+    expect(sentence).to_have_text(
+        "You can send 10 more messages now; 100 of 100 left today; $2 of $2 left this hour."
+    )
+    say(page, "hello")
+    expect(sentence).to_contain_text("9 more messages now; 99 of 100 left today")
+
+
+def test_what_is_left_of_each_limit_is_shown(page: Page) -> None:
+    """Every limit by what it counts; of two that count the same, the scarcer one."""
+    say(page, "hello")
+    limits = page.locator("#limits li")
+    expect(limits.filter(has_text="Money today")).to_contain_text("$5 of $5 left")
+    expect(limits.filter(has_text="Money this month")).to_contain_text("$30 of $30 left")
+    expect(limits.filter(has_text="Messages now")).to_contain_text("9 of 10 left")
+    expect(limits.filter(has_text="Messages today")).to_contain_text("99 of 100 left")
+    expect(limits.filter(has_text="Replies at the same time")).to_have_count(1)
+
+
+def test_without_limits_the_page_says_so(page: Page) -> None:
+    """GET /usage has none if limits are disabled."""
+    usage = {"user": None, "plan": "starter", "team": None, "limits": [], "spent": None}
+    page.route("**/usage?*", lambda route: route.fulfill(json=usage))
+    page.reload()
+    expect(page.locator("#sentence")).to_have_text("No limits apply to you.")
+
+
+def test_limits_that_cannot_be_read_are_no_obstacle(page: Page) -> None:
+    """A storage that is away: the page says so, and sends."""
+    error = {"error": "The storage of the limits does not answer.", "code": "storage_unavailable"}
+    page.route("**/usage?*", lambda route: route.fulfill(status=503, json=error))
+    page.reload()
+    expect(page.locator("#sentence")).to_have_text("Your limits cannot be shown at the moment.")
+    say(page, "hello")
+    expect(replies(page)).to_contain_text("I am offline")
+
+
+def test_a_message_that_came_too_early_is_sent_by_itself(page: Page) -> None:
+    """The eleventh message waits during a countdown, and is answered then."""
+    answered = say_until_denied(page)
+    # One more where the machine took over two seconds for the first ten.
+    assert BURST <= answered <= BURST + 2
+    expect(problem(page)).to_contain_text("You are sending messages too quickly.")
+    expect(problem(page).locator("b")).to_have_text(re.compile(r"^[12] seconds?$"))
+    expect(button(page, "Send")).to_be_disabled()
+    expect(page.locator("#sentence")).to_contain_text("You cannot send a message right now")
+    expect(page.locator("#log .me")).to_have_count(answered + 1)
+    expect(replies(page)).to_have_count(answered + 1, timeout=10_000)
+    expect(problem(page)).to_have_count(0)
+    expect(button(page, "Send")).to_be_enabled()
+    expect(page.locator("#log .me")).to_have_count(answered + 1)
+
+
+def deny(page: Page, wait_ms: int, **fields: object) -> list[Route]:
+    """Answer every message with a 429. Returns those that were refused."""
+    refused = []
+
+    def refuse(route: Route) -> None:
+        refused.append(route)
+        headers = {
+            "retry-after-ms": str(wait_ms),
+            "RateLimit-Policy": '"user";q=10;w=20',
+            "RateLimit": '"user";r=0;t=9',
+        }
+        body = {"error": "Exceeded.", "code": "rate_limited", "policy": "user", **fields}
+        route.fulfill(status=429, headers=headers, json=body)
+
+    page.route("**/chat", refuse)
+    return refused
+
+
+def test_a_wait_can_be_cancelled(page: Page) -> None:
+    """With the button or Escape; the message is in the form again, before what was typed since."""
+    refused = deny(page, 60_000)
+    for cancel in ("button", "Escape"):
+        message(page).fill("hello")
+        message(page).press("Enter")
+        expect(problem(page).locator("b")).to_have_text(re.compile("^(1 minute|5. seconds)$"))
+        message(page).fill("and more")
+        if cancel == "button":
+            button(page, "Cancel").click()
+        else:
+            page.keyboard.press("Escape")
+        expect(message(page)).to_have_value("hello\n\nand more")
+        expect(message(page)).to_be_focused()
+        expect(page.locator("#log article")).to_have_count(0)
+    assert len(refused) == 2
+
+
+def test_a_message_is_not_sent_again_for_ever(page: Page) -> None:
+    """After five more attempts it goes back into the form."""
+    refused = deny(page, 1)
+    begin(page, "hello")
+    expect(message(page)).to_have_value("hello", timeout=10_000)
+    expect(problem(page)).to_contain_text(
+        "You are sending messages too quickly. Try again in 1 second."
+    )
+    assert len(refused) == 6
+
+
+def test_another_user_need_not_wait(page: Page) -> None:
+    """The id survives a reload, and a new id ends the wait of the old one."""
+    deny(page, 60_000)
+    begin(page, "hello")
+    expect(button(page, "Send")).to_be_disabled()
+    page.unroute("**/chat")
+    field = page.get_by_label("User id")
+    field.fill("someone-else")
+    field.blur()
+    expect(button(page, "Send")).to_be_enabled()
+    button(page, "Send").click()
+    expect(replies(page)).to_contain_text("I am offline")
+    page.reload()
+    expect(page.get_by_label("User id")).to_have_value("someone-else")
+
+
+def test_headers_are_read_in_any_order(page: Page) -> None:
+    """The fields are structured lists: order, spaces, unknown parameters and commas may vary."""
+    read = page.evaluate(
+        """async ([policy, state]) => {
+          const { readLimits } = await import("/static/limit-headers.js");
+          return readLimits(new Headers({ "RateLimit-Policy": policy, "RateLimit": state }));
+        }""",
+        [
+            '"ip";w=60;q=20;qu="requests";pk=:YQ==:,   "a, b"; q=5 ; w=1, "lonely";q=1;w=3600',
+            '"new";r=3,"a, b";t=2;r=4, "ip";t=1;r=19',
+        ],
+    )
+    assert [(limit["name"], limit["quota"], limit["remaining"]) for limit in read] == [
+        ("ip", 20, 19),
+        ("a, b", 5, 4),
+        ("lonely", 1, None),
+        ("new", None, 3),
+    ]
+    assert [limit["windowSeconds"] for limit in read] == [60, 1, 3600, None]
+
+
+def test_times_and_amounts_are_in_words(page: Page) -> None:
+    """With two units at most, and small costs with two digits that say something."""
+    shown = page.evaluate(
+        """async () => {
+          const { count, dollars, duration, period } = await import("/static/words.js");
+          return [
+            [1, 2, 60, 61, 3600, 5025, 86400, 100000].map(duration),
+            [0, 0.00004, 0.00034, 0.0126, 0.1, 1.999, 30].map(dollars),
+            [60, 3600, 86400, 2592000, 2678400, 20].map(period),
+            [count(1, "message"), count(1000, "message")],
+          ];
+        }"""
+    )
+    assert shown == [
+        [
+            *("1 second", "2 seconds", "1 minute", "1 minute 1 second", "1 hour"),
+            *("1 hour 23 minutes", "1 day", "1 day 3 hours"),
+        ],
+        ["$0", "under $0.0001", "$0.00034", "$0.013", "$0.10", "$2", "$30"],
+        ["this minute", "this hour", "today", "this month", "this month", "in 20 seconds"],
+        ["1 message", "1,000 messages"],
+    ]

@@ -1,0 +1,228 @@
+"""Replies are Markdown; nothing in them runs, loads or leads anywhere without a click."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.chatapp.provider_server import ProviderServer, Stream, openai_chunks
+from tests.e2e.page.actions import replies, say
+
+CODE = "def f(x):\n    return x  # <b>\n"
+ATTACKS = [
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    "<svg/onload=alert(1)>",
+    "<iframe src=javascript:alert(1)></iframe>",
+    "<style>*{display:none}</style>",
+    "<form action=https://evil.example><button>Send</button></form>",
+    "<a href=javascript:alert(1)>x</a>",
+    "[x](javascript:alert(1))",
+    "[x](JaVaScRiPt:alert(1))",
+    "[x](data:text/html,<script>alert(1)</script>)",
+    "[x](vbscript:x)",
+    "[x](/usage)",
+    "<javascript:alert(1)>",
+    "![x](https://evil.example/pixel.png)",
+    '![x"onerror="alert(1)](x)',
+    '[x](https://evil.example "t\\" onclick=alert(1)")',
+    '```"><img src=x onerror=alert(1)>\n</code></pre><script>alert(1)</script>\n```',
+    "| a |\n| --- |\n| <img src=x onerror=alert(1)> |",
+    "<math><mtext><table><mglyph><style><!--</style><img title='--><img src=x onerror=alert(1)>'>",
+    "[a]: javascript:alert(1)\n\n[a]",
+    "\x00<b\x00>\ufeff<\u202eb>",
+    ">" * 3_000 + " deep",
+    "- " * 3_000 + "deep",
+    "**" * 20_000,
+    "[" * 20_000,
+]
+
+
+def test_a_reply_is_formatted(chat: Page, provider: ProviderServer) -> None:
+    """Emphasis, lists, tables, quotes, code, and characters of every plane."""
+    text = (
+        "# Title\n\n**bold** *soft* `code` ~~gone~~ 😀\n\n1. one\n2. two\n\n- [x] done\n\n"
+        "> said\n\n| a | b |\n| --- | ---: |\n| 1 | 2 |\n\nline\nbreak"
+    )
+    provider.script(Stream(openai_chunks(*text)))
+    say(chat, "ping")
+    reply = replies(chat).locator(".content")
+    for selector in ("h1", "strong", "em", "p code", "del", "ol li", "ul li", "blockquote", "br"):
+        assert reply.locator(selector).count() > 0, selector
+    expect(reply.locator("td[align=right]")).to_have_text("2")
+    expect(reply.locator("ul li")).to_have_text("☑ done")
+    expect(reply).to_contain_text("😀")
+
+
+def test_code_is_copied(chat: Page, provider: ProviderServer) -> None:
+    """Exactly as it was written, without the marks around it."""
+    chat.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    provider.script(Stream(openai_chunks("Look:\n\n```python\n", CODE, "```\n", "That is all.")))
+    say(chat, "ping")
+    expect(replies(chat).locator("figcaption")).to_contain_text("python")
+    copy = chat.get_by_role("button", name="Copy code")
+    copy.click()
+    expect(copy).to_have_text("Copied")
+    assert chat.evaluate("navigator.clipboard.readText()") == CODE.removesuffix("\n")
+    chat.get_by_role("button", name="Copy reply").click()
+    assert CODE in chat.evaluate("navigator.clipboard.readText()")
+
+
+def test_a_message_is_text_and_a_replys_html_too(page: Page) -> None:
+    """Messages and replies are no markup, even if they look like HTML."""
+    markup = "<img src=x onerror=alert(1)><b>bold</b>"
+    say(page, markup)
+    expect(page.locator("#log .me")).to_have_text(markup)
+    expect(page.locator("#log .model")).to_contain_text(markup)
+    expect(page.locator("#log img, #log b")).to_have_count(0)
+
+
+def test_links_open_elsewhere_and_images_are_links(chat: Page, provider: ProviderServer) -> None:
+    """The other site does not learn who reads the reply. `chat` fails for a request to it."""
+    text = "[a](https://a.example) ![b](https://b.example/b.png) https://c.example"
+    provider.script(Stream(openai_chunks(text)))
+    say(chat, "ping")
+    links = replies(chat).locator(".content a")
+    expect(links).to_have_text(["a", "b", "https://c.example"])
+    for link in links.all():
+        assert link.get_attribute("target") == "_blank"
+        assert link.get_attribute("rel") == "noopener noreferrer nofollow"
+    expect(chat.locator("#log img")).to_have_count(0)
+
+
+def test_nothing_in_a_reply_runs(page: Page) -> None:
+    """Of attacks only harmless elements are left, and no address but those of links."""
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    found = page.evaluate(
+        """(texts) => import("/static/markdown.js").then(({ Markdown }) => texts.map((text) => {
+          const box = document.body.appendChild(document.createElement("div"));
+          const markdown = new Markdown(box);
+          markdown.push(text);
+          markdown.end();
+          const all = [...box.querySelectorAll("*")];
+          return {
+            tags: all.map((each) => each.localName),
+            attributes: all.flatMap((each) => each.getAttributeNames()),
+            addresses: all.map((each) => each.getAttribute("href")).filter((href) => href !== null),
+          };
+        }))""",
+        ATTACKS,
+    )
+    for text, each in zip(ATTACKS, found, strict=True):
+        assert not {*each["tags"]} & {"img", "script", "svg", "iframe", "style", "form", "math"}, (
+            text
+        )
+        assert not [name for name in each["attributes"] if name.startswith("on")], text
+        assert all(address.startswith("https://evil.example") for address in each["addresses"]), (
+            text
+        )
+
+
+SAMPLES = [
+    "a\n\nb\n\nc",
+    "- a\n\n  more\n- b\n  - c\n\nafter\n",
+    "1. a\n2. b\n\n3. c\n\n\nafter",
+    "Title\n===\n\ntext\n---\n",
+    "```\ncode\n```\n\nafter\n\n```py\nmore\n",
+    "text\n```js\nlet a = 1;\n\n\nlet b;\n```\nafter",
+    "~~~\n```\n~~~\n\n````\n```\n````",
+    "   ```\n   indented\n   ```\nafter",
+    "    indented code\n\ntext",
+    "| a | b |\n| --- | --- |\n| 1 | 2 |\n\nafter",
+    "> a\n> b\n\nafter\n> c",
+    "see [a] and [b][a]\n\nmore\n\n[a]: https://a.example\n",
+    "a\r\n\r\nb\r\n",
+    "- a\n\n```\nin between\n```\n\n- b",
+    "1. a\n   ```\n   in a list\n   ```\n2. b\n",
+    "مرحبا\n\n😀 emoji 👩‍👩‍👧‍👦",
+    "```",
+    "```\n",
+    "",
+    "\n\n\n",
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 11])
+def test_a_reply_in_pieces_looks_like_the_whole(page: Page, size: int) -> None:
+    """Wherever the stream is cut into parts, and whenever the page renders."""
+    both: dict[str, Any] = page.evaluate(
+        """async ({ texts, size }) => {
+          const { Markdown } = await import("/static/markdown.js");
+          const wait = window.setTimeout;
+          const html = (text, size) => {
+            const box = document.createElement("div");
+            const markdown = new Markdown(box);
+            for (let at = 0; at < text.length; at += size) {
+              let render;
+              window.setTimeout = (made) => (render = made); // each piece is rendered at once
+              markdown.push(text.slice(at, at + size));
+              window.setTimeout = wait;
+              render?.();
+            }
+            markdown.end();
+            return box.innerHTML;
+          };
+          return {
+            pieces: texts.map((text) => html(text, size)),
+            whole: texts.map((text) => html(text, 1e6)),
+          };
+        }""",
+        {"texts": SAMPLES, "size": size},
+    )
+    for text, pieces, whole in zip(SAMPLES, both["pieces"], both["whole"], strict=True):
+        assert pieces == whole, repr(text)
+
+
+def test_a_long_reply_is_not_rendered_again_and_again(page: Page) -> None:
+    """A growing block of 2,000 lines of code, behind 200 paragraphs, removes nothing from the page,
+    and each paragraph is made once."""
+    found = page.evaluate(
+        """async () => {
+          const { Markdown } = await import("/static/markdown.js");
+          const box = document.body.appendChild(document.createElement("div"));
+          let removed = 0;
+          const observer = new MutationObserver((records) => {
+            for (const record of records) removed += record.removedNodes.length;
+          });
+          const markdown = new Markdown(box);
+          const wait = window.setTimeout;
+          const push = (text) => {
+            let render;
+            window.setTimeout = (made) => (render = made);
+            markdown.push(text);
+            window.setTimeout = wait;
+            render?.();
+          };
+          for (let number = 0; number < 200; number += 1) push(`Paragraph ${number}\\n\\n`);
+          const first = box.firstElementChild;
+          push("```python\\n");
+          observer.observe(box, { childList: true });
+          const lines = Array.from({ length: 2000 }, (_, n) => `line_${n} = ${"x".repeat(60)}\\n`);
+          for (const line of lines) push(line);
+          push("```\\n");
+          markdown.end();
+          for (const record of observer.takeRecords()) removed += record.removedNodes.length;
+          const code = box.querySelector("code");
+          return {
+            removed,
+            isSame: first === box.firstElementChild,
+            paragraphs: box.querySelectorAll("p").length,
+            isWhole: code.textContent === lines.join(""),
+            nodes: code.querySelectorAll("*").length,
+          };
+        }"""
+    )
+    assert found == {"removed": 0, "isSame": True, "paragraphs": 200, "isWhole": True, "nodes": 11}
+
+
+def test_right_to_left_text_has_its_direction(chat: Page, provider: ProviderServer) -> None:
+    """Each paragraph its own; code is always left to right."""
+    provider.script(Stream(openai_chunks("שלום עולם\n\nHello\n\n```\nשלום\n```\n")))
+    say(chat, "שלום")
+    direction = "each => getComputedStyle(each).direction"
+    paragraphs = replies(chat).locator(".content p")
+    assert [p.evaluate(direction) for p in paragraphs.all()] == ["rtl", "ltr"]
+    assert replies(chat).locator("pre").evaluate(direction) == "ltr"
+    assert chat.locator("#log .me .text").evaluate(direction) == "rtl"

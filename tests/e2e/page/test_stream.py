@@ -1,0 +1,172 @@
+"""Replies come as they are written; they can be stopped, break off, and be asked for again."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.chatapp.provider_server import Cut, ProviderServer, Stream, Wait, openai_chunks
+from tests.e2e.page.actions import begin, button, message, problem, replies, say
+
+HALF = openai_chunks("The first part ")[:2]
+
+
+@pytest.fixture
+def halfway(chat: Page, provider: ProviderServer) -> Page:
+    """A reply that goes on."""
+    provider.script(Stream([*HALF, Wait(), *openai_chunks("and the rest")[1:]]))
+    begin(chat, "Tell me a story")
+    expect(replies(chat)).to_contain_text("The first part")
+    return chat
+
+
+def test_a_reply_is_shown_while_it_is_written(halfway: Page, provider: ProviderServer) -> None:
+    """Meanwhile the form stops it; nothing else can be sent, but typed."""
+    expect(button(halfway, "Send")).to_have_count(0)
+    message(halfway).fill("the next question")
+    message(halfway).press("Enter")
+    provider.go_on()
+    expect(replies(halfway)).to_contain_text("The first part and the rest")
+    expect(message(halfway)).to_have_value("the next question")
+    expect(button(halfway, "Send")).to_be_visible()
+    assert len(provider.calls) == 1
+
+
+@pytest.mark.parametrize("way", ["button", "Escape"])
+def test_stop_ends_the_providers_call_and_shows_what_it_cost(
+    halfway: Page, provider: ProviderServer, tmp_path: Path, way: str
+) -> None:
+    """The cost is the ledger's; what had come stays, and is a part of the conversation."""
+    if way == "button":
+        button(halfway, "Stop").click()
+    else:
+        halfway.keyboard.press("Escape")
+    assert provider.hung_up.wait(10)
+    reply = replies(halfway)
+    expect(reply).to_contain_text("You stopped this reply. It cost $")
+    with closing(sqlite3.connect(tmp_path / "chatapp.db")) as connection:
+        [(cost, status)] = connection.execute("SELECT cost_micro_usd, status FROM calls").fetchall()
+    assert status == "cut_off"
+    shown = reply.locator(".note").inner_text().rpartition("$")[2].removesuffix(".")
+    assert float(shown) == pytest.approx(cost / 1e6, rel=0.05)
+    expect(message(halfway)).to_be_focused()
+    say(halfway, "Go on")
+    assert [each["content"] for each in provider.calls[-1].body["messages"]] == [  # type: ignore[attr-defined]
+        "Tell me a story",
+        "The first part ",
+        "Go on",
+    ]
+
+
+def test_a_reply_can_be_stopped_before_it_begins(chat: Page, provider: ProviderServer) -> None:
+    """An empty reply is no part of the conversation."""
+    provider.think()
+    begin(chat, "Tell me a story")
+    assert provider.waiting.wait(10)
+    button(chat, "Stop").click()
+    expect(replies(chat)).to_contain_text("You stopped this reply.")
+    provider.go_on()
+    button(chat, "Try again").click()
+    expect(replies(chat)).to_contain_text("pong")
+    assert len(provider.calls[-1].body["messages"]) == 1  # type: ignore[arg-type]
+
+
+def test_a_reply_that_the_provider_cuts_can_be_asked_for_again(
+    chat: Page, provider: ProviderServer
+) -> None:
+    """What had come is shown with its cost; the new reply replaces it."""
+    provider.script(Stream([*HALF, Cut()]))
+    say(chat, "Tell me a story")
+    expect(replies(chat)).to_contain_text("The first part")
+    expect(replies(chat)).to_contain_text("The model cannot be reached.")
+    expect(replies(chat)).to_contain_text("It cost $")
+    button(chat, "Try again").click()
+    expect(replies(chat)).to_have_count(1)
+    expect(replies(chat)).to_contain_text("pong")
+    assert len(provider.calls[-1].body["messages"]) == 1  # type: ignore[arg-type]
+
+
+def test_a_lost_connection_leaves_what_had_come(page: Page) -> None:
+    """The stream ends without its last event, as behind a proxy that gives up."""
+
+    def cut(route: Route) -> None:
+        body = 'event: delta\ndata: {"text":"The first part"}\n\nevent: del'
+        route.fulfill(content_type="text/event-stream", body=body)
+
+    page.route("**/chat", cut)
+    say(page, "Tell me a story")
+    expect(replies(page)).to_contain_text("The connection was lost, so this reply is incomplete.")
+    page.unroute("**/chat")
+    button(page, "Try again").click()
+    expect(replies(page)).to_contain_text("I am offline")
+
+
+def test_offline_the_message_waits_for_the_network(page: Page) -> None:
+    """It is sent by itself when the network is back."""
+    page.context.set_offline(True)
+    begin(page, "Are you there?")
+    expect(problem(page)).to_contain_text("You are offline. Your message is sent when")
+    expect(replies(page)).to_have_count(0)
+    page.context.set_offline(False)
+    expect(replies(page)).to_contain_text("I am offline")
+    expect(problem(page)).to_have_count(0)
+    expect(page.locator("#log .me")).to_have_count(1)
+
+
+def test_a_server_that_is_away_is_a_clear_problem(page: Page) -> None:
+    """The message goes back into the form; one click sends it again."""
+    page.route("**/chat", lambda route: route.abort())
+    say(page, "hello")
+    expect(problem(page)).to_contain_text("The server cannot be reached. Check your connection.")
+    expect(message(page)).to_have_value("hello")
+    page.unroute("**/chat")
+    button(page, "Try again").click()
+    expect(replies(page)).to_contain_text("I am offline")
+    expect(message(page)).to_have_value("")
+
+
+def test_a_message_is_sent_once(chat: Page, provider: ProviderServer) -> None:
+    """Two clicks, and Enter on top, before the answer begins."""
+    provider.think()
+    message(chat).fill("hello")
+    chat.evaluate("const send = document.getElementById('send'); send.click(); send.click()")
+    message(chat).press("Enter")
+    assert provider.waiting.wait(10)
+    provider.go_on()
+    expect(replies(chat)).to_contain_text("pong")
+    assert len(provider.calls) == 1
+    expect(chat.locator("#log .me")).to_have_count(1)
+
+
+def test_a_reply_that_became_too_long_can_go_on(chat: Page, provider: ProviderServer) -> None:
+    """The page says why it ends, and asks for the rest."""
+    provider.script(Stream(openai_chunks("Once upon", finish_reason="length")))
+    say(chat, "Tell me a story")
+    expect(replies(chat)).to_contain_text("reached the longest length")
+    button(chat, "Continue").click()
+    expect(replies(chat)).to_have_count(2)
+    assert provider.calls[-1].body["messages"][-1]["content"] == "Continue."  # type: ignore[index]
+
+
+def test_the_log_follows_a_reply_unless_the_reader_scrolls(
+    chat: Page, provider: ProviderServer
+) -> None:
+    """Reading on above is not disturbed; one click leads back to the end."""
+    lines = "\n\n".join(f"Line {number}" for number in range(60))
+    provider.script(Stream([*openai_chunks(lines)[:2], Wait(), *openai_chunks("\n\nlast")[1:]]))
+    begin(chat, "Tell me a story")
+    log = chat.locator("#log")
+    at_the_end = "log => log.scrollHeight - log.scrollTop - log.clientHeight < 60"
+    expect(log).to_contain_text("Line 59")
+    assert log.evaluate(at_the_end)
+    log.evaluate("log => log.scrollTo(0, 0)")
+    expect(button(chat, "Latest message")).to_be_visible()
+    provider.go_on()
+    expect(log).to_contain_text("last")
+    assert log.evaluate("log => log.scrollTop") == 0
+    button(chat, "Latest message").click()
+    assert log.evaluate(at_the_end)
