@@ -47,7 +47,8 @@ function submit(text) {
     return;
   }
   transcript.clearProblems();
-  transcript.addMessage(conversation.add({ role: "user", content: text.trim() }));
+  const content = text.replace(/^(\s*\n)+|\s+$/g, ""); // an indentation may matter
+  transcript.addMessage(conversation.add({ role: "user", content }));
   message.value = "";
   draftChanged();
   retries = 0;

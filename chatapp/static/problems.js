@@ -14,7 +14,7 @@ const SENTENCES = {
   model_not_allowed: ["Your key does not allow this model. Choose another one at the top."],
   unknown_model: ["This model does not exist here. Choose another one at the top."],
   model_unavailable: ["This model is not available here. Choose another one at the top."],
-  message_too_long: ["Your message is too long: about 8 pages fit. Shorten it, or send it in parts."],
+  message_too_long: ["Your message is too long: about 30,000 characters fit. Shorten it, or send it in parts."],
   conversation_too_long: ["This chat has become too long. Start a new one."],
   body_too_large: ["Your message is too long. Shorten it, or send it in parts."],
   request_too_large: ["This is more than your limits allow at once. Shorten your message, or start a new chat."],

@@ -164,3 +164,44 @@ def test_two_tabs_have_two_conversations(chat: Page, provider: ProviderServer) -
     say(other, "I am the second tab")
     assert sent(provider) == [("user", "I am the second tab")]
     expect(other.locator("#sentence")).to_contain_text("98 of 100 left today")
+
+
+def test_a_history_fits_the_model_and_the_budget(page: Page) -> None:
+    """Three quarters of the context, a tenth of what is left, and the server's bounds; the newest
+    message is sent in any case, and the first one is never the assistant's."""
+    cuts = page.evaluate(
+        """async () => {
+          const { Conversation } = await import("/static/conversation.js");
+          const cut = (options, turns = 10, size = 3000) => {
+            const talk = new Conversation();
+            for (let n = 0; n < turns; n += 1) {
+              talk.messages.push({ role: "user", content: "é".repeat(size / 2) });
+              talk.messages.push({ role: "assistant", content: "b".repeat(size) });
+            }
+            talk.messages.pop();
+            const free = { contextTokens: 1e6, inputUsd: 0, leftUsd: null, ...options };
+            const sent = talk.history(free);
+            return [sent.length, sent[0].role, talk.cutFor];
+          };
+          return [
+            cut({}),
+            cut({ contextTokens: 8000 }),
+            cut({ contextTokens: null }),
+            cut({ inputUsd: 10 }),
+            cut({ inputUsd: 1, leftUsd: 0.05 }),
+            cut({ inputUsd: 1, leftUsd: 0 }),
+            cut({}, 600, 10),
+            cut({}, 200, 3000),
+          ];
+        }"""
+    )
+    assert cuts == [
+        [19, "user", None],
+        [3, "user", "context"],
+        [7, "user", "context"],
+        [3, "user", "money"],
+        [3, "user", "money"],
+        [1, "user", "money"],
+        [559, "user", "context"],
+        [69, "user", "context"],
+    ]
