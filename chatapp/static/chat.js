@@ -40,19 +40,26 @@ let usageTimer = null;
 
 // -- sending -----------------------------------------------------------------------------------------------------
 
+function submitForm() {
+  if (submit(message.value)) {
+    message.value = "";
+    draftChanged();
+  }
+}
+
+// Returns whether the text has become a message.
 function submit(text) {
-  if (reply || waiting || !text.trim()) return;
+  if (reply || waiting || !text.trim()) return false;
   if (apiKey && !server.apiKey) {
     showProblem(describe(new Refusal({ status: 401, body: { error: "" } }), { hasKey: false, isOnline: true }));
-    return;
+    return false;
   }
   transcript.clearProblems();
   const content = text.replace(/^(\s*\n)+|\s+$/g, ""); // an indentation may matter
   transcript.addMessage(conversation.add({ role: "user", content }));
-  message.value = "";
-  draftChanged();
   retries = 0;
   ask();
+  return true;
 }
 
 async function ask() {
@@ -83,7 +90,8 @@ async function ask() {
         view.push(text);
       },
     });
-    if (reply === current) finish(view, made, { model: done.model, usage: done.usage, costUsd: done.cost_usd, end: done.finish_reason });
+    const { model: name, usage, cost_usd: costUsd, finish_reason: end } = done;
+    if (reply === current) finish(view, made, { model: name, usage, costUsd, end });
   } catch (error) {
     if (reply !== current) return; // a new chat has begun
     const isStopped = controller.signal.aborted;
@@ -92,7 +100,7 @@ async function ask() {
       view.remove();
       refuse(problem);
     } else {
-      const cost = error instanceof Refusal ? error.body.cost_usd : null;
+      const cost = error instanceof Refusal ? error.body.cost_usd ?? null : null;
       const end = isStopped ? "stopped" : "cut";
       finish(view, made, { end, costUsd: cost, problem: error instanceof Refusal ? problem.sentence : undefined });
       if (cost === null) showCost(view, made);
@@ -107,9 +115,9 @@ function finish(view, made, fields) {
   view.end(made);
   showSpent();
   refreshForm();
-  const heard = view.text.slice(0, MOST_READ_ALOUD);
+  const more = view.text.length > MOST_READ_ALOUD ? " … The reply is longer." : "";
   const states = { stopped: "Stopped.", cut: "The reply was cut off." };
-  announce(states[made.end] ?? `Reply: ${heard}${view.text.length > MOST_READ_ALOUD ? " … The reply is longer." : ""}`);
+  announce(states[made.end] ?? `Reply: ${view.text.slice(0, MOST_READ_ALOUD)}${more}`);
   refreshUsage(USAGE_DELAY_MS);
 }
 
@@ -153,7 +161,7 @@ function showProblem({ sentence, offers, waitMs, details }) {
     const more = box.appendChild(element("details"));
     more.append(element("summary", "", "Details"), element("p", "", details));
   }
-  if (offers === "retry") box.append(button("Try again", "", () => submit(message.value)));
+  if (offers === "retry") box.append(button("Try again", "", submitForm));
   announce(text);
   if (offers === "key") {
     at("you").open = true;
@@ -388,7 +396,7 @@ function installForm() {
   });
   composer.addEventListener("submit", (event) => {
     event.preventDefault();
-    submit(message.value);
+    submitForm();
   });
   stop.addEventListener("click", () => reply?.controller.abort());
   at("new-chat").addEventListener("click", newChat);

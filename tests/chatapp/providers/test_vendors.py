@@ -10,7 +10,8 @@ import openai
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.providers import Message, Prompt, RawRequest, Timeouts
+from chatapp import catalogue
+from chatapp.providers import Message, Prompt, RawRequest, Timeouts, Usage
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.openai import OpenAI
 from chatapp.providers.sdk import SDKProvider
@@ -63,7 +64,8 @@ def test_an_answer_has_its_text_and_usage(
     """Every kind of token is reported. The call had the server's key, the model and the bound."""
     response = online.post("/chat", json={"message": "ping", "model": model})
     assert response.status_code == 200, response.text
-    assert response.json == {"reply": "pong", "model": model, "usage": usage}
+    cost_usd = catalogue.load().price(model, Usage(**usage)) / 1e6
+    assert response.json == {"reply": "pong", "model": model, "usage": usage, "cost_usd": cost_usd}
     [call] = provider.calls
     assert call.path == path
     # Anthropic's SDK decides whether it is X-Api-Key or a bearer token.

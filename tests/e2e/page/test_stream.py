@@ -147,8 +147,10 @@ def test_a_reply_that_became_too_long_can_go_on(chat: Page, provider: ProviderSe
     provider.script(Stream(openai_chunks("Once upon", finish_reason="length")))
     say(chat, "Tell me a story")
     expect(replies(chat)).to_contain_text("reached the longest length")
+    message(chat).fill("a draft")
     button(chat, "Continue").click()
     expect(replies(chat)).to_have_count(2)
+    expect(message(chat)).to_have_value("a draft")
     assert provider.calls[-1].body["messages"][-1]["content"] == "Continue."  # type: ignore[index]
 
 
