@@ -67,6 +67,8 @@ export class Server {
 
   async #fetch(path, options) {
     const headers = { "Content-Type": "application/json" };
+    // A header cannot have other characters, and a key has none.
+    if (/[^\x21-\x7e]/.test(this.apiKey)) throw new Refusal({ status: 401, body: { error: "" } });
     if (this.apiKey) headers.Authorization = `Bearer ${this.apiKey}`;
     try {
       return await fetch(path, { ...options, headers, cache: "no-store" });

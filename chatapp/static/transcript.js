@@ -20,6 +20,7 @@ export class Transcript {
   #welcome;
   #latest;
   #follows = true;
+  #observer = new ResizeObserver(() => this.follow());
 
   // `onRetry` gets a reply that is to be made again; `onContinue` is for one that became too long.
   constructor({ log, welcome, latest, onRetry, onContinue }) {
@@ -33,7 +34,8 @@ export class Transcript {
       latest.hidden = this.#follows;
     });
     latest.addEventListener("click", () => this.scrollToEnd());
-    new ResizeObserver(() => this.follow()).observe(log);
+    // Replies change their size when they are laid out: see content-visibility in chat.css.
+    this.#observer.observe(log);
   }
 
   show({ messages, from, cutFor }) {
@@ -106,6 +108,7 @@ export class Transcript {
     article.setAttribute("aria-label", label); // otherwise only side and colour show the author
     article.message = message;
     this.#log.append(article);
+    this.#observer.observe(article);
     this.follow();
     return article;
   }

@@ -172,3 +172,8 @@ def test_the_log_follows_a_reply_unless_the_reader_scrolls(
     assert log.evaluate("log => log.scrollTop") == 0
     button(chat, "Latest message").click()
     assert log.evaluate(at_the_end)
+    provider.script(Stream(openai_chunks(lines)))
+    say(chat, "And on")
+    expect(replies(chat).last.get_by_role("button", name="Copy reply")).to_be_in_viewport()
+    chat.reload()
+    expect(replies(chat).last.get_by_role("button", name="Copy reply")).to_be_in_viewport()
