@@ -26,7 +26,7 @@ from flask import Flask
 from chatapp import POLICY_FILE, create_app
 from tests.chatapp.served import QuietHandler, serving
 from tests.e2e.billing_provider import BilledCall, BillingProvider
-from tests.e2e.gunicorn_master import gunicorn
+from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
 MICRO = 1_000_000
@@ -73,6 +73,8 @@ class Gateway:
     database: Path
     #: Makes keys; the served application itself, or one on the same database.
     app: Flask
+    #: Of the deployed application.
+    master: Master | None = None
     _keys: dict[str, str] = field(default_factory=dict)
     _clients: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
@@ -298,7 +300,7 @@ def deployed(
     files = {"state": folder / "state", "log": folder / "log"}
     with gunicorn("wsgi:app", workers=workers, **files, **settings) as master:
         url = f"http://127.0.0.1:{master.port}"
-        with closing(Gateway(url, provider, database, desk)) as gateway:
+        with closing(Gateway(url, provider, database, desk, master)) as gateway:
             yield gateway
 
 

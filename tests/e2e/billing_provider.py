@@ -38,6 +38,7 @@ MARKER = re.compile(rb"\[\[(scenario=[\w=.,: -]+)\]\]")
 FILLER = "ok "
 CHUNK_TOKENS = 500
 STEPS = 50
+GATE_S = 60
 #: What a model generates at most where the request sets no bound.
 MOST_OUTPUT_TOKENS = 128_000
 #: Used for prompts that state no `input=`.
@@ -152,7 +153,8 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
 class Scenario:
     """The marker of a request. Beside the named fields: ``tokens`` the model wants to generate
     (``all``: as many as it may), ``wait_ms`` it takes for that, ``stops=1`` if it stops when the
-    client hangs up; ``status`` and ``retry_after`` of a refusal, which may be ``only`` one model's;
+    client hangs up; ``gated=1`` if that begins only when the gate of the provider is open;
+    ``status`` and ``retry_after`` of a refusal, which may be ``only`` one model's;
     ``input``, ``cached``, ``written``, ``written_1h`` and ``searches`` are billed as stated.
     """
 
@@ -232,6 +234,8 @@ class BillingProvider:
         self._lock = threading.Lock()
         self._calls: list[BilledCall] = []
         self._numbers: dict[str, list[int]] = {}  # by id
+        #: Open, ``gated`` calls go on.
+        self.gate = threading.Event()
         self._end = threading.Event()
 
     def calls(self, **wanted: str) -> list[BilledCall]:
@@ -717,6 +721,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Generate everything; False if the client disconnected before."""
         provider, scenario = self.provider, self._call.scenario
         tokens, wait_s = provider.wanted_tokens(self._call), scenario.number("wait_ms") / 1000
+        if scenario.number("gated"):
+            provider.gate.wait(GATE_S)
         if not scenario.number("stops"):
             self._call = provider.generate(self._call, tokens)
             return not wait_s or provider.client_stays(self._call, self.connection, wait_s)
