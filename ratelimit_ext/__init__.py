@@ -15,7 +15,7 @@ from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
 from ratelimit_ext.strategies.guards.block import BlockReason
-from ratelimit_ext.web.callbacks import DecideAgain
+from ratelimit_ext.web.callbacks import Callers, CheckedPolicy, DecideAgain
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.errors import (
     Blocked,
@@ -26,6 +26,7 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip
+from ratelimit_ext.web.overrides import Override
 from ratelimit_ext.web.request_state import RequestLimit
 from ratelimit_ext.web.reservation import Reservation
 from ratelimit_ext.web.storage import register
@@ -34,6 +35,8 @@ __all__ = [
     "ApplicationLimit",
     "BlockReason",
     "Blocked",
+    "Callers",
+    "CheckedPolicy",
     "ConfigurationError",
     "DecideAgain",
     "DecisionEvent",
@@ -45,6 +48,7 @@ __all__ = [
     "LimitUnavailable",
     "Limiter",
     "MetaLimit",
+    "Override",
     "Policy",
     "PolicyLimit",
     "RateLimitExceeded",

@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import redis
 
+from ratelimit_ext.web.overrides import Overrides
 from tests import servers
 
 pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own
@@ -50,3 +51,10 @@ def sentinel_server() -> Iterator[servers.SentinelTrio]:
     """A real master, replica and sentinel, anew for each test: a failover cannot be undone."""
     with servers.sentinel() as trio:
         yield trio
+
+
+@pytest.fixture(autouse=True)
+def no_overrides_in_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Applications in this process read overrides when a test says so: their thread's commands
+    would be among those that tests count. Those of gunicorn have it."""
+    monkeypatch.setattr(Overrides, "in_background", False)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
-from urllib.parse import quote
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from ratelimit_ext.core.limit import Limit
 
@@ -61,6 +62,26 @@ def bucket_key(shared: str, identity: str) -> str:
     """
     # Empty braces would be no tag.
     return f"{shared}{{{escaped(identity) or '~'}}}"
+
+
+class BucketName(NamedTuple):
+    """The name of a bucket in its parts. A long identity is known only by its hash, ``~…``."""
+
+    prefix: str
+    identity: str
+
+
+def parsed_key(key: str) -> BucketName | None:
+    """The parts of a bucket's name; ``None`` for what lies beside buckets.
+
+    >>> parsed_key("LIMITS:2:tb:60:chat::{user%201}")
+    BucketName(prefix='LIMITS:2:tb:60:chat::', identity='user 1')
+    >>> parsed_key("LIMITS:2:tb:60:chat::{user}:holds")
+    """
+    prefix, brace, tag = key.rpartition("{")
+    if not brace or not tag.endswith("}"):
+        return None
+    return BucketName(prefix, unquote(tag[:-1], errors="replace"))
 
 
 def holds_key(key: str) -> str:

@@ -14,13 +14,11 @@ from ratelimit_ext.core.key import HOLDS, holds_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
+from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
 from ratelimit_ext.engine.scripts import Script, composed
 from ratelimit_ext.engine.verdicts import Reply, merged, sent_cost
 from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.strategies.strategy import Strategy
-
-#: How many names one SCAN step looks at, and how many are deleted at once.
-SCAN_COUNT: Final = 1000
 
 #: Workers that return to the server within this time of each other return together.
 NOTE_MS: Final = 2000
@@ -139,13 +137,12 @@ class RedisEngine:
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server is not blocked."""
-        pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
         dropped = 0
         try:
             batch: list[Any] = []
-            for key in self._client.scan_iter(match=pattern, count=SCAN_COUNT):
+            for key in stored_names(self._client, prefix):
                 batch.append(key)
-                dropped -= key.endswith(HOLDS if isinstance(key, str) else HOLDS.encode())
+                dropped -= key.endswith(HOLDS)
                 if len(batch) == SCAN_COUNT:
                     dropped += self._client.unlink(*batch)
                     batch.clear()

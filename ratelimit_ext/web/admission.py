@@ -102,6 +102,7 @@ class Admission:
         self._events = events
         self._settlements = settlements
         self._resolver = resolver
+        self._overrides = resolver.overrides
         self._engines = engines
         self._callbacks = callbacks
         self._settings = settings
@@ -343,10 +344,12 @@ class Admission:
         *,
         lenient: bool = False,
         swallow: bool = False,
+        as_bound: bool = False,
     ) -> list[BoundCharge]:
         """The charges of the current request; limits on denials come last. Each function is
         called once, whatever the number of limits that use it. If one fails, its limits are left
-        out: silently if ``lenient``, with an error in the log if ``swallow``."""
+        out: silently if ``lenient``, with an error in the log if ``swallow``. ``as_bound``: limits
+        that were charged before keep their amounts, whatever the overrides are now."""
         identities: dict[int, tuple[str, str]] = {}
         costs: dict[tuple[int, bool], int | Guess] = {}
         charges: list[BoundCharge] = []
@@ -354,6 +357,10 @@ class Admission:
         for bound in limits:
             charge = self._charge(bound, identities, costs, lenient, swallow)
             if charge is not None:
+                if not as_bound and (self._overrides.by_limit or bound.optional):
+                    charge = self._overridden(charge, costs)
+                    if charge is None:
+                        continue
                 if bound.metas:
                     on_denials += [(meta, (len(charges),)) for meta in bound.metas]
                 charges.append(charge)
@@ -404,6 +411,18 @@ class Admission:
             return None
         self._logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
         return None
+
+    def _overridden(
+        self, charge: BoundCharge, costs: dict[tuple[int, bool], int | Guess]
+    ) -> BoundCharge | None:
+        """The charge with the amount of an override, if the identity has one."""
+        bound, identity, own = charge
+        overridden = self._resolver.overridden(bound, identity)
+        if overridden is None or overridden is bound:
+            return None if overridden is None else charge
+        # A guess is bounded by the capacity.
+        cost = own.cost if overridden.estimate is None else overridden.cost(costs)
+        return overridden, identity, _new(Charge, (overridden.limit, own.key, cost, False, ()))
 
     # -- denials -------------------------------------------------------------------------------
 

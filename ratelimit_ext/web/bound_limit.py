@@ -45,7 +45,7 @@ class BoundLimit:
     that states no cost; ``fixed_cost`` a cost that needs no function, in units. ``is_edge``: it is
     one of the application's limits, which are not refunded when a call is cancelled. An
     ``optional`` limit applies only to callers with an amount of their own; ``own_sentence`` is
-    their error message.
+    their error message. ``override`` is the amount that an operator has set instead.
     """
 
     runtime: RuntimeLimit
@@ -62,6 +62,7 @@ class BoundLimit:
     is_meta: bool = False
     optional: bool = False
     own_sentence: Callable[[ParsedLimit], str] | None = None
+    override: str = ""
 
     @property
     def name(self) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import flask
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.traits import UNITS
+from ratelimit_ext.policy import Policy
 from ratelimit_ext.web.code_checks import check_function, unknown_name
-from ratelimit_ext.web.identities import BUILT_IN, Identity
+from ratelimit_ext.web.identities import BUILT_IN, Identity, meant
 
 Estimate: TypeAlias = Callable[[], Any]
 #: Called with a ``RequestLimit``; a response replaces the default one.
@@ -20,6 +22,58 @@ Breach: TypeAlias = Callable[[Any], flask.Response | None]
 DecideAgain: TypeAlias = Callable[[], HTTPException | None]
 OverrideLoader: TypeAlias = Callable[[], Mapping[str, str]]
 RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException | None]
+
+
+class CheckedPolicy(NamedTuple):
+    """The valid policy of a file, and what the application warns of."""
+
+    policy: Policy
+    file: Path
+    warnings: tuple[str, ...] = ()
+
+
+#: Checks a policy file, or the configured one; raises ``ConfigurationError`` with every mistake.
+PolicyChecker: TypeAlias = Callable[[Path | None], CheckedPolicy]
+
+
+class Callers(Protocol):
+    """What an application knows of its callers, for ``flask ratelimit``."""
+
+    def identity(self, kind: str, text: str) -> str:
+        """The identity that an operator means by the text, in the limits with ``key = kind``.
+        Empty if it cannot be one."""
+        ...
+
+    def check(self, kind: str, identity: str) -> None:
+        """Raise ``ValueError`` if the application knows that there is no such identity."""
+        ...
+
+    def plan(self, identity: str) -> str | None:
+        """The plan of the identity; ``None`` if it has none."""
+        ...
+
+    def amounts(self, identity: str) -> Mapping[str, str]:
+        """The identity's own amounts, as of ``override_loader``."""
+        ...
+
+
+class AnyCallers:
+    """Callers of which only their identities are known."""
+
+    def __init__(self, identities: Mapping[str, Identity]) -> None:
+        self._identities = identities
+
+    def identity(self, kind: str, text: str) -> str:
+        return meant(self._identities.get(kind), text)
+
+    def check(self, kind: str, identity: str) -> None:
+        pass
+
+    def plan(self, identity: str) -> str | None:
+        return None
+
+    def amounts(self, identity: str) -> Mapping[str, str]:
+        return {}
 
 
 class Callbacks:
@@ -37,6 +91,8 @@ class Callbacks:
         #: What a plan may have in a policy besides the extension's keywords.
         self.plan_keywords: dict[str, Callable[[Any], Any]] = {}
         self.refusal_handler: RefusalHandler | None = None
+        self.callers: Callers = AnyCallers(self.identities)
+        self.policy_checker: PolicyChecker | None = None
 
     def identity(self, name: str) -> Callable[[Identity], Identity]:
         """See :meth:`Limiter.identity`."""

@@ -1,4 +1,5 @@
-"""``flask limiter limits`` and ``flask limiter clear``, with strategies, plans and identities.
+"""``flask limiter limits`` and ``flask limiter clear``, with strategies, plans and identities; and
+the place of ``flask ratelimit``.
 
 ``flask`` finds Flask-Limiter's commands before it loads the application, so they cannot be
 replaced. As soon as one of them reads limits from the manager, it is continued here. Its output
@@ -10,59 +11,63 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any, Final, cast
 
 import click
 import flask
-from flask_limiter import Limit as Definition
-from flask_limiter._limits import RuntimeLimit
-from flask_limiter.util import get_qualified_name
 from limits.storage import Storage
 from limits.strategies import RateLimiter
 
 from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.definitions import runtime_limits
-from ratelimit_ext.web.identities import Identity, spellings
-from ratelimit_ext.web.limits_adapter import limit_of
-from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.identities import spellings
+from ratelimit_ext.web.inventory import Group, Inventory, Row, function_name
+
+#: The key of the extensions in ``app.extensions``, for the commands.
+EXTENSION: Final = "ratelimit_ext"
+GROUP: Final = "ratelimit"
+
+
+class LateGroup(click.Group):
+    """``flask ratelimit``: imports its commands when one of them is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return self._group().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self._group().get_command(ctx, cmd_name)
+
+    def _group(self) -> click.Group:
+        return cast(click.Group, import_module("ratelimit_ext.cli").ratelimit)
+
+
+def install(app: flask.Flask, limiter: object) -> None:
+    """Add ``flask ratelimit`` to the application, unless it has a command of that name."""
+    limiters = app.extensions.setdefault(EXTENSION, [])
+    if limiter not in limiters:
+        limiters.append(limiter)
+    if GROUP not in app.cli.commands:
+        app.cli.add_command(LateGroup(GROUP, help="See, check and change limits."))
+
+
+def is_checked() -> bool:
+    """Whether this process is ``flask ratelimit check``, which reports the mistakes of the policy
+    that would stop the application."""
+    context = click.get_current_context(silent=True)
+    return context is not None and f"{GROUP} check" in " ".join(sys.argv)
 
 
 @dataclass(frozen=True, slots=True)
 class CommandParts:
     """What the commands use of an extension."""
 
-    manager: Manager
-    identities: Mapping[str, Identity]
-    metas: Sequence[Definition]
-    naming: Naming
+    inventory: Inventory
     engine: Engine
     limiter: RateLimiter
     storage: Storage
-    is_deferred: Callable[[str, Any, str | None], bool]
-
-
-class Group(NamedTuple):
-    """The limits under one title."""
-
-    title: str
-    definitions: Iterable[Definition]
-    endpoint: str = ""
-    methods: tuple[str, ...] = ("",)
-
-
-class Row(NamedTuple):
-    """A limit of an endpoint; with a ``method`` if each method has a bucket of its own."""
-
-    runtime: RuntimeLimit
-    limit: Limit
-    plan: str
-    method: str
-    scope: str
 
 
 def take_over(parts: CommandParts, app: flask.Flask) -> None:
@@ -109,9 +114,8 @@ class LimitsCommand:
             cleared: dict[str, None] = {}
             for definition in group.definitions:
                 with contextlib.suppress(Exception):  # a function that needs a request
-                    for row in self._rows(definition, group):
-                        prefix = self._parts.naming.prefix(row.limit, row.scope)
-                        names = (bucket_key(prefix, name) for name in spellings(key))
+                    for row in self._parts.inventory.rows(definition, group):
+                        names = (bucket_key(row.prefix, name) for name in spellings(key))
                         buckets.update(dict.fromkeys(names))
                         cleared[self._describe(row._replace(method=""), ": Cleared")] = None
             lines += _tree(group.title, cleared)
@@ -129,68 +133,41 @@ class LimitsCommand:
 
     def _lines(self) -> Iterator[str]:
         is_available = not self._options["key"] or self._parts.storage.check()
-        manager = self._parts.manager
+        inventory = self._parts.inventory
         for group in self._groups():
             entries = []
             for definition in group.definitions:
                 try:
-                    rows = list(self._rows(definition, group))
+                    rows = list(inventory.rows(definition, group))
                 except Exception as error:  # noqa: BLE001 - a function of the application
-                    name = _function_name(definition.limit_provider)
+                    name = function_name(definition.limit_provider)
                     entries.append(f"returned by {name} at each request ({error})")
                     continue
                 for row in rows:
                     state = self._state(row) if is_available else ": Storage not available"
                     entries.append(self._describe(row, state))
             blueprint = group.endpoint.rpartition(".")[0] or None
+            manager = inventory.manager
             if not entries and manager.exemption_scope(self._app, group.endpoint, blueprint):
                 entries = ["Exempt"]
             yield from _tree(group.title, entries)
 
     def _groups(self) -> Iterator[Group]:
-        app, parts = self._app, self._parts
-        manager, endpoint = parts.manager, self._options["endpoint"]
+        endpoint = self._options["endpoint"]
         if not endpoint and self._options["path"]:
             # Flask-Limiter's command has already refused a path that does not exist.
-            adapter = app.url_map.bind("localhost")
+            adapter = self._app.url_map.bind("localhost")
             endpoint, _ = adapter.match(self._options["path"], method=self._options["method"])
-        if not endpoint and manager._application_limits:
-            yield Group("Application Limits", manager._application_limits)
-        if not endpoint and parts.metas:
-            yield Group("Meta Limits", parts.metas)
-        for rule in sorted(app.url_map.iter_rules(endpoint), key=str):
-            name = rule.endpoint
-            if name == "static":
-                continue
-            methods = tuple(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})) or ("GET",)
-            view, blueprint = app.view_functions[name], name.rpartition(".")[0] or None
-            if parts.is_deferred(name, view, blueprint):
-                function = get_qualified_name(view)
-                found = manager.at_callable(app, name, blueprint, function, method=methods[0])
-            else:
-                found = manager.before_view(app, name, blueprint, method=methods[0])
-            shared = [each for each in found.shared if each not in manager._application_limits]
-            yield Group(f"{name}: {rule}", [*found.own, *shared], name, methods)
-
-    def _rows(self, definition: Definition, group: Group) -> Iterator[Row]:
-        plan = getattr(definition, "plan", "")
-        stated = runtime_limits(definition, definition.limit_provider) if plan else definition
-        for runtime in stated:
-            for each in (runtime, *(runtime.meta_limits or ())):
-                limit = limit_of(each.limit, self._parts.naming.strategy)
-                for method in group.methods if each.per_method else ("",):
-                    yield Row(each, limit, plan, method, each.scope_for(group.endpoint, method))
+        return self._parts.inventory.groups(self._app, endpoint or "")
 
     def _describe(self, row: Row, state: str) -> str:
         limit, runtime = row.limit, row.runtime
-        identities = self._parts.identities.items()
-        keys = [name for name, identity in identities if identity is runtime.key_func]
         words = [
             limit.strategy,
             f"burst {limit.burst}" if limit.burst else "",
             limit.unit if limit.unit not in ("requests", "usd", "calls") else "",
             f"anchor {limit.anchor}" if limit.anchor else "",
-            f"key {keys[0] if keys else _function_name(runtime.key_func)}",
+            f"key {row.key}",
             f"plan {row.plan}" if row.plan else "",
             f"methods {', '.join(sorted(runtime.methods)).upper()}" if runtime.methods else "",
             "" if limit.mode == "enforce" else limit.mode,
@@ -221,7 +198,3 @@ def _tree(title: str, entries: Iterable[str]) -> Iterator[str]:
     entries = list(entries)
     for position, entry in enumerate(entries, 1):
         yield f"{'└──' if position == len(entries) else '├──'} {entry}"
-
-
-def _function_name(function: object) -> str:
-    return str(getattr(function, "__name__", function))

@@ -92,15 +92,21 @@ def _meta_limits(definition: flask_limiter.Limit) -> list[MetaLimit]:
 class Limit(Definition, flask_limiter.Limit):
     """A default limit; ``flask_limiter.Limit`` with keywords."""
 
+    source: object = dataclasses.field(default="", compare=False)
+
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class ApplicationLimit(Definition, flask_limiter.ApplicationLimit):
     """A limit of the whole application; ``flask_limiter.ApplicationLimit`` with keywords."""
 
+    source: object = dataclasses.field(default="", compare=False)
+
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class MetaLimit(Definition, flask_limiter.MetaLimit):
     """A limit on denials; ``flask_limiter.MetaLimit`` with keywords."""
+
+    source: object = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -109,13 +115,15 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
 
     A limit of a ``plan`` applies to the requests for which ``plan_loader`` returns that name. An
     ``optional`` one applies to callers with an amount of their own, for whom ``own_sentence`` makes
-    the error message of that amount.
+    the error message of that amount. ``source`` is where the limit is written: a
+    place of a policy, or text.
     """
 
     plan: str = ""
     plan_loader: Callable[[], str] | None = None
     optional: bool = False
     own_sentence: Callable[[ParsedLimit], str] | None = None
+    source: object = dataclasses.field(default="", compare=False)
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         if self.plan_loader is None or self.plan_loader() == self.plan:

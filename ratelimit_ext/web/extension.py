@@ -8,10 +8,13 @@ remembers, :mod:`response` writes the headers.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, cast
 
+import click
 import flask
 import flask_limiter
 from flask.globals import request_ctx
@@ -26,9 +29,11 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events, Listener
+from ratelimit_ext.core.key import FORMAT
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Mistakes, Policy, Uses
 from ratelimit_ext.strategies.guards.block import BlockReason
@@ -37,8 +42,11 @@ from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
 from ratelimit_ext.web.callbacks import (
     Breach,
     Callbacks,
+    Callers,
+    CheckedPolicy,
     Estimate,
     OverrideLoader,
+    PolicyChecker,
     RefusalHandler,
 )
 from ratelimit_ext.web.code_checks import (
@@ -51,12 +59,14 @@ from ratelimit_ext.web.code_checks import (
     keywords_of_signature,
     unknown_name,
 )
-from ratelimit_ext.web.commands import CommandParts, take_over
+from ratelimit_ext.web.commands import CommandParts, install, is_checked, take_over
 from ratelimit_ext.web.definitions import MARK, RouteLimit, is_unhandled, upgrade, wrap
 from ratelimit_ext.web.guards import Attempts, Blocks
 from ratelimit_ext.web.identities import Identity
+from ratelimit_ext.web.inventory import Inventory
 from ratelimit_ext.web.limits_adapter import limit_of
 from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.overrides import Override, Overrides, store_for
 from ratelimit_ext.web.policy_limits import PolicyLimits, load
 from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
@@ -163,6 +173,7 @@ class Limiter(flask_limiter.Limiter):
         )
         self._set_deadline(app.config)
         super().init_app(app)
+        install(app, self)
         if not self.enabled:
             return
         if not again:
@@ -173,7 +184,12 @@ class Limiter(flask_limiter.Limiter):
         for item in self.limit_manager.static_items():
             self._check_item(item)
         self._deferred_views.clear()
-        policy = self._load_policy(app.config, check=self._check_identities)
+        try:
+            policy = self._load_policy(app.config, check=self._check_identities)
+        except ConfigurationError as mistakes:
+            if is_checked():
+                raise click.ClickException(str(mistakes)) from mistakes
+            raise
         if policy is not None and app not in self._configurations:
             configuration = PolicyLimits(policy, self, check_item=self._check_item)
             configuration.apply()
@@ -193,11 +209,13 @@ class Limiter(flask_limiter.Limiter):
         self._engines = Engines(
             storage, policy, workers, events=self._events, settlements=self._settlements
         )
+        self._overrides = Overrides(store_for(storage, self._key_prefix))
         self._resolver = Resolver(
             self.limit_manager,
             self._naming,
             metas=self._meta_limits,
             callbacks=callbacks,
+            overrides=self._overrides,
             swallow_errors=swallow_errors,
             logger=logger,
         )
@@ -260,6 +278,14 @@ class Limiter(flask_limiter.Limiter):
         )
         for definition in definitions:
             definition.check(self._strategy)
+        written: tuple[tuple[str, Iterable[Any]], ...] = (
+            ("application_limits", manager._application_limits),
+            ("default_limits", manager._default_limits),
+            ("meta_limits", self._meta_limits),
+        )
+        for place, stated in written:
+            for definition in stated:
+                definition.source = definition.source or place
         manager.check_names()
 
     def _check_item(self, item: RateLimitItem) -> None:
@@ -299,6 +325,25 @@ class Limiter(flask_limiter.Limiter):
         policy = self._load_policy(app.config, file=file, check=check)
         assert policy is not None
         return policy
+
+    def policy_checker(self, function: PolicyChecker) -> PolicyChecker:
+        """Register the function that ``flask ratelimit check`` calls with the file of its argument,
+        or ``None``, in place of :meth:`check_policy_file`: for an application that checks more."""
+        self._callbacks.policy_checker = function
+        return function
+
+    def checked_policy(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
+        """What ``flask ratelimit check`` checks: the file, or the configured one. Raises
+        ``ConfigurationError``."""
+        if (checker := self._callbacks.policy_checker) is not None:
+            return checker(file)
+        configured = app.config.get("RATELIMIT_POLICY_FILE")
+        if file is None and not configured:
+            raise ConfigurationError(
+                "There is no policy; pass a file or set RATELIMIT_POLICY_FILE."
+            )
+        path = file or Path(configured or "")
+        return CheckedPolicy(self.check_policy_file(app, path), path)
 
     def policy(self, app: flask.Flask) -> Policy | None:
         """The application's policy, with its plans; ``None`` without one."""
@@ -468,6 +513,8 @@ class Limiter(flask_limiter.Limiter):
         definition = RouteLimit(
             limit_provider=text, limiter=self, key_function=key_function, shared=shared, **options
         )
+        code = sys._getframe(2)  # the caller of `limit` or `shared_limit`
+        definition.source = f"{code.f_code.co_filename}:{code.f_lineno}"
         is_guard = states_guard(text, definition)
         definition.override_defaults = not is_guard if overrides is None else overrides
         definition.check(self._strategy)
@@ -634,6 +681,56 @@ class Limiter(flask_limiter.Limiter):
 
     # -- operators -----------------------------------------------------------------------------
 
+    @property
+    def inventory(self) -> Inventory:
+        """Every limit, for commands."""
+        return Inventory(
+            manager=self.limit_manager,
+            identities=self.identities,
+            metas=self._meta_limits,
+            naming=self._naming,
+            is_deferred=self._is_deferred,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The storage's engine, for commands: also while it is down."""
+        return self._engines.primary
+
+    @property
+    def callers(self) -> Callers:
+        """What the application knows of its callers, for commands; to be replaced by it."""
+        return self._callbacks.callers
+
+    @callers.setter
+    def callers(self, callers: Callers) -> None:
+        self._callbacks.callers = callers
+
+    @property
+    def overrides(self) -> Overrides:
+        """The overrides: to list and remove them, and the log of changes by operators."""
+        return self._overrides
+
+    def override(
+        self,
+        limit: str,
+        identity: str,
+        amount: str,
+        *,
+        until: float | None = None,
+        reason: str = "",
+        by: str = "",
+    ) -> Override:
+        """Give an identity its own amount of the limits of that name, in all workers within five
+        seconds; usage is kept.
+
+        ``identity`` is what the limit's key function returns. ``until`` is in seconds since 1970;
+        ``None``: until ``limiter.overrides.clear(limit, identity)``. Raises ``ValueError`` for an
+        unknown limit or an amount that changes more than the number, and ``StorageUnavailable``.
+        """
+        self.inventory.overridable(self._current_app(), limit, amount)
+        return self._overrides.set(limit, identity, amount, until=until, reason=reason, by=by)
+
     def block(
         self,
         name: str,
@@ -688,9 +785,9 @@ class Limiter(flask_limiter.Limiter):
         self._engines.check_storage()
 
     def reset(self) -> None:
-        """Forget everything that was charged."""
+        """Forget everything that was charged. Overrides stay."""
         try:
-            self._engines.current.reset(storage_prefix(self.storage) + ":")
+            self._engines.current.reset(f"{storage_prefix(self.storage)}:{FORMAT}:")
             self.logger.info("Storage has been reset and all limits cleared")
         except NotImplementedError:
             self.logger.warning("This storage type does not support being reset")
@@ -855,14 +952,10 @@ class Limiter(flask_limiter.Limiter):
         """Flask-Limiter's commands ask the manager for limits: ours continue them."""
         self._complete_policy(app)
         parts = CommandParts(
-            manager=self.limit_manager,
-            identities=self.identities,
-            metas=self._meta_limits,
-            naming=self._naming,
+            inventory=self.inventory,
             engine=self._engines.primary,
             limiter=self.limiter,
             storage=self.storage,
-            is_deferred=self._is_deferred,
         )
         take_over(parts, app)
 

@@ -158,7 +158,7 @@ class Attempts:
         limits = list({id(record.bound): record.bound for record in again}.values())
         charges: list[BoundCharge] = []
         superseded: list[ChargeRecord] = []
-        for bound, identity, charge in self._admission.charges(limits):
+        for bound, identity, charge in self._admission.charges(limits, as_bound=True):
             cost = charge.cost
             if bound.limit.held:
                 own = [record for record in again if record.bound is bound]

@@ -99,6 +99,25 @@ def spellings(key: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((key, *users, address, f"ip:{address}", key_identity(key))))
 
 
+def meant(function: Identity | None, text: str) -> str:
+    """The identity that an operator means by the text, in limits of this identity function; empty
+    if it cannot be one. A function of the application's takes the text as it is.
+
+    >>> meant(user, "ada"), meant(client_ip, "ip:10.0.0.7"), meant(client_ip, "ada")
+    ('user-ada', '10.0.0.7', '')
+    """
+    address = _network(text.removeprefix("ip:"))
+    if function is client_ip:
+        return address or ""
+    if function is everyone:
+        return text if text == everyone() else ""
+    if function is user:
+        return address or f"user-{text.removeprefix('user:').removeprefix('user-')}"
+    if function is api_key:
+        return address or (text if text.startswith("key-") else key_identity(text))
+    return text
+
+
 def user() -> str:
     """``flask.g.user_id``, or ``flask.g.user`` or its ``id``; without either, the client's IP."""
     user_id: Any = flask.g.get("user_id")

@@ -142,6 +142,7 @@ class PolicyLimits:
             "key_function": self._limiter.identities[key] if isinstance(key, str) else key,
             **{name: getattr(limit, name) for name in _COPIED},
             **dataclasses.asdict(limit.options),
+            "source": limit.place or limit.source,
         }
 
     def _route_limit(self, limit: PolicyLimit, **plan: Any) -> RouteLimit:

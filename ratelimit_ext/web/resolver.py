@@ -30,6 +30,7 @@ from ratelimit_ext.web.callbacks import Callbacks
 from ratelimit_ext.web.definitions import runtime_limits
 from ratelimit_ext.web.limits_adapter import limit_of, rank, with_amount
 from ratelimit_ext.web.manager import EndpointLimits, Manager
+from ratelimit_ext.web.overrides import Overrides
 
 #: How many answers of the limit functions of a route are kept compiled.
 MOST_VARIANTS: Final = 256
@@ -120,6 +121,7 @@ class Resolver:
         *,
         metas: Sequence[MetaLimit] = (),
         callbacks: Callbacks,
+        overrides: Overrides | None = None,
         swallow_errors: bool = False,
         logger: logging.Logger,
     ) -> None:
@@ -127,15 +129,20 @@ class Resolver:
         self.naming = naming
         self.metas = metas
         self.estimators = callbacks.estimators
+        self.overrides = overrides or Overrides(None)
         self._callbacks = callbacks
         self._swallow_errors = swallow_errors
         self._logger = logger
         self._routes: dict[Route, _CompiledRoute] = {}
         self._revision = -1
         self._logged: set[tuple[flask.Flask, str]] = set()
+        #: Limits with the amounts of overrides, each with the limit whose id is in the key.
+        self._overridden: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
 
     def plan(self, route: Route) -> RoutePlan:
         """The plan of a route for the current request."""
+        if not self.overrides.is_watched:
+            self.overrides.watch()
         if self._revision != self.manager.revision:
             self._routes.clear()
             self._revision = self.manager.revision
@@ -166,6 +173,22 @@ class Resolver:
         """The plan of definitions that do not belong to a route: a block's, or the fallback's."""
         plan = _Binder(self, route, {}).plan_of(definitions)
         return self._with_scopes(plan, route) if plan.asks_scopes else plan
+
+    def overridden(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
+        """The limit as it applies to the identity, with the amount of an override; ``None`` for an
+        optional limit of an identity without one."""
+        override = self.overrides.find(bound.limit.name, identity)
+        if override is None:
+            return None if bound.optional else bound
+        key = id(bound), override.amount
+        known = self._overridden.get(key)
+        if known is None:
+            own = self._with_own_amount(bound, override.amount, flask.current_app)
+            known = bound, replace(own, override=override.amount)
+            if len(self._overridden) >= MOST_VARIANTS:
+                self._overridden.clear()
+            self._overridden[key] = known
+        return known[1]
 
     def log_once(self, app: flask.Flask, subject: str) -> bool:
         """Whether the subject has not been logged for the application yet."""
@@ -210,8 +233,9 @@ class Resolver:
         self, plan: RoutePlan, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
     ) -> RoutePlan:
         """The plan with the amounts of the current caller, and without the optional limits of which
-        the caller has none."""
-        key = (id(plan), *own.items())
+        the caller has none. If there are overrides of one, each identity decides about it."""
+        overrides = self.overrides.by_limit
+        key = (id(plan), self.overrides.version, *own.items())
         known = compiled.overridden.get(key)
         if known is not None:
             return known[1]
@@ -219,11 +243,13 @@ class Resolver:
         def applying(limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
             return tuple(
                 [
-                    self._with_own_amount(bound, own[bound.limit.name], route)
+                    self._with_own_amount(bound, own[bound.limit.name], route.app)
                     if bound.limit.name in own
                     else bound
                     for bound in limits
-                    if not bound.optional or bound.limit.name in own
+                    if not bound.optional
+                    or bound.limit.name in own
+                    or bound.limit.name in overrides
                 ]
             )
 
@@ -238,15 +264,15 @@ class Resolver:
         compiled.overridden[key] = plan, overridden
         return overridden
 
-    def _with_own_amount(self, bound: BoundLimit, text: str, route: Route) -> BoundLimit:
+    def _with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
         """The limit with that amount; with the policy's if the string is invalid, which is
         logged."""
         try:
             item, parsed = with_amount(bound.runtime.limit, text)
             limit = limit_of(item, self.naming.strategy)
         except ConfigurationError as error:
-            if self.log_once(route.app, f"{bound.limit.name}: {text}"):
-                route.app.logger.error(
+            if self.log_once(app, f"{bound.limit.name}: {text}"):
+                app.logger.error(
                     "A caller's own amount of the limit %r is invalid, and the usual one applies: "
                     "%s",
                     bound.limit.name,

@@ -1,0 +1,167 @@
+"""Every limit of an application, by endpoint: what commands list, read and change."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flask
+from flask_limiter import Limit as Definition
+from flask_limiter._limits import RuntimeLimit
+from flask_limiter.util import get_qualified_name
+
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
+from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.web.bound_limit import Naming
+from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.identities import Identity
+from ratelimit_ext.web.limits_adapter import limit_of, with_amount
+from ratelimit_ext.web.manager import Manager
+
+
+class Group(NamedTuple):
+    """The limits under one title: of an endpoint, or of all."""
+
+    title: str
+    definitions: Iterable[Definition]
+    endpoint: str = ""
+    methods: tuple[str, ...] = ("",)
+
+
+class Row(NamedTuple):
+    """A limit of an endpoint; with a ``method`` if each method has a bucket of its own.
+
+    ``key`` is the name of the identity that it counts, or of the function. ``source`` is where it
+    is written.
+    """
+
+    runtime: RuntimeLimit
+    limit: Limit
+    plan: str
+    method: str
+    scope: str
+    key: str
+    source: str
+    prefix: str
+    is_optional: bool
+
+    @property
+    def name(self) -> str:
+        """The limit's name, else its text."""
+        return self.limit.name or str(self.runtime.limit)
+
+    @property
+    def can_be_overridden(self) -> bool:
+        """Whether single identities may have another amount."""
+        form = self.limit.traits.form
+        return bool(self.limit.name) and (form is None or form.has_amount)
+
+    def with_amount(self, text: str) -> Row:
+        """The limit with another amount. Raises ``ConfigurationError`` unless the string changes
+        only the amount."""
+        item, _ = with_amount(self.runtime.limit, text)
+        return self._replace(limit=limit_of(item, self.limit.strategy))
+
+    def bucket(self, identity: str) -> str:
+        """The name of the identity's bucket."""
+        return bucket_key(self.prefix, identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The limits of an extension. ``is_deferred`` says whether a wrapper around a view decides its
+    limits."""
+
+    manager: Manager
+    identities: Mapping[str, Identity]
+    metas: Sequence[Definition]
+    naming: Naming
+    is_deferred: Callable[[str, Any, str | None], bool]
+
+    def groups(self, app: flask.Flask, endpoint: str = "") -> Iterator[Group]:
+        """The limits of the application, then those of each endpoint, or of one."""
+        manager = self.manager
+        if not endpoint and manager._application_limits:
+            yield Group("Application Limits", manager._application_limits)
+        if not endpoint and self.metas:
+            yield Group("Meta Limits", self.metas)
+        for rule in sorted(app.url_map.iter_rules(endpoint or None), key=str):
+            name = rule.endpoint
+            if name == "static":
+                continue
+            methods = tuple(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})) or ("GET",)
+            view, blueprint = app.view_functions[name], name.rpartition(".")[0] or None
+            if self.is_deferred(name, view, blueprint):
+                function = get_qualified_name(view)
+                found = manager.at_callable(app, name, blueprint, function, method=methods[0])
+            else:
+                found = manager.before_view(app, name, blueprint, method=methods[0])
+            shared = [each for each in found.shared if each not in manager._application_limits]
+            yield Group(f"{name}: {rule}", [*found.own, *shared], name, methods)
+
+    def rows(self, definition: Definition, group: Group) -> Iterator[Row]:
+        """The limits of one definition. May raise what its function raises without a request."""
+        plan = getattr(definition, "plan", "")
+        stated = runtime_limits(definition, definition.limit_provider) if plan else definition
+        source = getattr(definition, "source", "")
+        for runtime in stated:
+            for each in (runtime, *(runtime.meta_limits or ())):
+                limit = limit_of(each.limit, self.naming.strategy)
+                for method in group.methods if each.per_method else ("",):
+                    scope = each.scope_for(group.endpoint, method)
+                    yield Row(
+                        runtime=each,
+                        limit=limit,
+                        plan=plan,
+                        method=method,
+                        scope=scope,
+                        key=self.key_name(each),
+                        source=str(getattr(source, "located", source)),
+                        prefix=self.naming.prefix(limit, scope),
+                        is_optional=getattr(definition, "optional", False),
+                    )
+
+    def all_rows(self, app: flask.Flask) -> list[Row]:
+        """Every limit once for each bucket and plan, without those that functions return."""
+        found: dict[tuple[str, str, Limit], Row] = {}
+        for group in self.groups(app):
+            for definition in group.definitions:
+                with contextlib.suppress(Exception):  # a function that needs a request
+                    for row in self.rows(definition, group):
+                        found.setdefault((row.prefix, row.plan, row.limit), row)
+        return list(found.values())
+
+    def overridable(self, app: flask.Flask, name: str, amount: str | None = None) -> list[Row]:
+        """The limits of that name, whose amount an operator may change to ``amount``.
+
+        Raises ``ValueError`` for an unknown name, with the known ones, and for an amount that
+        differs in more than the number.
+        """
+        known = [row for row in self.all_rows(app) if row.can_be_overridden]
+        rows = [row for row in known if row.limit.name == name]
+        if not rows:
+            listed = {row.limit.name: str(row.runtime.limit) for row in known}
+            shown = ", ".join(f"{each} ({text})" for each, text in listed.items()) or "none"
+            raise ValueError(
+                f"There is no limit {name!r} whose amount can be changed; named limits: {shown}."
+                f"{did_you_mean(name, listed)}"
+            )
+        if amount is not None:
+            try:
+                fitting = [row.with_amount(amount) for row in rows]
+            except ConfigurationError as error:
+                raise ValueError(f"{name}: {error}") from None
+            assert fitting
+        return rows
+
+    def key_name(self, runtime: RuntimeLimit) -> str:
+        """The name of the identity that the limit counts, or of its function."""
+        names = [n for n, identity in self.identities.items() if identity is runtime.key_func]
+        return names[0] if names else function_name(runtime.key_func)
+
+
+def function_name(function: object) -> str:
+    return str(getattr(function, "__name__", function))
