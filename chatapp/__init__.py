@@ -125,7 +125,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         app.register_blueprint(metrics.blueprint(figures, chosen.metrics_token))
     errors.install(app, unrouted=unknown_address)
     _log_limits()
-    cli.install(app)
+    cli.install(app, limiter)
     limiter.exempt(health_bp)
     _init_limits(app, limiter)
     policy = limiter.policy(app)

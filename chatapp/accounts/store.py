@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
@@ -83,10 +84,13 @@ _FIND: Final = (
 Owner: TypeAlias = Literal["user", "key", "team"]
 
 
-class UnknownOwnerError(LookupError):
+class UnknownOwnerError(LookupError, ValueError):
     """There is no such ``owner`` of that ``name``: its argument, for a key its public id."""
 
     owner: ClassVar[Owner]
+
+    def __str__(self) -> str:
+        return f"There is no {self.owner} {self.name!r}."
 
     @property
     def name(self) -> str:
@@ -107,6 +111,18 @@ class UnknownTeamError(UnknownOwnerError):
 
 class ExistingTeamError(ValueError):
     """A team has that name already."""
+
+
+class UnusableKeyError(ValueError):
+    """The key is revoked or has expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserChange:
+    """What a user is to have: ``values`` of the columns ``plan``, ``team_name`` and ``limits``."""
+
+    name: str
+    values: Mapping[str, Any]
 
 
 class OtherPlanError(ValueError):
@@ -188,6 +204,59 @@ class Accounts:
                     models=list(models) or None,
                 )
             )
+        return made
+
+    def rotate(self, public_id: str, *, overlap: timedelta) -> tuple[PresentedKey, ApiKey]:
+        """Make a key like this one, which expires after ``overlap``; returns both.
+
+        UnknownKeyError if it does not exist, UnusableKeyError if it is revoked or has expired.
+        """
+        made, now = new_key(), datetime.now(UTC)
+        with self._writing() as session:
+            old: ApiKey = _of(session, "key", public_id)
+            if old.revoked_at is not None or (old.expires_at and old.expires_at <= now):
+                raise UnusableKeyError(public_id)
+            session.add(
+                ApiKey(
+                    public_id=made.public_id,
+                    user=old.user,
+                    secret_sha256=made.secret_sha256,
+                    name=old.name,
+                    created_at=now,
+                    expires_at=old.expires_at,
+                    limits=old.limits,
+                    models=old.models,
+                )
+            )
+            old.expires_at = min(old.expires_at or now + overlap, now + overlap)
+        return made, old
+
+    def import_users(
+        self, changes: Sequence[UserChange], *, default_plan: str, with_keys: bool = False
+    ) -> dict[str, PresentedKey | None]:
+        """Create or change users, all or none; returns the new ones, with their keys if wanted."""
+        now = datetime.now(UTC)
+        made: dict[str, PresentedKey | None] = {}
+        with self._writing() as session:
+            for change in changes:
+                user = session.get(User, change.name)
+                if user is None:
+                    user = User(name=change.name, plan=default_plan, created_at=now)
+                    session.add(user)
+                    made[change.name] = key = new_key() if with_keys else None
+                    if key is not None:
+                        session.flush()
+                        session.add(
+                            ApiKey(
+                                public_id=key.public_id,
+                                user=change.name,
+                                secret_sha256=key.secret_sha256,
+                                name="key",
+                                created_at=now,
+                            )
+                        )
+                for attribute, value in change.values.items():
+                    setattr(user, attribute, value)
         return made
 
     def find(self, public_id: str) -> tuple[ApiKey, User] | None:

@@ -12,32 +12,37 @@ from flask.cli import AppGroup
 
 from chatapp.cli.accounts import keys, plans, teams, users
 from chatapp.cli.blocks import block, unblock
-from chatapp.cli.ledger import ledger, usage
-from chatapp.cli.maintenance import db, policy, providers
+from chatapp.cli.callers import ChatCallers
+from chatapp.cli.ledger import ledger, spend, usage
+from chatapp.cli.maintenance import checked_policy, db, policy, providers
 from chatapp.valid_policy import POLICY, PROVIDERS
+from ratelimit_ext import Limiter
 
 # Flask sets this if it was started from the command line, also by `flask run`.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
 # What may depend on the file that a command checks.
 UNCHECKED: Final = {
-    "policy": (POLICY,),
-    "providers": (PROVIDERS, "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS"),
+    "ratelimit": (POLICY,),
+    "chat policy": (POLICY,),
+    "chat providers": (PROVIDERS, "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS"),
 }
 
 chat = AppGroup(
     "chat", help="Manage users, teams, keys, plans and blocks; report usage; check files."
 )
 for command in (
-    *(keys, users, teams, plans, usage, block, unblock),
+    *(keys, users, teams, plans, usage, spend, block, unblock),
     *(policy, providers, ledger, db),
 ):
     chat.add_command(command)
 
 
-def install(app: Flask) -> None:
-    """Add the commands to the application."""
+def install(app: Flask, limiter: Limiter) -> None:
+    """Add the commands to the application, and what `flask ratelimit` asks of it."""
     app.cli.add_command(chat)
+    limiter.callers = ChatCallers()
+    limiter.policy_checker(checked_policy)
 
 
 def from_command_line() -> bool:
@@ -49,7 +54,7 @@ def checked_file() -> dict[str, None] | None:
     """The settings to leave out in `flask … chat policy check` or `providers check`, which need an
     application without mistakes; None in any other process."""
     line = " ".join(sys.argv) if from_command_line() else ""
-    found = (left for command, left in UNCHECKED.items() if f"chat {command} check" in line)
+    found = (left for command, left in UNCHECKED.items() if f"{command} check" in line)
     return next((dict.fromkeys(left) for left in found), None)
 
 

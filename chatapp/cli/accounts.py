@@ -14,14 +14,18 @@ from chatapp.accounts.store import (
     ExistingTeamError,
     OtherPlanError,
     OtherTeamError,
+    UnknownKeyError,
     UnknownTeamError,
+    UnusableKeyError,
 )
-from chatapp.cli import arguments, output, own_limits
+from chatapp.cli import arguments, output, own_limits, user_file
 from chatapp.cli.callers import name_of
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
+from ratelimit_ext.cli import echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
+LONGEST_OVERLAP_H: Final = 24 * 366
 LIMIT_HELP: Final = (
     'An amount in place of the policy\'s, as in "usd-day=20 usd/day"; may be repeated.'
 )
@@ -29,7 +33,8 @@ MODEL_HELP: Final = 'Allow only this model, or these, as in "gpt-5*"; may be rep
 
 keys = AppGroup("keys", help="Create, list, change and revoke API keys.")
 plans = AppGroup("plans", help="List plans, and change the plan of a user.")
-users = AppGroup("users", help="List users, and change their teams and amounts.")
+users = AppGroup("users", help="List, import and export users; change their teams and amounts.")
+user_file.add_commands(users)
 teams = AppGroup("teams", help="Create and list teams, and change their budgets.")
 own_limits.add_commands(keys, "key")
 own_limits.add_commands(users, "user")
@@ -49,6 +54,7 @@ own_limits.add_commands(teams, "team")
 )
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=LIMIT_HELP)
 @click.option("--model", "models", type=arguments.MODELS, multiple=True, help=MODEL_HELP)
+@with_json
 def create_key(
     *,
     user: str,
@@ -58,6 +64,7 @@ def create_key(
     expires: int | None,
     limits: tuple[tuple[str, str], ...],
     models: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Create a key and print it, this one time.
 
@@ -97,6 +104,10 @@ def create_key(
             raise click.ClickException(
                 f"There is no team {team!r}; `chat teams create {team}` creates it."
             ) from None
+    if as_json:
+        end = None if expires_at is None else expires_at.isoformat(timespec="seconds")
+        echo_json({"key": made.text, "id": made.public_id, "user": user, "expires": end})
+        return
     # The key alone on standard output, for scripts.
     click.echo(made.text)
     until = "without expiry" if expires_at is None else f"until {expires_at:%Y-%m-%d}"
@@ -107,7 +118,8 @@ def create_key(
 
 @keys.command("list")
 @click.option("--user", type=arguments.USER, help="Only keys of this user.")
-def list_keys(user: str | None) -> None:
+@with_json
+def list_keys(user: str | None, *, as_json: bool) -> None:
     """List keys, without their secrets."""
     name = None if user is None else name_of(user)
     with output.reported_errors():
@@ -117,31 +129,86 @@ def list_keys(user: str | None) -> None:
             raise click.ClickException(
                 f"There is no key of user {name!r}; `chat users list` lists the users."
             )
+    amounts = own_limits.OwnAmounts()
+    if as_json:
+        echo_json([_key_json(key, amounts) for key in found])
+        return
     if not found:
         click.echo("There are no keys yet; `chat keys create --user NAME` creates one.", err=True)
         return
-    output.echo_table(HEADS, map(_row, found))
+    echo_table(HEADS, [_row(key, amounts) for key in found])
 
 
 @keys.command()
 @click.argument("key")
-def revoke(key: str) -> None:
-    """Revoke KEY: its public part, or the whole key."""
+@click.option(
+    "--overlap",
+    type=click.IntRange(0, LONGEST_OVERLAP_H),
+    default=24,
+    metavar="HOURS",
+    help="How long KEY stays valid; default 24.",
+)
+@with_json
+def rotate(key: str, overlap: int, *, as_json: bool) -> None:
+    """Create a key like KEY and print it, this one time; KEY expires after the overlap.
+
+    The new key has the same user, name, amounts, models and end, and budgets of its own. Blocks and
+    overrides of KEY do not apply to it.
+    """
     public_id = public_id_of(key)
     with output.reported_errors():
-        accounts = current_services().accounts
-        before = accounts.find(public_id)
-        revoked = accounts.revoke(public_id)
-    if before is not None and (since := before[0].revoked_at) is not None:
-        click.echo(f"Key {public_id} of {revoked.user} was already revoked on {since:%Y-%m-%d}.")
+        try:
+            made, old = current_services().accounts.rotate(
+                public_id, overlap=timedelta(hours=overlap)
+            )
+        except UnusableKeyError:
+            raise click.ClickException(
+                f"Key {public_id} is revoked or has expired; `chat keys create` creates another."
+            ) from None
+    assert old.expires_at is not None
+    end = f"{old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    if as_json:
+        replaced = {"id": public_id, "expires": old.expires_at.isoformat(timespec="seconds")}
+        echo_json({"key": made.text, "id": made.public_id, "user": old.user, "replaces": replaced})
         return
-    click.echo(f"Key {public_id} of {revoked.user} is revoked; all workers apply it within 5 s.")
+    click.echo(made.text)
+    click.echo(
+        f"Key {made.public_id} of {old.user} replaces {public_id}, which is valid until {end}. "
+        "The new key is shown only this once.",
+        err=True,
+    )
+
+
+@keys.command()
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@with_json
+def revoke(keys: tuple[str, ...], *, as_json: bool) -> None:
+    """Revoke each KEY: its public part, or the whole key. If one is unknown, none is revoked."""
+    public_ids = [*map(public_id_of, keys)]
+    with output.reported_errors():
+        accounts = current_services().accounts
+        before = {each: accounts.find(each) for each in public_ids}
+        unknown = next((each for each, found in before.items() if found is None), None)
+        if unknown is not None:
+            raise UnknownKeyError(unknown)
+        revoked = [accounts.revoke(each) for each in before]
+    if as_json:
+        echo_json([{"id": key.public_id, "user": key.user} for key in revoked])
+        return
+    for key in revoked:
+        found = before[key.public_id]
+        if found is not None and (since := found[0].revoked_at) is not None:
+            done = f"was already revoked on {since:%Y-%m-%d}."
+        else:
+            done = "is revoked; all workers apply it within 5 s."
+        click.echo(f"Key {key.public_id} of {key.user} {done}")
 
 
 @keys.command("set-models")
 @click.argument("key")
 @click.argument("models", type=arguments.MODELS, nargs=-1)
-def set_models(key: str, models: tuple[str, ...]) -> None:
+@with_json
+def set_models(key: str, models: tuple[str, ...], *, as_json: bool) -> None:
     """Allow KEY only MODELS, as in "gpt-5*"; without any, all.
 
     What its plan does not allow stays forbidden.
@@ -150,12 +217,32 @@ def set_models(key: str, models: tuple[str, ...]) -> None:
     with output.reported_errors():
         current_services().accounts.set_models(public_id, models)
     allowed = ", ".join(models) or "all models of its plan"
-    click.echo(f"Key {public_id} allows {allowed}; all workers apply it within 5 s.")
+    output.echo_done(
+        f"Key {public_id} allows {allowed}; all workers apply it within 5 s.",
+        as_json=as_json,
+        id=public_id,
+        models=list(models),
+    )
 
 
-def _row(key: ApiKey) -> tuple[str, ...]:
+def _key_json(key: ApiKey, amounts: own_limits.OwnAmounts) -> dict[str, object]:
+    return {
+        "id": key.public_id,
+        "user": key.user,
+        "name": key.name,
+        "created": key.created_at.isoformat(timespec="seconds"),
+        "last_used": key.last_used_on and str(key.last_used_on),
+        "expires": key.expires_at and key.expires_at.isoformat(timespec="seconds"),
+        "revoked": key.revoked_at and key.revoked_at.isoformat(timespec="seconds"),
+        "limits": amounts.of("key", key.public_id, key.limits),
+        "models": list(key.models or ()),
+    }
+
+
+def _row(key: ApiKey, amounts: own_limits.OwnAmounts) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
-    state = "; ".join(filter(None, (_state(key), own_limits.listed(key.limits), _models(key))))
+    limits = own_limits.listed(amounts.of("key", key.public_id, key.limits))
+    state = "; ".join(filter(None, (_state(key), limits, _models(key))))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 
 
@@ -178,64 +265,79 @@ def _state(key: ApiKey) -> str:
 @plans.command("set")
 @click.argument("user", type=arguments.USER)
 @click.argument("plan", type=arguments.PLAN)
-def set_plan(user: str, plan: str) -> None:
+@with_json
+def set_plan(user: str, plan: str, *, as_json: bool) -> None:
     """Change the plan of USER to PLAN; usage is kept."""
     user = name_of(user)
     with output.reported_errors():
         current_services().accounts.set_plan(user, plan)
-    click.echo(f"{user} has the plan {plan}; all workers apply it within 5 s.")
+    done = f"{user} has the plan {plan}; all workers apply it within 5 s."
+    output.echo_done(done, as_json=as_json, user=user, plan=plan)
 
 
 @plans.command("list")
-def list_plans() -> None:
+@with_json
+def list_plans(*, as_json: bool) -> None:
     """List the plans of the policy, each with its users."""
     with output.reported_errors():
         found = current_services().accounts.users()
     defined = current_services().plans
-    for plan in (*defined, *sorted({user.plan for user in found} - set(defined))):
-        names = ", ".join(user.name for user in found if user.plan == plan)
+    members = {
+        plan: [user.name for user in found if user.plan == plan]
+        for plan in (*defined, *sorted({user.plan for user in found} - set(defined)))
+    }
+    if as_json:
+        rows = [(plan, plan in defined, names) for plan, names in members.items()]
+        output.echo_rows(rows, ("PLAN", "DEFINED", "USERS"), as_json=True)
+        return
+    for plan, names in members.items():
         unknown = "" if plan in defined else " (not in the policy; its users get the default plan)"
-        click.echo(f"{plan}{unknown}: {names or 'no users'}")
+        click.echo(f"{plan}{unknown}: {', '.join(names) or 'no users'}")
 
 
 # -- users -------------------------------------------------------------------------------------
 
 
 @users.command("list")
-def list_users() -> None:
+@with_json
+def list_users(*, as_json: bool) -> None:
     """List the users with their plans, teams and own amounts."""
     with output.reported_errors():
         found = current_services().accounts.users()
-    if not found:
-        click.echo("There are no users yet; `chat keys create --user NAME` creates one.", err=True)
-        return
-    output.echo_table(
-        ("USER", "PLAN", "TEAM", "LIMITS"),
+    amounts = own_limits.OwnAmounts()
+    output.echo_rows(
         [
-            (user.name, user.plan, user.team_name or "-", own_limits.listed(user.limits) or "-")
+            (user.name, user.plan, user.team_name, amounts.of("user", user.name, user.limits))
             for user in found
         ],
+        ("USER", "PLAN", "TEAM", "LIMITS"),
+        as_json=as_json,
+        empty="There are no users yet; `chat keys create --user NAME` creates one.",
     )
 
 
 @users.command("set-team")
 @click.argument("user", type=arguments.USER)
 @click.argument("team", type=arguments.TEAM)
-def set_team(user: str, team: str) -> None:
+@with_json
+def set_team(user: str, team: str, *, as_json: bool) -> None:
     """Move USER to TEAM.
 
     Calls from then on count toward its budgets.
     """
     _move(user, team)
-    click.echo(f"{name_of(user)} has the team {team}; all workers apply it within 5 s.")
+    done = f"{name_of(user)} has the team {team}; all workers apply it within 5 s."
+    output.echo_done(done, as_json=as_json, user=name_of(user), team=team)
 
 
 @users.command("clear-team")
 @click.argument("user", type=arguments.USER)
-def clear_team(user: str) -> None:
+@with_json
+def clear_team(user: str, *, as_json: bool) -> None:
     """Remove USER from their team."""
     _move(user, None)
-    click.echo(f"{name_of(user)} has no team; all workers apply it within 5 s.")
+    done = f"{name_of(user)} has no team; all workers apply it within 5 s."
+    output.echo_done(done, as_json=as_json, user=name_of(user), team=None)
 
 
 def _move(user: str, team: str | None) -> None:
@@ -249,7 +351,8 @@ def _move(user: str, team: str | None) -> None:
 @teams.command("create")
 @click.argument("name", metavar="TEAM", type=arguments.TEAM)
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=LIMIT_HELP)
-def create_team(name: str, limits: tuple[tuple[str, str], ...]) -> None:
+@with_json
+def create_team(name: str, limits: tuple[tuple[str, str], ...], *, as_json: bool) -> None:
     """Create TEAM, without members."""
     with output.reported_errors():
         amounts = own_limits.checked("team", limits, plan=None)
@@ -260,25 +363,28 @@ def create_team(name: str, limits: tuple[tuple[str, str], ...]) -> None:
                 f"There is a team {name!r} already; `chat teams set-limit` changes its budgets."
             ) from None
     with_what = f"with {own_limits.listed(amounts)}" if amounts else "without budgets"
-    click.echo(f"Team {name} is created {with_what}.")
+    done = f"Team {name} is created {with_what}."
+    output.echo_done(done, as_json=as_json, team=name, limits=amounts)
 
 
 @teams.command("list")
-def list_teams() -> None:
+@with_json
+def list_teams(*, as_json: bool) -> None:
     """List the teams with their budgets and members."""
     with output.reported_errors():
         accounts = current_services().accounts
         found, everyone = accounts.teams(), accounts.users()
-    if not found:
-        click.echo("There are no teams yet; `chat teams create NAME` creates one.", err=True)
-        return
-    members = {
-        team.name: [user.name for user in everyone if user.team_name == team.name] for team in found
-    }
-    output.echo_table(
-        ("TEAM", "LIMITS", "USERS"),
+    amounts = own_limits.OwnAmounts()
+    output.echo_rows(
         [
-            (team.name, own_limits.listed(team.limits) or "-", ", ".join(members[team.name]) or "-")
+            (
+                team.name,
+                amounts.of("team", team.name, team.limits),
+                [user.name for user in everyone if user.team_name == team.name],
+            )
             for team in found
         ],
+        ("TEAM", "LIMITS", "USERS"),
+        as_json=as_json,
+        empty="There are no teams yet; `chat teams create NAME` creates one.",
     )

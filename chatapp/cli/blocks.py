@@ -16,9 +16,9 @@ from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, SURGE
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import BlockReason, Limiter
+from ratelimit_ext.cli import by_operator, with_json
 
 KINDS: Final = ("user", "key", "model", "all")
-EVERYONE: Final = "*"
 
 
 class Target(NamedTuple):
@@ -38,6 +38,8 @@ class Target(NamedTuple):
 @click.option(
     "--abnormal", is_flag=True, help="Give abnormal usage of a user or key as the reason."
 )
+@by_operator
+@with_json
 @with_appcontext
 def block(
     *,
@@ -45,6 +47,9 @@ def block(
     name: str | None,
     length: timedelta | None,
     abnormal: bool,
+    reason: str,
+    by: str,
+    as_json: bool,
 ) -> None:
     """Block a user, a key, a model, or all calls.
 
@@ -56,30 +61,51 @@ def block(
         if kind not in ("user", "key"):
             raise click.UsageError(f"--abnormal is for a user or a key, not for {kind}.")
         target = target._replace(reason="abnormal-usage")
-    limiter = _shared_limiter()
+    limiter = callers.shared_limiter()
     for_s = None if length is None else length.total_seconds()
     with output.reported_errors():
         is_new = limiter.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
-    if not is_new:
-        click.echo(f"{target.label} is already blocked for at least that time.")
-        return
-    until = "until `chat unblock`"
+    until, text = None, "until `chat unblock`"
     if length is not None:
-        until = f"until {datetime.now(UTC) + length:%Y-%m-%d %H:%M:%S} UTC"
-    click.echo(f"{target.label} is blocked {until}, in all workers.")
+        until = datetime.now(UTC) + length
+        text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"
+    done = f"{target.label} is already blocked for at least that time."
+    if is_new:
+        done = f"{target.label} is blocked {text}, in all workers."
+        end_s = None if until is None else until.timestamp()
+        callers.note(
+            *("block", target.identity), limit=target.limit, until=end_s, reason=reason, by=by
+        )
+    output.echo_done(
+        done,
+        as_json=as_json,
+        limit=target.limit,
+        identity=target.identity,
+        until=None if until is None else until.isoformat(timespec="seconds"),
+        changed=is_new,
+    )
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name", required=False, type=arguments.USER)
+@by_operator
+@with_json
 @with_appcontext
-def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> None:
+def unblock(
+    *,
+    kind: Literal["user", "key", "model", "all"],
+    name: str | None,
+    reason: str,
+    by: str,
+    as_json: bool,
+) -> None:
     """Remove a block, the pause of a provider, or a surge.
 
     After a surge, the usual amount of the user or key is forgotten.
     """
     target = _target(kind, name)
-    limiter = _shared_limiter()
+    limiter = callers.shared_limiter()
     with output.reported_errors():
         lifted = limiter.unblock(target.limit, target.identity)
         services = current_services()
@@ -89,14 +115,16 @@ def unblock(kind: Literal["user", "key", "model", "all"], name: str | None) -> N
             for identity in services.conversation.quota_identities(model):
                 lifted = _unblocked(limiter, COOL_DOWN, identity) or lifted
         forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
+    if lifted or forgotten:
+        callers.note("unblock", target.identity, limit=target.limit, reason=reason, by=by)
     if kind == "all":
         done = "The block of all calls is removed" if lifted else "There was no block of all calls"
-        click.echo(f"{done}; blocks of users, keys and models stay.")
-        return
-    done = "is no longer blocked" if lifted else "was not blocked"
-    if forgotten:
-        done += "; its usual amount is forgotten, which ends a surge"
-    click.echo(f"{target.label} {done}.")
+        done += "; blocks of users, keys and models stay."
+    else:
+        done = f"{target.label} {'is no longer' if lifted else 'was not'} blocked"
+        done += "; its usual amount is forgotten, which ends a surge." if forgotten else "."
+    facts = {"limit": target.limit, "identity": target.identity}
+    output.echo_done(done, as_json=as_json, **facts, changed=lifted or forgotten)
 
 
 def _unblocked(limiter: Limiter, limit: str, identity: str) -> bool:
@@ -109,7 +137,7 @@ def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> T
     if kind == "all":
         if name is not None:
             raise click.UsageError(f"`all` takes no name; found {name!r}.")
-        return Target("blocked-all", EVERYONE, "Every call", "closed")
+        return Target("blocked-all", callers.EVERYONE, "Every call", "closed")
     if name is None:
         raise click.UsageError(f"The name is missing: `chat block {kind} NAME`.")
     if kind == "user":
@@ -157,10 +185,3 @@ def _key(text: str) -> Target:
     if public_id not in known:
         raise output.unknown("key", public_id)
     return Target("blocked-key", public_id, f"The key {public_id}", "blocked")
-
-
-def _shared_limiter() -> Limiter:
-    limiter = current_services().limiter
-    if limiter.enabled and not callers.limits_are_shared(limiter):  # else the limiter says so
-        raise click.ClickException(f"The limits cannot be changed: {callers.NOT_SHARED}")
-    return limiter

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import click
 from flask import current_app
 from limits.storage import MemoryStorage
 
+from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
-from chatapp.accounts.store import own_limits
+from chatapp.accounts.store import UnknownKeyError, UnknownUserError, own_limits
 from chatapp.services import current_services
 from chatapp.web.current_request import USER, current_request, user_identity
-from chatapp.web.identities import DEFAULT_PLAN, TEAM
-from ratelimit_ext import Limiter, address_identity
+from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
+from ratelimit_ext import Limiter, StorageUnavailable, address_identity
 
 ADDRESS: Final = "ip:"
+#: The identity of limits that count all callers together.
+EVERYONE: Final = "*"
+PUBLIC_ID: Final = re.compile("[0-9a-f]{16}")
 NOT_SHARED: Final = (
     "they are in the memory of each worker, which commands cannot read. Run it beside gunicorn, "
     "whose embedded server it finds, or set RATELIMIT_STORAGE_URI to the storage of the workers."
@@ -90,6 +96,74 @@ def request_of(identity: str, plan: str) -> Iterator[None]:
         yield
 
 
+class ChatCallers:
+    """What `flask ratelimit` asks of the callers: see `ratelimit_ext.Callers`."""
+
+    def identity(self, kind: str, text: str) -> str:
+        """A user is a name or `user:NAME`, a team its name or `team:NAME`, a key its public id."""
+        services = current_services()
+        found: str | None = None
+        match kind:
+            case "user" if not text.startswith(TEAM) and public_id(text) is None:
+                found = identity_of(text)
+            case "api_key":
+                found = public_id(text)
+            case "team" if services.accounts.team(name := text.removeprefix(TEAM)) is not None:
+                found = team_identity(name)
+            case "model":
+                found = services.catalogue.slug_of(text)
+            case "ip" if text.startswith(ADDRESS):
+                found = address_identity(text.removeprefix(ADDRESS))
+            case "global" if text == EVERYONE:
+                found = text
+        return found or ""
+
+    def check(self, kind: str, identity: str) -> None:
+        """Without accounts, callers choose their names."""
+        accounts = current_services().accounts
+        if identity.startswith(ADDRESS) or not accounts.any_key():
+            return
+        if kind == "user" and accounts.user(name_of(identity)) is None:
+            raise UnknownUserError(name_of(identity))
+        if kind == "api_key" and accounts.find(identity) is None:
+            raise UnknownKeyError(identity)
+
+    def plan(self, identity: str) -> str | None:
+        user = current_services().accounts.user(name_of(identity))
+        return plan_of(identity, {} if user is None else {user.name: user.plan})
+
+    def amounts(self, identity: str) -> Mapping[str, str]:
+        accounts = current_services().accounts
+        if identity.startswith(TEAM):
+            return own_limits(accounts.team(identity.removeprefix(TEAM)))
+        if identity.startswith(USER):
+            return own_limits(accounts.user(name_of(identity)))
+        found = accounts.find(identity)
+        return {} if found is None else own_limits(found[0])
+
+
+def public_id(text: str) -> str | None:
+    """The public id of a whole key, or of its public part alone; None for other text."""
+    found = public_id_of(text)
+    return found if PUBLIC_ID.fullmatch(found) else None
+
+
 def limits_are_shared(limiter: Limiter) -> bool:
     """Whether this process sees the workers' limits."""
     return bool(limiter.enabled) and not isinstance(limiter.storage, MemoryStorage)
+
+
+def shared_limiter() -> Limiter:
+    """The limiter. ClickException if a change by this process does not reach the workers."""
+    limiter = current_services().limiter
+    if limiter.enabled and not limits_are_shared(limiter):  # else the limiter says so
+        raise click.ClickException(f"The limits cannot be changed: {NOT_SHARED}")
+    return limiter
+
+
+def note(action: str, identity: str, **facts: Any) -> None:
+    """Write a change to the log of the operators, if it can be reached."""
+    limiter = current_services().limiter
+    if limits_are_shared(limiter):
+        with contextlib.suppress(ValueError, StorageUnavailable):
+            limiter.overrides.note(action, identity, **facts)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
-from typing import Final
+from typing import Any, Final
 
 import click
 from flask import json
 from flask.cli import AppGroup, with_appcontext
 
-from chatapp.cli import arguments, callers, output
+from chatapp.cli import arguments, callers, output, user_file
 from chatapp.ledger.audit import Findings, audit
+from chatapp.ledger.reports import MICRO, TAG
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
+from ratelimit_ext.cli import echo_json, with_json
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
@@ -27,6 +30,7 @@ ledger = AppGroup("ledger", help="Report and check usage and spending.")
 
 @click.command()
 @click.argument("user", type=arguments.USER)
+@click.option("--json", is_flag=True, expose_value=False, help="It is JSON without it, too.")
 @with_appcontext
 def usage(user: str) -> None:
     """Show what USER has left and has spent, as JSON.
@@ -60,6 +64,46 @@ def usage(user: str) -> None:
         click.echo(f"The limits are missing: {callers.NOT_SHARED}", err=True)
 
 
+@click.command()
+@click.option(
+    "--by",
+    type=arguments.SUBJECT,
+    default="user",
+    help="user (default), key, model, team or tag:NAME.",
+)
+@click.option("--since", type=arguments.DAY, help="From this day on; default: of this month.")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@with_json
+@with_appcontext
+def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_json: bool) -> None:
+    """Show who has spent most: calls, tokens and dollars, by UTC."""
+    if as_csv and as_json:
+        raise click.UsageError("Pass --csv or --json, not both.")
+    since = since or datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    with output.reported_errors():
+        found = current_services().reports.spending(by=by, since=since, top=top)
+    name = by.removeprefix(TAG)
+    rows = [
+        (each.subject, each.calls, each.input_tokens, each.output_tokens, each.cost_micro_usd)
+        for each in found
+    ]
+    heads = (name.upper(), "CALLS", "INPUT TOKENS", "OUTPUT TOKENS", "USD")
+    if as_csv:
+        user_file.echo_csv(
+            [head.lower().replace(" ", "_") for head in heads],
+            [(*row[:-1], f"{row[-1] / MICRO:.6f}") for row in rows],
+        )
+    elif as_json:
+        echo_json([_with_dollars({by: each.subject, **asdict(each)}) for each in found])
+    elif not rows:
+        _report_nothing("calls", None, since)
+    else:
+        output.echo_rows(
+            [(*row[:-1], f"{row[-1] / MICRO:.6f}") for row in rows], heads, as_json=False
+        )
+
+
 @ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
@@ -69,11 +113,15 @@ def usage(user: str) -> None:
     default="user",
     help="user (default), key, team, model or tag:NAME.",
 )
-def show(user: str | None, since: datetime | None, by: str) -> None:
+@with_json
+def show(user: str | None, since: datetime | None, by: str, *, as_json: bool) -> None:
     """Show calls, tokens and dollars by day, the newest first."""
     with output.reported_errors():
         identity = callers.known_identity(user)
         totals = current_services().reports.totals(user=identity, since=since, by=by)
+    if as_json:
+        echo_json([_with_dollars(asdict(total)) for total in totals])
+        return
     if not totals:
         _report_nothing("calls", identity, since)
     for total in totals:
@@ -85,7 +133,8 @@ def show(user: str | None, since: datetime | None, by: str) -> None:
 
 @ledger.command()
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
-def estimates(since: datetime | None) -> None:
+@with_json
+def estimates(since: datetime | None, *, as_json: bool) -> None:
     """Compare usage with its estimates, by model.
 
     The figure is usage as a multiple of the estimate: below 1 too much was held, above 1 too
@@ -94,6 +143,9 @@ def estimates(since: datetime | None) -> None:
     """
     with output.reported_errors():
         models = current_services().reports.estimates(since=since)
+    if as_json:
+        echo_json([asdict(model) for model in models])
+        return
     if not models:
         _report_nothing("answered calls with a reported usage", None, since)
     for model in models:
@@ -106,7 +158,8 @@ def estimates(since: datetime | None) -> None:
 @ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
-def check(user: str | None, since: datetime | None) -> None:
+@with_json
+def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     """Find unfinished calls, wrong costs and limits that disagree.
 
     A cost is wrong if it is not the price of the call's tokens; a dollar limit disagrees if it does
@@ -124,6 +177,14 @@ def check(user: str | None, since: datetime | None) -> None:
             priced_since=datetime.combine(models.as_of, time(), UTC),
         )
         compared = _compare_limits(found, lease=lease)
+    if as_json:
+        spent = [
+            {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
+            for (name, month), micro_usd in sorted(found.spent_micro_usd.items())
+        ]
+        counts = {"calls": found.calls, "running": len(found.running), "unpriced": found.unpriced}
+        echo_json({**counts, "spent": spent, "limits": compared, "problems": found.problems})
+        click.get_current_context().exit(1 if found.problems else 0)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
         click.echo(f"{month}  {name}  {_dollars(micro_usd)}")
     calls, problems = _counted(found.calls, "call"), _counted(len(found.problems), "problem")
@@ -143,7 +204,8 @@ def check(user: str | None, since: datetime | None) -> None:
     type=click.IntRange(min=LEAST_DAYS),
     help="Days to keep; default: CHATAPP_LEDGER_KEEP_DAYS.",
 )
-def prune(keep_days: int | None) -> None:
+@with_json
+def prune(keep_days: int | None, *, as_json: bool) -> None:
     """Delete old calls, in small batches, while the server runs."""
     services = current_services()
     days = keep_days or services.settings.ledger_keep_days
@@ -152,7 +214,8 @@ def prune(keep_days: int | None) -> None:
     with output.reported_errors():
         before = datetime.now(UTC) - timedelta(days=days)
         deleted = delete_calls(services.database, before=before)
-    click.echo(f"Deleted {_counted(deleted, 'call')} older than {days} days.")
+    done = f"Deleted {_counted(deleted, 'call')} older than {days} days."
+    output.echo_done(done, as_json=as_json, deleted=deleted, days=days)
 
 
 def _compare_limits(found: Findings, *, lease: timedelta) -> str:
@@ -205,6 +268,11 @@ def _differences(
                 f"{since:%Y-%m-%d %H:%M:%S}, but the limit holds {held}"
             )
     return found
+
+
+def _with_dollars(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, with its cost in dollars."""
+    return {**row, "cost_usd": row.pop("cost_micro_usd") / MICRO}
 
 
 def _dollars(micro_usd: int) -> str:

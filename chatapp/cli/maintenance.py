@@ -15,10 +15,10 @@ from chatapp.cli import output
 from chatapp.database import migration
 from chatapp.providers.keys import Keys
 from chatapp.services import current_services
-from chatapp.settings import SettingsError
 from chatapp.valid_policy import POLICY, PROVIDERS, configured_file
 from chatapp.web.identities import check_plans, without_plan
-from ratelimit_ext import ConfigurationError, toml_line
+from ratelimit_ext import CheckedPolicy, toml_line
+from ratelimit_ext.cli import with_json
 
 policy = AppGroup("policy", help="Check the policy file.")
 providers = AppGroup("providers", help="Check the providers file.")
@@ -27,31 +27,37 @@ db = AppGroup("db", help="Upgrade the database of accounts and ledger.")
 
 @policy.command("check")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-def check(file: Path | None) -> None:
-    """Check FILE, or the configured policy.
+@with_json
+@click.pass_context
+def check(context: click.Context, file: Path | None, *, as_json: bool) -> None:
+    """Check FILE, or the configured policy: `flask ratelimit check`.
 
     Prints every mistake with its line, and then exits with 1. Needs no storage.
     """
+    group = current_app.cli.commands["ratelimit"]
+    assert isinstance(group, click.Group)
+    command = group.get_command(context, "check")
+    assert command is not None
+    context.invoke(command, file=file, as_json=as_json)
+
+
+def checked_policy(file: Path | None) -> CheckedPolicy:
+    """The policy of the file, or the configured one, with the guards and the plans of users. Raises
+    ConfigurationError or SettingsError."""
     default = current_app.config.get(POLICY) or Path(current_app.root_path) / "policy.toml"
     file = file or configured_file(POLICY, default)
     services = current_services()
-    try:
-        with guards.added(current_app.config, file):
-            checked = services.limiter.check_policy_file(current_app, file)
-        check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
-    except (ConfigurationError, SettingsError) as mistakes:
-        raise click.ClickException(str(mistakes)) from mistakes
-    limits = [limit for limit in checked.all_limits() if limit.scope != guards.SCOPE]
-    click.echo(
-        f"{file} is valid: {len(limits)} limits; plans: {', '.join(checked.plans) or 'none'}."
-    )
-    if unlimited := without_plan(checked, guards.calls(current_app.view_functions)):
-        click.echo(f"Warning: {unlimited}")
+    with guards.added(current_app.config, file):
+        checked = services.limiter.check_policy_file(current_app, file)
+    check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
+    unlimited = without_plan(checked, guards.calls(current_app.view_functions))
+    return CheckedPolicy(checked, file, () if unlimited is None else (unlimited,))
 
 
 @providers.command("check")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-def check_providers(file: Path | None) -> None:
+@with_json
+def check_providers(file: Path | None, *, as_json: bool) -> None:
     """Check FILE, or the configured providers file.
 
     Prints every mistake with its line, and then exits with 1; or which keys are missing here. Calls
@@ -65,7 +71,11 @@ def check_providers(file: Path | None) -> None:
     except CatalogueError as mistakes:
         raise click.ClickException(str(mistakes)) from mistakes
     shown = ", ".join(_shown(name, table) for name, table in upstreams.upstreams.items())
-    click.echo(f"{file} is valid: {shown}.")
+    facts = {
+        name: {"keys": len(keys.names), "missing": list(keys.missing)}
+        for name, keys in ((n, Keys(n, table.keys)) for n, table in upstreams.upstreams.items())
+    }
+    output.echo_done(f"{file} is valid: {shown}.", as_json=as_json, file=str(file), upstreams=facts)
 
 
 def _shown(name: str, table: UpstreamTable) -> str:
@@ -77,9 +87,11 @@ def _shown(name: str, table: UpstreamTable) -> str:
 
 
 @db.command()
-def upgrade() -> None:
+@with_json
+def upgrade(*, as_json: bool) -> None:
     """Upgrade the schema to this version. May run repeatedly and concurrently."""
     with output.reported_errors():
         changed = migration.upgrade(current_services().database)
     state = "is now at" if changed else "was already at"
-    click.echo(f"The schema {state} {migration.HEAD}.")
+    done = f"The schema {state} {migration.HEAD}."
+    output.echo_done(done, as_json=as_json, schema=migration.HEAD, changed=changed)

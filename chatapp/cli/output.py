@@ -1,8 +1,9 @@
-"""What commands print: tables, and errors as one sentence with exit status 1."""
+"""What commands print: tables for people, JSON for programs, and errors as one sentence with exit
+status 1."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -11,15 +12,48 @@ from sqlalchemy.exc import SQLAlchemyError
 from chatapp.accounts.store import Owner, UnknownOwnerError
 from chatapp.database.migration import COMMAND
 from ratelimit_ext import StorageUnavailable
+from ratelimit_ext.cli import echo_json, echo_table
 
 
-def echo_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Print aligned columns."""
-    lines = [heads, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+def echo_done(sentence: str, *, as_json: bool, **facts: object) -> None:
+    """Print what a command has changed: the sentence, or with `--json` the facts."""
+    if as_json:
+        echo_json(facts)
+    else:
+        click.echo(sentence)
+
+
+def echo_rows(
+    rows: Iterable[Sequence[object]],
+    heads: tuple[str, ...],
+    *,
+    as_json: bool,
+    empty: str = "",
+) -> None:
+    """Print rows: as aligned columns, or with `--json` as objects, by the heads in small letters.
+
+    Without any, `empty` is printed on standard error: standard output stays empty for scripts.
+    """
+    rows = list(rows)
+    if as_json:
+        names = [head.lower().replace(" ", "_") for head in heads]
+        echo_json([dict(zip(names, row, strict=True)) for row in rows])
+    elif not rows and empty:
+        click.echo(empty, err=True)
+    else:
+        echo_table(heads, ([_cell(value) for value in row] for row in rows))
+
+
+def _cell(value: object) -> str:
+    """A value in a table."""
+    match value:
+        case dict():
+            text = ", ".join(f"{name}={each}" for name, each in value.items())
+        case list() | tuple():
+            text = ", ".join(map(str, value))
+        case _:
+            text = "" if value is None else str(value)
+    return text or "-"
 
 
 @contextmanager

@@ -19,6 +19,13 @@ log = logging.getLogger(__name__)
 
 MICRO: Final = 1_000_000
 COST: Final = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
+#: Calls, tokens and costs of a report.
+SUMS: Final = (
+    func.count(),
+    func.coalesce(func.sum(CALLS.c.input_tokens), 0),
+    func.coalesce(func.sum(CALLS.c.output_tokens), 0),
+    func.sum(CALLS.c.cost_micro_usd),
+)
 UNFINISHED: Final[Status] = "unfinished"
 # How many rows are fetched at once when all calls are read.
 PAGE: Final = 1000
@@ -38,6 +45,18 @@ class DayTotal:
     ``subject`` is None for calls without it."""
 
     day: str
+    subject: str | None
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_micro_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """All calls of one user, key, team or model, or with one value of a tag; ``subject`` is None
+    for calls without it."""
+
     subject: str | None
     calls: int
     input_tokens: int
@@ -108,20 +127,22 @@ class Reports:
         self, *, user: str | None, since: datetime | None, by: str = "user"
     ) -> Sequence[DayTotal]:
         """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``."""
-        tag = by.removeprefix(TAG)
-        column = CALLS.c.tags[tag].as_string() if tag != by else SUBJECTS[by]
-        day, subject = func.date(CALLS.c.started_at).label("day"), column.label("subject")
-        sums = (
-            func.count(),
-            func.coalesce(func.sum(CALLS.c.input_tokens), 0),
-            func.coalesce(func.sum(CALLS.c.output_tokens), 0),
-            func.sum(CALLS.c.cost_micro_usd),
-        )
-        query = _filtered(select(day, subject, *sums), user=user, since=since)
+        day, subject = func.date(CALLS.c.started_at).label("day"), _subject(by)
+        query = _filtered(select(day, subject, *SUMS), user=user, since=since)
         query = query.group_by("day", "subject").order_by(day.desc(), "subject")
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]
+
+    def spending(
+        self, *, by: str, since: datetime | None, top: int | None = None
+    ) -> Sequence[Spending]:
+        """Totals by one of SUBJECTS or a tag, the dearest first; the first ``top`` of them."""
+        query = _filtered(select(_subject(by), *SUMS), since=since).group_by("subject")
+        query = query.order_by(COST.desc(), func.count().desc(), "subject").limit(top)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [Spending(row[0], *map(int, row[1:])) for row in rows]
 
     def estimates(self, *, since: datetime | None) -> Sequence[ModelEstimates]:
         """Estimates and usages by model, by slug. Failures and estimated usages are left out: they
@@ -160,6 +181,13 @@ class Reports:
     def _sum(self, query: Select[Any]) -> int:
         with self._database.reading() as connection:
             return int(connection.scalar(query) or 0)
+
+
+def _subject(by: str) -> ColumnElement[Any]:
+    """The column of a subject or a tag."""
+    tag = by.removeprefix(TAG)
+    column = CALLS.c.tags[tag].as_string() if tag != by else SUBJECTS[by]
+    return column.label("subject")
 
 
 def _filtered(

@@ -1,0 +1,196 @@
+"""`chat users import` and `chat users export`: users as CSV; and CSV for spreadsheets.
+
+A spreadsheet runs a cell that begins like a formula. Such a cell is written behind an apostrophe,
+which the import takes away.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TextIO
+
+import click
+from flask.cli import AppGroup, with_appcontext
+
+from chatapp.accounts.store import User, UserChange
+from chatapp.cli import arguments, output, own_limits
+from chatapp.services import current_services
+from chatapp.web.identities import DEFAULT_PLAN
+from ratelimit_ext.cli import echo_json, with_json
+
+COLUMNS: Final = ("user", "plan", "team", "limits")
+FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+MOST_LINES: Final = 100_000
+
+
+@dataclass(slots=True)
+class UserFile:
+    """What a file says, and what is wrong with it, each mistake with its line."""
+
+    changes: list[UserChange] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+
+
+def add_commands(group: AppGroup) -> None:
+    """Add `import` and `export` to the commands of users."""
+    group.add_command(import_users)
+    group.add_command(export_users)
+
+
+@click.command("import")
+@click.argument("file", type=click.File("r", encoding="utf-8-sig"))
+@click.option("--dry-run", is_flag=True, help="Check the file and say what would change.")
+@click.option("--keys", "with_keys", is_flag=True, help="Create a key for each new user.")
+@with_json
+@with_appcontext
+def import_users(file: TextIO, *, dry_run: bool, with_keys: bool, as_json: bool) -> None:
+    """Create and change users by FILE (- is standard input), all or none.
+
+    It is CSV with the column user and any of plan, team and limits, as in "usd-day=20 usd/day;
+    plan=50/day". An empty cell removes the team or the amounts, and keeps the plan; a missing
+    column changes nothing. With --keys, the keys are printed as CSV, this one time.
+    """
+    with output.reported_errors():
+        accounts = current_services().accounts
+        known = {user.name: user for user in accounts.users()}
+        read = _read(file, known, {team.name for team in accounts.teams()})
+        if read.mistakes:
+            for mistake in read.mistakes:
+                click.echo(mistake, err=True)
+            count = f"{len(read.mistakes)} mistake{'s' * (len(read.mistakes) != 1)}"
+            raise click.ClickException(f"{count} in {file.name}; nothing was changed.")
+        new = [change.name for change in read.changes if change.name not in known]
+        changed = [c.name for c in read.changes if c.name in known and _differs(c, known[c.name])]
+        made = {}
+        if not dry_run:
+            made = accounts.import_users(
+                read.changes, default_plan=DEFAULT_PLAN, with_keys=with_keys
+            )
+    keys = {name: key.text for name, key in made.items() if key is not None}
+    if as_json:
+        echo_json({"created": new, "changed": changed, "dry_run": dry_run, "keys": keys})
+        return
+    if keys:
+        echo_csv(("user", "key"), keys.items())
+    unchanged = len(read.changes) - len(new) - len(changed)
+    what = "Users (dry run)" if dry_run else "Users"
+    done = f"{what}: {len(new)} created, {len(changed)} changed, {unchanged} unchanged."
+    click.echo(done, err=bool(keys))  # the keys alone on standard output
+
+
+@click.command("export")
+@with_json
+@with_appcontext
+def export_users(*, as_json: bool) -> None:
+    """Print all users as CSV, as `import` takes it."""
+    with output.reported_errors():
+        found = current_services().accounts.users()
+    if as_json:
+        echo_json([dict(zip(COLUMNS, _exported(user), strict=True)) for user in found])
+        return
+    echo_csv(COLUMNS, map(_exported, found))
+
+
+def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print CSV in which no cell is a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_safe, heads))
+    writer.writerows([_safe(value) for value in row] for row in rows)
+    sys.stdout.write(text.getvalue())
+
+
+def _safe(value: object) -> object:
+    """The cell; a negative number is one, and no formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{value}" if FORMULA.match(value) else value
+
+
+def _exported(user: User) -> tuple[str, ...]:
+    limits = "; ".join(f"{name}={amount}" for name, amount in (user.limits or {}).items())
+    return user.name, user.plan, user.team_name or "", limits
+
+
+def _differs(change: UserChange, user: User) -> bool:
+    return any(getattr(user, name) != value for name, value in change.values.items())
+
+
+def _read(file: TextIO, known: Mapping[str, User], teams: set[str]) -> UserFile:
+    """What the file says of users. All its mistakes are found, not only the first."""
+    found = UserFile()
+    reader = csv.DictReader(file, strict=True)
+    try:
+        heads = [head.strip().lower() for head in reader.fieldnames or ()]
+        unknown = [head for head in heads if head not in COLUMNS]
+        if unknown or "user" not in heads or len(set(heads)) < len(heads):
+            found.mistakes.append(
+                f"line 1: found the columns {', '.join(heads) or 'none'}; allowed: user and any of "
+                "plan, team, limits, each once."
+            )
+            return found
+        reader.fieldnames = heads
+        lines: dict[str, int] = {}
+        for row in reader:
+            _read_line(found, row, reader.line_num, lines, known, teams)
+            if len(lines) > MOST_LINES:
+                found.mistakes.append(f"There are more than {MOST_LINES} users; split the file.")
+                break
+    except (csv.Error, UnicodeDecodeError) as error:
+        found.mistakes.append(f"line {reader.line_num + 1}: is no CSV in UTF-8: {error}")
+    return found
+
+
+def _read_line(
+    found: UserFile,
+    row: Mapping[Any, Any],
+    line: int,
+    lines: dict[str, int],
+    known: Mapping[str, User],
+    teams: set[str],
+) -> None:
+    mistakes: list[str] = []
+    if None in row or None in row.values():
+        found.mistakes.append(f"line {line}: has more or fewer cells than columns.")
+        return
+    cells = {name: _unsafe(text.strip()) for name, text in row.items()}
+    try:
+        name = arguments.NEW_USER.convert(cells["user"], None, None)
+    except click.UsageError as error:
+        found.mistakes.append(f"line {line}: user: {error.message}")
+        return
+    if (first := lines.setdefault(name, line)) != line:
+        mistakes.append(f"user: {name!r} is also in line {first}")
+    user = known.get(name)
+    plan = cells.get("plan") or (user.plan if user else DEFAULT_PLAN)
+    values: dict[str, Any] = {"plan": plan}
+    defined = current_services().plans
+    if cells.get("plan") and plan not in defined:
+        mistakes.append(f"plan: unknown plan {plan!r}; choose one of {', '.join(defined)}")
+    if "team" in cells:
+        values["team_name"] = team = cells["team"] or None
+        if team is not None and team not in teams:
+            mistakes.append(f"team: there is no team {team!r}; `chat teams create` creates it")
+    if "limits" in cells:
+        try:
+            values["limits"] = dict(_amounts(cells["limits"], plan)) or None
+        except click.ClickException as error:
+            mistakes.append(f"limits: {error.message}")
+    found.mistakes += [f"line {line}: {mistake}" for mistake in mistakes]
+    found.changes.append(UserChange(name, values))
+
+
+def _amounts(text: str, plan: str) -> Iterator[tuple[str, str]]:
+    """The amounts in a cell. ClickException for an invalid one."""
+    parts = [part for part in text.split(";") if part.strip()]
+    amounts = [arguments.OWN_LIMIT.convert(part, None, None) for part in parts]
+    yield from own_limits.checked("user", amounts, plan=plan).items()
+
+
+def _unsafe(text: str) -> str:
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text

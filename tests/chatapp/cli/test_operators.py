@@ -1,0 +1,352 @@
+"""What chatapp's operators do beyond accounts: overrides, states, spending, rotated keys, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import pytest
+from flask import Flask
+
+from chatapp.accounts.api_key import parse, public_id_of
+from chatapp.accounts.store import Accounts
+from chatapp.cli import chat
+from chatapp.database.connection import Database
+from chatapp.ledger import table
+from chatapp.services import services_of
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
+from tests.e2e.gunicorn_master import ROOT
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def worker(make_app: AppMaker, uri: str, accounts: Accounts) -> Flask:
+    """The application that answers, with accounts on."""
+    accounts.create_key("zoe", plan=None, default_plan="starter")
+    return make_app(RATELIMIT_STORAGE_URI=uri)
+
+
+@pytest.fixture
+def console(make_app: AppMaker, uri: str) -> Flask:
+    """The application of the command: another process, in effect."""
+    return make_app(RATELIMIT_STORAGE_URI=uri)
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    return Accounts(Database(database_url))
+
+
+def ratelimit(app: Flask, *words: str, status: int = 0) -> Any:
+    """What `flask ratelimit … --json` prints, or its error."""
+    result = app.test_cli_runner().invoke(args=["ratelimit", *words, "--json"])
+    assert result.exit_code == status, result.output
+    return result.stderr if status else json.loads(result.stdout)
+
+
+def ask(app: Flask, key: str) -> Any:
+    headers = {"Authorization": f"Bearer {key}"}
+    return app.test_client().post("/chat", json={"message": "hi"}, headers=headers)
+
+
+def new_key(app: Flask, user: str = "alice", *words: str) -> str:
+    return run(app, "keys", "create", "--user", user, *words).stdout.strip()
+
+
+# -- overrides ---------------------------------------------------------------------------------
+
+
+def test_a_users_amount_is_raised_until_tomorrow(worker: Flask, console: Flask) -> None:
+    """By the command that sets it for good. It is listed with its end, comes before the account's
+    own amount, and `clear-limit` removes both."""
+    key = new_key(console)
+    overrides = services_of(worker).limiter.overrides
+    run(console, "users", "set-limit", "alice", "plan", "1/day")
+    assert [ask(worker, key).status_code for _ in range(2)] == [200, 429]
+    output = run(
+        console, "users", "set-limit", "alice", "plan", "3/day", "--until", "tomorrow 9:00"
+    ).output
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d} 09:00 UTC"
+    assert output == f"alice has plan=3/day until {tomorrow}; all workers apply it within 5 s.\n"
+    overrides.refresh()
+    assert [ask(worker, key).status_code for _ in range(3)] == [200, 200, 429]
+    assert f"plan=3/day until {tomorrow}" in run(console, "users", "list").output
+    (listed,) = ratelimit(console, "override", "list")
+    assert (listed["identity"], listed["limit"]) == ("user:alice", "plan")
+    run(console, "users", "clear-limit", "alice", "plan")
+    assert ratelimit(console, "override", "list") == []
+    assert json.loads(run(console, "users", "list", "--json").stdout)[0]["limits"] == {}
+    actions = [entry["action"] for entry in ratelimit(console, "log")]
+    assert actions == ["clear-override", "clear-amount", "override", "amount"]
+    run(console, "users", "clear-limit", "alice", "plan", status=1)
+
+
+def test_a_teams_budget_may_exist_for_some_time(worker: Flask, console: Flask) -> None:
+    """It is optional, and applies to the team's calls alone while the override does."""
+    run(console, "teams", "create", "research")
+    key, other = new_key(console, "alice", "--team", "research"), new_key(console, "bob")
+    words = ("research", "team-usd-day", "1 usd/day", "--until", "2h")
+    run(console, "teams", "set-limit", *words)
+    services_of(worker).limiter.overrides.refresh()
+    assert '"team-usd-day"' in ask(worker, key).headers["RateLimit"]
+    assert '"team-usd-day"' not in ask(worker, other).headers["RateLimit"]
+    assert "team-usd-day=1 usd/day until " in run(console, "teams", "list").output
+
+
+def test_an_override_is_for_someone_who_exists(console: Flask) -> None:
+    """A misspelt name would get nothing. Users, teams and keys are known by their names."""
+    key = new_key(console)
+    run(console, "teams", "create", "research")
+    for identity, limit, amount, known in (
+        ("alice", "usd-day", "9 usd/day", "user:alice"),
+        ("user:alice", "usd-day", "9 usd/day", "user:alice"),
+        ("research", "team-usd-day", "9 usd/day", "team:research"),
+        (key, "key-usd-day", "9 usd/day", public_id_of(key)),
+        ("ip:10.0.0.7", "usd-day", "9 usd/day", "ip:10.0.0.7"),
+    ):
+        assert ratelimit(console, "override", "set", identity, limit, amount)["identity"] == known
+    for identity, limit, amount, message in (
+        ("alcie", "usd-day", "9 usd/day", "There is no user 'alcie'"),
+        ("f" * 16, "key-usd-day", "9 usd/day", f"There is no key '{'f' * 16}'"),
+        ("sales", "team-usd-day", "9 usd/day", "team-usd-day counts team; 'sales' cannot be one"),
+    ):
+        assert message in ratelimit(console, "override", "set", identity, limit, amount, status=1)
+
+
+def test_an_override_needs_the_workers_storage(make_app: AppMaker) -> None:
+    """A permanent amount does not: it is in the database."""
+    app = make_app()
+    new_key(app)
+    words = ("users", "set-limit", "alice", "usd-day", "9 usd/day")
+    assert "cannot be changed" in run(app, *words, "--until", "2h", status=1).stderr
+    run(app, *words)
+
+
+# -- states ------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_the_limits_of_a_callers_plan(worker: Flask, console: Flask) -> None:
+    """With their own amounts, in dollars, and no other plan's."""
+    key = new_key(console, "alice", "--plan", "pro")
+    run(console, "users", "set-limit", "alice", "usd-day", "7 usd/day")
+    assert ask(worker, key).status_code == 200
+    states = {state["limit"]: state for state in ratelimit(console, "inspect", "alice")}
+    assert {state["plan"] for state in states.values()} == {"pro", None}
+    assert (states["plan"]["used"], states["plan"]["amount"]) == (1, 2000)
+    assert (states["usd-day"]["unit"], states["usd-day"]["amount"]) == ("usd", 7)
+    assert "team-usd-day" not in states
+    of_key = {state["limit"]: state for state in ratelimit(console, "inspect", key)}
+    assert of_key["key"]["amount"] == 100
+    assert key not in json.dumps(of_key)
+    assert ratelimit(console, "top", "--limit", "plan")[0]["amount"] == 2000
+
+
+def test_blocks_are_listed_with_who_set_them(console: Flask) -> None:
+    """`chat block` writes to the log."""
+    new_key(console)
+    run(console, "block", "user", "alice", "--for", "1h", "--by", "olga", "--reason", "leaked key")
+    run(console, "block", "all")
+    found = {each["limit"]: each for each in ratelimit(console, "blocks")}
+    assert (found["blocked-user"]["by"], found["blocked-user"]["note"]) == ("olga", "leaked key")
+    assert found["blocked-all"]["until"] is None
+    run(console, "unblock", "all")
+    assert [each["limit"] for each in ratelimit(console, "blocks")] == ["blocked-user"]
+
+
+# -- spending ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spent(worker: Flask, database_url: str) -> Iterator[Flask]:
+    """The application after calls of two users, one of whom is named like a formula."""
+    calls = [
+        finished(begun(started_at=NOW, user="user:=cmd()", team="research", slug="gpt-4o")),
+        finished(begun(started_at=NOW), cost_micro_usd=3),
+        finished(begun(started_at=NOW), cost_micro_usd=4),
+        finished(begun(started_at=NOW - timedelta(days=70)), cost_micro_usd=9_000_000),
+    ]
+    database = Database(database_url)
+    table.write(database, calls)
+    yield worker
+    database.close()
+
+
+def test_spend_lists_the_dearest_first(spent: Flask) -> None:
+    """Of this month, or since a day; by user, key, model, team or tag."""
+    lines = run(spent, "spend").output.splitlines()
+    assert lines[0].split() == ["USER", "CALLS", "INPUT", "TOKENS", "OUTPUT", "TOKENS", "USD"]
+    assert lines[1].split() == ["user:=cmd()", "1", "1000", "200", "0.001485"]
+    assert lines[2].split() == ["user:alice", "2", "2000", "400", "0.000007"]
+    assert len(run(spent, "spend", "--top", "1").output.splitlines()) == 2
+    old = f"{NOW - timedelta(days=80):%Y-%m-%d}"
+    assert "9.000007" in run(spent, "spend", "--since", old).output.splitlines()[1]
+    for by, first in (
+        ("team", "research"),
+        ("model", "gpt-4o"),
+        ("key", "0123456789abcdef"),
+        ("tag:project", None),
+    ):
+        rows = json.loads(run(spent, "spend", "--by", by, "--json").stdout)
+        assert rows[0][by] == first
+        assert sum(row["cost_usd"] for row in rows) == pytest.approx(0.001492)
+
+
+def test_spend_as_csv_is_safe_for_spreadsheets(spent: Flask, database_url: str) -> None:
+    """Callers choose tags, and a cell must not be a formula."""
+    tagged = finished(begun(started_at=NOW, tags=(("project", '=HYPERLINK("x")'),)))
+    table.write(Database(database_url), [tagged])
+    rows = list(csv.reader(io.StringIO(run(spent, "spend", "--by", "tag:project", "--csv").stdout)))
+    assert rows[0] == ["project", "calls", "input_tokens", "output_tokens", "usd"]
+    assert ['\'=HYPERLINK("x")', "1", "1000", "200", "0.001485"] in rows
+
+
+def test_an_empty_report_says_so(worker: Flask) -> None:
+    """On standard error; JSON is an empty list, CSV has the heads."""
+    empty = run(worker, "spend")
+    assert (empty.stdout, "There are no calls since" in empty.stderr) == ("", True)
+    assert json.loads(run(worker, "spend", "--json").stdout) == []
+    assert run(worker, "spend", "--csv").stdout.startswith("user,calls,")
+    assert "not both" in run(worker, "spend", "--csv", "--json", status=2).stderr
+    assert "choose one of" in run(worker, "spend", "--by", "colour", status=2).stderr
+
+
+# -- keys --------------------------------------------------------------------------------------
+
+
+def test_a_rotated_key_works_for_the_overlap(worker: Flask, accounts: Accounts) -> None:
+    """Both keys do, and the new one is like the old one; afterwards it alone."""
+    words = ("--name", "ci", "--limit", "key-usd-day=2 usd/day", "--model", "gpt-5*")
+    old = new_key(worker, "alice", *words)
+    made = run(worker, "keys", "rotate", old, "--overlap", "2")
+    new = parse(made.stdout.strip())
+    assert new is not None
+    assert f"replaces {public_id_of(old)}, which is valid until" in made.stderr
+    keys = {key.public_id: key for key in accounts.all_keys()}
+    before, after = keys[public_id_of(old)], keys[new.public_id]
+    assert (after.user, after.name, after.limits, after.models) == (
+        *(before.user, before.name, before.limits, before.models),
+    )
+    assert after.expires_at is None
+    assert before.expires_at is not None
+    assert abs(before.expires_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
+    assert [ask(worker, key).status_code for key in (old, new.text)] == [403, 403]  # of a model
+    shown = json.loads(
+        run(worker, "keys", "rotate", new.public_id, "--overlap", "0", "--json").stdout
+    )
+    assert shown["replaces"]["id"] == new.public_id
+    refused = run(worker, "keys", "rotate", new.public_id, status=1)
+    assert "is revoked or has expired" in refused.stderr
+
+
+def test_an_overlap_does_not_prolong_a_key(console: Flask, accounts: Accounts) -> None:
+    """The new key ends when the old one would have."""
+    old = new_key(console, "alice", "--expires", "1")
+    run(console, "keys", "rotate", old, "--overlap", "72")
+    ends = {key.expires_at for key in accounts.all_keys()}
+    assert len(ends) == 1
+
+
+def test_several_keys_are_revoked_at_once(console: Flask, accounts: Accounts) -> None:
+    """All, or none if one is unknown."""
+    keys = [new_key(console) for _ in range(3)]
+    run(console, "keys", "revoke", *keys, "0" * 16, status=1)
+    assert not [key for key in accounts.all_keys() if key.revoked_at]
+    assert run(console, "keys", "revoke", *keys).output.count("is revoked") == 3
+    assert all(key.revoked_at for key in accounts.all_keys())
+
+
+# -- programs ----------------------------------------------------------------------------------
+
+
+def commands(
+    group: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, click.Command]]:
+    """Every command of the group, with its path."""
+    if isinstance(group, click.Group):
+        for name, command in group.commands.items():
+            yield from commands(command, (*path, name))
+    else:
+        yield " ".join(path), group
+
+
+def test_every_command_has_json(worker: Flask) -> None:
+    """For programs, beside the tables for people."""
+    from ratelimit_ext.cli import ratelimit as group
+
+    found = {**dict(commands(chat)), **dict(commands(group))}
+    assert len(found) > 35
+    without = [
+        path
+        for path, command in found.items()
+        if not any("--json" in option.opts for option in command.params)
+    ]
+    assert without == []
+
+
+JSON = [
+    ("keys", "list"),
+    ("plans", "list"),
+    ("teams", "list"),
+    ("users", "list"),
+    ("users", "export"),
+    ("ledger", "show"),
+    ("ledger", "estimates"),
+    ("ledger", "check"),
+    ("ledger", "prune", "--keep-days", "90"),
+    ("policy", "check"),
+    ("providers", "check"),
+    ("db", "upgrade"),
+    ("users", "set-team", "alice", "research"),
+    ("users", "clear-team", "alice"),
+    ("plans", "set", "alice", "pro"),
+    ("teams", "create", "sales"),
+    ("block", "user", "alice"),
+    ("unblock", "user", "alice"),
+    ("keys", "create", "--user", "alice"),
+    ("users", "set-limit", "alice", "usd-day", "9 usd/day"),
+]
+
+
+def test_json_alone_is_on_standard_output(console: Flask) -> None:
+    """Also of commands that change something."""
+    new_key(console)
+    run(console, "teams", "create", "research")
+    for words in JSON:
+        assert isinstance(json.loads(run(console, *words, "--json").stdout), dict | list), words
+
+
+#: What no command needs, and takes long to import.
+HEAVY = ("openai", "anthropic", "httpx", "tiktoken", "gunicorn", "alembic.command")
+
+
+@pytest.mark.parametrize(
+    "words", [("chat", "users", "list"), ("chat", "spend"), ("ratelimit", "show")]
+)
+def test_a_command_imports_no_sdk(database_url: str, words: tuple[str, ...]) -> None:
+    """Whose imports would take longer than all the rest; the modules are counted, not the time."""
+    program = (
+        "import sys\nfrom flask.cli import main\n"
+        f"sys.argv = ['flask', '--app', 'wsgi', *{words!r}]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={"DATABASE_URL": database_url, "RATELIMIT_EMBEDDED_DIR": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.endswith("HEAVY []\n"), done.stdout + done.stderr
