@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
@@ -22,6 +23,7 @@ from ratelimit_ext.cli import echo_json, with_json
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
+ADDRESS: Final = "ip:"
 # A window without an anchor opens when its first call is admitted, just before the call's time.
 BEFORE: Final = timedelta(milliseconds=5)
 
@@ -102,6 +104,44 @@ def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_
         output.echo_rows(
             [(*row[:-1], f"{row[-1] / MICRO:.6f}") for row in rows], heads, as_json=False
         )
+
+
+@ledger.command()
+@click.option("--user", type=arguments.USER, help=USER_HELP)
+@click.option("--since", type=arguments.DAY, help=SINCE_HELP)
+def traffic(user: str | None, since: datetime | None) -> None:
+    """Print the calls as traffic for `flask ratelimit simulate` and `suggest`, one line each.
+
+    The ledger has no denied calls.
+    """
+    with output.reported_errors():
+        identity = callers.known_identity(user)
+        for row in current_services().reports.calls(user=identity, since=since):
+            click.echo(json.dumps(_as_traffic(row), sort_keys=False))
+
+
+def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
+    """A row as a call of the simulation, with the limits of chatapp/policy.toml that are exempt."""
+    has_key, team = row["key_id"] is not None, row["team"]
+    exempt = ["ip", "address-at-once"] if has_key else ["key"]
+    identities = {
+        "user": row["user"],
+        "api_key": row["key_id"] if has_key else row["user"],
+        "team": row["user"] if team is None else team_identity(team),
+        "model": row["slug"],
+    }
+    if row["user"].startswith(ADDRESS):
+        identities["ip"] = row["user"].removeprefix(ADDRESS)
+    return {
+        "time": row["started_at"].isoformat(),
+        "endpoint": row["endpoint"],
+        "plan": row["plan"],
+        **identities,
+        "input_tokens": row["input_tokens"] or 0,
+        "output_tokens": row["output_tokens"] or 0,
+        "usd": f"{row['cost_micro_usd'] / MICRO:.6f}",
+        "exempt": exempt if team is not None else [*exempt, "team-at-once"],
+    }
 
 
 @ledger.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, cast
@@ -184,6 +185,7 @@ class Limiter(flask_limiter.Limiter):
         for item in self.limit_manager.static_items():
             self._check_item(item)
         self._deferred_views.clear()
+        self._own_manager = self.limit_manager.copy()
         try:
             policy = self._load_policy(app.config, check=self._check_identities)
         except ConfigurationError as mistakes:
@@ -210,15 +212,7 @@ class Limiter(flask_limiter.Limiter):
             storage, policy, workers, events=self._events, settlements=self._settlements
         )
         self._overrides = Overrides(store_for(storage, self._key_prefix))
-        self._resolver = Resolver(
-            self.limit_manager,
-            self._naming,
-            metas=self._meta_limits,
-            callbacks=callbacks,
-            overrides=self._overrides,
-            swallow_errors=swallow_errors,
-            logger=logger,
-        )
+        self._resolver = self._new_resolver(self.limit_manager)
         settings = AdmissionSettings(
             lease_s=lease,
             swallow_errors=swallow_errors,
@@ -261,6 +255,17 @@ class Limiter(flask_limiter.Limiter):
         uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
         own = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
         self._storage_options = with_deadline(uri, own, deadline_s(config))
+
+    def _new_resolver(self, manager: Manager) -> Resolver:
+        return Resolver(
+            manager,
+            self._naming,
+            metas=self._meta_limits,
+            callbacks=self._callbacks,
+            overrides=self._overrides,
+            swallow_errors=bool(self._swallow_errors),
+            logger=self.logger,
+        )
 
     def _check_definitions(self) -> None:
         """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
@@ -344,6 +349,21 @@ class Limiter(flask_limiter.Limiter):
             )
         path = file or Path(configured or "")
         return CheckedPolicy(self.check_policy_file(app, path), path)
+
+    def resolver(self, app: flask.Flask, file: str | os.PathLike[str] | None = None) -> Resolver:
+        """What finds the limits of the application's routes; with the policy of ``file`` in place
+        of its own, for a simulation. Raises ``ConfigurationError`` as :meth:`check_policy_file`."""
+        resolver = self._resolver
+        self._complete_policy(app)
+        if file is not None:
+            other = copy(self)
+            other.limit_manager = self._own_manager.copy()
+            policy = self.checked_policy(app, Path(file)).policy
+            limits = PolicyLimits(policy, other, check_item=self._check_item)
+            limits.apply()
+            limits.complete(app)
+            resolver = self._new_resolver(other.limit_manager)
+        return resolver
 
     def policy(self, app: flask.Flask) -> Policy | None:
         """The application's policy, with its plans; ``None`` without one."""

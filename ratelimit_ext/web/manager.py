@@ -48,6 +48,18 @@ class Manager(LimitManager):
         self._policy_blueprints: dict[str, list[Limit]] = {}
         self._policy_endpoints: dict[str, list[Limit]] = {}
 
+    def copy(self) -> Manager:
+        """One with the same limits and exemptions, but for those that policies add to views and
+        blueprints."""
+        return Manager(
+            application_limits=[*self._application_limits],
+            default_limits=[*self._default_limits],
+            decorated_limits=self._decorated_limits,
+            blueprint_limits=self._blueprint_limits,
+            route_exemptions=self._route_exemptions,
+            blueprint_exemptions=self._blueprint_exemptions,
+        )
+
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
         """Add a limit of a callable. Raises ``ConfigurationError`` if it is invalid."""
         limit = self._checked(limit, self._decorated_limits.get(route, ()))

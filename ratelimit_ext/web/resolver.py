@@ -169,6 +169,17 @@ class Resolver:
                 plan = self._with_own_amounts(plan, own, route, compiled)
         return self._with_scopes(plan, route) if plan.asks_scopes else plan
 
+    def plan_without_request(self, route: Route, plan: str) -> RoutePlan:
+        """The plan of a route for callers on ``plan``. Limits whose string is a function are left
+        out, as only a request has them."""
+        shared, own = self._candidates(route)
+        answers = {
+            id(each): plan if plan and getattr(each, "plan", "") else _NO_ANSWER
+            for each in (*shared, *own, *self.metas)
+            if _question(each) is not None
+        }
+        return _Binder(self, route, answers).plan()
+
     def plan_of(self, route: Route, definitions: Iterable[Limit]) -> RoutePlan:
         """The plan of definitions that do not belong to a route: a block's, or the fallback's."""
         plan = _Binder(self, route, {}).plan_of(definitions)

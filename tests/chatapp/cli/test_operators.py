@@ -139,7 +139,7 @@ def test_inspect_shows_the_limits_of_a_callers_plan(worker: Flask, console: Flas
     """With their own amounts, in dollars, and no other plan's."""
     key = new_key(console, "alice", "--plan", "pro")
     run(console, "users", "set-limit", "alice", "usd-day", "7 usd/day")
-    assert ask(worker, key).status_code == 200
+    assert ask(worker, key.text).status_code == 200
     states = {state["limit"]: state for state in ratelimit(console, "inspect", "alice")}
     assert {state["plan"] for state in states.values()} == {"pro", None}
     assert (states["plan"]["used"], states["plan"]["amount"]) == (1, 2000)
@@ -350,3 +350,25 @@ def test_a_command_imports_no_sdk(database_url: str, words: tuple[str, ...]) -> 
         check=False,
     )
     assert done.stdout.endswith("HEAVY []\n"), done.stdout + done.stderr
+
+
+def test_the_ledger_is_traffic_of_a_simulation(worker: Flask, accounts: Accounts) -> None:
+    """Calls of a key and of an address, with the limits that did not apply to them: replayed under
+    the policy, all of them pass."""
+    key = accounts.create_key("ada", plan="pro", default_plan="starter")
+    for _ in range(3):
+        assert ask(worker, key.text).status_code == 200
+    services_of(worker).ledger.flush()
+    lines = run(worker, "ledger", "traffic").stdout
+    calls = [json.loads(line) for line in lines.splitlines()]
+    assert [call["user"] for call in calls] == ["user:ada"] * 3
+    assert calls[0]["api_key"] == key.public_id
+    assert calls[0]["exempt"] == ["ip", "address-at-once", "team-at-once"]
+    assert calls[0]["input_tokens"] > 0
+    result = worker.test_cli_runner().invoke(
+        args=["ratelimit", "simulate", "--traffic", "-", "--json"], input=lines
+    )
+    assert result.exit_code == 0, result.output
+    [found] = json.loads(result.output)["policies"]
+    assert (found["admitted"], found["denied"]) == (3, 0)
+    assert found["calls_without"] == {}

@@ -25,6 +25,7 @@ import flask
 from flask.cli import AppGroup
 from limits.storage import MemoryStorage, RedisStorage
 
+from ratelimit_ext.cli.simulation import simulate_command, suggest_command
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import StorageUnavailable
@@ -55,7 +56,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 ratelimit = AppGroup("ratelimit", help="See, check and change limits.")
 override = AppGroup("override", help="Give single identities another amount for some time.")
-ratelimit.add_command(override)
+for command in (override, simulate_command, suggest_command):
+    ratelimit.add_command(command)
 
 
 # -- arguments and output ----------------------------------------------------------------------

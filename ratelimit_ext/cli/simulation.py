@@ -1,0 +1,291 @@
+"""``flask ratelimit simulate`` and ``suggest``: from an application's policy to simulated rules.
+
+The rules are resolved as for requests: nested blueprints, groups, plans, defaults and decorators.
+What only a request knows is left to the traffic: identities, costs, and which limits are exempt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+import flask
+from flask.cli import with_appcontext
+from flask_limiter.util import get_qualified_name
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.simulate.demand import suggestions
+from ratelimit_ext.simulate.replay import EVERYONE, Rule, Tally
+from ratelimit_ext.simulate.report import (
+    as_data,
+    as_page,
+    as_text,
+    notes,
+    simulate,
+    suggestion_data,
+    suggestion_table,
+    tables,
+)
+from ratelimit_ext.simulate.traffic import (
+    DAY_S,
+    SHAPES,
+    EndpointOf,
+    Mixture,
+    Traffic,
+    made_up,
+    read_lines,
+)
+from ratelimit_ext.web.bound_limit import BoundLimit
+from ratelimit_ext.web.identities import Identity
+from ratelimit_ext.web.resolver import Resolver, Route
+
+_COUNT: Final = click.IntRange(min=1)
+
+
+class SimulatedPolicy:
+    """The rules of an application, by endpoint and plan. ``left_out`` are names of limits that are
+    not simulated, each with the reason."""
+
+    def __init__(
+        self, app: flask.Flask, resolver: Resolver, identities: Mapping[str, Identity]
+    ) -> None:
+        self._app = app
+        self._resolver = resolver
+        self._names = {identity: name for name, identity in identities.items()}
+        self._rules: dict[tuple[str, str], tuple[Rule, ...]] = {}
+        self.left_out: dict[str, str] = {}
+
+    def rules(self, endpoint: str, plan: str) -> tuple[Rule, ...]:
+        """The limits of an endpoint for callers on a plan; of POST if it has this method."""
+        known = self._rules.get((endpoint, plan))
+        if known is None:
+            view = self._app.view_functions.get(endpoint)
+            known = () if view is None else tuple(self._compiled(endpoint, view, plan))
+            self._rules[endpoint, plan] = known
+        return known
+
+    def _compiled(self, endpoint: str, view: Callable[..., Any], plan: str) -> Iterator[Rule]:
+        [*methods] = {
+            method
+            for rule in self._app.url_map.iter_rules(endpoint)
+            for method in rule.methods or ()
+        } - {"HEAD", "OPTIONS"}
+        method = "POST" if "POST" in methods else min(methods, default="GET")
+        blueprint = endpoint.rpartition(".")[0] or None
+        name = get_qualified_name(view)
+        route = Route(self._app, endpoint, blueprint, method, name)
+        for bound in self._resolver.plan_without_request(route, plan).limits:
+            if reason := self._unsuitable(bound.limit):
+                self.left_out[bound.name] = reason
+            else:
+                yield self._rule(bound)
+
+    def _unsuitable(self, limit: Limit) -> str:
+        form = limit.traits.form
+        if limit.traits.external or not (form is None or form.has_amount):
+            return "it follows something outside the traffic"
+        return ""
+
+    def _rule(self, bound: BoundLimit) -> Rule:
+        limit, function = bound.limit, bound.runtime.key_func
+        key = self._names.get(function) or str(getattr(function, "__name__", function))
+        counts_calls = limit.unit == "requests" or limit.traits.one_per_call
+        if counts_calls and bound.fixed_cost is None:
+            self.left_out[f"{bound.name}, cost"] = "a function of a request; each call counts as 1"
+        return Rule(
+            name=bound.name,
+            limit=limit,
+            key=EVERYONE if key == "everyone" else key,
+            bucket=bound.bucket_prefix,
+            cost=(1 if bound.fixed_cost is None else bound.fixed_cost) if counts_calls else None,
+            optional=bound.optional,
+        )
+
+
+def endpoint_finder(app: flask.Flask) -> EndpointOf:
+    """A function that finds the endpoint of a method and a path of the application."""
+    adapter = app.url_map.bind("localhost")
+
+    @lru_cache(maxsize=4096)
+    def find(method: str, path: str) -> str | None:
+        try:
+            return str(adapter.match(path.partition("?")[0], method=method)[0])
+        except HTTPException:
+            return None
+
+    return find
+
+
+# -- commands --------------------------------------------------------------------------------
+
+
+class _Asked(NamedTuple):
+    """What the options of both commands ask for."""
+
+    limiter: Any
+    app: flask.Flask
+    traffic: Traffic
+
+
+def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose or make the traffic."""
+    options: list[Any] = [
+        click.option(
+            "--traffic",
+            "source",
+            required=True,
+            help=f"A file of JSONL or a common log, - for the input, or {', '.join(SHAPES)}.",
+        ),
+        click.option("--endpoint", help="Made-up traffic: the endpoint that is called."),
+        click.option("--plan", default="", help="Made-up traffic: the plan of all callers."),
+        click.option("--model", default="any", help="Made-up traffic: the model of all calls."),
+        click.option("--users", type=_COUNT, default=50, show_default=True),
+        click.option("--calls", type=_COUNT, default=10_000, show_default=True),
+        click.option("--days", type=click.FloatRange(0, 366, min_open=True), default=1.0),
+        click.option("--tokens", type=_COUNT, default=2_000, help="Of a call, on average."),
+        click.option("--usd", type=click.FloatRange(0, 1000), default=0.01, help="Likewise."),
+        click.option("--seconds", type=click.FloatRange(0, DAY_S), default=8.0, help="Likewise."),
+        click.option("--exempt", multiple=True, help="A limit that does not apply. Repeat it."),
+        click.option("--seed", type=int, default=1, help="Another seed makes other calls."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("simulate")
+@click.option(
+    "--policy",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="A policy file; repeat it to compare. Without it: the application's policy.",
+)
+@_traffic_options
+@click.option("--html", "page", type=click.Path(dir_okay=False, writable=True))
+@click.option("--json", "for_programs", is_flag=True, help="Print JSON.")
+@with_appcontext
+def simulate_command(
+    files: tuple[str, ...], page: str | None, *, for_programs: bool, **traffic: Any
+) -> None:
+    """Replay traffic under one or more policies, in virtual time.
+
+    Shows what would be admitted and denied, to whom, what it would cost, and which denials would be
+    false positives. Nothing is charged.
+    """
+    asked = _asked(**traffic)
+    policies = {name: _compiled(asked, name) for name in files} or {
+        "the present policy": _compiled(asked, None)
+    }
+    length = asked.traffic.length
+    with _progress(length and length * len(policies), len(policies)) as bar:
+        results = simulate(
+            asked.traffic, {name: each.rules for name, each in policies.items()}, bar
+        )
+    _stop_if_empty(results[0].outcome.total)
+    left_out = {name: why for each in policies.values() for name, why in each.left_out.items()}
+    remarks = notes(results, asked.traffic, left_out)
+    if page:
+        Path(page).write_text(as_page(results, remarks), "utf-8")
+    if for_programs:
+        click.echo(json.dumps({"policies": as_data(results), "notes": remarks}, indent=2))
+    else:
+        click.echo("\n\n".join(map(as_text, tables(results))))
+        click.echo("\n" + "\n".join(remarks))
+    _report_broken(asked.traffic)
+
+
+@click.command("suggest")
+@_traffic_options
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=99.0,
+    show_default=True,
+    help="The percentage of identities that are to be denied nothing.",
+)
+@click.option("--json", "for_programs", is_flag=True, help="Print JSON.")
+@with_appcontext
+def suggest_command(share: float, *, for_programs: bool, **traffic: Any) -> None:
+    """Propose amounts for the limits of the present policy, from traffic.
+
+    For each limit the smallest amount that would deny nothing to a share of its identities, had it
+    been a sliding window; for a token bucket also the burst.
+    """
+    asked = _asked(**traffic)
+    found = suggestions(asked.traffic, _compiled(asked, None).rules, share=share / 100)
+    if not found:
+        raise click.ClickException("The traffic has no calls that a limit counts.")
+    if for_programs:
+        click.echo(json.dumps(suggestion_data(found), indent=2))
+    else:
+        click.echo(as_text(suggestion_table(found)))
+    _report_broken(asked.traffic)
+
+
+def _asked(source: str, **made_up_of: Any) -> _Asked:
+    app: flask.Flask = flask.current_app._get_current_object()  # type: ignore[attr-defined]
+    limiter = next(iter(app.extensions.get("limiter", ())), None)
+    if limiter is None:
+        raise click.ClickException("This application has no limiter.")
+    return _Asked(limiter, app, _traffic(app, source, **made_up_of))
+
+
+def _traffic(app: flask.Flask, source: str, **made_up_of: Any) -> Traffic:
+    if source in SHAPES:
+        endpoint = made_up_of["endpoint"]
+        known = sorted(app.view_functions.keys() - {"static"})
+        if endpoint not in known:
+            found = "--endpoint is missing" if endpoint is None else f"no endpoint {endpoint!r}"
+            raise click.UsageError(f"{found}; choose one of {', '.join(known)}.")
+        return made_up(source, Mixture(**made_up_of))
+    if source == "-":
+        lines = sys.stdin.readlines()
+        return read_lines(lambda: lines, endpoint_finder(app))
+    path = Path(source)
+    if not path.is_file():
+        raise click.UsageError(
+            f"--traffic: found {source!r}; allowed: a file, - or one of {', '.join(SHAPES)}."
+        )
+    return read_lines(lambda: path.open(encoding="utf-8", errors="replace"), endpoint_finder(app))
+
+
+def _compiled(asked: _Asked, file: str | None) -> SimulatedPolicy:
+    try:
+        resolver = asked.limiter.resolver(asked.app, file)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
+    return SimulatedPolicy(asked.app, resolver, asked.limiter.identities)
+
+
+@contextmanager
+def _progress(length: int | None, policies: int) -> Iterator[Callable[[], None]]:
+    """A progress bar at the error output, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    label = "Simulating" if policies == 1 else f"Simulating {policies} policies"
+    bar: Any
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield lambda: bar.update(1)
+
+
+def _stop_if_empty(total: Tally) -> None:
+    if not total.admitted + total.denied:
+        raise click.ClickException("The traffic has no calls.")
+
+
+def _report_broken(traffic: Traffic) -> None:
+    """Exit with 1 if lines were skipped, so that a script sees it."""
+    if traffic.skipped:
+        raise click.ClickException(
+            f"lines skipped: {traffic.skipped:,} ({'; '.join(traffic.reasons)})."
+        )

@@ -1,0 +1,159 @@
+"""What callers asked for, admitted or not: who was denied wrongly, and which amounts would do."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ratelimit_ext.simulate.replay import Rule, Rules
+from ratelimit_ext.simulate.traffic import Call
+
+FALSE_POSITIVE: Final = (
+    "A false positive is a denied call that the traffic does not mark as abusive, whose caller had "
+    "asked for no more than a fair share within the limit's period: the amount, divided by the "
+    "callers who shared the bucket."
+)
+
+
+class _Bucket:
+    """The demand on a bucket within a period, by caller."""
+
+    __slots__ = ("by_caller", "calls", "total")
+
+    def __init__(self) -> None:
+        self.calls: deque[tuple[int, str, int]] = deque()
+        self.by_caller: dict[str, int] = {}
+        self.total = 0
+
+    def add(self, at_us: int, period_us: int, caller: str, cost: int) -> None:
+        """One more call; those of a period ago leave."""
+        calls, by_caller = self.calls, self.by_caller
+        while calls and calls[0][0] <= at_us - period_us:
+            _, other, past = calls.popleft()
+            self.total -= past
+            left = by_caller[other] - past
+            if left:
+                by_caller[other] = left
+            else:
+                del by_caller[other]
+        if cost:
+            calls.append((at_us, caller, cost))
+            by_caller[caller] = by_caller.get(caller, 0) + cost
+            self.total += cost
+
+
+def false_positives(
+    traffic: Iterable[Call], rules: Rules, denied: Mapping[int, Sequence[Rule]]
+) -> tuple[Counter[str], Counter[str]]:
+    """Denied calls that should have passed, by the name of the limit and by caller.
+
+    ``denied`` has the rules that denied a call, by its position in the traffic. The rule is
+    :data:`FALSE_POSITIVE`; what was denied counts as asked for. Limits of calls in flight are not
+    judged.
+    """
+    judged = {rule for denying in denied.values() for rule in denying if rule.limit.unit != "calls"}
+    by_rule: Counter[str] = Counter()
+    by_caller: Counter[str] = Counter()
+    buckets: dict[tuple[str, str], _Bucket] = {}
+    if not judged:
+        return by_rule, by_caller
+    for position, call in enumerate(traffic):
+        caller, denying, is_wrong = call.caller, denied.get(position, ()), False
+        for rule in rules(call.endpoint, call.plan):
+            if rule not in judged or not rule.applies(call):
+                continue
+            place = rule.bucket, rule.identity(call) or ""
+            bucket = buckets.get(place)
+            if bucket is None:
+                bucket = buckets[place] = _Bucket()
+            bucket.add(call.at_us, rule.limit.period_us, caller, rule.cost_of(call))
+            if rule in denying and call.abusive is not True:
+                share = rule.limit.amount / max(1, len(bucket.by_caller))
+                if bucket.by_caller.get(caller, 0) <= share:
+                    by_rule[rule.name] += 1
+                    is_wrong = True
+        by_caller[caller] += is_wrong
+    return by_rule, +by_caller
+
+
+class Peak(NamedTuple):
+    """The most that an identity asked for within a period."""
+
+    identity: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An amount for a limit, and for a token bucket a burst: the smallest that deny nothing to
+    ``share`` of the identities. ``denied`` is how many of the ``identities`` ask for more than the
+    present amount; ``peaks`` are the largest."""
+
+    rule: Rule
+    identities: int
+    denied: int
+    amount: int
+    burst: int | None
+    peaks: tuple[Peak, ...]
+
+
+def suggestions(traffic: Iterable[Call], rules: Rules, *, share: float = 0.99) -> list[Suggestion]:
+    """Amounts for all limits that the traffic touches. Reads the traffic twice, for the bursts."""
+    peaks: dict[Rule, dict[str, int]] = {}
+    buckets: dict[tuple[str, str], _Bucket] = {}
+    for call in traffic:
+        for rule in rules(call.endpoint, call.plan):
+            if rule.limit.unit == "calls" or not rule.applies(call):
+                continue
+            identity = rule.identity(call) or ""
+            bucket = buckets.get((rule.bucket, identity))
+            if bucket is None:
+                bucket = buckets[rule.bucket, identity] = _Bucket()
+            bucket.add(call.at_us, rule.limit.period_us, "", rule.cost_of(call))
+            known = peaks.setdefault(rule, {})
+            if bucket.total > known.get(identity, -1):
+                known[identity] = bucket.total
+    amounts = {rule: _quantile(known.values(), share) for rule, known in peaks.items()}
+    bursts = _bursts(traffic, rules, amounts, share)
+    return [
+        Suggestion(
+            rule,
+            len(known),
+            sum(peak > rule.limit.amount for peak in known.values()),
+            amounts[rule],
+            bursts.get(rule),
+            tuple(Peak(*each) for each in Counter(known).most_common(3)),
+        )
+        for rule, known in peaks.items()
+        if amounts[rule]
+    ]
+
+
+def _bursts(
+    traffic: Iterable[Call], rules: Rules, amounts: Mapping[Rule, int], share: float
+) -> dict[Rule, int]:
+    """The fill that buckets reach which leak at the suggested amounts."""
+    levels: dict[tuple[Rule, str], tuple[int, float]] = {}
+    highest: dict[Rule, dict[str, float]] = {}
+    wanted = {r for r, amount in amounts.items() if r.limit.strategy == "token-bucket" and amount}
+    for call in traffic if wanted else ():
+        for rule in rules(call.endpoint, call.plan):
+            if rule not in wanted or not rule.applies(call):
+                continue
+            identity = rule.identity(call) or ""
+            since, level = levels.get((rule, identity), (call.at_us, 0.0))
+            leaked = (call.at_us - since) * amounts[rule] / rule.limit.period_us
+            level = max(0.0, level - leaked) + rule.cost_of(call)
+            levels[rule, identity] = call.at_us, level
+            known = highest.setdefault(rule, {})
+            known[identity] = max(level, known.get(identity, 0.0))
+    return {rule: _quantile(known.values(), share) for rule, known in highest.items()}
+
+
+def _quantile(values: Iterable[float], share: float) -> int:
+    """The smallest of the values that is not below ``share`` of them, as a whole number."""
+    ordered = sorted(values)
+    return math.ceil(ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)])

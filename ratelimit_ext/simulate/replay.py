@@ -1,0 +1,247 @@
+"""The replay of traffic against the rules of a policy, in virtual time.
+
+A call is decided as by an engine: all limits together, and it costs nothing in any if one denies.
+What differs from a real server: the cost of a call is known at its start, so nothing is estimated
+and settled; a denied caller does not retry, unless the traffic has the retry; and guards that
+follow something outside (blocks, providers' quotas) are not simulated.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.simulate.traffic import Call
+from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.strategies.strategy import Strategy
+
+#: The key of a limit that counts all callers together.
+EVERYONE: Final = "global"
+#: How many calls pass between two looks for states that no longer matter.
+SWEEP_EVERY: Final = 200_000
+MINUTE_US: Final = 60_000_000
+
+
+class Rule(NamedTuple):
+    """A limit as it is simulated. ``key`` is the name of the identity that it counts; ``bucket`` is
+    the same for limits that share their buckets; ``cost`` is ``None`` if each call has its own."""
+
+    name: str
+    limit: Limit
+    key: str
+    bucket: str
+    cost: int | None = 1
+    optional: bool = False
+
+    @property
+    def is_shadow(self) -> bool:
+        return self.limit.mode == "shadow"
+
+    def identity(self, call: Call) -> str | None:
+        """The identity that the limit counts; ``None`` if the traffic does not say it."""
+        return EVERYONE if self.key == EVERYONE else call.who.get(self.key)
+
+    def cost_of(self, call: Call) -> int:
+        """What the call costs, in the limit's unit."""
+        if self.cost is not None:
+            return self.cost
+        return call.costs.get(self.limit.unit, 0)
+
+    def applies(self, call: Call) -> bool:
+        """Whether the limit counts the call."""
+        return (
+            not self.optional and self.name not in call.exempt and self.identity(call) is not None
+        )
+
+
+_Key = TypeVar("_Key", int, str)
+#: The rules of an endpoint and a plan.
+Rules: TypeAlias = Callable[[str, str], Sequence[Rule]]
+
+
+@dataclass
+class Tally:
+    """What became of some calls."""
+
+    admitted: int = 0
+    denied: int = 0
+    #: Micro-dollars.
+    spent: int = 0
+    saved: int = 0
+
+    def count(self, micro: int, *, admitted: bool) -> None:
+        if admitted:
+            self.admitted += 1
+            self.spent += micro
+        else:
+            self.denied += 1
+            self.saved += micro
+
+
+@dataclass
+class Outcome:
+    """The result of a replay. ``denials``, ``would_deny`` (shadows) and ``false_positives`` are by
+    the name of a limit, ``wronged`` are false positives by caller. ``unknown`` counts calls by the
+    key of a limit that they lack, ``unlimited`` by an endpoint without limits."""
+
+    total: Tally = field(default_factory=Tally)
+    callers: dict[str, Tally] = field(default_factory=dict)
+    minutes: dict[int, Tally] = field(default_factory=dict)
+    denials: Counter[str] = field(default_factory=Counter)
+    would_deny: Counter[str] = field(default_factory=Counter)
+    false_positives: Counter[str] = field(default_factory=Counter)
+    wronged: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    unlimited: Counter[str] = field(default_factory=Counter)
+
+
+class _Prepared(NamedTuple):
+    """A rule, and what a decision needs of it."""
+
+    rule: Rule
+    strategy: Strategy
+    parameters: Callable[[int], tuple[int, ...]]
+    in_flight: bool
+
+
+#: A rule that a call fits, its bucket, the bucket's state now, and the cost.
+_Fitting: TypeAlias = tuple[_Prepared, tuple[str, str], Any, int]
+
+
+class Replay:
+    """The states of one policy's buckets, and what became of the calls so far."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._known: dict[tuple[str, str, frozenset[str]], list[_Prepared]] = {}
+        self._prepared: dict[Rule, _Prepared] = {}
+        self._states: dict[tuple[str, str], Any] = {}
+        self._lifetimes: dict[str, _Prepared] = {}
+        self._running: list[tuple[int, tuple[str, str]]] = []
+        self._until_sweep = SWEEP_EVERY
+        self.outcome = Outcome()
+
+    def decide(self, call: Call) -> list[Rule]:
+        """Decide one call, not earlier than the one before; returns the rules that denied it."""
+        now = call.at_us
+        while self._running and self._running[0][0] <= now:
+            self._release(heapq.heappop(self._running)[1])
+        denied, fitting = self._check(call, now)
+        for prepared, place, state, cost in fitting:
+            # A shadow counts denied calls, too, but not as in flight.
+            if denied and (prepared.in_flight or not prepared.rule.is_shadow):
+                continue
+            parameters = prepared.parameters(now)
+            self._states[place] = prepared.strategy.take(state, now, cost, parameters)
+            if prepared.in_flight:
+                heapq.heappush(self._running, (now + int(call.seconds * 1_000_000), place))
+        self._count(call, denied)
+        self._until_sweep -= 1
+        if not self._until_sweep:
+            self._sweep(now)
+        return denied
+
+    def _check(self, call: Call, now: int) -> tuple[list[Rule], list[_Fitting]]:
+        """The enforced rules that deny the call, and what it would be charged."""
+        denied, fitting = [], []
+        for prepared in self._applying(call):
+            rule = prepared.rule
+            identity = rule.identity(call)
+            if identity is None:
+                self.outcome.unknown[rule.key] += 1
+                continue
+            cost = min(rule.cost_of(call), rule.limit.capacity + 1)
+            if not cost:
+                continue
+            place = rule.bucket, identity
+            known = self._states.get(place)
+            fits, _, state = prepared.strategy.check(known, now, cost, prepared.parameters(now))
+            if fits:
+                fitting.append((prepared, place, state, cost))
+            elif rule.is_shadow:
+                self.outcome.would_deny[rule.name] += 1
+            else:
+                denied.append(rule)
+        return denied, fitting
+
+    def _applying(self, call: Call) -> list[_Prepared]:
+        question = call.endpoint, call.plan, call.exempt
+        rules = self._known.get(question)
+        if rules is None:
+            rules = self._known[question] = self._prepare(*question)
+        if not rules:
+            self.outcome.unlimited[call.endpoint] += 1
+        return rules
+
+    def _count(self, call: Call, denied: Sequence[Rule]) -> None:
+        outcome, micro, admitted = self.outcome, call.costs.get("usd", 0), not denied
+        outcome.total.count(micro, admitted=admitted)
+        _tally(outcome.minutes, call.at_us // MINUTE_US).count(micro, admitted=admitted)
+        _tally(outcome.callers, call.caller).count(micro, admitted=admitted)
+        for rule in denied:
+            outcome.denials[rule.name] += 1
+
+    def _prepare(self, endpoint: str, plan: str, exempt: frozenset[str]) -> list[_Prepared]:
+        found = []
+        for rule in self._rules(endpoint, plan):
+            if rule.optional or rule.name in exempt:
+                continue
+            prepared = self._prepared.get(rule)
+            if prepared is None:
+                prepared = self._prepared[rule] = _Prepared(
+                    rule,
+                    strategy_named(rule.limit.strategy),
+                    _parameters(rule.limit),
+                    rule.limit.unit == "calls",
+                )
+                self._lifetimes[rule.bucket] = prepared
+            found.append(prepared)
+        return found
+
+    def _release(self, place: tuple[str, str]) -> None:
+        left = self._states[place] - 1
+        if left:
+            self._states[place] = left
+        else:
+            del self._states[place]
+
+    def _sweep(self, now: int) -> None:
+        """Drop what no longer matters, so that a million callers need no memory for ever."""
+        self._until_sweep = SWEEP_EVERY
+        over = []
+        for place, state in self._states.items():
+            _, strategy, parameters, in_flight = self._lifetimes[place[0]]
+            if not in_flight and strategy.lifetime(state, now, parameters(now)) <= 0:
+                over.append(place)
+        for place in over:
+            del self._states[place]
+
+
+def _tally(tallies: dict[_Key, Tally], key: _Key) -> Tally:
+    known = tallies.get(key)
+    if known is None:
+        known = tallies[key] = Tally()
+    return known
+
+
+def _parameters(limit: Limit) -> Callable[[int], tuple[int, ...]]:
+    """The strategy's parameters at an instant. Those of the calendar are computed once a window."""
+    strategy = strategy_named(limit.strategy)
+    fixed = strategy.parameters(limit, 0)
+    if limit.anchor is None:
+        return lambda _: fixed
+    until = -1
+    parameters = fixed
+
+    def at(now: int) -> tuple[int, ...]:
+        nonlocal until, parameters
+        if now >= until:
+            parameters = strategy.parameters(limit, now)
+            until = parameters[3]
+        return parameters
+
+    return at

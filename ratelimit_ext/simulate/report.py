@@ -1,0 +1,341 @@
+"""What a simulation found: as data, as text, and as a page that compares policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any, Final, NamedTuple
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.money import MICRO
+from ratelimit_ext.simulate.demand import FALSE_POSITIVE, Suggestion, false_positives
+from ratelimit_ext.simulate.replay import MINUTE_US, Outcome, Replay, Rule, Rules, Tally
+from ratelimit_ext.simulate.traffic import Traffic
+
+#: How many callers a report lists.
+MOST_CALLERS: Final = 10
+#: Into how many bars a plot divides the time.
+BARS: Final = 120
+
+
+class Result(NamedTuple):
+    """What became of the traffic under one policy."""
+
+    policy: str
+    outcome: Outcome
+
+
+def simulate(
+    traffic: Traffic, policies: Mapping[str, Rules], progress: Callable[[], None] = lambda: None
+) -> list[Result]:
+    """Replay the traffic under each policy. ``progress`` is called once a call and policy."""
+    results = []
+    for name, rules in policies.items():
+        replay = Replay(rules)
+        denied: dict[int, Sequence[Rule]] = {}
+        for position, call in enumerate(traffic):
+            if denying := replay.decide(call):
+                denied[position] = denying
+            progress()
+        outcome = replay.outcome
+        outcome.false_positives, outcome.wronged = false_positives(traffic, rules, denied)
+        results.append(Result(name, outcome))
+    return results
+
+
+# -- data ------------------------------------------------------------------------------------
+
+
+def as_data(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """The results for programs, dollars as numbers."""
+    return [
+        {
+            "policy": policy,
+            **_counts(outcome.total),
+            "false_positives": outcome.false_positives.total(),
+            "limits": [
+                {
+                    "name": name,
+                    "denied": outcome.denials[name],
+                    "would_deny": outcome.would_deny[name],
+                    "false_positives": outcome.false_positives[name],
+                }
+                for name in _limits(outcome)
+            ],
+            "callers": [
+                {"caller": name, **_counts(tally), "false_positives": outcome.wronged[name]}
+                for name, tally in _hit(outcome)
+            ],
+            "calls_without": dict(outcome.unknown),
+            "calls_to_unlimited_endpoints": dict(outcome.unlimited),
+        }
+        for policy, outcome in results
+    ]
+
+
+def _counts(tally: Tally) -> dict[str, Any]:
+    return {
+        "admitted": tally.admitted,
+        "denied": tally.denied,
+        "spent_usd": tally.spent / MICRO,
+        "saved_usd": tally.saved / MICRO,
+    }
+
+
+def _limits(outcome: Outcome) -> list[str]:
+    """The limits that denied, or would have, the busiest first."""
+    return [name for name, _ in (outcome.denials + outcome.would_deny).most_common()]
+
+
+def _hit(outcome: Outcome) -> list[tuple[str, Tally]]:
+    """The callers who were denied most."""
+    hit = [(name, tally) for name, tally in outcome.callers.items() if tally.denied]
+    hit.sort(key=lambda each: (-outcome.wronged[each[0]], -each[1].denied, each[0]))
+    return hit[:MOST_CALLERS]
+
+
+# -- tables ----------------------------------------------------------------------------------
+
+Table = tuple[str, list[list[str]]]
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """The tables of a report, each with its title; the first row has the names of columns."""
+    found: list[Table] = [
+        (
+            "Policies",
+            [
+                ["policy", "admitted", "denied", "false positives", "spent", "saved"],
+                *(
+                    [
+                        policy,
+                        f"{outcome.total.admitted:,}",
+                        f"{outcome.total.denied:,}",
+                        f"{outcome.wronged.total():,}",
+                        _usd(outcome.total.spent),
+                        _usd(outcome.total.saved),
+                    ]
+                    for policy, outcome in results
+                ),
+            ],
+        )
+    ]
+    for policy, outcome in results:
+        if names := _limits(outcome):
+            found.append(
+                (
+                    f"{policy}: limits that denied",
+                    [
+                        ["limit", "denied", "would deny (shadow)", "false positives"],
+                        *(
+                            [
+                                name,
+                                f"{outcome.denials[name]:,}",
+                                f"{outcome.would_deny[name]:,}",
+                                f"{outcome.false_positives[name]:,}",
+                            ]
+                            for name in names
+                        ),
+                    ],
+                )
+            )
+        if hit := _hit(outcome):
+            found.append(
+                (
+                    f"{policy}: callers who were denied most",
+                    [
+                        ["caller", "admitted", "denied", "false positives", "spent", "saved"],
+                        *(
+                            [
+                                name or "(unknown)",
+                                f"{tally.admitted:,}",
+                                f"{tally.denied:,}",
+                                f"{outcome.wronged[name]:,}",
+                                _usd(tally.spent),
+                                _usd(tally.saved),
+                            ]
+                            for name, tally in hit
+                        ),
+                    ],
+                )
+            )
+    return found
+
+
+def suggestion_table(suggestions: Iterable[Suggestion]) -> Table:
+    """Amounts that would do, beside the present ones."""
+    rows = [["limit", "key", "now", "suggested", "identities", "above now", "largest"]]
+    for rule, identities, denied, amount, burst, peaks in (
+        (each.rule, each.identities, each.denied, each.amount, each.burst, each.peaks)
+        for each in suggestions
+    ):
+        limit = rule.limit
+        now = _amount(limit, limit.amount) + (f", burst {limit.burst:,}" if limit.burst else "")
+        then = _amount(limit, amount) + (f", burst {burst:,}" if burst else "")
+        largest = ", ".join(f"{p.identity} {_amount(limit, p.amount)}" for p in peaks)
+        rows.append([rule.name, rule.key, now, then, f"{identities:,}", f"{denied:,}", largest])
+    return "Suggested amounts", rows
+
+
+def suggestion_data(found: Iterable[Suggestion]) -> list[dict[str, Any]]:
+    """The suggestions for programs, in the limits' units (micro-dollars for ``usd``)."""
+    return [
+        {
+            "limit": each.rule.name,
+            "key": each.rule.key,
+            "unit": each.rule.limit.unit,
+            "amount": each.rule.limit.amount,
+            "suggested_amount": each.amount,
+            "suggested_burst": each.burst,
+            "identities": each.identities,
+            "above_amount": each.denied,
+            "largest": [peak._asdict() for peak in each.peaks],
+        }
+        for each in found
+    ]
+
+
+def _amount(limit: Limit, amount: int) -> str:
+    if limit.unit == "usd":
+        return _usd(amount)
+    return f"{amount:,}" if limit.unit == "requests" else f"{amount:,} {limit.unit}"
+
+
+def _usd(micro: int) -> str:
+    return f"${micro / MICRO:,.2f}"
+
+
+def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, str]) -> list[str]:
+    """What a reader has to know besides the tables, one sentence each."""
+    found = [FALSE_POSITIVE]
+    if traffic.skipped:
+        found.append(f"{traffic.skipped:,} broken lines skipped: {'; '.join(traffic.reasons)}.")
+    for each in results:
+        for key, calls in each.outcome.unknown.items():
+            found.append(
+                f"{each.policy}: limits by {key!r} did not count {_calls(calls)}, as the traffic "
+                "does not say it."
+            )
+        for endpoint, calls in each.outcome.unlimited.items():
+            found.append(f"{each.policy}: no limit applies to {_calls(calls)} of {endpoint!r}.")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    found += [f"Not simulated ({reason}): {', '.join(names)}." for reason, names in reasons.items()]
+    return list(dict.fromkeys(found))
+
+
+def _calls(count: int) -> str:
+    return f"{count:,} call" if count == 1 else f"{count:,} calls"
+
+
+def as_text(table: Table) -> str:
+    """A table for a terminal: names on the left, figures on the right."""
+    title, rows = table
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+# -- page ------------------------------------------------------------------------------------
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --line: #8886; --good: #2a9d6f; --bad: #d1495b }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
+figure { margin: 1rem 0 } svg { width: 100%; height: auto } text { fill: currentColor }
+.good { fill: var(--good) } .bad { fill: var(--bad) } .scroll { overflow-x: auto }
+"""
+
+
+def as_page(results: Sequence[Result], remarks: Iterable[str]) -> str:
+    """A page of its own: no script, nothing from elsewhere."""
+    most = max((max(_per_bar(each.outcome, results)) for each in results), default=1)
+    plots = "".join(_plot(each, results, most) for each in results)
+    shown = "".join(_html_table(each) for each in tables(results))
+    listed = "".join(f"<li>{escape(each)}</li>" for each in remarks)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Simulation of rate limits</title><style>{_STYLE}</style>"
+        f"<h1>Simulation of rate limits</h1>{plots}{shown}<h2>Notes</h2><ul>{listed}</ul></html>\n"
+    )
+
+
+def _html_table(table: Table) -> str:
+    title, (head, *rows) = table
+    names = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<h2>{escape(title)}</h2><div class="scroll"><table><thead><tr>{names}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _span(results: Iterable[Result]) -> tuple[int, int]:
+    minutes = [minute for each in results for minute in each.outcome.minutes]
+    return (min(minutes), max(minutes) + 1) if minutes else (0, 1)
+
+
+def _bars(outcome: Outcome, results: Iterable[Result]) -> list[Tally]:
+    """The calls by equal parts of the time of all results."""
+    begin, end = _span(results)
+    step = max(1, -(-(end - begin) // BARS))
+    bars = [Tally() for _ in range(-(-(end - begin) // step))]
+    for minute, tally in outcome.minutes.items():
+        bar = bars[(minute - begin) // step]
+        bar.admitted += tally.admitted
+        bar.denied += tally.denied
+    return bars
+
+
+def _per_bar(outcome: Outcome, results: Iterable[Result]) -> list[int]:
+    return [bar.admitted + bar.denied for bar in _bars(outcome, results)]
+
+
+def _plot(result: Result, results: Sequence[Result], most: int) -> str:
+    """Admitted calls below, denied ones above, by time."""
+    width, high, left, top = 1000, 160, 70, 10
+    bars = _bars(result.outcome, results)
+    step = (width - left) / len(bars)
+    drawn = []
+    for place, bar in enumerate(bars):
+        x = left + place * step
+        y = float(top + high)
+        for kind, calls in (("good", bar.admitted), ("bad", bar.denied)):
+            tall = calls / max(1, most) * high
+            y -= tall
+            if calls:
+                drawn.append(
+                    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(1, step - 1):.1f}" '
+                    f'height="{tall:.1f}"/>'
+                )
+    begin, end = _span(results)
+    base = top + high
+    total = result.outcome.total
+    summary = f"{result.policy}: {total.admitted:,} admitted, {total.denied:,} denied"
+    return (
+        f"<figure><figcaption>{escape(summary)}</figcaption>"
+        f'<svg viewBox="0 0 {width} {base + 26}" role="img" aria-label="{escape(summary)}" '
+        f'font-size="13"><path d="M{left} {top}V{base}H{width}" fill="none" stroke="currentColor" '
+        f'opacity=".4"/><text x="{left - 8}" y="{top + 10}" text-anchor="end">{most:,}</text>'
+        f'<text x="{left}" y="{base + 20}">{_clock(begin)}</text>'
+        f'<text x="{width}" y="{base + 20}" text-anchor="end">{_clock(end)}</text>'
+        f"{''.join(drawn)}</svg></figure>"
+    )
+
+
+def _clock(minute: int) -> str:
+    at = datetime.fromtimestamp(minute * MINUTE_US // 1_000_000, UTC)
+    return f"{at:%d %b %H:%M} UTC"

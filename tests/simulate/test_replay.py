@@ -1,0 +1,183 @@
+"""The replay decides as the engines do."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.simulate import replay as module
+from ratelimit_ext.simulate.demand import false_positives, suggestions
+from ratelimit_ext.simulate.replay import Replay, Rule
+from ratelimit_ext.simulate.report import simulate
+from ratelimit_ext.simulate.traffic import Call, Traffic
+
+MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
+
+
+def rule(name: str, key: str, amount: int, period_us: int, strategy: str, **more) -> Rule:
+    own = {"cost": more.pop("cost", 1), "optional": more.pop("optional", False)}
+    limit = Limit(amount, period_us, strategy, name=name, **more)
+    return Rule(name, limit, key, f"{name}:", **own)
+
+
+LIMITS = (
+    rule("pace", "user", 30, MINUTE_US, "token-bucket", burst=5),
+    rule("all", "global", 40, MINUTE_US, "fixed-window"),
+    rule("plan", "user", 25, 3 * MINUTE_US, "sliding-window"),
+    rule("approximate", "ip", 70, MINUTE_US, "sliding-window-counter"),
+    rule("trial", "user", 20, MINUTE_US, "fixed-window", mode="shadow"),
+    rule("day", "user", 300, DAY_US, "fixed-window", anchor="day"),
+    rule("surge", "ip", 30, MINUTE_US, "surge", multiple=2),
+)
+
+
+def calls(count: int = 3000) -> list[Call]:
+    chance = random.Random(7)
+    at_us, found = 20_000 * DAY_US, []
+    for _ in range(count):
+        at_us += chance.choice((10_000, 300_000, 2_000_000) * 30 + (900_000_000,))
+        user = f"user-{chance.randrange(4)}"
+        found.append(Call(at_us, "chat", {"user": user, "ip": f"ip of {user}"}, seconds=3))
+    return found
+
+
+def traffic(found: list[Call]) -> Traffic:
+    return Traffic(lambda: iter(found))
+
+
+def test_the_same_decisions_as_an_engine():
+    """With the limits that are no reservations, which the engine settles later."""
+    engine, replay = MemoryEngine(), Replay(lambda *_: LIMITS)
+    decisions = []
+    for call in calls():
+        charges = [
+            Charge(r.limit, f"{r.bucket}{r.identity(call)}", r.cost_of(call)) for r in LIMITS
+        ]
+        decision = engine.admit(charges, now_us=call.at_us)
+        denied = {charge.limit.name for charge, *_ in decision.denials}
+        decisions.append((denied, {each.name for each in replay.decide(call)}))
+    assert all(ours == theirs for theirs, ours in decisions)
+    names = {name for denied, _ in decisions for name in denied}
+    assert names >= {"pace", "all", "plan", "day"}
+    assert replay.outcome.would_deny["trial"] > 0
+
+
+def test_forgetting_what_is_over_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Memory stays bounded, and the decisions are the same."""
+
+    def outcome() -> tuple[Replay, list[list[Rule]]]:
+        replay = Replay(lambda *_: LIMITS)
+        return replay, [replay.decide(call) for call in calls()]
+
+    whole, without = outcome()
+    monkeypatch.setattr(module, "SWEEP_EVERY", 50)
+    swept, with_sweeps = outcome()
+    assert with_sweeps == without
+    assert len(swept._states) < len(whole._states)
+
+
+def test_a_slot_is_free_when_its_call_is_over():
+    """Calls in flight end after their seconds."""
+    slots = rule("slots", "user", 2, 1_000_000, "concurrency", unit="calls")
+    replay = Replay(lambda *_: (slots,))
+
+    def admits(at_s: float) -> bool:
+        call = Call(int(at_s * 1_000_000), "chat", {"user": "alice"}, seconds=10)
+        return not replay.decide(call)
+
+    assert [admits(at) for at in (0, 1, 2, 9.9, 10, 10.5, 11)] == [
+        *(True, True, False, False),
+        *(True, False, True),
+    ]
+
+
+def test_costs_are_those_of_the_call():
+    """A cost above what is left is denied, a smaller one still fits."""
+    budget = rule("budget", "user", 5_000_000, DAY_US, "fixed-window", unit="usd", cost=None)
+    replay = Replay(lambda *_: (budget,))
+
+    def admits(usd: int) -> bool:
+        call = Call(0, "chat", {"user": "alice"}, {"usd": usd * 1_000_000})
+        return not replay.decide(call)
+
+    assert [admits(usd) for usd in (3, 3, 2, 1, 0)] == [True, False, True, False, True]
+    assert (replay.outcome.total.spent, replay.outcome.total.saved) == (5_000_000, 4_000_000)
+
+
+def test_what_does_not_apply():
+    """Optional limits, exempt ones, and those whose identity is unknown."""
+    optional = rule("own", "user", 1, DAY_US, "fixed-window", optional=True)
+    team = rule("team", "team", 1, DAY_US, "fixed-window")
+    replay = Replay(lambda *_: (optional, team, LIMITS[0]))
+    call = Call(0, "chat", {"user": "alice"}, exempt=frozenset({"pace"}))
+    assert not any(replay.decide(call) for _ in range(10))
+    assert replay.outcome.unknown == {"team": 10}
+    assert Replay(lambda *_: ()).decide(call) == []
+
+
+def test_who_is_denied_because_of_others_is_a_false_positive():
+    """One who asked for less than a fair share of a shared limit."""
+    shared = rule("all", "global", 10, MINUTE_US, "fixed-window")
+    hog = [Call(n, "chat", {"user": "hog"}) for n in range(50)]
+    [result] = simulate(
+        traffic([*hog, Call(60, "chat", {"user": "alice"})]), {"now": lambda *_: (shared,)}
+    )
+    assert result.outcome.total.denied == 41
+    assert result.outcome.wronged == {"alice": 1}
+    assert result.outcome.false_positives == {"all": 1}
+
+
+def test_what_the_traffic_calls_abusive_is_none():
+    """A mark in the traffic comes first."""
+    limit = rule("pace", "user", 60, MINUTE_US, "token-bucket", burst=1)
+    twice = [Call(0, "chat", {"user": "alice"}), Call(1, "chat", {"user": "alice"})]
+    denied = {1: [limit]}
+    assert false_positives(twice, lambda *_: (limit,), denied)[1] == {"alice": 1}
+    marked = [twice[0], twice[1]._replace(abusive=True)]
+    assert false_positives(marked, lambda *_: (limit,), denied)[1] == {}
+
+
+def test_suggestions_deny_nothing_to_their_share():
+    """With the suggested amounts nothing is denied, with one less something is."""
+    limits = (
+        rule("pace", "user", 5, MINUTE_US, "token-bucket"),
+        rule("plan", "user", 5, 10 * MINUTE_US, "sliding-window"),
+    )
+    asked = traffic(calls())
+    found = {each.rule.name: each for each in suggestions(asked, lambda *_: limits, share=1.0)}
+    suggested = tuple(
+        each._replace(
+            limit=Limit(
+                found[each.name].amount,
+                each.limit.period_us,
+                each.limit.strategy,
+                burst=found[each.name].burst,
+                name=each.name,
+            )
+        )
+        for each in limits
+    )
+    assert found["pace"].identities == found["pace"].denied == 4
+
+    def denied(policy: tuple[Rule, ...]) -> int:
+        [result] = simulate(asked, {"then": lambda *_: policy})
+        return result.outcome.total.denied
+
+    assert denied(suggested) == 0
+    assert denied(limits) > 0
+    for place, each in enumerate(suggested):  # and no amount of them could be smaller
+        less = Limit(
+            each.limit.amount - 1,
+            each.limit.period_us,
+            each.limit.strategy,
+            burst=each.limit.burst,
+            name=each.name,
+        )
+        tighter = [*suggested]
+        tighter[place] = each._replace(limit=less)
+        if each.limit.strategy == "sliding-window":
+            assert denied(tuple(tighter)) > 0
