@@ -68,6 +68,10 @@ _NO_SERVICE: Final = frozenset(
 _REFUSALS: Final = re.compile(r"(?:.*[ -])?(?:READONLY|MISCONF|NOREPLICAS|BUSY|NOAUTH|WRONGPASS) ")
 _NO_ADDRESS: Final = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
 _UNREACHABLE: Final = frozenset([errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN])
+_MOST_CAUSES: Final = 8
+#: Errors of the caller, and of a server that serves.
+_NO_FAILURE: Final = (StorageFull, ConfigurationError, ValueError, NotImplementedError)
+_EXPECTED: Final = (StorageUnavailable, *_NO_FAILURE)
 #: The pool of the client has no connection left.
 _NO_CONNECTION: Final = re.compile(r"Too many connections|No connection available")
 
@@ -132,7 +136,10 @@ class Breaker:
         try:
             decision = self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
         except Exception as error:
-            raise self._failure(error, began) from error
+            self._note(error, began)
+            if isinstance(error, _EXPECTED):
+                raise
+            raise StorageUnavailable(f"the storage failed: {error}") from error
         if self._failed_at is not None:
             self._failed_at = None
         return decision
@@ -170,25 +177,23 @@ class Breaker:
         try:
             result = call()
         except Exception as error:
-            raise self._failure(error, began) from error
+            self._note(error, began)
+            if isinstance(error, _EXPECTED):
+                raise
+            raise StorageUnavailable(f"the storage failed: {error}") from error
         self._failed_at = None
         return result
 
     # -- failures ------------------------------------------------------------------------------
 
-    def _failure(self, error: Exception, began: float) -> Exception:
-        """What to raise for an error of the engine; opens the breaker if it is an outage."""
-        if isinstance(error, StorageFull | ConfigurationError | ValueError | NotImplementedError):
-            return error
-        if not isinstance(error, StorageUnavailable):
-            known = StorageUnavailable(f"the storage failed: {error}")
-            known.__cause__ = error
-            error = known
+    def _note(self, error: Exception, began: float) -> None:
+        """Note an error of the engine; opens the breaker if it is an outage."""
+        if isinstance(error, _NO_FAILURE):
+            return
         kind = _kind(error)
         if kind == "outage" or (kind == "failure" and self._is_second(began)):
             self._open(str(error))
         self.wake()
-        return error
 
     def _is_second(self, began: float) -> bool:
         """Whether another call had failed before this one began."""
@@ -243,22 +248,22 @@ class Breaker:
     def _run(self) -> None:
         logged_at = time.monotonic()
         while True:
-            time.sleep(PROBE_S)
             began = time.monotonic()
             try:
                 self._look()
             except Exception as error:  # noqa: BLE001 - a thread that ends would end the recovery
                 if not self.is_open:
-                    self._failure(error, began)
+                    self._note(error, began)
                 here = time.monotonic()
                 if self.is_open and here - logged_at >= LOG_EVERY_S:
                     logged_at = here
                     _logger.error("The storage is still down: %s; %s", error, self._counted())
-                continue
-            with self._lock:
-                if not self.is_open and (self.outage is None or self.outage.is_handed_back):
-                    self._thread = None
-                    return
+            else:
+                with self._lock:
+                    if not self.is_open and (self.outage is None or self.outage.is_handed_back):
+                        self._thread = None
+                        return
+            time.sleep(PROBE_S)
 
     def _look(self) -> None:
         """Ask the storage; if it serves, hand back what was decided without it, and close the
@@ -306,7 +311,9 @@ def _kind(error: Exception) -> str:
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it was raised from, or during."""
-    while error is not None:
+    for _ in range(_MOST_CAUSES):  # as errors may be in a circle
+        if error is None:
+            return
         yield error
         error = error.__cause__ or error.__context__
 

@@ -44,11 +44,16 @@ except ImportError:  # an earlier version has no metrics of its own
 #: How many idle connections are kept from the pool at most, and never more than half of it.
 MOST_IDLE: Final = 32
 
+#: How often a thread that waits for a connection looks for one.
+WAIT_S: Final = 0.002
+
 #: What instrumentation replaces, on the class or on the client.
 _METHODS: Final = ("evalsha", "execute_command", "parse_response", "_execute_command")
 _PLAIN: Final = frozenset(["Connection", "UnixDomainSocketConnection"])
 #: Options of a pool that ask for more than a plain connection.
 _OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_connect_func")
+#: The client's error if all connections of the pool are in use.
+_NO_CONNECTION: Final = "Too many connections"
 #: The server's errors for a function that it did not run, by text.
 _UNKNOWN: Final = "Function not found"
 _FULL: Final = "command not allowed when used memory > 'maxmemory'."
@@ -186,6 +191,18 @@ class ScriptConnections:
                 self._pool.release(line.connection)
         return reply
 
+    def _next_connection(self) -> Any:
+        """A connection of the pool. If all are in use, one that is released before the deadline."""
+        while True:
+            try:
+                return self._pool.get_connection()
+            except Exception as error:
+                if str(error) != _NO_CONNECTION or not (
+                    time.monotonic() < self._deadline.ends < math.inf
+                ):
+                    raise
+            time.sleep(WAIT_S)
+
     def _is_observed(self) -> bool:
         """Whether the client was instrumented, which may happen at any time."""
         client, own, methods = self._client, self._class, self._methods
@@ -214,7 +231,7 @@ class ScriptConnections:
             if line.connection._sock is line.socket and not line.readable(0):  # noqa: SLF001
                 return line
             self._pool.release(line.connection)
-        connection = self._pool.get_connection()
+        connection = self._next_connection()
         socket = connection._sock  # noqa: SLF001
         if getattr(connection.retry, "_retries", 1) != 0 or socket is None:
             self._usable = False

@@ -214,9 +214,9 @@ class OutageEngine:
         """Remember what is to be handed back."""
         for charge in charges:
             limit = charge.limit
-            if (decision.admitted or limit.mode != "enforce" or charge.meta) and not (
-                limit.traits.guard
-            ):
+            if limit.traits.guard or self._policy(limit) != "local":
+                continue
+            if decision.admitted or limit.mode != "enforce" or charge.meta:
                 self._changed[charge.key] = limit
         _bound(self._changed)
         if decision.admitted and hold.id:

@@ -15,7 +15,7 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Change, Engine, Renewal, Settlement
+from ratelimit_ext.engine.engine import Change, Engine, Renewal, Resumption, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.scripts import composed
@@ -221,6 +221,22 @@ def test_a_crowd_comes_and_goes(engine: Engine, limit: Limit) -> None:
         assert engine.settle([Settlement(verdict, hold, 0)], now_us=now_us) == 1 - number // 5
 
 
+@pytest.mark.parametrize("limit", TOKENS, ids=lambda limit: limit.strategy)
+def test_a_call_of_another_engine_goes_on(engine: Engine, limit: Limit) -> None:
+    """It holds its amount from then on, once, also if that overdraws; it settles its real cost."""
+    call, other = Hold(1, LEASE), Hold(2, LEASE)
+    charge = Charge(limit, "b", 700)
+    resumed = [Resumption(charge, hold, 700, 50) for hold in (call, other, call)]
+    assert engine.settle(resumed, now_us=START) == 2
+    assert left(engine, limit) == 0
+    verdict = Verdict(charge, True, 0, 0, 0, None)
+    assert engine.settle([Settlement(verdict, other, 100)], now_us=START) == 1
+    assert left(engine, limit) == 200
+    assert left(engine, limit, START + LEASE - 1) in {200, 202}  # a bucket refills
+    assert engine.settle([Settlement(verdict, call, 300)], now_us=START) == 1
+    assert left(engine, limit) == 600
+
+
 @many
 def test_a_dropped_bucket_leaves_nothing(redis_client: redis.Redis, limit: Limit) -> None:
     """By clear or by reset, with its many holds; it counts once."""
@@ -335,8 +351,13 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
         changes = list[Change]()
         for verdict, held in chance.sample(known, min(3, len(known))):
             amount = 0 if verdict.charge.limit is SLOTS else chance.choice([0, 1, 80, 900])
-            kind = chance.choice([Settlement, Renewal])
-            changes.append(kind(verdict, held, amount))
+            kind = chance.choice([Settlement, Renewal, None])
+            if kind is not None:
+                changes.append(kind(verdict, held, amount))
+                continue
+            resumed = chance.choice([held, Hold(chance.getrandbits(48), LEASE)])
+            changes.append(Resumption(verdict.charge, resumed, amount, chance.choice([0, 40])))
+            known.append((verdict, resumed))
         assert lua.settle(changes, now_us=now) == reference.settle(changes, now_us=now)
         known = known[-40:]
 

@@ -1,0 +1,333 @@
+"""The breaker opens when the storage is down, and closes when it serves; the deadline is total."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from limits.storage import storage_from_string
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
+from ratelimit_ext.core.events import StorageEvent
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.outage import OutageEngine, Workers
+from ratelimit_ext.engine.redis import RedisEngine
+from tests import servers
+from tests.strategies.world import DAY
+
+CHARGE = Charge(Limit(1000, DAY), "LIMITS:bucket")
+DEADLINE_S = 0.1
+
+
+class Scripted:
+    """An engine that fails as the test says; every call is counted."""
+
+    gives_back = True
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.calls = 0
+        self.inside: Callable[[], object] = lambda: None
+
+    def admit(self, charges: Any, **_: Any) -> Decision:
+        self.calls += 1
+        self.inside()
+        if self.error is not None:
+            raise self.error
+        return Decision(admitted=True, now_us=0, verdicts=())
+
+    def settle(self, *_: Any, **__: Any) -> int:
+        self.admit(())
+        return 0
+
+    def probe(self) -> int:
+        if self.error is not None:
+            raise self.error
+        return 10_000_000
+
+    clear = reset = settle
+
+
+def unavailable(cause: Exception) -> StorageUnavailable:
+    error = StorageUnavailable(str(cause))
+    error.__cause__ = cause
+    return error
+
+
+REFUSED = redis.ConnectionError("Error 111 connecting")
+REFUSED.__cause__ = ConnectionRefusedError()
+LATE = redis.TimeoutError("Timeout reading from socket")
+
+
+@pytest.fixture
+def inner() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def breaker(inner: Scripted, monkeypatch: pytest.MonkeyPatch) -> Breaker:
+    """Over an engine that fails on purpose, without its thread."""
+    monkeypatch.setattr(Breaker, "wake", lambda _: None)
+    return Breaker(inner)
+
+
+def fails(breaker: Breaker) -> None:
+    with pytest.raises(StorageUnavailable):
+        breaker.admit([CHARGE])
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        REFUSED,
+        redis.ReadOnlyError("You can't write against a read only replica."),
+        redis.BusyLoadingError("Redis is loading the dataset in memory"),
+        redis.AuthenticationError("invalid username-password pair or user is disabled."),
+        redis.exceptions.NoPermissionError("this user has no permissions"),
+        redis.exceptions.ClusterDownError("CLUSTERDOWN The cluster is down"),
+        redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, but"),
+        redis.ResponseError("BUSY Redis is busy running a script."),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_what_cannot_serve_opens_it_at_once(
+    inner: Scripted, breaker: Breaker, cause: Exception
+) -> None:
+    """The next calls reach nothing."""
+    inner.error = unavailable(cause)
+    fails(breaker)
+    assert breaker.is_open
+    for _ in range(3):
+        fails(breaker)
+    with pytest.raises(StorageUnavailable):
+        breaker.settle([])
+    assert inner.calls == 1
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        redis.exceptions.MaxConnectionsError("Too many connections"),
+        redis.ResponseError("WRONGTYPE Operation against a key"),
+        redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_a_failure_of_one_call_never_opens_it(
+    inner: Scripted, breaker: Breaker, cause: Exception
+) -> None:
+    """An exhausted pool, or one key that a script fails on."""
+    inner.error = unavailable(cause)
+    for _ in range(5):
+        fails(breaker)
+    assert not breaker.is_open
+
+
+def test_a_full_server_is_no_failure(inner: Scripted, breaker: Breaker) -> None:
+    """Its error passes through."""
+    inner.error = StorageFull("bucket")
+    for _ in range(5):
+        with pytest.raises(StorageFull):
+            breaker.admit([CHARGE])
+    assert not breaker.is_open
+
+
+def test_one_slow_call_does_not_open_it(inner: Scripted, breaker: Breaker) -> None:
+    """Nor two with a success between them."""
+    for _ in range(3):
+        inner.error = unavailable(LATE)
+        fails(breaker)
+        inner.error = None
+        breaker.admit([CHARGE])
+    assert not breaker.is_open
+
+
+def test_two_in_a_row_do(inner: Scripted, breaker: Breaker) -> None:
+    """The second began after the first had failed."""
+    inner.error = unavailable(LATE)
+    fails(breaker)
+    assert not breaker.is_open
+    fails(breaker)
+    assert breaker.is_open
+
+
+def test_a_pause_that_holds_up_many_calls_does_not_open_it(
+    inner: Scripted, breaker: Breaker
+) -> None:
+    """All of them began before the first failed."""
+    inner.error, all_began = unavailable(LATE), threading.Barrier(8)
+    inner.inside = all_began.wait
+    threads = [threading.Thread(target=fails, args=[breaker]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inner.calls == 8
+    assert not breaker.is_open
+
+
+def test_an_old_failure_is_forgotten(
+    inner: Scripted, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slow calls within an hour, and none in between, are no outage."""
+    inner.error = unavailable(LATE)
+    fails(breaker)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+    fails(breaker)
+    assert not breaker.is_open
+
+
+# -- real servers ----------------------------------------------------------------------------------
+
+
+class Guarded:
+    """A breaker over a server, and what it and the worker did."""
+
+    def __init__(self, uri: str, **options: Any) -> None:
+        options = {"socket_timeout": DEADLINE_S, "socket_connect_timeout": DEADLINE_S, **options}
+        storage: Any = storage_from_string(uri, **options)
+        self.client = storage.get_connection()
+        self.inner = RedisEngine(self.client, storage.base_exceptions)
+        self.breaker = Breaker(self.inner)
+        self.events: list[StorageEvent] = []
+        self.breaker.changed = self.events.append
+        self.outage = OutageEngine(
+            self.breaker, lambda _: "local", Workers(2, 0), wake=self.breaker.wake
+        )
+        self.breaker.outage = self.outage
+
+    def admit(self) -> Decision:
+        """As the extension does."""
+        engine: Engine = self.outage if self.breaker.is_open else self.breaker
+        try:
+            return engine.admit([CHARGE])
+        except StorageUnavailable:
+            return self.outage.admit([CHARGE])
+
+    def opens(self) -> None:
+        servers.eventually(lambda: self.admit().degraded and self.breaker.is_open)
+
+    def closes(self) -> None:
+        servers.eventually(lambda: not self.breaker.is_open)
+        servers.eventually(lambda: self.outage.is_handed_back)
+
+
+def kill(server: servers.Server) -> Callable[[], object]:
+    server.kill()
+
+    def repair() -> None:
+        server.launch()
+        server.await_until(server.answers, "PONG")
+
+    return repair
+
+
+def stop(server: servers.Server) -> Callable[[], object]:
+    os.kill(server.pid, signal.SIGSTOP)
+    return lambda: os.kill(server.pid, signal.SIGCONT)
+
+
+def make_replica(server: servers.Server) -> Callable[[], object]:
+    with server.client() as client:
+        client.replicaof("127.0.0.1", 1)
+    return lambda: server.client().replicaof("NO", "ONE")
+
+
+def change_password(server: servers.Server) -> Callable[[], object]:
+    with server.client() as client:
+        client.config_set("requirepass", "secret")
+        client.execute_command("CLIENT", "KILL", "SKIPME", "yes", "TYPE", "normal")
+    return lambda: server.client(password="secret").config_set("requirepass", "")
+
+
+@pytest.mark.parametrize("fault", [kill, stop, make_replica, change_password])
+def test_it_opens_and_closes(
+    fault: Callable[[servers.Server], Callable[[], object]],
+) -> None:
+    """The worker decides meanwhile, and the storage is charged once it serves."""
+    with servers.standalone() as server:
+        guarded = Guarded(server.uri)
+        assert guarded.admit().degraded == ""
+        repair = fault(server)
+        guarded.opens()
+        assert guarded.admit().verdicts[0].remaining < 500
+        repair()
+        guarded.closes()
+        assert [event.is_down for event in guarded.events] == [True, False]
+        charged = 1000 - guarded.admit().verdicts[0].remaining
+        known = 1 + sum(guarded.outage.decided.values()) + (fault is not kill)
+        # A call that hung may have been charged, too.
+        assert known <= charged <= known + 3 * (fault is stop)
+        servers.eventually(lambda: guarded.breaker._thread is None)
+
+
+@contextmanager
+def dripping(reply: bytes, every_s: float) -> Iterator[str]:
+    """A server that answers each command with these bytes, one at a time."""
+    over = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        with client:
+            while client.recv(65_536):
+                for position in range(len(reply)):
+                    if over.wait(every_s):
+                        return
+                    client.sendall(reply[position : position + 1])
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=[client], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_reply_that_drips_ends_with_the_deadline() -> None:
+    """Each byte comes in time, all of them would take ten seconds."""
+    with dripping(b"*2\r\n:1\r\n:" + b"1" * 490, every_s=0.02) as uri:
+        # No handshake: a server that answers it would have to know it.
+        guarded = Guarded(uri, protocol=2, lib_name=None, lib_version=None)
+        received: list[int] = []
+        recv_into = socket.socket.recv_into
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                socket.socket,
+                "recv_into",
+                lambda *words: received.append(recv_into(*words)) or received[-1],
+            )
+            with pytest.raises(StorageUnavailable, match="Timeout"):
+                guarded.inner.admit([CHARGE])
+        assert 0 < len(received) < 50
+
+
+def test_a_forked_child_begins_closed() -> None:
+    """It has no thread that could close it; it finds out for itself."""
+    guarded = Guarded("redis://127.0.0.1:1")
+    guarded.opens()
+    child = os.fork()
+    if child == 0:
+        started_closed = not guarded.breaker.is_open and guarded.outage.is_handed_back
+        guarded.opens()
+        os._exit(0 if started_closed and guarded.breaker._thread is not None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert guarded.breaker.is_open

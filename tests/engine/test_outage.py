@@ -1,0 +1,372 @@
+"""Decisions while the storage is down: by the `on_failure` of limits, and what is handed back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.decision import Degradation
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.outage import (
+    LONGEST_WAIT_US,
+    MOST_BUCKETS,
+    UNAVAILABLE,
+    WAIT_US,
+    OutageEngine,
+    Workers,
+)
+from ratelimit_ext.strategies.guards.block import NewBlock
+from tests.strategies.world import DAY, RATES
+from tests.web.conftest import Clock
+
+pytestmark = pytest.mark.usefixtures("clock")
+
+LEASE = 120_000_000
+DOLLARS = Limit(5_000_000, DAY, "fixed-window", unit="usd", on_failure="local")
+SLOTS = Limit(4, 1_000_000, "concurrency", unit="calls")
+
+
+def policy(limit: Limit) -> Degradation:
+    return limit.on_failure or "local"  # type: ignore[return-value]
+
+
+def outage_of(storage: Any, count: int = 1, number: int | None = 0) -> OutageEngine:
+    engine = OutageEngine(storage, policy, Workers(count, number))
+    engine.is_deciding = True
+    return engine
+
+
+def left(engine: Any, limit: Limit, key: str = "bucket") -> int:
+    remaining: int = engine.admit([Charge(limit, key, 0)], take=False).verdicts[0].remaining
+    return remaining
+
+
+class Storage(MemoryEngine):
+    """A storage that may be away, and may lose replies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.loses_replies = 0
+
+    def settle(self, *words: Any, **more: Any) -> int:
+        if self.is_away:
+            raise StorageUnavailable("away")
+        applied = super().settle(*words, **more)
+        if self.loses_replies:
+            self.loses_replies -= 1
+            raise StorageUnavailable("the reply was lost")
+        return applied
+
+
+# -- shares ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("amount", [1, 2, 5, 100, 10**12])
+def test_shares_add_up_to_the_amount(amount: int, count: int) -> None:
+    """Exactly, if each worker knows its number; never above it otherwise."""
+    for key in ("ada", "bob", "LIMITS:2:fw:60:chat::{user 1}"):
+        known = [Workers(count, number).share(amount, key) for number in range(count)]
+        assert sum(known) == amount
+        assert max(known) - min(known) <= 1
+        assert 0 <= amount - count * Workers(count).share(amount, key) < count
+
+
+def test_no_worker_is_always_the_one_with_less() -> None:
+    """Which worker has the last unit depends on the bucket."""
+    shares = [Workers(2, 0).share(1, f"user {number}") for number in range(100)]
+    assert 25 < sum(shares) < 75
+
+
+@pytest.mark.parametrize("amount", [1, 3, 10])
+@pytest.mark.parametrize("strategy", RATES)
+def test_all_workers_together_admit_the_amount(strategy: str, amount: int) -> None:
+    """Of every strategy, also an amount below the number of workers."""
+    limit = Limit(amount, DAY, strategy)
+    workers = [outage_of(Storage(), 4, number) for number in range(4)]
+    decisions = [worker.admit([Charge(limit, "ada")]) for worker in workers for _ in range(12)]
+    assert sum(decision.admitted for decision in decisions) == amount
+    assert {decision.degraded for decision in decisions} == {"local"}
+
+
+def test_a_token_bucket_refills_at_its_share_of_the_rate(clock: Clock) -> None:
+    """Four workers, one token an hour: after a day of use they have admitted 24 together."""
+    limit = Limit(1, DAY // 24, "token-bucket")
+    workers = [outage_of(Storage(), 4, number) for number in range(4)]
+    charge = [Charge(limit, "ada")]
+    assert sum(worker.admit(charge).admitted for worker in workers) == 1
+    admitted = 0
+    for _ in range(96):
+        clock.forward(900)
+        admitted += sum(worker.admit(charge).admitted for worker in workers)
+    assert 5 <= admitted <= 24
+
+
+def test_a_denial_by_a_share_states_no_longer_wait_than_an_outage_may_take() -> None:
+    """The storage may know better by then."""
+    worker = outage_of(Storage())
+    charge = [Charge(Limit(1, DAY), "ada")]
+    worker.admit(charge)
+    (verdict,) = worker.admit(charge).verdicts
+    assert (verdict.allowed, verdict.retry_after_us) == (False, LONGEST_WAIT_US)
+
+
+# -- the policies ----------------------------------------------------------------------------------
+
+
+def test_open_passes_and_counts_nothing() -> None:
+    """Its verdict shows the whole amount."""
+    worker, limit = outage_of(Storage()), Limit(1, DAY, on_failure="open")
+    decisions = [worker.admit([Charge(limit, "ada")]) for _ in range(3)]
+    assert [decision.admitted for decision in decisions] == [True] * 3
+    assert {decision.degraded for decision in decisions} == {"open"}
+    assert worker.is_handed_back
+
+
+def test_closed_denies_and_nothing_is_charged() -> None:
+    """The other limits of the request are looked at, and keep what they had."""
+    worker = outage_of(Storage())
+    closed, local = Limit(5, DAY, name="closed", on_failure="closed"), Limit(5, DAY)
+    decision = worker.admit([Charge(closed, "closed"), Charge(local, "bucket")])
+    assert (decision.admitted, decision.degraded) == (False, "closed")
+    (denial,) = decision.denials
+    assert (denial.charge.limit, denial.reason) == (closed, UNAVAILABLE)
+    assert denial.retry_after_us == WAIT_US
+    assert left(worker, local) == 5
+    assert worker.is_handed_back
+
+
+def test_a_shadow_that_would_be_closed_denies_nothing() -> None:
+    """Its verdict says that it would have."""
+    worker = outage_of(Storage())
+    decision = worker.admit([Charge(Limit(5, DAY, mode="shadow", on_failure="closed"), "bucket")])
+    assert decision.admitted
+    assert not decision.verdicts[0].allowed
+
+
+def test_a_cost_above_the_share_waits_for_the_storage() -> None:
+    """It is no cost that can never pass: 503 and not 400."""
+    worker, limit = outage_of(Storage(), 2), Limit(10, DAY)
+    verdicts = [worker.admit([Charge(limit, "ada", cost)]).verdicts[0] for cost in (6, 11)]
+    assert [each.allowed for each in verdicts] == [False, False]
+    assert [each.retry_after_us for each in verdicts] == [WAIT_US, None]
+    assert verdicts[0].reason == UNAVAILABLE
+
+
+def test_a_limit_on_denials_counts_those_of_its_limit() -> None:
+    """Its triggers are positions, which change when a limit is open."""
+    worker = outage_of(Storage())
+    free, scarce = Limit(1, DAY, on_failure="open"), Limit(1, DAY, name="scarce")
+    ban = Limit(1, DAY, name="ban")
+    charges = [
+        Charge(free, "free"),
+        Charge(scarce, "scarce"),
+        Charge(ban, "ban", meta=True, on_denial=(1,)),
+    ]
+    assert worker.admit(charges).admitted
+    assert left(worker, ban, "ban") == 1
+    assert not worker.admit(charges).admitted
+    assert left(worker, ban, "ban") == 0
+
+
+def test_a_guard_is_not_divided_and_not_handed_back() -> None:
+    """A provider's pause that this worker sets holds in this worker."""
+    worker = outage_of(Storage(), 4)
+    guard = Limit(1, 1_000_000, "block")
+    assert worker.admit([Charge(guard, "upstream")]).admitted
+    worker.settle([NewBlock(Charge(guard, "upstream"), 10_000_000)])
+    assert not worker.admit([Charge(guard, "upstream")]).admitted
+    assert worker.is_handed_back
+
+
+def test_memory_is_bounded() -> None:
+    """The oldest buckets are forgotten."""
+    worker = outage_of(Storage())
+    limit = Limit(2, DAY)
+    for number in range(MOST_BUCKETS + 10):
+        worker.admit([Charge(limit, f"identity {number}")])
+    assert len(worker._buckets.named("")) == len(worker._changed) == MOST_BUCKETS
+
+
+# -- the way back ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_what_was_admitted_is_charged_to_the_storage_once(strategy: str) -> None:
+    """Two workers, five calls; the storage then has the rest of the amount."""
+    storage, limit = Storage(), Limit(10, DAY, strategy)
+    workers = [outage_of(storage, 2, number) for number in range(2)]
+    charge = [Charge(limit, "bucket")]
+    assert [worker.admit(charge).admitted for worker in (*workers, *workers, workers[0])] == [
+        True
+    ] * 5
+    for worker in (*workers, *workers):
+        worker.is_deciding = False
+        assert worker.hand_back(storage, within_s=9)
+    assert left(storage, limit) == 5
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_the_next_outage_gives_no_second_allowance(strategy: str) -> None:
+    """A worker remembers what it has admitted, and hands back what came since."""
+    storage, limit = Storage(), Limit(10, DAY, strategy)
+    worker, charge = outage_of(storage, 2), [Charge(limit, "bucket")]
+    admitted = []
+    for _ in range(3):
+        admitted.append(sum(worker.admit(charge).admitted for _ in range(3)))
+        assert worker.hand_back(storage, within_s=9)
+    assert admitted == [3, 2, 0]
+    assert left(storage, limit) == 5
+
+
+def test_what_no_longer_matters_is_not_charged(clock: Clock) -> None:
+    """A window that is over, and what has leaked out of a bucket."""
+    storage = Storage()
+    worker = outage_of(storage)
+    window, bucket = Limit(10, 60_000_000), Limit(60, 60_000_000, "token-bucket")
+    worker.admit([Charge(window, "window", 4), Charge(bucket, "tokens", 50)])
+    clock.forward(30)
+    worker.admit([Charge(bucket, "tokens", 10)])
+    clock.forward(31)
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, window, "window") == 10
+    assert left(storage, bucket, "tokens") == 60
+    worker.admit([Charge(bucket, "tokens", 40)])
+    clock.forward(10)
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, bucket, "tokens") == 30
+
+
+def test_a_lost_reply_charges_nothing_twice() -> None:
+    """The same batch is sent again, under its marker."""
+    storage, limit = Storage(), Limit(10, DAY)
+    worker = outage_of(storage)
+    worker.admit([Charge(limit, "bucket", 4)])
+    storage.loses_replies = 1
+    with pytest.raises(StorageUnavailable):
+        worker.hand_back(storage, within_s=9)
+    assert not worker.is_handed_back
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, limit) == 6
+
+
+def test_many_buckets_are_handed_back_in_parts() -> None:
+    """What is left after the time is sent next time."""
+    storage, limit = Storage(), Limit(10, DAY)
+    worker = outage_of(storage)
+    for number in range(250):
+        worker.admit([Charge(limit, f"b{number}")])
+    assert not worker.hand_back(storage, within_s=0)
+    assert worker.hand_back(storage, within_s=9)
+    assert {left(storage, limit, f"b{number}") for number in range(250)} == {9}
+
+
+def test_a_call_in_flight_is_settled_in_the_storage() -> None:
+    """Its estimate and its slot are held there, under its hold; it costs what it really cost."""
+    storage = Storage()
+    worker, hold = outage_of(storage, 2), Hold(7, LEASE)
+    charges = [Charge(DOLLARS, "usd", 1_000_000), Charge(SLOTS, "slots")]
+    verdicts = worker.admit(charges, hold=hold).verdicts
+    worker.is_deciding = False
+    assert worker.hand_back(storage, within_s=9)
+    assert (left(storage, DOLLARS, "usd"), left(storage, SLOTS, "slots")) == (4_000_000, 3)
+    settled = [Settlement(verdicts[0], hold, 123_456), Settlement(verdicts[1], hold, 0)]
+    assert worker.settle(settled) == 2
+    assert (left(storage, DOLLARS, "usd"), left(storage, SLOTS, "slots")) == (4_876_544, 4)
+    assert worker.is_handed_back
+
+
+def test_a_call_that_ends_in_the_outage_is_settled_here() -> None:
+    """The storage is charged its real cost, and no slot."""
+    storage = Storage()
+    worker, hold = outage_of(storage, 2), Hold(7, LEASE)
+    charges = [Charge(DOLLARS, "usd", 1_000_000), Charge(SLOTS, "slots")]
+    verdicts = worker.admit(charges, hold=hold).verdicts
+    settled = [Settlement(verdicts[0], hold, 123_456), Settlement(verdicts[1], hold, 0)]
+    assert worker.settle(settled) == 2
+    assert left(worker, SLOTS, "slots") == 2
+    assert worker.hand_back(storage, within_s=9)
+    assert (left(storage, DOLLARS, "usd"), left(storage, SLOTS, "slots")) == (4_876_544, 4)
+
+
+def test_a_cost_above_the_estimate_is_handed_back_whole() -> None:
+    """Debt above the share, and above the amount."""
+    storage = Storage()
+    worker, hold = outage_of(storage, 2), Hold(7, LEASE)
+    (verdict,) = worker.admit([Charge(DOLLARS, "usd", 1_000_000)], hold=hold).verdicts
+    worker.settle([Settlement(verdict, hold, 6_000_000)])
+    assert worker.hand_back(storage, within_s=9)
+    credit = Correction(verdict._replace(receipt=_receipt(storage)), -2_000_000)
+    storage.settle([credit])
+    assert left(storage, DOLLARS, "usd") == 1_000_000
+
+
+def _receipt(storage: Storage) -> int | None:
+    (verdict,) = storage.admit([Charge(DOLLARS, "usd", 0)], hold=NO_HOLD).verdicts
+    return verdict.receipt
+
+
+def test_a_settlement_waits_while_its_call_is_handed_back() -> None:
+    """Otherwise it would reach the storage before the hold. The settlement queue sends it again."""
+    storage = Storage()
+    worker, hold = outage_of(storage), Hold(7, LEASE)
+    (verdict,) = worker.admit([Charge(DOLLARS, "usd", 1_000_000)], hold=hold).verdicts
+    storage.is_away = True
+    with pytest.raises(StorageUnavailable):
+        worker.hand_back(storage, within_s=9)
+    storage.is_away = False
+    with pytest.raises(StorageUnavailable, match="handed back"):
+        worker.settle([Settlement(verdict, hold, 5)])
+    assert worker.hand_back(storage, within_s=9)
+    assert worker.settle([Settlement(verdict, hold, 5)]) == 1
+    assert left(storage, DOLLARS, "usd") == 4_999_995
+
+
+def test_a_refund_goes_where_the_charge_is() -> None:
+    """Here until it is handed back, then to the storage."""
+    storage, limit = Storage(), Limit(10, DAY, "fixed-window", anchor="day")
+    worker = outage_of(storage)
+    first, second = [worker.admit([Charge(limit, "bucket", 2)]).verdicts[0] for _ in range(2)]
+    assert worker.settle([Correction(first, -2)]) == 1
+    assert left(worker, limit) == 8
+    worker.is_deciding = False
+    assert worker.hand_back(storage, within_s=9)
+    assert worker.settle([Correction(second, -2)]) == 1
+    assert left(storage, limit) == 10
+
+
+def test_while_all_workers_return_an_admission_waits_for_the_storage() -> None:
+    """It is charged there at once; if the storage is away again, the worker decides."""
+    storage, limit = Storage(), Limit(10, DAY)
+    worker = outage_of(storage)
+    worker.pause()
+    assert worker.admit([Charge(limit, "bucket")]).degraded == ""
+    assert left(storage, limit) == 9
+    worker.go_on()
+    assert worker.admit([Charge(limit, "bucket")]).degraded == "local"
+    assert left(storage, limit) == 9
+
+
+def test_a_forked_child_hands_back_nothing_of_its_parent() -> None:
+    """The parent does."""
+    storage, limit = Storage(), Limit(10, DAY)
+    worker = outage_of(storage)
+    worker.admit([Charge(limit, "bucket")])
+    worker.forget()
+    assert worker.is_handed_back
+    assert left(worker, limit) == 10
+
+
+def test_a_share_of_a_token_bucket_keeps_its_burst_whole() -> None:
+    """Burst and rate are both divided."""
+    limit = replace(Limit(100, DAY, "token-bucket"), burst=10)
+    workers = [outage_of(Storage(), 3, number) for number in range(3)]
+    admitted = [w.admit([Charge(limit, "ada")]).admitted for w in workers for _ in range(10)]
+    assert sum(admitted) == 10
