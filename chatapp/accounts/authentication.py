@@ -32,6 +32,8 @@ STALE_HOLDS_S: Final = 300.0
 #: The pause after a failed query, in seconds: its timeouts would occupy all threads.
 PAUSE_S: Final = 1.0
 MOST_KEYS: Final = 4096
+#: Uses that wait to be noted. Others are noted after a later query.
+MOST_NOTES: Final = 1000
 
 UNKNOWN_KEY: Final = "The API key is unknown; check that it is complete and of this server."
 
@@ -87,6 +89,7 @@ class Authenticator:
         self._failed_at: float | None = None
         # A note of a use is a write, and requests do not wait for it.
         self._notes = PerProcess(lambda: ThreadPoolExecutor(1, "last-use"))
+        self._notes_left = threading.BoundedSemaphore(MOST_NOTES)
 
     @property
     def required(self) -> bool:
@@ -147,7 +150,7 @@ class Authenticator:
             self._valid[digest] = self._stale[digest] = known
         assert found is not None
         today = datetime.now(UTC).date()
-        if found[0].last_used_on != today:
+        if found[0].last_used_on != today and self._notes_left.acquire(blocking=False):
             self._notes.get().submit(self._note_use, presented.public_id, today)
         return known
 
@@ -169,6 +172,8 @@ class Authenticator:
             self._store.note_use(public_id, day)
         except (SQLAlchemyError, OSError) as error:
             log.warning("The use of key %s was not noted: %s", public_id, error)
+        finally:
+            self._notes_left.release()
 
 
 def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Known:

@@ -28,7 +28,7 @@ class StorageFull(StorageUnavailable):
     """
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the storage is full (maxmemory) and cannot store {key}")
+        super().__init__(f"the storage is full and cannot store {key}")
         self.key = key
 
 

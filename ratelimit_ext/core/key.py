@@ -20,10 +20,11 @@ from ratelimit_ext.core.limit import Limit
 
 FORMAT = 2
 LONGEST_PART = 64
+#: Longer parts are escaped each time: clients choose them, and a cache of them would be large.
+LONGEST_CACHED = 256
 HOLDS = ":holds"
 
 
-@lru_cache(maxsize=8192)
 def escaped(part: str) -> str:
     """``part`` without any character that separates parts; hashed if it is long.
 
@@ -32,6 +33,11 @@ def escaped(part: str) -> str:
     >>> escaped("a/b"), escaped("a:b"), escaped("x" * 5000)
     ('a/b', 'a%3Ab', '~75d0878b8974254f2150d1f569930205')
     """
+    return _escaped(part) if len(part) <= LONGEST_CACHED else _escaped.__wrapped__(part)
+
+
+@lru_cache(maxsize=8192)
+def _escaped(part: str) -> str:
     safe = quote(part, safe="/@+=,;!*'()$&", errors="surrogatepass").replace("~", "%7E")
     if len(safe) <= LONGEST_PART:
         return safe

@@ -69,6 +69,8 @@ class Traits:
     reserves: bool = True
     #: Whether every call counts as one. Such a cost is never estimated.
     one_per_call: bool = False
+    #: Whether its buckets end with the calls that they count.
+    ends_with_calls: bool = False
     #: Whether the count is kept elsewhere, and this one only follows it.
     external: bool = False
     #: Whether nothing but time ends a denial, so that a worker may repeat it from memory.

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Final
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
@@ -83,7 +84,7 @@ class DenialCache:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.gives_back = engine.gives_back
-        #: By bucket and cost; the oldest bucket first.
+        #: By bucket and cost; the bucket that has denied longest ago first.
         self._denials: dict[str, dict[int, Denial]] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
         self._forgotten = 0
@@ -208,17 +209,23 @@ class DenialCache:
                 key, cost = verdict.charge.key, verdict.charge.cost
                 if self._marks[hash(key) % MARKS] > began:
                     continue
-                by_cost = self._denials.get(key)
-                if by_cost is None:
-                    if len(self._denials) >= MOST_BUCKETS:
-                        self._denials.pop(next(iter(self._denials)))
-                    by_cost = self._denials[key] = {}
+                by_cost = self._denials.pop(key, {})
+                self._drop_old(here)
+                self._denials[key] = by_cost  # the last now
                 before, until = by_cost.get(cost), here
                 if before is not None and before.since == before.until > here - LONGEST_S:
                     until += min(LONGEST_S, (verdict.retry_after_us or 0) / 1_000_000)
                 elif before is None and len(by_cost) >= MOST_COSTS:
                     by_cost.pop(next(iter(by_cost)))
                 by_cost[cost] = Denial(verdict, decision, here, until)
+
+    def _drop_old(self, here: float) -> None:
+        """Make room for one more bucket. The two that have denied longest ago are dropped if that
+        was long ago, so that memory is bounded by the denials of about a second."""
+        for key in tuple(islice(self._denials, 2)):
+            is_old = max(each.since for each in self._denials[key].values()) < here - LONGEST_S
+            if is_old or len(self._denials) >= MOST_BUCKETS:
+                del self._denials[key]
 
 
 _NOTHING: Final[dict[int, Denial]] = {}

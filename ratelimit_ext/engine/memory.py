@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.verdicts import Reply, merged, sent_cost
@@ -20,6 +21,11 @@ from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot
 
 #: How many admissions pass between two looks for expired buckets.
 SWEEP_EVERY: Final = 1024
+#: The buckets of a process, in about 100 MB. Beyond them it is full, like a server with maxmemory.
+MOST_BUCKETS: Final = 200_000
+#: A full process also keeps what lives no longer than this: see ``admit.lua``.
+BRIEF_US: Final = 60_000_000
+_EVERYONE: Final = "{*}"
 
 
 class Carried(NamedTuple):
@@ -51,9 +57,15 @@ class Buckets:
         return None
 
     def put(self, key: str, state: Any, expiry_us: int) -> None:
+        """Keep the state until then."""
         if self._most is not None and key not in self._states and len(self._states) >= self._most:
             del self._states[next(iter(self._states))]
         self._states[key] = (state, expiry_us)
+
+    @property
+    def are_full(self) -> bool:
+        """Whether no bucket of an unknown identity may be added."""
+        return self._most is None and len(self._states) >= MOST_BUCKETS
 
     def drop(self, keys: Sequence[str]) -> int:
         """Forget these buckets; returns how many there were."""
@@ -120,6 +132,7 @@ class MemoryEngine:
         hold: Hold,
     ) -> None:
         failed = {i for i, (fits, _, _) in enumerate(checked) if not fits}
+        changes: list[tuple[Charge, Any, int]] = []
         banned = any(charges[i].meta and charges[i].limit.mode == "enforce" for i in failed)
         for i, charge in enumerate(charges):
             if charge.meta:
@@ -143,8 +156,11 @@ class MemoryEngine:
                     reserved = strategy.reserve(state, now, parameters)
                     kept = kept if reserved is None else reserved
             if kept is not None:
-                lifetime = strategy.lifetime(kept, now, parameters)
-                _keep(buckets, charge.key, kept, lifetime, now)
+                changes.append((charge, kept, strategy.lifetime(kept, now, parameters)))
+        if buckets.are_full:
+            changes = _kept_by_full(buckets, charges, changes, now, hold)
+        for charge, kept, lifetime in changes:
+            _keep(buckets, charge.key, kept, lifetime, now)
 
     def settle(
         self,
@@ -214,6 +230,41 @@ def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> tuple[bool
         _parameters(charge.limit, now, hold),
     )
     return fits or charge.cost == 0, snapshot, state
+
+
+def _kept_by_full(
+    buckets: Buckets,
+    charges: Sequence[Charge],
+    changes: Sequence[tuple[Charge, Any, int]],
+    now: int,
+    hold: Hold,
+) -> list[tuple[Charge, Any, int]]:
+    """Those changes that are made although no bucket may be added; StorageFull if the request has
+    an unknown identity. The rule is that of ``admit.lua``."""
+    known = {_EVERYONE}
+    for charge in charges:
+        state, limit = buckets.get(charge.key, now), charge.limit
+        if state is not None and not limit.traits.ends_with_calls:
+            left_us = strategy_of(limit).lifetime(state, now, _parameters(limit, now, hold))
+            if left_us > BRIEF_US:
+                known.add(_identity_of(charge.key))
+    kept = []
+    for change in changes:
+        charge, _, lifetime_us = change
+        if (
+            lifetime_us <= BRIEF_US
+            or charge.limit.traits.ends_with_calls
+            or _identity_of(charge.key) in known
+        ):
+            kept.append(change)
+        elif not charge.meta and charge.limit.mode == "enforce":
+            raise StorageFull(charge.key)
+    return kept
+
+
+def _identity_of(key: str) -> str:
+    """The end of a bucket's name that is its identity."""
+    return key[key.rfind("{") :] if key.endswith("}") and "{" in key else key
 
 
 def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) -> None:

@@ -42,6 +42,7 @@ class Concurrency(Strategy):
         unit="calls",
     )
     one_per_call = True
+    ends_with_calls = True
     cacheable = False
 
     def check(

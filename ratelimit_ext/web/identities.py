@@ -16,6 +16,9 @@ import flask
 
 Identity = Callable[[], str]
 
+#: Longer text is no address, and is not cached.
+LONGEST_ADDRESS: Final = 256
+
 #: An address as proxies write it: [IPv6] or IPv4, both with or without a port, or a bare IPv6. A
 #: zone (``%eth0``) is local to this machine and not part of the client's address.
 _ADDRESS: Final = re.compile(
@@ -51,8 +54,12 @@ def address_identity(remote: str) -> str:
     return _network(remote) or remote
 
 
-@lru_cache(maxsize=8192)
 def _network(remote: str) -> str | None:
+    return _parsed(remote) if len(remote) <= LONGEST_ADDRESS else None
+
+
+@lru_cache(maxsize=8192)
+def _parsed(remote: str) -> str | None:
     host = _ADDRESS.fullmatch(remote.strip())
     if host is None:
         return None

@@ -20,8 +20,9 @@ from ratelimit_ext.web.errors import RateLimitExceeded, try_again
 #: How many answers of one denial are kept: it may concern several routes, and callers of whose
 #: other limits more or less is known.
 MOST_ANSWERS: Final = 16
-#: How many bodies of an answer are kept: clients choose the header Accept.
+#: How many bodies of an answer are kept, and for which header Accept: clients choose it.
 MOST_BODIES: Final = 8
+LONGEST_ACCEPT: Final = 256
 
 #: What stands for the wait in a body: JSON escapes such characters.
 _SENTENCE: Final = "\x00"
@@ -75,7 +76,7 @@ class ReadyAnswer:
         known = self._bodies.get(accept)
         if known is None:
             known = self._rendered()
-            if len(self._bodies) < MOST_BODIES:
+            if len(self._bodies) < MOST_BODIES and len(accept) <= LONGEST_ACCEPT:
                 self._bodies[accept] = known
         text, content_type = known
         body = text.replace(_SENTENCE, try_again(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from ratelimit_ext.core.key import LONGEST_PART, bucket_key, bucket_prefix, escaped, holds_key
+from ratelimit_ext.core.key import (
+    LONGEST_CACHED,
+    LONGEST_PART,
+    _escaped,
+    bucket_key,
+    bucket_prefix,
+    escaped,
+    holds_key,
+)
 from ratelimit_ext.core.limit import Limit
 
 MINUTE = 60_000_000
@@ -113,3 +121,10 @@ def test_a_name_survives_the_server(redis_client: redis.Redis) -> None:
         redis_client.set(named(identity=identity), identity.encode("utf-8", "surrogatepass"))
         assert redis_client.get(named(identity=identity)) is not None
     assert redis_client.dbsize() == 5
+
+
+def test_a_long_part_is_not_cached() -> None:
+    """Clients choose identities: 8,192 headers of 16 kB would be 130 MB."""
+    before = _escaped.cache_info().currsize
+    assert escaped("x" * (LONGEST_CACHED + 1)).startswith("~")
+    assert _escaped.cache_info().currsize == before

@@ -320,3 +320,15 @@ def test_no_denial_of_a_slot_is_remembered(clock: Clock, behind: CountingEngine)
     assert not any(engine.admit([slot], hold=Hold(8, SECOND)).admitted for _ in range(5))
     behind.settle([Settlement(verdict, hold, 0)])
     assert engine.admit([slot], hold=Hold(8, SECOND)).admitted
+
+
+def test_denials_of_an_attack_do_not_stay(clock: Clock, behind: CountingEngine) -> None:
+    """Each new one drops two that are older than a second."""
+    engine = DenialCache(behind)
+    limit = Limit(1, 60 * SECOND)
+    for client in range(100):
+        denied(engine, 2, Charge(limit, f"bucket-{client}"))
+    clock.now += 2
+    for client in range(50):
+        denied(engine, 2, Charge(limit, f"other-{client}"))
+    assert sorted(engine._denials) == sorted(f"other-{client}" for client in range(50))

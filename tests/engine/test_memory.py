@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, new_hold
+from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine import memory
 from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets, MemoryEngine
-from tests.strategies.world import HOUR, RATES, SECOND, START
+from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, START
 
 
 @pytest.mark.parametrize("strategy", RATES)
@@ -58,3 +61,48 @@ def test_the_owner_of_the_buckets_may_replace_them() -> None:
     assert not engine.admit([charge]).admitted
     held["buckets"] = Buckets()
     assert engine.admit([charge]).admitted
+
+
+DAILY = Limit(3, DAY, "sliding-window", name="daily")
+PACE = Limit(30, MINUTE, "token-bucket", name="pace")
+AT_ONCE = Limit(2, HOUR, "concurrency", name="at-once", unit="calls")
+
+
+def of(limit: Limit, identity: str) -> Charge:
+    return Charge(limit, f"LIMITS:{limit.name}:{{{identity}}}")
+
+
+def test_invented_callers_fill_it_and_reset_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond MOST_BUCKETS an exhausted caller stays exhausted, a known one is served, and an
+    unknown one gets StorageFull and is not counted: as on a full server."""
+    monkeypatch.setattr(memory, "MOST_BUCKETS", 100)
+    buckets = Buckets()
+    engine = MemoryEngine(lambda: buckets)
+    assert [engine.admit([of(DAILY, "spent")]).admitted for _ in range(4)] == [True] * 3 + [False]
+    assert engine.admit([of(DAILY, "ada")]).admitted
+    refused = 0
+    for number in range(200):
+        try:
+            engine.admit([of(DAILY, f"invented-{number}")])
+        except StorageFull:
+            refused += 1
+    assert (refused, len(buckets.named(""))) == (102, 100)
+    assert not engine.admit([of(DAILY, "spent")]).admitted
+    assert engine.admit([of(DAILY, "ada"), of(PACE, "ada")]).admitted
+    assert engine.admit([of(DAILY, "*")]).admitted
+    with pytest.raises(StorageFull) as caught:
+        engine.admit([of(PACE, "eve"), of(DAILY, "eve")])
+    assert caught.value.key == "LIMITS:daily:{eve}"
+    assert buckets.named("LIMITS:pace:{eve}") == []
+
+
+def test_a_full_memory_still_counts_what_is_brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets of a minute, and calls in flight. They make no caller known; a shadow is left out."""
+    monkeypatch.setattr(memory, "MOST_BUCKETS", 0)
+    engine = MemoryEngine()
+    slot, watched = of(AT_ONCE, "eve"), of(replace(DAILY, mode="shadow"), "eve")
+    calls = [engine.admit([slot, of(PACE, "eve"), watched], hold=new_hold(HOUR)) for _ in range(3)]
+    assert [call.admitted for call in calls] == [True, True, False]
+    assert engine.reset("LIMITS:daily") == 0
+    with pytest.raises(StorageFull):
+        engine.admit([of(DAILY, "eve")])

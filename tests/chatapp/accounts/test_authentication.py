@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
@@ -273,3 +274,25 @@ def test_the_caches_are_bounded(
     authenticator.authenticate(made.text)
     assert shelf.asked == asked
     assert len(authenticator._refused) == 3
+
+
+def test_uses_that_wait_to_be_noted_are_bounded(
+    shelf: Shelf, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database writes slowly, further uses are noted after a later query."""
+    monkeypatch.setattr("chatapp.accounts.authentication.MOST_NOTES", 3)
+    may_write = threading.Event()
+    noted = shelf.note_use
+
+    def slowly(public_id: str, day: date) -> None:
+        assert may_write.wait(10)
+        noted(public_id, day)
+
+    monkeypatch.setattr(shelf, "note_use", slowly)
+    authenticator = Authenticator(shelf, clock)
+    made = [shelf.add() for _ in range(10)]
+    for key in made:
+        authenticator.authenticate(key.text)
+    may_write.set()
+    authenticator._notes.get().shutdown()
+    assert shelf.uses == [key.public_id for key in made[:3]]
