@@ -2,7 +2,8 @@
 
 gunicorn's own gthread gives a thread to each accepted connection, and accepts more connections than
 it has threads. This worker
-- receives heads and small bodies in its main loop, each within a deadline;
+- receives heads and bodies up to BODY_BYTES in its main loop, each within a deadline;
+- lets larger bodies occupy a quarter of its threads while they arrive;
 - leaves a new connection to a worker with many more free threads;
 - has `threads` for calls, and RESERVE more for health checks and for refusing further calls;
 - waits for clients to disconnect in its main loop;
@@ -45,10 +46,11 @@ HEALTH: Final = re.compile(rb"(?:GET|HEAD) /(?:healthz|readyz)[ ?]")
 
 # A valid head is smaller; one field of it may have 16 kB.
 HEAD_MAX_BYTES: Final = 64 * 1024
-# A body up to this size is received before a thread gets the request; a thread reads a larger one.
-SMALL_BODY_BYTES: Final = 64 * 1024
+# A body up to this size is received before a thread gets the request: a conversation of 200,000
+# tokens. A thread reads a larger one, and one without an announced size.
+BODY_BYTES: Final = 1024 * 1024
 # Received data of all requests that have no thread yet.
-RECEIVED_MAX_BYTES: Final = 16 * 1024 * 1024
+RECEIVED_MAX_BYTES: Final = 32 * 1024 * 1024
 STEP_BYTES: Final = 64 * 1024
 # The minimum rate of a body, after the first `patience_s`: 400 kbit/s.
 BODY_BYTES_PER_S: Final = 50_000
@@ -171,6 +173,8 @@ class Connection(TConn):  # type: ignore[misc]
         self.until = 0.0
         #: The bytes to discard before it is closed; None if it is not being closed.
         self.lingers: int | None = None
+        #: Whether a thread has to read the body.
+        self.is_large = False
         self.is_call = self.is_refused = False
         #: Whether "100 Continue" has been sent for this request.
         self.has_continued = False
@@ -185,6 +189,13 @@ class Connection(TConn):  # type: ignore[misc]
         self.parser.unreader.unread(bytes(self.received))
         self.received.clear()
         self.whole_at = None
+
+    @property
+    def is_being_read(self) -> bool:
+        """Whether the large body of this call has not arrived yet. For the main thread, while
+        another one reads."""
+        request = getattr(self.parser, "mesg", None)
+        return self.whole_at is not None or request is None or is_unread(request.body)
 
     @property
     def is_whole(self) -> bool:
@@ -218,8 +229,8 @@ class Connection(TConn):  # type: ignore[misc]
         head = self.received[:end]
         length = CONTENT_LENGTH.search(head)
         size = int(length[1]) if length and not CHUNKED.search(head) else 0
-        # A thread reads a larger body, or one without an announced size.
-        self.whole_at = end + (size if size <= SMALL_BODY_BYTES else 0)
+        self.is_large = size > BODY_BYTES or bool(CHUNKED.search(head))
+        self.whole_at = end + (0 if self.is_large else size)
         if not self.is_whole:
             self.until = time.monotonic() + self._patience_s + size / BODY_BYTES_PER_S
             if EXPECTS.search(head) and not HTTP_1_0.match(head):
@@ -237,10 +248,10 @@ def can_be_answered(sock: socket.socket) -> bool:
 
 
 def is_unread(body: Any) -> bool:
-    """Whether a thread would have to read more of a body than the worker has received."""
+    """Whether a part of a body has not been read."""
     length = getattr(body.reader, "length", None)  # the rest of an announced length
     chunks = getattr(body.reader, "parser", None)
-    return chunks is not None if length is None else length > SMALL_BODY_BYTES
+    return chunks is not None if length is None else length > 0
 
 
 class Threads:
@@ -291,6 +302,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.received_bytes = 0
         #: Calls that wait for a thread, in their order.
         self.queued: deque[Connection] = deque()
+        #: Calls in threads that have a large body.
+        self.large: set[Connection] = set()
         #: The number of calls after which the worker is replaced. Health checks do not count;
         #: gunicorn's own counter would include them.
         self.calls_until_due: int = self.max_requests
@@ -320,7 +333,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
             def start(*answer: Any) -> Any:
                 response = start_response.__self__
-                if self.current.conn.is_refused or is_unread(response.req.body):
+                conn = self.current.conn
+                if conn.is_refused or (conn.is_large and is_unread(response.req.body)):
                     response.force_close()
                 return start_response(*answer)
 
@@ -468,7 +482,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         elif conn.is_whole:
             self.enqueue_req(conn)
         elif self.received_bytes > RECEIVED_MAX_BYTES:
-            self.evict()
+            self.drop(next(conn for conn in self.waiting if conn.received), TOO_SLOW)
 
     def leave_poller(self, conn: Connection) -> None:
         """Stop waiting for the client."""
@@ -502,6 +516,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         conn.is_call = not HEALTH.match(conn.received)
         if not conn.is_call:
             self.answer(conn)
+        elif conn.is_large and self.many_are_read:
+            self.refuse(conn)
         elif self.room:
             self.begin(conn)
         elif len(self.queued) < self.cfg.threads:
@@ -510,9 +526,18 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         else:
             self.refuse(conn)
 
+    @property
+    def many_are_read(self) -> bool:
+        """Whether a quarter of the threads read large bodies, which may arrive slowly."""
+        reading = sum(conn.is_being_read for conn in self.large)
+        threads: int = self.cfg.threads
+        return reading >= max(1, threads // 4)
+
     def begin(self, conn: Connection) -> None:
         """Give a call to a free thread."""
         self.calls += 1
+        if conn.is_large:
+            self.large.add(conn)
         self.calls_begun += 1
         if self.calls_begun >= self.calls_until_due and not self.is_due:
             self.is_due = self.may_be_replaced()
@@ -555,11 +580,14 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:  # noqa: FBT001 - gunicorn's
         # The main loop, and not a thread, discards a body that has not arrived.
-        return keepalive and not is_unread(conn.parser.mesg.body) and conn.parser.finish_body()
+        if conn.is_large and is_unread(conn.parser.mesg.body):
+            return False
+        return keepalive and bool(conn.parser.finish_body())
 
     def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
         """Wait for the client's next request, or until it disconnects."""
         self.tpool.done()
+        self.large.discard(conn)
         if conn.is_call and not conn.is_refused:
             self.calls -= 1
             self.publish()

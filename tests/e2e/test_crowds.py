@@ -166,6 +166,45 @@ def test_slow_and_silent_clients_hold_no_thread(start: Start) -> None:
     assert set(last_words[192:]) == {b""}
 
 
+@pytest.mark.parametrize(
+    ("framing", "large_status"),
+    [
+        ("Content-Length: 60000", 200),
+        ("Content-Length: 1000000", 200),
+        ("Content-Length: 20000000", 503),
+        ("Transfer-Encoding: chunked", 503),
+    ],
+)
+def test_slow_bodies_leave_threads_for_others(
+    start: Start, framing: str, large_status: int
+) -> None:
+    """More clients than there are threads send bodies as slowly as they may, in every size and
+    framing: every call of others with up to 1 MB is answered. A larger one is refused while a
+    quarter of the threads read slow bodies."""
+    path = "/v1/chat/completions"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    begun = b'5\r\n{"a":\r\n' if "chunked" in framing else b"{" + b" " * 30_000
+
+    body = json.dumps({**ASKED, "model": "offline", "stream": False}).encode()
+
+    def ask(size: int) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("POST", path, body.ljust(size), JSON)
+            return connection.getresponse().status
+
+    with start(workers=1, GUNICORN_THREADS="8") as master, contextlib.ExitStack() as held:
+        for _ in range(24):
+            address = ("127.0.0.1", master.port)
+            slow = held.enter_context(socket.create_connection(address, timeout=15))
+            slow.sendall(f"{head}{framing}\r\n\r\n".encode() + begun)
+        with Pulse(master) as pulse:
+            assert [ask(size) for size in (10, 10, 200_000, 900_000)] == [200] * 4
+            assert ask(1_200_000) == large_status
+            eventually(lambda: len(pulse.seconds) >= PROBES, within_s=20)
+        assert pulse.statuses == {200: len(pulse.seconds)}
+
+
 def test_a_call_without_a_thread_is_refused_in_its_vendors_format(
     start: Start, provider: ProviderServer
 ) -> None:
