@@ -19,7 +19,7 @@ from chatapp.ledger.retention import prune as delete_calls
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
-from ratelimit_ext.cli import echo_json, with_json
+from ratelimit_ext.cli import echo_json, with_json, printable
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
@@ -168,7 +168,8 @@ def show(user: str | None, since: datetime | None, by: str, *, as_json: bool) ->
         tokens = f"{total.input_tokens} in  {total.output_tokens} out"
         dollars = _dollars(total.cost_micro_usd)
         calls = _counted(total.calls, "call")
-        click.echo(f"{total.day}  {total.subject or '-'}  {calls}  {tokens}  {dollars}")
+        subject = printable(total.subject or "-")
+        click.echo(f"{total.day}  {subject}  {calls}  {tokens}  {dollars}")
 
 
 @ledger.command()
@@ -226,14 +227,14 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
         echo_json({**counts, "spent": spent, "limits": compared, "problems": found.problems})
         click.get_current_context().exit(1 if found.problems else 0)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
-        click.echo(f"{month}  {name}  {_dollars(micro_usd)}")
+        click.echo(f"{month}  {printable(name)}  {_dollars(micro_usd)}")
     calls, problems = _counted(found.calls, "call"), _counted(len(found.problems), "problem")
     click.echo(
         f"{calls}, {len(found.running)} running, {found.unpriced} from before the prices of "
         f"{models.as_of} (their costs were not checked); {compared}; {problems}."
     )
     for problem in found.problems:
-        click.echo(problem, err=True)
+        click.echo(printable(problem), err=True)
     if found.problems:
         click.get_current_context().exit(1)
 

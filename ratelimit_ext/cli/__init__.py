@@ -129,14 +129,15 @@ def _plain(value: object) -> object:
 
 def echo_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print aligned columns. Callers choose some of the texts, so control characters are shown."""
-    lines = [heads, *([_printable(cell) for cell in row] for row in rows)]
+    lines = [heads, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with escapes for characters that could change what a terminal shows."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

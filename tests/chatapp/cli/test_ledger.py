@@ -152,3 +152,11 @@ def test_who_has_calls_under_way_is_not_compared(
 def test_limits_in_memory_are_not_compared(make_app: AppMaker) -> None:
     """The output says that the limits were not compared."""
     assert "limits not compared" in checked(make_app())
+
+
+def test_a_caller_writes_nothing_to_the_terminal(app: Flask, client: FlaskClient) -> None:
+    """A user_id may have characters that reverse a line; they are shown as escapes."""
+    user = "\u202etimda"
+    assert client.post("/chat", json={**CALL, "user_id": user}).status_code == 200
+    assert "user:\\u202etimda  0.0" in checked(app)
+    assert "user:\\u202etimda  1 call" in run(app, "ledger", "show").output
