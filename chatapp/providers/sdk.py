@@ -54,6 +54,8 @@ STATUS_KINDS: Final[dict[int, ErrorKind]] = {
 JSON: Final = "application/json"
 #: How long a count may take: it generates nothing, and an estimate can replace it.
 COUNT_WITHIN_S: Final = 10.0
+#: Above every real answer: 2,048 embeddings of 3,072 numbers have 140 MB.
+ANSWER_MAX_BYTES: Final = 256 * 1024 * 1024
 AUTHORIZATION: Final = "authorization"
 REDACTED: Final = "***"
 #: What the SDKs get instead of a key, which is put into their headers here.
@@ -184,7 +186,10 @@ class Connection:
             content=request.raw,
             extensions={"timeout": {**sample.extensions["timeout"]}},
         )
-        return self._http_client.send(sent, stream=stream)
+        response = self._http_client.send(sent, stream=True)
+        if not stream:
+            _read(response)
+        return response
 
     def status_error(self, response: httpx2.Response) -> Any:
         """The SDK's APIStatusError for a response that was read."""
@@ -335,8 +340,8 @@ class SDKProvider:
         if response.is_success:
             return response
         try:
-            response.read()
-        except httpx2.HTTPError as error:
+            _read(response)
+        except (httpx2.HTTPError, ValueError) as error:
             kind = STATUS_KINDS.get(response.status_code, "unavailable")
             raise _status_error(self._vendor, response, kind, message=str(error)) from error
         raise _refusal(self._vendor, connection.status_error(response), secret=key and key[1])
@@ -366,6 +371,21 @@ class SDKProvider:
             http_client=http_client,
         )
         return Connection(client, http_client, upstream)
+
+
+def _read(response: httpx2.Response) -> None:
+    """What ``response.read()`` does, with a bound: an answer must not fill the memory, nor a few
+    bytes that decode to gigabytes. ValueError above ANSWER_MAX_BYTES."""
+    if hasattr(response, "_content"):
+        return
+    pieces, size = [], 0
+    for piece in response.iter_bytes():
+        pieces.append(piece)
+        size += len(piece)
+        if size > ANSWER_MAX_BYTES:
+            response.close()
+            raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
+    response._content = b"".join(pieces)  # noqa: SLF001
 
 
 def _forget_environment(client: Any, headers: Mapping[str, str]) -> None:

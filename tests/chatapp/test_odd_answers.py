@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import logging
+import socket
 from typing import Any
 
 import pytest
@@ -229,3 +232,62 @@ def test_an_endless_event_ends_a_stream(asker: Asker, provider: ProviderServer) 
     assert "event: error" in asker.ask("/chat with openai", stream=True).text
     provider.script(Stream([*pieces[:2], event({"a": 1}), deep, *pieces[2:]]))
     assert asker.ask("openai", stream=True).text.endswith("data: [DONE]\n\n")
+
+
+@every_way
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_an_endless_answer_is_malformed(
+    asker: Asker,
+    provider: ProviderServer,
+    way: str,
+    status: int,
+    encoding: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if it is short and decodes to a long one: it must not fill the memory."""
+    monkeypatch.setattr("chatapp.providers.sdk.ANSWER_MAX_BYTES", 100_000)
+    body = b'{"a": "' + b"a" * 200_000 + b'"}'
+    headers = {"Content-Encoding": encoding} if encoding == "gzip" else {}
+    sent = gzip.compress(body) if encoding == "gzip" else body
+    provider.script(Answer(status, sent, headers))
+    response = asker.ask(way)
+    assert response.status_code in {400, 502}
+    assert len(response.data) < 1_000
+
+
+@every_way
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_errors_do_not_quote_the_key(
+    asker: Asker,
+    provider: ProviderServer,
+    way: str,
+    status: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Providers quote an invalid key, and may quote any: neither the client nor the log gets it."""
+    caplog.set_level(logging.DEBUG, "chatapp")
+    quoted = "the key sk-openai-test sk-ant-test is wrong"
+    provider.script(Answer(status, {"error": {"type": "error", "message": quoted}}))
+    response = asker.ask(way)
+    own = "sk-ant-test" if "anthropic" in way else "sk-openai-test"
+    assert response.status_code >= 400
+    assert own not in response.text
+    assert own not in caplog.text
+
+
+def test_addresses_in_a_request_are_not_opened(asker: Asker, provider: ProviderServer) -> None:
+    """Pictures and documents by address are the provider's to fetch: this server would reach
+    addresses of its own network."""
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        inside.setblocking(False)
+        address = f"http://127.0.0.1:{inside.getsockname()[1]}/"
+        picture = {"type": "image_url", "image_url": {"url": address}}
+        answer = asker.ask("openai", messages=[{"role": "user", "content": [picture]}])
+        assert answer.status_code == 200
+        source = {"type": "image", "source": {"type": "url", "url": address}}
+        answer = asker.ask("anthropic", messages=[{"role": "user", "content": [source]}])
+        assert answer.status_code == 200
+        with pytest.raises(BlockingIOError):
+            inside.accept()
+    assert len(provider.calls) == 2
