@@ -104,3 +104,16 @@ def test_the_architecture_names_what_exists() -> None:
     paths = CODE_PATH.findall((ROOT / "docs" / "architecture.md").read_text())
     assert paths
     assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_threat_model_names_tests_that_exist() -> None:
+    """Each ceiling of SECURITY.md is shown by a test."""
+    text = (ROOT / "SECURITY.md").read_text()
+    model = text[text.index("## Who can do what") : text.index("## Ceilings")]
+    named = set(re.findall(r"`(test_\w+)`", model))
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    found = re.findall(r"^def (test_\w+)\(", "\n".join(sources), re.MULTILINE)
+    assert named
+    assert named <= set(found)
+    rows = re.findall(r"^\| (?!at most \||---)(.*) \|$", model, re.MULTILINE)
+    assert [row for row in rows if "`test_" not in row] == []
