@@ -20,11 +20,12 @@ from ratelimit_ext.core.limit import Limit
 
 FORMAT = 2
 LONGEST_PART = 64
-#: Longer parts are escaped each time: clients choose them, and a cache of them would be large.
+#: Longer identities are escaped each time: clients choose them, and a cache of them would be large.
 LONGEST_CACHED = 256
 HOLDS = ":holds"
 
 
+@lru_cache(maxsize=8192)
 def escaped(part: str) -> str:
     """``part`` without any character that separates parts; hashed if it is long.
 
@@ -33,11 +34,6 @@ def escaped(part: str) -> str:
     >>> escaped("a/b"), escaped("a:b"), escaped("x" * 5000)
     ('a/b', 'a%3Ab', '~75d0878b8974254f2150d1f569930205')
     """
-    return _escaped(part) if len(part) <= LONGEST_CACHED else _escaped.__wrapped__(part)
-
-
-@lru_cache(maxsize=8192)
-def _escaped(part: str) -> str:
     safe = quote(part, safe="/@+=,;!*'()$&", errors="surrogatepass").replace("~", "%7E")
     if len(safe) <= LONGEST_PART:
         return safe
@@ -66,6 +62,8 @@ def bucket_key(shared: str, identity: str) -> str:
     >>> bucket_key("LIMITS:2:tb:60:chat::", "user 1")
     'LIMITS:2:tb:60:chat::{user%201}'
     """
+    if len(identity) > LONGEST_CACHED:
+        return f"{shared}{{{escaped.__wrapped__(identity)}}}"
     # Empty braces would be no tag.
     return f"{shared}{{{escaped(identity) or '~'}}}"
 

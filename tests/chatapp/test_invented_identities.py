@@ -24,7 +24,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.estimates import outputs
 from chatapp.services import services_of
-from ratelimit_ext.core.key import _escaped
+from ratelimit_ext.core.key import escaped
 from ratelimit_ext.engine import denial_cache, memory
 from ratelimit_ext.web.identities import _parsed
 from ratelimit_ext.web.storage import engine_for
@@ -149,7 +149,7 @@ def test_a_worker_and_the_storage_are_bounded(
     empty = redis_client.info("memory")["used_memory"]
     found, mb = run(
         lambda: call(client, chance),
-        lambda: parts(cache._denials, callers._calls, services.ledger, _escaped, _parsed),
+        lambda: parts(cache._denials, callers._calls, services.ledger, escaped, _parsed),
     )
     assert found == []
     assert services.ledger.flush(60)
@@ -157,7 +157,7 @@ def test_a_worker_and_the_storage_are_bounded(
     ceilings = {
         "remembered denials": (len(cache._denials), denial_cache.MOST_BUCKETS),
         "recent calls": (len(callers._calls), outputs.MOST_CALLERS),
-        "bucket names": (_escaped.cache_info().currsize, 8192),
+        "bucket names": (escaped.cache_info().currsize, 8192),
         "addresses": (_parsed.cache_info().currsize, 8192),
         "MB": (mb, MOST_MB),
         "bytes of the storage per caller": (used / COUNT, BYTES_PER_CALLER),
@@ -182,7 +182,7 @@ def test_invented_keys_are_bounded(
         assert status == 401
         return status
 
-    found, mb = run(ask, lambda: parts(keys._refused, _escaped, _parsed))
+    found, mb = run(ask, lambda: parts(keys._refused, escaped, _parsed))
     assert found == []
     print(COUNT, len(keys._refused), mb)  # noqa: T201 - the figures of the full run
     assert len(keys._refused) <= authentication.MOST_KEYS
@@ -205,7 +205,7 @@ def test_the_memory_engine_is_bounded(
     callers = services_of(app).estimator._callers
     found, mb = run(
         lambda: call(client, chance),
-        lambda: parts(buckets, callers._calls, services_of(app).ledger, _escaped, _parsed),
+        lambda: parts(buckets, callers._calls, services_of(app).ledger, escaped, _parsed),
     )
     assert found == []
     print(COUNT, len(buckets), mb)  # noqa: T201 - the figures of the full run
