@@ -51,9 +51,10 @@ def sizes() -> dict[int, int]:
     gc.collect()
     found = {}
     for each in gc.get_objects():
-        if isinstance(each, functools._lru_cache_wrapper):
+        kind = type(each)  # isinstance would ask the referent of a weak proxy
+        if issubclass(kind, functools._lru_cache_wrapper):
             found[id(each)] = each.cache_info().currsize
-        elif isinstance(each, CONTAINERS):
+        elif issubclass(kind, CONTAINERS):
             found[id(each)] = len(each)
     return found
 
@@ -63,7 +64,7 @@ def parts(*owners: object) -> set[int]:
     found, level = set(), list(owners)
     for _ in range(3):
         found |= set(map(id, level))
-        level = [each for each in gc.get_referents(*level) if not isinstance(each, type)]
+        level = [each for each in gc.get_referents(*level) if not issubclass(type(each), type)]
     return found
 
 
