@@ -19,7 +19,7 @@ from chatapp.ledger.retention import prune as delete_calls
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
-from ratelimit_ext.cli import echo_json, with_json, printable
+from ratelimit_ext.cli import echo_json, printable, with_json
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
