@@ -26,6 +26,7 @@ from chatapp.blueprints import (
     models_api,
     openai_api,
     openai_stored,
+    openapi,
     page,
     usage,
 )
@@ -73,6 +74,7 @@ ENDPOINTS: Final = (
     anthropic_api.bp,
     models_api.bp,
     usage.bp,
+    openapi.bp,
     page.bp,
 )
 # The lease of a call, in timeouts of a provider.

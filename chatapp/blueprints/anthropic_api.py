@@ -3,6 +3,7 @@ works with this server unchanged."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from flask import Blueprint, Response
@@ -19,7 +20,6 @@ from chatapp.web.responses import respond_as_vendor, respond_with_count
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 FormatErrors(lambda: ANTHROPIC).install(bp)
 
-COUNT: Final = f"{bp.name}.count_tokens"
 EXAMPLE: Final = (
     '{"model": "offline", "max_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}'
 )
@@ -35,6 +35,14 @@ class _Fields(vendor.MessageFields):
         return self.max_tokens
 
 
+#: The bodies by the names of the views.
+BODIES: Final[Mapping[str, type[vendor.Fields]]] = {
+    "messages": _Fields,
+    "count_tokens": vendor.MessageFields,
+}
+QUERY: Final = ("beta",)
+
+
 @bp.before_request
 def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
@@ -43,11 +51,11 @@ def read_request() -> None:
         current = current_request()
         current.model_request = vendor.read(
             request,
-            vendor.MessageFields if request.endpoint == COUNT else _Fields,
+            BODIES[(request.endpoint or "").removeprefix(f"{bp.name}.")],
             protocol=ANTHROPIC.protocol,
             example=EXAMPLE,
             headers=HEADERS,
-            query=("beta",),
+            query=QUERY,
         )
         allowed_models.check(current)
 

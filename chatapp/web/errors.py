@@ -248,6 +248,11 @@ def install(
     app.register_error_handler(ProviderError, _answer_provider_error)
 
 
+def error_body(report: ErrorReport) -> dict[str, object]:
+    """The body of an error at chatapp's own endpoints."""
+    return {"error": report.message, "code": report.code}
+
+
 def _has_response(error: HTTPException) -> bool:
     """Whether the error has a response of its own: the extension's 429, a redirect."""
     overridden = type(error).get_response is not HTTPException.get_response
@@ -257,14 +262,14 @@ def _has_response(error: HTTPException) -> bool:
 def _json_answer(error: HTTPException) -> WerkzeugResponse:
     report = report_of(error)
     response = error.get_response()  # with its headers, as Allow on a 405
-    response.set_data(json.dumps({"error": report.message, "code": report.code}))
+    response.set_data(json.dumps(error_body(report)))
     response.content_type = "application/json"
     return response
 
 
 def _answer_provider_error(error: ProviderError) -> Response:
     report = provider_report(error)
-    body: dict[str, object] = {"error": report.message, "code": report.code}
+    body = error_body(report)
     if report.retry_after_s is not None:
         body["retry_after"] = report.retry_after_s
     headers = report.headers

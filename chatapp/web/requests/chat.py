@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from difflib import get_close_matches
-from typing import Annotated, Final, Literal, LiteralString, NoReturn
+from typing import Annotated, Any, Final, Literal, LiteralString, NoReturn
 
 from flask import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
@@ -142,7 +142,12 @@ def _name(text: str, *, most: int) -> str:
     return text
 
 
-ModelName = Annotated[str, AfterValidator(_model)]
+def _described(**keywords: Any) -> Any:
+    """What a schema can say of a text."""
+    return Field(json_schema_extra={"minLength": 1, **keywords})
+
+
+ModelName = Annotated[str, AfterValidator(_model), _described(maxLength=MODEL_MAX_CHARACTERS)]
 
 
 class SpokenMessage(BaseModel):
@@ -184,17 +189,22 @@ def _conversation(messages: list[SpokenMessage]) -> list[SpokenMessage]:
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: ModelName | None = None
-    user_id: Annotated[str, AfterValidator(_user_id)] | None = None
+    user_id: (
+        Annotated[str, AfterValidator(_user_id), _described(maxLength=USER_ID_MAX_CHARACTERS)]
+        | None
+    ) = None
     stream: bool | None = None
 
 
 class OneMessage(_Options):
     """The body with a single message."""
 
-    message: Annotated[str, AfterValidator(_message)]
+    message: Annotated[
+        str, AfterValidator(_message), _described(description=f"At most {MESSAGE_MAX_BYTES} bytes.")
+    ]
 
     @property
     def conversation(self) -> list[Message]:
