@@ -8,13 +8,15 @@ with `-s`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.engine.histories import History, Storage, brief_limits, counts
@@ -69,14 +71,27 @@ def test_any_history_has_one_outcome(server: servers.Server) -> None:
         )
 
 
-@pytest.mark.parametrize("functions", [True, False], ids=["functions", "scripts"])
+def by_functions(client: redis.Redis) -> Engine:
+    return RedisEngine(client, redis.RedisError)
+
+
+def by_scripts(client: redis.Redis) -> Engine:
+    engine = RedisEngine(client, redis.RedisError)
+    engine._connections._has_functions = False
+    return engine
+
+
+def behind_a_breaker(client: redis.Redis) -> Engine:
+    return Breaker(RedisEngine(client, redis.RedisError))
+
+
+@pytest.mark.parametrize("make", [by_functions, by_scripts, behind_a_breaker])
 def test_a_server_that_lets_buckets_expire_answers_the_same(
-    server: servers.Server, functions: bool
+    server: servers.Server, make: Callable[[redis.Redis], Engine]
 ) -> None:
     """By the server's own clock, within milliseconds of which every bucket expires."""
     with server.client() as client:
-        engine = RedisEngine(client, redis.RedisError)
-        engine._connections._has_functions = functions
+        engine = make(client)
         run_state_machine_as_test(
             lambda: History({"server": Storage(engine, client)}, brief_limits()),
             # A failure cannot be shrunk: the clock does not repeat itself.
