@@ -20,7 +20,7 @@ from hypothesis.errors import Unsatisfiable
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 
-CASES = int(os.environ.get("OPENAPI_CASES", "8"))
+CASES = int(os.environ.get("OPENAPI_CASES", "4"))
 MODELS = ("offline", "gpt-5.4-mini", "claude-haiku-4-5", "text-embedding-3-small")
 NOT_DESCRIBED = {"static", "metrics.metrics"}
 
