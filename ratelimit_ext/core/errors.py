@@ -21,6 +21,10 @@ class StorageUnavailable(RuntimeError):
     """
 
 
+class ShardUnavailable(StorageUnavailable):
+    """A shard of a cluster cannot serve. Requests that need only other shards are served."""
+
+
 class StorageFull(StorageUnavailable):
     """The storage has no memory for the bucket ``key`` of an unknown identity.
 

@@ -11,6 +11,7 @@ count.
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
@@ -23,6 +24,7 @@ LONGEST_PART = 64
 #: Longer identities are escaped each time: clients choose them, and a cache of them would be large.
 LONGEST_CACHED = 256
 HOLDS = ":holds"
+SLOTS = 16_384
 
 
 @lru_cache(maxsize=8192)
@@ -95,3 +97,33 @@ def holds_key(key: str) -> str:
     'LIMITS:2:tb:60:chat::{user}:holds'
     """
     return f"{key}{HOLDS}"
+
+
+def hash_tag(key: str) -> str:
+    """The part of a name that chooses its slot in a Redis Cluster; the whole name without braces.
+
+    >>> hash_tag("LIMITS:2:tb:60:chat::{user}:holds"), hash_tag("a{}b")
+    ('user', 'a{}b')
+    """
+    _, _, rest = key.partition("{")
+    tag, brace, _ = rest.partition("}")
+    return tag if tag and brace else key
+
+
+def slot_of(tag: str) -> int:
+    """The slot of the names with this hash tag, of :data:`SLOTS`.
+
+    >>> slot_of("123456789")
+    12739
+    """
+    return crc_hqx(tag.encode("utf-8", "surrogatepass"), 0) % SLOTS
+
+
+def with_tag(key: str, tag: str) -> str:
+    """The name with another hash tag.
+
+    >>> with_tag("LIMITS:2:tb:60:chat::{user}:once:7", "team")
+    'LIMITS:2:tb:60:chat::{team}:once:7'
+    """
+    own = hash_tag(key)
+    return f"{{{tag}}}{key}" if own == key else key.replace(f"{{{own}}}", f"{{{tag}}}", 1)

@@ -77,6 +77,8 @@ class Limit:
     timezone: str = "UTC"
     multiple: int | None = None
     on_failure: str | None = None
+    #: Whether many callers have its identities in common.
+    common: bool = field(default=False, repr=False, compare=False)
     # Attributes instead of properties, as every request reads them several times.
     traits: Traits = field(init=False, repr=False, compare=False)
     #: Whether a cost is an estimate until the call is over, reserved under a lease.

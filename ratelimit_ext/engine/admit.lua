@@ -1,9 +1,10 @@
 -- Decide all charges of a request, then take all of them or none.
 --
 -- KEYS     one bucket per charge, each once
--- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a JSON list
---          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
---          strategy's own arguments
+-- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only, '2' to take
+--          what a denied request takes, as another shard has denied this one; a JSON list of words, and
+--          in it for each charge: the strategy's code; its part (below); the cost; the strategy's own
+--          arguments
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          If a full server cannot store the bucket of charge i: now and -i
@@ -27,7 +28,7 @@ begin(ARGV[3])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
-local denied, banned = false, false
+local denied, banned = ARGV[2] == '2', false
 local cursor = 1
 
 for i = 1, #KEYS do
@@ -53,7 +54,7 @@ for i = 1, #KEYS do
 end
 
 if denied then reply[2] = 0 end
-if ARGV[2] ~= '1' then return reply end
+if ARGV[2] == '0' then return reply end
 
 local stored, unstored = false, nil -- unstored: the changes from the first that a full server refused
 local cursor = 1

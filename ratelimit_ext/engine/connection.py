@@ -55,9 +55,9 @@ _OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_
 #: The client's error if all connections of the pool are in use.
 _NO_CONNECTION: Final = "Too many connections"
 #: The server's errors for a function that it did not run, by text.
-_UNKNOWN: Final = "Function not found"
-_FULL: Final = "command not allowed when used memory > 'maxmemory'."
-_FORBIDDEN: Final = re.compile(
+UNKNOWN: Final = "Function not found"
+FULL: Final = "command not allowed when used memory > 'maxmemory'."
+FORBIDDEN: Final = re.compile(
     r"unknown command ['`]FCALL['`]|.* no permissions to run the 'fcall' "  # ` before Redis 7
 )
 
@@ -121,14 +121,14 @@ class ScriptConnections:
         be called as a script. Raises other errors. Functions may be flushed as soon as they are
         loaded."""
         try:
-            if str(error) == _UNKNOWN and self._load(script):
+            if str(error) == UNKNOWN and self._load(script):
                 return self._call("FCALL", script.function, *words)
         except Exception as again:  # noqa: BLE001 - as above
             error = again
         refusal = str(error)
-        if _FORBIDDEN.match(refusal):
+        if FORBIDDEN.match(refusal):
             self._has_functions = False
-        elif refusal not in (_UNKNOWN, _FULL):
+        elif refusal not in (UNKNOWN, FULL):
             raise error
         return None
 
@@ -159,7 +159,7 @@ class ScriptConnections:
         try:
             self._client.function_load(script.library, replace=True)
         except Exception as error:
-            if str(error) == _FULL:
+            if str(error) == FULL:
                 return False
             if type(error).__name__ not in ("ResponseError", "NoPermissionError"):
                 raise

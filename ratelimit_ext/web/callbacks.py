@@ -13,7 +13,7 @@ from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.web.code_checks import check_function, unknown_name
-from ratelimit_ext.web.identities import BUILT_IN, Identity, meant
+from ratelimit_ext.web.identities import BUILT_IN, COMMON, Identity, meant
 
 Estimate: TypeAlias = Callable[[], Any]
 #: Called with a ``RequestLimit``; a response replaces the default one.
@@ -82,6 +82,8 @@ class Callbacks:
     def __init__(self) -> None:
         #: By the names that a policy can use.
         self.identities: dict[str, Identity] = dict(BUILT_IN)
+        #: Those that many callers have in common.
+        self.common_identities: set[Identity] = set(COMMON)
         #: By unit and the name of the limit ("": any other).
         self.estimators: dict[tuple[str, str], Estimate] = {}
         #: Returns the name of the current caller's plan.
@@ -94,12 +96,14 @@ class Callbacks:
         self.callers: Callers = AnyCallers(self.identities)
         self.policy_checker: PolicyChecker | None = None
 
-    def identity(self, name: str) -> Callable[[Identity], Identity]:
+    def identity(self, name: str, *, common: bool) -> Callable[[Identity], Identity]:
         """See :meth:`Limiter.identity`."""
 
         def register(function: Identity) -> Identity:
             check_function(function, 0, f"identity {name!r}")
             self.identities[name] = function
+            if common:
+                self.common_identities.add(function)
             return function
 
         return register

@@ -377,8 +377,11 @@ class Limiter(flask_limiter.Limiter):
         """The identity functions by the names that a policy can use."""
         return self._callbacks.identities
 
-    def identity(self, name: str) -> Callable[[Identity], Identity]:
+    def identity(self, name: str, *, common: bool = False) -> Callable[[Identity], Identity]:
         """Register an identity under a name that a policy can use; replaces a built-in one.
+
+        ``common``: many callers have it in common, such as a model. On a Redis Cluster its limits
+        are charged after those of the caller's own identities.
 
         ::
 
@@ -386,7 +389,7 @@ class Limiter(flask_limiter.Limiter):
             def user() -> str:
                 return str(g.user.id)
         """
-        return self._callbacks.identity(name)
+        return self._callbacks.identity(name, common=common)
 
     def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
         """Register the function that returns the name of the current caller's plan."""

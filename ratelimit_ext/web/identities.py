@@ -153,3 +153,5 @@ BUILT_IN: Mapping[str, Identity] = {
     "model": model,
     "global": everyone,
 }
+#: Those that many callers have in common.
+COMMON: Final = frozenset([model, everyone])

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import flask
 from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit
 from flask_limiter._limits import RuntimeLimit
+from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit as CoreLimit
@@ -28,6 +29,7 @@ from ratelimit_ext.web.bound_limit import (
 )
 from ratelimit_ext.web.callbacks import Callbacks
 from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.limits_adapter import limit_of, rank, with_amount
 from ratelimit_ext.web.manager import EndpointLimits, Manager
 from ratelimit_ext.web.overrides import Overrides
@@ -275,12 +277,18 @@ class Resolver:
         compiled.overridden[key] = plan, overridden
         return overridden
 
+    def core_limit(self, item: RateLimitItem, identity: Identity) -> CoreLimit:
+        """The core's limit for an item. Raises ``ConfigurationError``."""
+        limit = limit_of(item, self.naming.strategy)
+        is_common = identity in self._callbacks.common_identities
+        return replace(limit, common=True) if is_common else limit
+
     def _with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
         """The limit with that amount; with the policy's if the string is invalid, which is
         logged."""
         try:
             item, parsed = with_amount(bound.runtime.limit, text)
-            limit = limit_of(item, self.naming.strategy)
+            limit = self.core_limit(item, bound.runtime.key_func)
         except ConfigurationError as error:
             if self.log_once(app, f"{bound.limit.name}: {text}"):
                 app.logger.error(
@@ -400,7 +408,7 @@ class _Binder:
     def _bind(self, runtime: RuntimeLimit, definition: Limit | None) -> BoundLimit:
         """``definition`` is None for a limit on the denials by another."""
         naming, route = self._resolver.naming, self._route
-        limit = limit_of(runtime.limit, naming.strategy)
+        limit = self._resolver.core_limit(runtime.limit, runtime.key_func)
         asked = callable(runtime.scope)
         scope = "" if asked else runtime.scope_for(route.endpoint, route.method)
         estimate = self._estimator(limit) if runtime.cost == 1 else None

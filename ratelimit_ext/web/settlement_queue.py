@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ratelimit_ext.core.charge import Change, new_hold
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, Outcome, SettlementEvent
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
 from ratelimit_ext.web.settlement_journal import Journal, JournalFile, Line
@@ -151,6 +151,8 @@ class SettlementQueue:
             return self._keep(again)
         try:
             batch.send()
+        except ShardUnavailable:  # the other shards take what they are sent
+            return self._keep(again)
         except StorageUnavailable as error:
             if engine not in self._unavailable:
                 self._unavailable.add(engine)
@@ -185,6 +187,9 @@ class SettlementQueue:
                 elif batch.engine not in failed:
                     try:
                         batch.send()
+                    except ShardUnavailable:
+                        self._postpone(number)
+                        continue
                     except StorageUnavailable:
                         failed.add(batch.engine)
                         self._postpone(number)

@@ -22,9 +22,11 @@ from ratelimit_ext.core.events import Events, StorageEvent
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
+from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
@@ -76,15 +78,21 @@ def _new_engine(storage: Storage) -> _Guarded:
         held = cast(dict[str, Any], storage.storage)
         memory = MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
         return _Guarded(memory, None, memory)
-    if isinstance(storage, RedisStorage) and not isinstance(storage, RedisClusterStorage):
-        redis = RedisEngine(
-            storage.get_connection(), storage.base_exceptions, prefix=storage_prefix(storage)
-        )
-        breaker = Breaker(redis)
-        return _Guarded(DenialCache(breaker), breaker, redis)
+    if isinstance(storage, RedisStorage):
+        scripted = _scripted(storage)
+        breaker = Breaker(scripted)
+        return _Guarded(DenialCache(breaker), breaker, scripted)
     stock = LimitsEngine(storage)
     breaker = Breaker(stock)
     return _Guarded(breaker, breaker, stock)
+
+
+def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
+    """The engine over a storage that runs our scripts."""
+    client, errors = storage.get_connection(), storage.base_exceptions
+    if isinstance(storage, RedisClusterStorage):
+        return ClusterEngine(Nodes(client, errors), prefix=storage_prefix(storage))
+    return RedisEngine(client, errors, prefix=storage_prefix(storage))
 
 
 def storage_prefix(storage: Storage) -> str:

@@ -1,4 +1,4 @@
-"""Serving needs only those commands of Redis or Valkey that docs/deployment.md names."""
+"""Serving needs only those commands of Redis or Valkey that docs/topology.md names."""
 
 from __future__ import annotations
 
@@ -17,18 +17,25 @@ from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 from tests.chatapp.test_bad_input import BODIES, PATHS
 
-DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
+TOPOLOGY = Path(__file__).parents[2] / "docs" / "topology.md"
 USER, PASSWORD = "chatapp", "secret"
 
 
 def rules(*, resets: bool) -> list[str]:
     """The rules of the ACL user in the document; ``resets``: with those that resets need."""
-    text = DEPLOYMENT.read_text("utf-8")
+    text = TOPOLOGY.read_text("utf-8")
     serving = re.search(r"ACL SETUSER chatapp (.*?)```", text, re.DOTALL)
     more = re.search(r"reset\(\)` also needs `(.*)`", text)
     assert serving is not None
     assert more is not None
     return [*serving[1].replace("\\\n", " ").split(), *(more[1].split() if resets else ())]
+
+
+def rules_of_clusters() -> list[str]:
+    """What a user of a cluster needs, reset by an operator included."""
+    more = re.search(r"cluster also needs `(.*?)`", TOPOLOGY.read_text("utf-8"))
+    assert more is not None
+    return [*rules(resets=True), *more[1].split()]
 
 
 def refused(client: redis.Redis) -> list[tuple[str, str]]:
@@ -104,3 +111,36 @@ def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
     operator: Limiter = services_of(make(resets=True)).limiter
     operator._engines.primary.reset("LIMITS:")
     assert refused(admin) == []
+
+
+@pytest.mark.parametrize("path", PATHS[:1])
+def test_a_cluster_needs_no_other_command(
+    make_app: AppMaker, cluster_server: servers.Cluster, provider: ProviderServer, path: str
+) -> None:
+    """Calls, streams, refunds, usage, estimates, switches, the readiness probe and a reset, with
+    the limits of each identity on a node of its own."""
+    stated = [rule.replace("PASSWORD", PASSWORD) for rule in rules_of_clusters()]
+    for node in cluster_server.nodes:
+        with node.client() as admin:
+            admin.flushall()
+            admin.acl_log_reset()
+            admin.execute_command("ACL SETUSER", USER, "reset", *stated)
+    uri = cluster_server.uri.replace("://", f"://{USER}:{PASSWORD}@")
+    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_DEADLINE_SECONDS=1)
+    client, limiter = app.test_client(), services_of(app).limiter
+    for stream in (False, True):
+        assert client.post(path, json={**BODIES[path], "stream": stream}).status_code == 200
+    provider.script()
+    assert client.post(path, json={}).status_code in {400, 422}
+    assert client.get("/usage").status_code == 200
+    assert client.get("/readyz").status_code == 200
+    with app.app_context():
+        assert limiter.block("blocked-all", "*", for_s=60)
+        assert client.post(path, json=BODIES[path]).status_code in {403, 429}
+        assert limiter.unblock("blocked-all", "*")
+    assert services_of(app).estimator.close() is None
+    assert limiter._engines.primary.reset("LIMITS:") > 5
+    for node in cluster_server.nodes:
+        with node.client(decode_responses=True) as admin:
+            assert refused(admin) == []
+            assert admin.keys("LIMITS:*") == []

@@ -9,6 +9,7 @@ import redis
 
 from ratelimit_ext.core.key import holds_key
 from ratelimit_ext.engine.memory import Buckets
+from ratelimit_ext.engine.nodes import Call
 from ratelimit_ext.engine.scripts import Script
 
 
@@ -101,3 +102,29 @@ class KeptBuckets(OpenBuckets):
 
     def sweep(self, now_us: int) -> None:
         """Never."""
+
+
+class VirtualNodes:
+    """What `ClusterEngine` needs of a cluster, in virtual time: each call on one server, alone."""
+
+    errors = redis.RedisError
+
+    def __init__(self, client: VirtualClient) -> None:
+        self.client = client
+        #: How many rounds of calls there were, and in each of them how many calls.
+        self.rounds: list[int] = []
+
+    def masters(self) -> list[redis.Redis]:
+        return [self.client.client]
+
+    def deadline(self, share: float = 1.0) -> None:
+        """None, as time is virtual."""
+
+    def run(self, calls: Sequence[Call], until: None) -> None:
+        self.rounds.append(len(calls))
+        for call in calls:
+            if call.script is None:
+                call.reply = self.client.client.execute_command(*call.words)
+                continue
+            number, *rest = call.words
+            call.reply = self.client.run(call.script, rest[:number], rest[number:])

@@ -17,6 +17,7 @@ import redis
 
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.errors import ShardUnavailable
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
@@ -234,6 +235,29 @@ def test_a_defect_is_logged_with_its_trace_and_not_repeated(
     assert "Traceback" in caplog.text
     assert "T:{a} actual 150 tokens" in caplog.text
     assert bench.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
+
+
+def test_a_shard_that_is_away_holds_up_no_other(bench: Bench) -> None:
+    """What other shards of the cluster take is sent at once, and each of the rest is tried."""
+    one, two = bench.changes(), bench.changes()
+    away = [one[0], two[0]]
+
+    class Cluster:
+        def settle(self, changes: Any, **words: Any) -> int:
+            if any(change in away for change in changes):
+                raise ShardUnavailable("away")
+            applied: int = bench.engine.settle(changes, **words)
+            return applied
+
+    cluster: Any = Cluster()
+    batches = one[:1], two[:1], one[1:], two[1:]
+    outcomes = [bench.queue.send(cluster, each, lease_s=LEASE_S) for each in batches]
+    assert outcomes == ["queued", "queued", "sent", "sent"]
+    away.pop()
+    assert bench.queue.send_waiting() == 1
+    away.pop()
+    assert bench.queue.send_waiting() == 0
+    assert bench.left() == (700, 2, 10)
 
 
 def test_a_batch_that_always_fails_holds_up_no_other(bench: Bench) -> None:

@@ -1,0 +1,383 @@
+"""The engine over a Redis Cluster: one script call for each subject of a request.
+
+A script can only use keys of one slot. So the charges of a request form groups by hash tag, which
+is the identity (:mod:`ratelimit_ext.core.key`): the user's, the address's, the model's. A group is
+decided and taken as by :class:`~ratelimit_ext.engine.redis.RedisEngine`. The caller's own groups
+are decided first, at the same time, and then those that callers have in common: a caller whose own
+limits deny takes nothing of what others share. If a group denies, what other groups took is given
+back by the changes that settlements use.
+
+It never admits too much. What differs from one server, each only with several subjects:
+
+- While another group decides, a denied request's charges count, for one or two round trips.
+- A window without a calendar may begin with a request that another group denies.
+- A ramp after a block counts callers that another group denies.
+- If a node fails in between, or the worker dies, held costs come back when the lease ends; other
+  charges stay as if the request had been admitted.
+- A change of several subjects is applied for each of them, or not, by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.errors import ShardUnavailable, StorageFull
+from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
+from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
+from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
+from ratelimit_ext.engine.nodes import Call, Nodes
+from ratelimit_ext.engine.redis import NOTE_MS, RECOVERY
+from ratelimit_ext.engine.verdicts import Reply, merged
+from ratelimit_ext.engine.words import Words
+
+#: What a script does: only look, take, or take what a denied request takes.
+LOOK: Final = "0"
+TAKE: Final = "1"
+TAKE_DENIED: Final = "2"
+#: A limit on denials that no denial triggers; one that is taken if it fits.
+NEVER: Final = (999,)
+IF_IT_FITS: Final = "s"
+#: The share of the deadline in which refunds are sent if it is over.
+REFUND_SHARE: Final = 0.25
+
+
+class _Group:
+    """The charges of one hash tag, by their places in the request."""
+
+    __slots__ = ("call", "charges", "places", "slot")
+
+    def __init__(self, tag: str, charges: Sequence[Charge], places: Sequence[int]) -> None:
+        self.slot = slot_of(tag)
+        self.places = places
+        self.charges = [charges[place] for place in places]
+        self.call: Call | None = None
+
+    @property
+    def is_common(self) -> bool:
+        return any(charge.limit.common for charge in self.charges)
+
+    @property
+    def reply(self) -> list[int]:
+        """The script's: now, whether it is admitted, four numbers for each charge."""
+        assert self.call is not None
+        reply: list[int] = self.call.reply
+        return reply
+
+    @property
+    def took(self) -> bool:
+        """Whether the group has charged all that is enforced."""
+        call = self.call
+        return call is not None and call.reply is not None and call.reply[1] == 1
+
+
+class ClusterEngine:
+    """An :class:`~ratelimit_ext.engine.engine.Engine` over the nodes of a cluster; ``prefix``
+    begins every key.
+
+    A request that needs a node that fails raises ``ShardUnavailable``, at the latest after the
+    client's ``socket_timeout``; others are served.
+    """
+
+    gives_back: Final = True
+
+    def __init__(self, nodes: Nodes, *, prefix: str = "LIMITS") -> None:
+        self._nodes = nodes
+        self._note = f"{prefix}:recovery"
+        self._words = Words()
+
+    def admit(
+        self,
+        charges: Sequence[Charge],
+        *,
+        take: bool = True,
+        hold: Hold = NO_HOLD,
+        now_us: int | None = None,
+    ) -> Decision:
+        """See :meth:`Engine.admit`. One script call for each subject: those of the caller's own at
+        the same time, then the common ones at the same time."""
+        if not charges:
+            return Decision(admitted=True, now_us=self._words.read_clock(now_us), verdicts=())
+        charges = merged(charges)
+        groups = _groups(charges)
+        request = _Request(self._nodes, self._words, groups, hold, now_us)
+        if len(groups) == 1:
+            request.decide(groups, TAKE if take else LOOK)
+        elif not take:
+            request.decide(groups, LOOK)
+        else:
+            request.take(charges)
+        if now_us is None:
+            self._words.note_clock(groups[0].reply[0])
+        return request.decision(take=take)
+
+    def settle(
+        self,
+        changes: Sequence[Change],
+        *,
+        once: str | None = None,
+        once_for_us: int = ONCE_US,
+        now_us: int | None = None,
+    ) -> int:
+        """See :meth:`Engine.settle`. One script call for each subject, all at the same time; each
+        has a marker of its own for ``once``. If one fails the others are applied."""
+        by_tag: dict[str, list[Change]] = {}
+        for change in changes:
+            by_tag.setdefault(hash_tag(change.charge.key), []).append(change)
+        calls = [
+            _settlement(self._words, tag, own, now_us, once, once_for_us)
+            for tag, own in by_tag.items()
+        ]
+        return sum([sum(reply) for reply in self._run(calls)])
+
+    def clear(self, keys: Sequence[str]) -> int:
+        """See :meth:`Engine.clear`."""
+        slots = [slot_of(hash_tag(key)) for key in keys]
+        buckets = [Call(slot, "DEL", key) for slot, key in zip(slots, keys, strict=True)]
+        holds = [Call(slot, "DEL", holds_key(k)) for slot, k in zip(slots, keys, strict=True)]
+        return sum(self._run([*buckets, *holds])[: len(buckets)])
+
+    def reset(self, prefix: str) -> int:
+        """See :meth:`Engine.reset`. By SCAN and UNLINK on each master. A slot that moves meanwhile
+        may keep some buckets."""
+        dropped = 0
+        for client in self._nodes.masters():
+            try:
+                batch: list[str] = []
+                for key in stored_names(client, prefix):
+                    batch.append(key)
+                    if len(batch) == SCAN_COUNT:
+                        dropped += _unlinked(client, batch)
+                        batch.clear()
+                dropped += _unlinked(client, batch)
+            except self._nodes.errors as error:
+                raise ShardUnavailable(f"a cluster node failed: {error}") from error
+        return dropped
+
+    def probe(self) -> int:
+        """See :meth:`~ratelimit_ext.engine.breaker.Storage.probe`. Asks one shard: an outage of the
+        others concerns their own identities only."""
+        call = Call(slot_of(hash_tag(self._note)), "EVAL", RECOVERY, 1, self._note, NOTE_MS)
+        try:
+            return int(self._run([call])[0])
+        except ShardUnavailable as error:
+            if "maxmemory" in str(error):
+                return NOTE_MS * 1000
+            raise
+
+    def _run(self, calls: Sequence[Call]) -> list[Any]:
+        """The replies. Raises the first error after all calls were made."""
+        self._nodes.run(calls, self._nodes.deadline())
+        for call in calls:
+            if call.error is not None:
+                raise call.error
+        return [call.reply for call in calls]
+
+
+class _Request:
+    """One admission on its way through the groups."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        words: Words,
+        groups: Sequence[_Group],
+        hold: Hold,
+        now_us: int | None,
+    ) -> None:
+        self._nodes = nodes
+        self._words = words
+        self._groups = groups
+        self._hold = hold
+        self._now_us = now_us
+        self._until = nodes.deadline()
+        self._took: list[_Group] = []
+
+    def decide(self, groups: Sequence[_Group], mode: str, refunds: Sequence[Call] = ()) -> None:
+        """Decide these groups at the same time, and send refunds with them. If one fails, refund
+        what was taken, and raise ``ShardUnavailable`` or ``StorageFull``."""
+        alone = len(self._groups) == 1
+        for group in groups:
+            group.call = self._admission(group, mode, metas_apart=not alone)
+        calls = [group.call for group in groups if group.call is not None]
+        self._nodes.run([*calls, *refunds], self._until)
+        if mode == TAKE:
+            self._took += [group for group in groups if group.took]
+        for group, call in zip(groups, calls, strict=True):
+            error = call.error
+            if error is None and call.reply[1] < 0:
+                error = StorageFull(group.charges[-call.reply[1] - 1].key)
+            if error is not None:
+                self._refund()
+                raise error
+
+    def take(self, charges: Sequence[Charge]) -> None:
+        """Take all groups, or none; and what a denied request takes."""
+        common = [group for group in self._groups if group.is_common]
+        own = [group for group in self._groups if not group.is_common]
+        refunds: list[Call] = []
+        denied = False
+        for wave in filter(None, (own, common)):
+            self.decide(wave, TAKE_DENIED if denied else TAKE, refunds)
+            refunds = []
+            if not denied and any(group.reply[1] == 0 for group in wave):
+                denied = True
+                refunds, self._took = self._refunds(), []
+        if denied:
+            rest = [*refunds, *self._triggered(charges)]
+            if rest:
+                self._nodes.run(rest, self._late())
+            for group in self._groups:
+                group.reply[1] = 0
+
+    def decision(self, *, take: bool) -> Decision:
+        parts = [
+            (group.places, Reply(group.charges, group.reply, take=take)) for group in self._groups
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        return _Joined(parts, admitted=all(reply.admitted for _, reply in parts))
+
+    def _admission(
+        self, group: _Group, mode: str, *, metas_apart: bool, part: str | None = None
+    ) -> Call:
+        """``metas_apart``: limits on denials are only looked at, as another group's denial may
+        trigger them."""
+        charges = group.charges
+        if metas_apart and part is None:
+            charges = [each._replace(on_denial=NEVER) if each.meta else each for each in charges]
+        script, words = self._words.admission(charges, self._hold, self._now_us, part=part)
+        keys = [charge.key for charge in charges]
+        now = "" if self._now_us is None else self._now_us
+        return Call(group.slot, len(keys), *keys, now, mode, words, script=script)
+
+    def _refund(self) -> None:
+        """Give back what was taken, as far as the nodes answer."""
+        refunds, self._took = self._refunds(), []
+        if refunds:
+            self._nodes.run(refunds, self._late())
+
+    def _refunds(self) -> list[Call]:
+        """The calls that give back what the groups took, shadows without holds aside."""
+        calls = []
+        for group in self._took:
+            verdicts = Reply(group.charges, group.reply, take=True).verdicts
+            changes = [c for verdict in verdicts if (c := _refund_of(verdict, self._hold))]
+            if changes:
+                tag = hash_tag(group.charges[0].key)
+                calls.append(_settlement(self._words, tag, changes, self._now_us))
+        return calls
+
+    def _triggered(self, charges: Sequence[Charge]) -> list[Call]:
+        """The calls that take the limits on denials that this denial triggers."""
+        failed = {
+            place
+            for group in self._groups
+            for at, place in enumerate(group.places)
+            if group.reply[2 + 4 * at] == 0
+        }
+        if any(charges[i].meta and charges[i].limit.mode == "enforce" for i in failed):
+            return []
+        wanted = [
+            place
+            for place, charge in enumerate(charges)
+            if charge.meta
+            and charge.cost
+            and place not in failed
+            and not failed.isdisjoint(charge.on_denial or failed)
+        ]
+        groups = _groups(charges, wanted)
+        return [
+            self._admission(group, TAKE, metas_apart=False, part=IF_IT_FITS) for group in groups
+        ]
+
+    def _late(self) -> float | None:
+        """The deadline of what is sent after the decision."""
+        share = self._nodes.deadline(REFUND_SHARE)
+        return None if share is None or self._until is None else max(self._until, share)
+
+
+class _Joined(Decision):
+    """The decision of several groups, each at its node's clock."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[tuple[Sequence[int], Decision]], *, admitted: bool) -> None:
+        super().__init__(admitted=admitted, now_us=parts[0][1].now_us)
+        self._parts = parts
+
+    def _read(self) -> tuple[Verdict, ...]:
+        return tuple(self._in_order([reply.verdicts for _, reply in self._parts]))
+
+    def left(self) -> list[tuple[int, int]]:
+        if not self.admitted:
+            return super().left()
+        return self._in_order([reply.left() for _, reply in self._parts])
+
+    def _in_order(self, of_parts: Sequence[Sequence[Any]]) -> list[Any]:
+        """What belongs to each charge, in the order of the request."""
+        found = {
+            place: each
+            for (places, _), own in zip(self._parts, of_parts, strict=True)
+            for place, each in zip(places, own, strict=True)
+        }
+        return [found[place] for place in range(len(found))]
+
+
+def _groups(charges: Sequence[Charge], places: Sequence[int] | None = None) -> list[_Group]:
+    """The groups of these places, or all."""
+    by_tag: dict[str, list[int]] = {}
+    for place in range(len(charges)) if places is None else places:
+        by_tag.setdefault(hash_tag(charges[place].key), []).append(place)
+    return [_Group(tag, charges, own) for tag, own in by_tag.items()]
+
+
+def _settlement(
+    words: Words,
+    tag: str,
+    changes: Sequence[Change],
+    now_us: int | None,
+    once: str | None = None,
+    once_for_us: int = ONCE_US,
+) -> Call:
+    """The call that applies changes of one hash tag. ``once`` becomes a marker in their slot, whose
+    name depends on the tag alone: a part of the changes may be sent again."""
+    script, list_of_words = words.settlement(changes, now_us)
+    keys = [change.charge.key for change in changes]
+    arguments = ["" if now_us is None else now_us, list_of_words]
+    if once is not None:
+        keys.append(with_tag(once, tag))
+        arguments.append(once_for_us)
+    return Call(slot_of(tag), len(keys), *keys, *arguments, script=script)
+
+
+def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:
+    """The change that undoes a charge that was taken; ``None`` if there is nothing to undo."""
+    limit, _, cost, is_meta, _ = verdict.charge
+    if is_meta or not verdict.allowed:
+        return None
+    if limit.held and hold.lease_us:
+        return Settlement(verdict, hold, 0)
+    if cost and verdict.receipt is not None and (limit.held or limit.mode == "enforce"):
+        return Correction(verdict, -cost)
+    return None
+
+
+def _unlinked(client: Any, keys: Sequence[str]) -> int:
+    """Drop keys of several slots on one node; returns how many buckets there were. Keys that have
+    moved away stay."""
+    if not keys:
+        return 0
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.unlink(key)
+    replies = pipeline.execute(raise_on_error=False)
+    return sum(
+        [
+            reply
+            for key, reply in zip(keys, replies, strict=True)
+            if isinstance(reply, int) and not key.endswith(HOLDS)
+        ]
+    )

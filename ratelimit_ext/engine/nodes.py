@@ -1,0 +1,393 @@
+"""The nodes of a Redis Cluster: sends each call to the owner of its slot, once.
+
+The client (redis-py's or valkey-py's) knows the nodes, connects and authenticates. It would send a
+call again after a lost reply, which could charge twice, so calls go over the connections of its
+pools directly. All calls of a round are sent before the first reply is read.
+
+Nothing is sent twice, except what a node refused to run: it does not own the slot (MOVED, ASK), the
+slot is being moved (TRYAGAIN), or it does not know the script.
+
+A node that failed is left alone: calls for it fail at once, and calls for others are not affected.
+A thread reads the cluster's layout and tries the node again until it answers or another node has
+its slots.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ratelimit_ext.core.errors import ShardUnavailable
+from ratelimit_ext.engine.connection import FORBIDDEN, FULL, UNKNOWN
+from ratelimit_ext.engine.scripts import Script
+
+#: How often a failed node, and the layout, are looked at.
+PROBE_S: Final = 0.1
+#: How long after a change of the layout was noticed it is not read again.
+QUIET_S: Final = 1.0
+#: How long to wait before a call for a slot that is being moved is sent again.
+TRY_AGAIN_S: Final = 0.005
+#: How long such calls are sent again if the client has no `socket_timeout`.
+LONGEST_S: Final = 5.0
+#: A node that has had less than this share of the deadline to reply has not failed.
+PATIENCE: Final = 0.5
+#: How often one call is redirected at most.
+MOST_ROUNDS: Final = 200
+
+_logger = logging.getLogger("ratelimit_ext")
+
+
+class Call:
+    """A command for the owner of a slot, and afterwards its reply or its error.
+
+    ``words`` are a whole command, or with a script its keys and arguments.
+    """
+
+    __slots__ = (
+        *("asked", "command", "error", "is_busy", "is_loaded", "reply", "script", "slot", "words"),
+    )
+
+    def __init__(self, slot: int, *words: Any, script: Script | None = None) -> None:
+        self.slot = slot
+        self.words = words
+        self.script = script
+        #: The command that runs the script: FCALL, EVALSHA or EVAL.
+        self.command = ""
+        #: Whether a node was given the script's library for this call.
+        self.is_loaded = False
+        #: The node that is asked although it does not own the slot yet.
+        self.asked: Any = None
+        #: Whether the slot is being moved.
+        self.is_busy = False
+        self.reply: Any = None
+        self.error: Exception | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.reply is not None or self.error is not None
+
+    def packed(self) -> list[tuple[Any, ...]]:
+        """The commands to send."""
+        script = self.script
+        own: tuple[Any, ...] = self.words
+        if script is not None:
+            names = {"FCALL": script.function, "EVALSHA": script.sha, "EVAL": script.text}
+            own = (self.command, names[self.command], *self.words)
+        return [own] if self.asked is None else [("ASKING",), own]
+
+
+class Nodes:
+    """Sends calls to the nodes of a cluster. For all threads; a forked child begins anew.
+
+    ``errors`` are the client's exceptions for a storage that cannot serve.
+    """
+
+    def __init__(self, client: Any, errors: type[Exception] | tuple[type[Exception], ...]) -> None:
+        self._client = client
+        self._layout = client.nodes_manager
+        library = sys.modules[type(client).__module__.partition(".")[0] + ".exceptions"]
+        own = errors if isinstance(errors, tuple) else (errors,)
+        clusters = [each for each in vars(library).values() if _is_cluster_error(each)]
+        #: All that can be wrong with a node; some of the client's own have no base in common.
+        self.errors: tuple[type[Exception], ...] = (*own, *clusters, OSError)
+        self._refusal: type[Exception] = library.ResponseError
+        self._is_redis_py = hasattr(client, "get_redis_connection")
+        self._has_functions = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget which nodes have failed: in a forked child, whose thread is gone."""
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._awake = threading.Event()
+        self._thread: threading.Thread | None = None
+        #: The failed nodes by name, with what they failed with.
+        self._failed: dict[str, Exception] = {}
+        self._is_stale = False
+        self._read_at = float("-inf")
+
+    def deadline(self, share: float = 1.0) -> float | None:
+        """When calls that begin now have to be over, by the monotonic clock: after the client's
+        ``socket_timeout``, or a share of it; ``None`` without one."""
+        timeout_s = self._timeout_s()
+        return None if math.isinf(timeout_s) else time.monotonic() + timeout_s * share
+
+    def _timeout_s(self) -> float:
+        found: float | None = self._layout.connection_kwargs.get("socket_timeout")
+        return math.inf if found is None else found
+
+    def run(self, calls: Sequence[Call], until: float | None) -> None:
+        """Run the calls, each once, at the same time. Each has a reply or an error afterwards."""
+        if self._process != os.getpid():
+            self.forget()
+        for call in calls:
+            if call.script is not None and not call.command:
+                call.command = "FCALL" if self._has_functions else "EVALSHA"
+        ends = time.monotonic() + LONGEST_S if until is None else until
+        waiting = list(calls)
+        for _ in range(MOST_ROUNDS):
+            self._round(waiting, until)
+            waiting = [call for call in waiting if not call.is_done]
+            if not waiting or time.monotonic() >= ends - 2 * TRY_AGAIN_S:
+                break
+            if any(call.is_busy for call in waiting):
+                time.sleep(TRY_AGAIN_S)
+        for call in waiting:
+            call.error = ShardUnavailable(
+                f"slot {call.slot} is being moved, or the nodes disagree about its owner"
+            )
+
+    def masters(self) -> list[Any]:
+        """A client of each master."""
+        return [self._client_of(node) for node in self._client.get_primaries()]
+
+    def _round(self, calls: Sequence[Call], until: float | None) -> None:
+        """Send these calls, then read their replies. A call without any is to be sent again."""
+        by_node: dict[str, tuple[Any, list[Call]]] = {}
+        for call in calls:
+            try:
+                node = call.asked or self._layout.get_node_from_slot(call.slot)
+            except self.errors as error:
+                self._note_change()
+                call.error = _unavailable(None, error)
+                continue
+            by_node.setdefault(node.name, (node, []))[1].append(call)
+        sent: list[tuple[Any, list[Call], Any, Any]] = []
+        try:
+            for node, own in by_node.values():
+                line = self._send(node, own)
+                if line is not None:
+                    sent.append((node, own, *line))
+        finally:
+            for node, own, pool, connection in sent:
+                self._receive(node, own, pool, connection, until)
+
+    def _send(self, node: Any, calls: Sequence[Call]) -> tuple[Any, Any] | None:
+        """The pool and the connection on which the calls were sent; ``None`` if they failed."""
+        failed = self._failed.get(node.name)
+        if failed is not None:
+            _fail(calls, node, failed)
+            return None
+        pool: Any = None
+        connection: Any = None
+        is_sent = False
+        try:
+            pool = self._client_of(node).connection_pool
+            connection = pool.get_connection(*(() if self._is_redis_py else ("FCALL",)))
+            commands = [command for call in calls for command in call.packed()]
+            connection.send_packed_command(connection.pack_commands(commands))
+            is_sent = True
+        except self.errors as error:
+            self._note_failure(node, error)
+            _fail(calls, node, error)
+        finally:
+            if connection is not None and not is_sent:
+                connection.disconnect()
+                pool.release(connection)
+        return (pool, connection) if is_sent else None
+
+    def _receive(
+        self, node: Any, calls: Sequence[Call], pool: Any, connection: Any, until: float | None
+    ) -> None:
+        unread, began = list(calls), time.monotonic()
+        try:
+            while unread:
+                call = unread[0]
+                if call.asked is not None:
+                    _read(connection, began, until)
+                try:
+                    call.reply = _read(connection, began, until)
+                except self._refusal as error:
+                    self._note_refusal(call, node, error)
+                del unread[0]
+        except self.errors as error:
+            if not isinstance(error, _Late) or error.had_s >= PATIENCE * self._timeout_s():
+                self._note_failure(node, error)
+            _fail(unread, node, error)
+        finally:
+            if unread:
+                connection.disconnect()
+            pool.release(connection)
+
+    def _note_refusal(self, call: Call, node: Any, error: Exception) -> None:
+        """What follows from a refusal: the call is sent again, or has failed."""
+        name, text, asked = type(error).__name__, str(error), call.asked
+        call.asked, call.is_busy = None, False
+        if name == "MovedError":
+            self._note_moved(error)
+        elif name == "AskError":
+            found: Any = error
+            call.asked = self._layout.get_node(host=found.host, port=found.port)
+            if call.asked is None:
+                self._note_change()
+                call.error = _unavailable(node, error)
+        elif name == "TryAgainError":
+            call.asked, call.is_busy = asked, True
+        elif call.script is not None and self._is_unknown(call, node, text, name):
+            call.asked = asked
+        else:
+            if name in ("ClusterDownError", "MasterDownError"):
+                self._note_change()
+            call.error = _unavailable(node, error)
+
+    def _is_unknown(self, call: Call, node: Any, text: str, name: str) -> bool:
+        """Whether the node did not run the script because it does not know it, or not as this
+        command. Afterwards it does, or the command is another."""
+        if call.command == "EVALSHA" and name == "NoScriptError":
+            call.command = "EVAL"  # which also loads it
+            return True
+        if call.command != "FCALL":
+            return False
+        if FORBIDDEN.match(text):
+            self._has_functions = False
+        elif text not in (UNKNOWN, FULL):
+            return False
+        elif text == UNKNOWN and not call.is_loaded:  # else it was flushed again at once
+            call.is_loaded = self._load(call.script, node)
+            if call.is_loaded:
+                return True
+        call.command = "EVALSHA"
+        return True
+
+    def _load(self, script: Script | None, node: Any) -> bool:
+        """Store the script's library in the node; false if it refuses."""
+        assert script is not None
+        try:
+            self._client_of(node).function_load(script.library, replace=True)
+        except self._refusal as error:
+            self._has_functions = str(error) == FULL or type(error).__name__ == "ReadOnlyError"
+            return False
+        except self.errors:
+            return False
+        return True
+
+    def _client_of(self, node: Any) -> Any:
+        client = self._client
+        if self._is_redis_py:
+            return node.redis_connection or client.get_redis_connection(node)
+        return node.valkey_connection or client.get_valkey_connection(node)
+
+    # -- the layout ----------------------------------------------------------------------------
+
+    def _note_moved(self, error: Any) -> None:
+        """A slot has another owner, which the error names. Others may have moved with it."""
+        try:
+            if hasattr(self._layout, "move_slot"):
+                self._layout.move_slot(error)
+            else:
+                self._layout.update_moved_exception(error)
+        except KeyError:  # a slot without an owner until now
+            pass
+        self._note_change()
+
+    def _note_change(self) -> None:
+        """The layout may have changed: the thread reads it."""
+        if time.monotonic() - self._read_at > QUIET_S:
+            with self._lock:
+                self._is_stale = True
+                self._start()
+
+    def _note_failure(self, node: Any, error: Exception) -> None:
+        """The node failed: until the thread finds that it answers, nothing is sent to it."""
+        if type(error).__name__ == "MaxConnectionsError":
+            return  # this worker's own limit
+        with self._lock:
+            if self._start() and node.name not in self._failed:
+                self._failed[node.name] = error
+                _logger.warning("Cluster node %s does not serve: %s", node.name, error)
+            self._awake.set()
+
+    def _start(self) -> bool:
+        """Start the thread if it does not run; false if it cannot be started."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._look, name="ratelimit-cluster", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, or the interpreter ends
+                return False
+            self._thread = thread
+        return True
+
+    def _look(self) -> None:
+        """Read the layout and try failed nodes, until there is nothing to look at."""
+        try:
+            while True:
+                self._awake.clear()
+                self._is_stale = False
+                if not self._read_layout():
+                    self._is_stale = True
+                owners = {node.name: node for node in self._client.get_primaries()}
+                for name in list(self._failed):
+                    if name not in owners or self._answers(owners[name]):
+                        del self._failed[name]
+                        _logger.warning("Cluster node %s serves again, or has no slots", name)
+                with self._lock:
+                    if not self._failed and not self._is_stale:
+                        self._thread = None
+                        return
+                self._awake.wait(PROBE_S)
+        except BaseException:  # without the thread, nodes would stay failed for ever
+            self._failed, self._thread = {}, None
+            raise
+
+    def _read_layout(self) -> bool:
+        """Ask the nodes who owns which slots; false if none answers."""
+        failed = next(iter(self._failed), None)
+        try:
+            if self._is_redis_py:
+                self._layout.initialize(last_failed_node_name=failed)
+            else:
+                self._layout.initialize()
+        except self.errors as error:
+            _logger.debug("The cluster's layout could not be read: %s", error)
+            return False
+        self._read_at = time.monotonic()
+        return True
+
+    def _answers(self, node: Any) -> bool:
+        try:
+            return bool(self._client_of(node).ping())
+        except self.errors:
+            return False
+
+
+class _Late(TimeoutError):
+    """No reply came before the deadline, in the ``had_s`` seconds that were left."""
+
+    def __init__(self, had_s: float) -> None:
+        super().__init__("no reply within the socket_timeout")
+        self.had_s = had_s
+
+
+def _read(connection: Any, began: float, until: float | None) -> Any:
+    """The next reply. Raises what the client raises, or ``_Late``. ``began`` is when the node was
+    first waited for."""
+    if until is not None and not connection.can_read(max(0.0, until - time.monotonic())):
+        raise _Late(until - began)
+    return connection.read_response()
+
+
+def _fail(calls: Sequence[Call], node: Any, error: Exception) -> None:
+    for call in calls:
+        call.error = _unavailable(node, error)
+
+
+def _unavailable(node: Any, error: Exception) -> ShardUnavailable:
+    name = "the cluster" if node is None else f"cluster node {node.name}"
+    unavailable = ShardUnavailable(f"{name} failed: {error}")
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _is_cluster_error(found: object) -> bool:
+    return (
+        isinstance(found, type)
+        and issubclass(found, Exception)
+        and found.__name__.endswith("ClusterException")
+    )

@@ -1,0 +1,363 @@
+"""The engine over a Redis Cluster: as one server, as far as slots allow, and never twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, run_state_machine_as_test
+from limits.storage import storage_from_string
+from redis.cluster import ClusterNode
+
+from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
+from ratelimit_ext.core.key import slot_of
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.cluster import ClusterEngine
+from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.engine.nodes import Nodes
+from ratelimit_ext.engine.scripts import composed
+from ratelimit_ext.strategies import strategy_of
+from tests import servers
+from tests.engine.histories import Bucket, History, Storage, any_limits
+from tests.engine.relay import Relay
+from tests.engine.test_histories import HISTORIES, SETTINGS
+from tests.strategies.virtual_time import VirtualClient, VirtualNodes
+from tests.strategies.world import HOUR, MINUTE, World
+
+#: Those whose windows do not begin with their first charge.
+EXACT = ("token-bucket", "sliding-window", "concurrency", "reported", "fixed-window")
+BUCKET = Limit(100, HOUR, "token-bucket", name="calls")
+TOKENS = Limit(1000, HOUR, "token-bucket", unit="tokens", name="tokens")
+SLOTS = Limit(3, MINUTE, "concurrency", unit="calls", name="slots")
+TIGHT = Limit(1, HOUR, "token-bucket", name="tight")
+COMMON = replace(Limit(100, HOUR, "token-bucket", name="model"), common=True)
+LEASE = Hold(7, MINUTE)
+TIMEOUT_S = 0.5
+
+
+class ClusterHistory(History):
+    """The memory engine beside the cluster's, without outages, which a cluster has by node. A
+    charge that was given back may leave a bucket that expires later than one without charges."""
+
+    @initialize(data=st.data())
+    def define_limits(self, data: st.DataObject) -> None:
+        exact = any_limits().filter(lambda limit: limit.strategy in EXACT)
+        exact = exact.filter(lambda limit: limit.strategy != "fixed-window" or limit.anchor)
+        drawn = st.lists(st.tuples(exact, st.booleans()), min_size=2, max_size=4)
+        for place, (limit, common) in enumerate(data.draw(drawn, label="limits")):
+            self.buckets[f"b{place}"] = Bucket(replace(limit, common=common))
+            self.buckets[f"b{place}"].renew()
+
+    def same_expiry(self, keys: Sequence[str]) -> None:
+        pass
+
+    def outage_of_a_request(self, *_: object) -> None:
+        pass
+
+    def outage_of_a_settlement(self, *_: object) -> None:
+        pass
+
+
+def test_any_history_has_one_outcome(redis_client: redis.Redis) -> None:
+    """With a subject for each bucket, some of them common: a cluster answers as memory and the
+    models do, also for shadows, limits on denials, holds and looks."""
+    virtual = VirtualClient(redis_client)
+    nodes: Any = VirtualNodes(virtual)
+    storage = Storage(ClusterEngine(nodes), redis_client, virtual)
+    run_state_machine_as_test(
+        lambda: ClusterHistory({"cluster": storage}),
+        settings=settings(SETTINGS, max_examples=max(1, HISTORIES // 4)),
+    )
+
+
+@pytest.fixture
+def virtual(redis_client: redis.Redis) -> VirtualNodes:
+    return VirtualNodes(VirtualClient(redis_client))
+
+
+@pytest.fixture
+def virtual_world(virtual: VirtualNodes) -> World:
+    nodes: Any = virtual
+    return World(ClusterEngine(nodes))
+
+
+def test_a_denied_caller_takes_nothing_of_what_others_share(
+    virtual: VirtualNodes, virtual_world: World
+) -> None:
+    """The common limit is only looked at, in the round that refunds the caller's own."""
+    charges = [Charge(BUCKET, "{ip}"), Charge(TIGHT, "{user}"), Charge(COMMON, "{model}")]
+    assert virtual_world.request(*charges).admitted
+    assert virtual.rounds == [2, 1]
+    virtual.rounds.clear()
+    decision = virtual_world.request(*charges)
+    assert [verdict.remaining for verdict in decision.verdicts] == [99, 0, 99]
+    assert virtual.rounds == [2, 2]
+    assert [v.remaining for v in virtual_world.request(*charges, take=False).verdicts] == [
+        99,
+        0,
+        99,
+    ]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_an_admission_is_one_round_for_the_callers_own_limits(
+    virtual: VirtualNodes, virtual_world: World, groups: int
+) -> None:
+    """However many subjects there are; common ones are one round more."""
+    charges = [Charge(BUCKET, f"{{{number}}}") for number in range(groups)]
+    assert virtual_world.request(*charges).admitted
+    assert virtual.rounds == [groups]
+    assert virtual_world.request(*charges, Charge(COMMON, "{m}"), Charge(COMMON, "{*}")).admitted
+    assert virtual.rounds == [groups, groups, 2]
+
+
+def test_a_common_limit_that_denies_costs_the_caller_nothing(virtual_world: World) -> None:
+    """Estimates under a hold and plain charges come back, and so does the slot."""
+    full = replace(TIGHT, common=True)
+    charges = [
+        *(Charge(BUCKET, "{user}b"), Charge(TOKENS, "{user}t", 400), Charge(SLOTS, "{ip}s")),
+        *(Charge(TOKENS, "{ip}t", 0), Charge(COMMON, "{*}"), Charge(full, "{model}")),
+    ]
+    engine, now = virtual_world.engine, virtual_world.now_us
+    assert engine.admit(charges, hold=LEASE, now_us=now).admitted
+    for number in range(5):
+        hold = Hold(number + 10, MINUTE)
+        assert not engine.admit(charges, hold=hold, now_us=now).admitted
+    looked = engine.admit(charges, take=False, now_us=now).verdicts
+    assert [verdict.remaining for verdict in looked] == [99, 600, 2, 1000, 99, 0]
+
+
+def test_windows_never_hold_more_than_their_amount(virtual_world: World) -> None:
+    """A window may begin with a request that another subject denies, and counts nothing of it."""
+    window = Limit(3, MINUTE, "fixed-window", name="window")
+    assert virtual_world.request(Charge(TIGHT, "{user}")).admitted
+    both = Charge(window, "{ip}"), Charge(TIGHT, "{user}")
+    assert not any(virtual_world.request(*both).admitted for _ in range(9))
+    virtual_world.wait(30)
+    assert virtual_world.passed(window, 5, key="{ip}") == 3
+
+
+# -- a real cluster ----------------------------------------------------------------------------
+
+
+def engine_of(uri: str, **options: Any) -> ClusterEngine:
+    bounds = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+    storage: Any = storage_from_string(uri, **bounds, **options)
+    return ClusterEngine(Nodes(storage.get_connection(), storage.base_exceptions))
+
+
+def flush(cluster: servers.Cluster) -> None:
+    for node in cluster.nodes:
+        with node.client() as client:
+            client.flushall()
+
+
+@pytest.fixture
+def cluster(cluster_server: servers.Cluster) -> servers.Cluster:
+    """The session's, empty."""
+    flush(cluster_server)
+    return cluster_server
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def engine(request: pytest.FixtureRequest, cluster: servers.Cluster) -> ClusterEngine:
+    """Over both clients."""
+    return engine_of(cluster.uri.replace("redis", request.param, 1))
+
+
+def tag_on(cluster: servers.Cluster, node: int, name: str = "user") -> str:
+    """A hash tag whose slot belongs to that node."""
+    first, last = [0, 5461, 10923, 16384][node : node + 2]
+    return next(t for n in range(1000) if first <= slot_of(t := f"{name}{n}") < last)
+
+
+def left(engine: ClusterEngine, limit: Limit, key: str) -> int:
+    return engine.admit([Charge(limit, key, 0)]).verdicts[0].remaining
+
+
+def test_one_decision_over_three_nodes(cluster: servers.Cluster, engine: ClusterEngine) -> None:
+    """All or nothing, with holds, settlements, markers, clear and reset."""
+    keys = [f"LIMITS:{{{tag_on(cluster, node)}}}" for node in range(3)]
+    charges = [Charge(TOKENS, keys[0], 300), Charge(BUCKET, keys[1]), Charge(COMMON, keys[2])]
+    verdicts = engine.admit(charges, hold=LEASE).verdicts
+    assert [verdict.remaining for verdict in verdicts] == [700, 99, 99]
+    changes = [Settlement(verdicts[0], LEASE, 50), *[Correction(v, 9) for v in verdicts[1:]]]
+    once = f"{keys[0]}:once:1"
+    assert [engine.settle(changes, once=once) for _ in range(2)] == [3, 0]
+    assert engine.settle(changes[1:], once=once) == 0, "a part of them may be sent again"
+    found = engine.admit(charges, take=False).verdicts
+    assert [verdict.remaining for verdict in found] == [950, 90, 90]
+    assert engine.clear([*keys[:2], "LIMITS:{unknown}"]) == 2
+    assert left(engine, TOKENS, keys[0]) == 1000
+    assert engine.reset("LIMITS:{") == 4  # three markers, and what was not cleared
+    assert left(engine, COMMON, keys[2]) == 100
+
+
+def test_a_node_without_the_script_is_given_it(
+    cluster: servers.Cluster, engine: ClusterEngine
+) -> None:
+    """A new master knows no function; one that refuses functions gets scripts."""
+    charges = [Charge(BUCKET, f"{{{tag_on(cluster, node)}}}") for node in range(3)]
+    library = composed("admit", (strategy_of(BUCKET),)).function
+    for expected in (99, 98, 97):
+        for node in cluster.nodes:
+            with node.client() as client:
+                client.function_flush()
+                client.script_flush()
+                if expected == 97:
+                    client.execute_command("ACL SETUSER", "default", "-fcall")
+        try:
+            found = engine.admit(charges)
+        finally:
+            for node in cluster.nodes:
+                with node.client() as client:
+                    client.execute_command("ACL SETUSER", "default", "+fcall")
+        assert [verdict.remaining for verdict in found.verdicts] == [expected] * 3
+        with cluster.nodes[0].client() as client:
+            assert bool(client.function_list(library)) == (expected != 97)
+
+
+def node_ids(cluster: servers.Cluster) -> list[str]:
+    found = []
+    for node in cluster.nodes:
+        with node.client() as client:
+            found.append(client.execute_command("CLUSTER MYID").decode())
+    return found
+
+
+@pytest.fixture
+def moving(cluster: servers.Cluster) -> Iterator[tuple[str, redis.Redis, redis.Redis]]:
+    """A hash tag whose slot is on its way from the first node to the second, and both nodes."""
+    tag = tag_on(cluster, 0, "moving")
+    slot, (one, two, _) = slot_of(tag), node_ids(cluster)
+    source, target = (node.client() for node in cluster.nodes[:2])
+    with source, target:
+        target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", one)
+        source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", two)
+        yield tag, source, target
+        flush(cluster)
+        for client in (source, target):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", one)
+
+
+def move(source: redis.Redis, target: redis.Redis, key: str) -> None:
+    port = target.connection_pool.connection_kwargs["port"]
+    source.execute_command("MIGRATE", "127.0.0.1", port, key, 0, 1000)
+
+
+def test_a_slot_that_moves_is_followed(
+    engine: ClusterEngine, moving: tuple[str, redis.Redis, redis.Redis]
+) -> None:
+    """ASK while its keys move, and MOVED afterwards; each call counts once."""
+    tag, source, target = moving
+    key = f"{{{tag}}}"
+    assert engine.admit([Charge(BUCKET, key)]).admitted
+    held = [
+        node.execute_command("CLUSTER COUNTKEYSINSLOT", slot_of(tag)) for node in (source, target)
+    ]
+    assert held == [0, 1], "only ASKING reaches the target"
+    assert left(engine, BUCKET, key) == 99
+    for client in (target, source):
+        client.execute_command("CLUSTER SETSLOT", slot_of(tag), "NODE", node_id_of(target))
+    assert engine.admit([Charge(BUCKET, key)]).verdicts[0].remaining == 98
+    assert target.exists(key) == 1
+
+
+def node_id_of(client: redis.Redis) -> str:
+    return str(client.execute_command("CLUSTER MYID").decode())
+
+
+def test_buckets_on_both_nodes_wait_for_each_other(
+    engine: ClusterEngine, moving: tuple[str, redis.Redis, redis.Redis]
+) -> None:
+    """TRYAGAIN: nothing is charged, until the deadline is over or the second bucket has moved."""
+    tag, source, target = moving
+    source.execute_command("CLUSTER SETSLOT", slot_of(tag), "STABLE")
+    charges = [Charge(BUCKET, f"{{{tag}}}{number}") for number in range(2)]
+    assert engine.admit(charges).admitted
+    source.execute_command("CLUSTER SETSLOT", slot_of(tag), "MIGRATING", node_id_of(target))
+    move(source, target, charges[0].key)
+    with pytest.raises(ShardUnavailable, match="is being moved"):
+        engine.admit(charges)
+    move(source, target, charges[1].key)
+    assert [v.remaining for v in engine.admit(charges).verdicts] == [98, 98]
+
+
+@pytest.fixture
+def relays(cluster: servers.Cluster) -> Iterator[list[Relay]]:
+    """One in front of each node."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Relay(node.port)) for node in cluster.nodes]
+
+
+@contextmanager
+def behind(relays: list[Relay], cluster: servers.Cluster) -> Iterator[redis.RedisCluster]:
+    """redis-py's client, which reaches the nodes through the relays. They carry replies again as
+    soon as the client reads the layout."""
+    ports = {node.port: relay.port for node, relay in zip(cluster.nodes, relays, strict=True)}
+
+    def mended(address: tuple[str, int]) -> tuple[str, int]:
+        for relay in relays:
+            relay.drops_replies.clear()
+        return address[0], ports[address[1]]
+
+    start = ClusterNode("127.0.0.1", relays[0].port)
+    with redis.RedisCluster(startup_nodes=[start], address_remap=mended) as client:
+        yield client
+
+
+def test_a_lost_reply_charges_once(cluster: servers.Cluster, relays: list[Relay]) -> None:
+    """The client alone sends the command again. Of the other subject nothing stays charged."""
+    keys = [f"{{{tag_on(cluster, node)}}}" for node in (1, 2)]
+    charges = [Charge(BUCKET, key) for key in keys]
+    with behind(relays, cluster) as client:
+        engine = ClusterEngine(Nodes(client, redis.RedisError))
+        assert engine.admit(charges).admitted
+        relays[1].drops_replies.set()
+        with pytest.raises(ShardUnavailable):
+            engine.admit(charges)
+    direct = engine_of(cluster.uri)
+    assert [left(direct, BUCKET, key) for key in keys] == [98, 99]
+    with behind(relays, cluster) as client:
+        client.incr(keys[0] + "n")
+        relays[1].drops_replies.set()
+        assert client.incr(keys[0] + "n") == 3
+
+
+def test_a_node_that_hangs_stops_nobody_else(cluster: servers.Cluster) -> None:
+    """Its own subjects are refused: after the first deadline at once. It serves when it is back."""
+    engine = engine_of(cluster.uri)
+    keys = [f"{{{tag_on(cluster, node)}}}" for node in range(3)]
+    for key in keys:
+        assert engine.admit([Charge(BUCKET, key)]).admitted
+    hanging = cluster.nodes[1]
+    os.kill(hanging.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StorageUnavailable):
+            engine.admit([Charge(BUCKET, key) for key in keys])
+        for _ in range(50):  # each would take a deadline: 25 s
+            with pytest.raises(ShardUnavailable):
+                engine.admit([Charge(BUCKET, keys[1])])
+            assert engine.admit([Charge(BUCKET, keys[0]), Charge(BUCKET, keys[2])]).admitted
+    finally:
+        os.kill(hanging.pid, signal.SIGCONT)
+
+    def serves() -> bool:
+        try:
+            return engine.admit([Charge(BUCKET, keys[1])]).admitted
+        except ShardUnavailable:
+            return False
+
+    servers.eventually(serves)
+    assert [left(engine, BUCKET, keys[place]) for place in (0, 2)] == [49, 49]
+    # What it was sent before it hung was charged when it woke.
+    assert left(engine, BUCKET, keys[1]) in (97, 98)
