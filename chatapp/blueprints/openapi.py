@@ -11,7 +11,7 @@ from chatapp.conversation import Reply
 from chatapp.providers import Usage
 from chatapp.web.errors import PROVIDER_ERRORS, error_body
 from chatapp.web.formats import ANTHROPIC, OPENAI
-from chatapp.web.formats.chat import ChatFormat
+from chatapp.web.formats.chat import answer_fields
 from chatapp.web.openapi import Described, document, schema_of
 from chatapp.web.requests import vendor
 from chatapp.web.requests.chat import OneMessage, WholeConversation
@@ -39,7 +39,7 @@ ERRORS: Final = {
     "vendor_error": [OPENAI.error_body, ANTHROPIC.error_body],
 }
 REPLIES: Final = [
-    ChatFormat().answer_body(Reply("", "", usage))
+    answer_fields(Reply("", "", usage), 0.5)
     for usage in (None, Usage(input_tokens=0, output_tokens=0))
 ]
 

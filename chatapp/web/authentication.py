@@ -20,8 +20,8 @@ from chatapp.accounts.authentication import (
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
 
-# Public: the page with its files, the description of the API, and health; metrics have a token. Any other blueprint requires a
-# key.
+# Public: the page with its files, the description of the API, and health; metrics have a token. Any
+# other blueprint requires a key.
 OPEN_BLUEPRINTS: Final = frozenset({"page", "openapi", "health", "metrics"})
 OPEN_ENDPOINTS: Final = frozenset({"static"})
 HOW: Final = 'Send it as "Authorization: Bearer sk-chat-…" or "x-api-key: sk-chat-…".'

@@ -27,6 +27,16 @@ def usage_fields(usage: Usage | None) -> dict[str, int] | None:
     return {name: getattr(usage, name) for name in USAGE} if usage else None
 
 
+def answer_fields(reply: Reply, cost_usd: float) -> dict[str, object]:
+    """The body of an answer."""
+    return {
+        "reply": reply.text,
+        "model": reply.model,
+        "usage": usage_fields(reply.usage),
+        "cost_usd": cost_usd,
+    }
+
+
 class ChatFormat:
     """Answers with the cost of their call, which has ended before they are written."""
 
@@ -34,12 +44,7 @@ class ChatFormat:
         self._call = call
 
     def answer_body(self, reply: Reply) -> dict[str, object]:
-        return {
-            "reply": reply.text,
-            "model": reply.model,
-            "usage": usage_fields(reply.usage),
-            "cost_usd": self._call.record.cost_usd,
-        }
+        return answer_fields(reply, self._call.record.cost_usd)
 
     def stream_writer(self, model: str, fields: Mapping[str, object]) -> ChatStreamWriter:
         return ChatStreamWriter(self._call)
