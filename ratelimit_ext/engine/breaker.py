@@ -28,9 +28,9 @@ import re
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol, TypeVar
-from weakref import WeakSet
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
@@ -78,7 +78,7 @@ _NO_CONNECTION: Final = re.compile(r"Too many connections|No connection availabl
 T = TypeVar("T")
 
 _logger = logging.getLogger("ratelimit_ext")
-_breakers: WeakSet[Breaker] = WeakSet()
+_breakers: weakref.WeakSet[Breaker] = weakref.WeakSet()
 
 
 class Storage(Engine, Protocol):
@@ -109,6 +109,8 @@ class Breaker:
         #: When the first of the calls failed since the last success, by the monotonic clock.
         self._failed_at: float | None = None
         self._opened_at = 0.0
+        #: When to log again that the outage lasts, and what was logged then.
+        self._log_at, self._logged = 0.0, ""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -209,6 +211,7 @@ class Breaker:
                 return
             self._reason, self._opened_at, self._failed_at = reason, time.monotonic(), None
             self.is_open = True
+            self._log_at, self._logged = self._opened_at + LOG_EVERY_S, ""
             if self.outage is not None:
                 self.outage.is_deciding = True
                 self.outage.decided.clear()
@@ -238,32 +241,37 @@ class Breaker:
         with self._lock:
             if self._thread is not None:
                 return
-            thread = threading.Thread(target=self._run, name="ratelimit-breaker", daemon=True)
+            thread = threading.Thread(
+                target=_watch, args=[weakref.ref(self)], name="ratelimit-breaker", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError:  # no more threads, or the interpreter ends: the next failure tries
                 return
             self._thread = thread
 
-    def _run(self) -> None:
-        logged_at = time.monotonic()
-        while True:
-            began = time.monotonic()
-            try:
-                self._look()
-            except Exception as error:  # noqa: BLE001 - a thread that ends would end the recovery
-                if not self.is_open:
-                    self._note(error, began)
-                here = time.monotonic()
-                if self.is_open and here - logged_at >= LOG_EVERY_S:
-                    logged_at = here
-                    _logger.error("The storage is still down: %s; %s", error, self._counted())
-            else:
-                with self._lock:
-                    if not self.is_open and (self.outage is None or self.outage.is_handed_back):
-                        self._thread = None
-                        return
-            time.sleep(PROBE_S)
+    def _look_again(self) -> bool:
+        """One turn of the thread; False: it is over."""
+        began = time.monotonic()
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001 - a thread that ends would end the recovery
+            if not self.is_open:
+                self._note(error, began)
+            self._log_outage(error)
+            return True
+        with self._lock:
+            is_over = not self.is_open and (self.outage is None or self.outage.is_handed_back)
+            if is_over:
+                self._thread = None
+            return not is_over
+
+    def _log_outage(self, error: Exception) -> None:
+        """Say that it lasts, if it concerned requests since it was last said."""
+        here, counted = time.monotonic(), self._counted()
+        if self.is_open and here >= self._log_at and counted != self._logged:
+            self._log_at, self._logged = here + LOG_EVERY_S, counted
+            _logger.error("The storage is still down: %s; %s", error, counted)
 
     def _look(self) -> None:
         """Ask the storage; if it serves, hand back what was decided without it, and close the
@@ -286,6 +294,13 @@ class Breaker:
             finally:
                 outage.go_on()
             outage.hand_back(engine, within_s=HAND_BACK_S)
+
+
+def _watch(reference: weakref.ref[Breaker]) -> None:
+    """The thread of a breaker. It ends with the breaker, as its storage may not come back."""
+    while (breaker := reference()) is not None and breaker._look_again():  # noqa: SLF001
+        del breaker
+        time.sleep(PROBE_S)
 
 
 def _wait_until(instant: float) -> None:

@@ -313,6 +313,13 @@ class OutageEngine:
                 self._moving.clear()
         return True
 
+    def withdraw(self) -> list[Change]:
+        """Take out what was not handed back, to be sent otherwise: the process ends."""
+        with self._lock:
+            batches = [*self._unsent, *self._collected()]
+        self._unsent = []
+        return [change for batch in batches for change in batch.changes]
+
     def _collected(self) -> list[_Batch]:
         """What has changed since it was handed back. The holds are moved."""
         changed, self._changed = self._changed, {}

@@ -209,7 +209,7 @@ class Limiter(flask_limiter.Limiter):
             self._strategy or DEFAULT_STRATEGY,
         )
         self._engines = Engines(
-            storage, policy, workers, events=self._events, settlements=self._settlements
+            storage, policy, workers, events=self._events, queue=self._settlements
         )
         self._overrides = Overrides(store_for(storage, self._key_prefix))
         self._resolver = self._new_resolver(self.limit_manager)

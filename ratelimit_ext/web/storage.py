@@ -6,6 +6,7 @@ a plain ``flask_limiter.Limiter``, on the storages of `limits`.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from limits import RateLimitItem
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES
 
+from ratelimit_ext.core.charge import Change
 from ratelimit_ext.core.decision import Degradation
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events, StorageEvent
@@ -31,7 +33,8 @@ from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
-from ratelimit_ext.web.settlement_queue import SettlementQueue
+from ratelimit_ext.web.reservation import LONGEST_LEASE_S
+from ratelimit_ext.web.settlement_queue import SettlementQueue, settlements
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
@@ -181,7 +184,7 @@ class Engines:
         workers: Workers,
         *,
         events: Events,
-        settlements: SettlementQueue,
+        queue: SettlementQueue,
     ) -> None:
         self._storage = storage
         self._guarded = None if storage is None else _guarded(storage)
@@ -199,7 +202,7 @@ class Engines:
             def note(event: StorageEvent) -> None:
                 events.emit(event)
                 if not event.is_down:
-                    settlements.flush(0)  # without waiting
+                    queue.flush(0)  # without waiting
 
             breaker.changed = note
 
@@ -245,6 +248,23 @@ class Engines:
         return self._strategy_objects.setdefault(
             id(engine), ScopedLimiter(self._storage, engine, naming)
         )
+
+
+def _leave() -> None:
+    """At the end of the process, queue what the storage could not be charged, for as long as it
+    matters: the queue is kept for the next process."""
+    for engine, breaker, _ in list(_engines.values()):
+        if breaker is None or breaker.outage is None:
+            continue
+        by_period: dict[int, list[Change]] = {}
+        for change in breaker.outage.withdraw():
+            by_period.setdefault(change.charge.limit.period_us, []).append(change)
+        for period_us, changes in by_period.items():
+            lease_s = min(period_us / 1_000_000, LONGEST_LEASE_S)
+            settlements.send(engine, changes, lease_s=lease_s, later=True)
+
+
+atexit.register(_leave)  # before the queue, which was registered earlier
 
 
 class RegisteredLimiter(BucketLimiter):

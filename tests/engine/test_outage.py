@@ -370,3 +370,18 @@ def test_a_share_of_a_token_bucket_keeps_its_burst_whole() -> None:
     workers = [outage_of(Storage(), 3, number) for number in range(3)]
     admitted = [w.admit([Charge(limit, "ada")]).admitted for w in workers for _ in range(10)]
     assert sum(admitted) == 10
+
+
+def test_what_a_process_leaves_is_sent_otherwise() -> None:
+    """With what could not be sent before; calls in flight have ended with the process."""
+    storage, limit = Storage(), Limit(10, DAY)
+    worker = outage_of(storage)
+    worker.admit([Charge(limit, "bucket", 4)])
+    storage.is_away = True
+    with pytest.raises(StorageUnavailable):
+        worker.hand_back(storage, within_s=9)
+    worker.admit([Charge(limit, "bucket", 3)])
+    storage.is_away = False
+    assert storage.settle(worker.withdraw()) == 2
+    assert left(storage, limit) == 3
+    assert worker.is_handed_back

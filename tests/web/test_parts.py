@@ -90,7 +90,7 @@ def test_engines_without_a_storage_say_so() -> None:
     """An extension that has no application yet."""
     with pytest.raises(AssertionError, match="not been initialised"):
         _ = Engines(
-            None, FailurePolicy(), Workers(), events=Events(), settlements=SettlementQueue()
+            None, FailurePolicy(), Workers(), events=Events(), queue=SettlementQueue()
         ).current
 
 

@@ -1,0 +1,249 @@
+"""`on_failure`: what clients, listeners and operators see of an outage, with a real server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask, request
+
+from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter, StorageEvent
+from tests import servers
+from tests.web.calls import statuses
+from tests.web.conftest import Maker, asked_key
+
+DEGRADED = "X-RateLimit-Degraded"
+LONG = {"RATELIMIT_WORKERS": 2, "RATELIMIT_WORKER_NUMBER": 0}
+
+
+@pytest.fixture
+def server() -> Iterator[servers.Server]:
+    """A server that the test may break."""
+    with servers.standalone() as server:
+        yield server
+
+
+def made(uri: str, config: dict[str, Any] | None = None, **options: Any) -> tuple[Flask, Limiter]:
+    app = Flask("example")
+    app.config.update({"RATELIMIT_SETTLEMENTS_DIR": "", **(config or {})})
+    return app, Limiter(asked_key, app=app, storage_uri=uri, headers_enabled=True, **options)
+
+
+def revive(server: servers.Server, limiter: Limiter) -> None:
+    server.launch()
+    server.await_until(server.answers, "PONG")
+    servers.eventually(lambda: not limiter.storage_is_down)
+
+
+AWAY = "redis://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("1/day", {}, [200, 429]),
+        ("10/day", {"unit": "tokens", "cost": 6}, [200, 429]),
+        ("5 usd/day", {"cost": 1}, [503, 503]),
+        ("1 in flight", {}, [200, 200]),
+        ("unless blocked", {}, [200, 200]),
+        ("1/day", {"on_failure": "open"}, [200, 200]),
+        ("1/day", {"on_failure": "closed"}, [503, 503]),
+        ("1 usd/day", {"cost": "0.6", "on_failure": "local"}, [200, 429]),
+        ("unless blocked", {"on_failure": "closed"}, [503, 503]),
+    ],
+)
+def test_each_limit_does_what_its_keyword_says(
+    text: str, options: dict[str, Any], expected: list[int]
+) -> None:
+    """Without it, requests are limited in the worker and dollars are refused."""
+    app, limiter = made(AWAY)
+    app.get("/")(limiter.limit(text, **options)(lambda: "ok"))
+    assert statuses(app, times=2) == expected
+
+
+def test_a_closed_limit_is_a_clear_503() -> None:
+    """With a wait, its own code, and none of the words of the limit's own refusal."""
+    app, limiter = made(AWAY)
+    limited = limiter.limit("5/day", name="pay", on_failure="closed", error_message="Used up.")
+    app.get("/")(limited(lambda: "ok"))
+    answer = app.test_client().get("/")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.headers[DEGRADED] == "closed"
+    assert "x-should-retry" not in answer.headers
+    assert answer.json == {
+        "error": "The rate limit storage is unavailable. Try again in 5 seconds.",
+        "code": "storage_unavailable",
+        "policy": "pay",
+        "retry_after": 5.0,
+    }
+
+
+def test_a_budget_that_is_spent_in_one_worker_may_be_retried() -> None:
+    """Other workers have their shares, and the storage may be back: no `insufficient_quota`."""
+    app, limiter = made(AWAY)
+    app.get("/")(limiter.limit("1 usd/day", cost=1, on_failure="local")(lambda: "ok"))
+    client = app.test_client()
+    assert client.get("/").headers[DEGRADED] == "local"
+    answer = client.get("/")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "30")
+    assert answer.json is not None
+    assert answer.json["code"] == "rate_limited"
+    assert "x-should-retry" not in answer.headers
+
+
+@pytest.mark.parametrize("on_failure", ["closes", ""])
+def test_an_unknown_policy_is_an_error(make: Maker, on_failure: str) -> None:
+    """Where it is written, with the allowed words."""
+    _, limiter = make()
+    with pytest.raises(ConfigurationError, match='"open", "closed", "local"'):
+        limiter.limit("1/minute", on_failure=on_failure)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RATELIMIT_DEADLINE_SECONDS", "soon"),
+        ("RATELIMIT_DEADLINE_SECONDS", 0),
+        ("RATELIMIT_WORKERS", 0),
+        ("RATELIMIT_WORKERS", "many"),
+        ("RATELIMIT_WORKER_NUMBER", -1),
+    ],
+)
+def test_an_invalid_setting_is_an_error(name: str, value: object) -> None:
+    """It names the setting."""
+    with pytest.raises(ConfigurationError, match=name):
+        made("memory://", {"RATELIMIT_WORKERS": 2, name: value})
+
+
+def test_the_number_of_workers_comes_from_the_configuration_or_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In this order: the setting, its variable, gunicorn's."""
+
+    def share(**config: object) -> int:
+        app, limiter = made(AWAY, config)
+        app.get("/")(limiter.limit("12/day")(lambda: "ok"))
+        return int(app.test_client().get("/").headers["X-RateLimit-Remaining"]) + 1
+
+    assert share() == 12
+    monkeypatch.setenv("WEB_CONCURRENCY", "2")
+    assert share() == 6
+    monkeypatch.setenv("RATELIMIT_WORKERS", "3")
+    assert share() == 4
+    assert share(RATELIMIT_WORKERS=4) == 3
+
+
+def test_the_deadline_is_the_clients_timeout() -> None:
+    """Unless the operator has set one."""
+    options = {"socket_timeout": 2.0}
+    for own, expected in (({}, (0.3, 0.3)), (options, (2.0, 0.3))):
+        _, limiter = made(AWAY, {"RATELIMIT_DEADLINE_SECONDS": 0.3}, storage_options=own)
+        client: Any = limiter.storage
+        known = client.get_connection().connection_pool.connection_kwargs
+        assert (known["socket_timeout"], known["socket_connect_timeout"]) == expected
+
+
+def test_listeners_and_the_log_learn_of_an_outage(
+    server: servers.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That it began, why, what was decided meanwhile and how, and that it is over."""
+    app, limiter = made(server.uri)
+    app.get("/")(limiter.limit("5/day")(lambda: "ok"))
+    client, events = app.test_client(), list[Event]()
+    limiter.listen(events.append)
+    with caplog.at_level(logging.WARNING, "ratelimit_ext"):
+        assert statuses(client) == [200]
+        server.kill()
+        assert statuses(client, times=3) == [200] * 3
+        revive(server, limiter)
+        servers.eventually(lambda: any("is back" in r.message for r in caplog.records))
+        assert client.get("/").headers["X-RateLimit-Remaining"] == "1"  # the server was empty
+    down, back = [event for event in events if isinstance(event, StorageEvent)]
+    assert (down.is_down, back.is_down) == (True, False)
+    assert "refused" in down.reason
+    assert back.down_s > 0
+    decisions = [event.degraded for event in events if isinstance(event, DecisionEvent)]
+    assert decisions == ["", "local", "local", "local", ""]
+    messages = [r.getMessage() for r in caplog.records if r.name == "ratelimit_ext"]
+    assert messages[0].startswith("The storage is down;")
+    assert messages[-1].endswith("requests decided without it: local 3")
+
+
+def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
+    """A server that hangs: the call that hit the deadline is decided without it, and what it may
+    hold there is released when the server goes on."""
+    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.2})
+
+    @app.get("/")
+    @limiter.limit("100/day", unit="tokens", cost=30, name="tokens")
+    def view() -> str:
+        limiter.settle(tokens=int(request.args.get("used", 10)))
+        return "ok"
+
+    client = app.test_client()
+    assert statuses(client) == [200]
+    os.kill(server.pid, signal.SIGSTOP)
+    servers.eventually(lambda: client.get("/?used=1").headers[DEGRADED] and limiter.storage_is_down)
+    degraded = sum(limiter._engines.outage.decided.values())  # type: ignore[union-attr]
+    os.kill(server.pid, signal.SIGCONT)
+    servers.eventually(lambda: not limiter.storage_is_down)
+    first = 1  # it was decided when the breaker was still closed, and is not in the count
+    servers.eventually(lambda: limiter._engines.outage.is_handed_back)  # type: ignore[union-attr]
+    with app.test_request_context("/"):
+        (tokens,) = limiter.peek("view")
+    assert 100 - 10 - degraded - first - 1 <= tokens.remaining <= 100 - 10 - degraded
+
+
+@pytest.mark.parametrize("ends", ["in the outage", "afterwards"])
+def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) -> None:
+    """It began before, in, or after the outage: the storage is charged each once, exactly."""
+    app, limiter = made(server.uri, LONG)
+    goes_on = {name: threading.Event() for name in ("before", "during")}
+
+    @app.get("/<name>/<int:used>")
+    @limiter.limit("1000/day", unit="tokens", cost=100, name="tokens", key_func=lambda: "team")
+    @limiter.limit("10 in flight", name="slots", key_func=lambda: "team")
+    def view(name: str, used: int) -> str:
+        if name in goes_on:
+            assert goes_on[name].wait(20)
+        limiter.settle(tokens=used)
+        return "ok"
+
+    def start(path: str) -> threading.Thread:
+        thread = threading.Thread(target=lambda: app.test_client().get(path))
+        thread.start()
+        return thread
+
+    def left() -> list[int]:
+        with app.test_request_context("/"):
+            return sorted(int(limit.remaining) for limit in limiter.peek("view"))
+
+    before = start("/before/7")
+    servers.eventually(lambda: left() == [9, 900])
+    os.kill(server.pid, signal.SIGSTOP)
+    breaker: Any = limiter._engines.primary
+    breaker._engine._open("stopped")  # as if calls had waited for the deadline
+    breaker._engine.wake()
+    during = start("/during/20")
+    servers.eventually(lambda: left() == [4, 400])
+    assert app.test_client().get("/whole/3").status_code == 200
+    if ends == "in the outage":
+        goes_on["before"].set()
+        goes_on["during"].set()
+        before.join()
+        during.join()
+    os.kill(server.pid, signal.SIGCONT)
+    servers.eventually(lambda: not limiter.storage_is_down)
+    if ends == "afterwards":
+        servers.eventually(lambda: left() == [8, 797])
+        goes_on["before"].set()
+        goes_on["during"].set()
+        before.join()
+        during.join()
+    assert app.test_client().get("/after/5").status_code == 200
+    servers.eventually(lambda: left() == [10, 1000 - 7 - 20 - 3 - 5])
