@@ -77,6 +77,8 @@ ENDPOINTS: Final = (
     openapi.bp,
     page.bp,
 )
+#: How long a command waits for the limits' storage.
+COMMAND_DEADLINE_S: Final = 5.0
 # The lease of a call, in timeouts of a provider.
 LEASE_TIMEOUTS: Final = 2
 MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
@@ -99,6 +101,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.config.update(config or {})
     chosen = settings.from_config(app.config)
     _join_embedded_storage(app)
+    if cli.from_command_line() and not cli.serves():
+        # An operator waits longer than a request may.
+        app.config.setdefault("RATELIMIT_DEADLINE_SECONDS", COMMAND_DEADLINE_S)
     # A reservation must not expire before a silent provider times out.
     app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASE_TIMEOUTS * chosen.provider_timeout_s)
 

@@ -35,7 +35,6 @@ from ratelimit_ext.engine.names import held_calls, stored_names
 from ratelimit_ext.web.commands import EXTENSION
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.inventory import Row
-from ratelimit_ext.web.limits_adapter import options_of
 from ratelimit_ext.web.overrides import Override
 from ratelimit_ext.web.storage import storage_prefix
 
@@ -495,7 +494,7 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
 
 
 def _definition(row: Row) -> dict[str, Any]:
-    limit, options = row.limit, options_of(row.runtime.limit)
+    limit = row.limit
     name = f"{row.name} ({row.method})" if row.method else row.name
     return {
         "limit": name,
@@ -506,7 +505,7 @@ def _definition(row: Row) -> dict[str, Any]:
         "plan": row.plan or None,
         "mode": None if limit.mode == "enforce" else limit.mode,
         "optional": "yes" if row.is_optional else None,
-        "on_failure": getattr(options, "on_failure", None),
+        "on_failure": row.on_failure,
         "source": _source(row.source),
     }
 

@@ -202,6 +202,7 @@ class Limiter(flask_limiter.Limiter):
         logger, storage, callbacks = self.logger, self._storage, self._callbacks
         swallow_errors = bool(self._swallow_errors)
         policy = FailurePolicy(bool(self._in_memory_fallback_enabled), swallow_errors)
+        self._failure_policy = policy
         self._lease_s, self._workers = lease, workers
         self._naming = Naming(
             storage_prefix(storage) if storage is not None else "",
@@ -712,6 +713,7 @@ class Limiter(flask_limiter.Limiter):
             identities=self.identities,
             metas=self._meta_limits,
             naming=self._naming,
+            failure_policy=self._failure_policy,
             is_deferred=self._is_deferred,
         )
 

@@ -47,6 +47,7 @@ class Row(NamedTuple):
     source: str
     prefix: str
     is_optional: bool
+    on_failure: str
 
     @property
     def name(self) -> str:
@@ -72,13 +73,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The limits of an extension. ``is_deferred`` says whether a wrapper around a view decides its
-    limits."""
+    """The limits of an extension. ``failure_policy`` is what a limit does during an outage;
+    ``is_deferred`` says whether a wrapper around a view decides its limits."""
 
     manager: Manager
     identities: Mapping[str, Identity]
     metas: Sequence[Definition]
     naming: Naming
+    failure_policy: Callable[[Limit], str]
     is_deferred: Callable[[str, Any, str | None], bool]
 
     def groups(self, app: flask.Flask, endpoint: str = "") -> Iterator[Group]:
@@ -122,6 +124,7 @@ class Inventory:
                         source=str(getattr(source, "located", source)),
                         prefix=self.naming.prefix(limit, scope),
                         is_optional=getattr(definition, "optional", False),
+                        on_failure=self.failure_policy(limit),
                     )
 
     def all_rows(self, app: flask.Flask) -> list[Row]:

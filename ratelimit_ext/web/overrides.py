@@ -1,13 +1,15 @@
 """Overrides: amounts that an operator gives single identities at run time, for some time or until
 they are removed.
 
-They are kept in the limits' storage, beside a log of who changed what. Each process reads them from
-a thread every two seconds, and decides with what it has read: a request waits for no override, and
-an override acts in every process within five seconds. The end of an override is exact.
+They are kept in the limits' storage, beside a log of who changed what. Each process reads them at
+its first request and then from a thread, every two seconds. It decides with what it has read, so no
+later request waits, and an override acts in every process within five seconds. The end of an
+override is exact.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -106,6 +108,7 @@ class Overrides:
         self.version = 0
         #: Whether this process reads them, or does not have to.
         self.is_watched = store is None
+        self._starting = threading.Lock()
         self._ended = threading.Event()
         _all.add(self)
 
@@ -186,17 +189,18 @@ class Overrides:
             self.version += 1
 
     def watch(self) -> None:
-        """Read them from a thread, from now on; once in each process."""
-        self.is_watched = True
-        if not self.in_background or isinstance(self._store, MemoryStore):
-            return
-        thread = threading.Thread(
-            target=_watch, args=(ref(self), self._ended), name="ratelimit-overrides", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads, or the interpreter ends: the next request tries
-            self.is_watched = False
+        """Read them now, and from now on in a thread; once in each process. Never raises."""
+        with self._starting:  # other first requests wait, too
+            if self.is_watched:
+                return
+            if self.in_background and not isinstance(self._store, MemoryStore):
+                self._try_refresh()
+                arguments = ref(self), self._ended
+                with contextlib.suppress(RuntimeError):  # no more threads: what was read applies
+                    threading.Thread(
+                        target=_watch, args=arguments, name="ratelimit-overrides", daemon=True
+                    ).start()
+            self.is_watched = True
 
     def close(self) -> None:
         """End the thread, at most one reading later."""
@@ -204,7 +208,16 @@ class Overrides:
 
     def forget(self) -> None:
         """In a forked child: the thread has stayed in the parent."""
+        self._starting = threading.Lock()
         self.is_watched = self._store is None
+
+    def _try_refresh(self) -> None:
+        try:
+            self.refresh()
+        except StorageUnavailable as error:  # what was read last applies; an outage is logged once
+            _logger.debug("The overrides cannot be read: %s", error)
+        except Exception:
+            _logger.exception("The overrides cannot be read")
 
     def _write(self, entry: Entry, override: Override | None) -> int:
         now_s = time.time()
@@ -311,15 +324,9 @@ def _script() -> str:
 
 def _watch(reference: ref[Overrides], ended: threading.Event) -> None:
     """Read again and again, until the extension is gone."""
-    while not ended.is_set() and (overrides := reference()) is not None:
-        try:
-            overrides.refresh()
-        except StorageUnavailable as error:  # what was read last applies; an outage is logged once
-            _logger.debug("The overrides cannot be read: %s", error)
-        except Exception:
-            _logger.exception("The overrides cannot be read")
+    while not ended.wait(EVERY_S) and (overrides := reference()) is not None:
+        overrides._try_refresh()  # noqa: SLF001 - its own thread
         del overrides
-        ended.wait(EVERY_S)
 
 
 _NONE: Final[Mapping[str, Override]] = MappingProxyType({})

@@ -158,7 +158,9 @@ def test_show_says_where_each_limit_is_written(console: Flask) -> None:
     with the same limits are listed together."""
     output = run(console, "show").output
     assert re.search(r"chat.one: /chat/\nchat.two: /chat/two\n", output)
-    assert re.search(r"pace +3 per 1 minute +fixed-window +caller +\S*policy.toml:3: ", output)
+    assert re.search(
+        r"pace +3 per 1 minute +fixed-window +caller +local +\S*policy.toml:3: ", output
+    )
     assert re.search(r"9 per 1 minute .*test_cli.py:\d+\n", output)
     assert re.search(r"50 per 1 hour .*application_limits\n", output)
     assert "free: /free\n  no limits\n" in output

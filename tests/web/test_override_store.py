@@ -242,6 +242,19 @@ def test_another_process_reads_overrides_from_a_thread(
     assert threads() == []
 
 
+def test_the_first_request_of_a_process_knows_the_overrides(
+    make: Maker, redis_client: redis.Redis, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a worker that has just started; it reads once, not for each call."""
+    override(limited(make, redis_server.uri), "1/hour")
+    monkeypatch.setattr(Overrides, "in_background", True)
+    worker, limiter = limited(make, redis_server.uri)
+    redis_client.config_resetstat()
+    assert passed(worker, 9) == 1
+    assert redis_client.info("commandstats")["cmdstat_hgetall"]["calls"] == 1
+    limiter.overrides.close()
+
+
 def test_a_child_process_reads_for_itself(site: Site) -> None:
     """The thread has stayed in the parent."""
     app, limiter = site
