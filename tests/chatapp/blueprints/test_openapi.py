@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 
@@ -45,7 +47,15 @@ def test_every_endpoint_is_described(client: FlaskClient) -> None:
         assert ("requestBody" in operation) == has_body, endpoint
 
 
-def test_it_is_open_and_limited_by_address(client: FlaskClient) -> None:
+def test_it_needs_no_key(make_app: AppMaker, database_url: str) -> None:
+    """Also if others do."""
+    Accounts(Database(database_url)).create_key("ada", plan=None, default_plan="starter")
+    client = make_app().test_client()
+    assert client.get("/usage").status_code == 401
+    assert client.get("/openapi.json").status_code == 200
+
+
+def test_it_is_limited_by_address(client: FlaskClient) -> None:
     """It costs no plan, and a single address may read it 20 times at once."""
     answers = [client.get("/openapi.json") for _ in range(21)]
     assert [answer.status_code for answer in answers] == [200] * 20 + [429]
