@@ -10,6 +10,7 @@ const UNITS = { "micro-usd": "usd", "concurrent-requests": "calls" };
 export class Limits {
   #limits = []; // {name, unit, most, left, period}
   isKnown = false;
+  #isApproximate = false;
 
   // `usage` is the answer of GET /usage.
   read(usage) {
@@ -21,6 +22,8 @@ export class Limits {
 
   // The headers of an answer are newer than the last GET /usage.
   update(headers) {
+    // While the storage of the limits is down, each process of the server counts for itself.
+    this.#isApproximate = headers.has("X-RateLimit-Degraded");
     for (const { name, unit, remaining } of readLimits(headers)) {
       const known = this.#limits.find((limit) => limit.name === name);
       if (known && remaining !== null) known.left = unit === "micro-usd" ? remaining / 1e6 : remaining;
@@ -46,7 +49,7 @@ export class Limits {
     if (long) parts.push(`${long.left.toLocaleString("en")} of ${long.most.toLocaleString("en")} left ${period(long.period)}`);
     if (usd) parts.push(`${money(usd.left)} of ${money(usd.most)} left${usd.period ? ` ${period(usd.period)}` : ""}`);
     if (tokens) parts.push(`${tokens.left.toLocaleString("en")} tokens left`);
-    return `${parts.join("; ")}.`;
+    return `${parts.join("; ")}.${this.#isApproximate ? " The server can only estimate this at the moment." : ""}`;
   }
 
   // [{title, text, left, most}], for a list.

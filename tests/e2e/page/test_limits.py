@@ -61,6 +61,19 @@ def test_limits_that_cannot_be_read_are_no_obstacle(page: Page) -> None:
     expect(replies(page)).to_contain_text("I am offline")
 
 
+def test_limits_that_are_counted_approximately_are_marked(page: Page) -> None:
+    """While the storage is down, until an answer says otherwise."""
+    sentence = page.locator("#sentence")
+    expect(sentence).to_contain_text("10 more messages now")
+    done = 'event: done\ndata: {"model":"m","usage":null,"finish_reason":"stop","cost_usd":0}\n\n'
+    headers = {"Content-Type": "text/event-stream", "X-RateLimit-Degraded": "local"}
+    page.route("**/chat", lambda route: route.fulfill(headers=headers, body=done), times=1)
+    say(page, "hello")
+    expect(sentence).to_contain_text("The server can only estimate this at the moment.")
+    say(page, "hello")
+    expect(sentence).not_to_contain_text("estimate")
+
+
 def test_a_message_that_came_too_early_is_sent_by_itself(page: Page) -> None:
     """The eleventh message waits during a countdown, and is answered then."""
     answered = say_until_denied(page)
