@@ -17,8 +17,11 @@ class ConfigurationError(ValueError):
 class StorageUnavailable(RuntimeError):
     """The storage did not answer in time, or answered that it cannot serve.
 
-    Whether the charges were taken is unknown. The cause is chained.
+    The cause is chained.
     """
+
+    #: Whether the charges may have been taken nevertheless.
+    may_have_charged = True
 
 
 class ShardUnavailable(StorageUnavailable):

@@ -133,7 +133,7 @@ class Breaker:
     ) -> Decision:
         """See :meth:`Engine.admit`."""
         if self.is_open:
-            raise StorageUnavailable(self._reason)
+            raise self._refusal()
         began = time.monotonic()
         try:
             decision = self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
@@ -174,7 +174,7 @@ class Breaker:
 
     def _guarded(self, call: Callable[[], T]) -> T:
         if self.is_open:
-            raise StorageUnavailable(self._reason)
+            raise self._refusal()
         began = time.monotonic()
         try:
             result = call()
@@ -193,9 +193,17 @@ class Breaker:
         if isinstance(error, _NO_FAILURE):
             return
         kind = _kind(error)
+        if kind == "outage" and isinstance(error, StorageUnavailable):
+            error.may_have_charged = False
         if kind == "outage" or (kind == "failure" and self._is_second(began)):
             self._open(str(error))
         self.wake()
+
+    def _refusal(self) -> StorageUnavailable:
+        """What a call raises while the breaker is open."""
+        refusal = StorageUnavailable(self._reason)
+        refusal.may_have_charged = False
+        return refusal
 
     def _is_second(self, began: float) -> bool:
         """Whether another call had failed before this one began."""

@@ -143,11 +143,16 @@ class ScriptConnections:
             if read is None:
                 return connection  # not hiredis
 
-            def read_in_time(**options: Any) -> Any:
+            default = read.__defaults__[0]  # the socket's own
+
+            def read_in_time(
+                timeout: Any = default,
+                raise_on_timeout: bool = True,  # noqa: FBT001, FBT002 - redis-py's
+            ) -> Any:
                 left_s = deadline.ends - time.monotonic()
                 if left_s < nearly_s:
-                    options["timeout"] = max(0.0, left_s)
-                return read(**options)
+                    timeout = max(0.0, left_s)
+                return read(timeout, raise_on_timeout)
 
             parser.read_from_socket = read_in_time
             return connection

@@ -23,7 +23,7 @@ from zlib import crc32
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Resumption
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
@@ -297,21 +297,34 @@ class OutageEngine:
 
     def hand_back(self, engine: Engine, *, within_s: float) -> bool:
         """Charge to an engine what was decided here; False if something is left after
-        ``within_s``. Raises ``StorageUnavailable``: then the same is sent again next time."""
+        ``within_s``, or for shards that do not serve. Raises ``StorageUnavailable``. What is left
+        is sent again next time."""
         ends = time.monotonic() + within_s
+        later: list[_Batch] = []
         with self._sending:
-            while not self.is_handed_back:
-                if not self._unsent:
-                    with self._lock:
-                        self._unsent = self._collected()
-                while self._unsent:
+            try:
+                while self._unsent or self._changed:
                     if time.monotonic() >= ends:
                         return False
+                    if not self._unsent:
+                        with self._lock:
+                            self._unsent = self._collected()
+                        continue
                     batch = self._unsent[-1]
-                    engine.settle(batch.changes, once=batch.marker)
+                    try:
+                        engine.settle(batch.changes, once=batch.marker)
+                    except ShardUnavailable:
+                        later.append(batch)
                     self._unsent.pop()
-                self._moving.clear()
-        return True
+            finally:
+                self._unsent += later
+                self._moving = {
+                    change.hold.id
+                    for batch in self._unsent
+                    for change in batch.changes
+                    if change.hold.id
+                }
+        return not later
 
     def withdraw(self) -> list[Change]:
         """Take out what was not handed back, to be sent otherwise: the process ends."""

@@ -205,17 +205,25 @@ class Admission:
             return decide(engine, charges, hold, take=take)
         except StorageFull:
             raise
-        except StorageUnavailable:
+        except StorageUnavailable as error:
             outage = self._engines.instead_of(engine)
             if outage is None:
                 raise
-            self._release(engine, charges, hold)
+            self._release(error, engine, charges, hold)
             hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
             return decide(outage, charges, hold, take=take)
 
-    def _release(self, failed: Engine, charges: Sequence[BoundCharge], hold: Hold) -> None:
+    def _release(
+        self,
+        error: StorageUnavailable,
+        failed: Engine,
+        charges: Sequence[BoundCharge],
+        hold: Hold,
+    ) -> None:
         """The storage may have admitted a call although no reply came. What it holds for it is
         released as soon as the storage is back."""
+        if not error.may_have_charged:
+            return
         changes = [
             Settlement(Verdict(charge, True, 0, 0, 0, None), hold, 0)
             for _, _, charge in charges
@@ -303,11 +311,11 @@ class Admission:
             bound = next(bound for bound, _, charge in charges if charge.key == error.key)
             state.retry_ms = STORAGE_FULL_WAIT_MS
             raise TemporarilyUnavailable(bound, "storage-full", STORAGE_FULL_WAIT_MS) from error
-        except StorageUnavailable:
+        except StorageUnavailable as error:
             outage = self._engines.instead_of(engine)
             if outage is None:
                 raise
-            self._release(engine, charges, hold)
+            self._release(error, engine, charges, hold)
             return self._decide(
                 state, route, definitions, lenient=lenient, again=again, engine=outage
             )

@@ -9,11 +9,12 @@ import pytest
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Degradation
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import (
+    BATCH,
     LONGEST_WAIT_US,
     MOST_BUCKETS,
     UNAVAILABLE,
@@ -54,11 +55,14 @@ class Storage(MemoryEngine):
         super().__init__()
         self.is_away = False
         self.loses_replies = 0
+        self.lost_key = ""
 
-    def settle(self, *words: Any, **more: Any) -> int:
+    def settle(self, changes: Any, **more: Any) -> int:
         if self.is_away:
             raise StorageUnavailable("away")
-        applied = super().settle(*words, **more)
+        if self.lost_key in [change.charge.key for change in changes]:
+            raise ShardUnavailable("a shard is away")
+        applied = super().settle(changes, **more)
         if self.loses_replies:
             self.loses_replies -= 1
             raise StorageUnavailable("the reply was lost")
@@ -385,3 +389,22 @@ def test_what_a_process_leaves_is_sent_otherwise() -> None:
     assert storage.settle(worker.withdraw()) == 2
     assert left(storage, limit) == 3
     assert worker.is_handed_back
+
+
+def test_a_shard_that_is_down_keeps_back_only_its_own() -> None:
+    """What belongs to other shards is charged, and calls in flight there are settled."""
+    storage, limit = Storage(), Limit(10, DAY, unit="tokens")
+    worker = outage_of(storage)
+    for number in range(2 * BATCH):  # so that there are batches without the bucket of the shard
+        worker.admit([Charge(limit, f"b{number}", 2)], hold=Hold(number + 1, LEASE))
+    storage.lost_key = "b0"
+    assert not worker.hand_back(storage, within_s=9)
+    assert left(storage, limit, f"b{2 * BATCH - 1}") == 8
+    verdict = storage.admit([Charge(limit, f"b{2 * BATCH - 1}", 0)], take=False).verdicts[0]
+    assert worker.settle([Settlement(verdict, Hold(2 * BATCH, LEASE), 5)]) == 1
+    worker.admit([Charge(limit, "new", 2)])
+    assert not worker.hand_back(storage, within_s=9)
+    assert left(storage, limit, "new") == 8
+    storage.lost_key = ""
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, limit, "b0") == 8

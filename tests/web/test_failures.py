@@ -247,3 +247,12 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
         during.join()
     assert app.test_client().get("/after/5").status_code == 200
     servers.eventually(lambda: left() == [10, 1000 - 7 - 20 - 3 - 5])
+
+
+def test_a_call_that_was_never_sent_releases_nothing() -> None:
+    """A refused connection has charged nothing."""
+    app, limiter = made(AWAY)
+    before = len(limiter._settlements)
+    app.get("/")(limiter.limit("9/day", unit="tokens", cost=1)(lambda: "ok"))
+    assert statuses(app, times=3) == [200] * 3
+    assert len(limiter._settlements) == before
