@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull
@@ -110,7 +111,7 @@ class ClusterEngine:
         else:
             request.take(charges)
         if now_us is None:
-            self._words.note_clock(groups[0].reply[0])
+            self._words.ahead_us = groups[0].reply[0] - clock.now_us()
         return request.decision(take=take)
 
     def settle(

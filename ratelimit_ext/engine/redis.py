@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Final
 
+from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
@@ -65,7 +66,7 @@ class RedisEngine:
             words,
         )
         if now_us is None:
-            self._words.note_clock(reply[0])
+            self._words.ahead_us = reply[0] - clock.now_us()
         if reply[1] < 0:
             raise StorageFull(charges[-reply[1] - 1].key)
         return Reply(charges, reply, take=take)

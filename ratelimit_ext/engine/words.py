@@ -23,18 +23,14 @@ class Words:
 
     def __init__(self) -> None:
         #: By how much the server's clock is ahead of this one.
-        self._ahead_us = 0
+        self.ahead_us = 0
         self._known: dict[int, tuple[Strategy, str, Limit]] = {}
         #: The same for a charge of a limit and a cost, up to its hold.
         self._ready: dict[tuple[int, int], tuple[Strategy, str, Limit]] = {}
 
-    def note_clock(self, server_us: int) -> None:
-        """Note what the server's clock reads now."""
-        self._ahead_us = server_us - clock.now_us()
-
     def read_clock(self, now_us: int | None) -> int:
         """The server's clock, unless ``now_us`` replaces it."""
-        return clock.now_us() + self._ahead_us if now_us is None else now_us
+        return clock.now_us() + self.ahead_us if now_us is None else now_us
 
     def admission(
         self,
@@ -61,7 +57,7 @@ class Words:
                     self._ready[id(limit), cost] = known
             strategies.append(known[0])
             words.append(f"{known[1]},{hold.id},{hold.lease_us}" if limit.held else known[1])
-        return composed("admit", tuple(strategies)), _json_list(words)
+        return composed("admit", tuple(strategies)), f"[{','.join(words)}]"
 
     def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str]:
         """The script that applies the changes, and its words. Raises ``ValueError`` for a change
@@ -78,7 +74,7 @@ class Words:
             words.append(
                 f'"{strategy.code}","{change.verb}",{len(numbers)}{stated}{parameters}{own}'
             )
-        return composed("settle", tuple(strategies)), _json_list(words)
+        return composed("settle", tuple(strategies)), f"[{','.join(words)}]"
 
     def _prepared(self, limit: Limit, now_us: int | None) -> tuple[Strategy, str, Limit]:
         """The strategy, and its own arguments as they follow other words of a script.
@@ -98,11 +94,6 @@ class Words:
                     self._known.clear()
                 self._known[id(limit)] = known
         return known
-
-
-def _json_list(words: list[str]) -> str:
-    """All words of a script as one argument; each item is JSON without brackets."""
-    return f"[{','.join(words)}]"
 
 
 def _part(charge: Charge) -> str:
