@@ -367,9 +367,11 @@ def _without_count(
         return _verdict(charge, wait_us=None)
     if policy == "closed" and (take or cost):
         return _verdict(charge, wait_us=WAIT_US)
-    if policy == "closed" or share is None or cost > share.capacity:
-        return _verdict(charge, wait_us=WAIT_US if cost else 0)
-    return None
+    if policy == "local" and share is not None and cost <= share.capacity:
+        return None
+    if policy == "local" and charge.meta:
+        return _verdict(charge)  # no denial is counted here, so nobody is banned
+    return _verdict(charge, wait_us=WAIT_US if cost else 0)
 
 
 def _verdict(charge: Charge, *, remaining: int = 0, wait_us: int | None = 0) -> Verdict:

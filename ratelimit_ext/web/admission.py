@@ -438,6 +438,10 @@ class Admission:
         """Which exception answers a denied decision."""
         own = records.without_metas()
         for record in records[len(own) :]:
+            if record.verdict.reason == UNAVAILABLE:
+                wait_ms = decision.retry_after_ms
+                closed = TemporarilyUnavailable(record.bound, UNAVAILABLE, wait_ms)
+                return Denial(decision, own, closed, [])
             if not record.verdict.allowed:
                 return Denial(decision, own, _exceeded(record, decision, "limit"), [record])
         denied = [r for r in own if not r.verdict.allowed and r.verdict.enforced]

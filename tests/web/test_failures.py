@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from flask import Flask, request
 
-from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter, StorageEvent
+from ratelimit_ext import (
+    ConfigurationError,
+    DecisionEvent,
+    Event,
+    Limiter,
+    MetaLimit,
+    StorageEvent,
+)
 from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
@@ -81,6 +88,18 @@ def test_a_closed_limit_is_a_clear_503() -> None:
         "policy": "pay",
         "retry_after": 5.0,
     }
+
+
+def test_a_limit_on_denials_that_no_worker_can_share_bans_nobody() -> None:
+    """A ban needs denials, and a limit that is closed is no denial of the caller either."""
+    for policy, expected in (("local", 200), ("closed", 503)):
+        app, limiter = made(
+            AWAY,
+            {"RATELIMIT_WORKERS": 8},
+            meta_limits=[MetaLimit("3/hour", on_failure=policy)],
+        )
+        app.get("/")(limiter.limit("100/day")(lambda: "ok"))
+        assert statuses(app, times=2) == [expected] * 2
 
 
 def test_a_budget_that_is_spent_in_one_worker_may_be_retried() -> None:
