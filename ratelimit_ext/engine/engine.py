@@ -131,7 +131,8 @@ class Engine(Protocol):
 
         ``once`` makes it safe to send the same changes again after a lost reply: it names a key of
         its own for them (on a cluster, in the slot of their buckets). The first call stores that
-        key for ``once_for_us``; while it exists, a call changes nothing and returns 0.
+        key for ``once_for_us``, and each further one for as long again; while it exists, a call
+        changes nothing and returns 0.
         """
         ...
 

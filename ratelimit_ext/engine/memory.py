@@ -178,9 +178,10 @@ class MemoryEngine:
         with buckets.lock:
             now = clock.now_us() if now_us is None else now_us
             if once is not None and changes:
-                if buckets.get(once, now) is not None:
-                    return 0
+                is_known = buckets.get(once, now) is not None
                 buckets.put(once, (), now + once_for_us)
+                if is_known:
+                    return 0
             for change in changes:
                 charge = change.charge
                 strategy = strategy_of(charge.limit)

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Final, NamedTuple
 from zlib import crc32
 
@@ -37,8 +38,15 @@ WAIT_US: Final = 5_000_000
 LONGEST_WAIT_US: Final = 30_000_000
 #: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
-#: How many changes are sent together.
+#: How many changes are sent together, at most.
 BATCH: Final = 100
+#: For how long the storage knows what was handed back after it was last sent, in case a reply was
+#: lost. Under a storage that is always slow, each worker leaves such a marker a few times a second.
+HANDED_ONCE_US: Final = 600_000_000
+#: How long a process that ends waits for what it is sending.
+LEAVE_S: Final = 1.0
+#: How many buckets that were handed back are kept before those that no longer matter are dropped.
+LEAST_HANDED: Final = 1000
 _STRICTNESS: Final[tuple[Degradation, ...]] = ("", "open", "local", "closed")
 #: How long an admission waits at most for the moment in which all workers return to the storage.
 PAUSE_S: Final = 0.1
@@ -126,11 +134,13 @@ class OutageEngine:
         self._shares: dict[tuple[int, int], tuple[Limit, Limit]] = {}
         #: The limits of the buckets that have changed since they were handed back.
         self._changed: dict[str, Limit] = {}
-        #: The buckets as they were handed back.
+        #: The buckets as they were handed back, and how many there may be before old ones are
+        #: looked for.
         self._handed: dict[str, Any] = {}
-        #: The ends of the leases of the holds that are here, and the holds on their way.
-        self._holds: dict[int, int] = {}
-        self._moving: set[int] = set()
+        self._most_handed = LEAST_HANDED
+        #: The holds that are here, with their buckets, and those on their way.
+        self._holds: dict[tuple[int, str], None] = {}
+        self._moving: set[tuple[int, str]] = set()
         self._unsent: list[_Batch] = []
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -220,7 +230,7 @@ class OutageEngine:
                 self._changed[charge.key] = limit
         _bound(self._changed)
         if decision.admitted and hold.id:
-            self._holds[hold.id] = decision.now_us + hold.lease_us
+            self._holds.update({(hold.id, c.key): None for c in charges if c.limit.held})
             _bound(self._holds)
 
     # -- changes -------------------------------------------------------------------------------
@@ -238,7 +248,7 @@ class OutageEngine:
         there: list[Change] = []
         with self._lock:
             for change in changes:
-                if change.hold.id in self._moving:
+                if (change.hold.id, change.charge.key) in self._moving:
                     raise StorageUnavailable("the call is being handed back to the storage")
                 (here if self._is_here(change) else there).append(change)
             applied = self._memory.settle(
@@ -256,7 +266,7 @@ class OutageEngine:
     def _is_here(self, change: Change) -> bool:
         """Whether the charge was not handed back yet. Guards are changed where they decide."""
         if change.hold.id:
-            return change.hold.id in self._holds
+            return (change.hold.id, change.charge.key) in self._holds
         return (
             self.is_deciding
             if change.charge.limit.traits.guard
@@ -308,18 +318,18 @@ class OutageEngine:
                         return False
                     if not self._unsent:
                         with self._lock:
-                            self._unsent = self._collected()
+                            self._unsent = self._collected(BATCH)
                         continue
                     batch = self._unsent[-1]
                     try:
-                        engine.settle(batch.changes, once=batch.marker)
+                        engine.settle(batch.changes, once=batch.marker, once_for_us=HANDED_ONCE_US)
                     except ShardUnavailable:
                         later.append(batch)
                     self._unsent.pop()
             finally:
                 self._unsent += later
                 self._moving = {
-                    change.hold.id
+                    (change.hold.id, change.charge.key)
                     for batch in self._unsent
                     for change in batch.changes
                     if change.hold.id
@@ -327,17 +337,25 @@ class OutageEngine:
         return not later
 
     def withdraw(self) -> list[Change]:
-        """Take out what was not handed back, to be sent otherwise: the process ends."""
-        with self._lock:
-            batches = [*self._unsent, *self._collected()]
-        self._unsent = []
-        return [change for batch in batches for change in batch.changes]
+        """Take out what was not handed back, to be sent otherwise: the process ends, and with it
+        its calls in flight."""
+        is_mine = self._sending.acquire(timeout=LEAVE_S)  # else what is being sent is sent twice
+        try:
+            with self._lock:
+                batches = [*self._unsent, *self._collected(MOST_BUCKETS)]
+                self._unsent = []
+        finally:
+            if is_mine:
+                self._sending.release()
+        changes = [_final(change) for batch in batches for change in batch.changes]
+        return [change for change in changes if any(change.numbers)]
 
-    def _collected(self) -> list[_Batch]:
-        """What has changed since it was handed back. The holds are moved."""
-        changed, self._changed = self._changed, {}
+    def _collected(self, most: int) -> list[_Batch]:
+        """What has changed since it was handed back, of ``most`` buckets: admissions wait
+        meanwhile. The holds are moved."""
         changes: list[Change] = []
-        for key, limit in changed.items():
+        for key in list(islice(self._changed, most)):
+            limit = self._changed.pop(key)
             own = self._share(limit, key)
             if own is None:
                 continue
@@ -345,13 +363,17 @@ class OutageEngine:
             self._handed[key] = taken.state
             for hold, amount, spent in taken.holds:
                 changes.append(Resumption(Charge(limit, key, amount), hold, amount, spent))
-                self._moving.add(hold.id)
+                self._holds.pop((hold.id, key), None)
+                self._moving.add((hold.id, key))
             if taken.used > 0:
                 changes.append(Correction(_verdict(Charge(limit, key, 0)), taken.used))
-        self._holds.clear()
-        now_us = clock.now_us()
-        for key in [key for key in self._handed if self._buckets.get(key, now_us) is None]:
-            del self._handed[key]
+        if not self._changed:
+            self._holds.clear()
+        if len(self._handed) > self._most_handed:
+            now_us = clock.now_us()
+            for key in [key for key in self._handed if self._buckets.get(key, now_us) is None]:
+                del self._handed[key]
+            self._most_handed = max(LEAST_HANDED, 2 * len(self._handed))
         return list(_batches(changes))
 
 
@@ -372,6 +394,13 @@ def _without_count(
     if policy == "local" and charge.meta:
         return _verdict(charge)  # no denial is counted here, so nobody is banned
     return _verdict(charge, wait_us=WAIT_US if cost else 0)
+
+
+def _final(change: Change) -> Change:
+    """What is charged for a call in flight that nobody will settle, as when its lease ends."""
+    if not isinstance(change, Resumption):
+        return change
+    return Correction(_verdict(change.charge), change.spent)
 
 
 def _verdict(charge: Charge, *, remaining: int = 0, wait_us: int | None = 0) -> Verdict:

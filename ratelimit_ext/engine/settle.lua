@@ -19,7 +19,10 @@ local stored, reply = {}, {} -- two changes may concern one bucket
 local cursor, changes = 1, #KEYS
 
 if ARGV[3] then
-  if raws[changes] then return reply end
+  if raws[changes] then -- and exists for as long again
+    redis.call('PEXPIRE', KEYS[changes], math.ceil(ARGV[3] / 1000))
+    return reply
+  end
   store(KEYS[changes], '1', tonumber(ARGV[3]))
   changes = changes - 1
 end

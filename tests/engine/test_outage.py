@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,11 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Degradation
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import (
     BATCH,
+    HANDED_ONCE_US,
     LONGEST_WAIT_US,
     MOST_BUCKETS,
     UNAVAILABLE,
@@ -377,7 +379,8 @@ def test_a_share_of_a_token_bucket_keeps_its_burst_whole() -> None:
 
 
 def test_what_a_process_leaves_is_sent_otherwise() -> None:
-    """With what could not be sent before; calls in flight have ended with the process."""
+    """With what could not be sent before. Of calls in flight, which end with the process, it is
+    what they are known to have spent."""
     storage, limit = Storage(), Limit(10, DAY)
     worker = outage_of(storage)
     worker.admit([Charge(limit, "bucket", 4)])
@@ -385,9 +388,15 @@ def test_what_a_process_leaves_is_sent_otherwise() -> None:
     with pytest.raises(StorageUnavailable):
         worker.hand_back(storage, within_s=9)
     worker.admit([Charge(limit, "bucket", 3)])
+    hold = Hold(7, LEASE)
+    (call,) = worker.admit([Charge(DOLLARS, "usd", 500)], hold=hold).verdicts
+    worker.admit([Charge(SLOTS, "slots")], hold=hold)
+    worker.settle([Renewal(call, hold, 30)])
     storage.is_away = False
-    assert storage.settle(worker.withdraw()) == 2
+    assert storage.settle(worker.withdraw()) == 3
     assert left(storage, limit) == 3
+    assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 30
+    assert left(storage, SLOTS, "slots") == SLOTS.amount
     assert worker.is_handed_back
 
 
@@ -408,3 +417,57 @@ def test_a_shard_that_is_down_keeps_back_only_its_own() -> None:
     storage.lost_key = ""
     assert worker.hand_back(storage, within_s=9)
     assert left(storage, limit, "b0") == 8
+
+
+def test_what_is_being_sent_is_not_taken_out() -> None:
+    """The process ends while the breaker's thread hands back: the storage is charged once."""
+    storage, limit = Storage(), Limit(10, DAY)
+    worker = outage_of(storage)
+    worker.admit([Charge(limit, "bucket", 4)])
+    is_sending, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Storage):
+        def settle(self, *words: Any, **more: Any) -> int:
+            is_sending.set()
+            assert goes_on.wait(9)
+            return storage.settle(*words, **more)
+
+    sender = threading.Thread(target=worker.hand_back, args=[Slow()], kwargs={"within_s": 9})
+    sender.start()
+    assert is_sending.wait(9)
+    left_over: list[Any] = []
+    leaver = threading.Thread(target=lambda: left_over.append(worker.withdraw()))
+    leaver.start()
+    goes_on.set()
+    sender.join()
+    leaver.join()
+    assert left_over == [[]]
+    assert left(storage, limit) == 6
+
+
+def test_a_few_buckets_at_a_time_are_taken_out_of_the_workers_memory() -> None:
+    """Requests wait for it. A call whose buckets are on both sides is settled on both."""
+    storage, many = Storage(), 3 * BATCH
+    worker, hold = outage_of(storage), Hold(7, LEASE)
+    charges = [Charge(DOLLARS, f"usd{number}", 500) for number in range(many)]
+    call = worker.admit(charges, hold=hold)
+    for batch in worker._collected(BATCH):
+        storage.settle(batch.changes)
+    worker._moving.clear()
+    assert {left(worker, DOLLARS, each.key) for each in charges[:BATCH]} == {DOLLARS.amount}
+    assert {left(worker, DOLLARS, each.key) for each in charges[BATCH:]} == {DOLLARS.amount - 500}
+    assert worker.settle([Settlement(v, hold, 20) for v in call.verdicts]) == many
+    assert worker.hand_back(storage, within_s=9)
+    assert {left(storage, DOLLARS, each.key) for each in charges} == {DOLLARS.amount - 20}
+
+
+def test_markers_do_not_pile_up_in_the_storage(clock: Clock) -> None:
+    """A storage that is always slow gets some of them a second."""
+    storage, limit = Storage(), Limit(10, DAY)
+    worker = outage_of(storage)
+    (verdict,) = worker.admit([Charge(limit, "bucket")]).verdicts
+    correction = Correction(verdict, 1)
+    assert worker.hand_back(storage, within_s=9)
+    (marker,) = storage._buckets().named("bucket:once:")
+    clock.forward(HANDED_ONCE_US / 1_000_000)
+    assert storage.settle([correction], once=marker) == 1
