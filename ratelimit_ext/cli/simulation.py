@@ -6,7 +6,6 @@ What only a request knows is left to the traffic: identities, costs, and which l
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,9 @@ from flask.cli import with_appcontext
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
+from ratelimit_ext.cli.arguments import with_json
+from ratelimit_ext.cli.context import application, enabled_limiters
+from ratelimit_ext.cli.output import echo_json
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.simulate.demand import suggestions
@@ -44,6 +46,7 @@ from ratelimit_ext.simulate.traffic import (
     read_lines,
 )
 from ratelimit_ext.web.bound_limit import BoundLimit
+from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.resolver import Resolver, Route
 
@@ -130,7 +133,7 @@ def endpoint_finder(app: flask.Flask) -> EndpointOf:
 class _Asked(NamedTuple):
     """What the options of both commands ask for."""
 
-    limiter: Any
+    limiter: Limiter
     app: flask.Flask
     traffic: Traffic
 
@@ -171,10 +174,10 @@ def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @_traffic_options
 @click.option("--html", "page", type=click.Path(dir_okay=False, writable=True))
-@click.option("--json", "for_programs", is_flag=True, help="Print JSON.")
+@with_json
 @with_appcontext
 def simulate_command(
-    files: tuple[str, ...], page: str | None, *, for_programs: bool, **traffic: Any
+    files: tuple[str, ...], page: str | None, *, as_json: bool, **traffic: Any
 ) -> None:
     """Replay traffic under one or more policies, in virtual time.
 
@@ -195,8 +198,8 @@ def simulate_command(
     remarks = notes(results, asked.traffic, left_out)
     if page:
         Path(page).write_text(as_page(results, remarks), "utf-8")
-    if for_programs:
-        click.echo(json.dumps({"policies": as_data(results), "notes": remarks}, indent=2))
+    if as_json:
+        echo_json({"policies": as_data(results), "notes": remarks})
     else:
         click.echo("\n\n".join(map(as_text, tables(results))))
         click.echo("\n" + "\n".join(remarks))
@@ -212,9 +215,9 @@ def simulate_command(
     show_default=True,
     help="The percentage of identities that are to be denied nothing.",
 )
-@click.option("--json", "for_programs", is_flag=True, help="Print JSON.")
+@with_json
 @with_appcontext
-def suggest_command(share: float, *, for_programs: bool, **traffic: Any) -> None:
+def suggest_command(share: float, *, as_json: bool, **traffic: Any) -> None:
     """Propose amounts for the limits of the present policy, from traffic.
 
     For each limit the smallest amount that would deny nothing to a share of its identities, had it
@@ -224,19 +227,16 @@ def suggest_command(share: float, *, for_programs: bool, **traffic: Any) -> None
     found = suggestions(asked.traffic, _compiled(asked, None).rules, share=share / 100)
     if not found:
         raise click.ClickException("The traffic has no calls that a limit counts.")
-    if for_programs:
-        click.echo(json.dumps(suggestion_data(found), indent=2))
+    if as_json:
+        echo_json(suggestion_data(found))
     else:
         click.echo(as_text(suggestion_table(found)))
     _report_broken(asked.traffic)
 
 
 def _asked(source: str, **made_up_of: Any) -> _Asked:
-    app: flask.Flask = flask.current_app._get_current_object()  # type: ignore[attr-defined]
-    limiter = next(iter(app.extensions.get("limiter", ())), None)
-    if limiter is None:
-        raise click.ClickException("This application has no limiter.")
-    return _Asked(limiter, app, _traffic(app, source, **made_up_of))
+    app = application()
+    return _Asked(enabled_limiters()[0], app, _traffic(app, source, **made_up_of))
 
 
 def _traffic(app: flask.Flask, source: str, **made_up_of: Any) -> Traffic:
