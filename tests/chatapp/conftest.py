@@ -53,6 +53,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(OURS):
             monkeypatch.delenv(name)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'default.db'}")
+    monkeypatch.setenv("RATELIMIT_SETTLEMENTS_DIR", str(tmp_path / "settlements"))
     # A pause of a busy machine is no outage.
     monkeypatch.setenv("RATELIMIT_DEADLINE_SECONDS", "5")
     # No proxy for servers on this machine.
