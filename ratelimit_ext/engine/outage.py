@@ -392,12 +392,12 @@ def _without_count(
     if policy == "local" and share is not None and cost <= share.capacity:
         return None
     if policy == "local" and charge.meta:
-        return _verdict(charge)  # no denial is counted here, so none is banned
+        return _verdict(charge)  # no denial is counted here, so none is too many
     return _verdict(charge, wait_us=WAIT_US if cost else 0)
 
 
 def _final(change: Change) -> Change:
-    """What is charged for a call in flight that will not be settled, as when its lease ends."""
+    """The change without its hold, as when the lease ends: what is known to be spent is charged."""
     if not isinstance(change, Resumption):
         return change
     return Correction(_verdict(change.charge), change.spent)

@@ -19,11 +19,12 @@ local stored, reply = {}, {} -- two changes may concern one bucket
 local cursor, changes = 1, #KEYS
 
 if ARGV[3] then
-  if raws[changes] then -- and exists for as long again
-    redis.call('PEXPIRE', KEYS[changes], math.ceil(ARGV[3] / 1000))
+  local key = KEYS[changes]
+  if raws[changes] then -- from now on for its time again
+    redis.call('PEXPIRE', key, math.ceil(ARGV[3] / 1000))
     return reply
   end
-  store(KEYS[changes], '1', tonumber(ARGV[3]))
+  store(key, '1', tonumber(ARGV[3]))
   changes = changes - 1
 end
 
