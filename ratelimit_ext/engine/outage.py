@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +26,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Resumption
+from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Resumption, Settlement
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
@@ -141,7 +141,9 @@ class OutageEngine:
         #: The holds that are here, with their buckets, and those on their way.
         self._holds: dict[tuple[int, str], None] = {}
         self._moving: set[tuple[int, str]] = set()
-        self._unsent: list[_Batch] = []
+        #: The holds here that the storage may have, too. They are released there first.
+        self._releases: list[Change] = []
+        self._unsent: deque[_Batch] = deque()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._goes_on = threading.Event()
@@ -158,14 +160,18 @@ class OutageEngine:
         now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`. Never raises ``StorageUnavailable``."""
+        releases: list[Change] = []
+        charges = merged(charges)
         if not self._goes_on.is_set():
             self._goes_on.wait(PAUSE_S)
             try:
                 return self._primary.admit(charges, take=take, hold=hold, now_us=now_us)
-            except StorageUnavailable:
-                pass
-        charges = merged(charges)
+            except StorageUnavailable as error:
+                if error.may_have_charged and hold.id:
+                    held = [charge for charge in charges if charge.limit.held]
+                    releases = [Settlement(_verdict(charge), hold, 0) for charge in held]
         with self._lock:
+            self._releases += releases
             decision = self._decide(charges, take=take, hold=hold, now_us=now_us)
             if take:
                 self.decided[decision.degraded] += 1
@@ -303,7 +309,7 @@ class OutageEngine:
 
     @property
     def is_handed_back(self) -> bool:
-        return not (self._changed or self._unsent)
+        return not (self._changed or self._releases or self._unsent)
 
     def hand_back(self, engine: Engine, *, within_s: float) -> bool:
         """Charge to an engine what was decided here; False if something is left after
@@ -313,21 +319,21 @@ class OutageEngine:
         later: list[_Batch] = []
         with self._sending:
             try:
-                while self._unsent or self._changed:
+                while not self.is_handed_back:
                     if time.monotonic() >= ends:
                         return False
                     if not self._unsent:
                         with self._lock:
-                            self._unsent = self._collected(BATCH)
+                            self._unsent.extend(self._collected(BATCH))
                         continue
-                    batch = self._unsent[-1]
+                    batch = self._unsent[0]
                     try:
                         engine.settle(batch.changes, once=batch.marker, once_for_us=HANDED_ONCE_US)
                     except ShardUnavailable:
                         later.append(batch)
-                    self._unsent.pop()
+                    self._unsent.popleft()
             finally:
-                self._unsent += later
+                self._unsent.extend(later)
                 self._moving = {
                     (change.hold.id, change.charge.key)
                     for batch in self._unsent
@@ -343,7 +349,7 @@ class OutageEngine:
         try:
             with self._lock:
                 batches = [*self._unsent, *self._collected(MOST_BUCKETS)]
-                self._unsent = []
+                self._unsent.clear()
         finally:
             if is_mine:
                 self._sending.release()
@@ -374,7 +380,8 @@ class OutageEngine:
             for key in [key for key in self._handed if self._buckets.get(key, now_us) is None]:
                 del self._handed[key]
             self._most_handed = max(LEAST_HANDED, 2 * len(self._handed))
-        return list(_batches(changes))
+        releases, self._releases = self._releases, []
+        return [*_batches(releases), *_batches(changes)]
 
 
 def _without_count(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
-from ratelimit_ext.core.decision import Degradation
+from ratelimit_ext.core.decision import Decision, Degradation
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
@@ -59,16 +59,25 @@ class Storage(MemoryEngine):
         self.loses_replies = 0
         self.lost_key = ""
 
+    def admit(self, *words: Any, **more: Any) -> Decision:
+        decision = super().admit(*words, **more)
+        if more.get("take", True):
+            self._lose_reply()
+        return decision
+
     def settle(self, changes: Any, **more: Any) -> int:
         if self.is_away:
             raise StorageUnavailable("away")
         if self.lost_key in [change.charge.key for change in changes]:
             raise ShardUnavailable("a shard is away")
         applied = super().settle(changes, **more)
+        self._lose_reply()
+        return applied
+
+    def _lose_reply(self) -> None:
         if self.loses_replies:
             self.loses_replies -= 1
             raise StorageUnavailable("the reply was lost")
-        return applied
 
 
 # -- shares ----------------------------------------------------------------------------------------
@@ -358,6 +367,30 @@ def test_while_all_workers_return_an_admission_waits_for_the_storage() -> None:
     worker.go_on()
     assert worker.admit([Charge(limit, "bucket")]).degraded == "local"
     assert left(storage, limit) == 9
+
+
+def test_a_call_is_held_once_if_the_storage_fails_while_workers_return() -> None:
+    """Its reply was lost, so the worker decides, under the same hold: the storage's own is released
+    before the call is handed back, or when it is over."""
+    storage = Storage()
+    worker = outage_of(storage)
+    charges = [Charge(DOLLARS, "usd", 500), Charge(SLOTS, "slots")]
+    for is_over in (True, False):
+        hold = Hold(7 + is_over, LEASE)
+        storage.loses_replies = 1
+        worker.pause()
+        calls = worker.admit(charges, hold=hold).verdicts
+        worker.go_on()
+        settlements = [Settlement(calls[0], hold, 30), Settlement(calls[1], hold, 0)]
+        assert left(storage, SLOTS, "slots") == SLOTS.amount - 1
+        if is_over:
+            assert worker.settle(settlements) == 2
+        assert worker.hand_back(storage, within_s=9)
+        if not is_over:
+            assert left(storage, SLOTS, "slots") == SLOTS.amount - 1
+            assert worker.settle(settlements) == 2
+        assert left(storage, SLOTS, "slots") == SLOTS.amount
+    assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 60
 
 
 def test_a_forked_child_hands_back_nothing_of_its_parent() -> None:
