@@ -9,9 +9,9 @@ It opens
   slow call opens it nor a pause that holds up many calls at once.
 
 While it is open every call fails at once. A thread of each process asks the storage five times a
-second (:meth:`Storage.probe`) and closes the breaker. All workers close it at the same time, 0.4 s
-after the first of them has found the storage serving: by then each has charged to it what it has
-decided meanwhile (:class:`~ratelimit_ext.engine.outage.OutageEngine`). There is no thread while
+second (:meth:`StorageEngine.probe`) and closes the breaker. All workers close it at the same time,
+0.4 s after the first of them has found the storage serving: by then each has charged to it what it
+has decided meanwhile (:class:`~ratelimit_ext.engine.outage.OutageEngine`). There is no thread while
 nothing has failed.
 
 Some failures concern one call only, and do not open it: no free connection in the pool, one shard
@@ -30,11 +30,16 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
+from ratelimit_ext.core.errors import (
+    ConfigurationError,
+    ShardUnavailable,
+    StorageFull,
+    StorageUnavailable,
+)
 from ratelimit_ext.core.events import StorageEvent
 from ratelimit_ext.engine.engine import ONCE_US, Engine
 from ratelimit_ext.engine.outage import PAUSE_S, OutageEngine
@@ -81,7 +86,7 @@ _logger = logging.getLogger("ratelimit_ext")
 _breakers: weakref.WeakSet[Breaker] = weakref.WeakSet()
 
 
-class Storage(Engine, Protocol):
+class StorageEngine(Engine, Protocol):
     """An engine that can be asked whether its storage serves."""
 
     def probe(self) -> int:
@@ -93,7 +98,7 @@ class Storage(Engine, Protocol):
 class Breaker:
     """See the module."""
 
-    def __init__(self, engine: Storage) -> None:
+    def __init__(self, engine: StorageEngine) -> None:
         self._engine = engine
         self.gives_back = engine.gives_back
         #: Decides while this one is open.
@@ -137,11 +142,8 @@ class Breaker:
         began = time.monotonic()
         try:
             decision = self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
-        except Exception as error:
-            self._note(error, began)
-            if isinstance(error, _EXPECTED):
-                raise
-            raise StorageUnavailable(f"the storage failed: {error}") from error
+        except Exception as error:  # noqa: BLE001 - raised again
+            self._fail(error, began)
         if self._failed_at is not None:
             self._failed_at = None
         return decision
@@ -178,15 +180,19 @@ class Breaker:
         began = time.monotonic()
         try:
             result = call()
-        except Exception as error:
-            self._note(error, began)
-            if isinstance(error, _EXPECTED):
-                raise
-            raise StorageUnavailable(f"the storage failed: {error}") from error
+        except Exception as error:  # noqa: BLE001 - raised again
+            self._fail(error, began)
         self._failed_at = None
         return result
 
     # -- failures ------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception, began: float) -> NoReturn:
+        """Note the error of a call, and raise it as one of an engine."""
+        self._note(error, began)
+        if isinstance(error, _EXPECTED):
+            raise error
+        raise StorageUnavailable(f"the storage failed: {error}") from error
 
     def _note(self, error: Exception, began: float) -> None:
         """Note an error of the engine; opens the breaker if it is an outage."""
@@ -318,7 +324,7 @@ def _wait_until(instant: float) -> None:
 def _kind(error: Exception) -> str:
     """``outage``: the storage cannot serve; ``failure``: it may be one, if it comes again;
     ``single``: of this call alone."""
-    if type(error).__name__ == "ShardUnavailable":
+    if isinstance(error, ShardUnavailable):
         return "single"
     for cause in _causes(error):
         names, text = {each.__name__ for each in type(cause).__mro__}, str(cause)

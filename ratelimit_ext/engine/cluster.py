@@ -1,4 +1,4 @@
-"""The engine over a Redis Cluster: one script call for each subject of a request.
+"""The engine over a Redis Cluster: one script call for each identity of a request.
 
 A script can only use keys of one slot. So the charges of a request form groups by hash tag, which
 is the identity (:mod:`ratelimit_ext.core.key`): the user's, the address's, the model's. A group is
@@ -7,14 +7,14 @@ are decided first, at the same time, and then those that callers have in common:
 limits deny takes nothing of what others share. If a group denies, what other groups took is given
 back by the changes that settlements use.
 
-It never admits too much. What differs from one server, each only with several subjects:
+It never admits too much. What differs from one server, each only with several identities:
 
 - While another group decides, a denied request's charges count, for one or two round trips.
 - A window without a calendar may begin with a request that another group denies.
 - A ramp after a block counts callers that another group denies.
 - If a node fails in between, or the worker dies, held costs come back when the lease ends; other
   charges stay as if the request had been admitted.
-- A change of several subjects is applied for each of them, or not, by itself.
+- A change of several identities is applied for each of them, or not, by itself.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class ClusterEngine:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`. One script call for each subject: those of the caller's own at
+        """See :meth:`Engine.admit`. One script call for each identity: those of the caller's own at
         the same time, then the common ones at the same time."""
         if not charges:
             return Decision(admitted=True, now_us=self._words.read_clock(now_us), verdicts=())
@@ -122,7 +122,7 @@ class ClusterEngine:
         once_for_us: int = ONCE_US,
         now_us: int | None = None,
     ) -> int:
-        """See :meth:`Engine.settle`. One script call for each subject, all at the same time; each
+        """See :meth:`Engine.settle`. One script call for each identity, all at the same time; each
         has a marker of its own for ``once``. If one fails the others are applied."""
         by_tag: dict[str, list[Change]] = {}
         for change in changes:
@@ -158,7 +158,7 @@ class ClusterEngine:
         return dropped
 
     def probe(self) -> int:
-        """See :meth:`~ratelimit_ext.engine.breaker.Storage.probe`. Asks one shard: an outage of the
+        """See :meth:`StorageEngine.probe`. Asks one shard: an outage of the
         others concerns their own identities only."""
         call = Call(slot_of(hash_tag(self._note)), "EVAL", RECOVERY, 1, self._note, NOTE_MS)
         try:

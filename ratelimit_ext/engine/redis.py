@@ -117,7 +117,7 @@ class RedisEngine:
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
     def probe(self) -> int:
-        """See :meth:`~ratelimit_ext.engine.breaker.Storage.probe`. A full server serves, too."""
+        """See :meth:`StorageEngine.probe`. A full server serves, too."""
         try:
             return int(self._client.eval(RECOVERY, 1, self._note, NOTE_MS))
         except self._errors as error:

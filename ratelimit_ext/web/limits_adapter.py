@@ -313,7 +313,7 @@ class LimitsEngine:
         return len(keys)
 
     def probe(self) -> int:
-        """See :meth:`~ratelimit_ext.engine.breaker.Storage.probe`. Workers leave no note here."""
+        """See :meth:`StorageEngine.probe`. Workers leave no note here."""
         if not self._storage.check():
             raise StorageUnavailable(f"the storage {type(self._storage).__name__} does not answer")
         return A_SECOND_US
