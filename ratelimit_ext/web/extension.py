@@ -250,6 +250,9 @@ class Limiter(flask_limiter.Limiter):
             uri = self._storage_uri or app.config[ConfigVars.STORAGE_URI]
             journal = Journal(directory, storage_address(uri))
             self._settlements.keep(engine, journal, events=self._events)
+            outage = self._engines.outage
+            if outage is not None:  # a call that began in an outage may end in the next one
+                self._settlements.keep(outage, journal, events=self._events)
 
     def _set_deadline(self, config: Mapping[str, Any]) -> None:
         """Limit the time of the storage's calls, before Flask-Limiter makes the storage."""

@@ -31,6 +31,7 @@ from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, shown
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Where an application keeps its journal; relative to its instance path. ``""``: nowhere.
 DIRECTORY: Final = "RATELIMIT_SETTLEMENTS_DIR"
@@ -78,10 +79,12 @@ class Line(NamedTuple):
         words = json.loads(text)
         if not math.isfinite(words["until"]):
             raise ValueError("it has no end")
+        if not 0 < _whole(words["marker_us"]) <= LONGEST_LIFETIME_US:
+            raise ValueError("no marker lives as long")
         return cls(
             changes=[_change(each) for each in words["changes"]],
             marker=None if words["marker"] is None else _text(words["marker"]),
-            marker_us=_whole(words["marker_us"]),
+            marker_us=words["marker_us"],
             until=float(words["until"]),
         )
 
@@ -128,6 +131,9 @@ class JournalFile:
                 return file
         except BlockingIOError:
             pass
+        except OSError:  # a file system without locks
+            file.close()
+            raise
         file.close()
         return None
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -275,3 +276,34 @@ def test_a_call_that_was_never_sent_releases_nothing() -> None:
     app.get("/")(limiter.limit("9/day", unit="tokens", cost=1)(lambda: "ok"))
     assert statuses(app, times=3) == [200] * 3
     assert len(limiter._settlements) == before
+
+
+def test_what_was_handed_back_survives_its_process_in_the_next_outage(
+    server: servers.Server, tmp_path: Path
+) -> None:
+    """A call that began in one outage and ends in the next is in the journal."""
+    app, limiter = made(server.uri, {"RATELIMIT_SETTLEMENTS_DIR": str(tmp_path / "settlements")})
+    is_running, ends = threading.Event(), threading.Event()
+
+    @app.get("/")
+    @limiter.limit("1000/day", unit="tokens", cost=100)
+    def view() -> str:
+        is_running.set()
+        assert ends.wait(20)
+        limiter.settle(tokens=20)
+        return "ok"
+
+    server.kill()
+    app.test_client().get("/nowhere")
+    call = threading.Thread(target=lambda: app.test_client().get("/"))
+    call.start()
+    assert is_running.wait(20)
+    revive(server, limiter)
+    servers.eventually(lambda: limiter._engines.outage.is_handed_back)  # type: ignore[union-attr]
+    server.kill()
+    ends.set()
+    call.join()
+    (journal,) = (tmp_path / "settlements").glob("*.jsonl")
+    assert '"actual":20' in journal.read_text()
+    revive(server, limiter)
+    servers.eventually(lambda: not list((tmp_path / "settlements").iterdir()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -258,6 +259,7 @@ DAMAGES = {
     "deep": lambda _: b"[" * 100_000 + b"\n",
     "no end": lambda line: line.replace(b'"until":1', b'"until":NaN,"no":1'),
     "no number": lambda line: line.replace(b'"actual":150', b'"actual":"150"'),
+    "endless marker": lambda line: line.replace(b'"marker_us":', b'"marker_us":1' + b"0" * 400),
     "unknown verb": lambda line: line.replace(b'"settle"', b'"forgive"'),
     "unknown strategy": lambda line: line.replace(b'"concurrency"', b'"luck"'),
     "unknown field": lambda line: line.replace(b'"amount"', b'"amounts"'),
@@ -315,6 +317,25 @@ def test_a_file_of_any_size_is_not_read(
     monkeypatch.setattr(settlement_journal, "MOST_BYTES", 100)
     assert Process(bench, directory).start() == 0
     assert "bytes" in caplog.text
+
+
+def test_a_file_system_without_locks_costs_no_descriptors(
+    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there stays, and is reported."""
+    left_by_a_dead_process(bench, directory)
+    (path,) = files(directory)
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(settlement_journal.fcntl, "flock", flock)
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    for _ in range(2):
+        with pytest.raises(OSError, match="No locks"):
+            JournalFile.claim(path)
+    assert len(list(descriptors.iterdir())) == before
 
 
 def test_a_long_outage_begins_new_files(
