@@ -1,8 +1,10 @@
-"""gunicorn's master: it neither counts nor waits for workers that are stopping.
+"""gunicorn's master: it neither counts nor waits for workers that are stopping, and stops old ones
+only when new ones serve.
 
 After a HUP, gunicorn's own master blocks for up to graceful_timeout until the old workers have
 stopped. Meanwhile it replaces no dead worker, kills no hung one and handles no signal. Calls here
-take minutes. It also counts stopping workers as serving, and so starts too few.
+take minutes. It also counts stopping workers as serving, and so starts too few. And it stops the
+old ones at once: all requests would wait while the new ones import the application.
 
 gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports nothing of chatapp.
 """
@@ -30,8 +32,9 @@ class _ReloadDoneError(Exception):
 
 def install(server: Any) -> None:
     """Replace the master's management of workers."""
-    #: Workers that have been asked to stop.
+    #: Workers that have been asked to stop, and those that will be when their successors serve.
     server.stopping = WeakSet()
+    server.replaced = WeakSet()
     server.is_reloading = False
     server.spawn_worker = partial(_spawn_worker, server.spawn_worker)
     server.manage_workers = partial(_manage_workers, server)
@@ -62,11 +65,15 @@ def _manage_workers(server: Any) -> None:
         server.spawn_worker()
         time.sleep(BETWEEN_STARTS_S)
     _stop(server, serving[: max(0, len(serving) - server.num_workers)])
+    # A reload makes a new board, so that this counts new workers only.
+    if server.replaced and server.worker_class.board.serving() >= server.num_workers:
+        _stop(server, [item for item in server.WORKERS.items() if item[1] in server.replaced])
+        server.replaced.clear()
 
 
 def _reload(server: Any, gunicorn_reload: Callable[[], None]) -> None:
-    """Start new workers; the old ones stop after their calls."""
-    old = _serving(server)
+    """Start new workers; the old ones serve until then, and stop after their calls."""
+    server.replaced.update(worker for _, worker in _serving(server))
     server.is_reloading = True
     try:
         gunicorn_reload()
@@ -74,12 +81,12 @@ def _reload(server: Any, gunicorn_reload: Callable[[], None]) -> None:
         pass
     finally:
         server.is_reloading = False
-    _stop(server, old)
     server.manage_workers()
 
 
 def _serving(server: Any) -> list[tuple[int, Any]]:
-    return [item for item in server.WORKERS.items() if item[1] not in server.stopping]
+    left = server.stopping | server.replaced
+    return [item for item in server.WORKERS.items() if item[1] not in left]
 
 
 def _stop(server: Any, workers: list[tuple[int, Any]]) -> None:

@@ -368,6 +368,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.alive = False
         self.board.publish(self.cell, None)
         self.set_accept_enabled(False)
+        # Otherwise clients could connect until the last call has finished, and wait for nothing.
+        for listener in self.sockets:
+            listener.close()
         now = time.monotonic()
         for conn in self.waiting:
             conn.until = min(conn.until, now + STOP_LINGER_S)
@@ -376,8 +379,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.notify()
             self.wait_for_and_dispatch_events(SWEEP_S)
             self.sweep()
-        for listener in self.sockets:
-            listener.close()
 
     def publish(self) -> None:
         """Publish the free threads. If only other workers have some, close connections after their
