@@ -92,6 +92,11 @@ class Server:
         self.process.kill()
         self.process.wait(10)
 
+    def relaunch(self, *first: str) -> None:
+        """`launch`, and wait until it answers."""
+        self.launch(*first)
+        self.await_until(self.answers, "PONG")
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)  # a test may have stopped it

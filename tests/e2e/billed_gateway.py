@@ -24,6 +24,7 @@ import pytest
 from flask import Flask
 
 from chatapp import POLICY_FILE, create_app
+from chatapp.services import services_of
 from tests.chatapp.served import QuietHandler, serving
 from tests.e2e.billing_provider import BilledCall, BillingProvider
 from tests.e2e.gunicorn_master import Master, gunicorn
@@ -194,6 +195,8 @@ def make_key(app: Flask, caller: str, plan: str) -> str:
     words = ["chat", "keys", "create", "--user", caller, "--plan", plan]
     made = app.test_cli_runner().invoke(args=words)
     assert made.exit_code == 0, made.output
+    # An idle connection here would keep SQLite's journal, which a stopped gunicorn has deleted.
+    services_of(app).database.close()
     return made.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""A relay in front of a server: it may take TLS off, and lose replies."""
+"""A relay in front of a server: it may take TLS off, and lose replies, or carry them badly."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import contextlib
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+#: Hands a piece of a reply to the client.
+Deliver = Callable[[socket.socket, bytes], None]
+
+
+def whole(client: socket.socket, reply: bytes) -> None:
+    """As it came."""
+    client.sendall(reply)
 
 
 class Relay:
     """Listens on `port` and carries bytes to and from the target's, one thread a direction.
 
-    While `drops_replies` is set, it hangs up in place of carrying a reply.
+    While `drops_replies` is set, it hangs up in place of carrying a reply; `deliver` is how a reply
+    is carried, on all connections.
     """
 
     def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -22,6 +32,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.drops_replies = threading.Event()
+        self.deliver: Deliver = whole
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,19 +54,26 @@ class Relay:
                 if self._tls:
                     client = self._tls.wrap_socket(client, server_side=True)
                 server = socket.create_connection(("127.0.0.1", self._target_port))
-                self._start(client, server, threading.Event())
-                self._start(server, client, self.drops_replies)
+                _start(client, server, whole, threading.Event())
+                _start(server, client, self._reply, self.drops_replies)
 
-    def _start(
-        self, source: socket.socket, target: socket.socket, hang_up: threading.Event
-    ) -> None:
-        threading.Thread(target=_carry, args=(source, target, hang_up), daemon=True).start()
+    def _reply(self, client: socket.socket, reply: bytes) -> None:
+        self.deliver(client, reply)
 
 
-def _carry(source: socket.socket, target: socket.socket, hang_up: threading.Event) -> None:
+def _start(
+    source: socket.socket, target: socket.socket, deliver: Deliver, hang_up: threading.Event
+) -> None:
+    arguments = (source, target, deliver, hang_up)
+    threading.Thread(target=_carry, args=arguments, daemon=True).start()
+
+
+def _carry(
+    source: socket.socket, target: socket.socket, deliver: Deliver, hang_up: threading.Event
+) -> None:
     with contextlib.suppress(OSError):
         while (data := source.recv(65_536)) and not hang_up.is_set():
-            target.sendall(data)
+            deliver(target, data)
     for end in (source, target):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,6 @@
 """Runs every scenario and writes the table of docs/faults.md: `python -m tests.faults`.
 
-Further arguments are pytest's. With some scenarios only, or if one fails, the page stays as it is
-and the rows are printed.
+With files or `-k`, as pytest takes them, or if a scenario fails, the rows are printed instead.
 """
 
 from __future__ import annotations
@@ -13,23 +12,29 @@ import pytest
 
 from tests.faults.table import Row, rendered, write
 
+HERE = Path(__file__).parent
 
-class Rows(list[Row]):
+
+class Collector:
     """A plugin that collects what the scenarios have recorded."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
-            self.extend(value for name, value in report.user_properties if name == "row")
+            self.rows += [value for name, value in report.user_properties if name == "row"]
 
 
 def main(*arguments: str) -> int:
-    rows = Rows()
-    here = Path(__file__).parent
-    status = pytest.main([str(here), f"--ignore={here / 'test_table.py'}", *arguments], [rows])
-    if status == pytest.ExitCode.OK and not arguments:
-        write(rows)
+    collector = Collector()
+    files = [each for each in arguments if Path(each.partition("::")[0]).exists()]
+    asked = [*arguments, *([] if files else [str(HERE)]), f"--ignore={HERE / 'test_table.py'}"]
+    status = pytest.main(asked, [collector])
+    if status == pytest.ExitCode.OK and not files and "-k" not in arguments:
+        write(collector.rows)
     else:
-        sys.stdout.write(rendered(rows))
+        sys.stdout.write(rendered(collector.rows))
     return status
 
 

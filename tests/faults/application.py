@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Flask, Response, request
@@ -15,6 +16,8 @@ from ratelimit_ext import Limiter
 AMOUNT = 10
 #: More than any test sends.
 ROOMY = 1_000_000
+SLOW_S = 1.0
+SETTINGS = ("RATELIMIT_STORAGE_URI", "RATELIMIT_STORAGE_OPTIONS", "RATELIMIT_DEADLINE_SECONDS")
 
 
 def set_wrong_clock(first: str) -> None:
@@ -29,37 +32,38 @@ def set_wrong_clock(first: str) -> None:
     time.time_ns = lambda: nanoseconds() + ahead_s * 10**9
 
 
+def admitting(name: str, *, takes_s: float = 0.0) -> Callable[[], str]:
+    """A view of this name: Flask-Limiter stores limits by it."""
+
+    def view() -> str:
+        time.sleep(takes_s)
+        return "admitted"
+
+    view.__name__ = view.__qualname__ = name
+    return view
+
+
 def create_app() -> Flask:
     if first := os.environ.get("WRONG_CLOCKS"):
         set_wrong_clock(first)
     app = Flask(__name__)
-    app.config["RATELIMIT_STORAGE_URI"] = os.environ["RATELIMIT_STORAGE_URI"]
-    app.config["RATELIMIT_STORAGE_OPTIONS"] = json.loads(
-        os.environ.get("RATELIMIT_STORAGE_OPTIONS", "{}")
-    )
     app.config["RATELIMIT_HEADERS_ENABLED"] = True
+    app.config |= {name: os.environ[name] for name in SETTINGS if name in os.environ}
+    app.config["RATELIMIT_STORAGE_OPTIONS"] = json.loads(
+        app.config.get("RATELIMIT_STORAGE_OPTIONS", "{}")
+    )
     limiter = Limiter(lambda: request.headers["X-Caller"])
-
-    @app.get("/roomy")
-    @limiter.limit(f"{ROOMY}/day", strategy="token-bucket")
-    def roomy() -> str:
-        return "admitted"
-
-    @app.get("/scarce")
-    @limiter.limit(f"{AMOUNT}/day", strategy="sliding-window")
-    def scarce() -> str:
-        return "admitted"
-
-    @app.get("/slow")
-    @limiter.limit(f"{ROOMY}/day", strategy="token-bucket")
-    def slow() -> str:
-        time.sleep(1)
-        return "admitted"
-
-    @app.get("/healthz")
-    @limiter.exempt
-    def healthz() -> str:
-        return "alive"
+    roomy, scarce = f"{ROOMY}/day", f"{AMOUNT}/day"
+    views = (
+        limiter.limit(scarce, strategy="sliding-window")(admitting("scarce")),
+        limiter.limit(roomy, strategy="token-bucket")(admitting("roomy")),
+        limiter.limit(roomy, strategy="token-bucket")(admitting("slow", takes_s=SLOW_S)),
+        limiter.limit(roomy, strategy="token-bucket", on_failure="open")(admitting("open")),
+        limiter.limit(roomy, strategy="token-bucket", on_failure="closed")(admitting("closed")),
+        limiter.exempt(admitting("healthz")),
+    )
+    for view in views:
+        app.add_url_rule(f"/{view.__name__}", view_func=view)
 
     @app.after_request
     def name_the_worker(response: Response) -> Response:

@@ -5,15 +5,12 @@ of docs/faults.md::
 
     @pytest.mark.fault(breaks="The storage is killed", to_do="Start it again.")
     def test_the_storage_is_killed(storage: Server, start: Start, record: Record) -> None:
-        with start(storage.uri) as master, traffic.load(master) as load:
-            load.run(traffic.BEFORE_S)
-            with load.fault():
-                storage.kill()
-                load.run(traffic.FAULT_S)
-                storage.launch()
-            load.run(traffic.AFTER_S)
-        assert not load.answers.failed
-        record(load.answers, counted=traffic.counts(load.answers))
+        with start(storage.uri) as master, traffic.around(master) as load:
+            storage.kill()
+            load.run(traffic.FAULT_S)
+            storage.relaunch()
+        traffic.assert_bridged(load)
+        record(load)
 """
 
 from __future__ import annotations
@@ -27,7 +24,8 @@ import pytest
 
 from tests import servers
 from tests.e2e.gunicorn_master import Master, gunicorn
-from tests.faults.load import Answers
+from tests.faults import traffic
+from tests.faults.load import Load
 from tests.faults.table import Row
 
 Start = Callable[..., AbstractContextManager[Master]]
@@ -45,8 +43,16 @@ def storage() -> Iterator[servers.Server]:
 
 
 @pytest.fixture
+def durable() -> Iterator[servers.Server]:
+    """A storage that keeps each change on disk."""
+    with servers.standalone("--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+@pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Starts gunicorn with tests/faults/application.py: ``start(uri, workers=3, NAME="value")``."""
+    """Starts gunicorn with tests/faults/application.py: ``start(uri, workers=3, NAME="value")``,
+    where a variable may be a setting of the extension."""
 
     @contextmanager
     def start(uri: str, **options: Any) -> Iterator[Master]:
@@ -66,11 +72,17 @@ def start(tmp_path: Path) -> Start:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest, record_property: Callable[..., None]) -> Record:
-    """Records the row of the scenario: ``record(answers, counted="exact", recovery_s=0.4)``."""
+    """Records the row of the scenario: ``record(load)``, or ``record(load, counted="…")`` for other
+    callers than those of traffic.py."""
     marker = request.node.get_closest_marker("fault")
 
-    def record(answers: Answers, *, counted: str, recovery_s: float | None = None) -> None:
-        row = Row(**marker.kwargs, answers=answers, counted=counted, recovery_s=recovery_s)
+    def record(load: Load, *, counted: str | None = None) -> None:
+        row = Row(
+            **marker.kwargs,
+            answers=load.answers,
+            counted=counted or traffic.counts(load.answers),
+            recovery_s=load.recovery_s(traffic.is_degraded),
+        )
         record_property("row", row)
 
     return record

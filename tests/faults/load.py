@@ -18,8 +18,9 @@ from typing import Literal, Self
 #: As many requests as a hanging service can hold at the highest rate.
 MOST_AT_ONCE = 256
 CLIENT_TIMEOUT_S = 40
-#: The client got no answer: its connection was refused, reset or closed.
+#: In place of a status: the connection ended before the answer did, or was refused.
 NO_ANSWER = 0
+REFUSED = -1
 
 Phase = Literal["before", "during", "after"]
 PHASES: tuple[Phase, ...] = ("before", "during", "after")
@@ -73,7 +74,7 @@ class Answers(tuple[Answer, ...]):
     @property
     def failed(self) -> Answers:
         """Without an answer, or with a status of 500 or above."""
-        return Answers(each for each in self if each.status == NO_ANSWER or each.status >= 500)
+        return Answers(each for each in self if not 0 < each.status < 500)
 
     @property
     def longest_s(self) -> float:
@@ -146,9 +147,16 @@ class Load:
         return Answers(sorted(self._answers, key=lambda answer: answer.at_s))
 
     def recovery_s(self, is_abnormal: Callable[[Answer], bool]) -> float:
-        """From the repair to the last request that was answered abnormally; 0 if none was."""
-        late = [answer.at_s for answer in self.answers.of(None, "after") if is_abnormal(answer)]
-        return max(late, default=self.repaired_at_s) - self.repaired_at_s
+        """From the repair until every worker (the header `x-worker`) has answered normally; 0 if
+        each did at once."""
+        last_s, normal = self.repaired_at_s, set()
+        for answer in self.answers.of(None, "after"):
+            worker = answer.headers.get("x-worker")
+            if not is_abnormal(answer):
+                normal.add(worker)
+            elif worker not in normal:
+                last_s = answer.at_s
+        return last_s - self.repaired_at_s
 
     def _send_all(self) -> None:
         begin_s = time.monotonic()
@@ -179,6 +187,8 @@ def ask(port: int, request: Request) -> tuple[int, dict[str, str]]:
         response = connection.getresponse()
         response.read()
         return response.status, {name.lower(): value for name, value in response.getheaders()}
+    except ConnectionRefusedError:
+        return REFUSED, {}
     except (OSError, http.client.HTTPException):
         return NO_ANSWER, {}
     finally:

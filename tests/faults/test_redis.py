@@ -1,51 +1,176 @@
-"""The server forgets what it was taught, while requests go on."""
+"""The storage dies, hangs, or refuses, and comes back."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
+
 import pytest
 
+from tests import servers
 from tests.faults import traffic
 from tests.faults.conftest import Record, Start
 from tests.faults.load import Load
+from tests.faults.traffic import FAULT_S, PATIENT
 from tests.servers import Server
+
+FLUSHES_PER_S = 20
+PASSWORD = "right"
 
 
 @pytest.mark.fault(
-    breaks="Scripts are flushed, 20 times a second (`SCRIPT FLUSH`)",
-    to_do="Nothing: scripts are loaded again.",
+    breaks="Redis is killed, and restarted with its data",
+    to_do="Restart Redis.",
+)
+def test_killed(durable: Server, start: Start, record: Record) -> None:
+    """Each worker decides for its share of the amount, and gives it back."""
+    with start(durable.uri, workers=3) as master, traffic.around(master) as load:
+        durable.kill()
+        load.run(FAULT_S)
+        durable.relaunch()
+    traffic.assert_bridged(load)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis is killed, and restarted without data",
+    to_do="Restart Redis. Callers begin with full amounts; `appendonly yes` would keep them.",
+)
+def test_restarted_without_data(storage: Server, start: Start, record: Record) -> None:
+    """What was admitted in the outage is known afterwards, what was before is lost."""
+    with start(storage.uri) as master, traffic.around(master) as load:
+        storage.kill()
+        load.run(FAULT_S)
+        storage.relaunch()
+    traffic.assert_bridged(load)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis hangs (`SIGSTOP`)",
+    to_do="Find out what blocks it: a slow command, swapping, a stopped virtual machine.",
+)
+def test_stopped(storage: Server, start: Start, record: Record) -> None:
+    """A server that hangs is as harmless as a dead one."""
+    with start(storage.uri) as master, traffic.around(master) as load:
+        storage.process.send_signal(signal.SIGSTOP)
+        load.run(FAULT_S)
+        storage.process.send_signal(signal.SIGCONT)
+    traffic.assert_bridged(load)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis loads its data (`LOADING`)",
+    to_do="Wait. A replica with Sentinel takes over without loading.",
+)
+def test_loading(durable: Server, start: Start, record: Record) -> None:
+    """A server that refuses everything for a while is down for that time."""
+    with durable.client() as client, client.pipeline() as pipeline:
+        for number in range(2000):
+            pipeline.set(f"unrelated:{number}", "")
+        pipeline.execute()
+    delay_us = int(FAULT_S * 1e6 / 2000)
+    with start(durable.uri) as master, traffic.around(master) as load:
+        durable.kill()
+        durable.relaunch("--key-load-delay", str(delay_us))
+    traffic.assert_bridged(load)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis becomes a replica (`READONLY`)",
+    to_do="Promote it (`REPLICAOF NO ONE`), or use `redis+sentinel://`.",
+)
+def test_read_only(storage: Server, start: Start, record: Record) -> None:
+    """A storage that cannot be written to is down."""
+    with start(storage.uri) as master, traffic.around(master) as load, storage.client() as client:
+        client.replicaof("127.0.0.1", servers.free_port())
+        load.run(FAULT_S)
+        client.replicaof("NO", "ONE")
+    traffic.assert_bridged(load)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis refuses the password",
+    to_do="Set the password in `RATELIMIT_STORAGE_URI` and reload gunicorn, or set Redis's back.",
+)
+def test_wrong_password(storage: Server, start: Start, record: Record) -> None:
+    """A storage that lets no worker in is down."""
+    with storage.client() as client:
+        client.config_set("requirepass", PASSWORD)
+    with (
+        storage.client(password=PASSWORD) as client,
+        start(f"redis://:{PASSWORD}@127.0.0.1:{storage.port}") as master,
+        traffic.around(master) as load,
+    ):
+        client.config_set("requirepass", "another")
+        client.client_kill_filter(_type="normal", skipme=True)
+        load.run(FAULT_S)
+        client.config_set("requirepass", PASSWORD)
+    traffic.assert_bridged(load)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis is full (`OOM`)",
+    to_do="Raise `maxmemory`. Known callers continue, new ones get 503 until keys expire.",
+)
+def test_full(storage: Server, start: Start, record: Record) -> None:
+    """Callers whose usage is known continue exactly; others get a 503 with a wait, not a new
+    amount in a worker's memory."""
+    with (
+        start(storage.uri, **PATIENT) as master,
+        traffic.around(master) as load,
+        storage.client() as client,
+    ):
+        client.config_set("maxmemory", 1)
+        load.run(FAULT_S)
+        client.config_set("maxmemory", 0)
+    answers = load.answers
+    assert set(answers.of(traffic.ROOMY).statuses) == {200}
+    assert set(answers.of(traffic.LATE, "during").statuses) == {503}
+    assert answers.of(traffic.LATE, "during").values("retry-after") == {"30"}
+    assert set(answers.statuses) == {200, 429, 503}
+    assert traffic.counts(answers) == "exact"
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks=f"Scripts are flushed, {FLUSHES_PER_S} times a second (`SCRIPT FLUSH`)",
+    to_do="Nothing: they are loaded again.",
 )
 def test_scripts_are_flushed(storage: Server, start: Start, record: Record) -> None:
     """Every request is decided by the storage, exactly."""
-    with start(storage.uri) as master, traffic.load(master) as load, storage.client() as client:
-        storage.client()
-        load.run(traffic.BEFORE_S)
-        with load.fault():
-            for _ in range(int(traffic.FAULT_S * 20)):
-                client.script_flush()
-                load.run(0.05)
-        load.run(traffic.AFTER_S)
-    assert_unnoticed(load)
-    record(load.answers, counted=traffic.counts(load.answers))
+    with (
+        start(storage.uri, **PATIENT) as master,
+        traffic.around(master) as load,
+        storage.client() as client,
+    ):
+        repeat(load, client.script_flush)
+    traffic.assert_unnoticed(load)
+    record(load)
 
 
 @pytest.mark.fault(
-    breaks="Functions are flushed, 20 times a second (`FUNCTION FLUSH`)",
-    to_do="Nothing: functions are loaded again.",
+    breaks=f"Functions are flushed, {FLUSHES_PER_S} times a second (`FUNCTION FLUSH`)",
+    to_do="Nothing: they are loaded again.",
 )
 def test_functions_are_flushed(storage: Server, start: Start, record: Record) -> None:
     """Every request is decided by the storage, exactly."""
-    with start(storage.uri) as master, traffic.load(master) as load, storage.client() as client:
-        load.run(traffic.BEFORE_S)
-        with load.fault():
-            for _ in range(int(traffic.FAULT_S * 20)):
-                client.function_flush()
-                load.run(0.05)
-        load.run(traffic.AFTER_S)
-    assert_unnoticed(load)
-    record(load.answers, counted=traffic.counts(load.answers))
+    with (
+        start(storage.uri, **PATIENT) as master,
+        traffic.around(master) as load,
+        storage.client() as client,
+    ):
+        repeat(load, client.function_flush)
+    traffic.assert_unnoticed(load)
+    record(load)
 
 
-def assert_unnoticed(load: Load) -> None:
-    """No client saw anything of the fault, and every amount is exact."""
-    assert set(load.answers.statuses) == {200, 429}
-    assert traffic.counts(load.answers) == "exact"
+def repeat(load: Load, flush: Callable[[], object]) -> None:
+    """Flush until the fault is over."""
+    for _ in range(int(FAULT_S * FLUSHES_PER_S)):
+        flush()
+        load.run(1 / FLUSHES_PER_S)

@@ -3,57 +3,119 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.e2e.gunicorn_master import Master
 from tests.faults.application import AMOUNT
-from tests.faults.load import Answers, Load, Phase, Request
+from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Load, Phase, Request
 
 #: The issue's figures, on a machine with time: 30 s of outage under 200 requests a second.
 IS_LONG = os.environ.get("RATELIMIT_LONG_FAULTS") == "1"
 PER_S = 200 if IS_LONG else 60
 BEFORE_S = 1.0
 FAULT_S = 30.0 if IS_LONG else 2.0
-AFTER_S = 5.0 if IS_LONG else 2.0
+AFTER_S = 5.0 if IS_LONG else 2.5
 
-#: Never denied by a limit.
-ROOMY = "roomy"
+#: Never denied by a limit, with each policy for an outage: `local`, `open` and `closed`.
+ROOMY, OPEN, CLOSED = "roomy", "open", "closed"
 #: Has used up its amount before the fault.
 EARLY = "early"
 #: Sends its first request during the fault, and many more than its amount until it ends.
 LATE = "late"
 #: Sends its first request after the repair.
 FRESH = "fresh"
-LIMITED = (EARLY, LATE, FRESH)
+#: With their names in the table.
+LIMITED = {EARLY: "used up before", LATE: "new callers", FRESH: "callers after it"}
+
+#: On an answer that a worker decided in place of the storage.
+DEGRADED = "x-ratelimit-degraded"
+#: A request waits for one deadline of 100 ms at most, and a worker notices a recovery within 1 s.
+#: The rest is for a busy machine.
+LONGEST_S = 1.0
+RECOVERY_S = 2.0
+#: Connections that the kernel holds at the moment at which nothing listens any more.
+MOST_QUEUED = 2
+#: Where the storage is to decide everything: a pause of a busy machine is no outage.
+PATIENT = {"RATELIMIT_DEADLINE_SECONDS": "5"}
+
+#: Whose turn it is.
+TURNS: dict[Phase, tuple[str, ...]] = {
+    "before": (ROOMY, EARLY, OPEN, EARLY, CLOSED, EARLY, ROOMY, EARLY),
+    "during": (ROOMY, LATE, OPEN, EARLY, CLOSED, LATE, EARLY, LATE),
+    "after": (ROOMY, FRESH, OPEN, EARLY, CLOSED, LATE, FRESH, LATE),
+}
 
 
 def traffic(number: int, phase: Phase) -> Request:
-    """A third of the requests is roomy; each limited caller sends a sixth or more."""
-    turns = {
-        "before": (ROOMY, EARLY, ROOMY, EARLY, ROOMY, EARLY),
-        "during": (ROOMY, EARLY, LATE, ROOMY, LATE, LATE),
-        "after": (ROOMY, EARLY, LATE, FRESH, ROOMY, FRESH),
-    }
-    caller = turns[phase][number % 6]
-    path = "/roomy" if caller == ROOMY else "/scarce"
+    """The next request. Each caller is an identity; the limited ones share a route."""
+    caller = TURNS[phase][number % 8]
+    path = "/scarce" if caller in LIMITED else f"/{caller}"
     return Request(caller, path, {"X-Caller": caller})
 
 
-def load(master: Master) -> Load:
-    """The usual traffic to this gunicorn."""
-    return Load(master.port, traffic, per_s=PER_S)
+@contextmanager
+def around(master: Master) -> Iterator[Load]:
+    """Traffic to this gunicorn before, during and after the block, which breaks something
+    and repairs it."""
+    with Load(master.port, traffic, per_s=PER_S) as load:
+        load.run(BEFORE_S)
+        with load.fault():
+            yield load
+        load.run(AFTER_S)
 
 
-def count(answers: Answers, caller: str) -> str:
-    """How many requests of a caller were admitted beside its amount, in words."""
-    admitted = answers.of(caller).admitted
-    if admitted == AMOUNT:
-        return "exact"
-    return f"{abs(admitted - AMOUNT)} of {AMOUNT} too {'many' if admitted > AMOUNT else 'few'}"
+def is_degraded(answer: Answer) -> bool:
+    """Whether the storage did not decide it."""
+    return answer in Answers([answer]).failed or DEGRADED in answer.headers
+
+
+def assert_unnoticed(load: Load) -> None:
+    """The storage decided everything, exactly."""
+    assert set(load.answers.statuses) == {200, 429}
+    assert not any(map(is_degraded, load.answers))
+    assert counts(load.answers) == "exact"
+
+
+def assert_bridged(load: Load, *, most: int = AMOUNT) -> None:
+    """The workers decided in place of the storage: at once, and no more than ``most`` for a caller
+    from their first decision on."""
+    answers = load.answers
+    assert any(map(is_degraded, answers.of(None, "during")))
+    assert set(answers.of(OPEN).statuses) == {200}
+    refused = Answers(answer for answer in answers if answer.status == 503)
+    assert {answer.caller for answer in refused} <= {CLOSED}
+    assert all(1 <= int(answer.headers["retry-after"]) <= 30 for answer in refused)
+    assert set(answers.statuses) <= {200, 429, 503}
+    assert answers.longest_s < LONGEST_S
+    recovery_s = load.recovery_s(is_degraded)
+    assert recovery_s < RECOVERY_S
+    degraded = Answers(answer for answer in answers if is_degraded(answer))
+    # Later a pause of a busy machine may fail a single request, which a worker decides alone.
+    single = Answers(a for a in degraded if a.at_s > load.repaired_at_s + recovery_s)
+    outage = Answers(answer for answer in answers if answer.at_s >= degraded[0].at_s)
+    admitted = {each: outage.of(each).admitted - single.of(each).admitted for each in LIMITED}
+    assert max(admitted.values()) <= most, admitted
+    # A request whose reply is lost may be charged in the storage, too.
+    assert outage.of(FRESH).admitted >= AMOUNT - len(degraded.of(FRESH))
+
+
+def assert_finished(load: Load, *, takes_s: float) -> None:
+    """Requests, which take so long, were answered in full or refused. A connection that was not
+    accepted any more may have been reset."""
+    ended = [answer for answer in load.answers if answer.status == NO_ANSWER]
+    assert set(load.answers.statuses) <= {200, REFUSED, NO_ANSWER}
+    assert len(ended) <= MOST_QUEUED
+    assert all(answer.took_s < takes_s / 2 for answer in ended)
 
 
 def counts(answers: Answers) -> str:
-    """The same for all limited callers."""
-    found = {caller: count(answers, caller) for caller in LIMITED}
-    if set(found.values()) == {"exact"}:
+    """How many requests of limited callers were admitted besides their amount, in words."""
+    wrong = {}
+    for caller, name in LIMITED.items():
+        surplus = answers.of(caller).admitted - AMOUNT
+        if surplus:
+            wrong[name] = f"{abs(surplus)} of {AMOUNT} too {'many' if surplus > 0 else 'few'}"
+    if not wrong:
         return "exact"
-    return "; ".join(f"{caller}: {words}" for caller, words in found.items())
+    return "; ".join(f"{name}: {words}" for name, words in wrong.items()) + "; else exact"

@@ -1,0 +1,101 @@
+"""gunicorn's workers die, are replaced, are stopped, or have wrong clocks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults import traffic
+from tests.faults.application import SLOW_S
+from tests.faults.conftest import Record, Start
+from tests.faults.load import NO_ANSWER, Load, Phase, Request
+from tests.faults.traffic import FAULT_S, PATIENT
+from tests.servers import Server, alive, eventually
+
+DAY_S = 86_400
+
+
+@pytest.mark.fault(
+    breaks="A worker is killed",
+    to_do="Look for the reason in the kernel's log (memory). gunicorn starts another worker.",
+)
+def test_a_worker_is_killed(storage: Server, start: Start, record: Record) -> None:
+    """Only requests that this worker had are lost; what they were charged stays charged."""
+    with start(storage.uri, **PATIENT) as master, traffic.around(master) as load:
+        os.kill(master.workers()[0], signal.SIGKILL)
+        load.run(FAULT_S)
+        assert len(master.workers()) == 2
+    lost = load.answers.statuses[NO_ANSWER]
+    assert set(load.answers.statuses) <= {200, 429, NO_ANSWER}
+    assert lost < traffic.PER_S / 4
+    for caller in traffic.LIMITED:
+        assert 0 <= traffic.AMOUNT - load.answers.of(caller).admitted <= lost
+    assert len(load.answers.of(None, "after").values("x-worker")) == 2
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="gunicorn is reloaded (`HUP`)",
+    to_do="Nothing.",
+)
+def test_reload(storage: Server, start: Start, record: Record) -> None:
+    """Old workers serve until the new ones do, and each request is counted."""
+    with start(storage.uri, **PATIENT) as master, traffic.around(master) as load:
+        old = master.workers()
+        master.signal(signal.SIGHUP)
+        eventually(lambda: not any(map(alive, old)))
+        eventually(lambda: len(master.workers()) == 2)
+        log = master.log
+    assert log.rindex("Worker is ready") < log.index("Worker exiting")
+    traffic.assert_unnoticed(load)
+    served = {int(worker) for worker in load.answers.of(None, "after").values("x-worker")}
+    assert len(served) == 2
+    assert not served & set(old)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="gunicorn is stopped (`TERM`)",
+    to_do="Start it again. A proxy should send requests elsewhere meanwhile.",
+)
+def test_graceful_stop(storage: Server, start: Start, record: Record) -> None:
+    """Requests that have begun are answered, each in full; later ones are refused."""
+
+    def slow(number: int, _phase: Phase) -> Request:
+        caller = f"caller {number % 2}"
+        return Request(caller, "/slow", {"X-Caller": caller})
+
+    with start(storage.uri) as master, Load(master.port, slow, per_s=traffic.PER_S / 2) as load:
+        load.run(traffic.BEFORE_S)
+        with load.fault():
+            master.signal(signal.SIGTERM)
+            assert master.process.wait(20) == 0
+            load.run(0.5)
+    traffic.assert_finished(load, takes_s=SLOW_S)
+    record(load, counted="exact")
+
+
+@pytest.mark.fault(
+    breaks="The workers' clocks are an hour ahead or behind, and Redis is killed",
+    to_do="Repair the clocks for logs and the ledger; limits are by Redis's clock.",
+)
+def test_wrong_clocks(durable: Server, start: Start, record: Record, tmp_path: Path) -> None:
+    """Decisions and headers are by the clock of the storage; a worker's own one serves only to
+    measure an outage."""
+    clocks = {"WRONG_CLOCKS": str(tmp_path / "first")}
+    with start(durable.uri, **clocks) as master, traffic.around(master) as load:
+        durable.kill()
+        load.run(FAULT_S)
+        durable.relaunch()
+    before = load.answers.of(traffic.EARLY, "before")
+    errors_s = {round(float(clock) - time.time(), -3) for clock in before.values("x-clock")}
+    assert errors_s == {4000, -4000}
+    assert before.admitted == traffic.AMOUNT
+    for reset in before.values("x-ratelimit-reset"):
+        assert abs(int(reset) - time.time() - DAY_S) < 60
+    traffic.assert_bridged(load)
+    record(load)
