@@ -15,7 +15,7 @@ from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 
 #: Of a settlement: ``queued`` until the storage is back.
-Outcome: TypeAlias = Literal["sent", "queued", "lost"]
+SettlementOutcome: TypeAlias = Literal["sent", "queued", "lost"]
 
 #: A listener that fails is logged at most this often, in seconds.
 LOG_EVERY_S: Final = 60.0
@@ -74,7 +74,7 @@ class SettlementEvent(NamedTuple):
     """Charges were settled, refunded, released or renewed, or a guard was changed."""
 
     changes: Sequence[Change]
-    outcome: Outcome
+    outcome: SettlementOutcome
     seconds: float
 
 

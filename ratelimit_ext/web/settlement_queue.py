@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 
 from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
-from ratelimit_ext.core.events import Events, Outcome, SettlementEvent
+from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
 from ratelimit_ext.web.settlement_journal import Journal, JournalFile, Line
 
@@ -137,7 +137,7 @@ class SettlementQueue:
         lease_s: float,
         events: Events | None = None,
         later: bool = False,
-    ) -> Outcome:
+    ) -> SettlementOutcome:
         """Send changes to the engine that took their charges; ``later``: when it is available
         again. Never raises. If they are queued, listeners of ``events`` learn the outcome later."""
         now, kept_s = self._clock(), lease_s + KEPT_AFTER_LEASE_S
@@ -220,7 +220,7 @@ class SettlementQueue:
         if left:
             _logger.warning(LEFT, len(left), left[0].path.parent)
 
-    def _keep(self, batch: Batch) -> Outcome:
+    def _keep(self, batch: Batch) -> SettlementOutcome:
         if not batch.changes:
             return "lost"
         with self._changed:
@@ -327,7 +327,7 @@ class SettlementQueue:
                         return
 
 
-def _emit(batch: Batch, outcome: Outcome) -> None:
+def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
     if batch.events is not None and batch.events.listeners:
         batch.events.emit(SettlementEvent(batch.changes, outcome, 0.0))
 
