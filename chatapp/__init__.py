@@ -122,6 +122,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     middleware.install(app, limiter, authenticator, chosen.trusted_hosts)
     # Before the limiter's own hook, so that undecorated views are decided after it, too.
     authentication.install(app, authenticator)
+    if chosen.remember_denials:
+        limiter.remember_denials(request_id=errors.current_request_id)
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
@@ -208,6 +210,7 @@ def _log_limits() -> None:
         logger = logging.getLogger(name)
         if default_handler not in logger.handlers:
             logger.addHandler(default_handler)
+            logger.addFilter(errors.add_request_id)
 
 
 def _database(app: Flask, chosen: settings.Settings) -> Database:

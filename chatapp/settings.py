@@ -115,6 +115,10 @@ class Settings(BaseModel):
         str | None,
         Field(min_length=16, description="token of GET /metrics, of at least 16 characters"),
     ] = None
+    remember_denials: Annotated[
+        bool,
+        Field(description="keep the latest denials, for `flask ratelimit why`"),
+    ] = True
     max_tokens: Annotated[
         int,
         Field(ge=1, le=128_000, description="longest answer of /chat, in tokens with thinking"),

@@ -36,6 +36,7 @@ SENTENCES: Final = {
 SHOWN_DIGITS: Final = 20
 BOUNDS: Final = ("gt", "ge", "le")
 KINDS: Final[dict[object, str]] = {
+    bool: "true or false",
     int: "a whole number",
     float: "a number",
     int | None: "a whole number",

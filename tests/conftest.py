@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from ratelimit_ext.web.overrides import Overrides
+from ratelimit_ext.web.recorder import Recorder
 from tests import servers
 
 pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own
@@ -54,7 +55,8 @@ def sentinel_server() -> Iterator[servers.SentinelTrio]:
 
 
 @pytest.fixture(autouse=True)
-def no_overrides_in_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Applications in this process read overrides when a test says so: their thread's commands
-    would be among those that tests count. Those of gunicorn have it."""
+def nothing_in_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Applications in this process read overrides and write denials when a test says so: their
+    threads' commands would be among those that tests count. Those of gunicorn have the threads."""
     monkeypatch.setattr(Overrides, "in_background", False)
+    monkeypatch.setattr(Recorder, "in_background", False)

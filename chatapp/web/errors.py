@@ -6,6 +6,7 @@ protocol answer in its wire format (formats/errors.py).
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from flask import Flask, Response, g, json, request
+from flask import Flask, Response, g, has_request_context, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -151,6 +152,13 @@ def current_request_id() -> str:
     if known is None:
         known = g.request_id = new_request_id()
     return known
+
+
+def add_request_id(record: logging.LogRecord) -> bool:
+    """A filter that adds the id of the current request to what is logged."""
+    if has_request_context():
+        record.msg = f"{record.msg} (request {current_request_id()})"
+    return True
 
 
 # -- reports -----------------------------------------------------------------------------------

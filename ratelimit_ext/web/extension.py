@@ -62,6 +62,7 @@ from ratelimit_ext.web.code_checks import (
 )
 from ratelimit_ext.web.commands import CommandParts, install, is_checked, take_over
 from ratelimit_ext.web.definitions import MARK, RouteLimit, is_unhandled, upgrade, wrap
+from ratelimit_ext.web.denials import Denials
 from ratelimit_ext.web.guards import Attempts, Blocks
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.inventory import Inventory
@@ -69,6 +70,7 @@ from ratelimit_ext.web.limits_adapter import limit_of
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.overrides import Override, Overrides, store_for
 from ratelimit_ext.web.policy_limits import PolicyLimits, load
+from ratelimit_ext.web.recorder import Recorder
 from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
 from ratelimit_ext.web.resolver import EDGE, Resolver, Route
@@ -153,6 +155,7 @@ class Limiter(flask_limiter.Limiter):
         self.limit_manager.complete = self._before_listing
         self._callbacks = Callbacks()
         self._events = Events()
+        self._recorder = Recorder()
         self._known_names = KnownNames(self.limit_manager.definitions)
         self._settlements = settlements
         self._configurations: dict[flask.Flask, PolicyLimits] = {}
@@ -213,6 +216,7 @@ class Limiter(flask_limiter.Limiter):
             storage, policy, workers, events=self._events, queue=self._settlements
         )
         self._overrides = Overrides(store_for(storage, self._key_prefix))
+        self._recorder.use(storage, self._key_prefix)
         self._resolver = self._new_resolver(self.limit_manager)
         settings = AdmissionSettings(
             lease_s=lease,
@@ -465,6 +469,16 @@ class Limiter(flask_limiter.Limiter):
     def unlisten(self, listener: Listener) -> None:
         """Call a listener no more."""
         self._events.remove(listener)
+
+    def remember_denials(self, *, request_id: Callable[[], str] | None = None) -> None:
+        """Keep the latest denials in the storage, for ``flask ratelimit why``.
+
+        They are written in the background. ``request_id`` returns the id of the current request,
+        if the application has one.
+        """
+        self._recorder.denials.request_id = request_id
+        if self._recorder.note not in self._events.listeners:
+            self._events.add(self._recorder.note)
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -738,6 +752,15 @@ class Limiter(flask_limiter.Limiter):
     def overrides(self) -> Overrides:
         """The overrides: to list and remove them, and the log of changes by operators."""
         return self._overrides
+
+    @property
+    def denials(self) -> Denials:
+        """The latest denials, if they are remembered (:meth:`remember_denials`)."""
+        if self._recorder.note not in self._events.listeners:
+            raise ValueError(
+                "Denials are not remembered; call limiter.remember_denials() in the application."
+            )
+        return self._recorder.denials
 
     def override(
         self,

@@ -27,6 +27,7 @@ from limits.storage import MemoryStorage, RedisStorage, Storage
 
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.key import escaped
+from ratelimit_ext.web.storage import SharedClient
 
 #: How often a process reads the overrides, in seconds.
 EVERY_S: Final = 2.0
@@ -269,11 +270,8 @@ class MemoryStore:
 class RedisStore:
     """In Redis or Valkey. Both keys are in one slot of a cluster."""
 
-    def __init__(
-        self, client: Any, errors: type[Exception] | tuple[type[Exception], ...], name: str
-    ) -> None:
-        self._client = client
-        self._errors = errors
+    def __init__(self, storage: RedisStorage, name: str) -> None:
+        self._run = SharedClient(storage).run
         self._hash = f"{name}:overrides:{{operators}}"
         self._log = f"{name}:log:{{operators}}"
 
@@ -293,12 +291,6 @@ class RedisStore:
         entries = self._run("lrange", self._log, 0, MOST_ENTRIES - 1)
         return [Entry(**json.loads(text)) for text in entries]
 
-    def _run(self, command: str, *arguments: object) -> Any:
-        try:
-            return getattr(self._client, command)(*arguments)
-        except self._errors as error:
-            raise StorageUnavailable(f"the storage failed: {error}") from error
-
 
 def store_for(storage: Storage | None, key_prefix: str) -> OverrideStore | None:
     """The store beside the limits; ``None`` if the storage keeps no overrides."""
@@ -308,7 +300,7 @@ def store_for(storage: Storage | None, key_prefix: str) -> OverrideStore | None:
         held: Any = storage.storage
         return MemoryStore(held, f"{name}:overrides")
     if isinstance(storage, RedisStorage):  # also a cluster's
-        return RedisStore(storage.get_connection(), storage.base_exceptions, name)
+        return RedisStore(storage, name)
     return None
 
 

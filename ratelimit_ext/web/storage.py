@@ -19,7 +19,7 @@ from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.charge import Change
 from ratelimit_ext.core.decision import Degradation
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.events import Events, StorageEvent
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.core.limit import Limit
@@ -101,6 +101,26 @@ def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
 def storage_prefix(storage: Storage) -> str:
     """What every name in the storage begins with."""
     return str(getattr(storage, "key_prefix", "LIMITS"))
+
+
+class SharedClient:
+    """The client of a storage, for what lies beside the limits."""
+
+    def __init__(self, storage: RedisStorage) -> None:
+        self._client: Any = storage.get_connection()
+        errors = storage.base_exceptions
+        self._errors = errors if isinstance(errors, tuple) else (errors,)
+
+    def run(self, command: str, *arguments: object) -> Any:
+        """The reply of a command. Raises ``StorageUnavailable``."""
+        try:
+            return getattr(self._client, command)(*arguments)
+        except Exception as error:
+            # Those of a cluster have no base in common with the client's others.
+            name = type(error).__name__
+            if not isinstance(error, self._errors) and not name.endswith("ClusterException"):
+                raise
+            raise StorageUnavailable(f"the storage failed: {error}") from error
 
 
 def deadline_s(config: Mapping[str, Any]) -> float:

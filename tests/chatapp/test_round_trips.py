@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -246,7 +247,8 @@ def test_a_long_stream_is_renewed_every_five_seconds(
 ) -> None:
     """A minute of two words a second is renewed twelve times."""
     clock = [0.0]
-    monkeypatch.setattr(reservation_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    standing = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr(reservation_module, "time", standing)
     start, word, *_ = pieces = openai_chunks()
     provider.script(*[Stream([start, *[word] * 120, *pieces[3:]]) for _ in range(2)])
     words: list[bytes] = []

@@ -88,7 +88,7 @@ def test_serving_needs_no_other_command(
 
 
 def test_switches_need_no_other_command(make: AppMaker, admin: redis.Redis) -> None:
-    """A block and its end are script calls."""
+    """A block and its end are script calls, and so is the record of denials."""
     app = make()
     limiter: Limiter = services_of(app).limiter
     with app.app_context():
@@ -97,6 +97,8 @@ def test_switches_need_no_other_command(make: AppMaker, admin: redis.Redis) -> N
         assert app.test_client().post("/chat", json=asked).status_code == 429
         assert limiter.unblock("blocked-all", "*")
     assert app.test_client().post("/chat", json=asked).status_code == 200
+    limiter._recorder.flush()
+    assert len(admin.keys("LIMITS:denials:*")) == 1
     assert refused(admin) == []
 
 
@@ -139,6 +141,8 @@ def test_a_cluster_needs_no_other_command(
         assert client.post(path, json=BODIES[path]).status_code in {403, 429}
         assert limiter.unblock("blocked-all", "*")
     assert services_of(app).estimator.close() is None
+    limiter._recorder.flush()
+    assert len(cluster_server.client().keys("LIMITS:denials:*")) == 1
     assert limiter._engines.primary.reset("LIMITS:") > 5
     for node in cluster_server.nodes:
         with node.client(decode_responses=True) as admin:

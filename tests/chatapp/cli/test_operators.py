@@ -372,3 +372,31 @@ def test_the_ledger_is_traffic_of_a_simulation(worker: Flask, accounts: Accounts
     [found] = json.loads(result.output)["policies"]
     assert (found["admitted"], found["denied"]) == (3, 0)
     assert found["calls_without"] == {}
+
+
+# -- denials -----------------------------------------------------------------------------------
+
+
+def test_a_denial_has_the_request_id_of_its_answer(
+    worker: Flask, console: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the record, by the name, address or key of the caller, and in the line of the log."""
+    caplog.set_level("INFO")
+    key = new_key(console)
+    run(console, "users", "set-limit", "alice", "user", "1/minute")
+    answers = [ask(worker, key) for _ in range(12)]
+    denied = next(answer for answer in answers if answer.status_code == 429)
+    request_id = denied.headers["x-request-id"]
+    services_of(worker).limiter._recorder.flush()
+    (shown,) = ratelimit(console, "why", "alice")
+    assert (shown["request_id"], shown["identity"]) == (request_id, "user:alice")
+    assert any(f"(request {request_id})" in message for message in caplog.messages)
+    error = ratelimit(console, "why", "alise", status=1)
+    assert "alise" in error
+
+
+def test_denials_are_not_remembered_if_that_is_switched_off(make_app: AppMaker, uri: str) -> None:
+    """And the command says how to switch it on."""
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_REMEMBER_DENIALS="false")
+    error = ratelimit(app, "why", "alice", status=1)
+    assert error.startswith("Error: Denials are not remembered")

@@ -1,0 +1,167 @@
+"""``flask ratelimit why``: what the workers have written down of their decisions."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+from flask.cli import with_appcontext
+
+from ratelimit_ext.cli.arguments import with_json
+from ratelimit_ext.cli.context import application, reported_errors, shared_limiters
+from ratelimit_ext.cli.output import echo_json, iso_time, printable, span_text
+from ratelimit_ext.core.key import bucket_key, parsed_key
+from ratelimit_ext.core.money import shown_dollars
+from ratelimit_ext.web.denials import KEEP_S, DenialRecord
+from ratelimit_ext.web.extension import Limiter
+
+#: A wait that is longer has no end, in milliseconds.
+ENDLESS_MS: Final = 5 * 365 * 86_400_000
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DEGRADED: Final = {
+    "open": "without the storage, which was down",
+    "local": "by the worker's share, as the storage was down",
+    "closed": "as the storage was down",
+}
+
+
+class SpanType(click.ParamType[float]):
+    """A length of time before now, in seconds: 90s, 15m, 1h, 2d."""
+
+    name = "time"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = re.fullmatch(r"(\d{1,9})([smhd])", value.strip().lower())
+        if found is None or not (seconds := int(found[1]) * _SECONDS[found[2]]):
+            self.fail(f"{value!r} is not a length of time; write it as 15m, 1h or 2d", param, ctx)
+        if seconds > KEEP_S:
+            self.fail(f"{value!r} is too long; denials are kept for 2d", param, ctx)
+        return float(seconds)
+
+
+@click.command()
+@click.argument("identity")
+@click.option(
+    "--since", type=SpanType(), default="1h", help="How far back: 15m, 1h, 2d; default 1h."
+)
+@with_json
+@with_appcontext
+def why(identity: str, since: float, *, as_json: bool) -> None:
+    """Say why IDENTITY was denied lately, and when its next call is free.
+
+    IDENTITY is written as for `inspect`. Times are by UTC.
+    """
+    found: list[DenialRecord] = []
+    unknown, is_counted = 0, False
+    with reported_errors():
+        for limiter in shared_limiters():
+            meant = _meant(limiter, identity)
+            is_counted = is_counted or bool(meant)
+            records = limiter.denials.read(time.time() - since)
+            names = {_recorded(each) for each in meant.values()}
+            own = [each for each in records if each.identity in names and each.limit]
+            if not own:
+                _check(limiter, meant)
+            found += own
+            unknown += sum(each.count for each in records if not each.limit)
+    if not is_counted:
+        raise click.ClickException(
+            f"No limit counts {identity!r}; `flask ratelimit show` lists all."
+        )
+    if as_json:
+        echo_json([_as_json(record) for record in found])
+    else:
+        for record in found:
+            click.echo(printable(_sentence(record)))
+    span = span_text(int(since * 1_000_000))
+    if not found:
+        click.echo(f"No denial of {identity} is known in the last {span}.", err=True)
+    if unknown:
+        click.echo(
+            f"In the last {span}, {unknown} denials were too many to be kept, of any caller.",
+            err=True,
+        )
+
+
+def _meant(limiter: Limiter, text: str) -> dict[str, str]:
+    """The identities that an operator may mean, by the kind that a limit counts."""
+    kinds = dict.fromkeys(row.key for row in limiter.inventory.all_rows(application()))
+    meant = {kind: limiter.callers.identity(kind, text) for kind in kinds}
+    return {kind: identity for kind, identity in meant.items() if identity}
+
+
+def _check(limiter: Limiter, meant: Mapping[str, str]) -> None:
+    """Raise ``ValueError`` if the application knows none of the identities."""
+    mistakes = []
+    for kind, identity in meant.items():
+        try:
+            limiter.callers.check(kind, identity)
+        except ValueError as error:
+            mistakes.append(error)
+    if mistakes and len(mistakes) == len(meant):
+        raise mistakes[0]
+
+
+def _recorded(identity: str) -> str:
+    """The identity as records have it: a long one by its hash."""
+    name = parsed_key(bucket_key("", identity))
+    return name.identity if name else identity
+
+
+def _as_json(record: DenialRecord) -> dict[str, Any]:
+    wait_ms = record.wait_ms
+    is_endless = wait_ms is None or wait_ms > ENDLESS_MS
+    return {
+        **{word: value for word, value in asdict(record).items() if word != "wait_ms"},
+        "at": iso_time(record.at),
+        "until": iso_time(record.until),
+        "retry_after": None if is_endless or wait_ms is None else wait_ms / 1000,
+        "next_free": None
+        if is_endless or wait_ms is None
+        else iso_time(record.at + wait_ms / 1000),
+    }
+
+
+def _sentence(record: DenialRecord) -> str:
+    shown = "" if record.limit == record.amount else f" ({record.amount})"
+    parts = [f"{_clock(record.at)} denied by {record.limit!r}{shown} at {record.endpoint or '-'}: "]
+    parts.append(_cause(record))
+    if record.degraded:
+        parts.append(f", {_DEGRADED[record.degraded]}")
+    if record.request_id:
+        parts.append(f" (request {record.request_id})")
+    if record.count > 1:
+        parts.append(f"; {record.count - 1} more like this until {_clock(record.until)}")
+    return "".join(parts)
+
+
+def _cause(record: DenialRecord) -> str:
+    wait_ms = record.wait_ms
+    if record.capacity and wait_ms is None:
+        return f"the call costs {_units(record, record.cost)}, more than it can ever hold"
+    free = "no end"
+    if wait_ms is not None and wait_ms <= ENDLESS_MS:
+        free = f"next free at {_clock(record.at + wait_ms / 1000)}"
+    if record.capacity and record.reason == "limit":
+        return f"{_units(record, record.capacity - record.remaining)} used, {free}"
+    return f"{record.reason}, {free}"
+
+
+def _units(record: DenialRecord, units: int) -> str:
+    if record.unit == "usd":
+        return f"{shown_dollars(units)} usd"
+    return str(units) if record.unit == "requests" else f"{units} {record.unit}"
+
+
+def _clock(at_s: float) -> str:
+    """The time of day; with its date if that is another day."""
+    at = datetime.fromtimestamp(at_s, UTC)
+    is_today = at.date() == datetime.fromtimestamp(time.time(), UTC).date()
+    return f"{at:%H:%M:%S}" if is_today else f"{at:%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,109 @@
+"""What an extension writes of its decisions for operators, from a thread of its own.
+
+A request only counts in this process; the storage is asked every two seconds, by the thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+from typing import Final
+from weakref import WeakSet, ref
+
+from limits.storage import MemoryStorage, Storage
+
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.events import DecisionEvent, Event
+from ratelimit_ext.web.denials import Denials, denial_store
+
+#: How often a process writes, in seconds.
+EVERY_S: Final = 2.0
+
+_logger = logging.getLogger("ratelimit_ext")
+
+
+class Recorder:
+    """A listener that gathers what happens, and writes it in the background."""
+
+    #: Whether a thread writes. Tests that count commands write by hand.
+    in_background = True
+
+    def __init__(self) -> None:
+        self.denials = Denials()
+        self._writes_at_once = False
+        self.forget()
+        _all.add(self)
+
+    def use(self, storage: Storage | None, key_prefix: str) -> None:
+        """Write to this storage from now on."""
+        self.denials.store = denial_store(storage, key_prefix)
+        self._writes_at_once = isinstance(storage, MemoryStorage)
+
+    def note(self, event: Event) -> None:
+        """Gather an event. Does not wait."""
+        if event.__class__ is not DecisionEvent:
+            return
+        if event.reason is None:
+            return
+        self.denials.note(event)
+        if self._writes_at_once:
+            self.denials.flush()
+        elif not self._is_started:
+            self._start()
+
+    def flush(self, *, all_of_them: bool = False) -> None:
+        """Write what was gathered. Never raises."""
+        try:
+            self.denials.flush(all_of_them=all_of_them)
+        except StorageUnavailable as error:  # it is kept; an outage is logged once
+            _logger.debug("Denials cannot be written: %s", error)
+        except Exception:
+            _logger.exception("Denials cannot be written")
+
+    def forget(self) -> None:
+        """In a forked child: the thread, and what it writes, have stayed in the parent."""
+        self.denials.forget()
+        self._starting = threading.Lock()
+        self._is_started = False
+
+    def _start(self) -> None:
+        """Start the thread, once in each process."""
+        with self._starting:
+            if self._is_started:
+                return
+            self._is_started = True
+            if self.in_background:
+                with contextlib.suppress(RuntimeError):  # no more threads: written at the end
+                    threading.Thread(
+                        target=_write, args=(ref(self),), name="ratelimit-records", daemon=True
+                    ).start()
+
+
+def _write(reference: ref[Recorder]) -> None:
+    """Write again and again, until the extension is gone."""
+    while not _ended.wait(EVERY_S) and (recorder := reference()) is not None:
+        recorder.flush()
+        del recorder
+
+
+_ended: Final = threading.Event()
+_all: Final[WeakSet[Recorder]] = WeakSet()
+
+
+def _forget_all() -> None:
+    for recorder in _all:
+        recorder.forget()
+
+
+def _close_all() -> None:
+    _ended.set()
+    for recorder in list(_all):
+        recorder.flush(all_of_them=True)
+
+
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_forget_all)
+atexit.register(_close_all)
