@@ -10,7 +10,7 @@ from ratelimit_ext.cli.arguments import UNTIL, by_operator, with_json
 from ratelimit_ext.cli.changes import override, reset, show_log
 from ratelimit_ext.cli.definitions import check, show
 from ratelimit_ext.cli.output import echo_json, echo_table, printable
-from ratelimit_ext.cli.records import why
+from ratelimit_ext.cli.records import shadow, why
 from ratelimit_ext.cli.simulation import simulate_command, suggest_command
 from ratelimit_ext.cli.usage import blocks, inspect, near, top
 
@@ -26,7 +26,7 @@ __all__ = [
 
 ratelimit = AppGroup("ratelimit", help="See, check and change limits.")
 for command in (
-    *(check, show, inspect, why, top, near, blocks),
+    *(check, show, inspect, why, top, near, blocks, shadow),
     *(reset, override, show_log, simulate_command, suggest_command),
 ):
     ratelimit.add_command(command)

@@ -1,4 +1,4 @@
-"""``flask ratelimit why``: what the workers have written down of their decisions."""
+"""``flask ratelimit why`` and ``shadow report``: what workers have written of their decisions."""
 
 from __future__ import annotations
 
@@ -10,18 +10,28 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
-from flask.cli import with_appcontext
+from flask.cli import AppGroup, with_appcontext
 
 from ratelimit_ext.cli.arguments import with_json
 from ratelimit_ext.cli.context import application, reported_errors, shared_limiters
-from ratelimit_ext.cli.output import echo_json, iso_time, printable, span_text
+from ratelimit_ext.cli.output import (
+    echo_json,
+    echo_table,
+    iso_time,
+    printable,
+    span_text,
+)
 from ratelimit_ext.core.key import bucket_key, parsed_key
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import shown_dollars
 from ratelimit_ext.web.denials import KEEP_S, DenialRecord
 from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.web.trials import Counts, Trial
 
 #: A wait that is longer has no end, in milliseconds.
 ENDLESS_MS: Final = 5 * 365 * 86_400_000
+#: How many identities a report names.
+WORST: Final = 10
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DEGRADED: Final = {
     "open": "without the storage, which was down",
@@ -165,3 +175,102 @@ def _clock(at_s: float) -> str:
     at = datetime.fromtimestamp(at_s, UTC)
     is_today = at.date() == datetime.fromtimestamp(time.time(), UTC).date()
     return f"{at:%H:%M:%S}" if is_today else f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+# -- limits in shadow and candidates -------------------------------------------------------------
+
+shadow = AppGroup("shadow", help="Judge limits in shadow, and candidates.")
+
+
+@shadow.command()
+@click.option("--limit", help="Only the limit of this name.")
+@with_json
+def report(limit: str | None, *, as_json: bool) -> None:
+    """Say what limits in shadow and candidates would have denied.
+
+    In the last hour and day, by whole hours: of admitted requests, and for callers without an
+    amount of their own.
+    """
+    shown: list[dict[str, Any]] = []
+    with reported_errors():
+        known: dict[str, None] = {}
+        for limiter in shared_limiters():
+            tried = (r for r in limiter.inventory.all_rows(application()) if _is_tried(r.limit))
+            known.update(dict.fromkeys(row.limit.label for row in tried))
+            trials = limiter.trials
+            for period, hours in (("hour", 1), ("day", 24)):
+                found = trials.read(hours)
+                known.update(dict.fromkeys(trial.limit for trial in found))
+                shown += [_result(trial, counts, period) for trial, counts in found.items()]
+        if limit is not None and limit not in known:
+            names = ", ".join(known) or "none"
+            raise ValueError(f"No limit {limit!r} is in shadow or has a candidate; found: {names}.")
+    shown = [each for each in shown if limit in (None, each["limit"])]
+    shown.sort(key=lambda each: (each["limit"], each["amount"]))
+    if as_json:
+        echo_json(shown)
+        return
+    if not shown:
+        click.echo("No request of the last day has met a limit in shadow or a candidate.", err=True)
+        return
+    heads = ("LIMIT", "TRIED", "ENFORCED", "LAST", "REQUESTS", "DENIED", "IDENTITIES", "WORST HIT")
+    echo_table(heads, [_line(each) for each in shown])
+    for each in shown:
+        if each["period"] == "day":
+            click.echo(printable(f"{each['limit']}, {each['amount']}: {_advice(each)}"))
+
+
+def _is_tried(limit: Limit) -> bool:
+    return limit.mode != "enforce" or limit.candidate is not None
+
+
+def _result(trial: Trial, counts: Counts, period: str) -> dict[str, Any]:
+    enough = counts.enough() if trial.is_window else None
+    is_above = enough is not None and not trial.enforced and enough > trial.capacity
+    return {
+        "limit": trial.limit,
+        "amount": trial.amount,
+        "enforced": trial.enforced or None,
+        "period": period,
+        "unit": trial.unit,
+        "requests": counts.requests,
+        "denied": counts.denied,
+        "identities": len(counts.used),
+        "identities_denied": len(counts.by_identity),
+        "is_estimate": counts.is_rough,
+        "worst": [
+            {"identity": identity, "denied": denied}
+            for identity, denied in counts.by_identity.most_common(WORST)
+        ],
+        "enough_for_99_percent": None if is_above else enough,
+        "source": "usage" if enough is not None and not is_above else "suggest",
+    }
+
+
+def _line(result: Mapping[str, Any]) -> tuple[str, ...]:
+    about = "about " if result["is_estimate"] else ""
+    worst = (f"{each['identity']} {about}{each['denied']}" for each in result["worst"][:3])
+    return (
+        result["limit"],
+        result["amount"],
+        result["enforced"] or "shadow",
+        result["period"],
+        str(result["requests"]),
+        str(result["denied"]),
+        f"{'at least ' if result['is_estimate'] else ''}{result['identities_denied']}",
+        ", ".join(worst) or "-",
+    )
+
+
+def _advice(result: Mapping[str, Any]) -> str:
+    enough = result["enough_for_99_percent"]
+    if enough is None:
+        return (
+            "the smallest amount that denies nothing to 99 % is not known from what was counted; "
+            "`flask ratelimit suggest` proposes one from traffic or the ledger."
+        )
+    shown = f"{shown_dollars(enough)} usd" if result["unit"] == "usd" else f"{enough}"
+    return (
+        f"{shown} would have denied nothing to 99 % of {result['identities']} identities, by their "
+        "usage of the last day."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Final
 
@@ -11,6 +11,8 @@ from ratelimit_ext.core.money import MICRO, shown_dollars
 from ratelimit_ext.core.traits import TABLE, UNITS, Traits, strategies_with, traits_of, units
 
 MODES: Final = ("enforce", "shadow")
+#: The mode of a limit that a ``candidate`` makes: a shadow with buckets of its own.
+CANDIDATE: Final = "candidate"
 ANCHORS: Final = ("day", "month")
 ON_FAILURES: Final = ("open", "closed", "local")
 MOST_MULTIPLE: Final = 1000
@@ -48,6 +50,8 @@ class LimitOptions:
     #: While the storage is down: ``open`` passes, ``closed`` denies, ``local`` enforces a worker's
     #: share. ``None``: ``closed`` for dollars, else ``local``.
     on_failure: str | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
+    #: Another amount to try, as a limit string: evaluated beside the limit, in shadow.
+    candidate: str | None = None
 
 
 #: The names of the keywords.
@@ -77,6 +81,8 @@ class Limit:
     timezone: str = "UTC"
     multiple: int | None = None
     on_failure: str | None = None
+    #: The amount that is tried in shadow, beside this one.
+    candidate: int | None = None
     #: Whether many callers have its identities in common.
     common: bool = field(default=False, repr=False, compare=False)
     # Attributes instead of properties, as every request reads them several times.
@@ -92,7 +98,7 @@ class Limit:
         traits = traits_of(self.strategy)
         self._within("amount", self.amount, MOST_AMOUNT)
         self._within("period_us", self.period_us, LONGEST_PERIOD_US)
-        self._one_of("mode", self.mode, MODES)
+        self._one_of("mode", self.mode, (CANDIDATE,) if self.mode == CANDIDATE else MODES)
         self._one_of("unit", self.unit, units())
         if self.on_failure is not None:
             self._one_of("on_failure", self.on_failure, ON_FAILURES)
@@ -117,6 +123,12 @@ class Limit:
         derive(self, "held", self.unit != "requests" and traits.reserves)
         derive(self, "visible", traits.visible)
         derive(self, "capacity", MOST_AMOUNT if traits.guard else self.burst or self.amount)
+
+    def with_candidate(self) -> Limit | None:
+        """The limit with its candidate as the amount, evaluated in shadow; ``None`` without one."""
+        if self.candidate is None:
+            return None
+        return replace(self, amount=self.candidate, candidate=None, mode=CANDIDATE, name=self.label)
 
     @property
     def label(self) -> str:

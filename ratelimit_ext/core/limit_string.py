@@ -100,7 +100,19 @@ class ParsedLimit:
             timezone=options.timezone,
             multiple=self.multiple,
             on_failure=options.on_failure,
+            candidate=self._candidate(options),
         )
+
+    def _candidate(self, options: LimitOptions) -> int | None:
+        """The amount of the candidate. Raises :class:`ConfigurationError`."""
+        if options.candidate is None:
+            return None
+        if options.mode == "shadow":
+            raise ConfigurationError(
+                f"found {shown(options.candidate)} beside a limit in shadow, which is tried "
+                "itself. Remove it, or mode."
+            )
+        return self.with_amount(options.candidate).amount
 
     def with_amount(self, text: object) -> ParsedLimit:
         """The limit of a string that changes only the amount, as "20 usd/day" for "5 usd/day".

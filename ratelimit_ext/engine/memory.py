@@ -140,7 +140,7 @@ class MemoryEngine:
                 wanted = (
                     i not in failed and denied and not banned and not failed.isdisjoint(triggers)
                 )
-            elif charge.limit.mode == "shadow":
+            elif charge.limit.mode != "enforce":
                 wanted = i not in failed and not (denied and charge.limit.held)
             else:
                 wanted = not denied

@@ -40,7 +40,7 @@ class Reply(Decision):
                 fits
                 and self._take
                 and not is_meta
-                and (self.admitted or (limit.mode == "shadow" and not limit.held))
+                and (self.admitted or (limit.mode != "enforce" and not limit.held))
             )
             strategy = strategy_of(limit)
             if cost <= limit.capacity:

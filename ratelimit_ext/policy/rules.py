@@ -95,6 +95,8 @@ def _check_combination(
     with mistakes.at(place.at("anchor")):
         parsed.limit(replace(plain, anchor=options.anchor, timezone=options.timezone), strategy)
         _check_anchor(options.anchor, parsed)
+    with mistakes.at(place.at("candidate")):
+        parsed.limit(replace(plain, candidate=options.candidate), strategy)
 
 
 def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, capacity: int) -> None:

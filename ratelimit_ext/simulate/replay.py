@@ -39,7 +39,7 @@ class Rule(NamedTuple):
 
     @property
     def is_shadow(self) -> bool:
-        return self.limit.mode == "shadow"
+        return self.limit.mode != "enforce"
 
     def identity(self, call: Call) -> str | None:
         """The identity that the limit counts; ``None`` if the traffic does not say it."""

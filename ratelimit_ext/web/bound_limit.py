@@ -46,6 +46,7 @@ class BoundLimit:
     one of the application's limits, which are not refunded when a call is cancelled. An
     ``optional`` limit applies only to callers with an amount of their own; ``own_sentence`` is
     their error message. ``override`` is the amount that an operator has set instead.
+    ``is_candidate``: it is another amount of the limit before it, tried in shadow.
     """
 
     runtime: RuntimeLimit
@@ -63,6 +64,7 @@ class BoundLimit:
     optional: bool = False
     own_sentence: Callable[[ParsedLimit], str] | None = None
     override: str = ""
+    is_candidate: bool = False
 
     @property
     def name(self) -> str:

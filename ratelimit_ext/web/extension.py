@@ -85,6 +85,7 @@ from ratelimit_ext.web.storage import (
     with_deadline,
     workers,
 )
+from ratelimit_ext.web.trials import Trials
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
@@ -471,7 +472,8 @@ class Limiter(flask_limiter.Limiter):
         self._events.remove(listener)
 
     def remember_denials(self, *, request_id: Callable[[], str] | None = None) -> None:
-        """Keep the latest denials in the storage, for ``flask ratelimit why``.
+        """Keep the latest denials in the storage, for ``flask ratelimit why``, and what limits in
+        shadow and candidates would have denied, for ``flask ratelimit shadow report``.
 
         They are written in the background. ``request_id`` returns the id of the current request,
         if the application has one.
@@ -505,6 +507,7 @@ class Limiter(flask_limiter.Limiter):
         anchor: str | None = None,
         timezone: str = "UTC",
         on_failure: str | None = None,
+        candidate: str | None = None,
         **unknown: Never,
     ) -> RouteLimit:
         """A limit for a view, a blueprint, or (as a context manager) a block of code.
@@ -536,6 +539,7 @@ class Limiter(flask_limiter.Limiter):
         anchor: str | None = None,
         timezone: str = "UTC",
         on_failure: str | None = None,
+        candidate: str | None = None,
         **unknown: Never,
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
@@ -755,12 +759,20 @@ class Limiter(flask_limiter.Limiter):
 
     @property
     def denials(self) -> Denials:
-        """The latest denials, if they are remembered (:meth:`remember_denials`)."""
+        """The latest denials. ``ValueError`` unless :meth:`remember_denials` was called."""
+        return self._remembering().denials
+
+    @property
+    def trials(self) -> Trials:
+        """What limits in shadow and candidates would have denied, as :attr:`denials`."""
+        return self._remembering().trials
+
+    def _remembering(self) -> Recorder:
         if self._recorder.note not in self._events.listeners:
             raise ValueError(
                 "Denials are not remembered; call limiter.remember_denials() in the application."
             )
-        return self._recorder.denials
+        return self._recorder
 
     def override(
         self,

@@ -18,6 +18,7 @@ from limits.storage import MemoryStorage, Storage
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Event
 from ratelimit_ext.web.denials import Denials, denial_store
+from ratelimit_ext.web.trials import Trials, trial_store
 
 #: How often a process writes, in seconds.
 EVERY_S: Final = 2.0
@@ -33,6 +34,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.denials = Denials()
+        self.trials = Trials()
         self._writes_at_once = False
         self.forget()
         _all.add(self)
@@ -40,17 +42,21 @@ class Recorder:
     def use(self, storage: Storage | None, key_prefix: str) -> None:
         """Write to this storage from now on."""
         self.denials.store = denial_store(storage, key_prefix)
+        self.trials.store = trial_store(storage, key_prefix)
         self._writes_at_once = isinstance(storage, MemoryStorage)
 
     def note(self, event: Event) -> None:
         """Gather an event. Does not wait."""
         if event.__class__ is not DecisionEvent:
             return
-        if event.reason is None:
+        if event.reason is not None:
+            self.denials.note(event)
+        elif any(charge.limit.mode != "enforce" for _, _, charge in event.charges):
+            self.trials.note(event)
+        else:
             return
-        self.denials.note(event)
         if self._writes_at_once:
-            self.denials.flush()
+            self.flush()
         elif not self._is_started:
             self._start()
 
@@ -58,6 +64,7 @@ class Recorder:
         """Write what was gathered. Never raises."""
         try:
             self.denials.flush(all_of_them=all_of_them)
+            self.trials.flush()
         except StorageUnavailable as error:  # it is kept; an outage is logged once
             _logger.debug("Denials cannot be written: %s", error)
         except Exception:
@@ -66,6 +73,7 @@ class Recorder:
     def forget(self) -> None:
         """In a forked child: the thread, and what it writes, have stayed in the parent."""
         self.denials.forget()
+        self.trials.forget()
         self._starting = threading.Lock()
         self._is_started = False
 

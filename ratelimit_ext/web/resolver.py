@@ -189,10 +189,12 @@ class Resolver:
 
     def overridden(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
         """The limit as it applies to the identity, with the amount of an override; ``None`` for an
-        optional limit of an identity without one."""
+        optional limit of an identity without one, and for the candidate of one with it."""
         override = self.overrides.find(bound.limit.name, identity)
         if override is None:
             return None if bound.optional else bound
+        if bound.is_candidate:
+            return None
         key = id(bound), override.amount
         known = self._overridden.get(key)
         if known is None:
@@ -260,9 +262,12 @@ class Resolver:
                     if bound.limit.name in own
                     else bound
                     for bound in limits
-                    if not bound.optional
-                    or bound.limit.name in own
-                    or bound.limit.name in overrides
+                    if not (bound.is_candidate and bound.limit.name in own)
+                    and (
+                        not bound.optional
+                        or bound.limit.name in own
+                        or bound.limit.name in overrides
+                    )
                 ]
             )
 
@@ -397,7 +402,13 @@ class _Binder:
             answer = self._answers.get(id(definition))
             try:
                 runtimes = _runtime_limits(definition, answer)
-                known = tuple([self._bind(runtime, definition) for runtime in runtimes])
+                known = tuple(
+                    [
+                        bound
+                        for runtime in runtimes
+                        for bound in self._with_candidate(self._bind(runtime, definition))
+                    ]
+                )
             except ValueError as error:
                 self._log_invalid(answer[0] if answer else definition.limit_provider, error)
                 self._invalid.append(definition)
@@ -428,6 +439,15 @@ class _Binder:
             optional=getattr(definition, "optional", False),
             own_sentence=getattr(definition, "own_sentence", None),
         )
+
+    def _with_candidate(self, bound: BoundLimit) -> tuple[BoundLimit, ...]:
+        """The limit, and beside it its candidate if it has one, in shadow."""
+        limit = bound.limit.with_candidate()
+        if limit is None:
+            return (bound,)
+        prefix = self._resolver.naming.prefix(limit, bound.scope) if bound.bucket_prefix else ""
+        candidate = replace(bound, limit=limit, bucket_prefix=prefix, metas=(), is_candidate=True)
+        return bound, candidate
 
     def _estimator(self, limit: CoreLimit) -> Callable[[], Any] | None:
         if limit.traits.one_per_call:
