@@ -19,6 +19,7 @@ from chatapp import catalogue, cli, guards, services, settings, valid_policy
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import (
+    admin,
     anthropic_api,
     chat,
     health,
@@ -132,6 +133,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         figures = Metrics(limiter)
         measured.append(figures.count_call)
         app.register_blueprint(metrics.blueprint(figures, chosen.metrics_token))
+    if chosen.admin_token:
+        app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
     _log_limits()
     cli.install(app, limiter)

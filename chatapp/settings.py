@@ -119,6 +119,10 @@ class Settings(BaseModel):
         bool,
         Field(description="keep the latest denials, for `flask ratelimit why`"),
     ] = True
+    admin_token: Annotated[
+        str | None,
+        Field(min_length=16, description="token of /admin, of at least 16 characters"),
+    ] = None
     max_tokens: Annotated[
         int,
         Field(ge=1, le=128_000, description="longest answer of /chat, in tokens with thinking"),

@@ -12,9 +12,9 @@ from flask.cli import AppGroup
 
 from chatapp.cli.accounts import keys, plans, teams, users
 from chatapp.cli.blocks import block, unblock
-from chatapp.cli.callers import ChatCallers
 from chatapp.cli.ledger import ledger, spend, usage
 from chatapp.cli.maintenance import checked_policy, db, policy, providers
+from chatapp.operators.callers import ChatCallers
 from chatapp.valid_policy import POLICY, PROVIDERS
 from ratelimit_ext import Limiter
 

@@ -9,19 +9,15 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.store import (
-    ApiKey,
-    ExistingTeamError,
-    OtherPlanError,
-    OtherTeamError,
-    UnknownKeyError,
-    UnknownTeamError,
-    UnusableKeyError,
-)
-from chatapp.cli import arguments, output, own_limits, user_file
-from chatapp.cli.callers import name_of
+from chatapp.accounts.store import ApiKey, ExistingTeamError, UnknownKeyError, UnusableKeyError
+from chatapp.cli import output, own_limits, user_file
+from chatapp.operators import arguments
+from chatapp.operators.amounts import OwnAmounts, checked
+from chatapp.operators.callers import name_of
+from chatapp.operators.errors import reported_errors
+from chatapp.operators.keys import create_key as new_key
+from chatapp.operators.keys import state_of
 from chatapp.services import current_services
-from chatapp.web.identities import DEFAULT_PLAN
 from ratelimit_ext.cli import echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
@@ -71,39 +67,17 @@ def create_key(
     The first key turns accounts on: from then on every request needs a key.
     """
     expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
-    with output.reported_errors():
-        accounts = current_services().accounts
-        is_first = not accounts.any_key()
-        known = accounts.user(user)
-        own_plan = known.plan if known else plan or DEFAULT_PLAN
-        try:
-            made = accounts.create_key(
-                user,
-                plan=plan,
-                default_plan=DEFAULT_PLAN,
-                team=team,
-                name=name,
-                expires_at=expires_at,
-                limits=own_limits.checked("key", limits, plan=own_plan),
-                models=models,
-            )
-        except OtherPlanError as error:
-            raise click.ClickException(
-                f"{user} has the plan {error.plan}; no key was created, as all keys of a user have "
-                "the user's plan. Leave --plan out, or change the plan first: "
-                f"`chat plans set {user} {plan}`."
-            ) from None
-        except OtherTeamError as error:
-            own = "no team" if error.team is None else f"the team {error.team}"
-            raise click.ClickException(
-                f"{user} has {own}; no key was created, as all keys of a user count toward the "
-                "user's team. Leave --team out, or move the user first: "
-                f"`chat users set-team {user} {team}`."
-            ) from None
-        except UnknownTeamError:
-            raise click.ClickException(
-                f"There is no team {team!r}; `chat teams create {team}` creates it."
-            ) from None
+    with reported_errors():
+        is_first = not current_services().accounts.any_key()
+        made = new_key(
+            user,
+            plan=plan,
+            team=team,
+            name=name,
+            expires_at=expires_at,
+            limits=limits,
+            models=models,
+        )
     if as_json:
         end = None if expires_at is None else expires_at.isoformat(timespec="seconds")
         echo_json({"key": made.text, "id": made.public_id, "user": user, "expires": end})
@@ -122,14 +96,14 @@ def create_key(
 def list_keys(user: str | None, *, as_json: bool) -> None:
     """List keys, without their secrets."""
     name = None if user is None else name_of(user)
-    with output.reported_errors():
+    with reported_errors():
         accounts = current_services().accounts
         found = [key for key in accounts.all_keys() if name in {None, key.user}]
         if not found and accounts.any_key():
             raise click.ClickException(
                 f"There is no key of user {name!r}; `chat users list` lists the users."
             )
-    amounts = own_limits.OwnAmounts()
+    amounts = OwnAmounts()
     if as_json:
         echo_json([_key_json(key, amounts) for key in found])
         return
@@ -156,7 +130,7 @@ def rotate(key: str, overlap: int, *, as_json: bool) -> None:
     overrides of KEY do not apply to it.
     """
     public_id = public_id_of(key)
-    with output.reported_errors():
+    with reported_errors():
         try:
             made, old = current_services().accounts.rotate(
                 public_id, overlap=timedelta(hours=overlap)
@@ -185,7 +159,7 @@ def rotate(key: str, overlap: int, *, as_json: bool) -> None:
 def revoke(keys: tuple[str, ...], *, as_json: bool) -> None:
     """Revoke each KEY: its public part, or the whole key. If one is unknown, none is revoked."""
     public_ids = [*map(public_id_of, keys)]
-    with output.reported_errors():
+    with reported_errors():
         accounts = current_services().accounts
         before = {each: accounts.find(each) for each in public_ids}
         unknown = next((each for each, found in before.items() if found is None), None)
@@ -214,7 +188,7 @@ def set_models(key: str, models: tuple[str, ...], *, as_json: bool) -> None:
     What its plan does not allow stays forbidden.
     """
     public_id = public_id_of(key)
-    with output.reported_errors():
+    with reported_errors():
         current_services().accounts.set_models(public_id, models)
     allowed = ", ".join(models) or "all models of its plan"
     output.echo_done(
@@ -225,7 +199,7 @@ def set_models(key: str, models: tuple[str, ...], *, as_json: bool) -> None:
     )
 
 
-def _key_json(key: ApiKey, amounts: own_limits.OwnAmounts) -> dict[str, object]:
+def _key_json(key: ApiKey, amounts: OwnAmounts) -> dict[str, object]:
     return {
         "id": key.public_id,
         "user": key.user,
@@ -239,24 +213,15 @@ def _key_json(key: ApiKey, amounts: own_limits.OwnAmounts) -> dict[str, object]:
     }
 
 
-def _row(key: ApiKey, amounts: own_limits.OwnAmounts) -> tuple[str, ...]:
+def _row(key: ApiKey, amounts: OwnAmounts) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
     limits = own_limits.listed(amounts.of("key", key.public_id, key.limits))
-    state = "; ".join(filter(None, (_state(key), limits, _models(key))))
+    state = "; ".join(filter(None, (state_of(key), limits, _models(key))))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 
 
 def _models(key: ApiKey) -> str:
     return f"models {', '.join(key.models)}" if key.models else ""
-
-
-def _state(key: ApiKey) -> str:
-    if key.revoked_at is not None:
-        return f"revoked {key.revoked_at:%Y-%m-%d}"
-    if key.expires_at is None:
-        return "valid"
-    expired = key.expires_at <= datetime.now(UTC)
-    return f"{'expired' if expired else 'valid until'} {key.expires_at:%Y-%m-%d}"
 
 
 # -- plans -------------------------------------------------------------------------------------
@@ -269,7 +234,7 @@ def _state(key: ApiKey) -> str:
 def set_plan(user: str, plan: str, *, as_json: bool) -> None:
     """Change the plan of USER to PLAN; usage is kept."""
     user = name_of(user)
-    with output.reported_errors():
+    with reported_errors():
         current_services().accounts.set_plan(user, plan)
     done = f"{user} has the plan {plan}; all workers apply it within 5 s."
     output.echo_done(done, as_json=as_json, user=user, plan=plan)
@@ -279,7 +244,7 @@ def set_plan(user: str, plan: str, *, as_json: bool) -> None:
 @with_json
 def list_plans(*, as_json: bool) -> None:
     """List the plans of the policy, each with its users."""
-    with output.reported_errors():
+    with reported_errors():
         found = current_services().accounts.users()
     defined = current_services().plans
     members = {
@@ -302,9 +267,9 @@ def list_plans(*, as_json: bool) -> None:
 @with_json
 def list_users(*, as_json: bool) -> None:
     """List the users with their plans, teams and own amounts."""
-    with output.reported_errors():
+    with reported_errors():
         found = current_services().accounts.users()
-    amounts = own_limits.OwnAmounts()
+    amounts = OwnAmounts()
     output.echo_rows(
         [
             (user.name, user.plan, user.team_name, amounts.of("user", user.name, user.limits))
@@ -341,7 +306,7 @@ def clear_team(user: str, *, as_json: bool) -> None:
 
 
 def _move(user: str, team: str | None) -> None:
-    with output.reported_errors():
+    with reported_errors():
         current_services().accounts.set_team(name_of(user), team)
 
 
@@ -354,8 +319,8 @@ def _move(user: str, team: str | None) -> None:
 @with_json
 def create_team(name: str, limits: tuple[tuple[str, str], ...], *, as_json: bool) -> None:
     """Create TEAM, without members."""
-    with output.reported_errors():
-        amounts = own_limits.checked("team", limits, plan=None)
+    with reported_errors():
+        amounts = checked("team", limits, plan=None)
         try:
             current_services().accounts.create_team(name, limits=amounts)
         except ExistingTeamError:
@@ -371,10 +336,10 @@ def create_team(name: str, limits: tuple[tuple[str, str], ...], *, as_json: bool
 @with_json
 def list_teams(*, as_json: bool) -> None:
     """List the teams with their budgets and members."""
-    with output.reported_errors():
+    with reported_errors():
         accounts = current_services().accounts
         found, everyone = accounts.teams(), accounts.users()
-    amounts = own_limits.OwnAmounts()
+    amounts = OwnAmounts()
     output.echo_rows(
         [
             (

@@ -1,34 +1,16 @@
-"""`chat block` and `chat unblock`: switches that act on the next request of every worker."""
+"""`chat block` and `chat unblock`: see chatapp/operators/blocks.py."""
 
 from __future__ import annotations
 
-import contextlib
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
-from typing import Final, Literal, NamedTuple
+from datetime import timedelta
 
 import click
 from flask.cli import with_appcontext
 
-from chatapp.accounts.api_key import public_id_of
-from chatapp.cli import arguments, callers, output
-from chatapp.services import current_services
-from chatapp.web.call_limits import COOL_DOWN, SURGE
-from chatapp.web.current_request import user_identity
-from ratelimit_ext import BlockReason, Limiter
+from chatapp.cli import output
+from chatapp.operators import arguments, blocks
+from chatapp.operators.blocks import KINDS, Kind
 from ratelimit_ext.cli import by_operator, with_json
-
-KINDS: Final = ("user", "key", "model", "all")
-
-
-class Target(NamedTuple):
-    """What to block: the limit in the policy, its identity, a name for messages, and the ``reason``
-    in the response."""
-
-    limit: str
-    identity: str
-    label: str
-    reason: BlockReason
 
 
 @click.command()
@@ -43,7 +25,7 @@ class Target(NamedTuple):
 @with_appcontext
 def block(
     *,
-    kind: Literal["user", "key", "model", "all"],
+    kind: Kind,
     name: str | None,
     length: timedelta | None,
     abnormal: bool,
@@ -56,33 +38,19 @@ def block(
     A key is named by its public part, or whole. Without --for, the block holds until `chat
     unblock`. Running calls continue.
     """
-    target = _target(kind, name)
+    target = blocks.target_of(kind, name)
     if abnormal:
         if kind not in ("user", "key"):
             raise click.UsageError(f"--abnormal is for a user or a key, not for {kind}.")
         target = target._replace(reason="abnormal-usage")
-    limiter = callers.shared_limiter()
-    for_s = None if length is None else length.total_seconds()
-    with output.reported_errors():
-        is_new = limiter.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
-    until, text = None, "until `chat unblock`"
-    if length is not None:
-        until = datetime.now(UTC) + length
-        text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"
-    done = f"{target.label} is already blocked for at least that time."
-    if is_new:
-        done = f"{target.label} is blocked {text}, in all workers."
-        end_s = None if until is None else until.timestamp()
-        callers.note(
-            *("block", target.identity), limit=target.limit, until=end_s, reason=reason, by=by
-        )
+    done = blocks.block(target, length=length, reason=reason, by=by)
     output.echo_done(
-        done,
+        done.sentence,
         as_json=as_json,
         limit=target.limit,
         identity=target.identity,
-        until=None if until is None else until.isoformat(timespec="seconds"),
-        changed=is_new,
+        until=None if done.until is None else done.until.isoformat(timespec="seconds"),
+        changed=done.is_new,
     )
 
 
@@ -92,96 +60,12 @@ def block(
 @by_operator
 @with_json
 @with_appcontext
-def unblock(
-    *,
-    kind: Literal["user", "key", "model", "all"],
-    name: str | None,
-    reason: str,
-    by: str,
-    as_json: bool,
-) -> None:
+def unblock(*, kind: Kind, name: str | None, reason: str, by: str, as_json: bool) -> None:
     """Remove a block, the pause of a provider, or a surge.
 
     After a surge, the usual amount of the user or key is forgotten.
     """
-    target = _target(kind, name)
-    limiter = callers.shared_limiter()
-    with output.reported_errors():
-        lifted = limiter.unblock(target.limit, target.identity)
-        services = current_services()
-        # Unlisted models are blocked together, but each has a pause of its own.
-        if kind == "model" and (provider := services.catalogue.providers.get(target.identity)):
-            model = services.catalogue.model(target.identity, provider)
-            for identity in services.conversation.quota_identities(model):
-                lifted = _unblocked(limiter, COOL_DOWN, identity) or lifted
-        forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
-    if lifted or forgotten:
-        callers.note("unblock", target.identity, limit=target.limit, reason=reason, by=by)
-    if kind == "all":
-        done = "The block of all calls is removed" if lifted else "There was no block of all calls"
-        done += "; blocks of users, keys and models stay."
-    else:
-        done = f"{target.label} {'is no longer' if lifted else 'was not'} blocked"
-        done += "; its usual amount is forgotten, which ends a surge." if forgotten else "."
+    target = blocks.target_of(kind, name)
+    done = blocks.unblock(kind, target, reason=reason, by=by)
     facts = {"limit": target.limit, "identity": target.identity}
-    output.echo_done(done, as_json=as_json, **facts, changed=lifted or forgotten)
-
-
-def _unblocked(limiter: Limiter, limit: str, identity: str) -> bool:
-    with contextlib.suppress(ValueError):  # there may be no policy
-        return limiter.unblock(limit, identity)
-    return False
-
-
-def _target(kind: Literal["user", "key", "model", "all"], name: str | None) -> Target:
-    if kind == "all":
-        if name is not None:
-            raise click.UsageError(f"`all` takes no name; found {name!r}.")
-        return Target("blocked-all", callers.EVERYONE, "Every call", "closed")
-    if name is None:
-        raise click.UsageError(f"The name is missing: `chat block {kind} NAME`.")
-    if kind == "user":
-        return _user(name)
-    if kind == "key":
-        return _key(name)
-    catalogue = current_services().catalogue
-    slug = name if name in catalogue.unlisted_slugs else catalogue.slug_of(name)
-    if slug is None:
-        others = " or ".join(catalogue.unlisted_slugs[1:])  # the first is the offline model's
-        raise click.ClickException(
-            f"There is no model {name!r} in models.toml; choose one of its models, or {others} for "
-            "all unlisted models of a provider."
-        )
-    return Target("blocked-model", slug, f"The model {slug}", "closed")
-
-
-def _user(name: str) -> Target:
-    """A user, or the `ip:` address of callers without a name."""
-    scheme, _, address = name.partition(":")
-    if scheme == "ip" and _is_address(address):
-        identity = callers.identity_of(name)
-        return Target("blocked-user", identity, f"The address {address}", "blocked")
-    name = callers.name_of(name)
-    with output.reported_errors():
-        accounts = current_services().accounts
-        known = callers.plans_by_name() if accounts.any_key() else {name}
-    if name not in known:
-        raise output.unknown("user", name)
-    return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _key(text: str) -> Target:
-    public_id = public_id_of(text)
-    with output.reported_errors():
-        known = {key.public_id for key in current_services().accounts.all_keys()}
-    if public_id not in known:
-        raise output.unknown("key", public_id)
-    return Target("blocked-key", public_id, f"The key {public_id}", "blocked")
+    output.echo_done(done.sentence, as_json=as_json, **facts, changed=done.is_new)

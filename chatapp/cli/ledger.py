@@ -11,11 +11,13 @@ import click
 from flask import json
 from flask.cli import AppGroup, with_appcontext
 
-from chatapp.cli import arguments, callers, output, user_file
+from chatapp.cli import output, user_file
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.reports import MICRO, TAG
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
+from chatapp.operators import arguments, callers
+from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
@@ -42,7 +44,7 @@ def usage(user: str) -> None:
     services = current_services()
     limiter = services.limiter
     is_readable = not limiter.enabled or callers.limits_are_shared(limiter)
-    with output.reported_errors():
+    with reported_errors():
         identity = callers.known_identity(user)
         assert identity is not None
         plan = callers.plan_of(identity, callers.plans_by_name())
@@ -83,7 +85,7 @@ def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_
     if as_csv and as_json:
         raise click.UsageError("Pass --csv or --json, not both.")
     since = since or datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    with output.reported_errors():
+    with reported_errors():
         found = current_services().reports.spending(by=by, since=since, top=top)
     name = by.removeprefix(TAG)
     rows = [
@@ -114,7 +116,7 @@ def traffic(user: str | None, since: datetime | None) -> None:
 
     The ledger has no denied calls.
     """
-    with output.reported_errors():
+    with reported_errors():
         identity = callers.known_identity(user)
         for row in current_services().reports.calls(user=identity, since=since):
             click.echo(json.dumps(_as_traffic(row), sort_keys=False))
@@ -156,7 +158,7 @@ def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
 @with_json
 def show(user: str | None, since: datetime | None, by: str, *, as_json: bool) -> None:
     """Show calls, tokens and dollars by day, the newest first."""
-    with output.reported_errors():
+    with reported_errors():
         identity = callers.known_identity(user)
         totals = current_services().reports.totals(user=identity, since=since, by=by)
     if as_json:
@@ -182,7 +184,7 @@ def estimates(since: datetime | None, *, as_json: bool) -> None:
     little. "over" is the share of calls that used more than estimated. Only answered calls with a
     reported usage count.
     """
-    with output.reported_errors():
+    with reported_errors():
         models = current_services().reports.estimates(since=since)
     if as_json:
         echo_json([asdict(model) for model in models])
@@ -209,7 +211,7 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     services = current_services()
     models = services.catalogue
     lease = timedelta(seconds=2 * services.settings.provider_timeout_s)
-    with output.reported_errors():
+    with reported_errors():
         found = audit(
             services.reports.calls(user=callers.known_identity(user), since=since),
             models,
@@ -252,7 +254,7 @@ def prune(keep_days: int | None, *, as_json: bool) -> None:
     days = keep_days or services.settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
-    with output.reported_errors():
+    with reported_errors():
         before = datetime.now(UTC) - timedelta(days=days)
         deleted = delete_calls(services.database, before=before)
     done = f"Deleted {_counted(deleted, 'call')} older than {days} days."

@@ -13,6 +13,7 @@ from chatapp.catalogue import CatalogueError, providers_file
 from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.cli import output
 from chatapp.database import migration
+from chatapp.operators.errors import reported_errors
 from chatapp.providers.keys import Keys
 from chatapp.services import current_services
 from chatapp.valid_policy import POLICY, PROVIDERS, configured_file
@@ -90,7 +91,7 @@ def _shown(name: str, table: UpstreamTable) -> str:
 @with_json
 def upgrade(*, as_json: bool) -> None:
     """Upgrade the schema to this version. May run repeatedly and concurrently."""
-    with output.reported_errors():
+    with reported_errors():
         changed = migration.upgrade(current_services().database)
     state = "is now at" if changed else "was already at"
     done = f"The schema {state} {migration.HEAD}."

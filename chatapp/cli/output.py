@@ -1,17 +1,11 @@
-"""What commands print: tables for people, JSON for programs, and errors as one sentence with exit
-status 1."""
+"""What commands print: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from chatapp.accounts.store import Owner, UnknownOwnerError
-from chatapp.database.migration import COMMAND
-from ratelimit_ext import StorageUnavailable
 from ratelimit_ext.cli import echo_json, echo_table
 
 
@@ -54,28 +48,3 @@ def _cell(value: object) -> str:
         case _:
             text = "" if value is None else str(value)
     return text or "-"
-
-
-@contextmanager
-def reported_errors() -> Iterator[None]:
-    """Report unknown users, keys and teams, and errors of the database and the limits' storage."""
-    try:
-        yield
-    except UnknownOwnerError as error:
-        raise unknown(error.owner, error.name) from error
-    except (ValueError, StorageUnavailable) as error:  # of the limits
-        raise click.ClickException(str(error)) from error
-    except (SQLAlchemyError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip()
-        raise click.ClickException(
-            f"The database failed: {reason}. If it is new, or of another version, run `{COMMAND}`."
-        ) from error
-
-
-def unknown(owner: Owner, name: str) -> click.ClickException:
-    """There is no such user, key or team."""
-    # A key's text may have its secret in it.
-    shown = name[:16] if owner == "key" else repr(name)
-    return click.ClickException(
-        f"There is no {owner} {shown}; `chat {owner}s list` lists the {owner}s."
-    )

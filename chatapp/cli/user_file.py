@@ -18,7 +18,9 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts.store import User, UserChange
-from chatapp.cli import arguments, output, own_limits
+from chatapp.operators import arguments
+from chatapp.operators.amounts import checked
+from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
 from ratelimit_ext.cli import echo_json, with_json
@@ -55,7 +57,7 @@ def import_users(file: TextIO, *, dry_run: bool, with_keys: bool, as_json: bool)
     plan=50/day". An empty cell removes the team or the amounts, and keeps the plan; a missing
     column changes nothing. With --keys, the keys are printed as CSV, this one time.
     """
-    with output.reported_errors():
+    with reported_errors():
         accounts = current_services().accounts
         known = {user.name: user for user in accounts.users()}
         read = _read(file, known, {team.name for team in accounts.teams()})
@@ -88,7 +90,7 @@ def import_users(file: TextIO, *, dry_run: bool, with_keys: bool, as_json: bool)
 @with_appcontext
 def export_users(*, as_json: bool) -> None:
     """Print all users as CSV, as `import` takes it."""
-    with output.reported_errors():
+    with reported_errors():
         found = current_services().accounts.users()
     if as_json:
         echo_json([dict(zip(COLUMNS, _exported(user), strict=True)) for user in found])
@@ -189,7 +191,7 @@ def _amounts(text: str, plan: str) -> Iterator[tuple[str, str]]:
     """The amounts in a cell. ClickException for an invalid one."""
     parts = [part for part in text.split(";") if part.strip()]
     amounts = [arguments.OWN_LIMIT.convert(part, None, None) for part in parts]
-    yield from own_limits.checked("user", amounts, plan=plan).items()
+    yield from checked("user", amounts, plan=plan).items()
 
 
 def _unsafe(text: str) -> str:

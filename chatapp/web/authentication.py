@@ -20,9 +20,9 @@ from chatapp.accounts.authentication import (
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
 
-# Public: the page with its files, the description of the API, and health; metrics have a token. Any
-# other blueprint requires a key.
-OPEN_BLUEPRINTS: Final = frozenset({"page", "openapi", "health", "metrics"})
+# Public: the page with its files, the description of the API, and health; metrics and /admin have
+# tokens of their own. Any other blueprint requires a key.
+OPEN_BLUEPRINTS: Final = frozenset({"page", "openapi", "health", "metrics", "admin"})
 OPEN_ENDPOINTS: Final = frozenset({"static"})
 HOW: Final = 'Send it as "Authorization: Bearer sk-chat-…" or "x-api-key: sk-chat-…".'
 #: Every 401 has an authentication scheme. Without the ban on retries, Claude Code would retry

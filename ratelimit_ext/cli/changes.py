@@ -27,7 +27,7 @@ def reset(identity: str, limit: str | None, reason: str, by: str, *, as_json: bo
         if limit is not None:
             check_name(limit, readers)
         for limiter, reader in zip(shared_limiters(), readers, strict=True):
-            for state in reader.of_identity(identity):
+            for state in reader.of_identities(identity):
                 wanted = state.row.limit.visible if limit is None else state.row.name == limit
                 key = state.verdict.charge.key
                 if wanted and limiter.engine.clear([key]):

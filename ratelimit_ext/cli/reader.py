@@ -12,7 +12,7 @@ import flask
 from limits.storage import RedisStorage
 
 from ratelimit_ext.cli.context import application, shared_limiters
-from ratelimit_ext.cli.output import with_times
+from ratelimit_ext.cli.output import span_text, with_times
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import StorageUnavailable
@@ -26,6 +26,10 @@ from ratelimit_ext.web.storage import storage_prefix
 
 #: How many buckets are asked for at once.
 AT_ONCE: Final = 200
+#: How many names of the storage a command reads by default.
+MOST_NAMES: Final = 100_000
+#: A block that lasts longer has no end.
+ENDLESS_US: Final = 5 * 365 * 86_400_000_000
 
 NOT_SEARCHABLE: Final = "This storage cannot be searched; only Redis and Valkey can."
 
@@ -98,13 +102,15 @@ class Reader:
         self._plans: dict[str, str | None] = {}
         self._amounts: dict[str, Mapping[str, str]] = {}
 
-    def of_identity(self, text: str) -> list[State]:
-        """The states of all limits that count the identity, each once."""
+    def of_identities(self, *texts: str, kind: str | None = None) -> list[State]:
+        """The states of all limits that count these identities, each once; of one kind if named."""
         wanted: dict[str, tuple[Row, str]] = {}
-        for row in self.rows:
-            identity = self._callers.identity(row.key, text)
-            if identity and self._applies(row, identity):
-                wanted.setdefault(row.bucket(identity), (row, identity))
+        rows = [row for row in self.rows if kind in (None, row.key)]
+        for text in texts:
+            for row in rows:
+                identity = self._callers.identity(row.key, text)
+                if identity and self._applies(row, identity):
+                    wanted.setdefault(row.bucket(identity), (row, identity))
         return self._states(wanted)
 
     def _applies(self, row: Row, identity: str) -> bool:
@@ -259,3 +265,74 @@ def check_name(name: str, readers: Iterable[Reader]) -> None:
     known = dict.fromkeys(row.name for reader in readers for row in reader.rows)
     if name not in known:
         raise ValueError(f"There is no limit {name!r}; limits: {', '.join(known)}.")
+
+
+# -- what commands and pages show --------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """A blocked identity, until when (None: until it is removed), and the log's entry of it: ``by``
+    is None if no operator blocked it. Times are in seconds since 1970."""
+
+    limit: str
+    identity: str
+    reason: str
+    until: float | None
+    by: str | None
+    note: str
+    at: float | None
+
+
+def states_of(*identities: str, kind: str | None = None) -> list[State]:
+    """What every limit has counted of these identities, or those of that ``kind``, as "user"."""
+    readers = readers_of_all()
+    return [state for reader in readers for state in reader.of_identities(*identities, kind=kind)]
+
+
+def used_states(
+    limit: str | None, *, least: float, scan: int = MOST_NAMES
+) -> tuple[list[State], bool]:
+    """What has used that share of a limit, or of the one of that name, the largest share first; and
+    whether the storage has more names than ``scan``, which were not read."""
+    readers = readers_of_all()
+    if limit is not None:
+        check_name(limit, readers)
+    found: list[State] = []
+    is_cut = False
+    for reader in readers:
+        states, has_more = reader.used(limit, scan)
+        found += [state for state in states if state.share >= least]
+        is_cut = is_cut or has_more
+    found.sort(key=lambda state: (-state.share, state.row.name, state.identity))
+    return found, is_cut
+
+
+def blocked(*, scan: int = MOST_NAMES) -> list[Block]:
+    """What is blocked."""
+    found: dict[tuple[str, str], Block] = {}
+    for limiter in shared_limiters():
+        log = limiter.overrides.log()
+        for state in Reader(limiter, application()).blocked(scan):
+            subject = state.row.limit.name, state.identity
+            entries = (e for e in log if (e.limit, e.identity) == subject)
+            last = next((e for e in entries if e.action == "block"), None)
+            free_us = state.free_us
+            is_endless = free_us is None or free_us > ENDLESS_US
+            found[state.row.name, state.identity] = Block(
+                limit=state.row.name,
+                identity=state.identity,
+                reason=state.verdict.reason,
+                until=None if is_endless else (state.now_us + (free_us or 0)) / 1_000_000,
+                by=last.by if last else None,
+                note=last.reason if last else "",
+                at=last.at if last else None,
+            )
+    return list(found.values())
+
+
+def wait_text(state: State) -> str:
+    """The wait of the smallest call."""
+    free_us = state.free_us
+    if free_us is None or free_us > ENDLESS_US:
+        return "never"
+    return f"in {span_text(free_us)}" if free_us else "now"

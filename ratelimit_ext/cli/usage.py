@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 import click
 from flask.cli import with_appcontext
 
 from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.context import application, reported_errors, shared_limiters
+from ratelimit_ext.cli.context import reported_errors
 from ratelimit_ext.cli.output import echo_json, echo_table, iso_time, span_text, time_text
-from ratelimit_ext.cli.reader import Reader, State, check_name, readers_of_all
+from ratelimit_ext.cli.reader import (
+    MOST_NAMES,
+    State,
+    blocked,
+    states_of,
+    used_states,
+    wait_text,
+)
 from ratelimit_ext.web.overrides import Override
-
-#: How many names of the storage a command reads by default.
-MOST_NAMES: Final = 100_000
-#: A block that lasts longer has no end.
-ENDLESS_US: Final = 5 * 365 * 86_400_000_000
 
 
 @click.command()
@@ -29,7 +29,7 @@ def inspect(identity: str, *, as_json: bool) -> None:
     IDENTITY is a user, an address, or what the key function of a limit returns.
     """
     with reported_errors():
-        states = [state for reader in readers_of_all() for state in reader.of_identity(identity)]
+        states = states_of(identity)
     if not states:
         raise click.ClickException(
             f"No limit counts {identity!r}; `flask ratelimit show` lists all."
@@ -43,7 +43,7 @@ def inspect(identity: str, *, as_json: bool) -> None:
 
 def _inspected(state: State) -> tuple[str, ...]:
     limit, verdict = state.row.limit, state.verdict
-    free = _wait(state)
+    free = wait_text(state)
     if state.is_guard:
         note = "" if verdict.allowed else verdict.reason
         return (state.row.name, state.identity, "-", "-", "-", free, "-", "-", note)
@@ -63,13 +63,6 @@ def _inspected(state: State) -> tuple[str, ...]:
         str(state.held or "-"),
         ", ".join(filter(None, notes)),
     )
-
-
-def _wait(state: State) -> str:
-    free_us = state.free_us
-    if free_us is None or free_us > ENDLESS_US:
-        return "never"
-    return f"in {span_text(free_us)}" if free_us else "now"
 
 
 def _described(found: Override) -> str:
@@ -102,17 +95,8 @@ def near(at: int, limit: str | None, most: int, scan: int, *, as_json: bool) -> 
 
 
 def _ranked(limit: str | None, least: float, most: int, scan: int, *, as_json: bool) -> None:
-    found: list[State] = []
-    is_cut = False
     with reported_errors():
-        readers = readers_of_all()
-        if limit is not None:
-            check_name(limit, readers)
-        for reader in readers:
-            states, has_more = reader.used(limit, scan)
-            found += [state for state in states if state.share >= least]
-            is_cut = is_cut or has_more
-    found.sort(key=lambda state: (-state.share, state.row.name, state.identity))
+        found, is_cut = used_states(limit, least=least, scan=scan)
     if is_cut:
         click.echo(f"Only {scan} names of the storage were read; --scan reads more.", err=True)
     if as_json:
@@ -134,7 +118,7 @@ def _ranking(state: State) -> tuple[str, ...]:
         str(limit.outside(state.used)),
         f"{limit.outside(limit.capacity)} {limit.unit}",
         f"{state.share:.0%}",
-        _wait(state),
+        wait_text(state),
         f"in {span_text(state.verdict.reset_after_us)}",
     )
 
@@ -145,31 +129,11 @@ def _ranking(state: State) -> tuple[str, ...]:
 @with_json
 def blocks(scan: int, *, as_json: bool) -> None:
     """List what is blocked, until when, why, and who did it."""
-    found: list[dict[str, Any]] = []
     with reported_errors():
-        for limiter in shared_limiters():
-            log = limiter.overrides.log()
-            for state in Reader(limiter, application()).blocked(scan):
-                subject = state.row.limit.name, state.identity
-                entries = (e for e in log if (e.limit, e.identity) == subject)
-                last = next((e for e in entries if e.action == "block"), None)
-                free_us = state.free_us
-                is_endless = free_us is None or free_us > ENDLESS_US
-                until = None if is_endless else (state.now_us + (free_us or 0)) / 1_000_000
-                found.append(
-                    {
-                        "limit": state.row.name,
-                        "identity": state.identity,
-                        "reason": state.verdict.reason,
-                        "until": iso_time(until),
-                        "by": last.by if last else None,
-                        "note": last.reason if last else "",
-                        "at": iso_time(last.at) if last else None,
-                    }
-                )
-    found = list({(each["limit"], each["identity"]): each for each in found}.values())
+        found = blocked(scan=scan)
     if as_json:
-        echo_json(found)
+        times = [{"until": iso_time(each.until), "at": iso_time(each.at)} for each in found]
+        echo_json([{**each._asdict(), **at} for each, at in zip(found, times, strict=True)])
         return
     if not found:
         click.echo("Nothing is blocked.", err=True)
@@ -178,14 +142,7 @@ def blocks(scan: int, *, as_json: bool) -> None:
     echo_table(
         heads,
         [
-            (
-                b["limit"],
-                b["identity"],
-                b["reason"],
-                b["until"] or "removed",
-                b["by"] or "-",
-                b["note"],
-            )
+            (b.limit, b.identity, b.reason, iso_time(b.until) or "removed", b.by or "-", b.note)
             for b in found
         ],
     )

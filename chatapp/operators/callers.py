@@ -112,6 +112,8 @@ class ChatCallers:
                 found = team_identity(name)
             case "model":
                 found = services.catalogue.slug_of(text)
+            case "upstream" if text in upstreams():
+                found = text
             case "ip" if text.startswith(ADDRESS):
                 found = address_identity(text.removeprefix(ADDRESS))
             case "global" if text == EVERYONE:
@@ -140,6 +142,17 @@ class ChatCallers:
             return own_limits(accounts.user(name_of(identity)))
         found = accounts.find(identity)
         return {} if found is None else own_limits(found[0])
+
+
+def upstreams() -> list[str]:
+    """The identities of the upstreams of the configured models, in the catalogue's order: what
+    cool-downs and quotas count. Calls of special tiers have others."""
+    services = current_services()
+    found: dict[str, None] = {}
+    for slug in services.conversation.available_models:
+        model = services.catalogue.model(slug, services.catalogue.providers[slug])
+        found |= dict.fromkeys(services.conversation.quota_identities(model))
+    return list(found)
 
 
 def public_id(text: str) -> str | None:

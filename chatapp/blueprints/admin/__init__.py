@@ -1,0 +1,12 @@
+"""/admin: a page for operators, with a token of its own.
+
+It reads and changes what the commands do, by the same functions. Each change is written to the log
+of `flask ratelimit log`, and to the server's.
+"""
+
+from __future__ import annotations
+
+from chatapp.blueprints.admin import changes, views
+from chatapp.blueprints.admin.access import bp
+
+__all__ = ["bp", "changes", "views"]

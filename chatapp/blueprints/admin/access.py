@@ -1,0 +1,116 @@
+"""Who may use /admin: the login, the session of each request, the headers and the errors."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, cast
+
+import click
+from flask import Blueprint, Response, g, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_with
+from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
+from chatapp.services import current_services
+from chatapp.web.errors import ApiError
+from ratelimit_ext import client_ip
+
+log = logging.getLogger(__name__)
+
+#: Registered only if there is a token.
+bp = Blueprint("admin", __name__, url_prefix=PATH)
+
+HEADERS: Final = {
+    # The page's policy, but forms are sent to this server.
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY.replace(
+        "form-action 'none'", "form-action 'self'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
+#: Every 401 has a scheme. The standard has no scheme for forms.
+SCHEME: Final = {"WWW-Authenticate": 'Form realm="admin"'}
+
+
+def sessions() -> Sessions:
+    token = current_services().settings.admin_token
+    assert token is not None
+    return sessions_with(token)
+
+
+@bp.before_request
+def check() -> ResponseReturnValue | None:
+    """The session, and for changes the token of its forms."""
+    if request.endpoint == "admin.login":
+        return None
+    session = sessions().current()
+    if session is None:
+        return login_page(request.full_path if request.method == "GET" else "")
+    if request.method == "POST" and not session.accepts(request.form.get("form_token", "")):
+        raise ApiError(
+            403, "invalid_form", "This form is out of date. Reload its page, and send it again."
+        )
+    g.admin = session
+    return None
+
+
+@bp.after_request
+def add_headers(response: Response) -> Response:
+    response.headers.update(HEADERS)
+    return response
+
+
+@bp.context_processor
+def of_session() -> dict[str, object]:
+    """The token of forms, and the sentence about the last change."""
+    session: Session | None = g.get("admin")
+    return {
+        "form_token": session and session.form_token,
+        "done": sessions().sentence(request.args.get("done", "")),
+    }
+
+
+@bp.errorhandler(HTTPException)
+def refuse(error: HTTPException) -> ResponseReturnValue:
+    """Errors as a page, with the status and the headers that they have anyway."""
+    response = cast(Response, error.get_response())
+    if response.status_code >= 400:
+        sentence = error.description or response.status
+        response.set_data(render_template("admin/problem.html", sentence=sentence))
+        response.content_type = "text/html; charset=utf-8"
+    return response
+
+
+@bp.errorhandler(click.ClickException)
+def report(error: click.ClickException) -> ResponseReturnValue:
+    """What a command would print. Nothing was changed."""
+    return render_template("admin/problem.html", sentence=error.message), 400
+
+
+@bp.post("/login")
+def login() -> ResponseReturnValue:
+    """Begin a session. A wrong token counts against the address, like every request."""
+    next_ = request.form.get("next", "")
+    if not sessions().is_token(request.form.get("token", "")):
+        log.warning("A wrong token for /admin from %s", client_ip())
+        return login_page(next_, problem="This is not the token.")
+    # Only addresses of this page: a link must not lead elsewhere after the login.
+    is_own = next_.startswith((f"{PATH}?", f"{PATH}/"))
+    response = cast(Response, redirect(next_ if is_own else url_for("admin.spending"), 303))
+    sessions().begin(response)
+    log.warning("A session of /admin begins, from %s", client_ip())
+    return response
+
+
+@bp.post("/logout")
+def logout() -> ResponseReturnValue:
+    """End the session in this browser."""
+    response = cast(Response, redirect(url_for("admin.spending"), 303))
+    sessions().end(response)
+    return response
+
+
+def login_page(next_: str, *, problem: str = "") -> ResponseReturnValue:
+    """The form that asks for the token, and then leads to the address."""
+    return render_template("admin/login.html", next=next_, problem=problem), 401, SCHEME

@@ -1,0 +1,168 @@
+"""What /admin changes. Each change is in the log of operators, and in the server's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import click
+from flask import redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from chatapp.blueprints.admin.access import bp, sessions
+from chatapp.blueprints.admin.views import user_page
+from chatapp.operators import amounts, arguments, blocks, callers
+from chatapp.operators.errors import reported_errors
+from chatapp.operators.keys import create_key
+from chatapp.services import current_services
+from chatapp.web.current_request import user_identity
+from ratelimit_ext import client_ip
+from ratelimit_ext.cli import UNTIL
+
+log = logging.getLogger(__name__)
+
+#: Who made a change, in the log of operators.
+BY: Final = "admin page"
+
+
+def change(
+    path: str,
+) -> Callable[[Callable[[], tuple[str, str]]], Callable[[], ResponseReturnValue]]:
+    """A form's address. Its function returns the view to show next and the change in a
+    sentence, which the server logs."""
+
+    def add(function: Callable[[], tuple[str, str]]) -> Callable[[], ResponseReturnValue]:
+        def view() -> ResponseReturnValue:
+            with reported_errors():
+                address, sentence = function()
+            _log(sentence)
+            joint = "&" if "?" in address else "?"
+            return redirect(f"{address}{joint}done={sessions().sealed(sentence)}", 303)
+
+        bp.add_url_rule(path, function.__name__, view, methods=["POST"])
+        return view
+
+    return add
+
+
+@bp.post("/keys/create")
+def new_key() -> ResponseReturnValue:
+    """Create a key and show it, this one time."""
+    services = current_services()
+    days = request.form.get("expires", "").strip()
+    with reported_errors():
+        name = arguments.NEW_USER.convert(_field("user"), None, None)
+        made = create_key(
+            name,
+            plan=_plan(request.form.get("plan", "")),
+            team=request.form.get("team") or None,
+            name=arguments.KEY_NAME.convert(_field("name"), None, None),
+            expires_at=_end_of(days) if days else None,
+        )
+        callers.note("create-key", made.public_id, reason=f"of {name}", by=BY)
+        _log(f"Key {made.public_id} of {name} is created.")
+        is_first = len(services.accounts.all_keys()) == 1
+    return user_page(name, key=made.text, is_first=is_first)
+
+
+@change("/keys/revoke")
+def revoke_key() -> tuple[str, str]:
+    key = current_services().accounts.revoke(_field("key"))
+    callers.note("revoke-key", key.public_id, reason=_reason(f"of {key.user}"), by=BY)
+    sentence = f"Key {key.public_id} of {key.user} is revoked; all workers apply it within 5 s."
+    return _address(key.user), sentence
+
+
+@change("/plan")
+def set_plan() -> tuple[str, str]:
+    name, plan = _field("user"), _plan(_field("plan"))
+    assert plan is not None
+    current_services().accounts.set_plan(name, plan)
+    callers.note("plan", user_identity(name), amount=plan, reason=_reason(), by=BY)
+    return _address(name), f"{name} has the plan {plan}; all workers apply it within 5 s."
+
+
+@change("/amount")
+def set_amount() -> tuple[str, str]:
+    name, until = _field("user"), request.form.get("until", "").strip()
+    end = UNTIL.convert(until, None, None) if until else None
+    limit, amount = _field("limit"), _field("amount")
+    return _address(name), amounts.set_amount(
+        "user", name, limit, amount, until=end, reason=_reason(), by=BY
+    )
+
+
+@change("/amount/clear")
+def clear_amount() -> tuple[str, str]:
+    name = _field("user")
+    return _address(name), amounts.clear_amount(
+        "user", name, _field("limit"), reason=_reason(), by=BY
+    )
+
+
+@change("/block")
+def block() -> tuple[str, str]:
+    kind, name = _target()
+    length = request.form.get("for", "").strip()
+    done = blocks.block(
+        blocks.target_of(kind, name),
+        length=arguments.DURATION.convert(length, None, None) if length else None,
+        reason=_reason(),
+        by=BY,
+    )
+    return _back(), done.sentence
+
+
+@change("/unblock")
+def unblock() -> tuple[str, str]:
+    kind, name = _target()
+    done = blocks.unblock(kind, blocks.target_of(kind, name), reason=_reason(), by=BY)
+    return _back(), done.sentence
+
+
+def _log(sentence: str) -> None:
+    log.warning("%s, from %s: %s", BY, client_ip(), sentence)
+
+
+def _field(name: str) -> str:
+    """The value in the form. ClickException without one."""
+    value = request.form.get(name, "").strip()
+    if not value:
+        raise click.ClickException(f"The field {name!r} is empty.")
+    return value
+
+
+def _reason(default: str = "") -> str:
+    return request.form.get("reason", "").strip() or default
+
+
+def _plan(name: str) -> str | None:
+    known = current_services().plans
+    if name and name not in known:
+        raise click.ClickException(f"Unknown plan {name!r}; choose one of {', '.join(known)}.")
+    return name or None
+
+
+def _end_of(days: str) -> datetime:
+    if not (days.isascii() and days.isdigit() and 1 <= int(days[:6]) <= 36_500):
+        raise click.ClickException(f"{days!r} is not a number of days from 1 to 36500.")
+    return datetime.now(UTC) + timedelta(days=int(days))
+
+
+def _target() -> tuple[blocks.Kind, str | None]:
+    kind = _field("kind")
+    if kind not in blocks.KINDS:
+        raise click.ClickException(f"{kind!r} cannot be blocked; choose {', '.join(blocks.KINDS)}.")
+    return kind, request.form.get("name", "").strip() or None
+
+
+def _address(user: str) -> str:
+    return url_for("admin.user", name=user)
+
+
+def _back() -> str:
+    """The view of the form: of a user, or of the limits."""
+    user = request.form.get("of")
+    return _address(user) if user else url_for("admin.limits")

@@ -1,0 +1,95 @@
+"""The operator's session: a signed cookie with an end, and the token of its forms.
+
+Nothing is stored: every worker knows the cookies that any of them has signed. Another
+CHATAPP_ADMIN_TOKEN ends all sessions.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from functools import cache, cached_property
+from hashlib import scrypt
+from typing import Final, NamedTuple
+
+from flask import Response, request
+from itsdangerous import BadData, URLSafeTimedSerializer
+
+COOKIE: Final = "chatapp_admin"
+PATH: Final = "/admin"
+LENGTH_S: Final = 8 * 3600
+#: How long the sentence about a change may be shown.
+SENTENCE_S: Final = 60
+
+
+class Session(NamedTuple):
+    """A valid session. Its forms carry ``form_token``, which no other site can read."""
+
+    form_token: str
+
+    def accepts(self, given: str) -> bool:
+        """Whether a form of this session was sent."""
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.form_token.encode())
+
+
+class Sessions:
+    """Begins and checks the sessions of those who know the token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token.encode()
+
+    @cached_property
+    def _key(self) -> bytes:
+        """Slow to find by guessing tokens, for the holder of a cookie."""
+        return scrypt(self._token, salt=b"chatapp /admin", n=2**14, r=8, p=1)
+
+    def is_token(self, given: str) -> bool:
+        """Whether it is the token, compared in constant time."""
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
+
+    def begin(self, response: Response) -> None:
+        """Set the cookie of a new session."""
+        response.set_cookie(
+            COOKIE,
+            self._signer("session").dumps(secrets.token_urlsafe(16)),
+            max_age=LENGTH_S,
+            path=PATH,
+            secure=request.is_secure,
+            httponly=True,
+            samesite="Strict",
+        )
+
+    @staticmethod
+    def end(response: Response) -> None:
+        """Remove the cookie."""
+        response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict")
+
+    def current(self) -> Session | None:
+        """The session of the request; None without a valid cookie."""
+        id_ = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
+        if id_ is None:
+            return None
+        return Session(hmac.new(self._key, f"form {id_}".encode(), "sha256").hexdigest())
+
+    def sealed(self, sentence: str) -> str:
+        """The sentence for an address: a link cannot make the page state anything else."""
+        return self._signer("sentence").dumps(sentence)
+
+    def sentence(self, sealed: str) -> str | None:
+        """The sentence, for a minute."""
+        return self._read("sentence", sealed, SENTENCE_S)
+
+    def _signer(self, salt: str) -> URLSafeTimedSerializer:
+        return URLSafeTimedSerializer(self._key, salt=salt)
+
+    def _read(self, salt: str, text: str, longest_s: int) -> str | None:
+        try:
+            return str(self._signer(salt).loads(text, max_age=longest_s))
+        except BadData:
+            return None
+
+
+@cache
+def sessions_with(token: str) -> Sessions:
+    """The sessions of that token, whose key is made once in a process."""
+    return Sessions(token)

@@ -1,0 +1,2 @@
+"""What operators do, from the command line and the admin page: users, amounts, blocks. Errors are
+click's, each one sentence."""

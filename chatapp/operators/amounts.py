@@ -1,0 +1,141 @@
+"""Amounts of single users, keys and teams in place of the policy's.
+
+An amount without an end is a part of the account, in the database. One with an end is an override,
+in the limits' storage, and comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from typing import Final
+
+import click
+
+from chatapp.accounts.store import Owner
+from chatapp.operators import callers
+from chatapp.operators.errors import unknown
+from chatapp.services import current_services
+from chatapp.web.current_request import user_identity
+from chatapp.web.identities import DEFAULT_PLAN, team_identity
+from ratelimit_ext import ConfigurationError, Override, PolicyLimit, StorageUnavailable
+
+#: The identity that the limits of an owner count, by the policy's name.
+COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team": "team"}
+
+
+def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]:
+    """The limits of the plan whose amounts can differ for such an owner, by their names."""
+    services = current_services()
+    if plan is not None and plan not in services.plans:
+        plan = DEFAULT_PLAN  # the plan that its users get
+    return services.policy.overridable(key=COUNTED[owner], plan=plan) if services.policy else {}
+
+
+def checked(
+    owner: Owner, amounts: Iterable[tuple[str, str]], *, plan: str | None
+) -> dict[str, str]:
+    """The amounts by name. ClickException for a name that the plan does not have, which lists its
+    names, and for an amount in another unit or period."""
+    known = known_limits(owner, plan=plan)
+    for name, amount in amounts:
+        if name not in known:
+            listed = ", ".join(f"{each} ({limit.text})" for each, limit in known.items()) or "none"
+            near = get_close_matches(name, known, n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            where = "The policy" if plan is None else f"The plan {plan}"
+            raise click.ClickException(
+                f"{where} has no limit {name!r} that counts {owner}s; it has: {listed}.{meant}"
+            )
+        try:
+            known[name].check_amount(amount)
+        except ConfigurationError as error:
+            raise click.ClickException(f"{name}: {error}") from None
+    return dict(amounts)
+
+
+class OwnAmounts:
+    """The amounts of owners, with the overrides that apply now as far as they can be read."""
+
+    def __init__(self) -> None:
+        limiter = current_services().limiter
+        self._overrides: list[Override] = []
+        with contextlib.suppress(ValueError, StorageUnavailable):
+            if callers.limits_are_shared(limiter):
+                self._overrides = limiter.overrides.all()
+
+    def of(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
+        """An owner's amounts by the names of limits, each with its end if it has one."""
+        identity = identity_of(owner, name)
+        own = {each.limit: _shown(each) for each in self._overrides if each.identity == identity}
+        return {**(limits or {}), **own}
+
+
+def set_amount(
+    owner: Owner, name: str, limit: str, amount: str, *, until: float | None, reason: str, by: str
+) -> str:
+    """Give the owner an amount, for good or until then; returns the change in a sentence."""
+    identity = identity_of(owner, name)
+    checked(owner, [(limit, amount)], plan=_plan_of(owner, name))
+    if until is None:
+        current_services().accounts.set_limit(owner, name, limit, amount)
+        callers.note("amount", identity, limit=limit, amount=amount, reason=reason, by=by)
+    else:
+        limiter = callers.shared_limiter()
+        limiter.override(limit, identity, amount, until=until, reason=reason, by=by)
+    end = "" if until is None else f" until {time_text(until)}"
+    return f"{name} has {limit}={amount}{end}; all workers apply it within 5 s."
+
+
+def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -> str:
+    """Remove the owner's amount and its override; returns the change in a sentence."""
+    identity = identity_of(owner, name)
+    limiter = current_services().limiter
+    cleared = current_services().accounts.set_limit(owner, name, limit, None)
+    if cleared:
+        callers.note("clear-amount", identity, limit=limit, reason=reason, by=by)
+    if callers.limits_are_shared(limiter):
+        cleared = limiter.overrides.clear(limit, identity, reason=reason, by=by) or cleared
+    if not cleared:
+        raise click.ClickException(
+            f"{name} has no amount of {limit!r}; `chat {owner}s list` lists the amounts."
+        )
+    return f"{name} has the policy's {limit} again; all workers apply it within 5 s."
+
+
+def identity_of(owner: Owner, name: str) -> str:
+    """The identity of an owner in limits."""
+    match owner:
+        case "user":
+            return user_identity(name)
+        case "team":
+            return team_identity(name)
+        case _:
+            return name
+
+
+def time_text(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _shown(override: Override) -> str:
+    end = "" if override.until is None else f" until {time_text(override.until)}"
+    return f"{override.amount}{end}"
+
+
+def _plan_of(owner: Owner, name: str) -> str | None:
+    """The plan of an owner; None for a team. ClickException if there is no such owner."""
+    accounts = current_services().accounts
+    match owner:
+        case "user":
+            if (user := accounts.user(name)) is not None:
+                return user.plan
+        case "key":
+            if (found := accounts.find(name)) is not None:
+                return found[1].plan
+        case _:
+            if accounts.team(name) is not None:
+                return None
+    raise unknown(owner, name)

@@ -1,0 +1,360 @@
+"""/admin without a browser: who may use it, what it changes and logs, and what bad input gets."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, date, datetime, timedelta
+from html import unescape
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from chatapp.accounts.store import Accounts
+from chatapp.blueprints.admin.chart import OTHERS, chart
+from chatapp.database.connection import Database
+from chatapp.ledger import table
+from chatapp.ledger.reports import DayTotal
+from chatapp.operators.callers import upstreams
+from chatapp.services import services_of
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
+
+TOKEN = "a token of some length"
+VIEWS = ("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/changes")
+CHANGES = (
+    *("keys/create", "keys/revoke", "plan", "amount", "amount/clear", "block", "unblock"),
+    "logout",
+)
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    accounts = Accounts(Database(database_url))
+    accounts.create_key("alice", plan=None, default_plan="starter")
+    return accounts
+
+
+@pytest.fixture
+def app(make_app: AppMaker, uri: str, accounts: Accounts) -> Flask:
+    """With a shared storage, and an edge limit that tests do not reach."""
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
+    services_of(app).limiter.request_filter(lambda: True)
+    return app
+
+
+@pytest.fixture
+def admin(app: Flask) -> FlaskClient:
+    """A client with a session."""
+    client = app.test_client()
+    assert log_in(client).status_code == 303
+    return client
+
+
+def log_in(client: FlaskClient, token: str = TOKEN, **fields: str) -> Any:
+    return client.post("/admin/login", data={"token": token, **fields})
+
+
+def send(client: FlaskClient, path: str, **fields: str) -> Any:
+    """Send a form as its page would."""
+    page = client.get("/admin/users").text
+    found = re.search(r'name="form_token" value="(\w+)"', page)
+    assert found is not None, page
+    answer = client.post(f"/admin/{path}", data={"form_token": found[1], **fields})
+    return client.get(answer.location) if answer.status_code == 303 else answer
+
+
+def actions(app: Flask) -> list[tuple[str, str, str]]:
+    log = services_of(app).limiter.overrides.log()
+    return [(entry.action, entry.identity, entry.by) for entry in log]
+
+
+# -- who may use it ----------------------------------------------------------------------------
+
+
+def test_without_a_token_there_is_no_admin_page(make_app: AppMaker) -> None:
+    """The address is unknown, and a short token is a mistake."""
+    client = make_app().test_client()
+    assert client.get("/admin").status_code == 404
+    assert log_in(client).status_code == 404
+    with pytest.raises(ValueError, match="CHATAPP_ADMIN_TOKEN: found 'short'; allowed"):
+        make_app(CHATAPP_ADMIN_TOKEN="short")
+
+
+def test_every_address_of_admin_needs_a_session(app: Flask, accounts: Accounts) -> None:
+    """Neither the token in a header nor an API key is one."""
+    key = accounts.create_key("alice", plan=None, default_plan="starter")
+    client = app.test_client()
+    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/admin")}
+    paths = {view.partition("?")[0] for view in VIEWS} | {f"/admin/{each}" for each in CHANGES}
+    assert rules == paths | {"/admin/login"}
+    for text in (TOKEN, key.text):
+        headers = {"Authorization": f"Bearer {text}"}
+        assert {client.get(each, headers=headers).status_code for each in VIEWS} == {401}
+        sent = {client.post(f"/admin/{each}", headers=headers).status_code for each in CHANGES}
+        assert sent == {401}
+    assert len(accounts.all_keys()) == 2
+
+
+def test_guesses_of_the_admin_token_are_limited(make_app: AppMaker) -> None:
+    """A wrong token counts against its address, like every request: 20 at once, then 2 a second.
+    The answer is a page."""
+    client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
+    answers = [log_in(client, wrong) for wrong in ("", "wrong", "ä", TOKEN[:-1], f"{TOKEN} ")]
+    assert {answer.status_code for answer in answers} == {401}
+    assert "This is not the token." in answers[0].text
+    more = [log_in(client, "wrong") for _ in range(20)]
+    denied = next(answer for answer in more if answer.status_code == 429)
+    assert "<h1>That did not work</h1>" in denied.text
+    assert int(denied.headers["Retry-After"]) >= 1
+    assert log_in(client).status_code == 429
+
+
+def test_the_sessions_cookie_is_for_this_page_alone(app: Flask) -> None:
+    """No script, other site or other path gets it, and it has an end. Answers are not cached."""
+    client = app.test_client()
+    secure = client.post("/admin/login", data={"token": TOKEN}, base_url="https://localhost")
+    assert "; Secure" in secure.headers["Set-Cookie"]
+    cookie = log_in(client).headers["Set-Cookie"]
+    for part in ("Max-Age=28800", "HttpOnly", "Path=/admin", "SameSite=Strict"):
+        assert f"; {part}" in cookie
+    assert TOKEN not in cookie
+    answer = client.get("/admin")
+    assert answer.headers["Cache-Control"] == "no-store"
+    policy = answer.headers["Content-Security-Policy"]
+    assert "script-src 'self'; style-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "form-action 'self'" in policy
+
+
+def test_a_session_ends(
+    app: Flask, admin: FlaskClient, make_app: AppMaker, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After eight hours, by logging out, and with another token. A forged cookie is refused."""
+    cookie = admin.get_cookie("chatapp_admin", path="/admin")
+    assert cookie is not None
+
+    def status(app: Flask, value: str) -> int:
+        client = app.test_client()
+        client.set_cookie("chatapp_admin", value, path="/admin")
+        return int(client.get("/admin").status_code)
+
+    same, other = (
+        make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=token)
+        for token in (TOKEN, "b" * 16)
+    )
+    assert [status(each, cookie.value) for each in (app, same, other)] == [200, 200, 401]
+    content, _, signature = cookie.value.rpartition(".")
+    assert status(app, f"{content}.{signature[::-1]}") == 401
+    assert send(admin, "logout").status_code == 401
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 8 * 3600 - 60)
+    assert status(app, cookie.value) == 200
+    monkeypatch.setattr(time, "time", lambda: now + 8 * 3600 + 60)
+    assert status(app, cookie.value) == 401
+
+
+def test_a_change_needs_the_token_of_its_form(app: Flask, admin: FlaskClient) -> None:
+    """Which another site cannot read; that of another session is not enough."""
+    other = app.test_client()
+    log_in(other)
+    found = re.search(r'name="form_token" value="(\w+)"', other.get("/admin/users").text)
+    assert found is not None
+    for token in ({}, {"form_token": "wrong"}, {"form_token": "ä"}, {"form_token": found[1]}):
+        for path in CHANGES:
+            answer = admin.post(f"/admin/{path}", data={**token, "kind": "all", "user": "alice"})
+            assert answer.status_code == 403
+            assert "This form is out of date." in answer.text
+    assert actions(app) == []
+    assert admin.get("/admin").status_code == 200
+
+
+def test_a_login_leads_only_to_this_page(app: Flask) -> None:
+    """A link cannot lead elsewhere, and cannot make the page state anything."""
+    for next_, location in (
+        ("/admin/users?q=a", "/admin/users?q=a"),
+        ("https://evil.example/", "/admin"),
+        ("//evil.example/admin/", "/admin"),
+        ("/adminevil.example", "/admin"),
+    ):
+        assert log_in(app.test_client(), next=next_).location == location
+    client = app.test_client()
+    log_in(client)
+    assert "Call the" not in client.get("/admin?done=Call+the+number+below").text
+
+
+# -- what it changes ---------------------------------------------------------------------------
+
+
+def test_a_key_is_created_shown_once_and_revoked(
+    app: Flask, admin: FlaskClient, accounts: Accounts
+) -> None:
+    """Of a new user; every change is in the log of operators."""
+    fields = {"user": "bob", "plan": "pro", "name": "ci", "expires": "30"}
+    made = send(admin, "keys/create", **fields)
+    found = re.search(r'id="new-key">(sk-chat-(\w{16})-[\w-]+)<', made.text)
+    assert found is not None
+    text, public_id = found.groups()
+    assert text not in admin.get("/admin/user?name=bob").text
+    key, user = accounts.find(public_id) or pytest.fail("no key")
+    assert (user.plan, key.name) == ("pro", "ci")
+    assert key.expires_at is not None
+    assert abs(key.expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
+    assert "is revoked" in send(admin, "keys/revoke", key=public_id).text
+    found_key = accounts.find(public_id)
+    assert found_key is not None
+    assert found_key[0].revoked_at is not None
+    who = (public_id, "admin page")
+    assert actions(app) == [("revoke-key", *who), ("create-key", *who)]
+
+
+def test_plan_amount_and_block_of_a_user(
+    app: Flask, admin: FlaskClient, accounts: Accounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the commands do, with the reason, in the log of operators and in the server's."""
+    assert "alice has the plan pro" in send(admin, "plan", user="alice", plan="pro").text
+    assert (found := accounts.user("alice")) is not None
+    assert found.plan == "pro"
+    amount = {"user": "alice", "limit": "usd-day", "amount": "90 usd/day"}
+    page = send(admin, "amount", **amount, until="2h", reason="launch").text
+    assert "90 usd/day until" in page
+    [override] = services_of(app).limiter.overrides.all()
+    assert (override.identity, override.reason) == ("user:alice", "launch")
+    cleared = send(admin, "amount/clear", user="alice", limit="usd-day").text
+    assert "alice has the policy's usd-day again" in unescape(cleared)
+    blocked = send(admin, "block", kind="user", name="alice", of="alice", reason="leaked <key>")
+    assert "Unblock user" in blocked.text
+    limits = admin.get("/admin/limits").text
+    assert "leaked &lt;key&gt;" in limits
+    assert "is no longer blocked" in send(admin, "unblock", kind="user", name="alice").text
+    names = [(action, identity) for action, identity, _ in actions(app)]
+    assert names == [
+        (each, "user:alice") for each in ("unblock", "block", "clear-override", "override", "plan")
+    ]
+    assert {by for _, _, by in actions(app)} == {"admin page"}
+    assert "admin page, from 127.0.0.1: alice has the plan pro" in caplog.text
+    changes = admin.get("/admin/changes").text
+    assert "launch" in changes
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "sentence"),
+    [
+        ("keys/create", {"user": "", "name": "x"}, "The field 'user' is empty."),
+        ("keys/create", {"user": "a\nb", "name": "x"}, "contains a control character"),
+        ("keys/create", {"user": "eve", "name": "x", "expires": "-1"}, "not a number of days"),
+        (
+            "keys/create",
+            {"user": "eve", "name": "x", "plan": "gold"},
+            "Unknown plan 'gold'",
+        ),
+        ("keys/create", {"user": "alice", "name": "x", "plan": "pro"}, "has the plan starter"),
+        (
+            "keys/create",
+            {"user": "eve", "name": "x", "team": "no"},
+            "There is no team 'no'",
+        ),
+        ("keys/revoke", {"key": "0" * 16}, "There is no key 0000000000000000"),
+        ("plan", {"user": "<eve>", "plan": "pro"}, "There is no user '<eve>'"),
+        (
+            "amount",
+            {"user": "alice", "limit": "usd-day", "amount": "9 usd/hour"},
+            "usd-day: ",
+        ),
+        ("amount", {"user": "alice", "limit": "usd-dya", "amount": "1"}, "Did you mean usd-day?"),
+        (
+            "amount",
+            {"user": "alice", "limit": "usd-day", "amount": "9 usd/day", "until": "yesterday"},
+            "is not a time",
+        ),
+        ("amount/clear", {"user": "alice", "limit": "usd-day"}, "has no amount of"),
+        ("block", {"kind": "planet", "name": "x"}, "'planet' cannot be blocked"),
+        ("block", {"kind": "user", "name": "eve"}, "There is no user 'eve'"),
+        ("block", {"kind": "user", "name": "alice", "for": "long"}, "is not a duration"),
+        ("block", {"kind": "all", "name": "x"}, "takes no name"),
+    ],
+)
+def test_a_wrong_form_changes_nothing(
+    app: Flask, admin: FlaskClient, path: str, fields: dict[str, str], sentence: str
+) -> None:
+    """It gets the sentence of the command, and the text in it is only text."""
+    answer = send(admin, path, **fields)
+    assert answer.status_code == 400
+    assert sentence in unescape(answer.text)
+    assert "<eve>" not in answer.text
+    assert actions(app) == []
+
+
+# -- what it shows -----------------------------------------------------------------------------
+
+
+def test_spending_is_shown_by_each_subject(
+    app: Flask, admin: FlaskClient, database_url: str
+) -> None:
+    """Names are text; an unknown subject or time is the usual one."""
+    assert "There are no calls in these 30 days." in admin.get("/admin").text
+    now = datetime.now(UTC)
+    calls = [
+        finished(begun(started_at=now, user="user:<b>", team="research"), cost_micro_usd=2_000_000),
+        finished(begun(started_at=now), cost_micro_usd=4_500_000),
+        finished(begun(started_at=now - timedelta(days=40)), cost_micro_usd=9_000_000),
+    ]
+    table.write(Database(database_url), calls)
+    page = admin.get("/admin?by=colour&days=1000").text
+    assert "$6.50" in page
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page.partition("<main>")[2]
+    assert page.index("alice") < page.index("&lt;b&gt;")
+    assert "$15.50" in admin.get("/admin?days=90").text
+    for by, name in (
+        *(("team", "research"), ("model", "claude-haiku-4-5"), ("key", "0123456789abcdef")),
+    ):
+        assert name in admin.get(f"/admin?by={by}").text
+
+
+def test_the_chart_adds_up(app: Flask) -> None:
+    """Bars of seven subjects and all others; each is as tall as its share of the axis."""
+    totals = [DayTotal("2026-11-25", f"s{n}", 1, 1, 1, 1_000_000 * n) for n in range(1, 10)]
+    totals.append(DayTotal("2026-11-24", None, 1, 1, 1, 3_000_000))
+    drawn = chart(totals, first=date(2026, 11, 24), last=date(2026, 11, 25), by="team")
+    assert drawn.subjects == ["s9", "s8", "s7", "s6", "s5", "s4", OTHERS]
+    assert "all others, 2026-11-25: $6.00" in drawn.svg
+    assert "all others, 2026-11-24: $3.00" in drawn.svg
+    heights = [float(each) for each in re.findall(r'<rect[^>]* height="([\d.]+)"', drawn.svg)]
+    assert sum(heights) == pytest.approx(48 / 50 * 180, abs=0.5)
+
+
+def test_what_limits_hold_is_shown(
+    make_app: AppMaker, uri: str, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is near a limit, what is blocked, and the pause of a provider; also of one user."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
+    key = accounts.create_key("bob", plan=None, default_plan="starter")
+    accounts.set_limit("user", "bob", "plan", "1/day")
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
+    client = app.test_client()
+    body = {"message": "hi", "model": "offline"}
+    headers = {"Authorization": f"Bearer {key.text}"}
+    assert client.post("/chat", json=body, headers=headers).status_code == 200
+    with app.app_context():
+        upstream = next(each for each in upstreams() if each.startswith("openai/"))
+        services_of(app).limiter.block("provider", upstream, for_s=60)
+    log_in(client)
+    page = client.get("/admin/limits").text
+    assert "1 of 1 requests" in page
+    assert re.search(rf"{upstream}</th>\s*<td><span class=\"badge\">paused</span> free in ", page)
+    assert "1 of 1 requests" in client.get("/admin/user?name=bob").text
+    assert client.get("/admin/user?name=eve").status_code == 404
+
+
+def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Accounts) -> None:
+    """Spending and accounts are shown anyway: they are in the database."""
+    client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
+    log_in(client)
+    for view in ("limits", "user?name=alice"):
+        assert "(memory://), which no command can see" in client.get(f"/admin/{view}").text
+    assert client.get("/admin/changes").status_code == 400
+    assert client.get("/admin/users").status_code == 200
+    assert "is revoked" in send(client, "keys/revoke", key=accounts.all_keys()[0].public_id).text

@@ -1,0 +1,137 @@
+"""/admin as an operator uses it: on phones and desktops, light and dark, by keyboard."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+from playwright.sync_api import Page, expect
+
+from chatapp import POLICY_FILE, create_app
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.ledger import table
+from chatapp.services import services_of
+from tests import servers
+from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.served import serving
+from tests.e2e.page.actions import button
+from tests.e2e.page.conftest import Opener
+from tests.e2e.page.test_layout import violations
+
+TOKEN = "a token of some length"
+VIEWS = ("Spending", "Users and keys", "Limits", "Changes")
+
+
+@pytest.fixture
+def admin_url(
+    empty_database: Path,
+    tmp_path: Path,
+    redis_server: servers.Server,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[str]:
+    """A server with two users, one of them blocked, their calls, and a provider's pause."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
+    policy = POLICY_FILE.read_text().replace('"120/minute"\nburst = 20\n', '"1000000/minute"\n', 1)
+    (tmp_path / "policy.toml").write_text(policy)
+    database = Database(f"sqlite:///{shutil.copy(empty_database, tmp_path / 'chatapp.db')}")
+    accounts = Accounts(database)
+    for name in ("alice", "bob"):
+        key = accounts.create_key(name, plan=None, default_plan="starter")
+    now = datetime.now(UTC)
+    calls = [
+        begun(started_at=now - timedelta(days=day), user=f"user:{name}", slug=f"model-{day % 9}")
+        for day in range(20)
+        for name in ("alice", "bob")
+    ]
+    table.write(database, [finished(call, cost_micro_usd=1_500_000) for call in calls])
+    accounts.set_limit("user", "bob", "plan", "1/day")
+    app = create_app(
+        {
+            "RATELIMIT_STORAGE_URI": redis_server.uri,
+            "RATELIMIT_POLICY_FILE": str(tmp_path / "policy.toml"),
+            "CHATAPP_DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",
+            "CHATAPP_ADMIN_TOKEN": TOKEN,
+        }
+    )
+    body = {"message": "hi", "model": "offline"}
+    headers = {"Authorization": f"Bearer {key.text}"}
+    assert app.test_client().post("/chat", json=body, headers=headers).status_code == 200
+    with app.app_context():
+        limiter = services_of(app).limiter
+        limiter.block("blocked-user", "user:alice", for_s=3600)
+        limiter.block("provider", "openai/gpt-4o", for_s=60)
+    with serving(app) as url:
+        yield url
+
+
+def log_in(page: Page) -> None:
+    """By keyboard: the field has the focus."""
+    page.keyboard.type(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Spending")).to_be_visible()
+
+
+def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admin_url: str) -> None:
+    """From who spends most to the user; every step has its sentence, and is among the changes."""
+    page = open_page(admin_url, viewport={"width": 1280, "height": 900})
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    expect(page.get_by_role("img", name="Spending from")).to_be_visible()
+    page.get_by_role("link", name="alice").click()
+    page.get_by_role("combobox", name="Limit").select_option("usd-day")
+    page.get_by_label("Amount").fill("20 usd/day")
+    page.get_by_label("Until,").fill("2h")
+    page.get_by_label("Reason").first.fill("launch")
+    button(page, "Set amount").click()
+    expect(page.get_by_role("status")).to_contain_text("alice has usd-day=20 usd/day until")
+    button(page, "Create key").click()
+    expect(page.locator("#new-key")).to_contain_text("sk-chat-")
+    asked: list[str] = []
+    for answer in ("dismiss", "accept"):
+        page.once("dialog", lambda d, a=answer: (asked.append(d.message), getattr(d, a)()))
+        page.get_by_role("button", name="Revoke key").first.click()
+    expect(page.get_by_role("status")).to_contain_text("is revoked")
+    assert len(asked) == 2
+    page.get_by_role("link", name="Changes").click()
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.last).to_contain_text("launch")
+    button(page, "Log out").click()
+    expect(page.get_by_label("Token")).to_be_focused()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_admin_fits_and_axe_finds_nothing(
+    open_page: Opener, admin_url: str, width: int, scheme: str
+) -> None:
+    """In each view, with the form that failed and the new key."""
+    size = {"width": width, "height": 800}
+    page = open_page(admin_url, color_scheme=scheme, viewport=size)
+    page.goto(f"{admin_url}/admin")
+
+    def check() -> None:
+        page.wait_for_load_state()
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    check()
+    log_in(page)
+    for view in VIEWS:
+        page.get_by_role("link", name=view).click()
+        expect(page.get_by_role("heading", name=view, exact=True)).to_be_visible()
+        check()
+    page.goto(f"{admin_url}/admin/user?name=alice")
+    check()
+    button(page, "Create key").click()
+    expect(page.locator("#new-key")).to_be_visible()
+    check()
+    page.get_by_label("Amount").fill("nonsense")
+    button(page, "Set amount").click()
+    expect(page.get_by_role("alert")).to_contain_text("usd-day: ")
+    check()
