@@ -46,7 +46,8 @@ def check() -> ResponseReturnValue | None:
         return None
     session = sessions().current()
     if session is None:
-        return login_page(request.full_path if request.method == "GET" else "")
+        asked = f"{request.path}?{request.query_string.decode('utf-8', 'replace')}"
+        return login_page(asked if request.method == "GET" else "")
     if request.method == "POST" and not session.accepts(request.form.get("form_token", "")):
         raise ApiError(
             403, "invalid_form", "This form is out of date. Reload its page, and send it again."
@@ -67,7 +68,7 @@ def of_session() -> dict[str, object]:
     session: Session | None = g.get("admin")
     return {
         "form_token": session and session.form_token,
-        "done": sessions().sentence(request.args.get("done", "")),
+        "done": sessions().sentence(query("done")),
     }
 
 
@@ -84,7 +85,7 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
 
 @bp.errorhandler(click.ClickException)
 def report(error: click.ClickException) -> ResponseReturnValue:
-    """What a command would print. Nothing was changed."""
+    """What a command would print."""
     return render_template("admin/problem.html", sentence=error.message), 400
 
 
@@ -96,11 +97,17 @@ def login() -> ResponseReturnValue:
         log.warning("A wrong token for /admin from %s", client_ip())
         return login_page(next_, problem="This is not the token.")
     # Only addresses of this page: a link must not lead elsewhere after the login.
-    is_own = next_.startswith((f"{PATH}?", f"{PATH}/"))
+    is_own = next_.startswith((f"{PATH}?", f"{PATH}/")) and next_.isprintable()
     response = cast(Response, redirect(next_ if is_own else url_for("admin.spending"), 303))
     sessions().begin(response)
     log.warning("A session of /admin begins, from %s", client_ip())
     return response
+
+
+@bp.get("/login")
+def login_address() -> ResponseReturnValue:
+    """Where a browser is after a wrong token, if its user loads the address again."""
+    return redirect(url_for("admin.spending"), 303)
 
 
 @bp.post("/logout")
@@ -109,6 +116,14 @@ def logout() -> ResponseReturnValue:
     response = cast(Response, redirect(url_for("admin.spending"), 303))
     sessions().end(response)
     return response
+
+
+def query(name: str, default: str = "") -> str:
+    """The value in the query; the default without one, and for a query that is not UTF-8."""
+    try:
+        return request.args.get(name, default)
+    except UnicodeDecodeError:
+        return default
 
 
 def login_page(next_: str, *, problem: str = "") -> ResponseReturnValue:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
-from flask import render_template, request
+from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.store import ApiKey
-from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart, dollars
 from chatapp.ledger.reports import SUBJECTS
 from chatapp.operators import amounts, blocks, callers
@@ -82,7 +82,7 @@ def users() -> ResponseReturnValue:
     """The users, with what they have spent this month."""
     services = current_services()
     month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    searched = request.args.get("q", "").strip()
+    searched = query("q").strip()
     with reported_errors():
         everyone = services.accounts.users()
         keys = services.accounts.all_keys()
@@ -112,7 +112,7 @@ def users() -> ResponseReturnValue:
 @bp.get("/user")
 def user() -> ResponseReturnValue:
     """One user: plan, keys, amounts, and what limits have counted."""
-    return user_page(request.args.get("name", ""))
+    return user_page(query("name"))
 
 
 @bp.get("/limits")
@@ -212,5 +212,5 @@ def _is_valid(key: ApiKey, now: datetime) -> bool:
 
 def _choice(name: str, allowed: list[str], default: str) -> str:
     """The value in the query; the default for any that is not allowed."""
-    value = request.args.get(name, default)
+    value = query(name, default)
     return value if value in allowed else default

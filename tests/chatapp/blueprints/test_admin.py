@@ -178,11 +178,31 @@ def test_a_login_leads_only_to_this_page(app: Flask) -> None:
         ("https://evil.example/", "/admin"),
         ("//evil.example/admin/", "/admin"),
         ("/adminevil.example", "/admin"),
+        ("/admin/\r\nSet-Cookie: a=b", "/admin"),
     ):
         assert log_in(app.test_client(), next=next_).location == location
     client = app.test_client()
     log_in(client)
     assert "Call the" not in client.get("/admin?done=Call+the+number+below").text
+
+
+def test_odd_requests_to_admin_get_a_page(app: Flask, admin: FlaskClient) -> None:
+    """Also without a session: bytes that are not UTF-8, forms of other types, and old cookies."""
+    odd = {"QUERY_STRING": "done=\xff&name=\xfe&q=%00&by=\x00"}
+    for client, status in ((admin, 200), (app.test_client(), 401)):
+        for path in ("/admin", "/admin/users"):
+            assert client.get(path, environ_overrides=odd).status_code == status
+    assert admin.get("/admin/user", environ_overrides=odd).status_code == 404
+    stranger = app.test_client()
+    for data, kind in (
+        (b"token=\xff&next=%ff", "application/x-www-form-urlencoded"),
+        (b"--x\r\n", "multipart/form-data; boundary=x"),
+        (b"{}", "application/json"),
+    ):
+        answer = stranger.post("/admin/login", data=data, content_type=kind)
+        assert answer.status_code == 401
+    assert stranger.get("/admin", headers={"Cookie": "chatapp_admin=\xff.x.y"}).status_code == 401
+    assert admin.get("/admin/login").location == "/admin"
 
 
 # -- what it changes ---------------------------------------------------------------------------
