@@ -28,9 +28,8 @@ from tests.e2e.gunicorn_master import Master
 from tests.faults import traffic
 from tests.faults.conftest import Record
 from tests.faults.load import NO_ANSWER, Load, Phase, Request
-from tests.servers import Server, alive, eventually
+from tests.servers import Server, alive, eventually, standalone
 
-CALLER = "ada"
 PER_S = 12
 CALL_S = 2.5
 IN_FLIGHT = int(PER_S * CALL_S)
@@ -43,16 +42,29 @@ FULL_S = 3.0
 Deploy = Callable[..., AbstractContextManager[Gateway]]
 
 
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[BillingProvider]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+@pytest.fixture(scope="module")
+def provider() -> Iterator[BillingProvider]:
     with billing_provider.running() as running:
         yield running
 
 
+@pytest.fixture(scope="module")
+def gateway(
+    provider: BillingProvider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """For scenarios after which it serves as before; each has a caller of its own."""
+    folder = tmp_path_factory.mktemp("gateway")
+    with (
+        standalone() as storage,
+        deployed(provider, folder, workers=2, RATELIMIT_STORAGE_URI=storage.uri) as gateway,
+    ):
+        yield gateway
+
+
 @pytest.fixture
 def deploy(provider: BillingProvider, tmp_path: Path) -> Deploy:
-    """Starts the gateway on the same database each time: ``deploy(RATELIMIT_STORAGE_URI="…")``."""
+    """Starts a gateway of the scenario's own, on the same database each time:
+    ``deploy(RATELIMIT_STORAGE_URI="…")``."""
 
     def deploy(**environment: str) -> AbstractContextManager[Gateway]:
         return deployed(provider, tmp_path, workers=2, **environment)
@@ -61,16 +73,16 @@ def deploy(provider: BillingProvider, tmp_path: Path) -> Deploy:
 
 
 @contextmanager
-def calls(gateway: Gateway, *, after_s: float = 1.0) -> Iterator[Load]:
+def calls(gateway: Gateway, caller: str, *, after_s: float = 1.0) -> Iterator[Load]:
     """Calls, every second one as a stream. At the beginning of the block IN_FLIGHT are on
     their way, and after it more begin for ``after_s``."""
-    authorization = {"Authorization": f"Bearer {gateway.key(CALLER)}"}
-    options = {"caller": CALLER, "tokens": 50, "wait_ms": int(CALL_S * 1000)}
+    authorization = {"Authorization": f"Bearer {gateway.key(caller)}"}
+    options = {"caller": caller, "tokens": 50, "wait_ms": int(CALL_S * 1000)}
 
     def call(number: int, _phase: Phase) -> Request:
         message = {"role": "user", "content": marker("normal", id=number, **options)}
         body = {"model": "gpt-5.4-mini", "messages": [message], "stream": number % 2 == 1}
-        return Request(CALLER, OPENAI_PATH, authorization, body)
+        return Request(caller, OPENAI_PATH, authorization, body)
 
     with Load(master_of(gateway).port, call, per_s=PER_S) as load:
         load.run(CALL_S)
@@ -111,6 +123,60 @@ def assert_agreed(account: Account) -> None:
 
 
 @pytest.mark.fault(
+    breaks=f"gunicorn is reloaded (`HUP`) with {IN_FLIGHT} calls in flight",
+    to_do="Nothing.",
+)
+def test_reload_in_mid_call(gateway: Gateway, record: Record) -> None:
+    """Every call is answered and settled by the worker that began it."""
+    master = master_of(gateway)
+    with calls(gateway, "ada") as load:
+        old = master.workers()
+        master.signal(signal.SIGHUP)
+        eventually(lambda: not any(map(alive, old)))
+    account = gateway.account("ada")
+    assert set(load.answers.statuses) == {200}
+    assert_agreed(account)
+    record(load, counted=described(account))
+
+
+@pytest.mark.fault(
+    breaks="The ledger's database is locked for 6 s",
+    to_do="Find what holds it. After a minute calls are in the log only: `this call is only here`.",
+)
+def test_the_ledger_is_locked(gateway: Gateway, record: Record) -> None:
+    """No call waits for the ledger, and every call is in it afterwards."""
+    with calls(gateway, "bob") as load, closing(sqlite3.connect(gateway.database)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        load.run(LOCKED_S)
+        connection.rollback()
+    account = gateway.account("bob")
+    assert set(load.answers.statuses) == {200}
+    assert_agreed(account)
+    record(load, counted=described(account))
+
+
+@pytest.mark.fault(
+    breaks="The disk of the ledger and the logs is full",
+    to_do="Make room. After a minute calls are lost to the ledger; the limits have charged them.",
+)
+def test_the_disk_is_full(gateway: Gateway, record: Record) -> None:
+    """No file can grow, not even the log: calls go on, and are in the ledger once there is room."""
+    master = master_of(gateway)
+    with calls(gateway, "carol") as load:
+        processes = [master.pid, *master.workers()]
+        allowed = [(pid, resource.prlimit(pid, resource.RLIMIT_FSIZE)) for pid in processes]
+        for pid, (_, most) in allowed:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+        load.run(FULL_S)
+        for pid, limit in allowed:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+    account = gateway.account("carol")
+    assert set(load.answers.statuses) == {200}
+    assert_agreed(account)
+    record(load, counted=described(account))
+
+
+@pytest.mark.fault(
     breaks=f"Redis is restarted without data, with {IN_FLIGHT} calls in flight",
     to_do="Invoices come from the ledger, which is right. Limits count from the restart.",
 )
@@ -119,10 +185,10 @@ def test_calls_in_flight_when_the_data_is_lost(
 ) -> None:
     """The ledger has the whole bill; the limits forget, and charge nothing twice."""
     with deploy(RATELIMIT_STORAGE_URI=storage.uri) as gateway:
-        with calls(gateway) as load:
+        with calls(gateway, "dave") as load:
             storage.kill()
             storage.relaunch()
-        account = gateway.account(CALLER)
+        account = gateway.account("dave")
     assert set(load.answers.of(None, "before").statuses) == {200}
     assert set(load.answers.statuses) <= {200, 503}
     assert account.charged <= account.ledger
@@ -138,9 +204,9 @@ def test_the_embedded_server_is_killed(deploy: Deploy, record: Record) -> None:
     """Its supervisor starts it again; nothing that was charged is lost."""
     with deploy() as gateway:
         [address] = re.findall(r"embedded server, redis\+(\S+)", master_of(gateway).log)
-        with redis.Redis.from_url(address) as client, calls(gateway, after_s=2.0) as load:
+        with redis.Redis.from_url(address) as client, calls(gateway, "erin", after_s=2.0) as load:
             os.kill(client.info("server")["process_id"], signal.SIGKILL)
-        account = gateway.account(CALLER)
+        account = gateway.account("erin")
     assert set(load.answers.of(None, "before").statuses) == {200}
     assert set(load.answers.statuses) <= {200, 503}
     assert load.answers.of(None, "after").admitted > PER_S
@@ -157,12 +223,12 @@ def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record:
     loss is theirs at most."""
     settings = {"RATELIMIT_STORAGE_URI": storage.uri, "RATELIMIT_LEASE_SECONDS": str(LEASE_S)}
     with deploy(**settings) as gateway:
-        with calls(gateway) as load:
+        with calls(gateway, "frank") as load:
             os.kill(master_of(gateway).workers()[0], signal.SIGKILL)
-        eventually(lambda: is_idle(gateway), within_s=3 * LEASE_S)
-        rows = gateway.rows(CALLER)
-        billed = gateway.provider.billed_micro_usd(caller=CALLER)
-        charged = round(MICRO * spent_usd(gateway))
+        eventually(lambda: is_idle(gateway, "frank"), within_s=3 * LEASE_S)
+        rows = gateway.rows("frank")
+        billed = gateway.provider.billed_micro_usd(caller="frank")
+        charged = round(MICRO * spent_usd(gateway, "frank"))
     cut_off = load.answers.statuses[NO_ANSWER]
     unfinished = [row for row in rows if row["status"] == "unfinished"]
     finished_usd = sum(row["cost_micro_usd"] for row in rows if row["status"] != "unfinished")
@@ -175,85 +241,28 @@ def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record:
 
 
 @pytest.mark.fault(
-    breaks=f"gunicorn is reloaded (`HUP`) with {IN_FLIGHT} calls in flight",
-    to_do="Nothing.",
-)
-def test_reload_in_mid_call(storage: Server, deploy: Deploy, record: Record) -> None:
-    """Every call is answered and settled by the worker that began it."""
-    with deploy(RATELIMIT_STORAGE_URI=storage.uri) as gateway:
-        master = master_of(gateway)
-        with calls(gateway) as load:
-            old = master.workers()
-            master.signal(signal.SIGHUP)
-            eventually(lambda: not any(map(alive, old)))
-        account = gateway.account(CALLER)
-    assert set(load.answers.statuses) == {200}
-    assert_agreed(account)
-    record(load, counted=described(account))
-
-
-@pytest.mark.fault(
     breaks=f"gunicorn is stopped (`TERM`) with {IN_FLIGHT} calls in flight, and started again",
     to_do="Give it the time: `TimeoutStopSec=640` and the like.",
 )
 def test_stop_in_mid_call(storage: Server, deploy: Deploy, record: Record) -> None:
     """Calls that have begun are answered and settled; later ones are refused at once."""
     uri = {"RATELIMIT_STORAGE_URI": storage.uri}
-    with deploy(**uri) as gateway, calls(gateway, after_s=0) as load:
+    with deploy(**uri) as gateway, calls(gateway, "grace", after_s=0) as load:
         master_of(gateway).signal(signal.SIGTERM)
         assert master_of(gateway).process.wait(20) == 0
     with deploy(**uri) as gateway:
-        account = gateway.account(CALLER)
+        account = gateway.account("grace")
     traffic.assert_finished(load, takes_s=CALL_S)
     assert_agreed(account)
     record(load, counted=described(account))
 
 
-@pytest.mark.fault(
-    breaks="The ledger's database is locked for 6 s",
-    to_do="Find what holds it. After a minute calls are in the log only: `this call is only here`.",
-)
-def test_the_ledger_is_locked(storage: Server, deploy: Deploy, record: Record) -> None:
-    """No call waits for the ledger, and every call is in it afterwards."""
-    with deploy(RATELIMIT_STORAGE_URI=storage.uri) as gateway:
-        with calls(gateway) as load, closing(sqlite3.connect(gateway.database)) as connection:
-            connection.execute("BEGIN EXCLUSIVE")
-            load.run(LOCKED_S)
-            connection.rollback()
-        account = gateway.account(CALLER)
-    assert set(load.answers.statuses) == {200}
-    assert_agreed(account)
-    record(load, counted=described(account))
-
-
-@pytest.mark.fault(
-    breaks="The disk of the ledger and the logs is full",
-    to_do="Make room. After a minute calls are lost to the ledger; the limits have charged them.",
-)
-def test_the_disk_is_full(storage: Server, deploy: Deploy, record: Record) -> None:
-    """No file can grow, not even the log: calls go on, and are in the ledger once there is room."""
-    with deploy(RATELIMIT_STORAGE_URI=storage.uri) as gateway:
-        master = master_of(gateway)
-        with calls(gateway) as load:
-            processes = [master.pid, *master.workers()]
-            allowed = [(pid, resource.prlimit(pid, resource.RLIMIT_FSIZE)) for pid in processes]
-            for pid, (_, most) in allowed:
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
-            load.run(FULL_S)
-            for pid, limit in allowed:
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
-        account = gateway.account(CALLER)
-    assert set(load.answers.statuses) == {200}
-    assert_agreed(account)
-    record(load, counted=described(account))
-
-
-def is_idle(gateway: Gateway) -> bool:
+def is_idle(gateway: Gateway, caller: str) -> bool:
     """Whether the caller has no call in flight, by the limits."""
-    slots = gateway.limits(CALLER)["at-once"]
+    slots = gateway.limits(caller)["at-once"]
     return bool(slots["remaining"] == slots["limit"])
 
 
-def spent_usd(gateway: Gateway) -> float:
-    month: dict[str, Any] = gateway.limits(CALLER)["usd-month"]
+def spent_usd(gateway: Gateway, caller: str) -> float:
+    month: dict[str, Any] = gateway.limits(caller)["usd-month"]
     return float(month["limit"] - month["remaining"])

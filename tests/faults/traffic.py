@@ -14,8 +14,8 @@ from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Load, Phase, 
 IS_LONG = os.environ.get("RATELIMIT_LONG_FAULTS") == "1"
 PER_S = 200 if IS_LONG else 60
 BEFORE_S = 1.0
-FAULT_S = 30.0 if IS_LONG else 2.0
-AFTER_S = 5.0 if IS_LONG else 2.5
+FAULT_S = 30.0 if IS_LONG else 1.5
+AFTER_S = 5.0 if IS_LONG else 2.2
 
 #: Never denied by a limit, with each policy for an outage: `local`, `open` and `closed`.
 ROOMY, OPEN, CLOSED = "roomy", "open", "closed"
