@@ -5,7 +5,6 @@ With files or `-k`, as pytest takes them, or if a scenario fails, the rows are p
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -28,7 +27,6 @@ class Collector:
 
 
 def main(*arguments: str) -> int:
-    os.environ["RATELIMIT_ALL_FAULTS"] = "1"
     collector = Collector()
     files = [each for each in arguments if Path(each.partition("::")[0]).exists()]
     asked = [*arguments, *([] if files else [str(HERE)]), f"--ignore={HERE / 'test_table.py'}"]

@@ -28,11 +28,34 @@ from tests.faults import traffic
 from tests.faults.load import Load
 from tests.faults.table import Row
 
+HERE = Path(__file__).parent
 Start = Callable[..., AbstractContextManager[Master]]
 Record = Callable[..., None]
 
+#: The scenarios of a run of all tests. `pytest tests/faults` has the others, too.
+IN_EVERY_RUN = frozenset(
+    {
+        *("test_killed", "test_stopped", "test_full", "test_functions_are_flushed", "test_reset"),
+        *("test_redis_is_killed", "test_the_ledger_is_locked", "test_a_worker_is_killed"),
+        *("test_a_worker_is_killed_in_mid_call", "test_reload", "test_sentinel_fails_over"),
+        *("test_a_cluster_master_is_killed", "test_a_lost_reply_charges_once"),
+        "test_the_table_lists_exactly_the_scenarios",
+    }
+)
+
 #: Requests before the load, as the first ones of a worker take longer.
 WARM_UP = 20
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip most scenarios unless they were asked for: all of them take five minutes."""
+    if any("faults" in str(argument) for argument in config.invocation_params.args):
+        return
+    skipped = pytest.mark.skip(reason="`python -m pytest tests/faults` has all scenarios")
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        if item.path.parent == HERE and name not in IN_EVERY_RUN:
+            item.add_marker(skipped)
 
 
 @pytest.fixture

@@ -126,7 +126,6 @@ def assert_agreed(account: Account) -> None:
     breaks=f"gunicorn is reloaded (`HUP`) with {IN_FLIGHT} calls in flight",
     to_do="Nothing.",
 )
-@traffic.only_complete
 def test_reload_in_mid_call(gateway: Gateway, record: Record) -> None:
     """Every call is answered and settled by the worker that began it."""
     master = master_of(gateway)
@@ -181,7 +180,6 @@ def test_the_disk_is_full(gateway: Gateway, record: Record) -> None:
     breaks=f"Redis is restarted without data, with {IN_FLIGHT} calls in flight",
     to_do="Invoices come from the ledger, which is right. Limits count from the restart.",
 )
-@traffic.only_complete
 def test_calls_in_flight_when_the_data_is_lost(
     storage: Server, deploy: Deploy, record: Record
 ) -> None:

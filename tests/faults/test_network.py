@@ -48,7 +48,6 @@ def test_slow(relay: Relay, start: Start, record: Record) -> None:
     breaks="Each reply takes 0.4 s",
     to_do="As if Redis hung.",
 )
-@traffic.only_complete
 def test_slower_than_the_deadline(relay: Relay, start: Start, record: Record) -> None:
     """A request waits for the deadline, not for the reply."""
     load = carried_by(relay, replies.late(0.4), start)

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from tests.e2e.gunicorn_master import Master
 from tests.faults.application import AMOUNT
 from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Load, Phase, Request
@@ -15,11 +13,6 @@ from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Load, Phase, 
 #: The issue's figures, on a machine with time: 30 s of outage under 200 requests a second.
 IS_LONG = os.environ.get("RATELIMIT_LONG_FAULTS") == "1"
 PER_S = 200 if IS_LONG else 60
-#: For scenarios whose parts others show in less time.
-only_complete = pytest.mark.skipif(
-    os.environ.get("RATELIMIT_ALL_FAULTS") != "1",
-    reason="RATELIMIT_ALL_FAULTS=1, or `python -m tests.faults`, runs the slower scenarios, too",
-)
 BEFORE_S = 1.0
 FAULT_S = 30.0 if IS_LONG else 1.5
 AFTER_S = 5.0 if IS_LONG else 2.2
