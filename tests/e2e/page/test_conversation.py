@@ -143,6 +143,7 @@ def test_the_model_is_chosen_from_those_that_the_key_allows(
 
 def test_a_model_that_is_gone_is_a_clear_problem(page: Page) -> None:
     """The list was read before the operator changed the models; the message is kept."""
+    expect(page.locator("#model option[title]").first).to_be_attached()  # the list is read
     page.evaluate(
         "document.getElementById('model').append(new Option('llama', 'llama', true, true))"
     )
