@@ -192,14 +192,13 @@ function wait({ sentence, waitMs, waitsForNetwork }) {
     else countdown.textContent = duration(left);
   };
   let timer = null;
-  waiting = {
-    cancel: () => {
-      stopWaiting();
-      giveBack();
-      announce("Not sent. Your message is in the form again.");
-      message.focus();
-    },
+  const cancel = () => {
+    stopWaiting();
+    giveBack();
+    announce("Not sent. Your message is in the form again.");
+    message.focus();
   };
+  waiting = { cancel };
   if (waitsForNetwork) {
     addEventListener("online", sendAgain);
     announce(sentence);
@@ -210,7 +209,7 @@ function wait({ sentence, waitMs, waitsForNetwork }) {
     // Once, not every second: a screen reader would read the countdown aloud.
     announce(`${sentence} Your message is sent again in ${countdown.textContent}.`);
   }
-  box.append(button("Cancel", "plain", waiting.cancel));
+  box.append(button("Cancel", "plain", cancel));  // the wait may be over already
   transcript.follow();
 }
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from flask import Flask, Response, g, has_request_context, json, request
+from flask import Flask, Response, current_app, g, has_request_context, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.providers import ErrorKind, ProviderError
+from chatapp.services import EXTENSION_KEY
 from ratelimit_ext import Blocked, TemporarilyUnavailable
 
 #: OpenAI's header, used by default, and Anthropic's.
@@ -155,8 +156,9 @@ def current_request_id() -> str:
 
 
 def add_request_id(record: logging.LogRecord) -> bool:
-    """A filter that adds the id of the current request to what is logged."""
-    if has_request_context():
+    """A filter that adds the id of the current request to what is logged. Other applications of
+    the process log without."""
+    if has_request_context() and EXTENSION_KEY in current_app.extensions:
         record.msg = f"{record.msg} (request {current_request_id()})"
     return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -75,6 +76,7 @@ class PolicyLimits:
         self._plans: list[RouteLimit] = []
         self._targets: dict[str, list[RouteLimit]] = {}
         self._is_complete = False
+        self._completing = threading.Lock()
 
     def apply(self) -> None:
         """Add every limit of the policy to the manager."""
@@ -115,7 +117,12 @@ class PolicyLimits:
         """
         if self._is_complete:
             return
-        self._is_complete = True
+        with self._completing:  # a request that comes meanwhile must not miss half of the limits
+            if not self._is_complete:
+                self._complete(app)
+                self._is_complete = True
+
+    def _complete(self, app: flask.Flask) -> None:
         try:
             self.check_targets(app)
         except ConfigurationError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -755,3 +757,29 @@ def test_a_limit_that_the_storage_does_not_support_stops_the_start(
     monkeypatch.setattr(Limiter, "_check_item", refuse)
     with pytest.raises(ConfigurationError, match="3 per 1 hour is not supported"):
         make(config=policy(tmp_path, GROUP))
+
+
+def test_requests_that_complete_a_policy_together_are_all_limited() -> None:
+    """The limits of names that only the application knows are added at the first request. One that
+    comes meanwhile waits for them; it would be decided without, and its view for ever after."""
+    app = Flask("example")
+    app.config["RATELIMIT_BLUEPRINTS"] = {"chat": ["1/hour"]}
+    limiter = Limiter(lambda: "someone", app=app, storage_uri="memory://")
+    chat = Blueprint("chat", __name__)
+    chat.get("/")(lambda: "ok")
+    app.register_blueprint(chat)
+    manager, begun, go_on = limiter.limit_manager, threading.Event(), threading.Event()
+    add = manager.add_policy_blueprint
+
+    def slowly(*limits: Any) -> None:
+        begun.set()
+        go_on.wait(5)
+        add(*limits)
+
+    manager.add_policy_blueprint = slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lambda: app.test_client().get("/").status_code)
+        assert begun.wait(5)
+        second = pool.submit(lambda: app.test_client().get("/").status_code)
+        threading.Timer(0.1, go_on.set).start()
+        assert sorted([first.result(), second.result()]) == [200, 429]
