@@ -108,7 +108,7 @@ class DenialCache:
             return recalled
         began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
-        if not decision.admitted and _leaves_no_trace(charges):
+        if not (decision.admitted or any(map(_leaves_trace, charges))):
             self._remember(decision, began)
         return decision
 
@@ -130,11 +130,11 @@ class DenialCache:
         found: dict[str, Denial] = {}
         longest: Denial | None = None
         for charge in charges:
-            limit, key, cost, is_meta, _ = charge
-            if is_meta or limit.mode != "enforce":
-                return None  # it counts every request
+            _, key, cost, _, _ = charge
+            if _leaves_trace(charge):
+                return None
             denial = self._denials.get(key, _NOTHING).get(cost)
-            if denial is not None and here < denial.until and _same(denial.limit, limit):
+            if denial is not None and here < denial.until and _same(denial.limit, charge.limit):
                 found[key] = denial
                 if longest is None or denial.ends > longest.ends:
                     longest = denial
@@ -231,16 +231,19 @@ class DenialCache:
 _NOTHING: Final[dict[int, Denial]] = {}
 
 
-def _leaves_no_trace(charges: Sequence[Charge]) -> bool:
-    """Whether a denial of these charges changes nothing: shadows and limits on denials count."""
-    return not any(charge.meta or charge.limit.mode != "enforce" for charge in charges)
+def _leaves_trace(charge: Charge) -> bool:
+    """Whether it also counts requests that are denied: a shadow, or a limit on denials."""
+    limit = charge.limit
+    return charge.meta or (limit.mode != "enforce" and limit.traits.counts_all)
 
 
 def _may_come_first(charge: Charge) -> bool:
     """Whether a charge of which nothing is known could change the answer: a guard denies for a
     reason of its own, and a cost above the capacity is never allowed."""
     limit = charge.limit
-    return limit.traits.denial_reason != "limit" or charge.cost > limit.capacity
+    return limit.mode == "enforce" and (
+        limit.traits.denial_reason != "limit" or charge.cost > limit.capacity
+    )
 
 
 def _same(one: Limit, other: Limit) -> bool:

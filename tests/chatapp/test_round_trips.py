@@ -18,6 +18,7 @@ from chatapp.database.connection import Database
 from chatapp.estimates.estimate import Estimator
 from chatapp.estimates.redis_outputs import KEY_PREFIX, RedisOutputs
 from chatapp.ledger.call import Call
+from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.web import reservation as reservation_module
 from ratelimit_ext.web.reservation import RENEW_EVERY_S
 from tests.chatapp.conftest import AppMaker, replace_services
@@ -224,6 +225,23 @@ def test_a_denial_is_one_round_trip(client: FlaskClient, redis_client: redis.Red
         commands = seen(redis_client, lambda: statuses.append(ask(client).status_code))
     assert statuses[-1] == 429
     assert commands == [DECIDES]
+
+
+def test_a_client_that_hammers_costs_none(
+    client: FlaskClient, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that denies twice within a second is remembered, whatever guards a call has."""
+    monkeypatch.setattr(denial_cache, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+    while ask(client).status_code == 200:
+        pass
+    ask(client)
+    statuses: list[int] = []
+
+    def hammer() -> None:
+        statuses.extend(ask(client).status_code for _ in range(20))
+
+    assert seen(redis_client, hammer) == []
+    assert statuses == [429] * 20
 
 
 def test_a_worker_without_statistics_reads_them_first(

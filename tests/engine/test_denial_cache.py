@@ -154,6 +154,17 @@ def test_what_counts_denials_is_always_asked(
     assert behind.asked == 6
 
 
+def test_a_block_in_shadow_counts_nothing(clock: Clock, behind: CountingEngine) -> None:
+    """It never comes first, and leaves no trace of a denied request: nothing is asked for it."""
+    engine = DenialCache(behind)
+    denied(engine, 3, EVERYONE)
+    asked = behind.asked
+    block = Limit(1, SECOND, "block", mode="shadow")
+    for caller in range(5):
+        assert not engine.admit([Charge(block, f"caller-{caller}"), EVERYONE]).admitted
+    assert behind.asked == asked
+
+
 def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
     """However many clients hammer, the memory is bounded; the oldest denial makes room."""
     engine = DenialCache(behind)

@@ -96,6 +96,20 @@ def test_a_limit_in_shadow_counts(make: Maker, uri: str) -> None:
     assert (found.requests, found.denied, found.used) == (5, 2, {"ann": 4})
 
 
+def test_a_block_in_shadow_is_not_on_trial(make: Maker, uri: str) -> None:
+    """It has no amount that could be judged."""
+    app, limiter = make(storage_uri=uri)
+    limiter.remember_denials()
+
+    @app.get("/")
+    @limiter.limit("unless blocked", name="switch", mode="shadow")
+    def index() -> str:
+        return "ok"
+
+    assert hit((app, limiter), 3) == [200] * 3
+    assert counted((app, limiter)) == {}
+
+
 def test_a_candidate_costs_no_round_trip(make: Maker, shared: str) -> None:
     """It is decided by the call of the script that decides the limit, in a bucket that has the
     limit's name; counts are written together."""
