@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import click
@@ -116,7 +115,7 @@ def _unblocked(limiter: Limiter, limit: str, identity: str) -> bool:
 def _user(name: str) -> Target:
     """A user, or the `ip:` address of callers without a name."""
     scheme, _, address = name.partition(":")
-    if scheme == "ip" and _is_address(address):
+    if scheme == "ip" and callers.is_address(address):
         identity = callers.identity_of(name)
         return Target("blocked-user", identity, f"The address {address}", "blocked")
     name = callers.name_of(name)
@@ -126,14 +125,6 @@ def _user(name: str) -> Target:
     if name not in known:
         raise unknown("user", name)
     return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _key(text: str) -> Target:

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any, Final
 
 import click
@@ -100,8 +101,11 @@ class ChatCallers:
     """What `flask ratelimit` asks of the callers: see `ratelimit_ext.Callers`."""
 
     def identity(self, kind: str, text: str) -> str:
-        """A user is a name or `user:NAME`, a team its name or `team:NAME`, a key its public id."""
+        """A user is a name or `user:NAME`, a team its name or `team:NAME`, a key its public id; an
+        address may have `ip:` before it."""
         services = current_services()
+        if is_address(text):
+            text = f"{ADDRESS}{text}"
         found: str | None = None
         match kind:
             case "user" if not text.startswith(TEAM) and public_id(text) is None:
@@ -142,6 +146,15 @@ class ChatCallers:
             return own_limits(accounts.user(name_of(identity)))
         found = accounts.find(identity)
         return {} if found is None else own_limits(found[0])
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def upstreams() -> list[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 from flask.cli import AppGroup, with_appcontext
@@ -68,23 +68,8 @@ def why(identity: str, since: float, *, as_json: bool) -> None:
 
     IDENTITY is written as for `inspect`. Times are by UTC.
     """
-    found: list[DenialRecord] = []
-    unknown, is_counted = 0, False
     with reported_errors():
-        for limiter in shared_limiters():
-            meant = _meant(limiter, identity)
-            is_counted = is_counted or bool(meant)
-            records = limiter.denials.read(time.time() - since)
-            names = {_recorded(each) for each in meant.values()}
-            own = [each for each in records if each.identity in names and each.limit]
-            if not own:
-                _check(limiter, meant)
-            found += own
-            unknown += sum(each.count for each in records if not each.limit)
-    if not is_counted:
-        raise click.ClickException(
-            f"No limit counts {identity!r}; `flask ratelimit show` lists all."
-        )
+        found, unkept = denials_of(identity, since=since)
     if as_json:
         echo_json([_as_json(record) for record in found])
     else:
@@ -93,11 +78,40 @@ def why(identity: str, since: float, *, as_json: bool) -> None:
     span = span_text(int(since * 1_000_000))
     if not found:
         click.echo(f"No denial of {identity} is known in the last {span}.", err=True)
-    if unknown:
+    if unkept:
         click.echo(
-            f"In the last {span}, {unknown} denials were too many to be kept, of any caller.",
+            f"In the last {span}, {unkept} denials were too many to be kept, of any caller.",
             err=True,
         )
+
+
+class Denied(NamedTuple):
+    """Denials, the first one first, and how many of any caller were too many to be kept."""
+
+    records: list[DenialRecord]
+    unkept: int
+
+
+def denials_of(*identities: str, since: float) -> Denied:
+    """The denials of these identities, or of all, in that many seconds before now."""
+    found: list[DenialRecord] = []
+    unkept, is_counted = 0, not identities
+    for limiter in shared_limiters():
+        records = limiter.denials.read(time.time() - since)
+        meant = [_meant(limiter, text) for text in identities]
+        names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
+        own = [r for r in records if r.limit and (r.identity in names or not identities)]
+        is_counted = is_counted or any(meant) or bool(own)
+        if not own:
+            for kinds in meant:
+                _check(limiter, kinds)
+        found += own
+        unkept += sum(each.count for each in records if not each.limit)
+    if not is_counted:
+        raise click.ClickException(
+            f"No limit counts {identities[0]!r}; `flask ratelimit show` lists all."
+        )
+    return Denied(sorted(found, key=lambda record: record.at), unkept)
 
 
 def _meant(limiter: Limiter, text: str) -> dict[str, str]:
@@ -139,29 +153,57 @@ def _as_json(record: DenialRecord) -> dict[str, Any]:
     }
 
 
-def _sentence(record: DenialRecord) -> str:
+class Explanation(NamedTuple):
+    """A denial in words; ``left``, ``wait``, ``degraded`` and ``more`` may be empty."""
+
+    at: str
+    limit: str
+    cause: str
+    left: str
+    free: str
+    wait: str
+    degraded: str
+    more: str
+
+
+def explained(record: DenialRecord) -> Explanation:
+    """Why the caller was denied, as ``flask ratelimit why`` says it."""
     shown = "" if record.limit == record.amount else f" ({record.amount})"
-    parts = [f"{_clock(record.at)} denied by {record.limit!r}{shown} at {record.endpoint or '-'}: "]
-    parts.append(_cause(record))
-    if record.degraded:
-        parts.append(f", {_DEGRADED[record.degraded]}")
-    if record.request_id:
-        parts.append(f" (request {record.request_id})")
-    if record.count > 1:
-        parts.append(f"; {record.count - 1} more like this until {_clock(record.until)}")
-    return "".join(parts)
-
-
-def _cause(record: DenialRecord) -> str:
+    cause, left, free, wait = record.reason, "", "no end", ""
     wait_ms = record.wait_ms
     if record.capacity and wait_ms is None:
-        return f"the call costs {_units(record, record.cost)}, more than it can ever hold"
-    free = "no end"
+        cause = f"the call costs {_units(record, record.cost)}, more than it can ever hold"
+        free = ""
+    elif record.capacity and record.reason == "limit":
+        cause = f"{_units(record, record.capacity - record.remaining)} used"
+        left = f"{_units(record, record.remaining)} left"
+        if record.unit != "requests":
+            left += f", the call costs {_units(record, record.cost)}"
     if wait_ms is not None and wait_ms <= ENDLESS_MS:
         free = f"next free at {_clock(record.at + wait_ms / 1000)}"
-    if record.capacity and record.reason == "limit":
-        return f"{_units(record, record.capacity - record.remaining)} used, {free}"
-    return f"{record.reason}, {free}"
+        wait = span_text(wait_ms * 1000)
+    more = f"{record.count - 1} more like this until {_clock(record.until)}"
+    return Explanation(
+        at=_clock(record.at),
+        limit=f"{record.limit!r}{shown}",
+        cause=cause,
+        left=left,
+        free=free,
+        wait=wait,
+        degraded=_DEGRADED.get(record.degraded, ""),
+        more=more if record.count > 1 else "",
+    )
+
+
+def _sentence(record: DenialRecord) -> str:
+    said = explained(record)
+    parts = [f"{said.at} denied by {said.limit} at {record.endpoint or '-'}: "]
+    parts.append(", ".join(filter(None, (said.cause, said.free, said.degraded))))
+    if record.request_id:
+        parts.append(f" (request {record.request_id})")
+    if said.more:
+        parts.append(f"; {said.more}")
+    return "".join(parts)
 
 
 def _units(record: DenialRecord, units: int) -> str:
@@ -191,22 +233,8 @@ def report(limit: str | None, *, as_json: bool) -> None:
     In the last hour and day, by whole hours: of admitted requests, and for callers without an
     amount of their own.
     """
-    shown: list[dict[str, Any]] = []
     with reported_errors():
-        known: dict[str, None] = {}
-        for limiter in shared_limiters():
-            tried = (r for r in limiter.inventory.all_rows(application()) if _is_tried(r.limit))
-            known.update(dict.fromkeys(row.limit.label for row in tried))
-            trials = limiter.trials
-            for period, hours in (("hour", 1), ("day", 24)):
-                found = trials.read(hours)
-                known.update(dict.fromkeys(trial.limit for trial in found))
-                shown += [_result(trial, counts, period) for trial, counts in found.items()]
-        if limit is not None and limit not in known:
-            names = ", ".join(known) or "none"
-            raise ValueError(f"No limit {limit!r} is in shadow or has a candidate; found: {names}.")
-    shown = [each for each in shown if limit in (None, each["limit"])]
-    shown.sort(key=lambda each: (each["limit"], each["amount"]))
+        shown = trial_results(limit)
     if as_json:
         echo_json(shown)
         return
@@ -217,11 +245,30 @@ def report(limit: str | None, *, as_json: bool) -> None:
     echo_table(heads, [_line(each) for each in shown])
     for each in shown:
         if each["period"] == "day":
-            click.echo(printable(f"{each['limit']}, {each['amount']}: {_advice(each)}"))
+            click.echo(printable(f"{each['limit']}, {each['amount']}: {advice_text(each)}"))
+
+
+def trial_results(limit: str | None = None) -> list[dict[str, Any]]:
+    """What was counted of each trial, in the last hour and day; of that limit's alone if named."""
+    shown: list[dict[str, Any]] = []
+    known: dict[str, None] = {}
+    for limiter in shared_limiters():
+        tried = (r for r in limiter.inventory.all_rows(application()) if _is_tried(r.limit))
+        known.update(dict.fromkeys(row.limit.label for row in tried))
+        for period, hours in (("hour", 1), ("day", 24)):
+            found = limiter.trials.read(hours)
+            known.update(dict.fromkeys(trial.limit for trial in found))
+            shown += [_result(trial, counts, period) for trial, counts in found.items()]
+    if limit is not None and limit not in known:
+        names = ", ".join(known) or "none"
+        raise ValueError(f"No limit {limit!r} is in shadow or has a candidate; found: {names}.")
+    own = [each for each in shown if limit in (None, each["limit"])]
+    return sorted(own, key=lambda each: (each["limit"], each["amount"]))
 
 
 def _is_tried(limit: Limit) -> bool:
-    return limit.mode != "enforce" or limit.candidate is not None
+    is_shadow = limit.mode != "enforce" and limit.traits.counts_all
+    return is_shadow or limit.candidate is not None
 
 
 def _result(trial: Trial, counts: Counts, period: str) -> dict[str, Any]:
@@ -262,7 +309,8 @@ def _line(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _advice(result: Mapping[str, Any]) -> str:
+def advice_text(result: Mapping[str, Any]) -> str:
+    """The smallest amount that is enough for nearly all, by the result of a day."""
     enough = result["enough_for_99_percent"]
     if enough is None:
         return (

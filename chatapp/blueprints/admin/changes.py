@@ -1,4 +1,5 @@
-"""What /admin changes. Each change is in the log of operators, and in the server's."""
+"""What /admin changes, and the log of all changes by operators. Each change is in that log, and in
+the server's."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
-from flask import redirect, request, url_for
+from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, sessions
-from chatapp.blueprints.admin.views import user_page
+from chatapp.blueprints.admin.formats import MOST
+from chatapp.blueprints.admin.users import user_page
 from chatapp.operators import amounts, arguments, blocks, callers
 from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import create_key
@@ -25,6 +27,14 @@ log = logging.getLogger(__name__)
 
 #: Who made a change, in the log of operators.
 BY: Final = "admin page"
+
+
+@bp.get("/changes")
+def changes() -> ResponseReturnValue:
+    """What operators have changed, here and by commands."""
+    with reported_errors():
+        entries = callers.shared_limiter().overrides.log()
+    return render_template("admin/changes.html", entries=entries[:MOST])
 
 
 def change(

@@ -6,12 +6,14 @@ import re
 import time
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints.admin.chart import OTHERS, chart
 from chatapp.database.connection import Database
@@ -23,7 +25,10 @@ from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 
 TOKEN = "a token of some length"
-VIEWS = ("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/changes")
+VIEWS = (
+    *("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/denials"),
+    *("/admin/shadow", "/admin/changes"),
+)
 CHANGES = (
     *("keys/create", "keys/revoke", "plan", "amount", "amount/clear", "block", "unblock"),
     "logout",
@@ -369,11 +374,84 @@ def test_what_limits_hold_is_shown(
     assert client.get("/admin/user?name=eve").status_code == 404
 
 
+def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts) -> None:
+    """As `flask ratelimit why` does; by identity, limit and time, and on the user's page."""
+    key = accounts.create_key("bob", plan=None, default_plan="starter")
+    accounts.set_limit("user", "bob", "plan", "1/day")
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
+    client = app.test_client()
+    log_in(client)
+    assert "No caller was denied in the last hour." in client.get("/admin/denials").text
+    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
+    asked = [client.post("/chat", json=body, headers=headers) for _ in range(4)]
+    assert [each.status_code for each in asked] == [200, 429, 429, 429]
+    for _ in range(30):
+        client.post("/chat", json=body, environ_base={"REMOTE_ADDR": "203.0.113.9"})
+    limiter = services_of(app).limiter
+    limiter._recorder.flush(all_of_them=True)
+    page = client.get("/admin/denials").text
+    assert '<a href="/admin/user?name=bob">bob</a>' in page
+    assert "203.0.113.9</th>" in page
+    for words in (asked[1].headers["x-request-id"], "1 used", "0 left", "next free at", "1 d<"):
+        assert words in page
+    assert "2 more like this until" in page
+    for query, is_shown in (
+        *(("identity=bob", True), ("identity=user:bob&limit=plan&span=15m", True)),
+        *(("limit=plan", True), ("identity=203.0.113.9", False), ("limit=ip", False)),
+    ):
+        rows = client.get(f"/admin/denials?{query}").text.partition("<tbody>")[2]
+        assert ("bob</a></th>" in rows, "203.0.113.9</th>" in rows) == (is_shown, not is_shown)
+    assert "There is no user &#39;eve&#39;" in client.get("/admin/denials?identity=eve").text
+    none = "No denial of alice by plan is known in the last 48 hours."
+    assert none in client.get("/admin/denials?identity=alice&limit=plan&span=48h").text
+    assert "2 more like this until" in client.get("/admin/user?name=bob").text
+    assert "No denial of this user or their keys" in client.get("/admin/user?name=alice").text
+
+
+def test_trials_are_reported(
+    make_app: AppMaker, uri: str, accounts: Accounts, tmp_path: Path
+) -> None:
+    """As `flask ratelimit shadow report` does, for each trial in one table."""
+    policy = POLICY_FILE.read_text().replace(
+        'limit = "100/day"\n', 'limit = "100/day"\ncandidate = "2/day"\n', 1
+    )
+    (tmp_path / "policy.toml").write_text(policy)
+    key = accounts.create_key("bob", plan=None, default_plan="starter")
+    app = make_app(
+        RATELIMIT_STORAGE_URI=uri,
+        RATELIMIT_POLICY_FILE=str(tmp_path / "policy.toml"),
+        CHATAPP_ADMIN_TOKEN=TOKEN,
+    )
+    client = app.test_client()
+    log_in(client)
+    assert "has met a limit in shadow or a candidate" in client.get("/admin/shadow").text
+    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
+    assert {client.post("/chat", json=body, headers=headers).status_code for _ in range(5)} == {200}
+    page = client.get("/admin/shadow").text
+    assert page.count("<h2>") == 1
+    assert "A candidate; 100 per 1 day is enforced." in page
+    assert page.count("60.0%") == 2
+    assert 'name=bob">bob</a> 3' in page
+    assert "5 would have denied nothing to 99 % of 1 identities" in page
+
+
+def test_denials_may_be_off(make_app: AppMaker, uri: str, accounts: Accounts) -> None:
+    """The views say by which setting; the user's page is shown anyway."""
+    app = make_app(
+        RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN, CHATAPP_REMEMBER_DENIALS=False
+    )
+    client = app.test_client()
+    log_in(client)
+    for view in ("denials", "shadow"):
+        assert "CHATAPP_REMEMBER_DENIALS is false." in client.get(f"/admin/{view}").text
+    assert "Limits now" in client.get("/admin/user?name=alice").text
+
+
 def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Accounts) -> None:
     """Spending and accounts are shown anyway: they are in the database."""
     client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
     log_in(client)
-    for view in ("limits", "user?name=alice"):
+    for view in ("limits", "user?name=alice", "denials", "shadow"):
         assert "(memory://), which no command can see" in client.get(f"/admin/{view}").text
     assert client.get("/admin/changes").status_code == 400
     assert client.get("/admin/users").status_code == 200

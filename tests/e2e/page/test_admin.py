@@ -24,7 +24,7 @@ from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
 
 TOKEN = "a token of some length"
-VIEWS = ("Spending", "Users and keys", "Limits", "Changes")
+VIEWS = ("Spending", "Users and keys", "Limits", "Denials", "Shadow", "Changes")
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""Who was denied lately and why, in the words of `flask ratelimit why`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+from flask import render_template
+from flask.typing import ResponseReturnValue
+
+from chatapp.blueprints.admin.access import bp, query
+from chatapp.blueprints.admin.formats import MOST, choice
+from chatapp.operators.errors import reported_errors
+from chatapp.services import current_services
+from ratelimit_ext.cli import denials_of, explained
+
+#: The time that is shown, in seconds and in words.
+SPANS: Final = {
+    "15m": (900, "15 minutes"),
+    "1h": (3600, "hour"),
+    "24h": (86_400, "24 hours"),
+    "48h": (2 * 86_400, "48 hours"),
+}
+#: How many identities and limits the summary has, and how many limits the filter.
+TOP: Final = 5
+MOST_LIMITS: Final = 100
+
+
+@bp.get("/denials")
+def denials() -> ResponseReturnValue:
+    span, identity, limit = choice("span", list(SPANS), "1h"), query("identity"), query("limit")
+    identity = identity.strip()
+    seconds, span_words = SPANS[span]
+    records: list[Any] = []
+    unkept, problem = 0, None
+    try:
+        with reported_errors():
+            check_remembered()
+            records, unkept = denials_of(*filter(None, [identity]), since=seconds)
+    except click.ClickException as error:
+        problem = error.message
+    limits = [name for name, _ in _counted((each.limit, each) for each in records)]
+    records = [each for each in records if limit in ("", each.limit)]
+    return render_template(
+        "admin/denials.html",
+        span=span,
+        spans=[(each, each.replace("m", " min").replace("h", " h")) for each in SPANS],
+        span_words=span_words,
+        identity=identity,
+        limit=limit,
+        limits=sorted({*limits[:MOST_LIMITS], *filter(None, [limit])}),
+        by_identity=_counted((each.identity, each) for each in records)[:TOP],
+        by_limit=_counted((each.limit, each) for each in records)[:TOP],
+        identities=len({each.identity for each in records}),
+        total=sum(each.count for each in records),
+        rows=latest(records, MOST),
+        count=len(records),
+        unkept=unkept,
+        problem=problem,
+    )
+
+
+def check_remembered() -> None:
+    """ClickException if neither denials nor trials are remembered."""
+    if not current_services().settings.remember_denials:
+        raise click.ClickException(
+            "Denials and trials are not remembered, as CHATAPP_REMEMBER_DENIALS is false."
+        )
+
+
+def latest(records: list[Any], most: int) -> list[tuple[Any, Any]]:
+    """The latest denials, the last one first, each with its words."""
+    return [(each, explained(each)) for each in records[: -most - 1 : -1]]
+
+
+def _counted(named: Iterable[tuple[str, Any]]) -> list[tuple[str, int]]:
+    """The denials by name, the most first."""
+    counts: Counter[str] = Counter()
+    for name, record in named:
+        counts[name] += record.count
+    return counts.most_common()

@@ -1,0 +1,72 @@
+"""Who is near a limit, what is blocked, and how the providers are."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+from flask import render_template
+from flask.typing import ResponseReturnValue
+
+from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.formats import MOST, choice
+from chatapp.operators import blocks, callers
+from chatapp.operators.errors import reported_errors
+from chatapp.web.call_limits import COOL_DOWN, QUOTAS
+from ratelimit_ext.cli import Block, State, blocked, states_of, used_states, wait_text
+
+NEAR: Final = (50, 80, 95)
+#: How many names of the storage a view reads; a command reads more.
+MOST_NAMES: Final = 20_000
+#: What an operator unblocks, by the limit that blocks it.
+BLOCKED: Final[dict[str, blocks.Kind]] = {f"blocked-{kind}": kind for kind in blocks.KINDS}
+#: How much is left where no provider has reported a quota.
+UNREPORTED: Final = 10**12
+
+
+@bp.get("/limits")
+def limits() -> ResponseReturnValue:
+    at = int(choice("at", [str(each) for each in NEAR], "80"))
+    near: list[State] = []
+    found: list[Block] = []
+    upstreams: list[dict[str, Any]] = []
+    is_cut = False
+    problem = None
+    try:
+        with reported_errors():
+            near, is_cut = used_states(None, least=at / 100, scan=MOST_NAMES)
+            found = blocked(scan=MOST_NAMES)
+            upstreams = _upstreams()
+    except click.ClickException as error:
+        problem = error.message
+    return render_template(
+        "admin/limits.html",
+        at=at,
+        shares=[(each, f"{each} %") for each in NEAR],
+        near=near[:MOST],
+        near_count=len(near),
+        is_cut=is_cut,
+        scan=MOST_NAMES,
+        blocks=found[:MOST],
+        block_count=len(found),
+        kinds=BLOCKED,
+        upstreams=[each for each in upstreams if each["pause"] or each["left"]],
+        silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
+        quotas=[each.removeprefix("provider-") for each in QUOTAS],
+        problem=problem,
+    )
+
+
+def _upstreams() -> list[dict[str, Any]]:
+    """For each upstream, until when it pauses, and what is left of its quotas by their names."""
+    names = callers.upstreams()
+    rows: dict[str, dict[str, Any]] = {
+        name: {"name": name, "pause": None, "left": {}} for name in names
+    }
+    for state in states_of(*names, kind="upstream"):
+        row = rows[state.identity]
+        if state.row.limit.name == COOL_DOWN:
+            row["pause"] = None if state.verdict.allowed else wait_text(state)
+        elif state.verdict.remaining < UNREPORTED:
+            row["left"][state.row.limit.name.removeprefix("provider-")] = state.verdict.remaining
+    return list(rows.values())
