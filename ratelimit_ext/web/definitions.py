@@ -148,7 +148,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     def __enter__(self) -> None:
         code = sys._getframe(1).f_code
         location = f"{code.co_filename}:{code.co_qualname}"
-        self.limiter._check_block_limit(self, location)  # noqa: SLF001 - no user may call it
+        self.limiter._hooks.admit_to_block(self, location)  # noqa: SLF001 - no user may call it
 
 
 _UPGRADES: Final[dict[type, Any]] = {
@@ -177,7 +177,7 @@ def wrap(view: Any, limiter: Any) -> Any:
     @wraps(view)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            answer = limiter._admit_to_view(name, is_final)  # noqa: SLF001 - as __enter__
+            answer = limiter._hooks.admit_to_view(name, is_final)  # noqa: SLF001 - as __enter__
         except RateLimitExceeded as refusal:
             if not is_final(refusal):
                 raise

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import copy
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, cast
@@ -18,14 +17,11 @@ from typing import Any, Final, Never, TypeAlias, cast
 import click
 import flask
 import flask_limiter
-from flask.globals import request_ctx
 from flask_limiter import HeaderNames
 from flask_limiter.constants import ConfigVars
-from flask_limiter.util import get_qualified_name
 from limits import RateLimitItem
 from limits.storage import MemoryStorage, Storage
 from limits.strategies import RateLimiter
-from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError
@@ -36,9 +32,9 @@ from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import Workers
-from ratelimit_ext.policy import Mistakes, Policy, Uses
+from ratelimit_ext.policy import Policy
 from ratelimit_ext.strategies.guards.block import BlockReason
-from ratelimit_ext.web.admission import Admission, AdmissionSettings, IsFinal
+from ratelimit_ext.web.admission import Admission, AdmissionSettings
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
 from ratelimit_ext.web.callbacks import (
     Breach,
@@ -58,23 +54,23 @@ from ratelimit_ext.web.code_checks import (
     check_settings,
     check_strategy,
     keywords_of_signature,
-    unknown_name,
 )
 from ratelimit_ext.web.commands import CommandParts, install, is_checked, take_over
-from ratelimit_ext.web.definitions import MARK, RouteLimit, is_unhandled, upgrade, wrap
+from ratelimit_ext.web.definitions import RouteLimit, upgrade
 from ratelimit_ext.web.denials import Denials
 from ratelimit_ext.web.guards import Attempts, Blocks
+from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.inventory import Inventory
 from ratelimit_ext.web.limits_adapter import limit_of
 from ratelimit_ext.web.manager import Manager
 from ratelimit_ext.web.overrides import Override, Overrides, store_for
-from ratelimit_ext.web.policy_limits import PolicyLimits, load
+from ratelimit_ext.web.policies import Policies
 from ratelimit_ext.web.recorder import Recorder
 from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
-from ratelimit_ext.web.resolver import EDGE, Resolver, Route
-from ratelimit_ext.web.response import ResponseWriter, replaced
+from ratelimit_ext.web.resolver import Resolver
+from ratelimit_ext.web.response import ResponseWriter
 from ratelimit_ext.web.settlement_journal import Journal, journal_directory, storage_address
 from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
 from ratelimit_ext.web.storage import (
@@ -86,11 +82,6 @@ from ratelimit_ext.web.storage import (
     workers,
 )
 from ratelimit_ext.web.trials import Trials
-
-#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
-_new: Final = tuple.__new__
-#: Flask's proxy, as an object whose attributes are ours, too.
-_request_context: Final[Any] = request_ctx
 
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
@@ -159,8 +150,8 @@ class Limiter(flask_limiter.Limiter):
         self._recorder = Recorder()
         self._known_names = KnownNames(self.limit_manager.definitions)
         self._settlements = settlements
-        self._configurations: dict[flask.Flask, PolicyLimits] = {}
-        self._deferred_views: dict[tuple[str, Any], bool] = {}
+        self._policies = Policies(self, self._callbacks, check_item=self._check_item)
+        self._hooks = RequestHooks(self, self.limit_manager, self._policies, reserve=self._reserve)
         self._compose(DEFAULT_LEASE_S, Workers())
         self.app = app
         if app is not None:
@@ -174,7 +165,7 @@ class Limiter(flask_limiter.Limiter):
         check_settings(app.config)
         check_strategy(self._strategy, app.config)
         self._request_identifier = self._request_identifier or app.config.get(
-            ConfigVars.REQUEST_IDENTIFIER, _endpoint
+            ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
         )
         self._set_deadline(app.config)
         super().init_app(app)
@@ -182,24 +173,19 @@ class Limiter(flask_limiter.Limiter):
         if not self.enabled:
             return
         if not again:
-            self._replace_hooks(app)
+            self._hooks.install(app)
         self._check_definitions()
         self._compose(lease_s(app.config), workers(app.config))
         self._keep_settlements(app)
         for item in self.limit_manager.static_items():
             self._check_item(item)
-        self._deferred_views.clear()
-        self._own_manager = self.limit_manager.copy()
+        self._hooks.forget_views()
         try:
-            policy = self._load_policy(app.config, check=self._check_identities)
+            self._policies.apply(app)
         except ConfigurationError as mistakes:
             if is_checked():
                 raise click.ClickException(str(mistakes)) from mistakes
             raise
-        if policy is not None and app not in self._configurations:
-            configuration = PolicyLimits(policy, self, check_item=self._check_item)
-            configuration.apply()
-            self._configurations[app] = configuration
 
     def _compose(self, lease: float, workers: Workers) -> None:
         """Make the parts, of the settings as they are now."""
@@ -246,6 +232,7 @@ class Limiter(flask_limiter.Limiter):
             swallow_errors=swallow_errors,
             logger=logger,
         )
+        self._hooks.use(self._admission, self._response)
 
     def _keep_settlements(self, app: flask.Flask) -> None:
         """Keep queued settlements in files, if the storage outlives the process and can apply them
@@ -306,24 +293,17 @@ class Limiter(flask_limiter.Limiter):
         """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
         self._engines.check(limit_of(item, self._naming.strategy))
 
-    def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
-        uses.check_identities(
-            self.identities,
-            mistakes,
-            knows_plans=self._callbacks.plan_loader is not None,
-            knows_overrides=self._callbacks.override_loader is not None,
-        )
+    # -- its policy ----------------------------------------------------------------------------
 
-    def _load_policy(self, config: Mapping[str, Any], **how: Any) -> Policy | None:
-        keywords = self._callbacks.plan_keywords
-        return load(config, self._strategy, plan_keywords=keywords, **how)
+    def policy(self, app: flask.Flask) -> Policy | None:
+        """The application's policy, with its plans; ``None`` without one."""
+        return self._policies.of(app)
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` if the policy names a blueprint or endpoint that the
         application does not have. Call it when all are registered; otherwise the first request
         logs them, and all other limits apply."""
-        if (configured := self._configurations.get(app)) is not None:
-            configured.check_targets(app)
+        self._policies.check_targets(app)
 
     def check_policy_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         """The policy in a file, checked as at a start of the application, and not applied.
@@ -331,14 +311,7 @@ class Limiter(flask_limiter.Limiter):
         Raises ``ConfigurationError`` with every mistake and its line, names of blueprints,
         endpoints and identities included.
         """
-
-        def check(uses: Uses, mistakes: Mistakes) -> None:
-            self._check_identities(uses, mistakes)
-            uses.check_targets(app.blueprints, app.view_functions, mistakes)
-
-        policy = self._load_policy(app.config, file=file, check=check)
-        assert policy is not None
-        return policy
+        return self._policies.check_file(app, file)
 
     def policy_checker(self, function: PolicyChecker) -> PolicyChecker:
         """Register the function that ``flask ratelimit check`` calls with the file of its argument,
@@ -349,35 +322,15 @@ class Limiter(flask_limiter.Limiter):
     def checked_policy(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
         """What ``flask ratelimit check`` checks: the file, or the configured one. Raises
         ``ConfigurationError``."""
-        if (checker := self._callbacks.policy_checker) is not None:
-            return checker(file)
-        configured = app.config.get("RATELIMIT_POLICY_FILE")
-        if file is None and not configured:
-            raise ConfigurationError(
-                "There is no policy; pass a file or set RATELIMIT_POLICY_FILE."
-            )
-        path = file or Path(configured or "")
-        return CheckedPolicy(self.check_policy_file(app, path), path)
+        return self._policies.checked(app, file)
 
     def resolver(self, app: flask.Flask, file: str | os.PathLike[str] | None = None) -> Resolver:
         """What finds the limits of the application's routes; with the policy of ``file`` in place
         of its own, for a simulation. Raises ``ConfigurationError`` as :meth:`check_policy_file`."""
-        resolver = self._resolver
-        self._complete_policy(app)
-        if file is not None:
-            other = copy(self)
-            other.limit_manager = self._own_manager.copy()
-            policy = self.checked_policy(app, Path(file)).policy
-            limits = PolicyLimits(policy, other, check_item=self._check_item)
-            limits.apply()
-            limits.complete(app)
-            resolver = self._new_resolver(other.limit_manager)
-        return resolver
-
-    def policy(self, app: flask.Flask) -> Policy | None:
-        """The application's policy, with its plans; ``None`` without one."""
-        configured = self._configurations.get(app)
-        return None if configured is None else configured.policy
+        self._policies.complete(app)
+        if file is None:
+            return self._resolver
+        return self._new_resolver(self._policies.manager_with(app, Path(file)))
 
     # -- what the application registers --------------------------------------------------------
 
@@ -570,16 +523,7 @@ class Limiter(flask_limiter.Limiter):
     @property
     def context(self) -> RequestState:  # type: ignore[override]
         """The state of the current request."""
-        return self._state_in(_request_context._get_current_object())
-
-    def _state_in(self, context: Any) -> RequestState:
-        states: dict[Limiter, RequestState] | None = context.__dict__.get("_ratelimit_ext")
-        if states is None:
-            states = context._ratelimit_ext = {}
-        state = states.get(self)
-        if state is None:
-            state = states[self] = RequestState(self._reserve)
-        return state
+        return self._hooks.state()
 
     @property
     def current_limit(self) -> RequestLimit | None:
@@ -670,10 +614,7 @@ class Limiter(flask_limiter.Limiter):
     def admit_edge(self) -> None:
         """Decide the application's own limits now, before a request that is expensive to read is
         read. The view's other limits are decided before the view, in a second round trip."""
-        context = _request_context._get_current_object()
-        state, endpoint = self._state_in(context), self._endpoint_in(context)
-        if not self._is_exempt(state, endpoint):
-            self._admission.admit_edge(state, self._route(context, endpoint, None))
+        self._hooks.admit_edge()
 
     def admit_again(self, *names: str) -> float | None:
         """Charge the current request's limits of these names once more, for another attempt.
@@ -699,16 +640,7 @@ class Limiter(flask_limiter.Limiter):
         Nothing is charged. A limit whose identity depends on more than the current request has,
         such as the model of a call, is left out. Raises ``ValueError`` for an unknown endpoint.
         """
-        app = flask.current_app
-        if endpoint not in app.view_functions:
-            endpoints = sorted(app.view_functions.keys() - {"static"})
-            raise ValueError(unknown_name("endpoint", endpoint, endpoints))
-        view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-        is_deferred = self._is_deferred(endpoint, view, blueprint)
-        name = get_qualified_name(view) if is_deferred else None
-        app = cast(Any, app)._get_current_object()
-        records = self._admission.look(Route(app, endpoint, blueprint, method, name))
-        shown = [r for r in records if r.verdict.enforced and r.bound.limit.visible]
+        shown = [record for record in self._hooks.look(endpoint, method) if record.is_shown]
         shown.sort(key=lambda record: record.bound.rank)
         return list(map(self._shown, shown))
 
@@ -735,7 +667,7 @@ class Limiter(flask_limiter.Limiter):
             metas=self._meta_limits,
             naming=self._naming,
             failure_policy=self._failure_policy,
-            is_deferred=self._is_deferred,
+            is_deferred=self._hooks.is_deferred,
         )
 
     @property
@@ -862,7 +794,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _current_app(self) -> flask.Flask:
         app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
-        self._complete_policy(app)
+        self._policies.complete(app)
         return app
 
     # -- Flask-Limiter's seams -----------------------------------------------------------------
@@ -875,145 +807,14 @@ class Limiter(flask_limiter.Limiter):
     def _check_request_limit(  # type: ignore[override] # Flask sends what a hook returns
         self, callable_name: str | None = None, in_middleware: bool = True
     ) -> flask.Response | None:
-        """Decide before a view that has none of our wrappers. Returns as :meth:`_admit_to_view`."""
-        if not in_middleware:
-            return self._admit_to_view(callable_name, None)
-        context = _request_context._get_current_object()
-        endpoint = self._endpoint_in(context)
-        view = context.app.view_functions.get(endpoint) if endpoint else None
-        # A deferred view asks the request filters later, too: they may read who is logged in.
-        if view is None and context.request.endpoint is None:
-            return None
-        if view is not None and (
-            self._deferred_views.get((endpoint, view))
-            or self._is_deferred(endpoint, view, context.request.blueprint)
-        ):
-            return None
-        state = self._state_in(context)
-        if self._is_exempt(state, endpoint):
-            return None
-        route = self._route(context, endpoint, None)
-        return self._admission.admit(state, route, is_final=is_unhandled)
-
-    def _admit_to_view(self, name: str | None, is_final: IsFinal | None) -> flask.Response | None:
-        """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
-        from memory, if its exception ``is_final``."""
-        context = _request_context._get_current_object()
-        state, endpoint = self._state_in(context), self._endpoint_in(context)
-        if self._is_exempt(state, endpoint):
-            return None
-        view = context.app.view_functions.get(endpoint) if endpoint else None
-        if name and view is not None and get_qualified_name(view) != name:
-            self.limit_manager.add_endpoint_hint(endpoint, name)
-        route = self._route(context, endpoint, name)
-        return self._admission.admit(state, route, is_final=is_final)
-
-    def _check_block_limit(self, definition: RouteLimit, location: str) -> None:
-        """Decide the limit of a block inside a view; ``location`` is the block's."""
-        context = _request_context._get_current_object()
-        state, endpoint = self._state_in(context), self._endpoint_in(context)
-        if self._is_exempt(state, endpoint):
-            return
-        if location not in self.limit_manager._decorated_limits:
-            self.limit_manager.add_decorated_limit(location, definition)
-        self.limit_manager.add_endpoint_hint(endpoint, location)
-        self._admission.admit(state, self._route(context, endpoint, location), [definition])
-
-    def _replace_hooks(self, app: flask.Flask) -> None:
-        """Flask-Limiter's hook for headers is a partial over a function of the base class, and the
-        one that ends a request has a mangled name: neither can be overridden."""
-        after = app.after_request_funcs[None]
-        after[:] = [hook for hook in after if getattr(hook, "args", ())[:1] != (self,)]
-        app.after_request(self._finish)
-        at_end = app.teardown_request_funcs[None]
-        at_end[:] = [hook for hook in at_end if getattr(hook, "__self__", None) is not self]
-        app.teardown_request(self._release)
-
-    def _release(self, _: BaseException | None = None) -> None:
-        """The request is over."""
-        states = _request_context._get_current_object().__dict__.get("_ratelimit_ext")
-        if states and (state := states.pop(self, None)) is not None:
-            state.close()
-
-    def _finish(self, response: flask.Response) -> flask.Response:
-        """Charge a request that reached no view, refund, write headers. Runs at most once."""
-        context = _request_context._get_current_object()
-        state = self._state_in(context)
-        if state.finished or not (self.enabled and self.initialized):
-            return response
-        state.finished = True
-        states = context._ratelimit_ext.values()  # one for each extension of the application
-        if state.charged is None and not any(each.is_refused(response) for each in states):
-            response = self._decide_late(context, state, response)
-        self._response.finish(response, state, states)
-        return response
-
-    def _decide_late(
-        self, context: Any, state: RequestState, response: flask.Response
-    ) -> flask.Response:
-        """Charge a request that was answered before its view to the application's limits.
-
-        Raising here would be a 500: a refusal is made into a response.
-        """
-        endpoint = self._endpoint_in(context)
-        if self._is_exempt(state, endpoint):
-            return response
-        try:
-            self._admission.admit(state, self._route(context, endpoint, EDGE), lenient=True)
-        except HTTPException as refusal:
-            state.refusal = True
-            app = flask.current_app
-            return replaced(response, app.make_response(app.handle_http_exception(refusal)))
-        return response
-
-    def _endpoint_in(self, context: Any) -> str:
-        """:meth:`identify_request`, which looks the context up again only if it was replaced."""
-        if self._request_identifier is _endpoint:
-            return context.request.endpoint or ""
-        return self.identify_request()
-
-    def _route(self, context: Any, endpoint: str, name: str | None) -> Route:
-        request = context.request
-        method = "GET" if request.method == "HEAD" else request.method
-        return _new(Route, (context.app, endpoint, request.blueprint, method, name))
-
-    def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
-        """Whether no limit applies to the request. The request filters are called once."""
-        if state.exempt is None:
-            state.exempt = (
-                not (self.enabled and self.initialized)
-                or endpoint.rpartition(".")[2] == "static"
-                or any(exempts() for exempts in self._request_filters)
-            )
-        return state.exempt
-
-    def _is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
-        """Whether one of our wrappers is around the view, which decides its limits.
-
-        A view that only a policy limits gets its wrapper here, at its first request.
-        """
-        known = self._deferred_views.get((endpoint, view))
-        if known is None:
-            app = flask.current_app
-            self._complete_policy(cast(Any, app)._get_current_object())
-            inner = view
-            while inner is not None and getattr(inner, MARK, None) != self:
-                inner = getattr(inner, "__wrapped__", None)
-            known = inner is not None
-            if not known and self.limit_manager.is_configured(endpoint, blueprint):
-                view = app.view_functions[endpoint] = wrap(view, self)
-                known = True
-            self._deferred_views[endpoint, view] = known
-        return known
-
-    def _complete_policy(self, app: flask.Flask) -> None:
-        """Add the limits whose names are known only when all blueprints are registered."""
-        if (configured := self._configurations.get(app)) is not None:
-            configured.complete(app)
+        """See :class:`RequestHooks`; ``check`` calls it, too, out of the middleware."""
+        if in_middleware:
+            return self._hooks.before_request()
+        return self._hooks.admit_to_view(callable_name, None)
 
     def _before_listing(self, app: flask.Flask) -> None:
         """Flask-Limiter's commands ask the manager for limits: ours continue them."""
-        self._complete_policy(app)
+        self._policies.complete(app)
         parts = CommandParts(
             inventory=self.inventory,
             engine=self._engines.primary,
@@ -1021,11 +822,6 @@ class Limiter(flask_limiter.Limiter):
             storage=self.storage,
         )
         take_over(parts, app)
-
-
-def _endpoint() -> str:
-    """The default identity of a request, as Flask-Limiter's."""
-    return flask.request.endpoint or ""
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

@@ -1,12 +1,13 @@
-"""From a policy to the definitions of an application."""
+"""Policies: loaded from a file, and made into the definitions of an application."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import flask
@@ -24,10 +25,12 @@ from ratelimit_ext.policy import (
     own_sentence,
     plan_sentence,
 )
+from ratelimit_ext.web.callbacks import Callbacks, CheckedPolicy
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
 from ratelimit_ext.web.limits_adapter import items_of
 from ratelimit_ext.web.manager import Manager
 
+FILE: Final = "RATELIMIT_POLICY_FILE"
 #: What a definition copies from a limit of a policy.
 _COPIED: Final = (
     *("per_method", "methods", "error_message", "exempt_when"),
@@ -35,29 +38,107 @@ _COPIED: Final = (
 )
 
 
-def load(
-    config: Mapping[str, Any],
-    default_strategy: str | None,
-    *,
-    file: str | os.PathLike[str] | None = None,
-    plan_keywords: Mapping[str, Callable[[Any], Any]],
-    check: Callable[[Uses, Mistakes], None],
-) -> Policy | None:
-    """The policy of an application's configuration, with ``file`` instead of the configured one.
+class Policies:
+    """The policies of an extension's applications: loads, checks and applies them.
 
-    ``None`` if neither a file nor blueprints are configured. See :func:`load_policy`.
+    ``check_item`` raises ``ConfigurationError`` for a limit that the storage cannot carry out.
     """
-    file = file or config.get("RATELIMIT_POLICY_FILE") or None
-    blueprints = config.get("RATELIMIT_BLUEPRINTS")
-    if not file and not blueprints:
-        return None
-    return load_policy(
-        file=file,
-        blueprints=blueprints,
-        default_strategy=default_strategy,
-        plan_keywords=plan_keywords,
-        check=check,
-    )
+
+    def __init__(
+        self, limiter: Any, callbacks: Callbacks, *, check_item: Callable[[RateLimitItem], None]
+    ) -> None:
+        self._limiter = limiter
+        self._callbacks = callbacks
+        self._check_item = check_item
+        self._applied: dict[flask.Flask, PolicyLimits] = {}
+        #: The limits without those of a policy.
+        self._others: Manager = limiter.limit_manager.copy()
+
+    def apply(self, app: flask.Flask) -> None:
+        """Load the application's policy and add its limits, if it has one. Raises
+        ``ConfigurationError`` with every mistake."""
+        self._others = self._limiter.limit_manager.copy()
+        policy = self._load(app, None, self._check_identities)
+        if policy is not None and app not in self._applied:
+            limits = self._limits_of(policy, self._limiter.limit_manager)
+            limits.apply()
+            self._applied[app] = limits
+
+    def complete(self, app: flask.Flask) -> None:
+        """Add the limits whose names are known only when all blueprints are registered."""
+        if (applied := self._applied.get(app)) is not None:
+            applied.complete(app)
+
+    def of(self, app: flask.Flask) -> Policy | None:
+        """The application's policy; ``None`` without one."""
+        applied = self._applied.get(app)
+        return None if applied is None else applied.policy
+
+    def check_targets(self, app: flask.Flask) -> None:
+        """See :meth:`Limiter.check_policy`."""
+        if (applied := self._applied.get(app)) is not None:
+            applied.check_targets(app)
+
+    def check_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
+        """See :meth:`Limiter.check_policy_file`."""
+
+        def check(uses: Uses, mistakes: Mistakes) -> None:
+            self._check_identities(uses, mistakes)
+            uses.check_targets(app.blueprints, app.view_functions, mistakes)
+
+        policy = self._load(app, file, check)
+        assert policy is not None
+        return policy
+
+    def checked(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
+        """See :meth:`Limiter.checked_policy`."""
+        if (checker := self._callbacks.policy_checker) is not None:
+            return checker(file)
+        configured = app.config.get(FILE)
+        if file is None and not configured:
+            raise ConfigurationError(f"There is no policy; pass a file or set {FILE}.")
+        path = file or Path(configured or "")
+        return CheckedPolicy(self.check_file(app, path), path)
+
+    def manager_with(self, app: flask.Flask, file: Path) -> Manager:
+        """The application's limits with the policy of this file in place of its own. Raises
+        ``ConfigurationError`` as :meth:`checked`."""
+        manager = self._others.copy()
+        limits = self._limits_of(self.checked(app, file).policy, manager)
+        limits.apply()
+        limits.complete(app)
+        return manager
+
+    def _limits_of(self, policy: Policy, manager: Manager) -> PolicyLimits:
+        return PolicyLimits(policy, self._limiter, manager, check_item=self._check_item)
+
+    def _load(
+        self,
+        app: flask.Flask,
+        file: str | os.PathLike[str] | None,
+        check: Callable[[Uses, Mistakes], None],
+    ) -> Policy | None:
+        """The policy of the configuration, with ``file`` instead of the configured one. ``None`` if
+        neither a file nor blueprints are configured. See :func:`load_policy`."""
+        file = file or app.config.get(FILE) or None
+        blueprints = app.config.get("RATELIMIT_BLUEPRINTS")
+        if not file and not blueprints:
+            return None
+        return load_policy(
+            file=file,
+            blueprints=blueprints,
+            default_strategy=self._limiter._strategy,
+            plan_keywords=self._callbacks.plan_keywords,
+            check=check,
+        )
+
+    def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
+        uses.check_identities(
+            self._callbacks.identities,
+            mistakes,
+            knows_plans=self._callbacks.plan_loader is not None,
+            knows_overrides=self._callbacks.override_loader is not None,
+        )
 
 
 class PolicyLimits:
@@ -68,10 +149,16 @@ class PolicyLimits:
     """
 
     def __init__(
-        self, policy: Policy, limiter: Any, *, check_item: Callable[[RateLimitItem], None]
+        self,
+        policy: Policy,
+        limiter: Any,
+        manager: Manager,
+        *,
+        check_item: Callable[[RateLimitItem], None],
     ) -> None:
         self.policy = policy
         self._limiter = limiter
+        self._manager = manager
         self._check_item = check_item
         self._plans: list[RouteLimit] = []
         self._targets: dict[str, list[RouteLimit]] = {}
@@ -80,8 +167,7 @@ class PolicyLimits:
 
     def apply(self) -> None:
         """Add every limit of the policy to the manager."""
-        policy, limiter = self.policy, self._limiter
-        manager: Manager = limiter.limit_manager
+        policy, limiter, manager = self.policy, self._limiter, self._manager
         for limit in policy.application:
             application = ApplicationLimit(**self._keywords(limit), scope=limit.scope or "global")
             manager.add_application_limit(application.bind(limiter))
@@ -131,7 +217,7 @@ class PolicyLimits:
                 "Call limiter.check_policy(app) at the start to stop there. %s",
                 error,
             )
-        manager = self._limiter.limit_manager
+        manager = self._manager
         for name, limits in self._targets.items():
             if name in app.blueprints:
                 manager.add_policy_blueprint(name, limits)

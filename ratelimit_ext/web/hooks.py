@@ -1,0 +1,239 @@
+"""Where a request meets its limits: before its view, in the wrapper around the view, at a block
+inside it, when it is answered, and when it ends.
+
+Each of them finds the request's state and its route, and has :mod:`admission` decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import flask
+import flask_limiter
+from flask.globals import request_ctx
+from flask_limiter.util import get_qualified_name
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext.web.admission import Admission, IsFinal
+from ratelimit_ext.web.bound_limit import ChargeRecord, Records
+from ratelimit_ext.web.code_checks import unknown_name
+from ratelimit_ext.web.definitions import MARK, RouteLimit, is_unhandled, wrap
+from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.policies import Policies
+from ratelimit_ext.web.request_state import RequestState
+from ratelimit_ext.web.reservation import Reservation
+from ratelimit_ext.web.resolver import EDGE, Route
+from ratelimit_ext.web.response import ResponseWriter, replaced
+
+#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
+_new: Final = tuple.__new__
+#: Flask's proxy, as an object whose attributes are ours, too.
+_request_context: Final[Any] = request_ctx
+
+
+class RequestHooks:
+    """The hooks of one extension. ``reserve`` makes the reservation of what a request takes."""
+
+    _admission: Admission
+    _response: ResponseWriter
+
+    def __init__(
+        self,
+        limiter: flask_limiter.Limiter,
+        manager: Manager,
+        policies: Policies,
+        *,
+        reserve: Callable[[list[ChargeRecord]], Reservation],
+    ) -> None:
+        self._limiter = limiter
+        self._manager = manager
+        self._policies = policies
+        self._reserve = reserve
+        self._deferred_views: dict[tuple[str, Any], bool] = {}
+
+    def use(self, admission: Admission, response: ResponseWriter) -> None:
+        """Decide and answer by these from now on."""
+        self._admission = admission
+        self._response = response
+
+    def install(self, app: flask.Flask) -> None:
+        """Take the places of Flask-Limiter's hooks. Two of them cannot be overridden: the one for
+        headers is a partial over a function of the base class, the one that ends a request has a
+        mangled name."""
+        limiter = self._limiter
+        before = app.before_request_funcs[None]
+        before[before.index(limiter._check_request_limit)] = self.before_request
+        after = app.after_request_funcs[None]
+        after[:] = [hook for hook in after if getattr(hook, "args", ())[:1] != (limiter,)]
+        app.after_request(self.finish)
+        at_end = app.teardown_request_funcs[None]
+        at_end[:] = [hook for hook in at_end if getattr(hook, "__self__", None) is not limiter]
+        app.teardown_request(self.release)
+
+    def forget_views(self) -> None:
+        """Find out again which views have wrappers."""
+        self._deferred_views.clear()
+
+    def state(self) -> RequestState:
+        """The state of the current request."""
+        return self._state_in(_request_context._get_current_object())
+
+    # -- before the view -----------------------------------------------------------------------
+
+    def before_request(self) -> flask.Response | None:
+        """Decide before a view that has none of our wrappers. Returns as :meth:`admit_to_view`."""
+        context = _request_context._get_current_object()
+        endpoint = self._endpoint_in(context)
+        view = context.app.view_functions.get(endpoint) if endpoint else None
+        # A deferred view asks the request filters later, too: they may read who is logged in.
+        if view is None and context.request.endpoint is None:
+            return None
+        if view is not None and (
+            self._deferred_views.get((endpoint, view))
+            or self.is_deferred(endpoint, view, context.request.blueprint)
+        ):
+            return None
+        state = self._state_in(context)
+        if self._is_exempt(state, endpoint):
+            return None
+        route = _route(context, endpoint, None)
+        return self._admission.admit(state, route, is_final=is_unhandled)
+
+    def admit_to_view(self, name: str | None, is_final: IsFinal | None) -> flask.Response | None:
+        """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
+        from memory, if its exception ``is_final``."""
+        context = _request_context._get_current_object()
+        state, endpoint = self._state_in(context), self._endpoint_in(context)
+        if self._is_exempt(state, endpoint):
+            return None
+        view = context.app.view_functions.get(endpoint) if endpoint else None
+        if name and view is not None and get_qualified_name(view) != name:
+            self._manager.add_endpoint_hint(endpoint, name)
+        return self._admission.admit(state, _route(context, endpoint, name), is_final=is_final)
+
+    def admit_to_block(self, definition: RouteLimit, location: str) -> None:
+        """Decide the limit of a block inside a view; ``location`` is the block's."""
+        context = _request_context._get_current_object()
+        state, endpoint = self._state_in(context), self._endpoint_in(context)
+        if self._is_exempt(state, endpoint):
+            return
+        if location not in self._manager._decorated_limits:
+            self._manager.add_decorated_limit(location, definition)
+        self._manager.add_endpoint_hint(endpoint, location)
+        self._admission.admit(state, _route(context, endpoint, location), [definition])
+
+    def admit_edge(self) -> None:
+        """See :meth:`Limiter.admit_edge`."""
+        context = _request_context._get_current_object()
+        state, endpoint = self._state_in(context), self._endpoint_in(context)
+        if not self._is_exempt(state, endpoint):
+            self._admission.admit_edge(state, _route(context, endpoint, None))
+
+    def look(self, endpoint: str, method: str) -> Records:
+        """What the current caller has left at an endpoint; see :meth:`Limiter.peek`."""
+        app = cast(Any, flask.current_app)._get_current_object()
+        if endpoint not in app.view_functions:
+            endpoints = sorted(app.view_functions.keys() - {"static"})
+            raise ValueError(unknown_name("endpoint", endpoint, endpoints))
+        view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
+        name = get_qualified_name(view) if self.is_deferred(endpoint, view, blueprint) else None
+        return self._admission.look(Route(app, endpoint, blueprint, method, name))
+
+    def is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
+        """Whether one of our wrappers is around the view, which decides its limits.
+
+        A view that only a policy limits gets its wrapper here, at its first request.
+        """
+        known = self._deferred_views.get((endpoint, view))
+        if known is None:
+            app = flask.current_app
+            self._policies.complete(cast(Any, app)._get_current_object())
+            inner = view
+            while inner is not None and getattr(inner, MARK, None) != self._limiter:
+                inner = getattr(inner, "__wrapped__", None)
+            known = inner is not None
+            if not known and self._manager.is_configured(endpoint, blueprint):
+                view = app.view_functions[endpoint] = wrap(view, self._limiter)
+                known = True
+            self._deferred_views[endpoint, view] = known
+        return known
+
+    # -- after it ------------------------------------------------------------------------------
+
+    def finish(self, response: flask.Response) -> flask.Response:
+        """Charge a request that reached no view, refund, write headers. Runs at most once."""
+        context = _request_context._get_current_object()
+        state = self._state_in(context)
+        if state.finished or not (self._limiter.enabled and self._limiter.initialized):
+            return response
+        state.finished = True
+        states = context._ratelimit_ext.values()  # one for each extension of the application
+        if state.charged is None and not any(each.is_refused(response) for each in states):
+            response = self._decide_late(context, state, response)
+        self._response.finish(response, state, states)
+        return response
+
+    def release(self, _: BaseException | None = None) -> None:
+        """The request is over."""
+        states = _request_context._get_current_object().__dict__.get("_ratelimit_ext")
+        if states and (state := states.pop(self, None)) is not None:
+            state.close()
+
+    def _decide_late(
+        self, context: Any, state: RequestState, response: flask.Response
+    ) -> flask.Response:
+        """Charge a request that was answered before its view to the application's limits.
+
+        Raising here would be a 500: a refusal is made into a response.
+        """
+        endpoint = self._endpoint_in(context)
+        if self._is_exempt(state, endpoint):
+            return response
+        try:
+            self._admission.admit(state, _route(context, endpoint, EDGE), lenient=True)
+        except HTTPException as refusal:
+            state.refusal = True
+            app = flask.current_app
+            return replaced(response, app.make_response(app.handle_http_exception(refusal)))
+        return response
+
+    # -- the current request -------------------------------------------------------------------
+
+    def _state_in(self, context: Any) -> RequestState:
+        states: dict[RequestHooks, RequestState] | None = context.__dict__.get("_ratelimit_ext")
+        if states is None:
+            states = context._ratelimit_ext = {}
+        state = states.get(self)
+        if state is None:
+            state = states[self] = RequestState(self._reserve)
+        return state
+
+    def _endpoint_in(self, context: Any) -> str:
+        """The request's identity, by default its endpoint: then the context is not looked up
+        again."""
+        if self._limiter._request_identifier is requested_endpoint:
+            return context.request.endpoint or ""
+        return self._limiter.identify_request()
+
+    def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
+        """Whether no limit applies to the request. The request filters are called once."""
+        if state.exempt is None:
+            limiter = self._limiter
+            state.exempt = (
+                not (limiter.enabled and limiter.initialized)
+                or endpoint.rpartition(".")[2] == "static"
+                or any(exempts() for exempts in limiter._request_filters)
+            )
+        return state.exempt
+
+
+def requested_endpoint() -> str:
+    """The default identity of a request, as Flask-Limiter's."""
+    return flask.request.endpoint or ""
+
+
+def _route(context: Any, endpoint: str, name: str | None) -> Route:
+    request = context.request
+    method = "GET" if request.method == "HEAD" else request.method
+    return _new(Route, (context.app, endpoint, request.blueprint, method, name))
