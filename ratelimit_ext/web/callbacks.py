@@ -108,6 +108,16 @@ class Callbacks:
 
         return register
 
+    def plan_keyword(self, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        """See :meth:`Limiter.plan_keyword`."""
+
+        def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            check_function(function, 1, f"plan keyword {name!r}")
+            self.plan_keywords[name] = function
+            return function
+
+        return register
+
     def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
         """See :meth:`Limiter.estimator`."""
         if unit not in UNITS:  # a call in flight always counts as one, so "calls" has no estimate

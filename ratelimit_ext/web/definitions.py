@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -20,9 +20,9 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
-from ratelimit_ext.core.limit_string import ParsedLimit
+from ratelimit_ext.core.limit_string import ParsedLimit, states_guard
 from ratelimit_ext.policy import check_in_code
-from ratelimit_ext.web.code_checks import check_functions
+from ratelimit_ext.web.code_checks import check_functions, check_keywords
 from ratelimit_ext.web.errors import RateLimitExceeded
 from ratelimit_ext.web.limits_adapter import items_of
 
@@ -167,6 +167,38 @@ def upgrade(definition: Any) -> Any:
     upgraded = own.__new__(own)
     vars(upgraded).update(vars(definition))
     return upgraded
+
+
+def stated(definitions: Iterable[Any], strategy: str | None, place: str = "") -> list[Any]:
+    """The definitions that apply without a decorator, upgraded and checked; ``place`` is where they
+    are written. Flask-Limiter has made definitions of its own of those that are strings."""
+    upgraded = list(map(upgrade, definitions))
+    for definition in upgraded:
+        definition.check(strategy)
+        definition.source = definition.source or place
+    return upgraded
+
+
+def route_limit(
+    arguments: dict[str, Any], keywords: tuple[str, ...], limiter: Any, *, shared: bool
+) -> RouteLimit:
+    """The definition of the arguments of :meth:`Limiter.limit` or ``shared_limit``. Raises
+    ``ConfigurationError`` if it is invalid."""
+    where = f"limit {arguments['limit_value']!r}"
+    check_keywords(arguments["unknown"], keywords, where)
+    check_functions(arguments, where)
+    options = {word: arguments[word] for word in keywords}
+    text, overrides = options.pop("limit_value"), options.pop("override_defaults")
+    key_function = options.pop("key_func") or limiter._key_func
+    definition = RouteLimit(
+        limit_provider=text, limiter=limiter, key_function=key_function, shared=shared, **options
+    )
+    code = sys._getframe(2)  # the caller of `limit` or `shared_limit`
+    definition.source = f"{code.f_code.co_filename}:{code.f_lineno}"
+    is_guard = states_guard(text, definition)
+    definition.override_defaults = not is_guard if overrides is None else overrides
+    definition.check(limiter._strategy)
+    return definition
 
 
 def wrap(view: Any, limiter: Any) -> Any:

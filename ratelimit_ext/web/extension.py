@@ -1,15 +1,14 @@
 """The extension: a ``flask_limiter.Limiter`` that decides a request's limits together.
 
-:class:`Limiter` is the public API and overrides Flask-Limiter's seams; its parts do the work:
-:mod:`resolver` finds the limits of a route, :mod:`admission` decides them, :mod:`request_state`
-remembers, :mod:`response` writes the headers.
+:class:`Limiter` is the public API and overrides Flask-Limiter's seams. :mod:`policies` has the
+limits of policy files, :mod:`hooks` meets requests, and :mod:`parts` are what decides, answers and
+lists.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, cast
@@ -20,22 +19,19 @@ import flask_limiter
 from flask_limiter import HeaderNames
 from flask_limiter.constants import ConfigVars
 from limits import RateLimitItem
-from limits.storage import MemoryStorage, Storage
+from limits.storage import Storage
 from limits.strategies import RateLimiter
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT
-from ratelimit_ext.core.limit import DEFAULT_STRATEGY
-from ratelimit_ext.core.limit_string import states_guard
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.strategies.guards.block import BlockReason
-from ratelimit_ext.web.admission import Admission, AdmissionSettings
-from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
+from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.callbacks import (
     Breach,
     Callbacks,
@@ -49,38 +45,29 @@ from ratelimit_ext.web.callbacks import (
 from ratelimit_ext.web.code_checks import (
     KnownNames,
     check_function,
-    check_functions,
     check_keywords,
     check_settings,
     check_strategy,
     keywords_of_signature,
 )
 from ratelimit_ext.web.commands import CommandParts, install, is_checked, take_over
-from ratelimit_ext.web.definitions import RouteLimit, upgrade
+from ratelimit_ext.web.definitions import RouteLimit, route_limit, stated
 from ratelimit_ext.web.denials import Denials
-from ratelimit_ext.web.guards import Attempts, Blocks
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.inventory import Inventory
 from ratelimit_ext.web.limits_adapter import limit_of
 from ratelimit_ext.web.manager import Manager
-from ratelimit_ext.web.overrides import Override, Overrides, store_for
+from ratelimit_ext.web.overrides import Override, Overrides
+from ratelimit_ext.web.parts import Parts
 from ratelimit_ext.web.policies import Policies
 from ratelimit_ext.web.recorder import Recorder
 from ratelimit_ext.web.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
 from ratelimit_ext.web.resolver import Resolver
-from ratelimit_ext.web.response import ResponseWriter
-from ratelimit_ext.web.settlement_journal import Journal, journal_directory, storage_address
-from ratelimit_ext.web.settlement_queue import EXIT_S, settlements
-from ratelimit_ext.web.storage import (
-    Engines,
-    FailurePolicy,
-    deadline_s,
-    storage_prefix,
-    with_deadline,
-    workers,
-)
+from ratelimit_ext.web.settlement_journal import journal_directory
+from ratelimit_ext.web.settlement_queue import EXIT_S
+from ratelimit_ext.web.storage import deadline_s, storage_prefix, with_deadline, workers
 from ratelimit_ext.web.trials import Trials
 
 #: A limit string, or a function that returns one.
@@ -147,11 +134,10 @@ class Limiter(flask_limiter.Limiter):
         self.limit_manager.complete = self._before_listing
         self._callbacks = Callbacks()
         self._events = Events()
-        self._recorder = Recorder()
+        self._recorder = Recorder(self._events)
         self._known_names = KnownNames(self.limit_manager.definitions)
-        self._settlements = settlements
         self._policies = Policies(self, self._callbacks, check_item=self._check_item)
-        self._hooks = RequestHooks(self, self.limit_manager, self._policies, reserve=self._reserve)
+        self._hooks = RequestHooks(self, self.limit_manager, self._policies)
         self._compose(DEFAULT_LEASE_S, Workers())
         self.app = app
         if app is not None:
@@ -161,13 +147,15 @@ class Limiter(flask_limiter.Limiter):
 
     def init_app(self, app: flask.Flask) -> None:
         """Attach to an application. Reads the ``RATELIMIT_*`` keys of its configuration."""
-        again = self in app.extensions.get("limiter", ())
-        check_settings(app.config)
-        check_strategy(self._strategy, app.config)
-        self._request_identifier = self._request_identifier or app.config.get(
+        config, again = app.config, self in app.extensions.get("limiter", ())
+        check_settings(config)
+        check_strategy(self._strategy, config)
+        self._request_identifier = self._request_identifier or config.get(
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
         )
-        self._set_deadline(app.config)
+        uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
+        options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
+        self._storage_options = with_deadline(uri, options, deadline_s(config))
         super().init_app(app)
         install(app, self)
         if not self.enabled:
@@ -175,8 +163,8 @@ class Limiter(flask_limiter.Limiter):
         if not again:
             self._hooks.install(app)
         self._check_definitions()
-        self._compose(lease_s(app.config), workers(app.config))
-        self._keep_settlements(app)
+        self._compose(lease_s(config), workers(config))
+        self._parts.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
         for item in self.limit_manager.static_items():
             self._check_item(item)
         self._hooks.forget_views()
@@ -187,111 +175,32 @@ class Limiter(flask_limiter.Limiter):
                 raise click.ClickException(str(mistakes)) from mistakes
             raise
 
-    def _compose(self, lease: float, workers: Workers) -> None:
+    def _compose(self, lease_s: float, workers: Workers) -> None:
         """Make the parts, of the settings as they are now."""
-        logger, storage, callbacks = self.logger, self._storage, self._callbacks
-        swallow_errors = bool(self._swallow_errors)
-        policy = FailurePolicy(bool(self._in_memory_fallback_enabled), swallow_errors)
-        self._failure_policy = policy
-        self._lease_s, self._workers = lease, workers
-        self._naming = Naming(
-            storage_prefix(storage) if storage is not None else "",
-            self._key_prefix,
-            self._strategy or DEFAULT_STRATEGY,
-        )
-        self._engines = Engines(
-            storage, policy, workers, events=self._events, queue=self._settlements
-        )
-        self._overrides = Overrides(store_for(storage, self._key_prefix))
-        self._recorder.use(storage, self._key_prefix)
-        self._resolver = self._new_resolver(self.limit_manager)
-        settings = AdmissionSettings(
-            lease_s=lease,
-            swallow_errors=swallow_errors,
-            fail_on_first_breach=bool(self._fail_on_first_breach),
-            in_memory_fallback=self._in_memory_fallback,
-            on_breach=self._on_breach,
-            on_meta_breach=self._on_meta_breach,
-        )
-        self._admission = Admission(
-            self._resolver,
-            self._engines,
-            callbacks,
-            settings,
+        self._parts = Parts(
+            self,
+            self.limit_manager,
+            self._callbacks,
+            self._known_names,
             events=self._events,
-            settlements=self._settlements,
-            show=self._shown,
-            logger=logger,
+            lease_s=lease_s,
+            workers=workers,
+            is_deferred=self._hooks.is_deferred,
         )
-        self._blocks = Blocks(self._resolver, self._engines)
-        self._attempts = Attempts(self._admission, self._known_names, logger=logger)
-        self._response = ResponseWriter(
-            names=self._header_mapping,
-            headers_enabled=bool(self._headers_enabled),
-            retry_after_as_date=self._retry_after == "http-date",
-            swallow_errors=swallow_errors,
-            logger=logger,
-        )
-        self._hooks.use(self._admission, self._response)
-
-    def _keep_settlements(self, app: flask.Flask) -> None:
-        """Keep queued settlements in files, if the storage outlives the process and can apply them
-        once."""
-        directory, engine = journal_directory(app.config, app.instance_path), self._engines.primary
-        if directory and engine.gives_back and not isinstance(self.storage, MemoryStorage):
-            uri = self._storage_uri or app.config[ConfigVars.STORAGE_URI]
-            journal = Journal(directory, storage_address(uri))
-            self._settlements.keep(engine, journal, events=self._events)
-            outage = self._engines.outage
-            if outage is not None:  # a call that began in an outage may end in the next one
-                self._settlements.keep(outage, journal, events=self._events)
-
-    def _set_deadline(self, config: Mapping[str, Any]) -> None:
-        """Limit the time of the storage's calls, before Flask-Limiter makes the storage."""
-        uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
-        own = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
-        self._storage_options = with_deadline(uri, own, deadline_s(config))
-
-    def _new_resolver(self, manager: Manager) -> Resolver:
-        return Resolver(
-            manager,
-            self._naming,
-            metas=self._meta_limits,
-            callbacks=self._callbacks,
-            overrides=self._overrides,
-            swallow_errors=bool(self._swallow_errors),
-            logger=self.logger,
-        )
+        self._hooks.use(self._parts)
+        self._recorder.use(self._storage, self._key_prefix)
 
     def _check_definitions(self) -> None:
-        """Check the limits that apply without a decorator. Flask-Limiter has made definitions of
-        its own of those that are strings."""
-        manager = self.limit_manager
-        manager._application_limits = list(map(upgrade, manager._application_limits))
-        manager._default_limits = list(map(upgrade, manager._default_limits))
-        self._meta_limits = list(map(upgrade, self._meta_limits))
-        self._in_memory_fallback = list(map(upgrade, self._in_memory_fallback))
-        definitions: Iterable[Any] = (
-            *manager._application_limits,
-            *manager._default_limits,
-            *self._meta_limits,
-            *self._in_memory_fallback,
-        )
-        for definition in definitions:
-            definition.check(self._strategy)
-        written: tuple[tuple[str, Iterable[Any]], ...] = (
-            ("application_limits", manager._application_limits),
-            ("default_limits", manager._default_limits),
-            ("meta_limits", self._meta_limits),
-        )
-        for place, stated in written:
-            for definition in stated:
-                definition.source = definition.source or place
+        """Check the limits that apply without a decorator."""
+        manager, strategy = self.limit_manager, self._strategy
+        manager.check_stated(strategy)
+        self._meta_limits = stated(self._meta_limits, strategy, "meta_limits")
+        self._in_memory_fallback = stated(self._in_memory_fallback, strategy)
         manager.check_names()
 
     def _check_item(self, item: RateLimitItem) -> None:
         """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
-        self._engines.check(limit_of(item, self._naming.strategy))
+        self._parts.engines.check(limit_of(item, self._parts.naming.strategy))
 
     # -- its policy ----------------------------------------------------------------------------
 
@@ -329,8 +238,8 @@ class Limiter(flask_limiter.Limiter):
         of its own, for a simulation. Raises ``ConfigurationError`` as :meth:`check_policy_file`."""
         self._policies.complete(app)
         if file is None:
-            return self._resolver
-        return self._new_resolver(self._policies.manager_with(app, Path(file)))
+            return self._parts.resolver
+        return self._parts.resolver_of(self._policies.manager_with(app, Path(file)))
 
     # -- what the application registers --------------------------------------------------------
 
@@ -366,12 +275,7 @@ class Limiter(flask_limiter.Limiter):
         ``ValueError`` with what was found and what is allowed; the error names the line.
         """
 
-        def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            check_function(function, 1, f"plan keyword {name!r}")
-            self._callbacks.plan_keywords[name] = function
-            return function
-
-        return register
+        return self._callbacks.plan_keyword(name)
 
     def override_loader(self, function: OverrideLoader) -> OverrideLoader:
         """Register the function that returns the amounts of the current caller: limit strings by
@@ -431,9 +335,7 @@ class Limiter(flask_limiter.Limiter):
         They are written in the background. ``request_id`` returns the id of the current request,
         if the application has one.
         """
-        self._recorder.denials.request_id = request_id
-        if self._recorder.note not in self._events.listeners:
-            self._events.add(self._recorder.note)
+        self._recorder.remember(request_id=request_id)
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -467,7 +369,7 @@ class Limiter(flask_limiter.Limiter):
 
         ``override_defaults`` is true except for guards.
         """
-        return self._defined(locals(), _LIMIT_KEYWORDS, shared=False)
+        return route_limit(locals(), _LIMIT_KEYWORDS, self, shared=False)
 
     def shared_limit(  # noqa: PLR0913 - see limit
         self,
@@ -496,27 +398,7 @@ class Limiter(flask_limiter.Limiter):
         **unknown: Never,
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
-        return self._defined(locals(), _SHARED_LIMIT_KEYWORDS, shared=True)
-
-    def _defined(
-        self, arguments: dict[str, Any], keywords: tuple[str, ...], *, shared: bool
-    ) -> RouteLimit:
-        """The definition of the arguments of :meth:`limit` or :meth:`shared_limit`."""
-        where = f"limit {arguments['limit_value']!r}"
-        check_keywords(arguments["unknown"], keywords, where)
-        check_functions(arguments, where)
-        options = {word: arguments[word] for word in keywords}
-        text, overrides = options.pop("limit_value"), options.pop("override_defaults")
-        key_function = options.pop("key_func") or self._key_func
-        definition = RouteLimit(
-            limit_provider=text, limiter=self, key_function=key_function, shared=shared, **options
-        )
-        code = sys._getframe(2)  # the caller of `limit` or `shared_limit`
-        definition.source = f"{code.f_code.co_filename}:{code.f_lineno}"
-        is_guard = states_guard(text, definition)
-        definition.override_defaults = not is_guard if overrides is None else overrides
-        definition.check(self._strategy)
-        return definition
+        return route_limit(locals(), _SHARED_LIMIT_KEYWORDS, self, shared=True)
 
     # -- the current request -------------------------------------------------------------------
 
@@ -529,12 +411,12 @@ class Limiter(flask_limiter.Limiter):
     def current_limit(self) -> RequestLimit | None:
         """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
         record = self.context.nearest()
-        return None if record is None else self._shown(record)
+        return None if record is None else self._parts.shown(record)
 
     @property
     def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
         """All enforced limits that were decided in this request, the shortest period first."""
-        return list(map(self._shown, self._current_records()))
+        return list(map(self._parts.shown, self._current_records()))
 
     @property
     def current_verdicts(self) -> list[Verdict]:
@@ -627,12 +509,12 @@ class Limiter(flask_limiter.Limiter):
         in the request is ignored; if the whole application has no limit of the name, a warning is
         logged.
         """
-        return self._attempts.admit(self.context, names)
+        return self._parts.attempts.admit(self.context, names)
 
     def wait_again(self, *names: str) -> float:
         """How long another attempt would have to wait for the limits of these names, in seconds;
         0 if it would be admitted, or if unknown. Nothing is charged."""
-        return self._attempts.wait(self.context, names)
+        return self._parts.attempts.wait(self.context, names)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """What the current caller has left of each limit of an endpoint, the shortest period first.
@@ -642,38 +524,19 @@ class Limiter(flask_limiter.Limiter):
         """
         shown = [record for record in self._hooks.look(endpoint, method) if record.is_shown]
         shown.sort(key=lambda record: record.bound.rank)
-        return list(map(self._shown, shown))
-
-    def _shown(self, record: ChargeRecord) -> RequestLimit:
-        return RequestLimit.of(record, self)
-
-    def _reserve(self, taken: list[ChargeRecord]) -> Reservation:
-        return Reservation(
-            taken,
-            self._known_names,
-            settlements=self._settlements,
-            events=self._events,
-            lease_s=self._lease_s,
-        )
+        return list(map(self._parts.shown, shown))
 
     # -- operators -----------------------------------------------------------------------------
 
     @property
     def inventory(self) -> Inventory:
         """Every limit, for commands."""
-        return Inventory(
-            manager=self.limit_manager,
-            identities=self.identities,
-            metas=self._meta_limits,
-            naming=self._naming,
-            failure_policy=self._failure_policy,
-            is_deferred=self._hooks.is_deferred,
-        )
+        return self._parts.inventory
 
     @property
     def engine(self) -> Engine:
         """The storage's engine, for commands: also while it is down."""
-        return self._engines.primary
+        return self._parts.engines.primary
 
     @property
     def callers(self) -> Callers:
@@ -687,24 +550,17 @@ class Limiter(flask_limiter.Limiter):
     @property
     def overrides(self) -> Overrides:
         """The overrides: to list and remove them, and the log of changes by operators."""
-        return self._overrides
+        return self._parts.overrides
 
     @property
     def denials(self) -> Denials:
         """The latest denials. ``ValueError`` unless :meth:`remember_denials` was called."""
-        return self._remembering().denials
+        return self._recorder.denials
 
     @property
     def trials(self) -> Trials:
         """What limits in shadow and candidates would have denied, as :attr:`denials`."""
-        return self._remembering().trials
-
-    def _remembering(self) -> Recorder:
-        if self._recorder.note not in self._events.listeners:
-            raise ValueError(
-                "Denials are not remembered; call limiter.remember_denials() in the application."
-            )
-        return self._recorder
+        return self._recorder.trials
 
     def override(
         self,
@@ -724,7 +580,7 @@ class Limiter(flask_limiter.Limiter):
         unknown limit or an amount that changes more than the number, and ``StorageUnavailable``.
         """
         self.inventory.overridable(self._current_app(), limit, amount)
-        return self._overrides.set(limit, identity, amount, until=until, reason=reason, by=by)
+        return self._parts.overrides.set(limit, identity, amount, until=until, reason=reason, by=by)
 
     def block(
         self,
@@ -741,48 +597,48 @@ class Limiter(flask_limiter.Limiter):
         longer one. Raises ``ValueError`` for an unknown name, and ``StorageUnavailable``.
         """
         app = self._app_with_limits()
-        return self._blocks.block(app, name, identity, for_s=for_s, reason=reason)
+        return self._parts.blocks.block(app, name, identity, for_s=for_s, reason=reason)
 
     def unblock(self, name: str, identity: str) -> bool:
         """Lift all blocks of that name from the identity; False if there were none.
 
         The history of a surge of that name is forgotten. Raises as :meth:`block`."""
-        return self._blocks.unblock(self._app_with_limits(), name, identity)
+        return self._parts.blocks.unblock(self._app_with_limits(), name, identity)
 
     def blocks(self) -> list[str]:
         """The names that :meth:`block` knows."""
-        return self._blocks.names(self._current_app())
+        return self._parts.blocks.names(self._current_app())
 
     def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
         """Wait until the storage has taken all pending settlements of this process, at most
         ``timeout_s``; False if some are left. For tests and the end of a process."""
-        return self._settlements.flush(timeout_s)
+        return self._parts.settlements.flush(timeout_s)
 
     def lost_settlements(self) -> dict[str, int]:
         """What this process could not settle, by unit (dollars in micro-dollars): costs that were
         not charged, refunds, and slots that stayed taken until their lease ended. Each is also in
         the log, with its bucket."""
-        return self._settlements.lost
+        return self._parts.settlements.lost
 
     def use_storage(self, storage: Storage) -> Storage | None:
         """Decide by this storage from now on; returns the one before. For tests."""
         before, self._storage = self._storage, storage
-        self._compose(self._lease_s, self._workers)
+        self._compose(self._parts.lease_s, self._parts.workers)
         return before
 
     @property
     def storage_is_down(self) -> bool:
         """Whether limits are decided without the storage now. It is not asked."""
-        return self._engines.is_down
+        return self._parts.engines.is_down
 
     def check_storage(self) -> None:
         """Ask the storage whether it serves, so that an outage is noticed without a request."""
-        self._engines.check_storage()
+        self._parts.engines.check_storage()
 
     def reset(self) -> None:
         """Forget everything that was charged. Overrides stay."""
         try:
-            self._engines.current.reset(f"{storage_prefix(self.storage)}:{FORMAT}:")
+            self._parts.engines.current.reset(f"{storage_prefix(self.storage)}:{FORMAT}:")
             self.logger.info("Storage has been reset and all limits cleared")
         except NotImplementedError:
             self.logger.warning("This storage type does not support being reset")
@@ -802,12 +658,12 @@ class Limiter(flask_limiter.Limiter):
     @property
     def limiter(self) -> RateLimiter:
         """Flask-Limiter's strategy object, over our buckets."""
-        return self._engines.strategy_object(self._naming)
+        return self._parts.engines.strategy_object(self._parts.naming)
 
     def _check_request_limit(  # type: ignore[override] # Flask sends what a hook returns
         self, callable_name: str | None = None, in_middleware: bool = True
     ) -> flask.Response | None:
-        """See :class:`RequestHooks`; ``check`` calls it, too, out of the middleware."""
+        """See :class:`RequestHooks`. Flask-Limiter's ``check`` and stock definitions call it."""
         if in_middleware:
             return self._hooks.before_request()
         return self._hooks.admit_to_view(callable_name, None)
@@ -817,7 +673,7 @@ class Limiter(flask_limiter.Limiter):
         self._policies.complete(app)
         parts = CommandParts(
             inventory=self.inventory,
-            engine=self._engines.primary,
+            engine=self._parts.engines.primary,
             limiter=self.limiter,
             storage=self.storage,
         )

@@ -20,6 +20,7 @@ from ratelimit_ext.web.bound_limit import ChargeRecord, Records
 from ratelimit_ext.web.code_checks import unknown_name
 from ratelimit_ext.web.definitions import MARK, RouteLimit, is_unhandled, wrap
 from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.parts import Parts
 from ratelimit_ext.web.policies import Policies
 from ratelimit_ext.web.request_state import RequestState
 from ratelimit_ext.web.reservation import Reservation
@@ -33,29 +34,25 @@ _request_context: Final[Any] = request_ctx
 
 
 class RequestHooks:
-    """The hooks of one extension. ``reserve`` makes the reservation of what a request takes."""
+    """The hooks of one extension."""
 
     _admission: Admission
     _response: ResponseWriter
+    _reserve: Callable[[list[ChargeRecord]], Reservation]
 
     def __init__(
-        self,
-        limiter: flask_limiter.Limiter,
-        manager: Manager,
-        policies: Policies,
-        *,
-        reserve: Callable[[list[ChargeRecord]], Reservation],
+        self, limiter: flask_limiter.Limiter, manager: Manager, policies: Policies
     ) -> None:
         self._limiter = limiter
         self._manager = manager
         self._policies = policies
-        self._reserve = reserve
         self._deferred_views: dict[tuple[str, Any], bool] = {}
 
-    def use(self, admission: Admission, response: ResponseWriter) -> None:
-        """Decide and answer by these from now on."""
-        self._admission = admission
-        self._response = response
+    def use(self, parts: Parts) -> None:
+        """Decide, answer and reserve by these from now on."""
+        self._admission = parts.admission
+        self._response = parts.response
+        self._reserve = parts.reserve
 
     def install(self, app: flask.Flask) -> None:
         """Take the places of Flask-Limiter's hooks. Two of them cannot be overridden: the one for

@@ -24,7 +24,7 @@ from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.nesting import around
-from ratelimit_ext.web.definitions import upgrade
+from ratelimit_ext.web.definitions import stated, upgrade
 
 #: Whether a definition yields any limit for this request: a function may return no string.
 Yields = Callable[[Limit], bool]
@@ -79,6 +79,13 @@ class Manager(LimitManager):
         upgraded.check(limit.limiter._strategy)
         _check_names((*self._application_limits, *others, upgraded))
         return upgraded  # type: ignore[no-any-return]
+
+    def check_stated(self, default_strategy: str | None) -> None:
+        """Raise ``ConfigurationError`` for an invalid limit of the constructor's or of the
+        configuration."""
+        application, default = self._application_limits, self._default_limits
+        self._application_limits = stated(application, default_strategy, "application_limits")
+        self._default_limits = stated(default, default_strategy, "default_limits")
 
     def check_names(self) -> None:
         """Raise ``ConfigurationError`` if limits that apply together have the same name."""

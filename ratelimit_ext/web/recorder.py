@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Final
 from weakref import WeakSet, ref
 
 from limits.storage import MemoryStorage, Storage
 
 from ratelimit_ext.core.errors import StorageUnavailable
-from ratelimit_ext.core.events import DecisionEvent, Event
+from ratelimit_ext.core.events import DecisionEvent, Event, Events
 from ratelimit_ext.web.denials import Denials, denial_store
 from ratelimit_ext.web.trials import Trials, trial_store
 
@@ -32,17 +33,42 @@ class Recorder:
     #: Whether a thread writes. Tests that count commands write by hand.
     in_background = True
 
-    def __init__(self) -> None:
-        self.denials = Denials()
-        self.trials = Trials()
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._denials = Denials()
+        self._trials = Trials()
         self._writes_at_once = False
         self.forget()
         _all.add(self)
 
+    @property
+    def denials(self) -> Denials:
+        """What :meth:`remember` gathers. ``ValueError`` unless it was called."""
+        self._check()
+        return self._denials
+
+    @property
+    def trials(self) -> Trials:
+        """As :attr:`denials`."""
+        self._check()
+        return self._trials
+
+    def _check(self) -> None:
+        if self.note not in self._events.listeners:
+            raise ValueError(
+                "Denials are not remembered; call limiter.remember_denials() in the application."
+            )
+
+    def remember(self, *, request_id: Callable[[], str] | None) -> None:
+        """See :meth:`Limiter.remember_denials`."""
+        self._denials.request_id = request_id
+        if self.note not in self._events.listeners:
+            self._events.add(self.note)
+
     def use(self, storage: Storage | None, key_prefix: str) -> None:
         """Write to this storage from now on."""
-        self.denials.store = denial_store(storage, key_prefix)
-        self.trials.store = trial_store(storage, key_prefix)
+        self._denials.store = denial_store(storage, key_prefix)
+        self._trials.store = trial_store(storage, key_prefix)
         self._writes_at_once = isinstance(storage, MemoryStorage)
 
     def note(self, event: Event) -> None:
@@ -50,9 +76,9 @@ class Recorder:
         if event.__class__ is not DecisionEvent:
             return
         if event.reason is not None:
-            self.denials.note(event)
+            self._denials.note(event)
         elif any(charge.limit.mode != "enforce" for _, _, charge in event.charges):
-            self.trials.note(event)
+            self._trials.note(event)
         else:
             return
         if self._writes_at_once:
@@ -63,8 +89,8 @@ class Recorder:
     def flush(self, *, all_of_them: bool = False) -> None:
         """Write what was gathered. Never raises."""
         try:
-            self.denials.flush(all_of_them=all_of_them)
-            self.trials.flush()
+            self._denials.flush(all_of_them=all_of_them)
+            self._trials.flush()
         except StorageUnavailable as error:  # it is kept; an outage is logged once
             _logger.debug("Denials cannot be written: %s", error)
         except Exception:
@@ -72,8 +98,8 @@ class Recorder:
 
     def forget(self) -> None:
         """In a forked child: the thread, and what it writes, have stayed in the parent."""
-        self.denials.forget()
-        self.trials.forget()
+        self._denials.forget()
+        self._trials.forget()
         self._starting = threading.Lock()
         self._is_started = False
 

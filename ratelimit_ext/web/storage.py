@@ -10,6 +10,7 @@ import atexit
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -34,6 +35,7 @@ from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
 from ratelimit_ext.web.reservation import LONGEST_LEASE_S
+from ratelimit_ext.web.settlement_journal import Journal, storage_address
 from ratelimit_ext.web.settlement_queue import SettlementQueue, settlements
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
@@ -207,6 +209,8 @@ class Engines:
         queue: SettlementQueue,
     ) -> None:
         self._storage = storage
+        self._events = events
+        self._queue = queue
         self._guarded = None if storage is None else _guarded(storage)
         self._primary = None if self._guarded is None else self._guarded.engine
         #: Decides while the storage is down, and single requests whose call has failed. ``None``:
@@ -260,6 +264,16 @@ class Engines:
         breaker = None if self._guarded is None else self._guarded.breaker
         if breaker is not None:
             breaker.check()
+
+    def keep_settlements(self, directory: Path | None, uri: str) -> None:
+        """Keep queued settlements in files of the directory, if the storage of this URI outlives
+        the process and can apply them once."""
+        engine = self.primary
+        if directory and engine.gives_back and not isinstance(self._storage, MemoryStorage):
+            journal = Journal(directory, storage_address(uri))
+            self._queue.keep(engine, journal, events=self._events)
+            if self.outage is not None:  # a call that began in an outage may end in the next one
+                self._queue.keep(self.outage, journal, events=self._events)
 
     def strategy_object(self, naming: Naming) -> ScopedLimiter:
         """Flask-Limiter's strategy object; the same one as long as the engine is."""

@@ -108,10 +108,10 @@ def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
     """Only commands look for keys or delete by pattern."""
     limiter: Limiter = services_of(make()).limiter
     with pytest.raises(Exception, match="scan"):
-        limiter._engines.primary.reset("LIMITS:")
+        limiter._parts.engines.primary.reset("LIMITS:")
     assert [each for _, each in refused(admin)] == ["scan"]
     operator: Limiter = services_of(make(resets=True)).limiter
-    operator._engines.primary.reset("LIMITS:")
+    operator._parts.engines.primary.reset("LIMITS:")
     assert refused(admin) == []
 
 
@@ -144,7 +144,7 @@ def test_a_cluster_needs_no_other_command(
     limiter._recorder.flush()
     names = [name for node in cluster_server.nodes for name in node.client().keys("LIMITS:*")]
     assert b"LIMITS:denials:{operators}" in names
-    assert limiter._engines.primary.reset("LIMITS:") > 5
+    assert limiter._parts.engines.primary.reset("LIMITS:") > 5
     for node in cluster_server.nodes:
         with node.client(decode_responses=True) as admin:
             assert refused(admin) == []

@@ -209,11 +209,11 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     assert statuses(client) == [200]
     os.kill(server.pid, signal.SIGSTOP)
     servers.eventually(lambda: client.get("/?used=1").headers[DEGRADED] and limiter.storage_is_down)
-    degraded = sum(limiter._engines.outage.decided.values())  # type: ignore[union-attr]
+    degraded = sum(limiter._parts.engines.outage.decided.values())  # type: ignore[union-attr]
     os.kill(server.pid, signal.SIGCONT)
     servers.eventually(lambda: not limiter.storage_is_down)
     first = 1  # it was decided when the breaker was still closed, and is not in the count
-    servers.eventually(lambda: limiter._engines.outage.is_handed_back)  # type: ignore[union-attr]
+    servers.eventually(lambda: limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
 
     def left() -> int:
         with app.test_request_context("/"):
@@ -251,7 +251,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
     before = start("/before/7")
     servers.eventually(lambda: left() == [9, 900])
     os.kill(server.pid, signal.SIGSTOP)
-    breaker: Any = limiter._engines.primary
+    breaker: Any = limiter._parts.engines.primary
     breaker._engine._open("stopped")  # as if calls had waited for the deadline
     breaker._engine.wake()
     during = start("/during/20")
@@ -277,10 +277,10 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
 def test_a_call_that_was_never_sent_releases_nothing() -> None:
     """A refused connection has charged nothing."""
     app, limiter = made(AWAY)
-    before = len(limiter._settlements)
+    before = len(limiter._parts.settlements)
     app.get("/")(limiter.limit("9/day", unit="tokens", cost=1)(lambda: "ok"))
     assert statuses(app, times=3) == [200] * 3
-    assert len(limiter._settlements) == before
+    assert len(limiter._parts.settlements) == before
 
 
 def test_what_was_handed_back_survives_its_process_in_the_next_outage(
@@ -304,7 +304,7 @@ def test_what_was_handed_back_survives_its_process_in_the_next_outage(
     call.start()
     assert is_running.wait(20)
     revive(server, limiter)
-    servers.eventually(lambda: limiter._engines.outage.is_handed_back)  # type: ignore[union-attr]
+    servers.eventually(lambda: limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
     server.kill()
     ends.set()
     call.join()

@@ -362,7 +362,7 @@ def test_another_attempt_outlives_the_storage(make: Maker, monkeypatch: pytest.M
         def away(*_: object, **__: object) -> None:
             raise StorageUnavailable("gone")
 
-        monkeypatch.setattr(guarded.limiter._engines.current, "admit", away)
+        monkeypatch.setattr(guarded.limiter._parts.engines.current, "admit", away)
         waits.append(guarded.limiter.admit_again("guard"))
         monkeypatch.undo()
 

@@ -23,7 +23,7 @@ def test_methods_and_paths_that_clients_invent_take_no_room(make: Maker) -> None
     client = app.test_client()
     for number in range(MOST_ROUTES + 20):
         client.open(f"/{number}", method=f"M{number}")
-    assert len(limiter._resolver._routes) <= MOST_ROUTES
+    assert len(limiter._parts.resolver._routes) <= MOST_ROUTES
 
 
 def test_a_limit_that_is_added_later_applies(make: Maker) -> None:
