@@ -1,8 +1,8 @@
 """The latest denials, so that an operator can see later why a caller was denied.
 
 A process gathers denials in memory, and :class:`~ratelimit_ext.web.recorder.Recorder` writes them
-to the limits' storage: the first of a limit and identity at once, those that follow within half a
-minute as one count. The storage keeps about 10,000 for two days.
+to the limits' storage: the first of a limit and identity at once, with those so far, and those that
+follow within half a minute as one count. The storage keeps about 10,000 for two days.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Run:
     def __init__(self, first: DenialRecord) -> None:
         self.first = first
         self.last_s = first.at
-        self.count = 0  # after the first
+        self.count = 0  # after the first, and not yet written
         self.is_written = False
 
 
@@ -167,7 +167,8 @@ class Denials:
         for key, run in list(self._runs.items()):
             if not run.is_written:
                 run.is_written = True
-                yield run.first
+                yield replace(run.first, until=run.last_s, count=1 + run.count)
+                run.count = 0
             if all_of_them or now_s - run.first.at >= COUNT_S:
                 del self._runs[key]
                 if run.count:

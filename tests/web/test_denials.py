@@ -116,8 +116,7 @@ def test_a_block_is_explained(make: Maker, uri: str) -> None:
 def test_a_hammering_caller_is_a_count(
     make: Maker, redis_server: Server, redis_client: redis.Redis, clock: Clock, uri: str
 ) -> None:
-    """The first denial is an entry; those of half a minute after it are one more. A pause of more
-    than a minute begins another."""
+    """The denials of half a minute are an entry. A pause of more than a minute begins another."""
     app, limiter = site = limited(make, redis_server.uri if uri == "redis" else uri)
     for _ in range(3):
         hit(app, 4)
@@ -131,7 +130,18 @@ def test_a_hammering_caller_is_a_count(
     assert [each.count for each in limiter.denials.read()] == [10, 1]
     assert [each.count for each in limiter.denials.read(clock.now_s - 5)] == [1]
     if uri == "redis":
-        assert redis_client.xlen("LIMITS:denials:{operators}") == 7
+        assert redis_client.xlen("LIMITS:denials:{operators}") == 4
+
+
+def test_a_burst_is_counted_at_the_next_write(make: Maker, uri: str) -> None:
+    """Its denials so far are the first entry, those that follow are another after half a minute."""
+    app, limiter = site = limited(make, uri)
+    hit(app, 6)
+    assert [each.count for each in limiter.denials.read()] == [4]
+    hit(app, 3)
+    assert [each.count for each in limiter.denials.read()] == [4]
+    flushed(site)
+    assert [each.count for each in limiter.denials.read()] == [7]
 
 
 def test_a_denial_costs_the_request_no_round_trip(make: Maker, uri: str) -> None:
