@@ -211,14 +211,19 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
     found = [FALSE_POSITIVE]
     if traffic.skipped:
         found.append(f"{traffic.skipped:,} broken lines skipped: {'; '.join(traffic.reasons)}.")
-    for each in results:
-        for key, calls in each.outcome.unknown.items():
-            found.append(
-                f"{each.policy}: limits by {key!r} did not count {_calls(calls)}, as the traffic "
-                "does not say it."
-            )
-        for endpoint, calls in each.outcome.unlimited.items():
-            found.append(f"{each.policy}: no limit applies to {_calls(calls)} of {endpoint!r}.")
+    policies: dict[str, list[str]] = {}
+    for policy, outcome in results:
+        sentences = [
+            f"limits by {key!r} did not count {_calls(calls)}, as the traffic does not say it."
+            for key, calls in outcome.unknown.items()
+        ]
+        sentences += [
+            f"no limit applies to {_calls(calls)} of {endpoint!r}."
+            for endpoint, calls in outcome.unlimited.items()
+        ]
+        for sentence in sentences:
+            policies.setdefault(sentence, []).append(policy)
+    found += [f"{', '.join(names)}: {sentence}" for sentence, names in policies.items()]
     reasons: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         reasons.setdefault(reason, []).append(name)

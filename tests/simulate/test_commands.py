@@ -31,6 +31,11 @@ name = "switch"
 limit = "unless blocked"
 key = "user"
 
+[[blueprints.chat.limits]]
+name = "key"
+limit = "100000/day"
+key = "api_key"
+
 [plans.free]
 [[plans.free.limits]]
 name = "plan"
@@ -96,6 +101,9 @@ def test_policies_are_compared(app: Flask, tmp_path: Path):
     assert tight["admitted"] + tight["denied"] == 2000
     assert tight["limits"][0]["name"] == "plan"
     shown = page.read_text()
+    assert (
+        f"<li>{', '.join(files)}: limits by &#x27;api_key&#x27; did not count 2,000 calls" in shown
+    )
     assert shown.count("<svg") == 2
     assert "<script" not in shown
     assert "http" not in shown
