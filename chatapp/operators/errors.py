@@ -22,6 +22,8 @@ def reported_errors() -> Iterator[None]:
         raise unknown(error.owner, error.name) from error
     except (ValueError, StorageUnavailable) as error:  # of the limits
         raise click.ClickException(str(error)) from error
+    except BrokenPipeError:  # as in `… | head`; click ends the command without a word
+        raise
     except (SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip()
         raise click.ClickException(

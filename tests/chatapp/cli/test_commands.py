@@ -13,6 +13,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.catalogue import load
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.operators.errors import reported_errors
 from chatapp.providers import Usage
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import NOON, begun, finished
@@ -250,6 +251,12 @@ def test_an_unavailable_database_is_one_sentence(make_app: AppMaker) -> None:
         assert result.output.startswith("Error: The database failed")
         assert "chat db upgrade" in result.output
         assert "swordfish" not in result.output
+
+
+def test_a_reader_that_stops_is_no_error_of_the_database() -> None:
+    """As in `chat ledger traffic | head`."""
+    with pytest.raises(BrokenPipeError), reported_errors():
+        raise BrokenPipeError
 
 
 def test_the_ledger_is_pruned_by_command(app: Flask, make_app: AppMaker, database_url: str) -> None:
