@@ -69,6 +69,7 @@ def _manage_workers(server: Any) -> None:
     if server.replaced and server.worker_class.board.serving() >= server.num_workers:
         _stop(server, [item for item in server.WORKERS.items() if item[1] in server.replaced])
         server.replaced.clear()
+        server.log.info("Reloaded: the new workers serve.")
 
 
 def _reload(server: Any, gunicorn_reload: Callable[[], None]) -> None:

@@ -67,7 +67,8 @@ def test_all_workers_share_one_private_server(master: Master, tmp_path: Path) ->
 
 
 def test_a_reload_keeps_the_server(master: Master) -> None:
-    """HUP replaces every worker; the server and its counts stay, and there is one server."""
+    """HUP replaces every worker, and the log says when the new ones serve; the server and its
+    counts stay, and there is one server."""
     first = ask(master)
     old = set(master.workers())
     master.signal(signal.SIGHUP)
@@ -77,6 +78,7 @@ def test_a_reload_keeps_the_server(master: Master) -> None:
     assert second["server"] == first["server"]
     assert second["count"] == first["count"] + 1
     assert master.log.count("Storage: embedded server") == 1
+    assert master.log.count("Reloaded: the new workers serve.") == 1
 
 
 def test_a_reload_takes_new_code(start: Start, tmp_path: Path) -> None:
