@@ -130,11 +130,11 @@ class DenialCache:
         found: dict[str, Denial] = {}
         longest: Denial | None = None
         for charge in charges:
-            _, key, cost, _, _ = charge
-            if _leaves_trace(charge):
-                return None
+            limit, key, cost, is_meta, _ = charge
+            if is_meta or (limit.mode != "enforce" and limit.traits.counts_all):
+                return None  # it leaves a trace
             denial = self._denials.get(key, _NOTHING).get(cost)
-            if denial is not None and here < denial.until and _same(denial.limit, charge.limit):
+            if denial is not None and here < denial.until and _same(denial.limit, limit):
                 found[key] = denial
                 if longest is None or denial.ends > longest.ends:
                     longest = denial
