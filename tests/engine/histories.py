@@ -110,7 +110,7 @@ def has_model(limit: Limit) -> bool:
     """Whether its model knows what is cut off, forgotten or rounded at these sizes."""
     if limit.anchor == "month" or (limit.anchor and limit.timezone != "UTC"):
         return False
-    # The past of a surge is forgotten after 400 periods, which no history of the longer ones lasts.
+    # Of shorter surges the model does not know what a clock set back changes.
     least_us = MINUTE if limit.strategy == "surge" else 1
     return limit.amount <= 10**9 and least_us <= limit.period_us <= 360 * DAY
 

@@ -254,10 +254,11 @@ class Surge(FixedWindow):
     def past(self, limit: Limit, now: int) -> tuple[int, int]:
         """What is usual, and of how many windows, once the last window is over.
 
-        Less than a past is forgotten after 96 windows, a past after more than any history lasts.
+        A past is forgotten after 400 windows, less than one after 96.
         """
         usual, known = self.usual, self.known
-        if self.windows and known < 3 and now >= self.windows[-1][0] + 96 * limit.period_us:
+        kept = 400 if known >= 3 else 96
+        if self.windows and now >= self.windows[-1][0] + kept * limit.period_us:
             return 0, 0
         if self.windows and self.open(now) is None and self.windows[-1][1]:
             units = self.windows[-1][1]
