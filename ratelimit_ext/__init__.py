@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from click import Group
 from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.charge import Guess
@@ -16,6 +17,7 @@ from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.callbacks import Callers, CheckedPolicy, DecideAgain
+from ratelimit_ext.web.commands import COMMANDS, GROUP, LateGroup
 from ratelimit_ext.web.definitions import ApplicationLimit, Limit, MetaLimit, RouteLimit
 from ratelimit_ext.web.errors import (
     Blocked,
@@ -67,4 +69,12 @@ __all__ = [
     "toml_line",
 ]
 
+
+def _commands() -> Group:
+    from ratelimit_ext.cli import ratelimit  # noqa: PLC0415 - no server needs it
+
+    return ratelimit
+
+
 register()
+COMMANDS[GROUP] = LateGroup(GROUP, _commands, help="See, check and change limits.")

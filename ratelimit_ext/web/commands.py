@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import click
 import flask
@@ -29,28 +28,32 @@ from ratelimit_ext.web.inventory import Group, Inventory, Row, function_name
 #: The key of the extensions in ``app.extensions``, for the commands.
 EXTENSION: Final = "ratelimit_ext"
 GROUP: Final = "ratelimit"
+#: What every application gets, by name. The package adds it: its commands are in a layer above.
+COMMANDS: Final[dict[str, click.Command]] = {}
 
 
 class LateGroup(click.Group):
-    """``flask ratelimit``: imports its commands when one of them is called."""
+    """A group that is imported by ``load`` when one of its commands is called."""
+
+    def __init__(self, name: str, load: Callable[[], click.Group], **attributes: Any) -> None:
+        super().__init__(name, **attributes)
+        self._load = load
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return self._group().list_commands(ctx)
+        return self._load().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return self._group().get_command(ctx, cmd_name)
-
-    def _group(self) -> click.Group:
-        return cast(click.Group, import_module("ratelimit_ext.cli").ratelimit)
+        return self._load().get_command(ctx, cmd_name)
 
 
 def install(app: flask.Flask, limiter: object) -> None:
-    """Add ``flask ratelimit`` to the application, unless it has a command of that name."""
+    """Add the commands to the application, unless it has others of these names."""
     limiters = app.extensions.setdefault(EXTENSION, [])
     if limiter not in limiters:
         limiters.append(limiter)
-    if GROUP not in app.cli.commands:
-        app.cli.add_command(LateGroup(GROUP, help="See, check and change limits."))
+    for name, command in COMMANDS.items():
+        if name not in app.cli.commands:
+            app.cli.add_command(command)
 
 
 def is_checked() -> bool:
