@@ -27,7 +27,7 @@ WORKERS = "RATELIMIT_WORKERS"
 WORKER_NUMBER = "RATELIMIT_WORKER_NUMBER"
 VALID_POLICY = "GUNICORN_VALID_POLICY"
 # What a reload reads, with the command that checks it, and its exit status for mistakes.
-CHECKED_FILES = {"policy": "policy", "providers": "providers file"}
+CHECKED_FILES = {"ratelimit check": "policy", "chat providers check": "providers file"}
 FILE_MISTAKES = 1
 # prometheus-client's own variable.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -226,7 +226,7 @@ def keep_valid_policies(server: Any) -> None:
 def check_file(server: Any, command: str, name: str) -> None:
     """Log the mistakes of a file before a reload: the new workers would start with the last valid
     one. In a separate process, because the master must not import the application."""
-    flask = [sys.executable, "-m", "flask", "--app", server.app.app_uri, "chat", command, "check"]
+    flask = [sys.executable, "-m", "flask", "--app", server.app.app_uri, *command.split()]
     environment = {each: value for each, value in os.environ.items() if each != VALID_POLICY}
     try:
         done = subprocess.run(

@@ -22,7 +22,10 @@ VARIABLE: Final = "GUNICORN_VALID_POLICY"
 POLICY: Final = "RATELIMIT_POLICY_FILE"
 PROVIDERS: Final = "CHATAPP_PROVIDERS_FILE"
 #: What a file is called in the log, and the command that checks it.
-NAMES: Final = {POLICY: ("policy", "policy"), PROVIDERS: ("providers file", "providers")}
+NAMES: Final = {
+    POLICY: ("policy", "ratelimit check"),
+    PROVIDERS: ("providers file", "chat providers check"),
+}
 
 Create: TypeAlias = Callable[[Mapping[str, object]], Flask]
 
@@ -49,7 +52,7 @@ def created(
             name, command = NAMES[setting]
             app.logger.error(
                 "The %s is invalid; the last valid one stays in use. Correct the file, check it "
-                "with `flask --app wsgi chat %s check`, and send HUP to the master. %s",
+                "with `flask --app wsgi %s`, and send HUP to the master. %s",
                 *(name, command, mistake),
             )
         return app

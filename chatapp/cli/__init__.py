@@ -13,7 +13,7 @@ from flask.cli import AppGroup
 from chatapp.cli.accounts import keys, plans, teams, users
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, spend, usage
-from chatapp.cli.maintenance import checked_policy, db, policy, providers
+from chatapp.cli.maintenance import checked_policy, db, providers
 from chatapp.operators.callers import ChatCallers
 from chatapp.valid_policy import POLICY, PROVIDERS
 from ratelimit_ext import Limiter
@@ -24,7 +24,6 @@ FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 # What may depend on the file that a command checks.
 UNCHECKED: Final = {
     "ratelimit": (POLICY,),
-    "chat policy": (POLICY,),
     "chat providers": (PROVIDERS, "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS"),
 }
 
@@ -33,7 +32,7 @@ chat = AppGroup(
 )
 for command in (
     *(keys, users, teams, plans, usage, spend, block, unblock),
-    *(policy, providers, ledger, db),
+    *(providers, ledger, db),
 ):
     chat.add_command(command)
 
@@ -51,8 +50,8 @@ def from_command_line() -> bool:
 
 
 def checked_file() -> dict[str, None] | None:
-    """The settings to leave out in `flask … chat policy check` or `providers check`, which need an
-    application without mistakes; None in any other process."""
+    """The settings to leave out in `flask … ratelimit check` or `chat providers check`, which need
+    an application without mistakes; None in any other process."""
     line = " ".join(sys.argv) if from_command_line() else ""
     found = (left for command, left in UNCHECKED.items() if f"{command} check" in line)
     return next((dict.fromkeys(left) for left in found), None)

@@ -1,4 +1,4 @@
-"""`chat policy`, `chat providers` and `chat db`: the files, and the schema of the database."""
+"""`chat providers` and `chat db`, and what `ratelimit check` checks of chatapp's policy."""
 
 from __future__ import annotations
 
@@ -21,25 +21,8 @@ from chatapp.web.identities import check_plans, without_plan
 from ratelimit_ext import CheckedPolicy, toml_line
 from ratelimit_ext.cli import with_json
 
-policy = AppGroup("policy", help="Check the policy file.")
 providers = AppGroup("providers", help="Check the providers file.")
 db = AppGroup("db", help="Upgrade the database of accounts and ledger.")
-
-
-@policy.command("check")
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@with_json
-@click.pass_context
-def check(context: click.Context, file: Path | None, *, as_json: bool) -> None:
-    """Check FILE, or the configured policy: `flask ratelimit check`.
-
-    Prints every mistake with its line, and then exits with 1. Needs no storage.
-    """
-    group = current_app.cli.commands["ratelimit"]
-    assert isinstance(group, click.Group)
-    command = group.get_command(context, "check")
-    assert command is not None
-    context.invoke(command, file=file, as_json=as_json)
 
 
 def checked_policy(file: Path | None) -> CheckedPolicy:

@@ -12,7 +12,6 @@ from flask import Flask, Response
 from chatapp import POLICY_FILE, guards
 from chatapp.services import services_of
 from chatapp.web.call_limits import QUOTAS
-from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 
@@ -133,13 +132,20 @@ def replacing(make_app: AppMaker, tmp_path: Path, provider: ProviderServer) -> F
     return make_app(RATELIMIT_POLICY_FILE=str(policy))
 
 
+def checked(app: Flask, *words: str, status: int = 0) -> str:
+    """What `ratelimit check` prints."""
+    result = app.test_cli_runner().invoke(args=["ratelimit", "check", *words])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
 def test_an_application_starts_with_a_replaced_guard(replacing: Flask) -> None:
-    """The file is also valid for `chat policy check`, whose lines are those of the file."""
+    """The file is also valid for `ratelimit check`, whose lines are those of the file."""
     assert replacing.test_client().post("/chat", json={"message": "hi"}).status_code == 200
     file = Path(replacing.config["RATELIMIT_POLICY_FILE"])
-    assert "is valid: 2 limits" in run(replacing, "policy", "check").output
+    assert "is valid: 2 limits" in checked(replacing)
     file.write_text(file.read_text().replace('"100/day"', '"100/dya"'))
-    output = run(replacing, "policy", "check", str(file), status=1).output
+    output = checked(replacing, str(file), status=1)
     assert f"{file}:5: plans.starter.limits[0].limit" in output
     assert "RATELIMIT_BLUEPRINTS" not in output
 
@@ -154,9 +160,9 @@ def test_an_older_policy_does_not_leave_calls_unlimited_unnoticed(
         "openai_api.compact, openai_api.embeddings, openai_api.responses: "
     )
     assert [each for each in caplog.get_records("setup") if warning in each.getMessage()]
-    assert warning in run(replacing, "policy", "check").output
+    assert warning in checked(replacing)
     caplog.clear()
-    assert "Warning" not in run(make_app(), "policy", "check").output
+    assert "Warning" not in checked(make_app())
     assert "No plan applies" not in caplog.text
 
 

@@ -97,10 +97,10 @@ def test_a_first_start_with_a_mistake_ends(file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["argument", "variable"])
 def test_a_policy_is_checked_before_it_is_used(file: Path, tmp_path: Path, way: str) -> None:
-    """`chat policy check`: 0 and a summary, or 1 and every mistake with its line."""
+    """`ratelimit check`: 0 and a summary, or 1 and every mistake with its line."""
     words = [str(file)] if way == "argument" else []
     variables = {} if words else {"RATELIMIT_POLICY_FILE": str(file)}
-    command = ("flask", "--app", "wsgi", "chat", "policy", "check", *words)
+    command = ("flask", "--app", "wsgi", "ratelimit", "check", *words)
     valid = run(tmp_path, *command, **variables)
     assert (valid.returncode, valid.stderr) == (0, "")
     assert "plans: starter, pro, team" in valid.stdout
@@ -118,7 +118,7 @@ def test_a_policy_is_checked_before_it_is_used(file: Path, tmp_path: Path, way: 
 
 def test_plans_that_users_have_are_checked(file: Path, tmp_path: Path) -> None:
     """As at a start."""
-    command = ("flask", "--app", "wsgi", "chat", "policy", "check", str(file))
+    command = ("flask", "--app", "wsgi", "ratelimit", "check", str(file))
     checked = run(tmp_path, *command, CHATAPP_PLANS='{"ada": "gold"}')
     assert checked.returncode == 1
     assert "unknown plan 'gold' of the user 'ada'" in checked.stderr

@@ -303,7 +303,6 @@ JSON = [
     ("ledger", "estimates"),
     ("ledger", "check"),
     ("ledger", "prune", "--keep-days", "90"),
-    ("policy", "check"),
     ("providers", "check"),
     ("db", "upgrade"),
     ("users", "set-team", "alice", "research"),
