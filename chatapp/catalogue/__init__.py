@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from chatapp import validation
 from chatapp.catalogue import models_file
-from chatapp.catalogue.models_file import CatalogueError, Entry, Reasoning
+from chatapp.catalogue.models_file import CatalogueError, ModelEntry, Reasoning
 from chatapp.catalogue.price import Tariff
 from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.providers import Usage
@@ -238,7 +238,7 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
     )
 
 
-def _slugs(models: Mapping[str, Entry], path: Path) -> dict[str, str]:
+def _slugs(models: Mapping[str, ModelEntry], path: Path) -> dict[str, str]:
     """The slug of each name."""
     slugs: dict[str, str] = {}
     for slug, entry in models.items():

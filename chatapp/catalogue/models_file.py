@@ -37,7 +37,7 @@ class ModelTable(BaseModel):
     tiers: dict[str, Multiple] = {}
 
 
-class Entry(ModelTable):
+class ModelEntry(ModelTable):
     """A model; the name of its table is its slug."""
 
     provider: str
@@ -54,7 +54,7 @@ class ModelsFile(BaseModel):
     tiers: dict[str, dict[str, Multiple]] = {}
     tools: dict[str, dict[str, Dollars]] = {}
     defaults: dict[str, str]
-    models: dict[str, Entry]
+    models: dict[str, ModelEntry]
 
     def tariffs(self) -> Mapping[str, Tariff]:
         """The tariffs of all models with a price, by slug."""

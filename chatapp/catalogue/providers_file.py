@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from chatapp import validation
-from chatapp.catalogue.models_file import CatalogueError, Entry, ModelsFile, ModelTable
+from chatapp.catalogue.models_file import CatalogueError, ModelEntry, ModelsFile, ModelTable
 from chatapp.catalogue.price import LongPrice, Price
 from chatapp.providers.keys import Key
 
@@ -197,7 +197,7 @@ class ProvidersFile:
             names = [each for own, model in table.models.items() for each in (own, *model.aliases)]
         return (*table.patterns, *(escape(each.removeprefix(f"{name}/")) for each in names))
 
-    def _copied(self, name: str, source: str, listed: ModelsFile) -> dict[str, Entry]:
+    def _copied(self, name: str, source: str, listed: ModelsFile) -> dict[str, ModelEntry]:
         """The models of models.toml that the upstream has too, under its name."""
         providers = {entry.provider for entry in listed.models.values()} - RESERVED
         if source not in providers:
@@ -212,7 +212,7 @@ class ProvidersFile:
             if entry.provider == source and any(fnmatchcase(slug, each) for each in patterns)
         }
 
-    def _own(self, name: str, own: str, model: OwnModel, listed: ModelsFile) -> Entry:
+    def _own(self, name: str, own: str, model: OwnModel, listed: ModelsFile) -> ModelEntry:
         """A model of the upstream's own table."""
         path, most = (name, "models", own), SLUG_MAX_CHARACTERS - len(name) - 1
         if not 0 < len(own) <= most:
@@ -226,7 +226,7 @@ class ProvidersFile:
             if model.context is None:
                 raise self._mistake((*path, "context"), "is missing; write it, or `like`")
             values = {key: getattr(model, key) for key in ModelTable.model_fields}
-            return Entry(**{**values, **update})
+            return ModelEntry(**{**values, **update})
         if model.like not in listed.models:
             near = get_close_matches(model.like, listed.models, n=1)
             hint = f". Did you mean {near[0]!r}?" if near else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ratelimit_ext.web.overrides import Entry, Override
+from ratelimit_ext.web.overrides import LogEntry, Override
 
 
 def echo_json(value: object) -> None:
@@ -58,6 +58,6 @@ def span_text(length_us: int) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "now"
 
 
-def with_times(found: Override | Entry) -> dict[str, Any]:
+def with_times(found: Override | LogEntry) -> dict[str, Any]:
     """The fields for :func:`echo_json`, with instants that people can read."""
     return {**asdict(found), "until": iso_time(found.until), "at": iso_time(found.at)}

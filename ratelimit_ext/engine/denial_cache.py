@@ -38,7 +38,7 @@ MOST_COSTS: Final = 16
 MARKS: Final = 1024
 
 
-class Denial:
+class CachedDenial:
     """What a bucket has denied: the decision, and how long it is repeated. ``until`` is ``since``
     until it has denied twice. ``answers`` belongs to the cache's user: what it has made of this
     denial."""
@@ -66,7 +66,7 @@ class Recollection(Decision):
     __slots__ = ("ages_us", "denial", "elapsed_us", "known")
 
     def __init__(
-        self, denial: Denial, elapsed_us: int, known: list[Verdict], ages_us: list[int]
+        self, denial: CachedDenial, elapsed_us: int, known: list[Verdict], ages_us: list[int]
     ) -> None:
         super().__init__(admitted=False, now_us=denial.decision.now_us + elapsed_us)
         self.denial = denial
@@ -85,7 +85,7 @@ class DenialCache:
         self._engine = engine
         self.gives_back = engine.gives_back
         #: By bucket and cost; the bucket that has denied longest ago first.
-        self._denials: dict[str, dict[int, Denial]] = {}
+        self._denials: dict[str, dict[int, CachedDenial]] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
         self._forgotten = 0
         self._marks = [0] * MARKS
@@ -127,8 +127,8 @@ class DenialCache:
     def _recollection(self, charges: Sequence[Charge]) -> Recollection | None:
         """The denials of these charges, with what was decided together with the longest of them."""
         here = time.monotonic()
-        found: dict[str, Denial] = {}
-        longest: Denial | None = None
+        found: dict[str, CachedDenial] = {}
+        longest: CachedDenial | None = None
         for charge in charges:
             limit, key, cost, is_meta, _ = charge
             if is_meta or (limit.mode != "enforce" and limit.traits.counts_all):
@@ -217,7 +217,7 @@ class DenialCache:
                     until += min(LONGEST_S, (verdict.retry_after_us or 0) / 1_000_000)
                 elif before is None and len(by_cost) >= MOST_COSTS:
                     by_cost.pop(next(iter(by_cost)))
-                by_cost[cost] = Denial(verdict, decision, here, until)
+                by_cost[cost] = CachedDenial(verdict, decision, here, until)
 
     def _drop_old(self, here: float) -> None:
         """Make room for one more bucket. The two that have denied longest ago are dropped if that
@@ -228,7 +228,7 @@ class DenialCache:
                 del self._denials[key]
 
 
-_NOTHING: Final[dict[int, Denial]] = {}
+_NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
 def _leaves_trace(charge: Charge) -> bool:

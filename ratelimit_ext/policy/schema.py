@@ -154,27 +154,27 @@ def _limit_string(value: object) -> object:
 # -- tables ----------------------------------------------------------------------------------
 
 
-def _entry(value: object, check: ValidatorFunctionWrapHandler) -> Any:
+def _element(value: object, check: ValidatorFunctionWrapHandler) -> Any:
     return None if value is _MISTAKEN else check(value)
 
 
 def _limit(value: object, check: ValidatorFunctionWrapHandler) -> Any:
-    return _entry({"limit": value} if isinstance(value, str) else value, check)
+    return _element({"limit": value} if isinstance(value, str) else value, check)
 
 
 def _target(value: object, check: ValidatorFunctionWrapHandler) -> Any:
     if isinstance(value, str):
         raise Mistake(f"found {shown(value)}; allowed: a list. Write [{value[:40]!r}].")
-    return _entry({"limits": value} if isinstance(value, list) else value, check)
+    return _element({"limits": value} if isinstance(value, list) else value, check)
 
 
 Name: TypeAlias = Annotated[str, Field(pattern=f"^{NAME}$")]
 Text: TypeAlias = Annotated[str, Field(pattern=r"\S")]
 Amount: TypeAlias = Annotated[int, Field(ge=1, le=MOST_AMOUNT)]
-#: Entries of lists and tables are ``None`` if they have a mistake.
-Entry: TypeAlias = Annotated[_V, WrapValidator(_entry)]
+#: Elements of lists and tables are ``None`` if they have a mistake.
+Element: TypeAlias = Annotated[_V, WrapValidator(_element)]
 Limits: TypeAlias = Annotated[list[Annotated[_T, WrapValidator(_limit)]], Field(min_length=1)]
-Tables: TypeAlias = dict[str, Entry[_T]]
+Tables: TypeAlias = dict[str, Element[_T]]
 
 
 class Table(BaseModel):
@@ -193,7 +193,7 @@ class Table(BaseModel):
         reason = cls.no_effect.get(str(info.field_name))
         if reason and value is not _MISTAKEN:
             raise Mistake(f"has no effect here: {reason}. Remove it.")
-        return _entry(value, check)
+        return _element(value, check)
 
 
 _CHECKS: Final = {"strategy": _strategy, "timezone": _timezone}
@@ -308,7 +308,7 @@ class BlueprintTable(TargetTable):
 
 
 class GroupTable(TargetTable):
-    members: Annotated[list[Entry[Text]], Field(min_length=1)]
+    members: Annotated[list[Element[Text]], Field(min_length=1)]
 
 
 class PlanTable(Table):

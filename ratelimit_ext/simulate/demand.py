@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ratelimit_ext.simulate.replay import Rule, Rules
-from ratelimit_ext.simulate.traffic import Call
+from ratelimit_ext.simulate.traffic import TrafficCall
 
 FALSE_POSITIVE: Final = (
     "A false positive is a denied call that the traffic does not mark as abusive, whose caller had "
@@ -46,7 +46,7 @@ class _Bucket:
 
 
 def false_positives(
-    traffic: Iterable[Call], rules: Rules, denied: Mapping[int, Sequence[Rule]]
+    traffic: Iterable[TrafficCall], rules: Rules, denied: Mapping[int, Sequence[Rule]]
 ) -> tuple[Counter[str], Counter[str]]:
     """Denied calls that should have passed, by the name of the limit and by caller.
 
@@ -100,7 +100,9 @@ class Suggestion:
     peaks: tuple[Peak, ...]
 
 
-def suggestions(traffic: Iterable[Call], rules: Rules, *, share: float = 0.99) -> list[Suggestion]:
+def suggestions(
+    traffic: Iterable[TrafficCall], rules: Rules, *, share: float = 0.99
+) -> list[Suggestion]:
     """Amounts for all limits that the traffic touches. Reads the traffic twice, for the bursts."""
     peaks: dict[Rule, dict[str, int]] = {}
     buckets: dict[tuple[str, str], _Bucket] = {}
@@ -133,7 +135,7 @@ def suggestions(traffic: Iterable[Call], rules: Rules, *, share: float = 0.99) -
 
 
 def _bursts(
-    traffic: Iterable[Call], rules: Rules, amounts: Mapping[Rule, int], share: float
+    traffic: Iterable[TrafficCall], rules: Rules, amounts: Mapping[Rule, int], share: float
 ) -> dict[Rule, int]:
     """The fill that buckets reach which leak at the suggested amounts."""
     levels: dict[tuple[Rule, str], tuple[int, float]] = {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.simulate.traffic import Call
+from ratelimit_ext.simulate.traffic import TrafficCall
 from ratelimit_ext.strategies import strategy_named
 from ratelimit_ext.strategies.strategy import Strategy
 
@@ -41,17 +41,17 @@ class Rule(NamedTuple):
     def is_shadow(self) -> bool:
         return self.limit.mode != "enforce"
 
-    def identity(self, call: Call) -> str | None:
+    def identity(self, call: TrafficCall) -> str | None:
         """The identity that the limit counts; ``None`` if the traffic does not say it."""
         return EVERYONE if self.key == EVERYONE else call.who.get(self.key)
 
-    def cost_of(self, call: Call) -> int:
+    def cost_of(self, call: TrafficCall) -> int:
         """What the call costs, in the limit's unit."""
         if self.cost is not None:
             return self.cost
         return call.costs.get(self.limit.unit, 0)
 
-    def applies(self, call: Call) -> bool:
+    def applies(self, call: TrafficCall) -> bool:
         """Whether the limit counts the call."""
         return (
             not self.optional and self.name not in call.exempt and self.identity(call) is not None
@@ -83,7 +83,7 @@ class Tally:
 
 
 @dataclass
-class Outcome:
+class ReplayOutcome:
     """The result of a replay. ``denials``, ``would_deny`` (shadows) and ``false_positives`` are by
     the name of a limit, ``wronged`` are false positives by caller. ``unknown`` counts calls by the
     key of a limit that they lack, ``unlimited`` by an endpoint without limits."""
@@ -123,9 +123,9 @@ class Replay:
         self._lifetimes: dict[str, _Prepared] = {}
         self._running: list[tuple[int, tuple[str, str]]] = []
         self._until_sweep = SWEEP_EVERY
-        self.outcome = Outcome()
+        self.outcome = ReplayOutcome()
 
-    def decide(self, call: Call) -> list[Rule]:
+    def decide(self, call: TrafficCall) -> list[Rule]:
         """Decide one call, not earlier than the one before; returns the rules that denied it."""
         now = call.at_us
         while self._running and self._running[0][0] <= now:
@@ -145,7 +145,7 @@ class Replay:
             self._sweep(now)
         return denied
 
-    def _check(self, call: Call, now: int) -> tuple[list[Rule], list[_Fitting]]:
+    def _check(self, call: TrafficCall, now: int) -> tuple[list[Rule], list[_Fitting]]:
         """The enforced rules that deny the call, and what it would be charged."""
         denied, fitting = [], []
         for prepared in self._applying(call):
@@ -168,7 +168,7 @@ class Replay:
                 denied.append(rule)
         return denied, fitting
 
-    def _applying(self, call: Call) -> list[_Prepared]:
+    def _applying(self, call: TrafficCall) -> list[_Prepared]:
         question = call.endpoint, call.plan, call.exempt
         rules = self._known.get(question)
         if rules is None:
@@ -177,7 +177,7 @@ class Replay:
             self.outcome.unlimited[call.endpoint] += 1
         return rules
 
-    def _count(self, call: Call, denied: Sequence[Rule]) -> None:
+    def _count(self, call: TrafficCall, denied: Sequence[Rule]) -> None:
         outcome, micro, admitted = self.outcome, call.costs.get("usd", 0), not denied
         outcome.total.count(micro, admitted=admitted)
         _tally(outcome.minutes, call.at_us // MINUTE_US).count(micro, admitted=admitted)

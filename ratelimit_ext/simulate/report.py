@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import MICRO
 from ratelimit_ext.simulate.demand import FALSE_POSITIVE, Suggestion, false_positives
-from ratelimit_ext.simulate.replay import MINUTE_US, Outcome, Replay, Rule, Rules, Tally
+from ratelimit_ext.simulate.replay import MINUTE_US, Replay, ReplayOutcome, Rule, Rules, Tally
 from ratelimit_ext.simulate.traffic import Traffic
 
 #: How many callers a report lists.
@@ -23,7 +23,7 @@ class Result(NamedTuple):
     """What became of the traffic under one policy."""
 
     policy: str
-    outcome: Outcome
+    outcome: ReplayOutcome
 
 
 def simulate(
@@ -83,12 +83,12 @@ def _counts(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _limits(outcome: Outcome) -> list[str]:
+def _limits(outcome: ReplayOutcome) -> list[str]:
     """The limits that denied, or would have, the busiest first."""
     return [name for name, _ in (outcome.denials + outcome.would_deny).most_common()]
 
 
-def _hit(outcome: Outcome) -> list[tuple[str, Tally]]:
+def _hit(outcome: ReplayOutcome) -> list[tuple[str, Tally]]:
     """The callers who were denied most."""
     hit = [(name, tally) for name, tally in outcome.callers.items() if tally.denied]
     hit.sort(key=lambda each: (-outcome.wronged[each[0]], -each[1].denied, each[0]))
@@ -293,7 +293,7 @@ def _span(results: Iterable[Result]) -> tuple[int, int]:
     return (min(minutes), max(minutes) + 1) if minutes else (0, 1)
 
 
-def _bars(outcome: Outcome, results: Iterable[Result]) -> list[Tally]:
+def _bars(outcome: ReplayOutcome, results: Iterable[Result]) -> list[Tally]:
     """The calls by equal parts of the time of all results."""
     begin, end = _span(results)
     step = max(1, -(-(end - begin) // BARS))
@@ -305,7 +305,7 @@ def _bars(outcome: Outcome, results: Iterable[Result]) -> list[Tally]:
     return bars
 
 
-def _per_bar(outcome: Outcome, results: Iterable[Result]) -> list[int]:
+def _per_bar(outcome: ReplayOutcome, results: Iterable[Result]) -> list[int]:
     return [bar.admitted + bar.denied for bar in _bars(outcome, results)]
 
 

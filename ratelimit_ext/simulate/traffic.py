@@ -25,7 +25,7 @@ LATEST_US: Final = 600_000_000
 DAY_S: Final = 86_400
 
 
-class Call(NamedTuple):
+class TrafficCall(NamedTuple):
     """A call. ``who`` are identities by the names that a policy uses, ``costs`` what it really cost
     by unit (micro-dollars for ``usd``). ``exempt`` are the names of limits that do not apply to it.
     ``abusive`` is what the traffic says of it, if anything.
@@ -52,12 +52,12 @@ class Traffic:
     """Calls that can be read repeatedly. ``skipped`` counts the lines of the last reading that were
     broken, ``reasons`` has the first of them."""
 
-    calls: Callable[[], Iterator[Call]]
+    calls: Callable[[], Iterator[TrafficCall]]
     length: int | None = None
     skipped: int = 0
     reasons: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[TrafficCall]:
         self.skipped, self.reasons = 0, []
         return self.calls()
 
@@ -88,7 +88,7 @@ def read_lines(lines: Callable[[], Iterable[str]], endpoint_of: EndpointOf) -> T
     an identity. Broken lines are skipped and counted.
     """
 
-    def calls() -> Iterator[Call]:
+    def calls() -> Iterator[TrafficCall]:
         for number, line in enumerate(lines(), 1):
             if not (text := line.strip()):
                 continue
@@ -105,7 +105,7 @@ def read_lines(lines: Callable[[], Iterable[str]], endpoint_of: EndpointOf) -> T
     return traffic
 
 
-def _json_call(text: str, endpoint_of: EndpointOf) -> Call:
+def _json_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
     try:
         found = json.loads(text)
     except RecursionError:
@@ -127,7 +127,7 @@ def _json_call(text: str, endpoint_of: EndpointOf) -> Call:
         raise ValueError(f"found exempt = {exempt!r}; allowed: a list of names of limits")
     if not (abusive is None or isinstance(abusive, bool)):
         raise ValueError(f"found abusive = {abusive!r}; allowed: true or false")
-    return Call(
+    return TrafficCall(
         _instant(found.pop("time", None)),
         endpoint,
         costs=costs,
@@ -139,7 +139,7 @@ def _json_call(text: str, endpoint_of: EndpointOf) -> Call:
     )
 
 
-def _log_call(text: str, endpoint_of: EndpointOf) -> Call:
+def _log_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
     found = _COMMON.match(text)
     if found is None:
         raise ValueError("it is neither JSON nor a line of a common log")
@@ -157,7 +157,7 @@ def _log_call(text: str, endpoint_of: EndpointOf) -> Call:
     who = {"ip": found["ip"]}
     if found["user"] != "-":
         who["user"] = found["user"]
-    return Call(int(at.timestamp()) * 1_000_000, endpoint, who)
+    return TrafficCall(int(at.timestamp()) * 1_000_000, endpoint, who)
 
 
 def _instant(value: Any) -> int:
@@ -184,9 +184,9 @@ def _seconds(value: Any) -> float:
     raise ValueError(f"found seconds = {value!r}; allowed: 0 to {DAY_S}")
 
 
-def _in_order(calls: Iterable[Call], traffic: Traffic) -> Iterator[Call]:
+def _in_order(calls: Iterable[TrafficCall], traffic: Traffic) -> Iterator[TrafficCall]:
     """The calls by time; one that is more than :data:`LATEST_US` late is skipped."""
-    waiting: list[tuple[int, int, Call]] = []
+    waiting: list[tuple[int, int, TrafficCall]] = []
     newest = released = 0
     for number, call in enumerate(calls):
         if call.at_us < released:
@@ -242,7 +242,7 @@ def made_up(shape: str, mixture: Mixture) -> Traffic:
     """
     times = {"poisson": _poisson, "burst": _bursts, "diurnal": _diurnal, "runaway": _poisson}[shape]
 
-    def calls() -> Iterator[Call]:
+    def calls() -> Iterator[TrafficCall]:
         chance = random.Random(mixture.seed)  # noqa: S311 - chance, not cryptography
         ordinary = _calls(times(mixture, chance), mixture, chance)
         if shape != "runaway":
@@ -258,7 +258,7 @@ LOOP_PER_S: Final = 10
 
 def _calls(
     times: Iterable[tuple[float, int | None]], mixture: Mixture, chance: random.Random
-) -> Iterator[Call]:
+) -> Iterator[TrafficCall]:
     heavy = max(1, mixture.users // 10)
     people = [_person(number, mixture) for number in range(mixture.users)]
     exempt = frozenset(mixture.exempt)
@@ -276,7 +276,7 @@ def _calls(
         }
         at_us = mixture.start_us + int(at_s * 1_000_000)
         who, seconds = people[number], mixture.seconds * size
-        yield Call(at_us, mixture.endpoint, who, costs, mixture.plan, seconds, exempt)
+        yield TrafficCall(at_us, mixture.endpoint, who, costs, mixture.plan, seconds, exempt)
 
 
 def _person(number: int, mixture: Mixture) -> dict[str, str]:
@@ -318,7 +318,7 @@ def _bursts(mixture: Mixture, chance: random.Random) -> Iterator[tuple[float, in
     return iter(instants)
 
 
-def _loop(mixture: Mixture) -> Iterator[Call]:
+def _loop(mixture: Mixture) -> Iterator[TrafficCall]:
     """A client that repeats one call, from the middle of the time on."""
     span = mixture.days * DAY_S
     who = {"user": "runaway", "ip": "10.255.255.1", "model": mixture.model}
@@ -332,6 +332,6 @@ def _loop(mixture: Mixture) -> Iterator[Call]:
     begin = mixture.start_us + int(span / 2 * 1_000_000)
     for number in range(int(span / 10 * LOOP_PER_S)):
         at_us = begin + number * 1_000_000 // LOOP_PER_S
-        yield Call(
+        yield TrafficCall(
             at_us, mixture.endpoint, who, costs, mixture.plan, mixture.seconds, exempt, abusive=True
         )

@@ -74,7 +74,7 @@ class Denial(NamedTuple):
 
 #: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
 #: no limit applies.
-Outcome: TypeAlias = tuple[Decision, Records] | Denial | Repetition | None
+AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | Repetition | None
 #: What listeners learn of.
 _Emitted: TypeAlias = (
     tuple[Decision, Records] | Denial | Repetition | LimitUnavailable | TemporarilyUnavailable
@@ -280,7 +280,7 @@ class Admission:
         again: bool = False,
         is_final: IsFinal | None = None,
         engine: Engine | None = None,
-    ) -> Outcome:
+    ) -> AdmissionOutcome:
         """Decide by the storage, or without it if it fails; ``None`` if no limit applies.
 
         ``again``: the request was denied before. Its shadows have counted it, except those that
@@ -531,10 +531,10 @@ class Admission:
         denial: Denial,
         state: RequestState,
         charged: frozenset[int] | None,
-        decide_again: Callable[[], Outcome],
-    ) -> Outcome:
+        decide_again: Callable[[], AdmissionOutcome],
+    ) -> AdmissionOutcome:
         """What the application's refusal handler makes of a denial."""
-        outcomes: dict[HTTPException | None, Outcome] = {denial.error: denial}
+        outcomes: dict[HTTPException | None, AdmissionOutcome] = {denial.error: denial}
         shadows = [
             record
             for record in denial.records

@@ -64,7 +64,7 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """A change by an operator: ``action`` is ``override``, ``clear-override``, ``reset``, or an
     application's word, such as ``block``. Times are as in :class:`Override`."""
 
@@ -82,11 +82,11 @@ class OverrideStore(Protocol):
     """Where overrides and the log are kept. Every method may raise ``StorageUnavailable``."""
 
     def read(self) -> list[Override]: ...
-    def write(self, entry: Entry, override: Override | None, removed: Iterable[str]) -> int:
+    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
         """Write the entry, and the override if its action is one; returns as overrides.lua."""
         ...
 
-    def log(self) -> list[Entry]:
+    def log(self) -> list[LogEntry]:
         """The log, its newest entry first."""
         ...
 
@@ -146,7 +146,7 @@ class Overrides:
         if until is not None and not until > now_s:
             raise ValueError("The end of an override has to be in the future.")
         override = Override(limit, identity, amount, until, reason[:LONGEST_REASON], by, now_s)
-        entry = Entry("override", identity, limit, amount, until, override.reason, by, now_s)
+        entry = LogEntry("override", identity, limit, amount, until, override.reason, by, now_s)
         if self._write(entry, override) < 0:
             raise ValueError(
                 f"There are {MOST_OVERRIDES} overrides, which is the most; remove some first."
@@ -156,7 +156,7 @@ class Overrides:
 
     def clear(self, limit: str, identity: str, *, reason: str = "", by: str = "") -> bool:
         """Remove an override; False if there was none."""
-        entry = Entry("clear-override", identity, limit, reason=reason, by=by, at=time.time())
+        entry = LogEntry("clear-override", identity, limit, reason=reason, by=by, at=time.time())
         is_removed = self._write(entry, None) > 0
         self.refresh()
         return is_removed
@@ -173,10 +173,10 @@ class Overrides:
         by: str = "",
     ) -> None:
         """Write another change of an operator to the log."""
-        entry = Entry(action, identity, limit, amount, until, reason, by, time.time())
+        entry = LogEntry(action, identity, limit, amount, until, reason, by, time.time())
         self._known().write(entry, None, ())
 
-    def log(self) -> list[Entry]:
+    def log(self) -> list[LogEntry]:
         """The latest changes, the newest first."""
         return self._known().log()
 
@@ -220,7 +220,7 @@ class Overrides:
         except Exception:
             _logger.exception("The overrides cannot be read")
 
-    def _write(self, entry: Entry, override: Override | None) -> int:
+    def _write(self, entry: LogEntry, override: Override | None) -> int:
         now_s = time.time()
         self.refresh()
         known = (each for limit in self.by_limit.values() for each in limit.values())
@@ -244,7 +244,7 @@ class MemoryStore:
     def read(self) -> list[Override]:
         return list(self._parts()[0].values())
 
-    def write(self, entry: Entry, override: Override | None, removed: Iterable[str]) -> int:
+    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
         overrides, log = self._parts()
         for field in removed:
             overrides.pop(field, None)
@@ -259,11 +259,13 @@ class MemoryStore:
         del log[MOST_ENTRIES:]
         return 1
 
-    def log(self) -> list[Entry]:
+    def log(self) -> list[LogEntry]:
         return list(self._parts()[1])
 
-    def _parts(self) -> tuple[dict[str, Override], list[Entry]]:
-        parts: tuple[dict[str, Override], list[Entry]] = self._kept.setdefault(self._name, ({}, []))
+    def _parts(self) -> tuple[dict[str, Override], list[LogEntry]]:
+        parts: tuple[dict[str, Override], list[LogEntry]] = self._kept.setdefault(
+            self._name, ({}, [])
+        )
         return parts
 
 
@@ -279,7 +281,7 @@ class RedisStore:
         stored: Mapping[Any, Any] = self._run("hgetall", self._hash)
         return [Override(**json.loads(text)) for text in stored.values()]
 
-    def write(self, entry: Entry, override: Override | None, removed: Iterable[str]) -> int:
+    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
         is_override = override is not None or entry.action == "clear-override"
         field = field_of(entry.limit, entry.identity) if is_override else ""
         stored = "" if override is None else json.dumps(asdict(override))
@@ -287,9 +289,9 @@ class RedisStore:
         words = json.dumps(asdict(entry)), *most, field, stored, *removed
         return int(self._run("eval", _script(), 2, self._hash, self._log, *words))
 
-    def log(self) -> list[Entry]:
+    def log(self) -> list[LogEntry]:
         entries = self._run("lrange", self._log, 0, MOST_ENTRIES - 1)
-        return [Entry(**json.loads(text)) for text in entries]
+        return [LogEntry(**json.loads(text)) for text in entries]
 
 
 def store_for(storage: Storage | None, key_prefix: str) -> OverrideStore | None:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from tests import servers
 from tests.faults import traffic
@@ -143,12 +144,7 @@ def test_full(storage: Server, start: Start, record: Record) -> None:
 )
 def test_scripts_are_flushed(storage: Server, start: Start, record: Record) -> None:
     """Every request is decided by the storage, exactly."""
-    with (
-        start(storage.uri, **PATIENT) as master,
-        traffic.around(master) as load,
-        storage.client() as client,
-    ):
-        repeat(load, client.script_flush)
+    load = under_flushes(storage, start, redis.Redis.script_flush)
     traffic.assert_unnoticed(load)
     record(load)
 
@@ -159,18 +155,19 @@ def test_scripts_are_flushed(storage: Server, start: Start, record: Record) -> N
 )
 def test_functions_are_flushed(storage: Server, start: Start, record: Record) -> None:
     """Every request is decided by the storage, exactly."""
+    load = under_flushes(storage, start, redis.Redis.function_flush)
+    traffic.assert_unnoticed(load)
+    record(load)
+
+
+def under_flushes(storage: Server, start: Start, flush: Callable[[redis.Redis], object]) -> Load:
+    """The load of a fault in which the storage is flushed again and again."""
     with (
         start(storage.uri, **PATIENT) as master,
         traffic.around(master) as load,
         storage.client() as client,
     ):
-        repeat(load, client.function_flush)
-    traffic.assert_unnoticed(load)
-    record(load)
-
-
-def repeat(load: Load, flush: Callable[[], object]) -> None:
-    """Flush until the fault is over."""
-    for _ in range(int(FAULT_S * FLUSHES_PER_S)):
-        flush()
-        load.run(1 / FLUSHES_PER_S)
+        for _ in range(int(FAULT_S * FLUSHES_PER_S)):
+            flush(client)
+            load.run(1 / FLUSHES_PER_S)
+    return load

@@ -13,7 +13,7 @@ from ratelimit_ext.simulate import replay as module
 from ratelimit_ext.simulate.demand import false_positives, suggestions
 from ratelimit_ext.simulate.replay import Replay, Rule
 from ratelimit_ext.simulate.report import simulate
-from ratelimit_ext.simulate.traffic import Call, Traffic
+from ratelimit_ext.simulate.traffic import Traffic, TrafficCall
 
 MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
 
@@ -35,17 +35,17 @@ LIMITS = (
 )
 
 
-def calls(count: int = 3000) -> list[Call]:
+def calls(count: int = 3000) -> list[TrafficCall]:
     chance = random.Random(7)
     at_us, found = 20_000 * DAY_US, []
     for _ in range(count):
         at_us += chance.choice((10_000, 300_000, 2_000_000) * 30 + (900_000_000,))
         user = f"user-{chance.randrange(4)}"
-        found.append(Call(at_us, "chat", {"user": user, "ip": f"ip of {user}"}, seconds=3))
+        found.append(TrafficCall(at_us, "chat", {"user": user, "ip": f"ip of {user}"}, seconds=3))
     return found
 
 
-def traffic(found: list[Call]) -> Traffic:
+def traffic(found: list[TrafficCall]) -> Traffic:
     return Traffic(lambda: iter(found))
 
 
@@ -86,7 +86,7 @@ def test_a_slot_is_free_when_its_call_is_over():
     replay = Replay(lambda *_: (slots,))
 
     def admits(at_s: float) -> bool:
-        call = Call(int(at_s * 1_000_000), "chat", {"user": "alice"}, seconds=10)
+        call = TrafficCall(int(at_s * 1_000_000), "chat", {"user": "alice"}, seconds=10)
         return not replay.decide(call)
 
     assert [admits(at) for at in (0, 1, 2, 9.9, 10, 10.5, 11)] == [
@@ -101,7 +101,7 @@ def test_costs_are_those_of_the_call():
     replay = Replay(lambda *_: (budget,))
 
     def admits(usd: int) -> bool:
-        call = Call(0, "chat", {"user": "alice"}, {"usd": usd * 1_000_000})
+        call = TrafficCall(0, "chat", {"user": "alice"}, {"usd": usd * 1_000_000})
         return not replay.decide(call)
 
     assert [admits(usd) for usd in (3, 3, 2, 1, 0)] == [True, False, True, False, True]
@@ -113,7 +113,7 @@ def test_what_does_not_apply():
     optional = rule("own", "user", 1, DAY_US, "fixed-window", optional=True)
     team = rule("team", "team", 1, DAY_US, "fixed-window")
     replay = Replay(lambda *_: (optional, team, LIMITS[0]))
-    call = Call(0, "chat", {"user": "alice"}, exempt=frozenset({"pace"}))
+    call = TrafficCall(0, "chat", {"user": "alice"}, exempt=frozenset({"pace"}))
     assert not any(replay.decide(call) for _ in range(10))
     assert replay.outcome.unknown == {"team": 10}
     assert Replay(lambda *_: ()).decide(call) == []
@@ -122,9 +122,9 @@ def test_what_does_not_apply():
 def test_who_is_denied_because_of_others_is_a_false_positive():
     """One who asked for less than a fair share of a shared limit."""
     shared = rule("all", "global", 10, MINUTE_US, "fixed-window")
-    hog = [Call(n, "chat", {"user": "hog"}) for n in range(50)]
+    hog = [TrafficCall(n, "chat", {"user": "hog"}) for n in range(50)]
     [result] = simulate(
-        traffic([*hog, Call(60, "chat", {"user": "alice"})]), {"now": lambda *_: (shared,)}
+        traffic([*hog, TrafficCall(60, "chat", {"user": "alice"})]), {"now": lambda *_: (shared,)}
     )
     assert result.outcome.total.denied == 41
     assert result.outcome.wronged == {"alice": 1}
@@ -134,7 +134,7 @@ def test_who_is_denied_because_of_others_is_a_false_positive():
 def test_what_the_traffic_calls_abusive_is_none():
     """A mark in the traffic comes first."""
     limit = rule("pace", "user", 60, MINUTE_US, "token-bucket", burst=1)
-    twice = [Call(0, "chat", {"user": "alice"}), Call(1, "chat", {"user": "alice"})]
+    twice = [TrafficCall(0, "chat", {"user": "alice"}), TrafficCall(1, "chat", {"user": "alice"})]
     denied = {1: [limit]}
     assert false_positives(twice, lambda *_: (limit,), denied)[1] == {"alice": 1}
     marked = [twice[0], twice[1]._replace(abusive=True)]

@@ -182,7 +182,7 @@ def test_overrides_are_bounded(site: Site) -> None:
     overrides = site[1].overrides
     for number in range(MOST_OVERRIDES):
         overrides._store.write(  # type: ignore[union-attr]
-            module.Entry("override", f"c{number}", "calls"),
+            module.LogEntry("override", f"c{number}", "calls"),
             module.Override("calls", f"c{number}", NEW),
             (),
         )
