@@ -80,6 +80,10 @@ class Decision:
         enforced limits."""
         return [(verdict.remaining, verdict.reset_after_us) for verdict in self.verdicts]
 
+    def keys(self) -> list[str]:
+        """The buckets, in the order of the verdicts."""
+        return [verdict.charge.key for verdict in self.verdicts]
+
     @property
     def denials(self) -> tuple[Verdict, ...]:
         """The enforced verdicts that denied the request; empty when it was admitted."""

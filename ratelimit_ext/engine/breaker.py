@@ -146,6 +146,8 @@ class Breaker:
             self._fail(error, began)
         if self._failed_at is not None:
             self._failed_at = None
+        if self.outage is not None:
+            self.outage.last.note((began, decision))
         return decision
 
     def settle(
@@ -157,22 +159,31 @@ class Breaker:
         now_us: int | None = None,
     ) -> int:
         """See :meth:`Engine.settle`."""
-        return self._guarded(
+        began = time.monotonic()
+        applied = self._guarded(
             lambda: self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
         )
+        if self.outage is not None:
+            self.outage.last.note((began, changes))
+        return applied
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
-        return self._guarded(lambda: self._engine.clear(keys))
+        return self._emptied(self._guarded(lambda: self._engine.clear(keys)))
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`."""
-        return self._guarded(lambda: self._engine.reset(prefix))
+        return self._emptied(self._guarded(lambda: self._engine.reset(prefix)))
 
     def check(self) -> None:
         """Ask the storage whether it serves; a failure counts as one of a call."""
         with contextlib.suppress(StorageUnavailable):
             self._guarded(self._engine.probe)
+
+    def _emptied(self, buckets: int) -> int:
+        if self.outage is not None:
+            self.outage.last.forget()
+        return buckets
 
     def _guarded(self, call: Callable[[], T]) -> T:
         if self.is_open:

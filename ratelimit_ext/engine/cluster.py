@@ -312,6 +312,9 @@ class _Joined(Decision):
     def _read(self) -> tuple[Verdict, ...]:
         return tuple(self._in_order([reply.verdicts for _, reply in self._parts]))
 
+    def keys(self) -> list[str]:
+        return self._in_order([reply.keys() for _, reply in self._parts])
+
     def left(self) -> list[tuple[int, int]]:
         if not self.admitted:
             return super().left()

@@ -210,6 +210,20 @@ class MemoryEngine:
             used -= strategy.usage(before, now, parameters)
         return Carried(rest, holds, used)
 
+    def fill(self, limit: Limit, key: str, left: int, reset_after_us: int) -> Any:
+        """Let a bucket have no more than ``left`` units, and be full again after
+        ``reset_after_us``, as in another engine. Returns its state; ``None`` if it had no more."""
+        buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
+        parameters, units = _parameters(limit, now, NO_HOLD), limit.capacity - left
+        with buckets.lock:
+            state = buckets.get(key, now)
+            used = 0 if state is None else strategy.usage(state, now, parameters)
+            if used >= units:
+                return None
+            state = strategy.filled(units, now, parameters, reset_after_us)
+            _keep(buckets, key, state, strategy.lifetime(state, now, parameters), now)
+        return state
+
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
         buckets = self._buckets()

@@ -7,7 +7,9 @@ What was decided so is charged to the storage once it is back (:meth:`OutageEngi
 is used, and the holds of calls in flight, which are settled there. Until a bucket expires it is
 also kept here, so that the next outage gives no second allowance.
 
-Not known here is what was used before the outage: it admits at most the limit once more.
+A bucket begins with this worker's share of what the storage last left
+(:mod:`~ratelimit_ext.engine.last_verdicts`), or full if that is unknown. So an outage admits the
+limit once more at most, and nothing of a bucket that every worker knows to be exhausted.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Resumption, Settlement
+from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
@@ -129,6 +132,8 @@ class OutageEngine:
 
     def forget(self) -> None:
         """Forget everything: in a forked child, whose parent hands it back."""
+        #: What the storage last left of each bucket.
+        self.last = LastVerdicts()
         self._buckets = Buckets(most=MOST_BUCKETS)
         self._memory = MemoryEngine(lambda: self._buckets)
         self._shares: dict[tuple[int, int], tuple[Limit, Limit]] = {}
@@ -191,6 +196,7 @@ class OutageEngine:
             verdict = _without_count(charge, policy, share, take=take)
             verdicts.append(verdict)
             if verdict is None and share is not None:
+                self._start(charge, share)
                 own.append(charge._replace(limit=share))
                 places.append(place)
         refused = any(each and not each.allowed and each.enforced for each in verdicts)
@@ -209,6 +215,19 @@ class OutageEngine:
             verdicts=tuple([each for each in verdicts if each is not None]),
             degraded=max(policies, key=_STRICTNESS.index, default="open"),
         )
+
+    def _start(self, charge: Charge, share: Limit) -> None:
+        """Let this worker's share of a bucket begin with its share of what the storage has left.
+        Calls in flight are not: those that the storage has admitted end there."""
+        limit, key = charge.limit, charge.key
+        if limit.traits.guard or limit.traits.ends_with_calls or key in self._changed:
+            return
+        known = self.last.take(limit, key)
+        if known is not None:
+            left = self._workers.share(known.remaining, key)
+            state = self._memory.fill(share, key, left, known.reset_after_us)
+            if state is not None:
+                self._handed[key] = state  # as the storage has it
 
     def _share(self, limit: Limit, key: str) -> Limit | None:
         """What this worker enforces of a limit; ``None``: nothing. A guard has no amount to

@@ -54,6 +54,9 @@ class Reply(Decision):
             at += 4
         return tuple(verdicts)
 
+    def keys(self) -> list[str]:
+        return [charge.key for charge in self._charges]
+
     def left(self) -> list[tuple[int, int]]:
         """Without verdicts, if all that was enforced is taken."""
         if not (self.admitted and self._take):

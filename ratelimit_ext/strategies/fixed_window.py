@@ -62,6 +62,9 @@ class FixedWindow(Strategy):
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         return state[0] if state[1] > now_us else 0
 
+    def filled(self, units: int, now_us: int, parameters: Parameters, reset_after_us: int) -> State:
+        return units, now_us + reset_after_us
+
     def receipt(self, state: State, now_us: int) -> int:
         """The window's end."""
         return state[1]
@@ -91,12 +94,6 @@ class FixedWindow(Strategy):
         cost = charge.cost if taken else 0
         remaining, left = self.left(charge.limit, snapshot, now_us, cost)
         return Verdict(charge, allowed, remaining, 0 if allowed else left, left, snapshot[1])
-
-    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """The window may have ended."""
-        left = max(0, verdict.reset_after_us - elapsed_us)
-        remaining = verdict.remaining if left else verdict.charge.limit.amount
-        return verdict._replace(remaining=remaining, reset_after_us=left)
 
 
 def calendar_window(instant_us: int, anchor: str, timezone: str) -> tuple[int, int]:

@@ -121,10 +121,12 @@ class SlidingWindow(Strategy):
         return Verdict(charge, allowed, remaining, wait, reset, now_us)
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """The oldest call may have left. What that frees is known only if it was this one."""
+        """The oldest call may have left. What that frees is known only if it was this one, or if a
+        period is over."""
         charge, left = verdict.charge, max(0, verdict.reset_after_us - elapsed_us)
         alone = verdict.remaining + charge.cost >= charge.limit.amount
-        remaining = verdict.remaining if left or not alone else charge.limit.amount
+        is_over = elapsed_us >= charge.limit.period_us
+        remaining = charge.limit.amount if is_over or (alone and not left) else verdict.remaining
         return verdict._replace(remaining=remaining, reset_after_us=left)
 
 

@@ -84,6 +84,11 @@ class Strategy(Traits, ABC):
         whose holds are carried over."""
         return 0
 
+    def filled(self, units: int, now_us: int, parameters: Any, reset_after_us: int) -> Any:
+        """The state of a bucket of which no more is known than the ``units`` used and, as in a
+        verdict, when it is full again. What is not known counts as used now."""
+        return self.adjust(None, now_us, parameters, 0, units)
+
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
         """What one of ``workers`` enforces alone: ``units`` of the limit's capacity."""
         return replace(limit, amount=units)
@@ -117,7 +122,9 @@ class Strategy(Traits, ABC):
         A view may take half a minute, and its headers are about the moment they are sent. Where a
         verdict alone is not enough to know, it stays as it was, on the safe side.
         """
-        return verdict._replace(reset_after_us=max(0, verdict.reset_after_us - elapsed_us))
+        left = max(0, verdict.reset_after_us - elapsed_us)
+        remaining = verdict.remaining if left else verdict.charge.limit.capacity
+        return verdict._replace(remaining=remaining, reset_after_us=left)
 
     def apply(self, change: Change, state: Any, now_us: int, parameters: Any) -> Any:
         """The state after the change; ``None``: it changes nothing."""

@@ -23,9 +23,10 @@ from chatapp.accounts.api_key import new_key
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.estimates import outputs
-from chatapp.services import services_of
+from chatapp.services import Services, services_of
 from ratelimit_ext.core.key import escaped
 from ratelimit_ext.engine import denial_cache, memory
+from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts
 from ratelimit_ext.web.identities import _parsed
 from ratelimit_ext.web.storage import engine_for
 from tests.chatapp.conftest import AppMaker
@@ -127,6 +128,13 @@ def run(ask: Callable[[], int], known: Callable[[], set[int]]) -> tuple[list[str
     return grown(before, known), mb
 
 
+def last_verdicts_of(services: Services) -> LastVerdicts:
+    """What the worker knows of the storage's buckets."""
+    outage = services.limiter._parts.engines.outage
+    assert outage is not None
+    return outage.last
+
+
 @pytest.fixture
 def chance() -> random.Random:
     return random.Random(7)
@@ -146,17 +154,19 @@ def test_a_worker_and_the_storage_are_bounded(
     services = services_of(client.application)
     cache = engine_for(services.limiter.storage)
     assert isinstance(cache, denial_cache.DenialCache)
+    last = last_verdicts_of(services)
     callers = services.estimator._callers
     empty = redis_client.info("memory")["used_memory"]
     found, mb = run(
         lambda: call(client, chance),
-        lambda: parts(cache._denials, callers._calls, services.ledger, escaped, _parsed),
+        lambda: parts(cache._denials, last, callers._calls, services.ledger, escaped, _parsed),
     )
     assert found == []
     assert services.ledger.flush(60)
     used = redis_client.info("memory")["used_memory"] - empty
     ceilings = {
         "remembered denials": (len(cache._denials), denial_cache.MOST_BUCKETS),
+        "latest decisions": (len(last._notes), MOST_NOTES),
         "recent calls": (len(callers._calls), outputs.MOST_CALLERS),
         "bucket names": (escaped.cache_info().currsize, 8192),
         "addresses": (_parsed.cache_info().currsize, 8192),
@@ -183,7 +193,8 @@ def test_invented_keys_are_bounded(
         assert status == 401
         return status
 
-    found, mb = run(ask, lambda: parts(keys._refused, escaped, _parsed))
+    last = last_verdicts_of(services_of(app))
+    found, mb = run(ask, lambda: parts(keys._refused, last, escaped, _parsed))
     assert found == []
     print(COUNT, len(keys._refused), mb)  # noqa: T201 - the figures of the full run
     assert len(keys._refused) <= authentication.MOST_KEYS

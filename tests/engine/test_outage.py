@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
-from ratelimit_ext.core.decision import Decision, Degradation
+from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
+from ratelimit_ext.engine.last_verdicts import MOST_NOTES
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import (
     BATCH,
@@ -131,6 +133,140 @@ def test_a_denial_by_a_share_states_no_longer_wait_than_an_outage_may_take() -> 
     worker.admit(charge)
     (verdict,) = worker.admit(charge).verdicts
     assert (verdict.allowed, verdict.retry_after_us) == (False, LONGEST_WAIT_US)
+
+
+# -- what was used before --------------------------------------------------------------------------
+
+
+class Worker:
+    """A worker in front of the storage, by its breaker and afterwards alone."""
+
+    def __init__(self, storage: Storage, count: int = 2, number: int = 0) -> None:
+        self.outage = outage_of(storage, count, number)
+        self.breaker = Breaker(storage)  # type: ignore[arg-type]
+        self.breaker.outage = self.outage
+
+    def before(self, *charges: Charge, calls: int = 1, hold: Hold = NO_HOLD) -> list[Verdict]:
+        """The verdicts of the last of some calls that the storage decides."""
+        return [self.breaker.admit(charges, hold=hold) for _ in range(calls)][-1].verdicts
+
+    def admits(self, *charges: Charge, calls: int = 20) -> int:
+        return sum([self.outage.admit(charges).admitted for _ in range(calls)])
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_who_has_used_up_the_amount_gets_nothing_more(strategy: str) -> None:
+    """Both workers have denied the caller."""
+    storage, charge = Storage(), Charge(Limit(10, DAY, strategy), "ada")
+    workers = [Worker(storage, 2, number) for number in range(2)]
+    assert [w.before(charge, calls=11)[0].allowed for w in workers] == [False, False]
+    assert [worker.admits(charge) for worker in workers] == [0, 0]
+
+
+@pytest.mark.parametrize("unit", ["requests", "tokens"])
+@pytest.mark.parametrize("used", range(11))
+@pytest.mark.parametrize("strategy", RATES)
+def test_all_workers_together_admit_what_was_left(strategy: str, used: int, unit: str) -> None:
+    """With what was used before, it is the amount, and this is what the storage has afterwards."""
+    storage, limit = Storage(), Limit(10, DAY, strategy, unit=unit)
+    charge = Charge(limit, "ada")
+    workers = [Worker(storage, 3, number) for number in range(3)]
+    for number in range(used):
+        workers[number % 3].before(charge)
+    for worker in workers:
+        worker.before(charge._replace(cost=0))
+    assert used + sum([worker.admits(charge) for worker in workers]) == 10
+    for worker in workers:
+        assert worker.outage.hand_back(storage, within_s=9)
+    assert storage.take_over(limit, "ada", None).used == 10
+
+
+def test_a_worker_that_has_not_decided_a_caller_gives_it_a_share() -> None:
+    """And one that knew it at another amount."""
+    storage, limit = Storage(), Limit(10, DAY, name="named")
+    knows, does_not = Worker(storage, 2, 0), Worker(storage, 2, 1)
+    knows.before(Charge(limit, "ada"), calls=10)
+    assert does_not.admits(Charge(limit, "ada")) == 5
+    assert knows.admits(Charge(replace(limit, amount=20), "ada")) == 10
+
+
+@pytest.mark.parametrize(
+    ("strategy", "after_s", "admitted"),
+    [
+        ("fixed-window", 59, 0),
+        ("fixed-window", 60, 10),
+        ("token-bucket", 12, 2),
+        ("token-bucket", 60, 10),
+        ("sliding-window", 59, 0),
+        ("sliding-window", 60, 10),
+        ("sliding-window-counter", 60, 0),
+        ("sliding-window-counter", 120, 10),
+    ],
+)
+def test_a_bucket_is_free_again_when_the_storage_would_free_it(
+    clock: Clock, strategy: str, after_s: float, admitted: int
+) -> None:
+    """The outage begins so long after it was used up."""
+    worker, charge = Worker(Storage(), 1), Charge(Limit(10, 60_000_000, strategy), "ada")
+    worker.before(charge, calls=11)
+    clock.forward(after_s)
+    assert worker.admits(charge) == admitted
+
+
+def test_a_window_that_ends_in_the_outage_is_over_then(clock: Clock) -> None:
+    """It is the storage's, not one that began with the outage."""
+    worker, charge = Worker(Storage()), Charge(Limit(10, 60_000_000), "ada")
+    worker.before(charge, calls=11)
+    clock.forward(50)
+    assert worker.admits(charge) == 0
+    clock.forward(10)
+    assert worker.admits(charge) == 5
+
+
+def test_what_was_settled_before_the_outage_is_known() -> None:
+    """An estimate of all that was left, of which little was used, or more than all."""
+    for actual, admitted in ((100, 9), (1200, 0)):
+        worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+        verdicts = worker.before(Charge(limit, "ada", 1000), hold=Hold(7, LEASE))
+        worker.breaker.settle([Settlement(verdicts[0], Hold(7, LEASE), actual)])
+        assert worker.admits(Charge(limit, "ada", 100)) == admitted
+
+
+def test_what_comes_back_to_an_overdrawn_bucket_is_left_out() -> None:
+    """Its verdict does not say by how much."""
+    worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+    (first,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
+    (second,) = worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
+    worker.breaker.settle([Settlement(first, Hold(7, LEASE), 2000)])
+    worker.before(Charge(limit, "ada", 400))
+    worker.breaker.settle([Settlement(second, Hold(8, LEASE), 0)])
+    assert worker.admits(Charge(limit, "ada", 100)) == 0
+
+
+def test_calls_in_flight_that_the_storage_has_admitted_take_no_slot_of_the_worker() -> None:
+    """They end in the storage, so it would be taken for the whole outage."""
+    worker = Worker(Storage(), 1)
+    for number in range(SLOTS.amount):
+        worker.before(Charge(SLOTS, "ada"), hold=Hold(number + 1, LEASE))
+    assert worker.outage.admit([Charge(SLOTS, "ada")], hold=Hold(9, LEASE)).admitted
+
+
+@pytest.mark.parametrize("what", ["clear", "reset"])
+def test_a_bucket_that_was_emptied_begins_full(what: str) -> None:
+    """By an operator, in this worker."""
+    worker, charge = Worker(Storage(), 1), Charge(Limit(10, DAY), "ada")
+    worker.before(charge, calls=11)
+    getattr(worker.breaker, what)(["ada"] if what == "clear" else "a")
+    assert worker.admits(charge) == 10
+
+
+def test_the_latest_decisions_are_known() -> None:
+    """However many there were."""
+    worker, limit = Worker(Storage(), 1), Limit(1, DAY)
+    for number in range(MOST_NOTES + 1):
+        worker.before(Charge(limit, f"identity {number}"))
+    assert worker.admits(Charge(limit, "identity 0")) == 1
+    assert worker.admits(Charge(limit, "identity 1")) == 0
 
 
 # -- the policies ----------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def assert_unnoticed(load: Load) -> None:
 
 def assert_bridged(load: Load, *, most: int = AMOUNT) -> None:
     """The workers decided in place of the storage: at once, and no more than ``most`` for a caller
-    from their first decision on."""
+    from their first decision on; a worker that had denied a caller before, nothing."""
     answers = load.answers
     assert any(map(is_degraded, answers.of(None, "during")))
     assert set(answers.of(OPEN).statuses) == {200}
@@ -96,6 +96,9 @@ def assert_bridged(load: Load, *, most: int = AMOUNT) -> None:
     outage = Answers(answer for answer in answers if answer.at_s >= degraded[0].at_s)
     admitted = {each: outage.of(each).admitted - single.of(each).admitted for each in LIMITED}
     assert max(admitted.values()) <= most, admitted
+    denied = Answers(answer for answer in answers.of(EARLY, "before") if answer.status == 429)
+    again = Answers(answer for answer in degraded.of(EARLY) if answer.status == 200)
+    assert denied.values("x-worker").isdisjoint(again.values("x-worker"))
     # A request whose reply is lost may be charged in the storage, too.
     assert outage.of(FRESH).admitted >= AMOUNT - len(degraded.of(FRESH))
 

@@ -255,7 +255,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
     breaker._engine._open("stopped")  # as if calls had waited for the deadline
     breaker._engine.wake()
     during = start("/during/20")
-    servers.eventually(lambda: left() == [4, 400])
+    servers.eventually(lambda: left() == [4, 350])
     assert app.test_client().get("/whole/3").status_code == 200
     if ends == "in the outage":
         goes_on["before"].set()
