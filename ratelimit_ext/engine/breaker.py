@@ -214,7 +214,8 @@ class Breaker:
             error.may_have_charged = False
         if kind == "outage" or (kind == "failure" and self._is_second(began)):
             self._open(str(error))
-        self.wake()
+        if kind != "single":
+            self.wake()
 
     def _refusal(self) -> StorageUnavailable:
         """What a call raises while the breaker is open."""
@@ -275,21 +276,21 @@ class Breaker:
                 return
             self._thread = thread
 
-    def _look_again(self) -> bool:
-        """One turn of the thread; False: it is over."""
+    def _look_again(self) -> float | None:
+        """One turn of the thread. Returns the pause until the next one; ``None``: it is over."""
         began = time.monotonic()
         try:
-            self._look()
+            is_done = self._look()
         except Exception as error:  # noqa: BLE001 - a thread that ends would end the recovery
             if not self.is_open:
                 self._note(error, began)
             self._log_outage(error)
-            return True
+            return PROBE_S
         with self._lock:
-            is_over = not self.is_open and (self.outage is None or self.outage.is_handed_back)
-            if is_over:
+            if not self.is_open and (self.outage is None or self.outage.is_handed_back):
                 self._thread = None
-            return not is_over
+                return None
+        return 0.0 if is_done else PROBE_S
 
     def _log_outage(self, error: Exception) -> None:
         """Say that it lasts, if it concerned requests since it was last said."""
@@ -298,16 +299,21 @@ class Breaker:
             self._log_at, self._logged = here + LOG_EVERY_S, counted
             _logger.error("The storage is still down: %s; %s", error, counted)
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
         """Ask the storage; if it serves, hand back what was decided without it, and close the
-        breaker. Raises if it does not serve."""
+        breaker. Returns whether all was handed back. Raises if the storage does not serve."""
         engine, outage = self._engine, self.outage
+        if outage is not None and not (self.is_open or outage.is_handed_back):
+            # Single requests were decided here. The storage has to know at once: it decides others.
+            is_done = outage.hand_back(engine, within_s=HAND_BACK_S)
+            self._failed_at = None
+            return is_done
         served_since = time.monotonic() - engine.probe() / 1_000_000
         if outage is None:
             self._failed_at = None
             if self.is_open:
                 self._close()
-            return
+            return True
         outage.hand_back(engine, within_s=HAND_BACK_S)
         if self.is_open:
             _wait_until(served_since + RETURN_S - QUIET_S)
@@ -318,14 +324,17 @@ class Breaker:
                 self._close()
             finally:
                 outage.go_on()
-            outage.hand_back(engine, within_s=HAND_BACK_S)
+        return outage.hand_back(engine, within_s=HAND_BACK_S)
 
 
 def _watch(reference: weakref.ref[Breaker]) -> None:
     """The thread of a breaker. It ends with the breaker, as its storage may not come back."""
-    while (breaker := reference()) is not None and breaker._look_again():  # noqa: SLF001
+    while (breaker := reference()) is not None:
+        pause_s = breaker._look_again()  # noqa: SLF001
+        if pause_s is None:
+            return
         del breaker
-        time.sleep(PROBE_S)
+        time.sleep(pause_s)
 
 
 def _wait_until(instant: float) -> None:

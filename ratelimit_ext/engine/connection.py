@@ -25,7 +25,8 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
@@ -87,19 +88,30 @@ class ScriptConnections:
         self._client = client
         self._usable = _is_plain(client)
         self._has_functions = True
+        self._deadline, self._timeout_s = _Deadline(), math.inf
         if not self._usable:
             return
         self._class = type(client)
         self._methods = [getattr(self._class, name, None) for name in _METHODS]
         self._pool = client.connection_pool
         timeout_s = self._pool.connection_kwargs.get("socket_timeout")
-        self._timeout_s = math.inf if timeout_s is None else timeout_s
-        self._deadline = _Deadline()
         if timeout_s is not None:
+            self._timeout_s = timeout_s
             self._pool.make_connection = self._limited(self._pool.make_connection)
         self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
         self._process = os.getpid()
         self._idle: list[_Line] = []
+
+    @contextmanager
+    def deadline(self) -> Iterator[None]:
+        """The client's ``socket_timeout`` for a block as a whole, in this thread: it ends what the
+        client connects, sends and reads there. Without effect where :meth:`run` always declines."""
+        own = self._deadline
+        own.ends = time.monotonic() + self._timeout_s
+        try:
+            yield
+        finally:
+            own.ends = math.inf
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
         """The reply to a script; ``None`` if nothing was run and the client has to be used.

@@ -106,8 +106,8 @@ class _Batch(NamedTuple):
 class OutageEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` in this process, in place of ``primary``.
 
-    ``policy`` is the ``on_failure`` of a limit. ``wake`` is called after each admission, as there
-    may be something to hand back.
+    ``policy`` is the ``on_failure`` of a limit. ``wake`` is called after an admission if there is
+    something to hand back.
     """
 
     gives_back: ClassVar[bool] = True
@@ -181,7 +181,8 @@ class OutageEngine:
             if take:
                 self.decided[decision.degraded] += 1
                 self._note(charges, decision, hold)
-        self._wake()
+        if self.is_deciding or not self.is_handed_back:
+            self._wake()
         return decision
 
     def _decide(

@@ -119,7 +119,8 @@ class RedisEngine:
     def probe(self) -> int:
         """See :meth:`StorageEngine.probe`. A full server serves, too."""
         try:
-            return int(self._client.eval(RECOVERY, 1, self._note, NOTE_MS))
+            with self._connections.deadline():
+                return int(self._client.eval(RECOVERY, 1, self._note, NOTE_MS))
         except self._errors as error:
             if "maxmemory" in str(error):
                 return NOTE_MS * 1000

@@ -38,6 +38,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.probe_error: Exception | None = None
         self.calls = 0
         self.inside: Callable[[], object] = lambda: None
 
@@ -53,8 +54,9 @@ class Scripted:
         return 0
 
     def probe(self) -> int:
-        if self.error is not None:
-            raise self.error
+        error = self.probe_error or self.error
+        if error is not None:
+            raise error
         return 10_000_000
 
     clear = reset = settle
@@ -142,6 +144,20 @@ def test_a_full_server_is_no_failure(inner: Scripted, breaker: Breaker) -> None:
         with pytest.raises(StorageFull):
             breaker.admit([CHARGE])
     assert not breaker.is_open
+
+
+def test_single_failures_are_charged_to_the_storage_at_once(inner: Scripted) -> None:
+    """It decides other requests of the caller. A probe would need a connection, too."""
+    breaker = Breaker(inner)
+    breaker.outage = OutageEngine(breaker, lambda _: "local", Workers(2, 0), wake=breaker.wake)
+    no_connection = unavailable(redis.exceptions.MaxConnectionsError("Too many connections"))
+    inner.error, inner.probe_error = no_connection, no_connection
+    fails(breaker)
+    inner.error = None
+    for calls in (2, 3):
+        assert breaker.outage.admit([CHARGE]).admitted
+        servers.eventually(lambda: breaker._thread is None)
+        assert (inner.calls, breaker.outage.is_handed_back) == (calls, True)
 
 
 def test_one_slow_call_does_not_open_it(inner: Scripted, breaker: Breaker) -> None:
@@ -302,11 +318,17 @@ def dripping(reply: bytes, every_s: float) -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_reply_that_drips_ends_with_the_deadline() -> None:
-    """Each byte comes in time, all of them would take ten seconds."""
+@pytest.mark.parametrize("handshake", [{}, {"protocol": 2, "lib_name": None, "lib_version": None}])
+@pytest.mark.parametrize(
+    "call", [lambda engine: engine.admit([CHARGE]), RedisEngine.probe], ids=["admit", "probe"]
+)
+def test_a_reply_that_drips_ends_with_the_deadline(
+    call: Callable[[RedisEngine], object], handshake: dict[str, Any]
+) -> None:
+    """Each byte comes in time, all of them would take ten seconds; also those of the handshake, and
+    those of the breaker's probe."""
     with dripping(b"*2\r\n:1\r\n:" + b"1" * 490, every_s=0.02) as uri:
-        # No handshake: a server that answers it would have to know it.
-        guarded = Guarded(uri, protocol=2, lib_name=None, lib_version=None)
+        guarded = Guarded(uri, **handshake)
         received: list[int] = []
         recv_into = socket.socket.recv_into
         with pytest.MonkeyPatch.context() as patch:
@@ -316,7 +338,7 @@ def test_a_reply_that_drips_ends_with_the_deadline() -> None:
                 lambda *words: received.append(recv_into(*words)) or received[-1],
             )
             with pytest.raises(StorageUnavailable, match="Timeout"):
-                guarded.inner.admit([CHARGE])
+                call(guarded.inner)
         assert 0 < len(received) < 50
 
 
