@@ -31,7 +31,7 @@ from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
 from ratelimit_ext.engine.nodes import Call, Nodes
 from ratelimit_ext.engine.redis import NOTE_MS, RECOVERY
-from ratelimit_ext.engine.verdicts import Reply, merged
+from ratelimit_ext.engine.verdicts import Reply, applied, merged
 from ratelimit_ext.engine.words import Words
 
 #: What a script does: only look, take, or take what a denied request takes.
@@ -131,7 +131,7 @@ class ClusterEngine:
             _settlement(self._words, tag, own, now_us, once, once_for_us)
             for tag, own in by_tag.items()
         ]
-        return sum([sum(reply) for reply in self._run(calls)])
+        return sum(map(applied, by_tag.values(), self._run(calls)))
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""

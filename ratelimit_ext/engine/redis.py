@@ -15,7 +15,7 @@ from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
 from ratelimit_ext.engine.scripts import Script
-from ratelimit_ext.engine.verdicts import Reply, merged
+from ratelimit_ext.engine.verdicts import Reply, applied, merged
 from ratelimit_ext.engine.words import Words
 
 #: Workers that return to the server within this time of each other return together.
@@ -88,7 +88,7 @@ class RedisEngine:
         if once is not None:
             keys.append(once)
             arguments.append(once_for_us)
-        return sum(self._evaluate(script, keys, *arguments))
+        return applied(changes, self._evaluate(script, keys, *arguments))
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""

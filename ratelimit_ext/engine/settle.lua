@@ -5,8 +5,8 @@
 --          change: the strategy's code; the verb, which is the name of a function of the strategy; how
 --          many numbers follow for it; these; the strategy's own arguments; optional: the marker's time
 --          to live in microseconds
--- returns  for each change 1 where it was applied, 0 where it changes nothing; nothing if the marker
---          exists: these changes have been applied before
+-- returns  for each change 1 where it was applied, 0 where it changes nothing, -1 where the stored bucket
+--          is unreadable; nothing if the marker exists: these changes have been applied before
 --
 -- Verbs of every strategy: 'adjust' with a receipt and the difference in units, negative to give back;
 -- with reservations: 'settle' with the id of a hold and the real cost, 'renew' with what its hold took
@@ -34,9 +34,10 @@ for i = 1, changes do
   bucket, current = KEYS[i], strategy
   local raw = stored[bucket]
   if raw == nil then raw = raws[i] end
-  local value = strategy[words[cursor + 1]](raw, now, arg, unpack(words, cursor + 3, arg - 1))
-  if value then stored[bucket] = store(bucket, value, strategy.lifetime(value, now, arg)) end
-  reply[i] = value and 1 or 0
+  -- Only reads: what fails here is an unreadable bucket.
+  local readable, value = pcall(strategy[words[cursor + 1]], raw, now, arg, unpack(words, cursor + 3, arg - 1))
+  if readable and value then stored[bucket] = store(bucket, value, strategy.lifetime(value, now, arg)) end
+  reply[i] = readable and (value and 1 or 0) or -1
   cursor = arg + strategy.arguments
 end
 return reply

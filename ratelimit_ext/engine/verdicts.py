@@ -1,12 +1,18 @@
-"""From an engine's reply to a decision: the same for every engine."""
+"""From a script's reply to a decision, or to what a settlement has changed."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import Final
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.strategies import strategy_of
+
+UNREADABLE: Final = "The stored bucket %s is unreadable, and a change of it is lost: %s %s"
+
+_logger = logging.getLogger("ratelimit_ext")
 
 
 def sent_cost(charge: Charge) -> int:
@@ -69,6 +75,15 @@ class Reply(Decision):
             left.append(strategy_of(limit).left(limit, reply[at : at + 3], now_us, taken))
             at += 4
         return left
+
+
+def applied(changes: Sequence[Change], reply: Sequence[int]) -> int:
+    """How many changes were applied, by the reply of ``settle.lua``. Those of an unreadable bucket
+    are lost: sent again, they would fail again."""
+    for change, result in zip(changes, reply, strict=False):  # no results: they were applied before
+        if result < 0:
+            _logger.error(UNREADABLE, change.charge.key, change.verb, change.numbers)
+    return reply.count(1)
 
 
 def merged(charges: Sequence[Charge]) -> Sequence[Charge]:

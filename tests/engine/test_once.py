@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import redis
 
 from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.denial_cache import DenialCache
-from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
+from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from tests.strategies.world import DAY, MINUTE, SECOND, World
+from ratelimit_ext.engine.verdicts import UNREADABLE
+from tests.strategies.virtual_time import VirtualClient, VirtualNodes
+from tests.strategies.world import DAY, MINUTE, SECOND, START, World
 
 LIMIT = Limit(100, 30 * DAY, "sliding-window")
 SLOTS = Limit(5, MINUTE, "concurrency", unit="calls")
 MARKER = "LIMITS:1:once:{user}:1"
+
+
+def cluster_of(client: redis.Redis, _: object) -> ClusterEngine:
+    nodes: Any = VirtualNodes(VirtualClient(client))
+    return ClusterEngine(nodes)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "remembering"])
@@ -80,6 +92,29 @@ def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
         assert settled() == 0
     sender.wait(us=for_us)
     assert settled() == 1
+
+
+@pytest.mark.parametrize("once", [None, MARKER])
+@pytest.mark.parametrize("engine_of", [RedisEngine, cluster_of])
+def test_an_unreadable_bucket_loses_its_own_change_only(
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    engine_of: Callable[..., Engine],
+    once: str | None,
+) -> None:
+    """The others of the call are applied. What is lost is in the log, and is not sent again."""
+    engine = engine_of(redis_client, redis.RedisError)
+    limit = Limit(10, DAY, unit="tokens")
+    charges = [Charge(limit, f"{name}{{user}}", 0) for name in ("one", "broken", "other")]
+    redis_client.set("broken{user}", b"\x01" * 20)  # a hold that is cut off
+    changes = [Correction(Verdict(charge, True, 0, 0, 0, 0), 4) for charge in charges]
+    assert engine.settle(changes, once=once, now_us=START) == 2
+    readable = [charges[0], charges[2]]
+    verdicts = engine.admit(readable, take=False, now_us=START).verdicts
+    assert [verdict.remaining for verdict in verdicts] == [6, 6]
+    (record,) = caplog.records
+    lost = (charges[1].key, "adjust", (0, 4))
+    assert (record.msg, record.args) == (UNREADABLE, lost)
 
 
 def test_no_changes_need_no_marker(redis_client: redis.Redis) -> None:
