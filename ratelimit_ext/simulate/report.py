@@ -256,9 +256,11 @@ _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 9rem }
 figure { margin: 1rem 0 } svg { width: 100%; height: auto } text { fill: currentColor }
-.good { fill: var(--good) } .bad { fill: var(--bad) } .scroll { overflow-x: auto }
+.good { fill: var(--good); background: var(--good) }
+.bad { fill: var(--bad); background: var(--bad) }
+figcaption i { display: inline-block; width: .7em; height: .7em } .scroll { overflow-x: auto }
 """
 
 
@@ -272,7 +274,8 @@ def as_page(results: Sequence[Result], remarks: Iterable[str]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Simulation of rate limits</title><style>{_STYLE}</style>"
-        f"<h1>Simulation of rate limits</h1>{plots}{shown}<h2>Notes</h2><ul>{listed}</ul></html>\n"
+        f"<main><h1>Simulation of rate limits</h1>{plots}{shown}<h2>Notes</h2><ul>{listed}</ul>"
+        "</main></html>\n"
     )
 
 
@@ -283,7 +286,8 @@ def _html_table(table: Table) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return (
-        f'<h2>{escape(title)}</h2><div class="scroll"><table><thead><tr>{names}</tr></thead>'
+        f'<h2>{escape(title)}</h2><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(title)}"><table><thead><tr>{names}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -329,9 +333,11 @@ def _plot(result: Result, results: Sequence[Result], most: int) -> str:
     begin, end = _span(results)
     base = top + high
     total = result.outcome.total
-    summary = f"{result.policy}: {total.admitted:,} admitted, {total.denied:,} denied"
+    admitted, denied = f"{total.admitted:,} admitted", f"{total.denied:,} denied"
+    summary = f"{result.policy}: {admitted}, {denied}"
     return (
-        f"<figure><figcaption>{escape(summary)}</figcaption>"
+        f'<figure><figcaption>{escape(result.policy)}: <i class="good"></i> {admitted}, '
+        f'<i class="bad"></i> {denied}</figcaption>'
         f'<svg viewBox="0 0 {width} {base + 26}" role="img" aria-label="{escape(summary)}" '
         f'font-size="13"><path d="M{left} {top}V{base}H{width}" fill="none" stroke="currentColor" '
         f'opacity=".4"/><text x="{left - 8}" y="{top + 10}" text-anchor="end">{most:,}</text>'
