@@ -147,12 +147,12 @@ class Replay:
 
     def _check(self, call: TrafficCall, now: int) -> tuple[list[Rule], list[_Fitting]]:
         """The enforced rules that deny the call, and what it would be charged."""
-        denied, fitting = [], []
+        denied, fitting, unknown = [], [], set()
         for prepared in self._applying(call):
             rule = prepared.rule
             identity = rule.identity(call)
             if identity is None:
-                self.outcome.unknown[rule.key] += 1
+                unknown.add(rule.key)
                 continue
             cost = min(rule.cost_of(call), rule.limit.capacity + 1)
             if not cost:
@@ -166,6 +166,7 @@ class Replay:
                 self.outcome.would_deny[rule.name] += 1
             else:
                 denied.append(rule)
+        self.outcome.unknown.update(unknown)
         return denied, fitting
 
     def _applying(self, call: TrafficCall) -> list[_Prepared]:

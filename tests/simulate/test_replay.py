@@ -109,10 +109,11 @@ def test_costs_are_those_of_the_call():
 
 
 def test_what_does_not_apply():
-    """Optional limits, exempt ones, and those whose identity is unknown."""
+    """Optional limits, exempt ones, and those whose identity is unknown: a call is noted once."""
     optional = rule("own", "user", 1, DAY_US, "fixed-window", optional=True)
     team = rule("team", "team", 1, DAY_US, "fixed-window")
-    replay = Replay(lambda *_: (optional, team, LIMITS[0]))
+    month = rule("team-month", "team", 1, 30 * DAY_US, "fixed-window")
+    replay = Replay(lambda *_: (optional, team, month, LIMITS[0]))
     call = TrafficCall(0, "chat", {"user": "alice"}, exempt=frozenset({"pace"}))
     assert not any(replay.decide(call) for _ in range(10))
     assert replay.outcome.unknown == {"team": 10}
