@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -273,8 +274,9 @@ def _progress(length: int | None, policies: int) -> Iterator[Callable[[], None]]
         yield lambda: None
         return
     label = "Simulating" if policies == 1 else f"Simulating {policies} policies"
+    calls = count() if length is None else range(length)  # of a file, the number is not known
     bar: Any
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+    with click.progressbar(calls, label=label, show_pos=True, file=sys.stderr) as bar:
         yield lambda: bar.update(1)
 
 

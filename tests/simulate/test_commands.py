@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from click.testing import Result
 from flask import Blueprint, Flask
 
 from ratelimit_ext import Limiter
-from ratelimit_ext.cli.simulation import simulate_command, suggest_command
+from ratelimit_ext.cli.simulation import _progress, simulate_command, suggest_command
 
 POLICY = """
 version = 1
@@ -123,6 +125,21 @@ def test_a_file_with_broken_lines_is_replayed_and_reported(app: Flask, tmp_path:
     assert "Error: lines skipped: 1 (line 3: it is neither JSON" in result.output
     assert "limits by 'user' did not count 1 call, as the traffic does not say it." in result.output
     assert "no limit applies to 1 call of 'free'." in result.output
+
+
+@pytest.mark.parametrize(("length", "shown"), [(2, "2/2"), (None, "  2")])
+def test_a_terminal_shows_the_progress(
+    monkeypatch: pytest.MonkeyPatch, length: int | None, shown: str
+):
+    """Of a file, whose length is not known, the number of calls so far."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with _progress(length, 2) as advance:
+        advance()
+        advance()
+    assert "Simulating 2 policies" in terminal.getvalue()
+    assert shown in terminal.getvalue()
 
 
 def test_the_input_is_traffic(app: Flask):
