@@ -29,7 +29,7 @@ from ratelimit_ext.core.errors import ShardUnavailable, StorageFull
 from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
-from ratelimit_ext.engine.nodes import Call, Nodes
+from ratelimit_ext.engine.nodes import NodeCall, Nodes
 from ratelimit_ext.engine.redis import NOTE_MS, RECOVERY
 from ratelimit_ext.engine.verdicts import Reply, applied, merged
 from ratelimit_ext.engine.words import Words
@@ -54,7 +54,7 @@ class _Group:
         self.slot = slot_of(tag)
         self.places = places
         self.charges = [charges[place] for place in places]
-        self.call: Call | None = None
+        self.call: NodeCall | None = None
 
     @property
     def is_common(self) -> bool:
@@ -136,8 +136,8 @@ class ClusterEngine:
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
         slots = [slot_of(hash_tag(key)) for key in keys]
-        buckets = [Call(slot, "DEL", key) for slot, key in zip(slots, keys, strict=True)]
-        holds = [Call(slot, "DEL", holds_key(k)) for slot, k in zip(slots, keys, strict=True)]
+        buckets = [NodeCall(slot, "DEL", key) for slot, key in zip(slots, keys, strict=True)]
+        holds = [NodeCall(slot, "DEL", holds_key(k)) for slot, k in zip(slots, keys, strict=True)]
         return sum(self._run([*buckets, *holds])[: len(buckets)])
 
     def reset(self, prefix: str) -> int:
@@ -160,7 +160,7 @@ class ClusterEngine:
     def probe(self) -> int:
         """See :meth:`StorageEngine.probe`. Asks one shard: an outage of the
         others concerns their own identities only."""
-        call = Call(slot_of(hash_tag(self._note)), "EVAL", RECOVERY, 1, self._note, NOTE_MS)
+        call = NodeCall(slot_of(hash_tag(self._note)), "EVAL", RECOVERY, 1, self._note, NOTE_MS)
         try:
             return int(self._run([call])[0])
         except ShardUnavailable as error:
@@ -168,7 +168,7 @@ class ClusterEngine:
                 return NOTE_MS * 1000
             raise
 
-    def _run(self, calls: Sequence[Call]) -> list[Any]:
+    def _run(self, calls: Sequence[NodeCall]) -> list[Any]:
         """The replies. Raises the first error after all calls were made."""
         self._nodes.run(calls, self._nodes.deadline())
         for call in calls:
@@ -196,7 +196,7 @@ class _Request:
         self._until = nodes.deadline()
         self._took: list[_Group] = []
 
-    def decide(self, groups: Sequence[_Group], mode: str, refunds: Sequence[Call] = ()) -> None:
+    def decide(self, groups: Sequence[_Group], mode: str, refunds: Sequence[NodeCall] = ()) -> None:
         """Decide these groups at the same time, and send refunds with them. If one fails, refund
         what was taken, and raise ``ShardUnavailable`` or ``StorageFull``."""
         alone = len(self._groups) == 1
@@ -218,7 +218,7 @@ class _Request:
         """Take all groups, or none; and what a denied request takes."""
         common = [group for group in self._groups if group.is_common]
         own = [group for group in self._groups if not group.is_common]
-        refunds: list[Call] = []
+        refunds: list[NodeCall] = []
         denied = False
         for wave in filter(None, (own, common)):
             self.decide(wave, TAKE_DENIED if denied else TAKE, refunds)
@@ -243,7 +243,7 @@ class _Request:
 
     def _admission(
         self, group: _Group, mode: str, *, metas_apart: bool, part: str | None = None
-    ) -> Call:
+    ) -> NodeCall:
         """``metas_apart``: limits on denials are only looked at, as another group's denial may
         trigger them."""
         charges = group.charges
@@ -252,7 +252,7 @@ class _Request:
         script, words = self._words.admission(charges, self._hold, self._now_us, part=part)
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
-        return Call(group.slot, len(keys), *keys, now, mode, words, script=script)
+        return NodeCall(group.slot, len(keys), *keys, now, mode, words, script=script)
 
     def _refund(self) -> None:
         """Give back what was taken, as far as the nodes answer."""
@@ -260,7 +260,7 @@ class _Request:
         if refunds:
             self._nodes.run(refunds, self._late())
 
-    def _refunds(self) -> list[Call]:
+    def _refunds(self) -> list[NodeCall]:
         """The calls that give back what the groups took, shadows without holds aside."""
         calls = []
         for group in self._took:
@@ -271,7 +271,7 @@ class _Request:
                 calls.append(_settlement(self._words, tag, changes, self._now_us))
         return calls
 
-    def _triggered(self, charges: Sequence[Charge]) -> list[Call]:
+    def _triggered(self, charges: Sequence[Charge]) -> list[NodeCall]:
         """The calls that take the limits on denials that this denial triggers."""
         failed = {
             place
@@ -345,7 +345,7 @@ def _settlement(
     now_us: int | None,
     once: str | None = None,
     once_for_us: int = ONCE_US,
-) -> Call:
+) -> NodeCall:
     """The call that applies changes of one hash tag. ``once`` becomes a marker in their slot, whose
     name depends on the tag alone: a part of the changes may be sent again."""
     script, list_of_words = words.settlement(changes, now_us)
@@ -354,7 +354,7 @@ def _settlement(
     if once is not None:
         keys.append(with_tag(once, tag))
         arguments.append(once_for_us)
-    return Call(slot_of(tag), len(keys), *keys, *arguments, script=script)
+    return NodeCall(slot_of(tag), len(keys), *keys, *arguments, script=script)
 
 
 def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:

@@ -43,7 +43,7 @@ MOST_ROUNDS: Final = 200
 _logger = logging.getLogger("ratelimit_ext")
 
 
-class Call:
+class NodeCall:
     """A command for the owner of a slot, and afterwards its reply or its error.
 
     ``words`` are a whole command, or with a script its keys and arguments.
@@ -122,7 +122,7 @@ class Nodes:
         found: float | None = self._layout.connection_kwargs.get("socket_timeout")
         return math.inf if found is None else found
 
-    def run(self, calls: Sequence[Call], until: float | None) -> None:
+    def run(self, calls: Sequence[NodeCall], until: float | None) -> None:
         """Run the calls, each once, at the same time. Each has a reply or an error afterwards."""
         if self._process != os.getpid():
             self.forget()
@@ -147,9 +147,9 @@ class Nodes:
         """A client of each master."""
         return [self._client_of(node) for node in self._client.get_primaries()]
 
-    def _round(self, calls: Sequence[Call], until: float | None) -> None:
+    def _round(self, calls: Sequence[NodeCall], until: float | None) -> None:
         """Send these calls, then read their replies. A call without any is to be sent again."""
-        by_node: dict[str, tuple[Any, list[Call]]] = {}
+        by_node: dict[str, tuple[Any, list[NodeCall]]] = {}
         for call in calls:
             try:
                 node = call.asked or self._layout.get_node_from_slot(call.slot)
@@ -158,7 +158,7 @@ class Nodes:
                 call.error = _unavailable(None, error)
                 continue
             by_node.setdefault(node.name, (node, []))[1].append(call)
-        sent: list[tuple[Any, list[Call], Any, Any]] = []
+        sent: list[tuple[Any, list[NodeCall], Any, Any]] = []
         try:
             for node, own in by_node.values():
                 line = self._send(node, own)
@@ -168,7 +168,7 @@ class Nodes:
             for node, own, pool, connection in sent:
                 self._receive(node, own, pool, connection, until)
 
-    def _send(self, node: Any, calls: Sequence[Call]) -> tuple[Any, Any] | None:
+    def _send(self, node: Any, calls: Sequence[NodeCall]) -> tuple[Any, Any] | None:
         """The pool and the connection on which the calls were sent; ``None`` if they failed."""
         failed = self._failed.get(node.name)
         if failed is not None:
@@ -193,7 +193,7 @@ class Nodes:
         return (pool, connection) if is_sent else None
 
     def _receive(
-        self, node: Any, calls: Sequence[Call], pool: Any, connection: Any, until: float | None
+        self, node: Any, calls: Sequence[NodeCall], pool: Any, connection: Any, until: float | None
     ) -> None:
         unread, began = list(calls), time.monotonic()
         try:
@@ -215,7 +215,7 @@ class Nodes:
                 connection.disconnect()
             pool.release(connection)
 
-    def _note_refusal(self, call: Call, node: Any, error: Exception) -> None:
+    def _note_refusal(self, call: NodeCall, node: Any, error: Exception) -> None:
         """What follows from a refusal: the call is sent again, or has failed."""
         name, text, asked = type(error).__name__, str(error), call.asked
         call.asked, call.is_busy = None, False
@@ -236,7 +236,7 @@ class Nodes:
                 self._note_change()
             call.error = _unavailable(node, error)
 
-    def _is_unknown(self, call: Call, node: Any, text: str, name: str) -> bool:
+    def _is_unknown(self, call: NodeCall, node: Any, text: str, name: str) -> bool:
         """Whether the node did not run the script because it does not know it, or not as this
         command. Afterwards it does, or the command is another."""
         if call.command == "EVALSHA" and name == "NoScriptError":
@@ -373,7 +373,7 @@ def _read(connection: Any, began: float, until: float | None) -> Any:
     return connection.read_response()
 
 
-def _fail(calls: Sequence[Call], node: Any, error: Exception) -> None:
+def _fail(calls: Sequence[NodeCall], node: Any, error: Exception) -> None:
     for call in calls:
         call.error = _unavailable(node, error)
 

@@ -9,7 +9,7 @@ import redis
 
 from ratelimit_ext.core.key import holds_key
 from ratelimit_ext.engine.memory import Buckets
-from ratelimit_ext.engine.nodes import Call
+from ratelimit_ext.engine.nodes import NodeCall
 from ratelimit_ext.engine.scripts import Script
 
 
@@ -120,7 +120,7 @@ class VirtualNodes:
     def deadline(self, share: float = 1.0) -> None:
         """None, as time is virtual."""
 
-    def run(self, calls: Sequence[Call], until: None) -> None:
+    def run(self, calls: Sequence[NodeCall], until: None) -> None:
         self.rounds.append(len(calls))
         for call in calls:
             if call.script is None:
