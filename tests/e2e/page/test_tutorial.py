@@ -192,6 +192,7 @@ def test_every_step_is_one_that_runs() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs the program `curl` on PATH")
 def test_the_tutorial_runs(shell: Shell, open_page: Opener) -> None:
     """From the first step to the last, each shows what the document says."""
     browser = Browser(open_page, shell.directory)
