@@ -262,7 +262,13 @@ def _conversation(
         raise settings.SettingsError(f"{MODEL_SETTINGS}: {error}") from error
     if cli.serves():
         for provider in providers:
-            provider.prepare()
+            try:
+                provider.prepare()
+            except (ValueError, OSError) as error:
+                raise settings.SettingsError(
+                    f"The client of the upstream {provider.name} cannot be made: {error}. Check "
+                    "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+                ) from error
         load_tokenizer(conversation.default_model)
     return conversation
 

@@ -49,6 +49,16 @@ def test_the_argument_overrides_the_environment(
     create_app({"CHATAPP_TRUSTED_HOPS": 0})
 
 
+def test_a_client_that_cannot_be_made_stops_the_start(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names what the environment may have wrong."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-unused")
+    monkeypatch.setenv("HTTPS_PROXY", "spdy://proxy")
+    with pytest.raises(SettingsError, match=r"openai cannot be made: .*spdy://proxy.*HTTPS_PROXY"):
+        make_app()
+
+
 def test_a_plan_that_the_policy_lacks_stops_the_start(make_app: AppMaker, tmp_path: Path) -> None:
     """A user's unknown plan, and a missing default plan, are not left to the first request."""
     with pytest.raises(SettingsError, match=r"unknown plan 'gold' .* 'alice'.*'starter', 'pro'"):
