@@ -119,6 +119,11 @@ control_socket_disable = True
 
 def on_starting(server: Any) -> None:
     """Before any fork: start the embedded server if no storage is configured."""
+    if not issubclass(server.cfg.worker_class, call_worker.CallWorker):
+        sys.exit(
+            "gunicorn.conf.py: chatapp cannot run in the worker class "
+            f"{server.cfg.worker_class_str}; it has its own, with threads. Omit --worker-class."
+        )
     master.install(server)
     keep_valid_policies(server)
     share_metrics(server)

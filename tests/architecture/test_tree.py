@@ -16,6 +16,7 @@ TOP_LEVEL = {
     *("chatapp", "ratelimit_ext", "tests", "docs", "benchmarks", "examples"),
     *("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
     *("wsgi.py", "gunicorn.conf.py", "requirements.txt", "pyproject.toml"),
+    *("Dockerfile", "compose.yaml"),
 }
 # Real processes take real time there. tests/servers.py is what waits for them.
 MAY_SLEEP = ("tests/e2e/", "tests/faults/", "tests/servers.py")

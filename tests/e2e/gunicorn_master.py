@@ -105,14 +105,20 @@ def gunicorn(
 
 @contextlib.contextmanager
 def served(
-    command: list[str], *, port: int, log: Path, variables: Mapping[str, str]
+    command: list[str],
+    *,
+    port: int,
+    log: Path,
+    variables: Mapping[str, str],
+    directory: Path = ROOT,
+    python: str | Path = sys.executable,
 ) -> Iterator[Master]:
-    """Run `python -m COMMAND` in the project's directory until it serves; stop it afterwards."""
+    """Run `python -m COMMAND` in the directory until it serves; stop it afterwards."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
+            [python, "-m", *command],
+            cwd=directory,
             env={"DATABASE_URL": f"sqlite:///{log.parent / 'chatapp.db'}", **clean, **variables},
             stdout=output,
             stderr=output,

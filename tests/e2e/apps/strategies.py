@@ -1,9 +1,11 @@
 """One route per strategy, each with the same limit, for tests that count admissions. The period is
-so long that nothing refills during a test. The header `X-Key` is the identity."""
+so long that nothing refills during a test. `/call` takes a while and settles what it has cost. The
+header `X-Key` is the identity."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 from flask import Flask, request
@@ -12,6 +14,9 @@ from ratelimit_ext import Limiter
 
 AMOUNT = 137
 STRATEGIES = ("token-bucket", "sliding-window", "sliding-window-counter", "fixed-window")
+IN_FLIGHT = 4
+SETTINGS = ("RATELIMIT_STORAGE_URI", "RATELIMIT_SETTLEMENTS_DIR", "RATELIMIT_DEADLINE_SECONDS")
+CALL_S = 1.0
 
 
 def admitting(name: str) -> Callable[[], str]:
@@ -26,11 +31,21 @@ def admitting(name: str) -> Callable[[], str]:
 
 def create_app() -> Flask:
     app = Flask(__name__)
-    app.config["RATELIMIT_STORAGE_URI"] = os.environ["RATELIMIT_STORAGE_URI"]
+    app.config |= {name: os.environ[name] for name in SETTINGS if name in os.environ}
+    app.config["RATELIMIT_HEADERS_ENABLED"] = True
     limiter = Limiter(lambda: request.headers.get("X-Key", "one"))
     for strategy in STRATEGIES:
         view = limiter.limit(f"{AMOUNT}/day", strategy=strategy)(admitting(strategy))
         app.add_url_rule(f"/{strategy}", strategy, view)
+
+    @app.get("/call")
+    @limiter.limit("5 usd/day", cost="1")
+    @limiter.limit(f"{IN_FLIGHT} in flight")
+    def call() -> str:
+        time.sleep(CALL_S)
+        limiter.settle(usd="0.25")
+        return "answered"
+
     app.add_url_rule("/healthz", "healthz", lambda: "alive")
     limiter.init_app(app)
     return app

@@ -1,0 +1,29 @@
+# chatapp. What it needs and how to run it: docs/recipes.md.
+FROM python:3.13-slim-trixie
+
+WORKDIR /app
+
+# Wheels with the hashes of the lock: nothing is compiled, so no compiler is needed.
+COPY .ci/requirements.lock .
+RUN pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock
+
+COPY ratelimit_ext ratelimit_ext
+COPY chatapp chatapp
+COPY wsgi.py gunicorn.conf.py ./
+RUN python -m compileall -q .
+
+# The numbers are for volumes and Kubernetes.
+RUN groupadd --gid 10001 chatapp && useradd --uid 10001 --gid 10001 --no-create-home chatapp \
+    && install --directory --mode 700 --owner chatapp --group chatapp instance
+USER 10001:10001
+
+# The embedded server, SQLite, and settlements that the storage could not take.
+VOLUME /app/instance
+# All addresses of the container. What is reachable from outside is decided where it is published.
+ENV GUNICORN_HOST=0.0.0.0 PORT=8000
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s \
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', os.environ['PORT'], timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+# The stop waits for calls: docker stop -t 640.
+STOPSIGNAL SIGTERM
+CMD ["gunicorn", "wsgi:app"]

@@ -1,0 +1,153 @@
+"""The Dockerfile, compose.yaml and the files of docs/recipes.md agree with the application: with
+its settings, its paths, and the time that a stop takes. tests/e2e/test_recipes.py runs them."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chatapp import create_app
+from chatapp.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "docs" / "recipes"
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+KUBERNETES = {
+    each["kind"]: each for each in yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text())
+}
+POD = KUBERNETES["Deployment"]["spec"]["template"]["spec"]
+[CONTAINER] = POD["containers"]
+VARIABLES = {each["name"]: each["value"] for each in CONTAINER["env"]}
+UNIT = (RECIPES / "chatapp.service").read_text()
+NGINX = (RECIPES / "nginx.conf").read_text()
+#: What a stop takes, beyond gunicorn's own limit.
+MARGIN_S = 10
+
+
+def documented() -> set[str]:
+    """The variables of docs/settings.md."""
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
+
+
+@pytest.fixture(scope="module")
+def stop_s() -> int:
+    """How long a stop waits for calls."""
+    seconds = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["graceful_timeout"]
+    assert isinstance(seconds, int)
+    return seconds
+
+
+def dockerfile(instruction: str) -> list[str]:
+    """The arguments of each instruction of this name."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    return re.findall(rf"^{instruction} (.+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        set(re.findall(r"([A-Z_]+)=", " ".join(dockerfile("ENV")))),
+        set(COMPOSE["services"]["chatapp"]["environment"]),
+        set(VARIABLES),
+        set(re.findall(r"\b(?:CHATAPP|RATELIMIT|FORWARDED|WEB|GUNICORN)_[A-Z_]+\b", NGINX)),
+    ],
+    ids=["Dockerfile", "compose", "kubernetes", "nginx"],
+)
+def test_variables_are_settings(names: set[str]) -> None:
+    """Each is in docs/settings.md."""
+    assert names
+    assert names <= documented()
+
+
+def test_a_supervisor_waits_for_calls(stop_s: int) -> None:
+    """Each gives a stop gunicorn's time and a margin; nginx waits longer than a call is silent."""
+    grace_s = {
+        "compose": int(COMPOSE["services"]["chatapp"]["stop_grace_period"].removesuffix("s")),
+        "kubernetes": POD["terminationGracePeriodSeconds"]
+        - CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"],
+        "systemd": int(*re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)),
+    }
+    assert grace_s == dict.fromkeys(grace_s, stop_s + MARGIN_S)
+    provider_s = Settings().provider_timeout_s
+    assert int(*re.findall(r"proxy_read_timeout (\d+)s;", NGINX)) > provider_s
+
+
+def test_compose_keeps_redis_to_itself() -> None:
+    """Redis drops no key, keeps its data, is reached by chatapp alone, and is waited for."""
+    chatapp, redis = COMPOSE["services"]["chatapp"], COMPOSE["services"]["redis"]
+    assert "--appendonly yes" in redis["command"]
+    assert "--maxmemory-policy noeviction" in redis["command"]
+    assert "ports" not in redis
+    assert redis["networks"] == ["storage"]
+    assert COMPOSE["networks"]["storage"]["internal"]
+    assert chatapp["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    assert redis["healthcheck"]
+    assert all(port.startswith("127.0.0.1:") for port in chatapp["ports"])
+    assert re.fullmatch(r"redis:\d+\.\d+-\w+", redis["image"])
+
+
+def test_the_image_copies_what_its_context_has() -> None:
+    """.dockerignore lets through what the Dockerfile copies, and nothing else."""
+    copied = {name for line in dockerfile("COPY") for name in line.split()[:-1]}
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in lines
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_pods_share_the_limits(tmp_path: Path) -> None:
+    """All pods' workers are counted, probes ask paths that exist, the first command runs, and
+    Kubernetes sets no variable that looks like a setting."""
+    replicas = KUBERNETES["Deployment"]["spec"]["replicas"]
+    workers = replicas * int(VARIABLES["WEB_CONCURRENCY"])
+    assert int(VARIABLES["RATELIMIT_WORKERS"]) == workers
+    database = f"sqlite:///{tmp_path / 'chatapp.db'}"
+    app = create_app({"RATELIMIT_STORAGE_URI": "memory://", "CHATAPP_DATABASE_URL": database})
+    paths = {rule.rule for rule in app.url_map.iter_rules()}
+    probes = [CONTAINER[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
+    assert {probe["path"] for probe in probes} <= paths
+    [first] = POD["initContainers"]
+    flask, *arguments = first["command"]
+    assert [flask, *arguments[:2]] == ["flask", "--app", "wsgi"]
+    assert app.test_cli_runner().invoke(args=arguments[2:]).exit_code == 0
+    [port] = CONTAINER["ports"]
+    assert {probe["port"] for probe in probes} == {port["name"]}
+    assert f"PORT={port['containerPort']}" in dockerfile("ENV")[0].split()
+    assert POD["enableServiceLinks"] is False
+    [user] = dockerfile("USER")
+    assert user == f"{POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}"
+
+
+@pytest.mark.skipif(not shutil.which("docker-compose"), reason="there is no docker-compose")
+def test_compose_accepts_the_file() -> None:
+    """By its own check of the format."""
+    run("docker-compose", "--file", str(ROOT / "compose.yaml"), "config", "--quiet")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """Every directive is known, and its value is valid."""
+    here = UNIT.replace("/opt/chatapp/.venv/bin/gunicorn", sys.executable)
+    here = here.replace("/opt/chatapp", str(tmp_path))
+    unit = tmp_path / "chatapp.service"
+    unit.write_text(re.sub(r"^User=.*$", f"User={getpass.getuser()}", here, flags=re.MULTILINE))
+    assert run("systemd-analyze", "verify", "--man=no", str(unit)) == ""
+
+
+def run(*command: Any) -> str:
+    """What a successful command says."""
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
