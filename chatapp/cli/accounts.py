@@ -9,16 +9,17 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.store import ApiKey, ExistingTeamError, UnknownKeyError, UnusableKeyError
+from chatapp.accounts.store import ApiKey, ExistingTeamError, UnknownKeyError
 from chatapp.cli import output, own_limits, user_file
-from chatapp.operators import arguments
-from chatapp.operators.amounts import OwnAmounts, checked
+from chatapp.operators import arguments, callers
+from chatapp.operators import keys as known_keys
+from chatapp.operators import users as known_users
+from chatapp.operators.amounts import OwnAmounts, checked, identity_of
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import reported_errors
-from chatapp.operators.keys import create_key as new_key
 from chatapp.operators.keys import state_of
 from chatapp.services import current_services
-from ratelimit_ext.cli import echo_json, echo_table, with_json
+from ratelimit_ext.cli import by_operator, echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
 LONGEST_OVERLAP_H: Final = 24 * 366
@@ -50,8 +51,9 @@ own_limits.add_commands(teams, "team")
 )
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=LIMIT_HELP)
 @click.option("--model", "models", type=arguments.MODELS, multiple=True, help=MODEL_HELP)
+@by_operator
 @with_json
-def create_key(
+def create_key(  # noqa: PLR0913 - one for each option
     *,
     user: str,
     plan: str | None,
@@ -60,6 +62,8 @@ def create_key(
     expires: int | None,
     limits: tuple[tuple[str, str], ...],
     models: tuple[str, ...],
+    reason: str,
+    by: str,
     as_json: bool,
 ) -> None:
     """Create a key and print it, this one time.
@@ -69,7 +73,7 @@ def create_key(
     expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
     with reported_errors():
         is_first = not current_services().accounts.any_key()
-        made = new_key(
+        made = known_keys.create_key(
             user,
             plan=plan,
             team=team,
@@ -77,6 +81,8 @@ def create_key(
             expires_at=expires_at,
             limits=limits,
             models=models,
+            reason=reason,
+            by=by,
         )
     if as_json:
         end = None if expires_at is None else expires_at.isoformat(timespec="seconds")
@@ -122,8 +128,9 @@ def list_keys(user: str | None, *, as_json: bool) -> None:
     metavar="HOURS",
     help="How long KEY stays valid; default 24.",
 )
+@by_operator
 @with_json
-def rotate(key: str, overlap: int, *, as_json: bool) -> None:
+def rotate(key: str, overlap: int, *, reason: str, by: str, as_json: bool) -> None:
     """Create a key like KEY and print it, this one time; KEY expires after the overlap.
 
     The new key has the same user, name, amounts, models and end, and budgets of its own. Blocks and
@@ -131,14 +138,9 @@ def rotate(key: str, overlap: int, *, as_json: bool) -> None:
     """
     public_id = public_id_of(key)
     with reported_errors():
-        try:
-            made, old = current_services().accounts.rotate(
-                public_id, overlap=timedelta(hours=overlap)
-            )
-        except UnusableKeyError:
-            raise click.ClickException(
-                f"Key {public_id} is revoked or has expired; `chat keys create` creates another."
-            ) from None
+        made, old = known_keys.rotate_key(
+            public_id, overlap=timedelta(hours=overlap), reason=reason, by=by
+        )
     assert old.expires_at is not None
     end = f"{old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     if as_json:
@@ -155,8 +157,9 @@ def rotate(key: str, overlap: int, *, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@by_operator
 @with_json
-def revoke(keys: tuple[str, ...], *, as_json: bool) -> None:
+def revoke(keys: tuple[str, ...], *, reason: str, by: str, as_json: bool) -> None:
     """Revoke each KEY: its public part, or the whole key. If one is unknown, none is revoked."""
     public_ids = [*map(public_id_of, keys)]
     with reported_errors():
@@ -165,7 +168,7 @@ def revoke(keys: tuple[str, ...], *, as_json: bool) -> None:
         unknown = next((each for each, found in before.items() if found is None), None)
         if unknown is not None:
             raise UnknownKeyError(unknown)
-        revoked = [accounts.revoke(each) for each in before]
+        revoked = [known_keys.revoke_key(each, reason=reason, by=by) for each in before]
     if as_json:
         echo_json([{"id": key.public_id, "user": key.user} for key in revoked])
         return
@@ -181,8 +184,9 @@ def revoke(keys: tuple[str, ...], *, as_json: bool) -> None:
 @keys.command("set-models")
 @click.argument("key")
 @click.argument("models", type=arguments.MODELS, nargs=-1)
+@by_operator
 @with_json
-def set_models(key: str, models: tuple[str, ...], *, as_json: bool) -> None:
+def set_models(key: str, models: tuple[str, ...], *, reason: str, by: str, as_json: bool) -> None:
     """Allow KEY only MODELS, as in "gpt-5*"; without any, all.
 
     What its plan does not allow stays forbidden.
@@ -191,6 +195,7 @@ def set_models(key: str, models: tuple[str, ...], *, as_json: bool) -> None:
     with reported_errors():
         current_services().accounts.set_models(public_id, models)
     allowed = ", ".join(models) or "all models of its plan"
+    callers.note("models", public_id, amount=allowed, reason=reason, by=by)
     output.echo_done(
         f"Key {public_id} allows {allowed}; all workers apply it within 5 s.",
         as_json=as_json,
@@ -230,13 +235,13 @@ def _models(key: ApiKey) -> str:
 @plans.command("set")
 @click.argument("user", type=arguments.USER)
 @click.argument("plan", type=arguments.PLAN)
+@by_operator
 @with_json
-def set_plan(user: str, plan: str, *, as_json: bool) -> None:
+def set_plan(user: str, plan: str, *, reason: str, by: str, as_json: bool) -> None:
     """Change the plan of USER to PLAN; usage is kept."""
     user = name_of(user)
     with reported_errors():
-        current_services().accounts.set_plan(user, plan)
-    done = f"{user} has the plan {plan}; all workers apply it within 5 s."
+        done = known_users.set_plan(user, plan, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, user=user, plan=plan)
 
 
@@ -284,30 +289,27 @@ def list_users(*, as_json: bool) -> None:
 @users.command("set-team")
 @click.argument("user", type=arguments.USER)
 @click.argument("team", type=arguments.TEAM)
+@by_operator
 @with_json
-def set_team(user: str, team: str, *, as_json: bool) -> None:
+def set_team(user: str, team: str, *, reason: str, by: str, as_json: bool) -> None:
     """Move USER to TEAM.
 
     Calls from then on count toward its budgets.
     """
-    _move(user, team)
-    done = f"{name_of(user)} has the team {team}; all workers apply it within 5 s."
+    with reported_errors():
+        done = known_users.set_team(name_of(user), team, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, user=name_of(user), team=team)
 
 
 @users.command("clear-team")
 @click.argument("user", type=arguments.USER)
+@by_operator
 @with_json
-def clear_team(user: str, *, as_json: bool) -> None:
+def clear_team(user: str, *, reason: str, by: str, as_json: bool) -> None:
     """Remove USER from their team."""
-    _move(user, None)
-    done = f"{name_of(user)} has no team; all workers apply it within 5 s."
-    output.echo_done(done, as_json=as_json, user=name_of(user), team=None)
-
-
-def _move(user: str, team: str | None) -> None:
     with reported_errors():
-        current_services().accounts.set_team(name_of(user), team)
+        done = known_users.set_team(name_of(user), None, reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, user=name_of(user), team=None)
 
 
 # -- teams -------------------------------------------------------------------------------------
@@ -316,8 +318,11 @@ def _move(user: str, team: str | None) -> None:
 @teams.command("create")
 @click.argument("name", metavar="TEAM", type=arguments.TEAM)
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=LIMIT_HELP)
+@by_operator
 @with_json
-def create_team(name: str, limits: tuple[tuple[str, str], ...], *, as_json: bool) -> None:
+def create_team(
+    name: str, limits: tuple[tuple[str, str], ...], *, reason: str, by: str, as_json: bool
+) -> None:
     """Create TEAM, without members."""
     with reported_errors():
         amounts = checked("team", limits, plan=None)
@@ -327,6 +332,7 @@ def create_team(name: str, limits: tuple[tuple[str, str], ...], *, as_json: bool
             raise click.ClickException(
                 f"There is a team {name!r} already; `chat teams set-limit` changes its budgets."
             ) from None
+    callers.note("create-team", identity_of("team", name), reason=reason, by=by)
     with_what = f"with {own_limits.listed(amounts)}" if amounts else "without budgets"
     done = f"Team {name} is created {with_what}."
     output.echo_done(done, as_json=as_json, team=name, limits=amounts)

@@ -18,12 +18,12 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts.store import User, UserChange
-from chatapp.operators import arguments
+from chatapp.operators import arguments, callers
 from chatapp.operators.amounts import checked
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
-from ratelimit_ext.cli import echo_json, with_json
+from ratelimit_ext.cli import by_operator, echo_json, with_json
 
 COLUMNS: Final = ("user", "plan", "team", "limits")
 FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
@@ -48,9 +48,12 @@ def add_commands(group: AppGroup) -> None:
 @click.argument("file", type=click.File("r", encoding="utf-8-sig"))
 @click.option("--dry-run", is_flag=True, help="Check the file and say what would change.")
 @click.option("--keys", "with_keys", is_flag=True, help="Create a key for each new user.")
+@by_operator
 @with_json
 @with_appcontext
-def import_users(file: TextIO, *, dry_run: bool, with_keys: bool, as_json: bool) -> None:
+def import_users(
+    file: TextIO, *, dry_run: bool, with_keys: bool, reason: str, by: str, as_json: bool
+) -> None:
     """Create and change users by FILE (- is standard input), all or none.
 
     It is CSV with the column user and any of plan, team and limits, as in "usd-day=20 usd/day;
@@ -74,6 +77,9 @@ def import_users(file: TextIO, *, dry_run: bool, with_keys: bool, as_json: bool)
                 read.changes, default_plan=DEFAULT_PLAN, with_keys=with_keys
             )
     keys = {name: key.text for name, key in made.items() if key is not None}
+    if not dry_run and (new or changed):
+        counts = f"{len(new)} created, {len(changed)} changed, {len(keys)} keys"
+        callers.note("import-users", callers.EVERYONE, reason=reason or counts, by=by)
     if as_json:
         echo_json({"created": new, "changed": changed, "dry_run": dry_run, "keys": keys})
         return

@@ -1,20 +1,28 @@
-"""New keys, and the states of keys."""
+"""What operators do with keys: create, revoke and replace them; and the states of keys. Each change
+is in the log of operators."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import click
 
-from chatapp.accounts.api_key import PresentedKey
-from chatapp.accounts.store import ApiKey, OtherPlanError, OtherTeamError, UnknownTeamError
+from chatapp.accounts.api_key import PresentedKey, public_id_of
+from chatapp.accounts.store import (
+    ApiKey,
+    OtherPlanError,
+    OtherTeamError,
+    UnknownTeamError,
+    UnusableKeyError,
+)
+from chatapp.operators import callers
 from chatapp.operators.amounts import checked
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
 
 
-def create_key(
+def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     user: str,
     *,
     plan: str | None,
@@ -23,6 +31,8 @@ def create_key(
     expires_at: datetime | None,
     limits: Sequence[tuple[str, str]] = (),
     models: Sequence[str] = (),
+    reason: str,
+    by: str,
 ) -> PresentedKey:
     """Make a key, and its user if new. ClickException if the user has another plan or team."""
     accounts = current_services().accounts
@@ -30,7 +40,7 @@ def create_key(
     own_plan = known.plan if known else plan or DEFAULT_PLAN
     amounts: Mapping[str, str] = checked("key", limits, plan=own_plan)
     try:
-        return accounts.create_key(
+        made = accounts.create_key(
             user,
             plan=plan,
             default_plan=DEFAULT_PLAN,
@@ -57,6 +67,32 @@ def create_key(
         raise click.ClickException(
             f"There is no team {team!r}; `chat teams create {team}` creates it."
         ) from None
+    callers.note("create-key", made.public_id, reason=reason or f"of {user}", by=by)
+    return made
+
+
+def revoke_key(key: str, *, reason: str, by: str) -> ApiKey:
+    """Revoke a key: its public part, or the whole key. Raises UnknownKeyError."""
+    revoked = current_services().accounts.revoke(public_id_of(key))
+    callers.note("revoke-key", revoked.public_id, reason=reason or f"of {revoked.user}", by=by)
+    return revoked
+
+
+def rotate_key(
+    public_id: str, *, overlap: timedelta, reason: str, by: str
+) -> tuple[PresentedKey, ApiKey]:
+    """Make a key like that one, which expires after the overlap; the new one and the old one.
+    ClickException if the old one is not valid."""
+    try:
+        made, old = current_services().accounts.rotate(public_id, overlap=overlap)
+    except UnusableKeyError:
+        raise click.ClickException(
+            f"Key {public_id} is revoked or has expired; `chat keys create` creates another."
+        ) from None
+    end = None if old.expires_at is None else old.expires_at.timestamp()
+    replaced = reason or f"of {old.user}, replaced by {made.public_id}"
+    callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)
+    return made, old
 
 
 def state_of(key: ApiKey) -> str:

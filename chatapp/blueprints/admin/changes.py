@@ -9,17 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
-from flask import redirect, render_template, request, url_for
+from flask import Response, after_this_request, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, sessions
 from chatapp.blueprints.admin.formats import MOST
-from chatapp.blueprints.admin.users import user_page
-from chatapp.operators import amounts, arguments, blocks, callers
+from chatapp.operators import amounts, arguments, blocks, callers, keys, users
 from chatapp.operators.errors import reported_errors
-from chatapp.operators.keys import create_key
 from chatapp.services import current_services
-from chatapp.web.current_request import user_identity
 from ratelimit_ext import client_ip
 from ratelimit_ext.cli import UNTIL
 
@@ -57,30 +54,31 @@ def change(
     return add
 
 
-@bp.post("/keys/create")
-def new_key() -> ResponseReturnValue:
-    """Create a key and show it, this one time."""
-    services = current_services()
+@change("/keys/create")
+def new_key() -> tuple[str, str]:
     days = request.form.get("expires", "").strip()
-    with reported_errors():
-        name = arguments.NEW_USER.convert(_field("user"), None, None)
-        made = create_key(
-            name,
-            plan=_plan(request.form.get("plan", "")),
-            team=request.form.get("team") or None,
-            name=arguments.KEY_NAME.convert(_field("name"), None, None),
-            expires_at=_end_of(days) if days else None,
-        )
-        callers.note("create-key", made.public_id, reason=f"of {name}", by=BY)
-        _log(f"Key {made.public_id} of {name} is created.")
-        is_first = len(services.accounts.all_keys()) == 1
-    return user_page(name, key=made.text, is_first=is_first)
+    name = arguments.NEW_USER.convert(_field("user"), None, None)
+    made = keys.create_key(
+        name,
+        plan=_plan(request.form.get("plan", "")),
+        team=request.form.get("team") or None,
+        name=arguments.KEY_NAME.convert(_field("name"), None, None),
+        expires_at=_end_of(days) if days else None,
+        reason=_reason(),
+        by=BY,
+    )
+
+    @after_this_request
+    def hand_over(response: Response) -> Response:
+        sessions().hand_over(made.text, of=name, to=g.admin, response=response)
+        return response
+
+    return _address(name), f"Key {made.public_id} of {name} is created."
 
 
 @change("/keys/revoke")
 def revoke_key() -> tuple[str, str]:
-    key = current_services().accounts.revoke(_field("key"))
-    callers.note("revoke-key", key.public_id, reason=_reason(f"of {key.user}"), by=BY)
+    key = keys.revoke_key(_field("key"), reason=_reason(), by=BY)
     sentence = f"Key {key.public_id} of {key.user} is revoked; all workers apply it within 5 s."
     return _address(key.user), sentence
 
@@ -89,9 +87,7 @@ def revoke_key() -> tuple[str, str]:
 def set_plan() -> tuple[str, str]:
     name, plan = _field("user"), _plan(_field("plan"))
     assert plan is not None
-    current_services().accounts.set_plan(name, plan)
-    callers.note("plan", user_identity(name), amount=plan, reason=_reason(), by=BY)
-    return _address(name), f"{name} has the plan {plan}; all workers apply it within 5 s."
+    return _address(name), users.set_plan(name, plan, reason=_reason(), by=BY)
 
 
 @change("/amount")
@@ -144,8 +140,8 @@ def _field(name: str) -> str:
     return value
 
 
-def _reason(default: str = "") -> str:
-    return request.form.get("reason", "").strip() or default
+def _reason() -> str:
+    return request.form.get("reason", "").strip()
 
 
 def _plan(name: str) -> str | None:

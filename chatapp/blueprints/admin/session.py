@@ -10,7 +10,7 @@ import hmac
 import secrets
 from functools import cache, cached_property
 from hashlib import scrypt
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from flask import Response, request
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -20,6 +20,10 @@ PATH: Final = "/admin"
 LENGTH_S: Final = 8 * 3600
 #: How long the sentence about a change may be shown.
 SENTENCE_S: Final = 60
+#: The cookie that takes a new key to the page that shows it, and for how long it may.
+KEY_COOKIE: Final = "chatapp_admin_key"
+KEY_PATH: Final = f"{PATH}/user"
+KEY_S: Final = 60
 
 
 class Session(NamedTuple):
@@ -77,14 +81,37 @@ class Sessions:
 
     def sentence(self, sealed: str) -> str | None:
         """The sentence, for a minute."""
-        return self._read("sentence", sealed, SENTENCE_S)
+        found = self._read("sentence", sealed, SENTENCE_S)
+        return None if found is None else str(found)
+
+    def hand_over(self, key: str, *, of: str, to: Session, response: Response) -> None:
+        """Give the browser a new key of that user for the page that follows, in a cookie that it
+        does not store: a reload creates no other key, and the key is in no address."""
+        response.set_cookie(
+            KEY_COOKIE,
+            self._signer("key").dumps([to.form_token, of, key]),
+            path=KEY_PATH,
+            secure=request.is_secure,
+            httponly=True,
+            samesite="Strict",
+        )
+
+    def handed_over(self, *, of: str, to: Session) -> str | None:
+        """The new key of that user, for a minute after it was created in that session."""
+        found = self._read("key", request.cookies.get(KEY_COOKIE, ""), KEY_S)
+        return str(found[2]) if found is not None and found[:2] == [to.form_token, of] else None
+
+    @staticmethod
+    def take_back(response: Response) -> None:
+        """Remove the cookie of a new key, which was shown."""
+        response.delete_cookie(KEY_COOKIE, path=KEY_PATH, httponly=True, samesite="Strict")
 
     def _signer(self, salt: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(self._key, salt=salt)
 
-    def _read(self, salt: str, text: str, longest_s: int) -> str | None:
+    def _read(self, salt: str, text: str, longest_s: int) -> Any:
         try:
-            return str(self._signer(salt).loads(text, max_age=longest_s))
+            return self._signer(salt).loads(text, max_age=longest_s)
         except BadData:
             return None
 

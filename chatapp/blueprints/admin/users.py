@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
-from flask import render_template
+from flask import g, make_response, render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.store import ApiKey
-from chatapp.blueprints.admin.access import bp, query
+from chatapp.blueprints.admin.access import bp, query, sessions
 from chatapp.blueprints.admin.denials import latest
 from chatapp.blueprints.admin.formats import MOST
 from chatapp.operators import amounts
@@ -62,18 +62,15 @@ def users() -> ResponseReturnValue:
 @bp.get("/user")
 def user() -> ResponseReturnValue:
     """One user: plan, keys, amounts, what limits have counted, and the latest denials."""
-    return user_page(query("name"))
-
-
-def user_page(name: str, *, key: str | None = None, is_first: bool = False) -> ResponseReturnValue:
-    services = current_services()
+    name, services = query("name"), current_services()
     month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     identity = user_identity(name)
     with reported_errors():
         found = services.accounts.user(name)
         if found is None:
             raise ApiError(404, "not_found", f"There is no user {name!r}.")
-        keys = [each for each in services.accounts.all_keys() if each.user == name]
+        all_keys = services.accounts.all_keys()
+        keys = [each for each in all_keys if each.user == name]
         spent = services.reports.spent_micro_usd(identity, month)
     public_ids = [each.public_id for each in keys if each.revoked_at is None]
     states: list[State] = []
@@ -88,7 +85,8 @@ def user_page(name: str, *, key: str | None = None, is_first: bool = False) -> R
     except click.ClickException as error:
         problem = error.message
     denied = {(each.row.name, each.identity) for each in states if not each.verdict.allowed}
-    return render_template(
+    new_key = sessions().handed_over(of=name, to=g.admin)
+    page = render_template(
         "admin/user.html",
         user=found,
         plans=services.plans,
@@ -101,9 +99,13 @@ def user_page(name: str, *, key: str | None = None, is_first: bool = False) -> R
         problem=problem,
         remembers=remembers,
         denials=latest(denials, DENIALS),
-        new_key=key,
-        is_first=is_first,
+        new_key=new_key,
+        is_first=len(all_keys) == 1,
     )
+    response = make_response(page)
+    if new_key is not None:
+        sessions().take_back(response)
+    return response
 
 
 def _is_valid(key: ApiKey, now: datetime) -> bool:

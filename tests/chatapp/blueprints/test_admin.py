@@ -222,6 +222,7 @@ def test_a_key_is_created_shown_once_and_revoked(
     found = re.search(r'id="new-key">(sk-chat-(\w{16})-[\w-]+)<', made.text)
     assert found is not None
     text, public_id = found.groups()
+    assert "It is shown only this once." in made.text
     assert text not in admin.get("/admin/user?name=bob").text
     key, user = accounts.find(public_id) or pytest.fail("no key")
     assert (user.plan, key.name) == ("pro", "ci")
@@ -233,6 +234,42 @@ def test_a_key_is_created_shown_once_and_revoked(
     assert found_key[0].revoked_at is not None
     who = (public_id, "admin page")
     assert actions(app) == [("revoke-key", *who), ("create-key", *who)]
+
+
+def test_a_new_key_is_in_no_address_and_for_its_session_alone(
+    app: Flask, admin: FlaskClient, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form's answer leads to the page that shows it, so a reload creates no other key."""
+    page = admin.get("/admin/users").text
+    found = re.search(r'name="form_token" value="(\w+)"', page)
+    assert found is not None
+    form = {"form_token": found[1], "user": "alice", "name": "ci"}
+    answer = admin.post("/admin/keys/create", data=form)
+    assert answer.status_code == 303
+    cookie = answer.headers["Set-Cookie"]
+    for part in ("HttpOnly", "Path=/admin/user", "SameSite=Strict"):
+        assert f"; {part}" in cookie
+    assert "Max-Age" not in cookie  # the browser does not store it
+    sealed = admin.get_cookie("chatapp_admin_key", path="/admin/user")
+    assert sealed is not None
+
+    def shown(client: FlaskClient, name: str = "alice") -> str | None:
+        client.set_cookie("chatapp_admin_key", sealed.value, path="/admin/user")
+        found = re.search(r'id="new-key">(.*?)<', client.get(f"/admin/user?name={name}").text)
+        return found and found[1]
+
+    other = app.test_client()
+    log_in(other)
+    accounts.create_key("bob", plan=None, default_plan="starter")
+    assert (shown(other), shown(admin, "bob")) == (None, None)
+    key = shown(admin)
+    assert key is not None
+    assert key not in answer.location
+    assert admin.get_cookie("chatapp_admin_key", path="/admin/user") is None
+    assert len(accounts.all_keys()) == 3
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 62)
+    assert shown(admin) is None
 
 
 def test_plan_amount_and_block_of_a_user(

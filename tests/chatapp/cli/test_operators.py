@@ -84,7 +84,7 @@ def test_a_users_amount_is_raised_until_tomorrow(worker: Flask, console: Flask) 
     assert ratelimit(console, "override", "list") == []
     assert json.loads(run(console, "users", "list", "--json").stdout)[0]["limits"] == {}
     actions = [entry["action"] for entry in ratelimit(console, "log")]
-    assert actions == ["clear-override", "clear-amount", "override", "amount"]
+    assert actions == ["clear-override", "clear-amount", "override", "amount", "create-key"]
     run(console, "users", "clear-limit", "alice", "plan", status=1)
 
 
@@ -98,6 +98,46 @@ def test_a_teams_budget_may_exist_for_some_time(worker: Flask, console: Flask) -
     assert '"team-usd-day"' in ask(worker, key).headers["RateLimit"]
     assert '"team-usd-day"' not in ask(worker, other).headers["RateLimit"]
     assert "team-usd-day=1 usd/day until " in run(console, "teams", "list").output
+
+
+def test_changes_of_accounts_are_in_the_log(console: Flask) -> None:
+    """Keys, plans, teams and users, with who did it and why; in the words of the admin page."""
+    key = public_id_of(new_key(console, "alice", "--by", "olga", "--reason", "new laptop"))
+    run(console, "teams", "create", "research")
+    run(console, "users", "set-team", "alice", "research")
+    run(console, "users", "clear-team", "alice")
+    run(console, "plans", "set", "alice", "pro", "--reason", "launch")
+    run(console, "keys", "set-models", key, "gpt-5*")
+    new = public_id_of(run(console, "keys", "rotate", key).stdout.strip())
+    run(console, "keys", "revoke", key, new)
+    runner = console.test_cli_runner()
+    for words in (("--dry-run",), ()):
+        args = ["chat", "users", "import", "-", "--keys", *words]
+        assert runner.invoke(args=args, input="user\nbob\n").exit_code == 0
+    log = ratelimit(console, "log")
+    assert [(each["action"], each["identity"], each["amount"], each["reason"]) for each in log] == [
+        ("import-users", "*", "", "1 created, 0 changed, 1 keys"),
+        ("revoke-key", new, "", "of alice"),
+        ("revoke-key", key, "", "of alice"),
+        ("rotate-key", key, "", f"of alice, replaced by {new}"),
+        ("models", key, "gpt-5*", ""),
+        ("plan", "user:alice", "pro", "launch"),
+        ("team", "user:alice", "none", ""),
+        ("team", "user:alice", "research", ""),
+        ("create-team", "team:research", "", ""),
+        ("create-key", key, "", "new laptop"),
+    ]
+    assert log[-1]["by"] == "olga"
+    assert log[3]["until"] is not None
+    assert key not in {each["reason"] for each in log}
+
+
+def test_accounts_change_without_the_log(make_app: AppMaker, accounts: Accounts) -> None:
+    """While the storage is down, or where no worker shares it."""
+    for uri in ("redis://127.0.0.1:1", "memory://"):
+        console = make_app(RATELIMIT_STORAGE_URI=uri)
+        run(console, "keys", "revoke", public_id_of(new_key(console)))
+    assert [each.revoked_at is None for each in accounts.all_keys()] == [False, False]
 
 
 def test_an_override_is_for_someone_who_exists(console: Flask) -> None:

@@ -92,6 +92,9 @@ def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admi
     expect(page.get_by_role("status")).to_contain_text("alice has usd-day=20 usd/day until")
     button(page, "Create key").click()
     expect(page.locator("#new-key")).to_contain_text("sk-chat-")
+    page.reload()
+    expect(button(page, "Create key")).to_be_visible()
+    expect(page.locator("#new-key")).to_have_count(0)
     asked: list[str] = []
     for answer in ("dismiss", "accept"):
         page.once("dialog", lambda d, a=answer: (asked.append(d.message), getattr(d, a)()))
