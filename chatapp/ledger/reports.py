@@ -27,6 +27,10 @@ SUMS: Final = (
     func.sum(CALLS.c.cost_micro_usd),
 )
 UNFINISHED: Final[Status] = "unfinished"
+#: Statuses of calls that say nothing bad about a provider: it answered, or the request was wrong.
+NO_FAILURE: Final[frozenset[Status]] = frozenset(
+    {UNFINISHED, "answered", "cut_off", "bad_request", "too_large", "unknown_model"}
+)
 # How many rows are fetched at once when all calls are read.
 PAGE: Final = 1000
 #: By what calls are summed, besides tags.
@@ -62,6 +66,25 @@ class Spending:
     input_tokens: int
     output_tokens: int
     cost_micro_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the calls of one model ended, by their status; ``provider`` is the upstream's name."""
+
+    provider: str
+    slug: str
+    calls: Mapping[Status, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.calls.values())
+
+    @property
+    def failures(self) -> Mapping[Status, int]:
+        """The calls that failed, for no fault of their request, the most frequent status first."""
+        failed = {each: count for each, count in self.calls.items() if each not in NO_FAILURE}
+        return dict(sorted(failed.items(), key=lambda item: -item[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +166,19 @@ class Reports:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [Spending(row[0], *map(int, row[1:])) for row in rows]
+
+    def outcomes(self, *, since: datetime, top: int) -> Sequence[Outcomes]:
+        """How calls ended, by upstream and model: those with the most failures first, then those
+        with the most calls; the first ``top`` of them."""
+        columns = (CALLS.c.provider, CALLS.c.slug, CALLS.c.status)
+        query = _filtered(select(*columns, func.count()), since=since).group_by(*columns)
+        found: dict[tuple[str, str], dict[Status, int]] = {}
+        with self._database.reading() as connection:
+            for provider, slug, status, count in connection.execute(query):
+                found.setdefault((provider, slug), {})[status] = int(count)
+        outcomes = [Outcomes(*name, calls) for name, calls in found.items()]
+        outcomes.sort(key=lambda each: (-sum(each.failures.values()), -each.total, each.slug))
+        return outcomes[:top]
 
     def estimates(self, *, since: datetime | None) -> Sequence[ModelEstimates]:
         """Estimates and usages by model, by slug. Failures and estimated usages are left out: they

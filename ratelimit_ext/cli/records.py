@@ -24,7 +24,7 @@ from ratelimit_ext.cli.output import (
 from ratelimit_ext.core.key import bucket_key, parsed_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import shown_dollars
-from ratelimit_ext.web.denials import KEEP_S, DenialRecord
+from ratelimit_ext.web.denials import KEEP_S, MOST_READ, DenialRecord
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.trials import Counts, Trial
 
@@ -92,12 +92,13 @@ class Denied(NamedTuple):
     unkept: int
 
 
-def denials_of(*identities: str, since: float) -> Denied:
-    """The denials of these identities, or of all, in that many seconds before now."""
+def denials_of(*identities: str, since: float, most: int = MOST_READ) -> Denied:
+    """The denials of these identities, or of all, in that many seconds before now, of the ``most``
+    entries that were written last."""
     found: list[DenialRecord] = []
     unkept, is_counted = 0, not identities
     for limiter in shared_limiters():
-        records = limiter.denials.read(time.time() - since)
+        records = limiter.denials.read(time.time() - since, most=most)
         meant = [_meant(limiter, text) for text in identities]
         names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
         own = [r for r in records if r.limit and (r.identity in names or not identities)]

@@ -40,6 +40,8 @@ MOST_UNSENT: Final = 1000
 #: Longer texts are cut: a limit by a function and an endpoint have no length of their own.
 LONGEST_TEXT: Final = 100
 AT_ONCE: Final = 1000
+#: The storage may keep a few more than :data:`MOST_RECORDS`.
+MOST_READ: Final = 2 * MOST_RECORDS
 
 NOT_KEPT: Final = (
     "This storage keeps no denials; set RATELIMIT_STORAGE_URI to a Redis or Valkey server."
@@ -78,7 +80,9 @@ class DenialStore(Protocol):
     """Where records are kept. Every method may raise ``StorageUnavailable``."""
 
     def write(self, records: Sequence[DenialRecord]) -> None: ...
-    def read(self) -> Iterable[DenialRecord]: ...
+    def read(self, most: int) -> Iterable[DenialRecord]:
+        """Those that were written last, the first one first."""
+        ...
 
 
 class _Run:
@@ -148,9 +152,10 @@ class Denials:
                 self._unsent.extendleft(reversed(records))
             raise
 
-    def read(self, since_s: float = 0.0) -> list[DenialRecord]:
-        """The denials since then, in seconds since 1970, the first one first; denials of one limit
-        and identity without a pause of a minute are one record.
+    def read(self, since_s: float = 0.0, *, most: int = MOST_READ) -> list[DenialRecord]:
+        """The denials since then, in seconds since 1970, the first one first, of the ``most``
+        entries that were written last; denials of one limit and identity without a pause of a
+        minute are one record.
 
         Raises ``ValueError`` if the storage keeps none, and ``StorageUnavailable``.
         """
@@ -158,7 +163,7 @@ class Denials:
             raise ValueError(NOT_KEPT)
         self.flush()
         least_s = max(since_s, clock.now_us() / 1_000_000 - KEEP_S)
-        found = [each for each in self.store.read() if each.until >= least_s]
+        found = [each for each in self.store.read(most) if each.until >= least_s]
         joined = _joined(sorted(found, key=lambda record: (record.at, record.until)))
         return sorted(joined, key=lambda record: record.at)
 
@@ -211,8 +216,8 @@ class MemoryDenials:
     def write(self, records: Sequence[DenialRecord]) -> None:
         self._records().extend(records)
 
-    def read(self) -> Iterable[DenialRecord]:
-        return list(self._records())
+    def read(self, most: int) -> Iterable[DenialRecord]:
+        return list(self._records())[-most:]
 
     def _records(self) -> deque[DenialRecord]:
         kept: deque[DenialRecord] = self._kept.setdefault(self._name, deque(maxlen=MOST_RECORDS))
@@ -230,14 +235,20 @@ class RedisDenials:
         texts = [json.dumps(asdict(each), ensure_ascii=False) for each in records]
         self._run("eval", _script(), 1, self._stream, MOST_RECORDS, KEEP_S, *texts)
 
-    def read(self) -> Iterable[DenialRecord]:
-        last = "-"
-        while entries := self._run("xrange", self._stream, last, "+", AT_ONCE):
+    def read(self, most: int) -> Iterable[DenialRecord]:
+        last = "+"
+        found: list[DenialRecord] = []
+        while len(found) < most:
+            count = min(most - len(found), AT_ONCE)
+            entries = self._run("xrevrange", self._stream, last, "-", count)
+            if not entries:
+                break
             for _, fields in entries:
                 (text,) = fields.values()
-                yield DenialRecord(**json.loads(text))
+                found.append(DenialRecord(**json.loads(text)))
             name = entries[-1][0]
             last = f"({name.decode() if isinstance(name, bytes) else name}"
+        return reversed(found)
 
 
 def denial_store(storage: Storage | None, key_prefix: str) -> DenialStore | None:

@@ -68,6 +68,7 @@ from ratelimit_ext.web.resolver import Resolver
 from ratelimit_ext.web.settlement_journal import journal_directory
 from ratelimit_ext.web.settlement_queue import EXIT_S
 from ratelimit_ext.web.storage import deadline_s, storage_prefix, with_deadline, workers
+from ratelimit_ext.web.tallies import Tallies
 from ratelimit_ext.web.trials import Trials
 
 #: A limit string, or a function that returns one.
@@ -330,7 +331,8 @@ class Limiter(flask_limiter.Limiter):
 
     def remember_denials(self, *, request_id: Callable[[], str] | None = None) -> None:
         """Keep the latest denials in the storage, for ``flask ratelimit why``, and what limits in
-        shadow and candidates would have denied, for ``flask ratelimit shadow report``.
+        shadow and candidates would have denied, for ``flask ratelimit shadow report``; and how many
+        decisions each limit made, by the minute.
 
         They are written in the background. ``request_id`` returns the id of the current request,
         if the application has one.
@@ -561,6 +563,11 @@ class Limiter(flask_limiter.Limiter):
     def trials(self) -> Trials:
         """What limits in shadow and candidates would have denied, as :attr:`denials`."""
         return self._recorder.trials
+
+    @property
+    def tallies(self) -> Tallies:
+        """How many decisions each limit made, by the minute, as :attr:`denials`."""
+        return self._recorder.tallies
 
     def override(
         self,

@@ -19,6 +19,7 @@ from limits.storage import MemoryStorage, Storage
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Event, Events
 from ratelimit_ext.web.denials import Denials, denial_store
+from ratelimit_ext.web.tallies import Tallies, tally_store
 from ratelimit_ext.web.trials import Trials, trial_store
 
 #: How often a process writes, in seconds.
@@ -37,6 +38,7 @@ class Recorder:
         self._events = events
         self._denials = Denials()
         self._trials = Trials()
+        self._tallies = Tallies()
         self._writes_at_once = False
         self.forget()
         _all.add(self)
@@ -52,6 +54,12 @@ class Recorder:
         """As :attr:`denials`."""
         self._check()
         return self._trials
+
+    @property
+    def tallies(self) -> Tallies:
+        """As :attr:`denials`."""
+        self._check()
+        return self._tallies
 
     def _check(self) -> None:
         if self.note not in self._events.listeners:
@@ -69,17 +77,19 @@ class Recorder:
         """Write to this storage from now on."""
         self._denials.store = denial_store(storage, key_prefix)
         self._trials.store = trial_store(storage, key_prefix)
+        self._tallies.store = tally_store(storage, key_prefix)
         self._writes_at_once = isinstance(storage, MemoryStorage)
 
     def note(self, event: Event) -> None:
         """Gather an event. Does not wait."""
         if event.__class__ is not DecisionEvent:
             return
+        self._tallies.note(event)
         if event.reason is not None:
             self._denials.note(event)
         elif any(charge.limit.mode != "enforce" for _, _, charge in event.charges):
             self._trials.note(event)
-        else:
+        elif self._writes_at_once:
             return
         if self._writes_at_once:
             self.flush()
@@ -91,6 +101,7 @@ class Recorder:
         try:
             self._denials.flush(all_of_them=all_of_them)
             self._trials.flush()
+            self._tallies.flush()
         except StorageUnavailable as error:  # it is kept; an outage is logged once
             _logger.debug("Denials cannot be written: %s", error)
         except Exception:
@@ -100,6 +111,7 @@ class Recorder:
         """In a forked child: the thread, and what it writes, have stayed in the parent."""
         self._denials.forget()
         self._trials.forget()
+        self._tallies.forget()
         self._starting = threading.Lock()
         self._is_started = False
 

@@ -6,7 +6,16 @@ of `flask ratelimit log`, and to the server's.
 
 from __future__ import annotations
 
-from chatapp.blueprints.admin import changes, denials, formats, limits, spending, trials, users
+from chatapp.blueprints.admin import (
+    changes,
+    denials,
+    formats,
+    limits,
+    live,
+    spending,
+    trials,
+    users,
+)
 from chatapp.blueprints.admin.access import bp
 
-__all__ = ["bp", "changes", "denials", "formats", "limits", "spending", "trials", "users"]
+__all__ = ["bp", "changes", "denials", "formats", "limits", "live", "spending", "trials", "users"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -12,6 +13,7 @@ from chatapp.blueprints.admin.access import bp
 from chatapp.blueprints.admin.formats import MOST, choice
 from chatapp.operators import blocks, callers
 from chatapp.operators.errors import reported_errors
+from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, QUOTAS
 from ratelimit_ext.cli import Block, State, blocked, states_of, used_states, wait_text
 
@@ -32,6 +34,9 @@ def limits() -> ResponseReturnValue:
     upstreams: list[dict[str, Any]] = []
     is_cut = False
     problem = None
+    with reported_errors():
+        an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+        outcomes = current_services().reports.outcomes(since=an_hour_ago, top=MOST)
     try:
         with reported_errors():
             near, is_cut = used_states(None, least=at / 100, scan=MOST_NAMES)
@@ -53,6 +58,7 @@ def limits() -> ResponseReturnValue:
         upstreams=[each for each in upstreams if each["pause"] or each["left"]],
         silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
         quotas=[each.removeprefix("provider-") for each in QUOTAS],
+        outcomes=outcomes,
         problem=problem,
     )
 

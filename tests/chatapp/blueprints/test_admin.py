@@ -27,7 +27,7 @@ from tests.chatapp.ledger.calls import begun, finished
 TOKEN = "a token of some length"
 VIEWS = (
     *("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/denials"),
-    *("/admin/shadow", "/admin/changes"),
+    *("/admin/live", "/admin/shadow", "/admin/changes"),
 )
 CHANGES = (
     *("keys/create", "keys/revoke", "plan", "amount", "amount/clear", "block", "unblock"),
@@ -479,16 +479,55 @@ def test_denials_may_be_off(make_app: AppMaker, uri: str, accounts: Accounts) ->
     )
     client = app.test_client()
     log_in(client)
-    for view in ("denials", "shadow"):
+    for view in ("live", "denials", "shadow"):
         assert "CHATAPP_REMEMBER_DENIALS is false." in client.get(f"/admin/{view}").text
     assert "Limits now" in client.get("/admin/user?name=alice").text
+
+
+def test_decisions_are_shown_live(make_app: AppMaker, uri: str, accounts: Accounts) -> None:
+    """Of all workers, by limit and minute, with the latest denials."""
+    key = accounts.create_key("bob", plan=None, default_plan="starter")
+    accounts.set_limit("user", "bob", "plan", "2/day")
+    config = {"RATELIMIT_STORAGE_URI": uri, "CHATAPP_ADMIN_TOKEN": TOKEN}
+    worker, app = make_app(**config), make_app(**config)
+    client = app.test_client()
+    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
+    for _ in range(5):
+        worker.test_client().post("/chat", json=body, headers=headers)
+    services_of(worker).limiter._recorder.flush(all_of_them=True)
+    log_in(client)
+    page = client.get("/admin/live").text
+    cells = r'<a href="/admin/denials\?limit=plan">plan</a></th>((\s|<td.*?</td>)*)</tr>'
+    row = re.search(cells, page)
+    assert row is not None
+    assert re.findall(r'"number">(.*?)<', row[1]) == ["2", "3", "2", "3", "–"]
+    assert "plan, by the minute: 2 admitted, 3 denied" in page
+    assert re.search(r"Denied since \d\d:\d\d</dt><dd>3<", page)
+    assert "2 more like this until" in page
+    assert page.count("data-part") == 4
+
+
+def test_how_providers_do_is_shown(app: Flask, admin: FlaskClient, database_url: str) -> None:
+    """From the ledger, of the last hour; a request that was wrong is no failure of a provider."""
+    assert "No provider was called in the last hour." in admin.get("/admin/limits").text
+    now = datetime.now(UTC)
+    statuses = ["answered"] * 6 + ["overloaded"] * 2 + ["timeout", "bad_request"]
+    calls = [finished(begun(started_at=now), status=status) for status in statuses]
+    calls += [begun(started_at=now, slug="claude-opus-4-5"), finished(begun())]
+    table.write(Database(database_url), calls)
+    page = admin.get("/admin/limits").text.partition("Calls of the last hour")[2]
+    rows = [re.findall(r">([^<>]+)</t[hd]>", each) for each in page.split("<tr>")[2:]]
+    assert rows == [
+        ["anthropic/claude-haiku-4-5", "10", "–", "30.0%", "2 overloaded, 1 timeout"],
+        ["anthropic/claude-opus-4-5", "1", "1", "–", "–"],
+    ]
 
 
 def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Accounts) -> None:
     """Spending and accounts are shown anyway: they are in the database."""
     client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
     log_in(client)
-    for view in ("limits", "user?name=alice", "denials", "shadow"):
+    for view in ("limits", "user?name=alice", "live", "denials", "shadow"):
         assert "(memory://), which no command can see" in client.get(f"/admin/{view}").text
     assert client.get("/admin/changes").status_code == 400
     assert client.get("/admin/users").status_code == 200

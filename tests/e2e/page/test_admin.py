@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
+from flask import Flask
 from playwright.sync_api import Page, expect
 
 from chatapp import POLICY_FILE, create_app
@@ -24,18 +26,26 @@ from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
 
 TOKEN = "a token of some length"
-VIEWS = ("Spending", "Users and keys", "Limits", "Denials", "Shadow", "Changes")
+BODY = {"message": "hi", "model": "offline"}
+VIEWS = ("Spending", "Users and keys", "Limits", "Live", "Denials", "Shadow", "Changes")
+
+
+class Site(NamedTuple):
+    """The application, and the key of bob, whose next call is denied."""
+
+    app: Flask
+    key: str
 
 
 @pytest.fixture
-def admin_url(
+def site(
     empty_database: Path,
     tmp_path: Path,
     redis_server: servers.Server,
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[str]:
-    """A server with two users, one of them blocked, their calls, and a provider's pause."""
+) -> Site:
+    """With two users, one of them blocked, their calls, a denial, and a provider's pause."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
     policy = POLICY_FILE.read_text().replace('"120/minute"\nburst = 20\n', '"1000000/minute"\n', 1)
     (tmp_path / "policy.toml").write_text(policy)
@@ -59,19 +69,35 @@ def admin_url(
             "CHATAPP_ADMIN_TOKEN": TOKEN,
         }
     )
-    body = {"message": "hi", "model": "offline"}
-    headers = {"Authorization": f"Bearer {key.text}"}
-    assert app.test_client().post("/chat", json=body, headers=headers).status_code == 200
+    app.test_client().post("/chat", json=BODY, headers=bearer(key.text))
+    denied(Site(app, key.text))
     with app.app_context():
         limiter = services_of(app).limiter
         limiter.block("blocked-user", "user:alice", for_s=3600)
         limiter.block("provider", "openai/gpt-4o", for_s=60)
-    with serving(app) as url:
+    return Site(app, key.text)
+
+
+@pytest.fixture
+def admin_url(site: Site) -> Iterator[str]:
+    with serving(site.app) as url:
         yield url
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def denied(site: Site) -> None:
+    """A denial of bob, which is written as a worker's thread does."""
+    answer = site.app.test_client().post("/chat", json=BODY, headers=bearer(site.key))
+    assert answer.status_code == 429
+    services_of(site.app).limiter._recorder.flush()
 
 
 def log_in(page: Page) -> None:
     """By keyboard: the field has the focus."""
+    expect(page.get_by_label("Token")).to_be_focused()
     page.keyboard.type(TOKEN)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Spending")).to_be_visible()
@@ -109,6 +135,39 @@ def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admi
     expect(page.get_by_label("Token")).to_be_focused()
 
 
+def test_the_live_view_follows_until_it_is_paused(
+    open_page: Opener, site: Site, admin_url: str
+) -> None:
+    """Without a reload; what has the focus stays, and the end of the session is said."""
+    page = open_page(admin_url)
+    page.clock.install()
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    page.get_by_role("link", name="Live").click()
+    row = page.get_by_role("row", name="plan").first
+    cells = row.get_by_role("cell")
+    expect(cells.nth(4)).to_have_text("1")
+    denied(site)
+    page.clock.run_for(5000)
+    expect(cells.nth(4)).to_have_text("2")
+    link = row.get_by_role("link")
+    link.focus()
+    pause = button(page, "Pause")
+    with page.expect_response("**/admin/live"):
+        page.clock.run_for(5000)
+    expect(link).to_be_focused()
+    pause.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Paused")
+    denied(site)
+    page.clock.run_for(20_000)
+    expect(cells.nth(4)).to_have_text("2")
+    button(page, "Continue").click()
+    expect(cells.nth(4)).to_have_text("3")
+    page.context.clear_cookies()
+    page.clock.run_for(5000)
+    expect(page.get_by_role("status")).to_contain_text("The session has ended.")
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_admin_fits_and_axe_finds_nothing(
     open_page: Opener, admin_url: str, width: int, scheme: str
@@ -126,7 +185,7 @@ def test_admin_fits_and_axe_finds_nothing(
     check()
     log_in(page)
     for view in VIEWS:
-        page.get_by_role("link", name=view).click()
+        page.get_by_role("link", name=view, exact=True).click()
         expect(page.get_by_role("heading", name=view, exact=True)).to_be_visible()
         check()
     page.goto(f"{admin_url}/admin/user?name=alice")
