@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import redis
-from flask import Flask
+from flask import Flask, request
 
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
 from chatapp.services import services_of
 from ratelimit_ext import Limiter
 from tests import servers
+from tests.chatapp.blueprints.test_admin import TOKEN, VIEWS, log_in, send
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 from tests.chatapp.test_bad_input import BODIES, PATHS
@@ -29,6 +32,13 @@ def rules(*, resets: bool) -> list[str]:
     assert serving is not None
     assert more is not None
     return [*serving[1].replace("\\\n", " ").split(), *(more[1].split() if resets else ())]
+
+
+def rules_of_operators() -> list[str]:
+    """What `flask ratelimit` and /admin need besides."""
+    more = re.search(r"/admin`\]\(admin.md\) also need `(.*?)`", TOPOLOGY.read_text(), re.DOTALL)
+    assert more is not None
+    return more[1].split()
 
 
 def rules_of_clusters() -> list[str]:
@@ -59,8 +69,9 @@ def admin(redis_server: servers.Server) -> Iterator[redis.Redis]:
 def make(admin: redis.Redis, redis_server: servers.Server, make_app: AppMaker) -> AppMaker:
     """Makes an application whose storage user has these rules."""
 
-    def make(*, resets: bool = False, **config: object) -> Flask:
-        stated = [rule.replace("PASSWORD", PASSWORD) for rule in rules(resets=resets)]
+    def make(*, resets: bool = False, operators: bool = False, **config: object) -> Flask:
+        needed = rules(resets=resets) + (rules_of_operators() if operators else [])
+        stated = [rule.replace("PASSWORD", PASSWORD) for rule in needed]
         admin.execute_command("ACL SETUSER", USER, "reset", *stated)
         uri = f"redis://{USER}:{PASSWORD}@127.0.0.1:{redis_server.port}"
         return make_app(RATELIMIT_STORAGE_URI=uri, **config)
@@ -99,6 +110,37 @@ def test_switches_need_no_other_command(make: AppMaker, admin: redis.Redis) -> N
     assert app.test_client().post("/chat", json=asked).status_code == 200
     limiter._recorder.flush()
     assert len(admin.keys("LIMITS:denials:*")) == 1
+    assert refused(admin) == []
+
+
+def test_the_admin_page_needs_no_other_command(
+    make: AppMaker, admin: redis.Redis, database_url: str
+) -> None:
+    """Each view, with denials, counts and blocks to show, and each change."""
+    key = Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    app = make(operators=True, CHATAPP_ADMIN_TOKEN=TOKEN)
+    limiter: Limiter = services_of(app).limiter
+    limiter.request_filter(lambda: request.path.startswith("/admin"))
+    client = app.test_client()
+    log_in(client)
+    user = {"user": "alice", "kind": "user", "name": "alice"}
+    amount = {**user, "limit": "plan", "amount": "1/day"}
+    for path, fields in (
+        *(("plan", {**user, "plan": "pro"}), ("amount", amount), ("block", user)),
+        *(("unblock", user), ("amount", {**amount, "until": "2h"}), ("amount/clear", amount)),
+        *(("keys/create", {**user, "name": "ci"}), ("amount", amount), ("block", {"kind": "all"})),
+        ("unblock", {"kind": "all"}),
+    ):
+        assert send(client, path, **fields).status_code == 200
+    asked, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
+    limiter.overrides.refresh()
+    statuses = [client.post("/chat", json=asked, headers=headers).status_code for _ in range(2)]
+    assert statuses == [200, 429]
+    limiter._recorder.flush()
+    for view in VIEWS:
+        assert client.get(view).status_code == 200
+    assert "1 used" in client.get("/admin/denials").text
+    assert ">1</dd>" in client.get("/admin/live").text
     assert refused(admin) == []
 
 
