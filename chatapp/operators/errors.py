@@ -20,8 +20,10 @@ def reported_errors() -> Iterator[None]:
         yield
     except UnknownOwnerError as error:
         raise unknown(error.owner, error.name) from error
-    except (ValueError, StorageUnavailable) as error:  # of the limits
+    except ValueError as error:  # of the limits
         raise click.ClickException(str(error)) from error
+    except StorageUnavailable as error:
+        raise click.ClickException(f"The limits cannot be reached: {error}") from error
     except BrokenPipeError:  # as in `… | head`; click ends the command without a word
         raise
     except (SQLAlchemyError, OSError) as error:

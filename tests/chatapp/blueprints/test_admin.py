@@ -531,4 +531,11 @@ def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Acc
         assert "(memory://), which no command can see" in client.get(f"/admin/{view}").text
     assert client.get("/admin/changes").status_code == 400
     assert client.get("/admin/users").status_code == 200
+    down = make_app(CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_STORAGE_URI="redis://127.0.0.1:1")
+    other = down.test_client()
+    log_in(other)
+    for view in ("limits", "user?name=alice", "live", "denials", "shadow"):
+        page = other.get(f"/admin/{view}").text
+        assert page.count("The limits cannot be reached: the storage failed: ") == 1
+    assert other.get("/admin/changes").status_code == 400
     assert "is revoked" in send(client, "keys/revoke", key=accounts.all_keys()[0].public_id).text
