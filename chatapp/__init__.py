@@ -18,6 +18,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from chatapp import catalogue, cli, guards, services, settings, valid_policy
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
 from chatapp.accounts.store import Accounts
+from chatapp.alerts.watch import Alerts, Rules
+from chatapp.alerts.webhook import Webhook
 from chatapp.blueprints import (
     admin,
     anthropic_api,
@@ -51,6 +53,7 @@ from chatapp.services import Services
 from chatapp.web import (
     allowed_models,
     authentication,
+    budgets,
     current_call,
     errors,
     identities,
@@ -134,6 +137,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         figures = Metrics(limiter)
         measured.append(figures.count_call)
         app.register_blueprint(metrics.blueprint(figures, chosen.metrics_token))
+    alerts = _alerts(chosen, database, limiter)
     if chosen.admin_token:
         app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
@@ -149,7 +153,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         allowed_models.warn_of_unknown(policy, models)
         if unlimited := identities.without_plan(policy, guards.calls(app.view_functions)):
             log.warning("%s: %s", policy_file, unlimited)
-    keep = chosen.ledger_keep_days
     services.install(
         app,
         Services(
@@ -166,11 +169,13 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             database=database,
             ledger=BackgroundLedger(
                 database,
-                keep=None if keep is None else timedelta(days=keep),
+                keep=timedelta(days=days) if (days := chosen.ledger_keep_days) else None,
                 listeners=measured,
+                readers=[alerts.note_calls] if alerts else (),
             ),
             reports=Reports(database),
             stored_answers=StoredAnswers(database),
+            alerts=alerts,
             accounts=accounts,
             authenticator=authenticator,
         ),
@@ -237,6 +242,25 @@ def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
     except AccountsUnavailableError:
         app.logger.warning("The database is unavailable: all requests are refused until it is back")
     return authenticator
+
+
+def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> Alerts | None:
+    """The alerts, unless all of them are switched off."""
+    rules = Rules(
+        at=chosen.alert_at,
+        times=chosen.alert_unusual_times,
+        least_micro_usd=int(chosen.alert_unusual_usd * 1_000_000),
+    )
+    webhook = None
+    if chosen.alert_webhook_url and chosen.alert_webhook_secret:
+        key = settings.signing_key(chosen.alert_webhook_secret)
+        webhook = Webhook(chosen.alert_webhook_url, key)
+    if not (rules.at or rules.times):
+        return None
+    alerts = Alerts(database, rules, webhook=webhook)
+    if rules.at:
+        limiter.listen(budgets.listener(alerts))
+    return alerts
 
 
 def _conversation(

@@ -9,6 +9,7 @@ from flask import Flask, current_app
 
 from chatapp.accounts.authentication import Authenticator
 from chatapp.accounts.store import Accounts
+from chatapp.alerts.watch import Alerts
 from chatapp.catalogue import Catalogue
 from chatapp.conversation import Conversation
 from chatapp.database.connection import Database
@@ -25,7 +26,7 @@ EXTENSION_KEY: Final = "chatapp"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The services. ``ledger`` writes calls, ``reports`` reads them; ``policy`` is None without a
-    policy file."""
+    policy file, ``alerts`` if they are switched off."""
 
     settings: Settings
     policy: Policy | None
@@ -37,6 +38,7 @@ class Services:
     ledger: Ledger
     reports: Reports
     stored_answers: StoredAnswers
+    alerts: Alerts | None
     accounts: Accounts
     authenticator: Authenticator
     #: The names of the policy's plans.

@@ -6,12 +6,14 @@ takes precedence.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from flask_limiter.constants import ConfigVars
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -52,6 +54,9 @@ LIMITER_NAMES: Final = frozenset(
         *("RATELIMIT_DEADLINE_SECONDS", "RATELIMIT_WORKERS", "RATELIMIT_WORKER_NUMBER"),
     }
 )
+# Prefix of a signing secret: https://www.standardwebhooks.com
+WHSEC: Final = "whsec_"
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 # How similar to a known name a misspelt one is, from 0 to 1, both without their prefix. Other
 # programs use the prefix too, as the tests here do.
 LIKENESS: Final = 0.75
@@ -74,6 +79,17 @@ def _names(value: object) -> object:
     if not isinstance(value, str):
         return value
     return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+
+
+def _percents(value: object) -> object:
+    """Shares in percent, in order; none for "off"."""
+    if isinstance(value, str):
+        value = () if value.strip().lower() in FALSE_WORDS else value.split(",")
+    try:
+        found = sorted({int(each) for each in value})  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return None  # no list; the message quotes the text
+    return tuple(found) if all(1 <= each <= 100 for each in found) else None
 
 
 class Settings(BaseModel):
@@ -122,6 +138,27 @@ class Settings(BaseModel):
     admin_token: Annotated[
         str | None,
         Field(min_length=16, description="token of /admin, of at least 16 characters"),
+    ] = None
+    alert_at: Annotated[
+        tuple[int, ...],
+        BeforeValidator(_percents),
+        Field(description="shares of a budget that raise an alert, in percent"),
+    ] = (50, 80, 100)
+    alert_unusual_times: Annotated[
+        float,
+        Field(ge=0, le=1000, description="how many usual days' spending is unusual; 0: none"),
+    ] = 5.0
+    alert_unusual_usd: Annotated[
+        float,
+        Field(ge=0, le=1_000_000, description="least spending of an unusual day, in dollars"),
+    ] = 10.0
+    alert_webhook_url: Annotated[
+        str | None,
+        Field(repr=False, description="where alerts are sent"),
+    ] = None
+    alert_webhook_secret: Annotated[
+        str | None,
+        Field(repr=False, description="with which alerts are signed"),
     ] = None
     max_tokens: Annotated[
         int,
@@ -204,10 +241,49 @@ def from_config(config: Mapping[str, object]) -> Settings:
         if name.startswith(PREFIX) and value is not None
     }
     try:
-        return Settings.model_validate(ours)
+        settings = Settings.model_validate(ours)
     except ValidationError as error:
         sentences = {_sentence(each, ours): None for each in error.errors()}
         raise SettingsError("\n".join(sentences)) from error
+    _check_webhook(settings.alert_webhook_url, settings.alert_webhook_secret)
+    return settings
+
+
+def _check_webhook(url: str | None, secret: str | None) -> None:
+    """Raise SettingsError unless both are set, or neither, and valid. Both may be secrets, so no
+    message quotes them."""
+    if url is None and secret is None:
+        return
+    name = f"{PREFIX}ALERT_WEBHOOK_URL"
+    try:
+        parts = urlsplit(url or "")
+        host, _port = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK)
+    if not (host and is_safe):
+        found = "nothing" if url is None else f"scheme {parts.scheme!r} and host {host!r}"
+        raise SettingsError(
+            f"{name}: found {found}; allowed: a URL that begins with https://, or with http:// on "
+            "this machine (localhost, 127.0.0.1 or [::1]). Alerts name users and what they spend."
+        )
+    try:
+        signing_key(secret or "")
+    except ValueError:
+        found = "nothing" if secret is None else f"{len(secret)} characters in another form"
+        raise SettingsError(
+            f"{PREFIX}ALERT_WEBHOOK_SECRET: found {found}; allowed: whsec_ and 24 to 64 bytes in "
+            "base64, which the receiver must know. To make one: "
+            'echo "whsec_$(openssl rand -base64 32)"'
+        ) from None
+
+
+def signing_key(secret: str) -> bytes:
+    """The key in a secret of Standard Webhooks; ValueError if it is in another form."""
+    key = base64.b64decode(secret.removeprefix(WHSEC), validate=True)
+    if not secret.startswith(WHSEC) or not 24 <= len(key) <= 64:
+        raise ValueError("not a signing secret")
+    return key
 
 
 def _sentence(error: ErrorDetails, found: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from chatapp.cli.accounts import keys, plans, teams, users
+from chatapp.cli.alerts import alerts
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, spend, usage
 from chatapp.cli.maintenance import checked_policy, db, providers
@@ -28,11 +29,11 @@ UNCHECKED: Final = {
 }
 
 chat = AppGroup(
-    "chat", help="Manage users, teams, keys, plans and blocks; report usage; check files."
+    "chat", help="Manage users, teams, keys, plans, blocks and alerts; report usage; check files."
 )
 for command in (
     *(keys, users, teams, plans, usage, spend, block, unblock),
-    *(providers, ledger, db),
+    *(providers, ledger, alerts, db),
 ):
     chat.add_command(command)
 

@@ -11,6 +11,7 @@ import click
 from flask import json
 from flask.cli import AppGroup, with_appcontext
 
+from chatapp.accounts import ADDRESS, TEAM
 from chatapp.cli import output, user_file
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.reports import MICRO, TAG
@@ -20,12 +21,11 @@ from chatapp.operators import arguments, callers
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
-from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
+from chatapp.web.identities import DEFAULT_PLAN, team_identity
 from ratelimit_ext.cli import echo_json, printable, with_json
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
-ADDRESS: Final = "ip:"
 # A window without an anchor opens when its first call is admitted, just before the call's time.
 BEFORE: Final = timedelta(milliseconds=5)
 

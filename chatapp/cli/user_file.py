@@ -17,6 +17,7 @@ from typing import Any, Final, TextIO
 import click
 from flask.cli import AppGroup, with_appcontext
 
+from chatapp.accounts import EVERYONE
 from chatapp.accounts.store import User, UserChange
 from chatapp.operators import arguments, callers
 from chatapp.operators.amounts import checked
@@ -79,7 +80,7 @@ def import_users(
     keys = {name: key.text for name, key in made.items() if key is not None}
     if not dry_run and (new or changed):
         counts = f"{len(new)} created, {len(changed)} changed, {len(keys)} keys"
-        callers.note("import-users", callers.EVERYONE, reason=reason or counts, by=by)
+        callers.note("import-users", EVERYONE, reason=reason or counts, by=by)
     if as_json:
         echo_json({"created": new, "changed": changed, "dry_run": dry_run, "keys": keys})
         return

@@ -135,16 +135,24 @@ class Reports:
         return self._sum(_filtered(select(COST), user=user, since=since))
 
     def settled_micro_usd(
-        self, user: str | None, since: datetime, *, team: str | None = None
+        self,
+        user: str | None,
+        since: datetime,
+        *,
+        team: str | None = None,
+        key: str | None = None,
     ) -> int:
-        """The part of it that limits hold once no call is running; of a user or a team.
+        """The part of it that limits hold once no call is running; of a user, a team or a key, or
+        of all.
 
         A call whose worker died counts as far as its stream had come when its lease was last
         renewed: that much was settled, and the rest of the estimate was refunded.
         """
         known = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
         query = _filtered(select(COST), user=user, since=since).where(known)
-        return self._sum(query if team is None else query.where(CALLS.c.team == team))
+        if team is not None:
+            query = query.where(CALLS.c.team == team)
+        return self._sum(query if key is None else query.where(CALLS.c.key_id == key))
 
     def totals(
         self, *, user: str | None, since: datetime | None, by: str = "user"

@@ -37,8 +37,8 @@ class BackgroundLedger:
     """Keeps calls in a database. No request waits for it.
 
     A call that cannot be written goes to the log as JSON, at ERROR. ``keep`` is how long a call
-    stays in the ledger; ``None``: for ever. ``listeners`` are called with each call that has ended;
-    they must not wait.
+    stays in the ledger; ``None``: for ever. ``listeners`` are called with each call that has ended,
+    ``readers`` with those that have been written; neither may wait.
     """
 
     def __init__(
@@ -47,9 +47,11 @@ class BackgroundLedger:
         *,
         keep: timedelta | None = None,
         listeners: Sequence[Callable[[Call], None]] = (),
+        readers: Sequence[Callable[[Sequence[Call]], None]] = (),
     ) -> None:
         self._database = database
         self._listeners = listeners
+        self._readers = readers
         self._writer = PerProcess(self._new_writer, close=Writer.close)
         self._retention = keep and PerProcess(
             partial(Retention, database, keep=keep), close=Retention.close
@@ -72,7 +74,12 @@ class BackgroundLedger:
     def _new_writer(self) -> Writer:
         if self._retention:
             self._retention.get()
-        return new_writer(partial(write, self._database))
+        return new_writer(self._write)
+
+    def _write(self, calls: Sequence[Call]) -> None:
+        write(self._database, calls)
+        for read in self._readers:
+            read(calls)
 
 
 def new_writer(

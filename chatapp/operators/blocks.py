@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import click
 
+from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import public_id_of
 from chatapp.operators import callers
 from chatapp.operators.errors import reported_errors, unknown
@@ -88,7 +89,7 @@ def target_of(kind: Kind, name: str | None) -> Target:
     if kind == "all":
         if name is not None:
             raise click.UsageError(f"`all` takes no name; found {name!r}.")
-        return Target("blocked-all", callers.EVERYONE, "Every call", "closed")
+        return Target("blocked-all", EVERYONE, "Every call", "closed")
     if name is None:
         raise click.UsageError(f"The name is missing: `chat block {kind} NAME`.")
     if kind == "user":

@@ -13,17 +13,15 @@ import click
 from flask import current_app
 from limits.storage import MemoryStorage
 
+from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
 from chatapp.accounts.store import UnknownKeyError, UnknownUserError, own_limits
 from chatapp.services import current_services
-from chatapp.web.current_request import USER, current_request, user_identity
-from chatapp.web.identities import DEFAULT_PLAN, TEAM, team_identity
+from chatapp.web.current_request import current_request, user_identity
+from chatapp.web.identities import DEFAULT_PLAN, team_identity
 from ratelimit_ext import Limiter, StorageUnavailable, address_identity
 
-ADDRESS: Final = "ip:"
-#: The identity of limits that count all callers together.
-EVERYONE: Final = "*"
 PUBLIC_ID: Final = re.compile("[0-9a-f]{16}")
 NOT_SHARED: Final = (
     "they are in the memory of each worker, which commands cannot read. Run it beside gunicorn, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -198,10 +198,14 @@ def _left(shown: RequestLimit) -> RemainingLimit:
 def _period_s(shown: RequestLimit) -> int:
     """The length of the current window, in seconds."""
     limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
+    return round(reset_at - window_start(limit, reset_at).timestamp())
+
+
+def window_start(limit: Any, reset_at: float) -> datetime:
+    """When the fixed window of a limit began that ends then, in seconds since 1970."""
     if limit.anchor is None:
-        return limit.period_us // MICRO
+        return datetime.fromtimestamp(reset_at - limit.period_us / MICRO, UTC)
     zone = ZoneInfo(limit.timezone)
-    start = datetime.fromtimestamp(reset_at - 1, zone).replace(hour=0, minute=0, second=0)
-    if limit.anchor == "month":
-        start = start.replace(day=1)
-    return round(reset_at - start.replace(microsecond=0).timestamp())
+    start = datetime.fromtimestamp(reset_at - 1, zone)
+    start = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    return start.replace(day=1) if limit.anchor == "month" else start

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from flask.globals import app_ctx
 
+from chatapp.accounts import ADDRESS, USER
 from chatapp.accounts.authentication import Principal
 from chatapp.catalogue import Model
 from chatapp.estimates.estimate import Estimate
@@ -15,8 +16,6 @@ from chatapp.services import Services, services_of
 from chatapp.web.requests import ModelRequest
 from ratelimit_ext import Guess, client_ip
 
-#: Prefix of a user's identity. It keeps a user with the name 10.0.0.1 apart from that address.
-USER: Final = "user:"
 #: The tier of a call whose input is long enough for another price, and other limits.
 LONG: Final = "long"
 
@@ -81,7 +80,7 @@ class CurrentRequest:
         """The identity of the user; the client's address if the request names none."""
         if self._user is None:
             name = self.user_id
-            identity = f"ip:{client_ip()}" if name is None else user_identity(name)
+            identity = f"{ADDRESS}{client_ip()}" if name is None else user_identity(name)
             if self.model_request is None:  # the body may still name one
                 return identity
             self._user = identity

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from chatapp.accounts import TEAM
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter, Policy
@@ -18,7 +19,6 @@ from ratelimit_ext import Limiter, Policy
 log = logging.getLogger(__name__)
 
 DEFAULT_PLAN: Final = "starter"
-TEAM: Final = "team:"
 SPOOFING_WARNING: Final = (
     "No API keys exist, so callers can claim any user_id. Keep this server off the internet, or "
     "create a key: flask --app wsgi chat keys create --user NAME"

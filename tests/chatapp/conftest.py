@@ -82,7 +82,7 @@ def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Data
     database = Database(database_url if request.param == "sqlite" else SERVER_URL or "")
     if request.param == "postgresql":
         with database.writing() as connection:
-            tables = "alembic_version, calls, api_keys, users, teams, stored_answers"
+            tables = "alembic_version, calls, api_keys, users, teams, stored_answers, alerts"
             connection.execute(text(f"DROP TABLE IF EXISTS {tables}"))
         migration.upgrade(database)
     yield database
@@ -105,6 +105,8 @@ def make_app(database_url: str) -> Iterator[AppMaker]:
 
     yield make
     for app in made:
+        if alerts := services_of(app).alerts:
+            alerts.close()
         services_of(app).estimator.close()
         services_of(app).database.close()
 

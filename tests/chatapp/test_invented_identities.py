@@ -21,6 +21,7 @@ from flask.testing import FlaskClient
 from chatapp.accounts import authentication
 from chatapp.accounts.api_key import new_key
 from chatapp.accounts.store import Accounts
+from chatapp.alerts import watch
 from chatapp.database.connection import Database
 from chatapp.estimates import outputs
 from chatapp.services import Services, services_of
@@ -156,10 +157,14 @@ def test_a_worker_and_the_storage_are_bounded(
     assert isinstance(cache, denial_cache.DenialCache)
     last = last_verdicts_of(services)
     callers = services.estimator._callers
+    assert services.alerts is not None
+    alerts = services.alerts._watch.get()
     empty = redis_client.info("memory")["used_memory"]
     found, mb = run(
         lambda: call(client, chance),
-        lambda: parts(cache._denials, last, callers._calls, services.ledger, escaped, _parsed),
+        lambda: parts(
+            cache._denials, last, callers._calls, services.ledger, alerts, escaped, _parsed
+        ),
     )
     assert found == []
     assert services.ledger.flush(60)
@@ -168,6 +173,7 @@ def test_a_worker_and_the_storage_are_bounded(
         "remembered denials": (len(cache._denials), denial_cache.MOST_BUCKETS),
         "latest decisions": (len(last._notes), MOST_NOTES),
         "recent calls": (len(callers._calls), outputs.MOST_CALLERS),
+        "decisions for alerts": (len(alerts._readings), watch.MOST_WAITING),
         "bucket names": (escaped.cache_info().currsize, 8192),
         "addresses": (_parsed.cache_info().currsize, 8192),
         "MB": (mb, MOST_MB),
@@ -214,10 +220,12 @@ def test_the_memory_engine_is_bounded(
     engine = engine_for(limiter.storage)
     assert isinstance(engine, memory.MemoryEngine)
     buckets = engine._buckets()._states
-    callers = services_of(app).estimator._callers
+    services = services_of(app)
+    assert services.alerts is not None
+    callers, alerts = services.estimator._callers, services.alerts._watch.get()
     found, mb = run(
         lambda: call(client, chance),
-        lambda: parts(buckets, callers._calls, services_of(app).ledger, escaped, _parsed),
+        lambda: parts(buckets, callers._calls, services.ledger, alerts, escaped, _parsed),
     )
     assert found == []
     print(COUNT, len(buckets), mb)  # noqa: T201 - the figures of the full run

@@ -14,10 +14,12 @@ from flask.testing import FlaskClient
 
 from chatapp import catalogue
 from chatapp.accounts.store import Accounts
+from chatapp.alerts import table
 from chatapp.database.connection import Database
 from chatapp.estimates.estimate import Estimator
 from chatapp.estimates.redis_outputs import KEY_PREFIX, RedisOutputs
 from chatapp.ledger.call import Call
+from chatapp.services import services_of
 from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.web import reservation as reservation_module
 from ratelimit_ext.web.reservation import RENEW_EVERY_S
@@ -190,6 +192,36 @@ def test_budgets_of_a_team_and_a_key_cost_no_round_trip(
     assert policies.count(";q=") == LIMITS + 3
     for quota in ('team-usd-day";q=9000000', 'key-usd-day";q=8000000', '"usd-day";q=7000000'):
         assert quota in policies
+
+
+def test_alerts_cost_no_round_trip(
+    make_app: AppMaker,
+    redis_server: Server,
+    redis_client: redis.Redis,
+    provider: ProviderServer,
+    outputs: RedisOutputs,
+    database_url: str,
+) -> None:
+    """A budget that nears its end is looked up in the database, by a thread."""
+    limits = {"key-usd-day": "0.01 usd/day"}
+    accounts = Accounts(Database(database_url))
+    key = accounts.create_key("alice", plan=None, default_plan="starter", limits=limits)
+    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri, CHATAPP_ALERT_AT="1")
+    replace_services(app, estimator=Estimator(outputs, catalogue.load()))
+    services, client = services_of(app), app.test_client()
+    client.environ_base["HTTP_X_API_KEY"] = key.text
+
+    def ask_and_raise() -> None:
+        ask(client)
+        assert services.ledger.flush()
+        assert services.alerts is not None
+        assert services.alerts.flush()
+
+    ask_and_raise()  # the server learns the scripts
+    commands = seen(redis_client, lambda: [ask_and_raise() for _ in range(8)])
+    assert commands == [DECIDES, SETTLES] * 8
+    [alert] = table.alerts(services.database, since=None)
+    assert (alert["name"], alert["threshold"]) == ("key-usd-day", 1)
 
 
 def test_usage_statistics_are_sent_outside_of_requests(

@@ -79,6 +79,11 @@ def test_the_database_has_two_names() -> None:
         ("CHATAPP_PLANS", "alice=pro", "found 'alice=pro'; allowed: a JSON object of strings"),
         ("CHATAPP_PLANS", "[]", "a JSON object of strings"),
         ("CHATAPP_PLANS", '{"alice": 1}', "a JSON object of strings"),
+        ("CHATAPP_ALERT_AT", "50;80", "found '50;80'; allowed: whole numbers from 1 to 100, sep"),
+        ("CHATAPP_ALERT_AT", "50,101", "found '50,101'; allowed: whole numbers from 1 to 100"),
+        ("CHATAPP_ALERT_AT", "50%", "separated by commas, or off (shares of a budget"),
+        ("CHATAPP_ALERT_UNUSUAL_TIMES", "-1", "found '-1'; allowed: a number from 0 to 1000"),
+        ("CHATAPP_ALERT_UNUSUAL_USD", "ten", "found 'ten'; allowed: a number from 0 to 1000000"),
         ("RATELIMIT_ENABLED", "maybe", "true or false"),
         ("RATELIMIT_STORAGE_OPTIONS", "a=b", "not JSON"),
         ("RATELIMIT_STORAGE_OPTIONS", "[1]", "JSON object"),
@@ -97,6 +102,61 @@ def test_a_mistake_names_the_variable(name: str, text: str, says: str) -> None:
     assert says in str(caught.value)
     for of_pydantic in ("Value error", "Input should", "\n"):
         assert of_pydantic not in str(caught.value)
+
+
+SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+LOCAL = "http://127.0.0.1:9000/a-secret-path"
+URL, SECRET = "CHATAPP_ALERT_WEBHOOK_URL", "CHATAPP_ALERT_WEBHOOK_SECRET"
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "says"),
+    [
+        ("http://hooks.example/a-secret-path", SIGNING, "found scheme 'http' and host 'hooks.ex"),
+        ("hooks.example/a-secret-path", SIGNING, "found scheme '' and host ''"),
+        ("https:///a-secret-path", SIGNING, "found scheme 'https' and host ''"),
+        ("https://hooks.example:x/a-secret-path", SIGNING, "found scheme '' and host ''"),
+        ("ftp://127.0.0.1/a-secret-path", SIGNING, "allowed: a URL that begins with https://"),
+        (None, SIGNING, "found nothing; allowed: a URL"),
+        (LOCAL, None, "found nothing; allowed: whsec_ and 24 to 64 bytes in base64"),
+        (LOCAL, "whsec_c2hvcnQ=", "found 14 characters in another form; allowed: whsec_"),
+        (LOCAL, SIGNING.partition("_")[2], "found 32 characters in another form"),
+        (LOCAL, f"{SIGNING}!", "found 39 characters in another form"),
+    ],
+)
+def test_a_webhook_needs_a_safe_url_and_a_secret(
+    url: str | None, secret: str | None, says: str
+) -> None:
+    """Both or neither. No message quotes them: the path of the URL may be a secret, too."""
+    given = {name: value for name, value in ((URL, url), (SECRET, secret)) if value is not None}
+    with pytest.raises(SettingsError) as caught:
+        read(**given)
+    said = str(caught.value)
+    assert says in said
+    assert said.startswith(SECRET if url == LOCAL else URL)
+    assert "secret-path" not in said
+    assert secret is None or secret not in said
+
+
+@pytest.mark.parametrize(
+    "url", [LOCAL, "http://[::1]/x", "http://localhost/x", "https://hooks.example/a-secret-path"]
+)
+def test_a_webhook_may_be_https_or_on_this_machine(url: str) -> None:
+    """The settings show neither the URL nor the secret."""
+    found = read(**{URL: url, SECRET: SIGNING})
+    assert found.alert_webhook_url == url
+    assert "alert_webhook" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [("90", (90,)), ("80, 50,100,50", (50, 80, 100)), ("off", ()), (" Off ", ()), ("0", ())],
+)
+def test_thresholds_are_a_list(text: str, at: tuple[int, ...]) -> None:
+    """In order; `off` for none."""
+    assert read(CHATAPP_ALERT_AT=text).alert_at == at
+    assert settings.from_config({"CHATAPP_ALERT_AT": at}).alert_at == at
+    assert read(CHATAPP_ALERT_AT="").alert_at == (50, 80, 100)
 
 
 def test_every_mistake_is_reported() -> None:

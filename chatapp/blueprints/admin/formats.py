@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from chatapp.accounts import USER
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import dollars
-from chatapp.web.current_request import USER
 from ratelimit_ext.cli import span_text, time_text, wait_text
 
 #: How many rows a table has at most.

@@ -17,13 +17,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import chatapp.accounts.store
+import chatapp.alerts.table
 import chatapp.ledger.stored_answers
 import chatapp.ledger.table  # noqa: F401 - all put their tables into METADATA
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
-from chatapp.migrations.versions import r0002_attempts, r0005_teams
+from chatapp.migrations.versions import r0002_attempts, r0005_teams, r0006_alerts
 
 ROOT = Path(__file__).resolve().parents[3]
 # Waits for a line on its input, so that all processes begin at once.
@@ -73,7 +74,15 @@ def test_an_upgrade_is_done_once(database: Database) -> None:
 def first_revision(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Each kind of database, as the first version made it."""
     with database.writing() as connection:
-        for table in ("alembic_version", "calls", "api_keys", "users", "teams", "stored_answers"):
+        for table in (
+            "alembic_version",
+            "calls",
+            "api_keys",
+            "users",
+            "teams",
+            "stored_answers",
+            "alerts",
+        ):
             connection.execute(text(f"DROP TABLE {table}"))
     with monkeypatch.context() as then:
         then.setattr(migration, "HEAD", "0001")
@@ -116,6 +125,7 @@ def test_users_of_the_version_before_have_no_team(
     """They and their keys stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0006_alerts.downgrade()
             r0005_teams.downgrade()
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
         for statement in USER_OF_BEFORE:

@@ -1,0 +1,1 @@
+"""Alerts about spending: what is said, who has heard it, and how it is sent."""

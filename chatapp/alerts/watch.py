@@ -1,0 +1,303 @@
+"""What raises alerts: budgets that near their ends, and users who spend far more than usual.
+
+A decision tells how much of a budget is used, without a round trip, but with what running calls
+hold of it, and a hold can be many times the real cost. So a decision only says whether a look at
+the ledger is worthwhile. What is compared with a threshold is what the ledger has settled in the
+budget's window, once the call is written there.
+
+A request only notes its decision; everything else happens in a thread of each process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cachetools import LRUCache
+from sqlalchemy.exc import SQLAlchemyError
+
+from chatapp.accounts import EVERYONE, TEAM
+from chatapp.alerts import table
+from chatapp.alerts.alert import Alert, subject
+from chatapp.alerts.webhook import Deliveries, Webhook
+from chatapp.background import BackgroundSender, Patience
+from chatapp.database.connection import Database
+from chatapp.ledger.call import Call
+from chatapp.ledger.reports import UNFINISHED, Reports
+from chatapp.per_process import PerProcess
+
+log = logging.getLogger(__name__)
+
+#: Calls of this time are looked at together, so that a budget costs one query in it at most.
+LINGER_S: Final = 5.0
+#: A user's spending of today is summed this often, or when the calls of this process reach the bar.
+TODAY_EVERY_S: Final = 60.0
+#: A usual day: the average of the days with spending, of the last 14, if there are 3 of them.
+USUAL_DAYS: Final = 14
+LEAST_DAYS: Final = 3
+#: A budget that refuses calls is used up, although the rest would pay a smaller one.
+USED_UP_PERCENT: Final = 90
+#: Identities that are remembered, and decisions and identities that wait.
+MOST_IDENTITIES: Final = 10_000
+MOST_WAITING: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """``at`` are the thresholds of budgets in percent, in order; empty: none. A user is unusual who
+    has spent ``times`` as much as on a usual day, and ``least_micro_usd``; 0 times: none is."""
+
+    at: tuple[int, ...]
+    times: float
+    least_micro_usd: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Standing:
+    """How a budget stood at the latest decision of this process.
+
+    ``used`` includes what running calls hold, and grows by what calls have cost since. ``window``
+    tells the windows of a budget apart. ``refuses``: it denied that call. ``raised`` is the highest
+    threshold that was raised, as far as this process knows.
+    """
+
+    identity: str
+    user: str | None
+    name: str
+    amount: int
+    used: int
+    refuses: bool
+    since: datetime
+    window: float
+    resets_at: datetime | None
+    raised: int = 0
+
+
+@dataclass(slots=True)
+class _Today:
+    """A user's day by UTC: from what amount on it is unusual, what was spent, when the ledger was
+    last asked, what a usual day costs (0: not known), and whether nothing more can be raised."""
+
+    midnight: datetime
+    bar: int
+    spent: int = 0
+    asked_at: float = -math.inf
+    usual: int = 0
+    is_done: bool = False
+
+
+#: Reads the budgets of a decision.
+Reading = Callable[[], Iterable[Standing]]
+
+
+class Alerts:
+    """The alerts of an application; safe from any thread."""
+
+    def __init__(self, database: Database, rules: Rules, *, webhook: Webhook | None = None) -> None:
+        self.webhook = webhook
+        self._deliveries = (
+            None
+            if webhook is None
+            else PerProcess(lambda: Deliveries(webhook), close=Deliveries.close)
+        )
+        self._watch = PerProcess(
+            # The deliveries are made first, so that they end last.
+            lambda: Watch(database, rules, self._deliveries.get() if self._deliveries else None),
+            close=Watch.close,
+        )
+
+    def note_decision(self, buckets: tuple[str, ...], read: Reading, *, refused: bool) -> None:
+        """A request was decided; ``buckets`` name its budgets. Never waits."""
+        self._watch.get().note_decision(buckets, read, refused=refused)
+
+    def note_calls(self, calls: Sequence[Call]) -> None:
+        """These calls are in the ledger. Never waits."""
+        self._watch.get().note_calls(calls)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Look, and send, at once; returns whether all that waits in this process is sent."""
+        looked = self._watch.get().flush(timeout_s)
+        return looked and (not self._deliveries or self._deliveries.get().flush(timeout_s))
+
+    def close(self) -> None:
+        """As at the end of the process."""
+        self._watch.close()
+        if self._deliveries:
+            self._deliveries.close()
+
+
+class Watch:
+    """The thread of one process, and what it knows."""
+
+    def __init__(self, database: Database, rules: Rules, deliveries: Deliveries | None) -> None:
+        self._database = database
+        self._reports = Reports(database)
+        self._rules = rules
+        self._deliveries = deliveries
+        self._lock = threading.Lock()
+        self._readings: dict[tuple[str, ...], Reading] = {}
+        # Only for the thread: budgets by identity and name, and the days of users.
+        self._budgets: LRUCache[str, dict[str, Standing]] = LRUCache(MOST_IDENTITIES)
+        self._today: LRUCache[str, _Today] = LRUCache(MOST_IDENTITIES)
+        # Costs by identity. One that waits for a database that is down, or is lost, is no loss: the
+        # next call of the identity makes the same sums.
+        self._costs: BackgroundSender[str, int] = BackgroundSender(
+            "alerts",
+            self._look,
+            merge=int.__add__,
+            lose=lambda _identity, _cost: None,
+            batch=MOST_WAITING,
+            most=MOST_WAITING,
+            linger_s=LINGER_S,
+            patience=Patience(first_s=LINGER_S, longest_s=60.0),
+        )
+
+    def note_decision(self, buckets: tuple[str, ...], read: Reading, *, refused: bool) -> None:
+        with self._lock:
+            is_full = len(self._readings) >= MOST_WAITING and buckets not in self._readings
+            if not is_full:
+                self._readings[buckets] = read
+        if refused or is_full:  # otherwise the call will have it read
+            self._costs.put("", 0)
+
+    def note_calls(self, calls: Sequence[Call]) -> None:
+        costs: dict[str, int] = {}
+        for call in calls:
+            if call.status != UNFINISHED and call.cost_micro_usd:
+                team = call.team and f"{TEAM}{call.team}"
+                for identity in filter(None, (call.user, call.key_id, team, EVERYONE)):
+                    costs[identity] = costs.get(identity, 0) + call.cost_micro_usd
+        for identity, cost in costs.items():
+            self._costs.put(identity, cost)
+
+    def flush(self, timeout_s: float) -> bool:
+        return self._costs.flush(timeout_s)
+
+    def close(self) -> None:
+        self._costs.close()
+
+    def _look(self, costs: Mapping[str, int]) -> bool:
+        """Raise what is due; False if the database is unavailable."""
+        refused = self._read_decisions()
+        try:
+            for identity, cost in {**dict.fromkeys(refused, 0), **costs}.items():
+                for budget in self._budgets.get(identity, {}).values():
+                    budget.used += cost
+                    self._look_at_budget(budget)
+                if cost and self._rules.times and subject(identity)[0] == "user":
+                    self._look_at_user(identity, cost)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("Spending alerts wait for the database: %s", error)
+            for identity in refused:
+                self._costs.put(identity, 0)
+            return False
+        return True
+
+    def _read_decisions(self) -> set[str]:
+        """Read what was decided since; returns the identities whose budgets refused a call."""
+        with self._lock:
+            readings, self._readings = self._readings, {}
+        refused = set()
+        for read in readings.values():
+            for new in read():
+                known = self._budgets.setdefault(new.identity, {})
+                old = known.get(new.name)
+                if old and (old.window, old.amount) == (new.window, new.amount):
+                    new.raised = old.raised
+                known[new.name] = new
+                if new.refuses:
+                    refused.add(new.identity)
+        return refused
+
+    # -- budgets -------------------------------------------------------------------------------
+
+    def _look_at_budget(self, budget: Standing) -> None:
+        """Raise the highest threshold that the settled spending has reached."""
+        now, at = datetime.now(UTC), self._rules.at
+        bar = next((percent for percent in at if percent > budget.raised), None)
+        if bar is None or (budget.resets_at is not None and budget.resets_at <= now):
+            return
+        if budget.used * 100 < bar * budget.amount and not budget.refuses:
+            return
+        spent = self._spent(budget)
+        is_used_up = budget.refuses and spent * 100 >= USED_UP_PERCENT * budget.amount
+        passed = at if is_used_up else [p for p in at if spent * 100 >= p * budget.amount]
+        reached = max(passed, default=0)
+        if reached <= budget.raised:
+            return
+        self._raise(
+            Alert(
+                type="budget.reached",
+                identity=budget.identity,
+                user=budget.user if subject(budget.identity)[0] == "key" else None,
+                name=budget.name,
+                threshold=reached,
+                spent=spent,
+                amount=budget.amount,
+                since=budget.since,
+                resets_at=budget.resets_at,
+                refuses=budget.refuses,
+            )
+        )
+        budget.raised = reached
+
+    def _spent(self, budget: Standing) -> int:
+        """What the ledger has settled in the budget's window."""
+        kind, name = subject(budget.identity)
+        user = budget.identity if kind == "user" else budget.user
+        return self._reports.settled_micro_usd(
+            user if kind in ("user", "key") else None,  # the ledger's index is by user
+            budget.since,
+            team=name if kind == "team" else None,
+            key=name if kind == "key" else None,
+        )
+
+    # -- unusual usage -------------------------------------------------------------------------
+
+    def _look_at_user(self, user: str, cost: int) -> None:
+        """Raise that the user has spent far more than usual today."""
+        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        today = self._today.get(user)
+        if today is None or today.midnight != midnight:
+            today = self._today[user] = _Today(midnight, self._rules.least_micro_usd)
+        today.spent += cost
+        now = time.monotonic()
+        is_due = today.spent >= today.bar or now - today.asked_at >= TODAY_EVERY_S
+        if today.is_done or not is_due:
+            return
+        today.asked_at, today.spent = now, self._reports.settled_micro_usd(user, midnight)
+        if today.spent >= today.bar and not today.usual:
+            today.usual = self._usual(user, midnight)
+            today.is_done = not today.usual
+            today.bar = max(today.bar, int(today.usual * self._rules.times))
+        if today.spent < today.bar or today.is_done:
+            return
+        self._raise(
+            Alert(
+                type="usage.unusual",
+                identity=user,
+                spent=today.spent,
+                amount=today.usual,
+                since=midnight,
+            )
+        )
+        today.is_done = True
+
+    def _usual(self, user: str, midnight: datetime) -> int:
+        """What the user spends on a day with spending; 0 without a history."""
+        days = self._reports.totals(user=user, since=midnight - timedelta(days=USUAL_DAYS))
+        today = f"{midnight:%Y-%m-%d}"
+        costs = [day.cost_micro_usd for day in days if day.cost_micro_usd and day.day != today]
+        return sum(costs) // len(costs) if len(costs) >= LEAST_DAYS else 0
+
+    def _raise(self, alert: Alert) -> None:
+        if table.remember(self._database, alert):
+            log.warning("%s", alert.sentence)
+            if self._deliveries:
+                self._deliveries.put(alert)

@@ -1,0 +1,79 @@
+"""The budgets of a decision, for spending alerts.
+
+A budget is an enforced limit in dollars over a day or more, in a window: a token bucket has none,
+and an hour's end would be noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+from chatapp.accounts import ADDRESS, USER
+from chatapp.alerts.watch import Alerts, Standing
+from chatapp.web.call_limits import window_start
+from ratelimit_ext import DecisionEvent, Event
+
+MICRO: Final = 1_000_000
+DAY_US: Final = 86_400 * MICRO
+FIXED: Final = "fixed-window"
+WINDOWS: Final = (FIXED, "sliding-window", "sliding-window-counter")
+
+
+def listener(alerts: Alerts) -> Callable[[Event], None]:
+    """Notes each decision for the alerts. A request pays for finding its budgets; their verdicts
+    are read later, by the alerts' thread."""
+
+    def note(event: Event) -> None:
+        # Shares of a limit, and what is repeated from memory, tell nothing new.
+        if event.__class__ is not DecisionEvent or event.degraded or event.recalled:
+            return
+        buckets = tuple([charge.key for _, _, charge in event.charges if _is_budget(charge.limit)])
+        if buckets:
+            refused = event.reason == "limit" and any(
+                _is_budget(verdict.charge.limit) for verdict in event.denials
+            )
+            alerts.note_decision(buckets, partial(_standings, event), refused=refused)
+
+    return note
+
+
+def _is_budget(limit: Any) -> bool:
+    return (
+        limit.unit == "usd"
+        and limit.period_us >= DAY_US
+        and limit.mode == "enforce"
+        and limit.traits.name in WINDOWS
+    )
+
+
+def _standings(event: DecisionEvent) -> Iterator[Standing]:
+    """How the budgets of a decision stand."""
+    identities = event.identities
+    user = next((i for i in identities.values() if i.startswith((USER, ADDRESS))), None)
+    for verdict in event.decision.verdicts:
+        charge = verdict.charge
+        limit = charge.limit
+        if not _is_budget(limit) or charge.key not in identities:
+            continue
+        reset_at_s = (event.decision.now_us + verdict.reset_after_us) / MICRO
+        if limit.traits.name == FIXED:
+            since, window = window_start(limit, reset_at_s), reset_at_s
+            resets_at = datetime.fromtimestamp(reset_at_s, UTC)
+        else:
+            now_s, period_s = event.decision.now_us / MICRO, limit.period_us / MICRO
+            since, window = datetime.fromtimestamp(now_s - period_s, UTC), now_s // period_s
+            resets_at = None
+        yield Standing(
+            identity=identities[charge.key],
+            user=user,
+            name=limit.label,
+            amount=limit.amount,
+            used=limit.amount - verdict.remaining,
+            refuses=event.reason == "limit" and not verdict.allowed,
+            since=since,
+            window=window,
+            resets_at=resets_at,
+        )

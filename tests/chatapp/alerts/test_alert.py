@@ -1,0 +1,71 @@
+"""The words of an alert."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from chatapp.alerts.alert import Alert
+
+NOON = datetime(2026, 11, 26, 12, 0, 0, tzinfo=UTC)
+RESET = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def alert(**fields: Any) -> Alert:
+    usual: dict[str, Any] = {
+        "type": "budget.reached",
+        "since": NOON,
+        "name": "usd",
+        "resets_at": RESET,
+    }
+    return Alert(**usual | {"spent": 800_000, "amount": 1_000_000} | fields)
+
+
+SENTENCES = {
+    "User alice has spent 0.80 of 1.00 USD (80 %) of the budget usd.": {"identity": "user:alice"},
+    "User ip:198.51.100.7 has spent 0.80 of 1.00 USD (80 %) of the budget usd.": {
+        "identity": "ip:198.51.100.7"
+    },
+    "Team red has spent 0.80 of 1.00 USD (80 %) of the budget usd.": {"identity": "team:red"},
+    "Key 0123456789abcdef has spent 0.80 of 1.00 USD (80 %) of the budget usd.": {
+        "identity": "0123456789abcdef"
+    },
+    "The whole application has spent 1.20 of 1.00 USD (120 %) of the budget usd, "
+    "which now refuses calls.": {"identity": "*", "spent": 1_200_000, "refuses": True},
+    "User a has spent 0.000065 of 0.0001 USD (65 %) of the budget usd.": {
+        "identity": "user:a",
+        "spent": 65,
+        "amount": 100,
+    },
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_sentence_says_whose_budget_it_is(sentence: str) -> None:
+    """And how much of how much, until when."""
+    found = alert(**SENTENCES[sentence])
+    assert found.sentence == f"{sentence} It starts afresh at 2026-12-01 00:00 UTC."
+
+
+def test_a_name_is_only_text() -> None:
+    """It breaks no line of a log; it is no mention and no link for Slack. The data has it as it
+    is."""
+    found = alert(identity="user:<!channel>&\nERROR all is lost\x1b[2J")
+    assert "\n" not in found.sentence
+    assert "\x1b" not in found.sentence
+    body = json.loads(found.body())
+    assert body["text"].startswith(
+        "User &lt;!channel&gt;&amp;\\nERROR all is lost\\x1b[2J has spent"
+    )
+    assert body["data"]["user"] == "<!channel>&\nERROR all is lost\x1b[2J"
+
+
+def test_unusual_usage_has_a_usual_day() -> None:
+    """In place of what a budget has."""
+    found = alert(type="usage.unusual", identity="user:bob", name=None, resets_at=None)
+    data = json.loads(found.body())["data"]
+    assert (data["spent_usd"], data["usual_usd"], data["amount_usd"]) == (0.8, 1.0, None)
+    assert (data["budget"], data["threshold"], data["resets_at"]) == (None, None, None)

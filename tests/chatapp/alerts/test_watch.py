@@ -1,0 +1,412 @@
+"""When alerts are raised: by the ledger's settled spending, once for all workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from chatapp.alerts import table, watch
+from chatapp.alerts.watch import Alerts, Rules, Standing
+from chatapp.database.connection import Database
+from chatapp.ledger.call import Call
+from chatapp.ledger.table import write
+from tests.chatapp.ledger.calls import begun, finished
+
+USD = 1_000_000
+KEY = "0123456789abcdef"
+RULES = Rules(at=(50, 80, 100), times=5.0, least_micro_usd=10 * USD)
+MakeAlerts = Callable[..., Alerts]
+
+
+@pytest.fixture
+def make_alerts(database: Database) -> Iterator[MakeAlerts]:
+    """Makes the alerts of a worker."""
+    made = []
+
+    def make(**rules: Any) -> Alerts:
+        fields = {name: getattr(RULES, name) for name in ("at", "times", "least_micro_usd")}
+        made.append(Alerts(database, Rules(**fields | rules)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def alerts(make_alerts: MakeAlerts) -> Alerts:
+    return make_alerts()
+
+
+def standing(now: datetime | None = None, **fields: Any) -> Standing:
+    """Alice's budget of 10 dollars, in the middle of its window, with nothing used."""
+    now = now or datetime.now(UTC)
+    resets_at = (now + timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    usual: dict[str, Any] = {
+        "identity": "user:alice",
+        "user": "user:alice",
+        "name": "usd-day",
+        "amount": 10 * USD,
+        "used": 0,
+        "refuses": False,
+        "since": resets_at - timedelta(days=1),
+        "window": resets_at.timestamp(),
+        "resets_at": resets_at,
+    }
+    return Standing(**usual | fields)
+
+
+def decide(alerts: Alerts, *budgets: Standing) -> None:
+    """A decision that saw these budgets."""
+    refused = any(budget.refuses for budget in budgets)
+    names = tuple(f"{each.identity}/{each.name}" for each in budgets)
+    alerts.note_decision(names, lambda: budgets, refused=refused)
+
+
+def spend(alerts: Alerts, database: Database, usd: float, **fields: Any) -> Call:
+    """A call of that cost, in the ledger."""
+    started_at = fields.pop("started_at", datetime.now(UTC))
+    call = finished(begun(started_at=started_at), cost_micro_usd=round(usd * USD), **fields)
+    write(database, [call])
+    alerts.note_calls([call])
+    return call
+
+
+def raised(alerts: Alerts, database: Database) -> list[tuple[str, int]]:
+    """The identities and thresholds of all alerts, the oldest first; 0 for unusual usage."""
+    assert alerts.flush(10)
+    rows = reversed(table.alerts(database, since=None))
+    return [(row["identity"], row["threshold"]) for row in rows]
+
+
+def thresholds(alerts: Alerts, database: Database) -> list[int]:
+    return [threshold for _, threshold in raised(alerts, database)]
+
+
+# -- budgets -----------------------------------------------------------------------------------
+
+
+def test_each_threshold_is_raised_once(alerts: Alerts, database: Database) -> None:
+    """At the amount, not a micro-dollar before it, and never again in the window."""
+    seen = []
+    for usd in (4.999999, 0.000001, 2.9, 0.1, 1.0, 1.0, 5.0):
+        decide(alerts, standing())
+        decide(alerts, standing(used=20 * USD))
+        spend(alerts, database, usd)
+        seen.append(thresholds(alerts, database))
+    assert seen == [[], [50], [50], [50, 80], [50, 80], [50, 80, 100], [50, 80, 100]]
+
+
+def test_several_thresholds_at_once_are_one_alert(alerts: Alerts, database: Database) -> None:
+    """The highest, which says it all."""
+    decide(alerts, standing())
+    spend(alerts, database, 9)
+    assert thresholds(alerts, database) == [80]
+
+
+def test_the_sentence_says_who_and_how_much(
+    alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At WARNING, in one line."""
+    budget = standing(identity=KEY, name="key-usd-day")
+    decide(alerts, budget)
+    spend(alerts, database, 8.25, key_id=KEY)
+    assert thresholds(alerts, database) == [80]
+    [record] = [each for each in caplog.records if each.name == "chatapp.alerts.watch"]
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"Key {KEY} of alice has spent 8.25 of 10.00 USD (82 %) of the budget key-usd-day. "
+        f"It starts afresh at {budget.resets_at:%Y-%m-%d %H:%M} UTC."
+    )
+
+
+def test_two_workers_raise_one_alert(make_alerts: MakeAlerts, database: Database) -> None:
+    """And a worker that starts later raises none of those again."""
+    one, other = make_alerts(), make_alerts()
+    for worker in (one, other):
+        decide(worker, standing(used=USD))
+    spend(one, database, 5)
+    spend(other, database, 1)
+    assert thresholds(one, database) == thresholds(other, database) == [50]
+    later = make_alerts()
+    decide(later, standing(used=6 * USD))
+    spend(later, database, 1)
+    assert thresholds(later, database) == [50]
+    decide(later, standing(used=7 * USD))
+    spend(later, database, 1)
+    assert thresholds(later, database) == [50, 80]
+
+
+def test_a_hold_raises_nothing(alerts: Alerts, database: Database) -> None:
+    """Reservations of twice the budget, while calls cost a hundredth of it."""
+    for _ in range(3):
+        decide(alerts, standing(used=20 * USD))
+        spend(alerts, database, 0.1)
+    unfinished = begun(started_at=datetime.now(UTC), cost_micro_usd=20 * USD)
+    write(database, [unfinished])
+    alerts.note_calls([unfinished])
+    assert thresholds(alerts, database) == []
+
+
+def test_a_budget_far_from_its_thresholds_costs_no_query(
+    alerts: Alerts, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a decision alone."""
+    decide(alerts, standing(used=20 * USD))
+    asked: list[object] = []
+    monkeypatch.setattr(watch.Watch, "_look_at_user", lambda *_: None)
+    monkeypatch.setattr(watch.Watch, "_spent", lambda *_: asked.append(1) or 0)
+    assert alerts.flush(10)
+    decide(alerts, standing(used=4 * USD))
+    spend(alerts, database, 0.9)
+    assert thresholds(alerts, database) == asked == []
+    spend(alerts, database, 0.1)
+    assert thresholds(alerts, database) == []
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("spent", "expected"), [(8.99, [80]), (9.0, [100])])
+def test_a_budget_that_refuses_calls_is_used_up(
+    alerts: Alerts, database: Database, spent: float, expected: list[int]
+) -> None:
+    """From 90 % on; less may pay for other calls."""
+    decide(alerts, standing())
+    spend(alerts, database, spent)
+    decide(alerts, standing(used=int(spent * USD), refuses=True))
+    assert thresholds(alerts, database) == expected
+    decide(alerts, standing(used=int(spent * USD), refuses=True))
+    assert thresholds(alerts, database) == expected
+
+
+def test_a_refusal_says_so(
+    alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line of the log tells a budget that stops calls from one that is only passed."""
+    decide(alerts, standing())
+    spend(alerts, database, 9.5)
+    assert thresholds(alerts, database) == [80]
+    decide(alerts, standing(used=int(9.5 * USD), refuses=True))
+    assert thresholds(alerts, database) == [80, 100]
+    assert "of the budget usd-day, which now refuses calls. It starts" in caplog.messages[-1]
+
+
+def test_another_amount_is_another_budget(alerts: Alerts, database: Database) -> None:
+    """A raised budget has thresholds of its own; a lowered one, too."""
+    decide(alerts, standing())
+    spend(alerts, database, 10)
+    assert thresholds(alerts, database) == [100]
+    decide(alerts, standing(amount=20 * USD, used=10 * USD))
+    spend(alerts, database, 0.5)
+    assert thresholds(alerts, database) == [100, 50]
+    decide(alerts, standing(amount=12 * USD, used=11 * USD))
+    spend(alerts, database, 0.1)
+    assert thresholds(alerts, database) == [100, 50, 80]
+
+
+def test_the_next_window_begins_afresh(alerts: Alerts, database: Database) -> None:
+    """With the spending and the alerts since it began."""
+    decide(alerts, standing())
+    spend(alerts, database, 6)
+    assert thresholds(alerts, database) == [50]
+    fresh = {"since": datetime.now(UTC), "window": 2e9}
+    decide(alerts, standing(used=USD, **fresh))
+    spend(alerts, database, 4)
+    assert thresholds(alerts, database) == [50]
+    spend(alerts, database, 2)
+    assert thresholds(alerts, database) == [50, 50]
+
+
+def test_a_window_that_has_ended_raises_nothing(alerts: Alerts, database: Database) -> None:
+    """Its budget has started afresh."""
+    decide(alerts, standing(resets_at=datetime.now(UTC) - timedelta(seconds=1)))
+    spend(alerts, database, 9)
+    assert thresholds(alerts, database) == []
+
+
+def test_budgets_of_users_keys_teams_and_all(alerts: Alerts, database: Database) -> None:
+    """Each counts its own calls in the ledger."""
+    identities = ("user:alice", KEY, "team:research", "*", "team:sales", "0" * 16)
+    for identity in identities:
+        decide(alerts, standing(identity=identity))
+    spend(alerts, database, 4, team="research")
+    spend(alerts, database, 3, team="research", key_id="f" * 16)
+    spend(alerts, database, 2, user="user:bob", key_id="f" * 16)
+    assert sorted(raised(alerts, database)) == [
+        ("*", 80),
+        ("team:research", 50),
+        ("user:alice", 50),
+    ]
+    spend(alerts, database, 1)
+    assert sorted(raised(alerts, database))[:3] == [("*", 80), ("*", 100), (KEY, 50)]
+
+
+def test_a_sliding_window_has_no_end(
+    alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts the last period, and is raised once in it."""
+    since = datetime.now(UTC) - timedelta(days=1)
+    for _ in range(2):
+        decide(alerts, standing(since=since, window=7, resets_at=None, used=4 * USD))
+        spend(alerts, database, 3)
+        spend(alerts, database, 100, started_at=since - timedelta(seconds=1))
+        assert alerts.flush(10)
+    assert thresholds(alerts, database) == [50]
+    assert caplog.messages[-1].endswith("of the budget usd-day.")
+
+
+def test_decisions_that_wait_are_bounded(
+    make_alerts: MakeAlerts, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When there are too many, they are read; without a call, one waits for each caller."""
+    monkeypatch.setattr(watch, "MOST_WAITING", 2)
+    alerts = make_alerts()
+    waiting = alerts._watch.get()
+    for user in ("ada", "bob", "bob", "cleo"):
+        decide(alerts, standing(identity=f"user:{user}"))
+        assert len(waiting._readings) <= 2
+    assert alerts.flush(10)
+    assert waiting._readings == {}
+    assert set(waiting._budgets) == {"user:ada", "user:bob"}
+
+
+def test_thresholds_can_be_switched_off(make_alerts: MakeAlerts, database: Database) -> None:
+    """And unusual usage, too."""
+    silent = make_alerts(at=(), times=0.0)
+    decide(silent, standing())
+    spend(silent, database, 100)
+    assert thresholds(silent, database) == []
+
+
+def test_a_database_that_is_down_loses_no_alert(
+    alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is raised when the database is back; the log says why it waits."""
+    decide(alerts, standing())
+    spend(alerts, database, 9)
+    with database.writing() as connection:
+        connection.execute(text("ALTER TABLE alerts RENAME TO elsewhere"))
+    assert not alerts.flush(0.2)
+    assert "Spending alerts wait for the database" in caplog.text
+    with database.writing() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO alerts"))
+    assert thresholds(alerts, database) == [80]
+
+
+# -- unusual usage -----------------------------------------------------------------------------
+
+
+def remember_days(database: Database, *usd: float, first: int = 1, **fields: Any) -> None:
+    """Spending on the days before today, the latest first."""
+    now = datetime.now(UTC)
+    for days, cost in enumerate(usd, first):
+        started_at = now - timedelta(days=days)
+        call = finished(begun(started_at=started_at), cost_micro_usd=round(cost * USD), **fields)
+        write(database, [call])
+
+
+def test_far_more_than_usual_is_raised_once_a_day(
+    make_alerts: MakeAlerts, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From five times the average of the days with spending on, by any worker."""
+    remember_days(database, 4, 0, 9, 0, 2)
+    one, other = make_alerts(), make_alerts()
+    spend(one, database, 24.99)
+    assert raised(one, database) == []
+    spend(one, database, 0.01)
+    assert raised(one, database) == [("user:alice", 0)]
+    for worker in (one, other):
+        spend(worker, database, 30)
+        assert raised(worker, database) == [("user:alice", 0)]
+    assert caplog.messages[-1] == (
+        "User alice has spent 25.00 USD today, 5.0 times as much as on a usual day (5.00 USD)."
+    )
+
+
+def test_little_is_never_unusual(alerts: Alerts, database: Database) -> None:
+    """Ten times the usual, and below the least amount."""
+    remember_days(database, 0.9, 0.9, 0.9)
+    spend(alerts, database, 9.99)
+    assert raised(alerts, database) == []
+    spend(alerts, database, 0.01)
+    assert raised(alerts, database) == [("user:alice", 0)]
+
+
+@pytest.mark.parametrize("days", [(), (1, 1), (1, 1, 0)])
+def test_a_newcomer_is_never_unusual(
+    alerts: Alerts, database: Database, days: tuple[float, ...]
+) -> None:
+    """With less than three days of spending; their budgets raise alerts."""
+    remember_days(database, *days)
+    spend(alerts, database, 500)
+    spend(alerts, database, 500)
+    assert raised(alerts, database) == []
+
+
+def test_the_history_is_14_days_of_the_user(alerts: Alerts, database: Database) -> None:
+    """Neither older days nor other users count."""
+    remember_days(database, 100, 100, 100, user="user:bob")
+    remember_days(database, 100, first=15)
+    remember_days(database, 2, 2, first=13)
+    spend(alerts, database, 50)
+    assert raised(alerts, database) == []
+    remember_days(database, 2)
+    fresh = Alerts(database, RULES)
+    spend(fresh, database, 0.01)
+    assert raised(fresh, database) == [("user:alice", 0)]
+    fresh.close()
+
+
+def test_a_user_costs_a_query_a_minute(
+    alerts: Alerts, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More only if the calls of this process may have made the day unusual."""
+    clock = [0.0]
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    queries: list[str] = []
+    engine = database._engine.get()
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            queries.append(statement)
+
+    def cost_of(usd: float) -> int:
+        event.listen(engine, "before_cursor_execute", count)
+        spend(alerts, database, usd)
+        assert alerts.flush(10)
+        event.remove(engine, "before_cursor_execute", count)
+        counted, queries[:] = len(queries), []
+        return counted
+
+    remember_days(database, 2, 2, 2)
+    assert [cost_of(1) for _ in range(4)] == [1, 0, 0, 0]
+    clock[0] = 60.0
+    assert cost_of(1) == 1
+    assert cost_of(5) == 3  # today, the history, and whether it was raised before
+    assert cost_of(5) == 0
+
+
+def test_the_day_of_a_user_ends_at_midnight(
+    alerts: Alerts, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next day has a bar of its own: today is a part of its history."""
+    remember_days(database, 2, 2, 2)
+    spend(alerts, database, 14)
+    assert raised(alerts, database) == [("user:alice", 0)]
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, _zone: Any = None) -> datetime:
+            return tomorrow
+
+    monkeypatch.setattr(watch, "datetime", Tomorrow)
+    spend(alerts, database, 24, started_at=tomorrow)
+    assert raised(alerts, database) == [("user:alice", 0)]
+    spend(alerts, database, 1, started_at=tomorrow)
+    assert raised(alerts, database) == [("user:alice", 0)] * 2

@@ -1,0 +1,177 @@
+"""Spending alerts over real requests: whose budget it is, what it has, and that no call waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from chatapp.accounts.api_key import public_id_of
+from chatapp.alerts import table
+from chatapp.services import services_of
+from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import ProviderServer
+from tests.servers import standalone
+
+#: One call costs 70 micro-dollars, and holds 30.
+CALL = {"model": "gpt-4o", "max_tokens": 1, "messages": [{"role": "user", "content": "ping"}]}
+THREE_CALLS = "0.0002 usd/day"
+NAMES = {"key": "key-usd-day", "team": "team-usd-day", "user": "usd-day"}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def start(
+    make_app: AppMaker, provider: ProviderServer, uri: str, receiver: Receiver
+) -> Callable[[], Flask]:
+    """Starts a worker on the shared storage, which sends its alerts to `receiver`."""
+    return lambda: make_app(
+        RATELIMIT_STORAGE_URI=uri,
+        CHATAPP_ALERT_WEBHOOK_URL=receiver.url,
+        CHATAPP_ALERT_WEBHOOK_SECRET=SECRET,
+    )
+
+
+def new_key(app: Flask, user: str, *options: str) -> str:
+    return run(app, "keys", "create", "--user", user, *options).stdout.strip()
+
+
+def ask(app: Flask, key: str, **more: object) -> int:
+    """The status of one call."""
+    headers = {"Authorization": f"Bearer {key}"}
+    with app.test_client().post("/v1/chat/completions", json=CALL | more, headers=headers) as said:
+        said.get_data()
+        return said.status_code
+
+
+def raised(app: Flask) -> list[tuple[str, str, int, int]]:
+    """Identity, budget, threshold and amount of each alert, the oldest first."""
+    services = services_of(app)
+    assert services.ledger.flush()
+    assert services.alerts is not None
+    assert services.alerts.flush()
+    rows = reversed(table.alerts(services.database, since=None))
+    return [(row["identity"], row["name"], row["threshold"], row["amount"]) for row in rows]
+
+
+@pytest.mark.parametrize("owner", ["user", "key", "team", "override"])
+def test_the_amount_is_the_callers_own(
+    start: Callable[[], Flask], receiver: Receiver, owner: str
+) -> None:
+    """Of a user, a key or a team, and of an override that ends in two hours."""
+    app = start()
+    name = NAMES["user" if owner == "override" else owner]
+    own = ("--limit", f"{name}={THREE_CALLS}")
+    if owner == "team":
+        run(app, "teams", "create", "research", *own)
+    joins = ("--team", "research") if owner == "team" else ()
+    key = new_key(app, "alice", *joins, *(own if owner == "key" else ()))
+    identity = {"key": public_id_of(key), "team": "team:research"}.get(owner, "user:alice")
+    until = ("--until", "2h") if owner == "override" else ()
+    if owner in ("user", "override"):
+        run(app, "users", "set-limit", "alice", name, THREE_CALLS, *until)
+    app = start()
+    services_of(app).limiter.overrides.refresh()
+    seen = []
+    for _ in range(4):
+        status = ask(app, key)
+        seen.append((status, [threshold for _, _, threshold, _ in raised(app)]))
+    assert seen == [(200, []), (200, [50]), (200, [50, 100]), (429, [50, 100])]
+    assert {(whose, budget, amount) for whose, budget, _, amount in raised(app)} == {
+        (identity, name, 200)
+    }
+    bodies = [request.body for request in receiver.received(2)]
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    for body in bodies:
+        data = body["data"]
+        assert (data["identity"], data["budget"]) == (identity, name)
+        assert data["user"] == (None if owner == "team" else "alice")
+        assert data["resets_at"] == f"{tomorrow}T00:00:00Z"
+    assert [body["data"]["spent_usd"] for body in bodies] == [0.00014, 0.00021]
+
+
+def test_a_hold_above_the_budget_raises_nothing(start: Callable[[], Flask]) -> None:
+    """The call reserves all of it for a long answer, and the answer is short. Nor does a refusal
+    of the next one, for which what is left is too little."""
+    app = start()
+    key = new_key(app, "alice", "--limit", "key-usd-day=0.002 usd/day")
+    app = start()
+    assert ask(app, key, max_tokens=4000) == 200
+    assert raised(app) == []
+    assert ask(app, key, max_tokens=4000) == 429
+    assert raised(app) == []
+
+
+def test_a_receiver_that_hangs_delays_no_call(
+    start: Callable[[], Flask], receiver: Receiver
+) -> None:
+    """Calls are answered while the webhook waits; then it arrives."""
+    app = start()
+    key = new_key(app, "alice", "--limit", "key-usd-day=0.0004 usd/day")
+    app = start()
+    receiver.gate.clear()
+    assert [ask(app, key) for _ in range(4)] == [200] * 4
+    services = services_of(app)
+    assert services.alerts is not None
+    assert services.ledger.flush()
+    looking = threading.Thread(target=services.alerts.flush)
+    looking.start()
+    receiver.received(1)
+    assert [ask(app, key) for _ in range(2)] == [200] * 2
+    assert len(receiver.received(1)) == 1
+    receiver.gate.set()
+    looking.join()
+    assert [threshold for _, _, threshold, _ in raised(app)] == [50, 100]
+    assert len(receiver.received(2)) == 2
+
+
+def test_a_storage_that_is_down_stops_no_alert(
+    make_app: AppMaker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile the ledger counts, against the amount that was last known; a worker's share of it
+    is no budget."""
+    monkeypatch.setenv("RATELIMIT_DEADLINE_SECONDS", "0.5")
+    with standalone() as server:
+        app = make_app(RATELIMIT_STORAGE_URI=server.uri)
+        key = new_key(app, "alice", "--limit", "key-usd-day=0.0006 usd/day")
+        app = make_app(RATELIMIT_STORAGE_URI=server.uri, RATELIMIT_WORKERS="2")
+        assert ask(app, key) == 200
+        assert raised(app) == []
+        server.kill()
+        assert [ask(app, key) for _ in range(3)] == [200] * 3
+        assert raised(app) == []
+        assert ask(app, key) == 200
+        assert [each[1:] for each in raised(app)] == [("key-usd-day", 50, 600)]
+
+
+def test_the_end_of_a_process_loses_no_alert(
+    start: Callable[[], Flask], receiver: Receiver
+) -> None:
+    """What was spent in its last moment is written, looked at and sent."""
+    app = start()
+    key = new_key(app, "alice", "--limit", f"key-usd-day={THREE_CALLS}")
+    app = start()
+    assert [ask(app, key) for _ in range(2)] == [200] * 2
+    services: Any = services_of(app)
+    services.ledger._writer.close()
+    services.alerts.close()
+    (request,) = receiver.received()
+    assert (request.body["data"]["threshold"], request.is_signed) == (50, True)
+
+
+def test_alerts_can_be_switched_off(make_app: AppMaker) -> None:
+    """All of them: then nothing listens."""
+    config = {"CHATAPP_ALERT_AT": "off", "CHATAPP_ALERT_UNUSUAL_TIMES": "0"}
+    assert services_of(make_app(**config)).alerts is None
+    assert services_of(make_app()).alerts is not None
