@@ -15,7 +15,8 @@ has decided meanwhile (:class:`~ratelimit_ext.engine.outage.OutageEngine`). Ther
 nothing has failed.
 
 Some failures concern one call only, and do not open it: no free connection in the pool, one shard
-of a cluster, a script that fails on one key. A full server (``StorageFull``) is no failure.
+of a cluster of which others serve, a script that fails on one key. A full server (``StorageFull``)
+is no failure.
 """
 
 from __future__ import annotations

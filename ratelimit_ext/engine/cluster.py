@@ -25,7 +25,7 @@ from typing import Any, Final
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.core.errors import ShardUnavailable, StorageFull
+from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
@@ -79,7 +79,8 @@ class ClusterEngine:
     begins every key.
 
     A request that needs a node that fails raises ``ShardUnavailable``, at the latest after the
-    client's ``socket_timeout``; others are served.
+    client's ``socket_timeout``; others are served. If all masters fail it is an outage of the
+    storage, ``StorageUnavailable``.
     """
 
     gives_back: Final = True
@@ -163,7 +164,7 @@ class ClusterEngine:
         call = NodeCall(slot_of(hash_tag(self._note)), "EVAL", RECOVERY, 1, self._note, NOTE_MS)
         try:
             return int(self._run([call])[0])
-        except ShardUnavailable as error:
+        except StorageUnavailable as error:
             if "maxmemory" in str(error):
                 return NOTE_MS * 1000
             raise

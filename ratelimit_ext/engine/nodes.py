@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ratelimit_ext.core.errors import ShardUnavailable
+from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.engine.connection import FORBIDDEN, FULL, UNKNOWN
 from ratelimit_ext.engine.scripts import Script
 
@@ -155,7 +155,7 @@ class Nodes:
                 node = call.asked or self._layout.get_node_from_slot(call.slot)
             except self.errors as error:
                 self._note_change()
-                call.error = _unavailable(None, error)
+                call.error = self._unavailable(None, error)
                 continue
             by_node.setdefault(node.name, (node, []))[1].append(call)
         sent: list[tuple[Any, list[NodeCall], Any, Any]] = []
@@ -172,7 +172,7 @@ class Nodes:
         """The pool and the connection on which the calls were sent; ``None`` if they failed."""
         failed = self._failed.get(node.name)
         if failed is not None:
-            _fail(calls, node, failed)
+            self._fail(calls, node, failed)
             return None
         pool: Any = None
         connection: Any = None
@@ -185,7 +185,7 @@ class Nodes:
             is_sent = True
         except self.errors as error:
             self._note_failure(node, error)
-            _fail(calls, node, error)
+            self._fail(calls, node, error)
         finally:
             if connection is not None and not is_sent:
                 connection.disconnect()
@@ -209,7 +209,7 @@ class Nodes:
         except self.errors as error:
             if not isinstance(error, _Late) or error.had_s >= PATIENCE * self._timeout_s():
                 self._note_failure(node, error)
-            _fail(unread, node, error)
+            self._fail(unread, node, error)
         finally:
             if unread:
                 connection.disconnect()
@@ -226,7 +226,7 @@ class Nodes:
             call.asked = self._layout.get_node(host=found.host, port=found.port)
             if call.asked is None:
                 self._note_change()
-                call.error = _unavailable(node, error)
+                call.error = self._unavailable(node, error)
         elif name == "TryAgainError":
             call.asked, call.is_busy = asked, True
         elif call.script is not None and self._is_unknown(call, node, text, name):
@@ -234,7 +234,20 @@ class Nodes:
         else:
             if name in ("ClusterDownError", "MasterDownError"):
                 self._note_change()
-            call.error = _unavailable(node, error)
+            call.error = self._unavailable(node, error)
+
+    def _fail(self, calls: Sequence[NodeCall], node: Any, error: Exception) -> None:
+        for call in calls:
+            call.error = self._unavailable(node, error)
+
+    def _unavailable(self, node: Any, error: Exception) -> StorageUnavailable:
+        """The error of a call; that of the cluster if no master serves."""
+        name = "the cluster" if node is None else f"cluster node {node.name}"
+        is_down = all(master.name in self._failed for master in self._client.get_primaries())
+        kind = StorageUnavailable if is_down else ShardUnavailable
+        unavailable = kind(f"{name} failed: {error}")
+        unavailable.__cause__ = error
+        return unavailable
 
     def _is_unknown(self, call: NodeCall, node: Any, text: str, name: str) -> bool:
         """Whether the node did not run the script because it does not know it, or not as this
@@ -371,18 +384,6 @@ def _read(connection: Any, began: float, until: float | None) -> Any:
     if until is not None and not connection.can_read(max(0.0, until - time.monotonic())):
         raise _Late(until - began)
     return connection.read_response()
-
-
-def _fail(calls: Sequence[NodeCall], node: Any, error: Exception) -> None:
-    for call in calls:
-        call.error = _unavailable(node, error)
-
-
-def _unavailable(node: Any, error: Exception) -> ShardUnavailable:
-    name = "the cluster" if node is None else f"cluster node {node.name}"
-    unavailable = ShardUnavailable(f"{name} failed: {error}")
-    unavailable.__cause__ = error
-    return unavailable
 
 
 def _is_cluster_error(found: object) -> bool:

@@ -67,7 +67,13 @@ from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
 from ratelimit_ext.web.resolver import Resolver
 from ratelimit_ext.web.settlement_journal import journal_directory
 from ratelimit_ext.web.settlement_queue import EXIT_S
-from ratelimit_ext.web.storage import deadline_s, storage_prefix, with_deadline, workers
+from ratelimit_ext.web.storage import (
+    cluster_may_be_down,
+    deadline_s,
+    storage_prefix,
+    with_deadline,
+    workers,
+)
 from ratelimit_ext.web.tallies import Tallies
 from ratelimit_ext.web.trials import Trials
 
@@ -157,7 +163,8 @@ class Limiter(flask_limiter.Limiter):
         uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
         options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
         self._storage_options = with_deadline(uri, options, deadline_s(config))
-        super().init_app(app)
+        with cluster_may_be_down(uri):
+            super().init_app(app)
         install(app, self)
         if not self.enabled:
             return

@@ -7,8 +7,12 @@ a plain ``flask_limiter.Limiter``, on the storages of `limits`.
 from __future__ import annotations
 
 import atexit
+import importlib
+import logging
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, cast
@@ -22,7 +26,7 @@ from ratelimit_ext.core.charge import Change
 from ratelimit_ext.core.decision import Degradation
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.events import Events, StorageEvent
-from ratelimit_ext.core.key import escaped
+from ratelimit_ext.core.key import SLOTS, escaped
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
@@ -53,6 +57,9 @@ CONCURRENCY: Final = "WEB_CONCURRENCY"
 MOST_WORKERS: Final = 10_000
 
 NOT_INITIALISED: Final = "the extension has not been initialised with an app"
+CLUSTER_DOWN: Final = "The storage is down at the start; its nodes are asked again: %s"
+
+_logger = logging.getLogger("ratelimit_ext")
 
 
 class _Guarded(NamedTuple):
@@ -151,6 +158,46 @@ def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict
     if "+sentinel" in uri.partition("://")[0]:
         with_own["sentinel_kwargs"] = {**timeouts, **options.get("sentinel_kwargs", {})}
     return with_own
+
+
+@contextmanager
+def cluster_may_be_down(uri: str) -> Iterator[None]:
+    """The client of a cluster asks it for its nodes and commands when it is made. In this block it
+    may get no answer, like the client of a single server. Until it does, it takes the first node
+    for the owner of all slots."""
+    scheme = uri.partition("://")[0]
+    if scheme not in RedisClusterStorage.STORAGE_SCHEME:
+        yield
+        return
+    library: Any = importlib.import_module(f"{scheme.partition('+')[0]}.cluster")
+    nodes, commands = library.NodesManager, library.CommandsParser
+    ask_nodes, ask_commands = nodes.initialize, commands.initialize
+    silent: list[Any] = []
+    own_thread = threading.get_ident()
+
+    def ask_nodes_that_may_be_down(layout: Any, **options: Any) -> None:
+        try:
+            ask_nodes(layout, **options)
+        except Exception as error:
+            is_silence = isinstance(error.__cause__, library.ConnectionError | library.TimeoutError)
+            if not is_silence or threading.get_ident() != own_thread:
+                raise
+            _logger.error(CLUSTER_DOWN, error)
+            silent.append(layout)
+            first = next(iter(layout.startup_nodes.values()))
+            first.server_type = library.PRIMARY
+            layout.nodes_cache, layout.default_node = {first.name: first}, first
+            layout.slots_cache = {slot: [first] for slot in range(SLOTS)}
+
+    def ask_commands_of_nodes(parser: Any, client: Any) -> None:
+        if client.nodes_manager not in silent:
+            ask_commands(parser, client)
+
+    nodes.initialize, commands.initialize = ask_nodes_that_may_be_down, ask_commands_of_nodes
+    try:
+        yield
+    finally:
+        nodes.initialize, commands.initialize = ask_nodes, ask_commands
 
 
 def workers(config: Mapping[str, Any]) -> Workers:

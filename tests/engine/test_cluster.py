@@ -21,9 +21,11 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.key import slot_of
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.nodes import Nodes
+from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.scripts import composed
 from ratelimit_ext.strategies import strategy_of
 from tests import servers
@@ -353,6 +355,40 @@ def test_a_lost_reply_charges_once(cluster: servers.Cluster, relays: list[Relay]
         client.incr(keys[0] + "n")
         relays[1].drops_replies.set()
         assert client.incr(keys[0] + "n") == 3
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[servers.Cluster]:
+    """One whose nodes a test may stop, all of them."""
+    with servers.cluster() as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_cluster_without_any_node_is_an_outage(
+    own_cluster: servers.Cluster, number: signal.Signals
+) -> None:
+    """The breaker opens with the last node, and closes when they are back."""
+    engine = engine_of(own_cluster.uri)
+    breaker = Breaker(engine)
+    breaker.outage = OutageEngine(breaker, lambda _: "local", Workers(), wake=breaker.wake)
+    keys = [f"{{{tag_on(own_cluster, node)}}}" for node in range(3)]
+    for place, node in enumerate(own_cluster.nodes):
+        assert breaker.admit([Charge(BUCKET, keys[place])]).admitted
+        os.kill(node.pid, number)
+        with pytest.raises(StorageUnavailable) as failure:
+            breaker.admit([Charge(BUCKET, keys[place])])
+        is_last = node is own_cluster.nodes[-1]
+        assert isinstance(failure.value, ShardUnavailable) != is_last
+    servers.eventually(lambda: breaker.is_open)
+    assert breaker.outage.admit([Charge(BUCKET, key) for key in keys]).admitted
+    for node in own_cluster.nodes:
+        if number == signal.SIGSTOP:
+            os.kill(node.pid, signal.SIGCONT)
+        else:
+            node.relaunch()
+    servers.eventually(lambda: not breaker.is_open)
+    servers.eventually(lambda: breaker.outage and breaker.outage.is_handed_back)
 
 
 def test_a_node_that_hangs_stops_nobody_else(cluster: servers.Cluster) -> None:

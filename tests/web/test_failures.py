@@ -20,6 +20,7 @@ from ratelimit_ext import (
     Limiter,
     MetaLimit,
     StorageEvent,
+    StorageUnavailable,
 )
 from tests import servers
 from tests.web.calls import statuses
@@ -222,6 +223,41 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     # What the lost call holds is released by the queue, at about the same time.
     servers.eventually(lambda: left() >= 100 - 10 - degraded - first - 1)
     assert left() <= 100 - 10 - degraded
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_a_worker_starts_while_its_cluster_is_down(scheme: str) -> None:
+    """As with a single server: `on_failure` decides until the cluster is there."""
+    with servers.cluster() as cluster:
+        for node in cluster.nodes:
+            node.kill()
+        app, limiter = made(cluster.uri.replace("redis", scheme, 1), LONG)
+        app.add_url_rule("/", view_func=limiter.limit("10/day")(lambda: "ok"))
+        with pytest.raises(StorageUnavailable):
+            limiter.engine.reset("LIMITS")
+        with pytest.raises(StorageUnavailable):
+            limiter.overrides.all()
+        client = app.test_client()
+        responses = [client.get("/") for _ in range(6)]
+        assert [response.status_code for response in responses] == [200] * 5 + [429]
+        assert {response.headers[DEGRADED] for response in responses} == {"local"}
+        assert limiter.storage_is_down
+        for node in cluster.nodes:
+            node.relaunch()
+        servers.eventually(lambda: not limiter.storage_is_down)
+        response = client.get("/")
+        assert (response.status_code, DEGRADED in response.headers) == (200, False)
+        assert response.headers["X-RateLimit-Remaining"] == "4"
+        limiter.overrides.all()
+
+
+@pytest.mark.parametrize("uri", ["redis+cluster://{}", "valkey+cluster://{}"])
+def test_a_server_that_is_no_cluster_is_an_error_at_the_start(
+    server: servers.Server, uri: str
+) -> None:
+    """It would not become one."""
+    with pytest.raises(Exception, match=r"[Cc]luster"):
+        made(uri.format(f"127.0.0.1:{server.port}"))
 
 
 @pytest.mark.parametrize("ends", ["in the outage", "afterwards"])
