@@ -9,8 +9,8 @@ import hypothesis
 import pytest
 import redis
 
-from ratelimit_ext.web.overrides import Overrides
-from ratelimit_ext.web.recorder import Recorder
+from ratelimit_ext.web.operators.overrides import Overrides
+from ratelimit_ext.web.operators.recorder import Recorder
 from tests import servers
 
 pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own

@@ -17,7 +17,7 @@ from ratelimit_ext.cli.context import application, enabled_limiters, reported_er
 from ratelimit_ext.cli.output import echo_json, echo_table
 from ratelimit_ext.web.commands import EXTENSION
 from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.inventory import Row
+from ratelimit_ext.web.operators.inventory import Row
 
 
 @click.command()

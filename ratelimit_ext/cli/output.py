@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ratelimit_ext.web.overrides import LogEntry, Override
+from ratelimit_ext.web.operators.overrides import LogEntry, Override
 
 
 def echo_json(value: object) -> None:

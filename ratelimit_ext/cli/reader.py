@@ -20,8 +20,8 @@ from ratelimit_ext.core.key import FORMAT, parsed_key
 from ratelimit_ext.core.traits import strategies_taking, traits_of
 from ratelimit_ext.engine.names import held_calls, stored_names
 from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.inventory import Row
-from ratelimit_ext.web.overrides import Override
+from ratelimit_ext.web.operators.inventory import Row
+from ratelimit_ext.web.operators.overrides import Override
 from ratelimit_ext.web.storage import storage_prefix
 
 #: How many buckets are asked for at once.

@@ -24,9 +24,9 @@ from ratelimit_ext.cli.output import (
 from ratelimit_ext.core.key import bucket_key, parsed_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import shown_dollars
-from ratelimit_ext.web.denials import KEEP_S, MOST_READ, DenialRecord
 from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.trials import Counts, Trial
+from ratelimit_ext.web.operators.denials import KEEP_S, MOST_READ, DenialRecord
+from ratelimit_ext.web.operators.trials import Counts, Trial
 
 #: A wait that is longer has no end, in milliseconds.
 ENDLESS_MS: Final = 5 * 365 * 86_400_000

@@ -16,7 +16,7 @@ from ratelimit_ext.cli.reader import (
     used_states,
     wait_text,
 )
-from ratelimit_ext.web.overrides import Override
+from ratelimit_ext.web.operators.overrides import Override
 
 
 @click.command()

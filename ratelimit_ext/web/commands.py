@@ -23,7 +23,7 @@ from limits.strategies import RateLimiter
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.identities import spellings
-from ratelimit_ext.web.inventory import Group, Inventory, Row, function_name
+from ratelimit_ext.web.operators.inventory import Group, Inventory, Row, function_name
 
 #: The key of the extensions in ``app.extensions``, for the commands.
 EXTENSION: Final = "ratelimit_ext"

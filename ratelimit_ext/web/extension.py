@@ -32,7 +32,8 @@ from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.callbacks import (
+from ratelimit_ext.web.commands import CommandParts, install, is_checked, take_over
+from ratelimit_ext.web.declarations.callbacks import (
     Breach,
     Callbacks,
     Callers,
@@ -42,7 +43,7 @@ from ratelimit_ext.web.callbacks import (
     PolicyChecker,
     RefusalHandler,
 )
-from ratelimit_ext.web.code_checks import (
+from ratelimit_ext.web.declarations.code_checks import (
     KnownNames,
     check_function,
     check_keywords,
@@ -50,23 +51,24 @@ from ratelimit_ext.web.code_checks import (
     check_strategy,
     keywords_of_signature,
 )
-from ratelimit_ext.web.commands import CommandParts, install, is_checked, take_over
-from ratelimit_ext.web.definitions import RouteLimit, route_limit, stated
-from ratelimit_ext.web.denials import Denials
-from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
+from ratelimit_ext.web.declarations.definitions import RouteLimit, route_limit, stated
+from ratelimit_ext.web.declarations.limits_adapter import limit_of
+from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.identities import Identity
-from ratelimit_ext.web.inventory import Inventory
-from ratelimit_ext.web.limits_adapter import limit_of
-from ratelimit_ext.web.manager import Manager
-from ratelimit_ext.web.overrides import Override, Overrides
+from ratelimit_ext.web.operators.denials import Denials
+from ratelimit_ext.web.operators.inventory import Inventory
+from ratelimit_ext.web.operators.overrides import Override, Overrides
+from ratelimit_ext.web.operators.recorder import Recorder
+from ratelimit_ext.web.operators.tallies import Tallies
+from ratelimit_ext.web.operators.trials import Trials
 from ratelimit_ext.web.parts import Parts
-from ratelimit_ext.web.policies import Policies
-from ratelimit_ext.web.recorder import Recorder
-from ratelimit_ext.web.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, Reservation, lease_s
+from ratelimit_ext.web.request.hooks import RequestHooks, requested_endpoint
+from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.resolver import Resolver
-from ratelimit_ext.web.settlement_journal import journal_directory
-from ratelimit_ext.web.settlement_queue import EXIT_S
+from ratelimit_ext.web.settlements.journal import journal_directory
+from ratelimit_ext.web.settlements.queue import EXIT_S
+from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S, Reservation, lease_s
 from ratelimit_ext.web.storage import (
     cluster_may_be_down,
     deadline_s,
@@ -74,8 +76,6 @@ from ratelimit_ext.web.storage import (
     with_deadline,
     workers,
 )
-from ratelimit_ext.web.tallies import Tallies
-from ratelimit_ext.web.trials import Trials
 
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]

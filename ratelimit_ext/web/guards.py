@@ -18,12 +18,12 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
-from ratelimit_ext.web.admission import Admission
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord, Records
-from ratelimit_ext.web.code_checks import KnownNames
-from ratelimit_ext.web.definitions import runtime_limits
-from ratelimit_ext.web.limits_adapter import limit_of, options_of
-from ratelimit_ext.web.request_state import RequestState
+from ratelimit_ext.web.declarations.code_checks import KnownNames
+from ratelimit_ext.web.declarations.definitions import runtime_limits
+from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of
+from ratelimit_ext.web.request.admission import Admission
+from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.resolver import Resolver
 from ratelimit_ext.web.storage import Engines
 

@@ -10,19 +10,19 @@ import flask_limiter
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.engine.outage import Workers
-from ratelimit_ext.web.admission import Admission, AdmissionSettings
 from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
-from ratelimit_ext.web.callbacks import Callbacks
-from ratelimit_ext.web.code_checks import KnownNames
+from ratelimit_ext.web.declarations.callbacks import Callbacks
+from ratelimit_ext.web.declarations.code_checks import KnownNames
+from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.guards import Attempts, Blocks
-from ratelimit_ext.web.inventory import Inventory
-from ratelimit_ext.web.manager import Manager
-from ratelimit_ext.web.overrides import Overrides, store_for
-from ratelimit_ext.web.request_state import RequestLimit
-from ratelimit_ext.web.reservation import Reservation
+from ratelimit_ext.web.operators.inventory import Inventory
+from ratelimit_ext.web.operators.overrides import Overrides, store_for
+from ratelimit_ext.web.request.admission import Admission, AdmissionSettings
+from ratelimit_ext.web.request.request_state import RequestLimit
+from ratelimit_ext.web.request.response import ResponseWriter
 from ratelimit_ext.web.resolver import Resolver
-from ratelimit_ext.web.response import ResponseWriter
-from ratelimit_ext.web.settlement_queue import settlements
+from ratelimit_ext.web.settlements.queue import settlements
+from ratelimit_ext.web.settlements.reservation import Reservation
 from ratelimit_ext.web.storage import Engines, FailurePolicy, storage_prefix
 
 

@@ -27,12 +27,12 @@ from ratelimit_ext.web.bound_limit import (
     header_name,
     policy_item,
 )
-from ratelimit_ext.web.callbacks import Callbacks
-from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.declarations.callbacks import Callbacks
+from ratelimit_ext.web.declarations.definitions import runtime_limits
+from ratelimit_ext.web.declarations.limits_adapter import limit_of, rank, with_amount
+from ratelimit_ext.web.declarations.manager import EndpointLimits, Manager
 from ratelimit_ext.web.identities import Identity
-from ratelimit_ext.web.limits_adapter import limit_of, rank, with_amount
-from ratelimit_ext.web.manager import EndpointLimits, Manager
-from ratelimit_ext.web.overrides import Overrides
+from ratelimit_ext.web.operators.overrides import Overrides
 
 #: How many answers of the limit functions of a route are kept compiled.
 MOST_VARIANTS: Final = 256

@@ -37,10 +37,10 @@ from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
-from ratelimit_ext.web.reservation import LONGEST_LEASE_S
-from ratelimit_ext.web.settlement_journal import Journal, storage_address
-from ratelimit_ext.web.settlement_queue import SettlementQueue, settlements
+from ratelimit_ext.web.declarations.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
+from ratelimit_ext.web.settlements.journal import Journal, storage_address
+from ratelimit_ext.web.settlements.queue import SettlementQueue, settlements
+from ratelimit_ext.web.settlements.reservation import LONGEST_LEASE_S
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"

@@ -33,10 +33,10 @@ ROWS = {
 TESTS = (
     "tests/engine/test_redis.py",
     "tests/web/test_extension.py",
-    "tests/web/test_admission.py",
-    "tests/web/test_response.py",
+    "tests/web/request/test_admission.py",
+    "tests/web/request/test_response.py",
     "tests/web/test_commands.py",
-    "tests/web/test_code_checks.py",
+    "tests/web/declarations/test_code_checks.py",
 )
 
 

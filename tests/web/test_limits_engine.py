@@ -15,7 +15,7 @@ from limits.storage import MemcachedStorage, Storage
 from ratelimit_ext import ConfigurationError, Limit, Limiter, MetaLimit
 from ratelimit_ext.core import limit
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.web.limits_adapter import LimitsEngine
+from ratelimit_ext.web.declarations.limits_adapter import LimitsEngine
 from tests.servers import eventually
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, asked_key

@@ -19,14 +19,14 @@ from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, Limit, LimitOptions
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import Workers
-from ratelimit_ext.web.admission import decide
 from ratelimit_ext.web.bound_limit import BoundLimit, Naming
-from ratelimit_ext.web.callbacks import Callbacks
-from ratelimit_ext.web.limits_adapter import items_of, rank
-from ratelimit_ext.web.request_state import RequestState
-from ratelimit_ext.web.reservation import Reservation
-from ratelimit_ext.web.response import ResponseWriter
-from ratelimit_ext.web.settlement_queue import SettlementQueue
+from ratelimit_ext.web.declarations.callbacks import Callbacks
+from ratelimit_ext.web.declarations.limits_adapter import items_of, rank
+from ratelimit_ext.web.request.admission import decide
+from ratelimit_ext.web.request.request_state import RequestState
+from ratelimit_ext.web.request.response import ResponseWriter
+from ratelimit_ext.web.settlements.queue import SettlementQueue
+from ratelimit_ext.web.settlements.reservation import Reservation
 from ratelimit_ext.web.storage import Engines, FailurePolicy
 from tests.web.conftest import Clock
 

@@ -15,17 +15,17 @@ from flask.globals import request_ctx
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.web.admission import Admission, IsFinal
 from ratelimit_ext.web.bound_limit import ChargeRecord, Records
-from ratelimit_ext.web.code_checks import unknown_name
-from ratelimit_ext.web.definitions import MARK, RouteLimit, is_unhandled, wrap
-from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.declarations.code_checks import unknown_name
+from ratelimit_ext.web.declarations.definitions import MARK, RouteLimit, is_unhandled, wrap
+from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.parts import Parts
-from ratelimit_ext.web.policies import Policies
-from ratelimit_ext.web.request_state import RequestState
-from ratelimit_ext.web.reservation import Reservation
+from ratelimit_ext.web.request.admission import Admission, IsFinal
+from ratelimit_ext.web.request.request_state import RequestState
+from ratelimit_ext.web.request.response import ResponseWriter, replaced
 from ratelimit_ext.web.resolver import EDGE, Route
-from ratelimit_ext.web.response import ResponseWriter, replaced
+from ratelimit_ext.web.settlements.reservation import Reservation
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__

@@ -7,7 +7,7 @@ settled once. The marker of a first attempt is kept for one minute, as each refu
 reply is lost just before an outage of more than a minute, a refund may be applied twice.
 
 What is queued is also in a journal, so that it survives the process: see
-:mod:`~ratelimit_ext.web.settlement_journal`.
+:mod:`~ratelimit_ext.web.settlements.journal`.
 
 Reports, blocks and renewals are not sent again: they would be out of date.
 """
@@ -30,7 +30,7 @@ from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
-from ratelimit_ext.web.settlement_journal import Journal, JournalFile, Line
+from ratelimit_ext.web.settlements.journal import Journal, JournalFile, Line
 
 #: How long after its lease a hold is kept, and its settlement sent again, in seconds.
 KEPT_AFTER_LEASE_S: Final = 600.0

@@ -24,7 +24,11 @@ from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.guards.block import NewBlock
-from ratelimit_ext.web.settlement_queue import KEPT_AFTER_LEASE_S, SettlementQueue, settlements
+from ratelimit_ext.web.settlements.queue import (
+    KEPT_AFTER_LEASE_S,
+    SettlementQueue,
+    settlements,
+)
 from tests.engine.relay import Relay
 from tests.web.conftest import Clock
 from tests.web.flaky import FlakyEngine

@@ -1,6 +1,6 @@
 """How many decisions each limit made, by the minute, for operators who watch.
 
-Each process counts, and :class:`~ratelimit_ext.web.recorder.Recorder` adds its counts to those in
+Each process counts, and :mod:`~ratelimit_ext.web.operators.recorder` adds its counts to those in
 the limits' storage, which keeps them for two hours.
 """
 

@@ -9,8 +9,8 @@ import redis
 from flask import Flask
 
 from ratelimit_ext import Limiter
-from ratelimit_ext.web import tallies as module
-from ratelimit_ext.web.tallies import REQUESTS
+from ratelimit_ext.web.operators import tallies as module
+from ratelimit_ext.web.operators.tallies import REQUESTS
 from tests import servers
 from tests.servers import Server
 from tests.web.calls import statuses

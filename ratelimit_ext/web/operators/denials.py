@@ -1,6 +1,6 @@
 """The latest denials, so that an operator can see later why a caller was denied.
 
-A process gathers denials in memory, and :class:`~ratelimit_ext.web.recorder.Recorder` writes them
+A process gathers denials in memory, and :mod:`~ratelimit_ext.web.operators.recorder` writes them
 to the limits' storage: the first of a limit and identity at once, with those so far, and those that
 follow within half a minute as one count. The storage keeps about 10,000 for two days.
 """

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.policy import Policy
-from ratelimit_ext.web.code_checks import check_function, unknown_name
+from ratelimit_ext.web.declarations.code_checks import check_function, unknown_name
 from ratelimit_ext.web.identities import BUILT_IN, COMMON, Identity, meant
 
 Estimate: TypeAlias = Callable[[], Any]

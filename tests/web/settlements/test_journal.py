@@ -25,17 +25,17 @@ from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.web import settlement_journal
-from ratelimit_ext.web.settlement_journal import (
+from ratelimit_ext.web.settlements import journal
+from ratelimit_ext.web.settlements.journal import (
     Journal,
     JournalFile,
     Line,
     journal_directory,
     storage_address,
 )
-from ratelimit_ext.web.settlement_queue import KEPT_AFTER_LEASE_S
+from ratelimit_ext.web.settlements.queue import KEPT_AFTER_LEASE_S
 from tests.servers import eventually, standalone
-from tests.web.test_settlement_queue import LEASE_S, Bench
+from tests.web.settlements.test_queue import LEASE_S, Bench
 
 HERE = "redis://here/0"
 ELSEWHERE = "redis://elsewhere/0"
@@ -314,7 +314,7 @@ def test_a_file_of_any_size_is_not_read(
 ) -> None:
     """Reading it would take the memory of the process."""
     left_by_a_dead_process(bench, directory)
-    monkeypatch.setattr(settlement_journal, "MOST_BYTES", 100)
+    monkeypatch.setattr(journal, "MOST_BYTES", 100)
     assert Process(bench, directory).start() == 0
     assert "bytes" in caplog.text
 
@@ -329,7 +329,7 @@ def test_a_file_system_without_locks_costs_no_descriptors(
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(settlement_journal.fcntl, "flock", flock)
+    monkeypatch.setattr(journal.fcntl, "flock", flock)
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
     for _ in range(2):
@@ -342,7 +342,7 @@ def test_a_long_outage_begins_new_files(
     bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a file never has more lines than a batch of them, and what is sent leaves the disk."""
-    monkeypatch.setattr(settlement_journal, "MOST_LINES", 2)
+    monkeypatch.setattr(journal, "MOST_LINES", 2)
     process = Process(bench, directory, most_waiting=4)
     changes = bench.changes()
     bench.engine.is_away = True

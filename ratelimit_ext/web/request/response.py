@@ -19,8 +19,8 @@ from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
 from ratelimit_ext.web.errors import ENDLESS_MS
-from ratelimit_ext.web.ready_answer import ReadyHeaders, Repetition
-from ratelimit_ext.web.request_state import RequestState
+from ratelimit_ext.web.request.ready_answer import ReadyHeaders, Repetition
+from ratelimit_ext.web.request.request_state import RequestState
 
 #: A client should not wait longer in a retry loop, in milliseconds (docs/answers.md).
 LONGEST_RETRY_MS: Final = 60_000

@@ -12,8 +12,8 @@ from click.testing import Result
 from flask import Blueprint, Flask
 
 from ratelimit_ext import ConfigurationError, Limiter, StorageUnavailable
-from ratelimit_ext.web import trials as module
-from ratelimit_ext.web.trials import Counts, Trial
+from ratelimit_ext.web.operators import trials as module
+from ratelimit_ext.web.operators.trials import Counts, Trial
 from tests import servers
 from tests.servers import Server
 from tests.web.calls import statuses

@@ -16,10 +16,10 @@ from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.definitions import runtime_limits
+from ratelimit_ext.web.declarations.definitions import runtime_limits
+from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
+from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.identities import Identity
-from ratelimit_ext.web.limits_adapter import limit_of, with_amount
-from ratelimit_ext.web.manager import Manager
 
 
 class Group(NamedTuple):

@@ -25,10 +25,10 @@ from ratelimit_ext.policy import (
     own_sentence,
     plan_sentence,
 )
-from ratelimit_ext.web.callbacks import Callbacks, CheckedPolicy
-from ratelimit_ext.web.definitions import ApplicationLimit, Limit, RouteLimit
-from ratelimit_ext.web.limits_adapter import items_of
-from ratelimit_ext.web.manager import Manager
+from ratelimit_ext.web.declarations.callbacks import Callbacks, CheckedPolicy
+from ratelimit_ext.web.declarations.definitions import ApplicationLimit, Limit, RouteLimit
+from ratelimit_ext.web.declarations.limits_adapter import items_of
+from ratelimit_ext.web.declarations.manager import Manager
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
 #: What a definition copies from a limit of a policy.

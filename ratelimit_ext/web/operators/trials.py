@@ -1,6 +1,6 @@
 """What limits in shadow and candidates would have denied, by the hour.
 
-Each process counts, and :class:`~ratelimit_ext.web.recorder.Recorder` adds its counts to those in
+Each process counts, and :mod:`~ratelimit_ext.web.operators.recorder` adds its counts to those in
 the limits' storage, which keeps them for two days: totals for each trial, and up to 1,000
 identities an hour, by how often it would have denied them and by the most that they used.
 """
@@ -26,7 +26,7 @@ from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.core.key import escaped, parsed_key
 from ratelimit_ext.core.limit import CANDIDATE
 from ratelimit_ext.web.bound_limit import BoundLimit
-from ratelimit_ext.web.limits_adapter import options_of
+from ratelimit_ext.web.declarations.limits_adapter import options_of
 from ratelimit_ext.web.storage import SharedClient, storage_prefix
 
 KEEP_HOURS: Final = 48

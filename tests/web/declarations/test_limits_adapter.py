@@ -10,7 +10,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute, parse
 
 from ratelimit_ext import ConfigurationError, Limiter
 from ratelimit_ext.core.limit import NO_OPTIONS, LimitOptions
-from ratelimit_ext.web.limits_adapter import items_of, limit_of, options_of, rank
+from ratelimit_ext.web.declarations.limits_adapter import items_of, limit_of, options_of, rank
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 

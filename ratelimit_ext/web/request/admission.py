@@ -23,7 +23,7 @@ from ratelimit_ext.engine.denial_cache import DenialCache, Recollection
 from ratelimit_ext.engine.engine import Engine, Settlement
 from ratelimit_ext.engine.outage import UNAVAILABLE
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
-from ratelimit_ext.web.callbacks import Breach, Callbacks
+from ratelimit_ext.web.declarations.callbacks import Breach, Callbacks
 from ratelimit_ext.web.errors import (
     ENDLESS_MS,
     STORAGE_FULL_WAIT_MS,
@@ -36,11 +36,11 @@ from ratelimit_ext.web.errors import (
     TemporarilyUnavailable,
     precedence,
 )
-from ratelimit_ext.web.ready_answer import MOST_ANSWERS, ReadyAnswer, Repetition, answer_key
-from ratelimit_ext.web.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.reservation import DEFAULT_LEASE_S
+from ratelimit_ext.web.request.ready_answer import MOST_ANSWERS, ReadyAnswer, Repetition, answer_key
+from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RoutePlan
-from ratelimit_ext.web.settlement_queue import SettlementQueue
+from ratelimit_ext.web.settlements.queue import SettlementQueue
+from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S
 from ratelimit_ext.web.storage import Engines
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.

@@ -18,9 +18,9 @@ from limits.storage import MemoryStorage, Storage
 
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Event, Events
-from ratelimit_ext.web.denials import Denials, denial_store
-from ratelimit_ext.web.tallies import Tallies, tally_store
-from ratelimit_ext.web.trials import Trials, trial_store
+from ratelimit_ext.web.operators.denials import Denials, denial_store
+from ratelimit_ext.web.operators.tallies import Tallies, tally_store
+from ratelimit_ext.web.operators.trials import Trials, trial_store
 
 #: How often a process writes, in seconds.
 EVERY_S: Final = 2.0

@@ -11,8 +11,8 @@ import redis
 from flask import Flask, g
 
 from ratelimit_ext import Limiter, StorageUnavailable
-from ratelimit_ext.web import overrides as module
-from ratelimit_ext.web.overrides import MOST_ENTRIES, MOST_OVERRIDES, Overrides
+from ratelimit_ext.web.operators import overrides as module
+from ratelimit_ext.web.operators.overrides import MOST_ENTRIES, MOST_OVERRIDES, Overrides
 from tests import servers
 from tests.servers import Server, eventually
 from tests.web.conftest import Clock, Maker, asked_key

@@ -12,7 +12,7 @@ from flask import Flask
 
 from ratelimit_ext import ApplicationLimit, ConfigurationError, Limit, Limiter, RouteLimit
 from ratelimit_ext.core.limit import Limit as CoreLimit
-from ratelimit_ext.web.limits_adapter import limit_of
+from ratelimit_ext.web.declarations.limits_adapter import limit_of
 from tests.web.conftest import asked_key
 
 Options = dict[str, Any]

@@ -23,8 +23,8 @@ from ratelimit_ext.engine.engine import Correction, Engine, Renewal
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.code_checks import KnownNames
-from ratelimit_ext.web.settlement_queue import SettlementQueue
+from ratelimit_ext.web.declarations.code_checks import KnownNames
+from ratelimit_ext.web.settlements.queue import SettlementQueue
 
 #: How long a call may go without renewal before its reservation expires.
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"

@@ -22,9 +22,9 @@ from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, states_guard
 from ratelimit_ext.policy import check_in_code
-from ratelimit_ext.web.code_checks import check_functions, check_keywords
+from ratelimit_ext.web.declarations.code_checks import check_functions, check_keywords
+from ratelimit_ext.web.declarations.limits_adapter import items_of
 from ratelimit_ext.web.errors import RateLimitExceeded
-from ratelimit_ext.web.limits_adapter import items_of
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
 MARK: Final = "__wrapper-limiter-instance"

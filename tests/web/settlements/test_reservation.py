@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from ratelimit_ext import ConfigurationError, Guess, Limiter, Reservation
-from ratelimit_ext.web import reservation as reservation_module
-from ratelimit_ext.web.reservation import DEFAULT_LEASE_S, LEASE, lease_s
+from ratelimit_ext.web.settlements import reservation as reservation_module
+from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S, LEASE, lease_s
 from tests.web.conftest import Clock, Maker
 from tests.web.flaky import make_flaky
 

@@ -24,7 +24,7 @@ from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.nesting import around
-from ratelimit_ext.web.definitions import stated, upgrade
+from ratelimit_ext.web.declarations.definitions import stated, upgrade
 
 #: Whether a definition yields any limit for this request: a function may return no string.
 Yields = Callable[[Limit], bool]

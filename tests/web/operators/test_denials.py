@@ -14,10 +14,10 @@ from click.testing import Result
 from flask import Flask
 
 from ratelimit_ext import Limiter, StorageUnavailable, client_ip
-from ratelimit_ext.web import denials as module
-from ratelimit_ext.web import recorder as writer
-from ratelimit_ext.web.denials import COUNT_S, KEEP_S, MOST_RECORDS, DenialRecord
-from ratelimit_ext.web.recorder import Recorder
+from ratelimit_ext.web.operators import denials as module
+from ratelimit_ext.web.operators import recorder as writer
+from ratelimit_ext.web.operators.denials import COUNT_S, KEEP_S, MOST_RECORDS, DenialRecord
+from ratelimit_ext.web.operators.recorder import Recorder
 from tests import servers
 from tests.servers import Server, eventually
 from tests.web.calls import statuses

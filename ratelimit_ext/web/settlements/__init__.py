@@ -1,0 +1,1 @@
+"""Costs that are estimates first: reservations, and what settles them later."""
