@@ -368,20 +368,22 @@ def own_cluster() -> Iterator[servers.Cluster]:
 def test_a_cluster_without_any_node_is_an_outage(
     own_cluster: servers.Cluster, number: signal.Signals
 ) -> None:
-    """The breaker opens with the last node, and closes when they are back."""
+    """The breaker opens with the last node, and closes when they are back. What they had left is
+    known, also from a decision of several of them."""
     engine = engine_of(own_cluster.uri)
     breaker = Breaker(engine)
     breaker.outage = OutageEngine(breaker, lambda _: "local", Workers(), wake=breaker.wake)
     keys = [f"{{{tag_on(own_cluster, node)}}}" for node in range(3)]
+    charges = [Charge(BUCKET, key) for key in keys]
+    assert breaker.admit(charges).admitted
     for place, node in enumerate(own_cluster.nodes):
-        assert breaker.admit([Charge(BUCKET, keys[place])]).admitted
         os.kill(node.pid, number)
         with pytest.raises(StorageUnavailable) as failure:
-            breaker.admit([Charge(BUCKET, keys[place])])
+            breaker.admit([charges[place]])
         is_last = node is own_cluster.nodes[-1]
         assert isinstance(failure.value, ShardUnavailable) != is_last
     servers.eventually(lambda: breaker.is_open)
-    assert breaker.outage.admit([Charge(BUCKET, key) for key in keys]).admitted
+    assert [verdict.remaining for verdict in breaker.outage.admit(charges).verdicts] == [98] * 3
     for node in own_cluster.nodes:
         if number == signal.SIGSTOP:
             os.kill(node.pid, signal.SIGCONT)
