@@ -170,21 +170,22 @@ class Breaker:
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
-        return self._emptied(self._guarded(lambda: self._engine.clear(keys)))
+        count = self._guarded(lambda: self._engine.clear(keys))
+        if self.outage is not None:
+            self.outage.last.forget(frozenset(keys).__contains__)
+        return count
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`."""
-        return self._emptied(self._guarded(lambda: self._engine.reset(prefix)))
+        count = self._guarded(lambda: self._engine.reset(prefix))
+        if self.outage is not None:
+            self.outage.last.forget(lambda key: key.startswith(prefix))
+        return count
 
     def check(self) -> None:
         """Ask the storage whether it serves; a failure counts as one of a call."""
         with contextlib.suppress(StorageUnavailable):
             self._guarded(self._engine.probe)
-
-    def _emptied(self, buckets: int) -> int:
-        if self.outage is not None:
-            self.outage.last.forget()
-        return buckets
 
     def _guarded(self, call: Callable[[], T]) -> T:
         if self.is_open:

@@ -6,9 +6,10 @@ ones, and is read when the first request has to be decided without the storage.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Change
@@ -27,8 +28,21 @@ MOST_BUCKETS: Final = 8192
 Note: TypeAlias = tuple[float, Decision | Sequence[Change]]
 
 
+class Rest(NamedTuple):
+    """What is left of a bucket: ``remaining`` units, and when it is full again, as in a verdict.
+    ``asked_at`` is when the storage was asked, by the monotonic clock."""
+
+    remaining: int
+    reset_after_us: int
+    asked_at: float
+
+    @property
+    def age_us(self) -> int:
+        return int((time.monotonic() - self.asked_at) * 1_000_000)
+
+
 class LastVerdicts:
-    """See the module. ``note`` is for all threads, the rest for one at a time."""
+    """See the module."""
 
     def __init__(self) -> None:
         self._notes: deque[Note] = deque(maxlen=MOST_NOTES)
@@ -36,25 +50,35 @@ class LastVerdicts:
         self.note: Final = self._notes.append
         #: By bucket; the oldest first.
         self._known: dict[str, _Known] = {}
+        self._reading = threading.Lock()
 
-    def take(self, limit: Limit, key: str) -> Verdict | None:
+    def take(self, limit: Limit, key: str) -> Rest | None:
         """What was last known of a bucket, as of now and without other callers; ``None`` if it is
         unknown. It is not known any more afterwards."""
-        self._read()
-        known = self._known.pop(key, None)
-        verdict = None if known is None else known.decision.verdicts[known.place]
-        if known is None or verdict is None or verdict.charge.limit != limit:
+        with self._reading:
+            self._read()
+            known = self._known.pop(key, None)
+        if known is None:
+            return None
+        verdict = known.decision.verdicts[known.place]
+        if verdict.charge.limit != limit:
             return None
         for change in known.changes:
             verdict = _changed(verdict, change)
         elapsed_us = int((time.monotonic() - known.began) * 1_000_000)
         later = strategy_of(limit).later(verdict, elapsed_us)
-        return later._replace(remaining=max(0, min(later.remaining, limit.capacity)))
+        remaining, wait_us = later.remaining, verdict.retry_after_us
+        if wait_us and elapsed_us >= wait_us and verdict.remaining >= 0:
+            remaining = max(remaining, verdict.charge.cost)  # as its denial said
+        remaining = max(0, min(remaining, limit.capacity))
+        return Rest(remaining, later.reset_after_us, known.began)
 
-    def forget(self) -> None:
-        """Buckets were emptied."""
-        self._notes.clear()
-        self._known.clear()
+    def forget(self, is_emptied: Callable[[str], bool]) -> None:
+        """Forget the buckets of these names, which were emptied."""
+        with self._reading:
+            self._read()
+            for key in [key for key in self._known if is_emptied(key)]:
+                del self._known[key]
 
     def _read(self) -> None:
         """Sort what was noted by bucket. A request waits for it, so no verdict is made here."""

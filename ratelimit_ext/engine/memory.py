@@ -210,9 +210,10 @@ class MemoryEngine:
             used -= strategy.usage(before, now, parameters)
         return Carried(rest, holds, used)
 
-    def fill(self, limit: Limit, key: str, left: int, reset_after_us: int) -> Any:
-        """Let a bucket have no more than ``left`` units, and be full again after
-        ``reset_after_us``, as in another engine. Returns its state; ``None`` if it had no more."""
+    def fill(self, limit: Limit, key: str, left: int, reset_after_us: int, age_us: int) -> Any:
+        """Let a bucket have no more than ``left`` units, as it had in another engine ``age_us``
+        ago, and be full again after ``reset_after_us``. Returns its state; ``None`` if it had no
+        more."""
         buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
         parameters, units = _parameters(limit, now, NO_HOLD), limit.capacity - left
         with buckets.lock:
@@ -220,7 +221,7 @@ class MemoryEngine:
             used = 0 if state is None else strategy.usage(state, now, parameters)
             if used >= units:
                 return None
-            state = strategy.filled(units, now, parameters, reset_after_us)
+            state = strategy.filled(units, now, parameters, reset_after_us, age_us)
             _keep(buckets, key, state, strategy.lifetime(state, now, parameters), now)
         return state
 

@@ -14,6 +14,7 @@ limit once more at most, and nothing of a bucket that every worker knows to be e
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -143,6 +144,8 @@ class OutageEngine:
         #: looked for.
         self._handed: dict[str, Any] = {}
         self._most_handed = LEAST_HANDED
+        #: When something was last handed back, by the monotonic clock.
+        self._handed_at = -math.inf
         #: The holds that are here, with their buckets, and those on their way.
         self._holds: dict[tuple[int, str], None] = {}
         self._moving: set[tuple[int, str]] = set()
@@ -223,12 +226,17 @@ class OutageEngine:
         limit, key = charge.limit, charge.key
         if limit.traits.guard or limit.traits.ends_with_calls or key in self._changed:
             return
-        known = self.last.take(limit, key)
-        if known is not None:
-            left = self._workers.share(known.remaining, key)
-            state = self._memory.fill(share, key, left, known.reset_after_us)
-            if state is not None:
-                self._handed[key] = state  # as the storage has it
+        rest = self.last.take(limit, key)
+        if rest is None:
+            return
+        if rest.asked_at > self._handed_at and not self._unsent:
+            # The storage knew by then what was decided here, and has seen what came since.
+            self._handed.pop(key, None)
+            self._memory.clear([key])
+        left = self._workers.share(rest.remaining, key)
+        state = self._memory.fill(share, key, left, rest.reset_after_us, rest.age_us)
+        if state is not None:
+            self._handed[key] = state  # as the storage has it
 
     def _share(self, limit: Limit, key: str) -> Limit | None:
         """What this worker enforces of a limit; ``None``: nothing. A guard has no amount to
@@ -351,6 +359,7 @@ class OutageEngine:
                         engine.settle(batch.changes, once=batch.marker, once_for_us=HANDED_ONCE_US)
                     except ShardUnavailable:
                         later.append(batch)
+                    self._handed_at = time.monotonic()
                     self._unsent.popleft()
             finally:
                 self._unsent.extend(later)

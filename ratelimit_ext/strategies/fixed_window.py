@@ -62,7 +62,9 @@ class FixedWindow(Strategy):
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         return state[0] if state[1] > now_us else 0
 
-    def filled(self, units: int, now_us: int, parameters: Parameters, reset_after_us: int) -> State:
+    def filled(
+        self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
+    ) -> State:
         return units, now_us + reset_after_us
 
     def receipt(self, state: State, now_us: int) -> int:

@@ -117,8 +117,11 @@ class Reservations(Strategy):
             return 0
         return self._strategy.usage(state.inner, now_us, parameters[0])
 
-    def filled(self, units: int, now_us: int, parameters: Parameters, reset_after_us: int) -> State:
-        return State(inner=self._strategy.filled(units, now_us, parameters[0], reset_after_us))
+    def filled(
+        self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
+    ) -> State:
+        own = self._strategy.filled(units, now_us, parameters[0], reset_after_us, age_us)
+        return State(inner=own)
 
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
         return self._strategy.share(limit, units, workers)

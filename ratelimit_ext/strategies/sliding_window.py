@@ -76,6 +76,12 @@ class SlidingWindow(Strategy):
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         return _now(state, now_us, parameters[1])[0]
 
+    def filled(
+        self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
+    ) -> State:
+        """One call, at the instant of the verdict: none of them was later."""
+        return units, ((now_us - age_us, units),)
+
     def receipt(self, state: State, now_us: int) -> int:
         """The entry's instant."""
         return now_us
@@ -121,12 +127,10 @@ class SlidingWindow(Strategy):
         return Verdict(charge, allowed, remaining, wait, reset, now_us)
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """The oldest call may have left. What that frees is known only if it was this one, or if a
-        period is over."""
-        charge, left = verdict.charge, max(0, verdict.reset_after_us - elapsed_us)
-        alone = verdict.remaining + charge.cost >= charge.limit.amount
-        is_over = elapsed_us >= charge.limit.period_us
-        remaining = charge.limit.amount if is_over or (alone and not left) else verdict.remaining
+        """The oldest call may have left. What that frees is not known; after a period, it is
+        all."""
+        limit, left = verdict.charge.limit, max(0, verdict.reset_after_us - elapsed_us)
+        remaining = limit.amount if elapsed_us >= limit.period_us else verdict.remaining
         return verdict._replace(remaining=remaining, reset_after_us=left)
 
 

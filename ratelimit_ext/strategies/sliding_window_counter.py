@@ -46,6 +46,16 @@ class SlidingWindowCounter(Strategy):
         period = parameters[1]
         return _weighted(*_now(state, now_us, period), now_us, period)
 
+    def filled(
+        self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
+    ) -> State:
+        """All in the current window if it has calls, or else in the previous one."""
+        period = parameters[1]
+        if reset_after_us > period:
+            return now_us + reset_after_us - 2 * period, 0, units
+        overlap = max(1, reset_after_us)
+        return now_us + overlap - period, ((units + 1) * period - 1) // overlap, 0
+
     def receipt(self, state: State, now_us: int) -> int:
         """The window's start."""
         return state[0]
@@ -92,6 +102,16 @@ class SlidingWindowCounter(Strategy):
             end - now_us + (period if current + charged else 0),
             start,
         )
+
+    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+        """Once the window has ended, all that is used slides out, in at most a period."""
+        limit, before = verdict.charge.limit, verdict.reset_after_us
+        left, used = max(0, before - elapsed_us), limit.amount - verdict.remaining
+        if before > limit.period_us:
+            used = used * min(left, limit.period_us) // limit.period_us
+        elif before:
+            used = min(used, (used + 1) * left // before)  # it leaves out a fraction of a unit
+        return verdict._replace(remaining=limit.amount - used, reset_after_us=left)
 
 
 def _now(state: State | None, now_us: int, period: int) -> State:

@@ -84,9 +84,12 @@ class Strategy(Traits, ABC):
         whose holds are carried over."""
         return 0
 
-    def filled(self, units: int, now_us: int, parameters: Any, reset_after_us: int) -> Any:
-        """The state of a bucket of which no more is known than the ``units`` used and, as in a
-        verdict, when it is full again. What is not known counts as used now."""
+    def filled(
+        self, units: int, now_us: int, parameters: Any, reset_after_us: int, age_us: int
+    ) -> Any:
+        """The state of a bucket of which no more is known than the ``units`` used now, by a verdict
+        of ``age_us`` ago, and, as in a verdict, when it is full again. It never frees them earlier
+        than the unknown state would."""
         return self.adjust(None, now_us, parameters, 0, units)
 
     def share(self, limit: Limit, units: int, workers: int) -> Limit:

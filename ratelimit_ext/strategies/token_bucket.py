@@ -110,11 +110,11 @@ class TokenBucket(Strategy):
         return Verdict(charge, allowed, remaining, wait, reset, 0)
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """The bucket refills in the meantime."""
+        """The bucket refills in the meantime. The verdict leaves out a fraction of a unit."""
         limit = verdict.charge.limit
         refilled = verdict.remaining + elapsed_us * limit.amount // limit.period_us
         left = max(0, verdict.reset_after_us - elapsed_us)
-        remaining = min(limit.capacity, refilled) if left else limit.capacity
+        remaining = min(limit.capacity, refilled if left else refilled + 1)
         return verdict._replace(remaining=remaining, reset_after_us=left)
 
 

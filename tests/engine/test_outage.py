@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
-from ratelimit_ext.engine.last_verdicts import MOST_NOTES
+from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Rest
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import (
     BATCH,
@@ -142,6 +143,7 @@ class Worker:
     """A worker in front of the storage, by its breaker and afterwards alone."""
 
     def __init__(self, storage: Storage, count: int = 2, number: int = 0) -> None:
+        self.storage = storage
         self.outage = outage_of(storage, count, number)
         self.breaker = Breaker(storage)  # type: ignore[arg-type]
         self.breaker.outage = self.outage
@@ -200,6 +202,7 @@ def test_a_worker_that_has_not_decided_a_caller_gives_it_a_share() -> None:
         ("sliding-window", 59, 0),
         ("sliding-window", 60, 10),
         ("sliding-window-counter", 60, 0),
+        ("sliding-window-counter", 90, 5),
         ("sliding-window-counter", 120, 10),
     ],
 )
@@ -223,6 +226,57 @@ def test_a_window_that_ends_in_the_outage_is_over_then(clock: Clock) -> None:
     assert worker.admits(charge) == 5
 
 
+@pytest.mark.parametrize(
+    ("strategy", "after_s", "admitted"),
+    [("fixed-window", 60, 10), ("sliding-window", 60, 10), ("sliding-window-counter", 60.001, 1)],
+)
+def test_what_was_used_before_counts_from_then(
+    clock: Clock, strategy: str, after_s: float, admitted: int
+) -> None:
+    """And not from the caller's first request in the outage, after 50 s."""
+    worker, charge = Worker(Storage(), 1), Charge(Limit(10, 60_000_000, strategy), "ada")
+    worker.before(charge, calls=11)
+    clock.forward(50)
+    assert worker.admits(charge) == 0
+    clock.forward(after_s - 50.001)
+    assert worker.admits(charge) == 0
+    clock.forward(0.001)
+    assert worker.admits(charge) == admitted
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_bucket_frees_nothing_that_the_storage_would_not(
+    clock: Clock, strategy: str, seed: int
+) -> None:
+    """Whatever was called before, and however long ago, at each instant of the outage."""
+    chance = random.Random(f"{strategy} {seed}")
+    worker, limit = Worker(Storage(), 1), Limit(20, 60_000_000, strategy)
+    for _ in range(chance.randint(1, 30)):
+        clock.forward(chance.choice((0, 1, 7, 40)))
+        worker.before(Charge(limit, "ada", chance.choice((0, 1, 3, 9, 18))))
+    for _ in range(15):
+        clock.forward(chance.choice((0, 1, 7, 13)))
+        assert left(worker.outage, limit, "ada") <= left(worker.storage, limit, "ada")
+    clock.forward(120)
+    assert left(worker.outage, limit, "ada") == 20
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_caller_that_has_waited_as_long_as_its_denial_said_passes(
+    clock: Clock, strategy: str
+) -> None:
+    """The storage went down meanwhile."""
+    worker, charge = Worker(Storage(), 1), Charge(Limit(10, 60_000_000, strategy), "ada")
+    for _ in range(10):
+        worker.before(charge)
+        clock.forward(0.5)
+    (denial,) = worker.before(charge, calls=3)
+    assert denial.retry_after_ms
+    clock.forward(denial.retry_after_ms / 1000)
+    assert worker.outage.admit([charge]).admitted
+
+
 def test_what_was_settled_before_the_outage_is_known() -> None:
     """An estimate of all that was left, of which little was used, or more than all."""
     for actual, admitted in ((100, 9), (1200, 0)):
@@ -243,6 +297,42 @@ def test_what_comes_back_to_an_overdrawn_bucket_is_left_out() -> None:
     assert worker.admits(Charge(limit, "ada", 100)) == 0
 
 
+def test_debt_is_paid_off_at_the_rate_of_the_bucket(clock: Clock) -> None:
+    """The verdict was from before the debt: by it, the bucket would be full again after 6 s."""
+    worker, limit = Worker(Storage(), 1), Limit(10, 60_000_000, "token-bucket", unit="tokens")
+    (verdict,) = worker.before(Charge(limit, "ada"), hold=Hold(7, LEASE))
+    worker.breaker.settle([Settlement(verdict, Hold(7, LEASE), 100)])
+    clock.forward(7)
+    assert worker.admits(Charge(limit, "ada")) == 0
+
+
+def test_a_sliding_window_frees_a_large_estimate_alone(clock: Clock) -> None:
+    """Its oldest call leaves, and the 39 units of the second stay."""
+    worker, limit = Worker(Storage(), 1), Limit(100, 60_000_000, "sliding-window", unit="tokens")
+    worker.before(Charge(limit, "ada", 1))
+    clock.forward(10)
+    worker.before(Charge(limit, "ada", 39))
+    (verdict,) = worker.before(Charge(limit, "ada", 60), hold=Hold(7, LEASE))
+    worker.breaker.settle([Settlement(verdict, Hold(7, LEASE), 1)])
+    clock.forward(50)
+    assert worker.admits(Charge(limit, "ada"), calls=100) <= 60
+
+
+def test_what_the_storage_left_later_replaces_what_is_remembered_here(clock: Clock) -> None:
+    """A single request was decided here while a call held all the amount. That call was settled
+    before the outage."""
+    worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+    (verdict,) = worker.before(Charge(limit, "ada", 900), hold=Hold(7, LEASE))
+    assert worker.admits(Charge(limit, "ada", 100), calls=2) == 1
+    assert worker.outage.hand_back(worker.storage, within_s=9)
+    clock.forward(1)
+    worker.breaker.settle([Settlement(verdict, Hold(7, LEASE), 100)])
+    assert worker.before(Charge(limit, "ada", 0))[0].remaining == 800
+    assert worker.admits(Charge(limit, "ada", 100)) == 8
+    assert worker.outage.hand_back(worker.storage, within_s=9)
+    assert left(worker.storage, limit, "ada") == 0
+
+
 def test_calls_in_flight_that_the_storage_has_admitted_take_no_slot_of_the_worker() -> None:
     """They end in the storage, so it would be taken for the whole outage."""
     worker = Worker(Storage(), 1)
@@ -256,8 +346,28 @@ def test_a_bucket_that_was_emptied_begins_full(what: str) -> None:
     """By an operator, in this worker."""
     worker, charge = Worker(Storage(), 1), Charge(Limit(10, DAY), "ada")
     worker.before(charge, calls=11)
+    other = charge._replace(key="bob")
+    worker.before(other, calls=11)
     getattr(worker.breaker, what)(["ada"] if what == "clear" else "a")
     assert worker.admits(charge) == 10
+    assert worker.admits(other) == 0
+
+
+def test_a_bucket_is_not_known_while_it_is_emptied() -> None:
+    """A request of another thread that meets it waits."""
+    last, limit = LastVerdicts(), Limit(1, DAY)
+    last.note((0.0, Storage().admit([Charge(limit, "ada")])))
+    found: list[Rest | None] = []
+    other = threading.Thread(target=lambda: found.append(last.take(limit, "ada")))
+
+    def is_emptied(_: str) -> bool:
+        other.start()
+        other.join(0.2)
+        return True
+
+    last.forget(is_emptied)
+    other.join()
+    assert found == [None]
 
 
 def test_the_latest_decisions_are_known() -> None:
