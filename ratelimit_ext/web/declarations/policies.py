@@ -57,7 +57,8 @@ class Policies:
     def apply(self, app: flask.Flask) -> None:
         """Load the application's policy and add its limits, if it has one. Raises
         ``ConfigurationError`` with every mistake."""
-        self._others = self._limiter.limit_manager.copy()
+        if not self._applied:
+            self._others = self._limiter.limit_manager.copy()
         policy = self._load(app, None, self._check_identities)
         if policy is not None and app not in self._applied:
             limits = self._limits_of(policy, self._limiter.limit_manager)

@@ -300,6 +300,20 @@ def test_a_file_and_app_config_apply_together(make: Maker, tmp_path: Path) -> No
     assert statuses(app, "/chat/one", 3) == [200, 200, 429]
 
 
+def test_a_file_can_be_simulated_in_place_of_the_configured_one(
+    make: Maker, tmp_path: Path
+) -> None:
+    """Also in an application that the extension was attached to twice."""
+    limit = '[[application]]\nname = "{0}"\nlimit = "{0}/minute"\nkey = "ip"\n'
+    app, limiter = make(config=policy(tmp_path, limit.format(1)))
+    other = tmp_path / "other.toml"
+    other.write_text("version = 1\n" + limit.format(2))
+    for _ in range(2):
+        manager = limiter.resolver(app, other).manager
+        assert [str(each.limit) for each in manager.application_limits] == ["2 per 1 minute"]
+        limiter.init_app(app)
+
+
 def test_a_mistake_in_a_file_has_its_line_and_key(make: Maker, tmp_path: Path) -> None:
     """In the form that editors can open."""
     config = policy(tmp_path, '\n[blueprints.chat]\nlimits = ["5/bananas"]')
