@@ -164,7 +164,7 @@ class Breaker:
         applied = self._guarded(
             lambda: self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
         )
-        if self.outage is not None:
+        if applied and self.outage is not None:
             self.outage.last.note((began, changes))
         return applied
 

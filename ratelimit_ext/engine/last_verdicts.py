@@ -92,7 +92,8 @@ class LastVerdicts:
                 continue
             for change in noted:
                 before = known.get(change.charge.key)
-                if before is not None:
+                # One that was sent earlier may be a part of the verdict.
+                if before is not None and began >= before.began:
                     changes = (*before.changes, change)
                     known[change.charge.key] = before._replace(changes=changes)
         while len(known) > MOST_BUCKETS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -284,6 +285,27 @@ def test_what_was_settled_before_the_outage_is_known() -> None:
         verdicts = worker.before(Charge(limit, "ada", 1000), hold=Hold(7, LEASE))
         worker.breaker.settle([Settlement(verdicts[0], Hold(7, LEASE), actual)])
         assert worker.admits(Charge(limit, "ada", 100)) == admitted
+
+
+def test_a_settlement_that_changes_nothing_gives_nothing_back() -> None:
+    """It is sent twice, or the storage never had the call."""
+    worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+    (verdict,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
+    worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
+    for hold in (7, 7, 9):
+        worker.breaker.settle([Settlement(verdict, Hold(hold, LEASE), 0)])
+    assert worker.admits(Charge(limit, "ada", 100)) == 6
+
+
+def test_a_settlement_that_the_verdict_may_include_gives_nothing_back() -> None:
+    """It was sent before the decision, and its reply came after it."""
+    worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+    (verdict,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
+    sent_at, settlement = time.monotonic() - 1, Settlement(verdict, Hold(7, LEASE), 0)
+    worker.storage.settle([settlement])
+    worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
+    worker.outage.last.note((sent_at, [settlement]))
+    assert worker.admits(Charge(limit, "ada", 100)) == 6
 
 
 def test_what_comes_back_to_an_overdrawn_bucket_is_left_out() -> None:
