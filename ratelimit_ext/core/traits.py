@@ -73,8 +73,8 @@ class Traits:
     ends_with_calls: bool = False
     #: Whether the count is kept elsewhere, and this one only follows it.
     external: bool = False
-    #: Whether requests count in its buckets, if it is in shadow or a limit on denials. A block
-    #: counts only those of a ramp, which may miss denied ones.
+    #: Whether one in shadow counts each request, also those that another limit denies. A block
+    #: counts what passes its ramp, and may miss denied ones.
     counts_all: bool = True
     #: Whether nothing but time ends a denial, so that a worker may repeat it from memory.
     cacheable: bool = True

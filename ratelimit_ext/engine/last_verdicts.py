@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Change
@@ -96,8 +97,9 @@ class LastVerdicts:
                 if before is not None and began >= before.began:
                     changes = (*before.changes, change)
                     known[change.charge.key] = before._replace(changes=changes)
-        while len(known) > MOST_BUCKETS:
-            del known[next(iter(known))]
+        # Not one by one: each search for the first would pass the places of those before it.
+        for key in tuple(islice(known, max(0, len(known) - MOST_BUCKETS))):
+            del known[key]
 
 
 class _Known(NamedTuple):

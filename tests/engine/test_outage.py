@@ -16,6 +16,7 @@ from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
+from ratelimit_ext.engine.last_verdicts import MOST_BUCKETS as MOST_KNOWN
 from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Rest
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import (
@@ -399,6 +400,17 @@ def test_the_latest_decisions_are_known() -> None:
         worker.before(Charge(limit, f"identity {number}"))
     assert worker.admits(Charge(limit, "identity 0")) == 1
     assert worker.admits(Charge(limit, "identity 1")) == 0
+
+
+def test_the_latest_buckets_of_many_are_known() -> None:
+    """Of requests with many limits each."""
+    last, limit = LastVerdicts(), Limit(1, DAY)
+    for number in range(1000):
+        charges = [Charge(limit, f"{number} {place}") for place in range(10)]
+        last.note((0.0, Storage().admit(charges)))
+    first = 1000 - MOST_KNOWN // 10
+    known = [last.take(limit, f"{number} 9") is not None for number in (0, first - 2, first, 999)]
+    assert known == [False, False, True, True]
 
 
 # -- the policies ----------------------------------------------------------------------------------
