@@ -1,7 +1,7 @@
 """What the storage last left of each bucket, for a worker that has to decide alone.
 
 While the storage serves, each decision is only put on a queue, unread. The queue holds the latest
-ones, and is read when the first request has to be decided without the storage.
+ones, and is read when a request has to be decided without the storage, or if buckets are emptied.
 """
 
 from __future__ import annotations
