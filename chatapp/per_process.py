@@ -47,3 +47,5 @@ class PerProcess(Generic[T]):
         made = self._made
         if self._close is not None and made is not None and made[0] == os.getpid():
             self._close(made[1])
+            atexit.unregister(self.close)  # which would keep it
+            self._ends_with_process = False

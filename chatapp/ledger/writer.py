@@ -71,6 +71,12 @@ class BackgroundLedger:
         """Wait until this process has written its calls; returns whether it has."""
         return self._writer.get().flush(timeout_s)
 
+    def close(self) -> None:
+        """As at the end of the process."""
+        self._writer.close()
+        if self._retention:
+            self._retention.close()
+
     def _new_writer(self) -> Writer:
         if self._retention:
             self._retention.get()

@@ -54,7 +54,7 @@ if (pace) {
           document.querySelector(view).replaceWith(fresh.querySelector(view));
         } else {
           parts.forEach((part, at) => {
-            if (part.innerHTML !== others[at].innerHTML && !isInUse(part)) {
+            if (!part.isEqualNode(others[at]) && !isInUse(part)) {
               part.replaceChildren(...others[at].childNodes);
             }
           });
