@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from flask import Flask
-from flask.logging import default_handler
+from flask.logging import create_logger, default_handler
 from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -141,7 +141,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     if chosen.admin_token:
         app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
-    _log_limits()
+    _add_log_handlers(app)
     cli.install(app, limiter)
     limiter.exempt(health_bp)
     _init_limits(app, limiter)
@@ -213,8 +213,11 @@ def _init_limits(app: Flask, limiter: Limiter) -> None:
     limiter.check_policy(app)
 
 
-def _log_limits() -> None:
-    """Flask-Limiter's logger has a handler that drops everything."""
+def _add_log_handlers(app: Flask) -> None:
+    """Have everything logged by Flask's handler, which writes the time and the level."""
+    if cli.serves():  # a command's warnings are for its reader
+        create_logger(app)  # unless the process has configured its logging
+    # Flask-Limiter's logger has a handler that drops everything.
     for name in ("flask-limiter", "ratelimit_ext"):
         logger = logging.getLogger(name)
         if default_handler not in logger.handlers:

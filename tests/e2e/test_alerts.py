@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,4 +88,6 @@ def test_two_workers_raise_each_threshold_once(
     assert (thresholds[0], thresholds[-1]) == (50, 100)
     assert thresholds == sorted(set(thresholds))
     assert log.count("Team research has spent") == len(requests)
+    # A server with API keys logs with the time, too.
+    assert len(re.findall(r"\n\[[-\d]+ [:,\d]+\] WARNING in watch: Team", log)) == len(requests)
     assert "only here" not in log
