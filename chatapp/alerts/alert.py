@@ -82,7 +82,7 @@ class Alert:
         """The alert for a webhook, as JSON."""
         kind, name = subject(self.identity)
         owner = subject(self.user)[1] if self.user and kind == "key" else None
-        is_budget = self.type == "budget.reached"
+        is_budget, is_unusual = (self.type == each for each in ("budget.reached", "usage.unusual"))
         return json.dumps(
             {
                 "type": self.type,
@@ -98,7 +98,7 @@ class Alert:
                     "threshold": self.threshold if is_budget else None,
                     "spent_usd": self.spent / 1_000_000,
                     "amount_usd": self.amount / 1_000_000 if is_budget else None,
-                    "usual_usd": None if is_budget else self.amount / 1_000_000,
+                    "usual_usd": self.amount / 1_000_000 if is_unusual else None,
                     "since": _time(self.since),
                     "resets_at": self.resets_at and _time(self.resets_at),
                 },

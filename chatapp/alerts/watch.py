@@ -226,6 +226,9 @@ class Watch:
         if budget.used * 100 < bar * budget.amount and not budget.refuses:
             return
         spent = self._spent(budget)
+        if budget.used < budget.amount:  # a decision shows no debt
+            # The ledger also has what was spent before a reset, or outside the budget's endpoints.
+            spent = min(spent, budget.used)
         is_used_up = budget.refuses and spent * 100 >= USED_UP_PERCENT * budget.amount
         passed = at if is_used_up else [p for p in at if spent * 100 >= p * budget.amount]
         reached = max(passed, default=0)

@@ -69,3 +69,9 @@ def test_unusual_usage_has_a_usual_day() -> None:
     data = json.loads(found.body())["data"]
     assert (data["spent_usd"], data["usual_usd"], data["amount_usd"]) == (0.8, 1.0, None)
     assert (data["budget"], data["threshold"], data["resets_at"]) == (None, None, None)
+
+
+def test_a_test_has_no_amounts() -> None:
+    """Neither a budget's nor a usual day's."""
+    data = json.loads(alert(type="alert.test", name=None).body())["data"]
+    assert (data["threshold"], data["usual_usd"], data["amount_usd"]) == (None, None, None)

@@ -126,6 +126,18 @@ def test_the_sentence_says_who_and_how_much(
     )
 
 
+def test_what_a_budget_has_not_counted_raises_nothing(alerts: Alerts, database: Database) -> None:
+    """What was spent before a reset, or at an endpoint that the budget does not cover."""
+    earlier = finished(begun(started_at=datetime.now(UTC)), cost_micro_usd=20 * USD)
+    write(database, [earlier])
+    decide(alerts, standing(used=4 * USD))
+    spend(alerts, database, 0.9)
+    assert thresholds(alerts, database) == []
+    spend(alerts, database, 0.1)
+    assert thresholds(alerts, database) == [50]
+    assert [row["spent"] for row in table.alerts(database, since=None)] == [5 * USD]
+
+
 def test_two_workers_raise_one_alert(make_alerts: MakeAlerts, database: Database) -> None:
     """And a worker that starts later raises none of those again."""
     one, other = make_alerts(), make_alerts()
