@@ -60,8 +60,8 @@ class Tallies:
         """Drop what was counted, as a forked child: its parent writes it."""
         self._changes = threading.Lock()
         self._counts: Counts = Counter()
-        #: Requests by the minute, the outcome and the names of the limits: of an admitted one all,
-        #: of a denied one those that denied it. So a request is one step, whatever its limits.
+        #: Requests by the minute, the outcome and the names of the limits that count it; if it was
+        #: denied, those that denied it. So a request is one step, whatever its limits.
         self._requests: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
         self._groups: dict[tuple[str, ...], _Group] = {}
 
@@ -73,8 +73,9 @@ class Tallies:
         if event.reason is None:
             outcome = "allowed"
             limits = [charge.limit for _, _, charge in event.charges]
-            names = tuple([limit.name or limit.label for limit in limits])
-            group = self._groups.get(names) or self._group(names, event)
+            asked = tuple([limit.name or limit.label for limit in limits])
+            group = self._groups.get(asked) or self._group(asked, event)
+            names = group.names
         else:
             outcome = "denied"
             if isinstance(decision, Recollection):  # its other verdicts would have to be computed
@@ -112,11 +113,10 @@ class Tallies:
         with self._changes:
             others, self._counts = self._counts, Counter()
             requests, self._requests = self._requests, Counter()
-            groups, self._groups = self._groups, {}
+            self._groups = {}
         counted: Counts = Counter()
         for (minute, outcome, names), count in requests.items():
-            group = groups.get(names) if outcome == "allowed" else None
-            for name in (REQUESTS, *(names if group is None else group.names)):
+            for name in (REQUESTS, *names):
                 counted[minute, name, outcome] += count
         counted.update(others)
         hours: dict[int, Counts] = {}

@@ -113,6 +113,25 @@ def test_an_outage_is_counted(make: Maker, uri: str) -> None:
     assert counts[REQUESTS] == {"allowed": 2, "degraded": 2}
 
 
+def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, uri: str) -> None:
+    """The names of its limits were found before, and it is counted after."""
+    site = limited(make, uri)
+    tallies = site[1].tallies
+
+    class Names(dict[Any, Any]):
+        def get(self, *arguments: Any) -> Any:
+            found = super().get(*arguments)
+            tallies.flush()
+            return found
+
+    hit(site, 1)
+    tallies._groups = Names(tallies._groups)
+    hit(site, 1)
+    assert not isinstance(tallies._groups, Names)  # it was written
+    [counts] = tallies.read(1).values()
+    assert counts == {REQUESTS: {"allowed": 2}, "calls": {"allowed": 2}, "trial": {"shadow": 1}}
+
+
 def test_a_cluster_has_them_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
     """Written and read like on one server."""
     site = limited(make, cluster_server.uri)
