@@ -194,7 +194,7 @@ def simulate_command(
         results = simulate(
             asked.traffic, {name: each.rules for name, each in policies.items()}, bar
         )
-    _stop_if_empty(results[0].outcome.total)
+    _stop_if_empty(results[0].outcome.total, asked.traffic)
     left_out = {name: why for each in policies.values() for name, why in each.left_out.items()}
     remarks = notes(results, asked.traffic, left_out)
     if page:
@@ -227,6 +227,7 @@ def suggest_command(share: float, *, as_json: bool, **traffic: Any) -> None:
     asked = _asked(**traffic)
     found = suggestions(asked.traffic, _compiled(asked, None).rules, share=share / 100)
     if not found:
+        _report_broken(asked.traffic)
         raise click.ClickException("The traffic has no calls that a limit counts.")
     if as_json:
         echo_json(suggestion_data(found))
@@ -280,8 +281,9 @@ def _progress(length: int | None, policies: int) -> Iterator[Callable[[], None]]
         yield lambda: bar.update(1)
 
 
-def _stop_if_empty(total: Tally) -> None:
+def _stop_if_empty(total: Tally, traffic: Traffic) -> None:
     if not total.admitted + total.denied:
+        _report_broken(traffic)
         raise click.ClickException("The traffic has no calls.")
 
 

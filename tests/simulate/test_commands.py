@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 from flask import Blueprint, Flask
@@ -182,6 +183,14 @@ def test_a_mistake_is_one_sentence(app: Flask, arguments: list[str], said: str):
     assert result.exit_code in {1, 2}
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", [simulate_command, suggest_command])
+def test_a_file_of_broken_lines_only_is_reported(app: Flask, command: click.Command):
+    """Not as traffic without calls: the reasons say what is wrong with the file."""
+    result = run(app, command, "--traffic", "-", text="junk\nmore junk\n")
+    assert result.exit_code == 1
+    assert "Error: lines skipped: 2 (line 1: it is neither JSON" in result.output
 
 
 def test_a_policy_with_a_typo_is_reported_with_its_line(app: Flask, tmp_path: Path):
