@@ -104,6 +104,7 @@ def login() -> ResponseReturnValue:
     return response
 
 
+@bp.get("/")
 @bp.get("/login")
 def login_address() -> ResponseReturnValue:
     """Where a browser is after a wrong token, if its user loads the address again."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import click
 from flask import Response, after_this_request, g, redirect, render_template, request, url_for
@@ -29,9 +29,14 @@ BY: Final = "admin page"
 @bp.get("/changes")
 def changes() -> ResponseReturnValue:
     """What operators have changed, here and by commands."""
-    with reported_errors():
-        entries = callers.shared_limiter().overrides.log()
-    return render_template("admin/changes.html", entries=entries[:MOST])
+    entries: list[Any] = []
+    problem = None
+    try:
+        with reported_errors():
+            entries = callers.shared_limiter().overrides.log()
+    except click.ClickException as error:
+        problem = error.message
+    return render_template("admin/changes.html", entries=entries[:MOST], problem=problem)
 
 
 def change(
