@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: Calls of this time are looked at together, so that a budget costs one query in it at most.
 LINGER_S: Final = 5.0
+#: For so many seconds, a decision tells what a budget has counted.
+RECENT_S: Final = 60.0
 #: A user's spending of today is summed this often, or when the calls of this process reach the bar.
 TODAY_EVERY_S: Final = 60.0
 #: A usual day: the average of the days with spending, of the last 14, if there are 3 of them.
@@ -64,7 +66,8 @@ class Standing:
 
     ``used`` includes what running calls hold, and grows by what calls have cost since. ``window``
     tells the windows of a budget apart. ``refuses``: it denied that call. ``raised`` is the highest
-    threshold that was raised, as far as this process knows.
+    threshold that was raised, as far as this process knows; ``read_at`` when it was read, by the
+    monotonic clock.
     """
 
     identity: str
@@ -77,6 +80,13 @@ class Standing:
     window: float
     resets_at: datetime | None
     raised: int = 0
+    read_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether other workers can hardly have changed it. After a long call, or while the limits'
+        storage is down, they can."""
+        return time.monotonic() - self.read_at < RECENT_S
 
 
 @dataclass(slots=True)
@@ -162,6 +172,7 @@ class Watch:
         with self._lock:
             is_full = len(self._readings) >= MOST_WAITING and buckets not in self._readings
             if not is_full:
+                self._readings.pop(buckets, None)  # the last one is read last
                 self._readings[buckets] = read
         if refused or is_full:  # otherwise the call will have it read
             self._costs.put("", 0)
@@ -226,7 +237,7 @@ class Watch:
         if budget.used * 100 < bar * budget.amount and not budget.refuses:
             return
         spent = self._spent(budget)
-        if budget.used < budget.amount:  # a decision shows no debt
+        if budget.is_recent and budget.used < budget.amount:  # a decision shows no debt
             # The ledger also has what was spent before a reset, or outside the budget's endpoints.
             spent = min(spent, budget.used)
         is_used_up = budget.refuses and spent * 100 >= USED_UP_PERCENT * budget.amount

@@ -73,5 +73,5 @@ def test_unusual_usage_has_a_usual_day() -> None:
 
 def test_a_test_has_no_amounts() -> None:
     """Neither a budget's nor a usual day's."""
-    data = json.loads(alert(type="alert.test", name=None).body())["data"]
+    data = json.loads(alert(type="alert.test", identity="*", name=None).body())["data"]
     assert (data["threshold"], data["usual_usd"], data["amount_usd"]) == (None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -136,6 +137,27 @@ def test_what_a_budget_has_not_counted_raises_nothing(alerts: Alerts, database: 
     spend(alerts, database, 0.1)
     assert thresholds(alerts, database) == [50]
     assert [row["spent"] for row in table.alerts(database, since=None)] == [5 * USD]
+
+
+def test_a_decision_of_long_ago_bounds_nothing(alerts: Alerts, database: Database) -> None:
+    """Other workers have spent more since: the call was long, or the limits' storage is down."""
+    write(database, [finished(begun(started_at=datetime.now(UTC)), cost_micro_usd=7 * USD)])
+    decide(alerts, standing(used=4 * USD, read_at=time.monotonic() - watch.RECENT_S))
+    spend(alerts, database, 1)
+    assert thresholds(alerts, database) == [80]
+
+
+def test_the_latest_decision_of_a_shared_budget_counts(alerts: Alerts, database: Database) -> None:
+    """Each member's decision has further budgets, and is kept by their names."""
+    own = [standing(identity=f"user:{name}") for name in ("ada", "bob")]
+    team = {"identity": "team:red", "name": "team-usd-day"}
+    earlier = begun(started_at=datetime.now(UTC), team="red")
+    write(database, [finished(earlier, cost_micro_usd=7 * USD)])
+    decide(alerts, own[0], standing(**team, used=4 * USD))
+    decide(alerts, own[1], standing(**team, used=5 * USD))
+    decide(alerts, own[0], standing(**team, used=8 * USD))
+    spend(alerts, database, 1, team="red")
+    assert raised(alerts, database) == [("team:red", 80)]
 
 
 def test_two_workers_raise_one_alert(make_alerts: MakeAlerts, database: Database) -> None:
