@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 from weakref import WeakSet, ref
 
@@ -40,6 +41,7 @@ class Recorder:
         self._trials = Trials()
         self._tallies = Tallies()
         self._writes_at_once = False
+        self._was_refused = False
         self.forget()
         _all.add(self)
 
@@ -98,14 +100,19 @@ class Recorder:
 
     def flush(self, *, all_of_them: bool = False) -> None:
         """Write what was gathered. Never raises."""
-        try:
-            self._denials.flush(all_of_them=all_of_them)
-            self._trials.flush()
-            self._tallies.flush()
-        except StorageUnavailable as error:  # it is kept; an outage is logged once
-            _logger.debug("Denials cannot be written: %s", error)
-        except Exception:
-            _logger.exception("Denials cannot be written")
+        denials = partial(self._denials.flush, all_of_them=all_of_them)
+        for write in (denials, self._trials.flush, self._tallies.flush):
+            try:
+                write()
+            except StorageUnavailable as error:  # it is kept
+                if not _is_refusal(error):  # the others would wait for it, too
+                    _logger.debug("Denials cannot be written: %s", error)
+                    return
+                if not self._was_refused:  # only an outage is logged elsewhere
+                    _logger.error("What is recorded for operators cannot be written: %s", error)
+                self._was_refused = True
+            except Exception:
+                _logger.exception("Denials cannot be written")
 
     def forget(self) -> None:
         """In a forked child: the thread, and what it writes, have stayed in the parent."""
@@ -126,6 +133,12 @@ class Recorder:
                     threading.Thread(
                         target=_write, args=(ref(self),), name="ratelimit-records", daemon=True
                     ).start()
+
+
+def _is_refusal(error: StorageUnavailable) -> bool:
+    """Whether the storage has answered: a right is missing, or its memory is full."""
+    cause = type(error.__cause__)
+    return any(each.__name__ == "ResponseError" for each in cause.__mro__)
 
 
 def _write(reference: ref[Recorder]) -> None:

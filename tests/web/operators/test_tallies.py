@@ -132,6 +132,27 @@ def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, ur
     assert counts == {REQUESTS: {"allowed": 2}, "calls": {"allowed": 2}, "trial": {"shadow": 1}}
 
 
+def test_a_missing_right_is_logged_once(
+    make: Maker, uri: str, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And concerns only what needs it: here the denials, not these counts."""
+    redis_client.acl_setuser(
+        "few", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-xadd"]
+    )
+    try:
+        site = limited(make, uri.replace("://", "://few:pw@"))
+        hit(site, 4)
+        for _ in range(2):
+            site[1]._recorder.flush()
+    finally:
+        redis_client.acl_deluser("few")
+    logged = [each.getMessage() for each in caplog.records if "for operators" in each.msg]
+    assert len(logged) == 1
+    assert "no permissions to run the 'xadd' command" in logged[0]
+    [counts] = limited(make, uri)[1].tallies.read(1).values()
+    assert counts["calls"] == {"allowed": 3, "denied": 1, "shadow": 1}
+
+
 def test_a_cluster_has_them_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
     """Written and read like on one server."""
     site = limited(make, cluster_server.uri)
