@@ -289,8 +289,10 @@ def signing_key(secret: str) -> bytes:
 def _sentence(error: ErrorDetails, found: Mapping[str, object]) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields[name]
+    is_secret = name.endswith("_token")  # the error is logged
+    value = f"{len(str(found[name]))} characters" if is_secret else repr(found[name])
     return (
-        f"{PREFIX}{name.upper()}: found {found[name]!r}; allowed: {validation.allowed(field)} "
+        f"{PREFIX}{name.upper()}: found {value}; allowed: {validation.allowed(field)} "
         f"({field.description})"
     )
 

@@ -16,7 +16,7 @@ from ratelimit_ext.web.extension import Limiter
 
 NOT_SHARED: Final = (
     "The limits are in the memory of each worker (memory://), which no command can see or change. "
-    "Run the command while the server runs, and set RATELIMIT_STORAGE_URI to its storage."
+    "Set RATELIMIT_STORAGE_URI to a storage that all share, or start the server that has it."
 )
 
 

@@ -108,8 +108,9 @@ def test_the_image_copies_what_its_context_has() -> None:
 def test_the_pods_share_the_limits(tmp_path: Path) -> None:
     """All pods' workers are counted, probes ask paths that exist, the first command runs, and
     Kubernetes sets no variable that looks like a setting."""
-    replicas = KUBERNETES["Deployment"]["spec"]["replicas"]
-    workers = replicas * int(VARIABLES["WEB_CONCURRENCY"])
+    spec = KUBERNETES["Deployment"]["spec"]
+    pods = spec["replicas"] + spec["strategy"]["rollingUpdate"]["maxSurge"]
+    workers = pods * int(VARIABLES["WEB_CONCURRENCY"])
     assert int(VARIABLES["RATELIMIT_WORKERS"]) == workers
     database = f"sqlite:///{tmp_path / 'chatapp.db'}"
     app = create_app({"RATELIMIT_STORAGE_URI": "memory://", "CHATAPP_DATABASE_URL": database})

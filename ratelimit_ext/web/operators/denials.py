@@ -11,7 +11,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -74,6 +74,9 @@ class DenialRecord:
     reason: str = ""
     degraded: str = ""
     request_id: str = ""
+
+
+FIELDS: Final = frozenset(each.name for each in fields(DenialRecord))
 
 
 class DenialStore(Protocol):
@@ -243,9 +246,10 @@ class RedisDenials:
             entries = self._run("xrevrange", self._stream, last, "-", count)
             if not entries:
                 break
-            for _, fields in entries:
-                (text,) = fields.values()
-                found.append(DenialRecord(**json.loads(text)))
+            for _, entry in entries:
+                (text,) = entry.values()
+                stored = json.loads(text)  # a newer release may write more
+                found.append(DenialRecord(**{k: v for k, v in stored.items() if k in FIELDS}))
             name = entries[-1][0]
             last = f"({name.decode() if isinstance(name, bytes) else name}"
         return reversed(found)

@@ -80,11 +80,11 @@ def actions(app: Flask) -> list[tuple[str, str, str]]:
 
 
 def test_without_a_token_there_is_no_admin_page(make_app: AppMaker) -> None:
-    """The address is unknown, and a short token is a mistake."""
+    """The address is unknown, and a short token is a mistake, which does not name it."""
     client = make_app().test_client()
     assert client.get("/admin").status_code == 404
     assert log_in(client).status_code == 404
-    with pytest.raises(ValueError, match="CHATAPP_ADMIN_TOKEN: found 'short'; allowed"):
+    with pytest.raises(ValueError, match="CHATAPP_ADMIN_TOKEN: found 5 characters; allowed"):
         make_app(CHATAPP_ADMIN_TOKEN="short")
 
 

@@ -297,6 +297,18 @@ def test_the_thread_writes_and_a_fork_begins_anew(
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_records_of_a_newer_release_are_read(make: Maker, uri: str, redis_client: Any) -> None:
+    """What this one does not know of them is left out: workers of both write during an update."""
+    site = limited(make, uri)
+    statuses(site[0], "/", 3)
+    flushed(site)
+    (stream,) = redis_client.keys("*denials*")
+    ((_, entry),) = redis_client.xrange(stream)
+    ((field, text),) = entry.items()
+    redis_client.xadd(stream, {field: json.dumps({**json.loads(text), "colour": "red"})})
+    assert site[1].denials.read()[0].identity
+
+
 def test_the_last_denials_are_written_at_the_end(make: Maker, uri: str) -> None:
     """Also the counts whose half minute is not over."""
     app, limiter = limited(make, uri)
