@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,8 @@ _worker: Worker
 
 def begin(uri: str, start: Barrier, names: list[str], scarce: int) -> None:
     global _worker  # noqa: PLW0603 - the only place where a pool's initializer can leave it
+    # It ends the pool. The parent's handler would wait for the main thread, which may wait too.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _worker = Worker(uri, start, names, scarce)
 
 
