@@ -132,7 +132,7 @@ class DenialCache:
         for charge in charges:
             limit, key, cost, is_meta, _ = charge
             if is_meta or (limit.mode != "enforce" and limit.traits.counts_all):
-                return None  # it leaves a trace
+                return None  # as _leaves_trace says, without a call for each charge
             denial = self._denials.get(key, _NOTHING).get(cost)
             if denial is not None and here < denial.until and _same(denial.limit, limit):
                 found[key] = denial

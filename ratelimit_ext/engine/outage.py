@@ -222,7 +222,8 @@ class OutageEngine:
 
     def _start(self, charge: Charge, share: Limit) -> None:
         """Let this worker's share of a bucket begin with its share of what the storage has left.
-        Calls in flight are not: those that the storage has admitted end there."""
+        Slots of calls in flight begin free: calls that the storage has admitted are released there,
+        which is not seen here."""
         limit, key = charge.limit, charge.key
         if limit.traits.guard or limit.traits.ends_with_calls or key in self._changed:
             return
