@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Iterator
 
 import hypothesis
@@ -60,3 +62,17 @@ def nothing_in_background(monkeypatch: pytest.MonkeyPatch) -> None:
     threads' commands would be among those that tests count. Those of gunicorn have the threads."""
     monkeypatch.setattr(Overrides, "in_background", False)
     monkeypatch.setattr(Recorder, "in_background", False)
+
+
+@pytest.fixture(autouse=True)
+def only_what_this_test_logs(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """`caplog` has no line of an earlier test's storage: the thread that looks for its return lives
+    until the application is collected."""
+    earlier = {each for each in threading.enumerate() if each.name.startswith("ratelimit-")}
+
+    def is_of_this_test(_: logging.LogRecord) -> bool:
+        return threading.current_thread() not in earlier
+
+    caplog.handler.addFilter(is_of_this_test)
+    yield
+    caplog.handler.removeFilter(is_of_this_test)
