@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_with
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
+from chatapp.operators import arguments
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
 from ratelimit_ext import client_ip
@@ -96,11 +97,14 @@ def login() -> ResponseReturnValue:
     if not sessions().is_token(request.form.get("token", "")):
         log.warning("A wrong token for /admin from %s", client_ip())
         return login_page(next_, problem="This is not the token.")
+    name = request.form.get("name", "").strip()
+    if name:
+        name = arguments.OPERATOR.convert(name, None, None)
     # Only addresses of this page: a link must not lead elsewhere after the login.
     is_own = next_.startswith((f"{PATH}?", f"{PATH}/")) and next_.isprintable()
     response = cast(Response, redirect(next_ if is_own else url_for("admin.spending"), 303))
-    sessions().begin(response)
-    log.warning("A session of /admin begins, from %s", client_ip())
+    sessions().begin(response, name=name)
+    log.warning("A session of /admin begins, of %s, from %s", name or "no name", client_ip())
     return response
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import click
 from flask import Response, after_this_request, g, redirect, render_template, request, url_for
@@ -21,9 +21,6 @@ from ratelimit_ext import client_ip
 from ratelimit_ext.cli import UNTIL
 
 log = logging.getLogger(__name__)
-
-#: Who made a change, in the log of operators.
-BY: Final = "admin page"
 
 
 @bp.get("/changes")
@@ -70,7 +67,7 @@ def new_key() -> tuple[str, str]:
         name=arguments.KEY_NAME.convert(_field("name"), None, None),
         expires_at=_end_of(days) if days else None,
         reason=_reason(),
-        by=BY,
+        by=g.admin.by,
     )
 
     @after_this_request
@@ -83,7 +80,7 @@ def new_key() -> tuple[str, str]:
 
 @change("/keys/revoke")
 def revoke_key() -> tuple[str, str]:
-    key = keys.revoke_key(_field("key"), reason=_reason(), by=BY)
+    key = keys.revoke_key(_field("key"), reason=_reason(), by=g.admin.by)
     sentence = f"Key {key.public_id} of {key.user} is revoked; all workers apply it within 5 s."
     return _address(key.user), sentence
 
@@ -92,7 +89,7 @@ def revoke_key() -> tuple[str, str]:
 def set_plan() -> tuple[str, str]:
     name, plan = _field("user"), _plan(_field("plan"))
     assert plan is not None
-    return _address(name), users.set_plan(name, plan, reason=_reason(), by=BY)
+    return _address(name), users.set_plan(name, plan, reason=_reason(), by=g.admin.by)
 
 
 @change("/amount")
@@ -101,7 +98,7 @@ def set_amount() -> tuple[str, str]:
     end = UNTIL.convert(until, None, None) if until else None
     limit, amount = _field("limit"), _field("amount")
     return _address(name), amounts.set_amount(
-        "user", name, limit, amount, until=end, reason=_reason(), by=BY
+        "user", name, limit, amount, until=end, reason=_reason(), by=g.admin.by
     )
 
 
@@ -109,7 +106,7 @@ def set_amount() -> tuple[str, str]:
 def clear_amount() -> tuple[str, str]:
     name = _field("user")
     return _address(name), amounts.clear_amount(
-        "user", name, _field("limit"), reason=_reason(), by=BY
+        "user", name, _field("limit"), reason=_reason(), by=g.admin.by
     )
 
 
@@ -121,7 +118,7 @@ def block() -> tuple[str, str]:
         blocks.target_of(kind, name),
         length=arguments.DURATION.convert(length, None, None) if length else None,
         reason=_reason(),
-        by=BY,
+        by=g.admin.by,
     )
     return _back(), done.sentence
 
@@ -129,12 +126,12 @@ def block() -> tuple[str, str]:
 @change("/unblock")
 def unblock() -> tuple[str, str]:
     kind, name = _target()
-    done = blocks.unblock(kind, blocks.target_of(kind, name), reason=_reason(), by=BY)
+    done = blocks.unblock(kind, blocks.target_of(kind, name), reason=_reason(), by=g.admin.by)
     return _back(), done.sentence
 
 
 def _log(sentence: str) -> None:
-    log.warning("%s, from %s: %s", BY, client_ip(), sentence)
+    log.warning("%s, from %s: %s", g.admin.by, client_ip(), sentence)
 
 
 def _field(name: str) -> str:

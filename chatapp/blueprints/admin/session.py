@@ -18,6 +18,9 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 COOKIE: Final = "chatapp_admin"
 PATH: Final = "/admin"
 LENGTH_S: Final = 8 * 3600
+#: Who makes a change, in the log of operators: a name with the page, or without one the token.
+PAGE: Final = "admin page"
+NAMELESS: Final = "admin token"
 #: How long the sentence about a change may be shown.
 SENTENCE_S: Final = 60
 #: The cookie that takes a new key to the page that shows it, and for how long it may.
@@ -27,9 +30,11 @@ KEY_S: Final = 60
 
 
 class Session(NamedTuple):
-    """A valid session. Its forms carry ``form_token``, which no other site can read."""
+    """A valid session. Its forms carry ``form_token``, which no other site can read; ``by`` makes
+    its changes in the log of operators."""
 
     form_token: str
+    by: str
 
     def accepts(self, given: str) -> bool:
         """Whether a form of this session was sent."""
@@ -51,11 +56,11 @@ class Sessions:
         """Whether it is the token, compared in constant time."""
         return hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
 
-    def begin(self, response: Response) -> None:
-        """Set the cookie of a new session."""
+    def begin(self, response: Response, *, name: str) -> None:
+        """Set the cookie of a new session, of the operator of that name; may be empty."""
         response.set_cookie(
             COOKIE,
-            self._signer("session").dumps(secrets.token_urlsafe(16)),
+            self._signer("session").dumps([secrets.token_urlsafe(16), name]),
             max_age=LENGTH_S,
             path=PATH,
             secure=request.is_secure,
@@ -70,10 +75,12 @@ class Sessions:
 
     def current(self) -> Session | None:
         """The session of the request; None without a valid cookie."""
-        id_ = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
-        if id_ is None:
+        found = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
+        if found is None:
             return None
-        return Session(hmac.new(self._key, f"form {id_}".encode(), "sha256").hexdigest())
+        id_, name = found
+        form_token = hmac.new(self._key, f"form {id_}".encode(), "sha256").hexdigest()
+        return Session(form_token, f"{name} ({PAGE})" if name else NAMELESS)
 
     def sealed(self, sentence: str) -> str:
         """The sentence for an address: a link cannot make the page state anything else."""

@@ -233,7 +233,7 @@ def test_a_key_is_created_shown_once_and_revoked(
     found_key = accounts.find(public_id)
     assert found_key is not None
     assert found_key[0].revoked_at is not None
-    who = (public_id, "admin page")
+    who = (public_id, "admin token")
     assert actions(app) == [("revoke-key", *who), ("create-key", *who)]
 
 
@@ -296,10 +296,23 @@ def test_plan_amount_and_block_of_a_user(
     assert names == [
         (each, "user:alice") for each in ("unblock", "block", "clear-override", "override", "plan")
     ]
-    assert {by for _, _, by in actions(app)} == {"admin page"}
-    assert "admin page, from 127.0.0.1: alice has the plan pro" in caplog.text
-    changes = admin.get("/admin/changes").text
-    assert "launch" in changes
+    assert "admin token, from 127.0.0.1: alice has the plan pro" in caplog.text
+    assert "launch" in admin.get("/admin/changes").text
+
+
+def test_a_change_names_the_operator(
+    app: Flask, accounts: Accounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As they have entered it; without a name, the token. A name of two lines begins no session."""
+    bad = log_in(app.test_client(), name="olga\x1b[2J")
+    assert (bad.status_code, "Set-Cookie" in bad.headers) == (400, False)
+    for name in ("  ", " olga ", "admin token"):
+        client = app.test_client()
+        log_in(client, name=name)
+        send(client, "plan", user="alice", plan="pro")
+    by = ["admin token", "olga (admin page)", "admin token (admin page)"]
+    assert [by for _, _, by in actions(app)] == by[::-1]
+    assert "olga (admin page), from 127.0.0.1: alice has the plan pro" in caplog.text
 
 
 @pytest.mark.parametrize(
