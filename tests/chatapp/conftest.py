@@ -25,7 +25,7 @@ from chatapp.services import services_of
 from ratelimit_ext import toml_line
 from tests import servers
 from tests.chatapp import provider_server
-from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 
 OURS = ("DATABASE_URL", "CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")

@@ -35,7 +35,7 @@ TESTS = (
     "tests/web/test_extension.py",
     "tests/web/request/test_admission.py",
     "tests/web/request/test_response.py",
-    "tests/web/test_commands.py",
+    "tests/web/flask_limiter/test_commands.py",
     "tests/web/declarations/test_code_checks.py",
 )
 

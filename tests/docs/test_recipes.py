@@ -1,5 +1,6 @@
 """The Dockerfile, compose.yaml and the files of docs/recipes.md agree with the application: with
-its settings, its paths, and the time that a stop takes. tests/e2e/test_recipes.py runs them."""
+its settings, its paths, and the time that a stop takes. tests/e2e/operators/test_recipes.py runs
+them."""
 
 from __future__ import annotations
 

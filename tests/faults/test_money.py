@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.e2e import billing_provider
-from tests.e2e.billed_gateway import (
+from tests.e2e.money import billing_provider
+from tests.e2e.money.billed_gateway import (
     DOLLARS_OF_ALL_TIME,
     MICRO,
     MONTH_USD,
@@ -27,7 +27,7 @@ from tests.e2e.billed_gateway import (
     deployed,
     write_table,
 )
-from tests.e2e.billing_provider import ANTHROPIC_PATH, OPENAI_PATH, marker
+from tests.e2e.money.billing_provider import ANTHROPIC_PATH, OPENAI_PATH, marker
 from tests.faults.load import Answer, Answers, Request, ask
 from tests.faults.table import Row
 from tests.faults.traffic import IS_LONG

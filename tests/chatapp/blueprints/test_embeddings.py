@@ -11,6 +11,7 @@ from werkzeug.test import TestResponse
 
 from chatapp.providers import Usage
 from tests.chatapp.conftest import replace_services
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.provider_server import (
     EMBEDDINGS_PATH,
     Answer,
@@ -18,7 +19,6 @@ from tests.chatapp.provider_server import (
     embeddings_body,
     openai_error,
 )
-from tests.chatapp.recording_ledger import RecordingLedger
 
 MODEL = "text-embedding-3-small"
 

@@ -13,6 +13,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.provider_server import (
     RESPONSES_PATH,
     Answer,
@@ -22,7 +23,6 @@ from tests.chatapp.provider_server import (
     response_body,
     response_events,
 )
-from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.web.test_identities import left
 
 MODEL = "gpt-5.4-mini"

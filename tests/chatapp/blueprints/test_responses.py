@@ -15,6 +15,7 @@ from chatapp import catalogue
 from chatapp.providers import Usage
 from chatapp.providers.openai_responses import extras_of
 from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.provider_server import (
     RESPONSES_PATH,
     Answer,
@@ -28,7 +29,6 @@ from tests.chatapp.provider_server import (
     response_body,
     response_events,
 )
-from tests.chatapp.recording_ledger import RecordingLedger
 
 MODEL = "gpt-5.4-mini"
 USAGE = Usage(12, 5, cached_input_tokens=8, reasoning_tokens=2, tiers=())

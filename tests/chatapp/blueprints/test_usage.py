@@ -17,10 +17,10 @@ from chatapp.ledger import table
 from chatapp.providers import Usage
 from chatapp.services import services_of
 from tests import servers
+from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.provider_server import ProviderServer
-from tests.chatapp.test_surge import Clock
 
 
 @pytest.fixture

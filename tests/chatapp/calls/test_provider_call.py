@@ -18,7 +18,7 @@ from chatapp.conversation import Reply
 from chatapp.estimates.estimate import Estimate, estimator_for
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.providers import ErrorKind, Progress, ProviderError, Quota, Usage
-from tests.chatapp.recording_ledger import RecordingLedger
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
 
 CATALOGUE = catalogue.load()
 REQUESTED, FALLBACK = (CATALOGUE.model(n, "openai") for n in ("gpt-5.4-mini", "gpt-5.4-nano"))

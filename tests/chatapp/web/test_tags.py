@@ -19,8 +19,8 @@ from chatapp.web.tags import (
     tags_of,
 )
 from tests.chatapp.cli.test_commands import run
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.provider_server import ProviderServer
-from tests.chatapp.recording_ledger import RecordingLedger
 from tests.chatapp.web.test_identities import left
 
 ASKED: Any = [{"role": "user", "content": "ping"}]

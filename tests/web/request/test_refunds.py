@@ -12,7 +12,7 @@ import redis
 
 from ratelimit_ext import Limiter, RateLimitExceeded
 from tests import servers
-from tests.web.flaky import make_flaky
+from tests.web.outage.flaky import make_flaky
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -31,7 +31,7 @@ from ratelimit_ext.web.settlements.queue import (
 )
 from tests.engine.relay import Relay
 from tests.web.conftest import Clock
-from tests.web.flaky import FlakyEngine
+from tests.web.outage.flaky import FlakyEngine
 
 DAY_US = 86_400_000_000
 TOKENS = Limit(1000, DAY_US, unit="tokens", name="tokens")

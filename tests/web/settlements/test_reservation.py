@@ -16,7 +16,7 @@ from ratelimit_ext import ConfigurationError, Guess, Limiter, Reservation
 from ratelimit_ext.web.settlements import reservation as reservation_module
 from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S, LEASE, lease_s
 from tests.web.conftest import Clock, Maker
-from tests.web.flaky import make_flaky
+from tests.web.outage.flaky import make_flaky
 
 View = Callable[[], Any]
 

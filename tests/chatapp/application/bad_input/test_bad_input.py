@@ -1,0 +1,398 @@
+"""Invalid and unusual input at all three endpoints: 4xx in the endpoint's format, and only what was
+used is charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from chatapp import catalogue
+from chatapp.accounts.api_key import PresentedKey, new_key
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.providers import Usage
+from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
+from tests.chatapp.provider_server import (
+    ANTHROPIC_PATH,
+    OPENAI_PATH,
+    ProviderServer,
+    anthropic_error,
+    openai_error,
+)
+from tests.chatapp.web.test_identities import left
+
+CHAT_PATH = "/chat"
+PATHS = (CHAT_PATH, OPENAI_PATH, ANTHROPIC_PATH)
+EDGE = {"ip", "key"}
+ABSENT = object()
+SQL = "'; DROP TABLE calls; --"
+HEADER = "x\r\nSet-Cookie: a=b"
+THREE_MB = "a" * 3_000_000
+
+
+def said(text: str) -> list[dict[str, object]]:
+    return [{"role": "user", "content": text}]
+
+
+BODIES: dict[str, dict[str, object]] = {
+    CHAT_PATH: {"model": "gpt-5.4-mini", "message": "ping"},
+    OPENAI_PATH: {"model": "gpt-5.4-mini", "messages": said("ping")},
+    ANTHROPIC_PATH: {"model": "claude-haiku-4-5", "messages": said("ping"), "max_tokens": 100},
+}
+# What the provider bills for its "pong".
+OPENAI_BILL = Usage(12, 5, cached_input_tokens=8, reasoning_tokens=2)
+ANTHROPIC_BILL = Usage(23, 5, cached_input_tokens=8, cache_write_tokens=3)
+BILLS = {
+    path: replace(bill, tiers=())  # what was asked and sent names no tier
+    for path, bill in {
+        CHAT_PATH: OPENAI_BILL,
+        OPENAI_PATH: OPENAI_BILL,
+        ANTHROPIC_PATH: ANTHROPIC_BILL,
+    }.items()
+}
+
+
+class Asker:
+    """Alice, on the plan starter, as Bob is, in front of a provider that answers."""
+
+    def __init__(self, make_app: AppMaker, accounts: Accounts) -> None:
+        self.accounts = accounts
+        self.key = self.new_key("alice")
+        self.bobs_key = self.new_key("bob")
+        self.ledger = RecordingLedger()
+        app = make_app()
+        replace_services(app, ledger=self.ledger)
+        self._client = app.test_client()
+
+    def new_key(self, user: str, *, expires_at: datetime | None = None) -> PresentedKey:
+        """A key of that user, on the plan starter."""
+        return self.accounts.create_key(
+            user, plan=None, default_plan="starter", expires_at=expires_at
+        )
+
+    def ask(
+        self,
+        path: str,
+        fields: Mapping[str, object] = {},
+        *,
+        query: str = "",
+        **environ: str,
+    ) -> TestResponse:
+        """A valid body except for these fields; its answer is read to the end. The environment is a
+        server's version of headers that the test client would not send."""
+        body = {**BODIES[path], **fields}
+        with self._client.post(
+            path + query,
+            json={name: value for name, value in body.items() if value is not ABSENT},
+            environ_overrides={"HTTP_X_API_KEY": self.key.text, **environ},
+        ) as response:
+            response.get_data()
+        return response
+
+    def left(self, key: PresentedKey | None = None) -> dict[str, float]:
+        """The rest of each of the owner's limits, without those of the edge, which count this
+        request, too."""
+        environ = {"HTTP_X_API_KEY": (key or self.key).text, "REMOTE_ADDR": "203.0.113.1"}
+        limits = self._client.get("/usage", environ_overrides=environ).json["limits"]
+        return {limit["name"]: limit["remaining"] for limit in limits if limit["name"] not in EDGE}
+
+
+@pytest.fixture
+def asker(make_app: AppMaker, provider: ProviderServer, database_url: str) -> Asker:
+    return Asker(make_app, Accounts(Database(database_url)))
+
+
+def code_of(path: str, response: TestResponse) -> str:
+    """The error's code; the error has the endpoint's format and a sentence."""
+    body: Any = response.json
+    if path == CHAT_PATH:
+        assert set(body) == {"error", "code"}
+        sentence, code = body["error"], body["code"]
+    elif path == OPENAI_PATH:
+        assert set(body["error"]) == {"message", "type", "param", "code"}
+        sentence, code = body["error"]["message"], body["error"]["code"]
+    else:
+        assert body["type"] == "error"
+        assert body["request_id"] == response.headers["request-id"]
+        sentence, code = body["error"]["message"], body["error"]["details"]["error_code"]
+    assert sentence.endswith((".", "characters."))
+    assert len(sentence) < 1000
+    return code
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request that is refused: its endpoint, its mistake, and the expected error."""
+
+    path: str
+    fields: Mapping[str, object]
+    status: int
+    code: str
+    query: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def in_a_vendors_protocol(vendor: str, path: str) -> dict[str, Refused]:
+    """Mistakes at both vendors' endpoints."""
+    cases: dict[str, tuple[Mapping[str, object], int, str]] = {
+        "34 MB": ({"messages": said("a" * 34_000_000)}, 413, "body_too_large"),
+        "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
+        "max_tokens huge": ({"max_tokens": 10**40}, 400, "invalid_max_tokens"),
+        "SQL for max_tokens": ({"max_tokens": SQL}, 400, "invalid_max_tokens"),
+        "a header for a model": ({"model": HEADER}, 400, "invalid_model"),
+        "SQL for a model": ({"model": SQL}, 404, "model_not_found"),
+        "SQL for stream": ({"stream": SQL}, 400, "invalid_stream"),
+        "SQL for messages": ({"messages": SQL}, 400, "invalid_messages"),
+    }
+    return {f"{name}, {vendor}": Refused(path, *case) for name, case in cases.items()}
+
+
+REFUSED = {
+    **in_a_vendors_protocol("OpenAI", OPENAI_PATH),
+    **in_a_vendors_protocol("Anthropic", ANTHROPIC_PATH),
+    "3 MB, OpenAI": Refused(OPENAI_PATH, {"messages": said(THREE_MB)}, 400, "request_too_large"),
+    "3 MB to /chat": Refused(CHAT_PATH, {"message": THREE_MB}, 413, "body_too_large"),
+    "a header for /chat's model": Refused(CHAT_PATH, {"model": HEADER}, 422, "invalid_model"),
+    "what /chat does not know": Refused(CHAT_PATH, {"n": 100}, 422, "unknown_field"),
+    "SQL for /chat's model": Refused(CHAT_PATH, {"model": SQL}, 422, "unknown_model"),
+    "a header for /chat's user": Refused(CHAT_PATH, {"user_id": HEADER}, 422, "invalid_user_id"),
+    "SQL for /chat's stream": Refused(CHAT_PATH, {"stream": SQL}, 422, "invalid_stream"),
+    "a hundred choices": Refused(OPENAI_PATH, {"n": 100}, 400, "invalid_n"),
+    "SQL for n": Refused(OPENAI_PATH, {"n": SQL}, 400, "invalid_n"),
+    "the new max_tokens negative": Refused(
+        OPENAI_PATH, {"max_completion_tokens": -1}, 400, "invalid_max_completion_tokens"
+    ),
+    "the new max_tokens huge": Refused(
+        OPENAI_PATH, {"max_completion_tokens": 10**40}, 400, "invalid_max_completion_tokens"
+    ),
+    "a header in a header, OpenAI": Refused(
+        OPENAI_PATH, {}, 400, "invalid_header", environ={"HTTP_OPENAI_BETA": HEADER}
+    ),
+    "a header in a header, Anthropic": Refused(
+        ANTHROPIC_PATH, {}, 400, "invalid_header", environ={"HTTP_ANTHROPIC_BETA": HEADER}
+    ),
+    "a header in the query": Refused(
+        ANTHROPIC_PATH, {}, 400, "invalid_header", query="?beta=x%0d%0aSet-Cookie:%20a=b"
+    ),
+    "a query that is not UTF-8": Refused(
+        ANTHROPIC_PATH, {}, 400, "invalid_query", environ={"QUERY_STRING": "beta=\xe9"}
+    ),
+    "no max_tokens": Refused(ANTHROPIC_PATH, {"max_tokens": ABSENT}, 400, "invalid_max_tokens"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_request_costs_nothing(asker: Asker, provider: ProviderServer, name: str) -> None:
+    """The provider is not called, the ledger has no row, and only the address is charged."""
+    case = REFUSED[name]
+    before = asker.left()
+    response = asker.ask(case.path, case.fields, query=case.query, **case.environ)
+    assert response.status_code == case.status, response.text
+    assert code_of(case.path, response) == case.code
+    assert "Set-Cookie" not in response.headers
+    assert provider.calls == []
+    assert asker.ledger.begun == []
+    assert asker.left() == before
+    # The model's own limit is in no /usage: this call is the first that it has counted.
+    assert left(asker.ask(case.path))["model"] == 599
+
+
+IMAGE = "iVBORw0KGgo="
+ANSWERED: dict[str, tuple[str, dict[str, object]]] = {
+    "Bob's name at /chat": (CHAT_PATH, {"user_id": "bob"}),
+    "SQL for /chat's user": (CHAT_PATH, {"user_id": SQL}),
+    "SQL in /chat's message": (CHAT_PATH, {"message": SQL}),
+    "a header in /chat's message": (CHAT_PATH, {"message": HEADER}),
+    "tools and an image, OpenAI": (
+        OPENAI_PATH,
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "what is this?"},
+                        {
+                            "type": "image_url",
+                            "image_url": {"url": f"data:image/png;base64,{IMAGE}"},
+                        },
+                    ],
+                }
+            ],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "nobody_knows_this": {"a": [1, None]},
+        },
+    ),
+    "tools and an image, Anthropic": (
+        ANTHROPIC_PATH,
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "what is this?"},
+                        {
+                            "type": "image",
+                            "source": {"type": "base64", "media_type": "image/png", "data": IMAGE},
+                        },
+                    ],
+                }
+            ],
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+            "nobody_knows_this": {"a": [1, None]},
+        },
+    ),
+    "a long answer allowed, OpenAI": (OPENAI_PATH, {"max_tokens": 1_000_000}),
+    "a long answer allowed, Anthropic": (ANTHROPIC_PATH, {"max_tokens": 1_000_000}),
+    "a hundred choices, which Anthropic has not": (ANTHROPIC_PATH, {"n": 100}),
+    "Bob's name, OpenAI": (OPENAI_PATH, {"user": "bob"}),
+    "Bob's name, Anthropic": (ANTHROPIC_PATH, {"metadata": {"user_id": "bob"}}),
+    "SQL and headers, OpenAI": (OPENAI_PATH, {"messages": said(SQL + HEADER), "user": SQL}),
+    "SQL and headers, Anthropic": (
+        ANTHROPIC_PATH,
+        {"messages": said(SQL + HEADER), "metadata": {"user_id": HEADER}, "system": SQL},
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", ANSWERED)
+def test_an_unusual_request_costs_what_it_used(
+    asker: Asker, provider: ProviderServer, name: str, stream: bool
+) -> None:
+    """The provider gets it unchanged. Its bill is charged to the micro-dollar, once, to the key's
+    owner, whichever user the body names."""
+    path, fields = ANSWERED[name]
+    before, bobs = asker.left(), asker.left(asker.bobs_key)
+    response = asker.ask(path, {**fields, "stream": stream})
+    assert response.status_code == 200, response.text
+    assert "Set-Cookie" not in response.headers
+
+    [call] = provider.calls
+    if path == CHAT_PATH:
+        asked = {**BODIES[path], **fields}
+        assert call.body["messages"] == said(str(asked["message"]))
+        assert not {"n", "tools", "user", "user_id"} & set(call.body)
+    else:
+        ours = {"stream_options": {"include_usage": True}} if path == OPENAI_PATH and stream else {}
+        assert call.body == {**BODIES[path], **fields, "stream": stream, **ours}
+
+    [ended] = asker.ledger.finished()
+    assert (ended.user, ended.usage) == ("user:alice", BILLS[path])
+    cost = catalogue.load().price(str(BODIES[path]["model"]), BILLS[path])
+    after = asker.left()
+    for limit in ("usd-hour", "usd-day", "usd-month"):
+        assert round((before[limit] - after[limit]) * 1e6) == cost > 0
+    assert (
+        before["tokens"] - after["tokens"] <= BILLS[path].input_tokens + BILLS[path].output_tokens
+    )
+    assert (after["plan"], after["at-once"]) == (before["plan"] - 1, before["at-once"])
+    assert asker.left(asker.bobs_key) == bobs
+
+
+@pytest.mark.parametrize(("path", "choices"), [(OPENAI_PATH, 3), (ANTHROPIC_PATH, 1)])
+def test_only_openai_has_choices(asker: Asker, path: str, choices: int) -> None:
+    """An `n` of three is estimated as three answers. In Anthropic's API `n` has no effect, and
+    costs nothing."""
+    long = {"max_tokens": 1_000_000}
+    assert asker.ask(path, long).status_code == 200
+    assert asker.ask(path, {**long, "n": 3}).status_code == 200
+    one, odd = asker.ledger.begun
+    assert odd.estimated_output_tokens == choices * one.estimated_output_tokens > 0
+    assert (odd.cost_micro_usd > one.cost_micro_usd) is (choices > 1)
+
+
+@pytest.mark.parametrize("n", [0, -5, True, 10**40, 1.5, SQL])
+def test_any_n_is_one_answer_to_anthropic(asker: Asker, n: object) -> None:
+    """It is forwarded, and Anthropic may reject it."""
+    assert asker.ask(ANTHROPIC_PATH, {"n": n, "max_tokens": 1_000_000}).status_code == 200
+    assert asker.ask(ANTHROPIC_PATH, {"max_tokens": 1_000_000}).status_code == 200
+    odd, one = asker.ledger.begun
+    assert odd.estimated_output_tokens == one.estimated_output_tokens
+
+
+def test_a_body_without_max_tokens_is_unchanged(asker: Asker, provider: ProviderServer) -> None:
+    """OpenAI's own default applies."""
+    assert asker.ask(OPENAI_PATH).status_code == 200
+    assert provider.calls[0].body == BODIES[OPENAI_PATH]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_call_that_the_provider_rejects_is_counted(
+    asker: Asker, provider: ProviderServer, path: str, stream: bool
+) -> None:
+    """Such as a prompt that is too long for the model: nothing is generated and billed, but a
+    thousand of them would use up the provider's quota for all users."""
+    before = asker.left()
+    provider.script(
+        anthropic_error(400, kind="invalid_request_error")
+        if path == ANTHROPIC_PATH
+        else openai_error(400, code="context_length_exceeded")
+    )
+    response = asker.ask(path, {"stream": stream})
+    assert 400 <= response.status_code < 600
+    assert len(provider.calls) == 1
+    after = asker.left()
+    # The pace and the minute's tokens fill up by themselves.
+    for limit in ("at-once", "usd-hour", "usd-day", "usd-month"):
+        assert after[limit] == before[limit], limit
+    assert after["plan"] == before["plan"] - 1
+    assert [call.cost_micro_usd for call in asker.ledger.finished()] == [0]
+
+
+def expired(asker: Asker) -> str:
+    return asker.new_key("alice", expires_at=datetime.now(UTC) - timedelta(seconds=1)).text
+
+
+def revoked(asker: Asker) -> str:
+    key = asker.new_key("alice")
+    asker.accounts.revoke(key.public_id)
+    return key.text
+
+
+BAD_KEYS: dict[str, Callable[[Asker], str]] = {
+    "expired": expired,
+    "revoked": revoked,
+    "of another secret": lambda asker: PresentedKey(asker.key.public_id, new_key().secret).text,
+    "malformed": lambda asker: asker.key.text[:-1],
+    "10 kB": lambda asker: asker.key.text + "a" * 10_000,
+    "SQL": lambda asker: f"sk-chat-{asker.key.public_id}{SQL}",
+    "a header": lambda asker: asker.key.text + HEADER,
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", BAD_KEYS)
+def test_an_invalid_key_costs_its_owner_nothing(
+    asker: Asker, provider: ProviderServer, name: str, path: str
+) -> None:
+    """401 in the endpoint's format; neither the provider nor the ledger nor Alice's limits are
+    touched."""
+    shown = BAD_KEYS[name](asker)
+    before = asker.left()
+    response = asker.ask(path, HTTP_X_API_KEY=shown)
+    assert response.status_code == 401, response.text
+    assert code_of(path, response) == "invalid_api_key"
+    assert "Set-Cookie" not in response.headers
+    assert asker.key.secret not in response.text
+    assert provider.calls == []
+    assert asker.ledger.begun == []
+    assert asker.left() == before
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [OPENAI_PATH, ANTHROPIC_PATH])
+def test_the_offline_model_accepts_a_lone_surrogate(
+    make_app: AppMaker, path: str, stream: bool
+) -> None:
+    """It is forwarded to providers, so it is accepted here, too."""
+    fields = {**BODIES[path], "model": "offline", "messages": said("a\ud800b"), "stream": stream}
+    answer = make_app().test_client().post(path, json=fields)
+    assert answer.status_code == 200
+    assert "a?b" in answer.text

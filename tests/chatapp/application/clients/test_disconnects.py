@@ -1,0 +1,214 @@
+"""A client disconnects: the provider's call ends at once, and what was generated is charged."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.chatapp.application.upstreams.workers import ANTHROPIC, OPENAI
+from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
+from tests.chatapp.provider_server import (
+    ProviderServer,
+    Stream,
+    Wait,
+    anthropic_events,
+    openai_chunks,
+    openai_error,
+)
+from tests.chatapp.served import serving
+
+MESSAGES = [{"role": "user", "content": "ping"}]
+WAYS = {
+    "/chat with openai": ("/chat", {"message": "ping", "model": "gpt-5.4-mini"}),
+    "/chat with anthropic": ("/chat", {"message": "ping", "model": "claude-haiku-4-5"}),
+    "openai": ("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": MESSAGES}),
+    "anthropic": (
+        "/v1/messages",
+        {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": MESSAGES},
+    ),
+}
+
+
+def begun(url: str, path: str, body: dict[str, object]) -> http.client.HTTPResponse:
+    """A stream of which the first line has been read."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    content = {"Content-Type": "application/json"}
+    connection.request("POST", path, json.dumps({**body, "stream": True}), content)
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.readline()
+    assert connection.sock is None or connection.sock.shutdown(socket.SHUT_RDWR) is None
+    return response
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disconnect_is_noticed_in_silence(
+    served: str, provider: ProviderServer, ledger: RecordingLedger, way: str
+) -> None:
+    """Not at the next word, which may be a minute away. The call is recorded once, as an
+    estimate."""
+    path, body = WAYS[way]
+    openai = "gpt" in str(body["model"])
+    pieces = openai_chunks()[:2] if openai else anthropic_events()[:4]
+    provider.script(Stream([*pieces, Wait()]))
+    response = begun(served, path, body)
+    assert provider.waiting.wait(10)
+    response.close()
+    assert provider.hung_up.wait(5)
+    [call] = ledger.finished()
+    assert len(ledger.begun) == 1
+    assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
+    assert call.usage is not None
+    # Anthropic has reported the input by then; OpenAI reports nothing before the end, and may have
+    # reasoned without output: the hold is charged.
+    assert call.usage.input_tokens == (call.estimated_input_tokens if openai else 23)
+    # The first delta may have come before the client left, or not: then the stream was silent.
+    held = call.estimated_output_tokens
+    assert call.usage.output_tokens in ([held] if openai else [1, held])
+
+
+def test_an_unread_stream_ends(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The first byte need not have arrived."""
+    provider.script(Stream([Wait()]))
+    address = urlsplit(served)
+    assert address.hostname is not None
+    assert address.port is not None
+    body = json.dumps({"message": "ping", "model": "gpt-5.4-mini", "stream": True}).encode()
+    head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        assert provider.waiting.wait(10)
+    assert provider.hung_up.wait(5)
+    [call] = ledger.finished()
+    assert (call.status, call.client_left) == ("cut_off", True)
+
+
+def test_a_client_may_disconnect_after_the_last_word(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The usage that follows is still received, and is the bill."""
+    pieces = openai_chunks()
+    provider.script(Stream([*pieces[:4], Wait(), *pieces[4:]]))
+    connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
+    body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": True}
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
+    )
+    response = connection.getresponse()
+    while b'"finish_reason": "stop"' not in response.readline():
+        pass
+    response.close()
+    connection.close()
+    assert provider.waiting.wait(10)
+    assert not provider.hung_up.wait(0.2)
+    provider.go_on()
+    [call] = ledger.finished()
+    assert (call.status, call.client_left, call.estimated) == ("answered", False, False)
+
+
+def test_there_is_no_retry_after_a_disconnect(
+    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The provider named a wait of a second, and the client disconnects meanwhile."""
+    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=3, CHATAPP_FALLBACK_MODELS={OPENAI: ANTHROPIC})
+    replace_services(app, ledger=ledger)
+    busy = openai_error(429, code="slow_down", headers={"retry-after-ms": "1500"})
+    provider.script(busy)
+    body = json.dumps({"message": "ping", "model": OPENAI, "stream": True}).encode()
+    head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    with serving(app) as url:
+        address = urlsplit(url).hostname, urlsplit(url).port
+        with socket.create_connection(address, 10) as connection:  # type: ignore[arg-type]
+            connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            assert provider.answered.wait(10)
+        [call] = ledger.finished()
+    assert (call.status, call.client_left, call.attempts) == ("rate_limited", True, 1)
+    assert len(provider.calls) == 1
+
+
+def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: float = 0) -> None:
+    """Request a stream, and disconnect before its first byte."""
+    address = urlsplit(url).hostname, urlsplit(url).port
+    raw = json.dumps({**body, "stream": True}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
+    with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
+        leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+        select.select([leaver], [], [], after_s)
+
+
+def test_a_disconnect_at_any_moment_ends_the_call(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """Before, during and after the connection to the provider. It is charged as held if a prompt
+    was sent."""
+    provider.think()
+    moments = [moment / 1000 for moment in range(0, 40, 8)]
+    for count, moment in enumerate(moments, 1):
+        sent_and_left(served, *WAYS["openai"], after_s=moment)
+        calls = ledger.finished(count)
+    assert {call.client_left for call in calls} == {True}
+    assert {call.status for call in calls} <= {"cut_off", "unavailable"}
+    assert all((call.cost_micro_usd > 0) == (call.status == "cut_off") for call in calls)
+
+
+def test_a_disconnect_during_an_outage_costs_nothing(
+    make_app: AppMaker,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No prompt was sent."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=5)
+    replace_services(app, ledger=ledger)
+    with serving(app) as url:
+        sent_and_left(url, *WAYS["openai"], after_s=0.15)
+        [call] = ledger.finished()
+    assert (call.status, call.client_left, call.cost_micro_usd) == ("unavailable", True, 0)
+    assert not provider.calls
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("warm", [False, True], ids=["new connection", "old connection"])
+def test_a_provider_that_has_not_begun_is_disconnected_at_once(
+    served: str,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    caplog: pytest.LogCaptureFixture,
+    way: str,
+    warm: bool,
+) -> None:
+    """It may take a minute before its first byte. Thread and slot are free at once, and the prompt,
+    which was sent, is charged. The log has no failure of the provider."""
+    path, body = WAYS[way]
+    if warm:
+        connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
+        content = {"Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body), content)
+        assert connection.getresponse().read()
+        connection.close()
+        ledger.finished()
+    provider.think()
+    address = urlsplit(served).hostname, urlsplit(served).port
+    raw = json.dumps({**body, "stream": True}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
+    with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
+        leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+        assert provider.waiting.wait(10)
+    assert provider.hung_up.wait(3)
+    call = ledger.finished(2 if warm else 1)[-1]
+    assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
+    assert call.usage is not None
+    held = (call.estimated_input_tokens, call.estimated_output_tokens)
+    assert (call.usage.input_tokens, call.usage.output_tokens) == held
+    assert "did not answer" not in caplog.text

@@ -1,0 +1,337 @@
+"""Calls without a reported usage are charged as the provider may bill them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp import catalogue
+from chatapp.providers import Usage
+from tests.chatapp.application.money.test_settlement import left
+from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
+from tests.chatapp.provider_server import (
+    Answer,
+    Cut,
+    ProviderServer,
+    Stream,
+    Wait,
+    anthropic_events,
+    event,
+    named,
+    openai_body,
+    openai_chunks,
+    openai_error,
+)
+from tests.chatapp.served import serving
+
+REASONING, PLAIN, CLAUDE = "gpt-5.4-mini", "gpt-4o", "claude-haiku-4-5"
+MESSAGES = [{"role": "user", "content": "ping"}]
+PATHS = {REASONING: "/v1/chat/completions", PLAIN: "/v1/chat/completions", CLAUDE: "/v1/messages"}
+
+
+@pytest.fixture
+def client(make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger) -> FlaskClient:
+    """A client of an application with a provider timeout of half a second."""
+    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
+    replace_services(app, ledger=ledger)
+    return app.test_client()
+
+
+def ask(client: FlaskClient, model: str, **more: object) -> Any:
+    body = {"model": model, "messages": MESSAGES, "max_tokens": 900, **more}
+    with client.post(PATHS[model], json=body) as response:
+        response.get_data()
+        return response
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("model", PATHS)
+def test_a_timeout_is_charged_as_it_was_held(
+    client: FlaskClient,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    model: str,
+    stream: bool,
+) -> None:
+    """The provider reads the prompt, generates and bills; only the answer is late. Plan, tokens and
+    dollars stay charged, and the SDK does not retry."""
+    provider.silence()
+    response = ask(client, model, stream=stream)
+    assert response.status_code == 504
+    assert response.headers["x-should-retry"] == "false"
+    [call] = ledger.finished()
+    assert (call.status, call.estimated) == ("timeout", True)
+    assert call.usage is not None
+    assert call.usage.output_tokens == call.estimated_output_tokens == 900
+    remaining = left(client)
+    assert round((5.0 - remaining["usd-day"]) * 1e6) == call.cost_micro_usd > 0
+    assert (remaining["plan"], remaining["at-once"]) == (99, 4)
+    assert len(provider.calls) == 1
+
+
+def chunk(delta: dict[str, object]) -> bytes:
+    return event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}], "usage": None})
+
+
+TEXT = "x" * 3000  # a thousand tokens by the rule of thumb
+KINDS: dict[str, list[bytes]] = {
+    "text": [chunk({"content": TEXT})],
+    "refusal": [chunk({"refusal": TEXT})],
+    "function_call": [chunk({"function_call": {"name": "f", "arguments": TEXT}})],
+    "tool": [chunk({"tool_calls": [{"index": 0, "id": "c", "function": {"arguments": TEXT}}]})],
+    "custom": [chunk({"tool_calls": [{"index": 0, "custom": {"name": "f", "input": TEXT}}]})],
+    "reasoning": [chunk({"reasoning_content": TEXT})],
+}
+
+
+def delta(**fields: object) -> bytes:
+    return named("content_block_delta", index=0, delta=fields)
+
+
+CLAUDES_KINDS: dict[str, list[bytes]] = {
+    "text": [delta(type="text_delta", text=TEXT)],
+    "tool": [delta(type="input_json_delta", partial_json=TEXT)],
+    "thinking": [delta(type="thinking_delta", thinking=TEXT)],
+    "block": [
+        named(
+            "content_block_start",
+            index=0,
+            content_block={"type": "tool_use", "id": "t", "name": "f", "input": {"a": TEXT}},
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "pieces"),
+    [
+        *[(PLAIN, kind, [*openai_chunks()[:1], *pieces]) for kind, pieces in KINDS.items()],
+        *[(CLAUDE, kind, [*anthropic_events()[:1], *p]) for kind, p in CLAUDES_KINDS.items()],
+    ],
+)
+def test_every_kind_of_output_that_streams_is_counted(
+    client: FlaskClient,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    model: str,
+    kind: str,
+    pieces: list[bytes],
+) -> None:
+    """Text, refusals, arguments of functions and tools, input of custom tools, thinking: by its
+    size, if the stream ends before its usage."""
+    provider.script(Stream([*pieces, Cut()]))
+    ask(client, model, stream=True, max_tokens=5000)
+    [call] = ledger.finished()
+    assert (call.status, call.estimated) == ("cut_off", True)
+    assert call.usage is not None
+    assert 1000 <= call.usage.output_tokens <= 1010, kind
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "hidden"),
+    [
+        (PLAIN, {}, False),
+        (REASONING, {}, True),
+        (REASONING, {"reasoning_effort": "none"}, False),
+        (CLAUDE, {}, False),
+        (CLAUDE, {"thinking": {"type": "enabled", "budget_tokens": 1024}}, True),
+        (CLAUDE, {"thinking": {"type": "disabled"}}, False),
+    ],
+)
+def test_hidden_output_is_charged_as_held(
+    client: FlaskClient,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    model: str,
+    more: dict[str, object],
+    hidden: bool,
+) -> None:
+    """A reasoning model may have generated all of it; another has sent what it generated."""
+    pieces = anthropic_events()[:4] if model == CLAUDE else openai_chunks()[:2]
+    provider.script(Stream([*pieces, Cut()]))
+    ask(client, model, stream=True, max_tokens=3000, **more)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    held = call.estimated_output_tokens
+    assert call.usage.output_tokens == (held if hidden else 1)
+    assert held == 1024
+
+
+@pytest.mark.parametrize("way", ["/chat", *{*PATHS.values()}])
+def test_a_plain_call_ends_with_its_client(
+    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger, way: str
+) -> None:
+    """The provider is disconnected at once, and the call is charged as it was held."""
+    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=30)
+    replace_services(app, ledger=ledger)
+    model = CLAUDE if way == "/v1/messages" else REASONING
+    fields = {"message": "ping"} if way == "/chat" else {"messages": MESSAGES, "max_tokens": 99}
+    raw = json.dumps({"model": model, **fields}).encode()
+    provider.think()
+    with serving(app) as url:
+        address = urlsplit(url)
+        head = f"POST {way} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
+        with socket.create_connection((address.hostname or "", address.port or 0), 10) as client:
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+            assert provider.waiting.wait(10)
+        assert provider.hung_up.wait(5)
+        [call] = ledger.finished()
+    assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
+    assert call.usage is not None
+    assert call.usage.output_tokens == call.estimated_output_tokens > 0
+
+
+def test_a_client_that_stays_for_a_plain_answer_gets_it(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """Also over a reused connection."""
+    connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
+    for _ in range(2):
+        content = {"Content-Type": "application/json"}
+        connection.request("POST", "/chat", json.dumps({"message": "ping"}), content)
+        assert json.loads(connection.getresponse().read())["reply"] == "pong"
+    assert [call.status for call in ledger.finished(2)] == ["answered", "answered"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_the_first_byte_of_a_stream_has_a_separate_timeout(
+    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger, stream: bool
+) -> None:
+    """A plain answer may take as long as it takes to generate; a stream must begin."""
+    app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=30)
+    replace_services(app, ledger=ledger)
+    provider.think()
+    if stream:
+        assert ask(app.test_client(), REASONING, stream=True).status_code == 504
+    else:
+        provider.go_on()
+        assert ask(app.test_client(), REASONING).status_code == 200
+
+
+def test_a_pause_within_a_stream_may_be_longer(
+    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The timeout for the first byte ends with it: thinking may take minutes after that."""
+    app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=0.9)
+    replace_services(app, ledger=ledger)
+    provider.script(Stream([*openai_chunks()[:2], Wait()]))
+    ask(app.test_client(), REASONING, stream=True)
+    [call] = ledger.finished()
+    assert (call.status, provider.waiting.is_set()) == ("cut_off", True)
+
+
+@pytest.mark.parametrize("way", ["/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": "many"}, {"prompt_tokens": -1}])
+def test_an_answer_with_an_unreadable_usage_is_delivered(
+    client: FlaskClient,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    way: str,
+    usage: object,
+) -> None:
+    """It is charged by the size of its text, not of its JSON."""
+    for count, model in enumerate([PLAIN, REASONING], 1):
+        provider.script(Answer(200, {**openai_body(model=model, text="pong"), "usage": usage}))
+        fields = {"message": "ping"} if way == "/chat" else {"messages": MESSAGES}
+        most = {} if way == "/chat" else {"max_tokens": 900}
+        answer = client.post(way, json={"model": model, **fields, **most})
+        assert (answer.status_code, "pong" in answer.text) == (200, True)
+        call = ledger.finished(count)[-1]
+        assert (call.status, call.estimated) == ("answered", True)
+        assert call.usage is not None
+        assert call.usage.output_tokens == 2
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 529])
+def test_a_failure_that_the_server_has_retried_is_final(
+    make_app: AppMaker, provider: ProviderServer, status: int
+) -> None:
+    """Two attempts of the server do not become six by three of an SDK."""
+    soon = {"retry-after-ms": "10"}
+    provider.script(*[openai_error(status, code="trouble", headers=soon)] * 2)
+    client = make_app(CHATAPP_PROVIDER_ATTEMPTS=2).test_client()
+    response = ask(client, REASONING)
+    assert response.status_code in (502, 503)
+    assert response.headers["x-should-retry"] == "false"
+    assert len(provider.calls) == 2
+    if status == 529:
+        assert response.json["error"]["code"] == "server_is_overloaded"
+
+
+def test_cached_input_is_not_counted_in_tokens(
+    client: FlaskClient, provider: ProviderServer
+) -> None:
+    """As the providers count: of an agent's turn of 95,000 tokens, only the uncached ones count.
+    Its dollars are those of the cache."""
+    usage = {"prompt_tokens": 96_000, "completion_tokens": 500, "total_tokens": 96_500}
+    usage |= {"prompt_tokens_details": {"cached_tokens": 95_000}}
+    provider.script(Answer(200, {**openai_body(), "usage": usage}))
+    before = left(client)
+    assert ask(client, REASONING).status_code == 200
+    after = left(client)
+    assert before["tokens"] - after["tokens"] == pytest.approx(1_500, abs=1_500)
+    billed = catalogue.load().price(REASONING, Usage(96_000, 500, cached_input_tokens=95_000))
+    assert round((before["usd-day"] - after["usd-day"]) * 1e6) == billed
+
+
+def test_all_choices_must_end(
+    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The first finished one does not make the answer whole: the others may still be generated."""
+    first = event({"choices": [{"index": 0, "delta": {"content": "po"}, "finish_reason": "stop"}]})
+    provider.script(Stream([first, Cut()]))
+    ask(client, REASONING, stream=True, n=2, max_tokens=900)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    assert (call.status, call.usage.output_tokens) == ("cut_off", 1_800)
+    second = first.replace(b'"index": 0', b'"index": 1')
+    provider.script(Stream([first, second, *openai_chunks()[-2:]]))
+    ask(client, REASONING, stream=True, n=2, max_tokens=900)
+    assert ledger.finished(2)[-1].status == "answered"
+
+
+def test_an_invalid_event_at_the_end_is_not_the_bill(
+    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """With an unreadable usage, the received output is charged."""
+    delta = named(
+        "message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": "many"}
+    )
+    text = named("content_block_delta", index=0, delta={"type": "text_delta", "text": TEXT})
+    provider.script(Stream([anthropic_events()[0], text, delta, named("message_stop")]))
+    ask(client, CLAUDE, stream=True, max_tokens=5000)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    assert (call.estimated, call.usage.output_tokens) == (True, 1000)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a while"])
+def test_a_connection_that_breaks_late_had_the_request(
+    make_app: AppMaker,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: bool,
+) -> None:
+    """A stale idle connection breaks at once, and is retried. One that breaks while the provider
+    works is charged as held and not retried, because it may be billed each time."""
+    if waits:
+        monkeypatch.setattr("chatapp.calls.provider_call.STALE_S", 0.0)
+    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=2)
+    replace_services(app, ledger=ledger)
+    provider.drop(1)
+    response = ask(app.test_client(), REASONING)
+    [call] = ledger.finished()
+    if waits:
+        assert (response.status_code, call.status) == (504, "timeout")
+        assert call.cost_micro_usd > 0
+    else:
+        assert (response.status_code, call.status) == (200, "answered")
+    assert len(provider.calls) == (1 if waits else 2)

@@ -1,0 +1,657 @@
+"""Attacks on the money, each with the provider's bill beside what the caller is charged. The
+promise for all of them: what is charged is within 2 % of the bill, or under it by less than one
+call's capped output; ledger and limits agree to the micro-dollar; a bystander is served, and
+charged exactly its own bill."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.gunicorn_master import OURS
+from tests.e2e.money import billing_provider
+from tests.e2e.money.billed_gateway import (
+    MICRO,
+    Account,
+    Gateway,
+    roomy_policy,
+    threaded,
+    write_table,
+)
+from tests.e2e.money.billing_provider import FILLER, BillingProvider, marker
+from tests.servers import eventually
+
+pytestmark = pytest.mark.slow
+
+GPT, CLAUDE, DEAREST = "gpt-5.4", "claude-opus-5", "o1-pro"
+CHAT, OPENAI, ANTHROPIC = "/chat", "/v1/chat/completions", "/v1/messages"
+RESPONSES = "/v1/responses"
+STARTER_HOUR_USD = 2
+TIMEOUT_S = 1.2
+BYSTANDER = "bystander"
+ids = map(str, itertools.count())
+
+MakeGateway = Callable[..., Gateway]
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[BillingProvider]:
+    """A running provider, to which the SDKs' variables point."""
+    for name in os.environ:
+        if name.startswith(OURS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with billing_provider.running() as running:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{running.url}/v1")
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", running.url)
+        yield running
+
+
+@pytest.fixture
+def make_gateway(provider: BillingProvider, tmp_path: Path) -> Iterator[MakeGateway]:
+    """Makes the application. A bystander calls before and after the attack."""
+    with ExitStack() as stack:
+        made = []
+
+        def make(*, keep: tuple[str, ...] = (), limits: Any = None, **config: object) -> Gateway:
+            policy = roomy_policy(tmp_path / "policy.toml", keep=keep, **(limits or {}))
+            config["RATELIMIT_POLICY_FILE"] = str(policy)
+            gateway = stack.enter_context(threaded(provider, tmp_path / "calls.db", **config))
+            made.append(gateway)
+            be_served(gateway)
+            return gateway
+
+        yield make
+        for gateway in made:
+            be_served(gateway)
+            account = gateway.account(BYSTANDER)
+            assert account.billed <= account.charged == account.ledger <= account.billed + 10
+
+
+@pytest.fixture
+def gateway(make_gateway: MakeGateway) -> Gateway:
+    """The application whose provider may take `TIMEOUT_S`."""
+    return make_gateway(CHATAPP_PROVIDER_TIMEOUT_S=TIMEOUT_S)
+
+
+@pytest.fixture
+def patient(make_gateway: MakeGateway) -> Gateway:
+    """The application with a long timeout for its provider."""
+    return make_gateway()
+
+
+def be_served(gateway: Gateway) -> None:
+    """The bystander's ordinary calls: one to each vendor."""
+    said = says("normal", caller=BYSTANDER, tokens=20)
+    answer = gateway.openai(BYSTANDER).chat.completions.create(model=GPT, messages=said)
+    said = says("normal", caller=BYSTANDER, tokens=20)
+    assert answer.choices[0].message.content == FILLER * 20
+    message = gateway.anthropic(BYSTANDER).messages.create(
+        model=CLAUDE, max_tokens=100, messages=said
+    )
+    assert message.usage.output_tokens == 20
+
+
+def says(scenario: str, *, caller: str, **options: object) -> Any:
+    """The messages of a call with this behaviour and a new id."""
+    options = {"id": next(ids), **options}
+    return [{"role": "user", "content": marker(scenario, caller=caller, **options)}]
+
+
+def attempt(gateway: Gateway, caller: str, model: str, messages: Any, **more: Any) -> str | None:
+    """One call through the vendor's SDK, read to its end. Returns the name of its error, if any."""
+    retries = more.pop("max_retries", 0)
+    try:
+        if model.startswith("claude"):
+            client: Any = gateway.anthropic(caller, max_retries=retries)
+            # The SDK refuses long plain answers that have no timeout of their own.
+            fields = {"max_tokens": 64_000, "timeout": 60, **more}
+            answer = client.messages.create(model=model, messages=messages, **fields)
+        else:
+            client = gateway.openai(caller, max_retries=retries)
+            answer = client.chat.completions.create(model=model, messages=messages, **more)
+        if more.get("stream"):
+            for _ in answer:
+                pass
+    except Exception as error:  # noqa: BLE001 - the SDK's, or its transport's of a broken stream
+        return type(error).__name__
+    return None
+
+
+def stream_and_leave(gateway: Gateway, caller: str, path: str, body: Any, until: int) -> None:
+    """Stream, disconnect when so many tokens have arrived and the provider has no more."""
+    connection = gateway.begin(caller, path, {**body, "stream": True})
+    try:
+        response = connection.getresponse()
+        if response.status != 200:
+            return
+        said = (body.get("messages") or body["input"])[0]["content"]
+        call_id = said.partition("id=")[2].partition(" ")[0]
+        tokens = 0
+        while tokens < until and (line := response.readline()):
+            tokens += line.decode().count(FILLER)
+        gateway.reached(call_id.removesuffix("]]"), sent=True)
+    finally:
+        gateway.leave(connection)
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, Account]]]:
+    """What each attack cost, printed at the end."""
+    lines: list[tuple[str, Account]] = []
+    yield lines
+    write_table(request.config, "attack", lines)
+
+
+@pytest.fixture
+def figures(
+    table: list[tuple[str, Account]], request: pytest.FixtureRequest
+) -> Callable[..., Account]:
+    """The account of the attacker, which is added to the table; ledger and limits must agree."""
+
+    def read(gateway: Gateway, caller: str = "mallory") -> Account:
+        account = gateway.account(caller)
+        table.append((request.node.name.removeprefix("test_"), account))
+        assert account.ledger == account.charged, f"ledger and limits differ: {account}"
+        return account
+
+    return read
+
+
+Figures = Callable[..., Account]
+
+
+# 1. Timeouts
+
+
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+@pytest.mark.parametrize("scenario", ["timeout", "silent"])
+def test_1_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str, model: str) -> None:
+    """A call that is billed in full and never answers is charged to the caller's budget."""
+    gateway.key("mallory", plan="starter")
+    for _ in range(4):
+        said = says(scenario, caller="mallory", tokens="all")
+        assert attempt(gateway, "mallory", model, said, stream=scenario == "silent")
+    account = figures(gateway)
+    assert account.is_paid, account
+
+
+@pytest.mark.parametrize("scenario", ["timeout", "silent"])
+def test_1_bounded_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str) -> None:
+    """A call with `max_tokens` that times out costs at most that, and not less."""
+    for _ in range(6):
+        said = says(scenario, caller="mallory", tokens="all")
+        stream = scenario == "silent"
+        attempt(gateway, "mallory", GPT, said, max_completion_tokens=3000, stream=stream)
+    account = figures(gateway)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+# 2. Disconnecting before usage arrives
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("text", GPT),
+        ("hidden_reasoning", GPT),
+        ("function_call", GPT),
+        ("custom_input", GPT),
+        ("tool_arguments", GPT),
+        ("refusal", GPT),
+        ("text", CLAUDE),
+        ("thinking", CLAUDE),
+        ("hidden_thinking", CLAUDE),
+        ("tool_arguments", CLAUDE),
+    ],
+)
+def test_2_a_disconnect_before_the_usage_is_paid(
+    patient: Gateway, figures: Figures, kind: str, model: str
+) -> None:
+    """Every kind of output is counted, and hidden output costs what was held."""
+    path = ANTHROPIC if model == CLAUDE else OPENAI
+    visible = 0 if kind.startswith("hidden") else 2000
+    for _ in range(5):
+        said = says(kind, caller="mallory", tokens=2000)
+        body = {"model": model, "messages": said, "max_tokens": 2000}
+        stream_and_leave(patient, "mallory", path, body, visible)
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize("kind", ["cut", "error_event"])
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+def test_2_a_broken_stream_costs_what_was_received(
+    patient: Gateway, figures: Figures, kind: str, model: str
+) -> None:
+    """A partial answer is billed as a partial answer."""
+    for _ in range(5):
+        said = says(kind, caller="mallory", tokens=2000)
+        assert attempt(patient, "mallory", model, said, max_tokens=2000, stream=True)
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text", "hidden_reasoning", "tool_arguments", "custom_input", "refusal", "thinking"],
+)
+def test_2_a_disconnect_from_a_response_is_paid(
+    patient: Gateway, figures: Figures, kind: str
+) -> None:
+    """The same for the Responses API."""
+    visible = 0 if kind.startswith("hidden") else 2000
+    for _ in range(5):
+        said = says(kind, caller="mallory", tokens=2000)
+        body = {"model": GPT, "input": said, "max_output_tokens": 2000}
+        stream_and_leave(patient, "mallory", RESPONSES, body, visible)
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize("kind", ["cut", "error_event"])
+def test_2_a_broken_response_costs_what_was_received(
+    patient: Gateway, figures: Figures, kind: str
+) -> None:
+    """The same for the Responses API."""
+    for _ in range(5):
+        said = says(kind, caller="mallory", tokens=2000)
+        fields: Any = {"model": GPT, "input": said, "max_output_tokens": 2000}
+        with pytest.raises(openai.APIError):
+            list(patient.openai("mallory").responses.create(stream=True, **fields))
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "stream"),
+    [
+        ("normal", {"tokens": 321}, False),
+        ("normal", {"tokens": 321}, True),
+        ("normal", {"tokens": 40_000, "input": 272_001, "cached": 100_000, "written": 9}, True),
+        ("normal", {"tokens": 7, "searches": 3}, False),
+        ("normal", {"tokens": 7, "searches": 3}, True),
+        ("normal", {"tokens": 99, "tier": "priority"}, True),
+        ("failed", {"tokens": 321}, True),
+    ],
+)
+def test_2_a_response_costs_its_bill(
+    patient: Gateway, figures: Figures, kind: str, options: dict[str, Any], stream: bool
+) -> None:
+    """To the micro-dollar, rounded up once for each call."""
+    client: Any = patient.openai("mallory")
+    for _ in range(3):
+        said = says(kind, caller="mallory", **options)
+        tools = [{"type": "web_search"}]
+        answer = client.responses.create(model=GPT, input=said, tools=tools, stream=stream)
+        if stream:
+            *_, last = answer
+            assert last.type == ("response.failed" if kind == "failed" else "response.completed")
+    account = figures(patient)
+    assert account.billed <= account.charged < account.billed + 3
+
+
+# 3. A plain call whose caller has left
+
+
+@pytest.mark.parametrize("path", [CHAT, OPENAI, ANTHROPIC, RESPONSES])
+def test_3_a_plain_call_ends_when_its_caller_disconnects(
+    patient: Gateway, figures: Figures, path: str
+) -> None:
+    """The provider is disconnected at once, and what it had generated is paid."""
+    said = says("normal", caller="mallory", id="left", tokens=2000, wait_ms=4000, stops=1)
+    body: dict[str, object] = {"model": CLAUDE if path == ANTHROPIC else GPT}
+    if path == CHAT:
+        body |= {"message": said[0]["content"]}
+    elif path == RESPONSES:
+        body |= {"input": said, "max_output_tokens": 2000}
+    else:
+        body |= {"messages": said, "max_tokens": 2000}
+    connection = patient.begin("mallory", path, body)
+    patient.reached("left")
+    patient.leave(connection)
+    eventually(lambda: patient.provider.calls(id="left")[0].sent)
+    account = figures(patient)
+    assert account.charged >= account.billed, account
+    assert patient.provider.calls(id="left")[0].hung_up, account
+
+
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+def test_3_a_timeout_is_not_repeated(gateway: Gateway, figures: Figures, model: str) -> None:
+    """An SDK with retries makes one call to a provider that timed out."""
+    said = says("timeout", caller="mallory", id="slow", tokens=1000)
+    fields = {"max_tokens": 1000, "max_retries": 2}
+    assert attempt(gateway, "mallory", model, said, **fields)
+    account = figures(gateway)
+    assert len(gateway.provider.calls(id="slow")) == 1, account
+    assert account.is_paid, account
+
+
+# 4. Debt
+
+
+def test_4_parallel_calls_cannot_owe_more_than_one_budget(
+    patient: Gateway, figures: Figures
+) -> None:
+    """Three calls at once without `max_tokens`, on 2 USD an hour: the bill exceeds the budget by
+    at most one call's capped output, and the next call is refused."""
+    patient.key("mallory", plan="starter")
+    together(patient, "mallory", 3)
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.billed <= 2 * STARTER_HOUR_USD * MICRO, account
+    said = says("normal", caller="mallory")
+    assert attempt(patient, "mallory", DEAREST, said) == "RateLimitError"
+
+
+def test_4_short_answers_do_not_lower_the_hold_of_others(
+    patient: Gateway, figures: Figures
+) -> None:
+    """Another caller's hold stays at 1,024 tokens of output, the attacker's at 256, and neither
+    exceeds the budget by more than one call's capped output."""
+    patient.key("poison", plan="starter")
+    patient.key("mallory", plan="starter")
+    for _ in range(25):
+        said = says("normal", caller="poison", tokens=1, input=10)
+        assert attempt(patient, "poison", DEAREST, said, max_tokens=1) is None
+    said = says("normal", caller="poison", tokens=1, input=10)
+    assert attempt(patient, "poison", DEAREST, said) is None
+    together(patient, "mallory", 4)
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.billed <= 2 * STARTER_HOUR_USD * MICRO, account
+    assert patient.rows("poison")[-1]["estimated_output_tokens"] >= 256
+    assert patient.rows("mallory")[0]["estimated_output_tokens"] >= 1024
+
+
+def together(gateway: Gateway, caller: str, calls: int) -> None:
+    """Calls of the most expensive model at once, each with the longest possible answer."""
+    with ThreadPoolExecutor(calls) as pool:
+        for _ in range(calls):
+            said = says("normal", caller=caller, tokens=100_000, wait_ms=700)
+            pool.submit(attempt, gateway, caller, DEAREST, said)
+
+
+def test_4_the_excess_is_carried_into_the_next_window(
+    make_gateway: MakeGateway, figures: Figures
+) -> None:
+    """A call that settles after its window ended is charged to the next one."""
+    gateway = make_gateway(limits={"usd-hour": "100 usd/3 second"})
+    assert attempt(gateway, "mallory", GPT, says("normal", caller="mallory")) is None
+    wait_ms = round(1000 * gateway.limits("mallory")["usd-hour"]["reset_after"]) + 300
+    said = says("normal", caller="mallory", tokens=100_000, wait_ms=wait_ms)
+    assert attempt(gateway, "mallory", GPT, said) is None
+    left_usd = gateway.left("mallory")["usd-hour"]
+    account = figures(gateway)
+    assert 100 - left_usd >= 0.9 * float(account.billed / MICRO)
+
+
+# 5. Prices that callers choose
+
+
+PRICES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
+    "speed fast": (CLAUDE, {"tokens": 10_000}, {"speed": "fast"}),
+    "speed fast, dearer": ("claude-opus-4-6", {"tokens": 10_000}, {"speed": "fast"}),
+    "service_tier priority": (GPT, {"tokens": 6_000}, {"service_tier": "priority"}),
+    "priority by the project's default": (
+        GPT,
+        {"tokens": 6_000, "tier": "priority"},
+        {"service_tier": "auto"},
+    ),
+    "one-hour cache write": (
+        CLAUDE,
+        {"written_1h": 100_000},
+        {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
+    ),
+    "five-minute cache write": (
+        CLAUDE,
+        {"written": 100_000},
+        {"cache_control": {"type": "ephemeral"}},
+    ),
+    "web searches": (
+        "claude-haiku-4-5",
+        {"searches": 20, "tokens": 1000},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("name", PRICES)
+def test_5_what_changes_the_price_is_priced_or_refused(
+    patient: Gateway, figures: Figures, name: str, stream: bool
+) -> None:
+    """It is charged as billed; or it is a 400, and the provider is not called."""
+    model, options, fields = PRICES[name]
+    said = says("normal", caller="mallory", **options)
+    error = attempt(patient, "mallory", model, said, stream=stream, extra_body=fields)
+    assert error in {None, "BadRequestError"}
+    if error is not None:
+        assert not patient.provider.calls(caller="mallory")
+        return
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.billed * Decimal("0.98") <= account.charged, account
+    assert account.is_not_overcharged, account
+
+
+# 6. Files
+
+
+def five_documents(said: Any) -> Any:
+    source = {"type": "url", "url": "https://example.com/report.pdf"}
+    documents = [{"type": "document", "source": source}] * 5
+    return [{"role": "user", "content": [*documents, {"type": "text", "text": said[0]["content"]}]}]
+
+
+def test_6_documents_by_url_are_held(gateway: Gateway, figures: Figures) -> None:
+    """Five documents that the provider bills as 720,000 tokens, on 2 USD an hour: the call is
+    refused or paid."""
+    gateway.key("mallory", plan="starter")
+    for _ in range(4):
+        said = five_documents(says("timeout", caller="mallory", input=720_000, tokens=5))
+        attempt(gateway, "mallory", CLAUDE, said, max_tokens=100)
+    account = figures(gateway)
+    one_prompt = Decimal(1_000_000 * 5)  # the whole context
+    assert account.charged >= account.billed - one_prompt, account
+
+
+def test_6_a_pdf_is_admitted(make_gateway: MakeGateway) -> None:
+    """A PDF of 250 kB passes on the smallest plan."""
+    gateway = make_gateway(keep=("tokens",))
+    gateway.key("alice", plan="starter")
+    source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0x" * 42_000}
+    text = {"type": "text", "text": says("normal", caller="alice", input=30_000)[0]["content"]}
+    said = [{"role": "user", "content": [{"type": "document", "source": source}, text]}]
+    assert attempt(gateway, "alice", "claude-haiku-4-5", said, max_tokens=100) is None
+
+
+# 7. The second choice
+
+
+@pytest.mark.parametrize("spent_usd", [0.0, 1.8])
+def test_7_an_expensive_fallback_stays_within_the_budget(
+    make_gateway: MakeGateway, figures: Figures, spent_usd: float
+) -> None:
+    """The fallback is decided with its own estimate, and its output is capped by the rest of the
+    budget."""
+    gateway = make_gateway(CHATAPP_FALLBACK_MODELS={"gpt-5.4-nano": DEAREST})
+    gateway.key("mallory", plan="starter")
+    if spent_usd:
+        said = says("normal", caller="mallory", tokens=3000, input=0)
+        assert attempt(gateway, "mallory", DEAREST, said, max_tokens=3000) is None
+    cheap = "gpt-5.4-nano"  # refused; the dear one answers at length
+    said = says("refuse", caller="mallory", status=429, only=cheap, tokens=20_000, retry_after=30)
+    attempt(gateway, "mallory", cheap, said)
+    account = figures(gateway)
+    assert account.is_paid, account
+    assert account.billed <= STARTER_HOUR_USD * MICRO * Decimal("1.02"), account
+
+
+# 8. Answers without a bill
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("scenario", ["no_usage", "bad_usage"])
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+def test_8_chat_without_usage_is_charged_by_its_text(
+    patient: Gateway, figures: Figures, model: str, scenario: str, stream: bool
+) -> None:
+    """POST /chat: an answer with an unreadable usage is charged by its text."""
+    for _ in range(3):
+        said = says(scenario, caller="mallory", tokens=2000)
+        body = {"message": said[0]["content"], "model": model, "stream": stream}
+        patient.post("mallory", CHAT, body)
+    account = figures(patient)
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("scenario", ["no_usage", "bad_usage"])
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+@pytest.mark.parametrize("tokens", [8, 2000])
+def test_8_an_answer_without_usage_is_charged_by_its_text(
+    patient: Gateway, figures: Figures, model: str, scenario: str, stream: bool, tokens: int
+) -> None:
+    """The vendors' endpoints: by the text in the answer, not by the JSON around it."""
+    for _ in range(3):
+        said = says(scenario, caller="mallory", tokens=tokens)
+        attempt(patient, "mallory", model, said, max_tokens=2000, stream=stream)
+    account = figures(patient)
+    assert account.is_paid, account
+    if tokens > 1000:  # else the estimate of the prompt is most of it
+        assert account.is_not_overcharged, account
+    for row in patient.rows("mallory"):
+        assert row["output_tokens"] <= tokens * 1.02 + 1
+
+
+# 9. Refused calls
+
+
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_9_a_refused_call_keeps_its_request(
+    patient: Gateway, figures: Figures, status: int, model: str
+) -> None:
+    """The provider's refusal of a request costs the request, and no tokens or dollars."""
+    before = patient.left("mallory")
+    for _ in range(3):
+        said = says("refuse", caller="mallory", status=status)
+        assert attempt(patient, "mallory", model, said, max_tokens=1000)
+    account = figures(patient)
+    after = patient.left("mallory")
+    assert len(patient.provider.calls(caller="mallory")) == 3
+    assert account.charged == account.billed == 0
+    assert before["plan"] - after["plan"] == 3
+    assert after["tokens"] == before["tokens"]
+
+
+def test_9_refused_calls_are_no_faster_than_others(make_gateway: MakeGateway) -> None:
+    """The provider rejects 60 calls. Its quota sees what the caller's limit admits: 10 at once and
+    one every 2 s."""
+    gateway = make_gateway(keep=("user",))
+    gateway.key("mallory")
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(60):
+            said = says("refuse", caller="mallory", status=400)
+            pool.submit(attempt, gateway, "mallory", GPT, said)
+    admitted = 10 + (time.monotonic() - began) / 2
+    assert len(gateway.provider.calls(caller="mallory")) <= admitted
+
+
+# 10. Amplification
+
+
+@pytest.mark.parametrize("model", ["gpt-5.4-mini", "claude-haiku-4-5"])
+@pytest.mark.parametrize("status", [500, 529])
+def test_10_a_lasting_failure_is_not_amplified(
+    patient: Gateway, figures: Figures, status: int, model: str
+) -> None:
+    """One call of an SDK with a retry is at most two calls to the provider, by the server's
+    retry."""
+    said = says("refuse", caller="mallory", id="lasting", status=status)
+    assert attempt(patient, "mallory", model, said, max_tokens=100, max_retries=1)
+    account = figures(patient)
+    assert account.charged == account.billed == 0
+    assert len(patient.provider.calls(id="lasting")) <= 2
+
+
+# 28. One caller's special tier
+
+
+SPECIAL: dict[str, tuple[str, dict[str, object]]] = {
+    "speed fast": (CLAUDE, {"speed": "fast"}),
+    "service_tier priority": (GPT, {"service_tier": "priority"}),
+    "service_tier flex": (GPT, {"service_tier": "flex"}),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_28_a_special_tier_pauses_only_its_caller(patient: Gateway, name: str) -> None:
+    """A 429 of a tier with `retry-after: 3000`: standard calls of the model pass at once."""
+    model, fields = SPECIAL[name]
+    said = says("tier_429", caller="mallory", retry_after=3000)
+    assert attempt(patient, "mallory", model, said, extra_body=fields)
+    for caller in ("alice", "bob"):
+        said = says("tier_429", caller=caller)
+        assert attempt(patient, caller, model, said, max_tokens=100) is None
+
+
+def test_28_a_long_context_pauses_only_long_contexts(patient: Gateway) -> None:
+    """A 429 for a prompt in the long context does not stop short prompts."""
+    long = says("tier_429", caller="mallory", tier="flex", retry_after=3000)
+    long[0]["content"] += "word " * 250_000
+    assert attempt(patient, "mallory", "claude-sonnet-4-5", long, max_tokens=100)
+    said = says("tier_429", caller="alice")
+    assert attempt(patient, "alice", "claude-sonnet-4-5", said, max_tokens=100) is None
+
+
+def test_28_no_pause_is_longer_than_a_minute(patient: Gateway) -> None:
+    """A provider that names a wait of 3,000 s is called again after 60 s at the latest."""
+    model = "gpt-5.4-mini"  # the bystander's models stay open
+    said = says("refuse", caller="mallory", status=429, retry_after=3000)
+    assert attempt(patient, "mallory", model, said)
+    body = {"model": model, "messages": says("normal", caller="alice")}
+    status, headers, _ = patient.post("alice", OPENAI, body)
+    assert status == 503
+    assert int(headers["retry-after"]) <= 60
+
+
+def test_the_bystander_is_served_during_an_attack(gateway: Gateway) -> None:
+    """While eight callers wait for timeouts, other callers get answers."""
+    callers = [f"mallory{number}" for number in range(8)]
+    for caller in callers:
+        gateway.key(caller)
+    stop = threading.Event()
+
+    def attack(caller: str) -> None:
+        while not stop.is_set():
+            attempt(gateway, caller, GPT, says("timeout", caller=caller, tokens=3000))
+
+    with ThreadPoolExecutor(len(callers)) as pool:
+        pool.map(attack, callers)
+        try:
+            for _ in range(8):
+                be_served(gateway)
+        finally:
+            stop.set()
