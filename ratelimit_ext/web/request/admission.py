@@ -511,9 +511,9 @@ class Admission:
         state.repetition = repetition
         state.admit(recalled, Records(charges, recalled, self._engines.current, NO_HOLD))
         if self._logger.isEnabledFor(logging.INFO):
-            identities = {id(bound): identity for bound, identity, _ in charges}
-            for bound in answer.breached:
-                self._log_breach(bound, identities[id(bound)])
+            identities = {charge.key: identity for _, identity, charge in charges}
+            for bound, key in answer.breached:
+                self._log_breach(bound, identities[key])
         state.retry_ms = wait_ms = answer.wait_ms(passed_us)
         state.refusal = True
         return answer.response(wait_ms)

@@ -59,7 +59,8 @@ class ReadyAnswer:
         self._wait_us = max(verdict.retry_after_us or 0 for verdict in recalled.denials)
         self._wait_ms = recalled.retry_after_ms or 0
         self.made_us = recalled.elapsed_us
-        self.breached = [record.bound for record in breached]
+        #: With the names of the buckets, as the limits may be compiled again meanwhile.
+        self.breached = [(record.bound, record.verdict.charge.key) for record in breached]
         self.is_budget = error.is_budget
         self.cause = error.cause
         #: ``None``: not written yet.

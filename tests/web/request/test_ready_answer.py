@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.web import resolver
 from tests.web.conftest import Clock, Maker, asked_key
 
 Add = Callable[[Limiter, Any], Any]
@@ -148,6 +149,23 @@ def test_it_is_logged(make: Maker, clock: Clock, caplog: pytest.LogCaptureFixtur
             app.test_client().get("/", headers={"X-Key": caller})
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["ratelimit 1 per 1 minute (everyone) exceeded at endpoint: view"] * 5
+
+
+def test_it_is_logged_after_its_limit_was_compiled_again(
+    make: Maker, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits with the amounts of overrides are kept for a while only."""
+    monkeypatch.setattr(resolver, "MOST_VARIANTS", 1)
+    app, limiter, _ = limited(make, {"text": "1/minute", "name": "pace"})
+    limiter.logger.setLevel(logging.INFO)
+    with app.app_context():
+        limiter.override("pace", "a", "2/minute")
+        limiter.override("pace", "b", "3/minute")
+    with caplog.at_level(logging.INFO, "flask-limiter"):
+        for caller in "aaaaabbbbbab":
+            app.test_client().get("/", headers={"X-Key": caller})
+    callers = [record.getMessage().split()[5] for record in caplog.records]
+    assert callers == ["(a)"] * 3 + ["(b)"] * 2 + ["(a)", "(b)"]
 
 
 def on_breach(limiter: Limiter, seen: list[Any]) -> dict[str, Any]:
