@@ -162,7 +162,10 @@ class RequestHooks:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""
         context = _request_context._get_current_object()
         state = self._state_in(context)
-        if state.finished or not (self._limiter.enabled and self._limiter.initialized):
+        if state.finished:  # a later hook has failed, and its error replaces the response
+            state.streams = False
+            return response
+        if not (self._limiter.enabled and self._limiter.initialized):
             return response
         state.finished = True
         states = context._ratelimit_ext.values()  # one for each extension of the application

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import flask_limiter
 from limits import WindowStats
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
+from werkzeug.wsgi import ClosingIterator
 
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.engine.engine import Engine
@@ -197,7 +198,11 @@ class RequestState:
         or of code that has detached the reservation."""
         reservation = self.reserved()
         if not reservation.detached:
-            response.call_on_close(reservation.close)
+            if response.direct_passthrough:  # a file: the server closes it, and not the response
+                file: Any = response.response
+                response.response = ClosingIterator(file, reservation.close)
+            else:
+                response.call_on_close(reservation.close)
             # Flask streams a refusal, which is complete.
             self.streams = response.is_streamed and not self.is_refused(response)
         if self.streams or reservation.detached:

@@ -148,6 +148,28 @@ def test_a_stream_settles_when_it_ends(uri: str) -> None:
     assert service.left()["tokens"] == 1000 - 7 - 7
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_file_frees_its_slot_when_it_is_sent(uri: str, method: str) -> None:
+    """A server closes the file of `send_file` in place of the response."""
+    service = Service(uri, lambda _: flask.send_file(__file__))
+    response = service.client.open("/", method=method)
+    assert service.left()["slots"] == 1
+    response.close()
+    assert service.left()["slots"] == 2
+
+
+def test_a_stream_that_an_error_replaces_frees_its_slot(uri: str) -> None:
+    """A hook that fails after the limits' own makes a 500 of a stream, which no server closes."""
+    service = Service(uri, lambda _: flask.Response(iter(["a", "b"])))
+
+    def fail(response: flask.Response) -> flask.Response:
+        raise RuntimeError("a defect")
+
+    service.app.after_request_funcs[None].insert(0, fail)  # the last hook to be called
+    service.client.get("/").close()
+    assert service.left()["slots"] == 2
+
+
 def test_a_failing_view_leaves_nothing_in_flight(uri: str) -> None:
     """An unhandled error is a response too, and gives its slot back."""
 
