@@ -20,6 +20,7 @@ from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.engine.engine import Correction, Engine, Renewal
+from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from ratelimit_ext.web.bound_limit import ChargeRecord
@@ -329,10 +330,12 @@ def _one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
 
 def _charges(records: Iterable[ChargeRecord]) -> Iterator[tuple[ChargeRecord, bool]]:
     """One record for each charge, and whether it is the first of its bucket: a request that is
-    charged to a limit several times has its cost once."""
-    met: set[tuple[Engine, str]] = set()
-    for record in _one_per_verdict(records):
-        bucket = record.engine, record.verdict.charge.key
+    charged to a limit several times has its cost once, also if an outage of the storage began or
+    ended in between. The storage's charges come first: in an outage a limit may not count."""
+    met: set[str] = set()
+    charged = _one_per_verdict(records)
+    for record in sorted(charged, key=lambda record: isinstance(record.engine, OutageEngine)):
+        bucket = record.verdict.charge.key
         yield record, bucket not in met
         met.add(bucket)
 

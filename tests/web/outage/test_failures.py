@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, request
+from flask import Flask, g, request
 
 from ratelimit_ext import (
     ConfigurationError,
@@ -308,6 +308,46 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
         during.join()
     assert app.test_client().get("/after/5").status_code == 200
     servers.eventually(lambda: left() == [10, 1000 - 7 - 20 - 3 - 5])
+
+
+@pytest.mark.parametrize("down", ["at first", "for the retry"])
+def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
+    server: servers.Server, down: str
+) -> None:
+    """A dearer attempt holds the difference, in another engine than the first attempt."""
+    app, limiter = made(server.uri, LONG)
+    breaker: Any = limiter._parts.engines.primary
+
+    def stop() -> None:
+        os.kill(server.pid, signal.SIGSTOP)
+        breaker._engine._open("stopped")
+        breaker._engine.wake()
+
+    def go_on() -> None:
+        os.kill(server.pid, signal.SIGCONT)
+        servers.eventually(lambda: not limiter.storage_is_down)
+
+    @app.get("/")
+    @limiter.limit("1000/day", unit="tokens", cost=lambda: g.get("tokens", 100))
+    def view() -> str:
+        (go_on if down == "at first" else stop)()
+        g.tokens = 500
+        assert limiter.admit_again() is None
+        limiter.settle(tokens=300)
+        return "ok"
+
+    def left() -> list[int]:
+        with app.test_request_context("/"):
+            return [int(limit.remaining) for limit in limiter.peek("view")]
+
+    if down == "at first":
+        stop()
+    assert app.test_client().get("/").status_code == 200
+    if down == "for the retry":
+        go_on()
+    servers.eventually(lambda: limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
+    assert limiter.flush_settlements(timeout_s=20)
+    servers.eventually(lambda: left() == [700])
 
 
 def test_a_call_that_was_never_sent_releases_nothing() -> None:
