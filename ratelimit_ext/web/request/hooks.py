@@ -175,10 +175,12 @@ class RequestHooks:
         return response
 
     def release(self, _: BaseException | None = None) -> None:
-        """The request is over."""
+        """The request is over. Flask enters its context again for a stream ``with_context``."""
         states = _request_context._get_current_object().__dict__.get("_ratelimit_ext")
-        if states and (state := states.pop(self, None)) is not None:
+        if states and (state := states.get(self)) is not None:
             state.close()
+            if not state.streams:
+                del states[self]
 
     def _decide_late(
         self, context: Any, state: RequestState, response: flask.Response

@@ -148,6 +148,23 @@ def test_a_stream_settles_when_it_ends(uri: str) -> None:
     assert service.left()["tokens"] == 1000 - 7 - 7
 
 
+def test_a_stream_with_context_settles_in_its_own_request(uri: str) -> None:
+    """Flask ends the request before such a stream begins, and enters its context again."""
+
+    def view(limiter: Limiter) -> flask.Response:
+        def chunks() -> Iterator[str]:
+            yield "a"
+            limiter.settle(tokens=7, usd="0.01")
+            yield "b"
+
+        return flask.Response(flask.stream_with_context(chunks()))
+
+    service = Service(uri, view)
+    with service.client.get("/") as response:
+        assert response.text == "ab"
+    assert service.left() == {"tokens": 993, "money": 990_000, "slots": 2, "calls": 9}
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_file_frees_its_slot_when_it_is_sent(uri: str, method: str) -> None:
     """A server closes the file of `send_file` in place of the response."""
