@@ -506,10 +506,12 @@ def _meta_providers(definition: Limit) -> list[Any]:
 
 
 def _strings(definition: Limit) -> tuple[Any, ...]:
-    """The definition's own limit string, then those of its meta limits that are functions."""
+    """The definition's own limit string, then those of its meta limits that are functions. What is
+    returned instead of a string, such as a list, may not be hashable."""
     provider = definition.limit_provider
     own = provider() if callable(provider) else provider
-    return (own, *[meta() for meta in _meta_providers(definition) if callable(meta)])
+    metas = [meta() for meta in _meta_providers(definition) if callable(meta)]
+    return tuple([str(each or "") for each in (own, *metas)])
 
 
 def _runtime_limits(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:

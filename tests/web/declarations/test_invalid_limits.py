@@ -181,7 +181,7 @@ def test_an_invalid_limit_cannot_be_attached(
         attach(limit)
 
 
-BAD = ["5/min", "1.5/minute", "$1/day", "0/minute", "5 usd/day;", 5]
+BAD = ["5/min", "1.5/minute", "$1/day", "0/minute", "5 usd/day;", 5, ["5/minute"]]
 BAD_IDS = [repr(text) for text in BAD]
 
 
