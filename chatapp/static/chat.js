@@ -14,6 +14,8 @@ const DRAFT_KEY = "chatapp.draft";
 const MOST_AUTOMATIC_RETRIES = 5;
 // The headers of an answer show the limits after an estimate. What it really cost is asked for when the user pauses.
 const USAGE_DELAY_MS = 1500;
+// How often the limits are asked for while the caller waits for one of them.
+const PAUSE_MS = 3000;
 const MOST_READ_ALOUD = 600; // characters
 const PHONE = matchMedia("(max-width: 760px)");
 
@@ -37,6 +39,7 @@ let reply = null; // {controller} while one is being written
 let waiting = null; // {cancel} until the message is sent again
 let retries = 0;
 let usageTimer = null;
+let entered = null; // what the form had when a new key was entered, until the server has said what it is worth
 
 // -- sending -----------------------------------------------------------------------------------------------------
 
@@ -149,6 +152,7 @@ function giveBack() {
   if (last?.role !== "user") return;
   conversation.remove(last);
   transcript.remove(last);
+  transcript.showCut(conversation.messages[conversation.from], conversation.cutFor);
   message.value = [last.content, message.value].filter(Boolean).join("\n\n");
   draftChanged();
 }
@@ -161,7 +165,12 @@ function showProblem({ sentence, offers, waitMs, details }) {
     const more = box.appendChild(element("details"));
     more.append(element("summary", "", "Details"), element("p", "", details));
   }
-  if (offers === "retry") box.append(button("Try again", "", submitForm));
+  if (offers === "retry") {
+    box.append(button("Try again", "", () => {
+      submitForm();
+      if (!PHONE.matches) message.focus(); // there it would open the keyboard
+    }));
+  }
   announce(text);
   if (offers === "key") {
     at("you").open = true;
@@ -282,20 +291,41 @@ function refreshUsage(delayMs = 0) {
   clearTimeout(usageTimer);
   if (apiKey && !server.apiKey) {
     at("sentence").textContent = "Paste the key that your administrator gave you.";
+    at("limits-box").hidden = true;
+    entered = null;
     return;
   }
   usageTimer = setTimeout(async () => {
     try {
       limits.read(await server.usage());
       showLimits();
+      if (limits.isPaused) refreshUsage(PAUSE_MS);
+      if (entered !== null) acceptKey();
     } catch (error) {
       if (error instanceof Refusal && error.status === 401) {
         at("sentence").textContent = describe(error, facts()).sentence;
+        at("limits-box").hidden = true;
+        if (entered !== null) rejectKey();
       } else if (!(error instanceof Refusal) || error.status !== 429) {
         at("sentence").textContent = "Your limits cannot be shown at the moment.";
       }
     }
   }, delayMs);
+}
+
+function acceptKey() {
+  entered = null;
+  if (PHONE.matches) at("you").open = false;
+  announce(at("sentence").textContent);
+}
+
+function rejectKey() {
+  const isWriting = message.value !== entered;
+  entered = null;
+  announce(at("sentence").textContent);
+  if (isWriting) return;
+  apiKey.focus();
+  apiKey.select();
 }
 
 // The models that the caller may use; until they are known, those that the server has.
@@ -356,9 +386,22 @@ function newUserId() {
 function callerChanged() {
   server.userId = userId?.value.trim() ?? "";
   server.apiKey = apiKey?.value.trim() ?? "";
+  if (apiKey) at("sign-out").hidden = !server.apiKey;
   waiting?.cancel();
   refreshUsage();
   refreshModels();
+}
+
+// On a computer that others use, too: nothing of the user is left in the tab.
+function signOut() {
+  newChat();
+  message.value = "";
+  draftChanged();
+  apiKey.value = "";
+  apiKey.dispatchEvent(new Event("change"));
+  announce("Signed out.");
+  at("you").open = true;
+  apiKey.focus();
 }
 
 function installSettings() {
@@ -375,9 +418,15 @@ function installSettings() {
     apiKey.addEventListener("change", () => {
       remember(forThisTab, API_KEY, apiKey.value.trim());
       transcript.clearProblems();
+      entered = message.value;
       callerChanged();
     });
-    apiKey.addEventListener("keydown", (event) => event.key === "Enter" && message.focus());
+    apiKey.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // else it also begins a line in the message
+      message.focus();
+    });
+    at("sign-out").addEventListener("click", signOut);
   }
   model.addEventListener("change", () => {
     remember(forGood, MODEL_KEY, model.value);

@@ -30,6 +30,11 @@ export class Limits {
     }
   }
 
+  // Whether a wait of seconds or minutes is what keeps the caller from sending.
+  get isPaused() {
+    return this.#of("requests").some(({ left, period: seconds }) => left < 1 && (seconds ?? 0) < HOUR);
+  }
+
   get leftUsd() {
     const amounts = this.#of("usd").map(({ left }) => left);
     return amounts.length ? Math.max(0, Math.min(...amounts)) : null;
@@ -44,10 +49,10 @@ export class Limits {
     const usd = least(this.#of("usd"));
     const tokens = least(this.#of("tokens").filter(({ left, most }) => left < SCARCE * most));
     const parts = [];
-    if (now && now.left < 1) parts.push("You cannot send a message right now");
+    if ((now && now.left < 1) || usd?.left <= 0) parts.push("You cannot send a message right now");
     else if (now) parts.push(`You can send ${count(now.left, "more message")} now`);
     if (long) parts.push(`${long.left.toLocaleString("en")} of ${long.most.toLocaleString("en")} left ${period(long.period)}`);
-    if (usd) parts.push(`${money(usd.left)} of ${money(usd.most)} left${usd.period ? ` ${period(usd.period)}` : ""}`);
+    if (usd) parts.push(`${money(Math.max(0, usd.left))} of ${money(usd.most)} left${usd.period ? ` ${period(usd.period)}` : ""}`);
     if (tokens) parts.push(`${tokens.left.toLocaleString("en")} tokens left`);
     return `${parts.join("; ")}.${this.#isApproximate ? " The server can only estimate this at the moment." : ""}`;
   }
@@ -61,7 +66,7 @@ export class Limits {
     }
     return [...scarcest].map(([title, { unit, left, most }]) => {
       const shown = unit === "usd" ? money : (amount) => amount.toLocaleString("en");
-      return { title, text: `${shown(left)} of ${shown(most)} left`, left, most };
+      return { title, text: `${shown(Math.max(0, left))} of ${shown(most)} left`, left, most };
     });
   }
 

@@ -2,11 +2,14 @@
 
 import { limitIn } from "./limits.js";
 import { Refusal } from "./server.js";
-import { duration, period } from "./words.js";
+import { duration, moment, period } from "./words.js";
 
 // Longer waits are left to the user: hours later, they may not want the reply any more.
 const LONGEST_AUTOMATIC_MS = 120_000;
 const SHORT_S = 600;
+// A longer wait is stated by its end: the sentence stays on the page, and would be wrong a while later.
+const SHORT_WAIT_MS = 600_000;
+const MINUTE_MS = 60_000;
 const PASTE_KEY = "Paste the key that your administrator gave you.";
 
 // By code: the sentence, and what to offer: "retry" (the same request may succeed), "key" (its field is focused).
@@ -54,9 +57,11 @@ export function describe(error, { hasKey, isOnline }) {
   return { sentence: known, offers, waitMs, isAutomatic, details };
 }
 
-// What to wait for, behind the sentence: "Try again in 3 hours 20 minutes."
-export function waitSentence(waitMs) {
-  return waitMs > 0 ? ` Try again in ${duration(Math.ceil(waitMs / 1000))}.` : "";
+// What to wait for, behind the sentence: "Try again in 9 minutes." or "Try again tomorrow at 09:00."
+export function waitSentence(waitMs, now = Date.now()) {
+  if (waitMs <= 0) return "";
+  if (waitMs < SHORT_WAIT_MS) return ` Try again in ${duration(Math.ceil(waitMs / 1000))}.`;
+  return ` Try again ${moment(new Date(Math.ceil((now + waitMs) / MINUTE_MS) * MINUTE_MS), new Date(now))}.`;
 }
 
 function limited(error) {

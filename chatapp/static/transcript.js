@@ -44,7 +44,7 @@ export class Transcript {
       if (message.role === "user") this.addMessage(message);
       else this.beginReply().end(message, message.content);
     }
-    this.#welcome.hidden = messages.length > 0;
+    this.#refreshWelcome();
     this.showCut(messages[from], cutFor);
     this.scrollToEnd();
   }
@@ -74,18 +74,20 @@ export class Transcript {
 
   clearProblems() {
     for (const problem of this.#log.querySelectorAll(".error")) problem.remove();
+    this.#refreshWelcome();
   }
 
   remove(message) {
     for (const article of this.#articles()) if (article.message === message) article.remove();
-    this.#welcome.hidden = this.#articles().length > 0;
+    this.#refreshWelcome();
   }
 
   // A line in front of the first message that is still sent.
   showCut(message, reason) {
     this.#log.querySelector(".cut-line")?.remove();
-    const first = this.#articles().find((article) => article.message === message);
-    if (reason && first) first.before(element("p", "cut-line", CUT[reason]));
+    const articles = this.#articles();
+    const first = articles.find((article) => article.message === message);
+    if (reason && first && first !== articles[0]) first.before(element("p", "cut-line", CUT[reason]));
   }
 
   follow() {
@@ -96,6 +98,10 @@ export class Transcript {
     this.#follows = true;
     this.#latest.hidden = true;
     this.follow();
+  }
+
+  #refreshWelcome() {
+    this.#welcome.hidden = this.#articles().length > 0;
   }
 
   #articles() {
@@ -165,12 +171,13 @@ class Reply {
     const note = message.problem ?? ENDS[message.end];
     if (note) footer.append(element("p", "note", `${note}${paid(message)}`));
     footer.append(element("small", "", factsOf(message)));
-    if (message.content) footer.append(copyButton(() => message.content, "Copy reply"));
-    if (message.end === "length") footer.append(button("Continue", "plain", () => this.#transcript.onContinue()));
+    const buttons = footer.appendChild(element("span", "buttons"));
+    if (message.content) buttons.append(copyButton(() => message.content, "Copy reply"));
+    if (message.end === "length") buttons.append(button("Continue", "plain", () => this.#transcript.onContinue()));
     const again = button(message.end === "stop" ? "Ask again" : "Try again", "again plain", () => {
       this.#transcript.onRetry(message);
     });
-    footer.append(again);
+    buttons.append(again);
     return footer;
   }
 }

@@ -13,6 +13,18 @@ export function duration(seconds) {
   return count(Math.floor(seconds / size), noun) + (rest ? ` ${count(rest, smallerNoun)}` : "");
 }
 
+// "tomorrow at 09:00", in the user's time zone and way of writing times.
+export function moment(date, now = new Date()) {
+  const time = date.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
+  const days = Math.round((midnight(date) - midnight(now)) / 86_400_000);
+  if (days < 2) return `${["", "tomorrow "][days]}at ${time}`;
+  return `on ${date.toLocaleDateString("en", { weekday: "long", day: "numeric", month: "long" })}, at ${time}`;
+}
+
+function midnight(date) {
+  return new Date(date.getFullYear(), date.getMonth(), date.getDate());
+}
+
 // "today", of a limit with that period.
 export function period(seconds) {
   const days = seconds / 86400;
@@ -30,5 +42,6 @@ export function dollars(usd) {
 }
 
 export function money(usd) {
+  if (usd > 0 && usd < 0.005) return "less than $0.01";
   return `$${usd.toFixed(2).replace(/\.00$/, "")}`;
 }

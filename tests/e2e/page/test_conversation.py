@@ -125,6 +125,14 @@ def test_a_long_history_is_cut_and_the_page_says_so(chat: Page, provider: Provid
     assert [text[0] for _, text in sent(provider)] == ["c", "p", "S"]
 
 
+def test_a_first_message_has_no_line_above_it(chat: Page) -> None:
+    """However long it is: nothing is left out."""
+    chat.get_by_label("Model").select_option("gpt-6-astra")
+    say(chat, "a" * 16_000)
+    expect(replies(chat)).to_contain_text("pong")
+    expect(chat.locator(".cut-line")).to_have_count(0)
+
+
 def test_the_model_is_chosen_from_those_that_the_key_allows(
     key: PresentedKey, chat: Page, provider: ProviderServer
 ) -> None:

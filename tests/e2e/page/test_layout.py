@@ -33,6 +33,35 @@ def test_the_page_fits_a_phone(page: Page, width: int) -> None:
     assert talk["height"] > 350, "too little room to talk"
 
 
+def test_on_a_phone_the_key_is_out_of_the_way_once_it_works(
+    key: PresentedKey, open_page: Opener, online_url: str
+) -> None:
+    """Also with a keyboard on the screen its field stays while it is being filled."""
+    page = open_page(online_url, viewport={"width": 360, "height": 400})
+    field = page.get_by_label("API key")
+    expect(field).to_be_focused()
+    expect(field).to_be_in_viewport()
+    field.fill(key.text)
+    field.press("Enter")
+    expect(message(page)).to_be_focused()
+    expect(page.locator("aside")).to_be_hidden()
+    page.set_viewport_size({"width": 360, "height": 700})
+    expect(page.locator("#sentence")).to_contain_text("more messages now")
+    expect(field).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_the_buttons_of_a_reply_stay_in_one_line(page: Page, width: int) -> None:
+    """On a phone below its facts."""
+    page.set_viewport_size({"width": width, "height": 700})
+    say(page, "hello")
+    copy, again = (replies(page).get_by_role("button", name=name) for name in ("Copy", "Ask again"))
+    boxes = [each.bounding_box() for each in (copy, again)]
+    assert boxes[0] is not None
+    assert boxes[1] is not None
+    assert boxes[0]["y"] == boxes[1]["y"]
+
+
 def violations(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
     return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]

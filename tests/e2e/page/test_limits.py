@@ -90,6 +90,34 @@ def test_a_message_that_came_too_early_is_sent_by_itself(page: Page) -> None:
     expect(page.locator("#log .me")).to_have_count(answered + 1)
 
 
+def test_a_pause_of_seconds_ends_on_the_page_too(page: Page) -> None:
+    """The sentence does not say for ever that nothing can be sent."""
+    sentence = page.locator("#sentence")
+    limit = {"name": "user", "unit": "requests", "limit": 30, "burst": 10, "period": 60}
+    lefts = iter([0, 0])
+
+    def usage(route: Route) -> None:
+        found = {**limit, "remaining": next(lefts, 1)}
+        route.fulfill(json={"limits": [found]})
+
+    page.route("**/usage?*", usage)
+    page.reload()
+    expect(sentence).to_have_text("You cannot send a message right now.")
+    expect(sentence).to_have_text("You can send 1 more message now.", timeout=10_000)
+
+
+def test_without_money_nothing_can_be_sent(page: Page) -> None:
+    """Also while messages are left; an excess is not shown as a debt."""
+    day = {"name": "plan", "unit": "requests", "limit": 100, "period": 86400, "remaining": 9}
+    budget = {"name": "usd-day", "unit": "usd", "limit": 5.0, "period": 86400, "remaining": -0.3}
+    page.route("**/usage?*", lambda r: r.fulfill(json={"limits": [day, budget]}))
+    page.reload()
+    expect(page.locator("#sentence")).to_have_text(
+        "You cannot send a message right now; 9 of 100 left today; $0 of $5 left today."
+    )
+    expect(page.locator("#limits")).to_contain_text("$0 of $5 left")
+
+
 def deny(page: Page, wait_ms: int, **fields: object) -> list[Route]:
     """Answer every message with a 429. Returns those that were refused."""
     refused = []
@@ -178,12 +206,19 @@ def test_times_and_amounts_are_in_words(page: Page) -> None:
     """With two units at most, and small costs with two digits that say something."""
     shown = page.evaluate(
         """async () => {
-          const { count, dollars, duration, period } = await import("/static/words.js");
+          const words = await import("/static/words.js");
+          const { count, dollars, duration, money, moment, period } = words;
+          const { waitSentence } = await import("/static/problems.js");
+          const now = new Date(2026, 10, 26, 20, 40, 30);
+          const at = (...rest) => moment(new Date(2026, 10, ...rest), now).normalize("NFKC");
           return [
             [1, 2, 60, 61, 3600, 5025, 86400, 100000].map(duration),
             [0, 0.00004, 0.00034, 0.0126, 0.1, 1.999, 30].map(dollars),
             [60, 3600, 86400, 2592000, 2678400, 20].map(period),
             [count(1, "message"), count(1000, "message")],
+            [0, 0.004, 4.2, 5].map(money),
+            [at(26, 23, 5), at(27, 0, 0), at(30, 9, 0)],
+            [0, 500, 599_000, 600_001].map((ms) => waitSentence(ms, +now).normalize("NFKC")),
           ];
         }"""
     )
@@ -195,4 +230,10 @@ def test_times_and_amounts_are_in_words(page: Page) -> None:
         ["$0", "under $0.0001", "$0.00034", "$0.013", "$0.10", "$2", "$30"],
         ["this minute", "this hour", "today", "this month", "this month", "in 20 seconds"],
         ["1 message", "1,000 messages"],
+        ["$0", "less than $0.01", "$4.20", "$5"],
+        ["at 11:05 PM", "tomorrow at 12:00 AM", "on Monday, November 30, at 9:00 AM"],
+        [
+            *("", " Try again in 1 second.", " Try again in 9 minutes 59 seconds."),
+            " Try again at 8:51 PM.",
+        ],
     ]

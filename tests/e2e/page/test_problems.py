@@ -30,7 +30,7 @@ CASES = [
     Case(
         429,
         "rate_limited",
-        "You have used all your messages for today. Try again in 3 hours 20 minutes.",
+        "You have used all your messages for today. Try again ",
         headers=wait(12_000, '"user";q=10;w=20', '"plan";q=100;w=86400'),
         policy="plan",
     ),
@@ -51,7 +51,7 @@ CASES = [
     Case(
         429,
         "insufficient_quota",
-        "Your budget for this month is used up. Try again in 2 days.",
+        "Your budget for this month is used up. Try again on ",
         "Rate limit 'usd-month' exceeded: 30 usd per 1 month. Try again in 2 days.",
         wait(172_800, '"usd-month";q=30000000;w=2592000;qu="micro-usd"'),
         "usd-month",
@@ -59,7 +59,7 @@ CASES = [
     Case(
         429,
         "insufficient_quota",
-        "The shared budget of your team for this month is used up. Try again in 2 days.",
+        "The shared budget of your team for this month is used up. Try again on ",
         "The shared budget of your team for this month is used up. Try again in 2 days.",
         wait(172_800),
         "team-usd-month",
@@ -125,6 +125,13 @@ def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page)
     say(page, "hello")
     expect(problem(page)).to_contain_text(asks)
     expect(field).to_be_focused()
+    field.fill("sk-chat-typo")
+    field.press("Enter")
+    expect(page.locator("#status")).to_have_text(f"This key does not work. {asks}")
+    expect(field).to_be_focused()
+    expect(message(page)).to_have_value("hello")
+    expect(problem(page)).to_have_count(0)
+    expect(page.get_by_role("heading", name="What can I do for you?")).to_be_visible()
     for wrong in ("sk-chat-…", "sk-chat-wrong"):
         field.fill("")
         field.blur()
@@ -149,6 +156,24 @@ def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page)
     elsewhere = page.context.new_page()
     elsewhere.goto(page.url)
     expect(elsewhere.get_by_label("API key")).to_have_value("")
+
+
+def test_signing_out_leaves_nothing_in_the_tab(key: PresentedKey, chat: Page) -> None:
+    """Neither the key, nor the conversation and what was being typed, nor the user's limits."""
+    expect(button(chat, "Sign out")).to_be_hidden()
+    chat.get_by_label("API key").fill(key.text)
+    chat.get_by_label("API key").press("Enter")
+    say(chat, "My name is Ada.")
+    message(chat).fill("Ada again")
+    button(chat, "Sign out").click()
+    expect(chat.locator("#log article")).to_have_count(0)
+    expect(chat.get_by_label("API key")).to_be_focused()
+    expect(chat.get_by_label("API key")).to_have_value("")
+    expect(message(chat)).to_have_value("")
+    expect(chat.locator("#limits-box")).to_be_hidden()
+    kept = chat.evaluate("JSON.stringify([{ ...sessionStorage }, { ...localStorage }])")
+    assert "Ada" not in kept
+    assert key.secret not in kept
 
 
 def test_without_storage_in_the_browser_the_page_works(page: Page) -> None:
