@@ -149,27 +149,39 @@ class Reports:
         renewed: that much was settled, and the rest of the estimate was refunded.
         """
         known = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
-        query = _filtered(select(COST), user=user, since=since).where(known)
-        if team is not None:
-            query = query.where(CALLS.c.team == team)
+        query = _filtered(select(COST), user=user, team=team, since=since).where(known)
         return self._sum(query if key is None else query.where(CALLS.c.key_id == key))
 
     def totals(
-        self, *, user: str | None, since: datetime | None, by: str = "user"
+        self,
+        *,
+        user: str | None,
+        since: datetime | None,
+        by: str = "user",
+        team: str | None = None,
     ) -> Sequence[DayTotal]:
-        """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``."""
+        """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``; of all
+        calls, or those of a user or a team."""
         day, subject = func.date(CALLS.c.started_at).label("day"), _subject(by)
-        query = _filtered(select(day, subject, *SUMS), user=user, since=since)
+        query = _filtered(select(day, subject, *SUMS), user=user, team=team, since=since)
         query = query.group_by("day", "subject").order_by(day.desc(), "subject")
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]
 
     def spending(
-        self, *, by: str, since: datetime | None, top: int | None = None
+        self,
+        *,
+        by: str,
+        since: datetime | None,
+        top: int | None = None,
+        user: str | None = None,
+        team: str | None = None,
     ) -> Sequence[Spending]:
-        """Totals by one of SUBJECTS or a tag, the dearest first; the first ``top`` of them."""
-        query = _filtered(select(_subject(by), *SUMS), since=since).group_by("subject")
+        """Totals by one of SUBJECTS or a tag, the dearest first; the first ``top`` of them. Of all
+        calls, or those of a user or a team."""
+        query = _filtered(select(_subject(by), *SUMS), user=user, team=team, since=since)
+        query = query.group_by("subject")
         query = query.order_by(COST.desc(), func.count().desc(), "subject").limit(top)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
@@ -235,10 +247,16 @@ def _subject(by: str) -> ColumnElement[Any]:
 
 
 def _filtered(
-    query: Select[Any], *, user: str | None = None, since: datetime | None
+    query: Select[Any],
+    *,
+    user: str | None = None,
+    team: str | None = None,
+    since: datetime | None,
 ) -> Select[Any]:
     if user is not None:
         query = query.where(CALLS.c.user == user)
+    if team is not None:
+        query = query.where(CALLS.c.team == team)
     if since is not None:
         query = query.where(CALLS.c.started_at >= since)
     return query

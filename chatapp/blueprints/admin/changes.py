@@ -12,8 +12,9 @@ import click
 from flask import Response, after_this_request, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from chatapp.blueprints.admin.access import bp, sessions
-from chatapp.blueprints.admin.formats import MOST
+from chatapp.accounts.store import Owner
+from chatapp.blueprints.admin.access import bp, query, sessions
+from chatapp.blueprints.admin.formats import page_of
 from chatapp.operators import amounts, arguments, blocks, callers, keys, users
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
@@ -28,12 +29,16 @@ def changes() -> ResponseReturnValue:
     """What operators have changed, here and by commands."""
     entries: list[Any] = []
     problem = None
+    searched = query("q").strip()
     try:
         with reported_errors():
             entries = callers.shared_limiter().overrides.log()
     except click.ClickException as error:
         problem = error.message
-    return render_template("admin/changes.html", entries=entries[:MOST], problem=problem)
+    found = [each for each in entries if searched.lower() in _words(each).lower()]
+    return render_template(
+        "admin/changes.html", entries=page_of(found), searched=searched, problem=problem
+    )
 
 
 def change(
@@ -92,21 +97,28 @@ def set_plan() -> tuple[str, str]:
     return _address(name), users.set_plan(name, plan, reason=_reason(), by=g.admin.by)
 
 
+@change("/team")
+def set_team() -> tuple[str, str]:
+    name, team = _field("user"), request.form.get("team") or None
+    return _address(name), users.set_team(name, team, reason=_reason(), by=g.admin.by)
+
+
 @change("/amount")
 def set_amount() -> tuple[str, str]:
-    name, until = _field("user"), request.form.get("until", "").strip()
+    owner, name = _owner()
+    until = request.form.get("until", "").strip()
     end = UNTIL.convert(until, None, None) if until else None
     limit, amount = _field("limit"), _field("amount")
-    return _address(name), amounts.set_amount(
-        "user", name, limit, amount, until=end, reason=_reason(), by=g.admin.by
+    return _address(name, owner), amounts.set_amount(
+        owner, name, limit, amount, until=end, reason=_reason(), by=g.admin.by
     )
 
 
 @change("/amount/clear")
 def clear_amount() -> tuple[str, str]:
-    name = _field("user")
-    return _address(name), amounts.clear_amount(
-        "user", name, _field("limit"), reason=_reason(), by=g.admin.by
+    owner, name = _owner()
+    return _address(name, owner), amounts.clear_amount(
+        owner, name, _field("limit"), reason=_reason(), by=g.admin.by
     )
 
 
@@ -130,6 +142,12 @@ def unblock() -> tuple[str, str]:
     return _back(), done.sentence
 
 
+def _words(entry: Any) -> str:
+    """Where a change is searched."""
+    words = (entry.by, entry.action, entry.identity, entry.limit, entry.amount, entry.reason)
+    return " ".join(filter(None, words))
+
+
 def _log(sentence: str) -> None:
     log.warning("%s, from %s: %s", g.admin.by, client_ip(), sentence)
 
@@ -140,6 +158,12 @@ def _field(name: str) -> str:
     if not value:
         raise click.ClickException(f"The field {name!r} is empty.")
     return value
+
+
+def _owner() -> tuple[Owner, str]:
+    """Whose amount the form changes."""
+    owner: Owner = "team" if "team" in request.form else "user"
+    return owner, _field(owner)
 
 
 def _reason() -> str:
@@ -166,8 +190,8 @@ def _target() -> tuple[blocks.Kind, str | None]:
     return kind, request.form.get("name", "").strip() or None
 
 
-def _address(user: str) -> str:
-    return url_for("admin.user", name=user)
+def _address(name: str, owner: Owner = "user") -> str:
+    return url_for(f"admin.{owner}", name=name)
 
 
 def _back() -> str:

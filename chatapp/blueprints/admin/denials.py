@@ -11,7 +11,7 @@ from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, query
-from chatapp.blueprints.admin.formats import MOST, choice
+from chatapp.blueprints.admin.formats import choice, page_of
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from ratelimit_ext.cli import denials_of, explained
@@ -55,8 +55,7 @@ def denials() -> ResponseReturnValue:
         by_limit=_counted((each.limit, each) for each in records)[:TOP],
         identities=len({each.identity for each in records}),
         total=sum(each.count for each in records),
-        rows=latest(records, MOST),
-        count=len(records),
+        page=page_of(latest(records, len(records))),
         unkept=unkept,
         problem=problem,
     )

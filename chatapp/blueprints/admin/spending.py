@@ -1,4 +1,4 @@
-"""What was spent, by day and in total."""
+"""What was spent, by day and in total: by all, or by a user or a team."""
 
 from __future__ import annotations
 
@@ -8,35 +8,41 @@ from typing import Final
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
-from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart
-from chatapp.blueprints.admin.formats import MOST, choice
+from chatapp.blueprints.admin.formats import choice, page_of
 from chatapp.ledger.reports import SUBJECTS
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
+from chatapp.web.current_request import user_identity
 
 DAYS: Final = (7, 30, 90)
 
 
 @bp.get("")
 def spending() -> ResponseReturnValue:
-    by = choice("by", list(SUBJECTS), "user")
+    user, team = query("user") or None, query("team") or None
+    of = {"user": user, "team": team}
+    by = choice("by", list(SUBJECTS), "key" if user else "user")
     days = int(choice("days", [str(each) for each in DAYS], "30"))
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     since = today - timedelta(days=days - 1)
-    reports = current_services().reports
+    services = current_services()
+    identity = user and user_identity(user)
     with reported_errors():
-        totals = reports.totals(user=None, since=since, by=by)
-        found = reports.spending(by=by, since=since)
+        totals = services.reports.totals(user=identity, team=team, since=since, by=by)
+        found = services.reports.spending(user=identity, team=team, since=since, by=by)
+        keys = services.accounts.all_keys() if by == "key" else ()
     return render_template(
         "admin/spending.html",
         by=by,
-        subjects=[(each, each) for each in SUBJECTS],
+        of=of,
+        subjects=[(each, each) for each in SUBJECTS if not of.get(each)],
         days=days,
         spans=[(each, f"{each} days") for each in DAYS],
         chart=chart(totals, first=since.date(), last=today.date(), by=by),
-        rows=found[:MOST],
-        count=len(found),
+        keys={each.public_id: each for each in keys},
+        page=page_of(found),
         spent=sum(each.cost_micro_usd for each in found),
         calls=sum(each.calls for each in found),
         tokens=sum(each.input_tokens + each.output_tokens for each in found),

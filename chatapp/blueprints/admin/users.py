@@ -1,7 +1,9 @@
-"""The users and their keys, and the page of one user."""
+"""The users, their teams and keys, and the page of one user or team."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -9,10 +11,10 @@ import click
 from flask import g, make_response, render_template
 from flask.typing import ResponseReturnValue
 
-from chatapp.accounts.store import ApiKey
+from chatapp.accounts.store import ApiKey, Owner, Team, User
 from chatapp.blueprints.admin.access import bp, query, sessions
 from chatapp.blueprints.admin.denials import latest
-from chatapp.blueprints.admin.formats import MOST
+from chatapp.blueprints.admin.formats import Page, page_of
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnAmounts
 from chatapp.operators.errors import reported_errors
@@ -22,39 +24,32 @@ from chatapp.web.current_request import user_identity
 from chatapp.web.errors import ApiError
 from ratelimit_ext.cli import State, denials_of, states_of
 
-#: How many denials of a user their page has; it looks back for a day.
+#: How many denials the page of a user or team has; it looks back for a day.
 DENIALS: Final = 5
 DAY_S: Final = 86_400
 
 
 @bp.get("/users")
 def users() -> ResponseReturnValue:
-    """The users, with what they have spent this month."""
+    """The users, with what they have spent this month, and the teams."""
     services = current_services()
-    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     searched = query("q").strip()
     with reported_errors():
         everyone = services.accounts.users()
         keys = services.accounts.all_keys()
-        spent = services.reports.spending(by="user", since=month)
-    now = datetime.now(UTC)
-    valid: dict[str, int] = {}
-    for key in keys:
-        valid[key.user] = valid.get(key.user, 0) + _is_valid(key, now)
+        teams = services.accounts.teams()
+        spent = _spent_this_month(by="user")
     own = OwnAmounts()
     found = [each for each in everyone if searched.lower() in each.name.lower()]
     return render_template(
         "admin/users.html",
-        users=[
-            (user, valid.get(user.name, 0), own.of("user", user.name, user.limits))
-            for user in found[:MOST]
-        ],
-        count=len(found),
+        page=_with_facts(page_of(found), keys, own),
         searched=searched,
-        spent={each.subject: each.cost_micro_usd for each in spent},
+        spent=spent,
         identity_of=user_identity,
         plans=services.plans,
-        teams=services.accounts.teams(),
+        teams=[(each, own.of("team", each.name, each.limits)) for each in teams],
+        members=Counter(each.team_name for each in everyone),
         is_first=not keys,
     )
 
@@ -63,7 +58,6 @@ def users() -> ResponseReturnValue:
 def user() -> ResponseReturnValue:
     """One user: plan, keys, amounts, what limits have counted, and the latest denials."""
     name, services = query("name"), current_services()
-    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     identity = user_identity(name)
     with reported_errors():
         found = services.accounts.user(name)
@@ -71,41 +65,105 @@ def user() -> ResponseReturnValue:
             raise ApiError(404, "not_found", f"There is no user {name!r}.")
         all_keys = services.accounts.all_keys()
         keys = [each for each in all_keys if each.user == name]
-        spent = services.reports.spent_micro_usd(identity, month)
+        spent = services.reports.spent_micro_usd(identity, _month())
+        teams = services.accounts.teams()
     public_ids = [each.public_id for each in keys if each.revoked_at is None]
-    states: list[State] = []
-    denials: list[Any] = []
-    remembers = services.settings.remember_denials
-    problem = None
-    try:
-        with reported_errors():
-            states = states_of(identity, *public_ids)
-            if remembers:
-                denials = denials_of(identity, *public_ids, since=DAY_S).records
-    except click.ClickException as error:
-        problem = error.message
-    denied = {(each.row.name, each.identity) for each in states if not each.verdict.allowed}
+    limits = _limits("user", found, identity, *public_ids, plan=found.plan)
+    denied = {(each.row.name, each.identity) for each in limits["denying"]}
     new_key = sessions().handed_over(of=name, to=g.admin)
     page = render_template(
         "admin/user.html",
         user=found,
         plans=services.plans,
+        teams=teams,
         spent=spent,
         keys=[(each, state_of(each), ("blocked-key", each.public_id) in denied) for each in keys],
         is_blocked=("blocked-user", identity) in denied,
-        amounts=OwnAmounts().of("user", name, found.limits),
-        known=amounts.known_limits("user", plan=found.plan),
-        states=[each for each in states if not each.is_guard],
-        problem=problem,
-        remembers=remembers,
-        denials=latest(denials, DENIALS),
         new_key=new_key,
         is_first=len(all_keys) == 1,
+        **limits,
     )
     response = make_response(page)
     if new_key is not None:
         sessions().take_back(response)
     return response
+
+
+@bp.get("/team")
+def team() -> ResponseReturnValue:
+    """One team: its members, what they have spent on its account, its budgets, and the latest
+    denials by these."""
+    name, services = query("name"), current_services()
+    with reported_errors():
+        found = services.accounts.team(name)
+        if found is None:
+            raise ApiError(404, "not_found", f"There is no team {name!r}.")
+        members = [each for each in services.accounts.users() if each.team_name == name]
+        keys = services.accounts.all_keys()
+        spent = _spent_this_month(by="user", team=name)
+    members.sort(key=lambda each: -spent.get(user_identity(each.name), 0))
+    return render_template(
+        "admin/team.html",
+        team=found,
+        page=_with_facts(page_of(members), keys, OwnAmounts()),
+        spent=spent,
+        identity_of=user_identity,
+        former=sum(spent.values()) - sum(spent.get(user_identity(m.name), 0) for m in members),
+        **_limits("team", found, amounts.identity_of("team", name), plan=None),
+    )
+
+
+def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None) -> dict[str, Any]:
+    """What limits have counted of a user or team, the latest denials, and the amounts: what their
+    pages share."""
+    states: list[State] = []
+    denials: list[Any] = []
+    remembers = current_services().settings.remember_denials
+    problem = None
+    try:
+        with reported_errors():
+            states = states_of(*identities)
+            if remembers:
+                denials = denials_of(*identities, since=DAY_S).records
+    except click.ClickException as error:
+        problem = error.message
+    return {
+        "owner": owner,
+        "name": found.name,
+        "identity": identities[0],
+        "amounts": OwnAmounts().of(owner, found.name, found.limits),
+        "known": amounts.known_limits(owner, plan=plan),
+        "states": [each for each in states if not each.is_guard],
+        "denying": [each for each in states if not each.verdict.allowed],
+        "problem": problem,
+        "remembers": remembers,
+        "denials": latest(denials, DENIALS),
+    }
+
+
+def _with_facts(
+    page: Page[User], keys: Sequence[ApiKey], own: OwnAmounts
+) -> Page[tuple[User, int, Mapping[str, str]]]:
+    """The users of the page, each with the number of valid keys and the amounts of their own."""
+    now = datetime.now(UTC)
+    valid: dict[str, int] = {}
+    for key in keys:
+        valid[key.user] = valid.get(key.user, 0) + _is_valid(key, now)
+    rows = [
+        (user, valid.get(user.name, 0), own.of("user", user.name, user.limits))
+        for user in page.rows
+    ]
+    return Page(rows, page.number, page.count)
+
+
+def _spent_this_month(*, by: str, team: str | None = None) -> dict[str | None, int]:
+    """Micro-dollars by subject."""
+    found = current_services().reports.spending(by=by, since=_month(), team=team)
+    return {each.subject: each.cost_micro_usd for each in found}
+
+
+def _month() -> datetime:
+    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _is_valid(key: ApiKey, now: datetime) -> bool:

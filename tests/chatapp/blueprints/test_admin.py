@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -18,6 +19,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.blueprints.admin.chart import OTHERS, chart
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.ledger.call import new_call_id
 from chatapp.ledger.reports import DayTotal
 from chatapp.operators.callers import upstreams
 from chatapp.services import services_of
@@ -27,10 +29,10 @@ from tests.chatapp.ledger.calls import begun, finished
 TOKEN = "a token of some length"
 VIEWS = (
     *("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/denials"),
-    *("/admin/live", "/admin/shadow", "/admin/changes"),
+    *("/admin/live", "/admin/shadow", "/admin/changes", "/admin/team?name=research"),
 )
 CHANGES = (
-    *("keys/create", "keys/revoke", "plan", "amount", "amount/clear", "block", "unblock"),
+    *("keys/create", "keys/revoke", "plan", "team", "amount", "amount/clear", "block", "unblock"),
     "logout",
 )
 
@@ -38,6 +40,7 @@ CHANGES = (
 @pytest.fixture
 def accounts(database_url: str) -> Accounts:
     accounts = Accounts(Database(database_url))
+    accounts.create_team("research")
     accounts.create_key("alice", plan=None, default_plan="starter")
     return accounts
 
@@ -388,6 +391,122 @@ def test_spending_is_shown_by_each_subject(
         *(("team", "research"), ("model", "claude-haiku-4-5"), ("key", "0123456789abcdef")),
     ):
         assert name in admin.get(f"/admin?by={by}").text
+
+
+def test_spending_of_a_user_and_of_a_team(
+    app: Flask, admin: FlaskClient, accounts: Accounts, database_url: str
+) -> None:
+    """By what else there is; a key is shown with its user, and a team leads to its page."""
+    [key] = accounts.all_keys()
+    now = datetime.now(UTC)
+    own = begun(started_at=now, user="user:alice", key_id=key.public_id)
+    calls = [
+        finished(replace(own, id=new_call_id(), team="research"), cost_micro_usd=2_000_000),
+        finished(own, cost_micro_usd=3_000_000),
+        finished(begun(started_at=now, user="user:zoe", slug="o3"), cost_micro_usd=7_000_000),
+    ]
+    table.write(Database(database_url), calls)
+    by_key = admin.get("/admin?user=alice").text
+    assert "Spending of alice" in by_key
+    assert "$5.00" in by_key
+    assert f'{key.public_id}<small class="line">key of <a href="/admin/user?name=alice"' in by_key
+    by_user = admin.get("/admin?team=research").text
+    assert "Spending of the team research" in by_user
+    assert ("$2.00" in by_user, "zoe" in by_user) == (True, False)
+    assert "o3" not in admin.get("/admin?user=alice&by=model").text
+    assert 'href="/admin/team?name=research"' in admin.get("/admin?by=team").text
+
+
+def test_a_team_has_a_page(
+    app: Flask, admin: FlaskClient, accounts: Accounts, database_url: str
+) -> None:
+    """Its members, what they and former ones spent for it, its budgets, and amounts to change."""
+    assert "This team has no members." in admin.get("/admin/team?name=research").text
+    assert admin.get("/admin/team?name=no").status_code == 404
+    moved = send(admin, "team", user="alice", team="research", reason="new here")
+    assert "alice has the team research" in moved.text
+    assert 'href="/admin/team?name=research"' in moved.text
+    now = datetime.now(UTC)
+    calls = [
+        finished(begun(started_at=now, user=f"user:{name}", team="research"), cost_micro_usd=cost)
+        for name, cost in (("alice", 2_000_000), ("zoe", 4_000_000))
+    ]
+    calls.append(finished(begun(started_at=now), cost_micro_usd=9_000_000))
+    table.write(Database(database_url), calls)
+    amount = {"team": "research", "limit": "team-usd-day", "amount": "40 usd/day"}
+    assert "research has team-usd-day=40 usd/day" in send(admin, "amount", **amount).text
+    raised = {**amount, "amount": "90 usd/day", "until": "2h", "reason": "launch"}
+    page = send(admin, "amount", **raised).text
+    assert "90 usd/day until" in page
+    assert "0 of 90 usd" in page
+    assert ("$6.00" in page, "$2.00" in page, "spent $4.00 this month" in page) == (True,) * 3
+    assert "team-usd-month (1000 usd/month)" in page
+    cleared = send(admin, "amount/clear", team="research", limit="team-usd-day")
+    assert "research has the policy's team-usd-day again" in unescape(cleared.text)
+    assert "1 member" in admin.get("/admin/users").text
+    assert "alice has no team" in send(admin, "team", user="alice", team="").text
+    identities = [(action, identity) for action, identity, _ in actions(app)]
+    assert identities[-1] == ("team", "user:alice")
+    assert {identity for _, identity in identities[1:-1]} == {"team:research"}
+
+
+def test_denials_by_a_limit_of_a_team_are_on_its_page(
+    make_app: AppMaker, uri: str, accounts: Accounts, tmp_path: Path
+) -> None:
+    """The view of all denials leads there."""
+    policy = tmp_path / "policy.toml"
+    once = 'limit = "1/day"\nstrategy = "fixed-window"\nkey = "team"'
+    policy.write_text(
+        POLICY_FILE.read_text().replace('limit = "500 in flight"\nkey = "team"', once)
+    )
+    app = make_app(
+        RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_POLICY_FILE=str(policy)
+    )
+    key = accounts.create_key("bob", plan=None, default_plan="starter", team="research")
+    bearer = {"Authorization": f"Bearer {key.text}"}
+    asked = app.test_client()
+    statuses = [
+        asked.post("/chat", json={"message": "hi"}, headers=bearer).status_code for _ in range(2)
+    ]
+    assert statuses == [200, 429]
+    services_of(app).limiter._recorder.flush()
+    client = app.test_client()
+    log_in(client)
+    page = client.get("/admin/team?name=research").text.partition("Denied in the last 24 hours")[2]
+    assert "team-at-once" in page.partition("Change an amount")[0]
+    assert 'href="/admin/team?name=research"' in client.get("/admin/denials").text
+
+
+def test_long_tables_have_pages(admin: FlaskClient, accounts: Accounts) -> None:
+    """Fifty rows each; a number that is too high means the last page, nonsense the first."""
+    for number in range(50):
+        accounts.create_key(f"user-{number:02}", plan=None, default_plan="starter")
+    first = admin.get("/admin/users?q=user-").text
+    assert "to 50 of" not in first
+    first = admin.get("/admin/users").text
+    assert "1 to 50 of 51" in first
+    assert 'href="/admin/users?page=2">Next</a>' in first
+    assert ("user-48" in first, "user-49" in first, "Previous" in first) == (True, False, False)
+    for page in ("2", "999"):
+        second = admin.get(f"/admin/users?page={page}").text
+        assert "51 to 51 of 51" in second
+        assert ("user-49" in second, "alice" in second, "Next" in second) == (True, False, False)
+    for page in ("0", "-1", "x", "²", ""):
+        assert "1 to 50 of 51" in admin.get(f"/admin/users?page={page}").text
+
+
+def test_changes_are_searched(admin: FlaskClient) -> None:
+    """By name, action, limit, amount, person and reason."""
+    send(admin, "plan", user="alice", plan="pro", reason="promoted")
+    send(admin, "team", user="alice", team="research")
+    for searched, found, other in (
+        ("PROMOTED", "promoted", "team research"),
+        ("research", "team research", "promoted"),
+    ):
+        page = admin.get(f"/admin/changes?q={searched}").text.partition("<tbody>")[2]
+        assert found in page
+        assert other not in page
+    assert "No change contains “zzz”." in admin.get("/admin/changes?q=zzz").text
 
 
 def test_the_chart_adds_up(app: Flask) -> None:

@@ -51,10 +51,14 @@ def site(
     (tmp_path / "policy.toml").write_text(policy)
     database = Database(f"sqlite:///{shutil.copy(empty_database, tmp_path / 'chatapp.db')}")
     accounts = Accounts(database)
+    accounts.create_team("research", limits={"team-usd-day": "40 usd/day"})
+    for number in range(50):
+        accounts.create_key(f"member-{number}", plan=None, default_plan="starter", team="research")
     for name in ("alice", "bob"):
         key = accounts.create_key(name, plan=None, default_plan="starter")
     now = datetime.now(UTC)
-    calls = [
+    calls = [begun(started_at=now, user="user:member-0", team="research")]
+    calls += [
         begun(started_at=now - timedelta(days=day), user=f"user:{name}", slug=f"model-{day % 9}")
         for day in range(20)
         for name in ("alice", "bob")
@@ -135,6 +139,35 @@ def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admi
     expect(page.get_by_label("Token")).to_be_focused()
 
 
+def test_a_phone_shows_the_newest_day_of_the_chart(open_page: Opener, admin_url: str) -> None:
+    """The bars are wider than the phone; the end is what an operator looks for."""
+    page = open_page(admin_url, viewport={"width": 390, "height": 800})
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    bars = page.locator(".chart rect")
+    expect(bars.last).to_be_in_viewport()
+    expect(bars.first).not_to_be_in_viewport()
+
+
+def test_from_spending_to_a_team_and_a_member(open_page: Opener, admin_url: str) -> None:
+    """The team's budget is raised until tomorrow, and a member leaves the team."""
+    page = open_page(admin_url)
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    page.get_by_role("link", name="team", exact=True).click()
+    page.get_by_role("link", name="research").click()
+    page.get_by_role("combobox", name="Limit").select_option("team-usd-day")
+    page.get_by_role("textbox", name="Amount").fill("90 usd/day")
+    page.get_by_label("Until,").fill("tomorrow 9:00")
+    button(page, "Set amount").click()
+    expect(page.get_by_role("status")).to_contain_text("research has team-usd-day=90 usd/day until")
+    expect(page.get_by_role("row", name="team-usd-day")).to_contain_text("0 of 90 usd")
+    page.get_by_role("link", name="member-7", exact=True).click()
+    page.get_by_role("combobox", name="Team").select_option("none")
+    button(page, "Change team").click()
+    expect(page.get_by_role("status")).to_contain_text("member-7 has no team")
+
+
 def test_the_live_view_follows_until_it_is_paused(
     open_page: Opener, site: Site, admin_url: str
 ) -> None:
@@ -188,6 +221,11 @@ def test_admin_fits_and_axe_finds_nothing(
         page.get_by_role("link", name=view, exact=True).click()
         expect(page.get_by_role("heading", name=view, exact=True)).to_be_visible()
         check()
+    page.goto(f"{admin_url}/admin/team?name=research")
+    expect(page.get_by_role("heading", name="Team research")).to_be_visible()
+    check()
+    page.goto(f"{admin_url}/admin/users?page=2")
+    check()
     page.goto(f"{admin_url}/admin/user?name=alice")
     check()
     button(page, "Create key").click()
