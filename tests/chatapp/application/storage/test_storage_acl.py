@@ -117,7 +117,9 @@ def test_the_admin_page_needs_no_other_command(
     make: AppMaker, admin: redis.Redis, database_url: str
 ) -> None:
     """Each view, with denials, counts and blocks to show, and each change."""
-    key = Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    accounts = Accounts(Database(database_url))
+    accounts.create_team("research")
+    key = accounts.create_key("alice", plan=None, default_plan="starter")
     app = make(operators=True, CHATAPP_ADMIN_TOKEN=TOKEN)
     limiter: Limiter = services_of(app).limiter
     limiter.request_filter(lambda: request.path.startswith("/admin"))
