@@ -7,18 +7,21 @@ lists.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, cast
+from weakref import WeakSet, ref
 
 import click
 import flask
 import flask_limiter
+from flask.globals import request_ctx
 from flask_limiter import HeaderNames
 from flask_limiter.constants import ConfigVars
-from limits import RateLimitItem
 from limits.storage import Storage
 from limits.strategies import RateLimiter
 
@@ -32,7 +35,7 @@ from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.commands import CommandParts, install, is_checked, take_over
+from ratelimit_ext.web.commands import EXTENSION, CommandParts, install, is_checked, take_over
 from ratelimit_ext.web.declarations.callbacks import (
     Breach,
     Callbacks,
@@ -44,7 +47,6 @@ from ratelimit_ext.web.declarations.callbacks import (
     RefusalHandler,
 )
 from ratelimit_ext.web.declarations.code_checks import (
-    KnownNames,
     check_function,
     check_keywords,
     check_settings,
@@ -52,9 +54,7 @@ from ratelimit_ext.web.declarations.code_checks import (
     keywords_of_signature,
 )
 from ratelimit_ext.web.declarations.definitions import RouteLimit, route_limit, stated
-from ratelimit_ext.web.declarations.limits_adapter import limit_of
 from ratelimit_ext.web.declarations.manager import Manager
-from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.operators.denials import Denials
 from ratelimit_ext.web.operators.inventory import Inventory
@@ -70,6 +70,7 @@ from ratelimit_ext.web.settlements.journal import journal_directory
 from ratelimit_ext.web.settlements.queue import EXIT_S
 from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S, Reservation, lease_s
 from ratelimit_ext.web.storage import (
+    NOT_INITIALISED,
     cluster_may_be_down,
     deadline_s,
     storage_prefix,
@@ -80,6 +81,11 @@ from ratelimit_ext.web.storage import (
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
 Deducts: TypeAlias = Callable[[flask.Response], bool]
+#: Flask's proxy, as an object whose attributes are ours, too.
+_request_context: Final[Any] = request_ctx
+_numbers: Final = itertools.count()
+#: What an extension has beside its settings, which an application may change.
+_OWN: Final = ("is_on", "_latest", "_remembers", "_request_id", "_stated")
 
 
 class Limiter(flask_limiter.Limiter):
@@ -90,6 +96,8 @@ class Limiter(flask_limiter.Limiter):
     """
 
     limit_manager: Manager
+    #: Whether limits apply in any application.
+    is_on: bool
 
     def __init__(  # noqa: PLR0913 - Flask-Limiter's
         self,
@@ -138,14 +146,17 @@ class Limiter(flask_limiter.Limiter):
             route_exemptions=stock._route_exemptions,
             blueprint_exemptions=stock._blueprint_exemptions,
         )
-        self.limit_manager.complete = self._before_listing
         self._callbacks = Callbacks()
         self._events = Events()
-        self._recorder = Recorder(self._events)
-        self._known_names = KnownNames(self.limit_manager.definitions)
-        self._policies = Policies(self, self._callbacks, check_item=self._check_item)
-        self._hooks = RequestHooks(self, self.limit_manager, self._policies)
-        self._compose(DEFAULT_LEASE_S, Workers())
+        self._remembers = False
+        self._request_id: Callable[[], str] | None = None
+        #: Where an application has what belongs to it, in ``app.extensions``.
+        self.app_key = f"{EXTENSION} {next(_numbers)}"
+        self._attached: WeakSet[RequestHooks] = WeakSet()
+        self._without_app = RequestHooks(self)
+        self._attach(self._without_app, is_enabled=False)
+        self._latest: Callable[[], RequestHooks | None] = lambda: None
+        self._stated: dict[str, Any] = {}
         self.app = app
         if app is not None:
             self.init_app(app)
@@ -155,6 +166,7 @@ class Limiter(flask_limiter.Limiter):
     def init_app(self, app: flask.Flask) -> None:
         """Attach to an application. Reads the ``RATELIMIT_*`` keys of its configuration."""
         config, again = app.config, self in app.extensions.get("limiter", ())
+        self._forget_app()
         check_settings(config)
         check_strategy(self._strategy, config)
         self._request_identifier = self._request_identifier or config.get(
@@ -163,40 +175,110 @@ class Limiter(flask_limiter.Limiter):
         uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
         options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
         self._storage_options = with_deadline(uri, options, deadline_s(config))
+        is_on = self.is_on
+        config.setdefault(ConfigVars.ENABLED, is_on)
         with cluster_may_be_down(uri):
             super().init_app(app)
+        is_enabled, self.is_on = self.is_on, is_on
         install(app, self)
-        if not self.enabled:
+        hooks = app.extensions.get(self.app_key, self._without_app)
+        if hooks is self._without_app:
+            hooks = app.extensions[self.app_key] = RequestHooks(self)
+        self._latest = ref(hooks)
+        if not is_enabled:
+            self._attach(hooks, is_enabled=False)
             return
         if not again:
-            self._hooks.install(app)
+            hooks.install(app)
         self._check_definitions()
-        self._compose(lease_s(config), workers(config))
-        self._parts.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
-        for item in self.limit_manager.static_items():
-            self._check_item(item)
-        self._hooks.forget_views()
+        parts = self._attach(hooks, lease_s(config), workers(config))
+        parts.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
+        for item in parts.manager.static_items():
+            parts.check_item(item)
+        hooks.forget_views()
         try:
-            self._policies.apply(app)
+            parts.policies.apply(app)
         except ConfigurationError as mistakes:
             if is_checked():
                 raise click.ClickException(str(mistakes)) from mistakes
             raise
 
-    def _compose(self, lease_s: float, workers: Workers) -> None:
-        """Make the parts, of the settings as they are now."""
-        self._parts = Parts(
-            self,
-            self.limit_manager,
+    def _forget_app(self) -> None:
+        """Restore the settings as they were stated: what Flask-Limiter read for the last
+        application is not the next one's."""
+        if not self._stated:
+            self._stated = {name: vars(self)[name] for name in vars(self) if name not in _OWN}
+            self._stated["limit_manager"] = self.limit_manager
+        vars(self).update(self._stated)
+        self.limit_manager = self.limit_manager.copy()
+        self.limit_manager.complete = self._before_listing
+
+    def _attach(
+        self,
+        hooks: RequestHooks,
+        lease_s: float = DEFAULT_LEASE_S,
+        workers: Workers | None = None,
+        *,
+        is_enabled: bool = True,
+    ) -> Parts:
+        """Make the parts of an application, of the settings as they are now."""
+        parts = Parts(
+            copy(self),
             self._callbacks,
-            self._known_names,
-            events=self._events,
             lease_s=lease_s,
-            workers=workers,
-            is_deferred=self._hooks.is_deferred,
+            workers=workers or Workers(),
+            is_enabled=is_enabled,
+            is_deferred=hooks.is_deferred,
         )
-        self._hooks.use(self._parts)
-        self._recorder.use(self._storage, self._key_prefix)
+        parts.events.listeners = self._events.listeners
+        if self._remembers:
+            parts.recorder.remember(request_id=self._request_id)
+        hooks.use(parts)
+        self._attached.add(hooks)
+        return parts
+
+    @property
+    def _hooks(self) -> RequestHooks:
+        """What the current application has of the extension; outside of a context, the one that was
+        attached last."""
+        if flask.has_app_context():
+            return self._hooks_of(flask.current_app)
+        return self._latest() or self._without_app
+
+    def _hooks_of(self, app: flask.Flask) -> RequestHooks:
+        return cast(RequestHooks, app.extensions.get(self.app_key, self._without_app))
+
+    def _not_attached(self, app: flask.Flask) -> RequestHooks:
+        """What decides in an application that the extension was not attached to: nothing."""
+        app.logger.error(
+            "Limits of decorated views do not apply in the application %r. Call "
+            "limiter.init_app(app) where it is made.",
+            app.name,
+        )
+        app.extensions[self.app_key] = self._without_app  # logged once
+        return self._without_app
+
+    @property
+    def _parts(self) -> Parts:
+        return self._hooks.parts
+
+    @property
+    def _recorder(self) -> Recorder:
+        return self._parts.recorder
+
+    @property
+    def enabled(self) -> bool:
+        """Whether limits apply, in the current application or the one that was attached last.
+
+        ``RATELIMIT_ENABLED`` is each application's own; setting this property switches all of them,
+        but none that was attached while it was disabled.
+        """
+        hooks = self._hooks
+        return self.is_on and (hooks is self._without_app or hooks.parts.is_enabled)
+
+    @enabled.setter
+    def enabled(self, is_on: bool) -> None:
+        self.is_on = is_on
 
     def _check_definitions(self) -> None:
         """Check the limits that apply without a decorator."""
@@ -206,21 +288,17 @@ class Limiter(flask_limiter.Limiter):
         self._in_memory_fallback = stated(self._in_memory_fallback, strategy)
         manager.check_names()
 
-    def _check_item(self, item: RateLimitItem) -> None:
-        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
-        self._parts.engines.check(limit_of(item, self._parts.naming.strategy))
-
     # -- its policy ----------------------------------------------------------------------------
 
     def policy(self, app: flask.Flask) -> Policy | None:
         """The application's policy, with its plans; ``None`` without one."""
-        return self._policies.of(app)
+        return self._hooks_of(app).parts.policies.policy
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` if the policy names a blueprint or endpoint that the
         application does not have. Call it when all are registered; otherwise the first request
         logs them, and all other limits apply."""
-        self._policies.check_targets(app)
+        self._hooks_of(app).parts.policies.check_targets(app)
 
     def check_policy_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         """The policy in a file, checked as at a start of the application, and not applied.
@@ -228,7 +306,7 @@ class Limiter(flask_limiter.Limiter):
         Raises ``ConfigurationError`` with every mistake and its line, names of blueprints,
         endpoints and identities included.
         """
-        return self._policies.check_file(app, file)
+        return self._hooks_of(app).parts.policies.check_file(app, file)
 
     def policy_checker(self, function: PolicyChecker) -> PolicyChecker:
         """Register the function that ``flask ratelimit check`` calls with the file of its argument,
@@ -239,15 +317,16 @@ class Limiter(flask_limiter.Limiter):
     def checked_policy(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
         """What ``flask ratelimit check`` checks: the file, or the configured one. Raises
         ``ConfigurationError``."""
-        return self._policies.checked(app, file)
+        return self._hooks_of(app).parts.policies.checked(app, file)
 
     def resolver(self, app: flask.Flask, file: str | os.PathLike[str] | None = None) -> Resolver:
         """What finds the limits of the application's routes; with the policy of ``file`` in place
         of its own, for a simulation. Raises ``ConfigurationError`` as :meth:`check_policy_file`."""
-        self._policies.complete(app)
+        parts = self._hooks_of(app).parts
+        parts.policies.complete(app)
         if file is None:
-            return self._parts.resolver
-        return self._parts.resolver_of(self._policies.manager_with(app, Path(file)))
+            return parts.resolver
+        return parts.resolver_of(parts.policies.manager_with(app, Path(file)))
 
     # -- what the application registers --------------------------------------------------------
 
@@ -329,12 +408,20 @@ class Limiter(flask_limiter.Limiter):
         It is called in the thread in which it happened, before the request goes on, so it must not
         wait. If it raises, that is logged, and the request goes on.
         """
-        self._events.add(listener)
+        for events in self._all_events():
+            events.add(listener)
         return listener
 
     def unlisten(self, listener: Listener) -> None:
         """Call a listener no more."""
-        self._events.remove(listener)
+        for events in self._all_events():
+            events.remove(listener)
+
+    def _all_events(self) -> Iterator[Events]:
+        """Those of the extension, which later applications begin with, and of each application."""
+        yield self._events
+        for hooks in list(self._attached):
+            yield hooks.parts.events
 
     def remember_denials(self, *, request_id: Callable[[], str] | None = None) -> None:
         """Keep the latest denials in the storage, for ``flask ratelimit why``, and what limits in
@@ -344,7 +431,10 @@ class Limiter(flask_limiter.Limiter):
         They are written in the background. ``request_id`` returns the id of the current request,
         if the application has one.
         """
-        self._recorder.remember(request_id=request_id)
+        self._remembers = True
+        self._request_id = request_id
+        for hooks in list(self._attached):
+            hooks.parts.recorder.remember(request_id=request_id)
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -414,7 +504,9 @@ class Limiter(flask_limiter.Limiter):
     @property
     def context(self) -> RequestState:  # type: ignore[override]
         """The state of the current request."""
-        return self._hooks.state()
+        context = _request_context._get_current_object()
+        hooks: RequestHooks = context.app.extensions.get(self.app_key, self._without_app)
+        return hooks.state_in(context)
 
     @property
     def current_limit(self) -> RequestLimit | None:
@@ -433,7 +525,7 @@ class Limiter(flask_limiter.Limiter):
         return [record.verdict for record in self._current_records()]
 
     def _current_records(self) -> list[ChargeRecord]:
-        return self.context.by_period(to_first_breach=bool(self._fail_on_first_breach))
+        return self.context.by_period(to_first_breach=self._parts.fail_on_first_breach)
 
     @property
     def reservation(self) -> Reservation:
@@ -636,9 +728,18 @@ class Limiter(flask_limiter.Limiter):
 
     def use_storage(self, storage: Storage) -> Storage | None:
         """Decide by this storage from now on; returns the one before. For tests."""
-        before, self._storage = self._storage, storage
-        self._compose(self._parts.lease_s, self._parts.workers)
+        hooks = self._hooks
+        before = hooks.parts.storage
+        hooks.parts.use(storage)
+        hooks.use(hooks.parts)
         return before
+
+    @property
+    def storage(self) -> Storage:
+        """The storage of the current application's limits, or of the one that was attached last."""
+        storage = self._parts.storage
+        assert storage is not None, NOT_INITIALISED
+        return storage
 
     @property
     def storage_is_down(self) -> bool:
@@ -664,7 +765,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _current_app(self) -> flask.Flask:
         app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
-        self._policies.complete(app)
+        self._parts.policies.complete(app)
         return app
 
     # -- Flask-Limiter's seams -----------------------------------------------------------------
@@ -680,18 +781,20 @@ class Limiter(flask_limiter.Limiter):
         """See :class:`RequestHooks`. Flask-Limiter's ``check`` and stock definitions call it."""
         if in_middleware:
             return self._hooks.before_request()
-        return self._hooks.admit_to_view(callable_name, None)
+        context = _request_context._get_current_object()
+        return self._hooks.admit_to_view(context, callable_name, None)
 
     def _before_listing(self, app: flask.Flask) -> None:
         """Flask-Limiter's commands ask the manager for limits: ours continue them."""
-        self._policies.complete(app)
-        parts = CommandParts(
-            inventory=self.inventory,
-            engine=self._parts.engines.primary,
-            limiter=self.limiter,
+        parts = self._hooks_of(app).parts
+        parts.policies.complete(app)
+        listed = CommandParts(
+            inventory=parts.inventory,
+            engine=parts.engines.primary,
+            limiter=parts.engines.strategy_object(parts.naming),
             storage=self.storage,
         )
-        take_over(parts, app)
+        take_over(listed, app)
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

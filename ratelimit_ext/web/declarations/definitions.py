@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import flask
 import flask_limiter
+from flask.globals import request_ctx
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 
@@ -32,6 +33,8 @@ _NOT_APPLIED: Final = (
     "A limit was used as a function. Write it with its string, as in "
     '@limiter.limit("30/minute"), between the route decorator and the function.'
 )
+#: Flask's proxy, as an object whose attributes are ours, too.
+_request_context: Final[Any] = request_ctx
 #: What a runtime limit copies from its definition.
 _COPIED: Final = (
     *("scope", "per_method", "methods", "error_message", "exempt_when", "override_defaults"),
@@ -203,13 +206,17 @@ def route_limit(
 
 def wrap(view: Any, limiter: Any) -> Any:
     """The callable with its limits, which are decided together when it is called."""
-    name = get_qualified_name(view)
+    name, key = get_qualified_name(view), limiter.app_key
     asynchronous = iscoroutinefunction(view)
 
     @wraps(view)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        context = _request_context._get_current_object()
+        hooks = context.app.extensions.get(key)
+        if hooks is None:
+            hooks = limiter._not_attached(context.app)  # noqa: SLF001 - no user may call it
         try:
-            answer = limiter._hooks.admit_to_view(name, is_final)  # noqa: SLF001 - as __enter__
+            answer = hooks.admit_to_view(context, name, is_final)
         except RateLimitExceeded as refusal:
             if not is_final(refusal):
                 raise

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator
+from copy import copy
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import flask
 from flask_limiter import ApplicationLimit, ExemptionScope, Limit
@@ -43,34 +45,46 @@ class Manager(LimitManager):
     def __init__(self, **stock: Any) -> None:
         super().__init__(**stock)
         self.revision = 0
+        #: Those that share the limits and exemptions of decorators.
+        self._copies: WeakSet[Manager] = WeakSet([self])
         #: Called before Flask-Limiter's commands list limits, when all blueprints are registered.
         self.complete: Callable[[flask.Flask], None] = lambda _: None
         self._policy_blueprints: dict[str, list[Limit]] = {}
         self._policy_endpoints: dict[str, list[Limit]] = {}
 
     def copy(self) -> Manager:
-        """One with the same limits and exemptions, but for those that policies add to views and
-        blueprints."""
-        return Manager(
-            application_limits=[*self._application_limits],
-            default_limits=[*self._default_limits],
+        """One for another application or another policy. It shares the limits and exemptions of
+        decorators, also of later ones, and has none of a policy's limits of views and blueprints.
+
+        Flask-Limiter writes an application's settings into the limits that apply to all views, so
+        these are copied."""
+        other = Manager(
+            application_limits=list(map(copy, self._application_limits)),
+            default_limits=list(map(copy, self._default_limits)),
             decorated_limits=self._decorated_limits,
             blueprint_limits=self._blueprint_limits,
             route_exemptions=self._route_exemptions,
             blueprint_exemptions=self._blueprint_exemptions,
         )
+        other._copies = self._copies
+        self._copies.add(other)
+        return other
+
+    def _note_declaration(self) -> None:
+        for each in list(self._copies):
+            each.revision += 1
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
         """Add a limit of a callable. Raises ``ConfigurationError`` if it is invalid."""
         limit = self._checked(limit, self._decorated_limits.get(route, ()))
         super().add_decorated_limit(route, limit, override)
-        self.revision += 1
+        self._note_declaration()
 
     def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
         """Add a limit of a blueprint. Raises ``ConfigurationError`` if it is invalid."""
         limit = self._checked(limit, self._blueprint_limits.get(blueprint, ()))
         super().add_blueprint_limit(blueprint, limit)
-        self.revision += 1
+        self._note_declaration()
 
     def _checked(self, limit: Limit | None, others: Iterable[Limit]) -> Limit | None:
         if limit is None:
@@ -95,11 +109,11 @@ class Manager(LimitManager):
 
     def add_route_exemption(self, route: str, scope: ExemptionScope) -> None:
         super().add_route_exemption(route, scope)
-        self.revision += 1
+        self._note_declaration()
 
     def add_blueprint_exemption(self, blueprint: str, scope: ExemptionScope) -> None:
         super().add_blueprint_exemption(blueprint, scope)
-        self.revision += 1
+        self._note_declaration()
 
     def add_endpoint_hint(self, endpoint: str, callable: str) -> None:
         """Note that an endpoint's view calls a limited callable."""

@@ -39,46 +39,50 @@ _COPIED: Final = (
 
 
 class Policies:
-    """The policies of an extension's applications: loads, checks and applies them.
+    """The policies of an application: loads and checks them, and applies the configured one.
 
-    ``check_item`` raises ``ConfigurationError`` for a limit that the storage cannot carry out.
+    ``manager`` has the application's limits. ``check_item`` raises ``ConfigurationError`` for a
+    limit that the storage cannot carry out.
     """
 
     def __init__(
-        self, limiter: Any, callbacks: Callbacks, *, check_item: Callable[[RateLimitItem], None]
+        self,
+        limiter: Any,
+        manager: Manager,
+        callbacks: Callbacks,
+        *,
+        check_item: Callable[[RateLimitItem], None],
     ) -> None:
         self._limiter = limiter
+        self._manager = manager
         self._callbacks = callbacks
         self._check_item = check_item
-        self._applied: dict[flask.Flask, PolicyLimits] = {}
+        self._applied: PolicyLimits | None = None
         #: The limits without those of a policy.
-        self._others: Manager = limiter.limit_manager.copy()
+        self._others = manager.copy()
+
+    @property
+    def policy(self) -> Policy | None:
+        """The application's policy; ``None`` without one."""
+        return None if self._applied is None else self._applied.policy
 
     def apply(self, app: flask.Flask) -> None:
         """Load the application's policy and add its limits, if it has one. Raises
         ``ConfigurationError`` with every mistake."""
-        if not self._applied:
-            self._others = self._limiter.limit_manager.copy()
         policy = self._load(app, None, self._check_identities)
-        if policy is not None and app not in self._applied:
-            limits = self._limits_of(policy, self._limiter.limit_manager)
-            limits.apply()
-            self._applied[app] = limits
+        if policy is not None:
+            self._applied = self._limits_of(policy, self._manager)
+            self._applied.apply()
 
     def complete(self, app: flask.Flask) -> None:
         """Add the limits whose names are known only when all blueprints are registered."""
-        if (applied := self._applied.get(app)) is not None:
-            applied.complete(app)
-
-    def of(self, app: flask.Flask) -> Policy | None:
-        """The application's policy; ``None`` without one."""
-        applied = self._applied.get(app)
-        return None if applied is None else applied.policy
+        if self._applied is not None:
+            self._applied.complete(app)
 
     def check_targets(self, app: flask.Flask) -> None:
         """See :meth:`Limiter.check_policy`."""
-        if (applied := self._applied.get(app)) is not None:
-            applied.check_targets(app)
+        if self._applied is not None:
+            self._applied.check_targets(app)
 
     def check_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         """See :meth:`Limiter.check_policy_file`."""

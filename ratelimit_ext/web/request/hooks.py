@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import flask
-import flask_limiter
 from flask.globals import request_ctx
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
@@ -34,22 +33,25 @@ _request_context: Final[Any] = request_ctx
 
 
 class RequestHooks:
-    """The hooks of one extension."""
+    """The hooks of one extension, in one application."""
 
+    parts: Parts
     _admission: Admission
+    _manager: Manager
+    _policies: Policies
     _response: ResponseWriter
     _reserve: Callable[[list[ChargeRecord]], Reservation]
 
-    def __init__(
-        self, limiter: flask_limiter.Limiter, manager: Manager, policies: Policies
-    ) -> None:
+    def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
-        self._manager = manager
-        self._policies = policies
         self._deferred_views: dict[tuple[str, Any], bool] = {}
 
     def use(self, parts: Parts) -> None:
         """Decide, answer and reserve by these from now on."""
+        self.parts = parts
+        self._manager = parts.manager
+        self._policies = parts.policies
+        self._identifier = parts.settings._request_identifier or requested_endpoint
         self._admission = parts.admission
         self._response = parts.response
         self._reserve = parts.reserve
@@ -72,10 +74,6 @@ class RequestHooks:
         """Find out again which views have wrappers."""
         self._deferred_views.clear()
 
-    def state(self) -> RequestState:
-        """The state of the current request."""
-        return self._state_in(_request_context._get_current_object())
-
     # -- before the view -----------------------------------------------------------------------
 
     def before_request(self) -> flask.Response | None:
@@ -91,17 +89,18 @@ class RequestHooks:
             or self.is_deferred(endpoint, view, context.request.blueprint)
         ):
             return None
-        state = self._state_in(context)
+        state = self.state_in(context)
         if self._is_exempt(state, endpoint):
             return None
         route = _route(context, endpoint, None)
         return self._admission.admit(state, route, is_final=is_unhandled)
 
-    def admit_to_view(self, name: str | None, is_final: IsFinal | None) -> flask.Response | None:
+    def admit_to_view(
+        self, context: Any, name: str | None, is_final: IsFinal | None
+    ) -> flask.Response | None:
         """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
         from memory, if its exception ``is_final``."""
-        context = _request_context._get_current_object()
-        state, endpoint = self._state_in(context), self._endpoint_in(context)
+        state, endpoint = self.state_in(context), self._endpoint_in(context)
         if self._is_exempt(state, endpoint):
             return None
         view = context.app.view_functions.get(endpoint) if endpoint else None
@@ -112,7 +111,7 @@ class RequestHooks:
     def admit_to_block(self, definition: RouteLimit, location: str) -> None:
         """Decide the limit of a block inside a view; ``location`` is the block's."""
         context = _request_context._get_current_object()
-        state, endpoint = self._state_in(context), self._endpoint_in(context)
+        state, endpoint = self.state_in(context), self._endpoint_in(context)
         if self._is_exempt(state, endpoint):
             return
         if location not in self._manager._decorated_limits:
@@ -123,7 +122,7 @@ class RequestHooks:
     def admit_edge(self) -> None:
         """See :meth:`Limiter.admit_edge`."""
         context = _request_context._get_current_object()
-        state, endpoint = self._state_in(context), self._endpoint_in(context)
+        state, endpoint = self.state_in(context), self._endpoint_in(context)
         if not self._is_exempt(state, endpoint):
             self._admission.admit_edge(state, _route(context, endpoint, None))
 
@@ -161,11 +160,11 @@ class RequestHooks:
     def finish(self, response: flask.Response) -> flask.Response:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""
         context = _request_context._get_current_object()
-        state = self._state_in(context)
+        state = self.state_in(context)
         if state.finished:  # a later hook has failed, and its error replaces the response
             state.streams = False
             return response
-        if not (self._limiter.enabled and self._limiter.initialized):
+        if not self._limiter.is_on:
             return response
         state.finished = True
         states = context._ratelimit_ext.values()  # one for each extension of the application
@@ -202,7 +201,8 @@ class RequestHooks:
 
     # -- the current request -------------------------------------------------------------------
 
-    def _state_in(self, context: Any) -> RequestState:
+    def state_in(self, context: Any) -> RequestState:
+        """The state of the request of this context."""
         states: dict[RequestHooks, RequestState] | None = context.__dict__.get("_ratelimit_ext")
         if states is None:
             states = context._ratelimit_ext = {}
@@ -214,16 +214,16 @@ class RequestHooks:
     def _endpoint_in(self, context: Any) -> str:
         """The request's identity, by default its endpoint: then the context is not looked up
         again."""
-        if self._limiter._request_identifier is requested_endpoint:
+        if self._identifier is requested_endpoint:
             return context.request.endpoint or ""
-        return self._limiter.identify_request()
+        return self._identifier()
 
     def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
         """Whether no limit applies to the request. The request filters are called once."""
         if state.exempt is None:
             limiter = self._limiter
             state.exempt = (
-                not (limiter.enabled and limiter.initialized)
+                not (limiter.is_on and self.parts.is_enabled)
                 or endpoint.rpartition(".")[2] == "static"
                 or any(exempts() for exempts in limiter._request_filters)
             )

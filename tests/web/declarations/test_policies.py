@@ -13,6 +13,7 @@ from flask import Blueprint, Flask, g, request
 
 from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, RequestTooLarge
 from tests.web.calls import statuses
+from ratelimit_ext.web.parts import Parts
 from tests.web.conftest import Clock, Maker, asked_key
 
 
@@ -765,10 +766,10 @@ def test_a_limit_that_the_storage_does_not_support_stops_the_start(
 ) -> None:
     """Also a limit of a group, whose members are not yet known."""
 
-    def refuse(limiter: Limiter, item: object) -> None:
+    def refuse(parts: Parts, item: object) -> None:
         raise ConfigurationError(f"{item} is not supported")
 
-    monkeypatch.setattr(Limiter, "_check_item", refuse)
+    monkeypatch.setattr(Parts, "check_item", refuse)
     with pytest.raises(ConfigurationError, match="3 per 1 hour is not supported"):
         make(config=policy(tmp_path, GROUP))
 
