@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import flask
 import pytest
-from limits.storage import MemoryStorage
+from limits.storage import MemoryStorage, Storage
 from werkzeug.test import TestResponse
 
 from ratelimit_ext.core import clock
@@ -36,20 +36,22 @@ START_US = 1_861_920_000_000_000
 
 
 class RateLimits:
-    """The limits of an application under test. ``decisions`` are its decisions so far."""
+    """The limits of an application under test; without ``app``, of the one that the extension was
+    attached to last. ``decisions`` are its decisions so far."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, app: flask.Flask | None = None) -> None:
         self.decisions: list[DecisionEvent] = []
         self._limiter = limiter
+        self._app = app
         self._now_us = START_US
-        self._before = limiter.use_storage(MemoryStorage())
+        self._before = self._use(MemoryStorage())
         limiter.listen(self._note)
 
     def close(self) -> None:
         """Give the extension its own storage back."""
         self._limiter.unlisten(self._note)
         if self._before is not None:
-            self._limiter.use_storage(self._before)
+            self._use(self._before)
 
     def forward(self, seconds: float) -> None:
         """Let time pass, for limits alone."""
@@ -59,7 +61,7 @@ class RateLimits:
 
     def reset(self) -> None:
         """Forget everything that was charged."""
-        self._limiter.use_storage(MemoryStorage())
+        self._use(MemoryStorage())
         self.decisions.clear()
 
     @contextmanager
@@ -92,8 +94,13 @@ class RateLimits:
         """The time of the limits, in microseconds since 1970."""
         return self._now_us
 
+    def _use(self, storage: Storage) -> Storage | None:
+        with self._app.app_context() if self._app else nullcontext():
+            return self._limiter.use_storage(storage)
+
     def _note(self, event: Event) -> None:
-        if isinstance(event, DecisionEvent):
+        app = flask.current_app
+        if isinstance(event, DecisionEvent) and (self._app is None or app == self._app):
             self.decisions.append(event)
 
     def _denying(self) -> list[str]:
@@ -106,7 +113,7 @@ class RateLimits:
 @pytest.fixture
 def rate_limits(app: flask.Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[RateLimits]:
     """The limits of the fixture ``app``."""
-    limits = RateLimits(limiter_of(app))
+    limits = RateLimits(limiter_of(app), app)
     monkeypatch.setattr(clock, "now_us", limits.now_us)
     yield limits
     limits.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from decimal import Decimal
 from pathlib import Path
@@ -85,7 +86,7 @@ Deducts: TypeAlias = Callable[[flask.Response], bool]
 _request_context: Final[Any] = request_ctx
 _numbers: Final = itertools.count()
 #: What an extension has beside its settings, which an application may change.
-_OWN: Final = ("is_on", "_latest", "_remembers", "_request_id", "_stated")
+_OWN: Final = ("is_on", "_is_attaching", "_latest", "_remembers", "_request_id", "_stated")
 
 
 class Limiter(flask_limiter.Limiter):
@@ -138,7 +139,10 @@ class Limiter(flask_limiter.Limiter):
         stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word != "app"]
         super().__init__(**{word: arguments[word] for word in stock_words})
         stock = self.limit_manager
+        #: Where an application, in ``app.extensions``, and a view have what belongs to them.
+        self.app_key = f"{EXTENSION} {next(_numbers)}"
         self.limit_manager = Manager(
+            key=self.app_key,
             application_limits=stock._application_limits,
             default_limits=stock._default_limits,
             decorated_limits=stock._decorated_limits,
@@ -148,10 +152,8 @@ class Limiter(flask_limiter.Limiter):
         )
         self._callbacks = Callbacks()
         self._events = Events()
-        self._remembers = False
+        self._is_attaching = self._remembers = False
         self._request_id: Callable[[], str] | None = None
-        #: Where an application has what belongs to it, in ``app.extensions``.
-        self.app_key = f"{EXTENSION} {next(_numbers)}"
         self._attached: WeakSet[RequestHooks] = WeakSet()
         self._without_app = RequestHooks(self)
         self._attach(self._without_app, is_enabled=False)
@@ -175,15 +177,12 @@ class Limiter(flask_limiter.Limiter):
         uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
         options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
         self._storage_options = with_deadline(uri, options, deadline_s(config))
-        is_on = self.is_on
-        config.setdefault(ConfigVars.ENABLED, is_on)
-        with cluster_may_be_down(uri):
-            super().init_app(app)
-        is_enabled, self.is_on = self.is_on, is_on
+        is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))
+        if is_enabled:
+            with cluster_may_be_down(uri), self._attaching():
+                super().init_app(app)
         install(app, self)
-        hooks = app.extensions.get(self.app_key, self._without_app)
-        if hooks is self._without_app:
-            hooks = app.extensions[self.app_key] = RequestHooks(self)
+        hooks: RequestHooks = app.extensions.setdefault(self.app_key, RequestHooks(self))
         self._latest = ref(hooks)
         if not is_enabled:
             self._attach(hooks, is_enabled=False)
@@ -202,6 +201,15 @@ class Limiter(flask_limiter.Limiter):
             if is_checked():
                 raise click.ClickException(str(mistakes)) from mistakes
             raise
+
+    @contextmanager
+    def _attaching(self) -> Iterator[None]:
+        """Flask-Limiter asks here whether the new application is enabled."""
+        self._is_attaching = True
+        try:
+            yield
+        finally:
+            self._is_attaching = False
 
     def _forget_app(self) -> None:
         """Restore the settings as they were stated: what Flask-Limiter read for the last
@@ -274,7 +282,9 @@ class Limiter(flask_limiter.Limiter):
         but none that was attached while it was disabled.
         """
         hooks = self._hooks
-        return self.is_on and (hooks is self._without_app or hooks.parts.is_enabled)
+        if self._is_attaching or hooks is self._without_app:
+            return self.is_on
+        return self.is_on and hooks.parts.is_enabled
 
     @enabled.setter
     def enabled(self, is_on: bool) -> None:

@@ -143,10 +143,11 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
             return super().__call__(obj)
         if not callable(obj):
             raise ConfigurationError(_NOT_APPLIED)
-        limiter, name = self.limiter, get_qualified_name(obj)
-        limiter._marked_for_limiting.add(name)
-        limiter.limit_manager.add_decorated_limit(name, self)
-        return obj if getattr(obj, MARK, None) == limiter else wrap(obj, limiter)
+        limiter = self.limiter
+        limiter._marked_for_limiting.add(get_qualified_name(obj))
+        view = obj if getattr(obj, MARK, None) == limiter else wrap(obj, limiter)
+        limiter.limit_manager.add_view_limit(view, self)
+        return view
 
     def __enter__(self) -> None:
         code = sys._getframe(1).f_code
@@ -230,6 +231,7 @@ def wrap(view: Any, limiter: Any) -> Any:
 
     is_final = partial(_is_final, wrapper)
     setattr(wrapper, MARK, limiter)
+    setattr(wrapper, key, getattr(view, key, []))  # its own limits; see the manager
     return wrapper
 
 

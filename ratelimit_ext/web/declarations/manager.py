@@ -14,8 +14,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator
 from copy import copy
+from inspect import unwrap
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import flask
 from flask_limiter import ApplicationLimit, ExemptionScope, Limit
@@ -42,9 +43,13 @@ class EndpointLimits(NamedTuple):
 class Manager(LimitManager):
     """Flask-Limiter's manager, resolving to definitions. Every definition in it is upgraded."""
 
-    def __init__(self, **stock: Any) -> None:
+    def __init__(self, *, key: str = "", **stock: Any) -> None:
         super().__init__(**stock)
         self.revision = 0
+        #: The attribute in which the extension's wrapper of a view has the view's own limits.
+        self._key = key
+        #: By name, the functions that were decorated last.
+        self._functions: dict[str, tuple[object, ref[Any]]] = {}
         #: Those that share the limits and exemptions of decorators.
         self._copies: WeakSet[Manager] = WeakSet([self])
         #: Called before Flask-Limiter's commands list limits, when all blueprints are registered.
@@ -59,6 +64,7 @@ class Manager(LimitManager):
         Flask-Limiter writes an application's settings into the limits that apply to all views, so
         these are copied."""
         other = Manager(
+            key=self._key,
             application_limits=list(map(copy, self._application_limits)),
             default_limits=list(map(copy, self._default_limits)),
             decorated_limits=self._decorated_limits,
@@ -66,6 +72,7 @@ class Manager(LimitManager):
             route_exemptions=self._route_exemptions,
             blueprint_exemptions=self._blueprint_exemptions,
         )
+        other._functions = self._functions
         other._copies = self._copies
         self._copies.add(other)
         return other
@@ -76,9 +83,27 @@ class Manager(LimitManager):
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
         """Add a limit of a callable. Raises ``ConfigurationError`` if it is invalid."""
-        limit = self._checked(limit, self._decorated_limits.get(route, ()))
-        super().add_decorated_limit(route, limit, override)
+        others = () if override else self._decorated_limits.get(route, ())
+        super().add_decorated_limit(route, self._checked(limit, others), override)
         self._note_declaration()
+
+    def add_view_limit(self, view: Any, limit: Limit) -> None:
+        """Add a limit of a wrapped callable, which has its own limits in an attribute. By its name
+        alone one could not tell it from others that the same function has made, such as the views
+        of each application in an application factory."""
+        own, name = getattr(view, self._key), get_qualified_name(view)
+        checked: Any = self._checked(limit, own)
+        function = unwrap(view)
+        function = getattr(function, "__func__", function)
+        code = getattr(function, "__code__", None)
+        is_made_again = False
+        if code is not None and not own:
+            last_code, last = self._functions.get(name, (None, ref(function)))
+            is_made_again = code is last_code and last() is not function
+            self._functions[name] = code, ref(function)
+        self.add_decorated_limit(name, checked, override=is_made_again)
+        if checked not in own:
+            own.append(checked)
 
     def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
         """Add a limit of a blueprint. Raises ``ConfigurationError`` if it is invalid."""
@@ -202,9 +227,9 @@ class Manager(LimitManager):
         yields: Yields = lambda _: True,
     ) -> EndpointLimits:
         """What applies to a decorated callable, with what would have applied before the view."""
-        own = [*self._decorated(name)]
-        view = app.view_functions.get(endpoint)
-        if view is not None and get_qualified_name(view) == name:
+        view = self._view_of(app, endpoint, name)
+        own = [*self._decorated(name, view)]
+        if view is not None:
             own += self._policy_endpoints.get(endpoint, ())
         own = [limit for limit in own if yields(limit)]
         if not any(limit.override_defaults for limit in own):
@@ -216,11 +241,13 @@ class Manager(LimitManager):
         self, app: flask.Flask, endpoint: str, blueprint: str | None, name: str | None
     ) -> EndpointLimits:
         """Everything that could apply, whatever the method and the functions' answers."""
-        names = (name, *self._endpoint_hints.get(endpoint, ()))
+        own = self._decorated(name, self._view_of(app, endpoint, name)) if name else ()
+        hints = self._endpoint_hints.get(endpoint, ())
         return EndpointLimits(
             (*self._application_limits, *self._default_limits),
             (
-                *(limit for part in names if part for limit in self._decorated(part)),
+                *own,
+                *(limit for hint in hints for limit in self._decorated(hint)),
                 *self._policy_endpoints.get(endpoint, ()),
                 *self._of_blueprint(app, blueprint),
             ),
@@ -238,10 +265,17 @@ class Manager(LimitManager):
         self.complete(app)
         return super().resolve_limits(app, *args, **kwargs)
 
-    def _decorated(self, name: str) -> Iterable[Limit]:
+    def _decorated(self, name: str, view: Any = None) -> Iterable[Limit]:
+        """The limits of a callable: a view's own, else those of its name."""
         if self._route_exemptions.get(name, ExemptionScope.NONE):
             return ()
-        return self._decorated_limits.get(name, ())
+        own: Iterable[Limit] | None = getattr(view, self._key, None)
+        return self._decorated_limits.get(name, ()) if own is None else own
+
+    def _view_of(self, app: flask.Flask, endpoint: str, name: str) -> Any:
+        """The endpoint's view if it has that name; ``None`` for a callable inside it."""
+        view = app.view_functions.get(endpoint)
+        return view if view is not None and get_qualified_name(view) == name else None
 
     def _of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
         """A blueprint's definitions, and its ancestors' unless it overrides or is exempt."""

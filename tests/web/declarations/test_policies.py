@@ -12,8 +12,8 @@ import pytest
 from flask import Blueprint, Flask, g, request
 
 from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, RequestTooLarge
-from tests.web.calls import statuses
 from ratelimit_ext.web.parts import Parts
+from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
 
