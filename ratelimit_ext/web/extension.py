@@ -514,20 +514,27 @@ class Limiter(flask_limiter.Limiter):
     @property
     def context(self) -> RequestState:  # type: ignore[override]
         """The state of the current request."""
+        return self._here()[1]
+
+    def _here(self) -> tuple[Parts, RequestState]:
+        """The parts of the current request's application, and the request's state, at the price of
+        one of Flask's proxies."""
         context = _request_context._get_current_object()
         hooks: RequestHooks = context.app.extensions.get(self.app_key, self._without_app)
-        return hooks.state_in(context)
+        return hooks.parts, hooks.state_in(context)
 
     @property
     def current_limit(self) -> RequestLimit | None:
         """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
-        record = self.context.nearest()
-        return None if record is None else self._parts.shown(record)
+        parts, state = self._here()
+        record = state.nearest()
+        return None if record is None else parts.shown(record)
 
     @property
     def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
         """All enforced limits that were decided in this request, the shortest period first."""
-        return list(map(self._parts.shown, self._current_records()))
+        parts, _ = self._here()
+        return list(map(parts.shown, self._current_records()))
 
     @property
     def current_verdicts(self) -> list[Verdict]:
@@ -535,7 +542,8 @@ class Limiter(flask_limiter.Limiter):
         return [record.verdict for record in self._current_records()]
 
     def _current_records(self) -> list[ChargeRecord]:
-        return self.context.by_period(to_first_breach=self._parts.fail_on_first_breach)
+        parts, state = self._here()
+        return state.by_period(to_first_breach=parts.fail_on_first_breach)
 
     @property
     def reservation(self) -> Reservation:
@@ -620,12 +628,14 @@ class Limiter(flask_limiter.Limiter):
         in the request is ignored; if the whole application has no limit of the name, a warning is
         logged.
         """
-        return self._parts.attempts.admit(self.context, names)
+        parts, state = self._here()
+        return parts.attempts.admit(state, names)
 
     def wait_again(self, *names: str) -> float:
         """How long another attempt would have to wait for the limits of these names, in seconds;
         0 if it would be admitted, or if unknown. Nothing is charged."""
-        return self._parts.attempts.wait(self.context, names)
+        parts, state = self._here()
+        return parts.attempts.wait(state, names)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """What the current caller has left of each limit of an endpoint, the shortest period first.
