@@ -80,6 +80,15 @@ class Decision:
         enforced limits."""
         return [(verdict.remaining, verdict.reset_after_us) for verdict in self.verdicts]
 
+    def part(self, place: int) -> tuple[Decision, int]:
+        """The decision of one server that has the verdict of this place, and its place there."""
+        return self, place
+
+    def overdrawn(self, place: int) -> int | None:
+        """By how many units the bucket of a verdict is overdrawn, which the verdict does not say;
+        ``None`` if unknown."""
+        return None
+
     def keys(self) -> list[str]:
         """The buckets, in the order of the verdicts."""
         return [verdict.charge.key for verdict in self.verdicts]

@@ -54,7 +54,7 @@ QUIET_S: Final = PAUSE_S / 2
 #: How long a worker charges to the storage what it has decided before it returns, and afterwards
 #: between two probes.
 HAND_BACK_S: Final = 0.2
-#: After this time a failure is no longer the first of two.
+#: A call that begins later than this after a failure is no longer the second of two.
 FORGOTTEN_S: Final = 5.0
 #: How often an outage that lasts is logged.
 LOG_EVERY_S: Final = 10.0
@@ -227,9 +227,8 @@ class Breaker:
 
     def _is_second(self, began: float) -> bool:
         """Whether another call had failed before this one began."""
-        here = time.monotonic()
-        if self._failed_at is None or here - self._failed_at > FORGOTTEN_S:
-            self._failed_at = here
+        if self._failed_at is None or began - self._failed_at > FORGOTTEN_S:
+            self._failed_at = time.monotonic()
             return False
         return began >= self._failed_at
 

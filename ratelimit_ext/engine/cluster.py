@@ -313,6 +313,10 @@ class _Joined(Decision):
     def _read(self) -> tuple[Verdict, ...]:
         return tuple(self._in_order([reply.verdicts for _, reply in self._parts]))
 
+    def part(self, place: int) -> tuple[Decision, int]:
+        places, reply = next(part for part in self._parts if place in part[0])
+        return reply, places.index(place)
+
     def keys(self) -> list[str]:
         return self._in_order([reply.keys() for _, reply in self._parts])
 

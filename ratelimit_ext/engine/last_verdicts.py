@@ -1,7 +1,8 @@
 """What the storage last left of each bucket, for a worker that has to decide alone.
 
 While the storage serves, each decision is only put on a queue, unread. The queue holds the latest
-ones, and is read when a request has to be decided without the storage, or if buckets are emptied.
+ones, and is read when a request has to be decided without the storage, or a change be queued for
+it, or if buckets are emptied.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Change
-from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.engine.memory import parameters_of
 from ratelimit_ext.strategies import strategy_of
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
@@ -55,24 +57,29 @@ class LastVerdicts:
 
     def take(self, limit: Limit, key: str) -> Rest | None:
         """What was last known of a bucket, as of now and without other callers; ``None`` if it is
-        unknown. It is not known any more afterwards."""
+        unknown, or was taken and not decided since."""
         with self._reading:
             self._read()
-            known = self._known.pop(key, None)
-        if known is None:
-            return None
-        verdict = known.decision.verdicts[known.place]
-        if verdict.charge.limit != limit:
-            return None
-        for change in known.changes:
-            verdict = _changed(verdict, change)
-        elapsed_us = int((time.monotonic() - known.began) * 1_000_000)
-        later = strategy_of(limit).later(verdict, elapsed_us)
-        remaining, wait_us = later.remaining, verdict.retry_after_us
-        if wait_us and elapsed_us >= wait_us and verdict.remaining >= 0:
-            remaining = max(remaining, verdict.charge.cost)  # as its denial said
-        remaining = max(0, min(remaining, limit.capacity))
-        return Rest(remaining, later.reset_after_us, known.began)
+            known = self._known.get(key)
+            if known is None or known.is_taken:
+                return None
+            if known.limit != limit:
+                del self._known[key]
+                return None
+            self._known[key] = known._replace(is_taken=True)
+        return known.rest()
+
+    def change(self, began: float, change: Change) -> tuple[int, int] | None:
+        """Note a change that the storage did not confirm, and will make. If what was left of the
+        bucket was taken: how much that is by now, without the change and with it."""
+        key = change.charge.key
+        with self._reading:
+            self._read()
+            before = self._known.get(key)
+            if before is None or before.limit != change.charge.limit:
+                return None
+            after = self._known[key] = before.after(began, change)
+        return (before.rest().remaining, after.rest().remaining) if before.is_taken else None
 
     def forget(self, is_emptied: Callable[[str], bool]) -> None:
         """Forget the buckets of these names, which were emptied."""
@@ -84,42 +91,85 @@ class LastVerdicts:
     def _read(self) -> None:
         """Sort what was noted by bucket. A request waits for it, so no verdict is made here."""
         notes, known = self._notes, self._known
+        if len(notes) == MOST_NOTES:  # what was decided since may be lost
+            for key in [key for key, each in known.items() if each.is_taken]:
+                del known[key]
         while notes:
             began, noted = notes.popleft()
             if isinstance(noted, Decision):
                 for place, key in enumerate(noted.keys()):
                     known.pop(key, None)
-                    known[key] = _new(_Known, (began, noted, place, ()))
+                    known[key] = _new(_Known, (began, noted, place, (), False))
                 continue
             for change in noted:
                 before = known.get(change.charge.key)
-                # One that was sent earlier may be a part of the verdict.
-                if before is not None and began >= before.began:
-                    changes = (*before.changes, change)
-                    known[change.charge.key] = before._replace(changes=changes)
+                if before is not None:
+                    known[change.charge.key] = before.after(began, change)
         # Not one by one: each search for the first would pass the places of those before it.
         for key in tuple(islice(known, max(0, len(known) - MOST_BUCKETS))):
             del known[key]
 
 
 class _Known(NamedTuple):
-    """The decision that has the last verdict of a bucket, its place in it, and what has changed
-    since."""
+    """The decision that has the last verdict of a bucket, its place in it, what has changed since,
+    and whether it was taken."""
 
     began: float
     decision: Decision
     place: int
-    changes: tuple[Change, ...]
+    changes: tuple[Settlement | Correction, ...]
+    is_taken: bool
+
+    @property
+    def limit(self) -> Limit:
+        return self.decision.verdicts[self.place].charge.limit
+
+    def after(self, began: float, change: Change) -> _Known:
+        """With a change that was sent then. One that was sent before the decision may be a part of
+        it; one that was queued is confirmed later; one without a receipt is of a call whose
+        decision is not known."""
+        if (
+            not isinstance(change, Settlement | Correction)
+            or change.verdict.receipt is None
+            or change in self.changes
+            or began < self.began
+        ):
+            return self
+        return self._replace(changes=(*self.changes, change))
+
+    def rest(self) -> Rest:
+        """What is left, as of now and without other callers."""
+        limit, verdict = self.limit, self.decision.verdicts[self.place]
+        elapsed_us = int((time.monotonic() - self.began) * 1_000_000)
+        remaining, wait_us = verdict.remaining + self._returned(), verdict.retry_after_us
+        later = strategy_of(limit).later(verdict._replace(remaining=remaining), elapsed_us)
+        remaining = later.remaining
+        if wait_us and elapsed_us >= wait_us and all(_delta(each) <= 0 for each in self.changes):
+            remaining = max(remaining, verdict.charge.cost)  # as its denial said
+        return Rest(max(0, min(remaining, limit.capacity)), later.reset_after_us, self.began)
+
+    def _returned(self) -> int:
+        """By how many units the verdict is to be corrected: it does not say how far a bucket is
+        overdrawn, and a change reaches only the window that was charged. If the former is unknown,
+        nothing comes back."""
+        decision, place = self.decision.part(self.place)
+        limit, now_us, verdict = self.limit, decision.now_us, decision.verdicts[place]
+        overdrawn = 0 if verdict.remaining else decision.overdrawn(place)
+        returned = -(overdrawn or 0)
+        if not self.changes:
+            return returned
+        strategy, parameters = strategy_of(limit), parameters_of(limit, now_us)
+        used = limit.capacity - verdict.remaining - returned
+        state = strategy.filled(used, now_us, parameters, verdict.reset_after_us, 0)
+        for change in self.changes:
+            delta = _delta(change)
+            if delta > 0 or overdrawn is not None:
+                correction = Correction(change.verdict, delta)
+                adjusted = strategy.apply(correction, state, now_us, parameters)
+                state = state if adjusted is None else adjusted
+        return returned + used - strategy.usage(state, now_us, parameters)
 
 
-def _changed(verdict: Verdict, change: Change) -> Verdict:
-    """The verdict after the change. Of an exhausted bucket it is not known how far it is
-    overdrawn, so what comes back to it is left out."""
-    returned = 0
-    if isinstance(change, Settlement):
-        returned = change.charge.cost - change.actual
-    elif isinstance(change, Correction):
-        returned = -change.delta
-    if returned > 0 and not verdict.allowed and not verdict.remaining:
-        return verdict
-    return verdict._replace(remaining=verdict.remaining + returned)
+def _delta(change: Settlement | Correction) -> int:
+    """By how many units the charge was wrong."""
+    return change.actual - change.charge.cost if isinstance(change, Settlement) else change.delta

@@ -145,7 +145,7 @@ class MemoryEngine:
             else:
                 wanted = not denied
             strategy, state = strategy_of(charge.limit), buckets.get(charge.key, now)
-            parameters = _parameters(charge.limit, now, hold)
+            parameters = parameters_of(charge.limit, now, hold)
             kept = None
             if wanted and charge.cost:
                 kept = strategy.take(checked[i][2], now, sent_cost(charge), parameters)
@@ -185,7 +185,7 @@ class MemoryEngine:
             for change in changes:
                 charge = change.charge
                 strategy = strategy_of(charge.limit)
-                parameters = _parameters(charge.limit, now, change.hold)
+                parameters = parameters_of(charge.limit, now, change.hold)
                 state = strategy.apply(change, buckets.get(charge.key, now), now, parameters)
                 if state is not None:
                     applied += 1
@@ -197,7 +197,7 @@ class MemoryEngine:
         """Take the holds out of a bucket, for another engine. ``before`` is its state after the
         last time, or ``None``."""
         buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
-        parameters = _parameters(limit, now, NO_HOLD)
+        parameters = parameters_of(limit, now)
         with buckets.lock:
             state = buckets.get(key, now)
             if state is None:
@@ -215,7 +215,7 @@ class MemoryEngine:
         ago, and be full again after ``reset_after_us``. Returns its state; ``None`` if it had no
         more."""
         buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
-        parameters, units = _parameters(limit, now, NO_HOLD), limit.capacity - left
+        parameters, units = parameters_of(limit, now, NO_HOLD), limit.capacity - left
         with buckets.lock:
             state = buckets.get(key, now)
             used = 0 if state is None else strategy.usage(state, now, parameters)
@@ -224,6 +224,29 @@ class MemoryEngine:
             state = strategy.filled(units, now, parameters, reset_after_us, age_us)
             _keep(buckets, key, state, strategy.lifetime(state, now, parameters), now)
         return state
+
+    def credit(self, limit: Limit, key: str, units: int, before: Any) -> Any:
+        """Give back up to ``units`` of what a bucket counted as used in ``before``, an earlier
+        state of it; take as many more if negative. Returns ``before`` after the same. Both stay as
+        they were if they cannot be changed alike."""
+        buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
+        parameters = parameters_of(limit, now)
+
+        def used(state: Any) -> int:
+            return 0 if state is None else strategy.usage(state, now, parameters)
+
+        with buckets.lock:
+            state = buckets.get(key, now)
+            units = min(units, used(before))
+            if not units:
+                return before
+            less, earlier = (
+                strategy.credited(each, now, parameters, units) for each in (state, before)
+            )
+            if used(state) - used(less) != used(before) - used(earlier):
+                return before
+            _keep(buckets, key, less, strategy.lifetime(less, now, parameters), now)
+        return earlier
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`."""
@@ -243,7 +266,7 @@ def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> tuple[bool
         buckets.get(charge.key, now),
         now,
         sent_cost(charge),
-        _parameters(charge.limit, now, hold),
+        parameters_of(charge.limit, now, hold),
     )
     return fits or charge.cost == 0, snapshot, state
 
@@ -261,7 +284,7 @@ def _kept_by_full(
     for charge in charges:
         state, limit = buckets.get(charge.key, now), charge.limit
         if state is not None and not limit.traits.ends_with_calls:
-            left_us = strategy_of(limit).lifetime(state, now, _parameters(limit, now, hold))
+            left_us = strategy_of(limit).lifetime(state, now, parameters_of(limit, now, hold))
             if left_us > BRIEF_US:
                 known.add(_identity_of(charge.key))
     kept = []
@@ -292,7 +315,7 @@ def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) ->
         buckets.drop([key])
 
 
-def _parameters(limit: Limit, now: int, hold: Hold) -> Any:
+def parameters_of(limit: Limit, now: int, hold: Hold = NO_HOLD) -> Any:
     """The limit as numbers, with the hold if its costs are reserved."""
     own = strategy_of(limit).parameters(limit, now)
     return (own, hold) if limit.held else own

@@ -9,7 +9,8 @@ also kept here, so that the next outage gives no second allowance.
 
 A bucket begins with this worker's share of what the storage last left
 (:mod:`~ratelimit_ext.engine.last_verdicts`), or full if that is unknown. So an outage admits the
-limit once more at most, and nothing of a bucket that every worker knows to be exhausted.
+limit once more at most, and nothing of a bucket that every worker knows to be exhausted. If a call
+that the storage has admitted is settled meanwhile, the share is corrected (:meth:`credit`).
 """
 
 from __future__ import annotations
@@ -313,6 +314,21 @@ class OutageEngine:
         limit = self._share(charge.limit, charge.key) or charge.limit
         own = charge._replace(limit=limit)
         return _Change(own, change.hold, change.verb, change.numbers)
+
+    def credit(self, began: float, changes: Sequence[Change]) -> None:
+        """Note changes of charges that the storage has taken, when they are queued for it: of what
+        they give back, this worker has its share. ``began`` is when they were sent, by the
+        monotonic clock."""
+        with self._lock:
+            for change in changes:
+                limit, key = change.charge.limit, change.charge.key
+                share, left = self._share(limit, key), self.last.change(began, change)
+                if share is None or left is None:
+                    continue
+                before, after = (self._workers.share(each, key) for each in left)
+                handed = self._memory.credit(share, key, after - before, self._handed.get(key))
+                if handed is not None:
+                    self._handed[key] = handed  # as the storage will have it
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`: here only."""

@@ -9,6 +9,7 @@ from typing import Final
 from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.strategies import strategy_of
+from ratelimit_ext.strategies.strategy import MOST_USED
 
 UNREADABLE: Final = "The stored bucket %s is unreadable, and a change of it is lost: %s %s"
 
@@ -62,6 +63,13 @@ class Reply(Decision):
 
     def keys(self) -> list[str]:
         return [charge.key for charge in self._charges]
+
+    def overdrawn(self, place: int) -> int | None:
+        limit = self._charges[place].limit
+        at = 3 + 4 * place
+        # What is left is never below 0, so it is computed with a credit.
+        left = strategy_of(limit).left(limit, self._reply[at : at + 3], self.now_us, -MOST_USED)[0]
+        return max(0, MOST_USED - left)
 
     def left(self) -> list[tuple[int, int]]:
         """Without verdicts, if all that was enforced is taken."""

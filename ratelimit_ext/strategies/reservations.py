@@ -123,6 +123,13 @@ class Reservations(Strategy):
         own = self._strategy.filled(units, now_us, parameters[0], reset_after_us, age_us)
         return State(inner=own)
 
+    def credited(
+        self, state: State | None, now_us: int, parameters: Parameters, units: int
+    ) -> State:
+        state = self._expired(state, now_us, parameters)
+        inner = self._strategy.credited(state.inner, now_us, parameters[0], units)
+        return state._replace(inner=inner)
+
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
         return self._strategy.share(limit, units, workers)
 

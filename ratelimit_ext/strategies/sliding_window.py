@@ -82,6 +82,12 @@ class SlidingWindow(Strategy):
         """One call, at the instant of the verdict: none of them was later."""
         return units, ((now_us - age_us, units),)
 
+    def credited(
+        self, state: State | None, now_us: int, parameters: Parameters, units: int
+    ) -> State | None:
+        """Of its oldest entry."""
+        return self.adjust(state, now_us, parameters, now_us - parameters[1] + 1, -units)
+
     def receipt(self, state: State, now_us: int) -> int:
         """The entry's instant."""
         return now_us

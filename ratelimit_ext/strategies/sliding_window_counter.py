@@ -56,6 +56,18 @@ class SlidingWindowCounter(Strategy):
         overlap = max(1, reset_after_us)
         return now_us + overlap - period, ((units + 1) * period - 1) // overlap, 0
 
+    def credited(
+        self, state: State | None, now_us: int, parameters: Parameters, units: int
+    ) -> State:
+        """Of the previous window if it has calls, or else of the current one. Units used are
+        rounded in the previous one, so it gives back one less."""
+        period = parameters[1]
+        start, previous, current = _now(state, now_us, period)
+        if not previous:
+            return start, 0, max(0, current - units)
+        less = (units - 1) * period // (start + period - now_us)
+        return start, max(0, previous - less), current
+
     def receipt(self, state: State, now_us: int) -> int:
         """The window's start."""
         return state[0]

@@ -92,6 +92,12 @@ class Strategy(Traits, ABC):
         than the unknown state would."""
         return self.adjust(None, now_us, parameters, 0, units)
 
+    def credited(self, state: Any, now_us: int, parameters: Any, units: int) -> Any:
+        """The state with ``units`` less of what it counts as used now, the oldest first, or as many
+        more if negative."""
+        receipt = 0 if state is None else self.receipt(state, now_us)
+        return self.adjust(state, now_us, parameters, receipt, -units)
+
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
         """What one of ``workers`` enforces alone: ``units`` of the limit's capacity."""
         return replace(limit, amount=units)

@@ -269,6 +269,7 @@ class Engines:
             self.outage = OutageEngine(self._primary, policy, workers, wake=breaker.wake)
             self.outage.is_deciding = breaker.is_open
             breaker.outage = self.outage
+            queue.inform(self._primary, self.outage.credit)
 
             def note(event: StorageEvent) -> None:
                 events.emit(event)

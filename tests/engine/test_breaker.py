@@ -206,6 +206,24 @@ def test_an_old_failure_is_forgotten(
     assert not breaker.is_open
 
 
+def test_a_long_deadline_is_not_the_time_in_which_a_failure_is_forgotten(
+    inner: Scripted, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server hangs, and each call waits ten seconds for it: the second opens the breaker."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def wait() -> None:
+        nonlocal now
+        now += 10
+
+    inner.inside, inner.error = wait, unavailable(LATE)
+    fails(breaker)
+    assert not breaker.is_open
+    fails(breaker)
+    assert breaker.is_open
+
+
 # -- real servers ----------------------------------------------------------------------------------
 
 

@@ -356,6 +356,157 @@ def test_what_the_storage_left_later_replaces_what_is_remembered_here(clock: Clo
     assert left(worker.storage, limit, "ada") == 0
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("when", ["at once", "denied before", "denied in the outage"])
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_call_that_held_the_whole_budget_frees_it_when_it_is_settled_in_the_outage(
+    strategy: str, when: str, count: int
+) -> None:
+    """What its worker may give of it, also if it has denied the caller meanwhile. Afterwards the
+    storage has the real costs, once."""
+    storage, limit = Storage(), Limit(1000, DAY, strategy, unit="tokens")
+    workers = [Worker(storage, count, number) for number in range(count)]
+    hold, charge = Hold(7, LEASE), Charge(limit, "ada", 100)
+    (verdict,) = workers[0].before(Charge(limit, "ada", 1000), hold=hold)
+    for worker in workers:
+        worker.before(charge._replace(cost=100 if when == "denied before" else 0))
+    if when == "denied in the outage":
+        assert [worker.admits(charge) for worker in workers] == [0] * count
+    settlement = Settlement(verdict, hold, 100)
+    workers[0].outage.credit(time.monotonic(), [settlement])
+    assert workers[0].admits(charge) == 900 // count // 100
+    assert [worker.admits(charge) for worker in workers[1:]] == [0] * (count - 1)
+    assert storage.settle([settlement]) == 1
+    for worker in workers:
+        assert worker.outage.hand_back(storage, within_s=9)
+    assert left(storage, limit, "ada") == 900 - 900 // count // 100 * 100
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_settlement_of_the_outage_is_credited_once(begun: bool) -> None:
+    """However often it is queued, and when the storage confirms it before the next outage."""
+    worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+    hold, charge = Hold(7, LEASE), Charge(limit, "ada", 100)
+    (verdict,) = worker.before(Charge(limit, "ada", 600), hold=hold)
+    settlement = Settlement(verdict, hold, 300)
+    if begun:
+        assert worker.admits(charge, calls=1) == 1
+    for _ in range(3):
+        worker.outage.credit(time.monotonic(), [settlement])
+    assert worker.breaker.settle([settlement]) == 1
+    assert worker.outage.hand_back(worker.storage, within_s=9)
+    assert worker.admits(charge) == 7 - begun
+
+
+def test_a_call_that_cost_more_than_it_held_leaves_less() -> None:
+    """As in the storage, where its debt counts."""
+    for actual, admitted in ((500, 5), (1200, 0)):
+        worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+        charge, hold = Charge(limit, "ada", 100), Hold(7, LEASE)
+        (verdict,) = worker.before(charge, hold=hold)
+        assert left(worker.outage, limit, "ada") == 900
+        worker.outage.credit(time.monotonic(), [Settlement(verdict, hold, actual)])
+        assert worker.admits(charge) == admitted
+
+
+def test_a_refund_of_the_outage_comes_back() -> None:
+    """Of a request that was counted and whose call failed."""
+    worker, charge = Worker(Storage(), 1), Charge(Limit(10, DAY), "ada")
+    (verdict,) = worker.before(charge, calls=10)
+    assert worker.admits(charge) == 0
+    worker.outage.credit(time.monotonic(), [Correction(verdict, -1)])
+    assert worker.admits(charge) == 1
+
+
+def test_what_comes_back_in_the_outage_pays_debt_first() -> None:
+    """Of 1,000, 2,400 are used: a look says 0, a denial says 0."""
+    for cost in (0, 400):
+        worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
+        (first,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
+        (second,) = worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
+        (third,) = worker.before(Charge(limit, "ada", 200), hold=Hold(9, LEASE))
+        worker.storage.settle([Settlement(first, Hold(7, LEASE), 800)])
+        worker.before(Charge(limit, "ada", cost))
+        assert left(worker.outage, limit, "ada") == 0
+        worker.outage.credit(time.monotonic(), [Settlement(second, Hold(8, LEASE), 0)])
+        assert left(worker.outage, limit, "ada") == 0
+        worker.outage.credit(time.monotonic(), [Settlement(third, Hold(9, LEASE), 0)])
+        assert left(worker.outage, limit, "ada") == 200
+
+
+def test_what_the_worker_does_not_know_gives_nothing_back() -> None:
+    """Another worker's call, one that was decided too long ago, one whose decision was lost, and
+    one that the storage may have settled before it decided."""
+    storage, limit = Storage(), Limit(1000, DAY, unit="tokens")
+    worker, hold, charge = Worker(storage, 1), Hold(7, LEASE), Charge(limit, "ada", 100)
+    call = Charge(limit, "ada", 600)
+    (verdict,) = storage.admit([call], hold=hold).verdicts
+    worker.outage.credit(time.monotonic(), [Settlement(verdict, hold, 0)])
+    assert left(worker.outage, limit, "ada") == 1000
+    worker.before(charge)
+    assert left(worker.outage, limit, "ada") == 300
+    for number in range(MOST_NOTES):
+        worker.before(Charge(limit, f"identity {number}"))
+    worker.outage.credit(time.monotonic(), [Settlement(verdict, hold, 0)])
+    assert left(worker.outage, limit, "ada") == 300
+    worker.before(charge)
+    lost = Verdict(call, True, 0, 0, 0, None)
+    worker.outage.credit(time.monotonic(), [Settlement(lost, hold, 0)])
+    worker.outage.credit(time.monotonic() - 1, [Settlement(verdict, hold, 0)])
+    assert left(worker.outage, limit, "ada") == 200
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_worker_admits_nothing_that_the_storage_would_not_while_calls_are_settled(
+    clock: Clock, strategy: str, seed: int
+) -> None:
+    """Whatever was called before and is settled in the outage, at each instant of it."""
+    chance = random.Random(f"{strategy} {seed}")
+    worker, limit = Worker(Storage(), 1), Limit(100, 60_000_000, strategy, unit="tokens")
+    running: list[tuple[Verdict, Hold]] = []
+    for number in range(chance.randint(1, 9)):
+        clock.forward(chance.choice((0, 1, 7, 40)))
+        hold = Hold(number + 1, 10**9)
+        (verdict,) = worker.before(Charge(limit, "ada", chance.choice((0, 1, 30, 90))), hold=hold)
+        if verdict.allowed:
+            running.append((verdict, hold))
+    for _ in range(30):
+        clock.forward(chance.choice((0, 0, 1, 7)))
+        if running and chance.random() < 0.4:
+            verdict, hold = running.pop(chance.randrange(len(running)))
+            actual = chance.randint(0, verdict.charge.cost)
+            settlement = Settlement(verdict, hold, actual)
+            worker.storage.settle([settlement])
+            worker.outage.credit(time.monotonic(), [settlement])
+        else:
+            charge = Charge(limit, "ada", chance.choice((1, 5, 20)))
+            if worker.outage.admit([charge]).admitted:
+                assert worker.storage.admit([charge]).admitted
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("strategy", RATES)
+def test_what_is_credited_is_not_handed_back(strategy: str, seed: int) -> None:
+    """The storage is charged what the worker has admitted, and settles the calls itself."""
+    chance = random.Random(f"{strategy} {seed}")
+    worker, limit = Worker(Storage(), 1), Limit(1000, DAY, strategy, unit="tokens")
+    holds = [Hold(number + 1, LEASE) for number in range(5)]
+    calls = [worker.before(Charge(limit, "ada", 190), hold=hold)[0] for hold in holds]
+    settlements = [
+        Settlement(verdict, hold, chance.choice((0, 30, 190, 250)))
+        for verdict, hold in zip(calls, holds, strict=True)
+    ]
+    admitted = 0
+    for settlement in settlements:
+        admitted += worker.admits(Charge(limit, "ada", 7), calls=chance.randint(0, 50)) * 7
+        worker.outage.credit(time.monotonic(), [settlement])
+    assert worker.outage.hand_back(worker.storage, within_s=9)
+    assert worker.storage.settle(settlements) == 5
+    used = sum(settlement.actual for settlement in settlements) + admitted
+    assert worker.storage.take_over(limit, "ada", None).used == used
+
+
 def test_calls_in_flight_that_the_storage_has_admitted_take_no_slot_of_the_worker() -> None:
     """They end in the storage, so it would be taken for the whole outage."""
     worker = Worker(Storage(), 1)

@@ -23,8 +23,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Final, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary, WeakMethod
 
 from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
@@ -52,6 +52,10 @@ DROPPED: Final = "A settlement is lost (%s): %s"
 FAILED: Final = "Could not settle %d charges; they are freed when their lease expires"
 TAKEN_OVER: Final = "Sending %d settlements of an earlier process, from %s"
 LEFT: Final = "The storage is unavailable; %d settlements are left in %s for the next process"
+
+
+#: Takes changes that were queued, and when they were sent, by the monotonic clock.
+Note: TypeAlias = Callable[[float, Sequence[Change]], None]
 
 
 class Batch(NamedTuple):
@@ -93,6 +97,7 @@ class SettlementQueue:
         self._journals: WeakKeyDictionary[Engine, Journal] = WeakKeyDictionary()
         #: Those of the extensions, for what is taken over.
         self._events: WeakKeyDictionary[Engine, Events] = WeakKeyDictionary()
+        self._notes: WeakKeyDictionary[Engine, WeakMethod[Note]] = WeakKeyDictionary()
         self.forget()
 
     def forget(self) -> None:
@@ -129,6 +134,11 @@ class SettlementQueue:
                 self._events[engine] = events
         self._look()
 
+    def inform(self, engine: Engine, note: Note) -> None:
+        """Call a method once for what the engine could not take, when it is queued. It lives as
+        long as its object."""
+        self._notes[engine] = WeakMethod(note)
+
     def send(
         self,
         engine: Engine,
@@ -140,24 +150,26 @@ class SettlementQueue:
     ) -> SettlementOutcome:
         """Send changes to the engine that took their charges; ``later``: when it is available
         again. Never raises. If they are queued, listeners of ``events`` learn the outcome later."""
-        now, kept_s = self._clock(), lease_s + KEPT_AFTER_LEASE_S
+        began, now, kept_s = time.monotonic(), self._clock(), lease_s + KEPT_AFTER_LEASE_S
         until = now + kept_s
         if now >= self._look_at:
             self._look()
         batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, until)
         kept = [change for change in changes if isinstance(change, Correction | Settlement)]
         again = batch._replace(changes=kept, marker_us=int(kept_s * 1_000_000), events=events)
-        if later or (engine in self._unavailable and self._waiting):  # the thread retries
+        if later:
             return self._keep(again)
+        if engine in self._unavailable and self._waiting:  # the thread retries
+            return self._keep(again, began)
         try:
             batch.send()
         except ShardUnavailable:  # the other shards take what they are sent
-            return self._keep(again)
+            return self._keep(again, began)
         except StorageUnavailable as error:
             if engine not in self._unavailable:
                 self._unavailable.add(engine)
                 _logger.error(UNAVAILABLE, error)
-            return self._keep(again)
+            return self._keep(again, began)
         except Exception:  # with its trace: an engine's own failures have a class
             _logger.exception(FAILED, len(changes))
             self._lose(kept, "an unexpected error")
@@ -220,9 +232,14 @@ class SettlementQueue:
         if left:
             _logger.warning(LEFT, len(left), left[0].path.parent)
 
-    def _keep(self, batch: Batch) -> SettlementOutcome:
+    def _keep(self, batch: Batch, began: float | None = None) -> SettlementOutcome:
+        """Queue a batch; ``began`` is when it was sent, if it was."""
         if not batch.changes:
             return "lost"
+        reference = self._notes.get(batch.engine)
+        note = None if reference is None or began is None else reference()
+        if note is not None and began is not None:
+            note(began, batch.changes)
         with self._changed:
             journal = self._journals.get(batch.engine)
             if journal is not None:

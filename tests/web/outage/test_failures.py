@@ -22,6 +22,7 @@ from ratelimit_ext import (
     StorageEvent,
     StorageUnavailable,
 )
+from ratelimit_ext.web.settlements.queue import settlements
 from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
@@ -357,6 +358,41 @@ def test_a_call_that_was_never_sent_releases_nothing() -> None:
     app.get("/")(limiter.limit("9/day", unit="tokens", cost=1)(lambda: "ok"))
     assert statuses(app, times=3) == [200] * 3
     assert len(limiter._parts.settlements) == before
+
+
+def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
+    server: servers.Server,
+) -> None:
+    """It held the whole budget when the outage began. Other calls of the same caller had been
+    denied. The storage charges the real costs when it is back."""
+    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.2})
+    is_running, ends = threading.Event(), threading.Event()
+
+    @app.get("/long")
+    @limiter.limit("1000/day", unit="tokens", cost=lambda: int(request.args["holds"]), name="t")
+    def view() -> str:
+        if request.args["holds"] == "1000":
+            is_running.set()
+            assert ends.wait(20)
+        limiter.settle(tokens=100)
+        return "ok"
+
+    client = app.test_client()
+    call = threading.Thread(target=lambda: app.test_client().get("/long?holds=1000"))
+    call.start()
+    assert is_running.wait(20)
+    assert client.get("/long?holds=900").status_code == 429
+    os.kill(server.pid, signal.SIGSTOP)
+    servers.eventually(lambda: client.get("/long?holds=901") and limiter.storage_is_down)
+    assert client.get("/long?holds=900").status_code == 429
+    ends.set()
+    call.join()
+    answers = [client.get("/long?holds=800") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    os.kill(server.pid, signal.SIGCONT)
+    servers.eventually(lambda: not limiter.storage_is_down)
+    servers.eventually(lambda: not settlements and limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
+    assert client.get("/long?holds=1").headers["X-RateLimit-Remaining"] == "699"
 
 
 def test_what_was_handed_back_survives_its_process_in_the_next_outage(

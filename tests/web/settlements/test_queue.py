@@ -127,6 +127,33 @@ def test_a_reply_that_is_lost_on_the_wire_applies_nothing_twice(
         client.close()
 
 
+def test_what_is_queued_is_noted_once(bench: Bench) -> None:
+    """By the worker that decides meanwhile: also what is not even tried, but nothing that is sent
+    later, of which no decision is known."""
+    noted: list[Any] = []
+
+    class Worker:
+        def note(self, _began: float, changes: Any) -> None:
+            noted.append(changes)
+
+    worker = Worker()
+    bench.queue.inform(bench.engine, worker.note)
+    bench.send(bench.changes())
+    bench.engine.is_away = True
+    first, second = bench.changes(), bench.changes()
+    bench.send(first)
+    bench.send(second)
+    bench.queue.send(bench.engine, bench.changes(), lease_s=LEASE_S, later=True)
+    assert [bench.queue.send_waiting() for _ in range(3)] == [3, 3, 3]
+    bench.engine.is_away = False
+    assert bench.queue.send_waiting() == 0
+    assert noted == [first, second]
+    del worker
+    bench.engine.is_away = True
+    bench.send(bench.changes())
+    assert len(noted) == 2
+
+
 def test_settlements_alone_need_no_marker(redis_client: redis.Redis) -> None:
     """They are idempotent by their hold: no key more, and no write more."""
     bench = Bench(RedisEngine(redis_client, redis.RedisError))
