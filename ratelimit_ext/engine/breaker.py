@@ -14,9 +14,9 @@ second (:meth:`StorageEngine.probe`) and closes the breaker. All workers close i
 has decided meanwhile (:class:`~ratelimit_ext.engine.outage.OutageEngine`). There is no thread while
 nothing has failed.
 
-Some failures concern one call only, and do not open it: no free connection in the pool, one shard
-of a cluster of which others serve, a script that fails on one key. A full server (``StorageFull``)
-is no failure.
+Some failures concern one call only, and do not open it: no connection of the pool became free, one
+shard of a cluster of which others serve, a script that fails on one key. A full server
+(``StorageFull``) is no failure.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from ratelimit_ext.core.errors import (
     StorageUnavailable,
 )
 from ratelimit_ext.core.events import StorageEvent
+from ratelimit_ext.engine.connection import NO_CONNECTION
 from ratelimit_ext.engine.engine import ONCE_US, Engine
 from ratelimit_ext.engine.outage import PAUSE_S, OutageEngine
 
@@ -78,8 +79,6 @@ _MOST_CAUSES: Final = 8
 #: Errors of the caller, and of a server that serves.
 _NO_FAILURE: Final = (StorageFull, ConfigurationError, ValueError, NotImplementedError)
 _EXPECTED: Final = (StorageUnavailable, *_NO_FAILURE)
-#: The pool of the client has no connection left.
-_NO_CONNECTION: Final = re.compile(r"Too many connections|No connection available")
 
 T = TypeVar("T")
 
@@ -354,7 +353,7 @@ def _kind(error: Exception) -> str:
             return "outage" if known else "failure"
         if not names.isdisjoint(_NO_SERVICE) or _REFUSALS.match(text):
             return "outage"
-        if "ResponseError" in names or _NO_CONNECTION.search(text):
+        if "ResponseError" in names or NO_CONNECTION.search(text):
             return "single"
     return "failure"
 

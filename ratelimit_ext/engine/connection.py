@@ -13,7 +13,8 @@ charged.
 
 The client's ``socket_timeout`` bounds each command as a whole: connecting, the handshake and all
 reads together. redis-py itself applies it to each read, so a server that sends a byte now and then
-could hold a call for ever.
+could hold a call for ever. If all connections of the pool are in use, a call first waits for one,
+as long at most: nothing was sent, and it would be decided without the storage otherwise.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ratelimit_ext.engine.scripts import Script
 
@@ -45,16 +47,18 @@ except ImportError:  # an earlier version has no metrics of its own
 #: How many idle connections are kept from the pool at most, and never more than half of it.
 MOST_IDLE: Final = 32
 
-#: How often a thread that waits for a connection looks for one.
-WAIT_S: Final = 0.002
+#: How often a thread that waits for a connection looks for one, and how long it waits if the client
+#: has no ``socket_timeout``.
+LOOK_S: Final = 0.002
+LONGEST_WAIT_S: Final = 0.1
+#: What a pool raises that has no connection left, or none within its own time.
+NO_CONNECTION: Final = re.compile(r"Too many connections|No connection available")
 
 #: What instrumentation replaces, on the class or on the client.
 _METHODS: Final = ("evalsha", "execute_command", "parse_response", "_execute_command")
 _PLAIN: Final = frozenset(["Connection", "UnixDomainSocketConnection"])
 #: Options of a pool that ask for more than a plain connection.
 _OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_connect_func")
-#: The client's error if all connections of the pool are in use.
-_NO_CONNECTION: Final = "Too many connections"
 #: The server's errors for a function that it did not run, by text.
 UNKNOWN: Final = "Function not found"
 FULL: Final = "command not allowed when used memory > 'maxmemory'."
@@ -65,6 +69,65 @@ FORBIDDEN: Final = re.compile(
 
 #: The socket's own timeout is enough for a read that begins with this part of the time left.
 _NEARLY: Final = 0.95
+
+
+T = TypeVar("T")
+
+
+class PoolQueue:
+    """The threads that wait for a connection of a pool, in their order. They also look for one that
+    other users of the pool have released."""
+
+    def __init__(self, pool: Any) -> None:
+        self._most: int = getattr(pool, "max_connections", 1)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._waiting: list[threading.Event] = []
+
+    def run(self, call: Callable[[], T], until: float) -> T:
+        """Run a call that takes a connection. If all are in use, and so nothing was sent, it waits
+        for one; raises the client's error if it gets none in time."""
+        if not self._waiting:
+            try:
+                return call()
+            except Exception as error:
+                if not NO_CONNECTION.search(str(error)):
+                    raise
+        return self._run_later(call, until)
+
+    def note_release(self) -> None:
+        """Let the next thread look at once, of those that may."""
+        if self._waiting and self._process == os.getpid():
+            for turn in self._waiting[: self._most]:
+                if not turn.is_set():
+                    turn.set()
+                    return
+
+    def _run_later(self, call: Callable[[], T], until: float) -> T:
+        if self._process != os.getpid():  # a forked child, without the threads that waited
+            self._begin()
+        turn = threading.Event()
+        with self._lock:
+            self._waiting.append(turn)
+        try:
+            while True:
+                is_over = time.monotonic() >= until
+                # As many as there are connections: some of these threads may have one by now.
+                if is_over or turn in self._waiting[: self._most]:
+                    try:
+                        return call()
+                    except Exception as error:
+                        if is_over or not NO_CONNECTION.search(str(error)):
+                            raise
+                turn.wait(LOOK_S)
+                turn.clear()
+        finally:
+            with self._lock:
+                self._waiting.remove(turn)
+            self.note_release()
 
 
 class _Deadline(threading.local):
@@ -89,6 +152,10 @@ class ScriptConnections:
         self._usable = _is_plain(client)
         self._has_functions = True
         self._deadline, self._timeout_s = _Deadline(), math.inf
+        pool = getattr(client, "connection_pool", None)
+        options = getattr(pool, "connection_kwargs", {})
+        self._wait_s: float = options.get("socket_timeout") or LONGEST_WAIT_S
+        self._queue = PoolQueue(pool)
         if not self._usable:
             return
         self._class = type(client)
@@ -112,6 +179,15 @@ class ScriptConnections:
             yield
         finally:
             own.ends = math.inf
+
+    def ask(self, method: Callable[..., Any], *words: Any, **options: Any) -> Any:
+        """The reply to a method of the client. If its pool has no connection left, one is waited
+        for."""
+        call = partial(method, *words, **options)
+        try:
+            return self._queue.run(call, time.monotonic() + self._wait_s)
+        finally:
+            self._queue.note_release()
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
         """The reply to a script; ``None`` if nothing was run and the client has to be used.
@@ -174,7 +250,7 @@ class ScriptConnections:
     def _load(self, script: Script) -> bool:
         """Store the script's library in the server; false if the server refuses."""
         try:
-            self._client.function_load(script.library, replace=True)
+            self.ask(self._client.function_load, script.library, replace=True)
         except Exception as error:
             if str(error) == FULL:
                 return False
@@ -186,9 +262,8 @@ class ScriptConnections:
     def _call(self, *words: Any) -> Any:
         command = pack_command(words)
         reply = line = None
-        self._deadline.ends = time.monotonic() + self._timeout_s
         try:
-            line = self._take()
+            line = self._queue.run(self._take, time.monotonic() + self._wait_s)
             if line is None:
                 return None
             connection = line.connection
@@ -206,19 +281,8 @@ class ScriptConnections:
                 self._idle.append(line)
             elif line is not None:
                 self._pool.release(line.connection)
+            self._queue.note_release()
         return reply
-
-    def _next_connection(self) -> Any:
-        """A connection of the pool. If all are in use, one that is released before the deadline."""
-        while True:
-            try:
-                return self._pool.get_connection()
-            except Exception as error:
-                if str(error) != _NO_CONNECTION or not (
-                    time.monotonic() < self._deadline.ends < math.inf
-                ):
-                    raise
-            time.sleep(WAIT_S)
 
     def _is_observed(self) -> bool:
         """Whether the client was instrumented, which may happen at any time."""
@@ -235,7 +299,9 @@ class ScriptConnections:
         )
 
     def _take(self) -> _Line | None:
-        """An idle connection, or one more of the pool; ``None`` if it has to be used otherwise."""
+        """An idle connection, or one more of the pool, and the deadline of its call; ``None`` if it
+        has to be used otherwise."""
+        self._deadline.ends = time.monotonic() + self._timeout_s
         if self._process != os.getpid():
             self._process, self._idle = os.getpid(), []
         while True:
@@ -248,7 +314,7 @@ class ScriptConnections:
             if line.connection._sock is line.socket and not line.readable(0):  # noqa: SLF001
                 return line
             self._pool.release(line.connection)
-        connection = self._next_connection()
+        connection = self._pool.get_connection()
         socket = connection._sock  # noqa: SLF001
         if getattr(connection.retry, "_retries", 1) != 0 or socket is None:
             self._usable = False

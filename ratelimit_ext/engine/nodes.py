@@ -24,7 +24,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
-from ratelimit_ext.engine.connection import FORBIDDEN, FULL, UNKNOWN
+from ratelimit_ext.engine.connection import (
+    FORBIDDEN,
+    FULL,
+    LONGEST_WAIT_S,
+    NO_CONNECTION,
+    UNKNOWN,
+    PoolQueue,
+)
 from ratelimit_ext.engine.scripts import Script
 
 #: How often a failed node, and the layout, are looked at.
@@ -107,6 +114,8 @@ class Nodes:
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
+        #: The threads that wait for a connection of a node, by its name.
+        self._queues: dict[str, PoolQueue] = {}
         #: The failed nodes by name, with what they failed with.
         self._failed: dict[str, Exception] = {}
         self._is_stale = False
@@ -160,15 +169,18 @@ class Nodes:
             by_node.setdefault(node.name, (node, []))[1].append(call)
         sent: list[tuple[Any, list[NodeCall], Any, Any]] = []
         try:
-            for node, own in by_node.values():
-                line = self._send(node, own)
+            # In the same order in all threads: each may wait for connections that others have.
+            for _, (node, own) in sorted(by_node.items(), key=lambda item: item[0]):
+                line = self._send(node, own, until)
                 if line is not None:
                     sent.append((node, own, *line))
         finally:
             for node, own, pool, connection in sent:
                 self._receive(node, own, pool, connection, until)
 
-    def _send(self, node: Any, calls: Sequence[NodeCall]) -> tuple[Any, Any] | None:
+    def _send(
+        self, node: Any, calls: Sequence[NodeCall], until: float | None
+    ) -> tuple[Any, Any] | None:
         """The pool and the connection on which the calls were sent; ``None`` if they failed."""
         failed = self._failed.get(node.name)
         if failed is not None:
@@ -179,7 +191,12 @@ class Nodes:
         is_sent = False
         try:
             pool = self._client_of(node).connection_pool
-            connection = pool.get_connection(*(() if self._is_redis_py else ("FCALL",)))
+            words = () if self._is_redis_py else ("FCALL",)
+            ends = time.monotonic() + LONGEST_WAIT_S if until is None else until
+            queue = self._queues.get(node.name)
+            if queue is None:
+                queue = self._queues.setdefault(node.name, PoolQueue(pool))
+            connection = queue.run(lambda: pool.get_connection(*words), ends)
             commands = [command for call in calls for command in call.packed()]
             connection.send_packed_command(connection.pack_commands(commands))
             is_sent = True
@@ -190,6 +207,7 @@ class Nodes:
             if connection is not None and not is_sent:
                 connection.disconnect()
                 pool.release(connection)
+                self._queues[node.name].note_release()
         return (pool, connection) if is_sent else None
 
     def _receive(
@@ -214,6 +232,7 @@ class Nodes:
             if unread:
                 connection.disconnect()
             pool.release(connection)
+            self._queues[node.name].note_release()
 
     def _note_refusal(self, call: NodeCall, node: Any, error: Exception) -> None:
         """What follows from a refusal: the call is sent again, or has failed."""
@@ -308,7 +327,7 @@ class Nodes:
 
     def _note_failure(self, node: Any, error: Exception) -> None:
         """The node failed: until the thread finds that it answers, nothing is sent to it."""
-        if type(error).__name__ == "MaxConnectionsError":
+        if NO_CONNECTION.search(str(error)):
             return  # this worker's own limit
         with self._lock:
             if self._start() and node.name not in self._failed:

@@ -95,8 +95,8 @@ class RedisEngine:
         if not keys:
             return 0
         try:
-            dropped = int(self._client.delete(*keys))
-            self._client.delete(*map(holds_key, keys))
+            dropped = int(self._connections.ask(self._client.delete, *keys))
+            self._connections.ask(self._client.delete, *map(holds_key, keys))
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
         return dropped
@@ -127,17 +127,18 @@ class RedisEngine:
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
     def _evaluate(self, script: Script, keys: list[str], *arguments: int | str) -> Any:
+        client, lines = self._client, self._connections
         try:
             try:
-                reply = self._connections.run(script, keys, arguments)
+                reply = lines.run(script, keys, arguments)
                 if reply is None:
-                    reply = self._client.evalsha(script.sha, len(keys), *keys, *arguments)
+                    reply = lines.ask(client.evalsha, script.sha, len(keys), *keys, *arguments)
             except self._errors as error:
                 # By name: the class is redis-py's or valkey-py's. Nothing was executed, so a retry
                 # cannot charge twice. EVAL also loads the script.
                 if type(error).__name__ != "NoScriptError":
                     raise
-                reply = self._client.eval(script.text, len(keys), *keys, *arguments)
+                reply = lines.ask(client.eval, script.text, len(keys), *keys, *arguments)
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
         return reply

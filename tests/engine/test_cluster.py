@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -202,6 +204,27 @@ def test_one_decision_over_three_nodes(cluster: servers.Cluster, engine: Cluster
     assert left(engine, TOKENS, keys[0]) == 1000
     assert engine.reset("LIMITS:{") == 4  # three markers, and what was not cleared
     assert left(engine, COMMON, keys[2]) == 100
+
+
+@pytest.mark.parametrize("client", ["redis", "valkey"])
+def test_more_threads_than_connections_wait_for_one(cluster: servers.Cluster, client: str) -> None:
+    """16 threads, one connection to each node, three nodes a request: every call is decided."""
+    uri = cluster.uri.replace("redis", client, 1)
+    storage: Any = storage_from_string(uri, socket_timeout=20, max_connections=1)
+    engine = ClusterEngine(Nodes(storage.get_connection(), storage.base_exceptions))
+    limit = replace(BUCKET, amount=1000)
+    keys = [f"LIMITS:{{{tag_on(cluster, node)}}}" for node in range(3)]
+    at_once = threading.Barrier(16)
+
+    def calls(number: int) -> list[int]:
+        at_once.wait(10)
+        charges = [Charge(limit, key) for key in (keys if number % 2 else reversed(keys))]
+        return [engine.admit(charges).verdicts[0].remaining for _ in range(10)]
+
+    with ThreadPoolExecutor(16) as threads:
+        left = [each for own in threads.map(calls, range(16)) for each in own]
+    assert len(left) == 160
+    assert {engine.admit([Charge(limit, key)]).verdicts[0].remaining for key in keys} == {839}
 
 
 def test_a_node_without_the_script_is_given_it(

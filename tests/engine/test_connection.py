@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+import valkey
 from limits.storage import storage_from_string
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -19,11 +21,12 @@ from redis.retry import Retry
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.connection import ScriptConnections
+from ratelimit_ext.engine.connection import PoolQueue, ScriptConnections
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.scripts import Script
 from tests import servers
 from tests.engine.relay import Relay
+from tests.faults.replies import late
 from tests.strategies.world import HOUR
 
 SCRIPT = Script(
@@ -169,6 +172,102 @@ def test_a_small_pool_keeps_connections_for_others(redis_server: servers.Server,
 
 class Subclass(redis.Redis):
     """A client that may do anything."""
+
+
+# -- a pool without a free connection --------------------------------------------------------------
+
+
+def pooled(uri: str, kind: str, most: int, timeout_s: float = 20.0) -> Any:
+    """A client with at most so many connections: one that scripts go around, and others."""
+    port = int(uri.rpartition(":")[2])
+    options: dict[str, Any] = {"max_connections": most, "socket_timeout": timeout_s, "port": port}
+    if kind == "blocking":
+        return redis.Redis(connection_pool=redis.BlockingConnectionPool(timeout=0.001, **options))
+    if kind == "valkey":
+        return valkey.Valkey(**options)
+    return redis.Redis(retry=Retry(NoBackoff(), 0 if kind == "plain" else 3), **options)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("kind", ["plain", "retries", "blocking", "valkey"])
+def test_more_threads_than_connections_wait_for_one(
+    redis_server: servers.Server, redis_client: redis.Redis, kind: str, most: int
+) -> None:
+    """16 at once, also while scripts are loaded: the storage decides each call, once."""
+    client = pooled(redis_server.uri, kind, most)
+    engine = RedisEngine(client, (redis.RedisError, valkey.ValkeyError))
+    at_once = threading.Barrier(16)
+
+    def calls(_: int) -> list[int]:
+        at_once.wait(10)
+        return [remaining(engine) for _ in range(25)]
+
+    for first in (1000, 600):
+        redis_client.function_flush()
+        redis_client.script_flush()
+        with ThreadPoolExecutor(16) as threads:
+            left = [each for own in threads.map(calls, range(16)) for each in own]
+        assert sorted(left) == list(range(first - 400, first))
+    client.close()
+
+
+@pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize("kind", ["plain", "retries"])
+def test_a_connection_that_another_user_of_the_pool_has_is_waited_for(
+    redis_server: servers.Server, kind: str
+) -> None:
+    """At most as long as a call may take: then it fails without a charge. The next call does not
+    wait behind it."""
+    impatient, patient = [pooled(redis_server.uri, kind, 1, timeout_s) for timeout_s in (0.05, 20)]
+    connections = [client.connection_pool.get_connection() for client in (impatient, patient)]
+    with pytest.raises(StorageUnavailable, match="Too many connections"):
+        engine_of(impatient).admit([CHARGE])
+    impatient.connection_pool.release(connections[0])
+    assert remaining(engine_of(impatient)) == 999
+    engine = engine_of(patient)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(remaining, engine)
+        servers.eventually(lambda: engine._connections._queue._waiting)
+        patient.connection_pool.release(connections[1])
+        assert call.result() == 998
+    impatient.close()
+    patient.close()
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_the_wait_for_a_connection_takes_no_time_from_the_call(
+    redis_server: servers.Server,
+) -> None:
+    """A reply takes more than half of the deadline, and two calls share a connection."""
+    with Relay(redis_server.port) as relay:
+        client = pooled(f"redis://127.0.0.1:{relay.port}", "plain", 1, timeout_s=1.0)
+        engine = engine_of(client)
+        assert remaining(engine) == 999
+        relay.deliver = late(0.6)
+        with ThreadPoolExecutor(2) as threads:
+            assert sorted(threads.map(remaining, [engine] * 2)) == [997, 998]
+        client.close()
+
+
+def test_a_forked_child_does_not_wait_behind_threads_of_its_parent(client: redis.Redis) -> None:
+    """They do not exist there."""
+    queue, is_over = PoolQueue(client.connection_pool), threading.Event()
+
+    def call() -> bool:
+        if not is_over.is_set():
+            raise redis.exceptions.MaxConnectionsError("Too many connections")
+        return True
+
+    waiting = threading.Thread(target=queue.run, args=[call, time.monotonic() + 20])
+    waiting.start()
+    servers.eventually(lambda: queue._waiting)
+    child = os.fork()
+    if child == 0:
+        is_over.set()
+        os._exit(0 if queue.run(call, time.monotonic() + 20) and not queue._waiting else 1)
+    is_over.set()
+    waiting.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(

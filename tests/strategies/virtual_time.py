@@ -38,6 +38,10 @@ class VirtualClient:
             self.client.function_load(script.library, replace=True)
             return self._run("FCALL", script.function, len(keys), rest)
 
+    def ask(self, method: Any, *words: Any) -> Any:
+        """As an engine's `ScriptConnections`."""
+        return method(*words)
+
     def evalsha(self, sha: str, number: int, *rest: Any) -> Any:
         return self._run("EVALSHA", sha, number, rest)
 
