@@ -245,9 +245,16 @@ def _is_final(view: Any, refusal: RateLimitExceeded) -> bool:
 
 
 def is_unhandled(refusal: RateLimitExceeded) -> bool:
-    """Whether the application neither handles nor traps the exception."""
+    """Whether the application neither handles nor traps the exception. A subclass of Flask, or an
+    extension such as Flask-RESTful, may have methods of its own for that."""
     app = flask.current_app
     return (
-        not app.trap_http_exception(refusal)
+        _function(app.handle_user_exception) is flask.Flask.handle_user_exception
+        and _function(app.handle_http_exception) is flask.Flask.handle_http_exception
+        and not app.trap_http_exception(refusal)
         and app._find_error_handler(refusal, flask.request.blueprints) is None
     )
+
+
+def _function(method: Any) -> Any:
+    return getattr(method, "__func__", None)

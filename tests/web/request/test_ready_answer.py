@@ -190,7 +190,37 @@ def error_handler(limiter: Limiter, seen: list[Any]) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("register", [on_breach, error_message, refusal_handler, error_handler])
+def own_method(name: str) -> Callable[..., dict[str, Any]]:
+    """As Flask-RESTful and Flask-RESTX install theirs."""
+
+    def register(limiter: Limiter, seen: list[Any]) -> dict[str, Any]:
+        app: Any = current_app
+        handle = getattr(app, name)
+        setattr(app, name, lambda error: (seen.append(error), handle(error))[1])
+        return {}
+
+    return register
+
+
+def subclass(limiter: Limiter, seen: list[Any]) -> dict[str, Any]:
+    class Own(Flask):
+        def handle_http_exception(self, e: HTTPException) -> Any:
+            seen.append(e)
+            return super().handle_http_exception(e)
+
+    app: Any = current_app
+    app._get_current_object().__class__ = Own
+    return {}
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        *(on_breach, error_message, refusal_handler, error_handler, subclass),
+        own_method("handle_user_exception"),
+        own_method("handle_http_exception"),
+    ],
+)
 def test_code_of_the_application_sees_every_denial(
     make: Maker, clock: Clock, register: Callable[..., dict[str, Any]]
 ) -> None:
