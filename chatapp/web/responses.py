@@ -18,9 +18,9 @@ from chatapp.web.current_call import begin_call
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
 
-# Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 #: The id of the call in the ledger, in answers of POST /chat: GET /usage/calls/<id> has its cost.
 CALL_ID_HEADER: Final = "x-call-id"
+# Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
