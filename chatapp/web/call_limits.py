@@ -175,8 +175,6 @@ def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
     """What the current caller has left of the limits of a chat, the shortest period first; empty
     if limits are disabled. Nothing is charged. Limits of models are left out, because the current
     request names no model."""
-    if not limiter.enabled:
-        return []
     return [_left(shown) for shown in limiter.peek(ENDPOINT, method=METHOD)]
 
 

@@ -641,8 +641,11 @@ class Limiter(flask_limiter.Limiter):
         """What the current caller has left of each limit of an endpoint, the shortest period first.
 
         Nothing is charged. A limit whose identity depends on more than the current request has,
-        such as the model of a call, is left out. Raises ``ValueError`` for an unknown endpoint.
+        such as the model of a call, is left out. Empty if limits are disabled. Raises
+        ``ValueError`` for an unknown endpoint.
         """
+        if not self.enabled:
+            return []
         shown = [record for record in self._hooks.look(endpoint, method) if record.is_shown]
         shown.sort(key=lambda record: record.bound.rank)
         return list(map(self._parts.shown, shown))
