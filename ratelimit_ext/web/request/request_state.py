@@ -198,8 +198,8 @@ class RequestState:
         or of code that has detached the reservation."""
         reservation = self.reserved()
         if not reservation.detached:
-            if response.direct_passthrough:  # a file: the server closes it, and not the response
-                file: Any = response.response
+            if response.direct_passthrough and response.is_streamed:
+                file: Any = response.response  # which the server closes, and not the response
                 response.response = ClosingIterator(file, reservation.close)
             else:
                 response.call_on_close(reservation.close)
