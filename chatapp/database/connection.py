@@ -71,7 +71,7 @@ class Database:
 
     def _create_engine(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(
+            engine = create_engine(
                 self.url,
                 hide_parameters=True,  # no values in logged errors
                 pool_pre_ping=True,  # a restarted server does not fail the next query
@@ -79,6 +79,8 @@ class Database:
                 # Days by UTC, whatever the server's time zone.
                 connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": "-c timezone=UTC"},
             )
+            event.listen(engine, "before_cursor_execute", _replace_nul, retval=True)
+            return engine
         assert self.file is not None
         create_private(self.file)
         engine = create_engine(
@@ -127,6 +129,16 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous = NORMAL")  # safe in WAL: a power cut loses the last rows
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _replace_nul(
+    _connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any
+) -> tuple[str, Any]:
+    """PostgreSQL has no NUL in texts. Callers can send one: an id with it is unknown, no error."""
+    for row in values if isinstance(values, list | tuple) else [values]:
+        for name in [k for k, value in row.items() if isinstance(value, str) and "\0" in value]:
+            row[name] = row[name].replace("\0", "\ufffd")
+    return statement, values
 
 
 def _begin_sqlite(connection: Connection) -> None:

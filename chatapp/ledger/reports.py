@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, nulls_first, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.connection import Database
@@ -26,6 +26,8 @@ SUMS: Final = (
     func.coalesce(func.sum(CALLS.c.output_tokens), 0),
     func.sum(CALLS.c.cost_micro_usd),
 )
+#: Calls without a subject first; PostgreSQL would put them last.
+BY_SUBJECT: Final[ColumnElement[Any]] = nulls_first(literal_column("subject"))
 UNFINISHED: Final[Status] = "unfinished"
 #: Statuses of calls that say nothing bad about a provider: it answered, or the request was wrong.
 NO_FAILURE: Final[frozenset[Status]] = frozenset(
@@ -164,7 +166,7 @@ class Reports:
         calls, or those of a user or a team."""
         day, subject = func.date(CALLS.c.started_at).label("day"), _subject(by)
         query = _filtered(select(day, subject, *SUMS), user=user, team=team, since=since)
-        query = query.group_by("day", "subject").order_by(day.desc(), "subject")
+        query = query.group_by("day", "subject").order_by(day.desc(), BY_SUBJECT)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]
@@ -182,7 +184,7 @@ class Reports:
         calls, or those of a user or a team."""
         query = _filtered(select(_subject(by), *SUMS), user=user, team=team, since=since)
         query = query.group_by("subject")
-        query = query.order_by(COST.desc(), func.count().desc(), "subject").limit(top)
+        query = query.order_by(COST.desc(), func.count().desc(), BY_SUBJECT).limit(top)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [Spending(row[0], *map(int, row[1:])) for row in rows]

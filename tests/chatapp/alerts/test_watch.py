@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from sqlalchemy import event, text
 
 from chatapp.alerts import table, watch
+from chatapp.alerts.alert import Alert
 from chatapp.alerts.watch import Alerts, Rules, Standing
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
@@ -175,6 +178,32 @@ def test_two_workers_raise_one_alert(make_alerts: MakeAlerts, database: Database
     decide(later, standing(used=7 * USD))
     spend(later, database, 1)
     assert thresholds(later, database) == [50, 80]
+
+
+def test_workers_at_once_raise_one_alert(database: Database) -> None:
+    """Of eight that see the same threshold at the same time, one raises it."""
+    databases = [Database(database.url.render_as_string(hide_password=False)) for _ in range(8)]
+    together = threading.Barrier(len(databases))
+
+    def raise_one(own: Database) -> bool:
+        alert = Alert(
+            type="budget.reached",
+            identity="user:alice",
+            name="usd-day",
+            threshold=50,
+            spent=5 * USD,
+            amount=10 * USD,
+            since=datetime.now(UTC) - timedelta(hours=1),
+        )
+        with own.reading() as connection:  # connected before the others begin
+            connection.execute(text("SELECT 1"))
+        together.wait(10)
+        return table.remember(own, alert)
+
+    with ThreadPoolExecutor(len(databases)) as pool:
+        assert sorted(pool.map(raise_one, databases)) == [False] * 7 + [True]
+    for own in databases:
+        own.close()
 
 
 def test_a_hold_raises_nothing(alerts: Alerts, database: Database) -> None:
@@ -406,7 +435,7 @@ def test_a_user_costs_a_query_a_minute(
     engine = database._engine.get()
 
     def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("SELECT"):
+        if statement.startswith("SELECT") and "lock" not in statement:
             queries.append(statement)
 
     def cost_of(usd: float) -> int:

@@ -25,6 +25,7 @@ from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
 from chatapp.migrations.versions import r0002_attempts, r0005_teams, r0006_alerts
+from tests.chatapp.conftest import drop_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 # Waits for a line on its input, so that all processes begin at once.
@@ -73,17 +74,7 @@ def test_an_upgrade_is_done_once(database: Database) -> None:
 @pytest.fixture
 def first_revision(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Each kind of database, as the first version made it."""
-    with database.writing() as connection:
-        for table in (
-            "alembic_version",
-            "calls",
-            "api_keys",
-            "users",
-            "teams",
-            "stored_answers",
-            "alerts",
-        ):
-            connection.execute(text(f"DROP TABLE {table}"))
+    drop_tables(database)
     with monkeypatch.context() as then:
         then.setattr(migration, "HEAD", "0001")
         migration.upgrade(database)
@@ -146,9 +137,12 @@ def test_users_of_the_version_before_have_no_team(
     assert (row["id"], row["team"], row["tags"]) == ("old", None, None)
 
 
-def test_processes_that_start_together_make_one_schema(tmp_path: Path) -> None:
-    """Four processes on a new file: one creates the schema, none fails."""
-    url = f"sqlite:///{tmp_path / 'instance' / 'chat.db'}"
+def test_processes_that_start_together_make_one_schema(database: Database, tmp_path: Path) -> None:
+    """Four processes on a new file, or an empty server: one creates the schema, none fails."""
+    drop_tables(database)
+    url = database.url.render_as_string(hide_password=False)
+    if database.is_sqlite:
+        url = f"sqlite:///{tmp_path / 'instance' / 'chat.db'}"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", MIGRATE, url],
@@ -218,8 +212,7 @@ def test_a_server_is_looked_at_and_left_alone(
     """A start with another schema changes nothing and names the command."""
     if database.is_sqlite:
         pytest.skip("DATABASE_URL_TEST names no PostgreSQL")
-    with database.writing() as connection:
-        connection.execute(text("DROP TABLE alembic_version, calls, api_keys, users"))
+    drop_tables(database)
     with caplog.at_level(logging.ERROR):
         migration.prepare(database)
     assert "chat db upgrade" in caplog.text

@@ -66,6 +66,17 @@ def test_totals_are_by_day_and_user(reports: Reports) -> None:
     assert len(reports.totals(user="user:alice", since=MIDNIGHT)) == 1
 
 
+def test_calls_without_a_subject_come_first(database: Database) -> None:
+    """Where days and costs are equal, on each kind of database."""
+    table.write(database, [finished(begun(team=team)) for team in ("red", None, "blue")])
+    reports = Reports(database)
+    for totals in (
+        reports.totals(user=None, since=None, by="team"),
+        reports.spending(since=None, by="team"),
+    ):
+        assert [total.subject for total in totals] == [None, "blue", "red"]
+
+
 def used(input_tokens: int, output_tokens: int, **fields: object) -> Call:
     """A call with an estimate of 900 and 500 tokens."""
     return finished(begun(**fields), usage=Usage(input_tokens, output_tokens))

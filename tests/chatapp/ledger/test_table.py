@@ -27,6 +27,15 @@ def test_a_call_is_one_row_from_beginning_to_end(database: Database) -> None:
     assert usage_of(row) == USAGE
 
 
+def test_a_nul_is_no_error(database: Database) -> None:
+    """PostgreSQL has none: there it becomes another character."""
+    call = begun(model="a\0b")
+    table.write(database, [call, begun()])
+    assert Reports(database).call("\0", user=call.user) is None
+    (row,) = (row for row in Reports(database).calls() if row["id"] == call.id)
+    assert row["model"] == ("a\0b" if database.is_sqlite else "a\ufffdb")
+
+
 def test_a_stream_is_one_row_as_often_as_it_is_renewed(database: Database) -> None:
     """Each renewal replaces the one before, and the end replaces them all."""
     call = begun()
