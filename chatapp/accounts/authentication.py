@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: How long an answer of the database is used, in seconds: a revoked key works this long at most,
-#: and a new plan applies after that time.
+#: How long an answer about a key is used, in seconds: a new plan applies after that time, and a
+#: revocation where the limits do not stop the key at once.
 ANSWER_HOLDS_S: Final = 5.0
 #: How long a valid key works while the database is unavailable, in seconds. It cannot be revoked
 #: meanwhile.
@@ -85,7 +85,7 @@ class Authenticator:
         self._stale: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
         # Apart, so that invented keys do not push out the valid ones.
         self._refused: TTLCache[bytes, str] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
-        self._required: tuple[bool, float] | None = None
+        self._required = False
         self._failed_at: float | None = None
         # A note of a use is a write, and requests do not wait for it.
         self._notes = PerProcess(lambda: ThreadPoolExecutor(1, "last-use"))
@@ -95,19 +95,12 @@ class Authenticator:
     def required(self) -> bool:
         """Whether accounts are on: whether any key was ever made. Once on, they stay on.
 
-        AccountsUnavailableError if unknown: an outage of the database must not open the server.
+        Until then, each request asks the database: a worker must not serve a caller without a key
+        after the first one was made elsewhere. AccountsUnavailableError if unknown.
         """
-        known, at = self._required or (None, 0.0)
-        if known or (known is not None and self._clock() - at < ANSWER_HOLDS_S):
-            return known
-        try:
-            answer = self._ask(self._store.any_key)
-        except AccountsUnavailableError:
-            if known is None or self._clock() - at >= STALE_HOLDS_S:
-                raise
-            return known
-        self._required = answer, self._clock()
-        return answer
+        if not self._required:
+            self._required = self._ask(self._store.any_key)
+        return self._required
 
     def authenticate(self, text: str) -> Principal:
         """The owner of the key in that text.

@@ -138,18 +138,17 @@ def rotate(key: str, overlap: int, *, reason: str, by: str, as_json: bool) -> No
     """
     public_id = public_id_of(key)
     with reported_errors():
-        made, old = known_keys.rotate_key(
+        made, old, end = known_keys.rotate_key(
             public_id, overlap=timedelta(hours=overlap), reason=reason, by=by
         )
     assert old.expires_at is not None
-    end = f"{old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     if as_json:
         replaced = {"id": public_id, "expires": old.expires_at.isoformat(timespec="seconds")}
         echo_json({"key": made.text, "id": made.public_id, "user": old.user, "replaces": replaced})
         return
     click.echo(made.text)
     click.echo(
-        f"Key {made.public_id} of {old.user} replaces {public_id}, which is valid until {end}. "
+        f"Key {made.public_id} of {old.user} replaces {public_id}, which {end}. "
         "The new key is shown only this once.",
         err=True,
     )
@@ -160,25 +159,27 @@ def rotate(key: str, overlap: int, *, reason: str, by: str, as_json: bool) -> No
 @by_operator
 @with_json
 def revoke(keys: tuple[str, ...], *, reason: str, by: str, as_json: bool) -> None:
-    """Revoke each KEY: its public part, or the whole key. If one is unknown, none is revoked."""
-    public_ids = [*map(public_id_of, keys)]
+    """Revoke each KEY: its public part, or the whole key. If one is unknown, none is revoked.
+
+    No worker accepts a call with it then, or within 5 s if the command cannot reach the limits.
+    """
+    public_ids = dict.fromkeys(map(public_id_of, keys))
     with reported_errors():
         accounts = current_services().accounts
-        before = {each: accounts.find(each) for each in public_ids}
-        unknown = next((each for each, found in before.items() if found is None), None)
+        unknown = next((each for each in public_ids if accounts.find(each) is None), None)
         if unknown is not None:
             raise UnknownKeyError(unknown)
-        revoked = [known_keys.revoke_key(each, reason=reason, by=by) for each in before]
+        done = [known_keys.revoke_key(each, reason=reason, by=by) for each in public_ids]
     if as_json:
-        echo_json([{"id": key.public_id, "user": key.user} for key in revoked])
+        echo_json(
+            [
+                {"id": key.public_id, "user": key.user, "immediate": is_immediate}
+                for key, _, is_immediate in done
+            ]
+        )
         return
-    for key in revoked:
-        found = before[key.public_id]
-        if found is not None and (since := found[0].revoked_at) is not None:
-            done = f"was already revoked on {since:%Y-%m-%d}."
-        else:
-            done = "is revoked; all workers apply it within 5 s."
-        click.echo(f"Key {key.public_id} of {key.user} {done}")
+    for each in done:
+        click.echo(each.sentence)
 
 
 @keys.command("set-models")

@@ -10,15 +10,19 @@ import click
 
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import public_id_of
+from chatapp.accounts.authentication import STALE_HOLDS_S
 from chatapp.operators import callers
 from chatapp.operators.errors import reported_errors, unknown
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, SURGE
 from chatapp.web.current_request import user_identity
-from ratelimit_ext import BlockReason, Limiter
+from ratelimit_ext import BlockReason, Limiter, StorageUnavailable
 
 Kind: TypeAlias = Literal["user", "key", "model", "all"]
 KINDS: Final[tuple[Kind, ...]] = ("user", "key", "model", "all")
+KEY_SWITCH: Final = "blocked-key"
+#: Longer than a worker uses what it knows of a key, also one that cannot reach the database.
+STOP_S: Final = STALE_HOLDS_S + 60
 
 
 class Target(NamedTuple):
@@ -56,6 +60,17 @@ def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> 
     callers.note("block", target.identity, limit=target.limit, until=end_s, reason=reason, by=by)
     done = f"{target.label} is blocked {text}, in all workers."
     return Change(done, is_new=True, until=until)
+
+
+def stop_key(public_id: str) -> bool:
+    """Have no worker accept another call with a key that was valid until now: blocked until each
+    has looked it up again. False if that cannot be done, as the limits cannot be reached."""
+    limiter = current_services().limiter
+    with contextlib.suppress(ValueError, StorageUnavailable):  # there may be no policy
+        if callers.limits_are_shared(limiter):
+            limiter.block(KEY_SWITCH, public_id, for_s=STOP_S)
+            return True
+    return False
 
 
 def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
@@ -134,4 +149,4 @@ def _key(text: str) -> Target:
         known = {key.public_id for key in current_services().accounts.all_keys()}
     if public_id not in known:
         raise unknown("key", public_id)
-    return Target("blocked-key", public_id, f"The key {public_id}", "blocked")
+    return Target(KEY_SWITCH, public_id, f"The key {public_id}", "blocked")

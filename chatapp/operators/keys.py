@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import click
 
 from chatapp.accounts.api_key import PresentedKey, public_id_of
+from chatapp.accounts.authentication import ANSWER_HOLDS_S
 from chatapp.accounts.store import (
     ApiKey,
     OtherPlanError,
@@ -16,7 +18,7 @@ from chatapp.accounts.store import (
     UnknownTeamError,
     UnusableKeyError,
 )
-from chatapp.operators import callers
+from chatapp.operators import blocks, callers
 from chatapp.operators.amounts import checked
 from chatapp.services import current_services
 from chatapp.web.identities import DEFAULT_PLAN
@@ -71,18 +73,37 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     return made
 
 
-def revoke_key(key: str, *, reason: str, by: str) -> ApiKey:
+class Revocation(NamedTuple):
+    """A key that was revoked now, or ``before``. ``is_immediate``: no worker accepts another call
+    with it; otherwise each has to notice first."""
+
+    key: ApiKey
+    before: datetime | None
+    is_immediate: bool
+
+    @property
+    def sentence(self) -> str:
+        named = f"Key {self.key.public_id} of {self.key.user}"
+        if self.before is not None:
+            return f"{named} was already revoked on {self.before:%Y-%m-%d}."
+        return f"{named} is revoked; {_since_when(is_immediate=self.is_immediate)}."
+
+
+def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
     """Revoke a key: its public part, or the whole key. Raises UnknownKeyError."""
-    revoked = current_services().accounts.revoke(public_id_of(key))
-    callers.note("revoke-key", revoked.public_id, reason=reason or f"of {revoked.user}", by=by)
-    return revoked
+    accounts, public_id = current_services().accounts, public_id_of(key)
+    found = accounts.find(public_id)
+    revoked = accounts.revoke(public_id)
+    is_immediate = blocks.stop_key(public_id)
+    callers.note("revoke-key", public_id, reason=reason or f"of {revoked.user}", by=by)
+    return Revocation(revoked, found and found[0].revoked_at, is_immediate)
 
 
 def rotate_key(
     public_id: str, *, overlap: timedelta, reason: str, by: str
-) -> tuple[PresentedKey, ApiKey]:
-    """Make a key like that one, which expires after the overlap; the new one and the old one.
-    ClickException if the old one is not valid."""
+) -> tuple[PresentedKey, ApiKey, str]:
+    """Make a key like that one, which expires after the overlap; the new one, the old one, and
+    until when that is valid, in words. ClickException if the old one is not valid."""
     try:
         made, old = current_services().accounts.rotate(public_id, overlap=overlap)
     except UnusableKeyError:
@@ -92,7 +113,16 @@ def rotate_key(
     end = None if old.expires_at is None else old.expires_at.timestamp()
     replaced = reason or f"of {old.user}, replaced by {made.public_id}"
     callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)
-    return made, old
+    if overlap:
+        return made, old, f"is valid until {old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    since = _since_when(is_immediate=blocks.stop_key(public_id))
+    return made, old, f"has expired; {since}"
+
+
+def _since_when(*, is_immediate: bool) -> str:
+    if is_immediate:
+        return "no worker accepts a call with it"
+    return f"all workers apply it within {ANSWER_HOLDS_S:.0f} s"
 
 
 def state_of(key: ApiKey) -> str:

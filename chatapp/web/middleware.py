@@ -54,8 +54,10 @@ def install(
         host = request.environ.get("HTTP_HOST")
         if host is None or request.blueprint in ANY_HOST_BLUEPRINTS:  # browsers always send a Host
             return
-        allowed = trusted_hosts or _default_hosts(authenticator)
-        if ANY not in allowed and not is_trusted(host, allowed):
+        allowed = trusted_hosts or LOOPBACK
+        if ANY in allowed or is_trusted(host, allowed):
+            return
+        if trusted_hosts or not _needs_keys(authenticator):
             raise ApiError(
                 400,
                 "untrusted_host",
@@ -100,8 +102,8 @@ def is_trusted(host: str, trusted: Collection[str]) -> bool:
     )
 
 
-def _default_hosts(authenticator: Authenticator) -> Collection[str]:
+def _needs_keys(authenticator: Authenticator) -> bool:
     try:
-        return (ANY,) if authenticator.required else LOOPBACK
+        return authenticator.required
     except AccountsUnavailableError:
-        return (ANY,)  # no request is authenticated meanwhile
+        return True  # no request is authenticated meanwhile

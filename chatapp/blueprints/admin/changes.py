@@ -85,9 +85,8 @@ def new_key() -> tuple[str, str]:
 
 @change("/keys/revoke")
 def revoke_key() -> tuple[str, str]:
-    key = keys.revoke_key(_field("key"), reason=_reason(), by=g.admin.by)
-    sentence = f"Key {key.public_id} of {key.user} is revoked; all workers apply it within 5 s."
-    return _address(key.user), sentence
+    done = keys.revoke_key(_field("key"), reason=_reason(), by=g.admin.by)
+    return _address(done.key.user), done.sentence
 
 
 @change("/plan")

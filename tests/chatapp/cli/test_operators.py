@@ -293,6 +293,39 @@ def test_an_overlap_does_not_prolong_a_key(console: Flask, accounts: Accounts) -
     assert len(ends) == 1
 
 
+@pytest.mark.parametrize("command", ["revoke", "rotate"])
+def test_a_key_that_ends_now_serves_no_further_call(
+    worker: Flask, console: Flask, command: str
+) -> None:
+    """Although the worker has just checked it: its limits stop the key. Other keys go on."""
+    key, other = new_key(console), new_key(console)
+    assert [ask(worker, each).status_code for each in (key, other)] == [200, 200]
+    words = () if command == "revoke" else ("--overlap", "0")
+    done = run(console, "keys", command, key, *words)
+    assert "no worker accepts a call with it." in done.output
+    refused = ask(worker, key)
+    assert (refused.status_code, refused.json["code"]) == (429, "blocked")
+    assert refused.headers["x-should-retry"] == "false"
+    assert ask(worker, other).status_code == 200
+    services_of(worker).authenticator._valid.clear()
+    assert ask(worker, key).status_code == 401
+
+
+def test_a_revocation_says_when_it_acts(
+    make_app: AppMaker, worker: Flask, accounts: Accounts
+) -> None:
+    """Later, if the command cannot reach the workers' limits; also as JSON."""
+    apart = make_app()
+    keys = [new_key(worker) for _ in range(3)]
+    assert (
+        "is revoked; all workers apply it within 5 s."
+        in run(apart, "keys", "revoke", keys[0]).output
+    )
+    for app, key, is_immediate in ((apart, keys[1], False), (worker, keys[2], True)):
+        (shown,) = json.loads(run(app, "keys", "revoke", key, "--json").stdout)
+        assert shown == {"id": public_id_of(key), "user": "alice", "immediate": is_immediate}
+
+
 def test_several_keys_are_revoked_at_once(console: Flask, accounts: Accounts) -> None:
     """All, or none if one is unknown."""
     keys = [new_key(console) for _ in range(3)]

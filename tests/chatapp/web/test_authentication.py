@@ -238,12 +238,17 @@ def test_every_other_endpoint_needs_a_key(app: Flask) -> None:
 
 
 def test_the_first_key_turns_accounts_on(make_app: AppMaker, database_url: str) -> None:
-    """Before it no key is needed; an application that starts after it requires one."""
-    client = make_app().test_client()
+    """Before it no key is needed; from then on every worker requires one, also when the last key
+    is revoked."""
+    client, accounts = make_app().test_client(), Accounts(Database(database_url))
     assert ask(client, {}).status_code == 200
     assert ask(client, {"x-api-key": "of another server"}).status_code == 200
-    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
-    assert ask(make_app().test_client(), {}).status_code == 401
+    key = accounts.create_key("alice", plan=None, default_plan="starter")
+    assert ask(client, {}).status_code == 401
+    accounts.revoke(key.public_id)
+    for each in (client, make_app().test_client()):
+        assert ask(each, {}).status_code == 401
+        assert "was revoked" in ask(each, bearer(key)).text
 
 
 def test_an_unknown_plan_becomes_the_default_plan(
