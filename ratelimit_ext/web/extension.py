@@ -21,13 +21,13 @@ import click
 import flask
 import flask_limiter
 from flask.globals import request_ctx
-from flask_limiter import HeaderNames
+from flask_limiter import ExemptionScope, HeaderNames
 from flask_limiter.constants import ConfigVars
 from limits.storage import Storage
 from limits.strategies import RateLimiter
 
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, shown
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT
 from ratelimit_ext.core.money import Dollars
@@ -50,8 +50,11 @@ from ratelimit_ext.web.declarations.callbacks import (
 from ratelimit_ext.web.declarations.code_checks import (
     check_function,
     check_keywords,
+    check_lists,
     check_settings,
+    check_storage_uri,
     check_strategy,
+    check_target,
     keywords_of_signature,
 )
 from ratelimit_ext.web.declarations.definitions import RouteLimit, route_limit, stated
@@ -81,6 +84,8 @@ from ratelimit_ext.web.storage import (
 
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
+#: What :meth:`Limiter.exempt` exempts from, as in Flask-Limiter.
+EXEMPTION: Final = ExemptionScope.APPLICATION | ExemptionScope.DEFAULT | ExemptionScope.META
 Deducts: TypeAlias = Callable[[flask.Response], bool]
 #: Flask's proxy, as an object whose attributes are ours, too.
 _request_context: Final[Any] = request_ctx
@@ -135,7 +140,13 @@ class Limiter(flask_limiter.Limiter):
     ) -> None:
         arguments = locals()  # the parameters have Flask-Limiter's names
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
+        if isinstance(key_func, flask.Flask):
+            raise ConfigurationError(
+                "Limiter, key_func: found an application; allowed: a function. Write "
+                "Limiter(client_ip, app=app)."
+            )
         check_function(key_func, 0, "Limiter, key_func")
+        check_lists(arguments)
         stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word != "app"]
         super().__init__(**{word: arguments[word] for word in stock_words})
         stock = self.limit_manager
@@ -167,6 +178,8 @@ class Limiter(flask_limiter.Limiter):
 
     def init_app(self, app: flask.Flask) -> None:
         """Attach to an application. Reads the ``RATELIMIT_*`` keys of its configuration."""
+        if not isinstance(app, flask.Flask):
+            raise ConfigurationError(f"init_app: found {shown(app)}; allowed: a Flask application.")
         config, again = app.config, self in app.extensions.get("limiter", ())
         self._forget_app()
         check_settings(config)
@@ -175,6 +188,7 @@ class Limiter(flask_limiter.Limiter):
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
         )
         uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
+        check_storage_uri(uri)
         options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
         self._storage_options = with_deadline(uri, options, deadline_s(config))
         is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))
@@ -508,6 +522,18 @@ class Limiter(flask_limiter.Limiter):
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
         return route_limit(locals(), _SHARED_LIMIT_KEYWORDS, self, shared=True)
+
+    def exempt(self, obj: Any = None, *, flags: ExemptionScope = EXEMPTION) -> Any:
+        """See Flask-Limiter. Raises ``ConfigurationError`` for the name of a view or blueprint."""
+        if obj is not None:
+            check_target(obj, "limiter.exempt")
+        return super().exempt(obj, flags=flags)
+
+    def request_filter(self, fn: Callable[[], bool]) -> Callable[[], bool]:
+        """Exempt a request from all limits if the function returns true. Raises
+        ``ConfigurationError`` for one that takes an argument or is async."""
+        check_function(fn, 0, "limiter.request_filter")
+        return super().request_filter(fn)
 
     # -- the current request -------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ WORKER_NUMBER: Final = "RATELIMIT_WORKER_NUMBER"
 CONCURRENCY: Final = "WEB_CONCURRENCY"
 MOST_WORKERS: Final = 10_000
 
-NOT_INITIALISED: Final = "the extension has not been initialised with an app"
+NOT_INITIALISED: Final = "The limiter has no application. Call limiter.init_app(app) first."
 CLUSTER_DOWN: Final = "The storage is down at the start; its nodes are asked again: %s"
 
 _logger = logging.getLogger("ratelimit_ext")

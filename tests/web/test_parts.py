@@ -88,7 +88,7 @@ def test_headers_need_a_state_and_no_request(clock: Clock) -> None:
 
 def test_engines_without_a_storage_say_so() -> None:
     """An extension that has no application yet."""
-    with pytest.raises(AssertionError, match="not been initialised"):
+    with pytest.raises(AssertionError, match=r"Call limiter\.init_app"):
         _ = Engines(
             None, FailurePolicy(), Workers(), events=Events(), queue=SettlementQueue()
         ).current

@@ -11,6 +11,7 @@ from typing import Any, Final
 import flask
 from flask_limiter.constants import ConfigVars
 from limits.errors import ConfigurationError as LimitsConfigurationError
+from limits.storage import SCHEMES  # type: ignore[attr-defined]
 from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
@@ -35,6 +36,8 @@ SETTINGS: Final = frozenset(
 )
 #: The number of arguments that the functions of a limit are called with.
 _ARGUMENTS: Final = {
+    "limit_value": 0,
+    "limit_provider": 0,
     "key_func": 0,
     "cost": 0,
     "error_message": 0,
@@ -43,14 +46,31 @@ _ARGUMENTS: Final = {
     "on_breach": 1,
     "scope": 1,
 }
-#: The other three may be values.
+#: The others may be values.
 _ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach")
+#: Settings that are named as an argument of the constructor, and are called otherwise.
+_ALIASES: Final = {
+    f"{_PREFIX}{name}": value
+    for name, value in vars(ConfigVars).items()
+    if name.isupper() and f"{_PREFIX}{name}" not in SETTINGS
+}
+_SWITCHES: Final = tuple(
+    name for name in sorted(SETTINGS) if name.endswith(("ENABLED", "_ERRORS", "_BREACH", "_METHOD"))
+)
+#: A decorator without parentheses takes the view for a function that returns limits.
+_NOT_A_VIEW: Final = ' If it is a view, write the limit: @limiter.limit("30/minute").'
+#: What a switch may be as text: any text is true in Python.
+_TRUE_WORDS: Final = ("1", "true", "yes", "on")
 #: Names built from request data would fill the log and memory.
 MOST_WARNINGS: Final = 100
 
 
 class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
     """The default strategy does not exist. The library `limits` raises its base for this."""
+
+
+class UnknownStorageError(ConfigurationError, LimitsConfigurationError):
+    """As :class:`UnknownStrategyError`, for a storage."""
 
 
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
@@ -85,7 +105,8 @@ def check_functions(options: Mapping[str, Any], where: str) -> None:
     for word, arguments in _ARGUMENTS.items():
         function = options.get(word)
         if callable(function) or (function is not None and word in _ONLY_FUNCTIONS):
-            check_function(function, arguments, f"{where}, {word}")
+            hint = _NOT_A_VIEW if word == "limit_value" else ""
+            check_function(function, arguments, f"{where}, {word}", hint=hint)
     methods = options.get("methods") or ()
     if isinstance(methods, str):
         methods = tuple(methods)  # as Flask-Limiter's definitions read it: letters
@@ -96,20 +117,20 @@ def check_functions(options: Mapping[str, Any], where: str) -> None:
         )
 
 
-def check_function(function: object, arguments: int, where: str) -> None:
+def check_function(function: object, arguments: int, where: str, *, hint: str = "") -> None:
     """Raise ``ConfigurationError`` if the function cannot be called with that number of
     arguments."""
     try:
         checked(function, arguments)
     except Mistake as mistake:
-        hint = ""
         if arguments == 0 and "request" in str(mistake):
             hint = " Remove the argument and import `request` from flask instead."
         raise ConfigurationError(f"{where}: {mistake}{hint}") from None
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """Raise ``ConfigurationError`` for a key of ``app.config`` that is a misspelt setting.
+    """Raise ``ConfigurationError`` for a key of ``app.config`` that is a misspelt setting, and for
+    a switch such as ``"false"``, which would be on.
 
     Other keys with the prefix may be the application's own.
     """
@@ -118,10 +139,55 @@ def check_settings(config: Mapping[str, Any]) -> None:
         if name.startswith(_PREFIX) and name not in SETTINGS:
             short = name.removeprefix(_PREFIX)
             near = difflib.get_close_matches(short, settings, n=1, cutoff=_LIKENESS)
-            if near:
+            meant = _ALIASES.get(name) or (settings[near[0]] if near else "")
+            if meant:
                 raise ConfigurationError(
-                    f"app.config: unknown setting {name!r}. Did you mean {settings[near[0]]!r}?"
+                    f"app.config: unknown setting {name!r}. Did you mean {meant!r}?"
                 )
+    for name in _SWITCHES:
+        found = config.get(name)
+        if found and isinstance(found, str) and found.lower() not in _TRUE_WORDS:
+            raise ConfigurationError(
+                f"{name}: found {shown(found)}; allowed: True or False. Python takes any text for "
+                "true."
+            )
+
+
+def check_storage_uri(uri: str) -> None:
+    """Raise ``ConfigurationError`` for a scheme that no storage has. The rest of the URI, which may
+    have a password, is not shown."""
+    scheme, colon, _ = uri.partition("://")
+    if uri and scheme not in SCHEMES:
+        found = f"the scheme {scheme!r}" if colon else "no scheme"
+        known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
+        hint = did_you_mean(scheme, SCHEMES) if colon else ""
+        raise UnknownStorageError(
+            f"The storage's URI: found {found}; allowed: {', '.join(known)} and others of the "
+            f"library `limits`.{hint}"
+        )
+
+
+def check_lists(options: Mapping[str, Any]) -> None:
+    """Raise ``ConfigurationError`` for a string in place of a list of limits, whose letters would
+    be limits."""
+    for word in ("application_limits", "default_limits", "meta_limits", "in_memory_fallback"):
+        if isinstance(found := options[word], str):
+            raise ConfigurationError(
+                f"Limiter, {word}: found {shown(found)}; allowed: a list. Write [{found!r}]."
+            )
+
+
+def check_target(target: object, where: str) -> None:
+    """Raise ``ConfigurationError`` for what is neither a function nor a blueprint."""
+    if inspect.isclass(target):
+        raise ConfigurationError(
+            f"{where}: found the class {target.__name__!r}; allowed: a function or a blueprint. "
+            f"Write decorators = [{where}] in the class."
+        )
+    if not callable(target) and not isinstance(target, flask.Blueprint):
+        raise ConfigurationError(
+            f"{where}: found {shown(target)}; allowed: a function or a blueprint."
+        )
 
 
 def check_strategy(keyword: str | None, config: Mapping[str, Any]) -> None:

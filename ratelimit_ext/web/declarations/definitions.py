@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from inspect import iscoroutinefunction
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import flask
 import flask_limiter
@@ -23,7 +23,11 @@ from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, states_guard
 from ratelimit_ext.policy import check_in_code
-from ratelimit_ext.web.declarations.code_checks import check_functions, check_keywords
+from ratelimit_ext.web.declarations.code_checks import (
+    check_functions,
+    check_keywords,
+    check_target,
+)
 from ratelimit_ext.web.declarations.limits_adapter import items_of
 from ratelimit_ext.web.errors import RateLimitExceeded
 
@@ -132,10 +136,12 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
         if self.plan_loader is None or self.plan_loader() == self.plan:
             yield from super().__iter__()
 
-    @property
-    def __name__(self) -> str:
-        # Flask reads the name of a function that is registered as a view.
+    def _not_applied(self, _: str = "") -> Never:
         raise ConfigurationError(_NOT_APPLIED)
+
+    # Flask reads the name of a function that is registered as a view, and sets that of a class's
+    # view, which ``decorators = [limiter.limit]`` has replaced.
+    __name__ = property(_not_applied, _not_applied)
 
     def __call__(self, obj: Any = None) -> Any:
         """Attach to a view or a blueprint. Stacked decorators share one wrapper: the innermost."""
@@ -143,6 +149,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
             return super().__call__(obj)
         if not callable(obj):
             raise ConfigurationError(_NOT_APPLIED)
+        check_target(obj, "limiter.limit(…)")
         limiter = self.limiter
         limiter._marked_for_limiting.add(get_qualified_name(obj))
         view = obj if getattr(obj, MARK, None) == limiter else wrap(obj, limiter)
@@ -188,7 +195,8 @@ def route_limit(
 ) -> RouteLimit:
     """The definition of the arguments of :meth:`Limiter.limit` or ``shared_limit``. Raises
     ``ConfigurationError`` if it is invalid."""
-    where = f"limit {arguments['limit_value']!r}"
+    text = arguments["limit_value"]
+    where = f"limit {getattr(text, '__name__', '') or repr(text)}"
     check_keywords(arguments["unknown"], keywords, where)
     check_functions(arguments, where)
     options = {word: arguments[word] for word in keywords}

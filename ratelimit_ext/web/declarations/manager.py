@@ -265,6 +265,19 @@ class Manager(LimitManager):
         self.complete(app)
         return super().resolve_limits(app, *args, **kwargs)
 
+    def is_bare(self, app: flask.Flask, view: Any) -> bool:
+        """Whether the view is a function that a limit has wrapped, and no route has the wrapper:
+        the limit was written above the route."""
+        _, function = self._functions.get(get_qualified_name(view), (None, None))
+        return (
+            function is not None
+            and function() is view
+            and not any(
+                hasattr(other, self._key) and unwrap(other) is view
+                for other in app.view_functions.values()
+            )
+        )
+
     def _decorated(self, name: str, view: Any = None) -> Iterable[Limit]:
         """The limits of a callable: a view's own, else those of its name."""
         if self._route_exemptions.get(name, ExemptionScope.NONE):

@@ -26,6 +26,10 @@ from ratelimit_ext.web.request.response import ResponseWriter, replaced
 from ratelimit_ext.web.resolver import EDGE, Route
 from ratelimit_ext.web.settlements.reservation import Reservation
 
+BARE: Final = (
+    "The limits of the view %r do not apply: they are above its route. Write @limiter.limit(…) "
+    "below the route decorator."
+)
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
 #: Flask's proxy, as an object whose attributes are ours, too.
@@ -143,8 +147,8 @@ class RequestHooks:
         """
         known = self._deferred_views.get((endpoint, view))
         if known is None:
-            app = flask.current_app
-            self._policies.complete(cast(Any, app)._get_current_object())
+            app = cast(Any, flask.current_app)._get_current_object()
+            self._policies.complete(app)
             inner = view
             while inner is not None and getattr(inner, MARK, None) != self._limiter:
                 inner = getattr(inner, "__wrapped__", None)
@@ -152,6 +156,8 @@ class RequestHooks:
             if not known and self._manager.is_configured(endpoint, blueprint):
                 view = app.view_functions[endpoint] = wrap(view, self._limiter)
                 known = True
+            elif not known and self._manager.is_bare(app, view):
+                app.logger.error(BARE, endpoint)
             self._deferred_views[endpoint, view] = known
         return known
 

@@ -9,6 +9,7 @@ from typing import Any
 import limits.errors
 import pytest
 from flask import Blueprint, Flask
+from flask.views import MethodView
 
 from ratelimit_ext import ApplicationLimit, ConfigurationError, Limit, Limiter
 from tests.web.calls import statuses
@@ -64,7 +65,11 @@ def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], mess
     ("key_func", "options", "message"),
     [
         (by_request, {}, "Remove the argument and import `request`"),
-        (Flask("app"), {}, "Limiter, key_func: .* called with no argument"),
+        (
+            Flask("app"),
+            {},
+            r"Limiter, key_func: found an application; .* Limiter\(client_ip, app=app",
+        ),
         (asked_key, {"defualt_limits": ["5/minute"]}, "Did you mean 'default_limits'"),
         (asked_key, {"strategy": "token-bukket"}, "Did you mean 'token-bucket'"),
         (
@@ -75,6 +80,23 @@ def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], mess
         (asked_key, {"config": {"RATELIMIT_DEFUALT": "5/minute"}}, "mean 'RATELIMIT_DEFAULT'"),
         (asked_key, {"config": {"RATELIMIT_STORAGE_URL": "x"}}, "mean 'RATELIMIT_STORAGE_URI'"),
         (asked_key, {"config": {"RATELIMIT_POLICY_FLIE": "x"}}, "'RATELIMIT_POLICY_FILE'"),
+        (asked_key, {"config": {"RATELIMIT_DEFAULT_LIMITS": "x"}}, "mean 'RATELIMIT_DEFAULT'"),
+        (
+            asked_key,
+            {"config": {"RATELIMIT_ENABLED": "false"}},
+            r"RATELIMIT_ENABLED: found 'false' \(a string\); allowed: True or False",
+        ),
+        (
+            asked_key,
+            {"default_limits": "5/minute"},
+            r"default_limits: found '5/minute' \(a string\); allowed: a list\. Write \['5/min",
+        ),
+        (
+            asked_key,
+            {"storage_uri": "reddis://:secret@host"},
+            r"found the scheme 'reddis'; allowed: memory://, [^@]* Did you mean 'redis'\?$",
+        ),
+        (asked_key, {"storage_uri": "localhost:6379"}, "URI: found no scheme; allowed: memory://"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -84,6 +106,120 @@ def test_a_mistake_at_the_extension(
     """Is an error of the constructor or of `init_app`."""
     with pytest.raises(ConfigurationError, match=message):
         make(key_func=key_func, **options)
+
+
+def test_a_switch_may_be_a_word_for_true(make: Maker) -> None:
+    """As an environment variable has it. Flask-Limiter takes every other word for true, too."""
+    app, limiter = make(config={"RATELIMIT_ENABLED": "True", "RATELIMIT_SWALLOW_ERRORS": "1"})
+    with app.app_context():
+        assert limiter.enabled
+
+
+def test_only_an_application_is_attached() -> None:
+    """Not its name."""
+    with pytest.raises(ConfigurationError, match=r"init_app: found 'shop' \(a string\)"):
+        Limiter(asked_key).init_app("shop")  # type: ignore[arg-type]
+
+
+async def asynchronous() -> str:
+    """What no limit can wait for: an async function is true, whatever it returns."""
+    return "5/minute"
+
+
+@pytest.mark.parametrize("function", [asynchronous, by_request])
+def test_a_filter_or_a_limit_is_a_plain_function_without_arguments(function: Any) -> None:
+    """An async filter would exempt every request."""
+    limiter = Limiter(asked_key)
+    with pytest.raises(ConfigurationError, match=r"limiter\.request_filter: found the function"):
+        limiter.request_filter(function)
+    with pytest.raises(
+        ConfigurationError, match=r"limit_value: found the function .*; allowed: a "
+    ):
+        limiter.limit(function)
+
+
+def test_a_view_with_arguments_is_no_function_of_limits() -> None:
+    """As a decorator without parentheses makes it."""
+    with pytest.raises(ConfigurationError, match=r"If it is a view, .*: @limiter\.limit\(\"30/min"):
+        Limiter(asked_key).limit(lambda identifier: identifier)
+
+
+def test_a_class_or_a_name_is_neither_limited_nor_exempt() -> None:
+    """The sentence says how a class's views are limited."""
+    limiter = Limiter(asked_key)
+    with pytest.raises(ConfigurationError, match=r"Write decorators = \[limiter\.limit\(…\)\]"):
+        limiter.limit("5/minute")(Item)
+    with pytest.raises(ConfigurationError, match=r"Write decorators = \[limiter\.exempt\]"):
+        limiter.exempt(Item)
+    with pytest.raises(ConfigurationError, match=r"limiter\.exempt: found 'index' \(a string\)"):
+        limiter.exempt("index")
+
+
+class Item(MethodView):
+    """A view."""
+
+    def get(self) -> str:
+        """One item."""
+        return "item"
+
+
+def test_decorators_of_a_class_need_parentheses() -> None:
+    """Flask names the view after they have been called."""
+    limiter = Limiter(asked_key)
+
+    class Wrong(Item):
+        decorators = (limiter.limit,)
+
+    with pytest.raises(ConfigurationError, match="A limit was used as a function"):
+        Wrong.as_view("item")
+
+
+def test_a_limit_above_the_route_is_logged(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """At the first request of the view, which no limit reaches."""
+    app, limiter = make(default_limits=["9/minute"])
+
+    @limiter.limit("1/minute")
+    @app.get("/")
+    def index() -> str:
+        return "ok"
+
+    with caplog.at_level(logging.ERROR):
+        assert statuses(app, times=3) == [200] * 3
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "The limits of the view 'index' do not apply: they are above its route. Write "
+        "@limiter.limit(…) below the route decorator."
+    )
+
+
+def test_a_function_may_have_a_route_with_limits_and_one_without(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This is no mistake."""
+    app, limiter = make()
+    app.get("/free", endpoint="free")(asked_key)
+    app.get("/limited", endpoint="limited")(limiter.limit("1/minute")(asked_key))
+    with caplog.at_level(logging.ERROR):
+        assert statuses(app, "/free", 2) + statuses(app, "/limited", 2) == [200, 200, 200, 429]
+    assert not caplog.records
+
+
+def test_views_of_one_name_in_one_module_have_their_own_limits(make: Maker) -> None:
+    """In slowapi both have both limits, so each call counts twice."""
+    app, limiter = make()
+
+    @app.get("/home", endpoint="home")
+    @limiter.limit("2/minute")
+    def page() -> str:
+        return "home"
+
+    @app.get("/mars", endpoint="mars")
+    @limiter.limit("3/minute")
+    def page() -> str:  # noqa: F811 - the mistake
+        return "mars"
+
+    assert statuses(app, "/home", 3) == [200, 200, 429]
+    assert statuses(app, "/mars", 4) == [200, 200, 200, 429]
 
 
 def test_an_identity_takes_no_argument() -> None:
