@@ -41,7 +41,8 @@ def check(file: Path | None, *, as_json: bool) -> None:
         echo_json({**shown, "warnings": list(checked.warnings)})
         return
     plans = ", ".join(policy.plans) or "none"
-    click.echo(f"{checked.file} is valid: {count} limits; plans: {plans}.")
+    limits = "1 limit" if count == 1 else f"{count} limits"
+    click.echo(f"{checked.file} is valid: {limits}; plans: {plans}.")
     for warning in checked.warnings:
         click.echo(f"Warning: {warning}")
 

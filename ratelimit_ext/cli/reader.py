@@ -244,12 +244,18 @@ def readers_of_all() -> list[Reader]:
 
 def named_limits(name: str, text: str, amount: str | None = None) -> Named:
     """The limits of that name. ``ValueError`` for an unknown name, amount or identity."""
-    error: ValueError | None = None
+    app, error = application(), None
     for limiter in shared_limiters():
         try:
-            rows = limiter.inventory.overridable(application(), name, amount)
+            rows = limiter.inventory.overridable(app, name, amount)
         except ValueError as found:
             error = error or found
+            if text != name and any(
+                row.limit.name == text for row in limiter.inventory.all_rows(app)
+            ):
+                raise ValueError(
+                    f"{text!r} is the name of a limit. Write the identity first, then the limit."
+                ) from None
             continue
         kinds = dict.fromkeys(row.key for row in rows)
         for kind in kinds:

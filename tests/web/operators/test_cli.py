@@ -338,6 +338,7 @@ def test_an_override_acts_in_the_worker(worker: Flask, console: Flask) -> None:
             "whose amount can be changed; named limits: tokens (9 per",
         ),
         (("ann", "pace", "5/hour"), 1, "pace: found '5/hour'"),
+        (("pace", "ann", "5/minute"), 1, "'pace' is the name of a limit. Write the identity first"),
         (
             ("ann", "pace", "5/minute", "--until", "yesterday"),
             2,
