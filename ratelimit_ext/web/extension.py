@@ -187,8 +187,7 @@ class Limiter(flask_limiter.Limiter):
         self._request_identifier = self._request_identifier or config.get(
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
         )
-        uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
-        check_storage_uri(uri)
+        uri = check_storage_uri(self._storage_uri, config)
         options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
         self._storage_options = with_deadline(uri, options, deadline_s(config))
         is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))

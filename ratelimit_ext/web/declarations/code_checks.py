@@ -153,18 +153,24 @@ def check_settings(config: Mapping[str, Any]) -> None:
             )
 
 
-def check_storage_uri(uri: str) -> None:
-    """Raise ``ConfigurationError`` for a scheme that no storage has. The rest of the URI, which may
-    have a password, is not shown."""
+def check_storage_uri(keyword: str | None, config: Mapping[str, Any]) -> str:
+    """The storage's URI; the constructor's keyword precedes the configuration.
+
+    Raises ``UnknownStorageError`` for a scheme that no storage has. The rest of the URI, which may
+    have a password, is not shown.
+    """
+    uri = str(keyword or config.get(ConfigVars.STORAGE_URI) or "")
     scheme, colon, _ = uri.partition("://")
     if uri and scheme not in SCHEMES:
         found = f"the scheme {scheme!r}" if colon else "no scheme"
         known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
         hint = did_you_mean(scheme, SCHEMES) if colon else ""
+        where = "Limiter, storage_uri" if keyword else ConfigVars.STORAGE_URI
         raise UnknownStorageError(
-            f"The storage's URI: found {found}; allowed: {', '.join(known)} and others of the "
-            f"library `limits`.{hint}"
+            f"{where}: found {found}; allowed: {', '.join(known)} and others of the library "
+            f"`limits`.{hint}"
         )
+    return uri
 
 
 def check_lists(options: Mapping[str, Any]) -> None:

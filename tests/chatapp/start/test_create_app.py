@@ -100,7 +100,7 @@ def test_a_policy_that_cannot_be_read_stops_the_start(
 
 def test_an_invalid_storage_stops_the_start(make_app: AppMaker) -> None:
     """With the setting's name, and without a password."""
-    with pytest.raises(SettingsError, match=r"RATELIMIT_STORAGE_URI.*'radish'") as caught:
+    with pytest.raises(ConfigurationError, match=r"RATELIMIT_STORAGE_URI.*'radish'") as caught:
         make_app(RATELIMIT_STORAGE_URI="radish://chat:swordfish@localhost")
     assert "swordfish" not in str(caught.value)
     with pytest.raises(ConfigurationError, match=r"RATELIMIT_STRATEGY: .*sometimes"):

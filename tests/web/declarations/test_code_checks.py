@@ -96,7 +96,11 @@ def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], mess
             {"storage_uri": "reddis://:secret@host"},
             r"found the scheme 'reddis'; allowed: memory://, [^@]* Did you mean 'redis'\?$",
         ),
-        (asked_key, {"storage_uri": "localhost:6379"}, "URI: found no scheme; allowed: memory://"),
+        (
+            asked_key,
+            {"storage_uri": "localhost:6379"},
+            "storage_uri: found no scheme; allowed: memory://",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )
