@@ -156,14 +156,19 @@ def is_address(text: str) -> bool:
 
 
 def upstreams() -> list[str]:
-    """The identities of the upstreams of the configured models, in the catalogue's order: what
-    cool-downs and quotas count. Calls of special tiers have others."""
+    """The identities of the upstreams of the configured models, in the catalogue's order."""
+    return list(slugs_by_upstream())
+
+
+def slugs_by_upstream() -> dict[str, str]:
+    """A configured model of each upstream, by its identity: what cool-downs and quotas count. Calls
+    of special tiers have others."""
     services = current_services()
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for slug in services.conversation.available_models:
         model = services.catalogue.model(slug, services.catalogue.providers[slug])
-        found |= dict.fromkeys(services.conversation.quota_identities(model))
-    return list(found)
+        found |= dict.fromkeys(services.conversation.quota_identities(model), slug)
+    return found
 
 
 def public_id(text: str) -> str | None:

@@ -78,7 +78,9 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
     """Errors as a page, with the status and the headers that they have anyway."""
     response = cast(Response, error.get_response())
     if response.status_code >= 400:
-        sentence = error.description or response.status
+        body = response.get_json(silent=True)  # a 429 states there how long to wait
+        said = body.get("error") if isinstance(body, dict) else None
+        sentence = said or error.description or response.status
         response.set_data(render_template("admin/problem.html", sentence=sentence))
         response.content_type = "text/html; charset=utf-8"
     return response

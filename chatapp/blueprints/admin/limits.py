@@ -52,15 +52,23 @@ def limits() -> ResponseReturnValue:
         near_count=len(near),
         is_cut=is_cut,
         scan=MOST_NAMES,
-        blocks=found[:MOST],
+        blocks=[(each, _lifted_by(each)) for each in found[:MOST]],
         block_count=len(found),
-        kinds=BLOCKED,
         upstreams=[each for each in upstreams if each["pause"] or each["left"]],
         silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
         quotas=[each.removeprefix("provider-") for each in QUOTAS],
         outcomes=outcomes,
         problem=problem,
     )
+
+
+def _lifted_by(block: Block) -> tuple[blocks.Kind, str] | None:
+    """The kind and the name that an operator unblocks to lift it; None if it cannot be lifted."""
+    if block.limit in BLOCKED:
+        kind = BLOCKED[block.limit]
+        return kind, "" if kind == "all" else block.identity
+    slug = callers.slugs_by_upstream().get(block.identity) if block.limit == COOL_DOWN else None
+    return None if slug is None else ("model", slug)
 
 
 def _upstreams() -> list[dict[str, Any]]:

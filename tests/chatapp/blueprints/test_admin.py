@@ -116,6 +116,7 @@ def test_guesses_of_the_admin_token_are_limited(make_app: AppMaker) -> None:
     more = [log_in(client, "wrong") for _ in range(20)]
     denied = next(answer for answer in more if answer.status_code == 429)
     assert "<h1>That did not work</h1>" in denied.text
+    assert re.search(r"exceeded: 120 per 1 minute. Try again in [\d.]+ second", denied.text)
     assert int(denied.headers["Retry-After"]) >= 1
     assert log_in(client).status_code == 429
 
@@ -421,6 +422,7 @@ def test_a_team_has_a_page(
     app: Flask, admin: FlaskClient, accounts: Accounts, database_url: str
 ) -> None:
     """Its members, what they and former ones spent for it, its budgets, and amounts to change."""
+    assert "Team of a new user" in admin.get("/admin/users").text
     assert "This team has no members." in admin.get("/admin/team?name=research").text
     assert admin.get("/admin/team?name=no").status_code == 404
     moved = send(admin, "team", user="alice", team="research", reason="new here")
@@ -542,6 +544,10 @@ def test_what_limits_hold_is_shown(
     assert re.search(rf"{upstream}</th>\s*<td><span class=\"badge\">paused</span> free in ", page)
     assert "1 of 1 requests" in client.get("/admin/user?name=bob").text
     assert client.get("/admin/user?name=eve").status_code == 404
+    lifted = rf'value="model">\s*<input type="hidden" name="name" value="{upstream[7:]}">'
+    assert re.search(lifted, page)
+    send(client, "unblock", kind="model", name=upstream[7:])
+    assert "Nothing is blocked." in client.get("/admin/limits").text
 
 
 def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts) -> None:
