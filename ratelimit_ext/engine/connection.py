@@ -85,12 +85,12 @@ class PoolQueue:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: list[threading.Event] = []
+        self.waiting: list[threading.Event] = []
 
     def run(self, call: Callable[[], T], until: float) -> T:
         """Run a call that takes a connection. If all are in use, and so nothing was sent, it waits
         for one; raises the client's error if it gets none in time."""
-        if not self._waiting:
+        if not self.waiting:
             try:
                 return call()
             except Exception as error:
@@ -100,8 +100,8 @@ class PoolQueue:
 
     def note_release(self) -> None:
         """Let the next thread look at once, of those that may."""
-        if self._waiting and self._process == os.getpid():
-            for turn in self._waiting[: self._most]:
+        if self._process == os.getpid():
+            for turn in self.waiting[: self._most]:
                 if not turn.is_set():
                     turn.set()
                     return
@@ -111,12 +111,12 @@ class PoolQueue:
             self._begin()
         turn = threading.Event()
         with self._lock:
-            self._waiting.append(turn)
+            self.waiting.append(turn)
         try:
             while True:
                 is_over = time.monotonic() >= until
                 # As many as there are connections: some of these threads may have one by now.
-                if is_over or turn in self._waiting[: self._most]:
+                if is_over or turn in self.waiting[: self._most]:
                     try:
                         return call()
                     except Exception as error:
@@ -126,7 +126,7 @@ class PoolQueue:
                 turn.clear()
         finally:
             with self._lock:
-                self._waiting.remove(turn)
+                self.waiting.remove(turn)
             self.note_release()
 
 
@@ -281,7 +281,8 @@ class ScriptConnections:
                 self._idle.append(line)
             elif line is not None:
                 self._pool.release(line.connection)
-            self._queue.note_release()
+            if self._queue.waiting:
+                self._queue.note_release()
         return reply
 
     def _is_observed(self) -> bool:

@@ -227,7 +227,7 @@ def test_a_connection_that_another_user_of_the_pool_has_is_waited_for(
     engine = engine_of(patient)
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(remaining, engine)
-        servers.eventually(lambda: engine._connections._queue._waiting)
+        servers.eventually(lambda: engine._connections._queue.waiting)
         patient.connection_pool.release(connections[1])
         assert call.result() == 998
     impatient.close()
@@ -260,11 +260,11 @@ def test_a_forked_child_does_not_wait_behind_threads_of_its_parent(client: redis
 
     waiting = threading.Thread(target=queue.run, args=[call, time.monotonic() + 20])
     waiting.start()
-    servers.eventually(lambda: queue._waiting)
+    servers.eventually(lambda: queue.waiting)
     child = os.fork()
     if child == 0:
         is_over.set()
-        os._exit(0 if queue.run(call, time.monotonic() + 20) and not queue._waiting else 1)
+        os._exit(0 if queue.run(call, time.monotonic() + 20) and not queue.waiting else 1)
     is_over.set()
     waiting.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
