@@ -132,10 +132,10 @@ def all_views() -> WSGI:
 
 
 def chatapp_gateway() -> WSGI:
-    """chatapp, as its environment configures it."""
-    import chatapp
+    """chatapp as gunicorn serves it, configured by the environment."""
+    import wsgi
 
-    return with_worker(chatapp.create_app())
+    return with_worker(wsgi.app)
 
 
 def sdk_gateway() -> WSGI:
