@@ -105,6 +105,7 @@ class Disconnect:
     def close(self) -> None:
         """Stop watching. Needed before the connection is closed, as its number is then reused."""
         self._watch.close()
+        self._callback = None  # it refers to the call, which refers to this
 
     def _note(self) -> None:
         with self._lock:

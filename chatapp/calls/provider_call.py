@@ -145,7 +145,6 @@ class ProviderCall:
             quota_use=request.demand.quota_use,
             most_attempts=most_attempts,
             sleep=request.disconnect.wait,
-            other_key=self._take_other_key,
         )
         #: What is held for the call; what is expected of it is the demand's.
         self._held = request.demand.estimate
@@ -184,13 +183,13 @@ class ProviderCall:
 
     def _run(self, attempt: Attempt[A]) -> A:
         try:
-            return self._retry.run(lambda: self._attempt(attempt))
+            return self._retry.run(lambda: self._attempt(attempt), self._take_other_key)
         except ProviderError as error:
             if not self._may_fall_back(error):
                 self.fail(error)
                 raise
             try:
-                return self._retry.run_once(lambda: self._attempt(attempt))
+                return self._retry.run_once(lambda: self._attempt(attempt), self._take_other_key)
             except ProviderError as second:
                 self.fail(second)
                 error.was_retried = True

@@ -70,8 +70,12 @@ class Retry:
     """The attempts at one call.
 
     ``quota_use`` is what the provider counts the call as. ``sleep`` returns True if the client has
-    disconnected, which ends the attempts. ``other_key`` switches the call to another key of the
-    provider, and returns False if none is left; such an attempt is one more than ``most_attempts``.
+    disconnected, which ends the attempts.
+
+    In `run` and `run_once`, ``other_key`` switches the call to another key of the provider, and
+    returns False if none is left; such an attempt is one more than ``most_attempts``. It is not
+    kept: a call and its attempts that refer to each other are left to the garbage collector, for
+    which all threads wait.
     """
 
     def __init__(
@@ -81,17 +85,15 @@ class Retry:
         quota_use: Mapping[QuotaUnit, int],
         most_attempts: int,
         sleep: Callable[[float], bool],
-        other_key: Callable[[], bool] = lambda: False,
     ) -> None:
         self._limits = limits
         self.quota_use = quota_use
         self._most_attempts = most_attempts
         self._sleep = sleep
-        self._other_key = other_key
         #: The attempts so far.
         self.attempts = 0
 
-    def run(self, attempt: Callable[[], A]) -> A:
+    def run(self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False) -> A:
         """The answer of the first successful attempt; raises the last attempt's ProviderError."""
         patience_s = PATIENCE_S
         while True:
@@ -102,15 +104,17 @@ class Retry:
             except ProviderError as error:
                 error.was_retried = self.attempts > 1
                 self.note(error, asked_at=asked_at)
-                patience_s = self._wait(error, patience_s)
+                patience_s = self._wait(error, patience_s, other_key)
             else:
                 self._limits.report(answer.quotas, asked_at=asked_at)
                 return answer
 
-    def run_once(self, attempt: Callable[[], A]) -> A:
+    def run_once(
+        self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False
+    ) -> A:
         """The same with a single attempt, for a fallback."""
         self._most_attempts = self.attempts + 1
-        return self.run(attempt)
+        return self.run(attempt, other_key)
 
     def note(self, error: ProviderError, *, asked_at: float) -> None:
         """Share what an error says about the provider, also one in the middle of a stream."""
@@ -120,10 +124,13 @@ class Retry:
             wait_s = error.retry_after_s
             self._limits.cool_down(None if wait_s is None else min(wait_s, LONGEST_COOL_DOWN_S))
 
-    def _wait(self, error: ProviderError, patience_s: float) -> float:
+    def _wait(
+        self, error: ProviderError, patience_s: float, other_key: Callable[[], bool]
+    ) -> float:
         """Wait until another attempt is admitted. Returns the rest of the patience; raises the
         error if there is no further attempt."""
-        if error.kind in OF_THE_KEY and not self._is_too_large(error) and self._take_other_key():
+        is_refused_for_key = error.kind in OF_THE_KEY and not self._is_too_large(error)
+        if is_refused_for_key and self._take_key(other_key):
             self._most_attempts += 1
             return patience_s
         if error.kind not in RETRYABLE or self._is_too_large(error):
@@ -145,9 +152,9 @@ class Retry:
             wait_s = self._limits.admit_attempt()
         return patience_s
 
-    def _take_other_key(self) -> bool:
+    def _take_key(self, other_key: Callable[[], bool]) -> bool:
         """Switch to a key whose limits admit the call; False without one."""
-        while self._other_key():
+        while other_key():
             if self._limits.admit_attempt() is None:
                 return True
         return False
