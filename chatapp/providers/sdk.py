@@ -171,10 +171,10 @@ class Connection:
         if known is None or known[0] != secret:
             known = secret, self._with_key(sample.headers, secret)
             self._headers[path, read_s, name] = known
-        headers, url = known[1], sample.url
-        if request.headers:
-            headers = httpx2.Headers(headers)
-            headers.update(request.headers)
+        headers, url = httpx2.Headers(known[1]), sample.url
+        headers.update(request.headers)
+        if request.raw or request.method == "POST":
+            headers["Content-Length"] = str(len(request.raw))
         if request.object_path:
             url = url.copy_with(path=f"{url.path}/{request.object_path}")
         if request.query:
@@ -183,7 +183,7 @@ class Connection:
             request.method,
             url,
             headers=headers,
-            content=request.raw,
+            stream=httpx2.ByteStream(request.raw),  # as `content`, without a look at its headers
             extensions={"timeout": {**sample.extensions["timeout"]}},
         )
         response = self._http_client.send(sent, stream=True)
@@ -381,12 +381,17 @@ def _read(response: httpx2.Response) -> None:
     if hasattr(response, "_content"):
         return
     pieces, size = [], 0
-    for piece in response.iter_bytes():
-        pieces.append(piece)
-        size += len(piece)
-        if size > ANSWER_MAX_BYTES:
-            response.close()
-            raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
+    is_encoded = "content-encoding" in response.headers
+    received: Any = response.iter_bytes() if is_encoded else response.stream
+    response.is_stream_consumed = not is_encoded
+    try:
+        for piece in received:
+            pieces.append(piece)
+            size += len(piece)
+            if size > ANSWER_MAX_BYTES:
+                raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
+    finally:
+        response.close()
     response._content = b"".join(pieces)  # noqa: SLF001
 
 
