@@ -13,7 +13,7 @@ It fits where a bill has the same windows.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from zoneinfo import ZoneInfo
 
 from ratelimit_ext.core.charge import Charge
@@ -23,6 +23,9 @@ from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int]  # used, end
 Parameters: TypeAlias = tuple[int, ...]  # amount, period, the calendar
+
+#: The ends of the last, the current and the next window, as last computed, by anchor and time zone.
+_latest_ends: Final[dict[tuple[str, str], tuple[int, int, int]]] = {}
 
 
 class FixedWindow(Strategy):
@@ -38,9 +41,12 @@ class FixedWindow(Strategy):
         """
         if limit.anchor is None:
             return limit.amount, limit.period_us, 0, 0, 0
-        last, current = calendar_window(now_us, limit.anchor, limit.timezone)
-        _, following = calendar_window(current, limit.anchor, limit.timezone)
-        return limit.amount, limit.period_us, last, current, following
+        calendar = limit.anchor, limit.timezone
+        ends = _latest_ends.get(calendar)
+        if ends is None or not ends[0] <= now_us < ends[1]:
+            last, current = calendar_window(now_us, *calendar)
+            ends = _latest_ends[calendar] = last, current, calendar_window(current, *calendar)[1]
+        return limit.amount, limit.period_us, *ends
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters

@@ -116,3 +116,17 @@ def test_a_deciding_clock_past_midnight_has_the_next_window(world: World) -> Non
     _, snapshot, _ = FixedWindow().check((2, midnight), midnight + 5, 1, parameters)
     tomorrow = midnight + timedelta(days=1) // timedelta(microseconds=1)
     assert snapshot == (0, tomorrow, 0)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("anchor", ["day", "month"])
+def test_known_windows_hold_until_they_end(anchor: str, zone: str) -> None:
+    """Also for a clock that is set back, and whatever other limits have asked."""
+    limit = Limit(2, DAY, "fixed-window", anchor=anchor, timezone=zone)
+    now_us = instant_us("2027-05-01T12:00:00", zone)
+    begin, end = calendar_window(now_us, anchor, zone)
+    for instant in (now_us, end - 1, end, begin, begin - 1, now_us):
+        last, current = calendar_window(instant, anchor, zone)
+        following = calendar_window(current, anchor, zone)[1]
+        FixedWindow().parameters(Limit(2, DAY, "fixed-window", anchor="day"), instant)
+        assert FixedWindow().parameters(limit, instant)[2:] == (last, current, following)
