@@ -119,11 +119,14 @@ class CallRequest:
 
 class ProviderCall:
     """A call that has begun: `run` makes it. The first of `finish_answer`, `finish_stream` and
-    `fail` ends it."""
+    `fail` ends it.
+
+    ``new_record`` makes the Call from what is held for it, and for which model.
+    """
 
     def __init__(
         self,
-        record: Call,
+        new_record: Callable[..., Call],
         request: CallRequest,
         *,
         catalogue: Catalogue,
@@ -153,7 +156,8 @@ class ProviderCall:
         self._most_output_tokens: int | None = None
         self._most = 0
         self._bound_to_budget()
-        self.record = self._as_held(record)
+        self._new_record = new_record
+        self.record = self._begun()
         self._lock = threading.Lock()
         self._is_over = False
         self._wait = Wait()
@@ -266,13 +270,12 @@ class ProviderCall:
         self._demand, self._held = demand, demand.estimate
         self._retry.quota_use = demand.quota_use
         self._bound_to_budget()
-        self.record = self._as_held(self.record)
+        self.record = self._begun()
         return True
 
-    def _as_held(self, record: Call) -> Call:
-        """The record with the model that is called, and what is held for it."""
-        return replace(
-            record,
+    def _begun(self) -> Call:
+        """The record of the call as it begins."""
+        return self._new_record(
             slug=self.model.slug,
             provider=self.model.provider,
             estimated_input_tokens=self._held.input_tokens,

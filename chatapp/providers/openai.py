@@ -343,6 +343,8 @@ def _both(tokens: Sequence[Quota]) -> Quota | None:
     quota that has less left, use of the larger would be mistaken for use of the smaller."""
     if not tokens:
         return None
+    if len(tokens) == 1:
+        return tokens[0]
     smaller = min(tokens, key=lambda found: found.limit)
     return replace(smaller, remaining=min(smaller.limit, *(found.remaining for found in tokens)))
 

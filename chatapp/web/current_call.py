@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from flask import Request, request
@@ -44,7 +45,8 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
     model = demand.model
     received: Request = request._get_current_object()  # type: ignore[attr-defined]
     connections = filter(None, map(received.environ.get, CONNECTIONS))
-    record = Call(
+    new_record = partial(
+        Call,
         id=new_call_id(),
         started_at=datetime.now(UTC),
         user=current.user,
@@ -52,16 +54,11 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
         plan=services.limiter.present_plan(),
         endpoint=received.endpoint or "",
         model=current.requested_model or model.name,
-        slug=model.slug,
-        provider=model.provider,
-        estimated_input_tokens=0,  # ProviderCall knows what is held
-        estimated_output_tokens=0,
-        cost_micro_usd=0,
         team=None if principal is None else principal.team,
         tags=tags_of(received.headers, current.wanted.fields),
     )
     return ProviderCall(
-        record,
+        new_record,
         CallRequest(
             demand,
             RequestLimits(services.limiter, shares_pauses=not current.tiers),

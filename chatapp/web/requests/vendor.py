@@ -202,15 +202,14 @@ def read(
 def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
     """ApiError (404) if the model cannot answer at an address of this kind."""
     catalogue = current_services().conversation.catalogue
+    if makes_embeddings == (model.slug in catalogue.embedding):
+        return
     if model.slug not in catalogue.slugs.values():
         return  # the provider knows
-    if makes_embeddings and model.slug not in catalogue.embedding:
+    if makes_embeddings:
         names = ", ".join(sorted(catalogue.embedding))
         raise _not_found(f'The model "{model.name}" makes no embeddings. Choose one of {names}.')
-    if not makes_embeddings and model.slug in catalogue.embedding:
-        raise _not_found(
-            f'The model "{model.name}" makes embeddings only. Use POST /v1/embeddings.'
-        )
+    raise _not_found(f'The model "{model.name}" makes embeddings only. Use POST /v1/embeddings.')
 
 
 def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:

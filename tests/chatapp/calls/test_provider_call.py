@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,7 +88,8 @@ def demand(model: Model) -> Demand:
 def begin(
     limits: FakeLimits, ledger: RecordingLedger, *, fallback: Demand | None = None
 ) -> ProviderCall:
-    record = Call(
+    new_record = partial(
+        Call,
         id=new_call_id(),
         started_at=datetime.now(UTC),
         user="user:alice",
@@ -95,15 +97,10 @@ def begin(
         plan="starter",
         endpoint="chat.chat",
         model=REQUESTED.name,
-        slug=REQUESTED.slug,
-        provider=REQUESTED.provider,
-        estimated_input_tokens=0,
-        estimated_output_tokens=0,
-        cost_micro_usd=0,
     )
     request = CallRequest(demand(REQUESTED), limits, Disconnect(None), lambda: fallback)
     return ProviderCall(
-        record,
+        new_record,
         request,
         catalogue=CATALOGUE,
         ledger=ledger,
