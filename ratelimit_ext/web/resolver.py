@@ -351,9 +351,14 @@ class _Binder:
             self._metas(),
             self._denying(),
         )
+        named: dict[str, BoundLimit] = {}
         for bound in plan.limits:
             if bound.lacks_estimate:
                 self._warn_of_estimate(bound)
+            if bound.limit.name and bound.bucket_prefix:
+                other = named.setdefault(bound.bucket_prefix, bound)
+                if other.limit != bound.limit:
+                    self._log_one_name(other, bound)
         return plan
 
     def plan_of(self, definitions: Iterable[Limit]) -> RoutePlan:
@@ -466,6 +471,19 @@ class _Binder:
                 bound.limit.name or bound.runtime.limit,
                 bound.limit.unit,
                 bound.limit.unit,
+            )
+
+    def _log_one_name(self, one: BoundLimit, other: BoundLimit) -> None:
+        """Log, once for each name, that limits from different places share a bucket. Those of one
+        place are refused at the start."""
+        app = self._route.app
+        if self._resolver.log_once(app, f"one name: {one.limit.name}"):
+            app.logger.error(
+                "Limits %s and %s apply together to %s and have one name: each request is charged "
+                "twice, and the smaller amount decides. Give them different names.",
+                one.runtime.limit,
+                other.runtime.limit,
+                self._route.endpoint,
             )
 
     def _log_invalid(self, text: object, error: ValueError) -> None:

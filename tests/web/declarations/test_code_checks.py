@@ -275,6 +275,25 @@ def test_limits_that_apply_together_have_different_names(make: Maker) -> None:
     assert statuses(app, times=3) == [200, 200, 429]
 
 
+@pytest.mark.parametrize("place", ["default", "blueprint"])
+def test_one_name_in_two_places_is_logged_once(
+    make: Maker, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    """Which of them apply together is known at the first request: they share a bucket then."""
+    app, limiter = make(default_limits=[Limit("5/minute", name="pace")])
+    blueprint = Blueprint("chat", __name__)
+    blueprint.get("/")(limiter.limit("3/minute", name="pace", override_defaults=False)(root))
+    blueprint.get("/other")(limiter.limit("3/minute", name="pace")(other))
+    if place == "blueprint":
+        limiter.limit("5/minute", name="pace")(blueprint)
+    app.register_blueprint(blueprint)
+    assert statuses(app, "/other", times=4) == [200, 200, 200, 429]
+    assert not [each for each in caplog.records if each.name == app.logger.name]
+    assert statuses(app, times=2) == [200, 429]
+    (logged,) = [each for each in caplog.records if each.name == app.logger.name]
+    assert "have one name" in logged.getMessage()
+
+
 def test_a_repeated_limit_is_not_a_duplicate(make: Maker) -> None:
     """A function that makes views states the same limit for each."""
     app, limiter = make()
