@@ -81,7 +81,11 @@ class TokenBucket(Strategy):
     def adjust(
         self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
     ) -> State:
-        """A refund fills the bucket at most; an extra charge may leave it in debt."""
+        """A refund fills the bucket at most; an extra charge may leave it in debt.
+
+        The bucket does not know how old the refunded charge is: if it has leaked away meanwhile,
+        the refund is a second one. The rate holds in the long run, the burst may not.
+        """
         amount, period, _ = parameters
         used, frac, ahead = _leaked(state, now_us, amount, period)
         if (used + delta, frac) <= (0, 0):
