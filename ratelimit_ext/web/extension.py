@@ -15,7 +15,7 @@ from copy import copy
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, cast
-from weakref import WeakSet, ref
+from weakref import ref
 
 import click
 import flask
@@ -91,7 +91,9 @@ Deducts: TypeAlias = Callable[[flask.Response], bool]
 _request_context: Final[Any] = request_ctx
 _numbers: Final = itertools.count()
 #: What an extension has beside its settings, which an application may change.
-_OWN: Final = ("is_on", "_is_attaching", "_latest", "_remembers", "_request_id", "_stated")
+_OWN: Final = (
+    *("initialized", "is_on", "_attached", "_is_attaching", "_remembers", "_request_id", "_stated"),
+)
 
 
 class Limiter(flask_limiter.Limiter):
@@ -165,10 +167,10 @@ class Limiter(flask_limiter.Limiter):
         self._events = Events()
         self._is_attaching = self._remembers = False
         self._request_id: Callable[[], str] | None = None
-        self._attached: WeakSet[RequestHooks] = WeakSet()
+        #: What applications have of the extension, the latest last.
+        self._attached: list[ref[RequestHooks]] = []
         self._without_app = RequestHooks(self)
         self._attach(self._without_app, is_enabled=False)
-        self._latest: Callable[[], RequestHooks | None] = lambda: None
         self._stated: dict[str, Any] = {}
         self.app = app
         if app is not None:
@@ -196,10 +198,15 @@ class Limiter(flask_limiter.Limiter):
                 super().init_app(app)
         install(app, self)
         hooks: RequestHooks = app.extensions.setdefault(self.app_key, RequestHooks(self))
-        self._latest = ref(hooks)
-        if not is_enabled:
+        if is_enabled:
+            self._enable(app, hooks, uri, again=again)
+        else:
             self._attach(hooks, is_enabled=False)
-            return
+        others = [each for each in self._attached if each() not in (None, hooks)]
+        self._attached = [*others, ref(hooks)]
+
+    def _enable(self, app: flask.Flask, hooks: RequestHooks, uri: str, *, again: bool) -> None:
+        config = app.config
         if not again:
             hooks.install(app)
         self._check_definitions()
@@ -255,7 +262,6 @@ class Limiter(flask_limiter.Limiter):
         if self._remembers:
             parts.recorder.remember(request_id=self._request_id)
         hooks.use(parts)
-        self._attached.add(hooks)
         return parts
 
     @property
@@ -264,7 +270,8 @@ class Limiter(flask_limiter.Limiter):
         attached last."""
         if flask.has_app_context():
             return self._hooks_of(flask.current_app)
-        return self._latest() or self._without_app
+        found = (each() for each in reversed(self._attached))
+        return next(filter(None, found), self._without_app)
 
     def _hooks_of(self, app: flask.Flask) -> RequestHooks:
         return cast(RequestHooks, app.extensions.get(self.app_key, self._without_app))
@@ -443,8 +450,13 @@ class Limiter(flask_limiter.Limiter):
     def _all_events(self) -> Iterator[Events]:
         """Those of the extension, which later applications begin with, and of each application."""
         yield self._events
-        for hooks in list(self._attached):
+        for hooks in self._live():
             yield hooks.parts.events
+
+    def _live(self) -> Iterator[RequestHooks]:
+        """What applications have of the extension, and what it has without one."""
+        yield self._without_app
+        yield from filter(None, [each() for each in self._attached])
 
     def remember_denials(self, *, request_id: Callable[[], str] | None = None) -> None:
         """Keep the latest denials in the storage, for ``flask ratelimit why``, and what limits in
@@ -456,7 +468,7 @@ class Limiter(flask_limiter.Limiter):
         """
         self._remembers = True
         self._request_id = request_id
-        for hooks in list(self._attached):
+        for hooks in self._live():
             hooks.parts.recorder.remember(request_id=request_id)
 
     # -- definitions -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from flask import Blueprint, Flask, request
 
-from ratelimit_ext import DecisionEvent, Limiter
+from ratelimit_ext import ConfigurationError, DecisionEvent, Limiter
 from ratelimit_ext.testing import RateLimits
 from ratelimit_ext.web.bound_limit import Naming
 from tests.web.calls import statuses
@@ -150,6 +150,11 @@ def test_outside_of_a_context_the_latest_application_is_meant() -> None:
         mine = limiter.storage
     assert statuses(first, "/limited") == [200]
     assert mine is not limiter.storage
+    with pytest.raises(ConfigurationError):
+        factory(limiter, RATELIMIT_BLUEPRINTS={"api": ["5/minit"]})
+    del app, second
+    gc.collect()
+    assert limiter.storage is mine
 
 
 def test_overrides_are_each_applications() -> None:
