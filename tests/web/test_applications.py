@@ -124,16 +124,18 @@ def test_the_switch_is_for_all_applications() -> None:
 
 
 def test_a_decorator_after_init_app_reaches_every_application() -> None:
-    """Limits and exemptions, also of routes that are compiled already."""
+    """Limits and exemptions of a blueprint that they have in common, also of routes that are
+    compiled already."""
     limiter = Limiter(asked_key)
-    apps = [factory(limiter), factory(limiter)]
-    assert [statuses(app, "/plain", 2) for app in apps] == [[200, 200]] * 2
-    blueprint = apps[0].blueprints["api"]
-    limiter.limit("1/minute")(blueprint)
-    assert [statuses(app, "/plain", 2) for app in apps] == [[200, 429]] * 2
-    limiter.exempt(plain)
-    limiter.exempt(blueprint)
-    assert [statuses(app, "/plain", 2) for app in apps] == [[200] * 2] * 2
+    apps, common = [factory(limiter), factory(limiter)], Blueprint("common", "common")
+    common.get("/common")(plain)
+    for app in apps:
+        app.register_blueprint(common)
+    assert [statuses(app, "/common", 2) for app in apps] == [[200, 200]] * 2
+    limiter.limit("1/minute")(common)
+    assert [statuses(app, "/common", 2) for app in apps] == [[200, 429]] * 2
+    limiter.exempt(common)
+    assert [statuses(app, "/common", 2) for app in apps] == [[200] * 2] * 2
 
 
 def test_outside_of_a_context_the_latest_application_is_meant() -> None:
@@ -232,10 +234,15 @@ def test_views_inside_a_factory_have_the_limits_of_their_application() -> None:
         def helper() -> str:
             return "ok"
 
+        blueprint = Blueprint("api", "api")
+        limiter.limit(f"{amount}/minute", key_func=lambda: app.name + asked_key())(blueprint)
+        blueprint.get("/plain")(plain)
+        app.register_blueprint(blueprint)
         return app
 
     apps = [create_app(amount) for amount in (1, 2, 3)]
     assert [statuses(app, times=4).count(200) for app in apps] == [1, 2, 3]
+    assert [statuses(app, "/plain", times=4).count(200) for app in apps] == [1, 2, 3]
 
 
 def test_applications_are_freed() -> None:
@@ -245,6 +252,8 @@ def test_applications_are_freed() -> None:
 
     def create_app() -> Flask:
         app = factory(limiter, RATELIMIT_BLUEPRINTS={"api": ["8/minute"]})
+
+        limiter.limit("6/minute", exempt_when=lambda: not app.name)(app.blueprints["api"])
 
         @app.get("/")
         @limiter.limit("7/minute", exempt_when=lambda: not app.name)

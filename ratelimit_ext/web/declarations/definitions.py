@@ -146,7 +146,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     def __call__(self, obj: Any = None) -> Any:
         """Attach to a view or a blueprint. Stacked decorators share one wrapper: the innermost."""
         if isinstance(obj, flask.Blueprint):
-            return super().__call__(obj)
+            return self.limiter.limit_manager.add_limit_of_blueprint(obj, self)
         if not callable(obj):
             raise ConfigurationError(_NOT_APPLIED)
         check_target(obj, "limiter.limit(…)")

@@ -48,6 +48,8 @@ class Manager(LimitManager):
         self.revision = 0
         #: The attribute in which the extension's wrapper of a view has the view's own limits.
         self._key = key
+        #: Those with limits, which each has in an attribute, as views have.
+        self._limited_blueprints: WeakSet[flask.Blueprint] = WeakSet()
         #: By name, the functions that were decorated last.
         self._functions: dict[str, tuple[object, ref[Any]]] = {}
         #: Those that share the limits and exemptions of decorators.
@@ -72,6 +74,7 @@ class Manager(LimitManager):
             route_exemptions=self._route_exemptions,
             blueprint_exemptions=self._blueprint_exemptions,
         )
+        other._limited_blueprints = self._limited_blueprints
         other._functions = self._functions
         other._copies = self._copies
         self._copies.add(other)
@@ -111,6 +114,16 @@ class Manager(LimitManager):
         super().add_blueprint_limit(blueprint, limit)
         self._note_declaration()
 
+    def add_limit_of_blueprint(self, blueprint: flask.Blueprint, limit: Limit) -> None:
+        """Add a limit of a blueprint and its namesakes in an application; those of other
+        applications have their own."""
+        own: list[Limit] = vars(blueprint).setdefault(self._key, [])
+        checked: Any = self._checked(limit, own)
+        if checked not in own:
+            own.append(checked)
+        self._limited_blueprints.add(blueprint)
+        self._note_declaration()
+
     def _checked(self, limit: Limit | None, others: Iterable[Limit]) -> Limit | None:
         if limit is None:
             return None
@@ -128,7 +141,7 @@ class Manager(LimitManager):
 
     def check_names(self) -> None:
         """Raise ``ConfigurationError`` if limits that apply together have the same name."""
-        routes = (*self._decorated_limits.values(), *self._blueprint_limits.values())
+        routes = (*self._decorated_limits.values(), *self._all_of_blueprints())
         for limits in (self._default_limits, *routes):
             _check_names((*self._application_limits, *limits))
 
@@ -171,7 +184,7 @@ class Manager(LimitManager):
             self._application_limits,
             self._default_limits,
             *self._decorated_limits.values(),
-            *self._blueprint_limits.values(),
+            *self._all_of_blueprints(),
             *self._policy_blueprints.values(),
             *self._policy_endpoints.values(),
         )
@@ -299,15 +312,26 @@ class Manager(LimitManager):
         if exemption & ~(ExemptionScope.DEFAULT | ExemptionScope.APPLICATION):
             return ()
         own = (
-            *self._blueprint_limits.get(instance.name, ()),
+            *self._of_namesakes(app, instance.name),
             *self._policy_blueprints.get(blueprint, ()),
         )
         scope = self._blueprint_exemptions.get(instance.name, ExemptionScope.NONE)
         if _overrides(own) or scope & ExemptionScope.ANCESTORS:
             return own
         parts = [part for part in dict.fromkeys(blueprint.split(".")) if part not in ancestors]
-        decorated = [limit for part in parts for limit in self._blueprint_limits.get(part, ())]
+        decorated = [limit for part in parts for limit in self._of_namesakes(app, part)]
         return [*decorated, *self._policy_of_nesting(blueprint, exempt=ancestors)]
+
+    def _of_namesakes(self, app: flask.Flask, name: str) -> Iterable[Limit]:
+        """Decorators' limits of the application's blueprints of that name."""
+        named = [each for each in app.blueprints.values() if each.name == name]
+        own = [limit for each in named for limit in vars(each).get(self._key, ())]
+        return dict.fromkeys((*self._blueprint_limits.get(name, ()), *own))
+
+    def _all_of_blueprints(self) -> Iterator[Iterable[Limit]]:
+        yield from self._blueprint_limits.values()
+        for blueprint in list(self._limited_blueprints):
+            yield vars(blueprint)[self._key]
 
     def _policy_of_nesting(self, blueprint: str, *, exempt: Container[str]) -> list[Limit]:
         """A policy's limits of a blueprint and of those around it, the outermost first.
