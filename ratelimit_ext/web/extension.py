@@ -82,6 +82,10 @@ from ratelimit_ext.web.storage import (
     workers,
 )
 
+NAMESAKES: Final = (
+    "Two extensions of the application %r have one storage and the key prefix %r: equal limits of "
+    "both share their buckets. Give one of them a key_prefix."
+)
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
 #: What :meth:`Limiter.exempt` exempts from, as in Flask-Limiter.
@@ -211,6 +215,10 @@ class Limiter(flask_limiter.Limiter):
             hooks.install(app)
         self._check_definitions()
         parts = self._attach(hooks, lease_s(config), workers(config))
+        parts.address = "" if uri.startswith("memory:") else uri
+        others = [app.extensions[each.app_key].parts for each in app.extensions[EXTENSION]]
+        if any(parts.shares_buckets_with(each) for each in others if each is not parts):
+            app.logger.warning(NAMESAKES, app.name, parts.naming.key_prefix)
         parts.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
         for item in parts.manager.static_items():
             parts.check_item(item)

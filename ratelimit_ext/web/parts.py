@@ -59,6 +59,8 @@ class Parts:
         self._known_names = KnownNames(self.manager.definitions)
         self._is_deferred = is_deferred
         self.policies = Policies(settings, self.manager, callbacks, check_item=self.check_item)
+        #: Of a storage that others can have, too.
+        self.address = ""
         self.fail_on_first_breach = bool(settings._fail_on_first_breach)
         self.use(settings._storage)
 
@@ -113,6 +115,11 @@ class Parts:
             swallow_errors=swallow_errors,
             logger=logger,
         )
+
+    def shares_buckets_with(self, other: Parts) -> bool:
+        """Whether equal limits of both have the same names in the same storage."""
+        is_one_storage = bool(self.address) and self.address == other.address
+        return is_one_storage and self.naming.key_prefix == other.naming.key_prefix
 
     def check_item(self, item: RateLimitItem) -> None:
         """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""

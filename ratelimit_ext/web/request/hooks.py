@@ -27,8 +27,8 @@ from ratelimit_ext.web.resolver import EDGE, Route
 from ratelimit_ext.web.settlements.reservation import Reservation
 
 BARE: Final = (
-    "The limits of the view %r do not apply: they are above its route. Write @limiter.limit(…) "
-    "below the route decorator."
+    "The limits of the view %r do not apply: its route has the function without them. Write "
+    "@limiter.limit(…) below the route decorator."
 )
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__

@@ -191,8 +191,8 @@ def test_a_limit_above_the_route_is_logged(make: Maker, caplog: pytest.LogCaptur
         assert statuses(app, times=3) == [200] * 3
     (record,) = caplog.records
     assert record.getMessage() == (
-        "The limits of the view 'index' do not apply: they are above its route. Write "
-        "@limiter.limit(…) below the route decorator."
+        "The limits of the view 'index' do not apply: its route has the function without them. "
+        "Write @limiter.limit(…) below the route decorator."
     )
 
 
@@ -206,6 +206,24 @@ def test_a_function_may_have_a_route_with_limits_and_one_without(
     with caplog.at_level(logging.ERROR):
         assert statuses(app, "/free", 2) + statuses(app, "/limited", 2) == [200, 200, 200, 429]
     assert not caplog.records
+
+
+def test_two_extensions_with_one_storage_and_prefix_are_logged(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Equal limits of both would have one bucket, which each call is charged twice."""
+    app, _ = make(storage_uri="redis://localhost:1")
+    with caplog.at_level(logging.WARNING):
+        Limiter(asked_key, app=app, storage_uri="redis://localhost:1", key_prefix="own")
+        Limiter(asked_key, app=app, storage_uri="redis://localhost:2")
+        Limiter(asked_key, app=app, storage_uri="memory://")
+        assert not caplog.records
+        Limiter(asked_key, app=app, storage_uri="redis://localhost:1")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "Two extensions of the application 'example' have one storage and the key prefix '': equal "
+        "limits of both share their buckets. Give one of them a key_prefix."
+    )
 
 
 def test_views_of_one_name_in_one_module_have_their_own_limits(make: Maker) -> None:
