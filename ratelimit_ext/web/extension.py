@@ -193,11 +193,13 @@ class Limiter(flask_limiter.Limiter):
         self._request_identifier = self._request_identifier or config.get(
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
         )
-        uri = check_storage_uri(self._storage_uri, config)
+        uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
         options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
         self._storage_options = with_deadline(uri, options, deadline_s(config))
         is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))
         if is_enabled:
+            where = "Limiter, storage_uri" if self._storage_uri else ConfigVars.STORAGE_URI
+            check_storage_uri(uri, where)
             with cluster_may_be_down(uri), self._attaching():
                 super().init_app(app)
         install(app, self)

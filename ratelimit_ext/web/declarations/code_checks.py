@@ -153,24 +153,18 @@ def check_settings(config: Mapping[str, Any]) -> None:
             )
 
 
-def check_storage_uri(keyword: str | None, config: Mapping[str, Any]) -> str:
-    """The storage's URI; the constructor's keyword precedes the configuration.
-
-    Raises ``UnknownStorageError`` for a scheme that no storage has. The rest of the URI, which may
-    have a password, is not shown.
-    """
-    uri = str(keyword or config.get(ConfigVars.STORAGE_URI) or "")
+def check_storage_uri(uri: str, where: str) -> None:
+    """Raise ``UnknownStorageError`` for a scheme that no storage has. The rest of the URI, which
+    may have a password, is not shown."""
     scheme, colon, _ = uri.partition("://")
     if uri and scheme not in SCHEMES:
         found = f"the scheme {scheme!r}" if colon else "no scheme"
         known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
         hint = did_you_mean(scheme, SCHEMES) if colon else ""
-        where = "Limiter, storage_uri" if keyword else ConfigVars.STORAGE_URI
         raise UnknownStorageError(
             f"{where}: found {found}; allowed: {', '.join(known)} and others of the library "
             f"`limits`.{hint}"
         )
-    return uri
 
 
 def check_lists(options: Mapping[str, Any]) -> None:

@@ -119,6 +119,13 @@ def test_a_switch_may_be_a_word_for_true(make: Maker) -> None:
         assert limiter.enabled
 
 
+def test_a_disabled_extension_needs_no_storage(make: Maker) -> None:
+    """Not even one that exists, as in Flask-Limiter."""
+    app, _ = make(config={"RATELIMIT_ENABLED": False}, storage_uri="reddis://localhost")
+    app.get("/")(asked_key)
+    assert statuses(app) == [200]
+
+
 def test_only_an_application_is_attached() -> None:
     """Not its name."""
     with pytest.raises(ConfigurationError, match=r"init_app: found 'shop' \(a string\)"):
