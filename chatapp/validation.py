@@ -40,7 +40,7 @@ KINDS: Final[dict[object, str]] = {
     int: "a whole number",
     float: "a number",
     int | None: "a whole number",
-    tuple[int, ...]: "whole numbers from 1 to 100, separated by commas, or off",
+    tuple[int, ...]: "whole numbers from 1 to 100, separated by commas; off or 0 for none",
     tuple[str, ...]: "a list of names, separated by commas",
     dict[str, str]: "a JSON object of strings",
 }

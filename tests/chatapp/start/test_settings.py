@@ -81,7 +81,8 @@ def test_the_database_has_two_names() -> None:
         ("CHATAPP_PLANS", '{"alice": 1}', "a JSON object of strings"),
         ("CHATAPP_ALERT_AT", "50;80", "found '50;80'; allowed: whole numbers from 1 to 100, sep"),
         ("CHATAPP_ALERT_AT", "50,101", "found '50,101'; allowed: whole numbers from 1 to 100"),
-        ("CHATAPP_ALERT_AT", "50%", "separated by commas, or off (shares of a budget"),
+        ("CHATAPP_ALERT_AT", "50%", "separated by commas; off or 0 for none (shares of a budget"),
+        ("CHATAPP_ALERT_AT", "0,50", "off or 0 for none (shares of a budget"),
         ("CHATAPP_ALERT_UNUSUAL_TIMES", "-1", "found '-1'; allowed: a number from 0 to 1000"),
         ("CHATAPP_ALERT_UNUSUAL_USD", "ten", "found 'ten'; allowed: a number from 0 to 1000000"),
         ("RATELIMIT_ENABLED", "maybe", "true or false"),
@@ -153,7 +154,7 @@ def test_a_webhook_may_be_https_or_on_this_machine(url: str) -> None:
     [("90", (90,)), ("80, 50,100,50", (50, 80, 100)), ("off", ()), (" Off ", ()), ("0", ())],
 )
 def test_thresholds_are_a_list(text: str, at: tuple[int, ...]) -> None:
-    """In order; `off` for none."""
+    """In order; `off` or 0 for none."""
     assert read(CHATAPP_ALERT_AT=text).alert_at == at
     assert settings.from_config({"CHATAPP_ALERT_AT": at}).alert_at == at
     assert read(CHATAPP_ALERT_AT="").alert_at == (50, 80, 100)
