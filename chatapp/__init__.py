@@ -262,7 +262,7 @@ def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> 
         return None
     alerts = Alerts(database, rules, webhook=webhook)
     if rules.at:
-        limiter.listen(budgets.listener(alerts))
+        limiter.listen(budgets.listener(alerts, limiter))
     return alerts
 
 

@@ -1,9 +1,10 @@
 """What raises alerts: budgets that near their ends, and users who spend far more than usual.
 
 A decision tells how much of a budget is used, without a round trip, but with what running calls
-hold of it, and a hold can be many times the real cost. So a decision only says whether a look at
-the ledger is worthwhile. What is compared with a threshold is what the ledger has settled in the
-budget's window, once the call is written there.
+hold of it, and a hold can be many times the real cost. So a decision only says whether a closer
+look is worthwhile. What is compared with a threshold, and quoted, is what the ledger has settled in
+the budget's window, once the call is written there, and no more than the limit itself has counted:
+the ledger also has what was spent before a reset, or outside the budget's endpoints.
 
 A request only notes its decision; everything else happens in a thread of each process.
 """
@@ -15,7 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 
 #: Calls of this time are looked at together, so that a budget costs one query in it at most.
 LINGER_S: Final = 5.0
-#: For so many seconds, a decision tells what a budget has counted.
-RECENT_S: Final = 60.0
 #: A user's spending of today is summed this often, or when the calls of this process reach the bar.
 TODAY_EVERY_S: Final = 60.0
 #: A usual day: the average of the days with spending, of the last 14, if there are 3 of them.
@@ -64,10 +63,10 @@ class Rules:
 class Standing:
     """How a budget stood at the latest decision of this process.
 
-    ``used`` includes what running calls hold, and grows by what calls have cost since. ``window``
-    tells the windows of a budget apart. ``refuses``: it denied that call. ``raised`` is the highest
-    threshold that was raised, as far as this process knows; ``read_at`` when it was read, by the
-    monotonic clock.
+    ``used`` includes what running calls hold, and grows by what calls have cost since. ``count``
+    asks the limit for it, without a charge: None while that cannot be read. ``window`` tells the
+    windows of a budget apart. ``refuses``: it denied that call. ``raised`` is the highest threshold
+    that was raised, as far as this process knows.
     """
 
     identity: str
@@ -75,18 +74,15 @@ class Standing:
     name: str
     amount: int
     used: int
+    count: Callable[[], int | None]
     refuses: bool
     since: datetime
     window: float
     resets_at: datetime | None
     raised: int = 0
-    read_at: float = field(default_factory=time.monotonic)
 
-    @property
-    def is_recent(self) -> bool:
-        """Whether other workers can hardly have changed it. After a long call, or while the limits'
-        storage is down, they can."""
-        return time.monotonic() - self.read_at < RECENT_S
+    def may_reach(self, percent: int) -> bool:
+        return self.refuses or self.used * 100 >= percent * self.amount
 
 
 @dataclass(slots=True)
@@ -234,12 +230,16 @@ class Watch:
         bar = next((percent for percent in at if percent > budget.raised), None)
         if bar is None or (budget.resets_at is not None and budget.resets_at <= now):
             return
-        if budget.used * 100 < bar * budget.amount and not budget.refuses:
+        if not budget.may_reach(bar):
             return
+        counted = budget.count()
+        if counted is not None:
+            budget.used = counted
+            if not budget.may_reach(bar):
+                return
         spent = self._spent(budget)
-        if budget.is_recent and budget.used < budget.amount:  # a decision shows no debt
-            # The ledger also has what was spent before a reset, or outside the budget's endpoints.
-            spent = min(spent, budget.used)
+        if counted is not None:
+            spent = min(spent, counted)
         is_used_up = budget.refuses and spent * 100 >= USED_UP_PERCENT * budget.amount
         passed = at if is_used_up else [p for p in at if spent * 100 >= p * budget.amount]
         reached = max(passed, default=0)

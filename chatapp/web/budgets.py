@@ -14,7 +14,7 @@ from typing import Any, Final
 from chatapp.accounts import ADDRESS, USER
 from chatapp.alerts.watch import Alerts, Standing
 from chatapp.web.call_limits import window_start
-from ratelimit_ext import DecisionEvent, Event
+from ratelimit_ext import DecisionEvent, Event, Limiter, StorageUnavailable, Verdict
 
 MICRO: Final = 1_000_000
 DAY_US: Final = 86_400 * MICRO
@@ -22,7 +22,7 @@ FIXED: Final = "fixed-window"
 WINDOWS: Final = (FIXED, "sliding-window", "sliding-window-counter")
 
 
-def listener(alerts: Alerts) -> Callable[[Event], None]:
+def listener(alerts: Alerts, limiter: Limiter) -> Callable[[Event], None]:
     """Notes each decision for the alerts. A request pays for finding its budgets; their verdicts
     are read later, by the alerts' thread."""
 
@@ -35,7 +35,7 @@ def listener(alerts: Alerts) -> Callable[[Event], None]:
             refused = event.reason == "limit" and any(
                 _is_budget(verdict.charge.limit) for verdict in event.denials
             )
-            alerts.note_decision(buckets, partial(_standings, event), refused=refused)
+            alerts.note_decision(buckets, partial(_standings, event, limiter), refused=refused)
 
     return note
 
@@ -49,7 +49,7 @@ def _is_budget(limit: Any) -> bool:
     )
 
 
-def _standings(event: DecisionEvent) -> Iterator[Standing]:
+def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
     """How the budgets of a decision stand."""
     identities = event.identities
     user = next((i for i in identities.values() if i.startswith((USER, ADDRESS))), None)
@@ -71,9 +71,26 @@ def _standings(event: DecisionEvent) -> Iterator[Standing]:
             user=user,
             name=limit.label,
             amount=limit.amount,
-            used=limit.amount - verdict.remaining,
+            used=_used(verdict),
+            count=partial(_counted, limiter, charge),
             refuses=event.reason == "limit" and not verdict.allowed,
             since=since,
             window=window,
             resets_at=resets_at,
         )
+
+
+def _used(verdict: Verdict) -> int:
+    """As `flask ratelimit inspect` shows it: at most the amount."""
+    return verdict.charge.limit.amount - verdict.remaining
+
+
+def _counted(limiter: Limiter, charge: Any) -> int | None:
+    """What the limit has counted by now; None if the storage is down."""
+    if limiter.storage_is_down:
+        return None
+    try:
+        (verdict,) = limiter.engine.admit([charge], take=False).verdicts
+    except StorageUnavailable:
+        return None
+    return _used(verdict)

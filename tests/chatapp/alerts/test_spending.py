@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import public_id_of
 from chatapp.alerts import table
 from chatapp.services import services_of
 from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
 from tests.chatapp.cli.test_commands import run
+from tests.chatapp.cli.test_operators import ratelimit
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 from tests.servers import standalone
@@ -22,6 +26,17 @@ from tests.servers import standalone
 #: One call costs 70 micro-dollars, and holds 30.
 CALL = {"model": "gpt-4o", "max_tokens": 1, "messages": [{"role": "user", "content": "ping"}]}
 THREE_CALLS = "0.0002 usd/day"
+BUDGET_OF_SOME = """
+[groups.some]
+members = ["openai_api"]
+
+[[groups.some.limits]]
+name = "some-usd-day"
+limit = "5 usd/day"
+strategy = "fixed-window"
+anchor = "day"
+key = "user"
+"""
 NAMES = {"key": "key-usd-day", "team": "team-usd-day", "user": "usd-day"}
 
 
@@ -34,9 +49,10 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def start(
     make_app: AppMaker, provider: ProviderServer, uri: str, receiver: Receiver
-) -> Callable[[], Flask]:
+) -> Callable[..., Flask]:
     """Starts a worker on the shared storage, which sends its alerts to `receiver`."""
-    return lambda: make_app(
+    return partial(
+        make_app,
         RATELIMIT_STORAGE_URI=uri,
         CHATAPP_ALERT_WEBHOOK_URL=receiver.url,
         CHATAPP_ALERT_WEBHOOK_SECRET=SECRET,
@@ -53,6 +69,12 @@ def ask(app: Flask, key: str, **more: object) -> int:
     with app.test_client().post("/v1/chat/completions", json=CALL | more, headers=headers) as said:
         said.get_data()
         return said.status_code
+
+
+def counted(app: Flask, identity: str, name: str) -> float:
+    """What the limit has counted, in dollars."""
+    (state,) = [each for each in ratelimit(app, "inspect", identity) if each["limit"] == name]
+    return float(state["used"])
 
 
 def raised(app: Flask) -> list[tuple[str, str, int, int]]:
@@ -98,7 +120,37 @@ def test_the_amount_is_the_callers_own(
         assert (data["identity"], data["budget"]) == (identity, name)
         assert data["user"] == (None if owner == "team" else "alice")
         assert data["resets_at"] == f"{tomorrow}T00:00:00Z"
-    assert [body["data"]["spent_usd"] for body in bodies] == [0.00014, 0.00021]
+    assert [body["data"]["spent_usd"] for body in bodies] == [0.00014, 0.0002]
+    assert counted(app, identity, name) == 0.0002  # and a debt of 10 micro-dollars
+
+
+@pytest.mark.parametrize("case", ["after a reset", "of some endpoints"])
+def test_the_alert_has_what_the_limit_has(
+    start: Callable[..., Flask], tmp_path: Path, case: str
+) -> None:
+    """To the micro-dollar, as `flask ratelimit inspect` and the admin page, although the ledger has
+    more."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY_FILE.read_text() + BUDGET_OF_SOME)
+    app = start(RATELIMIT_POLICY_FILE=str(policy))
+    key = new_key(app, "alice")
+    run(app, "users", "set-limit", "alice", "some-usd-day", "0.0006 usd/day")
+    if case == "after a reset":
+        assert [ask(app, key) for _ in range(3)] == [200] * 3
+        assert raised(app) == []
+        args = ["ratelimit", "reset", "alice", "--limit", "some-usd-day"]
+        assert app.test_cli_runner().invoke(args=args).exit_code == 0
+    else:
+        headers, body = {"Authorization": f"Bearer {key}"}, {"message": "hi", "model": "gpt-4o"}
+        said = [app.test_client().post("/chat", json=body, headers=headers) for _ in range(3)]
+        assert [each.status_code for each in said] == [200] * 3
+    assert [ask(app, key) for _ in range(5)] == [200] * 5
+    assert [each[1:3] for each in raised(app)] == [("some-usd-day", 50)]
+    services = services_of(app)
+    (row,) = table.alerts(services.database, since=None)
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert services.reports.settled_micro_usd("user:alice", since) >= 560
+    assert row["spent"] == 350 == round(counted(app, "user:alice", "some-usd-day") * 1_000_000)
 
 
 def test_a_hold_above_the_budget_raises_nothing(start: Callable[[], Flask]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +58,7 @@ def standing(now: datetime | None = None, **fields: Any) -> Standing:
         "name": "usd-day",
         "amount": 10 * USD,
         "used": 0,
+        "count": lambda: None,
         "refuses": False,
         "since": resets_at - timedelta(days=1),
         "window": resets_at.timestamp(),
@@ -131,21 +132,21 @@ def test_the_sentence_says_who_and_how_much(
 
 
 def test_what_a_budget_has_not_counted_raises_nothing(alerts: Alerts, database: Database) -> None:
-    """What was spent before a reset, or at an endpoint that the budget does not cover."""
+    """What was spent before a reset, or at an endpoint that the budget does not cover: the limit
+    says how much is left of it, also if a decision was of an estimate."""
     earlier = finished(begun(started_at=datetime.now(UTC)), cost_micro_usd=20 * USD)
     write(database, [earlier])
-    decide(alerts, standing(used=4 * USD))
-    spend(alerts, database, 0.9)
-    assert thresholds(alerts, database) == []
-    spend(alerts, database, 0.1)
-    assert thresholds(alerts, database) == [50]
-    assert [row["spent"] for row in table.alerts(database, since=None)] == [5 * USD]
+    for counted, expected in ((4_999_999, []), (5_000_001, [50])):
+        decide(alerts, standing(used=9 * USD, count=partial(int, counted)))
+        spend(alerts, database, 0.9)
+        assert thresholds(alerts, database) == expected
+    assert [row["spent"] for row in table.alerts(database, since=None)] == [5_000_001]
 
 
-def test_a_decision_of_long_ago_bounds_nothing(alerts: Alerts, database: Database) -> None:
-    """Other workers have spent more since: the call was long, or the limits' storage is down."""
+def test_a_limit_that_cannot_be_read_bounds_nothing(alerts: Alerts, database: Database) -> None:
+    """Other workers may have spent more since: the ledger alone counts."""
     write(database, [finished(begun(started_at=datetime.now(UTC)), cost_micro_usd=7 * USD)])
-    decide(alerts, standing(used=4 * USD, read_at=time.monotonic() - watch.RECENT_S))
+    decide(alerts, standing(used=4 * USD))
     spend(alerts, database, 1)
     assert thresholds(alerts, database) == [80]
 
