@@ -99,6 +99,10 @@ async function ask() {
     if (reply !== current) return; // a new chat has begun
     const isStopped = controller.signal.aborted;
     const problem = isStopped ? null : describe(error, facts());
+    if (error instanceof Refusal && error.code === "insufficient_quota") {
+      limits.refuse();
+      showLimits();
+    }
     if (!isStopped && !made.content) {
       view.remove();
       refuse(problem);

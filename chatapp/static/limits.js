@@ -11,6 +11,7 @@ export class Limits {
   #limits = []; // {name, unit, most, left, period}
   isKnown = false;
   #isApproximate = false;
+  #tooLittleUsd = null; // what was left when a budget refused the last message
 
   // `usage` is the answer of GET /usage.
   read(usage) {
@@ -23,6 +24,7 @@ export class Limits {
   // The headers of an answer are newer than the last GET /usage.
   update(headers) {
     // While the storage of the limits is down, each process of the server counts for itself.
+    this.#tooLittleUsd = null;
     this.#isApproximate = headers.has("X-RateLimit-Degraded");
     for (const { name, unit, remaining } of readLimits(headers)) {
       const known = this.#limits.find((limit) => limit.name === name);
@@ -33,6 +35,11 @@ export class Limits {
   // Whether a wait of seconds or minutes is what keeps the caller from sending.
   get isPaused() {
     return this.#of("requests").some(({ left, period: seconds }) => left < 1 && (seconds ?? 0) < HOUR);
+  }
+
+  // A budget refuses a message that may cost more than it has left.
+  refuse() {
+    this.#tooLittleUsd = this.leftUsd;
   }
 
   get leftUsd() {
@@ -49,7 +56,7 @@ export class Limits {
     const usd = least(this.#of("usd"));
     const tokens = least(this.#of("tokens").filter(({ left, most }) => left < SCARCE * most));
     const parts = [];
-    if ((now && now.left < 1) || usd?.left <= 0) parts.push("You cannot send a message right now");
+    if ((now && now.left < 1) || usd?.left <= (this.#tooLittleUsd ?? 0)) parts.push("You cannot send a message right now");
     else if (now) parts.push(`You can send ${count(now.left, "more message")} now`);
     if (long) parts.push(`${long.left.toLocaleString("en")} of ${long.most.toLocaleString("en")} left ${period(long.period)}`);
     if (usd) parts.push(`${money(Math.max(0, usd.left))} of ${money(usd.most)} left${usd.period ? ` ${period(usd.period)}` : ""}`);

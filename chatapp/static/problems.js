@@ -10,6 +10,7 @@ const SHORT_S = 600;
 // A longer wait is stated by its end: the sentence stays on the page, and would be wrong a while later.
 const SHORT_WAIT_MS = 600_000;
 const MINUTE_MS = 60_000;
+const SLACK_MS = 5000; // between the clocks, and for the way of the answer: midnight is not 0:01
 const PASTE_KEY = "Paste the key that your administrator gave you.";
 
 // By code: the sentence, and what to offer: "retry" (the same request may succeed), "key" (its field is focused).
@@ -61,7 +62,7 @@ export function describe(error, { hasKey, isOnline }) {
 export function waitSentence(waitMs, now = Date.now()) {
   if (waitMs <= 0) return "";
   if (waitMs < SHORT_WAIT_MS) return ` Try again in ${duration(Math.ceil(waitMs / 1000))}.`;
-  return ` Try again ${moment(new Date(Math.ceil((now + waitMs) / MINUTE_MS) * MINUTE_MS), new Date(now))}.`;
+  return ` Try again ${moment(new Date(Math.ceil((now + waitMs - SLACK_MS) / MINUTE_MS) * MINUTE_MS), new Date(now))}.`;
 }
 
 function limited(error) {

@@ -43,5 +43,6 @@ export function dollars(usd) {
 
 export function money(usd) {
   if (usd > 0 && usd < 0.005) return "less than $0.01";
-  return `$${usd.toFixed(2).replace(/\.00$/, "")}`;
+  const text = usd.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  return `$${text.replace(/\.00$/, "")}`;
 }

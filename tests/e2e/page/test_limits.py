@@ -118,6 +118,29 @@ def test_without_money_nothing_can_be_sent(page: Page) -> None:
     expect(page.locator("#limits")).to_contain_text("$0 of $5 left")
 
 
+def test_too_little_money_is_said_until_there_is_more(page: Page) -> None:
+    """A budget refuses a message that may cost more than it has left; the next day it is full."""
+    sentence = page.locator("#sentence")
+    budget = {"name": "usd-day", "unit": "usd", "limit": 5.0, "period": 86400, "remaining": 0.02}
+
+    def usage(route: Route) -> None:
+        limit = {"name": "plan", "unit": "requests", "limit": 9, "period": 86400, "remaining": 9}
+        route.fulfill(json={"limits": [limit, budget]})
+
+    page.route("**/usage?*", usage)
+    page.reload()
+    expect(sentence).to_contain_text("You can send 9 more messages now")
+    error = {"error": "Used up.", "code": "insufficient_quota"}
+    page.route("**/chat", lambda route: route.fulfill(status=429, json=error))
+    say(page, "hello")
+    expect(sentence).to_contain_text(
+        "You cannot send a message right now; 9 of 9 left today; $0.02"
+    )
+    budget["remaining"] = 5.0
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(sentence).to_contain_text("You can send 9 more messages now")
+
+
 def deny(page: Page, wait_ms: int, **fields: object) -> list[Route]:
     """Answer every message with a 429. Returns those that were refused."""
     refused = []
@@ -210,15 +233,16 @@ def test_times_and_amounts_are_in_words(page: Page) -> None:
           const { count, dollars, duration, money, moment, period } = words;
           const { waitSentence } = await import("/static/problems.js");
           const now = new Date(2026, 10, 26, 20, 40, 30);
+          const wait = (ms) => waitSentence(ms, +now).normalize("NFKC");
           const at = (...rest) => moment(new Date(2026, 10, ...rest), now).normalize("NFKC");
           return [
             [1, 2, 60, 61, 3600, 5025, 86400, 100000].map(duration),
             [0, 0.00004, 0.00034, 0.0126, 0.1, 1.999, 30].map(dollars),
             [60, 3600, 86400, 2592000, 2678400, 20].map(period),
             [count(1, "message"), count(1000, "message")],
-            [0, 0.004, 4.2, 5].map(money),
+            [0, 0.004, 4.2, 5, 1234.5].map(money),
             [at(26, 23, 5), at(27, 0, 0), at(30, 9, 0)],
-            [0, 500, 599_000, 600_001].map((ms) => waitSentence(ms, +now).normalize("NFKC")),
+            [0, 500, 599_000, 634_000, 636_000].map(wait),
           ];
         }"""
     )
@@ -230,10 +254,10 @@ def test_times_and_amounts_are_in_words(page: Page) -> None:
         ["$0", "under $0.0001", "$0.00034", "$0.013", "$0.10", "$2", "$30"],
         ["this minute", "this hour", "today", "this month", "this month", "in 20 seconds"],
         ["1 message", "1,000 messages"],
-        ["$0", "less than $0.01", "$4.20", "$5"],
+        ["$0", "less than $0.01", "$4.20", "$5", "$1,234.50"],
         ["at 11:05 PM", "tomorrow at 12:00 AM", "on Monday, November 30, at 9:00 AM"],
         [
             *("", " Try again in 1 second.", " Try again in 9 minutes 59 seconds."),
-            " Try again at 8:51 PM.",
+            *(" Try again at 8:51 PM.", " Try again at 8:52 PM."),
         ],
     ]
