@@ -54,7 +54,7 @@ function submitForm() {
 function submit(text) {
   if (reply || waiting || !text.trim()) return false;
   if (apiKey && !server.apiKey) {
-    showProblem(describe(new Refusal({ status: 401, body: { error: "" } }), { hasKey: false, isOnline: true }));
+    showProblem(describe(new Refusal({ status: 401, body: { error: "" } }), { ...facts(), isOnline: true }));
     return false;
   }
   transcript.clearProblems();
@@ -251,7 +251,7 @@ function newChat() {
 // -- what the page shows -----------------------------------------------------------------------------------------
 
 function facts() {
-  return { hasKey: Boolean(server.apiKey), isOnline: navigator.onLine };
+  return { asksForKey: apiKey !== null, hasKey: Boolean(server.apiKey), isOnline: navigator.onLine };
 }
 
 function announce(text) {

@@ -36,7 +36,8 @@ const SENTENCES = {
 };
 
 // {sentence, offers, waitMs, isAutomatic, details}. `isAutomatic`: send again after `waitMs`.
-export function describe(error, { hasKey, isOnline }) {
+// `asksForKey`: the page has a field for one.
+export function describe(error, { asksForKey, hasKey, isOnline }) {
   if (!(error instanceof Refusal)) {
     const sentence = isOnline
       ? "The server cannot be reached. Check your connection."
@@ -45,7 +46,8 @@ export function describe(error, { hasKey, isOnline }) {
   }
   const details = detailsOf(error);
   if (error.status === 401) {
-    const sentence = hasKey ? `This key does not work. ${PASTE_KEY}` : PASTE_KEY;
+    const paste = asksForKey ? PASTE_KEY : "A key is needed here now. Reload this page to enter yours.";
+    const sentence = hasKey ? `This key does not work. ${paste}` : paste;
     return { sentence, offers: "key", waitMs: 0, isAutomatic: false, details };
   }
   const { waitMs } = error;

@@ -158,6 +158,16 @@ def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page)
     expect(elsewhere.get_by_label("API key")).to_have_value("")
 
 
+def test_accounts_may_be_turned_on_meanwhile(page: Page) -> None:
+    """The page has no field for a key yet; a reload brings one, and the message stays."""
+    body = {"error": "Missing API key.", "code": "invalid_api_key"}
+    page.route("**/chat", lambda route: route.fulfill(status=401, json=body))
+    say(page, "hello")
+    expect(problem(page)).to_contain_text("A key is needed here now. Reload this page")
+    page.reload()
+    expect(message(page)).to_have_value("hello")
+
+
 def test_signing_out_leaves_nothing_in_the_tab(key: PresentedKey, chat: Page) -> None:
     """Neither the key, nor the conversation and what was being typed, nor the user's limits."""
     expect(button(chat, "Sign out")).to_be_hidden()
