@@ -132,6 +132,7 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
         "name": found.name,
         "identity": identities[0],
         "amounts": OwnAmounts().of(owner, found.name, found.limits),
+        "lasting": found.limits or {},
         "known": amounts.known_limits(owner, plan=plan),
         "states": [each for each in states if not each.is_guard],
         "denying": [each for each in states if not each.verdict.allowed],

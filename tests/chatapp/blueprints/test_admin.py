@@ -440,6 +440,8 @@ def test_a_team_has_a_page(
     raised = {**amount, "amount": "90 usd/day", "until": "2h", "reason": "launch"}
     page = send(admin, "amount", **raised).text
     assert "90 usd/day until" in page
+    assert " UTC, then 40 usd/day</span>" in page
+    assert "UTC, and 40 usd/day? Without an amount, team-usd-day does not limit research." in page
     assert "0 of 90 usd" in page
     assert ("$6.00" in page, "$2.00" in page, "spent $4.00 this month" in page) == (True,) * 3
     assert "team-usd-month (1000 usd/month)" in page
