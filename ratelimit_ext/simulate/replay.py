@@ -12,6 +12,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from ratelimit_ext.core.limit import Limit
@@ -230,19 +231,9 @@ def _tally(tallies: dict[_Key, Tally], key: _Key) -> Tally:
 
 
 def _parameters(limit: Limit) -> Callable[[int], tuple[int, ...]]:
-    """The strategy's parameters at an instant. Those of the calendar are computed once a window."""
+    """The strategy's parameters at an instant."""
     strategy = strategy_named(limit.strategy)
+    if limit.anchor is not None:
+        return partial(strategy.parameters, limit)
     fixed = strategy.parameters(limit, 0)
-    if limit.anchor is None:
-        return lambda _: fixed
-    until = -1
-    parameters = fixed
-
-    def at(now: int) -> tuple[int, ...]:
-        nonlocal until, parameters
-        if now >= until:
-            parameters = strategy.parameters(limit, now)
-            until = parameters[3]
-        return parameters
-
-    return at
+    return lambda _: fixed
