@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -25,6 +26,13 @@ hypothesis.settings.load_profile("no_deadline")
 # Servers and tests share the processors: a call that waits for one of them is no outage. Tests of
 # the deadline set their own.
 os.environ.setdefault("RATELIMIT_DEADLINE_SECONDS", "5")
+
+
+def pytest_collection_finish() -> None:
+    """What all tests share stays until the end. Else the garbage collector would look at every
+    module and every test again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from chatapp.services import services_of
 from ratelimit_ext import toml_line
 from tests import servers
 from tests.chatapp import provider_server
+from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 
@@ -58,6 +59,13 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RATELIMIT_DEADLINE_SECONDS", "5")
     # No proxy for servers on this machine.
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(autouse=True)
+def threads_end_with_the_test() -> Iterator[None]:
+    """The threads of an application end with its test."""
+    with end_of_process():
+        yield
 
 
 @pytest.fixture(scope="session")

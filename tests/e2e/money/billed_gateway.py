@@ -25,6 +25,7 @@ from flask import Flask
 
 from chatapp import POLICY_FILE, create_app
 from chatapp.services import services_of
+from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.served import QuietHandler, serving
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.e2e.money.billing_provider import BilledCall, BillingProvider
@@ -273,11 +274,15 @@ def threaded(provider: BillingProvider, database: Path, **config: object) -> Ite
         "CHATAPP_PROVIDER_TIMEOUT_S": 20,
     }
     config = {**own, **config}
-    # An application that starts without keys remembers for a while that it needs none.
-    make_key(create_app(config), "operator", "team")
-    app = create_app(config)
-    with serving(app, _Handler) as url, closing(Gateway(url, provider, database, app)) as gateway:
-        yield gateway
+    with end_of_process():
+        # An application that starts without keys remembers for a while that it needs none.
+        make_key(create_app(config), "operator", "team")
+        app = create_app(config)
+        with (
+            serving(app, _Handler) as url,
+            closing(Gateway(url, provider, database, app)) as gateway,
+        ):
+            yield gateway
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from tests.chatapp import provider_server
+from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.provider_server import ProviderServer
 from tests.chatapp.served import serving
 
@@ -52,6 +53,13 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=BROWSER_OPTIONS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_end_with_the_module() -> Iterator[None]:
+    """The threads of its applications, one of which all tests of a module share."""
+    with end_of_process():
+        yield
 
 
 @pytest.fixture(scope="session")
