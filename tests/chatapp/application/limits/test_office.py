@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
-from chatapp.catalogue import load
+from chatapp.catalogue import Catalogue, load
 from chatapp.database.connection import Database
 from chatapp.providers import Usage
 from tests.chatapp.application.money.test_surge import Clock
@@ -130,12 +130,12 @@ def turn(
     return client.post("/v1/messages", json=body, headers={"x-api-key": key.text})
 
 
-def cost_usd(answer: TestResponse) -> float:
+def cost_usd(catalogue: Catalogue, answer: TestResponse) -> float:
     """What a turn cost."""
     usage = answer.get_json()["usage"]
     cached = usage["cache_read_input_tokens"]
     used = Usage(usage["input_tokens"] + cached, usage["output_tokens"], cached)
-    return load().price(MODEL, used) / 1e6
+    return catalogue.price(MODEL, used) / 1e6
 
 
 @pytest.mark.slow
@@ -149,13 +149,14 @@ def test_25_agents_spend_the_budget_of_their_team(
     member: dict[str, Any] = {"plan": "pro", "default_plan": "starter", "team": "office"}
     agents = [accounts.create_key(f"agent{n}", **member) for n in range(25)]
     client = make_app().test_client()
+    catalogue = load()
     began_s, size, spent_usd = clock.now_s, random.Random(25), 0.0
     refused: list[tuple[float, float]] = []
     for at_s, key in turns(agents, seconds=22 * 60):
         clock.forward(began_s + at_s - clock.now_s)
         answer = turn(provider, client, key, size.randrange(50_000, 150_000))
         if answer.status_code == 200:
-            spent_usd += cost_usd(answer)
+            spent_usd += cost_usd(catalogue, answer)
         else:
             assert answer.get_json()["error"]["details"]["error_code"] == "insufficient_quota"
             refused.append((at_s, spent_usd))

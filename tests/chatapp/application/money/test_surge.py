@@ -16,14 +16,16 @@ from tests.chatapp.provider_server import Answer, ProviderServer, openai_body
 
 MODEL = "gpt-5.4"
 HOUR_S = 3600
+DAY_S = 24 * HOUR_S
 PROBLEM = "application/problem+json"
 
 
 class Clock:
-    """The time of the limits, which passes on request."""
+    """The time of the limits, which passes on request. It begins at noon: a budget of a day would
+    be full again at midnight."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = time.time()
+        self.now_s = time.time() // DAY_S * DAY_S + DAY_S / 2
         monkeypatch.setattr(time, "time", lambda: self.now_s)
 
     def forward(self, seconds: float) -> None:
