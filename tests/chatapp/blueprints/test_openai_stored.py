@@ -238,8 +238,9 @@ def test_without_a_database_nothing_is_given_away(
     def broken(*_: object) -> None:
         raise OperationalError("no", {}, Exception("no"))
 
-    monkeypatch.setattr(services.database, "reading", broken)
-    denied = call(client, keys["bob"], "GET", "resp_1")
+    with monkeypatch.context() as outage:
+        outage.setattr(services.database, "reading", broken)
+        denied = call(client, keys["bob"], "GET", "resp_1")
     assert (denied.status_code, denied.headers["Retry-After"]) == (503, "2")
     assert "stored_responses_unavailable" in denied.text
 

@@ -182,7 +182,7 @@ Figures = Callable[..., Account]
 def test_1_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str, model: str) -> None:
     """A call that is billed in full and never answers is charged to the caller's budget."""
     gateway.key("mallory", plan="starter")
-    for _ in range(4):
+    for _ in range(3):
         said = says(scenario, caller="mallory", tokens="all")
         assert attempt(gateway, "mallory", model, said, stream=scenario == "silent")
     account = figures(gateway)
@@ -192,7 +192,7 @@ def test_1_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str, 
 @pytest.mark.parametrize("scenario", ["timeout", "silent"])
 def test_1_bounded_timeouts_are_paid(gateway: Gateway, figures: Figures, scenario: str) -> None:
     """A call with `max_tokens` that times out costs at most that, and not less."""
-    for _ in range(6):
+    for _ in range(3):
         said = says(scenario, caller="mallory", tokens="all")
         stream = scenario == "silent"
         attempt(gateway, "mallory", GPT, said, max_completion_tokens=3000, stream=stream)
