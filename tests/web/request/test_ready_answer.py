@@ -142,8 +142,7 @@ def test_what_callers_know_of_it(make: Maker, clock: Clock) -> None:
 
 def test_it_is_logged(make: Maker, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """Each denial has its line, with the caller of this request."""
-    app, limiter, _ = limited(make, {"text": "1/minute", "key_func": lambda: "everyone"}, "9/hour")
-    limiter.logger.setLevel(logging.INFO)
+    app, _, _ = limited(make, {"text": "1/minute", "key_func": lambda: "everyone"}, "9/hour")
     with caplog.at_level(logging.INFO, "flask-limiter"):
         for caller in "abcdef":
             app.test_client().get("/", headers={"X-Key": caller})
@@ -157,7 +156,6 @@ def test_it_is_logged_after_its_limit_was_compiled_again(
     """Limits with the amounts of overrides are kept for a while only."""
     monkeypatch.setattr(resolver, "MOST_VARIANTS", 1)
     app, limiter, _ = limited(make, {"text": "1/minute", "name": "pace"})
-    limiter.logger.setLevel(logging.INFO)
     with app.app_context():
         limiter.override("pace", "a", "2/minute")
         limiter.override("pace", "b", "3/minute")
