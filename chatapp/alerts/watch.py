@@ -232,14 +232,12 @@ class Watch:
             return
         if not budget.may_reach(bar):
             return
-        counted = budget.count()
-        if counted is not None:
-            budget.used = counted
-            if not budget.may_reach(bar):
-                return
         spent = self._spent(budget)
-        if counted is not None:
-            spent = min(spent, counted)
+        if spent * 100 >= bar * budget.amount or budget.refuses:
+            # Only now: a call near a threshold is no reason to ask the storage.
+            counted = budget.count()
+            if counted is not None:
+                budget.used, spent = counted, min(spent, counted)
         is_used_up = budget.refuses and spent * 100 >= USED_UP_PERCENT * budget.amount
         passed = at if is_used_up else [p for p in at if spent * 100 >= p * budget.amount]
         reached = max(passed, default=0)
