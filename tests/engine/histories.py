@@ -378,8 +378,7 @@ class History(RuleBasedStateMachine):
                 if not charge.meta:
                     left = own.left(limit, self.now)
             if left != models.UNKNOWN:
-                # Of a report, a unit's refill is rounded up to a microsecond.
-                assert 0 <= verdict.remaining - left <= (limit.strategy == "reported")
+                assert 0 <= verdict.remaining - left <= own.rounded
             counts["verdicts"] += 1
         return booked
 

@@ -26,6 +26,9 @@ UNKNOWN = 10**12
 class Rule:
     """One bucket without leases. ``call`` names who used the units."""
 
+    #: By how many units less than the engines it may say that is left after a call.
+    rounded = 0
+
     def used(self, limit: Limit, now: int) -> Fraction:
         """What counts against the capacity."""
         raise NotImplementedError
@@ -335,6 +338,11 @@ class Reported(Rule):
     def __init__(self) -> None:
         self.full = self.at = self.amount = self.period = 0
         self.ends = 0
+
+    @property
+    def rounded(self) -> int:  # type: ignore[override]
+        """What comes back in a microsecond: the time until a unit is back is rounded up to one."""
+        return ceil(Fraction(self.amount, self.period))
 
     def refill(self, units: int) -> int:
         return ceil(Fraction(min(units, self.amount) * self.period, self.amount))
