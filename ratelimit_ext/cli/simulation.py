@@ -86,7 +86,7 @@ class SimulatedPolicy:
         blueprint = endpoint.rpartition(".")[0] or None
         name = get_qualified_name(view)
         route = Route(self._app, endpoint, blueprint, method, name)
-        for bound in self._resolver.plan_without_request(route, plan).limits:
+        for bound in self._resolver.limits_on_plan(route, plan).limits:
             if reason := self._unsuitable(bound.limit):
                 self.left_out[bound.name] = reason
             else:

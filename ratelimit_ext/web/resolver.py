@@ -67,7 +67,7 @@ class Route(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RoutePlan:
+class RouteLimits:
     """The bound limits of a route. ``shared`` ones have the id of their definition, as a request
     is charged to them once.
 
@@ -103,18 +103,18 @@ class RoutePlan:
 
 @dataclass(slots=True)
 class _CompiledRoute:
-    """A route's plans by what its questions were answered; each question is asked once a request.
+    """A route's limits by what its questions were answered; each question is asked once a request.
     ``question_of`` has the position of a definition's question, by the definition's id."""
 
     questions: tuple[Callable[[], Any], ...]
     question_of: dict[int, int]
-    plans: dict[tuple[Any, ...], RoutePlan] = field(default_factory=dict)
-    #: Plans with own amounts of callers, each with the plan whose id is in the key.
-    overridden: dict[tuple[Any, ...], tuple[RoutePlan, RoutePlan]] = field(default_factory=dict)
+    variants: dict[tuple[Any, ...], RouteLimits] = field(default_factory=dict)
+    #: With own amounts of callers, each with the limits whose id is in the key.
+    with_own: dict[tuple[Any, ...], tuple[RouteLimits, RouteLimits]] = field(default_factory=dict)
 
 
 class Resolver:
-    """Compiles routes to plans, for one extension."""
+    """Compiles routes to their limits, for one application."""
 
     def __init__(
         self,
@@ -141,8 +141,8 @@ class Resolver:
         #: Limits with the amounts of overrides, each with the limit whose id is in the key.
         self._overridden: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
 
-    def plan(self, route: Route) -> RoutePlan:
-        """The plan of a route for the current request."""
+    def limits(self, route: Route) -> RouteLimits:
+        """The limits of a route for the current request."""
         if not self.overrides.is_watched:
             self.overrides.watch()
         if self._revision != self.manager.revision:
@@ -158,34 +158,34 @@ class Resolver:
             if compiled.questions
             else ()
         )
-        plan = compiled.plans.get(answers)
-        if plan is None:
-            if len(compiled.plans) >= MOST_VARIANTS:
-                compiled.plans.clear()
+        found = compiled.variants.get(answers)
+        if found is None:
+            if len(compiled.variants) >= MOST_VARIANTS:
+                compiled.variants.clear()
             answered = {each: answers[at] for each, at in compiled.question_of.items()}
-            plan = compiled.plans[answers] = _Binder(self, route, answered).plan()
+            found = compiled.variants[answers] = _Binder(self, route, answered).route_limits()
         if (loader := self._callbacks.override_loader) is not None:
             own = self._answer(loader, route)
-            if own or plan.has_optional:
+            if own or found.has_optional:
                 own = {} if own is _NO_ANSWER else own
-                plan = self._with_own_amounts(plan, own, route, compiled)
-        return self._with_scopes(plan, route) if plan.asks_scopes else plan
+                found = self._with_own_amounts(found, own, route, compiled)
+        return self._with_scopes(found, route) if found.asks_scopes else found
 
-    def plan_without_request(self, route: Route, plan: str) -> RoutePlan:
-        """The plan of a route for callers on ``plan``. Limits whose string is a function are left
-        out, as only a request has them."""
+    def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
+        """The limits of a route for callers on a plan, without a request. Those whose string is a
+        function are left out, as only a request has them."""
         shared, own = self._candidates(route)
         answers = {
             id(each): plan if plan and getattr(each, "plan", "") else _NO_ANSWER
             for each in (*shared, *own, *self.metas)
             if _question(each) is not None
         }
-        return _Binder(self, route, answers).plan()
+        return _Binder(self, route, answers).route_limits()
 
-    def plan_of(self, route: Route, definitions: Iterable[Limit]) -> RoutePlan:
-        """The plan of definitions that do not belong to a route: a block's, or the fallback's."""
-        plan = _Binder(self, route, {}).plan_of(definitions)
-        return self._with_scopes(plan, route) if plan.asks_scopes else plan
+    def limits_of(self, route: Route, definitions: Iterable[Limit]) -> RouteLimits:
+        """Those of definitions that do not belong to a route: a block's, or the fallback's."""
+        found = _Binder(self, route, {}).limits_of(definitions)
+        return self._with_scopes(found, route) if found.asks_scopes else found
 
     def overridden(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
         """The limit as it applies to the identity, with the amount of an override; ``None`` for an
@@ -245,13 +245,13 @@ class Resolver:
         return self.manager.candidates(app, endpoint, blueprint, name)
 
     def _with_own_amounts(
-        self, plan: RoutePlan, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
-    ) -> RoutePlan:
-        """The plan with the amounts of the current caller, and without the optional limits of which
+        self, found: RouteLimits, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
+    ) -> RouteLimits:
+        """The limits with the amounts of the current caller, and without the optional ones of which
         the caller has none. If there are overrides of one, each identity decides about it."""
         overrides = self.overrides.by_limit
-        key = (id(plan), self.overrides.version, *own.items())
-        known = compiled.overridden.get(key)
+        key = (id(found), self.overrides.version, *own.items())
+        known = compiled.with_own.get(key)
         if known is not None:
             return known[1]
 
@@ -271,16 +271,16 @@ class Resolver:
                 ]
             )
 
-        overridden = RoutePlan(
-            tuple((id_, applying(limits)) for id_, limits in plan.shared),
-            applying(plan.own),
-            plan.metas,
-            plan.invalid,
+        changed = RouteLimits(
+            tuple((id_, applying(limits)) for id_, limits in found.shared),
+            applying(found.own),
+            found.metas,
+            found.invalid,
         )
-        if len(compiled.overridden) >= MOST_VARIANTS:
-            compiled.overridden.clear()
-        compiled.overridden[key] = plan, overridden
-        return overridden
+        if len(compiled.with_own) >= MOST_VARIANTS:
+            compiled.with_own.clear()
+        compiled.with_own[key] = found, changed
+        return changed
 
     def core_limit(self, item: RateLimitItem, identity: Identity) -> CoreLimit:
         """The core's limit for an item. Raises ``ConfigurationError``."""
@@ -315,8 +315,8 @@ class Resolver:
             optional=False,
         )
 
-    def _with_scopes(self, plan: RoutePlan, route: Route) -> RoutePlan:
-        """The plan with the scopes of the current request, where a scope is a function."""
+    def _with_scopes(self, found: RouteLimits, route: Route) -> RouteLimits:
+        """The limits with the scopes of the current request, where a scope is a function."""
 
         def scoped(bound: BoundLimit) -> BoundLimit:
             if not callable(bound.runtime.scope):
@@ -324,11 +324,11 @@ class Resolver:
             scope = bound.runtime.scope_for(route.endpoint, route.method)
             return replace(bound, scope=scope, bucket_prefix=self.naming.prefix(bound.limit, scope))
 
-        return RoutePlan(
-            tuple((id_, tuple(map(scoped, limits))) for id_, limits in plan.shared),
-            tuple(map(scoped, plan.own)),
-            plan.metas,
-            plan.invalid,
+        return RouteLimits(
+            tuple((id_, tuple(map(scoped, limits))) for id_, limits in found.shared),
+            tuple(map(scoped, found.own)),
+            found.metas,
+            found.invalid,
         )
 
 
@@ -342,29 +342,29 @@ class _Binder:
         self._bound: dict[int, tuple[BoundLimit, ...]] = {}
         self._invalid: list[Limit] = []
 
-    def plan(self) -> RoutePlan:
-        """The plan of what applies to the route."""
+    def route_limits(self) -> RouteLimits:
+        """What applies to the route."""
         shared, own = self._applicable()
-        plan = RoutePlan(
+        found = RouteLimits(
             tuple((id(each), self._applying(self._limits(each))) for each in shared),
             self._applying(bound for each in own for bound in self._limits(each)),
             self._metas(),
             self._denying(),
         )
         named: dict[str, BoundLimit] = {}
-        for bound in plan.limits:
+        for bound in found.limits:
             if bound.lacks_estimate:
                 self._warn_of_estimate(bound)
             if bound.limit.name and bound.bucket_prefix:
                 other = named.setdefault(bound.bucket_prefix, bound)
                 if other.limit != bound.limit:
                     self._log_one_name(other, bound)
-        return plan
+        return found
 
-    def plan_of(self, definitions: Iterable[Limit]) -> RoutePlan:
-        """The plan of these definitions."""
+    def limits_of(self, definitions: Iterable[Limit]) -> RouteLimits:
+        """Those of these definitions."""
         own = self._applying(bound for each in definitions for bound in self._limits(each))
-        return RoutePlan((), own, self._metas(), self._denying())
+        return RouteLimits((), own, self._metas(), self._denying())
 
     def _applicable(self) -> EndpointLimits:
         app, endpoint, blueprint, method, name = self._route

@@ -38,14 +38,14 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.request.ready_answer import MOST_ANSWERS, ReadyAnswer, Repetition, answer_key
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RoutePlan
+from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RouteLimits
 from ratelimit_ext.web.settlements.queue import SettlementQueue
 from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S
 from ratelimit_ext.web.storage import Engines
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
-_NO_LIMITS: Final = RoutePlan()
+_NO_LIMITS: Final = RouteLimits()
 #: No limit was asked.
 _UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
 
@@ -179,7 +179,7 @@ class Admission:
         whose functions fail are left out."""
         limits = [
             replace(bound, estimate=None, fixed_cost=0)
-            for bound in self._resolver.plan(route).limits
+            for bound in self._resolver.limits(route).limits
         ]
         charges = self.charges(limits, lenient=True)
         return self.decided(charges, take=False)[1]
@@ -288,18 +288,18 @@ class Admission:
         """
         charged = state.charged
         engine = engine or self._engines.current
-        plan = self._plan(charged, route, definitions, engine)
-        limits: Sequence[BoundLimit] = plan.uncharged(charged) if charged else plan.limits
+        found = self._route_limits(charged, route, definitions, engine)
+        limits: Sequence[BoundLimit] = found.uncharged(charged) if charged else found.limits
         if again:
             limits = [b for b in limits if b.limit.mode == "enforce" or b.limit.held]
-        if not limits and (not plan.metas or route.method == "OPTIONS"):
+        if not limits and (not found.metas or route.method == "OPTIONS"):
             return None
         swallow = self._settings.swallow_errors
-        charges = self.charges(limits, plan.metas, lenient=lenient, swallow=swallow)
+        charges = self.charges(limits, found.metas, lenient=lenient, swallow=swallow)
         # Records of an earlier decision are in the headers, too: then no answer is ready.
-        repeated = self._repeated(engine, plan, charges, is_final if charged is None else None)
+        repeated = self._repeated(engine, found, charges, is_final if charged is None else None)
         if repeated is not None:
-            state.charged = charged | plan.shared_ids if charged else plan.shared_ids
+            state.charged = charged | found.shared_ids if charged else found.shared_ids
             return repeated
         hold = self.hold_for(limits)
         try:
@@ -322,28 +322,28 @@ class Admission:
         except Exception:
             state.charged = charged or frozenset()  # do not ask again for this request
             raise
-        state.charged = charged | plan.shared_ids if charged else plan.shared_ids
+        state.charged = charged | found.shared_ids if charged else found.shared_ids
         if decision.admitted:
             return decision, records.without_metas()
         return self._denial(decision, records)
 
-    def _plan(
+    def _route_limits(
         self,
         charged: frozenset[int] | None,
         route: Route,
         definitions: Sequence[Limit] | None,
         engine: Engine,
-    ) -> RoutePlan:
+    ) -> RouteLimits:
         fallback = self._settings.in_memory_fallback
         if fallback and engine is self._engines.outage:
-            return self._resolver.plan_of(route, fallback) if charged is None else _NO_LIMITS
+            return self._resolver.limits_of(route, fallback) if charged is None else _NO_LIMITS
         if definitions is not None:
-            plan = self._resolver.plan_of(route, definitions)
+            found = self._resolver.limits_of(route, definitions)
         else:
-            plan = self._resolver.plan(route)
-        if plan.invalid and not all(d.exempt_when and d.exempt_when() for d in plan.invalid):
+            found = self._resolver.limits(route)
+        if found.invalid and not all(d.exempt_when and d.exempt_when() for d in found.invalid):
             raise LimitUnavailable
-        return plan
+        return found
 
     def charges(
         self,
@@ -469,7 +469,7 @@ class Admission:
     def _repeated(
         self,
         engine: Engine,
-        plan: RoutePlan,
+        route_limits: RouteLimits,
         charges: Sequence[BoundCharge],
         is_final: IsFinal | None,
     ) -> Denial | Repetition | None:
@@ -482,7 +482,7 @@ class Admission:
         recalled = engine.recall([charge for _, _, charge in charges])
         if recalled is None:
             return None
-        key, answers = answer_key(plan, recalled), recalled.denial.answers
+        key, answers = answer_key(route_limits, recalled), recalled.denial.answers
         answer: ReadyAnswer | None = answers.get(key)
         if answer is not None:
             return Repetition(answer, recalled, charges, recalled.elapsed_us - answer.made_us)
@@ -495,7 +495,7 @@ class Admission:
             and not self._has_callback(denial.breached)
             and is_final(error)
         ):
-            answers[key] = ReadyAnswer(plan, recalled, error, denial.breached)
+            answers[key] = ReadyAnswer(route_limits, recalled, error, denial.breached)
         return denial
 
     def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:

@@ -48,12 +48,12 @@ class ReadyAnswer:
 
     def __init__(
         self,
-        plan: object,
+        route_limits: object,
         recalled: Recollection,
         error: RateLimitExceeded,
         breached: Sequence[ChargeRecord],
     ) -> None:
-        self._kept = plan, recalled.known  # as their ids are the key
+        self._kept = route_limits, recalled.known  # as their ids are the key
         self._error = error
         self._bodies: dict[str, tuple[str, str]] = {}
         self._wait_us = max(verdict.retry_after_us or 0 for verdict in recalled.denials)
@@ -107,10 +107,10 @@ class Repetition(NamedTuple):
     passed_us: int
 
 
-def answer_key(plan: object, recalled: Recollection) -> tuple[int, ...] | None:
+def answer_key(route_limits: object, recalled: Recollection) -> tuple[int, ...] | None:
     """The key of the answer among those of the denial; ``None`` if its verdicts were not all
     decided together, so that each has a time of its own."""
     ages_us = recalled.ages_us
     if ages_us.count(recalled.elapsed_us) < len(ages_us):
         return None
-    return (id(plan), *map(id, recalled.known))
+    return (id(route_limits), *map(id, recalled.known))
