@@ -270,8 +270,10 @@ def moving(cluster: servers.Cluster) -> Iterator[tuple[str, redis.Redis, redis.R
         source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", two)
         yield tag, source, target
         flush(cluster)
+        servers.eventually(lambda: len(epochs(cluster)) == 1)
         with suppress(redis.ResponseError):  # it is the owner still
-            # An import gives the new owner a later epoch, so that all nodes agree.
+            # An import gives the new owner a later epoch than all that it knows, so that all nodes
+            # agree: the test's own move must have reached it.
             source.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", two)
         for client in (source, target):
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", one)
@@ -285,6 +287,15 @@ def moving(cluster: servers.Cluster) -> Iterator[tuple[str, redis.Redis, redis.R
         return owners == [one] * 3
 
     servers.eventually(is_settled)
+
+
+def epochs(cluster: servers.Cluster) -> set[str]:
+    """The latest epochs that the nodes know."""
+    found = set()
+    for node in cluster.nodes:
+        with node.client() as client:
+            found.add(client.execute_command("CLUSTER INFO")["cluster_current_epoch"])
+    return found
 
 
 def _owner_of(slot: int, nodes: dict[str, dict[str, Any]]) -> str | None:
