@@ -118,6 +118,7 @@ def test_a_settlement_survives_a_stop_without_the_storage(storage: Server, tmp_p
         with gevent_workers(storage, tmp_path) as master, ThreadPoolExecutor(1) as pool:
             call = pool.submit(master.request, "/call")
             eventually(client.dbsize)
+            client.ping()  # the server writes replies in turn: by now the call has its own
             storage.kill()
             assert call.result().status == 200
         assert master.process.returncode == 0
