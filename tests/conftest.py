@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import hypothesis
@@ -15,6 +16,8 @@ import redis
 from ratelimit_ext.web.operators.overrides import Overrides
 from ratelimit_ext.web.operators.recorder import Recorder
 from tests import servers
+
+DAY_S = 86_400
 
 pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own
 
@@ -62,6 +65,13 @@ def sentinel_server() -> Iterator[servers.SentinelTrio]:
     """A real master, replica and sentinel, anew for each test: a failover cannot be undone."""
     with servers.sentinel() as trio:
         yield trio
+
+
+@pytest.fixture(autouse=True)
+def a_day_does_not_end_with_the_test() -> None:
+    """Budgets of days and months, and reports of today, begin afresh at midnight UTC: a test of the
+    last minute waits for it. What midnight changes is tested in virtual time."""
+    servers.eventually(lambda: DAY_S - time.time() % DAY_S > 60, within_s=90)
 
 
 @pytest.fixture(autouse=True)

@@ -222,10 +222,10 @@ def test_a_server_that_dies_and_comes_back() -> None:
 def test_a_server_that_hangs_is_an_outage() -> None:
     """It answers nothing: after the socket's deadline the storage is unavailable."""
     with servers.standalone() as server:
-        engine = engine_at(server.uri, socket_timeout=0.1)
+        engine = engine_at(server.uri, socket_timeout=0.5)
         engine.admit(LAYERS)
         with server.client() as client:
-            client.client_pause(1000)
+            client.client_pause(60_000)
         with pytest.raises(StorageUnavailable):
             engine.admit(LAYERS)
 

@@ -26,6 +26,8 @@ USD = 1_000_000
 KEY = "0123456789abcdef"
 RULES = Rules(at=(50, 80, 100), times=5.0, least_micro_usd=10 * USD)
 MakeAlerts = Callable[..., Alerts]
+#: All budgets of a run are of one window, which does not end meanwhile.
+BEGAN = datetime.now(UTC).replace(second=0, microsecond=0)
 
 
 @pytest.fixture
@@ -48,10 +50,9 @@ def alerts(make_alerts: MakeAlerts) -> Alerts:
     return make_alerts()
 
 
-def standing(now: datetime | None = None, **fields: Any) -> Standing:
+def standing(**fields: Any) -> Standing:
     """Alice's budget of 10 dollars, in the middle of its window, with nothing used."""
-    now = now or datetime.now(UTC)
-    resets_at = (now + timedelta(hours=1)).replace(minute=0, second=0, microsecond=0)
+    resets_at = BEGAN + timedelta(hours=12)
     usual: dict[str, Any] = {
         "identity": "user:alice",
         "user": "user:alice",

@@ -23,8 +23,6 @@ from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 
-NOW = datetime.now(UTC)
-
 
 @pytest.fixture
 def worker(make_app: AppMaker, uri: str, accounts: Accounts) -> Flask:
@@ -206,11 +204,12 @@ def test_blocks_are_listed_with_who_set_them(console: Flask) -> None:
 @pytest.fixture
 def spent(worker: Flask, database_url: str) -> Iterator[Flask]:
     """The application after calls of two users, one of whom is named like a formula."""
+    now = datetime.now(UTC)
     calls = [
-        finished(begun(started_at=NOW, user="user:=cmd()", team="research", slug="gpt-4o")),
-        finished(begun(started_at=NOW), cost_micro_usd=3),
-        finished(begun(started_at=NOW), cost_micro_usd=4),
-        finished(begun(started_at=NOW - timedelta(days=70)), cost_micro_usd=9_000_000),
+        finished(begun(started_at=now, user="user:=cmd()", team="research", slug="gpt-4o")),
+        finished(begun(started_at=now), cost_micro_usd=3),
+        finished(begun(started_at=now), cost_micro_usd=4),
+        finished(begun(started_at=now - timedelta(days=70)), cost_micro_usd=9_000_000),
     ]
     database = Database(database_url)
     table.write(database, calls)
@@ -225,7 +224,7 @@ def test_spend_lists_the_dearest_first(spent: Flask) -> None:
     assert lines[1].split() == ["user:=cmd()", "1", "1000", "200", "0.001485"]
     assert lines[2].split() == ["user:alice", "2", "2000", "400", "0.000007"]
     assert len(run(spent, "spend", "--top", "1").output.splitlines()) == 2
-    old = f"{NOW - timedelta(days=80):%Y-%m-%d}"
+    old = f"{datetime.now(UTC) - timedelta(days=80):%Y-%m-%d}"
     assert "9.000007" in run(spent, "spend", "--since", old).output.splitlines()[1]
     for by, first in (
         ("team", "research"),
@@ -240,7 +239,7 @@ def test_spend_lists_the_dearest_first(spent: Flask) -> None:
 
 def test_spend_as_csv_is_safe_for_spreadsheets(spent: Flask, database_url: str) -> None:
     """Callers choose tags, and a cell must not be a formula."""
-    tagged = finished(begun(started_at=NOW, tags=(("project", '=HYPERLINK("x")'),)))
+    tagged = finished(begun(started_at=datetime.now(UTC), tags=(("project", '=HYPERLINK("x")'),)))
     table.write(Database(database_url), [tagged])
     rows = list(csv.reader(io.StringIO(run(spent, "spend", "--by", "tag:project", "--csv").stdout)))
     assert rows[0] == ["project", "calls", "input_tokens", "output_tokens", "usd"]

@@ -26,6 +26,7 @@ from tests.chatapp.provider_server import (
     openai_body,
     openai_chunks,
 )
+from tests.servers import eventually
 
 MESSAGES = [{"role": "user", "content": "ping"}]
 CATALOGUE = catalogue.load()
@@ -349,6 +350,7 @@ def test_after_a_call_without_a_bill_every_cost_is_counted(
     assert 1.38 < remaining < 1.39  # 1,024 tokens of output were held
     assert ask(other, path, body).status_code == 504
     assert left(other)["usd-hour"] == pytest.approx(remaining / 2, abs=0.001)
+    eventually(lambda: len(provider.calls) == 2)
     bounds = [call.body["max_completion_tokens"] for call in provider.calls]
     assert all(isinstance(bound, int) for bound in bounds)
     half = CATALOGUE.output_tokens_for(int(remaining * 1e6) // 2, DEAR, Usage(8, 0))

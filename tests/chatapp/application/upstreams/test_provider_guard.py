@@ -275,7 +275,8 @@ def test_a_timeout_is_not_retried(make_app: AppMaker, provider: ProviderServer, 
     workers = Workers(make_app, uri, CHATAPP_PROVIDER_TIMEOUT_S=0.3)
     provider.silence()
     assert chat(workers.one).status_code == 504
-    assert len(provider.calls) == 1
+    (call,) = workers.ledger.finished()
+    assert (call.status, call.attempts) == ("timeout", 1)
 
 
 @pytest.mark.parametrize(
