@@ -91,7 +91,7 @@ def test_comes_back_after_a_crash(server: EmbeddedServer) -> None:
     client(server).set("usage", 7)
     os.kill(crashed, signal.SIGKILL)
     eventually(lambda: not alive(crashed))
-    eventually(lambda: answers(server), within_s=5)
+    eventually(lambda: answers(server))
     assert server_pid(server) != crashed
     assert client(server).get("usage") == b"7"
 
@@ -103,7 +103,7 @@ def test_a_termination_of_the_whole_group_does_not_take_the_storage(server: Embe
     os.kill(supervisor_pid(server), signal.SIGTERM)
     os.kill(before, signal.SIGTERM)
     eventually(lambda: not alive(before))
-    eventually(lambda: answers(server), within_s=5)
+    eventually(lambda: answers(server))
     assert client(server).get("usage") == b"7"
 
 
@@ -112,7 +112,7 @@ def test_no_server_without_its_supervisor(server: EmbeddedServer) -> None:
     client(server).set("usage", 7)
     orphan = server_pid(server)
     os.kill(supervisor_pid(server), signal.SIGKILL)
-    eventually(lambda: not alive(orphan), within_s=5)
+    eventually(lambda: not alive(orphan))
     server.start()
     assert client(server).get("usage") == b"7"
 
@@ -124,7 +124,7 @@ def test_ends_with_a_holder_that_is_killed(tmp_path: Path) -> None:
         client(server).set("usage", 7)
         pids = server_pid(server), supervisor_pid(server)
         process.kill()
-    eventually(lambda: not any(map(alive, pids)), within_s=5)
+    eventually(lambda: not any(map(alive, pids)))
     server.start()
     assert client(server).get("usage") == b"7"
     server.stop()
@@ -182,7 +182,7 @@ def test_a_follower_keeps_it_only_for_its_calls_in_flight(tmp_path: Path) -> Non
         process.wait()
         eventually(lambda: not joins(server))  # its supervisor hears of the end a moment later
         assert server_pid(server) == pid
-    eventually(lambda: not alive(pid), within_s=5)
+    eventually(lambda: not alive(pid))
 
 
 def test_a_follower_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_follower_that_hangs_does_not_keep_it(tmp_path: Path) -> None:
     with holder(server, "follower") as process:
         pid = server_pid(server)
         process.kill()
-        eventually(lambda: not alive(pid), within_s=5)
+        eventually(lambda: not alive(pid))
 
 
 def test_nothing_to_join(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import gc
 import logging
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,9 @@ def objects_of_many_applications() -> tuple[int, int]:
         return app
 
     def objects() -> int:
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()  # a timer of a storage in memory, which keeps it for a moment
         gc.collect()
         return len(gc.get_objects())
 

@@ -154,7 +154,7 @@ def test_the_server_ends_with_a_master_that_is_killed(start: Start) -> None:
         first = ask(master)
         workers = master.workers()
         master.process.kill()
-        eventually(lambda: not any(map(alive, [first["server"], *workers])), within_s=10)
+        eventually(lambda: not any(map(alive, [first["server"], *workers])))
     with start() as master:
         assert ask(master)["count"] > first["count"]
 
@@ -187,7 +187,7 @@ def test_an_upgrade_hands_the_server_over(start: Start) -> None:
         assert second["count"] > first["count"]
         os.kill(new, signal.SIGTERM)
         eventually(lambda: not alive(new))
-        eventually(lambda: not alive(first["server"]), within_s=5)
+        eventually(lambda: not alive(first["server"]))
 
 
 def test_an_upgrade_that_is_taken_back_leaves_the_server(start: Start) -> None:

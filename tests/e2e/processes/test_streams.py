@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,8 +68,8 @@ def test_the_first_word_arrives_before_the_second_is_generated(
 def test_a_disconnect_frees_the_provider_and_the_thread(
     master: Master, provider: ProviderServer
 ) -> None:
-    """At once, although the provider is silent: as many clients as there are threads disconnect,
-    and one more is served."""
+    """Although the provider is silent, for ten minutes if need be: as many clients as there are
+    threads disconnect, and one more is served."""
     provider.rest()
     for _ in range(3):
         provider.hung_up.clear()
@@ -78,11 +77,9 @@ def test_a_disconnect_frees_the_provider_and_the_thread(
         provider.script(Stream([*openai_chunks()[:2], Wait()]))
         connection, response = begun(master)
         assert provider.waiting.wait(10)
-        left_at = time.monotonic()
         response.close()
         connection.close()
-        assert provider.hung_up.wait(5)
-        assert time.monotonic() - left_at < 2
+        assert provider.hung_up.wait(20)
     assert master.request("/chat", {"message": "ping", "model": "gpt-5.4-mini"}).status == 200
     assert "Traceback" not in master.log
 
