@@ -70,7 +70,10 @@ LOOK_AGAIN_S: Final = 0.01
 QUEUE_S: Final = 0.5
 SWEEP_S: Final = 0.5
 
-CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
+# The first digits, without zeros, are enough to see that a body is too large.
+CONTENT_LENGTH: Final = re.compile(
+    rb"\r\ncontent-length:[ \t]*0*+(\d{0,15}+)\d*+[ \t]*\r\n", re.IGNORECASE
+)
 CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
 # Such a client would take an interim answer for the answer.
@@ -228,7 +231,7 @@ class Connection(TConn):  # type: ignore[misc]
     def _head_ends(self, end: int) -> None:
         head = self.received[:end]
         length = CONTENT_LENGTH.search(head)
-        size = int(length[1]) if length and not CHUNKED.search(head) else 0
+        size = int(length[1] or 0) if length and not CHUNKED.search(head) else 0
         self.is_large = size > BODY_BYTES or bool(CHUNKED.search(head))
         self.whole_at = end + (0 if self.is_large else size)
         if not self.is_whole:

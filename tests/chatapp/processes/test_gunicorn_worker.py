@@ -42,6 +42,7 @@ def conn(pair: tuple[socket.socket, socket.socket]) -> Connection:
 WHOLE = {
     "no body": HEAD + b"\r\n",
     "a body": HEAD + b"Content-Length: 5\r\n\r\nhello",
+    "a body, with zeros before its size": HEAD + b"Content-Length: %020d\r\n\r\nhello" % 5,
     "a body, in small letters": HEAD + b"content-length:5\r\n\r\nhello",
     "more than a body": HEAD + b"Content-Length: 5\r\n\r\nhelloGET /",
     "a large body, which a thread reads": HEAD + b"Content-Length: %d\r\n\r\n" % (BODY_BYTES + 1),
@@ -70,6 +71,13 @@ def test_a_thread_gets_whole_requests(conn: Connection, name: str, at_once: bool
         assert conn.take(piece) is None
     assert conn.is_whole is (name in WHOLE)
     assert len(conn.received) <= HEAD_MAX_BYTES + BODY_BYTES
+
+
+@pytest.mark.parametrize("size", [b"%d" % (BODY_BYTES + 1), b"9" * 16, b"0" * 20 + b"9" * 20])
+def test_a_body_of_any_announced_size_is_large(conn: Connection, size: bytes) -> None:
+    """Such bodies occupy a quarter of the threads, and none after the answer."""
+    assert conn.take(HEAD + b"Content-Length: " + size + b"\r\n\r\n") is None
+    assert conn.is_large
 
 
 @pytest.mark.parametrize(
