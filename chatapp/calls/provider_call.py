@@ -324,7 +324,7 @@ class ProviderCall:
         nothing, but the call counts, without tokens and dollars. Any other failure is not the
         caller's: everything is refunded.
         """
-        if self._wait.hung_up and error.kind == "unavailable" and error.status is None:
+        if self._wait.hung_up and error.status in (None, 200):
             self.finish_stream(Progress(self.model.name), client_left=True)
             return
         used = usage_without_answer(error, self._held)

@@ -156,10 +156,9 @@ class Connection:
         key: tuple[str, str] | None,
         *,
         read_s: float,
-        stream: bool,
     ) -> httpx2.Response:
-        """Send what the SDK would with this key, and return the response, whatever its status.
-        ``key`` is the key's name and secret."""
+        """Send what the SDK would with this key, and return the response, whatever its status, with
+        its body unread. ``key`` is the key's name and secret."""
         import httpx2  # noqa: PLC0415
 
         sample = self._samples.get((path, read_s))
@@ -186,10 +185,7 @@ class Connection:
             stream=httpx2.ByteStream(request.raw),  # as `content`, without a look at its headers
             extensions={"timeout": {**sample.extensions["timeout"]}},
         )
-        response = self._http_client.send(sent, stream=True)
-        if not stream:
-            _read(response)
-        return response
+        return self._http_client.send(sent, stream=True)
 
     def status_error(self, response: httpx2.Response) -> Any:
         """The SDK's APIStatusError for a response that was read."""
@@ -338,14 +334,18 @@ class SDKProvider:
         import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
 
         connection, key = self._connection.get(), self.keys.secret(request.key)
-        response = connection.send(path, request, key, read_s=read_s, stream=stream)
-        if response.is_success:
+        response = connection.send(path, request, key, read_s=read_s)
+        if stream and response.is_success:
             return response
         try:
             _read(response)
         except (httpx2.HTTPError, ValueError) as error:
-            kind = STATUS_KINDS.get(response.status_code, "unavailable")
+            if response.is_success and isinstance(error, httpx2.TimeoutException):
+                raise
+            kind = _status_kind(response.status_code)
             raise _status_error(self._vendor, response, kind, message=str(error)) from error
+        if response.is_success:
+            return response
         raise _refusal(self._vendor, connection.status_error(response), secret=key and key[1])
 
     def _connect(self) -> Connection:
@@ -439,14 +439,22 @@ def provider_errors(vendor: Vendor) -> Iterator[None]:
 def _refusal(vendor: Vendor, error: Any, *, secret: str | None) -> ProviderError:
     """The ProviderError of an APIStatusError, without the key, which providers may quote."""
     response = error.response
-    kind = vendor.error_kind(error) or STATUS_KINDS.get(response.status_code)
-    if kind is None:  # neither a 3xx nor a 5xx blames the request
-        kind = "bad_request" if 400 <= response.status_code < 500 else "unavailable"
+    kind = vendor.error_kind(error) or _status_kind(response.status_code)
     message, text = error.message, response.text
     if secret:
         message, text = message.replace(secret, REDACTED), text.replace(secret, REDACTED)
     raw = text.encode()
     return _status_error(vendor, response, kind, message=message, raw=raw)
+
+
+def _status_kind(status: int) -> ErrorKind:
+    """The cause of a failure, if only the status of the answer tells it."""
+    if status in STATUS_KINDS:
+        return STATUS_KINDS[status]
+    if status < 300:
+        return "malformed"  # the call is billed, even if the rest of the answer does not arrive
+    # Neither a 3xx nor a 5xx blames the request.
+    return "bad_request" if 400 <= status < 500 else "unavailable"
 
 
 def _status_error(

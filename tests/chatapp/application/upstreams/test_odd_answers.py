@@ -118,11 +118,24 @@ def test_an_unreadable_refusal_is_a_refusal(
 ) -> None:
     """Its status and the wait that it names are known, also for a stream."""
     provider.script(Answer(429, b'{"err', {**UNREADABLE[body], "retry-after-ms": "90000"}))
-    response = asker.ask(way, stream=stream)
-    assert response.status_code in (502, 503), response.text
+    assert asker.ask(way, stream=stream).status_code == 503
     (call,) = asker.ledger.finished()
-    assert call.status == "rate_limited" or not stream
-    assert asker.ask(way).status_code == (503 if stream else 200)  # all leave it alone
+    assert (call.status, call.cost_micro_usd) == ("rate_limited", 0)
+    assert asker.ask(way).status_code == 503  # all leave it alone
+
+
+@every_way
+@pytest.mark.parametrize("body", UNREADABLE)
+def test_an_unreadable_answer_is_charged_as_held(
+    asker: Asker, provider: ProviderServer, way: str, body: str
+) -> None:
+    """It was generated and is billed, however early its connection broke; a second attempt would be
+    billed, too."""
+    provider.script(Answer(200, b'{"id": "', UNREADABLE[body]))
+    assert asker.ask(way).status_code == 502
+    (call,) = asker.ledger.finished()
+    assert (call.status, call.estimated) == ("malformed", True)
+    assert round((5.0 - left(asker.client)["usd-day"]) * 1e6) == call.cost_micro_usd > 0
 
 
 @pytest.mark.parametrize("value", ["a\x01b", "caf\xc3\xa9"])
