@@ -60,20 +60,28 @@ def stream_usage(
     elif silent_s is not None and not is_over:
         reasoned = min(output + int(silent_s * TOKENS_PER_S), most)
         output = max(output, reasoned, expected.output_tokens)
-    if usage is None:
-        used = replace(held.usage, output_tokens=output, tool_calls=progress.tool_calls)
-    else:
-        used = replace(usage, output_tokens=max(usage.output_tokens, output))
+    used = _so_far(progress, held.usage, output_tokens=output)
     return CallUsage(used, estimated=True, unseen=unseen)
 
 
 def received_usage(progress: Progress, estimate: Estimate) -> Usage:
     """The usage so far of a stream that goes on."""
-    received = _received(estimate, progress.output_bytes)
-    if progress.usage is None:
-        return received
-    output = max(progress.usage.output_tokens, received.output_tokens)
-    return replace(progress.usage, output_tokens=output)
+    return _so_far(progress, estimate.usage, output_tokens=tokens_of(progress.output_bytes))
+
+
+def _so_far(progress: Progress, held: Usage, *, output_tokens: int) -> Usage:
+    """The usage of a stream that is not over: its input as reported, or as held, and once more for
+    each time that the model has read it again."""
+    first = progress.usage or replace(held, output_tokens=0, tool_calls={})
+    again = 0 if progress.usage_is_final else progress.rereads
+    return replace(
+        first,
+        input_tokens=first.input_tokens * (1 + again),
+        cached_input_tokens=first.cached_input_tokens
+        + again * (first.cached_input_tokens + first.cache_write_tokens),
+        output_tokens=max(first.output_tokens, output_tokens),
+        tool_calls=progress.tool_calls or first.tool_calls,
+    )
 
 
 def usage_without_answer(error: ProviderError, estimate: Estimate) -> CallUsage:

@@ -26,7 +26,7 @@ from chatapp.estimates.outputs import (
     expected_output_tokens,
 )
 from chatapp.estimates.redis_outputs import RedisOutputs
-from chatapp.estimates.tokens import input_tokens
+from chatapp.estimates.tokens import input_tokens, predicted_tokens
 from chatapp.providers import Extras, Usage
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ class Estimator:
         choices = max(1, choices)
         counted = input_tokens(model, body)
         output = choices * self._output_tokens(model.slug, caller, extras.effort)
+        if extras.predicts:
+            output = max(output, predicted_tokens(model, body))
         longest = self._catalogue.longest_answer(model) * choices
         output = min(output, longest)
         if most_output_tokens is not None:

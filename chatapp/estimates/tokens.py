@@ -86,6 +86,13 @@ def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
     return InputTokens(expected, texts * family.least_percent // 100)
 
 
+def predicted_tokens(model: Model, body: Mapping[str, object]) -> int:
+    """The tokens of the answer that a body of OpenAI's chat completions predicts; 0 for none."""
+    prediction, contents = body.get("prediction"), Contents()
+    contents.add_content(prediction.get("content") if isinstance(prediction, Mapping) else None)
+    return text_tokens(contents.texts, family_of(model))
+
+
 def text_tokens(texts: Sequence[str], family: Family) -> int:
     """The tokens of these texts together, by the family's tokenizer, without its factor."""
     if family.encoding is None:

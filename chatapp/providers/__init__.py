@@ -132,13 +132,15 @@ class Extras:
     """What changes the price of a request besides its tokens. ``tiers`` are the requested tiers by
     field, ``tools`` the provider's tools that are billed per use, ``refused`` the fields whose cost
     is unknown, each with the reason. ``thinks`` says whether the request turns reasoning on or off;
-    None if it does neither. ``effort`` is the requested effort of reasoning, "" without one."""
+    None if it does neither. ``effort`` is the requested effort of reasoning, "" without one.
+    ``predicts``: the request predicts its answer, and what the model rejects of it is billed."""
 
     tiers: Mapping[str, str] = field(default_factory=dict)
     tools: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     thinks: bool | None = None
     effort: str = ""
+    predicts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +174,12 @@ class Progress:
 
     ``usage`` is the last that the provider reported, and ``usage_is_final`` tells whether it is
     complete. ``output_bytes`` is the size of everything generated so far: text, refusals, tool
-    names and arguments, reasoning; ``tool_calls`` are those so far. ``finish_reason`` is None until
-    the answer is complete: a stream that ends earlier was cut off. ``failed`` is set by an error
-    that the provider reported within the stream, ``error`` if the client has received that error as
-    a part of the stream. ``ids`` are those of RawAnswer, as far as they are known.
+    names and arguments, reasoning; ``tool_calls`` are those so far. ``rereads`` counts how often
+    the model has gone on after tools of the provider, and so has read its input again; an
+    incomplete usage leaves that out. ``finish_reason`` is None until the answer is complete: a
+    stream that ends earlier was cut off. ``failed`` is set by an error that the provider reported
+    within the stream, ``error`` if the client has received that error as a part of the stream.
+    ``ids`` are those of RawAnswer, as far as they are known.
     """
 
     model: str
@@ -183,6 +187,7 @@ class Progress:
     usage_is_final: bool = False
     output_bytes: int = 0
     tool_calls: Mapping[str, int] = field(default_factory=dict)
+    rereads: int = 0
     finish_reason: FinishReason | None = None
     failed: bool = False
     error: ProviderError | None = None

@@ -86,6 +86,8 @@ FREE_TOOLS: Final = (
     *("web_fetch_", "tool_search_tool_", "tool_reference", "mcp_toolset"),
 )
 WEB_SEARCH: Final = "web_search_"
+#: The type and the name of the block of a search.
+SEARCH: Final = ("server_tool_use", "web_search")
 #: What is billed at another model's price, or is shared by all clients of this server's key.
 REFUSED: Final = {
     "fallbacks": "is not supported: another model may answer, at another price",
@@ -127,19 +129,22 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     )
 
 
-def _listed(fields: Mapping[str, object], name: str) -> Iterator[tuple[str, object]]:
-    listed = fields.get(name)
+def _listed(fields: object, name: str) -> Iterator[tuple[str, object]]:
+    """The entries of a list in that field, each with the field's name."""
+    listed = fields.get(name) if isinstance(fields, dict) else None
     for each in listed if isinstance(listed, list) else ():
         yield name, each
 
 
 def _added_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """The tools that messages add within a conversation."""
+    """The tools that messages add within a conversation, also those that a compaction kept."""
     for _, message in _listed(fields, "messages"):
-        for _, part in _listed(message, "content") if isinstance(message, dict) else ():
-            if isinstance(part, dict) and part.get("type") == TOOL_ADDITION:
-                tool = part.get("tool")
-                yield "messages", tool.get("definition", tool) if isinstance(tool, dict) else tool
+        for _, part in _listed(message, "content"):
+            for _, change in (("", part), *_listed(part, "tool_changes")):
+                if isinstance(change, dict) and change.get("type") == TOOL_ADDITION:
+                    tool = change.get("tool")
+                    defined = tool.get("definition", tool) if isinstance(tool, dict) else tool
+                    yield "messages", defined
 
 
 # -- whole answers -----------------------------------------------------------------------------
@@ -299,6 +304,7 @@ class MessageReader:
         self.progress = Progress(model=model)
         self.over = False
         self._bill: dict[str, object] = {"input_tokens": 0}
+        self._has_result = False
 
     def read(self, event: Event) -> Part:
         text = ""
@@ -310,9 +316,7 @@ class MessageReader:
                 self.progress.model = start.model
                 self.progress.usage = start.usage.usage()
             case "content_block_start":
-                block = BlockStart.model_validate_json(event.data).content_block
-                if _is_generated(block):
-                    self.progress.output_bytes += generated_bytes(block, without=NOT_GENERATED)
+                self._begin_block(BlockStart.model_validate_json(event.data).content_block or {})
             case "content_block_delta":
                 text = self._text(BlockDelta.model_validate_json(event.data).delta)
             case "message_delta":
@@ -325,6 +329,18 @@ class MessageReader:
                 self.progress.failed = True
                 raise _stream_error(event.data)
         return Part(text, event.raw)
+
+    def _begin_block(self, block: dict[str, object]) -> None:
+        progress = self.progress
+        if not _is_generated(block):
+            self._has_result = True
+            return
+        progress.output_bytes += generated_bytes(block, without=NOT_GENERATED)
+        progress.rereads += self._has_result
+        self._has_result = False
+        if (block.get("type"), block.get("name")) == SEARCH:
+            searches = progress.tool_calls.get("web_search", 0) + 1
+            progress.tool_calls = {"web_search": searches}
 
     def _text(self, delta: Delta) -> str:
         text = delta.text or ""

@@ -32,6 +32,7 @@ from chatapp.providers.openai_service import (
     InputDetails,
     OutputDetails,
     common_extras,
+    refused_parts,
     stream_error,
     tiers_of,
 )
@@ -96,7 +97,7 @@ def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
 def extras_of(fields: Mapping[str, object]) -> Extras:
     """See Forwarder. The fields are those of openai 3.57's `CompletionCreateParams`."""
     common = common_extras(fields)
-    refused = dict(common.refused)
+    refused = {**common.refused, **refused_parts(fields, "messages")}
     if fields.get("web_search_options") is not None:
         refused["web_search_options"] = "has no price here"
     modalities = fields.get("modalities")
@@ -107,21 +108,13 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         kind = tool.get("type") if isinstance(tool, dict) else None
         if isinstance(kind, str) and kind not in TOOLS:  # OpenAI has no others, but upstreams do
             refused["tools"] = f"may not have a tool {kind[:50]!r}, which has no price here"
-    messages = fields.get("messages")
-    if any(_has_audio(message) for message in (messages if isinstance(messages, list) else ())):
-        refused["messages"] = "may not contain input_audio, which has no price here"
     return replace(
         common,
         refused=refused,
         thinks=False if fields.get("reasoning_effort") == "none" else None,
         effort=str(fields.get("reasoning_effort") or ""),
+        predicts=bool(fields.get("prediction")),
     )
-
-
-def _has_audio(message: object) -> bool:
-    content = message.get("content") if isinstance(message, dict) else None
-    parts = content if isinstance(content, list) else ()
-    return any(isinstance(part, dict) and part.get("type") == "input_audio" for part in parts)
 
 
 # -- whole answers -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from chatapp.providers.openai_service import (
     InputDetails,
     OutputDetails,
     common_extras,
+    refused_parts,
     stream_error,
     tiers_of,
 )
@@ -37,6 +38,8 @@ BILLED_TOOLS: Final = (
 #: The tool of each type of call in an answer.
 TOOL_CALLS: Final = {f"{name}_call": name for name in BILLED_TOOLS}
 SEARCH_TOOLS: Final = BILLED_TOOLS[:2]
+#: The calls of tools that OpenAI runs before the model continues.
+RUN_CALLS: Final = frozenset({*TOOL_CALLS, "mcp_call"})
 #: What is unknown here, or shared by all clients of this server's key.
 REFUSED: Final = {
     "conversation": "is not supported; send previous_response_id or all messages instead",
@@ -70,9 +73,10 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     """See Forwarder. The fields and tools are those of openai 3.57's `ResponseCreateParams`."""
     common = common_extras(fields)
     refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
+    refused |= refused_parts(fields, "input")
     reasoning = fields.get("reasoning")
     found = reasoning if isinstance(reasoning, dict) else {}
-    if found.get("mode") not in {None, "standard"}:
+    if found.get("mode") not in (None, "standard"):
         refused["reasoning"] = "may only have the mode 'standard'; others have no price here"
     tools = []
     for name, tool in _all_tools(fields):
@@ -214,7 +218,7 @@ def _tool_of(item: Mapping[str, object]) -> str | None:
     """The billed tool that an item of an answer is a use of. Only a search is one of the web
     search, which may also open pages."""
     action = item.get("action")
-    if isinstance(action, dict) and action.get("type") not in {None, "search"}:
+    if isinstance(action, dict) and action.get("type") not in (None, "search"):
         return None
     return TOOL_CALLS.get(str(item.get("type")))
 
@@ -266,7 +270,8 @@ class ResponseReader:
         self.progress = Progress(model=str(fields.get("model")))
         self.over = False
         self._fields = fields
-        self._with_deltas: set[object] = set()
+        self._with_deltas: set[str] = set()
+        self._has_run_tool = False
 
     def read(self, event: Event) -> Part:
         if not event.data:
@@ -274,8 +279,11 @@ class ResponseReader:
         found = StreamEvent.model_validate_json(event.data)
         kind, progress = found.type, self.progress
         if kind.endswith(".delta") and not kind.startswith(SUMMARY):
-            self._with_deltas.add(found.item_id)
+            self._with_deltas.add(str(found.item_id))
             progress.output_bytes += generated_bytes(found.delta, without=NOT_GENERATED)
+        elif kind == "response.output_item.added":
+            progress.rereads += self._has_run_tool
+            self._has_run_tool = False
         elif kind == "response.output_item.done" and found.item is not None:
             self._end_item(found.item)
         elif kind in ENDS:
@@ -288,7 +296,8 @@ class ResponseReader:
         return Part("", event.raw)
 
     def _end_item(self, item: dict[str, object]) -> None:
-        if item.get("id") not in self._with_deltas:
+        self._has_run_tool = str(item.get("type")) in RUN_CALLS
+        if str(item.get("id")) not in self._with_deltas:
             self.progress.output_bytes += generated_bytes(item, without=NOT_GENERATED)
         if name := _tool_of(item):
             calls = self.progress.tool_calls

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from chatapp.providers import ErrorKind, Extras, ProviderError
@@ -13,7 +13,7 @@ NAME: Final = "openai"
 TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
 STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
 #: How long the cache keeps a prompt at the price of a cache write.
-CACHE_TTLS: Final = frozenset({None, "30m"})
+CACHE_TTLS: Final = (None, "30m")
 #: By an error's code, or else its type. OpenAI has words for both; compatible servers send the
 #: status as code.
 STREAM_KINDS: Final[dict[str, ErrorKind]] = {
@@ -42,6 +42,25 @@ def common_extras(fields: Mapping[str, object]) -> Extras:
     if isinstance(cache, dict) and cache.get("ttl") not in CACHE_TTLS:
         refused["prompt_cache_options"] = "may only have the ttl '30m'; others have no price here"
     return Extras(tiers=tiers, refused=refused)
+
+
+def refused_parts(fields: Mapping[str, object], name: str) -> dict[str, str]:
+    """Why the messages or items in that field are refused; empty if they are not."""
+    for part in _parts(fields.get(name)):
+        if part.get("type") == "input_audio":
+            return {name: "may not contain input_audio, which has no price here"}
+        cache = part.get("prompt_cache_breakpoint")
+        if isinstance(cache, dict) and cache.get("ttl") not in CACHE_TTLS:
+            return {name: "may only be cached with the ttl '30m'; others have no price here"}
+    return {}
+
+
+def _parts(items: object) -> Iterator[dict[str, object]]:
+    """All objects in these messages or items: their contents, the outputs of tools."""
+    for item in items if isinstance(items, list) else ():
+        for value in item.values() if isinstance(item, dict) else ():
+            listed = value if isinstance(value, list) else (value,)
+            yield from (part for part in listed if isinstance(part, dict))
 
 
 def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:

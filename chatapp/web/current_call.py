@@ -82,9 +82,8 @@ def _demand(current: CurrentRequest) -> Demand:
         model=model,
         estimate=estimate,
         bound=longest and longest // estimate.choices,
-        may_hide_output=current.services.catalogue.may_hide_output(
-            model, thinks=wanted.extras.thinks
-        ),
+        may_hide_output=wanted.extras.predicts
+        or current.services.catalogue.may_hide_output(model, thinks=wanted.extras.thinks),
         # What the provider counts before it answers; a quota for both directions counts the bound.
         quota_use={"tokens": estimate.input_tokens + most, "input_tokens": estimate.input_tokens},
     )

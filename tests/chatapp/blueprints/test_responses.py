@@ -371,11 +371,33 @@ def test_tool_calls_are_billed(
 def test_tool_calls_of_a_cut_stream_are_billed(
     online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
 ) -> None:
-    """Those that were received."""
+    """Those that were received; and the input again for each time that the model went on."""
     done = [named("response.output_item.done", output_index=0, item=item) for item in SEARCHES]
-    provider.script(Stream([*response_events()[:2], *done, Cut()]))
+    [begun] = [each for each in response_events() if b"output_item.added" in each]
+    provider.script(
+        Stream([*response_events()[:2], begun, *done[:2], begun, *done[2:], begun, begun, Cut()])
+    )
     assert ask(online, stream=True).data
-    assert recorded().usage.tool_calls == {"web_search": 1, "file_search": 2}
+    call = recorded()
+    assert call.usage.tool_calls == {"web_search": 1, "file_search": 2}
+    assert call.usage.input_tokens == 3 * call.estimated_input_tokens
+
+
+@pytest.mark.parametrize(
+    "item", [{"id": ["x"], "type": ["y"]}, {"type": "web_search_call", "action": {"type": []}}]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_odd_item_is_forwarded(
+    online: FlaskClient, provider: ProviderServer, stream: bool, item: dict[str, object]
+) -> None:
+    """It fails no answer that was paid for."""
+    events = response_events()
+    done = named("response.output_item.done", output_index=0, item=item)
+    whole = Answer(200, response_body(output=[item]))
+    provider.script(Stream([*events[:-1], done, events[-1]]) if stream else whole)
+    answer = ask(online, stream=stream)
+    assert answer.status_code == 200
+    assert answer.data.endswith(events[-1]) or not stream
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from chatapp.calls.usage import (
     NO_USAGE,
     CallUsage,
     answer_usage,
+    received_usage,
     stream_usage,
     usage_without_answer,
 )
@@ -41,6 +42,19 @@ def test_received_output_is_counted() -> None:
     assert by(more).usage == Usage(9, 50)
     whole = answer_usage(None, HELD, output_bytes=30)
     assert whole == CallUsage(Usage(5, 10), estimated=True)
+
+
+def test_input_is_read_again_after_a_tool_of_the_provider() -> None:
+    """What was written to the cache is read from it then. A complete usage has all of it."""
+    first = Usage(100, 1, cached_input_tokens=20, cache_write_tokens=30)
+    progress = Progress("m", usage=first, output_bytes=30, rereads=2, tool_calls={"web_search": 2})
+    read = {"cached_input_tokens": 20 + 2 * 50, "cache_write_tokens": 30}
+    assert by(progress).usage == Usage(300, 10, **read, tool_calls={"web_search": 2})
+    assert received_usage(progress, HELD) == by(progress).usage
+    assert by(Progress("m", output_bytes=30, rereads=1)).usage == Usage(10, 10)
+    progress.usage_is_final = True
+    assert by(progress).usage == first
+    assert received_usage(progress, HELD).input_tokens == 100
 
 
 @pytest.mark.parametrize(

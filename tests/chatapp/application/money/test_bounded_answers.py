@@ -15,6 +15,7 @@ from chatapp.database.connection import Database
 from chatapp.providers import Usage
 from chatapp.providers.anthropic import extras_of as anthropic_extras
 from chatapp.providers.openai import extras_of as openai_extras
+from chatapp.providers.openai_responses import extras_of as responses_extras
 from chatapp.services import services_of
 from tests.chatapp.application.money.test_settlement import left
 from tests.chatapp.conftest import AppMaker
@@ -164,6 +165,18 @@ def test_every_entry_of_the_catalogue_is_consistent() -> None:
         assert CATALOGUE.max_output_tokens.get(slug, 1) <= context, slug
 
 
+CACHED_LONG = {
+    "role": "user",
+    "content": [{"text": "ping", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}],
+}
+ADVISOR = {"type": "tool_definition", "definition": {"type": "advisor_20260301"}}
+ADDITION = {"type": "tool_addition", "tool": ADVISOR}
+COMPACTION = {
+    "role": "assistant",
+    "content": [{"type": "compaction", "tool_changes": [ADDITION]}],
+}
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
@@ -182,24 +195,22 @@ def test_every_entry_of_the_catalogue_is_consistent() -> None:
                 "messages": [
                     {
                         "role": "user",
-                        "content": [
-                            {
-                                "type": "tool_addition",
-                                "tool": {
-                                    "type": "tool_definition",
-                                    "definition": {"type": "advisor_20260301"},
-                                },
-                            }
-                        ],
+                        "content": [ADDITION],
                     }
                 ],
             },
             "messages",
         ),
+        ("/v1/messages", {"model": OPUS, "messages": [COMPACTION]}, "messages"),
         ("/v1/messages", {"model": OPUS, "billing_policy": {"bill_to": "user_profile"}}, None),
         ("/v1/chat/completions", {"model": "gpt-5-nano", "service_tier": "priority"}, None),
         ("/v1/chat/completions", {"model": "gpt-99", "service_tier": "fast"}, "service_tier"),
         ("/v1/chat/completions", {"model": LUNA, "service_tier": 3}, "service_tier"),
+        ("/v1/chat/completions", {"model": LUNA, "prompt_cache_options": {"ttl": "12h"}}, None),
+        ("/v1/chat/completions", {"model": LUNA, "prompt_cache_options": {"ttl": []}}, None),
+        ("/v1/chat/completions", {"model": LUNA, "messages": [CACHED_LONG]}, "messages"),
+        ("/v1/responses", {"model": LUNA, "input": [CACHED_LONG]}, "input"),
+        ("/v1/responses", {"model": LUNA, "reasoning": {"mode": ["pro"]}}, "reasoning"),
         ("/v1/chat/completions", {"model": LUNA, "web_search_options": {}}, None),
         ("/v1/chat/completions", {"model": LUNA, "tools": [{"type": "google_search"}]}, "tools"),
         ("/v1/chat/completions", {"model": LUNA, "modalities": ["text", "audio"]}, "modalities"),
@@ -330,10 +341,15 @@ def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: Provi
 )
 def test_invalid_fields_do_not_raise(odd: object) -> None:
     """Any JSON is refused or left to the provider."""
-    for extras in (openai_extras, anthropic_extras):
+    for extras in (openai_extras, responses_extras, anthropic_extras):
         names = ("tools", "messages", "thinking", "speed", "inference_geo", "service_tier")
-        for name in (*names, "modalities", "container", "audio"):
+        for name in (*names, "modalities", "container", "audio", "input", "prediction"):
             extras({name: odd})
+        for name in ("prompt_cache_options", "reasoning", "thinking", "billing_policy"):
+            extras({name: {"ttl": odd, "mode": odd, "effort": odd, "type": odd, "bill_to": odd}})
+        part = {"type": odd, "tool": odd, "tool_changes": odd, "prompt_cache_breakpoint": odd}
+        for name in ("messages", "input"):
+            extras({name: [{"content": [part], "tools": [{"type": odd, "environment": odd}]}]})
 
 
 def test_after_a_call_without_a_bill_every_cost_is_counted(

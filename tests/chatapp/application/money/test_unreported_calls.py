@@ -113,6 +113,40 @@ CLAUDES_KINDS: dict[str, list[bytes]] = {
 }
 
 
+def test_searches_of_a_cut_stream_are_billed(
+    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """A cent each; and the prompt again for each time that Claude went on with results."""
+    use = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
+    search = [named("content_block_start", index=0, content_block=each) for each in (use, result)]
+    more = delta(type="text_delta", text="so")
+    begun = named("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    provider.script(Stream([*anthropic_events()[:1], *search, *search, begun, more, Cut()]))
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    ask(client, CLAUDE, stream=True, tools=tools)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    assert call.usage.tool_calls == {"web_search": 2}
+    assert call.usage.input_tokens == 3 * (12 + 8 + 3)
+    assert call.usage.cached_input_tokens == 8 + 2 * (8 + 3)
+    assert round((5.0 - left(client)["usd-day"]) * 1e6) == call.cost_micro_usd > 20_000
+
+
+def test_a_rejected_prediction_is_billed(
+    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """OpenAI bills the tokens of a predicted answer that are not in the answer, and sends none of
+    them. They are held, and charged if the stream is cut."""
+    prediction = {"type": "content", "content": [{"type": "text", "text": "ping " * 1600}]}
+    provider.script(Stream([*openai_chunks()[:2], Cut()]))
+    ask(client, PLAIN, stream=True, prediction=prediction, max_tokens=5000)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    assert call.usage.output_tokens == call.estimated_output_tokens
+    assert 1_500 < call.estimated_output_tokens < 1_700
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "pieces"),
     [
