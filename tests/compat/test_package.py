@@ -28,9 +28,9 @@ from tests import servers
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BUILD = "import sys; from setuptools.build_meta import build_{0} as b; print(b(sys.argv[1]))"
-#: The extension in an application, as README has it, and what its limits admit.
+#: The extension in an application, as README has it first, and what its limits admit.
 README = re.search(
-    r"^## In your application$.*?^```python\n(.*?)^```$",
+    r"^```python\n(.*?)^```$",
     (ROOT / "README.md").read_text(),
     re.MULTILINE | re.DOTALL,
 )

@@ -48,6 +48,7 @@ _new: Final = tuple.__new__
 _NO_LIMITS: Final = RouteLimits()
 #: No limit was asked.
 _UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
+SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +418,8 @@ class Admission:
             else:
                 raise
             return None
-        self._logger.error("Skipping limit: %s. Empty value found in parameters.", runtime.limit)
+        # Flask-Limiter's own logger has no handler: nothing would show that the limit is without effect.
+        flask.current_app.logger.error(SKIPPED, runtime.limit)
         return None
 
     def _overridden(
