@@ -9,12 +9,12 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.store import ApiKey, ExistingTeamError, UnknownKeyError
+from chatapp.accounts.store import ApiKey, UnknownKeyError
 from chatapp.cli import output, own_limits, user_file
 from chatapp.operators import arguments, callers
 from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
-from chatapp.operators.amounts import OwnAmounts, checked, identity_of
+from chatapp.operators.amounts import OwnAmounts, checked, listed
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import state_of
@@ -155,17 +155,22 @@ def rotate(key: str, overlap: int, *, reason: str, by: str, as_json: bool) -> No
 
 
 @keys.command()
-@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.argument("keys", metavar="[KEY...]", nargs=-1)
+@click.option("--user", type=arguments.USER, help="Revoke all keys of this user.")
 @by_operator
 @with_json
-def revoke(keys: tuple[str, ...], *, reason: str, by: str, as_json: bool) -> None:
+def revoke(keys: tuple[str, ...], *, user: str | None, reason: str, by: str, as_json: bool) -> None:
     """Revoke each KEY: its public part, or the whole key. If one is unknown, none is revoked.
 
     No worker accepts a call with it then, or within 5 s if the command cannot reach the limits.
     """
-    public_ids = dict.fromkeys(map(public_id_of, keys))
+    if bool(keys) == bool(user):
+        raise click.UsageError("Name the keys, or a user by --user.")
     with reported_errors():
         accounts = current_services().accounts
+        public_ids = list(dict.fromkeys(map(public_id_of, keys)))
+        if user:
+            public_ids = known_keys.usable_keys(name_of(user))
         unknown = next((each for each in public_ids if accounts.find(each) is None), None)
         if unknown is not None:
             raise UnknownKeyError(unknown)
@@ -180,6 +185,8 @@ def revoke(keys: tuple[str, ...], *, reason: str, by: str, as_json: bool) -> Non
         return
     for each in done:
         click.echo(each.sentence)
+    if not done:
+        click.echo("There is no key to revoke.")
 
 
 @keys.command("set-models")
@@ -221,7 +228,7 @@ def _key_json(key: ApiKey, amounts: OwnAmounts) -> dict[str, object]:
 
 def _row(key: ApiKey, amounts: OwnAmounts) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
-    limits = own_limits.listed(amounts.of("key", key.public_id, key.limits))
+    limits = listed(amounts.of("key", key.public_id, key.limits))
     state = "; ".join(filter(None, (state_of(key), limits, _models(key))))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 
@@ -327,15 +334,7 @@ def create_team(
     """Create TEAM, without members."""
     with reported_errors():
         amounts = checked("team", limits, plan=None)
-        try:
-            current_services().accounts.create_team(name, limits=amounts)
-        except ExistingTeamError:
-            raise click.ClickException(
-                f"There is a team {name!r} already; `chat teams set-limit` changes its budgets."
-            ) from None
-    callers.note("create-team", identity_of("team", name), reason=reason, by=by)
-    with_what = f"with {own_limits.listed(amounts)}" if amounts else "without budgets"
-    done = f"Team {name} is created {with_what}."
+        done = known_users.create_team(name, amounts=amounts, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, team=name, limits=amounts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import click
@@ -14,11 +13,6 @@ from chatapp.cli import output
 from chatapp.operators import amounts, arguments, callers
 from chatapp.operators.errors import reported_errors
 from ratelimit_ext.cli import UNTIL, by_operator, with_json
-
-
-def listed(limits: Mapping[str, str] | None) -> str:
-    """The amounts in one line; empty without any."""
-    return ", ".join(f"{name}={amount}" for name, amount in (limits or {}).items())
 
 
 def add_commands(group: AppGroup, owner: Owner) -> None:

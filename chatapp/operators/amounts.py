@@ -116,6 +116,11 @@ def identity_of(owner: Owner, name: str) -> str:
             return name
 
 
+def listed(limits: Mapping[str, str] | None) -> str:
+    """The amounts in one line; empty without any."""
+    return ", ".join(f"{name}={amount}" for name, amount in (limits or {}).items())
+
+
 def time_text(at_s: float) -> str:
     return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M} UTC"
 

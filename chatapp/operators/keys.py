@@ -16,6 +16,7 @@ from chatapp.accounts.store import (
     OtherPlanError,
     OtherTeamError,
     UnknownTeamError,
+    UnknownUserError,
     UnusableKeyError,
 )
 from chatapp.operators import blocks, callers
@@ -97,6 +98,16 @@ def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
     is_immediate = blocks.stop_key(public_id)
     callers.note("revoke-key", public_id, reason=reason or f"of {revoked.user}", by=by)
     return Revocation(revoked, found and found[0].revoked_at, is_immediate)
+
+
+def usable_keys(user: str) -> list[str]:
+    """The public ids of the user's keys that are not revoked. UnknownUserError if there is no such
+    user."""
+    accounts = current_services().accounts
+    if accounts.user(user) is None:
+        raise UnknownUserError(user)
+    keys = accounts.all_keys()
+    return [each.public_id for each in keys if each.user == user and each.revoked_at is None]
 
 
 def rotate_key(

@@ -20,7 +20,9 @@ class UntilType(click.ParamType[float]):
     date, or a date and a time; by UTC unless it states an offset."""
 
     name = "time"
-    FORMS: Final = "write it as 2h, 7d, 17:30, tomorrow 9:00, 2026-11-27 or '2026-11-27 09:00'"
+    FORMS: Final = (
+        "write it as 2h, 7d, 17:30, tomorrow, tomorrow 9:00, 2026-11-27 or '2026-11-27 09:00'"
+    )
     UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
     def convert(
@@ -38,6 +40,8 @@ class UntilType(click.ParamType[float]):
     def _instant(self, text: str, now: datetime) -> datetime:
         if length := re.fullmatch(r"(\d+)([smhd])", text):
             return now + timedelta(**{self.UNITS[length[2]]: int(length[1])})
+        if text == "tomorrow":
+            text = f"{now + timedelta(days=1):%Y-%m-%d}"
         if at := re.fullmatch(r"(tomorrow )?(\d{1,2}):(\d\d)", text):
             found = now.replace(hour=int(at[2]), minute=int(at[3]), second=0, microsecond=0)
             is_next = at[1] is not None or found <= now

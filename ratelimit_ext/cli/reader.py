@@ -228,7 +228,8 @@ class Named(NamedTuple):
 
 
 def _blocks() -> tuple[str, ...]:
-    return strategies_taking("block")
+    """Also surges, which no operator sets: what can be lifted."""
+    return strategies_taking("unblock")
 
 
 def _overrides(limiter: Limiter) -> list[Override]:

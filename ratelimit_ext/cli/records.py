@@ -59,7 +59,7 @@ class SpanType(click.ParamType[float]):
 @click.command()
 @click.argument("identity")
 @click.option(
-    "--since", type=SpanType(), default="1h", help="How far back: 15m, 1h, 2d; default 1h."
+    "--since", type=SpanType(), default="1d", help="How far back: 15m, 1h, 2d; default 1d."
 )
 @with_json
 @with_appcontext

@@ -85,8 +85,15 @@ def new_key() -> tuple[str, str]:
 
 @change("/keys/revoke")
 def revoke_key() -> tuple[str, str]:
-    done = keys.revoke_key(_field("key"), reason=_reason(), by=g.admin.by)
-    return _address(done.key.user), done.sentence
+    """One key, or all of a user."""
+    if "key" in request.form:
+        done = keys.revoke_key(_field("key"), reason=_reason(), by=g.admin.by)
+        return _address(done.key.user), done.sentence
+    name = _field("user")
+    ended = [
+        keys.revoke_key(each, reason=_reason(), by=g.admin.by) for each in keys.usable_keys(name)
+    ]
+    return _address(name), " ".join(each.sentence for each in ended) or "There is no key to revoke."
 
 
 @change("/plan")
@@ -98,8 +105,17 @@ def set_plan() -> tuple[str, str]:
 
 @change("/team")
 def set_team() -> tuple[str, str]:
-    name, team = _field("user"), request.form.get("team") or None
-    return _address(name), users.set_team(name, team, reason=_reason(), by=g.admin.by)
+    """Also from the page of the team."""
+    name, team, of = _field("user"), request.form.get("team") or None, request.form.get("of_team")
+    address = _address(of, "team") if of else _address(name)
+    return address, users.set_team(name, team, reason=_reason(), by=g.admin.by)
+
+
+@change("/teams/create")
+def new_team() -> tuple[str, str]:
+    name = arguments.TEAM.convert(_field("team"), None, None)
+    done = users.create_team(name, amounts={}, reason=_reason(), by=g.admin.by)
+    return _address(name, "team"), done
 
 
 @change("/amount")

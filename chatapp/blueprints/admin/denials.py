@@ -30,7 +30,7 @@ MOST_LIMITS: Final = 100
 
 @bp.get("/denials")
 def denials() -> ResponseReturnValue:
-    span, identity, limit = choice("span", list(SPANS), "1h"), query("identity"), query("limit")
+    span, identity, limit = choice("span", list(SPANS), "24h"), query("identity"), query("limit")
     identity = identity.strip()
     seconds, span_words = SPANS[span]
     records: list[Any] = []

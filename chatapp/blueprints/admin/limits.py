@@ -14,7 +14,7 @@ from chatapp.blueprints.admin.formats import MOST, choice
 from chatapp.operators import blocks, callers
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
-from chatapp.web.call_limits import COOL_DOWN, QUOTAS
+from chatapp.web.call_limits import COOL_DOWN, QUOTAS, SURGE
 from ratelimit_ext.cli import Block, State, blocked, states_of, used_states, wait_text
 
 NEAR: Final = (50, 80, 95)
@@ -67,6 +67,8 @@ def _lifted_by(block: Block) -> tuple[blocks.Kind, str] | None:
     if block.limit in BLOCKED:
         kind = BLOCKED[block.limit]
         return kind, "" if kind == "all" else block.identity
+    if block.limit == SURGE:
+        return ("user" if callers.public_id(block.identity) is None else "key"), block.identity
     slug = callers.slugs_by_upstream().get(block.identity) if block.limit == COOL_DOWN else None
     return None if slug is None else ("model", slug)
 

@@ -14,12 +14,14 @@ from flask.typing import ResponseReturnValue
 from chatapp.accounts.store import ApiKey, Owner, Team, User
 from chatapp.blueprints.admin.access import bp, query, sessions
 from chatapp.blueprints.admin.denials import latest
-from chatapp.blueprints.admin.formats import Page, page_of
+from chatapp.blueprints.admin.formats import MOST, Page, page_of
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnAmounts
+from chatapp.operators.blocks import KEY_SWITCH
 from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import state_of
 from chatapp.services import current_services
+from chatapp.web.call_limits import SURGE
 from chatapp.web.current_request import user_identity
 from chatapp.web.errors import ApiError
 from ratelimit_ext.cli import State, denials_of, states_of
@@ -77,7 +79,11 @@ def user() -> ResponseReturnValue:
         plans=services.plans,
         teams=teams,
         spent=spent,
-        keys=[(each, state_of(each), ("blocked-key", each.public_id) in denied) for each in keys],
+        keys=[
+            (each, state_of(each), not denied.isdisjoint(_stops_of(each.public_id)))
+            for each in keys
+        ],
+        usable=len(public_ids),
         is_blocked=("blocked-user", identity) in denied,
         new_key=new_key,
         is_first=len(all_keys) == 1,
@@ -98,7 +104,8 @@ def team() -> ResponseReturnValue:
         found = services.accounts.team(name)
         if found is None:
             raise ApiError(404, "not_found", f"There is no team {name!r}.")
-        members = [each for each in services.accounts.users() if each.team_name == name]
+        everyone = services.accounts.users()
+        members = [each for each in everyone if each.team_name == name]
         keys = services.accounts.all_keys()
         spent = _spent_this_month(by="user", team=name)
     members.sort(key=lambda each: -spent.get(user_identity(each.name), 0))
@@ -106,6 +113,7 @@ def team() -> ResponseReturnValue:
         "admin/team.html",
         team=found,
         page=_with_facts(page_of(members), keys, OwnAmounts()),
+        others=[each for each in everyone if each.team_name != name][:MOST],
         spent=spent,
         identity_of=user_identity,
         former=sum(spent.values()) - sum(spent.get(user_identity(m.name), 0) for m in members),
@@ -165,6 +173,11 @@ def _spent_this_month(*, by: str, team: str | None = None) -> dict[str | None, i
 
 def _month() -> datetime:
     return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _stops_of(public_id: str) -> set[tuple[str, str]]:
+    """The limits that stop a key until it is unblocked, with its identity."""
+    return {(KEY_SWITCH, public_id), (SURGE, public_id)}
 
 
 def _is_valid(key: ApiKey, now: datetime) -> bool:

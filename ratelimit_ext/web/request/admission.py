@@ -418,7 +418,7 @@ class Admission:
             else:
                 raise
             return None
-        # Flask-Limiter's own logger has no handler: nothing would show that the limit is without effect.
+        # Flask-Limiter's logger has no handler, so by default nothing would show it.
         flask.current_app.logger.error(SKIPPED, runtime.limit)
         return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -23,6 +24,7 @@ from chatapp.ledger.call import new_call_id
 from chatapp.ledger.reports import DayTotal
 from chatapp.operators.callers import upstreams
 from chatapp.services import services_of
+from ratelimit_ext.cli import states_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 
@@ -32,8 +34,8 @@ VIEWS = (
     *("/admin/live", "/admin/shadow", "/admin/changes", "/admin/team?name=research"),
 )
 CHANGES = (
-    *("keys/create", "keys/revoke", "plan", "team", "amount", "amount/clear", "block", "unblock"),
-    "logout",
+    *("keys/create", "keys/revoke", "plan", "team", "teams/create", "amount", "amount/clear"),
+    *("block", "unblock", "logout"),
 )
 
 
@@ -337,7 +339,11 @@ def test_a_change_names_the_operator(
             "There is no team 'no'",
         ),
         ("keys/revoke", {"key": "0" * 16}, "There is no key 0000000000000000"),
+        ("keys/revoke", {"user": "<eve>"}, "There is no user '<eve>'"),
         ("plan", {"user": "<eve>", "plan": "pro"}, "There is no user '<eve>'"),
+        ("teams/create", {"team": "a\nb"}, "contains a control character"),
+        ("teams/create", {"team": "research"}, "There is a team 'research' already"),
+        ("team", {"user": "eve", "team": "research", "of_team": "research"}, "no user 'eve'"),
         (
             "amount",
             {"user": "alice", "limit": "usd-day", "amount": "9 usd/hour"},
@@ -454,6 +460,31 @@ def test_a_team_has_a_page(
     assert {identity for _, identity in identities[1:-1]} == {"team:research"}
 
 
+def test_a_team_is_created_and_gets_members(app: Flask, admin: FlaskClient) -> None:
+    """Its page follows, where members and budgets are added."""
+    page = send(admin, "teams/create", team="sales", reason="new").text
+    assert "Team sales is created without budgets." in page
+    assert "<option>alice</option>" in page
+    page = send(admin, "team", user="alice", team="sales", of_team="sales").text
+    assert ("alice has the team sales" in page, "<h1>Team sales</h1>" in page) == (True, True)
+    assert "<option>alice</option>" not in page
+    names = [(action, identity) for action, identity, _ in actions(app)]
+    assert names == [("team", "user:alice"), ("create-team", "team:sales")]
+
+
+def test_all_keys_of_a_user_are_revoked(admin: FlaskClient, accounts: Accounts) -> None:
+    """Of one who leaves. It is offered to whom has several."""
+    assert "Revoke all keys" not in admin.get("/admin/user?name=alice").text
+    accounts.create_key("alice", plan=None, default_plan="starter")
+    bob = accounts.create_key("bob", plan=None, default_plan="starter")
+    assert "Revoke all keys" in admin.get("/admin/user?name=alice").text
+    assert send(admin, "keys/revoke", user="alice").text.count(" of alice is revoked;") == 2
+    assert "There is no key to revoke." in send(admin, "keys/revoke", user="alice").text
+    assert [each.public_id for each in accounts.all_keys() if not each.revoked_at] == [
+        bob.public_id
+    ]
+
+
 def test_denials_by_a_limit_of_a_team_are_on_its_page(
     make_app: AppMaker, uri: str, accounts: Accounts, tmp_path: Path
 ) -> None:
@@ -552,6 +583,31 @@ def test_what_limits_hold_is_shown(
     assert "Nothing is blocked." in client.get("/admin/limits").text
 
 
+def test_a_surge_is_listed_and_ended(
+    make_app: AppMaker, uri: str, redis_client: redis.Redis, accounts: Accounts
+) -> None:
+    """Of a key that spends far more than usual; on the page of its user, too."""
+    key = accounts.create_key("bob", plan=None, default_plan="starter")
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
+    with app.app_context():
+        [surge] = [each for each in states_of(key.public_id) if each.row.name == "surge"]
+    name = surge.verdict.charge.key
+    end = int((time.time() + 3600) * 1_000_000)
+    used_end_usual = (number.to_bytes(7, "little") for number in (9_000_000, end, 100))
+    held = bytes(4)  # by no call; and eight windows are known
+    redis_client.set(name, held + b"".join(used_end_usual) + b"\x08")
+    client = app.test_client()
+    log_in(client)
+    assert f"Unblock key {key.public_id}" in client.get("/admin/user?name=bob").text
+    page = client.get("/admin/limits").text
+    assert re.search(r"<td>surge</td>\s*<td>abnormal-usage</td>", page)
+    lifted = rf'value="key">\s*<input type="hidden" name="name" value="{key.public_id}">'
+    assert re.search(lifted, page)
+    done = send(client, "unblock", kind="key", name=key.public_id).text
+    assert "its usual amount is forgotten, which ends a surge." in done
+    assert "Nothing is blocked." in done
+
+
 def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts) -> None:
     """As `flask ratelimit why` does; by identity, limit and time, and on the user's page."""
     key = accounts.create_key("bob", plan=None, default_plan="starter")
@@ -559,7 +615,7 @@ def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts)
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
     client = app.test_client()
     log_in(client)
-    assert "No caller was denied in the last hour." in client.get("/admin/denials").text
+    assert "No caller was denied in the last 24 hours." in client.get("/admin/denials").text
     body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
     asked = [client.post("/chat", json=body, headers=headers) for _ in range(4)]
     assert [each.status_code for each in asked] == [200, 429, 429, 429]

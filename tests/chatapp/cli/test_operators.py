@@ -325,6 +325,19 @@ def test_a_revocation_says_when_it_acts(
         assert shown == {"id": public_id_of(key), "user": "alice", "immediate": is_immediate}
 
 
+def test_all_keys_of_a_user_are_revoked(console: Flask, accounts: Accounts) -> None:
+    """By the user's name, alone: of one who leaves."""
+    keys = [new_key(console), new_key(console)]
+    for words in ((), ("--user", "alice", keys[0])):
+        refused = run(console, "keys", "revoke", *words, status=2)
+        assert "Name the keys, or a user by --user." in refused.stderr
+    assert "no user 'eve'" in run(console, "keys", "revoke", "--user", "eve", status=1).stderr
+    done = run(console, "keys", "revoke", "--user", "user:alice").stdout
+    assert done.count(" of alice is revoked;") == 2
+    assert {each.user for each in accounts.all_keys() if each.revoked_at} == {"alice"}
+    assert "no key to revoke" in run(console, "keys", "revoke", "--user", "alice").stdout
+
+
 def test_several_keys_are_revoked_at_once(console: Flask, accounts: Accounts) -> None:
     """All, or none if one is unknown."""
     keys = [new_key(console) for _ in range(3)]

@@ -150,7 +150,7 @@ def test_a_phone_shows_the_newest_day_of_the_chart(open_page: Opener, admin_url:
 
 
 def test_from_spending_to_a_team_and_a_member(open_page: Opener, admin_url: str) -> None:
-    """The team's budget is raised until tomorrow, and a member leaves the team."""
+    """The team's budget is raised until tomorrow, and a member leaves it for a new one."""
     page = open_page(admin_url)
     page.goto(f"{admin_url}/admin")
     log_in(page)
@@ -166,6 +166,14 @@ def test_from_spending_to_a_team_and_a_member(open_page: Opener, admin_url: str)
     page.get_by_role("combobox", name="Team").select_option("none")
     button(page, "Change team").click()
     expect(page.get_by_role("status")).to_contain_text("member-7 has no team")
+    page.get_by_role("link", name="Users and keys").click()
+    page.get_by_text("Teams", exact=True).click()
+    page.get_by_label("Name", exact=True).fill("sales")
+    button(page, "Create team").click()
+    page.get_by_role("combobox", name="User").fill("member-7")
+    button(page, "Add member").click()
+    expect(page.get_by_role("status")).to_contain_text("member-7 has the team sales")
+    expect(page.get_by_role("heading", name="Team sales")).to_be_visible()
 
 
 def test_the_live_view_follows_until_it_is_paused(
@@ -225,6 +233,7 @@ def test_admin_fits_and_axe_finds_nothing(
     expect(page.get_by_role("heading", name="Team research")).to_be_visible()
     check()
     page.goto(f"{admin_url}/admin/users?page=2")
+    page.get_by_text("Teams", exact=True).click()
     check()
     page.goto(f"{admin_url}/admin/user?name=alice")
     check()

@@ -74,7 +74,7 @@ def test_a_denial_is_explained(make: Maker, uri: str) -> None:
     how many followed. `--json` has the same in figures."""
     worker, console = limited(make, uri, request_id=lambda: "req_7"), limited(make, uri)
     assert hit(worker[0], 6) == [200, 200, 429, 429, 429, 429]
-    assert run(console[0], "ann").stderr == "No denial of ann is known in the last 1 h.\n"
+    assert run(console[0], "ann").stderr == "No denial of ann is known in the last 1 d.\n"
     flushed(worker)
     time = r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"
     sentence = (
@@ -87,7 +87,7 @@ def test_a_denial_is_explained(make: Maker, uri: str) -> None:
         *("calls", 4, 0, 2),
     )
     assert 3500 < shown["retry_after"] <= 3600
-    assert run(console[0], "bob").stderr == "No denial of bob is known in the last 1 h.\n"
+    assert run(console[0], "bob").stderr == "No denial of bob is known in the last 1 d.\n"
 
 
 def test_what_can_never_pass_and_money_are_explained(make: Maker, uri: str) -> None:
@@ -174,8 +174,8 @@ def test_a_flood_of_callers_is_bounded_and_counted(
     assert sum(1 for each in limiter.denials.read() if each.limit) == 20
     assert run(app, "invented-3").stdout.count("denied by 'calls'") == 1
     assert run(app, "invented-22").stderr == (
-        "No denial of invented-22 is known in the last 1 h.\n"
-        "In the last 1 h, 5 denials were too many to be kept, of any caller.\n"
+        "No denial of invented-22 is known in the last 1 d.\n"
+        "In the last 1 d, 5 denials were too many to be kept, of any caller.\n"
     )
 
 
