@@ -8,11 +8,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from weakref import WeakSet
 
 import hypothesis
 import pytest
 import redis
 
+from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.web.operators.overrides import Overrides
 from ratelimit_ext.web.operators.recorder import Recorder
 from tests import servers
@@ -83,9 +86,22 @@ def nothing_in_background(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_storage_is_looked_for_after_the_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The threads that look for the return of a storage or a node would live until their
+    application is collected, and what they log would be in the output of later tests."""
+    looking = WeakSet[Breaker | Nodes]()
+    wake, start = Breaker.wake, Nodes._start
+    monkeypatch.setattr(Breaker, "wake", lambda each: looking.add(each) or wake(each))
+    monkeypatch.setattr(Nodes, "_start", lambda each: looking.add(each) or start(each))
+    yield
+    for each in looking:
+        if each._thread is not None:
+            each._look_again = lambda: None
+
+
+@pytest.fixture(autouse=True)
 def only_what_this_test_logs(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """`caplog` has no line of an earlier test's storage: the thread that looks for its return lives
-    until the application is collected."""
+    """`caplog` has no line of an earlier test's thread that has not yet ended."""
     earlier = {each for each in threading.enumerate() if each.name.startswith("ratelimit-")}
 
     def is_of_this_test(_: logging.LogRecord) -> bool:

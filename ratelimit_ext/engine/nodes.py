@@ -20,6 +20,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -338,7 +339,9 @@ class Nodes:
     def _start(self) -> bool:
         """Start the thread if it does not run; false if it cannot be started."""
         if self._thread is None:
-            thread = threading.Thread(target=self._look, name="ratelimit-cluster", daemon=True)
+            thread = threading.Thread(
+                target=_watch, args=[weakref.ref(self)], name="ratelimit-cluster", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError:  # no more threads, or the interpreter ends
@@ -346,24 +349,24 @@ class Nodes:
             self._thread = thread
         return True
 
-    def _look(self) -> None:
-        """Read the layout and try failed nodes, until there is nothing to look at."""
+    def _look_again(self) -> threading.Event | None:
+        """One turn of the thread: read the layout and try failed nodes. Returns what ends the pause
+        until the next turn; ``None``: there is nothing to look at."""
         try:
-            while True:
-                self._awake.clear()
-                self._is_stale = False
-                if not self._read_layout():
-                    self._is_stale = True
-                owners = {node.name: node for node in self._client.get_primaries()}
-                for name in list(self._failed):
-                    if name not in owners or self._answers(owners[name]):
-                        del self._failed[name]
-                        _logger.warning("Cluster node %s serves again, or has no slots", name)
-                with self._lock:
-                    if not self._failed and not self._is_stale:
-                        self._thread = None
-                        return
-                self._awake.wait(PROBE_S)
+            self._awake.clear()
+            self._is_stale = False
+            if not self._read_layout():
+                self._is_stale = True
+            owners = {node.name: node for node in self._client.get_primaries()}
+            for name in list(self._failed):
+                if name not in owners or self._answers(owners[name]):
+                    del self._failed[name]
+                    _logger.warning("Cluster node %s serves again, or has no slots", name)
+            with self._lock:
+                if self._failed or self._is_stale:
+                    return self._awake
+                self._thread = None
+                return None
         except BaseException:  # without the thread, nodes would stay failed for ever
             self._failed, self._thread = {}, None
             raise
@@ -387,6 +390,16 @@ class Nodes:
             return bool(self._client_of(node).ping())
         except self.errors:
             return False
+
+
+def _watch(reference: weakref.ref[Nodes]) -> None:
+    """The thread of a cluster's nodes. It ends with them, as they may not come back."""
+    while (nodes := reference()) is not None:
+        awake = nodes._look_again()  # noqa: SLF001
+        if awake is None:
+            return
+        del nodes
+        awake.wait(PROBE_S)
 
 
 class _Late(TimeoutError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -425,6 +426,25 @@ def test_a_cluster_without_any_node_is_an_outage(
             node.relaunch()
     servers.eventually(lambda: not breaker.is_open)
     servers.eventually(lambda: breaker.outage and breaker.outage.is_handed_back)
+
+
+def test_the_thread_of_a_cluster_that_stays_away_ends_with_its_engine(
+    cluster: servers.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a single storage: an application that is dropped leaves nothing."""
+    monkeypatch.setattr(Nodes, "_read_layout", lambda _: False)
+    engine = engine_of(cluster.uri)
+    engine._nodes._note_change()
+    thread = engine._nodes._thread
+    assert thread is not None
+    assert thread.is_alive()
+    del engine
+
+    def has_ended() -> bool:
+        gc.collect()
+        return not thread.is_alive()
+
+    servers.eventually(has_ended)
 
 
 def test_a_node_that_hangs_stops_nobody_else(cluster: servers.Cluster) -> None:
