@@ -159,7 +159,11 @@ class Catalogue:
             return (tariff,)
         if slug not in self._unpriced:
             self._unpriced.add(slug)
-            log.warning("%s has no price; that of its provider's dearest model applies", slug)
+            log.warning(
+                "%s has no price and costs as much as its provider's dearest model. Add its price "
+                "to models.toml or to the providers file.",
+                slug,
+            )
         provider = self.providers.get(slug) or slug.removesuffix(OTHER)
         return self.others.get(provider) or self.tariffs.values()
 

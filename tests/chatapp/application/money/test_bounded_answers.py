@@ -135,6 +135,8 @@ OPUS, HAIKU, LUNA = "claude-opus-5", "claude-haiku-4-5", "gpt-5.6-luna"
         # A tier that no model has is standard.
         (LUNA, Usage(1_000, 100, tiers=("on_demand",)), 320),
         ("claude-sonnet-4-5", Usage(200_001, 100), 1_202_256),
+        ("gpt-6.2-sol", Usage(272_001, 100, cached_input_tokens=200_000), 329_504),
+        ("gpt-6.2-astra", Usage(1_000, 100, cached_input_tokens=500), 8_200),
     ],
 )
 def test_every_option_with_a_price_is_charged(slug: str, usage: Usage, micro_usd: int) -> None:
