@@ -1,6 +1,7 @@
 // Markdown that grows: what is complete is rendered once, and only the block that is being written is rendered
 // again. HTML in a text is shown as text; DOMPurify is the second line of defence.
 
+import { drawFormulas, mathExtensions, openFormula } from "./math.js";
 import { Marked } from "./vendor/marked.esm.js";
 import "./vendor/purify.min.js"; // sets globalThis.DOMPurify
 
@@ -29,6 +30,7 @@ const escaped = (text) =>
 const marked = new Marked({
   gfm: true,
   breaks: true,
+  extensions: mathExtensions(escaped),
   renderer: {
     html: ({ text }) => escaped(text),
     // An image of another site would tell it who reads the reply, so it is a link.
@@ -104,7 +106,9 @@ export class Markdown {
   // Renders the blocks of complete lines that nothing can change any more: all but the last one. Returns their
   // length, or stops in front of a block of code.
   #settle(rest, isOver) {
-    const complete = isOver ? rest : rest.slice(0, rest.lastIndexOf("\n") + 1);
+    const lines = rest.slice(0, rest.lastIndexOf("\n") + 1);
+    // The lines of a formula may look like a list, or a heading.
+    const complete = isOver ? rest : lines.slice(0, openFormula(lines));
     const tokens = lexed(complete);
     if (tokens.reduce((sum, token) => sum + token.raw.length, 0) !== complete.length) return 0;
     let last = isOver ? tokens.length : tokens.findLastIndex((token) => token.type !== "space");
@@ -276,5 +280,6 @@ function fragmentOf(tokens) {
     view.append((code ?? pre).textContent.replace(/\n$/, "").split("\n"));
     pre.replaceWith(view.element);
   }
+  drawFormulas(fragment);
   return fragment;
 }

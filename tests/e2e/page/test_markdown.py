@@ -37,6 +37,8 @@ ATTACKS = [
     "- " * 3_000 + "deep",
     "**" * 20_000,
     "[" * 20_000,
+    "$" * 20_000,
+    "\\(" * 20_000,
 ]
 
 
@@ -77,6 +79,24 @@ def test_a_message_is_text_and_a_replys_html_too(page: Page) -> None:
     expect(page.locator("#log .me")).to_have_text(markup)
     expect(page.locator("#log .model")).to_contain_text(markup)
     expect(page.locator("#log img, #log b")).to_have_count(0)
+
+
+def test_formulas_are_drawn(chat: Page, provider: ProviderServer) -> None:
+    """In all four ways to mark one; amounts of dollars are none, and nothing in one runs."""
+    text = (
+        "For $ax^2$ and \\(b_1 + b_2\\):\n\n$$\n\\frac{1}{2}\n$$\nand\n\\[\n- c\n\\]\n\n"
+        "It costs $5, then $6. `$code$` "
+        "$\\href{javascript:alert(1)}{x}$ $<img src=x onerror=alert(1)>$"
+    )
+    provider.script(Stream(openai_chunks(*text)))
+    say(chat, "ping")
+    reply = replies(chat).locator(".content")
+    expect(reply.locator("math")).to_have_count(5)
+    expect(reply.locator("math[display=block]")).to_have_count(2)
+    expect(reply.locator("mfrac")).to_have_count(1)
+    expect(reply).to_contain_text("It costs $5, then $6. $code$")
+    expect(reply.locator("code.math")).to_have_text("\\href{javascript:alert(1)}{x}")
+    expect(reply.locator("img, a, li, em")).to_have_count(0)
 
 
 def test_links_open_elsewhere_and_images_are_links(chat: Page, provider: ProviderServer) -> None:
@@ -136,6 +156,8 @@ SAMPLES = [
     "a\r\n\r\nb\r\n",
     "- a\n\n```\nin between\n```\n\n- b",
     "1. a\n   ```\n   in a list\n   ```\n2. b\n",
+    "a\n$$\nx\n- y\n= z\n$$\nb\n\nc",
+    "\\[\n- x\n\\]\n\n- \\(y\\) costs $5, or $6\n\n$$\nno end\n\n- a\n",
     "مرحبا\n\n😀 emoji 👩‍👩‍👧‍👦",
     "```",
     "```\n",
