@@ -33,6 +33,7 @@ const transcript = new Transcript({
   latest: at("latest"),
   onRetry: askAgain,
   onContinue: () => submit("Continue."),
+  onEdit: editAgain,
 });
 const models = new Map();
 let reply = null; // {controller} while one is being written
@@ -77,7 +78,7 @@ async function ask() {
   const messages = conversation.history({ contextTokens, inputUsd, leftUsd: limits.leftUsd });
   transcript.showCut(conversation.messages[conversation.from], conversation.cutFor);
   const made = { role: "assistant", content: "", model: model.value, usage: null, costUsd: null, end: "cut" };
-  current.save = () => made.content && conversation.add(made);
+  current.save = (end) => made.content && conversation.add(Object.assign(made, { end }));
   try {
     const done = await server.ask({
       messages,
@@ -236,16 +237,51 @@ function askAgain(made) {
   message.focus();
 }
 
+function editAgain(made) {
+  if (reply || waiting) return;
+  if (conversation.last !== made) {
+    transcript.remove(conversation.last);
+    conversation.remove(conversation.last);
+  }
+  giveBack();
+  transcript.clearProblems();
+  announce("Your message is in the form again.");
+  message.focus();
+}
+
 function newChat() {
+  leaveChat();
+  conversation.open();
+  showChat();
+  announce("New chat.");
+  message.focus();
+}
+
+// What had come of a reply stays in its chat. A message without a reply goes back into the form.
+function leaveChat() {
+  reply?.save("stopped");
   reply?.controller.abort();
   reply = null;
   waiting?.cancel();
   refreshForm();
-  conversation.clear();
-  transcript.show(conversation);
-  showSpent();
-  announce("New chat.");
+  if (conversation.last?.role === "user") giveBack();
+}
+
+function openChat(chat) {
+  leaveChat();
+  conversation.open(chat);
+  showChat();
+  if (PHONE.matches) at("chats-box").open = false;
+  announce("The chat is open.");
   message.focus();
+}
+
+function showChat() {
+  transcript.show(conversation);
+  const { last } = conversation;
+  if (last?.end !== "stop" && last?.costUsd === null) showCost(transcript.viewOf(last), last);
+  showSpent();
+  showChats();
 }
 
 // -- what the page shows -----------------------------------------------------------------------------------------
@@ -273,6 +309,24 @@ function showSpent() {
   if (!isKept) facts.push("Your browser cannot keep all of it: a reload loses the oldest messages.");
   at("spent").hidden = facts.length === 0;
   at("spent").textContent = facts.join(" ");
+}
+
+function showChats() {
+  at("chats-box").hidden = conversation.others.length === 0;
+  at("chats").replaceChildren(...conversation.others.map((chat) => {
+    const title = conversation.titleOf(chat);
+    const row = element("li");
+    const forget = button("Delete", "plain", () => {
+      if (!confirm("Delete this chat?")) return;
+      conversation.forget(chat);
+      showChats();
+      announce("The chat is deleted.");
+      message.focus();
+    });
+    forget.setAttribute("aria-label", `Delete the chat ${title.slice(0, 60)}`);
+    row.append(button(title.slice(0, 200), "title", () => openChat(chat)), forget);
+    return row;
+  }));
 }
 
 function showLimits() {
@@ -344,7 +398,7 @@ async function refreshModels() {
   const wanted = remembered(forGood, MODEL_KEY);
   model.replaceChildren(...found.models.map(({ name, input_usd: input, output_usd: output }) => {
     const option = new Option(name, name);
-    option.title = `${dollars(input)} for a million tokens in, ${dollars(output)} out`;
+    option.title = priceOf(input, output);
     return option;
   }));
   model.value = models.has(wanted) ? wanted : found.default;
@@ -354,6 +408,13 @@ async function refreshModels() {
 function showModel() {
   const shown = at("welcome").querySelector("strong");
   if (shown) shown.textContent = model.value;
+  const { inputUsd = null, outputUsd } = models.get(model.value) ?? {};
+  at("price").hidden = inputUsd === null;
+  if (inputUsd !== null) at("price").textContent = `${model.value}: ${priceOf(inputUsd, outputUsd)}.`;
+}
+
+function priceOf(inputUsd, outputUsd) {
+  return `${dollars(inputUsd)} for a million tokens in, ${dollars(outputUsd)} out`;
 }
 
 function draftChanged() {
@@ -398,7 +459,9 @@ function callerChanged() {
 
 // On a computer that others use, too: nothing of the user is left in the tab.
 function signOut() {
-  newChat();
+  leaveChat();
+  conversation.forget();
+  showChat();
   message.value = "";
   draftChanged();
   apiKey.value = "";
@@ -458,7 +521,7 @@ function installForm() {
     else waiting?.cancel();
   });
   // What had come of a reply survives a reload.
-  addEventListener("pagehide", () => reply?.save());
+  addEventListener("pagehide", () => reply?.save("cut"));
   // Another tab, or another program, may have used the limits meanwhile.
   document.addEventListener("visibilitychange", () => document.hidden || refreshUsage());
 }
@@ -466,16 +529,13 @@ function installForm() {
 installSettings();
 installForm();
 conversation.load();
-transcript.show(conversation);
-showSpent();
 message.value = remembered(forThisTab, DRAFT_KEY) ?? "";
 draftChanged();
 callerChanged();
-const { last } = conversation;
-if (last?.role === "user") giveBack(); // the page was closed before it was answered
-else if (last?.end === "cut" && last.costUsd === null) showCost(transcript.viewOf(last), last);
+showChat();
+if (conversation.last?.role === "user") giveBack(); // the page was closed before it was answered
 // Without a key nothing can be sent: open its field and focus it first.
 const needsKey = apiKey !== null && !apiKey.value;
 at("you").open = needsKey || !PHONE.matches;
-at("limits-box").open = !PHONE.matches;
+at("limits-box").open = at("chats-box").open = !PHONE.matches;
 (needsKey ? apiKey : message).focus();

@@ -1,4 +1,4 @@
-// What was said in this tab, and how much of it a model gets.
+// What was said in this tab, in the chat that is open and in others, and how much of it a model gets.
 
 const KEY = "chatapp.conversation";
 // The history of a message may cost at most this, and at most this share of what the caller has left.
@@ -28,6 +28,7 @@ export class Conversation {
   messages = [];
   from = 0;
   cutFor = null;
+  others = []; // chats as {messages, from, cutFor}, the one that was open last first
   isKept = true;
 
   get costUsd() {
@@ -51,10 +52,24 @@ export class Conversation {
     this.save();
   }
 
-  clear() {
-    this.messages = [];
-    this.from = 0;
-    this.cutFor = null;
+  // The title of a chat, or of the open one.
+  titleOf({ messages } = this) {
+    return messages.find(({ role }) => role === "user")?.content ?? "";
+  }
+
+  // Opens a chat of the others, or an empty one; the one that was open becomes one of the others.
+  open(chat = { messages: [], from: 0, cutFor: null }) {
+    const { messages, from, cutFor } = this;
+    this.others = this.others.filter((each) => each !== chat);
+    if (messages.length > 0) this.others.unshift({ messages, from, cutFor });
+    Object.assign(this, chat);
+    this.save();
+  }
+
+  // Forgets a chat of the others, or all chats.
+  forget(chat) {
+    this.others = chat ? this.others.filter((each) => each !== chat) : [];
+    if (!chat) Object.assign(this, { messages: [], from: 0, cutFor: null });
     this.save();
   }
 
@@ -83,22 +98,26 @@ export class Conversation {
   }
 
   // sessionStorage: it survives a reload, and ends with the tab; another tab has its own. If that is full, the latest
-  // messages are kept.
+  // chats are kept, and of the open one the latest messages.
   save() {
-    for (let count = this.messages.length; ; count = Math.floor(count / 2)) {
+    let count = this.messages.length;
+    for (let chats = this.others.length; ; ) {
       const skipped = this.messages.length - count;
       const kept = {
         messages: this.messages.slice(skipped),
         from: Math.max(0, this.from - skipped),
         cutFor: this.cutFor,
+        others: this.others.slice(0, chats),
       };
       try {
         sessionStorage.setItem(KEY, JSON.stringify(kept));
-        this.isKept = skipped === 0;
+        this.isKept = skipped === 0 && chats === this.others.length;
         return;
       } catch {
         this.isKept = false; // full, or forbidden
-        if (count === 0) return;
+        if (chats > 0) chats = Math.floor(chats / 2);
+        else if (count > 0) count = Math.floor(count / 2);
+        else return;
       }
     }
   }
@@ -106,8 +125,10 @@ export class Conversation {
   load() {
     try {
       const kept = JSON.parse(sessionStorage.getItem(KEY)) ?? {};
-      if (Array.isArray(kept.messages) && kept.messages.every(isMessage)) {
-        Object.assign(this, { messages: kept.messages, from: Number(kept.from) || 0, cutFor: kept.cutFor ?? null });
+      if (isChat(kept)) {
+        const { messages, from, cutFor, others = [] } = kept;
+        Object.assign(this, { messages, from: Number(from) || 0, cutFor: cutFor ?? null });
+        this.others = others.filter(isChat);
       }
     } catch { /* forbidden, or not this page's */ }
   }
@@ -115,6 +136,10 @@ export class Conversation {
 
 function total(messages) {
   return messages.reduce((sum, message) => sum + bytesOf(message), 0);
+}
+
+function isChat(value) {
+  return Array.isArray(value?.messages) && value.messages.every(isMessage);
 }
 
 function isMessage(value) {

@@ -22,13 +22,15 @@ export class Transcript {
   #follows = true;
   #observer = new ResizeObserver(() => this.follow());
 
-  // `onRetry` gets a reply that is to be made again; `onContinue` is for one that became too long.
-  constructor({ log, welcome, latest, onRetry, onContinue }) {
+  // `onRetry` gets a reply that is to be made again, `onEdit` a message to be changed; `onContinue` is for a reply that
+  // became too long.
+  constructor({ log, welcome, latest, onRetry, onContinue, onEdit }) {
     this.#log = log;
     this.#welcome = welcome;
     this.#latest = latest;
     this.onRetry = onRetry;
     this.onContinue = onContinue;
+    this.onEdit = onEdit;
     log.addEventListener("scroll", () => {
       this.#follows = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_THE_END_PX;
       latest.hidden = this.#follows;
@@ -53,6 +55,8 @@ export class Transcript {
     const article = this.#add("me", "You", message);
     const text = article.appendChild(element("div", "text", message.content));
     text.dir = "auto";
+    const edit = article.appendChild(button("Edit", "edit plain", () => this.onEdit(message)));
+    edit.setAttribute("aria-label", "Edit your message");
     this.scrollToEnd();
     return article;
   }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from playwright.sync_api import Page, expect
 
 from chatapp.accounts.api_key import PresentedKey
@@ -29,15 +31,15 @@ def test_the_model_gets_what_was_said_before(chat: Page, provider: ProviderServe
     assert provider.calls[-1].body["stream"] is True
 
 
-def test_a_conversation_survives_a_reload_and_ends_with_new_chat(
+def test_chats_survive_a_reload_until_they_are_deleted(
     chat: Page, provider: ProviderServer
 ) -> None:
-    """It is in the tab's storage only: another tab does not have it."""
+    """They are in the tab's storage only: another tab does not have them."""
     provider.script(Stream(openai_chunks("**Hi** there")))
     say(chat, "My name is Ada.")
     message(chat).fill("a draft")
     chat.reload()
-    expect(chat.locator("#log .me")).to_have_text("My name is Ada.")
+    expect(chat.locator("#log .me .text")).to_have_text("My name is Ada.")
     expect(replies(chat).locator("strong")).to_have_text("Hi")
     expect(replies(chat)).to_contain_text("12 tokens in")
     expect(message(chat)).to_have_value("a draft")
@@ -51,9 +53,33 @@ def test_a_conversation_survives_a_reload_and_ends_with_new_chat(
     button(chat, "New chat").click()
     expect(chat.locator("#log article")).to_have_count(0)
     expect(message(chat)).to_be_focused()
-    assert "Ada" not in chat.evaluate("Object.values(sessionStorage).join()")
     say(chat, "Hello")
     assert sent(provider) == [("user", "Hello")]
+    chat.reload()
+    button(chat, "My name is Ada.").click()
+    expect(replies(chat)).to_have_count(2)
+    say(chat, "And now?")
+    assert len(sent(provider)) == 5
+    expect(button(chat, "My name is Ada.")).to_have_count(0)  # it is open
+    button(chat, "Hello").click()
+    expect(chat.locator("#log .me .text")).to_have_text("Hello")
+    chat.once("dialog", lambda dialog: dialog.accept())
+    button(chat, "Delete the chat My name is Ada.").click()
+    expect(chat.get_by_text("Earlier chats")).to_be_hidden()
+    assert "Ada" not in chat.evaluate("Object.values(sessionStorage).join()")
+
+
+def test_the_latest_message_can_be_changed(chat: Page, provider: ProviderServer) -> None:
+    """It goes back into the form, and its reply with it."""
+    say(chat, "one")
+    say(chat, "two")
+    expect(button(chat, "Edit your message")).to_have_count(1)
+    button(chat, "Edit your message").click()
+    expect(message(chat)).to_be_focused()
+    expect(message(chat)).to_have_value("two")
+    expect(chat.locator("#log article")).to_have_count(2)
+    say(chat, "three")
+    assert sent(provider) == [("user", "one"), ("assistant", "pong"), ("user", "three")]
 
 
 def test_a_reload_in_the_middle_of_a_reply_keeps_what_had_come(
@@ -87,7 +113,7 @@ def test_a_reload_before_the_reply_gives_the_message_back(
 
 
 def test_a_new_chat_in_the_middle_of_a_reply_stops_it(chat: Page, provider: ProviderServer) -> None:
-    """Nothing of it comes into the new one."""
+    """Nothing of it comes into the new one; what had come is in its own."""
     provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait()]))
     begin(chat, "Tell me more")
     expect(replies(chat)).to_contain_text("Half a reply")
@@ -96,6 +122,9 @@ def test_a_new_chat_in_the_middle_of_a_reply_stops_it(chat: Page, provider: Prov
     expect(chat.locator("#log article")).to_have_count(0)
     say(chat, "Hello")
     assert sent(provider) == [("user", "Hello")]
+    button(chat, "Tell me more").click()
+    expect(replies(chat)).to_contain_text("Half a reply")
+    expect(replies(chat)).to_contain_text("You stopped this reply. It cost $")
 
 
 def test_each_reply_has_its_cost(chat: Page) -> None:
@@ -143,6 +172,7 @@ def test_the_model_is_chosen_from_those_that_the_key_allows(
     choice = page.get_by_label("Model")
     expect(choice.locator("option")).to_have_text(MODELS)
     choice.select_option("gpt-5.4-nano")
+    expect(page.locator("#price")).to_have_text(re.compile(r"gpt-5.4-nano: \$\S+ for a million"))
     say(page, "ping")
     assert provider.calls[-1].body["model"] == "gpt-5.4-nano"
     page.reload()

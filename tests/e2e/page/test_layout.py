@@ -107,6 +107,10 @@ def test_axe_finds_nothing(
     say(page, "ping")
     problem(page).locator("summary").click()
     assert violations(page) == []
+    button(page, "New chat").click()
+    page.locator("#chats-box").evaluate("box => (box.open = true)")
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_keyboard_is_enough(chat: Page, provider: ProviderServer) -> None:
@@ -119,7 +123,7 @@ def test_the_keyboard_is_enough(chat: Page, provider: ProviderServer) -> None:
     expect(replies(chat)).to_contain_text("pong")
     assert provider.calls[-1].body["messages"][-1]["content"] == "one\ntwo"  # type: ignore[index]
     expect(message(chat)).to_be_focused()
-    for name in ("Ask again", "Copy reply", "Messages"):
+    for name in ("Ask again", "Copy reply", "Edit your message", "Messages"):
         while chat.evaluate("document.activeElement.textContent") == "Latest message":
             chat.keyboard.press("Shift+Tab")
         chat.keyboard.press("Shift+Tab")

@@ -76,7 +76,7 @@ def test_a_message_is_text_and_a_replys_html_too(page: Page) -> None:
     """Messages and replies are no markup, even if they look like HTML."""
     markup = "<img src=x onerror=alert(1)><b>bold</b>"
     say(page, markup)
-    expect(page.locator("#log .me")).to_have_text(markup)
+    expect(page.locator("#log .me .text")).to_have_text(markup)
     expect(page.locator("#log .model")).to_contain_text(markup)
     expect(page.locator("#log img, #log b")).to_have_count(0)
 
