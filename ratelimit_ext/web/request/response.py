@@ -8,6 +8,7 @@ only sent with refusals.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -172,11 +173,12 @@ class ResponseWriter:
     def _write_refusal(
         self, headers: Headers, present: list[str], state: RequestState, wait_ms: int
     ) -> None:
-        """The wait in whole seconds rounded up, and in milliseconds."""
+        """The wait in whole seconds, rounded up, and in milliseconds."""
         written = [("Cache-Control", "no-store")]
         if wait_ms <= ENDLESS_MS:
-            seconds = max(1, -(-wait_ms // 1000))
-            wait = http_date(time.time() + seconds) if self.retry_after_as_date else str(seconds)
+            wait = str(max(1, -(-wait_ms // 1000)))
+            if self.retry_after_as_date:  # whole seconds too, and never before the wait is over
+                wait = http_date(math.ceil(time.time() + wait_ms / 1000))
             written.append((self._in_order[3], wait))
             written.append(("retry-after-ms", str(max(1, wait_ms))))
         if _is_budget(state) or wait_ms > LONGEST_RETRY_MS:
