@@ -266,7 +266,7 @@ class Limiter(flask_limiter.Limiter):
             lease_s=lease_s,
             workers=workers or Workers(),
             is_enabled=is_enabled,
-            is_deferred=hooks.is_deferred,
+            decider=hooks.decider,
         )
         parts.events.listeners = self._events.listeners
         if self._remembers:

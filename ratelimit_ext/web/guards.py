@@ -20,7 +20,7 @@ from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord, Records
 from ratelimit_ext.web.declarations.code_checks import KnownNames
-from ratelimit_ext.web.declarations.definitions import runtime_limits
+from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestState
@@ -99,11 +99,13 @@ class Blocks:
         for rule in app.url_map.iter_rules():
             endpoint, methods = rule.endpoint, sorted(rule.methods or ())
             view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-            found = self._manager.candidates(app, endpoint, blueprint, get_qualified_name(view))
-            for definition in chain(found.shared, found.own):
-                for runtime in _runtimes(definition):
-                    if options_of(runtime.limit).strategy in strategies:
-                        yield endpoint, methods, runtime
+            called = chain.from_iterable(methods_called(view, method) for method in methods)
+            for name in {get_qualified_name(each) for each in (view, *called)}:
+                found = self._manager.candidates(app, endpoint, blueprint, name)
+                for definition in chain(found.shared, found.own):
+                    for runtime in _runtimes(definition):
+                        if options_of(runtime.limit).strategy in strategies:
+                            yield endpoint, methods, runtime
 
 
 class Attempts:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import flask_limiter
 from limits import RateLimitItem
@@ -19,7 +18,7 @@ from ratelimit_ext.web.declarations.limits_adapter import limit_of
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.guards import Attempts, Blocks
-from ratelimit_ext.web.operators.inventory import Inventory
+from ratelimit_ext.web.operators.inventory import Decider, Inventory
 from ratelimit_ext.web.operators.overrides import Overrides, store_for
 from ratelimit_ext.web.operators.recorder import Recorder
 from ratelimit_ext.web.request.admission import Admission, AdmissionSettings
@@ -45,7 +44,7 @@ class Parts:
         lease_s: float,
         workers: Workers,
         is_enabled: bool,
-        is_deferred: Callable[[str, Any, str | None], bool],
+        decider: Decider,
     ) -> None:
         self.settings = settings
         self.manager = cast(Manager, settings.limit_manager)
@@ -57,7 +56,7 @@ class Parts:
         self.recorder = Recorder(self.events)
         self._callbacks = callbacks
         self._known_names = KnownNames(self.manager.definitions)
-        self._is_deferred = is_deferred
+        self._decider = decider
         self.policies = Policies(settings, self.manager, callbacks, check_item=self.check_item)
         #: Of a storage that others can have, too.
         self.address = ""
@@ -106,7 +105,7 @@ class Parts:
             metas=settings._meta_limits,
             naming=self.naming,
             failure_policy=failure_policy,
-            is_deferred=self._is_deferred,
+            decider=self._decider,
         )
         self.response = ResponseWriter(
             names=settings._header_mapping,

@@ -9,6 +9,7 @@ from typing import Any
 import flask
 import pytest
 import redis
+from flask.views import MethodView
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
@@ -174,6 +175,25 @@ def test_a_block_stands_before_every_view_that_has_it(make: Maker, uri: str) -> 
     with app.app_context():
         limiter.unblock("switch", "ada")
     assert statuses() == {200}
+
+
+def test_a_block_of_a_classes_method_is_found_before_any_request(make: Maker) -> None:
+    """By its name; other methods are not blocked."""
+    app, limiter = make()
+
+    class Resource(MethodView):
+        @limiter.limit("unless blocked", name="guard")
+        def get(self) -> str:
+            return "got"
+
+        def post(self) -> str:
+            return "posted"
+
+    app.add_url_rule("/", view_func=Resource.as_view("resource"))
+    with app.app_context():
+        assert limiter.block("guard", "someone")
+    client = app.test_client()
+    assert [client.get("/").status_code, client.post("/").status_code] == [403, 200]
 
 
 def test_a_shadow_does_not_block(make: Maker, uri: str) -> None:

@@ -243,6 +243,24 @@ def wrap(view: Any, limiter: Any) -> Any:
     return wrapper
 
 
+def methods_called(view: Any, method: str) -> list[Any]:
+    """The methods of a class that its view calls for an HTTP method; none for a function."""
+    own = getattr(view, "view_class", None)
+    if own is None:
+        return []
+    handler = getattr(own, method.lower(), None)
+    if handler is None and method == "HEAD":
+        handler = getattr(own, "get", None)
+    return [own.dispatch_request] if handler is None else [own.dispatch_request, handler]
+
+
+def is_wrapped(function: Any, limiter: Any) -> bool:
+    """Whether one of the extension's wrappers is around the callable, or inside its decorators."""
+    while function is not None and getattr(function, MARK, None) != limiter:
+        function = getattr(function, "__wrapped__", None)
+    return function is not None
+
+
 def _is_final(view: Any, refusal: RateLimitExceeded) -> bool:
     """Whether returning the refusal's response has the effect of raising it, in half the time.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flask
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
-from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.key import bucket_key
@@ -20,6 +19,11 @@ from ratelimit_ext.web.declarations.definitions import runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.identities import Identity
+
+
+#: The name of the callable whose wrapper decides, for an endpoint, its view, its blueprint and a
+#: method; ``None``: they are decided before the view.
+Decider: TypeAlias = Callable[[str, Any, str | None, str], str | None]
 
 
 class Group(NamedTuple):
@@ -74,17 +78,18 @@ class Row(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """The limits of an extension. ``failure_policy`` is what a limit does during an outage;
-    ``is_deferred`` says whether a wrapper around a view decides its limits."""
+    ``decider`` says where those of an endpoint are decided."""
 
     manager: Manager
     identities: Mapping[str, Identity]
     metas: Sequence[Definition]
     naming: Naming
     failure_policy: Callable[[Limit], str]
-    is_deferred: Callable[[str, Any, str | None], bool]
+    decider: Decider
 
     def groups(self, app: flask.Flask, endpoint: str = "") -> Iterator[Group]:
-        """The limits of the application, then those of each endpoint, or of one."""
+        """The limits of the application, then those of each endpoint, or of one. Methods of a class
+        that have limits of their own make groups of their own."""
         manager = self.manager
         if not endpoint and manager._application_limits:
             yield Group("Application Limits", manager._application_limits)
@@ -96,13 +101,18 @@ class Inventory:
                 continue
             methods = tuple(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})) or ("GET",)
             view, blueprint = app.view_functions[name], name.rpartition(".")[0] or None
-            if self.is_deferred(name, view, blueprint):
-                function = get_qualified_name(view)
-                found = manager.at_callable(app, name, blueprint, function, method=methods[0])
-            else:
-                found = manager.before_view(app, name, blueprint, method=methods[0])
-            shared = [each for each in found.shared if each not in manager._application_limits]
-            yield Group(f"{name}: {rule}", [*found.own, *shared], name, methods)
+            deciders: dict[str | None, list[str]] = {}
+            for method in methods:
+                decider = self.decider(name, view, blueprint, method)
+                deciders.setdefault(decider, []).append(method)
+            for decider, own in deciders.items():
+                if decider is None:
+                    found = manager.before_view(app, name, blueprint, method=own[0])
+                else:
+                    found = manager.at_callable(app, name, blueprint, decider, method=own[0])
+                shared = [each for each in found.shared if each not in manager._application_limits]
+                title = f"{name}: {rule}" + (f" {', '.join(own)}" if len(deciders) > 1 else "")
+                yield Group(title, [*found.own, *shared], name, tuple(own))
 
     def rows(self, definition: Definition, group: Group) -> Iterator[Row]:
         """The limits of one definition. May raise what its function raises without a request."""

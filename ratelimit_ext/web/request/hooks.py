@@ -16,7 +16,13 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.web.bound_limit import ChargeRecord, Records
 from ratelimit_ext.web.declarations.code_checks import unknown_name
-from ratelimit_ext.web.declarations.definitions import MARK, RouteLimit, is_unhandled, wrap
+from ratelimit_ext.web.declarations.definitions import (
+    RouteLimit,
+    is_unhandled,
+    is_wrapped,
+    methods_called,
+    wrap,
+)
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.parts import Parts
@@ -48,7 +54,8 @@ class RequestHooks:
 
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
-        self._deferred_views: dict[tuple[str, Any], bool] = {}
+        #: Whether the view itself has a wrapper, by endpoint and view.
+        self._wrapped_views: dict[tuple[str, Any], bool] = {}
 
     def use(self, parts: Parts) -> None:
         """Decide, answer and reserve by these from now on."""
@@ -76,7 +83,7 @@ class RequestHooks:
 
     def forget_views(self) -> None:
         """Find out again which views have wrappers."""
-        self._deferred_views.clear()
+        self._wrapped_views.clear()
 
     # -- before the view -----------------------------------------------------------------------
 
@@ -85,12 +92,12 @@ class RequestHooks:
         context = _request_context._get_current_object()
         endpoint = self._endpoint_in(context)
         view = context.app.view_functions.get(endpoint) if endpoint else None
-        # A deferred view asks the request filters later, too: they may read who is logged in.
+        # A wrapper asks the request filters later, too: they may read who is logged in.
         if view is None and context.request.endpoint is None:
             return None
         if view is not None and (
-            self._deferred_views.get((endpoint, view))
-            or self.is_deferred(endpoint, view, context.request.blueprint)
+            self._wrapped_views.get((endpoint, view))
+            or self.decider(endpoint, view, context.request.blueprint, context.request.method)
         ):
             return None
         state = self.state_in(context)
@@ -109,7 +116,9 @@ class RequestHooks:
             return None
         view = context.app.view_functions.get(endpoint) if endpoint else None
         if name and view is not None and get_qualified_name(view) != name:
-            self._manager.add_endpoint_hint(endpoint, name)
+            methods = methods_called(view, context.request.method)
+            if name not in map(get_qualified_name, methods):
+                self._manager.add_endpoint_hint(endpoint, name)
         return self._admission.admit(state, _route(context, endpoint, name), is_final=is_final)
 
     def admit_to_block(self, definition: RouteLimit, location: str) -> None:
@@ -137,28 +146,35 @@ class RequestHooks:
             endpoints = sorted(app.view_functions.keys() - {"static"})
             raise ValueError(unknown_name("endpoint", endpoint, endpoints))
         view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-        name = get_qualified_name(view) if self.is_deferred(endpoint, view, blueprint) else None
+        name = self.decider(endpoint, view, blueprint, method)
         return self._admission.look(Route(app, endpoint, blueprint, method, name))
 
-    def is_deferred(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
-        """Whether one of our wrappers is around the view, which decides its limits.
+    def decider(self, endpoint: str, view: Any, blueprint: str | None, method: str) -> str | None:
+        """The name of the callable whose wrapper decides the limits of an endpoint: the view's, or
+        that of the method that its class calls. ``None``: they are decided before the view."""
+        if self._is_wrapped(endpoint, view, blueprint):
+            return get_qualified_name(view)
+        for each in methods_called(view, method):
+            if is_wrapped(each, self._limiter):
+                return get_qualified_name(each)
+        return None
+
+    def _is_wrapped(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
+        """Whether one of our wrappers is around the view.
 
         A view that only a policy limits gets its wrapper here, at its first request.
         """
-        known = self._deferred_views.get((endpoint, view))
+        known = self._wrapped_views.get((endpoint, view))
         if known is None:
             app = cast(Any, flask.current_app)._get_current_object()
             self._policies.complete(app)
-            inner = view
-            while inner is not None and getattr(inner, MARK, None) != self._limiter:
-                inner = getattr(inner, "__wrapped__", None)
-            known = inner is not None
+            known = is_wrapped(view, self._limiter)
             if not known and self._manager.is_configured(endpoint, blueprint):
                 view = app.view_functions[endpoint] = wrap(view, self._limiter)
                 known = True
             elif not known and self._manager.is_bare(app, view):
                 app.logger.error(BARE, endpoint)
-            self._deferred_views[endpoint, view] = known
+            self._wrapped_views[endpoint, view] = known
         return known
 
     # -- after it ------------------------------------------------------------------------------

@@ -134,6 +134,49 @@ def test_a_method_of_a_view_class_has_its_own_limit(make: Maker) -> None:
     assert statuses(app, method="POST", times=3) == [200] * 3
 
 
+@pytest.mark.parametrize("place", ["default", "blueprint"])
+def test_a_method_with_limits_changes_nothing_for_other_methods(make: Maker, place: str) -> None:
+    """Neither is charged for the other, from the first request of a worker on."""
+    app, limiter = make(default_limits=["1/minute"] if place == "default" else [])
+    blueprint = Blueprint("items", "items")
+    if place == "blueprint":
+        limiter.limit("1/minute")(blueprint)
+
+    class Resource(MethodView):
+        @limiter.limit("3/minute")
+        def get(self) -> str:
+            return "got"
+
+        def post(self) -> str:
+            return "posted"
+
+    blueprint.add_url_rule("/", view_func=Resource.as_view("resource"))
+    app.register_blueprint(blueprint)
+    assert statuses(app, method="POST") == [200]
+    assert statuses(app, method="HEAD") == [200]
+    assert statuses(app, method="GET", times=3) == [200, 200, 429]
+    assert statuses(app, method="POST") == [429]
+
+
+def test_a_method_without_overriding_limits_is_charged_once(make: Maker) -> None:
+    """To its own limit and to the blueprint's."""
+    app, limiter = make()
+    blueprint = Blueprint("items", "items")
+    limiter.limit("2/minute")(blueprint)
+
+    class Resource(View):
+        @limiter.limit("5/minute", override_defaults=False)
+        def dispatch_request(self) -> str:
+            return "done"
+
+    blueprint.add_url_rule("/", view_func=Resource.as_view("resource"))
+    app.register_blueprint(blueprint)
+    assert statuses(app, times=3) == [200, 200, 429]
+    with app.test_request_context("/"):
+        left = [limit.remaining for limit in limiter.peek("items.resource")]
+    assert left == [0, 3]
+
+
 def test_a_block_of_a_view_can_be_limited(make: Maker) -> None:
     """Code before it runs; its refusal can be caught."""
     app, limiter = make()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flask import Blueprint, Flask, g
+from flask.views import MethodView
 from flask_limiter import commands
 from limits.storage import MemoryStorage
 
@@ -69,6 +70,29 @@ def test_limits_lists_every_endpoint(app: Flask) -> None:
         "50 per 1 hour [token-bucket, key asked_key]",
     ):
         assert line in output
+
+
+def test_limits_lists_the_methods_of_a_class_that_differ(make: Maker) -> None:
+    """Each with its own limits, before any request; `clear` restores them."""
+    app, limiter = make(default_limits=["9/minute"])
+
+    class Resource(MethodView):
+        @limiter.limit("2/minute")
+        def get(self) -> str:
+            return "got"
+
+        def post(self) -> str:
+            return "posted"
+
+    app.add_url_rule("/", view_func=Resource.as_view("resource"))
+    output = run(app, "limits", "--endpoint", "resource")
+    own, others = output.index("resource: / GET"), output.index("resource: / POST")
+    assert "2 per 1 minute" in output[own:others]
+    assert "9 per 1 minute" in output[others:]
+    assert "9 per 1 minute" not in output[own:others]
+    assert statuses(app, times=3) == [200, 200, 429]
+    run(app, "clear", "--key", "someone", "-y")
+    assert statuses(app) == [200]
 
 
 def test_limits_shows_what_a_key_has_left(app: Flask) -> None:
