@@ -4,9 +4,9 @@ Flask-Limiter's manager resolves to runtime limits at every request, and loses t
 blueprints. This one resolves to definitions, so that an endpoint is compiled once; ``revision``
 changes when it has to be compiled again.
 
-Decorators' limits of a nested blueprint go by the last part of its name, as in Flask-Limiter. A
-policy's go by the whole name, so that ``v1.chat`` is not ``v2.chat``; see
-:mod:`ratelimit_ext.policy.nesting`.
+Decorators' limits and exemptions go by a blueprint's own name, whatever it is registered under. A
+policy's go by the whole name that it is registered under, so that ``v1.chat`` is not ``v2.chat``;
+see :mod:`ratelimit_ext.policy.nesting`.
 """
 
 from __future__ import annotations
@@ -318,9 +318,21 @@ class Manager(LimitManager):
         scope = self._blueprint_exemptions.get(instance.name, ExemptionScope.NONE)
         if _overrides(own) or scope & ExemptionScope.ANCESTORS:
             return own
-        parts = [part for part in dict.fromkeys(blueprint.split(".")) if part not in ancestors]
-        decorated = [limit for part in parts for limit in self._of_namesakes(app, part)]
-        return [*decorated, *self._policy_of_nesting(blueprint, exempt=ancestors)]
+        names = [name for name in _own_names(app, blueprint) if name not in ancestors]
+        decorated = [limit for name in names for limit in self._of_namesakes(app, name)]
+        return [*decorated, *self._policy_of_nesting(app, blueprint, exempt=ancestors)]
+
+    def _blueprint_exemption_scope(
+        self, app: flask.Flask, blueprint_name: str
+    ) -> tuple[ExemptionScope, dict[str, ExemptionScope]]:
+        """See Flask-Limiter, which takes the names under which blueprints are registered for their
+        own."""
+        scopes = {
+            name: self._blueprint_exemptions.get(name, ExemptionScope.NONE)
+            for name in _own_names(app, blueprint_name)
+        }
+        inherited = {n: scope for n, scope in scopes.items() if scope & ExemptionScope.DESCENDENTS}
+        return scopes[app.blueprints[blueprint_name].name] & ~ExemptionScope.ANCESTORS, inherited
 
     def _of_namesakes(self, app: flask.Flask, name: str) -> Iterable[Limit]:
         """Decorators' limits of the application's blueprints of that name."""
@@ -333,15 +345,17 @@ class Manager(LimitManager):
         for blueprint in list(self._limited_blueprints):
             yield vars(blueprint)[self._key]
 
-    def _policy_of_nesting(self, blueprint: str, *, exempt: Container[str]) -> list[Limit]:
+    def _policy_of_nesting(
+        self, app: flask.Flask, blueprint: str, *, exempt: Container[str]
+    ) -> list[Limit]:
         """A policy's limits of a blueprint and of those around it, the outermost first.
 
-        One that overrides hides those around it from everything inside it. ``exempt`` are last
-        parts of names.
+        One that overrides hides those around it from everything inside it. ``exempt`` are
+        blueprints' own names.
         """
         found: list[Limit] = []
         for name in reversed(_nesting(blueprint)):
-            if name.rpartition(".")[2] not in exempt:
+            if app.blueprints[name].name not in exempt:
                 limits = self._policy_blueprints.get(name, [])
                 found = [*limits, *found]
                 if _overrides(limits):
@@ -388,6 +402,11 @@ class Manager(LimitManager):
 def _nesting(blueprint: str | None) -> tuple[str, ...]:
     """The blueprint's name and those of the blueprints around it, the outermost first."""
     return (*around(blueprint), blueprint) if blueprint else ()
+
+
+def _own_names(app: flask.Flask, blueprint: str) -> Iterable[str]:
+    """The same, by the names that the blueprints have themselves, each once."""
+    return dict.fromkeys([app.blueprints[name].name for name in _nesting(blueprint)])
 
 
 def _overrides(limits: Iterable[Limit]) -> bool:

@@ -20,7 +20,6 @@ from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.identities import Identity
 
-
 #: The name of the callable whose wrapper decides, for an endpoint, its view, its blueprint and a
 #: method; ``None``: they are decided before the view.
 Decider: TypeAlias = Callable[[str, Any, str | None, str], str | None]

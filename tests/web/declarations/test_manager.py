@@ -142,6 +142,30 @@ def test_an_exemption_can_include_inner_blueprints(make: Maker) -> None:
     assert statuses(app, "/a/inner", 3) == [200] * 3
 
 
+def test_a_blueprint_has_its_limits_under_every_name(make: Maker) -> None:
+    """It may be registered several times, also around others: each has buckets of its own."""
+    app, limiter = make()
+    outer, inner = nested("")
+    limiter.limit("1/minute", override_defaults=False)(outer)
+    outer.register_blueprint(inner, name="renamed")
+    app.register_blueprint(outer, url_prefix="/a")
+    app.register_blueprint(outer, url_prefix="/b", name="other")
+    for url in ("/a", "/b"):
+        assert statuses(app, f"{url}/", 2) == [200, 429]
+        assert statuses(app, f"{url}/inner", 2) == [200, 429]
+
+
+def test_a_blueprint_is_exempt_under_every_name(make: Maker) -> None:
+    """And so are the inner ones, with `ExemptionScope.DESCENDENTS`."""
+    app, limiter = make(default_limits=["1/minute"])
+    outer, inner = nested("/a")
+    limiter.exempt(outer, flags=ExemptionScope.DEFAULT | ExemptionScope.DESCENDENTS)
+    outer.register_blueprint(inner, name="renamed")
+    app.register_blueprint(outer, name="other")
+    assert statuses(app, "/a/", 2) == [200, 200]
+    assert statuses(app, "/a/inner", 2) == [200, 200]
+
+
 def test_a_view_can_be_exempt_from_meta_limits(make: Maker) -> None:
     """A banned client can still call it."""
     app, limiter = make(meta_limits=["1/hour"])
