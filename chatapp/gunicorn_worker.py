@@ -178,7 +178,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.lingers: int | None = None
         #: Whether a thread has to read the body.
         self.is_large = False
-        self.is_call = self.is_refused = False
+        self.is_refused = False
         #: Whether "100 Continue" has been sent for this request.
         self.has_continued = False
 
@@ -298,15 +298,14 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.cell = self.board.take()
-        #: Calls in threads, and all calls so far.
-        self.calls = self.calls_begun = 0
+        #: The calls in threads, and the number of all calls so far.
+        self.calls: set[Connection] = set()
+        self.calls_begun = 0
         #: Connections without a thread, the longest waiting first, and their received bytes.
         self.waiting: dict[Connection, None] = {}
         self.received_bytes = 0
         #: Calls that wait for a thread, in their order.
         self.queued: deque[Connection] = deque()
-        #: Calls in threads that have a large body.
-        self.large: set[Connection] = set()
         #: The number of calls after which the worker is replaced. Health checks do not count;
         #: gunicorn's own counter would include them.
         self.calls_until_due: int = self.max_requests
@@ -395,7 +394,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def room(self) -> int:
         """The number of free threads for calls."""
         threads: int = self.cfg.threads
-        return max(0, threads - self.calls)
+        return max(0, threads - len(self.calls))
 
     def sweep(self) -> None:
         """Refuse calls and close connections whose deadline has passed."""
@@ -517,8 +516,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         """Give a request to a thread; a call waits until one of the threads for calls is free."""
         self.leave_poller(conn)
         conn.is_refused = False
-        conn.is_call = not HEALTH.match(conn.received)
-        if not conn.is_call:
+        if HEALTH.match(conn.received):
             self.answer(conn)
         elif conn.is_large and self.many_are_read:
             self.refuse(conn)
@@ -533,15 +531,13 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     @property
     def many_are_read(self) -> bool:
         """Whether a quarter of the threads read large bodies, which may arrive slowly."""
-        reading = sum(conn.is_being_read for conn in self.large)
+        reading = sum(conn.is_large and conn.is_being_read for conn in self.calls)
         threads: int = self.cfg.threads
         return reading >= max(1, threads // 4)
 
     def begin(self, conn: Connection) -> None:
         """Give a call to a free thread."""
-        self.calls += 1
-        if conn.is_large:
-            self.large.add(conn)
+        self.calls.add(conn)
         self.calls_begun += 1
         if self.calls_begun >= self.calls_until_due and not self.is_due:
             self.is_due = self.may_be_replaced()
@@ -591,9 +587,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
         """Wait for the client's next request, or until it disconnects."""
         self.tpool.done()
-        self.large.discard(conn)
-        if conn.is_call and not conn.is_refused:
-            self.calls -= 1
+        if conn in self.calls:
+            self.calls.remove(conn)
             self.publish()
             if self.queued:
                 self.begin(self.queued.popleft())

@@ -31,6 +31,8 @@ from chatapp.providers.cancellation import Wait, waiting
 
 #: A connection that was idle for too long breaks at once; one that breaks later had the request.
 STALE_S: Final = 1.0
+#: Shorter pauses between two outputs are the usual pace of a model.
+PAUSE_S: Final = 1.0
 #: The most that is held for one answer to a caller whose recent calls were not billed.
 MOST_HELD_TOKENS: Final = 16_384
 
@@ -151,10 +153,11 @@ class ProviderCall:
         )
         #: What is held for the call; what is expected of it is the demand's.
         self._held = request.demand.estimate
-        self._asked_at = self._began_at = time.monotonic()
-        #: The bound of each answer that is sent to the provider, and of all answers together.
-        self._most_output_tokens: int | None = None
-        self._most = 0
+        #: When the last output came, or the provider was asked; how much there is by then, and the
+        #: pauses so far.
+        self._heard_at = time.monotonic()
+        self._heard_bytes = 0
+        self._silent_s = 0.0
         self._bound_to_budget()
         self._new_record = new_record
         self.record = self._begun()
@@ -189,7 +192,7 @@ class ProviderCall:
         try:
             return self._retry.run(lambda: self._attempt(attempt), self._take_other_key)
         except ProviderError as error:
-            if not self._may_fall_back(error):
+            if not self._switch_to_fallback(error):
                 self.fail(error)
                 raise
             try:
@@ -202,12 +205,12 @@ class ProviderCall:
     def _attempt(self, attempt: Attempt[A]) -> A:
         if self.disconnect.has_happened:
             raise ProviderError(self.model.provider, "unavailable", message="client disconnected")
-        self._asked_at = self._began_at = time.monotonic()
+        asked_at = self._heard_at = time.monotonic()
         self._wait.was_asked = False
         try:
             return attempt(self.model, self._most_output_tokens)
         except ProviderError as error:
-            waited_s = time.monotonic() - self._asked_at
+            waited_s = time.monotonic() - asked_at
             is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
             if is_cut and waited_s > STALE_S and not self._wait.hung_up:
                 error.kind = "timeout"  # the provider had the request, and may bill it
@@ -226,7 +229,8 @@ class ProviderCall:
         Calls in flight share what is left of a budget. If a recent call of the caller had no bill,
         hold up to half of the remaining budget for this one, and bound its answer by that.
         """
-        self._most_output_tokens, self._most = None, self._longest()
+        #: The bound of each answer that is sent to the provider; None: the request's own.
+        self._most_output_tokens: int | None = None
         budget = self._limits.budget_micro_usd()
         if budget is None:
             return
@@ -237,9 +241,9 @@ class ProviderCall:
         else:
             paid = self._paid_by(budget) // max(1, self._limits.calls_in_flight())
             paid = max(paid, self._held.output_tokens)
-        bound = self._catalogue.bound(self.model, self._demand.bound, paid // choices)
-        if bound is not None:
-            self._most_output_tokens, self._most = bound, bound * choices
+        self._most_output_tokens = self._catalogue.bound(
+            self.model, self._demand.bound, paid // choices
+        )
 
     def _paid_by(self, micro_usd: int) -> int:
         """The output tokens of all answers that an amount pays."""
@@ -248,7 +252,8 @@ class ProviderCall:
 
     def _longest(self) -> int:
         """The most output tokens that all answers together can have."""
-        return self._held.choices * self._catalogue.longest_answer(self.model, self._demand.bound)
+        bound = self._most_output_tokens or self._demand.bound
+        return self._held.choices * self._catalogue.longest_answer(self.model, bound)
 
     def _hold(self, output_tokens: int) -> None:
         """Hold so many output tokens if that is more than is held, and the limits admit it."""
@@ -259,8 +264,9 @@ class ProviderCall:
         if self._limits.hold(estimate):
             self._held = estimate
 
-    def _may_fall_back(self, error: ProviderError) -> bool:
-        """Whether to call the fallback now. The requested model has used nothing."""
+    def _switch_to_fallback(self, error: ProviderError) -> bool:
+        """Call the fallback from now on; False if it cannot be called, or could not help. The
+        requested model has used nothing."""
         if error.kind not in RETRYABLE or self.disconnect.has_happened:
             return False
         demand = self._fallback()
@@ -289,8 +295,9 @@ class ProviderCall:
 
     def note_progress(self, progress: Progress) -> None:
         """The stream goes on: renew what is reserved before it expires."""
-        if self._began_at == self._asked_at and progress.output_bytes:
-            self._began_at = time.monotonic()
+        if progress.output_bytes > self._heard_bytes:
+            self._heard_bytes = progress.output_bytes
+            self._end_pause()
         if self._limits.renewal_is_due:
             usage = received_usage(progress, self._held)
             cost = self._catalogue.price(self.record.slug, usage)
@@ -300,18 +307,26 @@ class ProviderCall:
                 replace(self.record, usage=usage, estimated=True, cost_micro_usd=cost)
             )
 
+    def _end_pause(self) -> None:
+        now = time.monotonic()
+        if now - self._heard_at > PAUSE_S:
+            self._silent_s += now - self._heard_at
+        self._heard_at = now
+
     def finish_answer(self, usage: Usage | None, *, output_bytes: int) -> None:
         """The answer is whole, with this usage, or of this size if the provider reports none."""
         self._finish(answer_usage(usage, self._held, output_bytes=output_bytes), "answered")
 
     def finish_stream(self, progress: Progress, *, client_left: bool) -> None:
         """The stream has ended, whole or not."""
+        if client_left:
+            self._end_pause()
         used = stream_usage(
             progress,
             self._held,
             expected=self._demand.estimate,
-            silent_s=self._began_at - self._asked_at if self._demand.may_hide_output else None,
-            most=self._most,
+            silent_s=self._silent_s if self._demand.may_hide_output else None,
+            most=self._longest(),
         )
         whole = progress.finish_reason is not None
         self._finish(used, "answered" if whole else "cut_off", client_left=client_left)

@@ -1,8 +1,8 @@
 """The usage of a call: as its provider reported it, or what may have been billed otherwise.
 
 What was received is counted. A call that sent nothing (a plain answer that never arrived, a silent
-stream) may have generated everything that was held for it. A reasoning model generates before it
-sends: how much is derived from the time that it took.
+stream) may have generated everything that was held for it. A reasoning model also generates while
+it sends nothing: how much is derived from that time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def stream_usage(
 ) -> CallUsage:
     """The usage of a stream that ended, whole or not.
 
-    ``silent_s`` is the time before the first output if the model may have reasoned; None if it
+    ``silent_s`` is the time without output if the model may have reasoned meanwhile; None if it
     generates nothing unseen. A reasoning call used at least what was ``expected``, and at most
     ``most`` output tokens. An answer that is whole, or that the provider ended with an error, used
     what was received.

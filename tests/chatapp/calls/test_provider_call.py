@@ -81,12 +81,16 @@ class FakeLimits:
         self.cancelled += 1
 
 
-def demand(model: Model) -> Demand:
-    return Demand(model, ESTIMATE, bound=None, may_hide_output=False, quota_use={})
+def demand(model: Model, *, may_hide_output: bool = False) -> Demand:
+    return Demand(model, ESTIMATE, bound=None, may_hide_output=may_hide_output, quota_use={})
 
 
 def begin(
-    limits: FakeLimits, ledger: RecordingLedger, *, fallback: Demand | None = None
+    limits: FakeLimits,
+    ledger: RecordingLedger,
+    *,
+    fallback: Demand | None = None,
+    may_hide_output: bool = False,
 ) -> ProviderCall:
     new_record = partial(
         Call,
@@ -98,7 +102,8 @@ def begin(
         endpoint="chat.chat",
         model=REQUESTED.name,
     )
-    request = CallRequest(demand(REQUESTED), limits, Disconnect(None), lambda: fallback)
+    wanted = demand(REQUESTED, may_hide_output=may_hide_output)
+    request = CallRequest(wanted, limits, Disconnect(None), lambda: fallback)
     return ProviderCall(
         new_record,
         request,
@@ -214,6 +219,26 @@ def test_a_caller_with_unbilled_calls_has_more_held(ledger: RecordingLedger) -> 
     [held] = limits.held
     half = CATALOGUE.output_tokens_for(5_000, REQUESTED.slug, Usage(10, 0))
     assert (held.output_tokens, provider.called[0][1]) == (half, half)
+
+
+@pytest.mark.parametrize(("leaves", "silent_s"), [(True, 9 + 60 + 30), (False, 9 + 60)])
+def test_pauses_of_a_reasoning_model_are_charged(
+    ledger: RecordingLedger, monkeypatch: pytest.MonkeyPatch, leaves: bool, silent_s: int
+) -> None:
+    """Before the first output and between two. At the end only until the client left: a provider
+    that stalls is not charged to a client who waits for it."""
+    now = 1000.0
+    monkeypatch.setattr("chatapp.calls.provider_call.time.monotonic", lambda: now)
+    call = begin(FakeLimits(), ledger, may_hide_output=True)
+    call.run(Provider())
+    for pause_s, output_bytes in [(9, 30), (0.5, 60), (0.5, 60), (59.5, 90), (0.9, 120)]:
+        now += pause_s
+        call.note_progress(Progress("m", output_bytes=output_bytes))
+    now += 30
+    call.finish_stream(Progress("m", output_bytes=120), client_left=leaves)
+    [record] = ledger.finished()
+    assert record.usage is not None
+    assert record.usage.output_tokens == 40 + 100 * silent_s
 
 
 def test_a_long_stream_is_renewed(ledger: RecordingLedger) -> None:
