@@ -28,7 +28,7 @@ from tests import servers
 from tests.strategies.world import DAY
 
 CHARGE = Charge(Limit(1000, DAY), "LIMITS:bucket")
-DEADLINE_S = 0.1
+DEADLINE_S = 0.5
 
 
 class Scripted:

@@ -207,16 +207,19 @@ def test_processes_share_and_restarts_remember(
     assert 300 <= known.quantile(95) < 360
 
 
-def test_nothing_is_started_before_it_is_needed(redis_client: redis.Redis) -> None:
+def test_nothing_is_started_before_it_is_needed(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unused outputs have no thread: gunicorn may still fork."""
-    before = threading.enumerate()
+    started, start = [], threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda t: started.append(t) or start(t))
     outputs = RedisOutputs(redis_client, ERRORS)
-    assert threading.enumerate() == before
+    assert started == []
     outputs.add("gpt-4o", 100)
-    (started,) = set(threading.enumerate()) - set(before)
-    assert started.daemon
+    (thread,) = started
+    assert thread.daemon
     outputs.close()
-    assert not started.is_alive()
+    assert not thread.is_alive()
 
 
 def test_the_end_of_a_call_is_no_command(

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from chatapp import POLICY_FILE, create_app
 from chatapp.accounts.api_key import PresentedKey
@@ -18,6 +25,9 @@ from tests.chatapp import provider_server
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.provider_server import ProviderServer
 from tests.chatapp.served import serving
+from tests.servers import START_SECONDS
+
+expect.set_options(timeout=START_SECONDS * 1000)
 
 CHROMIUM = shutil.which("chromium")
 BROWSER_OPTIONS = [

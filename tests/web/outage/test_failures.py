@@ -199,7 +199,7 @@ def test_listeners_and_the_log_learn_of_an_outage(
 def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     """A server that hangs: the call that hit the deadline is decided without it, and what it may
     hold there is released when the server goes on."""
-    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.2})
+    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.5})
 
     @app.get("/")
     @limiter.limit("100/day", unit="tokens", cost=30, name="tokens")
@@ -365,7 +365,7 @@ def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
 ) -> None:
     """It held the whole budget when the outage began. Other calls of the same caller had been
     denied. The storage charges the real costs when it is back."""
-    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.2})
+    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.5})
     is_running, ends = threading.Event(), threading.Event()
 
     @app.get("/long")

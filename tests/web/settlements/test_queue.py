@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -315,10 +314,6 @@ def test_the_end_of_a_process_counts_what_it_loses(
     assert bench.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
 
 
-def _ours() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "ratelimit-settlements"]
-
-
 @pytest.fixture
 def background(bench: Bench) -> Iterator[SettlementQueue]:
     """A queue with its thread; what is left waits for nothing after the test."""
@@ -334,16 +329,17 @@ def test_the_thread_exists_only_while_something_waits(
     """It sends what waits when the storage is back, and ends."""
     bench.queue = background
     bench.send(bench.changes())
-    assert _ours() == []
+    assert background._thread is None
     bench.engine.is_away = True
     for _ in range(3):
         bench.send(bench.changes()[2:])
-    (thread,) = _ours()
+    thread = background._thread
+    assert thread is not None
     assert not background.flush(0)
     bench.engine.is_away = False
     assert background.flush(10)
     thread.join(10)
-    assert _ours() == []
+    assert background._thread is None
     assert bench.left()[2] == 10
 
 
@@ -355,7 +351,8 @@ def test_a_settlement_that_arrives_ends_the_pause(
     late, now = bench.changes(), bench.changes()
     bench.engine.is_away = True
     bench.send(late)
-    (thread,) = _ours()
+    thread = background._thread
+    assert thread is not None
     bench.engine.is_away = False
     bench.send(now)
     thread.join(10)
