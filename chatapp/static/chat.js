@@ -2,7 +2,7 @@
 
 import { Conversation } from "./conversation.js";
 import { Limits } from "./limits.js";
-import { describe, waitSentence } from "./problems.js";
+import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
 import { Transcript, button, element } from "./transcript.js";
 import { dollars, duration } from "./words.js";
@@ -238,7 +238,11 @@ function askAgain(made) {
 }
 
 function editAgain(made) {
-  if (reply || waiting) return;
+  if (reply) return;
+  if (waiting) {
+    waiting.cancel();
+    return;
+  }
   if (conversation.last !== made) {
     transcript.remove(conversation.last);
     conversation.remove(conversation.last);
@@ -348,7 +352,7 @@ function showLimits() {
 function refreshUsage(delayMs = 0) {
   clearTimeout(usageTimer);
   if (apiKey && !server.apiKey) {
-    at("sentence").textContent = "Paste the key that your administrator gave you.";
+    at("sentence").textContent = PASTE_KEY;
     at("limits-box").hidden = true;
     entered = null;
     return;
@@ -414,6 +418,7 @@ function showModel() {
 }
 
 function priceOf(inputUsd, outputUsd) {
+  if (!inputUsd && !outputUsd) return "free";
   return `${dollars(inputUsd)} for a million tokens in, ${dollars(outputUsd)} out`;
 }
 
@@ -452,6 +457,7 @@ function callerChanged() {
   server.userId = userId?.value.trim() ?? "";
   server.apiKey = apiKey?.value.trim() ?? "";
   if (apiKey) at("sign-out").hidden = !server.apiKey;
+  at("welcome").querySelector("h2").textContent = apiKey && !server.apiKey ? PASTE_KEY : "What can I do for you?";
   waiting?.cancel();
   refreshUsage();
   refreshModels();
@@ -529,7 +535,7 @@ function installForm() {
 installSettings();
 installForm();
 conversation.load();
-message.value = remembered(forThisTab, DRAFT_KEY) ?? "";
+message.value ||= remembered(forThisTab, DRAFT_KEY) ?? ""; // on a slow network, it may be written in already
 draftChanged();
 callerChanged();
 showChat();

@@ -11,7 +11,7 @@ const SHORT_S = 600;
 const SHORT_WAIT_MS = 600_000;
 const MINUTE_MS = 60_000;
 const SLACK_MS = 5000; // between the clocks, and for the way of the answer: midnight is not 0:01
-const PASTE_KEY = "Paste the key that your administrator gave you.";
+export const PASTE_KEY = "Paste the key that your administrator gave you.";
 
 // By code: the sentence, and what to offer: "retry" (the same request may succeed), "key" (its field is focused).
 const SENTENCES = {

@@ -34,6 +34,14 @@ def test_the_page_runs_only_its_own_scripts(client: FlaskClient) -> None:
         assert client.get(link).status_code == 200
 
 
+def test_every_module_is_asked_for_at_once(client: FlaskClient) -> None:
+    """Those that the page imports, at any depth; on a slow network each level is a round trip."""
+    named = set(re.findall(r'modulepreload" href="/static/([^"]+)"', client.get("/").text))
+    sources = [(STATIC / name).read_text() for name in {"chat.js", *named} if "vendor" not in name]
+    imported = re.findall(r'^import (?:.* from )?"\./([^"]+)"', "\n".join(sources), re.MULTILINE)
+    assert named == set(imported)
+
+
 def test_the_page_names_the_model_that_answers(client: FlaskClient) -> None:
     """The offline model is shown before the first message."""
     assert "<strong>offline</strong>" in client.get("/").text

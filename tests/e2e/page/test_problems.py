@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from chatapp.accounts.api_key import PresentedKey
 from tests.e2e.page.actions import button, message, problem, replies, say
@@ -118,6 +118,7 @@ def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page)
     """A wrong key is reported, the right one is accepted; only the tab stores it."""
     page = chat
     asks = "Paste the key that your administrator gave you."
+    expect(page.get_by_role("heading", name=asks)).to_be_visible()
     field = page.get_by_label("API key")
     expect(field).to_be_focused()
     expect(page.get_by_label("User id")).to_have_count(0)
@@ -184,6 +185,21 @@ def test_signing_out_leaves_nothing_in_the_tab(key: PresentedKey, chat: Page) ->
     kept = chat.evaluate("JSON.stringify([{ ...sessionStorage }, { ...localStorage }])")
     assert "Ada" not in kept
     assert key.secret not in kept
+
+
+def test_what_is_typed_before_the_script_comes_stays(page: Page) -> None:
+    """As on a slow network; and it can be sent then."""
+
+    def slowly(route: Route) -> None:
+        message(page).fill("early")
+        route.continue_()
+
+    page.route("**/chat.js", slowly)
+    page.reload()
+    expect(page.locator("#sentence")).not_to_be_empty()
+    expect(message(page)).to_have_value("early")
+    button(page, "Send").click()
+    expect(replies(page)).to_contain_text("early")
 
 
 def test_without_storage_in_the_browser_the_page_works(page: Page) -> None:
