@@ -4,7 +4,7 @@
 -- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only, '2' to take
 --          what a denied request takes, as another shard has denied this one; a JSON list of words, and
 --          in it for each charge: the strategy's code; its part (below); the cost; the strategy's own
---          arguments
+--          arguments; optional: the id of the call's hold, and its lease in microseconds
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          If a full server cannot store the bucket of charge i: now and -i
@@ -25,6 +25,7 @@
 -- admitted.
 
 begin(ARGV[3])
+hold, lease = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
@@ -81,13 +82,14 @@ for i = 1, #KEYS do
     if strategy.patch then
       value, offset, lifetime = strategy.patch(raw, now, cost, arg, x, state)
     end
-    value = value or strategy.take(now, cost, arg, x, y, z, state)
+    if not value then value, lifetime = strategy.take(now, cost, arg, x, y, z, state) end
   else
     if strategy.from_future(raw, now, arg) then
-      value = strategy.take(now, 0, arg, x, y, z, state)
+      value, lifetime = strategy.take(now, 0, arg, x, y, z, state)
     end
     if taken and not denied and strategy.reserve then
-      value = strategy.reserve(value or raw, now, arg) or value
+      local held, longer = strategy.reserve(value or raw, now, arg)
+      if held then value, lifetime = held, longer end
     end
   end
 

@@ -250,10 +250,11 @@ class _Request:
         charges = group.charges
         if metas_apart and part is None:
             charges = [each._replace(on_denial=NEVER) if each.meta else each for each in charges]
-        script, words = self._words.admission(charges, self._hold, self._now_us, part=part)
+        script, words = self._words.admission(charges, self._now_us, part=part)
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
-        return NodeCall(group.slot, len(keys), *keys, now, mode, words, script=script)
+        arguments = (now, mode, words, *(self._hold if self._hold.id else ()))
+        return NodeCall(group.slot, len(keys), *keys, *arguments, script=script)
 
     def _refund(self) -> None:
         """Give back what was taken, as far as the nodes answer."""

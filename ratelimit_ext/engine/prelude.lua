@@ -14,6 +14,10 @@ local words
 -- The bucket that is decided now, and the entry of `strategies` that decides it.
 local bucket, current
 
+-- Under which id the call reserves its estimates, and its lease in microseconds (0: no hold). They are
+-- no words of an admission, whose list would be another for each call.
+local hold, lease
+
 -- What lies beside buckets: by bucket the commands that store it, and a function that runs them, right
 -- after the bucket is stored, with the bucket's name and its expiry in milliseconds. Most scripts have
 -- no such function.

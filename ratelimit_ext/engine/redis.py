@@ -15,7 +15,7 @@ from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
 from ratelimit_ext.engine.scripts import Script
-from ratelimit_ext.engine.verdicts import Reply, applied, merged
+from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
 from ratelimit_ext.engine.words import Words
 
 #: Workers that return to the server within this time of each other return together.
@@ -57,13 +57,14 @@ class RedisEngine:
         if not charges:
             return Decision(admitted=True, now_us=self._words.read_clock(now_us), verdicts=())
         charges = merged(charges)
-        script, words = self._words.admission(charges, hold, now_us)
+        script, words = self._words.admission(charges, now_us)
         reply = self._evaluate(
             script,
-            [charge.key for charge in charges],
+            list(map(key_of, charges)),
             "" if now_us is None else now_us,
             "1" if take else "0",
             words,
+            *(hold if hold.id else ()),
         )
         if now_us is None:
             self._words.ahead_us = reply[0] - clock.now_us()

@@ -3,8 +3,9 @@
 -- KEYS     one bucket per change; a bucket may come twice; then the marker, if ARGV names its time to live
 -- ARGV     now in microseconds, or '' for the server's clock; a JSON list of words, and in it for each
 --          change: the strategy's code; the verb, which is the name of a function of the strategy; how
---          many numbers follow for it; these; the strategy's own arguments; optional: the marker's time
---          to live in microseconds
+--          many numbers follow for it; these; the strategy's own arguments; with reservations also the
+--          id of the hold and its lease in microseconds; optional: the marker's time to live in
+--          microseconds
 -- returns  for each change 1 where it was applied, 0 where it changes nothing, -1 where the stored bucket
 --          is unreadable; nothing if the marker exists: these changes have been applied before
 --
@@ -29,15 +30,21 @@ if ARGV[3] then
 end
 
 for i = 1, changes do
-  local strategy = strategies[words[cursor]]
-  local arg = cursor + 3 + words[cursor + 2]
+  local strategy, verb, first = strategies[words[cursor]], words[cursor + 1], cursor + 3
+  local arg = first + words[cursor + 2]
   bucket, current = KEYS[i], strategy
+  cursor = arg + strategy.arguments
+  if strategy.of then
+    hold, lease = words[cursor], words[cursor + 1]
+    cursor = cursor + 2
+  end
   local raw = stored[bucket]
   if raw == nil then raw = raws[i] end
   -- Only reads: what fails here is an unreadable bucket.
-  local readable, value = pcall(strategy[words[cursor + 1]], raw, now, arg, unpack(words, cursor + 3, arg - 1))
-  if readable and value then stored[bucket] = store(bucket, value, strategy.lifetime(value, now, arg)) end
+  local readable, value, lifetime = pcall(strategy[verb], raw, now, arg, unpack(words, first, arg - 1))
+  if readable and value then
+    stored[bucket] = store(bucket, value, lifetime or strategy.lifetime(value, now, arg))
+  end
   reply[i] = readable and (value and 1 or 0) or -1
-  cursor = arg + strategy.arguments
 end
 return reply

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import Change, Charge, Hold
+from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.scripts import Script, composed
 from ratelimit_ext.engine.verdicts import sent_cost
@@ -15,6 +15,9 @@ from ratelimit_ext.strategies.strategy import Strategy
 
 #: For how many limits the words are kept.
 MOST_WORDS: Final = 4096
+#: And for how long: those of the calendar name the ends of the last, this and the next window, and
+#: are right for as long as a window.
+KEPT_US: Final = 60_000_000
 
 
 class Words:
@@ -24,8 +27,10 @@ class Words:
     def __init__(self) -> None:
         #: By how much the server's clock is ahead of this one.
         self.ahead_us = 0
+        #: Since when the words below are kept, in KEPT_US.
+        self._since = 0
         self._known: dict[int, tuple[Strategy, str, Limit]] = {}
-        #: The same for a charge of a limit and a cost, up to its hold.
+        #: The same for a charge of a limit and a cost.
         self._ready: dict[tuple[int, int], tuple[Strategy, str, Limit]] = {}
 
     def read_clock(self, now_us: int | None) -> int:
@@ -35,64 +40,69 @@ class Words:
     def admission(
         self,
         charges: Sequence[Charge],
-        hold: Hold,
         now_us: int | None,
         *,
         part: str | None = None,
     ) -> tuple[Script, str]:
         """The script that decides the charges, and its words. ``part`` replaces the part of each
         charge, as in admit.lua; such charges must be meta."""
+        now = clock.now_us() + self.ahead_us if now_us is None else now_us
+        if now // KEPT_US != self._since:
+            self._forget(now)
         strategies, words = [], []
         for charge in charges:
             limit, _, cost, is_meta, _ = charge
             known = None if is_meta else self._ready.get((id(limit), cost))
             if known is None:
-                strategy, parameters, _ = self._prepared(limit, now_us)
+                strategy, parameters, _ = self._prepared(limit, now)
                 own = _part(charge) if part is None else part
                 stated = f'"{strategy.code}","{own}",{sent_cost(charge)}{parameters}'
                 known = strategy, stated, limit
-                if not is_meta and limit.anchor is None:
+                if not is_meta:
                     if len(self._ready) >= MOST_WORDS:
                         self._ready.clear()
                     self._ready[id(limit), cost] = known
             strategies.append(known[0])
-            words.append(f"{known[1]},{hold.id},{hold.lease_us}" if limit.held else known[1])
+            words.append(known[1])
         return composed("admit", tuple(strategies)), f"[{','.join(words)}]"
 
     def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str]:
         """The script that applies the changes, and its words. Raises ``ValueError`` for a change
         that its strategy does not take."""
+        now = clock.now_us() + self.ahead_us if now_us is None else now_us
+        if now // KEPT_US != self._since:
+            self._forget(now)
         strategies, words = [], []
         for change in changes:
-            limit, hold = change.charge.limit, change.hold
-            strategy, parameters, _ = self._prepared(limit, now_us)
+            limit, hold, numbers = change.charge.limit, change.hold, change.numbers
+            strategy, parameters, _ = self._prepared(limit, now)
             strategy.check_change(change)
             strategies.append(strategy)
-            numbers = change.numbers
             own = f",{hold.id},{hold.lease_us}" if limit.held else ""
-            stated = "".join([f",{number}" for number in numbers])
-            words.append(
-                f'"{strategy.code}","{change.verb}",{len(numbers)}{stated}{parameters}{own}'
-            )
+            stated = ",".join(map(str, (len(numbers), *numbers)))
+            words.append(f'"{strategy.code}","{change.verb}",{stated}{parameters}{own}')
         return composed("settle", tuple(strategies)), f"[{','.join(words)}]"
 
-    def _prepared(self, limit: Limit, now_us: int | None) -> tuple[Strategy, str, Limit]:
+    def _forget(self, now_us: int) -> None:
+        """Forget words that were kept for too long."""
+        self._since = now_us // KEPT_US
+        self._known.clear()
+        self._ready.clear()
+
+    def _prepared(self, limit: Limit, now_us: int) -> tuple[Strategy, str, Limit]:
         """The strategy, and its own arguments as they follow other words of a script.
 
-        They are kept, except with an anchor, whose windows depend on now. The key is the limit's
-        ``id``, as hashing a limit takes longer than the rest of this; the entry holds the limit, so
-        that no other gets its ``id``.
+        The key is the limit's ``id``, as hashing a limit takes longer than the rest of this; the
+        entry holds the limit, so that no other gets its ``id``.
         """
         known = self._known.get(id(limit))
         if known is None:
             strategy = strategy_of(limit)
-            now = 0 if limit.anchor is None else self.read_clock(now_us)
-            parameters = "".join([f",{each}" for each in strategy.parameters(limit, now)])
+            parameters = "".join([f",{each}" for each in strategy.parameters(limit, now_us)])
             known = (strategy, parameters, limit)
-            if limit.anchor is None:
-                if len(self._known) >= MOST_WORDS:
-                    self._known.clear()
-                self._known[id(limit)] = known
+            if len(self._known) >= MOST_WORDS:
+                self._known.clear()
+            self._known[id(limit)] = known
         return known
 
 

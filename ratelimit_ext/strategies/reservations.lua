@@ -9,7 +9,7 @@
 --          which lies elsewhere than at the receipt. Then what the strategy stores.
 --          In the set, for each hold: the same 38 bytes with the score -1 - id, and the id's 6 bytes
 --          with the instant of its next change as the score
--- ARGV     as words: the strategy's own; the id of the hold; its lease in microseconds (0: no hold)
+-- ARGV     as words: the strategy's own. The hold is that of the call (prelude.lua)
 -- returns  the strategy's snapshot, after expired leases gave back what they held
 
 local INLINE = 16
@@ -23,7 +23,7 @@ local function change_of(deadline, amount, spent)
   return amount > spent and deadline or deadline + GRACE
 end
 
--- The holds of a bucket, and the strategy's part (nil: none).
+-- The holds of a bucket, and the strategy's part (nil: none). `state` is what its check leaves.
 local function opened(raw)
   if raw and #raw >= HEAD then
     local inline, beside, change, latest = struct.unpack(HEAD_FORMAT, raw)
@@ -31,11 +31,11 @@ local function opened(raw)
       local ending = HEAD + inline * RECORD
       local records = string.sub(raw, HEAD + 1, ending)
       local inner = #raw > ending and string.sub(raw, ending + 1) or nil
-      return { inline = records, beside = beside, change = change, latest = latest }, inner
+      return { inline = records, beside = beside, change = change, latest = latest, state = nil }, inner
     end
   end
   local inner = raw and #raw > EMPTY and string.sub(raw, EMPTY + 1) or nil
-  return { inline = '', beside = 0, change = NEVER, latest = 0 }, inner
+  return { inline = '', beside = 0, change = NEVER, latest = 0, state = nil }, inner
 end
 
 local function store_set(key, expiry)
@@ -52,16 +52,18 @@ local function later(holds, ...)
   holds.writes[#holds.writes + 1] = { ... }
 end
 
-local function joined(holds, inner)
+-- What is stored, and for how long: the strategy's time, and until the last hold is forgotten.
+local function joined(holds, inner, now, arg)
   local inline, beside = #holds.inline / RECORD, holds.beside
+  local own = inner and inner ~= '' and current.of.lifetime(inner, now, arg) or 0
   if beside > 0 or holds.writes then
     local writes = pending[bucket] or {}
     for _, write in ipairs(holds.writes or {}) do writes[#writes + 1] = write end
     pending[bucket] = writes
   end
-  if inline + beside == 0 then return '\0\0\0\0' .. (inner or '') end
+  if inline + beside == 0 then return '\0\0\0\0' .. (inner or ''), own end
   local head = struct.pack(HEAD_FORMAT, inline, beside, holds.change, holds.latest)
-  return head .. holds.inline .. (inner or '')
+  return head .. holds.inline .. (inner or ''), math.max(holds.latest + GRACE - now, own)
 end
 
 local function add_to_set(holds, record, id, change)
@@ -177,14 +179,8 @@ local function own_change(verb)
   return function(raw, now, word, ...)
     local holds, inner = expired(raw, now, word)
     local value = current.of[verb](inner, now, word, ...)
-    return value and joined(holds, value)
+    if value then return joined(holds, value, now, word) end
   end
-end
-
--- The id of this request's hold, and its lease.
-local function hold_of(arg)
-  local place = arg + current.of.arguments
-  return words[place], words[place + 1]
 end
 
 local reserved = {
@@ -197,23 +193,20 @@ local reserved = {
 
   take = function(now, cost, arg, x, y, z, holds)
     local strategy = current.of
-    local id, lease = hold_of(arg)
     if cost > 0 and lease > 0 then
-      add(holds, id, now + lease, strategy.receipt(now, x, y, z), cost, 0)
+      add(holds, hold, now + lease, strategy.receipt(now, x, y, z), cost, 0)
     end
-    return joined(holds, strategy.take(now, cost, arg, x, y, z, holds.state))
+    return joined(holds, strategy.take(now, cost, arg, x, y, z, holds.state), now, arg)
   end,
 
   -- A hold for an estimate of 0, which is charged nowhere.
   reserve = function(raw, now, arg)
-    local id, lease = hold_of(arg)
     if lease == 0 then return nil end
     local holds, inner = expired(raw, now, arg)
-    add(holds, id, now + lease, 0, 0, 0)
-    return joined(holds, inner)
+    add(holds, hold, now + lease, 0, 0, 0)
+    return joined(holds, inner, now, arg)
   end,
 
-  -- The strategy's, and until the last hold is forgotten.
   lifetime = function(value, now, arg)
     local ending, longest = EMPTY, 0
     if #value >= HEAD then
@@ -247,15 +240,14 @@ local reserved = {
       later(holds, 'ZREM', record, struct.pack('<I6', id))
       holds.beside = holds.beside - 1
     end
-    return joined(holds, inner)
+    return joined(holds, inner, now, arg)
   end,
 
   -- The call goes on, with its cost so far. What its lease gave back when it expired is taken again,
   -- now.
   renew = function(raw, now, arg, cost, so_far)
-    local id, lease = hold_of(arg)
     local holds, inner = expired(raw, now, arg)
-    local record, place = found(holds, id)
+    local record, place = found(holds, hold)
     if not record then return nil end
     local _, deadline, receipt, charged, spent, final = struct.unpack(FORMAT, record)
     spent = math.min(math.max(spent, so_far), MOST_HELD)
@@ -266,29 +258,28 @@ local reserved = {
     end
     inner = adjusted(inner, now, arg, receipt, amount - charged)
     deadline = now + lease
-    local renewed = struct.pack(FORMAT, id, deadline, receipt, amount, spent, final)
+    local renewed = struct.pack(FORMAT, hold, deadline, receipt, amount, spent, final)
     local change = change_of(deadline, amount, spent)
     holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
     if place then
       replace_inline(holds, place, renewed)
     else
       later(holds, 'ZREM', record)
-      add_to_set(holds, renewed, id, change)
+      add_to_set(holds, renewed, hold, change)
     end
-    return joined(holds, inner)
+    return joined(holds, inner, now, arg)
   end,
 
   -- A call in flight that another engine has admitted holds its amount from now on.
   resume = function(raw, now, arg, amount, spent)
-    local id, lease = hold_of(arg)
     local holds, inner = expired(raw, now, arg)
-    if found(holds, id) then return nil end
+    if found(holds, hold) then return nil end
     local _, x, y, z = current.of.check(inner, now, 0, arg)
     local receipt = current.of.receipt(now, x, y, z)
     amount = math.min(amount, MOST_HELD)
     inner = adjusted(inner, now, arg, receipt, amount)
-    add(holds, id, now + lease, receipt, amount, math.min(spent, amount))
-    return joined(holds, inner)
+    add(holds, hold, now + lease, receipt, amount, math.min(spent, amount))
+    return joined(holds, inner, now, arg)
   end,
 }
 
@@ -297,7 +288,7 @@ strategies.reservations = function(strategy)
   store_pending = store_set
   local entry = {
     of = strategy,
-    arguments = strategy.arguments + 2,
+    arguments = strategy.arguments,
     ends_with_calls = strategy.ends_with_calls,
     check = reserved.check,
     take = reserved.take,

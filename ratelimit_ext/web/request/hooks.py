@@ -7,6 +7,7 @@ Each of them finds the request's state and its route, and has :mod:`admission` d
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import call
 from typing import Any, Final, cast
 
 import flask
@@ -247,7 +248,7 @@ class RequestHooks:
             state.exempt = (
                 not (limiter.is_on and self.parts.is_enabled)
                 or endpoint.rpartition(".")[2] == "static"
-                or any(exempts() for exempts in limiter._request_filters)
+                or any(map(call, limiter._request_filters))
             )
         return state.exempt
 

@@ -240,7 +240,8 @@ class Reservation:
             self.give_back(record for record in tuple(self._records) if _is_cancelled(record))
         with self._lock:
             records, self._records[:] = tuple(self._records), []
-        changes = [change for record in _charges(records) for change in self._settled(*record)]
+        settled = [record for record in records if _may_change(record)]
+        changes = [change for each in _charges(settled) if (change := self._settled(*each))]
         self._send(self._due_corrections() + changes + self._reports())
         self.detached = False  # the response closes what the request takes from now on
 
@@ -285,9 +286,9 @@ class Reservation:
             return False
         return limit.unit not in self._actual and (limit.held or limit.mode == "enforce")
 
-    def _settled(self, record: ChargeRecord, is_first: bool) -> Iterator[Addressed]:
-        """The change that settles a charge. The first of a bucket carries the actual cost of the
-        request, all others nothing."""
+    def _settled(self, record: ChargeRecord, is_first: bool) -> Addressed | None:
+        """The change that settles a charge, if any. The first of a bucket carries the actual cost
+        of the request, all others nothing."""
         limit = record.bound.limit
         cost = record.verdict.charge.cost
         unit = limit.unit
@@ -298,8 +299,9 @@ class Reservation:
             actual = cost
         elif not is_first:
             actual = 0
-        if limit.held or (_is_charged(record) and limit.traits.external and actual != cost):
-            yield record.engine, record.settlement(actual)
+        if limit.held or (_is_charged(record) and actual != cost):
+            return record.engine, record.settlement(actual)
+        return None
 
     def _due_corrections(self) -> list[Addressed]:
         with self._lock:
@@ -338,6 +340,12 @@ def _charges(records: Iterable[ChargeRecord]) -> Iterator[tuple[ChargeRecord, bo
         bucket = record.verdict.charge.key
         yield record, bucket not in met
         met.add(bucket)
+
+
+def _may_change(record: ChargeRecord) -> bool:
+    """Whether the end of a call can change the charge: it is an estimate, or the provider's."""
+    limit = record.bound.limit
+    return limit.held or limit.traits.external
 
 
 def _is_charged(record: ChargeRecord) -> bool:
