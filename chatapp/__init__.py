@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from flask import Flask
 from flask.logging import create_logger, default_handler
@@ -91,12 +91,20 @@ MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
 MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
 
 
+class Application(Flask):
+    """Flask without async functions. Looking for one takes longer than most of the functions that
+    are called in each request."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
     """The application: the one place that chooses implementations.
 
     ``config`` overrides the environment, which overrides the defaults. Raises one of MISTAKES.
     """
-    app = Flask(__name__)
+    app = Application(__name__)
     app.config.update(
         MAX_CONTENT_LENGTH=BODY_MAX_BYTES,
         RATELIMIT_POLICY_FILE=str(POLICY_FILE),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from inspect import iscoroutinefunction
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,25 @@ def test_two_apps_share_no_state(make_app: AppMaker) -> None:
     statuses = [first.post("/chat", json={"message": "hi", "user_id": "u"}) for _ in range(11)]
     assert statuses[-1].status_code == 429
     assert second.post("/chat", json={"message": "hi", "user_id": "u"}).status_code == 200
+
+
+def test_no_function_is_async(make_app: AppMaker) -> None:
+    """Flask would look at each function of a request for that, so the application says that it has
+    none."""
+    app = make_app()
+    scopes = [*app.before_request_funcs.values(), *app.after_request_funcs.values()]
+    handlers = [
+        by_class for codes in app.error_handler_spec.values() for by_class in codes.values()
+    ]
+    functions = [
+        *app.view_functions.values(),
+        *chain.from_iterable([*scopes, *app.teardown_request_funcs.values()]),
+        *chain.from_iterable(each.values() for each in handlers),
+    ]
+    assert len(functions) > 50
+    for each in functions:
+        assert not iscoroutinefunction(each)
+        assert app.ensure_sync(each) is each
 
 
 def test_the_packaged_models_load() -> None:
