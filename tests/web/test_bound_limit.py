@@ -197,6 +197,16 @@ def test_an_empty_identity_skips_the_limit_and_says_so(
     assert statuses(app, headers={"X-Key": "one"}, times=2) == [200, 429]
 
 
+def test_an_identity_may_be_the_number_0(make: Maker) -> None:
+    """Such as the id of a user."""
+    app, limiter = make()
+    app.get("/<int:user>")(
+        limiter.limit("1/minute", key_func=lambda: request.view_args["user"])(lambda user: "ok")
+    )
+    assert statuses(app, "/0", times=2) == [200, 429]
+    assert statuses(app, "/1", times=2) == [200, 429]
+
+
 def test_one_bucket_twice_in_a_request_is_charged_twice(make: Maker) -> None:
     """Two definitions that name the same bucket cost the sum, and no charge is lost."""
     app, limiter = make()

@@ -101,7 +101,8 @@ def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, 
 
 def check_functions(options: Mapping[str, Any], where: str) -> None:
     """Raise ``ConfigurationError`` for a value in place of a function, for a function that takes
-    other arguments than it gets, and for ``methods`` as a string, whose letters would count."""
+    other arguments than it gets, and for ``methods`` as a string, whose letters would count, or of
+    which no request has one."""
     for word, arguments in _ARGUMENTS.items():
         function = options.get(word)
         if callable(function) or (function is not None and word in _ONLY_FUNCTIONS):
@@ -114,6 +115,10 @@ def check_functions(options: Mapping[str, Any], where: str) -> None:
         raise ConfigurationError(
             f"{where}, methods: found {shown(''.join(methods))}; "
             'allowed: a list of methods such as ["POST"].'
+        )
+    if {method.upper() for method in methods} == {"HEAD"}:
+        raise ConfigurationError(
+            f'{where}, methods: found "HEAD" alone; HEAD counts as GET. Write "GET".'
         )
 
 

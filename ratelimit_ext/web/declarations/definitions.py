@@ -181,13 +181,16 @@ def upgrade(definition: Any) -> Any:
 
 
 def stated(definitions: Iterable[Any], strategy: str | None, place: str = "") -> list[Any]:
-    """The definitions that apply without a decorator, upgraded and checked; ``place`` is where they
-    are written. Flask-Limiter has made definitions of its own of those that are strings."""
-    upgraded = list(map(upgrade, definitions))
-    for definition in upgraded:
+    """The definitions that apply without a decorator, upgraded and checked, equal ones once;
+    ``place`` is where they are written. Flask-Limiter has made definitions of its own of those that
+    are strings."""
+    distinct: list[Any] = []
+    for definition in map(upgrade, definitions):
         definition.check(strategy)
-        definition.source = definition.source or place
-    return upgraded
+        if definition not in distinct:
+            distinct.append(definition)
+            definition.source = definition.source or place
+    return distinct
 
 
 def route_limit(

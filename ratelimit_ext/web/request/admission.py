@@ -401,7 +401,8 @@ class Admission:
             known = identities.get(id(runtime.key_func))
             if known is None:
                 identity = runtime.key_func()
-                known = (str(identity), bucket_key("", str(identity))) if identity else ("", "")
+                name = "" if identity is None else str(identity)  # a user's id may be 0
+                known = name, bucket_key("", name)
                 identities[id(runtime.key_func)] = known
             name, tag = known
             if name:

@@ -35,6 +35,7 @@ def by_request(request: object) -> str:
         ({"key_func": "user"}, r"key_func: found 'user' \(a string\); allowed: a function\."),
         ({"exempt_when": True}, r"exempt_when: found true; allowed: a function\."),
         ({"methods": "POST"}, r"methods: found 'POST' \(a string\); allowed: a list of methods"),
+        ({"methods": ["HEAD"]}, r'methods: found "HEAD" alone; HEAD counts as GET. Write "GET".'),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -100,6 +100,15 @@ def test_stacked_decorators_are_decided_together(make: Maker, clock: Clock) -> N
     assert denied_by == [second, None, minute, None, None, None, hour]
 
 
+def test_an_equal_default_limit_counts_once(make: Maker) -> None:
+    """As in Flask-Limiter, so that a limit that is stated twice is not halved."""
+    app, _ = make(default_limits=["2/minute", "2/minute"], application_limits=["9/day", "9/day"])
+    app.add_url_rule("/", "root", root)
+    client = app.test_client()
+    assert client.get("/").headers["RateLimit"] == '"9-per-86400s";r=8;t=86400, "2-per-60s";r=1;t=60'
+    assert statuses(client, times=2) == [200, 429]
+
+
 def test_a_view_class_takes_its_limits_from_its_decorators(make: Maker) -> None:
     """`per_method` gives each method its bucket; HEAD counts as GET."""
     app, limiter = make()
