@@ -400,7 +400,7 @@ class Admission:
                 return None
             known = identities.get(id(runtime.key_func))
             if known is None:
-                identity = runtime.key_func()
+                identity: object = runtime.key_func()
                 name = "" if identity is None else str(identity)  # a user's id may be 0
                 known = name, bucket_key("", name)
                 identities[id(runtime.key_func)] = known

@@ -193,7 +193,8 @@ class RequestHooks:
         states = context._ratelimit_ext.values()  # one for each extension of the application
         if state.charged is None and not any(each.is_refused(response) for each in states):
             response = self._decide_late(context, state, response)
-        self._response.finish(response, state, states)
+        has_origin = "HTTP_ORIGIN" in context.request.environ
+        self._response.finish(response, state, states, has_origin=has_origin)
         return response
 
     def release(self, _: BaseException | None = None) -> None:

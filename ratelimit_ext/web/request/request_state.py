@@ -198,13 +198,12 @@ class RequestState:
         or of code that has detached the reservation."""
         reservation = self.reserved()
         if not reservation.detached:
+            self.streams = _is_stream(response) and not self.is_refused(response)
             if response.direct_passthrough and response.is_streamed:
                 file: Any = response.response  # which the server closes, and not the response
                 response.response = ClosingIterator(file, reservation.close)
             else:
                 response.call_on_close(reservation.close)
-            # Flask streams a refusal, which is complete.
-            self.streams = response.is_streamed and not self.is_refused(response)
         if self.streams or reservation.detached:
             reservation.send_corrections()
 
@@ -323,6 +322,15 @@ class RequestState:
                 held[bucket] = held.get(bucket, 0) + record.cost
                 identities[bucket] = record.identity
         return [(left[each] + held[each], identities[each]) for each in left]
+
+
+def _is_stream(response: Response) -> bool:
+    """Whether the response outlives the request. Flask makes a stream of an error, which is
+    complete."""
+    if response.direct_passthrough:  # a file
+        return response.is_streamed
+    is_error = isinstance(response.response, ClosingIterator) and response.content_length
+    return response.is_streamed and not is_error
 
 
 def _with_more(record: ChargeRecord, amount: int) -> ChargeRecord:

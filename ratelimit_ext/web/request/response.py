@@ -76,10 +76,16 @@ class ResponseWriter:
         object.__setattr__(self, "_of_refusals", frozenset(of_refusals))
 
     def finish(
-        self, response: flask.Response, state: RequestState, others: Collection[RequestState]
+        self,
+        response: flask.Response,
+        state: RequestState,
+        others: Collection[RequestState],
+        *,
+        has_origin: bool,
     ) -> None:
         """Refund what the response does not cost, and write the headers. ``others`` are the
-        states of all extensions: a denial by one of them refunds what the others took."""
+        states of all extensions: a denial by one of them refunds what the others took.
+        ``has_origin``: a script may have sent the request."""
         for each in others:
             if each.refusal and each.is_refused(response):
                 for one in others:
@@ -98,8 +104,8 @@ class ResponseWriter:
                 self._write_limits(headers, state)
         if state.reservation is not None:
             state.outlast(response)
-        if "access-control-allow-origin" in present and state.statuses():
-            # Lets scripts of other origins read them.
+        if (has_origin or "access-control-allow-origin" in present) and state.statuses():
+            # Lets scripts of other origins read them, if a later hook allows the origin, too.
             own = ", ".join([*EXPOSED, *self.names.values()])
             exposed = headers.get("Access-Control-Expose-Headers")
             headers["Access-Control-Expose-Headers"] = f"{exposed}, {own}" if exposed else own

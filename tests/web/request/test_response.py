@@ -210,6 +210,17 @@ def test_scripts_of_allowed_origins_can_read_the_headers(make: Maker) -> None:
     assert "Access-Control-Expose-Headers" not in client.get("/closed").headers
 
 
+def test_a_later_hook_may_allow_the_origin(make: Maker) -> None:
+    """One that was registered before the extension, such as that of Flask-CORS, is called after
+    it. Then the names are exposed if the request has an origin."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("1/minute")(root))
+    client = app.test_client()
+    assert "Access-Control-Expose-Headers" not in client.get("/").headers
+    refusal = client.get("/", headers={"Origin": "https://app.example"})
+    assert "retry-after-ms" in refusal.headers["Access-Control-Expose-Headers"].split(", ")
+
+
 def test_without_headers_a_refusal_still_says_when(make: Maker) -> None:
     """`headers_enabled=False` leaves the rate's headers out, never Retry-After."""
     app, limiter = make(headers_enabled=False)

@@ -187,6 +187,17 @@ def test_a_stream_that_an_error_replaces_frees_its_slot(uri: str) -> None:
     assert service.left()["slots"] == 2
 
 
+def test_an_error_does_not_wait_for_its_response_to_be_closed(uri: str) -> None:
+    """Flask's test client closes none, and the body of an error is complete."""
+
+    def view(limiter: Limiter) -> str:
+        flask.abort(404)
+
+    service = Service(uri, view)
+    assert service.client.get("/").status_code == 404
+    assert service.left()["slots"] == 2
+
+
 def test_a_failing_view_leaves_nothing_in_flight(uri: str) -> None:
     """An unhandled error is a response too, and gives its slot back."""
 
