@@ -35,8 +35,10 @@ PRECEDENCE: Final[tuple[Cause, ...]] = (
     "storage-unavailable",
 )
 
-#: A longer wait (a year) is not sent: the block has no known end.
-ENDLESS_MS: Final = 366 * 86_400 * 1000
+#: A block for longer than a year has no known end.
+LONGEST_BLOCK_MS: Final = 366 * 86_400 * 1000
+#: The wait of a refusal without a known end.
+ENDLESS_MS: Final = 2**63
 #: The wait that is sent while the storage is full, in milliseconds.
 STORAGE_FULL_WAIT_MS: Final = 30_000
 
@@ -121,9 +123,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         self.cause = cause
         if bound_limit is not None and _is_abnormal_block(bound_limit, cause):
             self.description = _answer_to(cause, bound_limit.limit).sentence
-        wait_ms = 0 if decision is None else decision.retry_after_ms or 0
         #: In milliseconds, 0 if unknown; None if the denial has no end.
-        self.wait_ms = None if wait_ms > ENDLESS_MS else wait_ms
+        self.wait_ms = 0 if decision is None else known_wait_ms(decision)
 
     @property
     def is_budget(self) -> bool:
@@ -152,13 +153,14 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         if self.cause != "limit":
             return _guard_body(self.message, self.cause, bound, self.wait_ms)
         own = [v for v in self.denials if v.charge.limit is bound.limit] or self.denials
+        wait = {} if self.wait_ms is None else {"retry_after": self.wait_ms / 1000}
         return {
             "error": self.message,
             "code": "insufficient_quota" if self.is_budget else _ANSWERS["limit"].code,
             "limit": str(bound.runtime.limit),
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
-            "retry_after": (self.wait_ms or 0) / 1000,
+            **wait,
         }
 
     def _violated(self) -> dict[str, Any]:
@@ -264,6 +266,17 @@ class LimitUnavailable(ServiceUnavailable):
 Refusal: TypeAlias = (
     RateLimitExceeded | RequestTooLarge | Blocked | TemporarilyUnavailable | LimitUnavailable
 )
+
+
+def known_wait_ms(decision: Decision) -> int | None:
+    """The wait in milliseconds; ``None`` if it has no known end."""
+    wait_ms = decision.retry_after_ms
+    if wait_ms is not None and wait_ms > LONGEST_BLOCK_MS:
+        blocks = [
+            denial.retry_after_ms or 0 for denial in decision.denials if denial.reason != "limit"
+        ]
+        return None if max(blocks, default=0) > LONGEST_BLOCK_MS else wait_ms
+    return wait_ms
 
 
 def try_again(wait_ms: int) -> str:

@@ -34,6 +34,7 @@ from ratelimit_ext.web.errors import (
     Refusal,
     RequestTooLarge,
     TemporarilyUnavailable,
+    known_wait_ms,
     precedence,
 )
 from ratelimit_ext.web.request.ready_answer import MOST_ANSWERS, ReadyAnswer, Repetition, answer_key
@@ -457,9 +458,7 @@ class Admission:
         denied = [record for record in denied if record.verdict.reason == cause]
         longest = max(denied, key=lambda record: record.verdict.retry_after_us or 0)
         breached = [longest] if self._settings.fail_on_first_breach else denied
-        wait_ms = decision.retry_after_ms
-        if wait_ms is not None and wait_ms > ENDLESS_MS:
-            wait_ms = None
+        wait_ms = known_wait_ms(decision)
         error: Refusal
         if cause in ("closed", "overloaded", UNAVAILABLE):
             error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
@@ -568,7 +567,7 @@ class Admission:
             for record in breached:
                 self._log_breach(record.bound, record.identity)
         if not isinstance(error, RequestTooLarge):
-            state.retry_ms = decision.retry_after_ms
+            state.retry_ms = ENDLESS_MS if error.wait_ms is None else decision.retry_after_ms
         if isinstance(error, RateLimitExceeded):
             error.response = self._call_back(breached, is_ban=is_ban)
         state.refusal = error

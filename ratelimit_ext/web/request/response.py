@@ -181,7 +181,7 @@ class ResponseWriter:
     ) -> None:
         """The wait in whole seconds, rounded up, and in milliseconds."""
         written = [("Cache-Control", "no-store")]
-        if wait_ms <= ENDLESS_MS:
+        if wait_ms < ENDLESS_MS:
             wait = str(max(1, -(-wait_ms // 1000)))
             if self.retry_after_as_date:  # whole seconds too, and never before the wait is over
                 wait = http_date(math.ceil(time.time() + wait_ms / 1000))

@@ -161,6 +161,18 @@ def test_retry_after_may_be_a_date(make: Maker, clock: Clock) -> None:
     assert client.get("/").status_code == 200
 
 
+def test_a_wait_of_years_is_exact(make: Maker, clock: Clock) -> None:
+    """Only a block may have no known end."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("1/2 years")(root))
+    client = app.test_client()
+    client.get("/")
+    refusal = client.get("/")
+    assert refusal.headers["Retry-After"] == "62208000"
+    assert refusal.headers["retry-after-ms"] == "62208000000"
+    assert refusal.json["retry_after"] == 62_208_000
+
+
 def test_headers_have_the_names_that_were_chosen(make: Maker, clock: Clock) -> None:
     """By option or by configuration, as in Flask-Limiter."""
     names = {
