@@ -132,8 +132,15 @@ class Limit:
 
     @property
     def label(self) -> str:
-        """What it is called in headers and metrics: its name, else its amount and period."""
-        return self.name or f"{self.amount}-per-{self.period_us // 1_000_000}s"
+        """What it is called in headers and metrics: its name, else its text.
+
+        >>> Limit(30, 60_000_000).label, Limit(4, 1_000_000, "concurrency", unit="calls").label
+        ('30-per-60s', '4-in-flight')
+        """
+        form = self.traits.form
+        if self.name or form is None or form.has_rate:
+            return self.name or f"{self.amount}-per-{self.period_us // 1_000_000}s"
+        return form.text.format(amount=self.amount).replace(" ", "-")
 
     def outside(self, units: int) -> int | Decimal:
         """An amount as it is shown: micro-dollars become dollars."""

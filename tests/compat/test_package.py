@@ -40,7 +40,7 @@ assert "site-packages" in pathlib.Path(ratelimit_ext.__file__).parts
 client = app.test_client()
 assert [client.get("/ask").status_code for _ in range(12)] == 10 * [200] + 2 * [429]
 assert client.post("/summarise").text == "a summary"
-assert '"4-per-1s"' in client.post("/summarise").headers["RateLimit-Policy"]
+assert '"4-in-flight"' in client.post("/summarise").headers["RateLimit-Policy"]
 """
 #: A module that an extra is for.
 EXTRAS = {
