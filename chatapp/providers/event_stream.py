@@ -130,7 +130,8 @@ class EventStream:
 
     def abort(self) -> None:
         network = self._response.extensions.get("network_stream")
-        if network is not None:
+        # Of a closed response, the connection may serve another call already.
+        if network is not None and not self._response.is_closed:
             hang_up(network)
 
     def _chunks(self) -> Iterator[bytes]:

@@ -101,8 +101,8 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     if fields.get("web_search_options") is not None:
         refused["web_search_options"] = "has no price here"
     modalities = fields.get("modalities")
-    if fields.get("audio") is not None or (isinstance(modalities, list) and "audio" in modalities):
-        refused["modalities"] = "may not name audio, which has no price here"
+    if fields.get("audio") is not None or modalities not in (None, [], ["text"]):
+        refused["modalities"] = "may only be text; others, such as audio, have no price here"
     tools = fields.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None

@@ -152,8 +152,10 @@ class StreamBody:
         return self._provider_is_done or self._stream.progress.finish_reason is not None
 
     def _abort(self) -> None:
-        if not self._is_decided:
-            self._client_left = True
+        """The client has disconnected: end the provider's call, unless only the bill is missing."""
+        is_decided = self._is_decided
+        self._client_left = self._client_left or not is_decided
+        if not is_decided or self._stream.progress.usage_is_final:
             self._stream.abort()
 
     def _note_progress(self, progress: Progress) -> None:

@@ -114,6 +114,26 @@ def test_a_client_may_disconnect_after_the_last_word(
     assert (call.status, call.client_left, call.estimated) == ("answered", False, False)
 
 
+def test_a_provider_that_does_not_end_its_stream_is_disconnected(
+    served: str, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The client has everything and leaves, as the SDKs do after the last event: its slot is free,
+    and the call answered."""
+    provider.script(Stream([*openai_chunks(), Wait()]))
+    connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
+    content = {"Content-Type": "application/json"}
+    body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": True}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), content)
+    response = connection.getresponse()
+    while b"[DONE]" not in response.readline():
+        pass
+    response.close()
+    connection.close()
+    assert provider.hung_up.wait(3)
+    [call] = ledger.finished()
+    assert (call.status, call.client_left, call.estimated) == ("answered", False, False)
+
+
 def test_there_is_no_retry_after_a_disconnect(
     make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:

@@ -216,6 +216,7 @@ COMPACTION = {
         ("/v1/chat/completions", {"model": LUNA, "web_search_options": {}}, None),
         ("/v1/chat/completions", {"model": LUNA, "tools": [{"type": "google_search"}]}, "tools"),
         ("/v1/chat/completions", {"model": LUNA, "modalities": ["text", "audio"]}, "modalities"),
+        ("/v1/chat/completions", {"model": LUNA, "modalities": ["image"]}, "modalities"),
     ],
 )
 def test_a_field_without_a_price_is_refused(
