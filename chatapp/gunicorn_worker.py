@@ -72,7 +72,7 @@ SWEEP_S: Final = 0.5
 
 # The first digits, without zeros, are enough to see that a body is too large.
 CONTENT_LENGTH: Final = re.compile(
-    rb"\r\ncontent-length:[ \t]*0*+(\d{0,15}+)\d*+[ \t]*\r\n", re.IGNORECASE
+    rb"\r\ncontent-length:[ \t]*+0*+(\d{0,15}+)\d*+[ \t]*+\r\n", re.IGNORECASE
 )
 CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)

@@ -50,6 +50,7 @@ WHOLE = {
     "both, which gunicorn refuses": HEAD
     + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     "no number": HEAD + b"Content-Length: five\r\n\r\n",
+    "no number after many spaces": HEAD + b"Content-Length:" + b" " * 60_000 + b"x\r\n\r\n",
     "an empty line before": b"\r\n\r\n" + HEAD + b"\r\n",
 }
 PARTS = {
