@@ -87,7 +87,7 @@ def models() -> Response:
             {
                 "name": name,
                 "provider": provider,
-                "context_tokens": catalogue.context_tokens.get(slugs[name]),
+                "context_tokens": catalogue.context_tokens(slugs[name]),
                 "input_usd": _per_million(slugs[name], Usage(1000, 0)),
                 "output_usd": _per_million(slugs[name], Usage(0, 1000)),
             }

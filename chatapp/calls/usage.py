@@ -36,7 +36,8 @@ def answer_usage(usage: Usage | None, estimate: Estimate, *, output_bytes: int) 
     """The usage of a whole answer, as reported or by its size."""
     if usage is not None:
         return CallUsage(usage, estimated=False)
-    return CallUsage(_received(estimate, output_bytes), estimated=True)
+    received = replace(estimate.usage, output_tokens=tokens_of(output_bytes))
+    return CallUsage(received, estimated=True)
 
 
 def stream_usage(
@@ -96,7 +97,3 @@ def usage_without_answer(error: ProviderError, estimate: Estimate) -> CallUsage:
 def tokens_of(size_bytes: int) -> int:
     """The tokens of a text of that size in UTF-8, by a rule of thumb."""
     return -(-size_bytes // BYTES_PER_TOKEN)
-
-
-def _received(estimate: Estimate, output_bytes: int) -> Usage:
-    return replace(estimate.usage, output_tokens=tokens_of(output_bytes))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from chatapp import validation
 from chatapp.catalogue import models_file
-from chatapp.catalogue.models_file import CatalogueError, ModelEntry, Reasoning
+from chatapp.catalogue.models_file import CatalogueError, ModelEntry
 from chatapp.catalogue.price import Tariff
 from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.providers import Usage
@@ -69,23 +69,19 @@ class Model:
 class Catalogue:
     """Slugs by name, and the default model of each provider.
 
-    By slug: ``context_tokens`` is what a model takes at most, input and output together,
-    ``max_output_tokens`` its longest answer, ``sent_names`` what its provider calls it if that is
-    not the requested name, ``reasoning`` when it generates what is billed and not streamed,
-    ``tariffs`` what it costs, as it was on ``as_of``; ``embedding`` are the models that make
-    embeddings only. By provider: ``protocols`` are their protocols, ``others`` the tariffs of which
-    the dearest applies to models without one, ``tiers`` are those priced for every model, and
-    ``tools`` the provider's tools that have a price.
+    By slug: ``entries`` are the models' tables in the files, ``sent_names`` what its provider calls
+    a model if that is not the requested name, ``tariffs`` what it costs, as it was on ``as_of``;
+    ``embedding`` are the models that make embeddings only. By provider: ``protocols`` are their
+    protocols, ``others`` the tariffs of which the dearest applies to models without one, ``tiers``
+    are those priced for every model, and ``tools`` the provider's tools that have a price.
     """
 
     slugs: Mapping[str, str]
+    entries: Mapping[str, ModelEntry]
     providers: Mapping[str, str]
     protocols: Mapping[str, str]
     defaults: Mapping[str, str]
-    context_tokens: Mapping[str, int]
-    max_output_tokens: Mapping[str, int]
     sent_names: Mapping[str, str]
-    reasoning: Mapping[str, Reasoning]
     tariffs: Mapping[str, Tariff]
     embedding: Collection[str]
     others: Mapping[str, Collection[Tariff]]
@@ -119,14 +115,13 @@ class Catalogue:
 
     def longest_answer(self, model: Model, asked: int | None = None) -> int:
         """The longest answer of the model in tokens, with the request's bound ``asked``."""
-        known = self.max_output_tokens.get(model.slug)
-        bounds = [bound for bound in (asked, known) if bound is not None]
+        bounds = [bound for bound in (asked, self._max_output(model)) if bound is not None]
         return min(bounds, default=UNKNOWN_MAX_OUTPUT)
 
     def bound(self, model: Model, asked: int | None, paid: int) -> int | None:
         """The bound to send upstream for an answer of which ``paid`` tokens are paid; None if the
         answer cannot be longer. A bound above what a model generates would be refused."""
-        if asked is None and model.slug not in self.max_output_tokens:
+        if asked is None and self._max_output(model) is None:
             return min(paid, UNKNOWN_MAX_OUTPUT) if paid < ABOVE_ANY_OUTPUT else None
         return max(1, paid) if paid < self.longest_answer(model, asked) else None
 
@@ -138,13 +133,24 @@ class Catalogue:
     def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
         """Whether a call may generate output that is billed but not sent. ``thinks``: whether the
         request turns thinking on or off; None if it does neither."""
-        match self.reasoning.get(model.slug, "default"):
+        entry = self.entries.get(model.slug)
+        match entry.reasoning if entry else "default":
             case "never":
                 return False
             case "on request":
                 return thinks is True
             case _:
                 return thinks is not False
+
+    def context_tokens(self, slug: str) -> int | None:
+        """What the model takes at most, input and output together; None if unknown."""
+        entry = self.entries.get(slug)
+        return entry.context if entry else None
+
+    def _max_output(self, model: Model) -> int | None:
+        """The longest answer of the model, None if unknown."""
+        entry = self.entries.get(model.slug)
+        return entry.max_output if entry else None
 
     def is_long(self, model: Model, input_tokens: int) -> bool:
         """Whether the provider treats a call with that input as long, with another price and other
@@ -226,13 +232,11 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
     stated = {n: [file.tariff(n, table.price)] for n, table in tables.items() if table.price}
     return Catalogue(
         slugs=slugs,
+        entries=file.models,
         providers=providers,
         protocols={**{each: each for each in providers.values()}, **protocols},
         defaults=file.defaults,
-        context_tokens={slug: entry.context for slug, entry in file.models.items()},
-        max_output_tokens={s: e.max_output for s, e in file.models.items() if e.max_output},
         sent_names=upstreams.sent_names if upstreams else {},
-        reasoning={slug: entry.reasoning for slug, entry in file.models.items()},
         tariffs=tariffs,
         embedding=frozenset(slug for slug, entry in file.models.items() if entry.embeds),
         others={**by_provider, **stated},

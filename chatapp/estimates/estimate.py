@@ -110,7 +110,7 @@ class Estimator:
             output = max(0, min(output, most_output_tokens))
         # A provider refuses, and does not bill, a call that exceeds the model's context.
         input_ = counted.expected + history_tokens
-        context = self._catalogue.context_tokens.get(model.slug)
+        context = self._catalogue.context_tokens(model.slug)
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
         cached = 0 if caller is None else self._callers.cached_tokens(caller, model.slug, input_)

@@ -161,10 +161,9 @@ def test_the_output_for_an_amount_is_exact(slug: str, tiers: tuple[str, ...], am
 def test_every_entry_of_the_catalogue_is_consistent() -> None:
     """A long context's price begins below the context, and an answer is not longer than the
     context."""
-    for slug, context in CATALOGUE.context_tokens.items():
-        tariff = CATALOGUE.tariffs.get(slug)
-        assert tariff is None or tariff.long is None or tariff.long.over < context, slug
-        assert CATALOGUE.max_output_tokens.get(slug, 1) <= context, slug
+    for slug, entry in CATALOGUE.entries.items():
+        assert entry.long_context is None or entry.long_context.over < entry.context, slug
+        assert (entry.max_output or 1) <= entry.context, slug
 
 
 CACHED_LONG = {
