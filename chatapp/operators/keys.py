@@ -96,7 +96,8 @@ def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
     found = accounts.find(public_id)
     revoked = accounts.revoke(public_id)
     is_immediate = blocks.stop_key(public_id)
-    callers.note("revoke-key", public_id, reason=reason or f"of {revoked.user}", by=by)
+    limit = blocks.KEY_SWITCH if is_immediate else ""
+    callers.note("revoke-key", public_id, limit=limit, reason=reason or f"of {revoked.user}", by=by)
     return Revocation(revoked, found and found[0].revoked_at, is_immediate)
 
 

@@ -322,7 +322,7 @@ def blocked(*, scan: int = MOST_NAMES) -> list[Block]:
         for state in Reader(limiter, application()).blocked(scan):
             subject = state.row.limit.name, state.identity
             entries = (e for e in log if (e.limit, e.identity) == subject)
-            last = next((e for e in entries if e.action == "block"), None)
+            last = next((e for e in entries if e.action != "unblock"), None)
             free_us = state.free_us
             is_endless = free_us is None or free_us > ENDLESS_US
             found[state.row.name, state.identity] = Block(

@@ -6,12 +6,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import click
 from flask import Response, after_this_request, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Owner
 from chatapp.blueprints.admin.access import bp, query, sessions
 from chatapp.blueprints.admin.formats import page_of
@@ -22,6 +23,8 @@ from ratelimit_ext import client_ip
 from ratelimit_ext.cli import UNTIL
 
 log = logging.getLogger(__name__)
+#: How long a key stays valid that is replaced, as by the command.
+OVERLAP: Final = timedelta(hours=24)
 
 
 @bp.get("/changes")
@@ -75,12 +78,18 @@ def new_key() -> tuple[str, str]:
         by=g.admin.by,
     )
 
-    @after_this_request
-    def hand_over(response: Response) -> Response:
-        sessions().hand_over(made.text, of=name, to=g.admin, response=response)
-        return response
-
+    _hand_over(made, of=name)
     return _address(name), f"Key {made.public_id} of {name} is created."
+
+
+@change("/keys/rotate")
+def rotate_key() -> tuple[str, str]:
+    made, old, end = keys.rotate_key(
+        _field("key"), overlap=OVERLAP, reason=_reason(), by=g.admin.by
+    )
+    _hand_over(made, of=old.user)
+    done = f"Key {made.public_id} of {old.user} replaces {old.public_id}, which {end}."
+    return _address(old.user), done
 
 
 @change("/keys/revoke")
@@ -155,6 +164,15 @@ def unblock() -> tuple[str, str]:
     kind, name = _target()
     done = blocks.unblock(kind, blocks.target_of(kind, name), reason=_reason(), by=g.admin.by)
     return _back(), done.sentence
+
+
+def _hand_over(made: PresentedKey, *, of: str) -> None:
+    """Have the page of the user show the new key, once."""
+
+    @after_this_request
+    def hand_over(response: Response) -> Response:
+        sessions().hand_over(made.text, of=of, to=g.admin, response=response)
+        return response
 
 
 def _words(entry: Any) -> str:

@@ -34,8 +34,8 @@ VIEWS = (
     *("/admin/live", "/admin/shadow", "/admin/changes", "/admin/team?name=research"),
 )
 CHANGES = (
-    *("keys/create", "keys/revoke", "plan", "team", "teams/create", "amount", "amount/clear"),
-    *("block", "unblock", "logout"),
+    *("keys/create", "keys/rotate", "keys/revoke", "plan", "team", "teams/create"),
+    *("amount", "amount/clear", "block", "unblock", "logout"),
 )
 
 
@@ -473,7 +473,7 @@ def test_a_team_is_created_and_gets_members(app: Flask, admin: FlaskClient) -> N
 
 
 def test_all_keys_of_a_user_are_revoked(admin: FlaskClient, accounts: Accounts) -> None:
-    """Of one who leaves. It is offered to whom has several."""
+    """Of one who leaves. It is offered if they have several."""
     assert "Revoke all keys" not in admin.get("/admin/user?name=alice").text
     accounts.create_key("alice", plan=None, default_plan="starter")
     bob = accounts.create_key("bob", plan=None, default_plan="starter")
@@ -483,6 +483,20 @@ def test_all_keys_of_a_user_are_revoked(admin: FlaskClient, accounts: Accounts) 
     assert [each.public_id for each in accounts.all_keys() if not each.revoked_at] == [
         bob.public_id
     ]
+
+
+def test_a_key_is_replaced(admin: FlaskClient, accounts: Accounts) -> None:
+    """The old one stays valid for a day; a revoked one has no successor."""
+    [old] = accounts.all_keys()
+    page = send(admin, "keys/rotate", key=old.public_id, reason="yearly").text
+    [new] = {each.public_id for each in accounts.all_keys()} - {old.public_id}
+    assert f'<code id="new-key">sk-chat-{new}-' in page
+    assert f"Key {new} of alice replaces {old.public_id}, which is valid until" in page
+    assert "yearly" in admin.get("/admin/changes").text
+    send(admin, "keys/revoke", key=new, reason="a mistake")
+    assert "is revoked or has expired" in send(admin, "keys/rotate", key=new).text
+    by_whom = r"<td>blocked-key</td>(\s*<td>.*</td>){3}\s*<td>a mistake</td>"
+    assert re.search(by_whom, admin.get("/admin/limits").text)
 
 
 def test_denials_by_a_limit_of_a_team_are_on_its_page(
