@@ -1,4 +1,4 @@
-"""What was spent, by day and in total: by all, or by a user or a team."""
+"""What was spent, by day and in total, and the alerts about it: of all, or of a user or a team."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
+from chatapp.alerts.table import alerts
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart
 from chatapp.blueprints.admin.formats import choice, page_of
@@ -15,8 +16,10 @@ from chatapp.ledger.reports import SUBJECTS
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
+from chatapp.web.identities import team_identity
 
 DAYS: Final = (7, 30, 90)
+MOST_ALERTS: Final = 20
 
 
 @bp.get("")
@@ -29,10 +32,12 @@ def spending() -> ResponseReturnValue:
     since = today - timedelta(days=days - 1)
     services = current_services()
     identity = user and user_identity(user)
+    whose = identity or (team and team_identity(team))
     with reported_errors():
         totals = services.reports.totals(user=identity, team=team, since=since, by=by)
         found = services.reports.spending(user=identity, team=team, since=since, by=by)
         keys = services.accounts.all_keys() if by == "key" else ()
+        raised = alerts(services.database, since=since)
     return render_template(
         "admin/spending.html",
         by=by,
@@ -43,6 +48,9 @@ def spending() -> ResponseReturnValue:
         chart=chart(totals, first=since.date(), last=today.date(), by=by),
         keys={each.public_id: each for each in keys},
         page=page_of(found),
+        alerts=[
+            each for each in raised if whose is None or whose in (each["identity"], each["user"])
+        ][:MOST_ALERTS],
         spent=sum(each.cost_micro_usd for each in found),
         calls=sum(each.calls for each in found),
         tokens=sum(each.input_tokens + each.output_tokens for each in found),

@@ -17,6 +17,8 @@ from flask.testing import FlaskClient
 
 from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
+from chatapp.alerts.alert import Alert
+from chatapp.alerts.table import remember
 from chatapp.blueprints.admin.chart import OTHERS, chart
 from chatapp.database.connection import Database
 from chatapp.ledger import table
@@ -422,6 +424,25 @@ def test_spending_of_a_user_and_of_a_team(
     assert ("$2.00" in by_user, "zoe" in by_user) == (True, False)
     assert "o3" not in admin.get("/admin?user=alice&by=model").text
     assert 'href="/admin/team?name=research"' in admin.get("/admin?by=team").text
+
+
+def test_alerts_are_shown_with_the_spending(admin: FlaskClient, database_url: str) -> None:
+    """Of all, or of the user or team."""
+    now = datetime.now(UTC)
+    database = Database(database_url)
+    facts = {"since": now, "amount": 5_000_000, "spent": 4_020_000}
+    for identity in ("user:alice", "team:research"):
+        alert = Alert(
+            type="budget.reached", identity=identity, name="usd-day", threshold=80, **facts
+        )
+        assert remember(database, alert)
+    remember(database, Alert(type="usage.unusual", identity="user:<zoe>", **facts))
+    page = admin.get("/admin").text.partition("<h2>Alerts</h2>")[2]
+    assert ("$4.02" in page, "80 %" in page, "unusual usage" in page) == (True,) * 3
+    assert "<zoe>" not in page
+    page = admin.get("/admin?team=research").text.partition("<h2>Alerts</h2>")[2]
+    assert (page.count("usd-day"), "alice" in page) == (1, False)
+    assert "<h2>Alerts</h2>" not in admin.get("/admin?user=bob").text
 
 
 def test_a_team_has_a_page(

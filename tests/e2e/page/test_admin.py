@@ -15,6 +15,8 @@ from playwright.sync_api import Page, expect
 
 from chatapp import POLICY_FILE, create_app
 from chatapp.accounts.store import Accounts
+from chatapp.alerts.alert import Alert
+from chatapp.alerts.table import remember
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.services import services_of
@@ -45,7 +47,7 @@ def site(
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Site:
-    """With two users, one of them blocked, their calls, a denial, and a provider's pause."""
+    """With two users, one of them blocked, their calls, a denial, an alert, and a pause."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
     policy = POLICY_FILE.read_text().replace('"120/minute"\nburst = 20\n', '"1000000/minute"\n', 1)
     (tmp_path / "policy.toml").write_text(policy)
@@ -64,6 +66,8 @@ def site(
         for name in ("alice", "bob")
     ]
     table.write(database, [finished(call, cost_micro_usd=1_500_000) for call in calls])
+    facts = {"identity": "user:bob", "name": "usd-day", "threshold": 80, "since": now}
+    remember(database, Alert(type="budget.reached", spent=4_000_000, amount=5_000_000, **facts))
     accounts.set_limit("user", "bob", "plan", "1/day")
     app = create_app(
         {
