@@ -61,49 +61,49 @@ local stored, unstored = false, nil -- unstored: the changes from the first that
 local cursor = 1
 for i = 1, #KEYS do
   local strategy, part = strategies[words[cursor]], words[cursor + 1]
-  local cost, arg = words[cursor + 2], cursor + 3
-  local place, raw, state = 4 * i, raws[i], states[i]
-  local fits, taken = reply[place - 1] == 1, false
-  if part == 'e' then
-    taken = not denied
-  elseif part == 's' then
-    taken = fits and not (denied and strategy.reserve)
-  elseif fits and denied and not banned then
-    taken = #part == 1
-    for position in string.gmatch(part, '%d+') do taken = taken or reply[4 * position - 1] == 0 end
-  end
+  local cost, arg, raw = words[cursor + 2], cursor + 3, raws[i]
+  if raw or not strategy.idle then -- an idle guard has nothing to store
+    local place, state = 4 * i, states[i]
+    local fits, taken = reply[place - 1] == 1, false
+    if part == 'e' then
+      taken = not denied
+    elseif part == 's' then
+      taken = fits and not (denied and strategy.reserve)
+    elseif fits and denied and not banned then
+      taken = #part == 1
+      for position in string.gmatch(part, '%d+') do taken = taken or reply[4 * position - 1] == 0 end
+    end
 
-  local value, offset, lifetime
-  bucket, current = KEYS[i], strategy
-  local x, y, z = reply[place], reply[place + 1], reply[place + 2]
-  if strategy.idle and not raw then
-    taken = false
-  elseif taken and cost > 0 then
-    if strategy.patch then
-      value, offset, lifetime = strategy.patch(raw, now, cost, arg, x, state)
-    end
-    if not value then value, lifetime = strategy.take(now, cost, arg, x, y, z, state) end
-  else
-    if strategy.from_future(raw, now, arg) then
-      value, lifetime = strategy.take(now, 0, arg, x, y, z, state)
-    end
-    if taken and not denied and strategy.reserve then
-      local held, longer = strategy.reserve(value or raw, now, arg)
-      if held then value, lifetime = held, longer end
-    end
-  end
-
-  if value then
-    lifetime = lifetime or strategy.lifetime(value, now, arg)
-    if unstored then
-      unstored[#unstored + 1] = { i, strategy, part, value, lifetime, offset }
-    elseif stored or lifetime <= 0 then
-      store(bucket, value, lifetime, offset)
-      stored = true
-    elseif try_store(bucket, value, lifetime, offset) then
-      stored = true
+    local value, offset, lifetime
+    bucket, current = KEYS[i], strategy
+    local x, y, z = reply[place], reply[place + 1], reply[place + 2]
+    if taken and cost > 0 then
+      if strategy.patch then
+        value, offset, lifetime = strategy.patch(raw, now, cost, arg, x, state)
+      end
+      if not value then value, lifetime = strategy.take(now, cost, arg, x, y, z, state) end
     else
-      unstored = { { i, strategy, part, value, lifetime, offset } }
+      if strategy.from_future(raw, now, arg) then
+        value, lifetime = strategy.take(now, 0, arg, x, y, z, state)
+      end
+      if taken and not denied and strategy.reserve then
+        local held, longer = strategy.reserve(value or raw, now, arg)
+        if held then value, lifetime = held, longer end
+      end
+    end
+
+    if value then
+      lifetime = lifetime or strategy.lifetime(value, now, arg)
+      if unstored then
+        unstored[#unstored + 1] = { i, strategy, part, value, lifetime, offset }
+      elseif stored or lifetime <= 0 then
+        store(bucket, value, lifetime, offset)
+        stored = true
+      elseif try_store(bucket, value, lifetime, offset) then
+        stored = true
+      else
+        unstored = { { i, strategy, part, value, lifetime, offset } }
+      end
     end
   end
   cursor = arg + strategy.arguments

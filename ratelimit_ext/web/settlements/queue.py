@@ -22,7 +22,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -151,32 +151,31 @@ class SettlementQueue:
         """Send changes to the engine that took their charges; ``later``: when it is available
         again. Never raises. If they are queued, listeners of ``events`` learn the outcome later."""
         began, now, kept_s = time.monotonic(), self._clock(), lease_s + KEPT_AFTER_LEASE_S
-        until = now + kept_s
         if now >= self._look_at:
             self._look()
-        batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, until)
-        kept = [change for change in changes if isinstance(change, Correction | Settlement)]
-        again = batch._replace(changes=kept, marker_us=int(kept_s * 1_000_000), events=events)
-        if later:
-            return self._keep(again)
-        if engine in self._unavailable and self._waiting:  # the thread retries
-            return self._keep(again, began)
-        try:
-            batch.send()
-        except ShardUnavailable:  # the other shards take what they are sent
-            return self._keep(again, began)
-        except StorageUnavailable as error:
-            if engine not in self._unavailable:
-                self._unavailable.add(engine)
-                _logger.error(UNAVAILABLE, error)
-            return self._keep(again, began)
-        except Exception:  # with its trace: an engine's own failures have a class
-            _logger.exception(FAILED, len(changes))
-            self._lose(kept, "an unexpected error")
-            return "lost"
-        if engine in self._unavailable:
-            self._note_available(engine)
-        return "sent"
+        batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, now + kept_s)
+        is_retried = engine in self._unavailable and self._waiting  # by the thread
+        if not (later or is_retried):
+            try:
+                batch.send()
+            except ShardUnavailable:  # the other shards take what they are sent
+                pass
+            except StorageUnavailable as error:
+                if engine not in self._unavailable:
+                    self._unavailable.add(engine)
+                    _logger.error(UNAVAILABLE, error)
+            except Exception:  # with its trace: an engine's own failures have a class
+                _logger.exception(FAILED, len(changes))
+                self._lose(_kept(changes), "an unexpected error")
+                return "lost"
+            else:
+                if engine in self._unavailable:
+                    self._note_available(engine)
+                return "sent"
+        again = batch._replace(
+            changes=_kept(changes), marker_us=int(kept_s * 1_000_000), events=events
+        )
+        return self._keep(again, None if later else began)
 
     def take_over(self) -> None:
         """Queue what ended processes have left in the journals, as long as half of the queue is
@@ -355,6 +354,11 @@ def _marker(changes: Sequence[Change]) -> str | None:
     if not any(isinstance(change, Correction) for change in changes):
         return None
     return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"
+
+
+def _kept(changes: Iterable[Change]) -> list[Change]:
+    """The changes that are sent again if the storage could not take them."""
+    return [change for change in changes if isinstance(change, Correction | Settlement)]
 
 
 def _amount(change: Change) -> int:
