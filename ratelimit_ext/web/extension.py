@@ -598,7 +598,8 @@ class Limiter(flask_limiter.Limiter):
 
         Take it before a stream begins: it works after the request's context is gone.
         """
-        return self.context.reserved()
+        context = _request_context._get_current_object()
+        return self._hooks_of(context.app).reservation_in(context)
 
     def settle(
         self,

@@ -230,10 +230,19 @@ class RequestHooks:
         states: dict[RequestHooks, RequestState] | None = context.__dict__.get("_ratelimit_ext")
         if states is None:
             states = context._ratelimit_ext = {}
+            context.request.__dict__.setdefault("_ratelimit_ext", states)
         state = states.get(self)
         if state is None:
             state = states[self] = RequestState(self._reserve)
         return state
+
+    def reservation_in(self, context: Any) -> Reservation:
+        """The reservation of the request of this context. In a copy of the context, as for another
+        thread, it is that of the request, unless the copy has taken something itself."""
+        state = self.state_in(context)
+        if state.reservation is None:
+            state = context.request._ratelimit_ext.get(self, state)
+        return state.reserved()
 
     def _endpoint_in(self, context: Any) -> str:
         """The request's identity, by default its endpoint: then the context is not looked up

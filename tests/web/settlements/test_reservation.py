@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from threading import Thread
 from typing import Any
 
 import flask
@@ -162,6 +163,24 @@ def test_a_stream_with_context_settles_in_its_own_request(uri: str) -> None:
     service = Service(uri, view)
     with service.client.get("/") as response:
         assert response.text == "ab"
+    assert service.left() == {"tokens": 993, "money": 990_000, "slots": 2, "calls": 9}
+
+
+def test_a_copy_of_the_context_settles_its_request(uri: str) -> None:
+    """As in a thread of the view."""
+
+    def view(limiter: Limiter) -> str:
+        @flask.copy_current_request_context
+        def work() -> None:
+            limiter.settle(tokens=7, usd="0.01")
+
+        thread = Thread(target=work)
+        thread.start()
+        thread.join()
+        return "done"
+
+    service = Service(uri, view)
+    service.client.get("/")
     assert service.left() == {"tokens": 993, "money": 990_000, "slots": 2, "calls": 9}
 
 
