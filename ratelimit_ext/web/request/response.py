@@ -81,7 +81,7 @@ class ResponseWriter:
         state: RequestState,
         others: Collection[RequestState],
         *,
-        has_origin: bool,
+        has_origin: bool = False,
     ) -> None:
         """Refund what the response does not cost, and write the headers. ``others`` are the
         states of all extensions: a denial by one of them refunds what the others took.
