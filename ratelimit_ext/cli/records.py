@@ -28,8 +28,6 @@ from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.operators.denials import KEEP_S, MOST_READ, DenialRecord
 from ratelimit_ext.web.operators.trials import Counts, Trial
 
-#: A wait that is longer has no end, in milliseconds.
-ENDLESS_MS: Final = 5 * 365 * 86_400_000
 #: How many identities a report names.
 WORST: Final = 10
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -142,15 +140,12 @@ def _recorded(identity: str) -> str:
 
 def _as_json(record: DenialRecord) -> dict[str, Any]:
     wait_ms = record.wait_ms
-    is_endless = wait_ms is None or wait_ms > ENDLESS_MS
     return {
         **{word: value for word, value in asdict(record).items() if word != "wait_ms"},
         "at": iso_time(record.at),
         "until": iso_time(record.until),
-        "retry_after": None if is_endless or wait_ms is None else wait_ms / 1000,
-        "next_free": None
-        if is_endless or wait_ms is None
-        else iso_time(record.at + wait_ms / 1000),
+        "retry_after": None if wait_ms is None else wait_ms / 1000,
+        "next_free": None if wait_ms is None else iso_time(record.at + wait_ms / 1000),
     }
 
 
@@ -180,7 +175,7 @@ def explained(record: DenialRecord) -> Explanation:
         left = f"{_units(record, record.remaining)} left"
         if record.unit != "requests":
             left += f", the call costs {_units(record, record.cost)}"
-    if wait_ms is not None and wait_ms <= ENDLESS_MS:
+    if wait_ms is not None:
         free = f"next free at {_clock(record.at + wait_ms / 1000)}"
         wait = span_text(wait_ms * 1000)
     more = f"{record.count - 1} more like this until {_clock(record.until)}"

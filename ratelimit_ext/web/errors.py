@@ -268,15 +268,14 @@ Refusal: TypeAlias = (
 )
 
 
+def is_endless(denial: Verdict) -> bool:
+    """Whether a denial has no known end, as that of a block for longer than a year."""
+    return denial.reason != "limit" and (denial.retry_after_ms or 0) > LONGEST_BLOCK_MS
+
+
 def known_wait_ms(decision: Decision) -> int | None:
     """The wait in milliseconds; ``None`` if it has no known end."""
-    wait_ms = decision.retry_after_ms
-    if wait_ms is not None and wait_ms > LONGEST_BLOCK_MS:
-        blocks = [
-            denial.retry_after_ms or 0 for denial in decision.denials if denial.reason != "limit"
-        ]
-        return None if max(blocks, default=0) > LONGEST_BLOCK_MS else wait_ms
-    return wait_ms
+    return None if any(map(is_endless, decision.denials)) else decision.retry_after_ms
 
 
 def try_again(wait_ms: int) -> str:

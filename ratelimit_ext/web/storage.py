@@ -37,6 +37,7 @@ from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
+from ratelimit_ext.web.declarations.code_checks import checked_seconds
 from ratelimit_ext.web.declarations.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
 from ratelimit_ext.web.settlements.journal import Journal, storage_address
 from ratelimit_ext.web.settlements.queue import SettlementQueue, settlements
@@ -136,16 +137,8 @@ def deadline_s(config: Mapping[str, Any]) -> float:
     """The deadline in seconds: from the configuration or the environment. Raises
     ``ConfigurationError``."""
     found = config.get(DEADLINE, os.environ.get(DEADLINE) or DEFAULT_DEADLINE_S)
-    try:
-        seconds = float("nan") if isinstance(found, bool) else float(found)
-    except (TypeError, ValueError, OverflowError):
-        seconds = float("nan")
-    if not 0 < seconds <= LONGEST_DEADLINE_S:  # a NaN is neither
-        raise ConfigurationError(
-            f"{DEADLINE}: found {found!r}; allowed: a number of seconds above 0, up to "
-            f"{LONGEST_DEADLINE_S:g}. A request waits that long for a storage that hangs."
-        )
-    return seconds
+    hint = "A request waits that long for a storage that hangs."
+    return checked_seconds(DEADLINE, found, most=LONGEST_DEADLINE_S, hint=hint)
 
 
 def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict[str, Any]:

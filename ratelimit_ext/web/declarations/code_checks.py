@@ -158,6 +158,19 @@ def check_settings(config: Mapping[str, Any]) -> None:
             )
 
 
+def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
+    """A setting in seconds. Raises ``ConfigurationError`` unless it is above 0, up to ``most``."""
+    try:
+        seconds = float("nan") if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError, OverflowError):
+        seconds = float("nan")
+    if not 0 < seconds <= most:  # a NaN is neither
+        raise ConfigurationError(
+            f"{name}: found {found!r}; allowed: a number of seconds above 0, up to {most:g}. {hint}"
+        )
+    return seconds
+
+
 def check_storage_uri(uri: str, where: str) -> None:
     """Raise ``UnknownStorageError`` for a scheme that no storage has. The rest of the URI, which
     may have a password, is not shown."""

@@ -26,6 +26,7 @@ from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.core.key import escaped, parsed_key
 from ratelimit_ext.engine.denial_cache import Recollection
 from ratelimit_ext.web.bound_limit import BoundLimit
+from ratelimit_ext.web.errors import is_endless
 from ratelimit_ext.web.storage import SharedClient, storage_prefix
 
 #: About how many records the storage keeps, and for how many seconds.
@@ -54,9 +55,9 @@ class DenialRecord:
 
     ``at`` and ``until`` are in seconds since 1970. ``identity`` is what the name of the bucket has:
     a long one is known by its hash. ``capacity``, ``remaining`` and ``cost`` are in units, dollars
-    in micro-dollars; ``capacity`` is 0 for a guard. ``wait_ms`` is ``None`` if there is no wait
-    that is enough. ``degraded`` says how it was decided without the storage. Without a limit:
-    denials that were too many to be kept.
+    in micro-dollars; ``capacity`` is 0 for a guard. ``wait_ms`` is ``None`` if no wait is enough,
+    or if the denial has no known end. ``degraded`` says how it was decided without the storage.
+    Without a limit: denials that were too many to be kept.
     """
 
     at: float
@@ -201,7 +202,7 @@ class Denials:
             capacity=limit.capacity if limit.visible else 0,
             remaining=verdict.remaining,
             cost=charge.cost,
-            wait_ms=verdict.retry_after_ms,
+            wait_ms=None if is_endless(verdict) else verdict.retry_after_ms,
             endpoint=_cut(event.endpoint),
             reason=verdict.reason,
             degraded=event.degraded,

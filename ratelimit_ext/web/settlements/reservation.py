@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Change, Charge
-from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
@@ -24,7 +23,7 @@ from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.declarations.code_checks import KnownNames
+from ratelimit_ext.web.declarations.code_checks import KnownNames, checked_seconds
 from ratelimit_ext.web.settlements.queue import SettlementQueue
 
 #: How long a call may go without renewal before its reservation expires.
@@ -47,16 +46,8 @@ Addressed: TypeAlias = tuple[Engine, Change]
 def lease_s(config: Mapping[str, Any]) -> float:
     """The configured lease in seconds. Raises ``ConfigurationError``."""
     found = config.get(LEASE, DEFAULT_LEASE_S)
-    try:
-        seconds = float("nan") if isinstance(found, bool) else float(found)
-    except (TypeError, ValueError, OverflowError):
-        seconds = float("nan")
-    if not 0 < seconds <= LONGEST_LEASE_S:  # a NaN is neither
-        raise ConfigurationError(
-            f"{LEASE}: found {found!r}; allowed: a number of seconds above 0, up to "
-            f"{LONGEST_LEASE_S} (a day). Set it longer than a call can go without a chunk."
-        )
-    return seconds
+    hint = "Set it longer than a call can go without a chunk."
+    return checked_seconds(LEASE, found, most=LONGEST_LEASE_S, hint=hint)
 
 
 class _Reported(NamedTuple):
