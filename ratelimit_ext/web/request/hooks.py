@@ -117,8 +117,8 @@ class RequestHooks:
             return None
         view = context.app.view_functions.get(endpoint) if endpoint else None
         if name and view is not None and get_qualified_name(view) != name:
-            methods = methods_called(view, context.request.method)
-            if name not in map(get_qualified_name, methods):
+            request = context.request
+            if self.decider(endpoint, view, request.blueprint, request.method) != name:
                 self._manager.add_endpoint_hint(endpoint, name)
         return self._admission.admit(state, _route(context, endpoint, name), is_final=is_final)
 

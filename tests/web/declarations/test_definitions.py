@@ -168,6 +168,21 @@ def test_a_method_with_limits_changes_nothing_for_other_methods(make: Maker, pla
     assert statuses(app, method="POST") == [429]
 
 
+def test_a_class_may_decorate_its_methods_at_each_request(make: Maker) -> None:
+    """As Flask-RESTful does: from the second request on, the limit is known to override."""
+    app, limiter = make(default_limits=["1/minute"])
+
+    class Resource(MethodView):
+        def dispatch_request(self) -> str:
+            return str(limiter.limit("3/minute")(self.get)())
+
+        def get(self) -> str:
+            return "got"
+
+    app.add_url_rule("/", view_func=Resource.as_view("resource"))
+    assert statuses(app, times=4) == [200, 200, 200, 429]
+
+
 def test_a_method_without_overriding_limits_is_charged_once(make: Maker) -> None:
     """To its own limit and to the blueprint's."""
     app, limiter = make()
