@@ -88,8 +88,9 @@ def _read(request: Request) -> bytes:
             f'The Content-Encoding is "{encoding[:40]}". Use gzip, or send the body uncompressed.',
             headers={"Accept-Encoding": "gzip"},  # RFC 9110
         )
-    if _announces_large(request):
-        # Decided here, and not with the other limits before the view: the body already costs.
+    if encoding == "gzip" or _announces_large(request):
+        # Decided here, and not with the other limits before the view: the body already costs. A
+        # few compressed bytes may decode to a large one.
         current_services().limiter.admit_edge()
     announced, most = request.content_length or 0, request.max_content_length or 0
     if announced > most:
