@@ -152,6 +152,11 @@ def _added_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 class CacheWrites(Fields):
     ephemeral_1h_input_tokens: Tokens | None = None
+    ephemeral_5m_input_tokens: Tokens | None = None
+
+
+class OutputDetails(Fields):
+    thinking_tokens: Tokens | None = None
 
 
 class ServerTools(Fields):
@@ -168,6 +173,16 @@ class Generation(Fields):
     cache_read_input_tokens: Tokens | None = None
     cache_creation_input_tokens: Tokens | None = None
     cache_creation: CacheWrites | None = None
+    output_tokens_details: OutputDetails | None = None
+
+    @property
+    def cache_write_1h_tokens(self) -> int:
+        """What was written for an hour. The end of a stream reports all writes, also those after
+        tools of the provider, without their lifetimes: if some of the first were for an hour, all
+        further ones are."""
+        first, written = self.cache_creation or CacheWrites(), self.cache_creation_input_tokens or 0
+        hour = first.ephemeral_1h_input_tokens or 0
+        return hour and max(hour, written - (first.ephemeral_5m_input_tokens or 0))
 
 
 class Bill(Generation):
@@ -193,14 +208,15 @@ class Bill(Generation):
         parts = [self, *(self.iterations or ())]
         read = sum(part.cache_read_input_tokens or 0 for part in parts)
         written = sum(part.cache_creation_input_tokens or 0 for part in parts)
-        hour = (part.cache_creation or CacheWrites() for part in parts)
+        details = (part.output_tokens_details or OutputDetails() for part in parts)
         searches = (self.server_tool_use or ServerTools()).web_search_requests
         return Usage(
             input_tokens=sum(part.input_tokens for part in parts) + read + written,
             output_tokens=sum(part.output_tokens for part in parts),
             cached_input_tokens=read,
             cache_write_tokens=written,
-            cache_write_1h_tokens=sum(part.ephemeral_1h_input_tokens or 0 for part in hour),
+            reasoning_tokens=sum(each.thinking_tokens or 0 for each in details),
+            cache_write_1h_tokens=sum(part.cache_write_1h_tokens for part in parts),
             tool_calls={"web_search": searches} if searches else {},
             tiers=_tiers(self.speed, self.inference_geo),
         )

@@ -3,6 +3,7 @@ is counted."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.chatapp.provider_server import (
     ProviderServer,
     Stream,
     anthropic_body,
+    anthropic_events,
     openai_body,
     openai_chunks,
 )
@@ -336,6 +338,39 @@ def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: Provi
         ),
     )
     assert round((before - left(online)["usd-day"]) * 1e6) == billed
+
+
+@pytest.mark.parametrize(
+    ("hour", "minutes", "in_the_end"), [(40, 10, 290), (0, 50, 0), (50, 0, 300)]
+)
+def test_writes_after_a_search_have_the_lifetime_of_the_first(
+    online: FlaskClient, provider: ProviderServer, hour: int, minutes: int, in_the_end: int
+) -> None:
+    """The end of a stream has their sum alone."""
+    start, *events = anthropic_events(model=OPUS)
+    lifetimes = {"ephemeral_1h_input_tokens": hour, "ephemeral_5m_input_tokens": minutes}
+    first = {"cache_creation_input_tokens": 50, "cache_creation": lifetimes}
+    last = {"output_tokens": 5, "cache_creation_input_tokens": 300}
+    details = {"output_tokens_details": {"thinking_tokens": 4}}
+    provider.script(
+        Stream([with_usage(start, first), *[with_usage(e, {**last, **details}) for e in events]])
+    )
+    before = left(online)["usd-day"]
+    body = {"model": OPUS, "max_tokens": 300, "stream": True}
+    assert ask(online, "/v1/messages", body).status_code == 200
+    written = {"cache_write_tokens": 300, "cache_write_1h_tokens": in_the_end}
+    billed = CATALOGUE.price(OPUS, Usage(12 + 8 + 300, 5, cached_input_tokens=8, **written))
+    assert round((before - left(online)["usd-day"]) * 1e6) == billed
+
+
+def with_usage(event: bytes, usage: dict[str, object]) -> bytes:
+    """The event with this usage, if it has one."""
+    head, _, data = event.partition(b"data: ")
+    fields = json.loads(data)
+    for place in (fields, fields.get("message", {})):
+        if "usage" in place:
+            place["usage"].update(usage)
+    return head + b"data: " + json.dumps(fields).encode() + b"\n\n"
 
 
 @pytest.mark.parametrize(
