@@ -82,6 +82,7 @@ def _so_far(progress: Progress, held: Usage, *, output_tokens: int) -> Usage:
         + again * (first.cached_input_tokens + first.cache_write_tokens),
         output_tokens=max(first.output_tokens, output_tokens),
         tool_calls=progress.tool_calls or first.tool_calls,
+        tiers=first.tiers if progress.tiers is None else progress.tiers,
     )
 
 

@@ -176,10 +176,11 @@ class Progress:
     complete. ``output_bytes`` is the size of everything generated so far: text, refusals, tool
     names and arguments, reasoning; ``tool_calls`` are those so far. ``rereads`` counts how often
     the model has gone on after tools of the provider, and so has read its input again; an
-    incomplete usage leaves that out. ``finish_reason`` is None until the answer is complete: a
-    stream that ends earlier was cut off. ``failed`` is set by an error that the provider reported
-    within the stream, ``error`` if the client has received that error as a part of the stream.
-    ``ids`` are those of RawAnswer, as far as they are known.
+    incomplete usage leaves that out. ``tiers`` are those of Usage, if they are reported before it.
+    ``finish_reason`` is None until the answer is complete: a stream that ends earlier was cut off.
+    ``failed`` is set by an error that the provider reported within the stream, ``error`` if the
+    client has received that error as a part of the stream. ``ids`` are those of RawAnswer, as far
+    as they are known.
     """
 
     model: str
@@ -188,6 +189,7 @@ class Progress:
     output_bytes: int = 0
     tool_calls: Mapping[str, int] = field(default_factory=dict)
     rereads: int = 0
+    tiers: tuple[str, ...] | None = None
     finish_reason: FinishReason | None = None
     failed: bool = False
     error: ProviderError | None = None

@@ -128,7 +128,7 @@ class Bill(Fields):
     prompt_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
 
-    def usage(self, service_tier: str | None) -> Usage:
+    def usage(self, tiers: tuple[str, ...] | None) -> Usage:
         prompt = self.prompt_tokens_details or InputDetails()
         generated = self.completion_tokens_details or OutputDetails()
         return Usage(
@@ -137,7 +137,7 @@ class Bill(Fields):
             cached_input_tokens=prompt.cached_tokens or 0,
             cache_write_tokens=prompt.cache_write_tokens or 0,
             reasoning_tokens=generated.reasoning_tokens or 0,
-            tiers=tiers_of(service_tier),
+            tiers=tiers,
         )
 
 
@@ -176,7 +176,7 @@ def _completion(answer: RawAnswer) -> Completion:
 
 def _usage(answer: object) -> Usage:
     found = AnswerBill.model_validate(answer)
-    return found.usage.usage(found.service_tier)
+    return found.usage.usage(tiers_of(found.service_tier))
 
 
 def _output_bytes(answer: object) -> int:
@@ -228,7 +228,6 @@ class ChunkReader:
         self._choices = choices
         self._finished: set[int] = set()
         self._hides_usage = hides_usage
-        self._service_tier: str | None = None
 
     def read(self, event: Event) -> Part:
         if not event.data:
@@ -246,9 +245,10 @@ class ChunkReader:
         progress = self.progress
         progress.model = chunk.model or progress.model
         text = "".join([self._text(choice) for choice in chunk.choices])
-        self._service_tier = chunk.service_tier or self._service_tier
+        if chunk.service_tier:
+            progress.tiers = tiers_of(chunk.service_tier)
         if chunk.usage is not None:
-            progress.usage = chunk.usage.usage(self._service_tier)
+            progress.usage = chunk.usage.usage(progress.tiers)
             progress.usage_is_final = True
             if self._hides_usage and not chunk.choices:
                 return Part("", b"")

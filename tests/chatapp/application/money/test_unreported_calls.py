@@ -133,6 +133,21 @@ def test_searches_of_a_cut_stream_are_billed(
     assert round((5.0 - left(client)["usd-day"]) * 1e6) == call.cost_micro_usd > 20_000
 
 
+def test_the_tier_of_a_cut_stream_is_billed(
+    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+) -> None:
+    """The one that is served, which each chunk has: a project may have another default."""
+    pieces = [
+        p.replace(b'"usage"', b'"service_tier": "priority", "usage"') for p in openai_chunks()
+    ]
+    provider.script(Stream([*pieces[:2], Cut()]))
+    ask(client, PLAIN, stream=True)
+    [call] = ledger.finished()
+    assert call.usage is not None
+    assert call.usage.tiers == ("priority",)
+    assert call.cost_micro_usd == catalogue.load().price(PLAIN, call.usage)
+
+
 def test_a_rejected_prediction_is_billed(
     client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
 ) -> None:
