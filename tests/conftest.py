@@ -24,9 +24,11 @@ DAY_S = 86_400
 
 pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own
 
-# No test asserts a time.
-hypothesis.settings.register_profile("no_deadline", deadline=None)
-hypothesis.settings.load_profile("no_deadline")
+# No test asserts a time, and a machine may be slow.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 # Servers and tests share the processors: a call that waits for one of them is no outage. Tests of

@@ -30,14 +30,14 @@ def named(scope: str = "chat", identity: str = "user", **words: object) -> str:
     return bucket_key(bucket_prefix("LIMITS", "fw", limit, scope), identity)
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
+@settings(max_examples=500, derandomize=True)
 @given(any_text, any_text)
 def test_different_parts_stay_different(one: str, other: str) -> None:
     """Lone surrogates, separators, escapes, hashes: no two identities share a bucket."""
     assert (escaped(one) == escaped(other)) == (one == other)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True)
 @given(any_text)
 def test_a_part_is_short_and_plain(part: str) -> None:
     """At most 64 characters of ASCII, none of which means anything to the key, Redis or a log."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit_ext.core.errors import ConfigurationError
@@ -124,7 +124,7 @@ def outcome(load: Callable[[], Policy]) -> Policy | str:
         return str(error)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(DOCUMENTS | st.dictionaries(TEXTS, VALUES, max_size=5))
 def test_no_document_does_anything_else(document: dict[str, Any]) -> None:
     """Any document becomes a policy with every limit in it, or one error of whole lines."""
@@ -150,7 +150,7 @@ def count_limits(value: object) -> int:
     return sum(map(len, lists)) + sum(map(count_limits, tables))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(st.dictionaries(TEXTS, LIMITS | PYTHON_VALUES, max_size=4) | PYTHON_VALUES)
 def test_no_setting_does_anything_else(blueprints: Any) -> None:
     """Any value of RATELIMIT_BLUEPRINTS becomes a policy or the error."""
@@ -182,7 +182,7 @@ LINES = st.sampled_from(
 CONTENTS = st.lists(LINES | st.text(max_size=12), max_size=12).map("\n".join).map(str.encode)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(CONTENTS | st.binary(max_size=40))
 def test_no_file_does_anything_else(content: bytes) -> None:
     """Any content of the file becomes a policy or the error."""

@@ -101,7 +101,7 @@ def read(text: str, directory: Path) -> Policy:
     return load_policy(file=file, blueprints=None, default_strategy="fixed-window")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(document=DOCUMENTS)
 def test_no_limit_is_dropped(tmp_path_factory: Any, document: dict[str, Any]) -> None:
     """A sound document loads, and its policy has every limit, each with a place of its own."""
@@ -111,7 +111,7 @@ def test_no_limit_is_dropped(tmp_path_factory: Any, document: dict[str, Any]) ->
     assert len({limit.source for limit in limits}) == len(limits)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(document=DOCUMENTS)
 def test_an_added_mistake_is_the_only_one(tmp_path_factory: Any, document: dict[str, Any]) -> None:
     """The same document with one wrong key has one mistake, at its line."""

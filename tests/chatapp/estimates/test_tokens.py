@@ -283,7 +283,7 @@ def test_an_unknown_model_is_counted_like_the_dearest() -> None:
     assert input_tokens(Model("x", "acme-other", "acme"), fields) == dearest
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(fields=odd_bodies | st.dictionaries(st.text(), json_values))
 @pytest.mark.parametrize("model", [GPT, CLAUDE, OFFLINE], ids=lambda model: model.slug)
 def test_nothing_that_json_holds_raises(model: Model, fields: dict[str, object]) -> None:
@@ -300,14 +300,14 @@ def test_deep_nesting_does_not_raise() -> None:
     assert input_tokens(GPT, fields) > 5_000
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=2_000))
 def test_short_texts_are_counted_exactly(text: str) -> None:
     """Short texts are not extrapolated: the estimate is the tokenizer's count."""
     assert text_tokens([text], O200K) == tokenizer("o200k_base").count(text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pieces=st.lists(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),

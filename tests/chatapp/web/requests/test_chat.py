@@ -308,7 +308,8 @@ def unlimited(make_app: AppMaker) -> FlaskClient:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(body=BODIES)
 def test_no_body_at_all_is_a_failure_of_ours(unlimited: FlaskClient, body: bytes) -> None:
