@@ -18,6 +18,7 @@ from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.web.operators.overrides import Overrides
 from ratelimit_ext.web.operators.recorder import Recorder
+from ratelimit_ext.web.settlements.queue import settlements
 from tests import servers
 
 DAY_S = 86_400
@@ -88,9 +89,10 @@ def nothing_in_background(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_storage_is_looked_for_after_the_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_storage_is_waited_for_after_the_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The threads that look for the return of a storage or a node would live until their
-    application is collected, and what they log would be in the output of later tests."""
+    application is collected, and what they log would be in the output of later tests. These would
+    also wait for what is queued for it."""
     looking = WeakSet[Breaker | Nodes]()
     wake, start = Breaker.wake, Nodes._start
     monkeypatch.setattr(Breaker, "wake", lambda each: looking.add(each) or wake(each))
@@ -99,6 +101,8 @@ def no_storage_is_looked_for_after_the_test(monkeypatch: pytest.MonkeyPatch) -> 
     for each in looking:
         if each._thread is not None:
             each._look_again = lambda: None
+    if settlements:
+        settlements.forget()
 
 
 @pytest.fixture(autouse=True)

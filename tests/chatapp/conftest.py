@@ -23,6 +23,7 @@ from chatapp.providers.keys import Keys
 from chatapp.providers.sdk import Upstream
 from chatapp.services import services_of
 from ratelimit_ext import toml_line
+from ratelimit_ext.core import clock
 from tests import servers
 from tests.chatapp import provider_server
 from tests.chatapp.end_of_process import end_of_process
@@ -126,8 +127,15 @@ def make_app(database_url: str) -> Iterator[AppMaker]:
 
 
 @pytest.fixture
-def client(make_app: AppMaker) -> FlaskClient:
-    """A client of an application without providers."""
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits in memory get nothing back, however slow the machine is."""
+    now_us = clock.now_us()
+    monkeypatch.setattr(clock, "now_us", lambda: now_us)
+
+
+@pytest.fixture
+def client(make_app: AppMaker, stopped_clock: None) -> FlaskClient:
+    """A client of an application without providers, whose limits stand still."""
     return make_app().test_client()
 
 

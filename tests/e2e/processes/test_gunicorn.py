@@ -240,10 +240,14 @@ def test_the_loop_of_the_readme(start: Start) -> None:
             return master.request("/chat", {"message": "hello", "user_id": "test-user-1"})
 
         eventually(lambda: len(master.workers()) == 4)
+        began = time.monotonic()
         answers = [chat() for _ in range(15)]
-        assert [answer.status for answer in answers] == [200] * 10 + [429] * 5, master.log
         denied = time.monotonic()
-        for answer in answers[10:]:
+        passed = [answer for answer in answers if answer.status == 200]
+        assert passed[:10] == answers[:10], master.log
+        assert len(passed) <= 10 + (denied - began) / 2  # on a slow machine, a token has come back
+        for answer in [answer for answer in answers if answer.status != 200]:
+            assert answer.status == 429
             wait_ms = float(answer.headers["retry-after-ms"])
             assert 0 < wait_ms <= 2000  # one token comes every two seconds
             assert int(answer.headers["retry-after"]) == math.ceil(wait_ms / 1000)
