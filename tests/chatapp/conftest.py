@@ -152,9 +152,9 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_server.Provid
 
 @pytest.fixture
 def online(provider: provider_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
-    """A client of an application whose providers are `provider`, with a timeout of 2 s and without
-    retries, so that the test's script decides."""
-    return make_app(CHATAPP_PROVIDER_TIMEOUT_S=2, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
+    """A client of an application whose providers are `provider`, without retries, so that the
+    test's script decides."""
+    return make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def served(
 ) -> Iterator[str]:
     """The address of a real server in front of `provider`, without retries; `ledger` has its
     calls."""
-    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=5, CHATAPP_PROVIDER_ATTEMPTS=1)
+    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1)
     replace_services(app, ledger=ledger)
     with serving(app) as url:
         yield url

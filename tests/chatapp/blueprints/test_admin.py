@@ -110,6 +110,7 @@ def test_every_address_of_admin_needs_a_session(app: Flask, accounts: Accounts) 
     assert len(accounts.all_keys()) == 2
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_guesses_of_the_admin_token_are_limited(make_app: AppMaker) -> None:
     """A wrong token counts against its address, like every request: 20 at once, then 2 a second.
     The answer is a page."""

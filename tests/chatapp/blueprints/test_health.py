@@ -37,6 +37,7 @@ def test_a_lost_storage_keeps_the_process_in_rotation(make_app: AppMaker) -> Non
     assert services_of(app).limiter.storage_is_down  # before any request paid for it
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_chat_works_without_its_storage(make_app: AppMaker) -> None:
     """Each worker counts in its own memory until the storage is back."""
     uri = f"redis://127.0.0.1:{servers.free_port()}"

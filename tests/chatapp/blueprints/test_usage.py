@@ -84,6 +84,7 @@ def test_it_charges_no_plan(client: FlaskClient) -> None:
     assert "ip" not in shown[-1]
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_it_answers_when_a_limit_is_used_up(client: FlaskClient) -> None:
     """Callers need it most then."""
     for _ in range(11):

@@ -109,6 +109,7 @@ def test_an_invalid_storage_stops_the_start(make_app: AppMaker) -> None:
         make_app(RATELIMIT_STRATEGY="sometimes")
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_two_apps_share_no_state(make_app: AppMaker) -> None:
     """Two applications with different storages count separately."""
     first, second = make_app().test_client(), make_app().test_client()

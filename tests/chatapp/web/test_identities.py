@@ -132,6 +132,7 @@ def test_invented_users_are_limited_by_address(client: FlaskClient) -> None:
     assert statuses[:20] == [200] * 20
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_a_denial_names_the_plan_and_the_next(make_app: AppMaker, tmp_path: Path) -> None:
     """It says what another plan would allow."""
     policy = tmp_path / "policy.toml"

@@ -47,6 +47,7 @@ def test_every_answer_forbids_sniffing(
     assert answer.headers.getlist("X-Content-Type-Options") == ["nosniff"]
 
 
+@pytest.mark.usefixtures("stopped_clock")
 def test_a_denial_forbids_sniffing(make_app: AppMaker) -> None:
     """Also one that replaces a 404."""
     client = make_app().test_client()
@@ -97,6 +98,7 @@ def test_an_answer_of_this_server_has_an_id(client: FlaskClient, path: str) -> N
     assert len({own_id(path, answer) for answer in answers}) == len(answers)
 
 
+@pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("path", HEADERS)
 def test_a_401_and_a_429_at_the_edge_have_an_id(
     make_app: AppMaker, database_url: str, path: str

@@ -60,7 +60,7 @@ def test_a_disconnect_is_noticed_in_silence(
     response = begun(served, path, body)
     assert provider.waiting.wait(10)
     response.close()
-    assert provider.hung_up.wait(5)
+    assert provider.hung_up.wait(20)
     [call] = ledger.finished()
     assert len(ledger.begun) == 1
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
@@ -86,7 +86,7 @@ def test_an_unread_stream_ends(
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
         assert provider.waiting.wait(10)
-    assert provider.hung_up.wait(5)
+    assert provider.hung_up.wait(20)
     [call] = ledger.finished()
     assert (call.status, call.client_left) == ("cut_off", True)
 
@@ -225,7 +225,7 @@ def test_a_provider_that_has_not_begun_is_disconnected_at_once(
     with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
         leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
         assert provider.waiting.wait(10)
-    assert provider.hung_up.wait(3)
+    assert provider.hung_up.wait(20)
     call = ledger.finished(2 if warm else 1)[-1]
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
     assert call.usage is not None

@@ -436,16 +436,17 @@ def test_an_unreported_tier_is_billed_as_requested(
     assert round((before - left(online)["usd-day"]) * 1e6) == billed
 
 
-def test_only_more_dollars_are_held(online: FlaskClient, provider: ProviderServer) -> None:
+def test_only_more_dollars_are_held(make_app: AppMaker, provider: ProviderServer) -> None:
     """Not tokens, and not the usual spending of the key: three agents at once continue."""
-    limiter = services_of(online.application).limiter
-    with online.application.app_context():
-        limiter.block("unbilled", "ip:127.0.0.1")
+    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
+    with app.app_context():
+        services_of(app).limiter.block("unbilled", "ip:127.0.0.1")
     provider.silence()  # all that is held stays charged
     body = {"model": "claude-haiku-4-5", "max_tokens": 64_000}
-    before = left(online)
-    assert ask(online, "/v1/messages", body).status_code == 504
-    after = left(online)
+    client = app.test_client()
+    before = left(client)
+    assert ask(client, "/v1/messages", body).status_code == 504
+    after = left(client)
     assert 0.08 < before["usd-hour"] - after["usd-hour"] < 0.09
 
 

@@ -234,7 +234,7 @@ def test_a_plain_call_ends_with_its_client(
         with socket.create_connection((address.hostname or "", address.port or 0), 10) as client:
             client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
             assert provider.waiting.wait(10)
-        assert provider.hung_up.wait(5)
+        assert provider.hung_up.wait(20)
         [call] = ledger.finished()
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
     assert call.usage is not None

@@ -37,6 +37,7 @@ def test_a_closed_budget_is_a_503_in_the_endpoints_format(
     assert "x-should-retry" not in answer.headers
 
 
+@pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 def test_users_continue_within_their_share(make_app: AppMaker, uri: str, scheme: str) -> None:
     """The policy's budgets, and what is left of them, are those of the worker."""

@@ -180,6 +180,7 @@ def test_a_405_names_the_allowed_method(client: FlaskClient, path: str) -> None:
     assert "POST" in response.headers["Allow"]
 
 
+@pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize(
     ("path", "headers", "kind"),
     [
