@@ -43,7 +43,7 @@ def serves(master: Master, *, burst: int) -> bool:
 
 def replaced(master: Master, old: set[int]) -> None:
     """Wait until two new workers run."""
-    eventually(lambda: not any(map(alive, old)), within_s=30)
+    eventually(lambda: not any(map(alive, old)))
     eventually(lambda: len(master.workers()) == 2)
     eventually(master.is_serving)
 
