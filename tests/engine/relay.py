@@ -50,12 +50,15 @@ class Relay:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            with contextlib.suppress(ssl.SSLError):  # a client that does not trust us
+            try:
                 if self._tls:
                     client = self._tls.wrap_socket(client, server_side=True)
                 server = socket.create_connection(("127.0.0.1", self._target_port))
-                _start(client, server, whole, threading.Event())
-                _start(server, client, self._reply, self.drops_replies)
+            except OSError:  # a client that does not trust us, or a target that is gone
+                client.close()
+                continue
+            _start(client, server, whole, threading.Event())
+            _start(server, client, self._reply, self.drops_replies)
 
     def _reply(self, client: socket.socket, reply: bytes) -> None:
         self.deliver(client, reply)
