@@ -80,7 +80,7 @@ def test_headers_need_a_state_and_no_request(clock: Clock) -> None:
         logger=LOGGER,
     )
     response = Response("ok")
-    writer.finish(response, state, [state])
+    writer.finish(response, state, [state], has_origin=False)
     assert response.headers["RateLimit-Policy"] == '"5/hour";q=5, "2/minute";q=2'
     assert response.headers["RateLimit"] == '"5/hour";r=4;t=3600, "2/minute";r=1;t=60'
     assert response.headers["X-RateLimit-Remaining"] == "1"
