@@ -174,7 +174,8 @@ def suggestion_table(suggestions: Iterable[Suggestion]) -> Table:
         now = _amount(limit, limit.amount) + (f", burst {limit.burst:,}" if limit.burst else "")
         then = _amount(limit, amount) + (f", burst {burst:,}" if burst else "")
         largest = ", ".join(f"{p.identity} {_amount(limit, p.amount)}" for p in peaks)
-        rows.append([rule.name, rule.key, now, then, f"{identities:,}", f"{denied:,}", largest])
+        name = f"{rule.name} (shadow)" if rule.is_shadow else rule.name
+        rows.append([name, rule.key, now, then, f"{identities:,}", f"{denied:,}", largest])
     return "Suggested amounts", rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,16 @@ def test_amounts_are_suggested(app: Flask):
     assert found["pace"]["suggested_burst"] > 0
     table = run(app, suggest_command, "--traffic", "diurnal", *MADE_UP).output
     assert table.startswith("Suggested amounts")
+
+
+def test_a_candidate_has_a_row_of_its_own(policy: Path, request: pytest.FixtureRequest):
+    """It is marked as a limit in shadow: both have the same name."""
+    policy.write_text(policy.read_text().replace('"50/day"', '"50/day"\ncandidate = "40/day"'))
+    table = run(
+        request.getfixturevalue("app"), suggest_command, "--traffic", "diurnal", *MADE_UP
+    ).output
+    rows = [re.split(r" {2,}", line.strip())[::2][:2] for line in table.splitlines()]
+    assert [row for row in rows if "plan" in row[0]] == [["plan", "50"], ["plan (shadow)", "40"]]
 
 
 @pytest.mark.parametrize(
