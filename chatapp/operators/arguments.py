@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -93,7 +94,7 @@ class ModelsType(click.ParamType[str]):
 
 
 class DayType(click.ParamType[datetime]):
-    """A day by UTC, as 2026-11-25."""
+    """A day by UTC, as 2026-11-25, or 7d: that many days ago."""
 
     name = "day"
 
@@ -101,9 +102,12 @@ class DayType(click.ParamType[datetime]):
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
         try:
+            if ago := re.fullmatch("([0-9]{1,5})d", value):
+                today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+                return today - timedelta(days=int(ago[1]))
             return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
         except ValueError:
-            self.fail(f"{value!r} is not a day; write it as 2026-11-25", param, ctx)
+            self.fail(f"{value!r} is not a day; write it as 2026-11-25 or 7d", param, ctx)
 
 
 class SubjectType(click.ParamType[str]):

@@ -225,7 +225,9 @@ def test_spend_lists_the_dearest_first(spent: Flask) -> None:
     assert lines[2].split() == ["user:alice", "2", "2000", "400", "0.000007"]
     assert len(run(spent, "spend", "--top", "1").output.splitlines()) == 2
     old = f"{datetime.now(UTC) - timedelta(days=80):%Y-%m-%d}"
-    assert "9.000007" in run(spent, "spend", "--since", old).output.splitlines()[1]
+    for since in (old, "80d"):
+        assert "9.000007" in run(spent, "spend", "--since", since).output.splitlines()[1]
+    assert "9.000007" not in run(spent, "spend", "--since", "60d").output
     for by, first in (
         ("team", "research"),
         ("model", "gpt-4o"),
