@@ -132,7 +132,8 @@ def attempt(gateway: Gateway, caller: str, model: str, messages: Any, **more: An
 
 
 def stream_and_leave(gateway: Gateway, caller: str, path: str, body: Any, until: int) -> None:
-    """Stream, disconnect when so many tokens have arrived and the provider has no more."""
+    """Stream, disconnect when so many tokens have arrived and the provider has no more, and wait
+    until that is settled: calls at once are another attack, with another bound."""
     connection = gateway.begin(caller, path, {**body, "stream": True})
     try:
         response = connection.getresponse()
@@ -146,6 +147,7 @@ def stream_and_leave(gateway: Gateway, caller: str, path: str, body: Any, until:
         gateway.reached(call_id.removesuffix("]]"), sent=True)
     finally:
         gateway.leave(connection)
+    gateway.settle(caller)
 
 
 @pytest.fixture(scope="module")
