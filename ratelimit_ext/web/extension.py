@@ -406,7 +406,7 @@ class Limiter(flask_limiter.Limiter):
 
     def override_loader(self, function: OverrideLoader) -> OverrideLoader:
         """Register the function that returns the amounts of the current caller: limit strings by
-        the names of limits, empty for a caller without any.
+        the names of limits, empty or ``None`` for a caller without any.
 
         A string replaces the amount of the limit of that name, ``"20 usd/day"`` of ``5 usd/day``,
         and nothing else; usage is kept. The function is called at every request, so it must not

@@ -167,7 +167,7 @@ class Resolver:
         if (loader := self._callbacks.override_loader) is not None:
             own = self._answer(loader, route)
             if own or found.has_optional:
-                own = {} if own is _NO_ANSWER else own
+                own = {} if own is _NO_ANSWER else own or {}
                 found = self._with_own_amounts(found, own, route, compiled)
         return self._with_scopes(found, route) if found.asks_scopes else found
 

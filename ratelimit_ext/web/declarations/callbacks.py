@@ -20,7 +20,7 @@ Estimate: TypeAlias = Callable[[], Any]
 Breach: TypeAlias = Callable[[Any], flask.Response | None]
 #: Decides the current request again; returns the new refusal, or ``None`` if it is admitted.
 DecideAgain: TypeAlias = Callable[[], HTTPException | None]
-OverrideLoader: TypeAlias = Callable[[], Mapping[str, str]]
+OverrideLoader: TypeAlias = Callable[[], Mapping[str, str] | None]
 RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException | None]
 
 
