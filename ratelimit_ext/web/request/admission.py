@@ -138,8 +138,11 @@ class Admission:
                 )
                 outcome = self._reconsidered(outcome, state, charged, again)
         except Exception as error:
-            if not self._is_swallowed(error, state, route, began):
+            self._note_failure(error, state, route, began)
+            is_refusal = isinstance(error, LimitUnavailable | TemporarilyUnavailable)
+            if is_refusal or not self._settings.swallow_errors:
                 raise
+            self._logger.error(SWALLOWED, exc_info=error)
             return None
         finally:
             state.charged = state.charged or frozenset()
@@ -154,23 +157,18 @@ class Admission:
         state.admit(*outcome)
         return None
 
-    def _is_swallowed(
+    def _note_failure(
         self, error: Exception, state: RequestState, route: Route, began: float | None
-    ) -> bool:
-        """Whether a request goes on although it could not be decided. The application's limits are
-        decided alone: otherwise a client could skip them by a request whose functions fail, such as
-        a body that cannot be read."""
+    ) -> None:
+        """Note that a request could not be decided. The application's limits are decided alone:
+        otherwise a client could skip them by a request whose functions fail, such as a body that
+        cannot be read. Raises their refusal."""
         if isinstance(error, LimitUnavailable):
             state.retry_ms, state.refusal = error.wait_ms, error
         elif state.charged is None and route.name != EDGE:
             self.admit_edge(state, route)
-        if isinstance(error, LimitUnavailable | TemporarilyUnavailable):
-            if began is not None:
-                self._emit(route.endpoint, error, began)
-            return False
-        if self._settings.swallow_errors:
-            self._logger.error(SWALLOWED, exc_info=error)
-        return self._settings.swallow_errors
+        if began is not None and isinstance(error, LimitUnavailable | TemporarilyUnavailable):
+            self._emit(route.endpoint, error, began)
 
     def admit_edge(self, state: RequestState, route: Route) -> None:
         """Decide the application's own limits alone. Raises the refusal."""
