@@ -30,7 +30,7 @@ from ratelimit_ext.web.bound_limit import (
 from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.definitions import runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, rank, with_amount
-from ratelimit_ext.web.declarations.manager import EndpointLimits, Manager
+from ratelimit_ext.web.declarations.manager import EndpointLimits, Manager, code_of
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.operators.overrides import Overrides
 
@@ -355,10 +355,13 @@ class _Binder:
         for bound in found.limits:
             if bound.lacks_estimate:
                 self._warn_of_estimate(bound)
-            if bound.limit.name and bound.bucket_prefix:
+            if bound.bucket_prefix:
                 other = named.setdefault(bound.bucket_prefix, bound)
-                if other.limit != bound.limit:
+                if bound.limit.name and other.limit != bound.limit:
                     self._log_one_name(other, bound)
+                code = code_of(bound.runtime.key_func)
+                if not bound.limit.name and code != code_of(other.runtime.key_func):
+                    self._log_one_bucket(bound)
         return found
 
     def limits_of(self, definitions: Iterable[Limit]) -> RouteLimits:
@@ -483,6 +486,19 @@ class _Binder:
                 "twice, and the smaller amount decides. Give them different names.",
                 one.runtime.limit,
                 other.runtime.limit,
+                self._route.endpoint,
+            )
+
+    def _log_one_bucket(self, bound: BoundLimit) -> None:
+        """Log, once for each limit, that two of them count by different functions, of which both
+        may return the same text, such as the address of a caller without a key."""
+        app = self._route.app
+        if self._resolver.log_once(app, f"one bucket: {bound.bucket_prefix}"):
+            app.logger.warning(
+                "Two limits %s of %s have different key functions and no names: if both return "
+                "the same text, they share a bucket, and the request is charged twice. Give one of "
+                "them a name.",
+                bound.runtime.limit,
                 self._route.endpoint,
             )
 

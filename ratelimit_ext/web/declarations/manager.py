@@ -435,6 +435,11 @@ def _statement(limit: Limit) -> tuple[Any, ...]:
     """What the source states: a function that makes views may state the same limit repeatedly."""
     functions = (limit.limit_provider, limit.key_function)
     return (
-        *(getattr(each, "__code__", each) for each in functions),
+        *map(code_of, functions),
         getattr(limit, "options", None),
     )
+
+
+def code_of(function: object) -> object:
+    """The code of a function, as each call of a factory makes another function of it."""
+    return getattr(function, "__code__", function)

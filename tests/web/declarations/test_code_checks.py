@@ -320,6 +320,23 @@ def test_one_name_in_two_places_is_logged_once(
     assert "have one name" in logged.getMessage()
 
 
+def test_two_key_functions_in_one_bucket_are_logged_once(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both may return the same text, such as an address; a name tells the limits apart."""
+    for name, admitted, logged in (("", 1, 1), ("key", 2, 0)):
+        app, limiter = make()
+        view = limiter.limit("2/minute", key_func=limiter.identities["ip"])(root)
+        view = limiter.limit("2/minute", key_func=limiter.identities["api_key"], name=name)(view)
+        app.get("/")(view)
+        caplog.clear()
+        assert statuses(app, times=3).count(200) == admitted
+        warnings = [each for each in caplog.records if each.name == app.logger.name]
+        assert ["different key functions" in each.getMessage() for each in warnings] == [
+            True
+        ] * logged
+
+
 def test_a_repeated_limit_is_not_a_duplicate(make: Maker) -> None:
     """A function that makes views states the same limit for each."""
     app, limiter = make()
