@@ -58,7 +58,7 @@ def test_from_the_string_to_the_answer(uri: str) -> None:
     assert [client.get("/").status_code for _ in range(3)] == [200, 200, 429]
     body = client.get("/").json
     assert body is not None
-    assert (body["code"], body["policy"]) == ("no_credit", "2-per-86400s")
+    assert (body["code"], body["policy"]) == ("no_credit", "2-credits")
     assert body["error"].startswith("Your credits are used up. Buy more.")
     problem = client.get("/", headers={"Accept": "application/problem+json"})
     assert (problem.status_code, problem.content_type) == (429, "application/problem+json")
