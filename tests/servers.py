@@ -91,7 +91,7 @@ class Server:
     def kill(self) -> None:
         """SIGKILL, as a crash would; `launch` brings it back on the same port, empty."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def relaunch(self, *first: str) -> None:
         """`launch`, and wait until it answers."""

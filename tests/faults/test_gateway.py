@@ -249,7 +249,7 @@ def test_stop_in_mid_call(storage: Server, deploy: Deploy, record: Record) -> No
     uri = {"RATELIMIT_STORAGE_URI": storage.uri}
     with deploy(**uri) as gateway, calls(gateway, "grace", after_s=0) as load:
         master_of(gateway).signal(signal.SIGTERM)
-        assert master_of(gateway).process.wait(20) == 0
+        assert master_of(gateway).process.wait(60) == 0
     with deploy(**uri) as gateway:
         account = gateway.account("grace")
     traffic.assert_finished(load, takes_s=CALL_S)

@@ -73,7 +73,7 @@ def test_graceful_stop(storage: Server, start: Start, record: Record) -> None:
         load.run(traffic.BEFORE_S)
         with load.fault():
             master.signal(signal.SIGTERM)
-            assert master.process.wait(20) == 0
+            assert master.process.wait(60) == 0
             load.run(0.5)
     traffic.assert_finished(load, takes_s=SLOW_S)
     record(load, counted="exact")

@@ -372,4 +372,4 @@ def test_a_reload_does_not_wait_for_calls(start: Start, provider: ProviderServer
         eventually(lambda: "Handling signal: term" in master.log)
         provider.go_on()
         assert b"[DONE]" in stream.read()
-        master.process.wait(20)
+        master.process.wait(60)

@@ -77,7 +77,7 @@ def test_two_workers_raise_each_threshold_once(
         receiver.received(1)
         assert 200 in ask(master, keys, 24)
         master.signal(signal.SIGTERM)
-        master.process.wait(30)
+        master.process.wait(60)
         log = master.log
     requests = receiver.received(2)
     assert all(request.is_signed for request in requests)

@@ -231,7 +231,7 @@ def proxy(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) ->
             yield running
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def test_a_stream_is_not_held_back(proxy: Proxy, provider: ProviderServer) -> None:

@@ -123,7 +123,7 @@ def test_the_server_ends_with_gunicorn_and_its_state_stays(
     with start() as master:
         first = ask(master)
         master.signal(number)
-        assert master.process.wait(20) == 0
+        assert master.process.wait(60) == 0
         assert not alive(first["server"])
     with start() as master:
         assert ask(master)["count"] > first["count"]
@@ -181,7 +181,7 @@ def test_an_upgrade_hands_the_server_over(start: Start) -> None:
         new = int(re.findall(r"Listening at: .* \((\d+)\)", old.log)[-1])
         cleanup.callback(lambda: alive(new) and os.kill(new, signal.SIGKILL))
         old.signal(signal.SIGTERM)
-        assert old.process.wait(20) == 0
+        assert old.process.wait(60) == 0
         second = ask(old)  # the same port, the new master's workers
         assert second["server"] == first["server"]
         assert second["count"] > first["count"]

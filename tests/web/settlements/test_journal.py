@@ -532,7 +532,7 @@ def test_a_charge_survives_its_storage_and_its_process(
         assert done.returncode == (0 if end == "exit" else -signal.SIGKILL), done.stderr
         if end == "exit":
             assert f"1 settlements are left in {tmp_path / 'settlements'}" in done.stderr
-        server.process.wait(10)
+        server.process.wait(60)
         (path,) = files(tmp_path / "settlements")
         head, *lines = path.read_text().splitlines()
         assert json.loads(head) == {"settlements": 1, "storage": server.uri}
