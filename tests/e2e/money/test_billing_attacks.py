@@ -136,15 +136,15 @@ def stream_and_leave(gateway: Gateway, caller: str, path: str, body: Any, until:
     until that is settled: calls at once are another attack, with another bound."""
     connection = gateway.begin(caller, path, {**body, "stream": True})
     try:
-        response = connection.getresponse()
-        if response.status != 200:
-            return
-        said = (body.get("messages") or body["input"])[0]["content"]
-        call_id = said.partition("id=")[2].partition(" ")[0]
-        tokens = 0
-        while tokens < until and (line := response.readline()):
-            tokens += line.decode().count(FILLER)
-        gateway.reached(call_id.removesuffix("]]"), sent=True)
+        with connection.getresponse() as response:  # which has the socket
+            if response.status != 200:
+                return
+            said = (body.get("messages") or body["input"])[0]["content"]
+            call_id = said.partition("id=")[2].partition(" ")[0]
+            tokens = 0
+            while tokens < until and (line := response.readline()):
+                tokens += line.decode().count(FILLER)
+            gateway.reached(call_id.removesuffix("]]"), sent=True)
     finally:
         gateway.leave(connection)
     gateway.settle(caller)
