@@ -401,15 +401,20 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.is_virtual and self.denied and self.denied.now == self.now)
     @rule()
     def wait_for_its_turn(self) -> None:
-        """The wait of a denied request is exact: without holds, which may end earlier, the request
-        is denied one microsecond before, and passes then."""
+        """The wait of a denied request is exact: without holds, which may end earlier, and buckets
+        that expire at the pace of a former amount, the request is denied one microsecond before,
+        and passes then."""
         assert self.denied is not None
         charges, decision = self.denied.charges, self.denied.decision
         waits = [verdict.retry_after_us for verdict in decision.denials]
         wait = max((wait for wait in waits if wait is not None), default=0)
         if None in waits or not 1 < wait <= 30 * DAY:
             return
-        is_alone = not any(v.charge.limit.held for v in decision.verdicts)
+        is_alone = not any(
+            charge.limit.held
+            or (charge.limit.strategy == "token-bucket" and not self.buckets[charge.key].model)
+            for charge in charges
+        )
         self.now += wait - 1
         assert not (self.decide(charges, take=False).admitted and is_alone)
         self.now += 1
