@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
+from chatapp.web.errors import ApiError
 from chatapp.web.formats import current_format, speaks_anthropic
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.requests.vendor import OFFLINE, served_model
+from chatapp.web.requests.vendor import OFFLINE, parameters, served_model
 
 bp = Blueprint("models_api", __name__, url_prefix="/v1")
 # Anthropic's value for an unknown date.
 UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"
+# Anthropic's; without a limit all models are on one page, for clients that read only the first.
+LIMIT_MOST: Final = 1000
 
 FormatErrors(current_format).install(bp)
 
@@ -25,12 +28,12 @@ def models() -> Response:
     current = current_request()
     models = current.services.conversation.models_of(current_format().protocol, OFFLINE)
     names = allowed_models.allowed(current, models)
-    listed = [_entry(*each) for each in names.items()]
     if not speaks_anthropic():
-        return jsonify(object="list", data=listed)
-    ids = list(names)  # all on one page
+        return jsonify(object="list", data=[_entry(*each) for each in names.items()])
+    ids, has_more = _page(list(names))
     first, last = (ids[0], ids[-1]) if ids else (None, None)
-    return jsonify(data=listed, has_more=False, first_id=first, last_id=last)
+    listed = [_entry(name, names[name]) for name in ids]
+    return jsonify(data=listed, has_more=has_more, first_id=first, last_id=last)
 
 
 @bp.get("/models/<path:name>")
@@ -39,6 +42,31 @@ def model(name: str) -> Response:
     found = served_model(name, protocol=current_format().protocol)
     allowed_models.require(current_request(), found)
     return jsonify(_entry(found.name, found.provider))
+
+
+def _page(ids: list[str]) -> tuple[list[str], bool]:
+    """Return the ids on the requested page, and whether there are more in its direction; ApiError
+    (400) if the parameters are invalid."""
+    names = ("limit", "after_id", "before_id")
+    asked = {name: values[0] for name, values in parameters(request, names).items()}
+    limit = asked.pop("limit", str(LIMIT_MOST))
+    if not (limit.isdecimal() and 1 <= int(limit) <= LIMIT_MOST):
+        raise _invalid("limit", f"is {limit[:20]!r}; send a number from 1 to {LIMIT_MOST}")
+    if len(asked) > 1:
+        raise _invalid("after_id", 'is set beside "before_id"; send one of them')
+    for name, cursor in asked.items():
+        if cursor not in ids:
+            raise _invalid(
+                name, "is not the id of a listed model; send the first or last id of a page"
+            )
+        before, after = ids[: ids.index(cursor)], ids[ids.index(cursor) + 1 :]
+        ids = after if name == "after_id" else before
+    page = ids[-int(limit) :] if "before_id" in asked else ids[: int(limit)]
+    return page, len(page) < len(ids)
+
+
+def _invalid(name: str, problem: str) -> ApiError:
+    return ApiError(400, "invalid_query", f'"{name}" {problem}.', param=name)
 
 
 def _entry(name: str, provider: str) -> dict[str, object]:

@@ -24,7 +24,8 @@ FormatErrors(
     lambda: OPENAI, lambda: RESPONSES if request.path.startswith(RESPONSES_PATH) else OPENAI
 ).install(bp)
 
-HEADERS: Final = ("OpenAI-Beta",)
+# Codex says with the second one that the tools of its newest models come in an item of the input.
+HEADERS: Final = ("OpenAI-Beta", "x-openai-internal-codex-responses-lite")
 CHAT_EXAMPLE: Final = '{"model": "offline", "messages": [{"role": "user", "content": "hello"}]}'
 INPUT_EXAMPLE: Final = '{"model": "offline", "input": "hello"}'
 EMBEDDING_EXAMPLE: Final = '{"model": "text-embedding-3-small", "input": "hello"}'

@@ -38,6 +38,8 @@ CHOICES_MOST: Final = 8
 HEADER_MAX_CHARACTERS: Final = 1000
 OFFLINE: Final = "offline"
 SHOWN_CHARACTERS: Final = 100
+#: Codes at which the vendor's SDK sends the request again without the field, by the field.
+DECLINED: Final = {"thread": "thread_unsupported_request"}
 # Of a stored conversation whose last answer was cut off: half an agent's usual one.
 UNKNOWN_HISTORY_TOKENS: Final = 50_000
 
@@ -337,7 +339,8 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
 
 
 def _unpriced(field: str, problem: str) -> ApiError:
-    return ApiError(400, "unpriced_field", f'"{field}" {problem}. Leave it out.', param=field)
+    code = DECLINED.get(field, "unpriced_field")
+    return ApiError(400, code, f'"{field}" {problem}. Leave it out.', param=field)
 
 
 def text_of(message: object) -> str:

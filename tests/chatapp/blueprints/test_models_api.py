@@ -35,6 +35,43 @@ def test_anthropics_sdk_lists_its_models(served: str) -> None:
     assert one.created_at == datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def test_anthropics_list_has_pages(served: str) -> None:
+    """The SDK walks through all of them, forwards and backwards."""
+    with anthropic.Anthropic(base_url=served, api_key="mine") as sdk:
+        everything = [model.id for model in sdk.models.list()]
+        first = sdk.models.list(limit=2)
+        assert ([each.id for each in first.data], first.has_more) == (everything[:2], True)
+        assert (first.first_id, first.last_id) == (everything[0], everything[1])
+        assert [model.id for model in sdk.models.list(limit=2)] == everything
+        assert [model.id for model in sdk.models.list(after_id=everything[2])] == everything[3:]
+        before = sdk.models.list(before_id=everything[3], limit=2)
+        assert ([each.id for each in before.data], before.has_more) == (everything[1:3], True)
+        assert [model.id for model in before] == [*everything[1:3], everything[0]]
+        assert sdk.models.list(after_id=everything[-1]).data == []
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=ten", "limit"),
+        ("limit=", "limit"),
+        ("after_id=nothing", "after_id"),
+        ("before_id=nothing", "before_id"),
+        ("before_id=offline&after_id=offline", "after_id"),
+    ],
+)
+def test_a_page_that_is_none_is_refused(client: FlaskClient, query: str, param: str) -> None:
+    """With the parameter's name."""
+    refused = client.get(f"/v1/models?{query}", headers=SPEAKS_ANTHROPIC)
+    assert refused.status_code == 400
+    assert refused.json is not None
+    assert refused.json["error"]["details"]["error_code"] == "invalid_query"
+    assert refused.json["error"]["message"].startswith(f'"{param}"')
+    assert client.get(f"/v1/models?{query}").status_code == 200
+
+
 def test_openais_sdk_lists_its_models(served: str) -> None:
     """At the same address."""
     with openai.OpenAI(base_url=f"{served}/v1", api_key="mine") as sdk:

@@ -71,7 +71,12 @@ def test_body_and_answer_are_forwarded_byte_for_byte(
         RESPONSES_PATH,
         data=sent,
         content_type="application/json",
-        headers={"Authorization": "Bearer mine", "OpenAI-Beta": "responses=v9"},
+        headers={
+            "Authorization": "Bearer mine",
+            "OpenAI-Beta": "responses=v9",
+            "x-openai-internal-codex-responses-lite": "true",
+            "x-codex-window-id": "1",
+        },
     )
     assert (response.status_code, response.data) == (200, answer)
     assert response.headers["x-request-id"] == "req-7"
@@ -80,6 +85,8 @@ def test_body_and_answer_are_forwarded_byte_for_byte(
     assert (call.path, call.raw) == (RESPONSES_PATH, sent)
     assert call.headers["authorization"] == "Bearer sk-openai-test"
     assert call.headers["openai-beta"] == "responses=v9"
+    assert call.headers["x-openai-internal-codex-responses-lite"] == "true"
+    assert "x-codex-window-id" not in call.headers
 
 
 @pytest.mark.parametrize("end", ["completed", "incomplete"])

@@ -19,6 +19,7 @@ from tests.chatapp.provider_server import (
     ProviderServer,
     Stream,
     Wait,
+    anthropic_body,
     anthropic_error,
     anthropic_events,
     named,
@@ -138,6 +139,27 @@ def test_tools_pass(
     claude.messages.create(tools=[tool], tool_choice={"type": "auto"}, **CLAUDE)
     assert provider.calls[0].body["tools"] == [{"type": "function", "function": function}]
     assert provider.calls[1].body["tools"] == [tool]
+
+
+def test_anthropics_tool_runner_continues_without_a_thread(
+    claude: anthropic.Anthropic, provider: ProviderServer
+) -> None:
+    """It requests a thread by default. The refusal has the code at which it sends the whole
+    conversation instead."""
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        return f"sunny in {city}"
+
+    use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo"}}
+    provider.script(Answer(200, anthropic_body() | {"content": [use], "stop_reason": "tool_use"}))
+    message: Any = claude.beta.messages.tool_runner(tools=[weather], **CLAUDE).until_done()
+    assert message.content[0].text == "pong"
+    assert not any("thread" in call.body for call in provider.calls)
+    messages: Any = provider.calls[1].body["messages"]
+    assert [each["role"] for each in messages] == ["user", "assistant", "user"]
+    assert messages[2]["content"][0]["content"] == "sunny in Oslo"
 
 
 def test_an_overloaded_provider_is_tried_again(
