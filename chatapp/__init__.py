@@ -109,6 +109,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         MAX_CONTENT_LENGTH=BODY_MAX_BYTES,
         RATELIMIT_POLICY_FILE=str(POLICY_FILE),
         RATELIMIT_HEADERS_ENABLED=True,
+        RATELIMIT_STRICT=True,
     )
     app.config.update(settings.from_environment(os.environ))
     app.config.update(config or {})

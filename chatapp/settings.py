@@ -39,27 +39,21 @@ LIMITER_SWITCHES: Final = frozenset(
         "RATELIMIT_DEFAULTS_PER_METHOD",
         "RATELIMIT_HEADERS_ENABLED",
         "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED",
+        "RATELIMIT_STRICT",
     }
 )
 LIMITER_TABLES: Final = frozenset({"RATELIMIT_STORAGE_OPTIONS", "RATELIMIT_BLUEPRINTS"})
 LIMITER_COSTS: Final = frozenset({"RATELIMIT_APPLICATION_COST", "RATELIMIT_DEFAULTS_COST"})
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
 # Functions, which only a program can set.
-LIMITER_FUNCTIONS: Final = ("_FUNC", "_CALLBACK", "_WHEN", "_IDENTIFIER")
-LIMITER_NAMES: Final = frozenset(
-    {
-        *(value for name, value in vars(ConfigVars).items() if name.isupper()),
-        *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", LEASE),
-        *("RATELIMIT_EMBEDDED_DIR", "RATELIMIT_SETTLEMENTS_DIR"),
-        *("RATELIMIT_DEADLINE_SECONDS", "RATELIMIT_WORKERS", "RATELIMIT_WORKER_NUMBER"),
-    }
+LIMITER_FUNCTIONS: Final = frozenset(
+    value
+    for value in map(str, vars(ConfigVars).values())
+    if value.endswith(("_FUNC", "_CALLBACK", "_WHEN", "_IDENTIFIER"))
 )
 # Prefix of a signing secret: https://www.standardwebhooks.com
 WHSEC: Final = "whsec_"
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-# How similar to a known name a misspelt one is, from 0 to 1, both without their prefix. Other
-# programs use the prefix too, as the tests here do.
-LIKENESS: Final = 0.75
 
 
 class SettingsError(ValueError):
@@ -196,8 +190,8 @@ class Settings(BaseModel):
 def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     """The settings in the environment, by their names in `app.config`; SettingsError if invalid.
 
-    An empty variable counts as not set. Logs every unknown CHATAPP_* variable, and a RATELIMIT_*
-    one that is similar to a known name.
+    An empty variable counts as not set. Logs every unknown CHATAPP_* variable; the extension
+    refuses a misspelt RATELIMIT_* one.
     """
     config: dict[str, object] = {}
     if environment.get(DATABASE_URL, "").strip():
@@ -209,7 +203,6 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
             _warn_if_unknown(name)
             config[name] = text
         elif name.startswith(LIMITER_PREFIX):
-            _warn_if_misspelt(name)
             config[name] = _limiter_value(name, text)
     return config
 
@@ -221,16 +214,6 @@ def _warn_if_unknown(name: str) -> None:
     nearest = get_close_matches(name, known, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known are {sorted(known)}"
     log.warning("Unknown setting %s: %s", name, hint)
-
-
-def _warn_if_misspelt(name: str) -> None:
-    known = {each.removeprefix(LIMITER_PREFIX) for each in LIMITER_NAMES}
-    short = name.removeprefix(LIMITER_PREFIX)
-    if short not in known and (nearest := get_close_matches(short, known, n=1, cutoff=LIKENESS)):
-        log.warning(
-            "Unknown setting %s: did you mean %s%s?",
-            *(name, LIMITER_PREFIX, nearest[0]),
-        )
 
 
 def from_config(config: Mapping[str, object]) -> Settings:
@@ -313,7 +296,7 @@ def _limiter_value(name: str, text: str) -> object:
         if not isinstance(table, dict):
             raise SettingsError(f"{name}: found {text!r}; allowed: a JSON object")
         return table
-    if name in LIMITER_NAMES and name.endswith(LIMITER_FUNCTIONS):
+    if name in LIMITER_FUNCTIONS:
         raise SettingsError(
             f"{name}: found {text!r}; allowed: a function, in the `config` of `create_app`. Remove "
             "the variable."

@@ -48,6 +48,7 @@ from ratelimit_ext.web.declarations.callbacks import (
     RefusalHandler,
 )
 from ratelimit_ext.web.declarations.code_checks import (
+    STRICT,
     check_function,
     check_keywords,
     check_lists,
@@ -104,12 +105,16 @@ class Limiter(flask_limiter.Limiter):
     """Flask-Limiter's extension with a strategy per limit and one decision per request.
 
     Takes everything that ``flask_limiter.Limiter`` takes. ``strategy`` may also be
-    ``"token-bucket"`` or ``"sliding-window"``, and every limit may name its own.
+    ``"token-bucket"`` or ``"sliding-window"``, and every limit may name its own. ``strict``
+    refuses mistakes that Flask-Limiter would ignore, and that are logged otherwise.
     """
 
     limit_manager: Manager
     #: Whether limits apply in any application.
     is_on: bool
+    #: Whether mistakes that Flask-Limiter would ignore are refused; ``None`` until ``init_app``, if
+    #: only ``RATELIMIT_STRICT`` says so. Each application's is ``Parts.strict``.
+    strict: bool | None
 
     def __init__(  # noqa: PLR0913 - Flask-Limiter's
         self,
@@ -142,6 +147,7 @@ class Limiter(flask_limiter.Limiter):
         key_prefix: str = "",
         request_identifier: Callable[..., str] | None = None,
         enabled: bool = True,
+        strict: bool | None = None,
         **unknown: Never,
     ) -> None:
         arguments = locals()  # the parameters have Flask-Limiter's names
@@ -153,7 +159,7 @@ class Limiter(flask_limiter.Limiter):
             )
         check_function(key_func, 0, "Limiter, key_func")
         check_lists(arguments)
-        stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word != "app"]
+        stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word not in ("app", "strict")]
         super().__init__(**{word: arguments[word] for word in stock_words})
         stock = self.limit_manager
         #: Where an application, in ``app.extensions``, and a view have what belongs to them.
@@ -167,6 +173,7 @@ class Limiter(flask_limiter.Limiter):
             route_exemptions=stock._route_exemptions,
             blueprint_exemptions=stock._blueprint_exemptions,
         )
+        self.strict = strict
         self._callbacks = Callbacks()
         self._events = Events()
         self._is_attaching = self._remembers = False
@@ -188,7 +195,8 @@ class Limiter(flask_limiter.Limiter):
             raise ConfigurationError(f"init_app: found {shown(app)}; allowed: a Flask application.")
         config, again = app.config, self in app.extensions.get("limiter", ())
         self._forget_app()
-        check_settings(config)
+        self.strict = bool(config.get(STRICT) if self.strict is None else self.strict)
+        check_settings(config, app.logger, strict=self.strict)
         check_strategy(self._strategy, config)
         self._request_identifier = self._request_identifier or config.get(
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
@@ -266,6 +274,7 @@ class Limiter(flask_limiter.Limiter):
             lease_s=lease_s,
             workers=workers or Workers(),
             is_enabled=is_enabled,
+            strict=bool(self.strict),
             decider=hooks.decider,
         )
         parts.events.listeners = self._events.listeners

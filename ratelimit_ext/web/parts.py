@@ -44,11 +44,14 @@ class Parts:
         lease_s: float,
         workers: Workers,
         is_enabled: bool,
+        strict: bool,
         decider: Decider,
     ) -> None:
         self.settings = settings
         self.manager = cast(Manager, settings.limit_manager)
         self.is_enabled = is_enabled
+        #: Whether mistakes are refused that are only logged otherwise: ``RATELIMIT_STRICT``.
+        self.strict = strict
         self.lease_s = lease_s
         self.workers = workers
         self.settlements = settlements

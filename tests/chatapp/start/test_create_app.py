@@ -107,6 +107,8 @@ def test_an_invalid_storage_stops_the_start(make_app: AppMaker) -> None:
     assert "swordfish" not in str(caught.value)
     with pytest.raises(ConfigurationError, match=r"RATELIMIT_STRATEGY: .*sometimes"):
         make_app(RATELIMIT_STRATEGY="sometimes")
+    with pytest.raises(ConfigurationError, match="Did you mean 'RATELIMIT_STORAGE_URI'"):
+        make_app(RATELIMIT_STORAGE_URL="redis://localhost")
 
 
 @pytest.mark.usefixtures("stopped_clock")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -78,15 +79,6 @@ def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], mess
             {"config": {"RATELIMIT_STRATEGY": "fixed_window"}},
             "Did you mean 'fixed-window'",
         ),
-        (asked_key, {"config": {"RATELIMIT_DEFUALT": "5/minute"}}, "mean 'RATELIMIT_DEFAULT'"),
-        (asked_key, {"config": {"RATELIMIT_STORAGE_URL": "x"}}, "mean 'RATELIMIT_STORAGE_URI'"),
-        (asked_key, {"config": {"RATELIMIT_POLICY_FLIE": "x"}}, "'RATELIMIT_POLICY_FILE'"),
-        (asked_key, {"config": {"RATELIMIT_DEFAULT_LIMITS": "x"}}, "mean 'RATELIMIT_DEFAULT'"),
-        (
-            asked_key,
-            {"config": {"RATELIMIT_ENABLED": "false"}},
-            r"RATELIMIT_ENABLED: found 'false' \(a string\); allowed: True or False",
-        ),
         (
             asked_key,
             {"default_limits": "5/minute"},
@@ -111,6 +103,46 @@ def test_a_mistake_at_the_extension(
     """Is an error of the constructor or of `init_app`."""
     with pytest.raises(ConfigurationError, match=message):
         make(key_func=key_func, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "message"),
+    [
+        ("RATELIMIT_DEFUALT", "5/minute", "Did you mean 'RATELIMIT_DEFAULT'?"),
+        ("RATELIMIT_STORAGE_URL", "x", "Did you mean 'RATELIMIT_STORAGE_URI'?"),
+        ("RATELIMIT_POLICY_FLIE", "x", "Did you mean 'RATELIMIT_POLICY_FILE'?"),
+        ("RATELIMIT_DEFAULT_LIMITS", "x", "Did you mean 'RATELIMIT_DEFAULT'?"),
+        ("RATELIMIT_ENABLED", "false", "found 'false' (a string), which Python takes for true"),
+    ],
+)
+def test_a_setting_that_flask_limiter_ignores(
+    make: Maker, caplog: pytest.LogCaptureFixture, name: str, found: str, message: str
+) -> None:
+    """May be the application's own: an error in the log, once. With `strict` it stops the start."""
+    app, _ = make(default_limits=["1/minute"], config={name: found})
+    app.get("/")(asked_key)
+    assert statuses(app, times=2) == [200, 429]
+    (logged,) = caplog.messages
+    assert name in logged
+    assert message in logged
+    for strict in ({"strict": True}, {"config": {"RATELIMIT_STRICT": True}}):
+        options = {**strict, "config": {name: found, **strict.get("config", {})}}
+        with pytest.raises(ConfigurationError, match=re.escape(logged)):
+            make(**options)
+    make(strict=False, config={name: found, "RATELIMIT_STRICT": True})
+
+
+def test_each_application_is_strict_by_its_own_setting() -> None:
+    """The next one is not."""
+    limiter = Limiter(asked_key, storage_uri="memory://")
+    strict, lenient = Flask("strict"), Flask("lenient")
+    strict.config["RATELIMIT_STRICT"] = True
+    lenient.config["RATELIMIT_STORAGE_URL"] = "x"
+    for app in (strict, lenient):
+        limiter.init_app(app)
+    strict.config["RATELIMIT_STORAGE_URL"] = "x"
+    with pytest.raises(ConfigurationError, match="RATELIMIT_STORAGE_URI"):
+        limiter.init_app(strict)
 
 
 def test_a_switch_may_be_a_word_for_true(make: Maker) -> None:
