@@ -82,13 +82,16 @@ class Disconnect:
         self._lock = threading.Lock()
         self._callback: Callable[[], None] | None = None
         self._watch = ExitStack()
-        if connection is not None and IS_SUPPORTED:
-            self._watch.enter_context(disconnect_watch.get().watching(connection, self._note))
+        self._connection = connection if IS_SUPPORTED else None
+        if self._connection is not None:
+            self._watch.enter_context(disconnect_watch.get().watching(self._connection, self._note))
 
     @property
     def has_happened(self) -> bool:
-        """Whether the client has disconnected."""
-        return self._event.is_set()
+        """Whether the client has disconnected. Looks at the connection: the watching thread may not
+        have run since, after a pause of the whole process."""
+        connection = self._connection
+        return self._event.is_set() or (connection is not None and _is_disconnected(connection))
 
     def wait(self, seconds: float) -> bool:
         """Sleep for that time or until the client disconnects; True if it has."""
@@ -104,6 +107,7 @@ class Disconnect:
 
     def close(self) -> None:
         """Stop watching. Needed before the connection is closed, as its number is then reused."""
+        self._connection = None
         self._watch.close()
         self._callback = None  # it refers to the call, which refers to this
 

@@ -1,11 +1,15 @@
-"""Streams through gunicorn and its threads, as in production."""
+"""Streams, and clients that disconnect, through gunicorn and its threads, as in production."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from tests.chatapp import provider_server
 from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.servers import eventually
 
 ASKED = {"message": "ping", "model": "gpt-5.4-mini", "stream": True}
 CONTENT = {"Content-Type": "application/json"}
@@ -82,6 +87,50 @@ def test_a_disconnect_frees_the_provider_and_the_thread(
         assert provider.hung_up.wait(20)
     assert master.request("/chat", {"message": "ping", "model": "gpt-5.4-mini"}).status == 200
     assert "Traceback" not in master.log
+
+
+def test_an_abandoned_request_is_not_sent(provider: ProviderServer, tmp_path: Path) -> None:
+    """Its client disconnected while the worker hung: the provider does not get the request, and the
+    caller is charged nothing. One that has waited is answered."""
+    with gunicorn(
+        "wsgi:app",
+        state=tmp_path / "state",
+        log=tmp_path / "log",
+        workers=1,
+        OPENAI_API_KEY="sk-openai-test",
+        OPENAI_BASE_URL=f"{provider.url}/v1",
+        NO_PROXY="127.0.0.1",
+        DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
+    ) as master:
+        [worker] = master.workers()
+        provider.calls.clear()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for number in range(24):
+                body = {**ASKED, "stream": number % 2 == 0, "user_id": "eve"}
+                connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=10)
+                connection.request("POST", "/chat", json.dumps(body), CONTENT)
+                connection.close()
+            waits = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+            body = {"message": "still here", "model": "gpt-5.4-mini", "user_id": "bob"}
+            waits.request("POST", "/chat", json.dumps(body), CONTENT)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert waits.getresponse().status == 200
+        waits.close()
+
+        def ledger() -> list[tuple[str, int]]:
+            with closing(sqlite3.connect(tmp_path / "chatapp.db")) as database:
+                query = "SELECT status, cost_micro_usd FROM calls WHERE \"user\" = 'user:eve'"
+                return database.execute(query).fetchall()
+
+        eventually(lambda: {status for status, _ in ledger()} == {"unavailable"})
+        assert not any(cost for _, cost in ledger())
+        limits = master.request("/usage?user_id=eve").body["limits"]
+        left = {limit["name"]: limit["limit"] - limit["remaining"] for limit in limits}
+        assert not any(left[name] for name in ("at-once", "plan", "tokens", "usd-hour", "usd-day"))
+        assert "still here" in [call.body["messages"][-1]["content"] for call in provider.calls]
+        assert len(provider.calls) == 1
 
 
 def test_a_client_that_does_not_read_keeps_no_thread(
