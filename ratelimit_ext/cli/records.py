@@ -263,7 +263,7 @@ def trial_results(limit: str | None = None) -> list[dict[str, Any]]:
 
 
 def _is_tried(limit: Limit) -> bool:
-    is_shadow = limit.mode != "enforce" and limit.traits.counts_all
+    is_shadow = limit.mode != "enforce" and limit.traits.on_trial
     return is_shadow or limit.candidate is not None
 
 

@@ -73,9 +73,8 @@ class Traits:
     ends_with_calls: bool = False
     #: Whether the count is kept elsewhere, and this one only follows it.
     external: bool = False
-    #: Whether one in shadow counts each request, also those that another limit denies. A block
-    #: counts what passes its ramp, and may miss denied ones.
-    counts_all: bool = True
+    #: Whether one in shadow is judged: a block has no amount to try.
+    on_trial: bool = True
     #: Whether nothing but time ends a denial, so that a worker may repeat it from memory.
     cacheable: bool = True
     #: The changes that its buckets take, by their verbs. ``unblock``: an operator may clear them.

@@ -1,19 +1,17 @@
 -- Decide all charges of a request, then take all of them or none.
 --
 -- KEYS     one bucket per charge, each once
--- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only, '2' to take
---          what a denied request takes, as another shard has denied this one; a JSON list of words, and
---          in it for each charge: the strategy's code; its part (below); the cost; the strategy's own
---          arguments; optional: the id of the call's hold, and its lease in microseconds
+-- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a JSON list
+--          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
+--          strategy's own arguments; optional: the id of the call's hold, and its lease in microseconds
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          If a full server cannot store the bucket of charge i: now and -i
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken if it
--- fits, even if the request is denied; with reservations only if it is admitted, as a denied request
--- is never settled. 'm' meta: its denial denies, and it is taken when one of the charges whose
--- positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in shadow, which
--- denies nothing.
+-- fits and the request is admitted. 'm' meta: its denial denies, and it is taken when one of the
+-- charges whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in
+-- shadow, which denies nothing.
 --
 -- A charge that is not taken writes nothing, with two exceptions. An admitted call whose estimate is 0
 -- leaves a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies
@@ -29,7 +27,7 @@ hold, lease = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
-local denied, banned = ARGV[2] == '2', false
+local denied, banned = false, false
 local cursor = 1
 
 for i = 1, #KEYS do
@@ -65,10 +63,8 @@ for i = 1, #KEYS do
   if raw or not strategy.idle then -- an idle guard has nothing to store
     local place, state = 4 * i, states[i]
     local fits, taken = reply[place - 1] == 1, false
-    if part == 'e' then
-      taken = not denied
-    elseif part == 's' then
-      taken = fits and not (denied and strategy.reserve)
+    if part == 'e' or part == 's' then
+      taken = fits and not denied
     elseif fits and denied and not banned then
       taken = #part == 1
       for position in string.gmatch(part, '%d+') do taken = taken or reply[4 * position - 1] == 0 end

@@ -34,10 +34,9 @@ from ratelimit_ext.engine.redis import NOTE_MS, RECOVERY
 from ratelimit_ext.engine.verdicts import Reply, applied, merged
 from ratelimit_ext.engine.words import Words
 
-#: What a script does: only look, take, or take what a denied request takes.
+#: What a script does: only look, or take.
 LOOK: Final = "0"
 TAKE: Final = "1"
-TAKE_DENIED: Final = "2"
 #: A limit on denials that no denial triggers; one that is taken if it fits.
 NEVER: Final = (999,)
 IF_IT_FITS: Final = "s"
@@ -222,7 +221,7 @@ class _Request:
         refunds: list[NodeCall] = []
         denied = False
         for wave in filter(None, (own, common)):
-            self.decide(wave, TAKE_DENIED if denied else TAKE, refunds)
+            self.decide(wave, LOOK if denied else TAKE, refunds)
             refunds = []
             if not denied and any(group.reply[1] == 0 for group in wave):
                 denied = True
@@ -263,7 +262,7 @@ class _Request:
             self._nodes.run(refunds, self._late())
 
     def _refunds(self) -> list[NodeCall]:
-        """The calls that give back what the groups took, shadows without holds aside."""
+        """The calls that give back what the groups took."""
         calls = []
         for group in self._took:
             verdicts = Reply(group.charges, group.reply, take=True).verdicts
@@ -370,9 +369,7 @@ def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:
         return None
     if limit.held and hold.lease_us:
         return Settlement(verdict, hold, 0)
-    if cost and verdict.receipt is not None and (limit.held or limit.mode == "enforce"):
-        return Correction(verdict, -cost)
-    return None
+    return Correction(verdict, -cost) if cost and verdict.receipt is not None else None
 
 
 def _unlinked(client: Any, keys: Sequence[str]) -> int:

@@ -6,10 +6,9 @@ So a shared limit that is exhausted costs a few round trips a second, for any nu
 Changes by this worker drop what is remembered of their buckets; a refund by another worker is seen
 after at most a second.
 
-A request is always decided by the engine if one of its limits counts every request (a shadow, a
-limit on denials), if another guard may have a reason that comes first, or if it can never pass.
-Nothing is assumed of its other limits: they are part of the answer if they were decided together
-with the denial, and else left out.
+A request is always decided by the engine if one of its limits counts denials, if another guard may
+have a reason that comes first, or if it can never pass. Nothing is assumed of its other limits:
+they are part of the answer if they were decided together with the denial, and else left out.
 
 A denial may be decided before a refund and arrive after it. So each refund leaves a mark, before
 and after it is sent, and a denial whose admission began before the mark is not remembered.
@@ -108,7 +107,7 @@ class DenialCache:
             return recalled
         began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
-        if not (decision.admitted or any(map(_leaves_trace, charges))):
+        if not (decision.admitted or any(charge.meta for charge in charges)):
             self._remember(decision, began)
         return decision
 
@@ -131,8 +130,8 @@ class DenialCache:
         longest: CachedDenial | None = None
         for charge in charges:
             limit, key, cost, is_meta, _ = charge
-            if is_meta or (limit.mode != "enforce" and limit.traits.counts_all):
-                return None  # as _leaves_trace says, without a call for each charge
+            if is_meta:
+                return None  # it counts each denial
             denial = self._denials.get(key, _NOTHING).get(cost)
             if denial is not None and here < denial.until and _same(denial.limit, limit):
                 found[key] = denial
@@ -229,12 +228,6 @@ class DenialCache:
 
 
 _NOTHING: Final[dict[int, CachedDenial]] = {}
-
-
-def _leaves_trace(charge: Charge) -> bool:
-    """Whether it also counts requests that are denied: a shadow, or a limit on denials."""
-    limit = charge.limit
-    return charge.meta or (limit.mode != "enforce" and limit.traits.counts_all)
 
 
 def _may_come_first(charge: Charge) -> bool:

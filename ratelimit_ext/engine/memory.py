@@ -140,10 +140,8 @@ class MemoryEngine:
                 wanted = (
                     i not in failed and denied and not banned and not failed.isdisjoint(triggers)
                 )
-            elif charge.limit.mode != "enforce":
-                wanted = i not in failed and not (denied and charge.limit.held)
             else:
-                wanted = not denied
+                wanted = i not in failed and not denied
             strategy, state = strategy_of(charge.limit), buckets.get(charge.key, now)
             parameters = parameters_of(charge.limit, now, hold)
             kept = None

@@ -262,7 +262,7 @@ class OutageEngine:
             limit = charge.limit
             if limit.traits.guard or self._policy(limit) != "local":
                 continue
-            if decision.admitted or limit.mode != "enforce" or charge.meta:
+            if decision.admitted or charge.meta:
                 self._changed[charge.key] = limit
         _bound(self._changed)
         if decision.admitted and hold.id:

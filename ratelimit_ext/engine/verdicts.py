@@ -46,12 +46,7 @@ class Reply(Decision):
         for charge in self._charges:
             limit, _, cost, is_meta, _ = charge
             fits, snapshot = reply[at] == 1, reply[at + 1 : at + 4]
-            taken = (
-                fits
-                and self._take
-                and not is_meta
-                and (self.admitted or (limit.mode != "enforce" and not limit.held))
-            )
+            taken = fits and self._take and self.admitted and not is_meta
             strategy = strategy_of(limit)
             if cost <= limit.capacity:
                 verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)

@@ -85,9 +85,10 @@ class Tally:
 
 @dataclass
 class ReplayOutcome:
-    """The result of a replay. ``denials``, ``would_deny`` (shadows) and ``false_positives`` are by
-    the name of a limit, ``wronged`` are false positives by caller. ``unknown`` counts calls by the
-    key of a limit that they lack, ``unlimited`` by an endpoint without limits."""
+    """The result of a replay. ``denials``, ``would_deny`` (admitted calls, by shadows) and
+    ``false_positives`` are by the name of a limit, ``wronged`` are false positives by caller.
+    ``unknown`` counts calls by the key of a limit that they lack, ``unlimited`` by an endpoint
+    without limits."""
 
     total: Tally = field(default_factory=Tally)
     callers: dict[str, Tally] = field(default_factory=dict)
@@ -131,11 +132,11 @@ class Replay:
         now = call.at_us
         while self._running and self._running[0][0] <= now:
             self._release(heapq.heappop(self._running)[1])
-        denied, fitting = self._check(call, now)
+        denied, tried, fitting = self._check(call, now)
+        if denied:
+            tried, fitting = [], []
+        self.outcome.would_deny.update(rule.name for rule in tried)
         for prepared, place, state, cost in fitting:
-            # A shadow counts denied calls, too, but not as in flight.
-            if denied and (prepared.in_flight or not prepared.rule.is_shadow):
-                continue
             parameters = prepared.parameters(now)
             self._states[place] = prepared.strategy.take(state, now, cost, parameters)
             if prepared.in_flight:
@@ -146,9 +147,10 @@ class Replay:
             self._sweep(now)
         return denied
 
-    def _check(self, call: TrafficCall, now: int) -> tuple[list[Rule], list[_Fitting]]:
-        """The enforced rules that deny the call, and what it would be charged."""
-        denied, fitting, unknown = [], [], set()
+    def _check(self, call: TrafficCall, now: int) -> tuple[list[Rule], list[Rule], list[_Fitting]]:
+        """The enforced rules that deny the call, the shadows that would, and what it would be
+        charged."""
+        denied, tried, fitting, unknown = [], [], [], set()
         for prepared in self._applying(call):
             rule = prepared.rule
             identity = rule.identity(call)
@@ -164,11 +166,11 @@ class Replay:
             if fits:
                 fitting.append((prepared, place, state, cost))
             elif rule.is_shadow:
-                self.outcome.would_deny[rule.name] += 1
+                tried.append(rule)
             else:
                 denied.append(rule)
         self.outcome.unknown.update(unknown)
-        return denied, fitting
+        return denied, tried, fitting
 
     def _applying(self, call: TrafficCall) -> list[_Prepared]:
         question = call.endpoint, call.plan, call.exempt

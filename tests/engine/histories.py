@@ -123,23 +123,20 @@ earlier = st.lists(st.integers(0, 15), min_size=1, max_size=3).map(tuple)
 
 
 def taken_of(decision: Decision) -> list[bool]:
-    """Which charges are taken, by the contract: all that are enforced or none; a shadow that fits,
-    unless it is held and its call denied; a meta that fits, if no meta denies and what it waits for
-    was denied."""
+    """Which charges are taken, by the contract: all that are enforced, and each shadow that fits,
+    or none; a meta that fits, if no meta denies and what it waits for was denied."""
     verdicts = decision.verdicts
     assert decision.admitted == all(v.allowed for v in verdicts if v.enforced)
     banned = any(denial.charge.meta for denial in decision.denials)
     taken = []
     for verdict in verdicts:
-        charge, limit = verdict.charge, verdict.charge.limit
+        charge = verdict.charge
         if charge.meta:
             awaited = [verdicts[place] for place in charge.on_denial] or verdicts
             wanted = not (decision.admitted or banned or all(v.allowed for v in awaited))
             taken.append(wanted and verdict.allowed)
-        elif limit.mode == "shadow":
-            taken.append(verdict.allowed and (decision.admitted or not limit.held))
         else:
-            taken.append(decision.admitted)
+            taken.append(decision.admitted and verdict.allowed)
     return taken
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction
-from tests.strategies.world import DAY, HOUR, MINUTE, World
+from tests.strategies.world import DAY, HOUR, MINUTE, RATES, World
 
 WIDE = Limit(100, MINUTE, "token-bucket", name="wide")
 HOURLY = Limit(3, HOUR, "sliding-window", name="hourly")
@@ -59,14 +61,40 @@ def test_no_charges_are_admitted(world: World) -> None:
 
 
 def test_a_shadow_counts_and_never_denies(world: World) -> None:
-    """It is decided like any other, and taken even if the others deny."""
-    shadow = Limit(5, MINUTE, "fixed-window", mode="shadow")
-    charges = (Charge(DAILY, "daily"), Charge(shadow, "shadow"))
-    decisions = [world.request(*charges) for _ in range(8)]
-    assert [decision.admitted for decision in decisions] == [True] * 2 + [False] * 6
-    assert [decision.verdicts[1].remaining for decision in decisions] == [4, 3, 2, 1, 0, 0, 0, 0]
+    """It is decided like any other, and counts what is admitted."""
+    shadow = Limit(2, MINUTE, "fixed-window", mode="shadow")
+    charges = (Charge(HOURLY, "hourly"), Charge(shadow, "shadow"))
+    decisions = [world.request(*charges) for _ in range(5)]
+    assert [decision.admitted for decision in decisions] == [True] * 3 + [False] * 2
+    assert [decision.verdicts[1].remaining for decision in decisions] == [1, 0, 0, 0, 0]
     assert not decisions[-1].verdicts[1].allowed
-    assert [d.charge.key for d in decisions[-1].denials] == ["daily"]
+    assert [d.charge.key for d in decisions[-1].denials] == ["hourly"]
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_shadow_counts_what_it_would_count_if_it_were_enforced(
+    world: World, strategy: str
+) -> None:
+    """60 a day beside 5 a minute, of ten calls a minute: in half an hour 150 are admitted. The
+    shadow would deny the last 90, from the same call on as if it were enforced."""
+    pace, daily = Limit(5, MINUTE, name="pace"), Limit(60, DAY, strategy, name="daily")
+    if strategy == "token-bucket":
+        daily = replace(daily, period_us=1000 * DAY)  # refills nothing meanwhile
+
+    def denied(limit: Limit) -> list[int]:
+        found = []
+        for call in range(300):
+            decision = world.request(Charge(pace, f"pace-{limit.mode}"), Charge(limit, limit.mode))
+            if decision.verdicts[0].allowed and not decision.verdicts[1].allowed:
+                found.append(call)
+            world.wait(6)
+        return found
+
+    start = world.now_us
+    in_shadow = denied(replace(daily, mode="shadow"))
+    world.now_us = start
+    assert in_shadow[0] == denied(daily)[0] == 120
+    assert len(in_shadow) == 90
 
 
 def test_a_shadow_beside_the_live_limit_leaves_it_in_force(world: World) -> None:

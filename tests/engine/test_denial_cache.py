@@ -137,31 +137,24 @@ def test_another_cost_is_another_question(clock: Clock, behind: CountingEngine) 
     assert engine.admit([Charge(limit, "bucket", 1)]).admitted
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        Charge(Limit(9, 60 * SECOND, mode="shadow"), "shadow"),
-        Charge(Limit(9, 60 * SECOND), "ban", meta=True),
-    ],
-)
-def test_what_counts_denials_is_always_asked(
-    clock: Clock, behind: CountingEngine, extra: Charge
-) -> None:
-    """A shadow limit and a ban count every request, also of a client that hammers."""
+def test_what_counts_denials_is_always_asked(clock: Clock, behind: CountingEngine) -> None:
+    """A ban counts every request, also of a client that hammers."""
     engine = DenialCache(behind)
+    ban = Charge(Limit(9, 60 * SECOND), "ban", meta=True)
     for _ in range(6):
-        engine.admit([ONE_A_MINUTE, extra])
+        engine.admit([ONE_A_MINUTE, ban])
     assert behind.asked == 6
 
 
-def test_a_block_in_shadow_counts_nothing(clock: Clock, behind: CountingEngine) -> None:
-    """It never comes first, and leaves no trace of a denied request: nothing is asked for it."""
+@pytest.mark.parametrize("strategy", ["fixed-window", "block"])
+def test_a_shadow_is_not_asked(clock: Clock, behind: CountingEngine, strategy: str) -> None:
+    """It never comes first, and counts no denied request."""
     engine = DenialCache(behind)
     denied(engine, 3, EVERYONE)
     asked = behind.asked
-    block = Limit(1, SECOND, "block", mode="shadow")
+    shadow = Limit(1, SECOND, strategy, mode="shadow")
     for caller in range(5):
-        assert not engine.admit([Charge(block, f"caller-{caller}"), EVERYONE]).admitted
+        assert not engine.admit([Charge(shadow, f"caller-{caller}"), EVERYONE]).admitted
     assert behind.asked == asked
 
 
@@ -229,14 +222,13 @@ def test_of_several_remembered_denials_the_longest_wait_counts(
     [
         Charge(Limit(1, SECOND, "block"), "caller"),
         Charge(OWN, "caller", 10),
-        Charge(Limit(9, 60 * SECOND, mode="shadow"), "shadow"),
     ],
-    ids=["a guard", "a cost above the capacity", "a shadow"],
+    ids=["a guard", "a cost above the capacity"],
 )
 def test_what_may_change_the_answer_is_asked(
     clock: Clock, behind: CountingEngine, other: Charge
 ) -> None:
-    """A reason that comes first, a request that never passes, and a limit that counts."""
+    """A reason that comes first, and a request that never passes."""
     engine = DenialCache(behind)
     denied(engine, 3, EVERYONE)
     asked = behind.asked

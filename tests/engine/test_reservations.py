@@ -579,9 +579,9 @@ def test_a_denied_request_leaves_no_shadow_hold(engine: Engine) -> None:
     counted = Charge(Limit(10, DAY, mode="shadow"), "c", 1)
     decision = engine.admit([empty, held, slot, counted], hold=Hold(7, LEASE), now_us=START)
     assert not decision.admitted
-    assert [verdict.remaining for verdict in decision.verdicts[1:]] == [1000, 2, 9]
-    for charge, remaining in ((held, 1000), (slot, 2), (counted, 9)):
+    assert [verdict.remaining for verdict in decision.verdicts[1:]] == [1000, 2, 10]
+    for charge, remaining in ((held, 1000), (slot, 2), (counted, 10)):
         look = engine.admit([charge._replace(cost=0)], now_us=START).verdicts[0]
         assert look.remaining == remaining
     admitted = engine.admit([held, slot, counted], hold=Hold(8, LEASE), now_us=START)
-    assert [verdict.remaining for verdict in admitted.verdicts] == [600, 1, 8]
+    assert [verdict.remaining for verdict in admitted.verdicts] == [600, 1, 9]

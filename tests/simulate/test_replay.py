@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.simulate import replay as module
 from ratelimit_ext.simulate.demand import false_positives, suggestions
@@ -29,7 +32,8 @@ LIMITS = (
     rule("all", "global", 40, MINUTE_US, "fixed-window"),
     rule("plan", "user", 25, 3 * MINUTE_US, "sliding-window"),
     rule("approximate", "ip", 70, MINUTE_US, "sliding-window-counter"),
-    rule("trial", "user", 20, MINUTE_US, "fixed-window", mode="shadow"),
+    rule("trial", "user", 10, MINUTE_US, "fixed-window", mode="shadow"),
+    rule("candidate", "user", 3, MINUTE_US, "token-bucket", mode="candidate"),
     rule("day", "user", 300, DAY_US, "fixed-window", anchor="day"),
     rule("surge", "ip", 30, MINUTE_US, "surge", multiple=2),
 )
@@ -50,20 +54,59 @@ def traffic(found: list[TrafficCall]) -> Traffic:
 
 
 def test_the_same_decisions_as_an_engine():
-    """With the limits that are no reservations, which the engine settles later."""
-    engine, replay = MemoryEngine(), Replay(lambda *_: LIMITS)
-    decisions = []
-    for call in calls():
-        charges = [
-            Charge(r.limit, f"{r.bucket}{r.identity(call)}", r.cost_of(call)) for r in LIMITS
-        ]
-        decision = engine.admit(charges, now_us=call.at_us)
-        denied = {charge.limit.name for charge, *_ in decision.denials}
-        decisions.append((denied, {each.name for each in replay.decide(call)}))
-    assert all(ours == theirs for theirs, ours in decisions)
-    names = {name for denied, _ in decisions for name in denied}
-    assert names >= {"pace", "all", "plan", "day"}
-    assert replay.outcome.would_deny["trial"] > 0
+    """In requests, tokens, dollars and calls in flight, enforced, in shadow and as candidates: the
+    same are denied, and of the admitted the same would be. Each call is settled when it is over,
+    and has cost what was estimated."""
+    units = {
+        "tokens": rule("tokens", "user", 1500, MINUTE_US, "token-bucket", unit="tokens", cost=None),
+        "usd": rule("usd", "user", 75_000, MINUTE_US, "sliding-window", unit="usd", cost=None),
+        "calls": rule("calls", "user", 9, 1_000_000, "concurrency", unit="calls"),
+    }
+    modes = {"shadow": 2, "candidate": 3}  # a half and a third of the amount
+    tried = tuple(
+        each._replace(
+            name=f"{unit} {mode}",
+            limit=replace(each.limit, amount=each.limit.amount // part, mode=mode),
+            bucket=f"{unit} {mode}:",
+        )
+        for unit, each in units.items()
+        for mode, part in modes.items()
+    )
+    rules = (*LIMITS, *units.values(), *tried)
+    engine, replay = MemoryEngine(), Replay(lambda *_: rules)
+    running: list[tuple[int, list[Settlement]]] = []
+    denied: Counter[str] = Counter()
+    would_deny: Counter[str] = Counter()
+    for number, drawn in enumerate(calls(), 1):
+        costs = {"tokens": number * 37 % 300, "usd": number * 1009 % 15_000}
+        call = drawn._replace(costs=costs, seconds=20)
+        for ends, settlements in running:
+            if ends <= call.at_us:
+                engine.settle(settlements, now_us=call.at_us)
+        running = [each for each in running if each[0] > call.at_us]
+        hold = Hold(number, DAY_US)
+        charges = [Charge(r.limit, f"{r.bucket}{r.identity(call)}", r.cost_of(call)) for r in rules]
+        decision = engine.admit(charges, hold=hold, now_us=call.at_us)
+        names = {charge.limit.name for charge, *_ in decision.denials}
+        assert {each.limit.name for each in replay.decide(call)} == names
+        denied.update(names)
+        if decision.admitted:
+            keys = {verdict.charge.key for verdict in decision.verdicts if not verdict.allowed}
+            would_deny.update(key.partition(":")[0] for key in keys)
+            cost = {"calls": 0, **call.costs}
+            running.append(
+                (
+                    call.at_us + 20_000_000,
+                    [
+                        Settlement(verdict, hold, cost[verdict.charge.limit.unit])
+                        for verdict in decision.verdicts
+                        if verdict.charge.limit.held
+                    ],
+                )
+            )
+    assert denied.keys() >= {"pace", "all", "plan", "day", *units}
+    assert replay.outcome.would_deny == would_deny
+    assert would_deny.keys() == {"trial", "candidate", *(each.name for each in tried)}
 
 
 def test_forgetting_what_is_over_changes_nothing(monkeypatch: pytest.MonkeyPatch):

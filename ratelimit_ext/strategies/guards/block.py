@@ -86,7 +86,7 @@ class Block(Strategy):
     visible = False
     denial_reason = "blocked"
     one_per_call = True
-    counts_all = False
+    on_trial = False
     cacheable = False
     changes = ("adjust", "block", "unblock")
 

@@ -255,20 +255,20 @@ class LimitsEngine:
         return Decision(admitted=not denied, now_us=now, verdicts=verdicts)
 
     def _take(self, charges: Sequence[Charge], fits: list[bool], denied: set[int]) -> None:
-        """Take what fits, unless the request is denied. If another worker came first, deny the
-        request and refund what was taken."""
+        """Take what fits, shadows last, unless the request is denied. If another worker came
+        first, deny the request and refund what was taken."""
         claimed = [i for i, c in enumerate(charges) if fits[i] and c.cost and not c.meta]
-        taken = []
-        for i in sorted(claimed, key=lambda i: not _is_refundable(charges[i])):
-            enforced = charges[i].limit.mode == "enforce"
-            if enforced and denied:
-                continue
+        shadows = {i for i in claimed if charges[i].limit.mode != "enforce"}
+        taken: list[int] = []
+        for i in sorted(claimed, key=lambda i: (i in shadows, not _is_refundable(charges[i]))):
+            if denied:
+                return
             if self._hits(charges[i]):
-                taken += [i] * enforced
+                taken.append(i)
                 continue
             fits[i] = False
             self._give_back(charges[i])  # a fixed window counts before it compares
-            if enforced:
+            if i not in shadows:
                 denied.add(i)
                 for other in taken:
                     self._give_back(charges[other])

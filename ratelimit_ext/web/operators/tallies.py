@@ -89,7 +89,7 @@ class Tallies:
                 self._requests[key] = (known or 0) + 1
         if group is not None and group.is_tried:
             tried = [verdict.charge.limit for verdict in event.shadow_denials]
-            labels = [limit.label for limit in tried if limit.traits.counts_all]
+            labels = [limit.label for limit in tried if limit.traits.on_trial]
             self._add(((minute, label, "shadow"), 1) for label in labels)
         if decision.degraded:
             self._add([((minute, REQUESTS, "degraded"), 1)])
@@ -99,7 +99,7 @@ class Tallies:
         denies."""
         limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
-        is_tried = any(limit.mode != "enforce" and limit.traits.counts_all for limit in limits)
+        is_tried = any(limit.mode != "enforce" and limit.traits.on_trial for limit in limits)
         group = _Group(tuple(dict.fromkeys(allowed)), is_tried)
         with self._changes:
             if len(self._groups) < MOST_GROUPS:

@@ -134,8 +134,8 @@ class Trials:
             if charge.limit.mode == "enforce":
                 live = verdict
                 continue
-            if charge.meta or not charge.limit.traits.counts_all:
-                continue  # a block has no amount to try
+            if charge.meta or not charge.limit.traits.on_trial:
+                continue
             bound, name = cast(BoundLimit, found), parsed_key(charge.key)
             # A candidate follows its limit, whose count also has what the candidate would deny.
             counted = live if bound.is_candidate and live is not None else verdict

@@ -133,9 +133,7 @@ class Admission:
         try:
             outcome = self._decide(state, route, definitions, lenient=lenient, is_final=is_final)
             if isinstance(outcome, Denial) and self._callbacks.refusal_handler is not None:
-                again = partial(
-                    self._decide, state, route, definitions, lenient=lenient, again=True
-                )
+                again = partial(self._decide, state, route, definitions, lenient=lenient)
                 outcome = self._reconsidered(outcome, state, charged, again)
         except Exception as error:
             self._note_failure(error, state, route, began)
@@ -277,21 +275,14 @@ class Admission:
         definitions: Sequence[Limit] | None,
         *,
         lenient: bool,
-        again: bool = False,
         is_final: IsFinal | None = None,
         engine: Engine | None = None,
     ) -> AdmissionOutcome:
-        """Decide by the storage, or without it if it fails; ``None`` if no limit applies.
-
-        ``again``: the request was denied before. Its shadows have counted it, except those that
-        hold an estimate: they are charged if it is admitted.
-        """
+        """Decide by the storage, or without it if it fails; ``None`` if no limit applies."""
         charged = state.charged
         engine = engine or self._engines.current
         found = self._route_limits(charged, route, definitions, engine)
         limits: Sequence[BoundLimit] = found.uncharged(charged) if charged else found.limits
-        if again:
-            limits = [b for b in limits if b.limit.mode == "enforce" or b.limit.held]
         if not limits and (not found.metas or route.method == "OPTIONS"):
             return None
         swallow = self._settings.swallow_errors
@@ -316,9 +307,7 @@ class Admission:
             if outage is None:
                 raise
             self._release(error, engine, charges, hold)
-            return self._decide(
-                state, route, definitions, lenient=lenient, again=again, engine=outage
-            )
+            return self._decide(state, route, definitions, lenient=lenient, engine=outage)
         except Exception:
             state.charged = charged or frozenset()  # do not ask again for this request
             raise
@@ -535,17 +524,9 @@ class Admission:
     ) -> AdmissionOutcome:
         """What the application's refusal handler makes of a denial."""
         outcomes: dict[HTTPException | None, AdmissionOutcome] = {denial.error: denial}
-        shadows = [
-            record
-            for record in denial.records
-            if not (record.verdict.enforced or record.bound.limit.held)
-        ]
 
         def again() -> HTTPException | None:
-            state.charged = charged  # only shadows were charged
-            state.decided.extend(shadows)
-            state.taken.extend(record for record in shadows if record.verdict.allowed)
-            shadows.clear()
+            state.charged = charged  # a denial charges nothing
             outcome = decide_again()
             error = outcome.error if isinstance(outcome, Denial) else None
             outcomes[error] = outcome

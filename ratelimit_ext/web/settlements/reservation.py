@@ -261,8 +261,8 @@ class Reservation:
             ]
 
     def refuse(self) -> list[ChargeRecord]:
-        """Refund a request that was admitted and then refused: everything but shadows and what was
-        settled before. Returns what was refunded."""
+        """Refund a request that was admitted and then refused: everything but what was settled
+        before. Returns what was refunded."""
         return self.give_back(record for record in tuple(self._records) if self._is_refused(record))
 
     def send_corrections(self) -> None:
@@ -275,7 +275,7 @@ class Reservation:
         limit = record.bound.limit
         if limit.traits.external and self._actual:
             return False
-        return limit.unit not in self._actual and (limit.held or limit.mode == "enforce")
+        return limit.unit not in self._actual
 
     def _settled(self, record: ChargeRecord, is_first: bool) -> Addressed | None:
         """The change that settles a charge, if any. The first of a bucket carries the actual cost

@@ -96,6 +96,26 @@ def test_a_limit_in_shadow_counts(make: Maker, uri: str) -> None:
     assert (found.requests, found.denied, found.used) == (5, 2, {"ann": 4})
 
 
+def test_a_trial_counts_what_it_would_count_if_it_were_enforced(make: Maker, uri: str) -> None:
+    """Of ten calls of which another limit admits five, neither a shadow of six nor a candidate of
+    six would deny any."""
+    app, limiter = make(storage_uri=uri)
+    limiter.remember_denials()
+
+    @app.get("/")
+    @limiter.limit("5/minute", name="pace")
+    @limiter.limit("6/day", name="trial", mode="shadow")
+    @limiter.limit("9/day", name="calls", candidate="6/day")
+    def index() -> str:
+        return "ok"
+
+    site = app, limiter
+    assert hit(site, 10) == [200] * 5 + [429] * 5
+    for name in ("trial", "calls"):
+        found = counted(site)[name]
+        assert (found.requests, found.denied, found.used) == (5, 0, {"ann": 5})
+
+
 def test_a_block_in_shadow_is_not_on_trial(make: Maker, uri: str) -> None:
     """It has no amount that could be judged."""
     app, limiter = make(storage_uri=uri)
