@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ratelimit_ext.core.errors import did_you_mean, shown
 from ratelimit_ext.policy.errors import Mistake
@@ -72,7 +72,11 @@ def _imported(name: str, arguments: int) -> Callable[..., Any]:
 
 
 def checked(function: object, arguments: int) -> Callable[..., Any]:
-    """The function itself, if it can be called with that many arguments and is not async."""
+    """The function itself, if it can be called with that many arguments and is not async.
+
+    A proxy of Werkzeug's is resolved by requests alone."""
+    if hasattr(type(function), "_get_current_object"):
+        return cast(Callable[..., Any], function)
     if not callable(function):
         raise Mistake(f"found {shown(function)}; allowed: a function.")
     if inspect.iscoroutinefunction(function):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, cast
 from weakref import ref
@@ -25,6 +26,7 @@ from flask_limiter import ExemptionScope, HeaderNames
 from flask_limiter.constants import ConfigVars
 from limits.storage import Storage
 from limits.strategies import RateLimiter
+from werkzeug.local import LocalProxy
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, shown
@@ -58,7 +60,12 @@ from ratelimit_ext.web.declarations.code_checks import (
     check_target,
     keywords_of_signature,
 )
-from ratelimit_ext.web.declarations.definitions import RouteLimit, route_limit, stated
+from ratelimit_ext.web.declarations.definitions import (
+    RouteLimit,
+    deferred,
+    route_limit,
+    stated,
+)
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.operators.denials import Denials
@@ -150,14 +157,19 @@ class Limiter(flask_limiter.Limiter):
         strict: bool | None = None,
         **unknown: Never,
     ) -> None:
-        arguments = locals()  # the parameters have Flask-Limiter's names
+        # The parameters have Flask-Limiter's names.
+        arguments = {word: deferred(value) for word, value in locals().items()}
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
-        if isinstance(key_func, flask.Flask):
+        found = arguments["key_func"]
+        if isinstance(found, flask.Flask):
             raise ConfigurationError(
                 "Limiter, key_func: found an application; allowed: a function. Write "
                 "Limiter(client_ip, app=app)."
             )
-        check_function(key_func, 0, "Limiter, key_func")
+        if callable(found):
+            check_function(found, 0, "Limiter, key_func")
+        else:
+            arguments["key_func"] = partial(_lacks_key_func, found)
         check_lists(arguments)
         stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word not in ("app", "strict")]
         super().__init__(**{word: arguments[word] for word in stock_words})
@@ -184,13 +196,15 @@ class Limiter(flask_limiter.Limiter):
         self._attach(self._without_app, is_enabled=False)
         self._stated: dict[str, Any] = {}
         self.app = app
-        if app is not None:
+        if app:  # a proxy without an application is false
             self.init_app(app)
 
     # -- set-up ------------------------------------------------------------------------------
 
     def init_app(self, app: flask.Flask) -> None:
         """Attach to an application. Reads the ``RATELIMIT_*`` keys of its configuration."""
+        if issubclass(type(app), LocalProxy):
+            app = cast(Any, app)._get_current_object()
         if not isinstance(app, flask.Flask):
             raise ConfigurationError(f"init_app: found {shown(app)}; allowed: a Flask application.")
         config, again = app.config, self in app.extensions.get("limiter", ())
@@ -875,6 +889,13 @@ class Limiter(flask_limiter.Limiter):
             storage=self.storage,
         )
         take_over(listed, app)
+
+
+def _lacks_key_func(found: object) -> Never:
+    """Fail as the key function that is missing, in limits without one of their own."""
+    raise ConfigurationError(
+        f"Limiter, key_func: found {shown(found)}; allowed: a function. Or give each limit its own."
+    )
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

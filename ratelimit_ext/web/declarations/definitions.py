@@ -18,6 +18,7 @@ import flask_limiter
 from flask.globals import request_ctx
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
+from werkzeug.local import LocalProxy
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
@@ -46,8 +47,42 @@ _COPIED: Final = (
 )
 
 
+class Deferred:
+    """A function behind one of Werkzeug's proxies, which only a call resolves.
+
+    The proxy itself resolves what it stands for also when it is compared or tested for truth.
+    """
+
+    __slots__ = ("_proxy",)
+
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+
+    def __call__(self, *arguments: object) -> Any:
+        return self._proxy(*arguments)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Deferred) and other._proxy is self._proxy
+
+    def __hash__(self) -> int:
+        return id(self._proxy)
+
+
+def deferred(value: Any) -> Any:
+    """The value; a proxy as something that can be compared outside of a request."""
+    return Deferred(value) if issubclass(type(value), LocalProxy) else value
+
+
 class Definition(LimitOptions):
     """Adds the keywords of ``LimitOptions`` to a definition of Flask-Limiter."""
+
+    def __post_init__(self, *limiter: Any) -> None:
+        super().__post_init__(*limiter)  # type: ignore[misc] # Flask-Limiter's
+        self.defer_proxies()
+
+    def defer_proxies(self) -> None:
+        """Put functions behind proxies off until they are called."""
+        vars(self).update({word: deferred(value) for word, value in vars(self).items()})
 
     @property
     def options(self) -> LimitOptions:
@@ -177,6 +212,7 @@ def upgrade(definition: Any) -> Any:
         return definition
     upgraded = own.__new__(own)
     vars(upgraded).update(vars(definition))
+    upgraded.defer_proxies()
     return upgraded
 
 
@@ -202,7 +238,7 @@ def route_limit(
     where = f"limit {getattr(text, '__name__', '') or repr(text)}"
     check_keywords(arguments["unknown"], keywords, where)
     check_functions(arguments, where)
-    options = {word: arguments[word] for word in keywords}
+    options = {word: deferred(arguments[word]) for word in keywords}
     text, overrides = options.pop("limit_value"), options.pop("override_defaults")
     key_function = options.pop("key_func") or limiter._key_func
     definition = RouteLimit(
