@@ -52,7 +52,7 @@ class State:
     @property
     def share(self) -> float:
         """Which part of the limit is used."""
-        return self.used / self.row.limit.capacity
+        return self.used / (self.row.limit.capacity or 1)
 
     @property
     def free_us(self) -> int | None:

@@ -170,6 +170,8 @@ def explained(record: DenialRecord) -> Explanation:
     if record.capacity and wait_ms is None:
         cause = f"the call costs {_units(record, record.cost)}, more than it can ever hold"
         free = ""
+    elif record.reason == "limit" and not record.capacity:
+        cause, free = "it allows nothing", ""
     elif record.capacity and record.reason == "limit":
         cause = f"{_units(record, record.capacity - record.remaining)} used"
         left = f"{_units(record, record.remaining)} left"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
-from ratelimit_ext.core.money import MICRO, shown_dollars
+from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
 from ratelimit_ext.core.traits import TABLE, UNITS, Traits, strategies_with, traits_of, units
 
 MODES: Final = ("enforce", "shadow")
@@ -61,7 +61,7 @@ NO_OPTIONS: Final = LimitOptions()
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """An allowance of ``amount`` per ``period_us`` microseconds.
+    """An allowance of ``amount`` per ``period_us`` microseconds. An amount of 0 denies everything.
 
     ``burst`` is what a token bucket holds at most (default: the amount). ``anchor`` ties a fixed
     window to the calendar of ``timezone``. ``multiple`` is a second number that the form of some
@@ -96,7 +96,7 @@ class Limit:
 
     def __post_init__(self) -> None:
         traits = traits_of(self.strategy)
-        self._within("amount", self.amount, MOST_AMOUNT)
+        self._within("amount", self.amount, MOST_AMOUNT, least=1 if traits.guard else 0)
         self._within("period_us", self.period_us, LONGEST_PERIOD_US)
         self._one_of("mode", self.mode, (CANDIDATE,) if self.mode == CANDIDATE else MODES)
         self._one_of("unit", self.unit, units())
@@ -122,13 +122,30 @@ class Limit:
         derive(self, "traits", traits)
         derive(self, "held", self.unit != "requests" and traits.reserves)
         derive(self, "visible", traits.visible)
-        derive(self, "capacity", MOST_AMOUNT if traits.guard else self.burst or self.amount)
+        capacity = (self.burst or self.amount) if self.amount else 0
+        derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)
 
     def with_candidate(self) -> Limit | None:
         """The limit with its candidate as the amount, evaluated in shadow; ``None`` without one."""
         if self.candidate is None:
             return None
         return replace(self, amount=self.candidate, candidate=None, mode=CANDIDATE, name=self.label)
+
+    def never_admits(self, cost: Any) -> bool:
+        """Whether each call would be denied for this cost. An amount of 0 is meant to do that; a
+        function, or an estimate in the place of the default, may return any cost."""
+        if callable(cost) or (cost == 1 and self.held) or self.mode != "enforce":
+            return False
+        units = micro_dollars(cost) if self.unit == "usd" else cost
+        return bool(units > self.capacity > 0)
+
+    def check_amount(self, cost: Any) -> None:
+        """Raise :class:`ConfigurationError` if the amount is below the cost of every call."""
+        if self.never_admits(cost):
+            raise ConfigurationError(
+                f"found {self.outside(self.amount)} {self.unit}, but each call costs {cost}, so "
+                f"none would pass. Allowed: at least {cost}, or 0 to deny every call."
+            )
 
     @property
     def label(self) -> str:
@@ -146,11 +163,11 @@ class Limit:
         """An amount as it is shown: micro-dollars become dollars."""
         return Decimal(units) / MICRO if self.unit == "usd" else units
 
-    def _within(self, word: str, value: object, most: int) -> None:
-        if type(value) is not int or not 1 <= value <= most:
+    def _within(self, word: str, value: object, most: int, least: int = 1) -> None:
+        if type(value) is not int or not least <= value <= most:
             raise ConfigurationError(
                 f"limit {self.name or self.strategy!r}: {word} is {value!r}; "
-                f"a whole number from 1 to {most} is allowed."
+                f"a whole number from {least} to {most} is allowed."
             )
 
     def _one_of(self, word: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,8 +1,9 @@
 """The string of a limit: the only parser.
 
-``30/minute``, ``100 per 2 days``, ``5/second;1000/day`` as in the library `limits`; ``5 usd/day``
-for money; and the forms of single strategies, such as ``4 in flight`` (:class:`Form`). Several
-limits are separated by ``;``, ``,`` or ``|``.
+``30/minute``, ``100 per 2 days``, ``5/second;1000/day`` as in the library `limits`, also as
+``5/s`` and ``0.5/second`` (1 per 2 seconds); ``5 usd/day`` for money; and the forms of single
+strategies, such as ``4 in flight`` (:class:`Form`). Several limits are separated by ``;``, ``,`` or
+``|``. An amount or a period above the largest that can be counted is that largest one.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit, LimitOptions
-from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
+from ratelimit_ext.core.money import MICRO, shown_dollars
 from ratelimit_ext.core.traits import TABLE, Form, traits_of
 
 #: The periods with their seconds. A month has 30 days and a year 360, as in `limits`.
@@ -42,10 +44,15 @@ _RATE: Final = r"""
 RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword="")
 
 _WORD: Final = re.compile(r"[a-z]+")
-_FRACTION: Final = re.compile(r"\d+\.\d+\s*(?:/|per\b)")
-_NO_PERIODS: Final = {"per", "usd", *PERIODS, *(f"{period}s" for period in PERIODS)}
-_INITIALS: Final = {period[0]: period for period in ("second", "minute", "hour", "day")}
-_LONGEST_DAYS: Final = LONGEST_PERIOD_US // 86_400_000_000
+#: Every word for a period, without "m": it may be a minute or a month.
+_PERIOD_OF: Final = {
+    **{word: period for period in PERIODS for word in (period, f"{period}s")},
+    **dict.fromkeys(("s", "sec", "secs"), "second"),
+    **dict.fromkeys(("min", "mins"), "minute"),
+    **dict.fromkeys(("h", "hr", "hrs"), "hour"),
+    "d": "day",
+}
+_NO_PERIODS: Final = {"per", "usd", *_PERIOD_OF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class ParsedLimit:
     @property
     def period_us(self) -> int:
         """The period in microseconds."""
-        return self.count * PERIODS[self.period] * 1_000_000
+        return min(self.count * PERIODS[self.period] * 1_000_000, LONGEST_PERIOD_US)
 
     def merged(self, options: LimitOptions) -> LimitOptions:
         """The options of this limit. The string takes precedence."""
@@ -154,19 +161,9 @@ def parse(text: object) -> tuple[ParsedLimit, ...]:
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> tuple[ParsedLimit, ...]:
     try:
-        limits = tuple([_parsed(part) for part in _SEPARATOR.split(text)])
+        return tuple([_parsed(part) for part in _SEPARATOR.split(text)])
     except ValueError:
         raise ConfigurationError(_invalid(text)) from None
-    for limit in limits:
-        if not 1 <= limit.amount <= MOST_AMOUNT:
-            usd = f"0.000001 to {MOST_AMOUNT // MICRO} usd"
-            amounts = usd if limit.unit == "usd" else f"1 to {MOST_AMOUNT}"
-            raise ConfigurationError(f"found {shown(text)}; allowed: an amount from {amounts}.")
-        if limit.period_us > LONGEST_PERIOD_US:
-            raise ConfigurationError(
-                f"found {shown(text)}; allowed: a period of up to {_LONGEST_DAYS} days."
-            )
-    return limits
 
 
 def _parsed(part: str) -> ParsedLimit:
@@ -191,26 +188,29 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _amount(found: dict[str, Any], form: Form) -> dict[str, Any]:
-    amount = int(found.get("amount") or form.amount)
+    amount = min(int(found.get("amount") or form.amount), MOST_AMOUNT)
     return {"amount": amount, "period": form.period, "unit": form.unit}
 
 
 def _rate(found: dict[str, Any]) -> dict[str, Any]:
-    usd, amount = found["usd"], found["amount"] + (found["fraction"] or "")
+    usd, amount = found["usd"], Fraction(found["amount"] + (found["fraction"] or ""))
+    count = int(found["count"] or 1) or 1  # `limits` reads 5/0 minutes as 5/minute
+    if usd:
+        whole = -(-amount * MICRO // 1)
+    else:  # 1.5 a minute are 3 in 2 minutes
+        whole, count = amount.numerator, count * amount.denominator
     return {
-        "amount": micro_dollars(amount) if usd else int(amount),
-        "count": int(found["count"] or 1) or 1,  # `limits` reads 5/0 minutes as 5/minute
+        "amount": min(whole, MOST_AMOUNT),
+        "count": count,
         "period": _period(found["period"].lower()),
         "unit": "usd" if usd else None,
     }
 
 
 def _period(word: str) -> str:
-    if word in PERIODS:
-        return word
-    if word.endswith("s") and word[:-1] in PERIODS:
-        return word[:-1]
-    raise ValueError(word)
+    if word not in _PERIOD_OF:
+        raise ValueError(word)
+    return _PERIOD_OF[word]
 
 
 def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, ...]) -> bool:
@@ -260,8 +260,6 @@ def _remedy(words: str) -> str:
             return f' It is written "{form.example}".'
     if "token" in words:
         return ' The unit is a keyword beside the string: "90000/minute" with unit = "tokens".'
-    if _FRACTION.search(words):
-        return ' The amount is a whole number: 1.5 a minute are written "3 per 2 minutes".'
     meant = _WORD.sub(_nearest_period, words)
     return f" Did you mean {meant!r}?" if meant != words else ""
 
@@ -272,4 +270,4 @@ def _nearest_period(word: re.Match[str]) -> str:
     if found in _NO_PERIODS:
         return found
     near = difflib.get_close_matches(found[:LONGEST_NAME], PERIODS, n=1)
-    return _INITIALS.get(found) or (near[0] if near else found)
+    return "minute" if found == "m" else near[0] if near else found

@@ -436,7 +436,7 @@ def _without_count(
     """The verdict on a charge that is not counted; ``None`` if its share decides. A look at what is
     left is not denied."""
     limit, cost = charge.limit, charge.cost
-    if policy == "open":
+    if policy == "open" and limit.amount:
         return _verdict(charge, remaining=limit.capacity)
     if cost > limit.capacity:
         return _verdict(charge, wait_us=None)

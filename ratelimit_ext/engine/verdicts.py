@@ -52,9 +52,12 @@ class Reply(Decision):
                 verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
             else:
                 look = charge._replace(cost=0)
-                verdict = strategy.verdict(look, snapshot, now_us, allowed=fits, taken=taken)
-                wait_us = 0 if fits else None
-                verdict = verdict._replace(charge=charge, retry_after_us=wait_us)
+                verdict = strategy.verdict(look, snapshot, now_us, allowed=True, taken=taken)
+                verdict = verdict._replace(
+                    charge=charge, allowed=fits, retry_after_us=0 if fits else None
+                )
+                if not limit.amount:  # nothing is used, and yet a client must not ask at once
+                    verdict = verdict._replace(reset_after_us=limit.period_us)
             verdicts.append(verdict)
             at += 4
         return tuple(verdicts)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
-from ratelimit_ext.core.limit import NO_OPTIONS, LimitOptions
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.policy.errors import Mistakes, Place
 
@@ -47,8 +47,12 @@ class PolicyLimit:
     states_override: bool = field(default=False, compare=False, repr=False)
 
     def check_amount(self, text: str) -> None:
-        """Raise :class:`ConfigurationError` unless the string changes only the amount."""
-        self.parsed[0].with_amount(text)
+        """Raise :class:`ConfigurationError` unless the string changes only the amount, to one that
+        some call can pass."""
+        parsed, options = self.parsed[0].with_amount(text), self.options
+        if options.burst is None:  # else the burst decides what can pass
+            plain = LimitOptions(unit=options.unit, mode=options.mode)
+            parsed.limit(plain, options.strategy or DEFAULT_STRATEGY).check_amount(self.cost)
 
 
 Limits: TypeAlias = tuple[PolicyLimit, ...]

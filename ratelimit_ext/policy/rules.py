@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from ratelimit_ext.core.charge import checked_cost
 from ratelimit_ext.core.errors import did_you_mean, shown
-from ratelimit_ext.core.limit import DEFAULT_STRATEGY, LimitOptions
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars, shown_dollars
 from ratelimit_ext.core.traits import strategies_with, traits_of
@@ -89,9 +89,9 @@ def _check_combination(
     if len(mistakes) > before:
         return  # with burst or anchor, the core would only repeat it
     with mistakes.at(place.at("burst")):
-        capacity = parsed.limit(replace(plain, burst=options.burst), strategy).capacity
+        counted = parsed.limit(replace(plain, burst=options.burst), strategy)
         with mistakes.at(place.at("cost")):
-            _check_cost(limit, parsed, capacity)
+            _check_cost(limit, parsed, counted)
     with mistakes.at(place.at("anchor")):
         parsed.limit(replace(plain, anchor=options.anchor, timezone=options.timezone), strategy)
         _check_anchor(options.anchor, parsed)
@@ -99,12 +99,14 @@ def _check_combination(
         parsed.limit(replace(plain, candidate=options.candidate), strategy)
 
 
-def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, capacity: int) -> None:
-    cost, unit = limit.cost, parsed.unit or limit.options.unit or "requests"
+def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, counted: Limit) -> None:
+    cost, unit, capacity = limit.cost, counted.unit, counted.capacity
     strategy = parsed.strategy or limit.options.strategy
     if cost != 1 and strategy and traits_of(strategy).one_per_call:
         raise Mistake(f"found a cost, but {parsed.text!r} counts each call as 1. Remove it.")
-    if not callable(cost) and _units(cost, unit) > capacity and limit.options.mode == "enforce":
+    if not callable(cost):
+        _check_type(cost, unit)
+    if counted.never_admits(cost):
         most = f"{shown_dollars(capacity)} usd" if unit == "usd" else capacity
         raise Mistake(
             f"found {cost}, but {parsed.text!r} holds at most {most}: every call would be denied. "
@@ -112,15 +114,16 @@ def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, capacity: int) -> None:
         )
 
 
-def _units(cost: object, unit: str) -> int:
-    """A cost that is not a function, in the units that are counted."""
+def _check_type(cost: Any, unit: str) -> None:
+    """Check a cost that is not a function."""
     if unit != "usd":
         try:
-            return checked_cost(cost, unit)
+            checked_cost(cost, unit)
         except ValueError:
             raise Mistake(f"found {shown(cost)}; allowed: a whole number from 0 up.") from None
+        return
     try:
-        return micro_dollars(cost)  # type: ignore[arg-type]
+        micro_dollars(cost)
     except ValueError:
         raise Mistake(
             f"found {shown(cost)}; allowed: an amount of dollars from 0 up, such as 0.01."

@@ -39,7 +39,7 @@ class TokenBucket(Strategy):
     options = ("burst",)
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        return limit.amount, limit.period_us, limit.capacity
+        return limit.amount or 1, limit.period_us, limit.capacity
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
@@ -97,7 +97,7 @@ class TokenBucket(Strategy):
         period, burst = limit.period_us, limit.capacity
         missing = (used + cost) * period + frac
         remaining = (burst * period - missing) // period
-        reset = ahead - (-missing // limit.amount) if missing > 0 else 0
+        reset = ahead - (-missing // (limit.amount or 1)) if missing > 0 else 0
         return max(0, remaining), reset
 
     def verdict(

@@ -3,6 +3,7 @@ the records of its charges in one request."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class BoundLimit:
             cost = known
         if not isinstance(cost, Guess):
             return cost
-        charged: int = max(cost.least, min(cost.cost, self.limit.capacity))
+        charged: int = max(cost.least, min(cost.cost, self.limit.capacity or cost.cost))
         return charged
 
 
@@ -136,6 +137,12 @@ class ChargeRecord(NamedTuple):
         if self.bound.limit.held:
             return Settlement(self.verdict, self.hold, actual)
         return Correction(self.verdict, actual - self.verdict.charge.cost)
+
+    @property
+    def wait_us(self) -> float:
+        """The wait, for comparison: infinite if no wait is enough."""
+        wait_us = self.verdict.retry_after_us
+        return math.inf if wait_us is None else wait_us
 
     @property
     def is_shown(self) -> bool:
@@ -265,7 +272,8 @@ def policy_item(limit: Limit) -> str:
     a quota that ``r`` can reach.
     """
     quota = limit.capacity
-    window = -(-quota * limit.period_us // (limit.amount * 1_000_000))
+    refill_us = -(-quota * limit.period_us // limit.amount) if quota else limit.period_us
+    window = -(-refill_us // 1_000_000)
     counted = {"usd": "micro-usd", "calls": "concurrent-requests"}.get(limit.unit, limit.unit)
     unit = "" if limit.unit == "requests" else f';qu="{counted}"'
     return f'"{header_name(limit)}";q={quota};w={window}{unit}'

@@ -777,7 +777,8 @@ class Limiter(flask_limiter.Limiter):
 
         ``identity`` is what the limit's key function returns. ``until`` is in seconds since 1970;
         ``None``: until ``limiter.overrides.clear(limit, identity)``. Raises ``ValueError`` for an
-        unknown limit or an amount that changes more than the number, and ``StorageUnavailable``.
+        unknown limit, an amount that changes more than the number or is below a call's fixed cost,
+        and ``StorageUnavailable``.
         """
         self.inventory.overridable(self._current_app(), limit, amount)
         return self._parts.overrides.set(limit, identity, amount, until=until, reason=reason, by=by)

@@ -136,6 +136,7 @@ class Parts:
             callbacks=self._callbacks,
             overrides=self.overrides,
             swallow_errors=bool(self.settings._swallow_errors),
+            strict=self.strict,
             logger=self.settings.logger,
         )
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import flask
-from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit
+from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit, RouteLimit
 from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem
 
@@ -71,7 +71,7 @@ class RouteLimits:
     """The bound limits of a route. ``shared`` ones have the id of their definition, as a request
     is charged to them once.
 
-    ``invalid`` are definitions whose function returned an invalid limit; they deny.
+    ``invalid`` are definitions that deny, as their functions returned invalid limits.
     """
 
     shared: tuple[tuple[int, tuple[BoundLimit, ...]], ...] = ()
@@ -125,6 +125,7 @@ class Resolver:
         callbacks: Callbacks,
         overrides: Overrides | None = None,
         swallow_errors: bool = False,
+        strict: bool = False,
         logger: logging.Logger,
     ) -> None:
         self.manager = manager
@@ -134,6 +135,7 @@ class Resolver:
         self.overrides = overrides or Overrides(None)
         self._callbacks = callbacks
         self._swallow_errors = swallow_errors
+        self._strict = strict
         self._logger = logger
         self._routes: dict[Route, _CompiledRoute] = {}
         self._revision = -1
@@ -204,6 +206,11 @@ class Resolver:
                 self._overridden.clear()
             self._overridden[key] = known
         return known[1]
+
+    def denies_if_invalid(self, definition: Limit) -> bool:
+        """Whether a limit denies if its function returns an invalid one. In Flask-Limiter, a view's
+        or blueprint's is left out, so that the defaults apply, and any other is an error."""
+        return self._strict or not (isinstance(definition, RouteLimit) or self._swallow_errors)
 
     def log_once(self, app: flask.Flask, subject: str) -> bool:
         """Whether the subject has not been logged for the application yet."""
@@ -292,7 +299,7 @@ class Resolver:
         """The limit with that amount; with the policy's if the string is invalid, which is
         logged."""
         try:
-            item, parsed = with_amount(bound.runtime.limit, text)
+            item, parsed = with_amount(bound.runtime, text, self.naming.strategy)
             limit = self.core_limit(item, bound.runtime.key_func)
         except ConfigurationError as error:
             if self.log_once(app, f"{bound.limit.name}: {text}"):
@@ -312,6 +319,7 @@ class Resolver:
             limit=limit,
             policy=policy_item(limit),
             rank=rank(item),
+            fixed_cost=None if bound.estimate else _fixed_cost(runtime, limit),
             optional=False,
         )
 
@@ -418,8 +426,11 @@ class _Binder:
                     ]
                 )
             except ValueError as error:
-                self._log_invalid(answer[0] if answer else definition.limit_provider, error)
-                self._invalid.append(definition)
+                denies = self._resolver.denies_if_invalid(definition)
+                text = answer[0] if answer else definition.limit_provider
+                self._log_invalid(text, error, denies=denies)
+                if denies:
+                    self._invalid.append(definition)
                 known = ()
             self._bound[id(definition)] = known
         return known
@@ -454,7 +465,14 @@ class _Binder:
         if limit is None:
             return (bound,)
         prefix = self._resolver.naming.prefix(limit, bound.scope) if bound.bucket_prefix else ""
-        candidate = replace(bound, limit=limit, bucket_prefix=prefix, metas=(), is_candidate=True)
+        candidate = replace(
+            bound,
+            limit=limit,
+            bucket_prefix=prefix,
+            fixed_cost=None if bound.estimate else _fixed_cost(bound.runtime, limit),
+            metas=(),
+            is_candidate=True,
+        )
         return bound, candidate
 
     def _estimator(self, limit: CoreLimit) -> Callable[[], Any] | None:
@@ -468,10 +486,11 @@ class _Binder:
         app = self._route.app
         if self._resolver.log_once(app, str(bound.limit)):
             app.logger.warning(
-                "Limit %s has no estimate: each call costs 1 %s until it is settled. Register "
+                "Limit %s has no estimate: each call costs %s %s until it is settled. Register "
                 "@limiter.estimator(%r) or give the limit a cost; cost=lambda: 1 keeps 1 without "
                 "this warning.",
                 bound.limit.name or bound.runtime.limit,
+                bound.limit.outside(bound.fixed_cost or 0),
                 bound.limit.unit,
                 bound.limit.unit,
             )
@@ -502,27 +521,31 @@ class _Binder:
                 self._route.endpoint,
             )
 
-    def _log_invalid(self, text: object, error: ValueError) -> None:
+    def _log_invalid(self, text: object, error: ValueError, *, denies: bool) -> None:
         """Log an invalid limit of a function to the application's logger, which more people read
         than Flask-Limiter's. Once for each string, as callers may choose it."""
         route = self._route
         if self._resolver.log_once(route.app, str(text)):
             route.app.logger.error(
-                "The limit of %s is invalid, and its requests are answered with 503: %s",
+                "The limit of %s is invalid, and %s: %s",
                 route.name or route.endpoint or "a request without a view",
+                "its requests are answered with 503" if denies else "its defaults apply instead",
                 error,
             )
 
 
 def _fixed_cost(runtime: RuntimeLimit, limit: CoreLimit) -> int | None:
-    """A cost that is no function; ``None`` if it is one, or invalid: then each charge raises."""
+    """A cost that is no function; ``None`` if it is one, or invalid: then each charge raises. The
+    default in the place of an estimate is at most what the limit can hold."""
     if callable(runtime.cost):
         return None
     try:
         cost = cost_in_units(runtime.cost, limit, runtime)
     except ValueError:
         return None
-    return cost if isinstance(cost, int) else None
+    if not isinstance(cost, int):
+        return None
+    return min(cost, limit.capacity or cost) if limit.held and runtime.cost == 1 else cost
 
 
 def _question(definition: Limit) -> Callable[[], Any] | None:

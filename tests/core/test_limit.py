@@ -15,7 +15,7 @@ MINUTE = 60_000_000
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"amount": 0}, "amount is 0; a whole number from 1"),
+        ({"amount": -1}, "amount is -1; a whole number from 0"),
         ({"amount": -5}, "amount is -5"),
         ({"amount": 1.5}, "amount is 1.5"),
         ({"amount": True}, "amount is True"),

@@ -15,7 +15,7 @@ from ratelimit_ext.core.limit_string import parse, states_guard
 PIECES = st.sampled_from(
     [
         *(*"0123456789", "15", "100", "/", "per", "PER", " ", "  ", "\t", "\n", "\u00a0"),
-        *("second", "Minutes", "hour", "days", "month", "years", "s", "fortnight", "\u0663"),
+        *("second", "Minutes", "hour", "days", "month", "years", "m", "fortnight", "\u0663"),
         *("\u017f", ":", ";", ",", "|"),
     ]
 )
@@ -28,6 +28,8 @@ RATES = st.builds(
     st.sampled_from(["second", "minutes", "Hour", "DAYS", "month", "year"]),
     st.sampled_from(["", " ", "\n"]),
 )
+#: Neither a unit nor a strategy is stated.
+NO = (None, None)
 STRINGS = st.one_of(
     st.lists(PIECES, max_size=12).map("".join),
     st.lists(RATES, min_size=1, max_size=4).flatmap(
@@ -45,22 +47,28 @@ STRINGS = st.one_of(
 @example("5/minute;")
 @example("9" * 5000 + "/minute")
 def test_it_reads_every_string_of_limits_as_limits_does(text: str) -> None:
-    """The same amounts and periods, and the same strings refused; only amounts and periods that no
-    strategy can count are refused here alone."""
+    """The same amounts and periods, and the same strings refused; amounts and periods that no
+    strategy can count are the largest."""
     try:
         items = limits.parse_many(text)
     except ValueError:
         with pytest.raises(ConfigurationError):
             parse(text)
         return
-    expected = [(item.amount, item.get_expiry() * 1_000_000, str(item)) for item in items]
-    if all(1 <= n <= MOST_AMOUNT and us <= LONGEST_PERIOD_US for n, us, _ in expected):
-        parsed = parse(text)
-        assert [(each.amount, each.period_us, str(each)) for each in parsed] == expected
-        assert {(each.unit, each.strategy, each.multiple) for each in parsed} == {(None,) * 3}
-    else:
-        with pytest.raises(ConfigurationError, match="allowed: a"):
-            parse(text)
+    parsed = parse(text)
+    assert [(each.amount, each.period_us) for each in parsed] == [
+        (
+            min(item.amount, MOST_AMOUNT),
+            min(item.get_expiry() * 1_000_000, LONGEST_PERIOD_US),
+        )
+        for item in items
+    ]
+    assert all(
+        str(each) == str(item)
+        for each, item in zip(parsed, items, strict=True)
+        if item.amount <= MOST_AMOUNT
+    )
+    assert {(each.unit, each.strategy, each.multiple) for each in parsed} == {(None,) * 3}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,21 @@ def test_it_reads_every_string_of_limits_as_limits_does(text: str) -> None:
         ("5 usd/day", [(5_000_000, 86400, "usd", None, "5 usd per 1 day")]),
         ("0.50 USD per 2 hours", [(500_000, 7200, "usd", None, "0.5 usd per 2 hour")]),
         ("0.0000001 usd/day", [(1, 86400, "usd", None, "0.000001 usd per 1 day")]),
+        ("0/minute", [(0, 60, None, None, "0 per 1 minute")]),
+        ("0 usd/day", [(0, 86400, "usd", None, "0 usd per 1 day")]),
+        ("10000000000000/day", [(MOST_AMOUNT, 86400, None, None, f"{MOST_AMOUNT} per 1 day")]),
+        ("9000000000 usd/day", [(MOST_AMOUNT, 86400, "usd", None, "1000000 usd per 1 day")]),
+        ("5/s", [(5, 1, None, None, "5 per 1 second")]),
+        ("5/SEC", [(5, 1, None, None, "5 per 1 second")]),
+        ("5 per 2 min", [(5, 120, None, None, "5 per 2 minute")]),
+        ("5 /3mins", [(5, 180, None, None, "5 per 3 minute")]),
+        ("5/h;6/2 hrs", [(5, 3600, *NO, "5 per 1 hour"), (6, 7200, *NO, "6 per 2 hour")]),
+        ("5/d", [(5, 86400, None, None, "5 per 1 day")]),
+        ("0.5/second", [(1, 2, None, None, "1 per 2 second")]),
+        ("2.50 per 10 minutes", [(5, 1200, None, None, "5 per 20 minute")]),
+        ("2.0/minute", [(2, 60, None, None, "2 per 1 minute")]),
         ("4 in flight", [(4, 1, "calls", "concurrency", "4 in flight")]),
+        ("0 in flight", [(0, 1, "calls", "concurrency", "0 in flight")]),
         ("unless blocked", [(1, 1, None, "block", "unless blocked")]),
         ("As  Reported", [(MOST_AMOUNT, 60, None, "reported", "as reported")]),
         ("9/hour or 20x usual", [(9, 3600, None, "surge", "9 per 1 hour or 20 x usual")]),
@@ -104,8 +126,8 @@ def test_the_multiple_of_a_surge(text: str, multiple: int | None) -> None:
     [
         *("usd/day", "-5 usd/day", "5 usd", "5 usd/fortnight", "5. usd/day", "5 .5 usd/day"),
         *("in flight", "2.5 in flight", "4 in flight or 2 x usual", "unless blocked or 2 x usual"),
-        *("1/hour or 2", "\u0665 usd/day", "5 usd/day;", "0 usd/day", "2000000 usd/day"),
-        *("0 in flight", "5 per 50 years", "", 5, None, ["5/minute"]),
+        *("1/hour or 2", "\u0665 usd/day", "5 usd/day;", "5/m", "5/ss", "-1/s", "5/1.5 minutes"),
+        *(".5/second", "1e3/day", "", 5, None, ["5/minute"]),
     ],
 )
 def test_what_is_no_limit(text: object) -> None:

@@ -41,7 +41,7 @@ def test_all_mistakes_at_once(load: Load) -> None:
     """One error has a line for each mistake: the file's by their lines, then app.config's."""
     text = (
         'version = 3\nplans = 1\n[blueprints.chat]\nlimits = ["x"]\n[[default]]\nburst = true\n'
-        '[[application]]\nlimit = "0/day"\n'
+        '[[application]]\nlimit = "x/day"\n'
     )
     first, *lines = error_of(lambda: load(text, {"chat": "5/minute", "pay": []})).splitlines()
     assert first == "8 mistakes in the configured limits:"

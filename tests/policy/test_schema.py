@@ -98,25 +98,10 @@ MISTAKES = [
         ["found 30 (a whole number)", "amount per period"],
     ),
     Case(
-        "amount of 0",
-        '[[default]]\nlimit = "0/minute"',
-        "3: default[0].limit",
-        ["found '0/minute' (a string)", "an amount from 1 to 1000000000000"],
-    ),
-    Case(
-        "huge amount",
-        'default = ["5/second;99999999999999999999/minute"]',
+        "a surge of 0",
+        '[[default]]\nlimit = "0/minute or 9 x usual"',
         "2: default[0]",
-        [
-            "found '5/second;99999999999999999999/minute' (a string)",
-            "an amount from 1 to 1000000000000",
-        ],
-    ),
-    Case(
-        "huge period",
-        'default = ["5 per 50 years"]',
-        "2: default[0]",
-        ["found '5 per 50 years' (a string)", "a period of up to 3257 days"],
+        ["amount is 0; a whole number from 1 to 1000000000000"],
     ),
     Case(
         "unknown strategy",
@@ -165,7 +150,6 @@ MISTAKES = [
         '[[default]]\nlimit = "0.5 usd/day"\ncost = "1e999999999"',
         "4: default[0].cost",
         ["found '1e999999999' (a string)", "a whole number from 0 to 1000000000000"],
-        mistakes=2,
     ),
     Case(
         "1 for true",

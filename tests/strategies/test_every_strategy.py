@@ -77,6 +77,23 @@ def test_a_changed_amount_keeps_the_usage(
     assert world.call(after).allowed == (left > 0)
 
 
+@every_strategy
+def test_an_amount_of_zero_denies_everything(world: World, strategy: str) -> None:
+    """Without a wait, for a new bucket and for one that was in use: 3 of 10 used, lowered to 0, are
+    still used when it is 10 again."""
+    nothing = Limit(0, MINUTE, strategy)
+    before = replace(nothing, amount=10)
+    world.call(nothing, key="new")
+    world.call(before, 3)
+    for key in ("new", "bucket"):
+        verdict = world.call(nothing, key=key)
+        assert (verdict.allowed, verdict.remaining, verdict.retry_after_ms) == (False, 0, None)
+        assert verdict.reset_after_us == MINUTE
+        look = world.call(nothing, 0, key=key)
+        assert (look.allowed, look.remaining, look.retry_after_ms) == (True, 0, 0)
+    assert world.left(before) == 7
+
+
 FOREIGN = {
     "list": lambda client: client.rpush("bucket", "x"),
     "set": lambda client: client.sadd("bucket", "x"),

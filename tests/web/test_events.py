@@ -74,7 +74,7 @@ def test_every_refusal_has_its_reason(
     make: Maker, clock: Clock, text: str, cost: int, reason: str, wait_ms: int | None
 ) -> None:
     """Also a request that can never pass, and a function that returns an invalid limit."""
-    app, limiter = make()
+    app, limiter = make(strict=True)
 
     @app.get("/")
     @limiter.limit(lambda: text, cost=lambda: cost)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache, total_ordering
 from typing import Any, Final
 
+from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem, RateLimitItemPerSecond, WindowStats
 from limits.limits import GRANULARITIES
 from limits.storage import MemcachedStorage, Storage
@@ -79,12 +80,16 @@ def items_of(text: object, options: LimitOptions) -> tuple[RateLimitItem, ...]:
     return tuple([_item(parsed, parsed.merged(options)) for parsed in parse(text)])
 
 
-def with_amount(item: RateLimitItem, text: object) -> tuple[RateLimitItem, ParsedLimit]:
-    """The item of a string that changes only this one's amount. The item must have options. Raises
-    ``ConfigurationError`` for any other string."""
-    own: ParsedLimit = item.parsed  # type: ignore[attr-defined]
-    parsed = own.with_amount(text)
-    return _item(parsed, options_of(item)), parsed
+def with_amount(
+    runtime: RuntimeLimit, text: object, default_strategy: str
+) -> tuple[RateLimitItem, ParsedLimit]:
+    """The item of a string that changes only the limit's amount. Its item must have options. Raises
+    ``ConfigurationError`` for any other string, and for an amount that no call can pass."""
+    own: Any = runtime.limit
+    parsed: ParsedLimit = own.parsed.with_amount(text)
+    item = _item(parsed, options_of(own))
+    limit_of(item, default_strategy).check_amount(runtime.cost)
+    return item, parsed
 
 
 def _item(parsed: ParsedLimit, options: LimitOptions) -> RateLimitItem:

@@ -223,9 +223,10 @@ class Manager(LimitManager):
             # A callable inside the view has limits of its own, which decide about the defaults.
             hints = self._endpoint_hints[endpoint]
             hinted = [lim for hint in hints for lim in self._decorated(hint) if yields(lim)]
-            if hinted and not any(limit.override_defaults for limit in hinted):
-                shared += tuple(self._default_limits)
-            return EndpointLimits(shared, ())
+            if hinted:
+                if not any(limit.override_defaults for limit in hinted):
+                    shared += tuple(self._default_limits)
+                return EndpointLimits(shared, ())
         own = [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
         return self._with_defaults(shared, own, app, endpoint, blueprint, method)
 

@@ -64,9 +64,8 @@ class Row(NamedTuple):
         return bool(self.limit.name) and (form is None or form.has_amount)
 
     def with_amount(self, text: str) -> Row:
-        """The limit with another amount. Raises ``ConfigurationError`` unless the string changes
-        only the amount."""
-        item, _ = with_amount(self.runtime.limit, text)
+        """The limit with another amount. Raises ``ConfigurationError`` as :func:`with_amount`."""
+        item, _ = with_amount(self.runtime, text, self.limit.strategy)
         return self._replace(limit=limit_of(item, self.limit.strategy))
 
     def bucket(self, identity: str) -> str:
@@ -150,7 +149,7 @@ class Inventory:
         """The limits of that name, whose amount an operator may change to ``amount``.
 
         Raises ``ValueError`` for an unknown name, with the known ones, and for an amount that
-        differs in more than the number.
+        differs in more than the number, or that is below the cost of every call.
         """
         known = [row for row in self.all_rows(app) if row.can_be_overridden]
         rows = [row for row in known if row.limit.name == name]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 import flask
@@ -34,6 +35,7 @@ from ratelimit_ext.web.errors import (
     Refusal,
     RequestTooLarge,
     TemporarilyUnavailable,
+    is_endless,
     known_wait_ms,
     precedence,
 )
@@ -419,8 +421,9 @@ class Admission:
         overridden = self._resolver.overridden(bound, identity)
         if overridden is None or overridden is bound:
             return None if overridden is None else charge
-        # A guess is bounded by the capacity.
-        cost = own.cost if overridden.estimate is None else overridden.cost(costs)
+        cost = own.cost
+        if cost and (overridden.estimate is not None or overridden.fixed_cost is not None):
+            cost = overridden.cost(costs)  # a guess is bounded by the capacity
         return overridden, identity, _new(Charge, (overridden.limit, own.key, cost, False, ()))
 
     # -- denials -------------------------------------------------------------------------------
@@ -439,17 +442,17 @@ class Admission:
         if len(denied) > 1:
             denied.sort(key=lambda record: record.bound.rank)
         for record in denied:
-            if record.verdict.retry_after_us is None:
+            if record.verdict.retry_after_us is None and record.bound.limit.amount:
                 return Denial(decision, own, RequestTooLarge(record.bound, record.verdict), [])
         cause = min((record.verdict.reason for record in denied), key=precedence)
         denied = [record for record in denied if record.verdict.reason == cause]
-        longest = max(denied, key=lambda record: record.verdict.retry_after_us or 0)
+        longest = max(denied, key=attrgetter("wait_us"))
         breached = [longest] if self._settings.fail_on_first_breach else denied
         wait_ms = known_wait_ms(decision)
         error: Refusal
         if cause in ("closed", "overloaded", UNAVAILABLE):
             error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
-        elif cause == "blocked" and wait_ms is None:
+        elif cause == "blocked" and is_endless(longest.verdict):
             error = Blocked(longest.bound)
         else:
             error = _exceeded(longest, decision, cause)

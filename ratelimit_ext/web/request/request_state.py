@@ -274,11 +274,11 @@ class RequestState:
         if self.is_denied:
             denied = [at for at, record in enumerate(self.records) if not record.verdict.allowed]
             if denied:
-                return max(denied, key=lambda at: _wait(self.records[at]))
+                return max(denied, key=lambda at: self.records[at].wait_us)
         nearest, least = 0, 3.0
         for at, (bound, remaining, _, _) in enumerate(statuses):
             limit = bound.limit
-            left = remaining / limit.capacity + (limit.unit == "calls")
+            left = remaining / (limit.capacity or 1) + (limit.unit == "calls")
             if left < least or (left == least and _order(bound) < _order(statuses[nearest][0])):
                 nearest, least = at, left
         return nearest
@@ -339,11 +339,6 @@ def _with_more(record: ChargeRecord, amount: int) -> ChargeRecord:
     verdict = record.verdict
     remaining = max(0, verdict.remaining + amount)
     return record._replace(verdict=verdict._replace(remaining=remaining))
-
-
-def _wait(record: ChargeRecord) -> tuple[bool, int]:
-    wait = record.verdict.retry_after_us
-    return (wait is None, wait or 0)
 
 
 def _order(bound: BoundLimit) -> tuple[bool, tuple[int, int]]:

@@ -142,6 +142,8 @@ class ResponseWriter:
         capacity, remaining, reset, _ = self._in_order
         items = [
             f"{bound.header};r={left};t={-(-reset_us // 1_000_000)}"
+            if bound.limit.capacity
+            else f"{bound.header};r=0"  # no time brings more
             for bound, left, reset_us, _ in statuses
         ]
         _append(

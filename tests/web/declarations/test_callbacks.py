@@ -82,6 +82,27 @@ def test_an_estimated_or_counted_limit_is_not_logged(
     assert warnings_of(make, caplog, text, **words) == []
 
 
+def test_a_budget_below_a_dollar_needs_no_cost(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The estimate is the cost; without one, a call holds the whole budget until it is settled."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("0.5 usd/day")(lambda: "ok"))
+    limiter.estimator("usd")(lambda: "0.2")
+    assert statuses(app, times=3) == [200, 200, 429]
+
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("0.5 usd/day", candidate="0.25 usd/day")
+    def view() -> str:
+        limiter.settle(usd=0)
+        return "ok"
+
+    assert statuses(app, times=3) == [200, 200, 200]
+    assert "each call costs 0.5 usd until it is settled" in caplog.text
+
+
 def test_a_plan_without_a_loader(make: Maker) -> None:
     """Is an error that names what to register."""
     app, limiter = make()

@@ -87,6 +87,26 @@ def test_an_override_lowers_an_amount(site: Site) -> None:
     assert passed(site[0], 2) == 0
 
 
+def test_an_override_below_the_cost_of_every_call_is_refused(make: Maker) -> None:
+    """No call could pass; an amount of 0 says so, and denies all of them."""
+    app, limiter = make()
+
+    @app.get("/")
+    @limiter.limit("9/hour", name="calls", cost=3)
+    def index() -> str:
+        return "ok"
+
+    with pytest.raises(ValueError, match=r"calls: found 2 requests, but each call costs 3, .*0 to"):
+        override((app, limiter), "2/hour")
+    assert limiter.overrides.all() == []
+    override((app, limiter), "3/hour")
+    assert passed(app, 2) == 1
+    override((app, limiter), "0/hour")
+    refused = get(app, "ann")
+    assert (refused.status_code, refused.json["limit"]) == (429, "0 per 1 hour")
+    assert "Retry-After" not in refused.headers
+
+
 def test_an_override_ends_at_its_instant(make: Maker, clock: Clock) -> None:
     """To the second, without anything being read again; then it is not listed, and the next change
     removes it."""

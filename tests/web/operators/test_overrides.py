@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,4 +215,6 @@ def test_the_amounts_that_a_caller_may_have_are_listed(tmp_path: Path) -> None:
     plan.check_amount("7/day")
     with pytest.raises(ConfigurationError, match="allowed: '2/day' with another amount"):
         plan.check_amount("7/hour")
+    with pytest.raises(ConfigurationError, match="found 2 requests, but each call costs 3"):
+        replace(plan, cost=3).check_amount("2/day")
     assert caller.limiter.policy(Flask("other")) is None

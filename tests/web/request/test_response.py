@@ -10,6 +10,7 @@ from flask import Response, request
 from flask_limiter import HeaderNames
 
 from ratelimit_ext import ConfigurationError, Limiter, RequestLimit
+from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker
 
@@ -49,6 +50,40 @@ def test_an_admitted_answer_names_every_limit(make: Maker, clock: Clock) -> None
         "X-RateLimit-Remaining": "8",
         "X-RateLimit-Reset": str(NOW + 5),
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("0/minute", {}),
+        ("0/minute", {"strategy": "token-bucket", "burst": 5}),
+        ("0/minute", {"strategy": "sliding-window"}),
+        ("0/minute", {"strategy": "sliding-window-counter"}),
+        ("0 usd/minute", {}),
+        ("0/minute", {"unit": "tokens", "on_failure": "open"}),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("storage", ["memory", "redis", "down"])
+def test_an_amount_of_zero_denies_without_a_wait(
+    make: Maker, redis_server: Server, storage: str, text: str, options: dict[str, Any]
+) -> None:
+    """429 as in Flask-Limiter, and no Retry-After: no wait is enough. Also during an outage."""
+    uri = {"memory": "memory://", "redis": redis_server.uri, "down": "redis://127.0.0.1:1"}[storage]
+    app, limiter = make(storage_uri=uri)
+    app.get("/")(limiter.limit(text, name="nothing", **options)(root))
+    for _ in range(3):
+        answer = app.test_client().get("/")
+        assert answer.status_code == 429
+        assert answer.json["error"].startswith("Rate limit 'nothing' exceeded: 0 ")
+        assert "Try again" not in answer.json["error"]
+        assert (answer.json["remaining"], answer.json.get("retry_after")) == (0, None)
+        headers = limit_headers(answer)
+        assert headers["RateLimit-Policy"].startswith('"nothing";q=0;w=60')
+        assert headers["RateLimit"] == '"nothing";r=0'
+        assert headers["X-RateLimit-Remaining"] == "0"
+        assert headers["x-should-retry"] == "false"
+        assert not {"Retry-After", "retry-after-ms"} & headers.keys()
 
 
 def test_calls_in_flight_are_no_limit_that_is_used_up(make: Maker, clock: Clock) -> None:
