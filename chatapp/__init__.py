@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from flask import Flask
 from flask.logging import create_logger, default_handler
-from limits.errors import ConfigurationError as LimitsError
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -206,19 +205,8 @@ def _join_embedded_storage(app: Flask) -> None:
 
 
 def _init_limits(app: Flask, limiter: Limiter) -> None:
-    try:
-        with guards.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
-            limiter.init_app(app)
-    except ConfigurationError:
-        raise  # its message is complete
-    except LimitsError as error:
-        reason = str(error)
-        if uri := str(app.config.get("RATELIMIT_STORAGE_URI") or ""):
-            # The message of limits quotes the URI, including its password.
-            reason = reason.replace(uri, f"{uri.partition('://')[0][:20]!r}")
-        raise settings.SettingsError(
-            f"RATELIMIT_STORAGE_URI: {reason}. See docs/deployment.md for valid values."
-        ) from error
+    with guards.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
+        limiter.init_app(app)
     limiter.check_policy(app)
 
 

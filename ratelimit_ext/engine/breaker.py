@@ -346,7 +346,7 @@ def _kind(error: Exception) -> str:
     ``single``: of this call alone."""
     if isinstance(error, ShardUnavailable):
         return "single"
-    for cause in _causes(error):
+    for cause in causes(error):
         names, text = {each.__name__ for each in type(cause).__mro__}, str(cause)
         if isinstance(cause, OSError):
             known = isinstance(cause, _NO_ADDRESS) or cause.errno in _UNREACHABLE
@@ -358,7 +358,7 @@ def _kind(error: Exception) -> str:
     return "failure"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it was raised from, or during."""
     for _ in range(_MOST_CAUSES):  # as errors may be in a circle
         if error is None:

@@ -58,6 +58,7 @@ from ratelimit_ext.web.declarations.code_checks import (
     check_storage_uri,
     check_strategy,
     check_target,
+    checked_options,
     keywords_of_signature,
 )
 from ratelimit_ext.web.declarations.definitions import (
@@ -89,6 +90,7 @@ from ratelimit_ext.web.storage import (
     with_deadline,
     workers,
 )
+from ratelimit_ext.web.storage_mistakes import connect_once, refused_mistakes
 
 NAMESAKES: Final = (
     "Two extensions of the application %r have one storage and the key prefix %r: equal limits of "
@@ -216,14 +218,16 @@ class Limiter(flask_limiter.Limiter):
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
         )
         uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
-        options = {**self._storage_options, **config.get(ConfigVars.STORAGE_OPTIONS, {})}
+        configured = config.get(ConfigVars.STORAGE_OPTIONS, {})
+        options = self._storage_options | checked_options(configured, ConfigVars.STORAGE_OPTIONS)
         self._storage_options = with_deadline(uri, options, deadline_s(config))
         is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))
         if is_enabled:
             where = "Limiter, storage_uri" if self._storage_uri else ConfigVars.STORAGE_URI
             check_storage_uri(uri, where)
-            with cluster_may_be_down(uri), self._attaching():
+            with refused_mistakes(uri, where), cluster_may_be_down(uri), self._attaching():
                 super().init_app(app)
+                connect_once(self._storage, self._storage_options)
         install(app, self)
         hooks: RequestHooks = app.extensions.setdefault(self.app_key, RequestHooks(self))
         if is_enabled:

@@ -50,6 +50,7 @@ OWN_BUCKETS: Final = "ratelimit_ext"
 DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
 DEFAULT_DEADLINE_S: Final = 0.1
 LONGEST_DEADLINE_S: Final = 60.0
+LONGEST_WAIT_S: Final = 3600.0
 #: How many workers share the limits, and the number of this one from 0, while the storage is down.
 WORKERS: Final = "RATELIMIT_WORKERS"
 WORKER_NUMBER: Final = "RATELIMIT_WORKER_NUMBER"
@@ -148,8 +149,15 @@ def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict
         return dict(options)
     timeouts = {"socket_timeout": deadline, "socket_connect_timeout": deadline}
     with_own = {**timeouts, **options}
+    for word in timeouts:
+        if with_own[word] is not None:
+            where = f"The storage's options: {word}"
+            hint = "None waits without end."
+            with_own[word] = checked_seconds(where, with_own[word], most=LONGEST_WAIT_S, hint=hint)
     if "+sentinel" in uri.partition("://")[0]:
-        with_own["sentinel_kwargs"] = {**timeouts, **options.get("sentinel_kwargs", {})}
+        # redis-py retries for seconds otherwise.
+        once = {**timeouts, "retry": None}
+        with_own["sentinel_kwargs"] = {**once, **options.get("sentinel_kwargs", {})}
     return with_own
 
 

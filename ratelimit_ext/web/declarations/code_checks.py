@@ -74,7 +74,7 @@ class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
     """The default strategy does not exist. The library `limits` raises its base for this."""
 
 
-class UnknownStorageError(ConfigurationError, LimitsConfigurationError):
+class InvalidStorageError(ConfigurationError, LimitsConfigurationError):
     """As :class:`UnknownStrategyError`, for a storage."""
 
 
@@ -189,17 +189,26 @@ def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
 
 
 def check_storage_uri(uri: str, where: str) -> None:
-    """Raise ``UnknownStorageError`` for a scheme that no storage has. The rest of the URI, which
+    """Raise ``InvalidStorageError`` for a scheme that no storage has. The rest of the URI, which
     may have a password, is not shown."""
     scheme, colon, _ = uri.partition("://")
     if uri and scheme not in SCHEMES:
         found = f"the scheme {scheme!r}" if colon else "no scheme"
         known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
         hint = did_you_mean(scheme, SCHEMES) if colon else ""
-        raise UnknownStorageError(
+        raise InvalidStorageError(
             f"{where}: found {found}; allowed: {', '.join(known)} and others of the library "
             f"`limits`.{hint}"
         )
+
+
+def checked_options(found: object, where: str) -> dict[str, Any]:
+    """The options of a storage. Raises ``InvalidStorageError`` unless they are a dictionary."""
+    if not isinstance(found, Mapping):
+        raise InvalidStorageError(
+            f"{where}: found {shown(found)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."
+        )
+    return dict(found)
 
 
 def check_lists(options: Mapping[str, Any]) -> None:

@@ -170,6 +170,14 @@ def test_the_deadline_is_the_clients_timeout() -> None:
         assert (known["socket_timeout"], known["socket_connect_timeout"]) == expected
 
 
+def test_no_sentinel_is_asked_twice() -> None:
+    """redis-py would try again for seconds, while a request waits."""
+    _, limiter = made("redis+sentinel://127.0.0.1:1/master")
+    storage: Any = limiter.storage
+    (sentinel,) = storage.sentinel.sentinels
+    assert sentinel.connection_pool.connection_kwargs["retry"] is None
+
+
 def test_listeners_and_the_log_learn_of_an_outage(
     server: servers.Server, caplog: pytest.LogCaptureFixture
 ) -> None:

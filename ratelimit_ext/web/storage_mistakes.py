@@ -1,0 +1,121 @@
+"""Mistakes in the address or the options of a storage, which would look like an outage otherwise.
+
+An outage ends when the server is back. A misspelt option, a certificate that is not trusted or a
+missing module needs another setting, so it stops the start. Therefore one connection is made there,
+and closed. A password that the server refuses is an outage: the server may accept it later.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import ssl
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+from limits.errors import ConfigurationError as LimitsConfigurationError
+from limits.storage import RedisClusterStorage, RedisStorage, Storage
+
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
+from ratelimit_ext.engine.breaker import causes
+from ratelimit_ext.web.declarations.code_checks import InvalidStorageError
+
+OPTIONS: Final = "The storage's options"
+
+_UNKNOWN_OPTION: Final = re.compile(r"unexpected keyword argument '(\w+)'")
+_MISSING_MODULE: Final = re.compile(r"'(\w+)' prerequisite not available")
+_UNKNOWN_DATABASE: Final = re.compile(r"(?:ERR )?(?:DB index is out of range|invalid DB index)")
+#: Options that name a file.
+_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_MISTAKES: Final = (ImportError, LimitsConfigurationError, OverflowError, TypeError, ValueError)
+#: Reasons of TLS errors that come again.
+_TLS_MISTAKES: Final = re.compile(r"CERT|UNKNOWN_CA|VERSION|NO_SHARED|HANDSHAKE_FAILURE")
+
+
+@contextmanager
+def refused_mistakes(uri: str, where: str) -> Iterator[None]:
+    """Raise ``InvalidStorageError`` for a mistake that the block meets. Its message does not have
+    the URI, which may have a password."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        sentence = _sentence(error, where)
+        if sentence is None:
+            raise
+        raise InvalidStorageError(sentence.replace(uri, "…") if uri else sentence) from error
+
+
+def connect_once(storage: Storage | None, options: Mapping[str, Any]) -> None:
+    """Connect to the storage as a request would, and disconnect. Raises the client's error for a
+    mistake, and nothing if the storage is down."""
+    if not isinstance(storage, RedisStorage):
+        getattr(storage, "storage", None)  # `limits` makes the client when it is asked for
+        return
+    client: Any = storage.get_connection()
+    if isinstance(storage, RedisClusterStorage):
+        _check_cluster_options(storage, options)
+        get = getattr(client, "get_redis_connection", None) or client.get_valkey_connection
+        client = get(client.get_default_node())
+    pool = client.connection_pool
+    for option in _FILES:
+        file = pool.connection_kwargs.get(option)
+        if file and not Path(file).is_file():
+            raise InvalidStorageError(f"{OPTIONS}: {option}: there is no file {str(file)!r}.")
+    once = {"retry": None} if "retry" in _parameters(*pool.connection_class.__mro__) else {}
+    connection = pool.connection_class(**{**pool.connection_kwargs, **once})
+    try:
+        connection.connect()
+    except (OSError, storage.base_exceptions) as error:  # type: ignore[misc] # a type, or several
+        if _sentence(error, "") is not None:
+            raise
+    finally:
+        with suppress(Exception):
+            connection.disconnect()
+
+
+def _check_cluster_options(storage: RedisClusterStorage, options: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` for an unknown option, which the client of a cluster ignores."""
+    client = type(storage.get_connection())
+    library = sys.modules[client.__module__]
+    known = {*_parameters(client), *_parameters(type(storage))}
+    for name in ("REDIS_ALLOWED_KEYS", "VALKEY_ALLOWED_KEYS"):
+        known.update(getattr(library, name, ()))
+    for name in options:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+
+
+def _parameters(*classes: type) -> list[str]:
+    """The names that the constructors take."""
+    makers = [vars(each)["__init__"] for each in classes if "__init__" in vars(each)]
+    return [name for make in makers for name in inspect.signature(make).parameters]
+
+
+def _sentence(error: BaseException, where: str) -> str | None:
+    """What is wrong and what to do; ``None`` for an outage."""
+    for cause in causes(error):
+        text = str(cause)
+        if found := _UNKNOWN_OPTION.search(text):
+            known = {*_parameters(*redis.SSLConnection.__mro__), "max_connections"} - {"ssl"}
+            return f"{OPTIONS}: unknown option {found[1]!r}.{did_you_mean(found[1], known)}"
+        if found := _MISSING_MODULE.match(text):
+            return f"{where}: this storage needs the module {found[1]!r}. Install it with pip."
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"{where}: the server's certificate is not trusted: {cause.verify_message}. Set "
+                "'ssl_ca_certs' in the storage's options to the file of its authority."
+            )
+        reason = cause.reason if isinstance(cause, ssl.SSLError) else ""
+        if (
+            isinstance(cause, _MISTAKES)
+            or _TLS_MISTAKES.search(reason or "")
+            or _UNKNOWN_DATABASE.match(text)
+        ):
+            return f"{where} or the storage's options: {type(cause).__name__}: {text}."
+    return None

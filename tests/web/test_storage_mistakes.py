@@ -1,0 +1,115 @@
+"""What is wrong with a storage and would not heal stops the start; an outage does not."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import limits.errors
+import pytest
+from flask import Flask
+
+from ratelimit_ext import ConfigurationError, Limiter
+from tests import servers
+from tests.engine.relay import Relay
+from tests.web.calls import statuses
+from tests.web.conftest import asked_key
+
+#: Nothing listens there.
+DOWN = "redis://:swordfish@127.0.0.1:1"
+REDISES = (
+    *(DOWN, "valkey://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/master"),
+    *("redis+cluster://127.0.0.1:1", "valkey+cluster://127.0.0.1:1"),
+)
+
+
+def started(uri: str, options: Any = None, **settings: Any) -> Flask:
+    """An application that has called `init_app`."""
+    app = Flask("example")
+    app.config.update(RATELIMIT_STORAGE_URI=uri, RATELIMIT_STORAGE_OPTIONS=options or {})
+    app.config.update({"RATELIMIT_SETTLEMENTS_DIR": "", **settings})
+    limiter = Limiter(asked_key, default_limits=["1/minute"])
+    app.get("/")(asked_key)
+    limiter.init_app(app)
+    return app
+
+
+@pytest.mark.parametrize("uri", REDISES)
+def test_an_outage_is_no_mistake(uri: str) -> None:
+    """The application starts, and its limits are `local`."""
+    assert statuses(started(uri), times=2) == [200, 429]
+
+
+@pytest.mark.parametrize("uri", REDISES)
+def test_an_unknown_option(uri: str) -> None:
+    """Is found without a server, with the likely one."""
+    with pytest.raises(ConfigurationError, match=r"'sockt_timeout'\. Did you mean 'socket_timeout"):
+        started(uri, {"sockt_timeout": 1})
+
+
+@pytest.mark.parametrize(
+    ("uri", "options", "message"),
+    [
+        (DOWN, {"socket_timeout": "soon"}, "socket_timeout: found 'soon'; allowed: a number of se"),
+        (DOWN, {"socket_connect_timeout": -1}, "socket_connect_timeout: found -1; allowed"),
+        (
+            DOWN,
+            "socket_timeout=1",
+            r"STORAGE_OPTIONS: found .* \(a string\); allowed: a dictionary",
+        ),
+        ("redis://:swordfish@127.0.0.1:99999", {}, "RATELIMIT_STORAGE_URI or .*: Port out of rang"),
+        ("rediss://127.0.0.1:1", {"ssl_ca_certs": "/no.pem"}, "ssl_ca_certs: there is no file"),
+        ("redis+sentinel://127.0.0.1:1", {}, "'service_name' not provided"),
+    ],
+)
+def test_a_mistake_that_needs_no_server(uri: str, options: Any, message: str) -> None:
+    """Is found while the storage is down; the message has no password."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        started(uri, options)
+    assert "swordfish" not in str(caught.value)
+
+
+def test_a_missing_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is named. Who handles the error of `limits` handles this one."""
+    monkeypatch.setattr(sys, "meta_path", [])  # nothing can be imported
+    monkeypatch.delitem(sys.modules, "pymemcache", raising=False)
+    with pytest.raises(limits.errors.ConfigurationError, match="needs the module 'pymemcache'"):
+        started("memcached://127.0.0.1:1")
+
+
+def test_a_database_that_does_not_exist(redis_server: servers.Server) -> None:
+    """Only a server knows how many it has. No connection stays open."""
+    with redis_server.client() as client:
+        before = client.info("clients")["connected_clients"]
+        with pytest.raises(ConfigurationError, match="DB index is out of range"):
+            started(f"{redis_server.uri}/4321")
+        started(redis_server.uri)
+        servers.eventually(lambda: client.info("clients")["connected_clients"] == before)
+
+
+def test_a_disabled_extension_asks_no_storage() -> None:
+    """As in Flask-Limiter."""
+    started(DOWN, {"sockt_timeout": 1}, RATELIMIT_ENABLED=False)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_a_certificate_that_is_not_trusted(redis_server: servers.Server, tmp_path: Path) -> None:
+    """Is a mistake; with its authority it works."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*request, *names, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    timeouts = {"socket_timeout": 5, "socket_connect_timeout": 5}
+    with Relay(redis_server.port, context) as relay:
+        uri = f"rediss://127.0.0.1:{relay.port}"
+        with pytest.raises(ConfigurationError, match="certificate is not trusted: self-signed"):
+            started(uri, timeouts)
+        app = started(uri, {**timeouts, "ssl_ca_certs": str(certificate)})
+        assert statuses(app, times=2) == [200, 429]
