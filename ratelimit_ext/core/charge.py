@@ -21,7 +21,8 @@ class Charge(NamedTuple):
     ``key`` names the bucket (limit and identity together, see :mod:`ratelimit_ext.core.key`);
     ``cost`` is in the limit's unit, and 0 looks without taking. A ``meta`` charge is one that is
     taken when a request is denied: ``on_denial`` holds the positions of the charges whose denial
-    triggers it, empty for any.
+    triggers it, empty for any. With ``at_once``, only so many units are taken: the whole cost has
+    to fit, and denies if it does not, also a cost of 0 on an overdrawn bucket.
     """
 
     limit: Limit
@@ -29,6 +30,12 @@ class Charge(NamedTuple):
     cost: int = 1
     meta: bool = False
     on_denial: tuple[int, ...] = ()
+    at_once: int | None = None
+
+    @property
+    def taken(self) -> int:
+        """What is taken if the request is admitted."""
+        return self.cost if self.at_once is None else self.at_once
 
 
 class Hold(NamedTuple):

@@ -52,6 +52,9 @@ class LimitOptions:
     on_failure: str | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
     #: Another amount to try, as a limit string: evaluated beside the limit, in shadow.
     candidate: str | None = None
+    #: Whether ``deduct_when`` refunds what was charged before the view, instead of charging after
+    #: it.
+    reserve: bool = False
 
 
 #: The names of the keywords.
@@ -83,6 +86,7 @@ class Limit:
     on_failure: str | None = None
     #: The amount that is tried in shadow, beside this one.
     candidate: int | None = None
+    reserve: bool = field(default=False, repr=False, compare=False)
     #: Whether many callers have its identities in common.
     common: bool = field(default=False, repr=False, compare=False)
     # Attributes instead of properties, as every request reads them several times.

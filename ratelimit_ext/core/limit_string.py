@@ -108,6 +108,7 @@ class ParsedLimit:
             multiple=self.multiple,
             on_failure=options.on_failure,
             candidate=self._candidate(options),
+            reserve=options.reserve,
         )
 
     def _candidate(self, options: LimitOptions) -> int | None:

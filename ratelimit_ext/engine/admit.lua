@@ -9,9 +9,10 @@
 --          If a full server cannot store the bucket of charge i: now and -i
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken if it
--- fits and the request is admitted. 'm' meta: its denial denies, and it is taken when one of the
--- charges whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in
--- shadow, which denies nothing.
+-- fits and the request is admitted. Either may be followed by what is taken instead of the cost, which
+-- has to fit all the same ('e0'). 'm' meta: its denial denies, and it is taken when one of the charges
+-- whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in shadow,
+-- which denies nothing.
 --
 -- A charge that is not taken writes nothing, with two exceptions. An admitted call whose estimate is 0
 -- leaves a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies
@@ -21,6 +22,15 @@
 -- these buckets stored for longer than BRIEF. It also stores buckets for up to BRIEF, and those that
 -- end with their calls, as they soon free their memory. A request with an unknown identity is not
 -- admitted.
+
+-- A part, and what is taken of its charge; nil: the cost.
+local function part_of(word)
+  if #word > 1 then
+    local part, at_once = string.match(word, '^([es])(%d+)$')
+    if part then return part, tonumber(at_once) end
+  end
+  return word
+end
 
 begin(ARGV[3])
 hold, lease = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0
@@ -38,8 +48,9 @@ for i = 1, #KEYS do
   else
     bucket, current = KEYS[i], strategy
     local fits, x, y, z, state = strategy.check(raw, now, cost, arg)
-    if not fits and cost > 0 then -- a look is never denied
-      local role = string.sub(words[cursor + 1], 1, 1)
+    local part, at_once = part_of(words[cursor + 1])
+    if not fits and (cost > 0 or at_once) then -- a look is never denied
+      local role = string.sub(part, 1, 1)
       denied = denied or role == 'e' or role == 'm'
       banned = banned or role == 'm'
       reply[place - 1] = 0
@@ -58,8 +69,8 @@ if ARGV[2] == '0' then return reply end
 local stored, unstored = false, nil -- unstored: the changes from the first that a full server refused
 local cursor = 1
 for i = 1, #KEYS do
-  local strategy, part = strategies[words[cursor]], words[cursor + 1]
-  local cost, arg, raw = words[cursor + 2], cursor + 3, raws[i]
+  local strategy, part, at_once = strategies[words[cursor]], part_of(words[cursor + 1])
+  local cost, arg, raw = at_once or words[cursor + 2], cursor + 3, raws[i]
   if raw or not strategy.idle then -- an idle guard has nothing to store
     local place, state = 4 * i, states[i]
     local fits, taken = reply[place - 1] == 1, false

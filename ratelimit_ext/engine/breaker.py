@@ -100,7 +100,6 @@ class Breaker:
 
     def __init__(self, engine: StorageEngine) -> None:
         self._engine = engine
-        self.gives_back = engine.gives_back
         #: Decides while this one is open.
         self.outage: OutageEngine | None = None
         #: Called when it has opened or closed.

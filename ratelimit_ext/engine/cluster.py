@@ -82,8 +82,6 @@ class ClusterEngine:
     storage, ``StorageUnavailable``.
     """
 
-    gives_back: Final = True
-
     def __init__(self, nodes: Nodes, *, prefix: str = "LIMITS") -> None:
         self._nodes = nodes
         self._note = f"{prefix}:recovery"
@@ -364,8 +362,8 @@ def _settlement(
 
 def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:
     """The change that undoes a charge that was taken; ``None`` if there is nothing to undo."""
-    limit, _, cost, is_meta, _ = verdict.charge
-    if is_meta or not verdict.allowed:
+    limit, cost = verdict.charge.limit, verdict.charge.taken
+    if verdict.charge.meta or not verdict.allowed:
         return None
     if limit.held and hold.lease_us:
         return Settlement(verdict, hold, 0)

@@ -82,7 +82,6 @@ class DenialCache:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.gives_back = engine.gives_back
         #: By bucket and cost; the bucket that has denied longest ago first.
         self._denials: dict[str, dict[int, CachedDenial]] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
@@ -129,7 +128,7 @@ class DenialCache:
         found: dict[str, CachedDenial] = {}
         longest: CachedDenial | None = None
         for charge in charges:
-            limit, key, cost, is_meta, _ = charge
+            limit, key, cost, is_meta, _, _ = charge
             if is_meta:
                 return None  # it counts each denial
             denial = self._denials.get(key, _NOTHING).get(cost)
@@ -206,8 +205,8 @@ class DenialCache:
         with self._changes:
             for verdict in denials:
                 key, cost = verdict.charge.key, verdict.charge.cost
-                if self._marks[hash(key) % MARKS] > began:
-                    continue
+                if not cost or self._marks[hash(key) % MARKS] > began:
+                    continue  # a cost of 0 is denied only if it is charged later
                 by_cost = self._denials.pop(key, {})
                 self._drop_old(here)
                 self._denials[key] = by_cost  # the last now

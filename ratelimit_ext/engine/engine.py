@@ -98,11 +98,6 @@ class Resumption(NamedTuple):
 class Engine(Protocol):
     """Decides and corrects charges atomically. Every method may raise ``StorageUnavailable``."""
 
-    @property
-    def gives_back(self) -> bool:
-        """Whether ``settle`` can give back. If not, look first and settle what is due."""
-        ...
-
     def admit(
         self,
         charges: Sequence[Charge],

@@ -89,8 +89,6 @@ class MemoryEngine:
     ``buckets`` is called at each use, so that their owner may replace them.
     """
 
-    gives_back: Final = True
-
     def __init__(self, buckets: Callable[[], Buckets] | None = None) -> None:
         own = Buckets()
         self._buckets = buckets or (lambda: own)
@@ -145,8 +143,9 @@ class MemoryEngine:
             strategy, state = strategy_of(charge.limit), buckets.get(charge.key, now)
             parameters = parameters_of(charge.limit, now, hold)
             kept = None
-            if wanted and charge.cost:
-                kept = strategy.take(checked[i][2], now, sent_cost(charge), parameters)
+            if wanted and charge.taken:
+                units = min(charge.taken, sent_cost(charge))
+                kept = strategy.take(checked[i][2], now, units, parameters)
             else:
                 if strategy.from_future(state, now, parameters):
                     kept = state = strategy.take(checked[i][2], now, 0, parameters)
@@ -266,7 +265,7 @@ def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> tuple[bool
         sent_cost(charge),
         parameters_of(charge.limit, now, hold),
     )
-    return fits or charge.cost == 0, snapshot, state
+    return fits or (charge.cost == 0 and charge.at_once is None), snapshot, state
 
 
 def _kept_by_full(

@@ -22,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from ratelimit_ext.core import clock
@@ -111,8 +111,6 @@ class OutageEngine:
     ``policy`` is the ``on_failure`` of a limit. ``wake`` is called after an admission if there is
     something to hand back.
     """
-
-    gives_back: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -30,8 +30,6 @@ class RedisEngine:
     key. The server's clock decides.
     """
 
-    gives_back: Final = True
-
     def __init__(
         self,
         client: Any,

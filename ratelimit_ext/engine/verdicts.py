@@ -44,13 +44,11 @@ class Reply(Decision):
         verdicts = []
         at = 2
         for charge in self._charges:
-            limit, _, cost, is_meta, _ = charge
+            limit, _, cost, is_meta, _, at_once = charge
             fits, snapshot = reply[at] == 1, reply[at + 1 : at + 4]
             taken = fits and self._take and self.admitted and not is_meta
             strategy = strategy_of(limit)
-            if cost <= limit.capacity:
-                verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
-            else:
+            if cost > limit.capacity:
                 look = charge._replace(cost=0)
                 verdict = strategy.verdict(look, snapshot, now_us, allowed=True, taken=taken)
                 verdict = verdict._replace(
@@ -58,6 +56,12 @@ class Reply(Decision):
                 )
                 if not limit.amount:  # nothing is used, and yet a client must not ask at once
                     verdict = verdict._replace(reset_after_us=limit.period_us)
+            elif fits and at_once is not None:
+                now = charge._replace(cost=at_once)
+                verdict = strategy.verdict(now, snapshot, now_us, allowed=True, taken=taken)
+                verdict = verdict._replace(charge=charge)
+            else:
+                verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
             verdicts.append(verdict)
             at += 4
         return tuple(verdicts)
@@ -79,8 +83,8 @@ class Reply(Decision):
         reply, now_us = self._reply, self.now_us
         left = []
         at = 3
-        for limit, _, cost, is_meta, _ in self._charges:
-            taken = 0 if is_meta else cost
+        for limit, _, cost, is_meta, _, at_once in self._charges:
+            taken = 0 if is_meta else cost if at_once is None else at_once
             left.append(strategy_of(limit).left(limit, reply[at : at + 3], now_us, taken))
             at += 4
         return left
@@ -122,4 +126,5 @@ def _together(one: Charge, other: Charge) -> Charge:
         one.cost + other.cost,
         meta=one.meta and other.meta,
         on_denial=one.on_denial + other.on_denial if one.on_denial and other.on_denial else (),
+        at_once=None if one.at_once is other.at_once is None else one.taken + other.taken,
     )

@@ -31,7 +31,7 @@ class Words:
         self._since = 0
         self._known: dict[int, tuple[Strategy, str, Limit]] = {}
         #: The same for a charge of a limit and a cost.
-        self._ready: dict[tuple[int, int], tuple[Strategy, str, Limit]] = {}
+        self._ready: dict[tuple[int, int, int | None], tuple[Strategy, str, Limit]] = {}
 
     def read_clock(self, now_us: int | None) -> int:
         """The server's clock, unless ``now_us`` replaces it."""
@@ -51,8 +51,8 @@ class Words:
             self._forget(now)
         strategies, words = [], []
         for charge in charges:
-            limit, _, cost, is_meta, _ = charge
-            known = None if is_meta else self._ready.get((id(limit), cost))
+            limit, _, cost, is_meta, _, at_once = charge
+            known = None if is_meta else self._ready.get((id(limit), cost, at_once))
             if known is None:
                 strategy, parameters, _ = self._prepared(limit, now)
                 own = _part(charge) if part is None else part
@@ -61,7 +61,7 @@ class Words:
                 if not is_meta:
                     if len(self._ready) >= MOST_WORDS:
                         self._ready.clear()
-                    self._ready[id(limit), cost] = known
+                    self._ready[id(limit), cost, at_once] = known
             strategies.append(known[0])
             words.append(known[1])
         return composed("admit", tuple(strategies)), f"[{','.join(words)}]"
@@ -107,9 +107,10 @@ class Words:
 
 
 def _part(charge: Charge) -> str:
-    """The charge's part as in admit.lua: enforced, shadow, or meta with its triggers."""
+    """The charge's part as in admit.lua: enforced or shadow, with what is taken if that is not the
+    cost, or meta with its triggers."""
     enforced = charge.limit.mode == "enforce"
     if charge.meta:
         triggers = ",".join(str(position + 1) for position in charge.on_denial)
         return ("m" if enforced else "n") + triggers
-    return "e" if enforced else "s"
+    return ("e" if enforced else "s") + ("" if charge.at_once is None else str(charge.at_once))

@@ -76,29 +76,40 @@ _option_values: Final = attrgetter(*OPTION_NAMES)
 
 
 def check_in_code(
-    text: object, options: LimitOptions, cost: object, default_strategy: str | None
+    text: object,
+    options: LimitOptions,
+    cost: object,
+    default_strategy: str | None,
+    *,
+    is_conditional: bool,
 ) -> None:
-    """Raise ``ConfigurationError`` with all mistakes of a limit that is written in Python."""
+    """Raise ``ConfigurationError`` with all mistakes of a limit that is written in Python;
+    ``is_conditional``: it has ``deduct_when``."""
     # The cache must not keep the function; its value is known at the request.
-    cost = _any_cost if callable(cost) else cost
+    cost = _any_function if callable(cost) else cost
+    deducts = _any_function if is_conditional else None
     values = _option_values(options)
     try:
-        _check_in_code(text, cost, default_strategy, *values)
+        _check_in_code(text, cost, deducts, default_strategy, *values)
     except TypeError:  # a value that has no hash
-        _check_in_code.__wrapped__(text, cost, default_strategy, *values)
+        _check_in_code.__wrapped__(text, cost, deducts, default_strategy, *values)
 
 
-def _any_cost() -> None:
+def _any_function(*_: object) -> None:
     """A placeholder."""
 
 
 # Blocks inside views come here at every request. Typed: a cost of True equals 1 and is invalid.
 @lru_cache(maxsize=1024, typed=True)
-def _check_in_code(text: object, cost: Any, default_strategy: str | None, *values: Any) -> None:
+def _check_in_code(
+    text: object, cost: Any, deducts: Any, default_strategy: str | None, *values: Any
+) -> None:
     from ratelimit_ext.policy.schema import LimitTable, read
 
     options = zip(OPTION_NAMES, values, _option_values(NO_OPTIONS), strict=True)
     given = {word: value for word, value, default in options if value != default}
+    if deducts is not None:
+        given["deduct_when"] = deducts
     mistakes, place = Mistakes(), Place(Code({"limit": text, "cost": cost, **given}))
     table = read(LimitTable, place, mistakes)
     if table is not None and not mistakes:

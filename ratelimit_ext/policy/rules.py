@@ -39,6 +39,12 @@ def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mist
             f"found {options.timezone!r} without an anchor; only a calendar window has a time "
             'zone. Add anchor = "day" or "month", or remove it.',
         )
+    if options.reserve and limit.deduct_when is None:
+        mistakes.add(
+            place.at("reserve"),
+            "found true without deduct_when; only what the response decides is reserved. Add "
+            "deduct_when, or remove it.",
+        )
     if options.name and len(limits) > 1:
         mistakes.add(
             place.at("name"),

@@ -19,6 +19,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
+from ratelimit_ext.engine.memory import parameters_of
 from ratelimit_ext.strategies import strategy_of
 
 
@@ -48,6 +49,8 @@ class BoundLimit:
     ``optional`` limit applies only to callers with an amount of their own; ``own_sentence`` is
     their error message. ``override`` is the amount that an operator has set instead.
     ``is_candidate``: it is another amount of the limit before it, tried in shadow.
+    ``is_conditional``: the response decides by its ``deduct_when`` whether it is charged;
+    ``is_late``: then alone, and before the view it only has to fit.
     """
 
     runtime: RuntimeLimit
@@ -66,6 +69,8 @@ class BoundLimit:
     own_sentence: Callable[[ParsedLimit], str] | None = None
     override: str = ""
     is_candidate: bool = False
+    is_conditional: bool = False
+    is_late: bool = False
 
     @property
     def name(self) -> str:
@@ -136,7 +141,21 @@ class ChargeRecord(NamedTuple):
         """The change that replaces the estimate of the verdict's charge by the actual cost."""
         if self.bound.limit.held:
             return Settlement(self.verdict, self.hold, actual)
-        return Correction(self.verdict, actual - self.verdict.charge.cost)
+        return Correction(self.verdict, actual - self.verdict.charge.taken)
+
+    def charged(self, cost: int) -> ChargeRecord:
+        """The record as it reads after so many units more are taken now."""
+        here = time.monotonic()
+        now = self.later(int((here - self.decided_at) * 1_000_000))
+        verdict, now_us = now.verdict, now.now_us
+        limit, reset_us, state = verdict.charge.limit, verdict.reset_after_us, None
+        strategy, parameters = strategy_of(limit), parameters_of(limit, now_us)
+        if used := limit.capacity - verdict.remaining:
+            state = strategy.filled(used, now_us, parameters, reset_us, 0)
+        snapshot = strategy.check(state, now_us, 0, parameters)[1]
+        remaining, reset_us = strategy.left(limit, snapshot, now_us, cost)
+        verdict = verdict._replace(remaining=remaining, reset_after_us=reset_us)
+        return now._replace(verdict=verdict, decided_at=here)
 
     @property
     def wait_us(self) -> float:
@@ -198,7 +217,7 @@ class Records(Sequence[ChargeRecord]):
         """Whether something of it is corrected later, by the response or by a settlement."""
         if self.hold is not NO_HOLD:
             return True
-        return bool([True for each in self.charges if each[0].runtime.deduct_when is not None])
+        return bool([True for each in self.charges if each[0].is_conditional])
 
     def without_metas(self) -> Records:
         """The records of what the caller was charged; limits on denials come last."""

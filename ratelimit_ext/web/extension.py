@@ -534,6 +534,7 @@ class Limiter(flask_limiter.Limiter):
         timezone: str = "UTC",
         on_failure: str | None = None,
         candidate: str | None = None,
+        reserve: bool = False,
         **unknown: Never,
     ) -> RouteLimit:
         """A limit for a view, a blueprint, or (as a context manager) a block of code.
@@ -566,6 +567,7 @@ class Limiter(flask_limiter.Limiter):
         timezone: str = "UTC",
         on_failure: str | None = None,
         candidate: str | None = None,
+        reserve: bool = False,
         **unknown: Never,
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""

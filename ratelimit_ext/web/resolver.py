@@ -439,7 +439,9 @@ class _Binder:
         """``definition`` is None for a limit on the denials by another."""
         naming, route = self._resolver.naming, self._route
         limit = self._resolver.core_limit(runtime.limit, runtime.key_func)
-        asked = callable(runtime.scope)
+        asked, traits = callable(runtime.scope), limit.traits
+        # A slot is not charged: it is returned when the call is over.
+        is_conditional = runtime.deduct_when is not None and not traits.ends_with_calls
         scope = "" if asked else runtime.scope_for(route.endpoint, route.method)
         estimate = self._estimator(limit) if runtime.cost == 1 else None
         return BoundLimit(
@@ -457,6 +459,9 @@ class _Binder:
             is_meta=definition is None,
             optional=getattr(definition, "optional", False),
             own_sentence=getattr(definition, "own_sentence", None),
+            is_conditional=is_conditional,
+            # An estimate is always reserved.
+            is_late=is_conditional and not (limit.reserve or limit.held),
         )
 
     def _with_candidate(self, bound: BoundLimit) -> tuple[BoundLimit, ...]:

@@ -318,7 +318,9 @@ class Engines:
         """Keep queued settlements in files of the directory, if the storage of this URI outlives
         the process and can apply them once."""
         engine = self.primary
-        if directory and engine.gives_back and not isinstance(self._storage, MemoryStorage):
+        assert self._guarded is not None
+        can_settle = not isinstance(self._guarded.inner, LimitsEngine)
+        if directory and can_settle and not isinstance(self._storage, MemoryStorage):
             journal = Journal(directory, storage_address(uri))
             self._queue.keep(engine, journal, events=self._events)
             if self.outage is not None:  # a call that began in an outage may end in the next one

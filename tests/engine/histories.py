@@ -122,6 +122,14 @@ places = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple)
 earlier = st.lists(st.integers(0, 15), min_size=1, max_size=3).map(tuple)
 
 
+def fits(own: models.Rule, charge: Charge, now: int) -> bool:
+    """Whether the charge fits by its model. A cost of 0 always does, unless it is charged later."""
+    limit, cost = charge.limit, charge.cost
+    if charge.at_once is None:
+        return own.fits(limit, now, cost)
+    return own.used(limit, now) + cost <= limit.capacity
+
+
 def taken_of(decision: Decision) -> list[bool]:
     """Which charges are taken, by the contract: all that are enforced, and each shadow that fits,
     or none; a meta that fits, if no meta denies and what it waits for was denied."""
@@ -283,6 +291,30 @@ class History(RuleBasedStateMachine):
             self.decide(charges, hold=self.new_hold(charges, lease))
             self.now += gap * self.is_virtual
 
+    @precondition(lambda self: self.is_virtual)
+    @rule(chosen=places, share=shares, unit=st.integers(0, 3), late=st.integers(1, 3))
+    def charge_late(self, chosen: tuple[int, ...], share: float, unit: int, late: int) -> None:
+        """What only had to fit is taken later, at another cost."""
+        charges = [
+            charge._replace(at_once=0)
+            if (place + late) % 3 and charge.limit.strategy in RATES and not charge.limit.held
+            else charge
+            for place, charge in enumerate(self.charges(chosen, share, unit, ""))
+        ]
+        decision = self.decide(charges, hold=self.new_hold(charges, 0))
+        if not decision.admitted:
+            return
+        changes: list[Change] = []
+        for verdict in decision.verdicts:
+            limit, key, cost = verdict.charge[:3]
+            if verdict.charge.at_once is not None and verdict.allowed:
+                delta = cost - verdict.charge.taken + late
+                changes.append(Correction(verdict._replace(receipt=0), delta))
+                if model := self.model(key):
+                    self.numbers += 1
+                    model.rule.take(limit, self.now, self.numbers, delta)
+        self.change(changes, [True] * len(changes))
+
     def charges(self, chosen: Sequence[int], share: float, unit: int, part: str) -> list[Charge]:
         """Of these buckets; one that comes twice is charged twice."""
         charges = []
@@ -353,14 +385,14 @@ class History(RuleBasedStateMachine):
         and are not held, of which a model knows."""
         rules: dict[str, models.Rule] = {}
         for verdict in decision.verdicts:
-            limit, key, cost, _, _ = verdict.charge
+            limit, key, cost = verdict.charge[:3]
             assert verdict.remaining >= 0
             assert (verdict.retry_after_us == 0) == verdict.allowed
             assert verdict.retry_after_us is not None or cost > limit.capacity
             if model := self.model(key, limit):
                 rules[key] = model.rule if take else deepcopy(model.rule)
                 rules[key].rewind(limit, self.now)
-                assert verdict.allowed == rules[key].fits(limit, self.now, cost)
+                assert verdict.allowed == fits(rules[key], verdict.charge, self.now)
                 self.same_wait(rules[key], verdict)
         booked = set()
         for verdict, is_taken in zip(decision.verdicts, taken_of(decision), strict=True):
@@ -370,7 +402,7 @@ class History(RuleBasedStateMachine):
             left = own.left(limit, self.now)
             if take and is_taken:
                 self.book(charge, hold, number, admitted=decision.admitted)
-                if charge.cost and not (limit.held and hold.lease_us):
+                if charge.taken and not (limit.held and hold.lease_us):
                     booked.add(charge.key)
                 if not charge.meta:
                     left = own.left(limit, self.now)
@@ -380,7 +412,7 @@ class History(RuleBasedStateMachine):
         return booked
 
     def book(self, charge: Charge, hold: Hold, number: int, *, admitted: bool) -> None:
-        limit, key, cost, _, _ = charge
+        limit, key, cost = charge.limit, charge.key, charge.taken
         model = self.buckets[key].model
         assert model is not None
         if cost:
@@ -390,10 +422,10 @@ class History(RuleBasedStateMachine):
 
     def same_wait(self, own: models.Rule, verdict: Verdict) -> None:
         """Without other calls the wait is enough, and one microsecond less is not."""
-        limit, wait, cost = verdict.charge.limit, verdict.retry_after_us, verdict.charge.cost
-        if wait and limit.strategy != "concurrency":
-            assert own.fits(limit, self.now + wait, cost)
-            assert not own.fits(limit, self.now + wait - 1, cost)
+        charge, wait = verdict.charge, verdict.retry_after_us
+        if wait and charge.limit.strategy != "concurrency":
+            assert fits(own, charge, self.now + wait)
+            assert not fits(own, charge, self.now + wait - 1)
 
     @precondition(lambda self: self.is_virtual and self.denied and self.denied.now == self.now)
     @rule()
@@ -437,7 +469,7 @@ class History(RuleBasedStateMachine):
         expected: list[bool | None] = []
         for taken in self.chosen(chosen, self.taken):
             verdict = self.by_now(taken.verdict)
-            limit, key, cost, _, _ = verdict.charge
+            limit, key, cost = verdict.charge[:3]
             delta = int(limit.amount * share) + unit if more else -min(int(cost * share) + 1, cost)
             changes.append(Correction(verdict, delta))
             model = self.model(key)
@@ -461,7 +493,7 @@ class History(RuleBasedStateMachine):
         expected: list[bool | None] = []
         for taken in self.chosen(chosen, self.holds()):
             verdict = self.by_now(taken.verdict)
-            limit, key, cost, _, _ = verdict.charge
+            limit, key, cost = verdict.charge[:3]
             actual = 0 if limit.strategy == "concurrency" else int(cost * share) + unit
             changes.append(Settlement(verdict, taken.hold, actual))
             model = self.model(key)
@@ -482,7 +514,7 @@ class History(RuleBasedStateMachine):
         expected: list[bool | None] = []
         for taken in self.chosen(chosen, self.holds()):
             verdict, hold = self.by_now(taken.verdict), taken.hold
-            limit, key, cost, _, _ = verdict.charge
+            limit, key, cost = verdict.charge[:3]
             spent = 0 if limit.strategy == "concurrency" else int(cost * share) + unit
             changes.append(Renewal(verdict, hold, spent))
             model = self.model(key)

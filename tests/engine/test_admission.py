@@ -53,6 +53,50 @@ def test_a_look_takes_nothing(world: World) -> None:
         assert [verdict.remaining for verdict in decision.verdicts] == [100, 3, 2]
 
 
+@pytest.mark.parametrize("strategy", RATES)
+def test_what_has_to_fit_and_is_not_taken(world: World, strategy: str) -> None:
+    """With `at_once` the whole cost decides, in one call with what is taken; its wait is exact."""
+    limit, calls = Limit(4, MINUTE, strategy, name="limit"), Limit(9, DAY, name="calls")
+    later, now = Charge(limit, "limit", 3, at_once=0), Charge(calls, "calls")
+    for _ in range(3):
+        decision = world.request(later, now)
+        assert decision.admitted
+        assert decision.verdicts[0].remaining == decision.left()[0][0] == 4
+    world.settle(decision.verdicts[0]._replace(receipt=0), 2)
+    decision = world.request(later, now)
+    assert [verdict.allowed for verdict in decision.verdicts] == [False, True]
+    assert world.left(calls, "calls") == 6
+    wait_us = decision.verdicts[0].retry_after_us
+    assert wait_us
+    world.wait(us=wait_us - 1)
+    assert not world.request(later, take=False).admitted
+    world.wait(us=1)
+    assert world.request(later, take=False).admitted
+
+
+def test_what_is_taken_at_once_of_one_bucket(world: World) -> None:
+    """Two charges of it have to fit together, and only the one is taken."""
+    limit = Limit(5, MINUTE, "sliding-window")
+    both = (Charge(limit, "bucket", 2), Charge(limit, "bucket", 3, at_once=0))
+    assert world.request(*both).admitted
+    assert world.left(limit, "bucket") == 3
+    decision = world.request(*both)
+    assert [verdict.charge.taken for verdict in decision.verdicts] == [2]
+    assert not decision.admitted
+
+
+def test_a_cost_of_0_that_is_taken_later_does_not_fit_an_overdrawn_bucket(world: World) -> None:
+    """Any other cost of 0 is a look, which is never denied."""
+    limit = Limit(2, MINUTE)
+    world.call(limit, cost=2, key="bucket")
+    later = Charge(limit, "bucket", 0, at_once=0)
+    decision = world.request(later)
+    assert decision.admitted
+    world.settle(decision.verdicts[0]._replace(receipt=0), 1)
+    assert not world.request(later).admitted
+    assert world.request(Charge(limit, "bucket", 0)).admitted
+
+
 def test_no_charges_are_admitted(world: World) -> None:
     """A request that no limit concerns passes."""
     assert world.request().admitted

@@ -34,8 +34,6 @@ DEADLINE_S = 0.5
 class Scripted:
     """An engine that fails as the test says; every call is counted."""
 
-    gives_back = True
-
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.probe_error: Exception | None = None

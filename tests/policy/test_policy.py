@@ -154,6 +154,7 @@ def test_every_keyword_is_read(load: Load) -> None:
         shared = true
         exempt_when = "tests.policy.functions:tenant"
         deduct_when = "tests.policy.functions:takes_response"
+        reserve = true
         on_breach = "tests.policy.functions:takes_response"
     """
     (read,) = load(text).blueprints["chat"]
@@ -176,6 +177,7 @@ def test_every_keyword_is_read(load: Load) -> None:
         scope="llm",
         exempt_when=functions.tenant,
         deduct_when=functions.takes_response,
+        reserve=True,
         on_breach=functions.takes_response,
     )
 

@@ -34,6 +34,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return standing
 
 
+@pytest.fixture(params=["memory", "redis"])
+def uri(request: pytest.FixtureRequest) -> str:
+    """Each engine."""
+    if request.param == "memory":
+        return "memory://"
+    request.getfixturevalue("redis_client")
+    return str(request.getfixturevalue("redis_server").uri)
+
+
 def asked_key() -> str:
     """The identity in the header X-Key; without one, everyone is the same."""
     return request.headers.get("X-Key", "someone")

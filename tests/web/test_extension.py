@@ -142,7 +142,7 @@ def test_what_an_unhandled_error_leaves_reserved_is_given_back(make: Maker) -> N
     """Where the error goes to the server, there is no response that `deduct_when` could judge."""
     app, limiter = make()
     app.testing = True
-    limit = limiter.limit("2/minute", deduct_when=lambda response: response.status_code == 200)
+    limit = limiter.limit("2/minute", deduct_when=lambda r: r.status_code == 200, reserve=True)
 
     @app.get("/")
     @limit

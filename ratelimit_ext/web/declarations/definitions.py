@@ -94,7 +94,13 @@ class Definition(LimitOptions):
         definition: Any = self
         text, cost = definition.limit_provider, definition.cost
         if text != "" and not callable(text):
-            check_in_code(text, self, 1 if cost is None else cost, default_strategy)
+            check_in_code(
+                text,
+                self,
+                1 if cost is None else cost,
+                default_strategy,
+                is_conditional=definition.deduct_when is not None,
+            )
         check_functions(vars(self), f"limit {text!r}")
         for meta in _meta_limits(definition):
             meta.check(default_strategy)

@@ -221,18 +221,17 @@ class LimitsEngine:
     second denies.
     """
 
-    gives_back: Final = False
-
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._limiters: dict[str, RateLimiter] = {}
 
     def supports(self, limit: Limit) -> None:
         """Raise ``ConfigurationError`` if this storage cannot carry out the limit."""
-        if limit.strategy not in _STOCK or limit.anchor or limit.held:
+        if limit.strategy not in _STOCK or limit.anchor or limit.held or limit.reserve:
+            option = " with an anchor" if limit.anchor else " with reserve" if limit.reserve else ""
             raise ConfigurationError(
-                f"{limit}: the strategy {limit.strategy!r} in {limit.unit}"
-                f"{' with an anchor' if limit.anchor else ''} needs Redis, Valkey or memory; "
+                f"{limit}: the strategy {limit.strategy!r} in {limit.unit}{option} needs Redis, "
+                "Valkey or memory; "
                 f"the storage is {type(self._storage).__name__}, which has {sorted(_STOCK)}."
             )
 
@@ -262,7 +261,7 @@ class LimitsEngine:
     def _take(self, charges: Sequence[Charge], fits: list[bool], denied: set[int]) -> None:
         """Take what fits, shadows last, unless the request is denied. If another worker came
         first, deny the request and refund what was taken."""
-        claimed = [i for i, c in enumerate(charges) if fits[i] and c.cost and not c.meta]
+        claimed = [i for i, c in enumerate(charges) if fits[i] and c.taken and not c.meta]
         shadows = {i for i in claimed if charges[i].limit.mode != "enforce"}
         taken: list[int] = []
         for i in sorted(claimed, key=lambda i: (i in shadows, not _is_refundable(charges[i]))):
@@ -282,7 +281,7 @@ class LimitsEngine:
         """Refund a fixed window, unless it has ended."""
         if not _is_refundable(charge):
             return
-        storage, cost = self._storage, charge.cost
+        storage, cost = self._storage, charge.taken
         if isinstance(storage, MemcachedStorage):  # has no negative increment, and stops at 0
             storage.call_memcached_func(storage.storage.decr, charge.key, cost, noreply=False)
             return
@@ -304,7 +303,7 @@ class LimitsEngine:
         ``once`` is ignored: these storages cannot apply changes and mark them in one step.
         """
         return sum(
-            self._hits(change.charge._replace(cost=change.delta))
+            self._hits(change.charge._replace(cost=change.delta, at_once=None))
             for change in changes
             if isinstance(change, Correction) and change.delta > 0
         )
@@ -343,7 +342,7 @@ class LimitsEngine:
 
     def _hits(self, charge: Charge) -> bool:
         limiter = self._limiter(charge.limit)
-        return limiter.hit(self._item(charge.limit), charge.key, cost=charge.cost)
+        return limiter.hit(self._item(charge.limit), charge.key, cost=charge.taken)
 
     def _verdict(self, charge: Charge, allowed: bool, now: int) -> Verdict:
         window = self._limiter(charge.limit).get_window_stats(self._item(charge.limit), charge.key)

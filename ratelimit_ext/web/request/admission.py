@@ -178,7 +178,7 @@ class Admission:
         """What the current caller has left of each limit of a route; nothing is charged. Limits
         whose functions fail are left out."""
         limits = [
-            replace(bound, estimate=None, fixed_cost=0)
+            replace(bound, estimate=None, fixed_cost=0, is_late=False)
             for bound in self._resolver.limits(route).limits
         ]
         charges = self.charges(limits, lenient=True)
@@ -370,7 +370,7 @@ class Admission:
             charge = self._charge(meta, identities, costs, lenient, swallow)
             if charge is not None:
                 _, identity, own = charge
-                own = Charge(own.limit, own.key, own.cost, meta=True, on_denial=on_denial)
+                own = own._replace(meta=True, on_denial=on_denial)
                 charges.append((meta, identity, own))
         return charges
 
@@ -400,7 +400,8 @@ class Admission:
                 if cost is None:
                     cost = bound.cost(costs)
                 key = bound.bucket_prefix + tag
-                return bound, name, _new(Charge, (bound.limit, key, cost, False, ()))
+                at_once = 0 if bound.is_late else None
+                return bound, name, _new(Charge, (bound.limit, key, cost, False, (), at_once))
         except Exception:
             if lenient:
                 self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=True)
@@ -424,7 +425,7 @@ class Admission:
         cost = own.cost
         if cost and (overridden.estimate is not None or overridden.fixed_cost is not None):
             cost = overridden.cost(costs)  # a guess is bounded by the capacity
-        return overridden, identity, _new(Charge, (overridden.limit, own.key, cost, False, ()))
+        return overridden, identity, own._replace(limit=overridden.limit, cost=cost)
 
     # -- denials -------------------------------------------------------------------------------
 
@@ -586,30 +587,8 @@ def decide(
     """Decide charges, or only look at them. Charges of one bucket share a verdict. A denial that
     is repeated from memory has a record of each charge whose verdict is known."""
     own = [charge for _, _, charge in charges]
-    if not take:
-        decision = engine.admit(own, take=False)
-    elif engine.gives_back:
-        decision = engine.admit(own, hold=hold)
-    else:
-        decision = _without_refunds(engine, charges, hold)
+    decision = engine.admit(own, take=take, hold=hold if take else NO_HOLD)
     return decision, Records(charges, decision, engine, hold)
-
-
-def _without_refunds(engine: Engine, charges: Sequence[BoundCharge], hold: Hold) -> Decision:
-    """Decide on an engine that cannot refund: conditional charges are only looked at."""
-    conditional = [bound.runtime.deduct_when is not None for bound, _, _ in charges]
-    own = [charge for _, _, charge in charges]
-    if not any(conditional):
-        return engine.admit(own, hold=hold)
-    pairs = list(zip(own, conditional, strict=True))
-    looked = engine.admit([charge for charge, later in pairs if later], take=False)
-    taken = engine.admit([charge for charge, later in pairs if not later], take=looked.admitted)
-    by_key = [{v.charge.key: v for v in decision.verdicts} for decision in (taken, looked)]
-    return Decision(
-        admitted=looked.admitted and taken.admitted,
-        now_us=looked.now_us,
-        verdicts=tuple([by_key[later][charge.key] for charge, later in pairs]),
-    )
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ class RequestState:
         self.degraded: Degradation = ""
         #: A denial that is repeated from memory.
         self.repetition: Repetition | None = None
-        #: Records that the response may refund. An engine that cannot refund has not charged them.
+        #: Records that the response decides: it may charge those that are late, refund the others.
         self.conditional: list[ChargeRecord] = []
         #: Ids of the definitions that are charged once in a request; ``None``: nothing decided.
         self.charged: frozenset[int] | None = None
@@ -179,10 +179,8 @@ class RequestState:
         if not records.decision.admitted:
             return
         taken = [record for record in records if record.verdict.allowed]
-        later = [record for record in taken if record.bound.runtime.deduct_when is not None]
-        self.conditional += later
-        if later and not records.engine.gives_back:
-            taken = [record for record in taken if record.bound.runtime.deduct_when is None]
+        self.conditional += [record for record in taken if record.bound.is_conditional]
+        taken = [record for record in taken if not record.bound.is_late]
         self._taken += taken
         if any(record.bound.limit.held for record in taken):
             self.reserved()
@@ -222,7 +220,9 @@ class RequestState:
         )
 
     def refuse(self) -> None:
-        """Refund what was taken: a denied request costs nothing."""
+        """Refund what was taken: a denied request costs nothing, and is charged nothing later."""
+        if self.conditional:
+            self.conditional = [record for record in self.conditional if not record.bound.is_late]
         if self.reservation is not None and self.reservation.detached:
             return
         if self._taken or any(records.decision.admitted for records in self._unread):
@@ -334,8 +334,8 @@ def _is_stream(response: Response) -> bool:
 
 
 def _with_more(record: ChargeRecord, amount: int) -> ChargeRecord:
-    if not amount:
-        return record
+    if amount <= 0:
+        return record.charged(-amount) if amount else record
     verdict = record.verdict
     remaining = max(0, verdict.remaining + amount)
     return record._replace(verdict=verdict._replace(remaining=remaining))

@@ -19,6 +19,7 @@ from flask_limiter import HeaderNames
 from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
+from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.web.errors import ENDLESS_MS
 from ratelimit_ext.web.request.ready_answer import ReadyHeaders, Repetition
 from ratelimit_ext.web.request.request_state import RequestState
@@ -83,7 +84,7 @@ class ResponseWriter:
         *,
         has_origin: bool = False,
     ) -> None:
-        """Refund what the response does not cost, and write the headers. ``others`` are the
+        """Charge or refund by ``deduct_when``, and write the headers. ``others`` are the
         states of all extensions: a denial by one of them refunds what the others took.
         ``has_origin``: a script may have sent the request."""
         for each in others:
@@ -92,7 +93,7 @@ class ResponseWriter:
                     one.refuse()
                 break
         if state.conditional:
-            self._refund(state, response)
+            self._deduct(state, response)
         headers = response.headers
         present = [name.lower() for name, _ in headers]
         if state.retry_ms is not None and response.status_code in (429, 503):
@@ -110,18 +111,19 @@ class ResponseWriter:
             exposed = headers.get("Access-Control-Expose-Headers")
             headers["Access-Control-Expose-Headers"] = f"{exposed}, {own}" if exposed else own
 
-    def _refund(self, state: RequestState, response: flask.Response) -> None:
-        """Refund what ``deduct_when`` does not deduct. An engine that cannot refund has only
-        looked, and is charged now."""
+    def _deduct(self, state: RequestState, response: flask.Response) -> None:
+        """Charge what ``deduct_when`` deducts, at the cost that is known by now, or refund what it
+        does not deduct if that was reserved."""
         conditional, state.conditional = state.conditional, []
         refunds, late = [], []
+        costs: dict[tuple[int, bool], int | Guess] = {}
         try:
             for record in conditional:
                 deducted = cast(Any, record.bound.runtime.deduct_when)(response)
-                if record.engine.gives_back:
+                if not record.bound.is_late:
                     refunds += [] if deducted else [record]
                 elif deducted:
-                    late.append(record)
+                    late.append(record._replace(cost=record.bound.cost(costs)))
         except Exception:
             if not self.swallow_errors:
                 raise

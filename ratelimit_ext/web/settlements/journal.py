@@ -305,7 +305,7 @@ def storage_address(uri: str) -> str:
 
 
 def _plain(change: Change) -> dict[str, Any]:
-    limit, key, cost, _, _ = change.charge
+    limit, key, cost = change.charge[:3]
     given = {each.name: getattr(limit, each.name) for each in fields(limit) if each.init}
     defaults = {each.name: each.default for each in fields(limit)}
     words: dict[str, Any] = {

@@ -254,10 +254,12 @@ class Reservation:
         return gone
 
     def charge_late(self, records: Iterable[ChargeRecord]) -> None:
-        """Charge what an engine that cannot refund has only looked at."""
+        """Charge what before the view only had to fit, to the windows that are open now."""
         with self._lock:
             self._corrections += [
-                (record.engine, Correction(record.verdict, record.cost)) for record in records
+                (record.engine, Correction(record.verdict._replace(receipt=0), record.cost))
+                for record in records
+                if record.cost and _is_charged(record)
             ]
 
     def refuse(self) -> list[ChargeRecord]:
@@ -281,7 +283,7 @@ class Reservation:
         """The change that settles a charge, if any. The first of a bucket carries the actual cost
         of the request, all others nothing."""
         limit = record.bound.limit
-        cost = record.verdict.charge.cost
+        cost = record.verdict.charge.taken
         unit = limit.unit
         if limit.traits.external and unit == "input_tokens":
             unit = UNCACHED

@@ -49,12 +49,12 @@ def test_a_denied_cost_does_not_burn_what_was_left(make: Maker) -> None:
 
 
 def test_concurrent_calls_cannot_overrun_a_conditional_limit(make: Maker) -> None:
-    """(3) `deduct_when` reserves first: of 20 calls at once on 5/minute, 5 reach the view."""
+    """(3) `deduct_when` with `reserve`: of 20 calls at once on 5/minute, 5 reach the view."""
     app, limiter = make()
     leave = threading.Event()
 
     @app.get("/")
-    @limiter.limit("5/minute", deduct_when=lambda response: response.status_code == 200)
+    @limiter.limit("5/minute", deduct_when=lambda r: r.status_code == 200, reserve=True)
     def slow() -> str:
         leave.wait(10)
         return "ok"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, g, request
+from flask import Flask, Response, g, request
 
 from ratelimit_ext import (
     ConfigurationError,
@@ -53,6 +53,10 @@ def revive(server: servers.Server, limiter: Limiter) -> None:
 AWAY = "redis://127.0.0.1:1"
 
 
+def always(_: Response) -> bool:
+    return True
+
+
 @pytest.mark.parametrize(
     ("text", "options", "expected"),
     [
@@ -63,6 +67,9 @@ AWAY = "redis://127.0.0.1:1"
         ("unless blocked", {}, [200, 200]),
         ("1/day", {"on_failure": "open"}, [200, 200]),
         ("1/day", {"on_failure": "closed"}, [503, 503]),
+        ("1/day", {"deduct_when": always}, [200, 429]),
+        ("1/day", {"deduct_when": always, "on_failure": "open"}, [200, 200]),
+        ("1/day", {"deduct_when": always, "on_failure": "closed"}, [503, 503]),
         ("1 usd/day", {"cost": "0.6", "on_failure": "local"}, [200, 429]),
         ("unless blocked", {"on_failure": "closed"}, [503, 503]),
     ],

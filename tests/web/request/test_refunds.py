@@ -14,16 +14,6 @@ from ratelimit_ext import Limiter, RateLimitExceeded
 from tests import servers
 from tests.web.outage.flaky import make_flaky
 
-
-@pytest.fixture(params=["memory", "redis"])
-def uri(request: pytest.FixtureRequest) -> str:
-    """Each engine."""
-    if request.param == "memory":
-        return "memory://"
-    request.getfixturevalue("redis_client")
-    return str(request.getfixturevalue("redis_server").uri)
-
-
 #: Limits of a view by name. ``cost`` is what a request takes of each.
 COSTS = {"tokens": 100, "money": 1_000_000, "slots": 1, "calls": 1}
 AMOUNTS = {"tokens": 1000, "money": 9_000_000, "slots": 5, "calls": 10}
@@ -32,7 +22,7 @@ AMOUNTS = {"tokens": 1000, "money": 9_000_000, "slots": 5, "calls": 10}
 class Refunded:
     """One view, ``/``, behind limits in all units; ``acts`` is what it does.
 
-    ``deducts`` is the ``deduct_when`` of the limits named in ``conditional``.
+    ``deducts`` is the ``deduct_when`` of the limits named in ``conditional``, with ``reserve``.
     """
 
     def __init__(
@@ -42,6 +32,7 @@ class Refunded:
         *,
         conditional: frozenset[str] = frozenset(),
         deducts: Callable[[flask.Response], bool] = lambda response: response.status_code < 300,
+        reserve: bool = True,
     ) -> None:
         self.app = flask.Flask("refunded")
         self.limiter = Limiter(
@@ -61,8 +52,9 @@ class Refunded:
             ("slots", "5 in flight", {}),
             ("calls", "10/day", {}),
         ]:
-            late = {"deduct_when": deducts} if name in conditional else {}
-            view = self.limiter.limit(text, name=name, **words, **late)(view)
+            if name in conditional:
+                words |= {"deduct_when": deducts, "reserve": reserve}
+            view = self.limiter.limit(text, name=name, **words)(view)
         self.app.add_url_rule("/", "view", view)
         self.client = self.app.test_client()
 
@@ -123,11 +115,14 @@ def _settling_stream(limiter: Limiter) -> flask.Response:
 ACTS = [_settles, _cancels, _settles_and_cancels, _fails, _stream, _settling_stream]
 
 
+@pytest.mark.parametrize("reserve", [True, False])
 @pytest.mark.parametrize("acts", ACTS)
-def test_what_is_not_deducted_is_given_back_once(uri: str, acts: Callable[[Limiter], Any]) -> None:
+def test_what_is_not_deducted_is_given_back_once(
+    uri: str, acts: Callable[[Limiter], Any], reserve: bool
+) -> None:
     """Whatever else the view does: two other calls keep what they hold, and nothing is left of
-    this one but its call at the edge."""
-    refunded = Refunded(uri, conditional=frozenset(COSTS))
+    this one but its call at the edge. Estimates are reserved in any case."""
+    refunded = Refunded(uri, conditional=frozenset(COSTS), reserve=reserve)
     others = _open_slots(refunded, 2)
     held = {name: 2 * cost for name, cost in COSTS.items()}
     refunded.acts = acts
@@ -162,28 +157,33 @@ def test_one_conditional_limit_among_others(
 
 
 def test_what_is_not_deducted_does_not_wait_for_the_end_of_a_stream(uri: str) -> None:
-    """It is given back when the response begins: a slot at once, and nothing again at the end."""
+    """It is given back when the response begins, and not again at the end. The slot of a stream
+    is not charged but taken: until the stream is over."""
     refunded = Refunded(uri, _stream, conditional=frozenset(COSTS))
     response = refunded.client.get("/")
-    assert refunded.used() == {"edge": 1}
+    assert refunded.used() == {"slots": 1, "edge": 1}
     response.close()
     assert refunded.used() == {"edge": 1}
 
 
-def test_an_over_admission_by_refunds(uri: str) -> None:
-    """Of calls in flight that are not deducted, no more get in than there are places."""
+@pytest.mark.parametrize("reserve", [True, False])
+def test_an_over_admission_by_refunds(uri: str, reserve: bool) -> None:
+    """Of calls in flight no more get in than there are places, also of those that are not
+    deducted."""
     app = flask.Flask("slots")
     limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
 
     @app.get("/")
-    @limiter.limit("2 in flight", deduct_when=lambda response: response.status_code == 200)
+    @limiter.limit("2 in flight", deduct_when=lambda r: r.status_code == 200, reserve=reserve)
     def view() -> flask.Response:
         fails = "fail" in flask.request.args
         return flask.Response(iter("ab"), status=500 if fails else 200)
 
     client = app.test_client()
-    streams = [client.get("/")]
-    client.get("/?fail=1").close()
+    streams = [client.get("/"), client.get("/?fail=1")]
+    assert [stream.status_code for stream in streams] == [200, 500]
+    assert client.get("/").status_code == client.get("/?fail=1").status_code == 429
+    streams.pop().close()
     streams += [client.get("/") for _ in range(3)]
     assert [stream.status_code for stream in streams] == [200, 200, 429, 429]
 
@@ -200,8 +200,8 @@ def test_a_detached_reservation_does_not_refund_again(uri: str) -> None:
     others = _open_slots(refunded, 1)
     refunded.acts = acts
     refunded.client.get("/").close()
-    assert refunded.used() == {**COSTS, "edge": 2}
     kept[0].settle(tokens=900)
+    assert refunded.used() == {**COSTS, "slots": 2, "edge": 2}  # the detached call goes on
     kept[0].close()
     assert refunded.used() == {**COSTS, "edge": 2}
     others[0].close()
@@ -214,7 +214,7 @@ def test_equal_limits_of_which_one_is_conditional(uri: str) -> None:
 
     @app.get("/")
     @limiter.limit("10/day")
-    @limiter.limit("10/day", deduct_when=lambda _: False, override_defaults=False)
+    @limiter.limit("10/day", deduct_when=lambda _: False, reserve=True, override_defaults=False)
     def view() -> str:
         return "ok"
 
@@ -235,6 +235,7 @@ def test_a_shadow_that_was_full_gives_nothing_back(uri: str) -> None:
         mode="shadow",
         name="trial",
         deduct_when=lambda response: response.status_code == 200,
+        reserve=True,
     )
     def view(status: int) -> tuple[str, int]:
         return "ok", status
@@ -481,7 +482,7 @@ def test_refunds_go_to_the_engine_that_took_the_charge(
     deducts: Any = lambda response: response.status_code == 200  # noqa: E731
 
     @app.get("/")
-    @limiter.limit("10/day", deduct_when=deducts, name="calls")
+    @limiter.limit("10/day", deduct_when=deducts, reserve=True, name="calls")
     @limiter.limit("1000/day", unit="tokens", name="tokens")
     @limiter.limit("2 in flight", name="slots")
     def view() -> tuple[str, int]:
