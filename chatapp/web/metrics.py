@@ -8,6 +8,7 @@ from typing import Final
 from flask import has_request_context, request
 
 from chatapp.ledger.call import Call
+from chatapp.web.current_request import current_request
 from ratelimit_ext import DecisionEvent, Event, Limiter
 from ratelimit_ext.metrics.measures import Measure
 
@@ -28,7 +29,7 @@ class Metrics:
     def __init__(self, limiter: Limiter) -> None:
         from ratelimit_ext.metrics import prometheus  # noqa: PLC0415 - only if there are metrics
 
-        limits = prometheus.measure(limiter)
+        limits = prometheus.measure(limiter, identity_label=_quota_label)
         self._own = prometheus.PrometheusExporter(
             MEASURES, prefix="chatapp", registry=limits.registry
         )
@@ -49,3 +50,13 @@ class Metrics:
             return
         if request.headers.get(RETRY_COUNT, "0") != "0":
             self._own.add(RETRIES, ())
+
+
+def _quota_label(identity: str) -> str:
+    """The label of a provider's quota. Unlisted models, whose names clients invent, share one."""
+    wanted = current_request().model_request
+    if wanted is None:
+        return identity
+    model = wanted.turn.model
+    name = f"{model.provider}/"
+    return identity.replace(name + model.family, name + model.slug, 1)

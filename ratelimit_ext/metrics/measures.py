@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
 from ratelimit_ext.core.decision import Verdict
@@ -81,10 +81,12 @@ class Exporter(Protocol):
 
 
 class Measures:
-    """A listener that turns events into figures."""
+    """A listener that turns events into figures. ``identity_label`` returns the label of an
+    identity; several may have the same."""
 
-    def __init__(self, exporter: Exporter) -> None:
+    def __init__(self, exporter: Exporter, identity_label: Callable[[str], str] = str) -> None:
         self._exporter = exporter
+        self._identity_label = identity_label
         exporter.set(STORAGE_UP, (), 1)
 
     def __call__(self, event: Event) -> None:
@@ -105,7 +107,7 @@ class Measures:
             outcome = "degraded" if event.degraded else _outcome(verdict)
             exporter.add(DECISIONS, (limit.label, limit.strategy, outcome))
             if limit.traits.external:
-                identity = event.identities.get(verdict.charge.key, "")
+                identity = self._identity_label(event.identities.get(verdict.charge.key, ""))
                 exporter.set(QUOTA_REMAINING, (limit.label, identity), verdict.remaining)
             elif verdict.allowed and limit.visible and verdict.remaining < NEAR * limit.capacity:
                 exporter.add(NEAR_LIMIT, (limit.label,))

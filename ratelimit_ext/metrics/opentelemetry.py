@@ -3,7 +3,7 @@ the application's own, which exports them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from opentelemetry import metrics
@@ -39,10 +39,15 @@ class OpenTelemetryExporter:
         self._instruments[measure].set(value, _attributes(measure, labels))
 
 
-def measure(limiter: Any, *, meter: metrics.Meter | None = None) -> None:
+def measure(
+    limiter: Any,
+    *,
+    meter: metrics.Meter | None = None,
+    identity_label: Callable[[str], str] = str,
+) -> None:
     """Measure the events of an extension from now on, by the meter of the global provider or by
-    ``meter``."""
-    limiter.listen(Measures(OpenTelemetryExporter(meter=meter)))
+    ``meter``. ``identity_label`` bounds the attributes of identities that clients can invent."""
+    limiter.listen(Measures(OpenTelemetryExporter(meter=meter), identity_label))
 
 
 def _attributes(measure: Measure, labels: Sequence[str]) -> dict[str, str]:

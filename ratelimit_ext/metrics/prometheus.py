@@ -7,7 +7,7 @@ empty then: each process keeps its figures there, and any of them answers for al
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from prometheus_client import (
@@ -75,10 +75,11 @@ class PrometheusExporter:
         return known
 
 
-def measure(limiter: Any) -> PrometheusExporter:
-    """Measure the events of an extension from now on."""
+def measure(limiter: Any, *, identity_label: Callable[[str], str] = str) -> PrometheusExporter:
+    """Measure the events of an extension from now on. ``identity_label`` bounds the labels of
+    identities that clients can invent."""
     exporter = PrometheusExporter()
-    limiter.listen(Measures(exporter))
+    limiter.listen(Measures(exporter, identity_label))
     return exporter
 
 

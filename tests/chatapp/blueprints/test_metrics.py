@@ -6,6 +6,7 @@ import pytest
 
 from ratelimit_ext.metrics import prometheus
 from tests.chatapp.conftest import AppMaker
+from tests.chatapp.provider_server import Answer, ProviderServer, openai_body
 
 TOKEN = "a token of some length"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -32,6 +33,27 @@ def test_calls_tokens_and_retries_are_counted(make_app: AppMaker) -> None:
         in (found)
     )
     assert "ada" not in found
+
+
+def test_invented_models_make_no_series(make_app: AppMaker, provider: ProviderServer) -> None:
+    """Each has quotas of its own, and they share the label of unlisted models."""
+    client = make_app(CHATAPP_METRICS_TOKEN=TOKEN).test_client()
+    quotas = {
+        "x-ratelimit-limit-requests": "500",
+        "x-ratelimit-remaining-requests": "499",
+        "x-ratelimit-reset-requests": "1m",
+    }
+    names = ("gpt-5.4-mini", *(f"gpt-invented-{number}" for number in range(4)))
+    for name in names * 2:  # the first answer reports the quota that the second call has
+        provider.script(Answer(200, openai_body(model=name), quotas))
+        assert client.post("/chat", json={"message": "hello", "model": name}).status_code == 200
+    found = client.get("/metrics", headers=BEARER).text
+    shown = {line.partition("}")[0] for line in found.splitlines() if "quota_remaining{" in line}
+    assert {line.partition("identity=")[2].partition(",")[0] for line in shown} == {
+        '"openai/gpt-5.4-mini"',
+        '"openai/openai-other"',
+    }
+    assert "invented" not in found
 
 
 def test_a_wrong_token_is_refused_and_counts_against_its_address(make_app: AppMaker) -> None:
