@@ -8,6 +8,9 @@ import "./vendor/purify.min.js"; // sets globalThis.DOMPurify
 const LINES_PER_CHUNK = 200; // of code: each chunk is laid out by itself
 const RENDER_EVERY_MS = 50;
 const MOST_TO_RENDER_AGAIN = 100_000; // characters
+// In a paragraph, heading, item or cell: the time to find out which marks belong together grows with their square, or
+// faster. One with more is shown as it was written.
+const MOST_MARKS = 1000;
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
 const MAYBE_A_FENCE = /^ {0,3}(`*|~*)\s*$/;
 
@@ -27,10 +30,20 @@ const PURIFIED = {
 const escaped = (text) =>
   text.replace(/[&<>"']/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" })[c]);
 
+const crowded = {
+  name: "crowded",
+  level: "inline",
+  tokenizer(source, before) {
+    if (before.length > 0 || source.length <= MOST_MARKS) return;
+    if (source.match(/[*_~`<$@!\\[\]]/g)?.length > MOST_MARKS) return { type: "crowded", raw: source };
+  },
+  renderer: ({ raw }) => escaped(raw).replaceAll("\n", "<br>"),
+};
+
 const marked = new Marked({
   gfm: true,
   breaks: true,
-  extensions: mathExtensions(escaped),
+  extensions: [...mathExtensions(escaped), crowded],
   renderer: {
     html: ({ text }) => escaped(text),
     // An image of another site would tell it who reads the reply, so it is a link.

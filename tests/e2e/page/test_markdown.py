@@ -39,6 +39,11 @@ ATTACKS = [
     "[" * 20_000,
     "$" * 20_000,
     "\\(" * 20_000,
+    # Each took minutes; a reply may have this size.
+    *(
+        part * (100_000 // len(part))
+        for part in ("*a_", "a_", "[", "![a](", "< ", "~~a", "`a", "a@b")
+    ),
 ]
 
 
@@ -97,6 +102,18 @@ def test_formulas_are_drawn(chat: Page, provider: ProviderServer) -> None:
     expect(reply).to_contain_text("It costs $5, then $6. $code$")
     expect(reply.locator("code.math")).to_have_text("\\href{javascript:alert(1)}{x}")
     expect(reply.locator("img, a, li, em")).to_have_count(0)
+
+
+def test_a_paragraph_with_thousands_of_marks_is_text(chat: Page, provider: ProviderServer) -> None:
+    """It looks as it was written, and what follows is formatted."""
+    crossing = "*a_\n" * 3_000
+    provider.script(Stream(openai_chunks(crossing, "\n*soft*\n\n", "**bold** " * 200)))
+    say(chat, "ping")
+    first, second, third = replies(chat).locator(".content p").all()
+    assert first.evaluate("each => each.innerText").strip() == crossing.strip()
+    assert first.locator("em").count() == 0
+    assert second.locator("em").count() == 1
+    assert third.locator("strong").count() == 200
 
 
 def test_links_open_elsewhere_and_images_are_links(chat: Page, provider: ProviderServer) -> None:
