@@ -58,19 +58,19 @@ def test_it_names_the_user_and_the_plan(client: FlaskClient) -> None:
 def test_it_shows_what_a_chat_has_left(client: FlaskClient) -> None:
     """The same figures as in the headers of a chat, for each of the caller's limits."""
     before = limits(client)
-    assert before["user"]["remaining"] == 10
+    assert before["user"]["remaining"] == 30
     assert before["user"] == {
         "name": "user",
         "unit": "requests",
-        "limit": 30,
-        "burst": 10,
+        "limit": 180,
+        "burst": 30,
         "period": 60,
-        "remaining": 10,
+        "remaining": 30,
         "reset_after": 0.0,
     }
     assert client.post("/chat", json={"message": "hi"}).status_code == 200
     after = limits(client)
-    assert (after["user"]["remaining"], after["plan"]["remaining"]) == (9, 1999)
+    assert (after["user"]["remaining"], after["plan"]["remaining"]) == (29, 1999)
     assert 0 < after["user"]["reset_after"] <= 2
     assert "model" not in after
 
@@ -79,7 +79,7 @@ def test_it_charges_no_plan(client: FlaskClient) -> None:
     """The request counts toward the key's rate only."""
     shown = [limits(client) for _ in range(15)]
     assert {limit["plan"]["remaining"] for limit in shown} == {2000}
-    assert {limit["user"]["remaining"] for limit in shown} == {10}
+    assert {limit["user"]["remaining"] for limit in shown} == {30}
     assert shown[-1]["key"]["remaining"] < shown[0]["key"]["remaining"]
     assert "ip" not in shown[-1]
 
@@ -87,7 +87,7 @@ def test_it_charges_no_plan(client: FlaskClient) -> None:
 @pytest.mark.usefixtures("stopped_clock")
 def test_it_answers_when_a_limit_is_used_up(client: FlaskClient) -> None:
     """Callers need it most then."""
-    for _ in range(11):
+    for _ in range(31):
         denied = client.post("/chat", json={"message": "hi"})
     assert denied.status_code == 429
     assert limits(client)["user"]["remaining"] == 0
@@ -189,7 +189,7 @@ def test_with_accounts_no_user_sees_another(client: FlaskClient) -> None:
     """The key's owner, whatever the query says."""
     client.post("/chat", json={"message": "hi"})
     assert usage(client, "?user_id=bob")["user"] == "alice"
-    assert limits(client, "?user_id=bob")["user"]["remaining"] == 9
+    assert limits(client, "?user_id=bob")["user"]["remaining"] == 29
 
 
 def test_models_have_their_context_and_price(online: FlaskClient) -> None:

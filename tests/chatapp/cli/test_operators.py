@@ -181,7 +181,7 @@ def test_inspect_shows_the_limits_of_a_callers_plan(worker: Flask, console: Flas
     assert (states["usd-day"]["unit"], states["usd-day"]["amount"]) == ("usd", 7)
     assert "team-usd-day" not in states
     of_key = {state["limit"]: state for state in ratelimit(console, "inspect", key)}
-    assert of_key["key"]["amount"] == 100
+    assert of_key["key"]["amount"] == 200
     assert key not in json.dumps(of_key)
     assert ratelimit(console, "top", "--limit", "plan")[0]["amount"] == 2000
 

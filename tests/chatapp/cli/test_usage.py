@@ -79,11 +79,11 @@ def test_flask_limiters_commands_know_the_identity(key: PresentedKey, app: Flask
         limits = json.loads(run(app, "usage", "alice").stdout)["limits"]
         return next(limit["remaining"] for limit in limits if limit["name"] == "user")
 
-    assert left() == 9
+    assert left() == 29
     words = ["clear", "--key", "user:alice", "-y"]
     cleared = app.test_cli_runner().invoke(limiter_commands, args=words)
     assert cleared.exit_code == 0, cleared.output
-    assert left() == 10
+    assert left() == 30
 
 
 def test_limits_in_memory_are_left_out(key: PresentedKey, make_app: AppMaker) -> None:

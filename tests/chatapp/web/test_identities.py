@@ -54,7 +54,7 @@ def test_every_answer_shows_what_is_left_of_each_limit(client: FlaskClient) -> N
     assert remaining == {
         "ip": 19,
         "user": 9,
-        "model": 599,
+        "model": 2999,
         "plan": 99,
         "at-once": 3,
         "address-at-once": 31,
@@ -96,10 +96,10 @@ def test_all_names_of_a_model_share_its_limit(
     online: FlaskClient, provider: ProviderServer
 ) -> None:
     """An alias, a date or an invented name gets no new limit."""
-    assert left(ask(online, model="gpt-4o"))["model"] == 599
-    assert left(ask(online, model="gpt-4o-2024-08-06"))["model"] == 598
-    assert left(ask(online, model="gpt-invented-1"))["model"] == 599
-    assert left(ask(online, model="gpt-invented-2"))["model"] == 598
+    assert left(ask(online, model="gpt-4o"))["model"] == 2999
+    assert left(ask(online, model="gpt-4o-2024-08-06"))["model"] == 2998
+    assert left(ask(online, model="gpt-invented-1"))["model"] == 2999
+    assert left(ask(online, model="gpt-invented-2"))["model"] == 2998
 
 
 BAD_BODIES: list[dict[str, object]] = [
@@ -122,7 +122,7 @@ def test_an_invalid_body_is_charged_to_the_edge_only(client: FlaskClient) -> Non
     after = left(ask(client, user_id="alice"))
     assert after["ip"] <= 20 - len(BAD_BODIES) - 1 + 2  # it refills by two a second
     assert after["user"] >= 8
-    assert (after["plan"], after["model"]) == (98, 598)
+    assert (after["plan"], after["model"]) == (98, 2998)
 
 
 def test_invented_users_are_limited_by_address(client: FlaskClient) -> None:

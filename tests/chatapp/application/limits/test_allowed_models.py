@@ -189,7 +189,7 @@ def test_a_refusal_charges_only_the_edge(accounts: Accounts, start: Callable[...
     assert usage is not None
     left = {limit["name"]: limit["remaining"] for limit in usage["limits"]}
     assert (left["plan"], left["user"], left["at-once"]) == (100, 10, 4)
-    assert left["key"] < 100 - 20 + 5
+    assert left["key"] < 200 - 20 + 5
 
 
 def test_without_accounts_the_plan_of_the_user_id_applies(

@@ -42,9 +42,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def keys(database_url: str) -> list[PresentedKey]:
-    """The keys of 25 users, on the plan pro."""
+    """The keys of 25 users, on the plan starter."""
     accounts = Accounts(Database(database_url))
-    return [accounts.create_key(f"u{n}", plan="pro", default_plan="starter") for n in range(25)]
+    return [accounts.create_key(f"u{n}", plan=None, default_plan="starter") for n in range(25)]
 
 
 @pytest.fixture
@@ -199,18 +199,20 @@ def test_without_accounts_the_address_counts(make_app: AppMaker, clock: Clock) -
 
 
 def test_the_limit_of_a_key_is_above_all_limits_of_its_user() -> None:
-    """In burst and rate, of the limits in requests together."""
+    """In burst and rate, of the limits in requests together, on every plan."""
     policy = tomllib.loads(POLICY_FILE.read_text("utf-8"))
-    of_user = [
-        limit
-        for group in policy["groups"].values()
-        for limit in group["limits"]
-        if limit.get("strategy") == "token-bucket" and limit["key"] == "user"
-    ]
-    key = _named("key")
-    assert of_user
-    assert key["burst"] > sum(limit["burst"] for limit in of_user)
-    assert _per_minute(key["limit"]) > sum(_per_minute(limit["limit"]) for limit in of_user)
+    key, groups = _named("key"), [*policy["groups"].values()]
+    assert policy["plans"]
+    for plan in policy["plans"].values():
+        of_user = [
+            limit
+            for table in (*groups, plan)
+            for limit in table["limits"]
+            if "burst" in limit and limit["key"] == "user"
+        ]
+        assert len(of_user) == 2
+        assert key["burst"] > sum(limit["burst"] for limit in of_user)
+        assert _per_minute(key["limit"]) > sum(_per_minute(limit["limit"]) for limit in of_user)
 
 
 def _named(name: str) -> dict[str, Any]:

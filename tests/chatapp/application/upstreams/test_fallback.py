@@ -149,7 +149,7 @@ def test_a_fallback_in_flight_is_counted_for_its_model(
     """By the limit that all callers of that model share."""
     provider.script(busy("7"))
     assert chat(choosy.one).json["model"] == ANTHROPIC
-    assert '"model";r=598;' in chat(choosy.other, ANTHROPIC).headers["RateLimit"]
+    assert '"model";r=2998;' in chat(choosy.other, ANTHROPIC).headers["RateLimit"]
 
 
 @pytest.mark.parametrize(
