@@ -15,7 +15,7 @@ from copy import copy
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Never, TypeAlias, cast
+from typing import Any, Final, Never, Protocol, TypeAlias, cast, overload
 from weakref import ref
 
 import click
@@ -62,6 +62,8 @@ from ratelimit_ext.web.declarations.code_checks import (
     keywords_of_signature,
 )
 from ratelimit_ext.web.declarations.definitions import (
+    P,
+    R,
     RouteLimit,
     deferred,
     route_limit,
@@ -108,6 +110,16 @@ _numbers: Final = itertools.count()
 _OWN: Final = (
     *("initialized", "is_on", "_attached", "_is_attaching", "_remembers", "_request_id", "_stated"),
 )
+
+
+class Exemption(Protocol):
+    """The decorator that :meth:`Limiter.exempt` returns for flags alone."""
+
+    @overload
+    def __call__(self, obj: Callable[P, R], /) -> Callable[P, R]: ...
+
+    @overload
+    def __call__(self, obj: flask.Blueprint, /) -> flask.Blueprint: ...
 
 
 class Limiter(flask_limiter.Limiter):
@@ -572,6 +584,15 @@ class Limiter(flask_limiter.Limiter):
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
         return route_limit(locals(), _SHARED_LIMIT_KEYWORDS, self, shared=True)
+
+    @overload
+    def exempt(self, obj: flask.Blueprint, *, flags: ExemptionScope = ...) -> flask.Blueprint: ...
+
+    @overload
+    def exempt(self, obj: Callable[P, R], *, flags: ExemptionScope = ...) -> Callable[P, R]: ...
+
+    @overload
+    def exempt(self, *, flags: ExemptionScope = ...) -> Exemption: ...
 
     def exempt(self, obj: Any = None, *, flags: ExemptionScope = EXEMPTION) -> Any:
         """See Flask-Limiter. Raises ``ConfigurationError`` for the name of a view or blueprint."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from inspect import iscoroutinefunction
-from typing import Any, Final, Never
+from typing import Any, Final, Never, ParamSpec, TypeVar, overload
 
 import flask
 import flask_limiter
@@ -31,6 +31,9 @@ from ratelimit_ext.web.declarations.code_checks import (
 )
 from ratelimit_ext.web.declarations.limits_adapter import items_of
 from ratelimit_ext.web.errors import RateLimitExceeded
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
 MARK: Final = "__wrapper-limiter-instance"
@@ -183,6 +186,12 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     # Flask reads the name of a function that is registered as a view, and sets that of a class's
     # view, which ``decorators = [limiter.limit]`` has replaced.
     __name__ = property(_not_applied, _not_applied)
+
+    @overload
+    def __call__(self, obj: Callable[P, R]) -> Callable[P, R]: ...
+
+    @overload
+    def __call__(self, obj: flask.Blueprint) -> None: ...
 
     def __call__(self, obj: Any = None) -> Any:
         """Attach to a view or a blueprint. Stacked decorators share one wrapper: the innermost."""
