@@ -16,7 +16,8 @@
 --
 -- A charge that is not taken writes nothing, with two exceptions. An admitted call whose estimate is 0
 -- leaves a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies
--- in the future (a clock was set back), it is brought to now without taking anything.
+-- in the future (a clock was set back), or the limit of a token bucket has changed, the bucket is
+-- brought to now without taking anything.
 --
 -- A full server (maxmemory) refuses to store more. It still serves known identities: those with one of
 -- these buckets stored for longer than BRIEF. It also stores buckets for up to BRIEF, and those that
@@ -90,7 +91,7 @@ for i = 1, #KEYS do
       end
       if not value then value, lifetime = strategy.take(now, cost, arg, x, y, z, state) end
     else
-      if strategy.from_future(raw, now, arg) then
+      if strategy.is_stale(raw, now, arg) then
         value, lifetime = strategy.take(now, 0, arg, x, y, z, state)
       end
       if taken and not denied and strategy.reserve then

@@ -37,6 +37,8 @@ from ratelimit_ext.engine.words import Words
 #: What a script does: only look, or take.
 LOOK: Final = "0"
 TAKE: Final = "1"
+#: Take nothing, as another group has denied the request, and store what a denial stores.
+TAKE_NOTHING: Final = "1 of nothing"
 #: A limit on denials that no denial triggers; one that is taken if it fits.
 NEVER: Final = (999,)
 IF_IT_FITS: Final = "s"
@@ -197,9 +199,8 @@ class _Request:
     def decide(self, groups: Sequence[_Group], mode: str, refunds: Sequence[NodeCall] = ()) -> None:
         """Decide these groups at the same time, and send refunds with them. If one fails, refund
         what was taken, and raise ``ShardUnavailable`` or ``StorageFull``."""
-        alone = len(self._groups) == 1
         for group in groups:
-            group.call = self._admission(group, mode, metas_apart=not alone)
+            group.call = self._admission(group, mode)
         calls = [group.call for group in groups if group.call is not None]
         self._nodes.run([*calls, *refunds], self._until)
         if mode == TAKE:
@@ -219,7 +220,7 @@ class _Request:
         refunds: list[NodeCall] = []
         denied = False
         for wave in filter(None, (own, common)):
-            self.decide(wave, LOOK if denied else TAKE, refunds)
+            self.decide(wave, TAKE_NOTHING if denied else TAKE, refunds)
             refunds = []
             if not denied and any(group.reply[1] == 0 for group in wave):
                 denied = True
@@ -239,18 +240,21 @@ class _Request:
             return parts[0][1]
         return _Joined(parts, admitted=all(reply.admitted for _, reply in parts))
 
-    def _admission(
-        self, group: _Group, mode: str, *, metas_apart: bool, part: str | None = None
-    ) -> NodeCall:
-        """``metas_apart``: limits on denials are only looked at, as another group's denial may
-        trigger them."""
+    def _admission(self, group: _Group, mode: str, part: str | None = None) -> NodeCall:
+        """The call for a group. Of several groups, limits on denials are only looked at, as another
+        group's denial may trigger them."""
         charges = group.charges
-        if metas_apart and part is None:
-            charges = [each._replace(on_denial=NEVER) if each.meta else each for each in charges]
+        if len(self._groups) > 1:
+            charges = [
+                each._replace(meta=True, on_denial=NEVER)
+                if each.meta or mode == TAKE_NOTHING
+                else each
+                for each in charges
+            ]
         script, words = self._words.admission(charges, self._now_us, part=part)
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
-        arguments = (now, mode, words, *(self._hold if self._hold.id else ()))
+        arguments = (now, mode[0], words, *(self._hold if self._hold.id else ()))
         return NodeCall(group.slot, len(keys), *keys, *arguments, script=script)
 
     def _refund(self) -> None:
@@ -289,9 +293,7 @@ class _Request:
             and not failed.isdisjoint(charge.on_denial or failed)
         ]
         groups = _groups(charges, wanted)
-        return [
-            self._admission(group, TAKE, metas_apart=False, part=IF_IT_FITS) for group in groups
-        ]
+        return [self._admission(group, TAKE, IF_IT_FITS) for group in groups]
 
     def _late(self) -> float | None:
         """The deadline of what is sent after the decision."""

@@ -147,7 +147,7 @@ class MemoryEngine:
                 units = min(charge.taken, sent_cost(charge))
                 kept = strategy.take(checked[i][2], now, units, parameters)
             else:
-                if strategy.from_future(state, now, parameters):
+                if strategy.is_stale(state, now, parameters):
                     kept = state = strategy.take(checked[i][2], now, 0, parameters)
                 if wanted and not denied:
                     reserved = strategy.reserve(state, now, parameters)

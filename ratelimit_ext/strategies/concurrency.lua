@@ -31,7 +31,7 @@ strategies.cc = {
   -- The holds keep it for longer.
   lifetime = function(value, now, arg) return in_flight(value) > 0 and words[arg + 1] or 0 end,
 
-  from_future = function() return false end,
+  is_stale = function() return false end,
 
   adjust = function(raw, now, arg, receipt, delta)
     local calls = in_flight(raw)

@@ -45,7 +45,7 @@ strategies.fw = {
 
   lifetime = function(value, now) return struct.unpack('<I7', value, 8) - now end,
 
-  from_future = function(raw, now, arg)
+  is_stale = function(raw, now, arg)
     local _, ending = opened(raw, now)
     return ending > ending_of(now, arg)
   end,

@@ -219,9 +219,9 @@ local reserved = {
     return math.max(longest, current.of.lifetime(string.sub(value, ending + 1), now, arg))
   end,
 
-  from_future = function(raw, now, arg)
+  is_stale = function(raw, now, arg)
     local _, inner = opened(raw)
-    return current.of.from_future(inner, now, arg)
+    return current.of.is_stale(inner, now, arg)
   end,
 
   adjust = own_change('adjust'),
@@ -294,7 +294,7 @@ strategies.reservations = function(strategy)
     take = reserved.take,
     reserve = reserved.reserve,
     lifetime = reserved.lifetime,
-    from_future = reserved.from_future,
+    is_stale = reserved.is_stale,
     adjust = reserved.adjust,
     settle = reserved.settle,
     renew = reserved.renew,

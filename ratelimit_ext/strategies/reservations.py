@@ -151,8 +151,8 @@ class Reservations(Strategy):
         own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[0])
         return max(own, state.latest + GRACE_US - now_us) if state.records else own
 
-    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
-        return self._strategy.from_future(state and state.inner, now_us, parameters[0])
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+        return self._strategy.is_stale(state and state.inner, now_us, parameters[0])
 
     def apply(
         self, change: Change, state: State | None, now_us: int, parameters: Parameters

@@ -159,7 +159,7 @@ strategies.sw = {
     return count > 0 and entry_at(value, count - 1, width) + words[arg + 1] - now or 0
   end,
 
-  from_future = function(raw, now)
+  is_stale = function(raw, now)
     local count, width = stored(raw)
     return count > 0 and entry_at(raw, count - 1, width) > now
   end,

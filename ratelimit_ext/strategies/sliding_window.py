@@ -92,7 +92,7 @@ class SlidingWindow(Strategy):
         """The entry's instant."""
         return now_us
 
-    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and bool(state[1]) and state[1][-1][0] > now_us
 
     def adjust(

@@ -35,7 +35,7 @@ strategies.sc = {
     return struct.unpack('<I7', value) + 2 * words[arg + 1] - now
   end,
 
-  from_future = function(raw, now)
+  is_stale = function(raw, now)
     return raw and #raw == 21 and struct.unpack('<I7', raw) > now
   end,
 

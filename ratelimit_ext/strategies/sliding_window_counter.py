@@ -72,7 +72,7 @@ class SlidingWindowCounter(Strategy):
         """The window's start."""
         return state[0]
 
-    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and state[0] > now_us
 
     def adjust(

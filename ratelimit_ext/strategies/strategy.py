@@ -112,12 +112,13 @@ class Strategy(Traits, ABC):
         """Where a charge goes that is taken now from a state that was brought to now."""
         return 0
 
-    def from_future(self, state: Any, now_us: int, parameters: Any) -> bool:
-        """Whether the state comes from a future that only a clock set back explains.
+    def is_stale(self, state: Any, now_us: int, parameters: Any) -> bool:
+        """Whether a decision stores the state as of now (a ``take`` of 0) even if it denies: it
+        comes from a future that only a clock set back explains, or from before a change of the
+        limit that it depends on.
 
-        ``check`` brings such a state to now at each call. The engine stores that (a ``take`` of 0)
-        even if it denies. Otherwise the wait would restart with every call until the clock has
-        caught up.
+        ``check`` brings such a state to now at each call. Otherwise a wait would restart with every
+        call until the clock has caught up, or not be exact.
         """
         return False
 

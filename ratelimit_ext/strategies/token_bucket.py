@@ -1,9 +1,13 @@
 """Token bucket: bursts up to a capacity, refilled continuously.
 
 The bucket is kept as what is missing from it: ``used + frac / period`` units at the instant ``at``,
-which leaks away at ``amount / period``. Counting what is missing, and the fraction in units of
+which leaks away at ``pace / period``. Counting what is missing, and the fraction in units of
 ``1 / period``, makes every refill exact at any arrival pattern, lets a changed amount keep the
 usage, and makes debt an ordinary number.
+
+The pace is the amount of the latest decision. If the amount changes, the former pace holds until
+the next decision, also for the key's time to live. That decision stores the new pace even if it
+denies.
 
 Not for: a promise of "never more than N in any minute" (up to burst + amount pass in one period;
 use the sliding window).
@@ -29,7 +33,7 @@ from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, SKEW_US, Snapshot, Strategy
 
-State: TypeAlias = tuple[int, int, int]  # used, frac, at
+State: TypeAlias = tuple[int, int, int, int]  # used, frac, at, pace
 Parameters: TypeAlias = tuple[int, ...]  # amount, period in microseconds, burst
 
 
@@ -46,28 +50,27 @@ class TokenBucket(Strategy):
     ) -> tuple[bool, Snapshot, State]:
         """Snapshot: units missing, the fraction missing in 1/period, microseconds until it
         leaks."""
-        amount, period, burst = parameters
-        used, frac, ahead = _leaked(state, now_us, amount, period)
+        amount, _, burst = parameters
+        used, frac, ahead, _ = _leaked(state, now_us, parameters)
         fits = used + cost + (1 if frac else 0) <= burst
-        return fits, (used, frac, ahead), (used, frac, now_us + ahead)
+        return fits, (used, frac, ahead), (used, frac, now_us + ahead, amount)
 
     def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
-        used, frac, at = state
-        return used + cost, frac, at
+        used, frac, at, pace = state
+        return used + cost, frac, at, pace
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         """Until the bucket is full again: a fresh bucket is full.
 
         Floats as in Lua, to the digit; two units more cover the fraction and the error.
         """
-        amount, period, _ = parameters
-        used, frac, at = state
+        used, frac, at, pace = state
         if not used and not frac:
             return 0
-        return math.ceil(at - now_us + float(used + 2) * period / amount)
+        return math.ceil(at - now_us + float(used + 2) * parameters[1] / pace)
 
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
-        used, frac, _ = _leaked(state, now_us, *parameters[:2])
+        used, frac, _, _ = _leaked(state, now_us, parameters)
         return used + (1 if frac else 0)
 
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
@@ -75,8 +78,8 @@ class TokenBucket(Strategy):
         period_us = min(limit.period_us * workers, LONGEST_PERIOD_US)
         return replace(limit, burst=units, period_us=period_us)
 
-    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
-        return state is not None and state[2] - now_us > SKEW_US
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+        return state is not None and (state[2] - now_us > SKEW_US or state[3] != parameters[0])
 
     def adjust(
         self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
@@ -86,11 +89,10 @@ class TokenBucket(Strategy):
         The bucket does not know how old the refunded charge is: if it has leaked away meanwhile,
         the refund is a second one. The rate holds in the long run, the burst may not.
         """
-        amount, period, _ = parameters
-        used, frac, ahead = _leaked(state, now_us, amount, period)
+        used, frac, ahead, pace = _leaked(state, now_us, parameters)
         if (used + delta, frac) <= (0, 0):
-            return 0, 0, now_us  # a full bucket is a fresh one
-        return used + min(delta, MOST_USED - used), frac, now_us + ahead
+            return 0, 0, now_us, pace  # a full bucket is a fresh one
+        return min(used + delta, MOST_USED), frac, now_us + ahead, pace
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
         used, frac, ahead = snapshot
@@ -122,16 +124,17 @@ class TokenBucket(Strategy):
         return verdict._replace(remaining=remaining, reset_after_us=left)
 
 
-def _leaked(state: State | None, now_us: int, amount: int, period: int) -> tuple[int, int, int]:
-    """What is missing at ``now_us``, and by how much the bucket is ahead of it.
+def _leaked(state: State | None, now_us: int, parameters: Parameters) -> tuple[int, int, int, int]:
+    """What is missing at ``now_us``, by how much the bucket is ahead of it, and its pace.
 
     An instant in the future leaks nothing; beyond the skew it is a clock set back, and is now.
     """
+    amount, period, _ = parameters
     if state is None:
-        return 0, 0, 0
-    used, frac, at = state
+        return 0, 0, 0, amount
+    used, frac, at, pace = state
     if now_us <= at:
         ahead = at - now_us
-        return used, frac, ahead if ahead <= SKEW_US else 0
-    missing = used * period + frac - (now_us - at) * amount
-    return (*divmod(missing, period), 0) if missing > 0 else (0, 0, 0)
+        return used, frac, ahead if ahead <= SKEW_US else 0, pace
+    missing = used * period + frac - (now_us - at) * pace
+    return (*divmod(missing, period), 0, pace) if missing > 0 else (0, 0, 0, amount)

@@ -430,20 +430,15 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.is_virtual and self.denied and self.denied.now == self.now)
     @rule()
     def wait_for_its_turn(self) -> None:
-        """The wait of a denied request is exact: without holds, which may end earlier, and buckets
-        that expire at the pace of a former amount, the request is denied one microsecond before,
-        and passes then."""
+        """The wait of a denied request is exact: without holds, which may end earlier, the request
+        is denied one microsecond before, and passes then."""
         assert self.denied is not None
         charges, decision = self.denied.charges, self.denied.decision
         waits = [verdict.retry_after_us for verdict in decision.denials]
         wait = max((wait for wait in waits if wait is not None), default=0)
         if None in waits or not 1 < wait <= 30 * DAY:
             return
-        is_alone = not any(
-            charge.limit.held
-            or (charge.limit.strategy == "token-bucket" and not self.buckets[charge.key].model)
-            for charge in charges
-        )
+        is_alone = not any(charge.limit.held for charge in charges)
         self.now += wait - 1
         assert not (self.decide(charges, take=False).admitted and is_alone)
         self.now += 1
@@ -564,33 +559,20 @@ class History(RuleBasedStateMachine):
                 [QuotaReport(charge, amount, used, period)], self.all_known([rule and True])
             )
 
-    @rule(place=st.integers(0, 3), amount=amounts, times=st.integers(1, 3), in_step=st.booleans())
-    def change_limit(self, place: int, amount: int, times: int, in_step: bool) -> None:
-        """Another amount keeps the usage. What a token bucket refilled by then was refilled at the
-        former pace: a correction of 0 brings it to the present, and one by the new limit keeps it
-        for long enough."""
+    @rule(place=st.integers(0, 3), amount=amounts, times=st.integers(1, 3))
+    def change_limit(self, place: int, amount: int, times: int) -> None:
+        """Another amount keeps the usage."""
         self.denied = None
-        key, bucket = self.bucket(place)
+        _, bucket = self.bucket(place)
         limit = bucket.limit
-        if limit.strategy == "token-bucket" and not self.is_virtual:
-            return  # it expires at the former pace, and a server to the millisecond
         if limit.strategy == "concurrency":
             amount = min(amount, 10)
         changed: dict[str, Any] = {"amount": amount}
         if limit.burst is not None:
             changed["burst"] = min(MOST_AMOUNT, amount * times)
         bucket.limit = replace(limit, **changed)
-        if limit.strategy == "token-bucket" and in_step:
-            for each in (limit, bucket.limit):
-                if bucket.model:
-                    bucket.model.advance(limit, self.now)
-                    bucket.model.rule.take(each, self.now, 0, 0)
-                nothing = Verdict(Charge(each, key), True, 0, 0, 0, 0)
-                self.change([Correction(nothing, 0)], self.all_known([bucket.model and True]))
-        elif limit.strategy == "token-bucket" or not has_model(bucket.limit):
+        if not has_model(bucket.limit):
             bucket.model = None
-        if bucket.model:
-            bucket.model.advance(limit, self.now)
 
     # -- time and trouble ------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ def test_a_fragment_has_its_strategys_name(strategy: str) -> None:
     text = fragment_of(strategy)
     assert re.findall(r"^strategies\.(\w+) = \{", text, re.MULTILINE) == [STRATEGIES[strategy].code]
     table = text.partition("strategies.")[2]
-    for function in ("check", "take", "from_future", "adjust"):
+    for function in ("check", "take", "is_stale", "adjust"):
         assert re.search(rf"^  {function} = ", table, re.MULTILINE)
 
 

@@ -52,7 +52,7 @@ class Rule:
         raise NotImplementedError
 
     def rewind(self, limit: Limit, now: int) -> None:
-        """The clock was set back, and a call is made."""
+        """A call is made, maybe after the clock was set back or the limit was changed."""
 
     def matters(self, limit: Limit, now: int) -> bool:
         """Whether it differs from an unused bucket."""
@@ -60,18 +60,21 @@ class Rule:
 
 
 class TokenBucket(Rule):
-    """Units that leak away evenly."""
+    """Units that leak away evenly, at the pace of the latest decision."""
 
     def __init__(self) -> None:
-        self.missing, self.at = Fraction(0), 0
+        self.missing, self.at, self.pace = Fraction(0), 0, 0
 
     def used(self, limit: Limit, now: int) -> Fraction:
         elapsed = max(0, now - self.at)
-        return max(Fraction(0), self.missing - Fraction(elapsed * limit.amount, limit.period_us))
+        return max(Fraction(0), self.missing - Fraction(elapsed * self.pace, limit.period_us))
 
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
-        self.rewind(limit, now)
-        self.missing = self.used(limit, now) + units
+        if self.at > now + SKEW:
+            self.at = now
+        self.missing = self.used(limit, now)
+        self.pace = self.pace if self.missing else limit.amount
+        self.missing += units
         self.at = max(self.at, now) if self.missing else now
 
     carry = take
@@ -83,8 +86,9 @@ class TokenBucket(Rule):
         return True
 
     def rewind(self, limit: Limit, now: int) -> None:
-        if self.at > now + SKEW:
-            self.at = now
+        if self.at > now + SKEW or self.pace != limit.amount:
+            self.take(limit, now, 0, 0)
+            self.pace = limit.amount
 
     def matters(self, limit: Limit, now: int) -> bool:
         return self.used(limit, now) > 0

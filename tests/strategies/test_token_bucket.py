@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
+import redis
 
 from ratelimit_ext.core.limit import Limit
-from tests.strategies.world import DAY, MINUTE, World
+from ratelimit_ext.engine.redis import RedisEngine
+from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, World
 
 
 def test_a_burst_of_ten_then_one_every_two_seconds(world: World) -> None:
@@ -67,3 +70,44 @@ def test_a_refund_never_overfills(world: World) -> None:
     world.wait(3600)
     world.settle(verdict, -10)
     assert world.passed(limit, 20) == 10
+
+
+HOURLY = Limit(1000, HOUR, "token-bucket", name="hourly")
+
+
+@pytest.mark.parametrize(("amount", "left"), [(100, 72), (10, 0), (2000, 1972)])
+def test_a_changed_amount_counts_the_past_at_the_pace_that_held(
+    world: World, amount: int, left: int
+) -> None:
+    """1,000 an hour, used up and idle for 3,500 s: 27.8 are missing, whatever is allowed then."""
+    world.call(HOURLY, 1000)
+    world.wait(3500)
+    assert world.left(HOURLY) == 972
+    changed = replace(HOURLY, amount=amount)
+    assert world.left(changed) == left
+    world.wait(3.6 * 1000 / amount)  # one is refilled at the new pace
+    assert world.left(changed) == left + (left > 0)
+
+
+def test_a_denial_after_a_change_tells_the_exact_wait(world: World) -> None:
+    """The first decision at another amount counts at that pace from then on, though it denies."""
+    world.call(HOURLY, 1000)
+    world.wait(2700)
+    lowered = replace(HOURLY, amount=100)
+    wait = world.call(lowered).retry_after_us
+    assert wait == 151 * 36 * SECOND  # 250 are missing
+    world.wait(us=wait - 1)
+    assert not world.call(lowered).allowed
+    world.wait(us=1)
+    assert world.call(lowered).allowed
+
+
+def test_a_bucket_without_a_pace_is_read(redis_client: redis.Redis) -> None:
+    """As it was stored until November 2026: 40 were missing a minute ago."""
+    world = World(RedisEngine(redis_client, redis.RedisError))
+    stored = b"".join(n.to_bytes(7, "little") for n in (40, 0, world.now_us - MINUTE))
+    for limit in (replace(HOURLY, amount=600), replace(HOURLY, amount=600, unit="tokens")):
+        redis_client.set("bucket", (b"\0" * 4 if limit.held else b"") + stored)
+        assert world.left(limit) == 570
+        assert world.call(limit).remaining == 569
+        assert world.left(replace(limit, amount=60)) == 60 - 31

@@ -55,7 +55,7 @@ strategies.bl = {
     return ending + kind % 2 * RAMP - now
   end,
 
-  from_future = function(raw, now)
+  is_stale = function(raw, now)
     local stored = raw and #raw == SIZE
     return stored and struct.unpack('<I7', raw) - now > SKEW
   end,

@@ -117,7 +117,7 @@ class Block(Strategy):
         _, end, kind, _ = state
         return end + kind % 2 * RAMP_US - now_us
 
-    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and state[0] - now_us > SKEW_US
 
     def block(

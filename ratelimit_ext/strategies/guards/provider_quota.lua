@@ -51,7 +51,7 @@ strategies.rp = {
     return math.max(full, at + KNOWN) - now
   end,
 
-  from_future = function(raw, now)
+  is_stale = function(raw, now)
     return raw and #raw == SIZE and struct.unpack('<I7', raw, 8) - now > SKEW
   end,
 

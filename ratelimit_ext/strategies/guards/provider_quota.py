@@ -107,7 +107,7 @@ class ProviderQuota(Strategy):
         full, at, _, _ = state
         return max(full, at + KNOWN_US) - now_us
 
-    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and state[1] - now_us > SKEW_US
 
     def adjust(

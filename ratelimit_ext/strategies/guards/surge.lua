@@ -49,7 +49,7 @@ strategies.sg = {
     return ending - now + (windows >= PAST and KEPT or BEGINNING) * words[arg + 1]
   end,
 
-  from_future = function(raw, now, arg)
+  is_stale = function(raw, now, arg)
     return raw and #raw == SIZE and struct.unpack('<I7', raw, 8) > now + words[arg + 1]
   end,
 

@@ -89,7 +89,7 @@ class Surge(Strategy):
         """The window's end."""
         return state[1]
 
-    def from_future(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and state[1] > now_us + parameters[1]
 
     def adjust(

@@ -17,7 +17,7 @@ strategies.cr = {
   check = function(raw, now, cost, arg) return used(raw) + cost <= words[arg], used(raw), 0, 0 end,
   take = function(now, cost, arg, units) return packed(units + cost) end,
   lifetime = function() return DAY end,
-  from_future = function() return false end,
+  is_stale = function() return false end,
   adjust = function(raw, now, arg, receipt, delta) return packed(used(raw) + delta) end,
   top_up = function(raw, now, arg, units) return packed(used(raw) - units) end,
 }
