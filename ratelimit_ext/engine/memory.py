@@ -176,7 +176,7 @@ class MemoryEngine:
             now = clock.now_us() if now_us is None else now_us
             if once is not None and changes:
                 is_known = buckets.get(once, now) is not None
-                buckets.put(once, (), now + once_for_us)
+                _keep(buckets, once, (), once_for_us, now)
                 if is_known:
                     return 0
             for change in changes:
@@ -304,9 +304,9 @@ def _identity_of(key: str) -> str:
 
 
 def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) -> None:
-    """For its lifetime in whole milliseconds, as on a server."""
+    """For its lifetime in whole milliseconds and one more, as on a server."""
     if lifetime_us > 0:
-        whole_ms = -(-min(lifetime_us, LONGEST_LIFETIME_US) // 1000)
+        whole_ms = -(-min(lifetime_us, LONGEST_LIFETIME_US) // 1000) + 1
         buckets.put(key, state, now + whole_ms * 1000)
     else:
         buckets.drop([key])

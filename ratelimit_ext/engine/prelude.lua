@@ -71,9 +71,10 @@ local function present_instant(argument)
 end
 
 -- Store a value for its lifetime in microseconds; false if the server is full. With an offset it
--- replaces a part of what is stored.
+-- replaces a part of what is stored. A server counts from the millisecond that has begun, and may
+-- remove a key as soon as its last one begins: one more makes up for it.
 local function try_store(key, value, lifetime, offset)
-  local expiry = math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000)
+  local expiry = math.ceil(math.min(lifetime, LONGEST_LIFETIME) / 1000) + 1
   if offset then
     if type(redis.pcall('SETRANGE', key, offset, value)) == 'table' then return false end
     redis.call('PEXPIRE', key, expiry)

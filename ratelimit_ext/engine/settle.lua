@@ -22,7 +22,7 @@ local cursor, changes = 1, #KEYS
 if ARGV[3] then
   local key = KEYS[changes]
   if raws[changes] then -- from now on for its time again
-    redis.call('PEXPIRE', key, math.ceil(ARGV[3] / 1000))
+    redis.call('PEXPIRE', key, math.ceil(ARGV[3] / 1000) + 1)
     return reply
   end
   store(key, '1', tonumber(ARGV[3]))

@@ -90,7 +90,7 @@ def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
     for _ in range(2):
         sender.wait(us=for_us - SECOND)
         assert settled() == 0
-    sender.wait(us=for_us)
+    sender.wait(us=for_us + 1000)  # a key lives a millisecond longer
     assert settled() == 1
 
 
@@ -136,4 +136,4 @@ def test_a_marker_costs_no_round_trip_and_always_expires(redis_client: redis.Red
         assert statistics["cmdstat_mget"]["calls"] == 1
         assert statistics["cmdstat_set"]["calls"] == writes
         assert redis_client.dbsize() == keys
-    assert ONCE_US // 1000 - 10_000 < redis_client.pttl(MARKER) <= ONCE_US // 1000
+    assert ONCE_US // 1000 - 10_000 < redis_client.pttl(MARKER) <= ONCE_US // 1000 + 1

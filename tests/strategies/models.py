@@ -370,7 +370,7 @@ class Reported(Rule):
 
     def touch(self, now: int, full: int) -> None:
         self.full, self.at = full, max(self.at, now)
-        milliseconds = ceil(Fraction(max(self.full, self.at + self.HOUR) - now, 1000))
+        milliseconds = ceil(Fraction(max(self.full, self.at + self.HOUR) - now, 1000)) + 1
         self.ends = now + 1000 * milliseconds
 
     def rewind(self, limit: Limit, now: int) -> None:
