@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,6 +55,24 @@ def install(app: flask.Flask, limiter: object) -> None:
     for name, command in COMMANDS.items():
         if name not in app.cli.commands:
             app.cli.add_command(command)
+
+
+@contextlib.contextmanager
+def quiet_commands() -> Iterator[None]:
+    """Suppress Flask-Limiter's warning that no storage is configured, if ``flask limiter`` or
+    ``flask ratelimit`` loads the application: they count nothing."""
+    words, values = sys.argv[1:], ("--app", "-A", "--env-file", "-e")
+    named = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not word.startswith("-") and before not in values
+    ]
+    if click.get_current_context(silent=True) is None or named[:1] not in (["limiter"], [GROUP]):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using the in-memory storage")
+        yield
 
 
 def is_checked() -> bool:

@@ -29,7 +29,7 @@ from limits.strategies import RateLimiter
 from werkzeug.local import LocalProxy
 
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.errors import ConfigurationError, shown
+from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, shown
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT
 from ratelimit_ext.core.money import Dollars
@@ -38,7 +38,14 @@ from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.commands import EXTENSION, CommandParts, install, is_checked, take_over
+from ratelimit_ext.web.commands import (
+    EXTENSION,
+    CommandParts,
+    install,
+    is_checked,
+    quiet_commands,
+    take_over,
+)
 from ratelimit_ext.web.declarations.callbacks import (
     Breach,
     Callbacks,
@@ -98,6 +105,7 @@ NAMESAKES: Final = (
     "Two extensions of the application %r have one storage and the key prefix %r: equal limits of "
     "both share their buckets. Give one of them a key_prefix."
 )
+KEPT: Final = "The storage is unavailable; the counts of %r are kept: %s"
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
 #: What :meth:`Limiter.exempt` exempts from, as in Flask-Limiter.
@@ -237,7 +245,12 @@ class Limiter(flask_limiter.Limiter):
         if is_enabled:
             where = "Limiter, storage_uri" if self._storage_uri else ConfigVars.STORAGE_URI
             check_storage_uri(uri, where)
-            with refused_mistakes(uri, where), cluster_may_be_down(uri), self._attaching():
+            with (
+                refused_mistakes(uri, where),
+                cluster_may_be_down(uri),
+                quiet_commands(),
+                self._attaching(),
+            ):
                 super().init_app(app)
                 connect_once(self._storage, self._storage_options)
         install(app, self)
@@ -832,6 +845,26 @@ class Limiter(flask_limiter.Limiter):
 
         The history of a surge of that name is forgotten. Raises as :meth:`block`."""
         return self._parts.blocks.unblock(self._app_with_limits(), name, identity)
+
+    def forget(self, name: str, identity: str) -> bool:
+        """Forget what the limits of that name have counted of an identity, such as failed log-ins
+        after a good one; False if that was nothing.
+
+        ``identity`` is what the limit's key function returns. Calls in flight and guards are left
+        alone. A name without a limit is ignored; if the whole application has no limit of the name,
+        a warning is logged. It never raises: while the storage is down, nothing is forgotten, which
+        is logged.
+        """
+        parts, app = self._parts, self._current_app()
+        buckets = parts.inventory.counts(app, name, identity)
+        if not buckets:
+            parts.known_names.check_name(name, "forget")
+            return False
+        try:
+            return parts.engines.primary.clear(buckets) > 0
+        except StorageUnavailable as error:
+            app.logger.warning(KEPT, name, error)
+            return False
 
     def blocks(self) -> list[str]:
         """The names that :meth:`block` knows."""

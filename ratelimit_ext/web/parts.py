@@ -58,7 +58,7 @@ class Parts:
         self.events = Events()
         self.recorder = Recorder(self.events)
         self._callbacks = callbacks
-        self._known_names = KnownNames(self.manager.definitions)
+        self.known_names = KnownNames(self.manager.definitions)
         self._decider = decider
         self.policies = Policies(settings, self.manager, callbacks, check_item=self.check_item)
         #: Of a storage that others can have, too.
@@ -101,7 +101,7 @@ class Parts:
             logger=logger,
         )
         self.blocks = Blocks(self.resolver, self.engines)
-        self.attempts = Attempts(self.admission, self._known_names, logger=logger)
+        self.attempts = Attempts(self.admission, self.known_names, logger=logger)
         self.inventory = Inventory(
             manager=self.manager,
             identities=self._callbacks.identities,
@@ -144,7 +144,7 @@ class Parts:
         """The reservation of what a request takes."""
         return Reservation(
             taken,
-            self._known_names,
+            self.known_names,
             settlements=self.settlements,
             events=self.events,
             lease_s=self.lease_s,

@@ -168,6 +168,19 @@ class Inventory:
             assert fitting
         return rows
 
+    def counts(self, app: flask.Flask, name: str, identity: str) -> list[str]:
+        """The buckets in which the limits of that name, and their candidates, count an identity.
+        Guards and calls in flight count nothing that is used up."""
+        buckets = []
+        for row in self.all_rows(app):
+            limit = row.limit
+            if limit.name == name and limit.visible and not limit.traits.ends_with_calls:
+                buckets.append(row.bucket(identity))
+                if (candidate := limit.with_candidate()) is not None:
+                    prefix = self.naming.prefix(candidate, row.scope)
+                    buckets.append(bucket_key(prefix, identity))
+        return buckets
+
     def key_name(self, runtime: RuntimeLimit) -> str:
         """The name of the identity that the limit counts, or of its function."""
         names = [n for n, identity in self.identities.items() if identity is runtime.key_func]

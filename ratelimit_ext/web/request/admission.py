@@ -410,8 +410,10 @@ class Admission:
             else:
                 raise
             return None
-        # Flask-Limiter's logger has no handler, so by default nothing would show it.
-        flask.current_app.logger.error(SKIPPED, runtime.limit)
+        app = flask.current_app
+        if self._resolver.log_once(app, f"no identity: {bound.bucket_prefix}"):
+            # Flask-Limiter's logger has no handler, so by default nothing would show it.
+            app.logger.error(SKIPPED, runtime.limit)
         return None
 
     def _overridden(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from limits.storage import MemoryStorage
 from ratelimit_ext import Limiter
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -347,3 +352,30 @@ def test_clear_lifts_a_ban(make: Maker) -> None:
     assert statuses(app, times=3) == [200, 429, 429]
     assert "Cleared 2 counts" in run(app, "clear", "--key", "someone", "-y")
     assert statuses(app) == [200]
+
+
+@pytest.mark.parametrize(
+    ("command", "is_quiet"),
+    [("limiter limits", True), ("ratelimit limits", True), ("routes", False)],
+)
+def test_commands_are_not_warned_of_the_storage(
+    tmp_path: Path, command: str, is_quiet: bool
+) -> None:
+    """Flask-Limiter warns of a storage that is not configured, wherever the extension is made."""
+    file = tmp_path / "limiter.py"
+    file.write_text(
+        "from flask import Flask\n"
+        "from ratelimit_ext import Limiter, client_ip\n"
+        "app = Flask(__name__)\n"
+        "limiter = Limiter(client_ip, app=app, default_limits=['5/minute'])\n"
+        "app.get('/', endpoint='root')(lambda: 'ok')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", str(file), *command.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "root" in done.stdout
+    assert ("in-memory storage" in done.stderr) != is_quiet

@@ -339,6 +339,75 @@ def test_what_an_outage_has_counted_is_charged_afterwards() -> None:
         assert statuses(app, "/401") + statuses(app, "/200") == [401, 429]
 
 
+# -- after a good log-in ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reserve", [True, False])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_failures_are_forgotten_after_a_good_log_in(uri: str, strategy: str, reserve: bool) -> None:
+    """In the view itself: those of this user, of every view with a limit of the name, and of its
+    candidate, and no other limit's."""
+    app = flask.Flask("forget")
+    limiter = Limiter(lambda: flask.request.args["user"], app=app, storage_uri=uri)
+    keywords: Any = {"deduct_when": failed, "reserve": reserve, "strategy": strategy}
+
+    def view(status: int) -> tuple[str, int]:
+        if status == 200:
+            assert limiter.forget("login", flask.request.args["user"])
+        return "answered", status
+
+    for path in ("page", "api"):
+        limited = limiter.limit("9/hour", name="pace")(view)
+        limited = limiter.limit("3/hour", name="login", candidate="2/hour", **keywords)(limited)
+        app.add_url_rule(f"/{path}/<int:status>", path, limited)
+    for user in ("ada", "bob"):
+        assert statuses(app, f"/api/401?user={user}", 2) == [401] * 2
+        assert statuses(app, f"/page/401?user={user}", 2) == [401] * 2
+    assert statuses(app, "/page/200?user=ada") == [200]
+    for user, remaining in (("ada", [3, 3]), ("bob", [1, 1])):
+        with app.test_request_context(f"/?user={user}"):
+            looked = [limiter.peek("page"), limiter.peek("api")]
+        named = [{str(e.verdict.charge.limit.name): e.remaining for e in each} for each in looked]
+        assert [each["login"] for each in named] == remaining
+        assert [each["pace"] for each in named] == [6 + (user == "bob"), 7]
+    assert statuses(app, "/page/401?user=ada", 4) == [401] * 3 + [429]
+
+
+def test_nothing_to_forget(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing was counted; the name is unknown, of which the log warns once; or it is not a limit
+    that counts what is used up."""
+    app, limiter = log_in(uri)
+    slots = limiter.limit("2 in flight", name="slots")
+    app.get("/slots", endpoint="slots")(slots(lambda: flask.Response(iter("a"))))
+    running = app.test_client().get("/slots")
+    with app.test_request_context("/"):
+        names = ("failures", "fialures", "fialures", "slots")
+        assert [limiter.forget(name, "ada") for name in names] == [False] * 4
+        assert [limit.remaining for limit in limiter.peek("slots")] == [1]
+    running.close()
+    [warning] = [each for each in caplog.records if each.name == app.logger.name]
+    assert "Did you mean 'failures'?" in warning.getMessage()
+
+
+def test_a_log_in_does_not_fail_if_nothing_can_be_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The storage is down: the log says so, and the caller keeps the failures."""
+    with servers.standalone() as server:
+        app = flask.Flask("outage")
+        app.config["RATELIMIT_SETTLEMENTS_DIR"] = ""
+        limiter = Limiter(lambda: "ada", app=app, storage_uri=server.uri)
+        app.get("/")(
+            limiter.limit("5/minute", name="login")(lambda: str(limiter.forget("login", "ada")))
+        )
+        client = app.test_client()
+        assert client.get("/").text == "True"
+        server.kill()
+        with app.test_request_context("/"):
+            assert not limiter.forget("login", "ada")
+        assert "the counts of 'login' are kept" in caplog.text
+
+
 # -- as it is written ------------------------------------------------------------------------------
 
 
