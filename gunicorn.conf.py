@@ -159,7 +159,8 @@ def share_metrics(server: Any) -> None:
     directory = HERE / "instance" / "metrics"
     if not server.master_pid:  # a master started by USR2 shares them with the old one
         shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(directory, server.cfg.uid, server.cfg.gid)
     os.environ[METRICS] = str(directory)
 
 

@@ -243,8 +243,10 @@ def _check_webhook(url: str | None, secret: str | None) -> None:
         host, _port = parts.hostname or "", parts.port
     except ValueError:
         parts, host = urlsplit(""), ""
+    # urlsplit ignores line breaks, which would reach the head of a request.
+    is_plain = (url or "").isprintable()
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK)
-    if not (host and is_safe):
+    if not (host and is_plain and is_safe):
         found = "nothing" if url is None else f"scheme {parts.scheme!r} and host {host!r}"
         raise SettingsError(
             f"{name}: found {found}; allowed: a URL that begins with https://, or with http:// on "

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from chatapp.catalogue.price import ONE, Dollars, LongPrice, Multiple, Price, Tariff
 
 Reasoning = Literal["default", "on request", "never"]
+Tokens = Annotated[int, Field(gt=0, le=1_000_000_000)]
 
 
 class CatalogueError(ValueError):
@@ -28,8 +29,8 @@ class ModelTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     aliases: list[str] = []
-    context: Annotated[int, Field(gt=0)] | None = None
-    max_output: Annotated[int, Field(gt=0)] | None = None
+    context: Tokens | None = None
+    max_output: Tokens | None = None
     reasoning: Reasoning = "default"
     embeds: bool = False
     price: Price | None = None
@@ -41,7 +42,7 @@ class ModelEntry(ModelTable):
     """A model; the name of its table is its slug."""
 
     provider: str
-    context: Annotated[int, Field(gt=0)]
+    context: Tokens
 
 
 class ModelsFile(BaseModel):

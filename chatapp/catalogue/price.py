@@ -14,6 +14,8 @@ from chatapp.providers import Usage
 from chatapp.validation import type_name
 
 TOKENS_PER_PRICE: Final = 1_000_000
+#: The cost of a call must fit into the ledger and into what is counted.
+MOST_DOLLARS: Final = 1_000_000
 #: Multiples of a price are in thousandths, so that costs are integers.
 ONE: Final = 1000
 #: The number of output tokens that an amount pays if output is free.
@@ -30,7 +32,10 @@ def _number(value: object) -> Decimal:
 
 
 def _micro_dollars(value: object) -> int:
-    micro = _number(value) * 1_000_000
+    number = _number(value)
+    if number > MOST_DOLLARS:
+        raise ValueError(f"is {number:.3g}; write at most {MOST_DOLLARS}")
+    micro = number * 1_000_000
     if micro < 0 or micro != int(micro):
         raise ValueError(f"is {value}; write an amount of whole micro-dollars")
     return int(micro)

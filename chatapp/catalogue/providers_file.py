@@ -45,7 +45,15 @@ def _address(text: str) -> str:
         plain = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         plain = None
-    if not plain or parts.username is not None or parts.query or parts.fragment:
+    # urlsplit ignores line breaks, which would reach the head of a request.
+    if (
+        not plain
+        or not text.isprintable()
+        or " " in text
+        or parts.username is not None
+        or parts.query
+        or parts.fragment
+    ):
         raise ValueError(
             "is not an address; write https://HOST/PATH, with parameters under `query` and a key "
             "under `keys`"

@@ -27,7 +27,8 @@ from chatapp.web.identities import DEFAULT_PLAN
 from ratelimit_ext.cli import by_operator, echo_json, with_json
 
 COLUMNS: Final = ("user", "plan", "team", "limits")
-FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+# Some spreadsheets read the full-width signs for = + - @ as well.
+FORMULA: Final = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 MOST_LINES: Final = 100_000
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from chatapp.providers import ProviderError
@@ -24,6 +25,8 @@ VARIABLE: Final = "env:"
 FILE: Final = "file:"
 ALLOWED: Final = '"env:NAME" (a variable) or "file:/PATH" (a file, with an absolute path)'
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: A header may not have more.
+SECRET_MAX_BYTES: Final = 16 * 1024
 #: How long a key that its upstream rejects is set aside, in seconds. A lack of credit, and even a
 #: rejection, can end without a change here.
 SET_ASIDE_S: Final = 600.0
@@ -58,6 +61,8 @@ class Key:
         elif source.startswith(FILE) and Path(source.removeprefix(FILE)).is_absolute():
             self.name = source.removeprefix(FILE)
             self._file = Path(self.name)
+            if self._file.exists() and not self._file.is_file():
+                raise ValueError("is no regular file; write the path of a file that holds the key")
         else:
             raise ValueError(
                 f"does not say where the key is; write {ALLOWED}, never the key itself"
@@ -78,9 +83,10 @@ class Key:
         try:
             stat = file.stat()
             found = stat.st_mtime_ns, stat.st_ino, stat.st_size
-            if found == self._read_of:
+            if found == self._read_of or not S_ISREG(stat.st_mode):
                 return
-            secret = self._valid(file.read_text("utf-8"))
+            with file.open("rb") as opened:
+                secret = self._valid(opened.read(SECRET_MAX_BYTES + 1).decode())
         except (OSError, ValueError):
             return
         self._read_of = found
@@ -92,7 +98,8 @@ class Key:
     def _valid(self, text: str) -> str | None:
         """The key in this text; None, with a warning, if it could not be sent in a header."""
         secret = text.strip()
-        if secret and not (secret.isascii() and secret.isprintable() and " " not in secret):
+        is_word = secret.isascii() and secret.isprintable() and " " not in secret
+        if secret and not (is_word and len(secret) <= SECRET_MAX_BYTES):
             log.warning("The key %s is not one word of printable ASCII, and is not used", self.name)
             return None
         return secret or None

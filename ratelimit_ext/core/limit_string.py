@@ -195,11 +195,14 @@ def _amount(found: dict[str, Any], form: Form) -> dict[str, Any]:
 
 def _rate(found: dict[str, Any]) -> dict[str, Any]:
     usd, amount = found["usd"], Fraction(found["amount"] + (found["fraction"] or ""))
-    count = int(found["count"] or 1) or 1  # `limits` reads 5/0 minutes as 5/minute
+    count = int(found["count"] or 1)
     if usd:
+        if count == 0:
+            raise ValueError(count)
         whole = -(-amount * MICRO // 1)
     else:  # 1.5 a minute are 3 in 2 minutes
-        whole, count = amount.numerator, count * amount.denominator
+        # `limits` reads 5/0 minutes as 5/minute.
+        whole, count = amount.numerator, (count or 1) * amount.denominator
     return {
         "amount": min(whole, MOST_AMOUNT),
         "count": count,

@@ -144,7 +144,7 @@ def _log_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
     if found is None:
         raise ValueError("it is neither JSON nor a line of a common log")
     try:
-        at = datetime.strptime(found["time"], "%d/%b/%Y:%H:%M:%S %z")
+        at_us = _micro(datetime.strptime(found["time"], "%d/%b/%Y:%H:%M:%S %z").timestamp())
     except ValueError:
         raise ValueError(
             f'found the time {found["time"]!r}; allowed: as in "26/Nov/2026:13:55:36 +0000"'
@@ -157,19 +157,26 @@ def _log_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
     who = {"ip": found["ip"]}
     if found["user"] != "-":
         who["user"] = found["user"]
-    return TrafficCall(int(at.timestamp()) * 1_000_000, endpoint, who)
+    return TrafficCall(at_us, endpoint, who)
 
 
 def _instant(value: Any) -> int:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**33:
-        return int(value * 1_000_000)
     try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _micro(value)
         at = datetime.fromisoformat(value)
+        return _micro((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
     except (TypeError, ValueError):
         raise ValueError(
             f'found time = {value!r}; allowed: seconds since 1970, or as in "2026-11-26T13:55:36Z"'
         ) from None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+
+
+def _micro(seconds: float) -> int:
+    """The instant in microseconds. ValueError before 1970 and after 2242, where calendars end."""
+    if not 0 <= seconds < 2**33:
+        raise ValueError(seconds)
+    return int(seconds * 1_000_000)
 
 
 def _whole(value: Any, unit: str) -> int:

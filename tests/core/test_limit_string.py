@@ -128,6 +128,7 @@ def test_the_multiple_of_a_surge(text: str, multiple: int | None) -> None:
         *("in flight", "2.5 in flight", "4 in flight or 2 x usual", "unless blocked or 2 x usual"),
         *("1/hour or 2", "\u0665 usd/day", "5 usd/day;", "5/m", "5/ss", "-1/s", "5/1.5 minutes"),
         *(".5/second", "1e3/day", "", 5, None, ["5/minute"]),
+        *("5 usd/0 days", "5 usd/00month", "5 usd per 0 hours"),
     ],
 )
 def test_what_is_no_limit(text: object) -> None:

@@ -163,6 +163,7 @@ def test_bytes_that_are_no_text_are_refused(app: Flask, accounts: Accounts, tmp_
 def test_an_export_is_what_an_import_takes(app: Flask, accounts: Accounts, tmp_path: Path) -> None:
     """No cell is a formula for a spreadsheet, and every name survives."""
     names = {"'=1+1": "=1+1", "'+a": "+a", "'-b": "-b", "'@c": "@c", "''=d": "'=d", "'i": "'i"}
+    names |= {f"'{sign}1+1": f"{sign}1+1" for sign in "\uff1d\uff0b\uff0d\uff20"}
     text = io.StringIO()
     csv.writer(text).writerows([["user"], *([cell] for cell in names), ["e,f"], ['g"h']])
     run(app, "users", "import", written(tmp_path, text.getvalue()))
@@ -171,7 +172,7 @@ def test_an_export_is_what_an_import_takes(app: Flask, accounts: Accounts, tmp_p
     assert {*before} == {*names.values(), "e,f", 'g"h', "alice", "bob"}
     exported = run(app, "users", "export").stdout
     cells = [cell for row in csv.reader(io.StringIO(exported)) for cell in row]
-    assert not [cell for cell in cells if cell[:1] in {"=", "+", "-", "@", "\t", "\r"}]
+    assert not [cell for cell in cells if cell[:1] in {*"=+-@\t\r\uff1d\uff0b\uff0d\uff20"}]
     run(app, "users", "import", written(tmp_path, exported))
     assert shown(accounts) == before
     as_json = json.loads(run(app, "users", "export", "--json").stdout)

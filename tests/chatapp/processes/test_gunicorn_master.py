@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
+import stat
+from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 from chatapp import gunicorn_master
 
@@ -51,3 +56,20 @@ class Worker:
 
     def __init__(self, number: int) -> None:
         self.number = number
+
+
+def test_the_figures_of_workers_are_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They say what is spent on which model; only the workers' user may read them."""
+    conf = runpy.run_path(str(Path(gunicorn_master.__file__).parents[1] / "gunicorn.conf.py"))
+    share_metrics = conf["share_metrics"]
+    monkeypatch.setitem(share_metrics.__globals__, "HERE", tmp_path)
+    monkeypatch.setenv("CHATAPP_METRICS_TOKEN", "a token of some length")
+    monkeypatch.delenv(conf["METRICS"], raising=False)
+    cfg = SimpleNamespace(uid=os.geteuid(), gid=os.getegid())
+    share_metrics(SimpleNamespace(master_pid=0, cfg=cfg))
+    directory = Path(os.environ[conf["METRICS"]])
+    monkeypatch.delenv(conf["METRICS"])
+    assert directory == tmp_path / "instance" / "metrics"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700

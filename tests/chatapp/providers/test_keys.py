@@ -141,3 +141,20 @@ def test_an_unsendable_secret_is_not_used(
     assert caplog.messages == [
         f"The key {file} is not one word of printable ASCII, and is not used"
     ]
+
+
+def test_only_a_regular_file_is_a_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A device may have no end. One that appears later, and a file that is too large for a key, are
+    not read."""
+    with pytest.raises(ValueError, match="is no regular file"):
+        Key("file:/dev/zero")
+    file = tmp_path / "key"
+    key = Key(f"file:{file}")
+    file.symlink_to("/dev/zero")
+    assert key.secret is None
+    file.unlink()
+    file.write_text("x" * 70_000)
+    assert key.secret is None
+    assert caplog.messages == [
+        f"The key {file} is not one word of printable ASCII, and is not used"
+    ]

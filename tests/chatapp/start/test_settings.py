@@ -117,6 +117,7 @@ URL, SECRET = "CHATAPP_ALERT_WEBHOOK_URL", "CHATAPP_ALERT_WEBHOOK_SECRET"
         ("hooks.example/a-secret-path", SIGNING, "found scheme '' and host ''"),
         ("https:///a-secret-path", SIGNING, "found scheme 'https' and host ''"),
         ("https://hooks.example:x/a-secret-path", SIGNING, "found scheme '' and host ''"),
+        ("https://hooks.example/\na-secret-path", SIGNING, "allowed: a URL that begins with"),
         ("ftp://127.0.0.1/a-secret-path", SIGNING, "allowed: a URL that begins with https://"),
         (None, SIGNING, "found nothing; allowed: a URL"),
         (LOCAL, None, "found nothing; allowed: whsec_ and 24 to 64 bytes in base64"),
