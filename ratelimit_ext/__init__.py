@@ -10,7 +10,7 @@ from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
+from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, wait_text
 from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent
 from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.policy import Policy, PolicyLimit
@@ -72,6 +72,7 @@ __all__ = [
     "client_ip",
     "embedded_uri",
     "toml_line",
+    "wait_text",
 ]
 
 

@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.providers import ErrorKind, ProviderError
 from chatapp.services import EXTENSION_KEY
-from ratelimit_ext import Blocked, TemporarilyUnavailable
+from ratelimit_ext import Blocked, TemporarilyUnavailable, wait_text
 
 #: OpenAI's header, used by default, and Anthropic's.
 REQUEST_ID_HEADER: Final = "x-request-id"
@@ -63,7 +63,7 @@ PROVIDER_ERRORS: Final[dict[ErrorKind, tuple[int, str, str]]] = {
     "malformed": (502, "provider_unavailable", "sent an invalid answer"),
 }
 REMEDIES: Final = {
-    "server_is_overloaded": "Try again in {wait} s.",
+    "server_is_overloaded": "Try again in {wait}.",
     "provider_timeout": "Try again, with a shorter message if it was long.",
     "provider_refused": "Contact the operator; a retry will not help.",
     "unknown_model": "Choose another model.",
@@ -133,7 +133,7 @@ class ApiError(HTTPException):
 
 def unavailable(code: str, cause: str) -> ApiError:
     """A 503 with a short Retry-After."""
-    message = f"{cause} Try again in {DEFAULT_WAIT_S} s."
+    message = f"{cause} Try again in {wait_text(DEFAULT_WAIT_S * 1000)}."
     return ApiError(503, code, message, headers={"Retry-After": str(DEFAULT_WAIT_S)})
 
 
@@ -179,7 +179,7 @@ def report_of(error: HTTPException) -> ErrorReport:
         return ErrorReport(
             status,
             code,
-            error.description or "",
+            error.message,
             retry_after_s=wait_s,
             is_final=wait_s is None,
         )
@@ -215,7 +215,7 @@ def sdk_report(error: ProviderError) -> ErrorReport:
 
 def _provider_report(error: ProviderError, status: int, code: str, cause: str) -> ErrorReport:
     wait_s = _whole_seconds(error.retry_after_s or DEFAULT_PROVIDER_WAIT_S)
-    remedy = REMEDIES[code].format(wait=wait_s)
+    remedy = REMEDIES[code].format(wait=wait_text(wait_s * 1000))
     return ErrorReport(
         status=status,
         code=code,

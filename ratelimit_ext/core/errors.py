@@ -53,6 +53,28 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def wait_text(wait_ms: int) -> str:
+    """How long to wait, for a person: rounded up, in at most two units.
+
+    >>> wait_text(400), wait_text(90_500), wait_text(7_500_000), wait_text(2_678_400_000)
+    ('less than a second', '91 seconds', '2 hours 5 minutes', '31 days')
+    """
+    if wait_ms < 1000:
+        return "less than a second"
+    seconds = -(-wait_ms // 1000)
+    hours, minutes = divmod(-(-seconds // 60), 60)
+    many, unit, few, smaller = hours, "hour", minutes, "minute"
+    if seconds < 120:
+        many, unit, few = seconds, "second", 0
+    elif hours >= 24:
+        many, few = divmod(-(-seconds // 3600), 24)
+        unit, smaller = "day", "hour"
+    elif not hours:
+        many, unit, few = minutes, "minute", 0
+    rest = f" {few} {smaller}{'s'[: few != 1]}" if few else ""
+    return f"{many:,} {unit}{'s'[: many != 1]}{rest}"
+
+
 _LONGEST = 60
 #: Larger whole numbers are described: Python refuses to print thousands of digits.
 _MOST_BITS = 128

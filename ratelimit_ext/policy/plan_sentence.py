@@ -35,9 +35,9 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
     unit = _unit(limit, parsed)
     allowance = f"{_amount(parsed.amount, unit)}{_per(parsed, unit, anchor)}"
     alone = parsed.amount == 1 or unit == "usd"
-    spent = "it is used up" if alone else "they are used up"
+    spent = ", and it is used up" if alone else ", and they are used up"
     more = "" if next_plan is None else _more(limit, next_plan)
-    return f"The {plan.title} plan allows {allowance}, and {spent}{more}."
+    return f"The {plan.title} plan allows {allowance}{spent if parsed.amount else ''}{more}."
 
 
 def own_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
@@ -74,7 +74,7 @@ def _amount(amount: int, unit: str) -> str:
     if unit == "usd":
         return _number(amount, unit)
     one, many = _UNITS.get(unit, (unit, unit))
-    return f"{_number(amount, unit)} {one if amount == 1 else many}"
+    return f"{_number(amount, unit) if amount else 'no'} {one if amount == 1 else many}"
 
 
 def _number(amount: int, unit: str) -> str:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
 import flask_limiter
 from flask_limiter._limits import RuntimeLimit
-from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable
+from markupsafe import escape
+from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable, default_exceptions
 from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import BoundLimit, header_name
 
@@ -42,7 +45,9 @@ ENDLESS_MS: Final = 2**63
 #: The wait that is sent while the storage is full, in milliseconds.
 STORAGE_FULL_WAIT_MS: Final = 30_000
 
+JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
+HTML: Final = "text/html"
 _IANA: Final = "https://iana.org/assignments/http-problem-types#"
 _REDUCED: Final = f"{_IANA}temporary-reduced-capacity", "Temporarily reduced capacity"
 
@@ -121,8 +126,15 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         #: The verdicts that denied the request.
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
+        #: Whether the limit's ``error_message`` is the sentence. It is sent unchanged.
+        self.has_own_message = bool(limit.error_message)
+        #: What the caller's plan allows, and the next one; empty without a plan.
+        self.plan_sentence = "" if bound_limit is None else bound_limit.plan_sentence
         if bound_limit is not None and _is_abnormal_block(bound_limit, cause):
+            self.has_own_message = False
             self.description = _answer_to(cause, bound_limit.limit).sentence
+        elif self.plan_sentence and not self.has_own_message:
+            self.description = self.plan_sentence
         #: In milliseconds, 0 if unknown; None if the denial has no end.
         self.wait_ms = 0 if decision is None else known_wait_ms(decision)
 
@@ -136,11 +148,12 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
 
     @property
     def message(self) -> str:
-        """What is exceeded and how long to wait, as a sentence for a person."""
+        """What is exceeded, what the plan allows and how long to wait, for a person."""
         if self.decision is None or self.bound_limit is None:
             return str(self.description)
-        subject = self._subject(self.bound_limit)
-        return subject if self.wait_ms is None else f"{subject} {try_again(self.wait_ms)}"
+        plan = self.plan_sentence if self.has_own_message else ""
+        wait = "" if self.wait_ms is None else try_again(self.wait_ms)
+        return " ".join(filter(None, [self._subject(self.bound_limit), plan, wait]))
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The response of an ``on_breach`` callback, else the default body."""
@@ -150,12 +163,14 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         return _response(429, self._body(self.bound_limit), self.cause, more=self._violated)
 
     def _body(self, bound: BoundLimit) -> dict[str, Any]:
+        sentence = self.description if self.has_own_message else self.message
         if self.cause != "limit":
-            return _guard_body(self.message, self.cause, bound, self.wait_ms)
+            return _guard_body(sentence, self.cause, bound, self.wait_ms)
         own = [v for v in self.denials if v.charge.limit is bound.limit] or self.denials
         wait = {} if self.wait_ms is None else {"retry_after": self.wait_ms / 1000}
         return {
-            "error": self.message,
+            "error": sentence,
+            **({"plan": self.plan_sentence} if self.has_own_message and self.plan_sentence else {}),
             "code": "insufficient_quota" if self.is_budget else _ANSWERS["limit"].code,
             "limit": str(bound.runtime.limit),
             "policy": bound.name,
@@ -168,7 +183,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         return {"violated-policies": names} if names else {}
 
     def _subject(self, bound: BoundLimit) -> str:
-        if bound.runtime.error_message or _is_abnormal_block(bound, self.cause):
+        if self.has_own_message or self.plan_sentence or _is_abnormal_block(bound, self.cause):
             return str(self.description)
         if self.cause != "limit":
             return _answer_to(self.cause, bound.limit).sentence
@@ -213,12 +228,13 @@ class Blocked(Forbidden):
     wait_ms: Final = None
 
     def __init__(self, bound_limit: BoundLimit) -> None:
-        super().__init__(_sentence(bound_limit, "blocked"))
+        own = _own_message(bound_limit, "blocked")
+        super().__init__(_ANSWERS["blocked"].sentence if own is None else own)
         self.bound_limit = bound_limit
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The default body."""
-        body = _guard_body(str(self.description), "blocked", self.bound_limit)
+        body = _guard_body(self.description, "blocked", self.bound_limit)
         return _response(403, body, "blocked")
 
 
@@ -231,15 +247,18 @@ class TemporarilyUnavailable(ServiceUnavailable):
     """
 
     def __init__(self, bound_limit: BoundLimit, cause: Cause, wait_ms: int | None) -> None:
-        sentence = _sentence(bound_limit, cause)
-        super().__init__(sentence if wait_ms is None else f"{sentence} {try_again(wait_ms)}")
+        own = _own_message(bound_limit, cause)
+        sentence = _answer_to(cause, bound_limit.limit).sentence if own is None else own
+        #: The sentence and how long to wait, for a person.
+        self.message = f"{sentence}" if wait_ms is None else f"{sentence} {try_again(wait_ms)}"
+        super().__init__(self.message if own is None else own)
         self.bound_limit = bound_limit
         self.cause = cause
         self.wait_ms = wait_ms
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The default body."""
-        body = _guard_body(str(self.description), self.cause, self.bound_limit, self.wait_ms)
+        body = _guard_body(self.description, self.cause, self.bound_limit, self.wait_ms)
         return _response(503, body, self.cause)
 
 
@@ -280,10 +299,7 @@ def known_wait_ms(decision: Decision) -> int | None:
 
 def try_again(wait_ms: int) -> str:
     """How long to wait, as a sentence."""
-    if wait_ms < 120_000:
-        return f"Try again in {wait_ms / 1000:g} second{'' if wait_ms == 1000 else 's'}."
-    hours, minutes = divmod(-(-wait_ms // 60_000), 60)
-    return f"Try again in {f'{hours} h {minutes} min' if hours else f'{minutes} minutes'}."
+    return f"Try again in {wait_text(wait_ms)}."
 
 
 def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
@@ -292,14 +308,16 @@ def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
     return cause == "abnormal-usage" and "block" in bound.limit.traits.changes
 
 
-def _sentence(bound: BoundLimit, cause: Cause) -> str:
-    is_storage = cause in ("storage-full", "storage-unavailable")
-    own = None if is_storage else bound.runtime.error_message
-    return str(own() if callable(own) else own or _answer_to(cause, bound.limit).sentence)
+def _own_message(bound: BoundLimit, cause: Cause) -> Any:
+    """The limit's ``error_message`` if it has one for the cause."""
+    if cause in ("storage-full", "storage-unavailable"):
+        return None
+    own = bound.runtime.error_message
+    return own() if callable(own) else own or None
 
 
 def _guard_body(
-    sentence: str, cause: Cause, bound: BoundLimit, wait_ms: int | None = None
+    sentence: Any, cause: Cause, bound: BoundLimit, wait_ms: int | None = None
 ) -> dict[str, Any]:
     """The body of a refusal that has no amount."""
     wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
@@ -314,16 +332,21 @@ def _response(
     *,
     more: Callable[[], dict[str, Any]] = dict,
 ) -> Response:
-    """JSON, or RFC 9457's problem JSON if the client prefers it; only that has ``more``."""
-    accepted = flask.request.accept_mimetypes
-    if cause is not None and accepted.best_match(["application/json", PROBLEM]) == PROBLEM:
+    """JSON; if the client prefers one, werkzeug's HTML page or RFC 9457's problem JSON, which alone
+    has ``more``."""
+    known = [JSON, HTML] if cause is None else [JSON, PROBLEM, HTML]
+    content_type = flask.request.accept_mimetypes.best_match(known, JSON)
+    if content_type == HTML:
+        page = default_exceptions[status](body["error"]).get_body()
+        plan = f"<p>{escape(body['plan'])}</p>\n" if "plan" in body else ""
+        return Response(page + plan, status, mimetype=HTML)
+    if content_type == PROBLEM and cause is not None:
         answer = _ANSWERS.get(cause, _ANSWERS["limit"])
         described = {"type": answer.problem_type, "title": answer.title, "status": status}
         body = {**described, "detail": body["error"], **body, **more()}
-        return Response(_encoded(body), status, content_type=PROBLEM)
-    return Response(_encoded(body), status, content_type="application/json")
+    return Response(json.dumps(body, default=_plain), status, content_type=content_type)
 
 
-def _encoded(body: dict[str, Any]) -> str:
-    """JSON in which an amount of dollars is a number."""
-    return json.dumps(body, default=float)
+def _plain(value: object) -> float | str:
+    """An amount of dollars is a number in JSON; a message that is translated late is a string."""
+    return float(value) if isinstance(value, Decimal) else str(value)

@@ -311,8 +311,6 @@ class Resolver:
                 )
             return replace(bound, optional=False)
         runtime = replace(bound.runtime, limit=item)
-        if bound.own_sentence is not None:
-            runtime = replace(runtime, error_message=bound.own_sentence(parsed))
         return replace(
             bound,
             runtime=runtime,
@@ -320,6 +318,7 @@ class Resolver:
             policy=policy_item(limit),
             rank=rank(item),
             fixed_cost=None if bound.estimate else _fixed_cost(runtime, limit),
+            plan_sentence="" if bound.own_sentence is None else bound.own_sentence(parsed),
             optional=False,
         )
 
@@ -458,6 +457,7 @@ class _Binder:
             is_edge=isinstance(definition, ApplicationLimit),
             is_meta=definition is None,
             optional=getattr(definition, "optional", False),
+            plan_sentence=getattr(definition, "plan_sentence", ""),
             own_sentence=getattr(definition, "own_sentence", None),
             is_conditional=is_conditional,
             # An estimate is always reserved.

@@ -76,6 +76,8 @@ SENTENCES = [
         limit("10/second", unit="calls"),
         "1 call at once, and it is used up; the Pro plan allows 10.",
     ),
+    (limit("0/day"), limit("100/day"), "no calls a day; the Pro plan allows 100."),
+    (limit("0/day", unit="usd"), None, "$0.00 a day."),
     # A plan that allows no more is not suggested.
     (limit("100/day"), limit("100/day"), "100 calls a day, and they are used up."),
     (limit("100/day"), limit("1000/month"), "100 calls a day, and they are used up."),

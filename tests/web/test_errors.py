@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask, request
-from werkzeug.exceptions import HTTPException
+from markupsafe import Markup
+from werkzeug.exceptions import HTTPException, TooManyRequests
 
-from ratelimit_ext import RateLimitExceeded
+from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.web.errors import try_again
 from tests.web.conftest import Clock, Maker
 
 PROBLEM = "application/problem+json"
+HTML = "text/html; charset=utf-8"
 
 
 def root() -> str:
@@ -50,18 +53,99 @@ def test_the_default_body_says_which_limit_what_remains_and_how_long(
         ("application/json", "application/json"),
         (f"application/json, {PROBLEM};q=0.5", "application/json"),
         ("*/*", "application/json"),
-        ("text/html", "application/json"),
+        ("text/html", HTML),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", HTML),
+        ("text/html,application/json", "application/json"),
+        ("image/png", "application/json"),
         (None, "application/json"),
     ],
 )
-def test_a_client_may_have_problem_json(make: Maker, accept: str | None, content_type: str) -> None:
-    """RFC 9457 where the client prefers it; plain JSON for everyone else."""
+def test_a_client_may_have_another_body(make: Maker, accept: str | None, content_type: str) -> None:
+    """A page for browsers, RFC 9457 where the client prefers it; plain JSON for everyone else."""
     app, limiter = make()
     app.get("/")(limiter.limit("1/minute")(root))
     client = app.test_client()
     client.get("/")
     headers = {} if accept is None else {"Accept": accept}
     assert client.get("/", headers=headers).content_type == content_type
+
+
+def test_a_page_has_the_sentence(make: Maker, clock: Clock) -> None:
+    """Werkzeug's page, as in Flask-Limiter."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("1/hour", name="plan")(root))
+    client = app.test_client()
+    client.get("/")
+    for wait in ("1 hour", "59 minutes"):
+        assert client.get("/", headers={"Accept": "text/html"}).text == (
+            "<!doctype html>\n<html lang=en>\n<title>429 Too Many Requests</title>\n"
+            "<h1>Too Many Requests</h1>\n<p>Rate limit &#39;plan&#39; exceeded: 1 per 1 hour. "
+            f"Try again in {wait}.</p>\n"
+        )
+        clock.forward(60)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Enough & <b>more</b>, try again in 1 hour.", "Try again in 1 hour.", "\x00 \x01 {}"],
+)
+@pytest.mark.parametrize("is_function", [False, True])
+def test_an_error_message_is_sent_unchanged(
+    make: Maker, clock: Clock, message: str, is_function: bool
+) -> None:
+    """In JSON, in a problem and on the page, where Flask-Limiter has it."""
+    app, limiter = make()
+    own = (lambda: message) if is_function else message
+    app.get("/")(limiter.limit("1/hour", error_message=own)(root))
+    client = app.test_client()
+    client.get("/")
+    refusal = client.get("/")
+    assert refusal.json["error"] == message
+    assert refusal.json["retry_after"] == int(refusal.headers["retry-after-ms"]) / 1000
+    problem = client.get("/", headers={"Accept": PROBLEM}).get_json(force=True)
+    assert problem["detail"] == message
+    page = client.get("/", headers={"Accept": "text/html"}).text
+    assert page == TooManyRequests(message).get_body()
+
+
+def test_an_error_message_may_be_markup_or_translated_late(make: Maker) -> None:
+    """As a library of translations makes it: its text is asked when the answer is written."""
+
+    class Late:
+        def __str__(self) -> str:
+            return "Später"
+
+    for own, text in ((lambda: Markup("<b>No</b>"), "<p><b>No</b></p>"), (Late, "<p>Später</p>")):
+        app, limiter = make()
+        app.get("/")(limiter.limit("1/hour", error_message=own)(root))
+        assert text in counted(app, Accept="text/html").text
+        assert counted(app).json["error"] == str(own())
+
+
+def test_an_error_message_leaves_the_plans_sentence(tmp_path: Path) -> None:
+    """In a field of its own, and in a paragraph of the page."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        'version = 1\n[routes.view]\nplans = true\n[plans.free]\nnext = "pro"\n'
+        'limits = [{name = "plan", limit = "1/day", error_message = "Enough."}]\n'
+        '[plans.pro]\nlimits = [{name = "plan", limit = "9/day"}]\n'
+    )
+    app = Flask("example")
+    app.config["RATELIMIT_POLICY_FILE"] = policy
+    limiter = Limiter(lambda: "someone", storage_uri="memory://")
+    limiter.plan_loader(lambda: "free")
+    limiter.init_app(app)
+    app.add_url_rule("/", "view", root)
+    seen: list[RateLimitExceeded] = []
+    app.register_error_handler(RateLimitExceeded, lambda error: seen.append(error) or error)
+    refusal = counted(app)
+    sentence = "The Free plan allows 1 call a day, and it is used up; the Pro plan allows 9."
+    assert (refusal.json["error"], refusal.json["plan"]) == ("Enough.", sentence)
+    assert refusal.json["code"] == "rate_limited"
+    page = counted(app, Accept="text/html").text
+    assert page.endswith(f"<p>Enough.</p>\n<p>{sentence}</p>\n")
+    assert seen[0].description == "Enough."
+    assert seen[0].message.startswith(f"Enough. {sentence} Try again in ")
 
 
 def test_a_problem_names_every_policy_that_was_violated(make: Maker, clock: Clock) -> None:
@@ -101,18 +185,22 @@ def test_the_wait_in_the_body_is_the_one_of_the_headers(make: Maker, clock: Cloc
 @pytest.mark.parametrize(
     ("wait_ms", "sentence"),
     [
-        (1, "Try again in 0.001 seconds."),
+        (1, "Try again in less than a second."),
         (1000, "Try again in 1 second."),
-        (2000, "Try again in 2 seconds."),
-        (90_500, "Try again in 90.5 seconds."),
-        (120_000, "Try again in 2 minutes."),
+        (1001, "Try again in 2 seconds."),
+        (90_500, "Try again in 91 seconds."),
+        (119_001, "Try again in 2 minutes."),
         (120_001, "Try again in 3 minutes."),
-        (3_600_000, "Try again in 1 h 0 min."),
-        (86_400_000, "Try again in 24 h 0 min."),
+        (3_600_000, "Try again in 1 hour."),
+        (7_500_000, "Try again in 2 hours 5 minutes."),
+        (86_340_001, "Try again in 1 day."),
+        (93_600_000, "Try again in 1 day 2 hours."),
+        (2_678_400_000, "Try again in 31 days."),
+        (366_000 * 86_400_000, "Try again in 366,000 days."),
     ],
 )
 def test_a_wait_is_a_sentence(wait_ms: int, sentence: str) -> None:
-    """Seconds, then minutes, then hours; rounded up."""
+    """For a person, rounded up."""
     assert try_again(wait_ms) == sentence
 
 

@@ -375,7 +375,7 @@ def test_of_several_denials_the_one_that_lasts_is_named(make: Maker, clock: Cloc
     client.get("/")
     refusal = client.get("/")
     assert refusal.json["error"] == (
-        "Rate limit 'plan' exceeded: 1 per 1 hour. Try again in 1 h 0 min."
+        "Rate limit 'plan' exceeded: 1 per 1 hour. Try again in 1 hour."
     )
     assert refusal.json["policy"] == "plan"
 

@@ -78,8 +78,7 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
     """Errors as a page, with the status and the headers that they have anyway."""
     response = cast(Response, error.get_response())
     if response.status_code >= 400:
-        body = response.get_json(silent=True)  # a 429 states there how long to wait
-        said = body.get("error") if isinstance(body, dict) else None
+        said = getattr(error, "message", "")  # a 429 states there how long to wait
         sentence = said or error.description or response.status
         response.set_data(render_template("admin/problem.html", sentence=sentence))
         response.content_type = "text/html; charset=utf-8"

@@ -164,15 +164,16 @@ class MetaLimit(Definition, flask_limiter.MetaLimit):
 class RouteLimit(Definition, flask_limiter.RouteLimit):
     """A limit of a view, a blueprint or a block: ``flask_limiter.RouteLimit`` with keywords.
 
-    A limit of a ``plan`` applies to the requests for which ``plan_loader`` returns that name. An
-    ``optional`` one applies to callers with an amount of their own, for whom ``own_sentence`` makes
-    the error message of that amount. ``source`` is where the limit is written: a
-    place of a policy, or text.
+    A limit of a ``plan`` applies to the requests for which ``plan_loader`` returns that name;
+    ``plan_sentence`` says what the plan allows. An ``optional`` one applies to callers with an
+    amount of their own, for whom ``own_sentence`` makes that sentence. ``source`` is where the
+    limit is written: a place of a policy, or text.
     """
 
     plan: str = ""
     plan_loader: Callable[[], str] | None = None
     optional: bool = False
+    plan_sentence: str = ""
     own_sentence: Callable[[ParsedLimit], str] | None = None
     source: object = dataclasses.field(default="", compare=False)
 

@@ -259,9 +259,9 @@ class PolicyLimits:
 
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
         keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._present_plan}
-        if limit.error_message is None and not states_guard(limit.text, limit.options):
+        if not states_guard(limit.text, limit.options):
             sentence = plan_sentence(plan, limit, self.policy.next_plan(plan))
-            keywords |= {"error_message": sentence, "own_sentence": partial(own_sentence, limit)}
+            keywords |= {"plan_sentence": sentence, "own_sentence": partial(own_sentence, limit)}
         return self._route_limit(limit, **keywords)
 
     def _present_plan(self) -> str:

@@ -6,6 +6,7 @@ callback, no error handler and no refusal handler of the application concerns th
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +14,7 @@ import flask
 from flask.globals import request_ctx
 from werkzeug.datastructures import Headers
 
+from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.engine.denial_cache import Recollection
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
 from ratelimit_ext.web.errors import RateLimitExceeded, try_again
@@ -24,9 +26,9 @@ MOST_ANSWERS: Final = 16
 MOST_BODIES: Final = 8
 LONGEST_ACCEPT: Final = 256
 
-#: What stands for the wait in a body: JSON escapes such characters.
-_SENTENCE: Final = "\x00"
-_NUMBER: Final = "\x01"
+#: What stands for the wait in a body. No text of an application has these.
+_WORDS: Final = uuid.uuid4().hex
+_NUMBER: Final = uuid.uuid4().hex
 _STATUS: Final = "429 TOO MANY REQUESTS"
 _IN_JSON: Final = '"retry_after": '
 
@@ -80,7 +82,7 @@ class ReadyAnswer:
             if len(self._bodies) < MOST_BODIES and len(accept) <= LONGEST_ACCEPT:
                 self._bodies[accept] = known
         text, content_type = known
-        body = text.replace(_SENTENCE, try_again(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))
+        body = text.replace(_WORDS, wait_text(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))
         encoded = body.encode()
         headers = Headers()
         # Without the checks of new headers, which take longer than all of this.
@@ -92,7 +94,9 @@ class ReadyAnswer:
         """The body with marks for the wait, and its type, as the current request accepts it."""
         response = self._error.get_response()
         text = response.get_data(as_text=True)
-        text = text.replace(try_again(self._wait_ms), _SENTENCE)
+        if not self._error.has_own_message:  # that is sent unchanged
+            sentence = try_again(self._wait_ms)
+            text = text.replace(sentence, sentence.replace(wait_text(self._wait_ms), _WORDS))
         text = text.replace(f"{_IN_JSON}{self._wait_ms / 1000}", f"{_IN_JSON}{_NUMBER}")
         return text, response.content_type or ""
 

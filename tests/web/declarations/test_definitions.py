@@ -324,12 +324,12 @@ def test_callbacks_are_called_for_each_breach(make: Maker) -> None:
 
 @pytest.mark.parametrize("message", ["Slow down!", lambda: "Slow down!"], ids=["text", "callable"])
 def test_a_limit_may_have_an_error_message(make: Maker, message: Any) -> None:
-    """The error of the response begins with it."""
+    """It is the error of the response."""
     app, limiter = make()
     app.get("/")(limiter.limit("1/minute", error_message=message)(root))
     client = app.test_client()
     client.get("/")
-    assert client.get("/").json["error"].startswith("Slow down! Try again in ")
+    assert client.get("/").json["error"] == "Slow down!"
 
 
 @pytest.mark.parametrize(

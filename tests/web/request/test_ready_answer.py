@@ -75,6 +75,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ([{"text": "2/5 second", "strategy": "token-bucket"}, "9/minute"], {}),
         ([{"text": "2/minute", "strategy": "sliding-window"}], {}),
         ([{"text": "2/minute", "error_message": 'No "more" of it.'}], {}),
+        ([{"text": "2/minute", "error_message": "\x00 \x01 Try again in 60 seconds."}], {}),
         ([{"text": "0.02 usd/day", "name": "budget", "cost": 0.01}, "9/minute"], {}),
         (["2/minute"], {"headers_enabled": False}),
         (["2/minute"], {"retry_after": "http-date"}),
