@@ -933,5 +933,5 @@ def test_markers_do_not_pile_up_in_the_storage(clock: Clock) -> None:
     correction = Correction(verdict, 1)
     assert worker.hand_back(storage, within_s=9)
     (marker,) = storage._buckets().named("bucket:once:")
-    clock.forward(HANDED_ONCE_US / 1_000_000)
+    clock.forward(HANDED_ONCE_US / 1_000_000 + 0.001)
     assert storage.settle([correction], once=marker) == 1
