@@ -42,22 +42,24 @@ DIFFERENT = {
     "test_headers_no_breach",
     "test_retry_after",
     "test_retry_after_exists_rfc1123",
-    # A limit that cannot be parsed is an error or denies, and is never left out.
+    # They take "2/sec" and "2 per sec" for invalid strings, and here these are limits.
     "test_invalid_decorated_dynamic_limits",
     "test_invalid_decorated_dynamic_limits_blueprint",
     "test_invalid_decorated_static_limit_blueprint",
     "test_invalid_decorated_static_limits",
     # A function that cannot be called as it will be is an error where it is written.
     "test_on_breach_callback_custom_response",
-    # They move a clock and expect the next request to look whether the storage is back. A thread
-    # does that here, in real time.
-    "test_fallback_to_memory",
-    "test_fallback_to_memory_backoff_check",
-    "test_fallback_to_memory_with_global_override",
     # They replace a method of the stock strategy, which does not decide here.
     "test_no_swallow_error",
     "test_no_swallow_error_conditional_deduction",
     "test_swallow_error",
+}
+#: They move a clock and expect the next request to look whether the storage is back. A thread does
+#: that here, in real time: they fail unless it was faster.
+IN_REAL_TIME = {
+    "test_fallback_to_memory",
+    "test_fallback_to_memory_backoff_check",
+    "test_fallback_to_memory_with_global_override",
 }
 WITHOUT_MEMCACHED = (
     "--ignore=tests/test_storage.py",
@@ -176,7 +178,8 @@ def test_only_what_asserts_a_mended_defect_fails(
     run = subprocess.run(
         [python, "-m", "pytest", "tests", "-k", "not mongodb", *left_out],
         cwd=suite,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # A machine that is busy is no outage of its storage.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RATELIMIT_DEADLINE_SECONDS": "10"},
         capture_output=True,
         text=True,
         timeout=600,
@@ -186,8 +189,8 @@ def test_only_what_asserts_a_mended_defect_fails(
     ran = re.search(r"(\d+) failed, (\d+) passed", run.stdout)
     assert ran is not None, end
     failed = set(re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)", run.stdout, re.MULTILINE))
-    assert failed == DIFFERENT, end
-    assert int(ran[1]) == len(DIFFERENT), end
+    assert failed - IN_REAL_TIME == DIFFERENT, end
+    assert int(ran[1]) == len(failed), end
     assert int(ran[2]) >= 102, end
 
 
