@@ -16,8 +16,8 @@ class Verdict(NamedTuple):
 
     ``remaining`` is what is left in units: after this charge if it was taken. ``retry_after_us`` is
     how long the same charge has to wait until it passes (0: it passes now; ``None``: never, as its
-    cost is above the capacity). ``reset_after_us`` is how long until the limit is full again, or
-    for the sliding window until its oldest call leaves. ``receipt`` tells the strategy which window
+    cost is above the capacity). ``reset_after_us`` is how long until the limit is full again
+    without other calls. ``receipt`` tells the strategy which window
     was charged, so that a correction reaches the same; ``None``: nothing was charged that could be
     corrected. ``reason`` says why it denies, if it does: ``limit``, or the reason of a guard.
     """

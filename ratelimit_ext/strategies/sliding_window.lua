@@ -9,7 +9,7 @@
 --          smaller. An entry is found by halves, both by its instant and by its sum, and to merge
 --          entries is to drop all but the last.
 -- ARGV     as words: amount; period in microseconds
--- returns  the snapshot: units in the window; its oldest instant, or 0; the instant that has to leave
+-- returns  the snapshot: units in the window; its newest instant, or 0; the instant that has to leave
 --          before the cost fits, or 0
 
 local INSTANT, EXACT, MOST, MOST_TOTAL = 7, 256, 512, 1099511627775
@@ -108,7 +108,7 @@ local function joins_newest(log, first, count, width, now, grain)
   return count - first >= EXACT and math.floor(newest / grain) == math.floor(now / grain)
 end
 
-local function take(now, cost, arg, total, oldest, leaver, state)
+local function take(now, cost, arg, total, newest, leaver, state)
   local base, log, first, count, width = unpack(state)
   local grain = math.ceil(words[arg + 1] / (MOST - 1))
   local wider = width_for(math.max(words[arg], total + cost))
@@ -131,14 +131,14 @@ strategies.sw = {
   check = function(raw, now, cost, arg)
     local amount = words[arg]
     local total, base, log, first, count, width = present(raw, now, words[arg + 1])
-    local oldest, leaver = first < count and entry_at(log, first, width) or 0, 0
+    local newest, leaver = first < count and entry_at(log, count - 1, width) or 0, 0
     local excess = total + cost - amount
     if excess > 0 and cost <= amount then
       leaver = entry_at(log, first_entry(log, first, count, width, function(_, sum)
         return (sum - base) % 256 ^ width >= excess
       end), width)
     end
-    return excess <= 0, total, oldest, leaver, { base, log, first, count, width }
+    return excess <= 0, total, newest, leaver, { base, log, first, count, width }
   end,
 
   take = take,

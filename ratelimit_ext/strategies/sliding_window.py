@@ -43,7 +43,7 @@ class SlidingWindow(Strategy):
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, State]:
-        """Snapshot: units in the window, its oldest instant (0: empty), and the instant that has to
+        """Snapshot: units in the window, its newest instant (0: empty), and the instant that has to
         leave before the cost fits (0 if it fits, or if it never can)."""
         amount, period = parameters
         total, entries = _now(state, now_us, period)
@@ -53,8 +53,8 @@ class SlidingWindow(Strategy):
                 leaver, excess = instant, excess - leaving
                 if excess <= 0:
                     break
-        oldest = entries[0][0] if entries else 0
-        return total + cost <= amount, (total, oldest, leaver), (total, entries)
+        newest = entries[-1][0] if entries else 0
+        return total + cost <= amount, (total, newest, leaver), (total, entries)
 
     def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
         """One entry more, or a larger one."""
@@ -115,13 +115,11 @@ class SlidingWindow(Strategy):
         return total + real - cost, entries
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
-        used, oldest, _ = snapshot
+        used, newest, _ = snapshot
         if cost:
-            oldest = oldest or now_us
-        return (
-            max(0, limit.amount - used - cost),
-            oldest + limit.period_us - now_us if oldest else 0,
-        )
+            newest = now_us
+        reset = newest + limit.period_us - now_us if newest else 0
+        return max(0, limit.amount - used - cost), reset
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -131,13 +129,6 @@ class SlidingWindow(Strategy):
         wait = leaver + limit.period_us - now_us if leaver and not allowed else 0
         remaining, reset = self.left(limit, snapshot, now_us, charge.cost if taken else 0)
         return Verdict(charge, allowed, remaining, wait, reset, now_us)
-
-    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """The oldest call may have left. What that frees is not known; after a period, it is
-        all."""
-        limit, left = verdict.charge.limit, max(0, verdict.reset_after_us - elapsed_us)
-        remaining = limit.amount if elapsed_us >= limit.period_us else verdict.remaining
-        return verdict._replace(remaining=remaining, reset_after_us=left)
 
 
 def _now(state: State | None, now_us: int, period: int) -> State:

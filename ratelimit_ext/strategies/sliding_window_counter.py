@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int]  # start, previous, current
@@ -49,12 +50,15 @@ class SlidingWindowCounter(Strategy):
     def filled(
         self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
     ) -> State:
-        """All in the current window if it has calls, or else in the previous one."""
+        """All in the current window if some must be, or else one unit there and the rest before: so
+        they slide out evenly from now on, and no distribution is slower at any time."""
         period = parameters[1]
+        if not units:
+            return now_us, 0, 0
         if reset_after_us > period:
-            return now_us + reset_after_us - 2 * period, 0, units
-        overlap = max(1, reset_after_us)
-        return now_us + overlap - period, ((units + 1) * period - 1) // overlap, 0
+            return now_us + reset_after_us - 2 * period + _overlap(0, units, period), 0, units
+        overlap = max(1, reset_after_us - 1)
+        return now_us + overlap - period, (units * period - 1) // overlap, 1
 
     def credited(
         self, state: State | None, now_us: int, parameters: Parameters, units: int
@@ -98,32 +102,33 @@ class SlidingWindowCounter(Strategy):
         start, previous, current = snapshot
         amount, period, cost = charge.limit.amount, charge.limit.period_us, charge.cost
         end = start + period
-        charged = cost if taken else 0
         if allowed:
             wait = 0
         elif current + cost <= amount:
             wait = end - _overlap(amount - cost - current, previous, period) - now_us
         else:
             wait = end + period - _overlap(amount - cost, current, period) - now_us
-        weighted = _weighted(start, previous, current, now_us, period)
-        return Verdict(
-            charge,
-            allowed,
-            max(0, amount - weighted - charged),
-            wait,
-            end - now_us + (period if current + charged else 0),
-            start,
-        )
+        remaining, reset = self.left(charge.limit, snapshot, now_us, cost if taken else 0)
+        return Verdict(charge, allowed, remaining, wait, reset, start)
+
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+        start, previous, current = snapshot
+        period = limit.period_us
+        used = _weighted(start, previous, current, now_us, period) + cost
+        end, reset = start + period, 0
+        if current + cost:
+            reset = end + period - _overlap(0, current + cost, period) - now_us
+        elif used:
+            reset = end - _overlap(0, previous, period) - now_us
+        return max(0, limit.amount - used), reset
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """Once the window has ended, all that is used slides out, in at most a period."""
-        limit, before = verdict.charge.limit, verdict.reset_after_us
-        left, used = max(0, before - elapsed_us), limit.amount - verdict.remaining
-        if before > limit.period_us:
-            used = used * min(left, limit.period_us) // limit.period_us
-        elif before:
-            used = min(used, (used + 1) * left // before)  # it leaves out a fraction of a unit
-        return verdict._replace(remaining=limit.amount - used, reset_after_us=left)
+        """With what is used spread over the windows as :meth:`filled` says."""
+        limit, reset_us = verdict.charge.limit, verdict.reset_after_us
+        parameters = limit.amount, limit.period_us
+        state = self.filled(limit.amount - verdict.remaining, 0, parameters, reset_us, 0)
+        remaining = limit.amount - self.usage(state, elapsed_us, parameters)
+        return verdict._replace(remaining=remaining, reset_after_us=max(0, reset_us - elapsed_us))
 
 
 def _now(state: State | None, now_us: int, period: int) -> State:

@@ -160,21 +160,30 @@ def test_the_wait_is_that_of_this_cost(world: World, strategy: str) -> None:
 @every_strategy
 @pytest.mark.parametrize("seed", range(3))
 def test_reset_says_when_the_limit_is_full(world: World, strategy: str, seed: int) -> None:
-    """After reset_after all of it is there; for the sliding window, its oldest call has left."""
+    """After reset_after all of it is there, and a microsecond earlier it is not."""
     chance = random.Random(seed)
     limit = Limit(20, MINUTE, strategy)
-    for _ in range(30):
+    for _ in range(60):
         world.wait(chance.choice((0.1, 3, 17)))
-        verdict = world.call(limit, chance.randint(1, 9))
-        before = verdict.remaining
-        if strategy == "sliding-window":
-            world.now_us += verdict.reset_after_us - 1
-            assert world.look(limit, 0).remaining == before
+        verdict = world.call(limit, chance.choice((1, 1, 2, 9)))
+        for look in (verdict, world.look(limit, 0)):
+            assert look.reset_after_us > 0
+            world.now_us += look.reset_after_us - 1
+            assert world.look(limit, 0).remaining < 20
             world.now_us += 1
-            assert world.look(limit, 0).remaining > before
-        elif chance.random() < 0.2:
-            world.now_us += verdict.reset_after_us
             assert world.look(limit, 0).remaining == 20
+            world.now_us -= look.reset_after_us
+        if chance.random() < 0.2:
+            world.now_us += verdict.reset_after_us
+
+
+@pytest.mark.parametrize("strategy", ["token-bucket", "sliding-window", "sliding-window-counter"])
+def test_an_unused_limit_is_full(world: World, strategy: str) -> None:
+    """Now: before the first call, and when the last one no longer counts."""
+    limit = Limit(20, MINUTE, strategy)
+    assert world.look(limit, 0).reset_after_us == 0
+    world.now_us += world.call(limit).reset_after_us
+    assert world.look(limit, 0).reset_after_us == 0
 
 
 @every_strategy
