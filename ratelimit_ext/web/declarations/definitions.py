@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from typing import Any, Final, Never, ParamSpec, TypeVar, overload
 
 import flask
@@ -43,6 +43,8 @@ _NOT_APPLIED: Final = (
 )
 #: Flask's proxy, as an object whose attributes are ours, too.
 _request_context: Final[Any] = request_ctx
+#: Before 3.0, Flask looks up itself in which blueprints there may be an error handler.
+_TAKES_BLUEPRINTS: Final = "blueprints" in signature(flask.Flask._find_error_handler).parameters
 #: What a runtime limit copies from its definition.
 _COPIED: Final = (
     *("scope", "per_method", "methods", "error_message", "exempt_when", "override_defaults"),
@@ -333,8 +335,14 @@ def is_unhandled(refusal: RateLimitExceeded) -> bool:
         _function(app.handle_user_exception) is flask.Flask.handle_user_exception
         and _function(app.handle_http_exception) is flask.Flask.handle_http_exception
         and not app.trap_http_exception(refusal)
-        and app._find_error_handler(refusal, flask.request.blueprints) is None
+        and error_handler(app, refusal) is None
     )
+
+
+def error_handler(app: flask.Flask, error: Exception) -> Any:
+    """Return the application's handler for an error of the current request, if it has one."""
+    blueprints = (flask.request.blueprints,) if _TAKES_BLUEPRINTS else ()
+    return app._find_error_handler(error, *blueprints)
 
 
 def _function(method: Any) -> Any:

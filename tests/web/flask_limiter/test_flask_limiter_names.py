@@ -19,6 +19,8 @@ from limits.limits import GRANULARITIES, RateLimitItem
 from limits.storage import MemoryStorage, RedisStorage
 from werkzeug.exceptions import TooManyRequests
 
+from ratelimit_ext.web.declarations.definitions import error_handler
+
 
 @pytest.fixture
 def limiter() -> flask_limiter.Limiter:
@@ -190,7 +192,7 @@ def test_flask_has_these_error_functions() -> None:
     app = Flask("example")
     error = TooManyRequests()
     assert app.trap_http_exception(error) is False
-    assert app._find_error_handler(error, []) is None
-    app.register_error_handler(429, lambda _: "own")
     with app.test_request_context():
-        assert app._find_error_handler(error, []) is not None
+        assert error_handler(app, error) is None
+        app.register_error_handler(429, lambda _: "own")
+        assert error_handler(app, error) is not None
