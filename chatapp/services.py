@@ -43,9 +43,20 @@ class Services:
     authenticator: Authenticator
     #: The names of the policy's plans.
     plans: tuple[str, ...] = field(init=False)
+    #: The plan of users without one. Accounts have it even if the policy has no plans.
+    default_plan: str = field(init=False)
 
     def __post_init__(self) -> None:
+        default = self.policy and self.policy.default_plan
         object.__setattr__(self, "plans", tuple(self.policy.plans) if self.policy else ())
+        object.__setattr__(self, "default_plan", default.name if default else "starter")
+
+    def known_plan(self, plan: str) -> str | None:
+        """The plan, or the one that its users get if the policy does not have it; None without
+        plans."""
+        if not self.plans:
+            return None
+        return plan if plan in self.plans else self.default_plan
 
 
 def install(app: Flask, services: Services) -> None:

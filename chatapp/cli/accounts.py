@@ -257,9 +257,10 @@ def set_plan(user: str, plan: str, *, reason: str, by: str, as_json: bool) -> No
 @with_json
 def list_plans(*, as_json: bool) -> None:
     """List the plans of the policy, each with its users."""
+    services = current_services()
     with reported_errors():
-        found = current_services().accounts.users()
-    defined = current_services().plans
+        found = services.accounts.users()
+    defined = services.plans
     members = {
         plan: [user.name for user in found if user.plan == plan]
         for plan in (*defined, *sorted({user.plan for user in found} - set(defined)))
@@ -269,7 +270,8 @@ def list_plans(*, as_json: bool) -> None:
         output.echo_rows(rows, ("PLAN", "DEFINED", "USERS"), as_json=True)
         return
     for plan, names in members.items():
-        unknown = "" if plan in defined else " (not in the policy; its users get the default plan)"
+        instead = f"; its users get {services.default_plan}" if defined else ""
+        unknown = "" if plan in defined else f" (not in the policy{instead})"
         click.echo(f"{plan}{unknown}: {', '.join(names) or 'no users'}")
 
 

@@ -21,7 +21,7 @@ from chatapp.operators import arguments, callers
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
-from chatapp.web.identities import DEFAULT_PLAN, team_identity
+from chatapp.web.identities import team_identity
 from ratelimit_ext.cli import echo_json, printable, with_json
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
@@ -276,7 +276,8 @@ def _compare_limits(found: Findings, *, lease: timedelta) -> str:
         found.problems += _differences(identity, callers.plan_of(identity, plans), lease=lease)
     teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
     for team in teams:
-        found.problems += _differences(team_identity(team), DEFAULT_PLAN, lease=lease, team=team)
+        plan = services.default_plan
+        found.problems += _differences(team_identity(team), plan, lease=lease, team=team)
     compared = [_counted(len(identities), "user")]
     if teams:
         compared.append(_counted(len(teams), "team"))

@@ -23,7 +23,6 @@ from chatapp.operators import arguments, callers
 from chatapp.operators.amounts import checked
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
-from chatapp.web.identities import DEFAULT_PLAN
 from ratelimit_ext.cli import by_operator, echo_json, with_json
 
 COLUMNS: Final = ("user", "plan", "team", "limits")
@@ -76,7 +75,9 @@ def import_users(
         made = {}
         if not dry_run:
             made = accounts.import_users(
-                read.changes, default_plan=DEFAULT_PLAN, with_keys=with_keys
+                read.changes,
+                default_plan=current_services().default_plan,
+                with_keys=with_keys,
             )
     keys = {name: key.text for name, key in made.items() if key is not None}
     if not dry_run and (new or changed):
@@ -177,9 +178,9 @@ def _read_line(
     if (first := lines.setdefault(name, line)) != line:
         mistakes.append(f"user: {name!r} is also in line {first}")
     user = known.get(name)
-    plan = cells.get("plan") or (user.plan if user else DEFAULT_PLAN)
+    defined, default = current_services().plans, current_services().default_plan
+    plan = cells.get("plan") or (user.plan if user else default)
     values: dict[str, Any] = {"plan": plan}
-    defined = current_services().plans
     if cells.get("plan") and plan not in defined:
         mistakes.append(f"plan: unknown plan {plan!r}; choose one of {', '.join(defined)}")
     if "team" in cells:

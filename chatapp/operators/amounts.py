@@ -19,7 +19,7 @@ from chatapp.operators import callers
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
-from chatapp.web.identities import DEFAULT_PLAN, team_identity
+from chatapp.web.identities import team_identity
 from ratelimit_ext import ConfigurationError, Override, PolicyLimit, StorageUnavailable
 
 #: The identity that the limits of an owner count, by the policy's name.
@@ -29,8 +29,7 @@ COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team":
 def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]:
     """The limits of the plan whose amounts can differ for such an owner, by their names."""
     services = current_services()
-    if plan is not None and plan not in services.plans:
-        plan = DEFAULT_PLAN  # the plan that its users get
+    plan = None if plan is None else services.known_plan(plan)
     return services.policy.overridable(key=COUNTED[owner], plan=plan) if services.policy else {}
 
 

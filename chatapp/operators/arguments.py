@@ -63,7 +63,8 @@ class PlanType(click.ParamType[str]):
         assert info is not None, "the group is an AppGroup of Flask's command line"
         known = services_of(info.load_app()).plans
         if value not in known:
-            self.fail(f"Unknown plan {value!r}; choose one of {', '.join(known)}", param, ctx)
+            listed = ", ".join(known) or "none: the policy has no plans"
+            self.fail(f"Unknown plan {value!r}; choose one of {listed}", param, ctx)
         return value
 
 

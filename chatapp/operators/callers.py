@@ -19,7 +19,7 @@ from chatapp.accounts.authentication import Principal
 from chatapp.accounts.store import UnknownKeyError, UnknownUserError, own_limits
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, user_identity
-from chatapp.web.identities import DEFAULT_PLAN, team_identity
+from chatapp.web.identities import team_identity
 from ratelimit_ext import Limiter, StorageUnavailable, address_identity
 
 PUBLIC_ID: Final = re.compile("[0-9a-f]{16}")
@@ -69,7 +69,8 @@ def plans_by_name() -> dict[str, str]:
 def plan_of(identity: str, plans: dict[str, str]) -> str:
     """The user's plan: from the accounts' ``plans``, CHATAPP_PLANS or the default."""
     name = name_of(identity)
-    return plans.get(name) or current_services().settings.plans.get(name, DEFAULT_PLAN)
+    services = current_services()
+    return plans.get(name) or services.settings.plans.get(name, services.default_plan)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from chatapp.accounts.store import (
 from chatapp.operators import blocks, callers
 from chatapp.operators.amounts import checked
 from chatapp.services import current_services
-from chatapp.web.identities import DEFAULT_PLAN
 
 
 def create_key(  # noqa: PLR0913 - what a key has, and what the log has
@@ -38,15 +37,16 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     by: str,
 ) -> PresentedKey:
     """Make a key, and its user if new. ClickException if the user has another plan or team."""
-    accounts = current_services().accounts
+    services = current_services()
+    accounts = services.accounts
     known = accounts.user(user)
-    own_plan = known.plan if known else plan or DEFAULT_PLAN
+    own_plan = known.plan if known else plan or services.default_plan
     amounts: Mapping[str, str] = checked("key", limits, plan=own_plan)
     try:
         made = accounts.create_key(
             user,
             plan=plan,
-            default_plan=DEFAULT_PLAN,
+            default_plan=services.default_plan,
             team=team,
             name=name,
             expires_at=expires_at,

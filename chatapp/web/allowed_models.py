@@ -114,7 +114,8 @@ def allowances(current: CurrentRequest) -> list[Allowance]:
     found = []
     plans = services.policy.plans if services.policy else {}
     if any(KEYWORD in plan.keywords for plan in plans.values()):
-        plan = plans[services.limiter.present_plan()]
+        # Without limits, the extension has no policy, and knows no plan.
+        plan = plans[services.known_plan(services.limiter.present_plan()) or ""]
         if KEYWORD in plan.keywords:
             found.append(Allowance(f"The {plan.title} plan", plan.keywords[KEYWORD]))
     if principal is not None and principal.models:

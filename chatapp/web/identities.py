@@ -7,7 +7,6 @@ limit by IP protects the server, and `create_app` logs a warning.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -16,9 +15,6 @@ from chatapp.settings import SettingsError
 from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter, Policy
 
-log = logging.getLogger(__name__)
-
-DEFAULT_PLAN: Final = "starter"
 SPOOFING_WARNING: Final = (
     "No API keys exist, so callers can claim any user_id. Keep this server off the internet, or "
     "create a key: flask --app wsgi chat keys create --user NAME"
@@ -59,13 +55,7 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
         current = current_request()
         principal = current.principal
         if principal is None:
-            return plans.get(current.user_id or "", DEFAULT_PLAN)
-        policy = current.services.policy
-        known = () if policy is None else policy.plans
-        if known and principal.plan not in known:
-            # The policy no longer defines it. Without a plan, the caller would have no limits.
-            log.error("API key %s has the unknown plan %s", principal.key_id, principal.plan)
-            return DEFAULT_PLAN
+            return plans.get(current.user_id or "", current.services.default_plan)
         return principal.plan
 
 
@@ -118,8 +108,3 @@ def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file
                 f"CHATAPP_PLANS: unknown plan {plan!r} of the user {user_id!r}. Choose one of "
                 f"{allowed}, or define it in {policy_file}."
             )
-    if known and DEFAULT_PLAN not in known:
-        raise SettingsError(
-            f"{policy_file}: the plan {DEFAULT_PLAN!r} is missing. Define it for users without "
-            f"another plan. Found: {allowed}."
-        )

@@ -136,6 +136,11 @@ class Nesting:
             self._check_name(name, at)
             if table.next is not None:
                 following[name] = table.next
+            other = next((plan.name for plan in self._plans.values() if plan.default), None)
+            if table.default and other is not None:
+                self._mistakes.add(
+                    at.at("default"), f"the plan {other!r} is the default already. Remove one."
+                )
             limits = self._limits(table.limits, at.at("limits"), "/plans")
             check_buckets(limits, self._default_strategy, self._mistakes)
             self._plans[name] = Plan(
@@ -144,6 +149,7 @@ class Nesting:
                 title=table.title or name[0].upper() + name[1:],
                 limits=tuple(limits),
                 next=table.next,
+                default=bool(table.default),
                 keywords=MappingProxyType(table.keywords),
             )
         check_next(following, self._plan_places, self._mistakes)

@@ -66,8 +66,8 @@ def _empty() -> Mapping[str, Any]:
 class Plan:
     """Limits of the callers on a plan, wherever a blueprint or route has ``plans = true``.
 
-    ``next`` is the plan that allows more, ``keywords`` are the values of the application's own
-    keywords.
+    ``next`` is the plan that allows more, ``default`` whether callers without a plan have it,
+    ``keywords`` are the values of the application's own keywords.
     """
 
     source: str
@@ -75,6 +75,7 @@ class Plan:
     title: str
     limits: Limits
     next: str | None = None
+    default: bool = False
     keywords: Mapping[str, Any] = field(default_factory=_empty)
 
 
@@ -183,6 +184,13 @@ class Policy:
                 f"{did_you_mean(name, self.plans)}"
             )
         return plan
+
+    @property
+    def default_plan(self) -> Plan | None:
+        """The plan of callers without one, or with one that is unknown: the one that says so, else
+        the first. ``None`` without plans."""
+        plans = self.plans.values()
+        return next((plan for plan in plans if plan.default), next(iter(plans), None))
 
     def next_plan(self, plan: Plan) -> Plan | None:
         """The plan that allows more, if there is one."""

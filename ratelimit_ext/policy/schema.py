@@ -314,6 +314,7 @@ class GroupTable(TargetTable):
 class PlanTable(Table):
     title: Text = _UNSET
     next: Text = _UNSET
+    default: bool = False
     limits: Limits[PlanLimitTable]
 
     @property

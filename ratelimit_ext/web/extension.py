@@ -713,14 +713,15 @@ class Limiter(flask_limiter.Limiter):
         return self.context.budget_shares()
 
     def present_plan(self) -> str:
-        """The name of the current caller's plan; the plan loader is called once a request."""
-        state = self.context
+        """The name of the current caller's plan; the plan loader is called once a request. A plan
+        that the policy does not have is the default one, and is logged once."""
+        parts, state = self._here()
         if state.plan_name is None:
             if self._callbacks.plan_loader is None:
                 raise ConfigurationError(
                     "No function returns the caller's plan. Register one with @limiter.plan_loader."
                 )
-            state.plan_name = self._callbacks.plan_loader()
+            state.plan_name = parts.known_plan(self._callbacks.plan_loader())
         return state.plan_name
 
     def admit_edge(self) -> None:

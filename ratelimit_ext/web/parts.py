@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import cast
 
+import flask
 import flask_limiter
 from limits import RateLimitItem
 from limits.storage import Storage
 
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.engine.outage import Workers
@@ -139,6 +141,21 @@ class Parts:
             strict=self.strict,
             logger=self.settings.logger,
         )
+
+    def known_plan(self, name: str) -> str:
+        """The name if the policy has such a plan, or no plan at all; else that of its default plan,
+        which is logged, once for each name, unless the caller has no plan."""
+        policy = self.policies.policy
+        default = None if policy is None else policy.default_plan
+        if policy is None or default is None or name in policy.plans:
+            return name
+        app = flask.current_app
+        if name and self.resolver.log_once(app, f"plan {name}"):
+            try:
+                policy.plan(name)
+            except ConfigurationError as error:
+                app.logger.error("The default plan %r applies: %s", default.name, error)
+        return default.name
 
     def reserve(self, taken: list[ChargeRecord]) -> Reservation:
         """The reservation of what a request takes."""

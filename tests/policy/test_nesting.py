@@ -410,6 +410,14 @@ MISTAKES = [
         mistakes=2,
     ),
     Case(
+        "two default plans",
+        "[blueprints.chat]\nplans = true\n"
+        '[plans.a]\ndefault = true\nlimits = [{limit = "9/day", name = "a"}]\n'
+        '[plans.b]\ndefault = true\nlimits = [{limit = "9/day", name = "a"}]',
+        "8: plans.b.default",
+        ["the plan 'a' is the default already"],
+    ),
+    Case(
         "plans that apply nowhere",
         '[plans.pro]\nlimits = [{limit = "9/day", name = "a"}]',
         "2: plans.pro",

@@ -258,15 +258,11 @@ class PolicyLimits:
         return [self._route_limit(limit) for limit in limits]
 
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
-        keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._present_plan}
+        keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._limiter.present_plan}
         if not states_guard(limit.text, limit.options):
             sentence = plan_sentence(plan, limit, self.policy.next_plan(plan))
             keywords |= {"plan_sentence": sentence, "own_sentence": partial(own_sentence, limit)}
         return self._route_limit(limit, **keywords)
-
-    def _present_plan(self) -> str:
-        """The caller's plan. Raises ``ConfigurationError`` if the policy does not have it."""
-        return self.policy.plan(self._limiter.present_plan()).name
 
     def _plans_at(self, name: str) -> list[RouteLimit]:
         """The limits of the plans, which override if other limits of this name do.

@@ -6,12 +6,14 @@ import logging
 from inspect import iscoroutinefunction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chatapp import MISTAKES, POLICY_FILE, catalogue, create_app
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
+from chatapp.services import services_of
 from chatapp.settings import SettingsError
 from chatapp.web.identities import SPOOFING_WARNING
 from ratelimit_ext import ConfigurationError
@@ -62,13 +64,40 @@ def test_a_client_that_cannot_be_made_stops_the_start(
 
 
 def test_a_plan_that_the_policy_lacks_stops_the_start(make_app: AppMaker, tmp_path: Path) -> None:
-    """A user's unknown plan, and a missing default plan, are not left to the first request."""
+    """A user's unknown plan is not left to the first request."""
     with pytest.raises(SettingsError, match=r"unknown plan 'gold' .* 'alice'.*'starter', 'pro'"):
         make_app(CHATAPP_PLANS={"alice": "gold"})
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY_FILE.read_text("utf-8").replace("plans.starter", "plans.free"))
-    with pytest.raises(SettingsError, match="'starter' is missing"):
-        make_app(RATELIMIT_POLICY_FILE=str(policy))
+
+
+def test_a_policy_has_any_plans_or_none(make_app: AppMaker, tmp_path: Path) -> None:
+    """Users without a plan get the default one of the policy. Without plans, keys are created,
+    calls are made and listed all the same."""
+    text, file = POLICY_FILE.read_text("utf-8"), tmp_path / "policy.toml"
+    file.write_text(text.replace("plans.starter", "plans.free").replace("default = true", ""))
+    app = make_app(RATELIMIT_POLICY_FILE=str(file))
+    assert services_of(app).default_plan == "free"
+    assert (
+        app.test_client().post("/chat", json={"message": "Hi", "user_id": "a"}).status_code == 200
+    )
+
+    file.write_text('version = 1\n[blueprints.chat]\nlimits = [{limit = "2/day", key = "user"}]\n')
+    app = make_app(RATELIMIT_POLICY_FILE=str(file), RATELIMIT_STORAGE_URI="memory://")
+    runner, client = app.test_cli_runner(), app.test_client()
+
+    def run(*words: str) -> Any:
+        return runner.invoke(args=["chat", *words])
+
+    made = run("keys", "create", "--user", "alice")
+    assert made.exit_code == 0, made.output
+    assert run("keys", "create", "--user", "bob", "--limit", "usd-day=1 usd/day").exit_code == 1
+    assert "the policy has no plans" in run("plans", "set", "alice", "pro").output
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    answers = [client.post("/chat", json={"message": "Hi"}, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert client.get("/usage", headers=headers).status_code == 200
+    listed = [run(*words) for words in (("plans", "list"), ("users", "list"), ("spend",))]
+    assert [each.exit_code for each in listed] == [0, 0, 0], listed
+    assert "starter (not in the policy): alice" in listed[0].output
 
 
 def test_a_policy_for_an_unknown_blueprint_stops_the_start(

@@ -499,12 +499,27 @@ def test_the_plan_is_loaded_once_a_request(tmp_path: Path) -> None:
     assert asked == ["/chat/one"]
 
 
-def test_an_unknown_plan_is_an_error(tmp_path: Path) -> None:
-    """It lists the plans; the request is not admitted."""
-    app, _, _ = on_plans(policy(tmp_path, PLANS))
-    app.testing = True
-    with pytest.raises(ConfigurationError, match="no plan 'gold' in the policy; known: 'starter'"):
-        app.test_client().get("/chat/one", headers={"X-Plan": "gold"})
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [(PLANS, "1"), (PLANS.replace("[plans.pro]", "[plans.pro]\ndefault = true"), "1999")],
+    ids=["the first", "stated"],
+)
+def test_an_unknown_plan_is_the_default_plan(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, left: str
+) -> None:
+    """That of the policy, or its first. Each is logged once, with the plans; a caller without a
+    plan has the default one without a word."""
+    app, limiter, _ = on_plans(policy(tmp_path, text))
+    client = app.test_client()
+    for caller, name in (("a", "gold"), ("b", "gold"), ("c", "silver"), ("d", "")):
+        answer = client.get("/chat/one", headers={"X-Plan": name, "X-Key": caller})
+        assert (answer.status_code, answer.headers["X-RateLimit-Remaining"]) == (200, left)
+    gold, silver = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    default = "starter" if left == "1" else "pro"
+    assert f"default plan '{default}' applies: there is no plan 'gold'" in gold
+    assert "known: 'starter', 'pro'" in silver
+    with app.test_request_context(headers={"X-Plan": "gold"}):
+        assert limiter.present_plan() == default
 
 
 def test_plans_without_a_loader_stop_the_start(make: Maker, tmp_path: Path) -> None:
