@@ -254,12 +254,15 @@ class Reservation:
         return gone
 
     def charge_late(self, records: Iterable[ChargeRecord]) -> None:
-        """Charge what before the view only had to fit, to the windows that are open now."""
+        """Charge what before the view only had to fit, to the windows that are open now, unless the
+        call was cancelled."""
         with self._lock:
             self._corrections += [
                 (record.engine, Correction(record.verdict._replace(receipt=0), record.cost))
                 for record in records
-                if record.cost and _is_charged(record)
+                if record.cost
+                and _is_charged(record)
+                and not (self._cancelled and _is_cancelled(record))
             ]
 
     def refuse(self) -> list[ChargeRecord]:

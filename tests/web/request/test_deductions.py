@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import redis
 
-from ratelimit_ext import ConfigurationError, Limiter, MetaLimit
+from ratelimit_ext import ApplicationLimit, ConfigurationError, Limiter, MetaLimit
 from tests import servers
 from tests.chatapp.served import serving
 from tests.web.calls import statuses
@@ -213,6 +213,17 @@ def test_a_denied_request_is_charged_nothing_later(uri: str) -> None:
 
     assert statuses(app, times=4) == [200, 429, 429, 429]
     assert left(app, limiter) == [8]
+
+
+def test_a_cancelled_call_is_charged_nothing_later(uri: str) -> None:
+    """Whatever `deduct_when` returns. The application's own limits have counted it."""
+    app = flask.Flask("cancelled")
+    edge = ApplicationLimit("9/hour", deduct_when=always)
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, application_limits=[edge])
+    limited = limiter.limit("5/hour", deduct_when=always)
+    app.get("/", endpoint="view")(limited(lambda: limiter.cancel() or "cancelled"))
+    assert statuses(app, times=2) == [200, 200]
+    assert left(app, limiter) == [5, 7]
 
 
 def test_a_denial_counts_for_bans(uri: str) -> None:
