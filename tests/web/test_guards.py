@@ -23,15 +23,6 @@ PROBLEM = "application/problem+json"
 TYPES = "https://iana.org/assignments/http-problem-types#"
 
 
-@pytest.fixture(params=["memory", "redis"])
-def uri(request: pytest.FixtureRequest) -> str:
-    """Each engine."""
-    if request.param == "memory":
-        return "memory://"
-    request.getfixturevalue("redis_client")
-    return str(request.getfixturevalue("redis_server").uri)
-
-
 class Guarded:
     """An application with one view, `/`, and the header `X-Key` for who calls.
 

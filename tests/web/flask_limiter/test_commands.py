@@ -261,15 +261,6 @@ def block(app: Flask, limiter: Limiter, identity: str) -> None:
         limiter.block("switch", identity)
 
 
-@pytest.fixture(params=["memory", "redis"])
-def uri(request: pytest.FixtureRequest) -> str:
-    """The URI of a storage of each engine."""
-    if request.param == "memory":
-        return "memory://"
-    request.getfixturevalue("redis_client")
-    return str(request.getfixturevalue("redis_server").uri)
-
-
 @pytest.mark.parametrize("key", ["ada", "user:ada"])
 def test_clear_finds_users(uri: str, tmp_path: Path, key: str) -> None:
     """`key = "user"` of a policy counts `user-ada`; an application may count `user:ada`."""

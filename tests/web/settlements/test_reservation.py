@@ -60,15 +60,6 @@ class Service:
         return found
 
 
-@pytest.fixture(params=["memory", "redis"])
-def uri(request: pytest.FixtureRequest) -> str:
-    """Each engine."""
-    if request.param == "memory":
-        return "memory://"
-    request.getfixturevalue("redis_client")
-    return str(request.getfixturevalue("redis_server").uri)
-
-
 def test_a_settled_request_costs_what_it_cost(uri: str) -> None:
     """Estimates go, real costs stay, the slot is free, and the call is counted."""
 
