@@ -10,6 +10,7 @@ from flask import Flask, current_app
 from chatapp.accounts.authentication import Authenticator
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts
+from chatapp.calls.throttle import Throttle
 from chatapp.catalogue import Catalogue
 from chatapp.conversation import Conversation
 from chatapp.database.connection import Database
@@ -41,6 +42,7 @@ class Services:
     alerts: Alerts | None
     accounts: Accounts
     authenticator: Authenticator
+    throttle: Throttle = field(default_factory=Throttle)
     #: The names of the policy's plans.
     plans: tuple[str, ...] = field(init=False)
     #: The plan of users without one. Accounts have it even if the policy has no plans.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.retry import RETRYABLE, A, AttemptLimits, Retry
+from chatapp.calls.retry import REFUSED_FOR_LOAD, RETRYABLE, A, AttemptLimits, Retry
+from chatapp.calls.throttle import Throttle
 from chatapp.calls.usage import (
     CallUsage,
     answer_usage,
@@ -109,7 +110,7 @@ class CallRequest:
 
     ``fallback`` switches the request to its fallback model, and returns None if it has none.
     ``other_key`` switches it to another key of the provider, and returns the model with that key,
-    or None if none is left.
+    or None if none is left. ``throttle`` is that of all calls whose upstreams have the same load.
     """
 
     demand: Demand
@@ -117,6 +118,7 @@ class CallRequest:
     disconnect: Disconnect
     fallback: Callable[[], Demand | None]
     other_key: Callable[[], Model | None] = lambda: None
+    throttle: Throttle = field(default_factory=Throttle)
 
 
 class ProviderCall:
@@ -140,6 +142,7 @@ class ProviderCall:
         self._limits = request.limits
         self._fallback = request.fallback
         self._other_key = request.other_key
+        self._throttle = request.throttle
         #: After the client's disconnect the provider is not called any more.
         self.disconnect = request.disconnect
         self._catalogue = catalogue
@@ -199,12 +202,13 @@ class ProviderCall:
                 return self._retry.run_once(lambda: self._attempt(attempt), self._take_other_key)
             except ProviderError as second:
                 self.fail(second)
-                error.was_retried = True
                 raise error from second
 
     def _attempt(self, attempt: Attempt[A]) -> A:
         if self.disconnect.has_happened:
             raise ProviderError(self.model.provider, "unavailable", message="client disconnected")
+        if not self._throttle.admits(self.model.quota_identity):
+            raise ProviderError(self.model.provider, "overloaded", message="not called: throttled")
         asked_at = self._heard_at = time.monotonic()
         self._wait.was_asked = False
         try:
@@ -214,7 +218,12 @@ class ProviderCall:
             is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
             if is_cut and waited_s > STALE_S and not self._wait.hung_up:
                 error.kind = "timeout"  # the provider had the request, and may bill it
+            self._note_refusal(error)
             raise
+
+    def _note_refusal(self, error: ProviderError) -> None:
+        if error.kind in REFUSED_FOR_LOAD and error.retry_after_s is None:
+            self._throttle.note_refusal(self.model.quota_identity)
 
     def _take_other_key(self) -> bool:
         model = None if self.disconnect.has_happened else self._other_key()
@@ -291,6 +300,7 @@ class ProviderCall:
 
     def note_error(self, error: ProviderError) -> None:
         """The stream broke off with this error; `finish_stream` ends the call."""
+        self._note_refusal(error)
         self._retry.note(error, asked_at=time.monotonic())
 
     def note_progress(self, progress: Progress) -> None:

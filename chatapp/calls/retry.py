@@ -1,7 +1,8 @@
 """Attempts at one call: how many, after which waits, and what a refusal means for other callers.
 
-After a provider has refused a call because of its load, no worker calls that model until the wait
-that the provider named is over; without a named wait, for a second that grows with each refusal.
+After a provider has refused a call because of its load and named a wait, no worker calls that model
+with that key until it is over. Without a named wait, calls go on (throttle.py).
+
 The SDKs do not retry here: a call that timed out may have been billed, and no limit would see the
 second attempt. So each attempt is admitted like the first, and a timeout is not retried.
 """
@@ -16,13 +17,13 @@ from typing import Final, Protocol, TypeVar
 from chatapp.calls.provider_quota import exceeds
 from chatapp.providers import ErrorKind, ProviderError, Quota, QuotaUnit
 
-#: Errors that close a provider's model to all callers for a while.
+#: Errors that tell a provider's load.
 REFUSED_FOR_LOAD: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "overloaded"})
 #: Errors worth another attempt, of the same model or of its fallback. Not a timeout, which may be
 #: billed twice.
 RETRYABLE: Final = REFUSED_FOR_LOAD | {"unavailable"}
 
-#: Errors of one key: another key of the provider may do at once.
+#: Errors of one key: another key of the provider may do at once. So may it if a wait was named.
 OF_THE_KEY: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "auth", "quota"})
 
 #: The longest total wait for further attempts, in seconds: the call occupies a thread meanwhile,
@@ -43,12 +44,8 @@ class AttemptLimits(Protocol):
         """Charge another attempt. Returns the wait in seconds if it is denied."""
         ...
 
-    def cool_down(self, for_s: float | None) -> None:
-        """Close the model to all callers for that time; None: for a second, longer each time."""
-        ...
-
-    def pause_s(self) -> float:
-        """The rest of the model's cool-down in seconds; 0 if the model is open."""
+    def cool_down(self, for_s: float) -> None:
+        """Close the model, with this key, to all callers for that time."""
         ...
 
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
@@ -102,7 +99,6 @@ class Retry:
             try:
                 answer = attempt()
             except ProviderError as error:
-                error.was_retried = self.attempts > 1
                 self.note(error, asked_at=asked_at)
                 patience_s = self._wait(error, patience_s, other_key)
             else:
@@ -120,25 +116,21 @@ class Retry:
         """Share what an error says about the provider, also one in the middle of a stream."""
         self._limits.report(error.quotas, asked_at=asked_at)
         # A call that is larger than the whole quota says nothing about the provider's load.
-        if error.kind in REFUSED_FOR_LOAD and not self._is_too_large(error):
-            wait_s = error.retry_after_s
-            self._limits.cool_down(None if wait_s is None else min(wait_s, LONGEST_COOL_DOWN_S))
+        if _names_wait(error) and not self._is_too_large(error):
+            self._limits.cool_down(min(error.retry_after_s or 0.0, LONGEST_COOL_DOWN_S))
 
     def _wait(
         self, error: ProviderError, patience_s: float, other_key: Callable[[], bool]
     ) -> float:
         """Wait until another attempt is admitted. Returns the rest of the patience; raises the
         error if there is no further attempt."""
-        is_refused_for_key = error.kind in OF_THE_KEY and not self._is_too_large(error)
-        if is_refused_for_key and self._take_key(other_key):
+        is_refused_for_key = error.kind in OF_THE_KEY or _names_wait(error)
+        is_too_large = self._is_too_large(error)
+        if is_refused_for_key and not is_too_large and self._take_key(other_key):
             self._most_attempts += 1
             return patience_s
-        if error.kind not in RETRYABLE or self._is_too_large(error):
+        if error.kind not in RETRYABLE or is_too_large or self.attempts >= self._most_attempts:
             raise error
-        if self.attempts >= self._most_attempts:
-            # If the provider named no wait, the client gets the cool-down that follows.
-            unnamed = error.kind in REFUSED_FOR_LOAD and error.retry_after_s is None
-            raise _with_wait(error, self._limits.pause_s()) if unnamed else error
         if error.kind in REFUSED_FOR_LOAD:
             wait_s: float | None = error.retry_after_s or PAUSE_S
         else:
@@ -161,6 +153,10 @@ class Retry:
 
     def _is_too_large(self, error: ProviderError) -> bool:
         return exceeds(self.quota_use, error.quotas)
+
+
+def _names_wait(error: ProviderError) -> bool:
+    return error.kind in REFUSED_FOR_LOAD and error.retry_after_s is not None
 
 
 def _with_wait(error: ProviderError, wait_s: float) -> ProviderError:

@@ -204,7 +204,6 @@ class ProviderError(Exception):
     ``message`` is the provider's text, for debugging only: it may quote prompts, keys and
     organisations. ``raw`` is the provider's whole answer without the key, for clients of its
     protocol. ``quotas`` came with a refusal; if a stream fails later, they are on the stream.
-    ``was_retried`` is set after more than one attempt: the client should not retry.
     ``request_id`` is the provider's id of the request, if it is a valid header value.
     """
 
@@ -229,7 +228,6 @@ class ProviderError(Exception):
         self.raw = raw
         self.quotas = quotas
         self.request_id = request_id
-        self.was_retried = False
 
     @property
     def is_callers(self) -> bool:

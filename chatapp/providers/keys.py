@@ -185,6 +185,8 @@ class Keys:
         if key is None:
             return
         match error.kind:
+            case "overloaded" if error.retry_after_s is None:
+                pass  # the upstream is, for all its keys
             case "rate_limited" | "overloaded":
                 wait_s = min(error.retry_after_s or REST_S, LONGEST_REST_S)
                 self.rest(key.name, model, wait_s)

@@ -29,9 +29,6 @@ SURGE: Final = "surge"
 #: Everything that is counted by model: charged again for a fallback.
 OF_THE_MODEL: Final = ("model", "blocked-model", COOL_DOWN, *QUOTAS)
 
-#: The first pause after a refusal that names none, in seconds.
-FIRST_PAUSE_S: Final = 1.0
-
 # The endpoint with the caller's limits in the policy; the vendors' endpoints share their buckets.
 ENDPOINT: Final = "chat.chat"
 METHOD: Final = "POST"
@@ -81,14 +78,9 @@ class RequestLimits:
     def calls_in_flight(self) -> int:
         return self._limiter.budget_shares()
 
-    def pause_s(self) -> float:
-        return self._limiter.wait_again(COOL_DOWN)
-
-    def cool_down(self, for_s: float | None) -> None:
-        if not self._shares_pauses:
-            return
-        wait_s = FIRST_PAUSE_S if for_s is None else for_s
-        self._reservation.block(COOL_DOWN, for_s=wait_s, grows=for_s is None)
+    def cool_down(self, for_s: float) -> None:
+        if self._shares_pauses:
+            self._reservation.block(COOL_DOWN, for_s=for_s)
 
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
         for quota in quotas:

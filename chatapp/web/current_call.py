@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.provider_call import CallRequest, Demand, ProviderCall
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S
+from chatapp.calls.throttle import Throttle
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.web import allowed_models
@@ -65,6 +66,7 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
             Disconnect(next(connections, None)),
             lambda: _demand(current) if _switch_to_fallback(current) else None,
             current.use_other_key,
+            Throttle() if current.tiers else services.throttle,
         ),
         catalogue=services.catalogue,
         ledger=services.ledger,

@@ -221,8 +221,8 @@ def _provider_report(error: ProviderError, status: int, code: str, cause: str) -
         code=code,
         message=f"The model's provider {cause}. {remedy}",
         retry_after_s=wait_s if status == 503 else None,
-        # A timeout may be billed again by a retry; what was retried here needs no further retry.
-        is_final=error.was_retried or error.kind in {"auth", "quota", "timeout"},
+        # The key is set aside for longer than clients wait.
+        is_final=error.kind in {"auth", "quota"},
         request_id=error.request_id,
     )
 

@@ -11,7 +11,6 @@ It never admits too much. What differs from one server, each only with several i
 
 - While another group decides, a denied request's charges count, for one or two round trips.
 - A window without a calendar may begin with a request that another group denies.
-- A ramp after a block counts callers that another group denies.
 - If a node fails in between, or the worker dies, held costs come back when the lease ends; other
   charges stay as if the request had been admitted.
 - A change of several identities is applied for each of them, or not, by itself.

@@ -743,12 +743,6 @@ class Limiter(flask_limiter.Limiter):
         parts, state = self._here()
         return parts.attempts.admit(state, names)
 
-    def wait_again(self, *names: str) -> float:
-        """How long another attempt would have to wait for the limits of these names, in seconds;
-        0 if it would be admitted, or if unknown. Nothing is charged."""
-        parts, state = self._here()
-        return parts.attempts.wait(state, names)
-
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """What the current caller has left of each limit of an endpoint, the shortest period first.
 

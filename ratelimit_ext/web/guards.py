@@ -124,13 +124,14 @@ class Attempts:
 
     def admit(self, state: RequestState, names: tuple[str, ...]) -> float | None:
         """See :meth:`Limiter.admit_again`."""
-        charges, replaced, superseded = self._charges(state, names, "admit_again")
-        decided = self._decide(charges, take=True)
+        charges, replaced, superseded = self._charges(state, names)
+        decided = self._decide(charges)
         if decided is None:
             return None
         decision, records = decided
         if not decision.admitted:
-            return _wait_s(decision)
+            wait_ms = decision.retry_after_ms
+            return math.inf if wait_ms is None else wait_ms / 1000
         # What the failed attempt took stays charged: it was made.
         gone = set(map(id, replaced))
         state.taken[:] = [record for record in state.taken if id(record) not in gone]
@@ -139,14 +140,8 @@ class Attempts:
         state.taken.extend(record for record in records if record.verdict.allowed)
         return None
 
-    def wait(self, state: RequestState, names: tuple[str, ...]) -> float:
-        """See :meth:`Limiter.wait_again`."""
-        charges, _, _ = self._charges(state, names, "wait_again")
-        decided = self._decide(charges, take=False)
-        return 0.0 if decided is None else _wait_s(decided[0])
-
     def _charges(
-        self, state: RequestState, names: tuple[str, ...], caller: str
+        self, state: RequestState, names: tuple[str, ...]
     ) -> tuple[list[BoundCharge], list[ChargeRecord], list[ChargeRecord]]:
         """What an attempt is charged: by the limits of these names, and by all that hold an
         estimate. With the records that it replaces, and those whose hold is not used any more."""
@@ -156,7 +151,7 @@ class Attempts:
             if record.bound.limit.name in names or record.bound.limit.held
         ]
         for name in set(names).difference(record.bound.limit.name for record in again):
-            self._known_names.check_name(name, caller)
+            self._known_names.check_name(name, "admit_again")
         limits = list({id(record.bound): record.bound for record in again}.values())
         charges: list[BoundCharge] = []
         superseded: list[ChargeRecord] = []
@@ -173,13 +168,11 @@ class Attempts:
         replaced = [record for record in again if not record.bound.limit.held]
         return charges, replaced, superseded
 
-    def _decide(self, charges: list[BoundCharge], *, take: bool) -> tuple[Decision, Records] | None:
+    def _decide(self, charges: list[BoundCharge]) -> tuple[Decision, Records] | None:
         """``None`` if there are no charges, or if they could not be decided."""
         if not charges:
             return None
         try:
-            if not take:
-                return self._admission.decided(charges, take=False)
             return self._admission.decide_again(flask.request.endpoint or "", charges)
         except Exception:
             self._logger.exception("Another attempt could not be decided, and is admitted")
@@ -191,8 +184,3 @@ def _runtimes(definition: Limit) -> Iterator[Any]:
     if not callable(definition.limit_provider):
         with contextlib.suppress(ValueError):  # logged when a request needs it
             yield from runtime_limits(definition, definition.limit_provider)
-
-
-def _wait_s(decision: Decision) -> float:
-    wait_ms = decision.retry_after_ms
-    return math.inf if wait_ms is None else wait_ms / 1000

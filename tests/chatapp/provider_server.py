@@ -80,6 +80,10 @@ class ProviderServer:
         """Set the answers to the next calls, in order."""
         self._answers.extend(answers)
 
+    def script_again(self) -> None:
+        """Forget the answers that are left: as usual again."""
+        self._answers.clear()
+
     def refuse(self, key: str, answer: Answer | None) -> None:
         """Answer every call with this key like that; None: as usual again."""
         if answer is None:

@@ -543,9 +543,8 @@ class History(RuleBasedStateMachine):
         charge = Charge(limit, key)
         if limit.strategy == "block":
             for_us = int(min(limit.period_us, DAY) * share) + 1
-            ramped, grows = bool(kind & 4), bool(kind & 8)
-            changed = rule and rule.block(self.now, for_us, ramped=ramped, grows=grows)
-            block = NewBlock(charge, for_us, REASONS[kind % 4], ramped=ramped, grows=grows)
+            changed = rule and rule.block(self.now, for_us)
+            block = NewBlock(charge, for_us, REASONS[kind % 4])
             self.change([block], self.all_known([changed]))
         if limit.strategy == "reported":
             amount, period = (

@@ -108,7 +108,7 @@ def test_what_is_stored_is_what_is_documented(redis_client: redis.Redis, strateg
         Charge(limit_of(strategy, 5), "bucket"),
     )
     if strategy == "block":
-        engine.settle([NewBlock(charge, SECOND, "closed", ramped=True)])
+        engine.settle([NewBlock(charge, SECOND, "closed")])
     elif strategy == "reported":
         engine.settle([QuotaReport(charge, 60, 1, MINUTE)])
     engine.admit([charge])

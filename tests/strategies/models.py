@@ -294,39 +294,28 @@ class Surge(FixedWindow):
 
 
 class Block(Rule):
-    """Nothing passes before the end; afterwards, on a ramp, as many as the second allows."""
+    """Nothing passes before the end."""
 
     def __init__(self) -> None:
-        self.since = self.until = self.passed = 0
-        self.ramped = False
-
-    def wait_is_over(self, now: int, cost: int) -> bool:
-        if now < self.until:
-            return False
-        second = (now - self.until) // SECOND
-        return not self.ramped or second >= 6 or self.passed + cost <= 2 ** (second + 1) - 1
+        self.since = self.until = 0
 
     def fits(self, limit: Limit, now: int, cost: int) -> bool:
-        return cost == 0 or self.wait_is_over(now, cost)
+        return cost == 0 or now >= self.until
 
     def left(self, limit: Limit, now: int) -> int:
         return UNKNOWN
 
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
-        self.passed += units
+        pass
 
-    def block(self, now: int, for_us: int, *, ramped: bool, grows: bool) -> bool:
-        opening = self.ramped and self.until <= now < self.until + 6 * SECOND
-        if grows and opening:
-            for_us = max(for_us, min(2 * (self.until - self.since), 30 * SECOND))
+    def block(self, now: int, for_us: int) -> bool:
         if self.until >= now + for_us:
             return False
-        self.since, self.until, self.passed = now, now + for_us, 0
-        self.ramped = ramped
+        self.since, self.until = now, now + for_us
         return True
 
     def matters(self, limit: Limit, now: int) -> bool:
-        return now < self.until + 6 * SECOND * self.ramped
+        return now < self.until
 
     def rewind(self, limit: Limit, now: int) -> None:
         back = self.since - now

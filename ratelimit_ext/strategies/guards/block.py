@@ -3,21 +3,15 @@
 A kill switch, a ban, and the cool-down of whatever a call needs: an operator or the program sets it
 (:class:`NewBlock`), for some time and for a reason. Without a block a request pays one empty look.
 
-A block that ends with a *ramp* lets its callers through by degrees: 1 in the first second, 3 until
-the end of the second, then 7, 15, 31 and 63, and everybody after six. If all of them had waited for
-the end, they would otherwise arrive in one moment and overrun what has just recovered. Time and not
-success opens it, as an answer may take half a minute, and a failure comes at once and blocks again.
-
 Not for: a pace. It knows no amount.
 
 >>> block = Block()
->>> ten_s, overloaded, ramped = 10_000_000, 2, 1
->>> state = block.block(None, 0, (), ten_s, overloaded, ramped, 0)
+>>> ten_s, overloaded = 10_000_000, 2
+>>> state = block.block(None, 0, (), ten_s, overloaded)
 >>> block.check(state, 9_999_999, 1, ())[:2]
 (False, (1, 2, 0))
->>> state = block.take(block.check(state, 10_000_000, 1, ())[2], 10_000_000, 1, ())
 >>> block.check(state, 10_000_000, 1, ())[:2]
-(False, (1000000, 2, 0))
+(True, (0, 2, 0))
 """
 
 from __future__ import annotations
@@ -38,22 +32,13 @@ BlockReason: TypeAlias = Literal["blocked", "overloaded", "closed", "abnormal-us
 #: They are stored as their positions, from 1.
 REASONS: Final[tuple[BlockReason, ...]] = get_args(BlockReason)
 
-#: The ramp: each step lets twice as many through as all steps before it.
-STEP_US: Final = 1_000_000
-STEPS: Final = 6
-RAMP_US: Final = STEPS * STEP_US
-
-#: A block that grows doubles up to this.
-LONGEST_GROWN_US: Final = 30_000_000
-
-State: TypeAlias = tuple[int, int, int, int]  # since, end, reason * 2 + ramped, passed
+State: TypeAlias = tuple[int, int, int]  # since, end, reason
 Parameters: TypeAlias = tuple[int, ...]  # none: all is in the state
 
 
 @dataclass(frozen=True, slots=True)
 class NewBlock:
-    """A block from now on. ``grows``: if it follows on the ramp of another, it lasts at least twice
-    as long. Raises ``ValueError`` for an unknown reason."""
+    """A block from now on. Raises ``ValueError`` for an unknown reason."""
 
     verb: ClassVar[str] = "block"
     hold: ClassVar[Hold] = NO_HOLD
@@ -61,15 +46,13 @@ class NewBlock:
     charge: Charge
     for_us: int
     reason: BlockReason = "blocked"
-    ramped: bool = False
-    grows: bool = False
 
     def __post_init__(self) -> None:
         check_reason(self.reason)
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        return self.for_us, REASONS.index(self.reason) + 1, int(self.ramped), int(self.grows)
+        return self.for_us, REASONS.index(self.reason) + 1
 
 
 class Block(Strategy):
@@ -100,22 +83,18 @@ class Block(Strategy):
         if state is None:
             return True, (0, 0, 0), None
         state = _now(state, now_us)
-        wait = _wait(state, now_us, cost)
-        return not wait, (wait, state[2] // 2, 0), state
+        wait = max(0, state[1] - now_us)
+        return not wait, (wait, state[2], 0), state
 
     def take(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> State | None:
-        """A call that passes a ramp is counted. Without a block there is nothing to keep."""
-        if state is None:
-            return None
-        since, end, kind, passed = state
-        return since, end, kind, passed + cost
+        """Calls are not counted."""
+        return state
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        """Until the block, or its ramp, is over."""
-        _, end, kind, _ = state
-        return end + kind % 2 * RAMP_US - now_us
+        """Until the block is over."""
+        return state[1] - now_us
 
     def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
         return state is not None and state[0] - now_us > SKEW_US
@@ -127,17 +106,11 @@ class Block(Strategy):
         parameters: Parameters,
         for_us: int,
         reason: int,
-        ramped: int,
-        grows: int,
     ) -> State | None:
         """``None`` if it is blocked for as long already."""
-        if state is not None:
-            since, end, last, _ = _now(state, now_us)
-            if grows and last % 2 and end <= now_us < end + RAMP_US:
-                for_us = max(for_us, min(2 * (end - since), LONGEST_GROWN_US))
-            if end >= now_us + for_us:
-                return None
-        return now_us, now_us + for_us, reason * 2 + ramped, 0
+        if state is not None and _now(state, now_us)[1] >= now_us + for_us:
+            return None
+        return now_us, now_us + for_us, reason
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -175,17 +148,6 @@ def length_us(for_s: float | None) -> int:
 
 def _now(state: State, now_us: int) -> State:
     """The block, moved to where a clock that was set back would have begun it."""
-    since, end, kind, passed = state
+    since, end, reason = state
     back = since - now_us
-    return (since - back, end - back, kind, passed) if back > SKEW_US else state
-
-
-def _wait(state: State, now_us: int, cost: int) -> int:
-    """How long until this many more may pass; 0: they may now."""
-    _, end, kind, passed = state
-    opens = end
-    if kind % 2:
-        first = max(0, (now_us - end) // STEP_US)
-        fitting = (step for step in range(first, STEPS) if passed + cost < 2 ** (step + 1))
-        opens += next(fitting, STEPS) * STEP_US
-    return max(0, opens - now_us)
+    return (since - back, end - back, reason) if back > SKEW_US else state

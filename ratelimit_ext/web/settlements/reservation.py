@@ -156,23 +156,17 @@ class Reservation:
         if not records:
             self._names.check_unit(unit, "reservation.report")
 
-    def block(
-        self, name: str, *, for_s: float, reason: BlockReason = "overloaded", grows: bool = False
-    ) -> None:
+    def block(self, name: str, *, for_s: float, reason: BlockReason = "overloaded") -> None:
         """Block the identity of the request's limit ``unless blocked`` of this name, in all
-        workers, for ``for_s`` seconds. It reopens gradually.
+        workers, for ``for_s`` seconds.
 
-        ``grows`` is for a pause of unknown length: blocked again while it reopens, it lasts twice
-        as long as before. Ignored if the request has no such limit; if the whole application has
-        none, a warning is logged. Raises ``ValueError`` for an invalid length.
+        Ignored if the request has no such limit; if the whole application has none, a warning is
+        logged. Raises ``ValueError`` for an invalid length.
         """
         for_us = length_us(for_s)
         check_reason(reason)
         blocks: list[Addressed] = [
-            (
-                record.engine,
-                NewBlock(record.verdict.charge, for_us, reason, ramped=True, grows=grows),
-            )
+            (record.engine, NewBlock(record.verdict.charge, for_us, reason))
             for record in _one_per_verdict(self._records)
             if "block" in record.bound.limit.traits.changes and record.bound.limit.name == name
         ]

@@ -192,7 +192,7 @@ TROUBLES = {
     ),
     "overloaded": (
         anthropic_error(529, kind="overloaded_error"),
-        *(503, "overloaded_error", "1", None),
+        *(503, "overloaded_error", "5", None),
     ),
     "a spend cap": (
         anthropic_error(429, kind="rate_limit_error", error_code="spend_limit_reached"),

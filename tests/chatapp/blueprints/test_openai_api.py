@@ -208,7 +208,7 @@ TROUBLES = {
     ),
     "rate limit without a wait": (
         openai_error(429, code="rate_limit_exceeded"),
-        *(503, "server_is_overloaded", "1", None),
+        *(503, "server_is_overloaded", "5", None),
     ),
     "a long rate limit": (
         openai_error(429, code="slow_down", headers={"Retry-After": "3600"}),

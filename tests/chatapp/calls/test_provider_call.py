@@ -39,7 +39,7 @@ class FakeLimits:
     held: list[Estimate] = field(default_factory=list)
     settled: list[dict[str, Any]] = field(default_factory=list)
     renewed: list[dict[str, Any]] = field(default_factory=list)
-    cooled: list[float | None] = field(default_factory=list)
+    cooled: list[float] = field(default_factory=list)
     cancelled: int = 0
     unbilled: int = 0
 
@@ -59,10 +59,7 @@ class FakeLimits:
     def calls_in_flight(self) -> int:
         return 1
 
-    def pause_s(self) -> float:
-        return 0.0
-
-    def cool_down(self, for_s: float | None) -> None:
+    def cool_down(self, for_s: float) -> None:
         self.cooled.append(for_s)
 
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:

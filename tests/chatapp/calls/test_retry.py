@@ -25,20 +25,16 @@ class FakeLimits:
     """Limits that record, and answer further attempts with these waits."""
 
     waits: list[float | None] = field(default_factory=list)
-    cooled: list[float | None] = field(default_factory=list)
+    cooled: list[float] = field(default_factory=list)
     reported: list[Quota] = field(default_factory=list)
     admitted: int = 0
-    pause: float = 0.0
-
-    def pause_s(self) -> float:
-        return self.pause
 
     def admit_attempt(self) -> float | None:
         wait_s = self.waits.pop(0) if self.waits else None
         self.admitted += wait_s is None
         return wait_s
 
-    def cool_down(self, for_s: float | None) -> None:
+    def cool_down(self, for_s: float) -> None:
         self.cooled.append(for_s)
 
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
@@ -93,11 +89,19 @@ def test_a_short_wait_is_waited_for(made: MakeRetry, kind: ErrorKind) -> None:
     assert limits.reported == [QUOTA, QUOTA]
 
 
-def test_a_cool_down_without_a_named_wait_grows(made: MakeRetry) -> None:
-    """The limits choose its length."""
+def test_without_a_named_wait_nothing_cools_down(made: MakeRetry) -> None:
+    """The throttle spares a model that refuses nearly all calls."""
     limits, slept, retry = made()
     assert retry.run(Script(failure("overloaded")))
-    assert (limits.cooled, slept) == ([None], [PAUSE_S])
+    assert (limits.cooled, slept) == ([], [PAUSE_S])
+
+
+def test_a_named_wait_is_of_the_key(made: MakeRetry) -> None:
+    """Another one is tried at once, also if the provider is overloaded."""
+    _, slept, retry = made(most_attempts=1)
+    keys = [True]
+    assert retry.run(Script(failure("overloaded", 9.0)), lambda: bool(keys) and keys.pop())
+    assert (slept, keys, retry.attempts) == ([], [], 2)
 
 
 def test_a_long_wait_is_left_to_the_caller(made: MakeRetry) -> None:
@@ -197,13 +201,3 @@ def test_a_disconnect_ends_the_attempts(kind: ErrorKind) -> None:
     with pytest.raises(ProviderError):
         retry.run(Script(failure(kind), failure(kind)))
     assert (retry.attempts, limits.admitted) == (1, 0)
-
-
-def test_a_refusal_without_a_wait_gets_the_cool_down(made: MakeRetry) -> None:
-    """A wait that the provider named is kept."""
-    for named, shown in ((None, 8.0), (5.0, 5.0)):
-        limits, _, retry = made(most_attempts=1)
-        limits.pause = 8.0
-        with pytest.raises(ProviderError) as refused:
-            retry.run(Script(failure("overloaded", named)))
-        assert refused.value.retry_after_s == shown

@@ -40,11 +40,11 @@ OPENAI_ERRORS = {
     ),
     "rate limit without a wait": (
         openai_error(429, code="rate_limit_exceeded"),
-        *(503, "server_is_overloaded", "1"),
+        *(503, "server_is_overloaded", "5"),
     ),
     "overloaded": (
         openai_error(503, code="server_is_overloaded"),
-        *(503, "server_is_overloaded", "1"),
+        *(503, "server_is_overloaded", "5"),
     ),
     "no credit": (openai_error(429, code="insufficient_quota"), 502, "provider_refused", None),
     "a wrong key": (
@@ -82,7 +82,7 @@ ANTHROPIC_ERRORS = {
     ),
     "rate limit without a wait": (
         anthropic_error(429, kind="rate_limit_error"),
-        *(503, "server_is_overloaded", "1"),
+        *(503, "server_is_overloaded", "5"),
     ),
     "a spend cap": (
         anthropic_error(429, kind="rate_limit_error", error_code="enforced_spend_limit_reached"),
@@ -91,7 +91,7 @@ ANTHROPIC_ERRORS = {
     "no credit": (anthropic_error(402, kind="billing_error"), 502, "provider_refused", None),
     "overloaded": (
         anthropic_error(529, kind="overloaded_error"),
-        *(503, "server_is_overloaded", "1"),
+        *(503, "server_is_overloaded", "5"),
     ),
     "a wrong key": (
         anthropic_error(401, kind="authentication_error", message="bad key sk-ant-test"),

@@ -443,10 +443,6 @@ NAMES = "'other quota', 'other switch', 'pace', 'provider', 'quota'"
             ),
         ),
         (
-            lambda limiter: limiter.wait_again("nope"),
-            f"wait_again has no effect: unknown limit 'nope'; allowed: {NAMES}.",
-        ),
-        (
             lambda limiter: limiter.reservation.block("pace", for_s=1),
             (
                 "reservation.block has no effect: unknown 'unless blocked' limit 'pace'; allowed: "
@@ -461,7 +457,7 @@ NAMES = "'other quota', 'other switch', 'pace', 'provider', 'quota'"
             ),
         ),
     ],
-    ids=["admit_again", "wait_again", "block", "report"],
+    ids=["admit_again", "block", "report"],
 )
 def test_an_unknown_name_is_logged_once(
     make: Maker, caplog: pytest.LogCaptureFixture, call: Call, message: str
@@ -478,7 +474,7 @@ def test_each_unknown_name_is_logged(make: Maker, caplog: pytest.LogCaptureFixtu
 
 def elsewhere(limiter: Limiter) -> None:
     assert limiter.admit_again("other switch", "provider") is None
-    assert limiter.wait_again("other quota") == 0
+    assert limiter.admit_again("other quota") is None
     limiter.reservation.block("other switch", for_s=1)
     limiter.reservation.report("requests", amount=5, used=1, period_s=60)
     limiter.reservation.report("tokens", amount=500, used=1, period_s=60)

@@ -638,23 +638,6 @@ def test_another_models_limit_is_held_in_its_place(uri: str) -> None:
     assert [dearer.left(model)["model"] for model in ("small", "big")] == [1000, 750]
 
 
-def test_a_look_at_a_dearer_attempt_holds_nothing(uri: str) -> None:
-    """`wait_again` decides the same, and charges nothing."""
-    waits = []
-
-    def acts(dearer: Dearer) -> None:
-        flask.g.usd = "9"
-        waits.append(dearer.limiter.wait_again(*HELD))
-        flask.g.usd = "9.5"
-        waits.append(dearer.limiter.wait_again(*HELD))
-
-    dearer = Dearer(uri, acts)
-    dearer.get()
-    assert waits[0] == 0
-    assert waits[1] > 0
-    assert dearer.left()["money"] == 8_000_000
-
-
 # -- what a call may cost at most ------------------------------------------------------------------
 
 

@@ -62,14 +62,14 @@ def test_a_timeout_is_charged_as_it_was_held(
     stream: bool,
 ) -> None:
     """The provider reads the prompt, generates and bills; only the answer is late. Plan, tokens and
-    dollars stay charged, and the SDK does not retry."""
+    dollars stay charged. Whether to try again is the client's choice, as at the provider."""
     provider.silence()
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
     replace_services(app, ledger=ledger)
     client = app.test_client()
     response = ask(client, model, stream=stream)
     assert response.status_code == 504
-    assert response.headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in response.headers
     [call] = ledger.finished()
     assert (call.status, call.estimated) == ("timeout", True)
     assert call.usage is not None
@@ -308,19 +308,19 @@ def test_an_answer_with_an_unreadable_usage_is_delivered(
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 529])
-def test_a_failure_that_the_server_has_retried_is_final(
+def test_a_failure_that_the_server_has_retried_may_be_retried(
     make_app: AppMaker, provider: ProviderServer, status: int
 ) -> None:
-    """Two attempts of the server do not become six by three of an SDK."""
+    """An SDK tries three times, Claude Code ten: they outlive a provider's bad half minute here as
+    they do without this server."""
     soon = {"retry-after-ms": "10"}
     provider.script(*[openai_error(status, code="trouble", headers=soon)] * 2)
     client = make_app(CHATAPP_PROVIDER_ATTEMPTS=2).test_client()
     response = ask(client, REASONING)
-    assert response.status_code in (502, 503)
-    assert response.headers["x-should-retry"] == "false"
+    assert response.status_code == 503
+    assert "x-should-retry" not in response.headers
     assert len(provider.calls) == 2
-    if status == 529:
-        assert response.json["error"]["code"] == "server_is_overloaded"
+    assert response.json["error"]["code"] == "server_is_overloaded"
 
 
 def test_cached_input_is_not_counted_in_tokens(

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from chatapp import catalogue
+from chatapp.calls.throttle import RECENT_S, Throttle
 from chatapp.providers import ProviderError, Quota, Usage
 from chatapp.providers.anthropic import VENDOR as ANTHROPIC_VENDOR
 from chatapp.providers.openai import VENDOR as OPENAI_VENDOR
@@ -26,7 +27,7 @@ from tests.chatapp.application.upstreams.workers import (
     left,
     quota_headers,
 )
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.provider_server import (
     Answer,
     ProviderServer,
@@ -219,17 +220,40 @@ def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: Provi
         assert after[name] == before[name]
 
 
-def test_an_error_in_a_stream_causes_a_cool_down(
-    workers: Workers, provider: ProviderServer
+IN_STREAM = named("error", error={"type": "overloaded_error", "message": "no"})
+
+
+@pytest.mark.parametrize("in_stream", [False, True])
+def test_a_model_that_names_no_wait_stays_open(
+    make_app: AppMaker, provider: ProviderServer, uri: str, in_stream: bool
 ) -> None:
-    """`event: error` in a 200: the next caller is not sent to that model."""
-    overloaded = named("error", error={"type": "overloaded_error", "message": "no"})
-    provider.script(Stream([*anthropic_events()[:4], overloaded]))
-    assert b"overloaded" in chat(workers.one, ANTHROPIC, stream=True).data
-    denied = chat(workers.other, ANTHROPIC)
-    assert denied.status_code == 503
-    assert int(denied.headers["retry-after-ms"]) <= 1000
-    assert len(provider.calls) == 1
+    """One refusal concerns its own call. When it refuses all, the worker sends a part of the calls,
+    and all of them a second later."""
+    now = [0.0]
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_PROVIDER_ATTEMPTS=1)
+    replace_services(app, throttle=Throttle(clock=lambda: now[0]))
+    client = app.test_client()
+    refusal = anthropic_error(529, kind="overloaded_error")
+    broken: Answer | Stream = Stream([*anthropic_events()[:4], IN_STREAM])
+    provider.script(broken if in_stream else refusal)
+    assert b"overloaded" in chat(client, ANTHROPIC, stream=in_stream).data
+    assert chat(client, ANTHROPIC).status_code == 200
+    provider.calls.clear()
+    now[0] += RECENT_S
+    provider.script(*[broken if in_stream else refusal] * 40)
+    for number in range(40):
+        client.environ_base["REMOTE_ADDR"] = f"192.0.2.{number}"
+        answer = chat(client, ANTHROPIC, stream=in_stream)
+        assert b"overloaded" in answer.data
+        if answer.status_code != 200:  # a refused stream has begun
+            assert answer.headers["Retry-After"] == "5"
+            assert "x-should-retry" not in answer.headers
+    assert 10 <= len(provider.calls) <= 30
+    provider.script_again()
+    now[0] += RECENT_S
+    for number in range(20):
+        client.environ_base["REMOTE_ADDR"] = f"192.0.2.{number}"
+        assert chat(client, ANTHROPIC).status_code == 200
 
 
 # -- attempts ----------------------------------------------------------------------------------
