@@ -122,7 +122,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
     upstreams = providers_file.read(Path(chosen.providers_file or PROVIDERS_FILE), toml_line)
     models = catalogue.load(upstreams=upstreams)
-    conversation = _conversation(chosen, models, upstreams)
     limiter = Limiter(client_ip)
     policy_file = app.config["RATELIMIT_POLICY_FILE"]
     identities.install(limiter, chosen.plans)
@@ -146,6 +145,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         measured.append(figures.count_call)
         app.register_blueprint(metrics.blueprint(figures, chosen.metrics_token))
     alerts = _alerts(chosen, database, limiter)
+    conversation = _conversation(chosen, models, upstreams, alerts)
     if chosen.admin_token:
         app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
@@ -264,7 +264,10 @@ def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> 
 
 
 def _conversation(
-    chosen: settings.Settings, models: Catalogue, upstreams: ProvidersFile
+    chosen: settings.Settings,
+    models: Catalogue,
+    upstreams: ProvidersFile,
+    alerts: Alerts | None,
 ) -> Conversation:
     providers = [
         PROTOCOLS[table.protocol](_upstream(name, chosen, models, upstreams))
@@ -277,6 +280,7 @@ def _conversation(
             default_model=chosen.default_model,
             max_tokens=chosen.max_tokens,
             fallbacks=chosen.fallback_models,
+            on_capped=alerts.note_capped if alerts else lambda _: None,
         )
     except ModelUnavailableError as error:
         raise settings.SettingsError(

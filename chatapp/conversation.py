@@ -26,7 +26,7 @@ from chatapp.providers import (
     Usage,
 )
 from chatapp.providers.cancellation import was_hung_up
-from chatapp.providers.keys import KeyHolder
+from chatapp.providers.keys import CappedKey, KeyHolder
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class Conversation:
 
     ``providers`` are in order of preference: without ``default_model``, the default is that of the
     first provider that is configured. ``max_tokens`` bounds the answer to a turn. ``fallbacks`` are
-    model names, by the name of the model that they replace.
+    model names, by the name of the model that they replace. ``on_capped`` learns once a day that a
+    provider refuses a key for its cost.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Conversation:
         default_model: str | None,
         max_tokens: int,
         fallbacks: Mapping[str, str] = MappingProxyType({}),
+        on_capped: Callable[[CappedKey], None] = lambda _: None,
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
         self._forwarders = {each.name: each for each in providers if isinstance(each, Forwarder)}
         self._keys = {p.name: p.keys for p in providers if isinstance(p, KeyHolder)}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
+        self._on_capped = on_capped
         self._missed: set[str] = set()
         self.default_model = self._found(default_model or self._first_default())
         self._fallbacks = {
@@ -183,15 +186,22 @@ class Conversation:
         return tuple(replace(model, key=name).quota_identity for name in names)
 
     @contextmanager
-    def _call(self, model: Model) -> Iterator[None]:
-        """A call of the model: a failure is logged, and its key may have to rest."""
+    def call(self, model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """A call of the model, or the rest of one: a failure is logged, and its key may have to
+        rest; ``unless`` this server hung up."""
         try:
-            with failures_logged(model):
-                yield
+            yield
         except ProviderError as error:
-            if (keys := self._keys.get(model.provider)) is not None:
-                keys.note(model.key, model.family, error)
+            if not (unless() or was_hung_up()):
+                _log_failure(model, error)
+                self._note(model, error)
             raise
+
+    def _note(self, model: Model, error: ProviderError) -> None:
+        if (keys := self._keys.get(model.provider)) is None:
+            return
+        if capped := keys.note(model.key, model.family, error):
+            self._on_capped(capped)
 
     # -- models --------------------------------------------------------------------------------
 
@@ -220,7 +230,7 @@ class Conversation:
 
         ``most_output_tokens`` bounds this answer further, here and below.
         """
-        with self._call(turn.model):
+        with self.call(turn.model):
             prompt = self._prompt(turn, most_output_tokens)
             completion = self._providers[turn.model.provider].complete(prompt)
         return Reply(
@@ -232,7 +242,7 @@ class Conversation:
 
     def stream(self, turn: Turn, most_output_tokens: int | None = None) -> AnswerStream:
         """Call the provider for a stream; ProviderError if none begins."""
-        with self._call(turn.model):
+        with self.call(turn.model):
             prompt = self._prompt(turn, most_output_tokens)
             return self._providers[turn.model.provider].stream(prompt)
 
@@ -240,7 +250,7 @@ class Conversation:
         self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> RawAnswer:
         """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
-        with self._call(model):
+        with self.call(model):
             provider = self._forwarders[model.provider]
             return provider.forward(_adapted(raw_request, model, provider, most_output_tokens))
 
@@ -248,7 +258,7 @@ class Conversation:
         self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
     ) -> AnswerStream:
         """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
-        with self._call(model):
+        with self.call(model):
             provider = self._forwarders[model.provider]
             return provider.forward_stream(
                 _adapted(raw_request, model, provider, most_output_tokens)
@@ -265,11 +275,11 @@ class Conversation:
         counter = self._providers[model.provider]
         if not isinstance(counter, TokenCounter):
             return None
-        with self._call(model):
+        with self.call(model):
             try:
                 return counter.count(_adapted(raw_request, model))
             except ProviderError as error:
-                if error.status not in NO_SUCH_ADDRESS and error.kind != "timeout":
+                if error.status not in NO_SUCH_ADDRESS and error.kind not in {"timeout", "quota"}:
                     raise
         return None
 
@@ -324,20 +334,13 @@ def _adapted(
         raise ProviderError(model.provider, "bad_request", message=str(error)) from error
 
 
-@contextmanager
-def failures_logged(model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Log why a provider did not answer, and re-raise; ``unless`` this server hung up."""
-    try:
-        yield
-    except ProviderError as error:
-        if unless() or was_hung_up():
-            raise
-        log.warning(
-            "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
-            *(model.provider, model.slug, error.kind, error.status),
-            *(error.retry_after_s, error.request_id),
-        )
-        # A provider's message may quote the prompt; these two kinds may quote a key.
-        if error.kind not in {"auth", "quota"}:
-            log.debug("%s said %r", model.provider, error.message[:500])
-        raise
+def _log_failure(model: Model, error: ProviderError) -> None:
+    """Log why a provider did not answer."""
+    log.warning(
+        "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
+        *(model.provider, model.slug, error.kind, error.status),
+        *(error.retry_after_s, error.request_id),
+    )
+    # A provider's message may quote the prompt; these two kinds may quote a key.
+    if not error.is_accounts:
+        log.debug("%s said %r", model.provider, error.message[:500])

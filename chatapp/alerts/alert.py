@@ -1,4 +1,5 @@
-"""An alert: a budget that nears its end, or a user who spends far more than usual."""
+"""An alert: a budget that nears its end, a user who spends far more than usual, or a provider's key
+that has reached a spending cap."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Final, Literal
 
 from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 
-Type = Literal["budget.reached", "usage.unusual", "alert.test"]
+Type = Literal["budget.reached", "usage.unusual", "key.capped", "alert.test"]
 
 CENT: Final = 10_000
 #: Slack reads these as mentions and links: https://docs.slack.dev/messaging/formatting-message-text
@@ -25,7 +26,8 @@ class Alert:
     the public id of a key, or EVERYONE; ``user`` the user of a key. ``amount`` is what the budget
     has, or what the user spends on a usual day. ``since`` is where the window or day begins. A
     budget has a ``name``, a ``threshold`` in percent, and ``resets_at`` unless its window slides.
-    ``refuses``: it has denied a call.
+    ``refuses``: it has denied a call. A provider's key has an ``identity`` of its own, its upstream
+    before a slash, and no amounts; its ``resets_at`` is when the cap ends, if that is known.
     """
 
     type: Type
@@ -47,6 +49,13 @@ class Alert:
         match self.type:
             case "alert.test":
                 return "This is a test of chatapp's spending alerts."
+            case "key.capped":
+                upstream, _, key = self.identity.partition("/")
+                end = f"until {self.resets_at:%Y-%m-%d %H:%M} UTC" if self.resets_at else "for now"
+                return (
+                    f"The key {key} of the upstream {upstream} has reached a spending cap or has "
+                    f"no credit left. Its provider refuses it {end}."
+                )
             case "usage.unusual":
                 return (
                     f"{self._who} has spent {dollars(self.spent)} USD today, "

@@ -32,6 +32,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 from chatapp.ledger.reports import UNFINISHED, Reports
 from chatapp.per_process import PerProcess
+from chatapp.providers.keys import CappedKey
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,10 @@ class Alerts:
         """These calls are in the ledger. Never waits."""
         self._watch.get().note_calls(calls)
 
+    def note_capped(self, capped: CappedKey) -> None:
+        """A provider refuses this key. Never waits."""
+        self._watch.get().note_capped(capped)
+
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Look, and send, at once; returns whether all that waits in this process is sent."""
         looked = self._watch.get().flush(timeout_s)
@@ -148,6 +153,7 @@ class Watch:
         self._deliveries = deliveries
         self._lock = threading.Lock()
         self._readings: dict[tuple[str, ...], Reading] = {}
+        self._capped: list[CappedKey] = []
         # Only for the thread: budgets by identity and name, and the days of users.
         self._budgets: LRUCache[str, dict[str, Standing]] = LRUCache(MOST_IDENTITIES)
         self._today: LRUCache[str, _Today] = LRUCache(MOST_IDENTITIES)
@@ -183,6 +189,11 @@ class Watch:
         for identity, cost in costs.items():
             self._costs.put(identity, cost)
 
+    def note_capped(self, capped: CappedKey) -> None:
+        with self._lock:
+            self._capped.append(capped)
+        self._costs.put("", 0)
+
     def flush(self, timeout_s: float) -> bool:
         return self._costs.flush(timeout_s)
 
@@ -193,6 +204,7 @@ class Watch:
         """Raise what is due; False if the database is unavailable."""
         refused = self._read_decisions()
         try:
+            self._raise_capped()
             for identity, cost in {**dict.fromkeys(refused, 0), **costs}.items():
                 for budget in self._budgets.get(identity, {}).values():
                     budget.used += cost
@@ -221,6 +233,23 @@ class Watch:
                 if new.refuses:
                     refused.add(new.identity)
         return refused
+
+    def _raise_capped(self) -> None:
+        """Raise once a day what providers refuse for its cost."""
+        while self._capped:
+            capped = self._capped[0]
+            self._raise(
+                Alert(
+                    type="key.capped",
+                    identity=f"{capped.upstream}/{capped.key}",
+                    name="spending cap",
+                    spent=0,
+                    amount=0,
+                    since=_midnight(),
+                    resets_at=capped.ends_at,
+                )
+            )
+            del self._capped[0]
 
     # -- budgets -------------------------------------------------------------------------------
 
@@ -274,7 +303,7 @@ class Watch:
 
     def _look_at_user(self, user: str, cost: int) -> None:
         """Raise that the user has spent far more than usual today."""
-        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        midnight = _midnight()
         today = self._today.get(user)
         if today is None or today.midnight != midnight:
             today = self._today[user] = _Today(midnight, self._rules.least_micro_usd)
@@ -313,3 +342,8 @@ class Watch:
             log.warning("%s", alert.sentence)
             if self._deliveries:
                 self._deliveries.put(alert)
+
+
+def _midnight() -> datetime:
+    """When today began, by UTC."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -13,7 +13,7 @@ QuotaUnit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 ErrorKind = Literal[
     "rate_limited",  # the quota of this server's key is used up for the moment
     "overloaded",  # the provider is overloaded for all its customers
-    "quota",  # this server's credit or spend cap is used up: waiting does not help
+    "quota",  # this server's credit or spend cap is used up, often until a date
     "auth",  # this server's key is not accepted
     "unknown_model",  # the model does not exist or is not available to this server
     "bad_request",  # the provider rejects this request
@@ -228,6 +228,11 @@ class ProviderError(Exception):
         self.raw = raw
         self.quotas = quotas
         self.request_id = request_id
+
+    @property
+    def is_accounts(self) -> bool:
+        """Whether this server's account at the provider is the cause. Clients do not see why."""
+        return self.kind in {"auth", "quota"}
 
     @property
     def is_callers(self) -> bool:

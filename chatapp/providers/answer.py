@@ -57,6 +57,8 @@ FIGURE: Final = re.compile(r"[0-9]{1,13}")
 FIGURE_MAX: Final = 10**12
 #: Quotas have periods of a minute, a day or a month. A longer wait is an error, or a Unix time.
 WAIT_MAX_S: Final = 31 * 86_400
+#: "You will regain access on 2026-12-01 at 00:00 UTC."
+REGAINED: Final = re.compile(r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d) UTC)?")
 
 
 def sendable(headers: Mapping[str, str], name: str) -> str | None:
@@ -83,6 +85,18 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return None
     wait_s = (date - datetime.now(UTC)).total_seconds()
     return wait_s if 0 < wait_s <= WAIT_MAX_S else None
+
+
+def regained_after_s(message: str) -> float | None:
+    """The seconds until the end of a spending cap, if an error's message names its date."""
+    if (found := REGAINED.search(message)) is None:
+        return None
+    try:
+        end = datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}+00:00")
+    except ValueError:  # the 32nd of a month
+        return None
+    wait_s = (end - datetime.now(UTC)).total_seconds()
+    return min(wait_s, WAIT_MAX_S) if wait_s > 0 else None
 
 
 def quota(

@@ -387,6 +387,15 @@ STREAM_KINDS: Final[dict[str, ErrorKind]] = {
 }
 
 
+CAP_CODE: Final = re.compile(r"spend_limit_reached|^contract_|^organization_on_hold$")
+#: Whole sentences without “: ”. A complaint about a field begins with the field's name, which a
+#: caller may choose, and goes on with a colon.
+CAP_MESSAGE: Final = re.compile(
+    r"(?:You have reached your specified [\w ]*usage limits|Your credit balance is too low)"
+    r"(?:(?!: ).)*"
+)
+
+
 class ErrorDetails(Fields):
     error_code: str | None = None
 
@@ -402,9 +411,13 @@ class ErrorEvent(Fields):
 
 
 def _error_kind(error: anthropic.APIStatusError) -> ErrorKind | None:
-    if error.type == "billing_error" or _is_spend_cap(error.error_code):
+    try:
+        reason = ErrorEvent.model_validate(error.body).error
+    except ValidationError:
+        return None
+    if reason.type == "billing_error" or _is_spend_cap(reason):
         return "quota"
-    return "overloaded" if error.type == "overloaded_error" else None
+    return "overloaded" if reason.type == "overloaded_error" else None
 
 
 def _stream_error(data: str) -> ProviderError:
@@ -413,14 +426,16 @@ def _stream_error(data: str) -> ProviderError:
     except ValidationError:  # an error in any other form
         return ProviderError(NAME, "unavailable", message=data, status=200)
     kind = STREAM_KINDS.get(reason.type or "", "unavailable")
-    if _is_spend_cap(reason.details.error_code if reason.details else None):
+    if _is_spend_cap(reason):
         kind = "quota"
     return ProviderError(NAME, kind, message=reason.message or "", status=200)
 
 
-def _is_spend_cap(error_code: str | None) -> bool:
-    """Whether an error that looks like a rate limit is a spend cap: waiting does not help."""
-    return "spend_limit_reached" in (error_code or "")
+def _is_spend_cap(reason: ErrorReason) -> bool:
+    """Whether an error that looks like a rate limit, or like the caller's mistake, is a cap of this
+    server's account: neither a wait nor another request helps."""
+    code, message = reason.details and reason.details.error_code, reason.message or ""
+    return bool(CAP_CODE.search(code or "") or CAP_MESSAGE.fullmatch(message))
 
 
 # -- quotas ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from stat import S_ISREG
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -30,6 +31,7 @@ SECRET_MAX_BYTES: Final = 16 * 1024
 #: How long a key that its upstream rejects is set aside, in seconds. A lack of credit, and even a
 #: rejection, can end without a change here.
 SET_ASIDE_S: Final = 600.0
+AGAIN: Final = "every 10 minutes"
 #: How long a call with the secret before the last change may still be rejected, in seconds.
 CHANGE_S: Final = 60.0
 #: The rest of a key that is used up, if its upstream names none, and the longest one, in seconds.
@@ -113,6 +115,15 @@ class Rest(NamedTuple):
     model: str
 
 
+class CappedKey(NamedTuple):
+    """A key that its upstream refuses because of a spending cap or a lack of credit, until then if
+    the upstream names a date."""
+
+    upstream: str
+    key: str
+    ends_at: datetime | None
+
+
 class Keys:
     """The keys of one upstream, used in turn. Safe from any thread.
 
@@ -179,11 +190,12 @@ class Keys:
             if len(self._rests) < RESTS_MOST:
                 self._rests[Rest(name, self._by_name[name].version, model)] = now + for_s
 
-    def note(self, name: str, model: str, error: ProviderError) -> None:
-        """Let the key rest if the upstream has refused it. A rejected key is logged once."""
+    def note(self, name: str, model: str, error: ProviderError) -> CappedKey | None:
+        """Let the key rest if the upstream has refused it. A rejected key is logged once, and one
+        that has reached a spending cap once a day, and returned."""
         key = self._by_name.get(name or next(iter(self.names), ""))
         if key is None:
-            return
+            return None
         match error.kind:
             case "overloaded" if error.retry_after_s is None:
                 pass  # the upstream is, for all its keys
@@ -199,18 +211,26 @@ class Keys:
                 self.rest(key.name, EVERY_MODEL, SET_ASIDE_S)
                 self._log(key, "was rejected", "401")
             case "quota":
-                self.rest(key.name, EVERY_MODEL, SET_ASIDE_S)
-                self._log(key, "has no credit left", "quota")
+                self.rest(key.name, EVERY_MODEL, error.retry_after_s or SET_ASIDE_S)
+                now, rest_s = datetime.now(UTC), error.retry_after_s
+                ends_at = None if rest_s is None else now + timedelta(seconds=rest_s)
+                what = "has reached a spending cap or has no credit left"
+                if self._log(key, what, f"quota on {now:%Y-%m-%d}", ends_at=ends_at):
+                    return CappedKey(self._upstream, key.name, ends_at)
+        return None
 
-    def _log(self, key: Key, what: str, kind: str) -> None:
+    def _log(self, key: Key, what: str, kind: str, *, ends_at: datetime | None = None) -> bool:
+        """Log it, unless that was done before."""
         with self._lock:
             known = (key.name, key.version, kind) in self._logged
             self._logged.add((key.name, key.version, kind))
         if not known:
+            again = f"at {ends_at:%Y-%m-%d %H:%M} UTC" if ends_at else AGAIN
             log.error(
-                "The key %s of the upstream %s %s. It is tried again every %d minutes.",
-                *(key.name, self._upstream, what, SET_ASIDE_S / 60),
+                "The key %s of the upstream %s %s. It is tried again %s.",
+                *(key.name, self._upstream, what, again),
             )
+        return not known
 
     def _usable(self, model: str) -> Iterator[str]:
         """The names of the keys that do not rest, in turn. The caller has the lock."""

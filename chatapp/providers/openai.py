@@ -28,6 +28,7 @@ from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes
 from chatapp.providers.event_stream import Event
 from chatapp.providers.openai_responses import COMPACTION, RESPONSES
 from chatapp.providers.openai_service import (
+    CAPS,
     NAME,
     InputDetails,
     OutputDetails,
@@ -301,8 +302,8 @@ NO_FLEX: Final = "resource unavailable"
 
 
 def _error_kind(error: openai.APIStatusError) -> ErrorKind | None:
-    if error.code == "insufficient_quota":
-        return "quota"  # a 429, but waiting does not help
+    if CAPS.intersection(filter(None, (error.code, error.type))):
+        return "quota"  # mostly a 429, but waiting does not help
     if error.status_code == 429 and TOO_LARGE in error.message:
         return "too_large"  # nor here; only the message distinguishes it
     words = f"{error.code} {error.message}".lower().replace("_", " ")

@@ -312,10 +312,13 @@ class ResponseReader:
             pass  # not reported, or unreadable
         progress.ids = _ids(self._fields, response)
         progress.finish_reason = ENDS[kind]
+        self.over = True
         if progress.finish_reason is None:
             progress.failed = True
-            progress.error = stream_error(response.get("error") or {"message": kind})
-        self.over = True
+            error = stream_error(response.get("error") or {"message": kind})
+            if error.is_accounts:
+                raise error
+            progress.error = error
 
 
 RESPONSES: Final = Api(

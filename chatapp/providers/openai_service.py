@@ -26,8 +26,20 @@ STREAM_KINDS: Final[dict[str, ErrorKind]] = {
     "server_is_overloaded": "overloaded",
     "service_unavailable_error": "overloaded",
     "503": "overloaded",
-    "insufficient_quota": "quota",
 }
+#: Types and codes of errors, of any status, that end only when the account is paid or its owner
+#: raises a cap.
+CAPS: Final = frozenset(
+    {
+        "insufficient_quota",
+        "project_spend_limit_exceeded",
+        "organization_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "credit_balance_exhausted",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+    }
+)
 
 
 def common_extras(fields: Mapping[str, object]) -> Extras:
@@ -89,5 +101,6 @@ def stream_error(error: object) -> ProviderError:
     found = error if isinstance(error, dict) else {"message": error}
     words = (str(found.get("code")), str(found.get("type")))
     kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
+    kind: ErrorKind = "quota" if CAPS.intersection(words) else next(kinds, "unavailable")
     message = str(found.get("message") or "")
-    return ProviderError(NAME, next(kinds, "unavailable"), message=message, status=200)
+    return ProviderError(NAME, kind, message=message, status=200)

@@ -32,7 +32,7 @@ from chatapp.providers import (
     Timeouts,
     Usage,
 )
-from chatapp.providers.answer import retry_after_s, sendable
+from chatapp.providers.answer import regained_after_s, retry_after_s, sendable
 from chatapp.providers.cancellation import with_cancellable_reads
 from chatapp.providers.event_stream import EventReader, EventStream
 from chatapp.providers.keys import Keys
@@ -465,7 +465,9 @@ def _status_error(
         kind,
         message=message,
         status=response.status_code,
-        retry_after_s=retry_after_s(response.headers),
+        retry_after_s=(
+            regained_after_s(message) if kind == "quota" else retry_after_s(response.headers)
+        ),
         raw=raw,
         quotas=vendor.quotas(response.headers),
         request_id=sendable(response.headers, vendor.request_id_header),

@@ -55,7 +55,7 @@ PROVIDER_ERRORS: Final[dict[ErrorKind, tuple[int, str, str]]] = {
     "overloaded": (503, "server_is_overloaded", "is overloaded"),
     "timeout": (504, "provider_timeout", "did not answer in time"),
     "auth": (502, "provider_refused", "rejected this server's API key"),
-    "quota": (502, "provider_refused", "refused: this server's credit is used up"),
+    "quota": (502, "provider_refused", "refuses this server's calls at the moment"),
     "unknown_model": (422, "unknown_model", "does not offer this model to this server"),
     "bad_request": (502, "provider_rejected", "rejected this request"),
     "too_large": (400, "request_too_large", "does not accept a request of this size"),
@@ -221,8 +221,7 @@ def _provider_report(error: ProviderError, status: int, code: str, cause: str) -
         code=code,
         message=f"The model's provider {cause}. {remedy}",
         retry_after_s=wait_s if status == 503 else None,
-        # The key is set aside for longer than clients wait.
-        is_final=error.kind in {"auth", "quota"},
+        is_final=error.is_accounts,  # the key is set aside for longer than clients wait
         request_id=error.request_id,
     )
 

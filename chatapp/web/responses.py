@@ -9,7 +9,7 @@ from typing import Final
 from flask import Response, jsonify
 
 from chatapp.calls.provider_call import ProviderCall
-from chatapp.conversation import failures_logged
+from chatapp.conversation import Conversation
 from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError, RawAnswer, Usage
@@ -113,11 +113,13 @@ class StreamBody:
         stream: AnswerStream,
         writer: StreamWriter,
         call: ProviderCall,
+        conversation: Conversation,
         stored_answers: StoredAnswers,
     ) -> None:
         self._stream = stream
         self._writer = writer
         self._call = call
+        self._conversation = conversation
         self._stored_answers = stored_answers
         self._ids: tuple[str, ...] = ()
         self._client_left = False
@@ -170,7 +172,7 @@ class StreamBody:
         try:
             if start := writer.start():
                 yield start
-            with failures_logged(self._call.model, unless=lambda: self._client_left):
+            with self._conversation.call(self._call.model, unless=lambda: self._client_left):
                 for part in self._stream:
                     self._note_progress(self._stream.progress)
                     if written := writer.part(part):
@@ -202,7 +204,8 @@ def _note(
 
 def _stream_response(stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> Response:
     """The response to the current request with this stream as its body."""
-    body = StreamBody(stream, writer, call, current_request().services.stored_answers)
+    services = current_request().services
+    body = StreamBody(stream, writer, call, services.conversation, services.stored_answers)
     response = Response(
         body,
         content_type=f"{MIMETYPE}; charset=utf-8",

@@ -354,10 +354,15 @@ def named(kind: str, **fields: object) -> bytes:
 
 
 def openai_error(
-    status: int, *, code: str, message: str = "no", headers: Mapping[str, str] | None = None
+    status: int,
+    *,
+    code: str,
+    kind: str = "requests",
+    message: str = "no",
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """An error in OpenAI's format."""
-    error = {"message": message, "type": "requests", "param": None, "code": code}
+    error = {"message": message, "type": kind, "param": None, "code": code}
     return Answer(status, {"error": error}, headers or {})
 
 
