@@ -99,7 +99,11 @@ def denials_of(*identities: str, since: float, most: int = MOST_READ) -> Denied:
         records = limiter.denials.read(time.time() - since, most=most)
         meant = [_meant(limiter, text) for text in identities]
         names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
-        own = [r for r in records if r.limit and (r.identity in names or not identities)]
+        own = [
+            each
+            for each in records
+            if each.limit and (not names.isdisjoint((each.identity, *each.callers)) or not names)
+        ]
         is_counted = is_counted or any(meant) or bool(own)
         if not own:
             for kinds in meant:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -36,6 +36,9 @@ KEEP_S: Final = 2 * 86_400
 COUNT_S: Final = 30.0
 #: How many limits and identities a process counts at the same time. Others are only a number.
 MOST_RUNS: Final = 500
+#: How many callers of one bucket it tells apart meanwhile, and how many identities of one caller.
+MOST_CALLERS: Final = 100
+MOST_NAMES: Final = 4
 #: How many records a process keeps while the storage is down.
 MOST_UNSENT: Final = 1000
 #: Longer texts are cut: a limit by a function and an endpoint have no length of their own.
@@ -54,7 +57,9 @@ class DenialRecord:
     """A denial by a limit; or, if ``count`` is above 1 or ``until`` after ``at``, that many alike.
 
     ``at`` and ``until`` are in seconds since 1970. ``identity`` is what the name of the bucket has:
-    a long one is known by its hash. ``capacity``, ``remaining`` and ``cost`` are in units, dollars
+    a long one is known by its hash. ``callers`` are what other limits of the request count: of a
+    limit that many share, they say whom it denied. ``capacity``, ``remaining`` and ``cost`` are in
+    units, dollars
     in micro-dollars; ``capacity`` is 0 for a guard. ``wait_ms`` is ``None`` if no wait is enough,
     or if the denial has no known end. ``degraded`` says how it was decided without the storage.
     Without a limit: denials that were too many to be kept.
@@ -75,6 +80,7 @@ class DenialRecord:
     reason: str = ""
     degraded: str = ""
     request_id: str = ""
+    callers: Sequence[str] = ()
 
 
 FIELDS: Final = frozenset(each.name for each in fields(DenialRecord))
@@ -90,7 +96,7 @@ class DenialStore(Protocol):
 
 
 class _Run:
-    """The denials of one limit and identity since the first."""
+    """The denials of one bucket and caller since the first."""
 
     __slots__ = ("count", "first", "is_written", "last_s")
 
@@ -113,28 +119,37 @@ class Denials:
     def forget(self) -> None:
         """Drop what was gathered, as a forked child: its parent writes it."""
         self._changes = threading.Lock()
-        self._runs: dict[str, _Run] = {}
+        #: By the bucket, and what each limit of the request counts: the caller.
+        self._runs: dict[tuple[str, tuple[str, ...]], _Run] = {}
+        #: How many callers of a bucket are among them.
+        self._callers: Counter[str] = Counter()
         self._unsent: deque[DenialRecord] = deque(maxlen=MOST_UNSENT)
         self._uncounted = 0
 
     def note(self, event: DecisionEvent) -> None:
         """Gather the denials of a decision. Does not wait."""
         decision, now_s = event.decision, clock.now_us() / 1_000_000
-        if isinstance(decision, Recollection):  # its other verdicts would have to be computed
-            verdicts: Sequence[Verdict] = (decision.denial.verdict,)
-        else:
-            verdicts = event.denials
+        # Of a denial from memory, verdicts of now would have to be computed.
+        verdicts = decision.known if isinstance(decision, Recollection) else decision.verdicts
+        identities = tuple([identity for _, identity, _ in event.charges])
         with self._changes:
             for verdict in verdicts:
-                key = verdict.charge.key
-                run = self._runs.get(key)
+                if verdict.allowed or not verdict.enforced:
+                    continue
+                key, caller = verdict.charge.key, identities
+                run = self._runs.get((key, caller))
+                if run is None and self._callers[key] >= MOST_CALLERS:
+                    caller = ()
+                    run = self._runs.get((key, caller))
                 if run is not None:
                     run.count += 1
                     run.last_s = now_s
                 elif len(self._runs) >= MOST_RUNS:
                     self._uncounted += 1
                 else:
-                    self._runs[key] = _Run(self._record(event, verdict, now_s))
+                    self._callers[key] += 1
+                    first = self._record(event, verdict, now_s, is_told_apart=bool(caller))
+                    self._runs[key, caller] = _Run(first)
 
     def flush(self, *, all_of_them: bool = False) -> None:
         """Write what was gathered. Raises ``StorageUnavailable``: then it is kept, and the oldest
@@ -180,14 +195,20 @@ class Denials:
                 run.count = 0
             if all_of_them or now_s - run.first.at >= COUNT_S:
                 del self._runs[key]
+                self._callers[key[0]] -= 1
                 if run.count:
                     yield replace(run.first, until=run.last_s, count=run.count, request_id="")
+        self._callers = +self._callers
         if self._uncounted:
             yield DenialRecord(now_s, now_s, self._uncounted)
             self._uncounted = 0
 
-    def _record(self, event: DecisionEvent, verdict: Verdict, now_s: float) -> DenialRecord:
+    def _record(
+        self, event: DecisionEvent, verdict: Verdict, now_s: float, *, is_told_apart: bool
+    ) -> DenialRecord:
         charge = verdict.charge
+        names = [parsed_key(own.key) for _, _, own in event.charges] if is_told_apart else []
+        callers = dict.fromkeys([each.identity for each in names if each])
         bounds = [bound for bound, _, own in event.charges if own.key == charge.key]
         bound = cast(BoundLimit, bounds[0])
         name, limit = parsed_key(charge.key), charge.limit
@@ -207,6 +228,7 @@ class Denials:
             reason=verdict.reason,
             degraded=event.degraded,
             request_id=_cut(self.request_id()) if asks and self.request_id else "",
+            callers=[each for each in callers if name and each != name.identity][:MOST_NAMES],
         )
 
 
@@ -271,7 +293,8 @@ def _joined(records: Iterable[DenialRecord]) -> Iterator[DenialRecord]:
     """Denials of the same limit and identity, for the same reason, as one with their count."""
     runs: dict[tuple[str, ...], DenialRecord] = {}
     for record in records:
-        key = (record.identity, record.limit, record.amount, record.reason, record.degraded)
+        same = (record.identity, record.limit, record.amount, record.reason, record.degraded)
+        key = (*same, *record.callers)
         run = runs.get(key)
         if run is not None and record.at - run.until <= 2 * COUNT_S:
             until = max(run.until, record.until)

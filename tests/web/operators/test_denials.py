@@ -101,6 +101,42 @@ def test_what_can_never_pass_and_money_are_explained(make: Maker, uri: str) -> N
     assert "denied by 'budget' (1 usd per 1 day) at paid: 0.75 usd used, next free at" in shown
 
 
+@pytest.mark.parametrize("key_func", [lambda: "*", lambda: "all"], ids=["everyone", "shared"])
+@pytest.mark.usefixtures("clock")  # denials do not expire
+def test_a_denial_by_a_shared_limit_is_of_its_callers(
+    make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch, key_func: Any
+) -> None:
+    """Also one that a worker repeats from memory, and beside a denial by the caller's own limit.
+    Beyond a number of callers they are not told apart."""
+    app, limiter = site = limited(make, uri)
+
+    @app.get("/shared")
+    @limiter.limit("9/hour", name="own")
+    @limiter.limit("3/day", name="all", key_func=key_func)
+    def shared() -> str:
+        return "ok"
+
+    monkeypatch.setattr(module, "MOST_CALLERS", 3)
+    assert hit(app, 9, "/shared") == [200] * 3 + [429] * 6
+    recalled: list[bool] = []
+    limiter.listen(lambda event: recalled.append(event.recalled))
+    for name in ("bob", "bob", "eve", "dan", "joe"):
+        assert hit(app, 1, "/shared", name) == [429]
+    assert recalled == [True] * 5
+    flushed(site)
+    assert "denied by 'all' (3 per 1 day) at shared: 3 used" in run(app, "bob").stdout
+    (found,) = json.loads(run(app, "bob", "--json").stdout)
+    assert (found["identity"], found["callers"], found["count"]) == (key_func(), ["bob"], 2)
+    assert run(app, "joe").stdout == ""
+    of_all = json.loads(run(app, key_func(), "--json").stdout)
+    assert [(each["callers"], each["count"]) for each in of_all] == [
+        (["ann"], 6),
+        (["bob"], 2),
+        (["eve"], 1),
+        ([], 2),
+    ]
+
+
 def test_a_block_is_explained(make: Maker, uri: str) -> None:
     """By its reason; one without an end says so."""
     site = app, limiter = limited(make, uri)
@@ -190,6 +226,7 @@ def test_the_record_has_a_ceiling(
     largest = DenialRecord(
         *(1e9 / 3, 1e9 / 3, 10**6, long[:64], long[:64], long, "input_tokens"),
         *(10**12, 10**12, 10**12, 10**12, long, "storage-unavailable", "closed", long),
+        ["x" * 64] * module.MOST_NAMES,
     )
     for _ in range(11):
         store.write([largest] * 1000)
