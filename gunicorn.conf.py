@@ -77,6 +77,10 @@ threads = int(os.environ.get("GUNICORN_THREADS") or 80)
 worker_connections = threads + 500
 # Seconds for a request's head, and for its body, which gets 1 s more per 50 kB.
 call_worker.CallWorker.patience_s = float(os.environ.get("GUNICORN_REQUEST_TIMEOUT_S") or 10)
+# Seconds for which a client may read nothing of its answer; it may not read more slowly than 5 kB a
+# second either. It would hold a thread forever, while the lease of its call, which each sent chunk
+# renews, expires.
+call_worker.CallWorker.unread_s = min(60, provider_timeout_s())
 
 # A worker without a heartbeat for this time is killed. The heartbeat comes from its main thread, so
 # this limits a hung process, not a call.
@@ -205,16 +209,14 @@ def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's
 
 
 def limit_unread_answers(worker: Any) -> None:
-    """Disconnect a client that has acknowledged nothing of its answer for a minute, or for the
-    provider's timeout if that is shorter. It would hold a thread forever, while the lease of its
-    call, which each sent chunk renews, expires. Accepted connections inherit this from the
-    listener. Linux only."""
+    """Disconnect a client that has vanished: it acknowledges nothing of an answer, which fits into
+    the socket's buffer. Accepted connections inherit this from the listener. Linux only."""
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
     option = (
         socket.IPPROTO_TCP,
         socket.TCP_USER_TIMEOUT,
-        int(min(60, provider_timeout_s()) * 1000),
+        int(worker.unread_s * 1000),
     )
     for listener in worker.sockets:
         if listener.sock.family != socket.AF_UNIX:

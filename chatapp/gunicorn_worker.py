@@ -19,12 +19,14 @@ import contextlib
 import errno
 import fcntl
 import mmap
+import os
 import queue
 import re
 import select
 import socket
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections import deque
@@ -54,6 +56,9 @@ RECEIVED_MAX_BYTES: Final = 32 * 1024 * 1024
 STEP_BYTES: Final = 64 * 1024
 # The minimum rate of a body, after the first `patience_s`: 400 kbit/s.
 BODY_BYTES_PER_S: Final = 50_000
+# The minimum rate at which a client reads its answer: 40 kbit/s. It may pause for `unread_s`.
+# Only the time counts in which it could have read more.
+ANSWER_BYTES_PER_S: Final = 5_000
 # A client that still sends its body reads a refusal only after that.
 LINGER_S: Final = 5.0
 LINGER_MAX_BYTES: Final = 32 * 1024 * 1024
@@ -160,6 +165,63 @@ class TimedUnreader(SocketUnreader):  # type: ignore[misc]
             self.sock.settimeout(None)
         self._count += len(received)
         return received
+
+
+class AnswerSocket:
+    """A client's socket, for one answer. ConnectionResetError if the client reads it more slowly
+    than ANSWER_BYTES_PER_S, or nothing for ``patience_s``. Has what gunicorn uses of a socket."""
+
+    def __init__(self, sock: socket.socket, patience_s: float, log: Any) -> None:
+        self._sock = sock
+        self._patience_s = self._left_s = patience_s
+        self._log = log
+        self._sent = self._read = 0
+        self.sendfile = sock.sendfile
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            rest = rest[self._send(rest, socket.MSG_DONTWAIT) :]
+            while rest:  # the socket's buffer is full
+                rest = rest[self._send_slowly(rest) :]
+        except TimeoutError:
+            self._log.info("A client does not read its answer, and is disconnected")
+            # gunicorn logs a traceback for a TimeoutError.
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
+
+    def _send_slowly(self, data: memoryview) -> int:
+        """Wait until the buffer has room, and send what fits. TimeoutError if the client is too
+        slow: waiting uses up its time, and reading gives it some."""
+        began = time.monotonic()
+        self._sock.settimeout(max(0.01, self._left_s))
+        try:
+            sent = self._send(data)
+        finally:
+            self._sock.settimeout(None)
+        read = self._sent - unread_bytes(self._sock)
+        gained_s = (read - self._read) / ANSWER_BYTES_PER_S - (time.monotonic() - began)
+        self._left_s = min(self._patience_s, self._left_s + gained_s)
+        self._read = read
+        if self._left_s <= 0:
+            raise TimeoutError
+        return sent
+
+    def _send(self, data: memoryview, *flags: int) -> int:
+        try:
+            sent = self._sock.send(data, *flags)
+        except (BlockingIOError, TimeoutError) as error:
+            if error.errno == errno.ETIMEDOUT:  # the kernel's: the client acknowledges nothing
+                raise
+            sent = 0
+        self._sent += sent
+        return sent
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """Return how many of the sent bytes the client has not acknowledged; 0 if unknown."""
+    with contextlib.suppress(OSError):
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -292,6 +354,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     #: Seconds for a head, and for a body besides the time for its size; gunicorn.conf.py sets it.
     patience_s: ClassVar[float] = 10.0
+    #: Seconds for which a client may read nothing of its answer; gunicorn.conf.py sets it.
+    unread_s: ClassVar[float] = 60.0
     #: Shared by all workers of the master that loaded this module.
     board: ClassVar[Board] = Board()
 
@@ -334,8 +398,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
                 environ[OVERLOADED] = True
 
             def start(*answer: Any) -> Any:
-                response = start_response.__self__
-                conn = self.current.conn
+                response, conn = start_response.__self__, self.current.conn
+                response.sock = AnswerSocket(conn.sock, self.unread_s, self.log)
                 if conn.is_refused or (conn.is_large and is_unread(response.req.body)):
                     response.force_close()
                 return start_response(*answer)

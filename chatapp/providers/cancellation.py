@@ -8,8 +8,10 @@ from which connection.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +25,7 @@ HEAD_END: Final = b"\r\n\r\n"
 JOINED_MAX_BYTES: Final = 64 * 1024
 
 _of_thread: Final[dict[int, Wait]] = {}
+_deadline: Final = threading.local()
 
 
 class Wait:
@@ -71,6 +74,17 @@ def waiting(wait: Wait) -> Iterator[None]:
         yield
     finally:
         del _of_thread[thread]
+
+
+@contextmanager
+def reads_within(seconds: float) -> Iterator[None]:
+    """Within the block, all reads of this thread from providers together end by then: a timeout is
+    that of a single read, and an answer could arrive byte by byte."""
+    _deadline.at_s = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        del _deadline.at_s
 
 
 def was_hung_up() -> bool:
@@ -145,6 +159,9 @@ class Stream:
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._head:  # nothing followed it
             self.write(b"", timeout)
+        at_s = getattr(_deadline, "at_s", None)
+        if at_s is not None:
+            timeout = max(0.001, min(timeout or math.inf, at_s - time.monotonic()))
         wait = _of_thread.get(threading.get_ident())
         if wait is None:
             return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]

@@ -33,7 +33,7 @@ from chatapp.providers import (
     Usage,
 )
 from chatapp.providers.answer import regained_after_s, retry_after_s, sendable
-from chatapp.providers.cancellation import with_cancellable_reads
+from chatapp.providers.cancellation import reads_within, with_cancellable_reads
 from chatapp.providers.event_stream import EventReader, EventStream
 from chatapp.providers.keys import Keys
 
@@ -295,7 +295,7 @@ class SDKProvider:
     def _post(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
         """Send the request once and wait for the whole answer."""
         vendor = self._vendor
-        with provider_errors(vendor):
+        with provider_errors(vendor), reads_within(read_s):
             response = self._send(path, request, read_s=read_s)
             headers = dict(response.headers.items())
             return RawAnswer(
@@ -314,7 +314,7 @@ class SDKProvider:
         request, reader = api.open_stream(request)
         # Compression would delay events until a block is full.
         plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
-        with provider_errors(vendor):
+        with provider_errors(vendor), reads_within(timeouts.first_byte_s):
             response = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
             # The stream has begun: from now on each read has the usual time.
             response.request.extensions["timeout"]["read"] = timeouts.read_s

@@ -173,7 +173,7 @@ def _instant(value: Any) -> int:
 
 
 def _micro(seconds: float) -> int:
-    """The instant in microseconds. ValueError before 1970 and after 2242, where calendars end."""
+    """The instant in microseconds. ValueError before 1970 and after 2242."""
     if not 0 <= seconds < 2**33:
         raise ValueError(seconds)
     return int(seconds * 1_000_000)

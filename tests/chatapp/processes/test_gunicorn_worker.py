@@ -4,18 +4,22 @@ replaced."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 from gunicorn.config import Config
 
+from chatapp import gunicorn_worker
 from chatapp.gunicorn_worker import (
     BODY_BYTES,
     HEAD_MAX_BYTES,
     HEALTH,
+    AnswerSocket,
     Board,
     CallWorker,
     Connection,
@@ -226,3 +230,28 @@ def in_child(function: object, *arguments: int) -> None:
     child.start()
     child.join()
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize(("bytes_per_s", "is_too_slow"), [(1, False), (10**9, True)])
+def test_a_client_reads_at_a_minimum_rate(
+    monkeypatch: pytest.MonkeyPatch, bytes_per_s: int, is_too_slow: bool
+) -> None:
+    """It reads again and again, and the answer has more than a socket keeps. Whether that is fast
+    enough depends on the rate alone."""
+    monkeypatch.setattr(gunicorn_worker, "ANSWER_BYTES_PER_S", bytes_per_s)
+    server, client = socket.socketpair()
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.wait(0.01) and client.recv(16_384):
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    answer = AnswerSocket(server, patience_s=0.5, log=logging.getLogger())
+    outcome = pytest.raises(ConnectionResetError) if is_too_slow else contextlib.nullcontext()
+    with server, client, outcome:
+        for _ in range(32):
+            answer.sendall(b"x" * 65_536)
+    over.set()
+    reader.join()

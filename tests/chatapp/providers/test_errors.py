@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
 
@@ -9,6 +14,7 @@ from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import (
     Answer,
     ProviderServer,
+    Stream,
     anthropic_body,
     anthropic_error,
     openai_body,
@@ -17,6 +23,8 @@ from tests.chatapp.provider_server import (
 from tests.servers import eventually
 
 MODELS = {"openai": "gpt-5.4-mini", "anthropic": "claude-haiku-4-5"}
+
+BODIES = {"openai": openai_body, "anthropic": anthropic_body}
 
 every_vendor = pytest.mark.parametrize("vendor", MODELS)
 
@@ -161,6 +169,36 @@ def test_a_silent_provider_is_a_timeout(
     assert response.json["code"] == "provider_timeout"
     eventually(lambda: provider.calls)  # it may notice its one call later than the timeout
     assert len(provider.calls) == 1
+
+
+@every_vendor
+def test_an_answer_that_drips_is_a_timeout(
+    provider: ProviderServer, make_app: AppMaker, vendor: str
+) -> None:
+    """Although something arrives again and again before the time of a single read is over."""
+    over = threading.Event()
+
+    class Drops(Sequence[bytes]):
+        """Spaces, which JSON ignores, for several timeouts, and the answer."""
+
+        def __len__(self) -> int:
+            return 101
+
+        def __getitem__(self, index: Any) -> Any:
+            over.wait(0.02)
+            if index < 100:
+                return b" "
+            if index == 100:
+                return json.dumps(BODIES[vendor]()).encode()
+            raise IndexError
+
+    provider.script(Stream(Drops(), {"Content-Type": "application/json"}))
+    client = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.4).test_client()
+    response = client.post("/chat", json=asked(vendor))
+    over.set()
+    assert response.status_code == 504, response.text
+    assert response.json is not None
+    assert response.json["code"] == "provider_timeout"
 
 
 @every_vendor

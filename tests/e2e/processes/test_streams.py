@@ -9,7 +9,7 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -133,11 +133,12 @@ def test_an_abandoned_request_is_not_sent(provider: ProviderServer, tmp_path: Pa
         assert len(provider.calls) == 1
 
 
+@pytest.mark.parametrize("reads", [False, True], ids=["nothing", "slowly"])
 def test_a_client_that_does_not_read_keeps_no_thread(
-    provider: ProviderServer, tmp_path: Path
+    provider: ProviderServer, tmp_path: Path, reads: bool
 ) -> None:
-    """As many clients as there are threads stop reading their streams: each is disconnected after
-    the provider's timeout, and the next caller is served."""
+    """As many clients as there are threads stop reading their streams, or read a few bytes at a
+    time: each is disconnected, which the log says in a line, and the next caller is served."""
     megabyte = openai_chunks()[1].replace(b'"po"', b'"' + b"p" * 2**20 + b'"')
     with gunicorn(
         "wsgi:app",
@@ -160,9 +161,19 @@ def test_a_client_that_does_not_read_keeps_no_thread(
             client.connect(("127.0.0.1", master.port))
             client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
             assert client.recv(12) == b"HTTP/1.1 200"
-        assert master.request("/healthz").status == 200
+
+        def served() -> bool:
+            for client in clients if reads else ():
+                with suppress(ConnectionError):
+                    client.recv(1000)
+            return master.request("/chat", {"message": "hi", "user_id": "bob"}).status == 200
+
+        assert not served()
+        eventually(served)
+        eventually(lambda: served() and master.log.count("does not read its answer") == 2)
         for client in clients:
             client.close()
+        assert "Traceback" not in master.log
 
 
 def test_an_invalid_provider_timeout_is_reported_by_the_application(tmp_path: Path) -> None:
