@@ -83,7 +83,7 @@ class Standing:
     raised: int = 0
 
     def may_reach(self, percent: int) -> bool:
-        return self.refuses or self.used * 100 >= percent * self.amount
+        return self.amount > 0 and (self.refuses or self.used * 100 >= percent * self.amount)
 
 
 @dataclass(slots=True)

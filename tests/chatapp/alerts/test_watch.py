@@ -98,6 +98,12 @@ def thresholds(alerts: Alerts, database: Database) -> list[int]:
 # -- budgets -----------------------------------------------------------------------------------
 
 
+def test_a_budget_of_nothing_raises_nothing(alerts: Alerts, database: Database) -> None:
+    """It refuses every call, and nothing of it is ever spent."""
+    decide(alerts, standing(amount=0, refuses=True, count=lambda: 0))
+    assert raised(alerts, database) == []
+
+
 def test_each_threshold_is_raised_once(alerts: Alerts, database: Database) -> None:
     """At the amount, not a micro-dollar before it, and never again in the window."""
     seen = []
