@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import redis
 from limits.errors import ConfigurationError as LimitsConfigurationError
-from limits.storage import RedisClusterStorage, RedisStorage, Storage
+from limits.storage import MemcachedStorage, RedisClusterStorage, RedisStorage, Storage
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.engine.breaker import causes
@@ -54,8 +54,9 @@ def refused_mistakes(uri: str, where: str) -> Iterator[None]:
 def connect_once(storage: Storage | None, options: Mapping[str, Any]) -> None:
     """Connect to the storage as a request would, and disconnect. Raises the client's error for a
     mistake, and nothing if the storage is down."""
+    if isinstance(storage, MemcachedStorage):
+        _ = storage.storage  # `limits` makes the client of the options, which does not connect
     if not isinstance(storage, RedisStorage):
-        getattr(storage, "storage", None)  # `limits` makes the client when it is asked for
         return
     client: Any = storage.get_connection()
     if isinstance(storage, RedisClusterStorage):

@@ -14,6 +14,7 @@ import pytest
 from flask import Flask
 
 from ratelimit_ext import ConfigurationError, Limiter
+from ratelimit_ext.web.storage_mistakes import connect_once
 from tests import servers
 from tests.engine.relay import Relay
 from tests.web.calls import statuses
@@ -89,6 +90,24 @@ def test_a_database_that_does_not_exist(redis_server: servers.Server) -> None:
             started(f"{redis_server.uri}/4321")
         started(redis_server.uri)
         servers.eventually(lambda: client.info("clients")["connected_clients"] == before)
+
+
+def test_a_storage_of_another_kind_is_not_asked() -> None:
+    """The client of MongoDB waits half a minute for a server that is down."""
+    asked: list[object] = []
+
+    class Lazy:
+        storage = property(asked.append)
+
+    connect_once(Lazy(), {})  # type: ignore[arg-type]
+    assert not asked
+
+
+def test_an_unknown_option_of_memcached() -> None:
+    """Is found without a server."""
+    pytest.importorskip("pymemcache")
+    with pytest.raises(ConfigurationError, match="unknown option 'sockt_timeout'"):
+        started("memcached://127.0.0.1:1", {"sockt_timeout": 1})
 
 
 def test_a_disabled_extension_asks_no_storage() -> None:
