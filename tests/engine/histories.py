@@ -468,8 +468,7 @@ class History(RuleBasedStateMachine):
             delta = int(limit.amount * share) + unit if more else -min(int(cost * share) + 1, cost)
             changes.append(Correction(verdict, delta))
             model = self.model(key)
-            is_undescribed = limit.strategy == "block" or (more and limit.strategy == "concurrency")
-            if is_undescribed or not (taken.is_final and taken.is_known and delta):
+            if not (taken.is_final and taken.is_known and delta):
                 model = self.buckets[key].model = None
             taken.is_final = False
             expected.append(model and model.correct(limit, self.now, taken.number, delta))

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, run_state_machine_as_test
+from hypothesis.stateful import initialize
 from limits.storage import storage_from_string
 from redis.cluster import ClusterNode
 
@@ -34,7 +33,7 @@ from ratelimit_ext.strategies import strategy_of
 from tests import servers
 from tests.engine.histories import Bucket, History, Storage, any_limits
 from tests.engine.relay import Relay
-from tests.engine.test_histories import HISTORIES, SETTINGS
+from tests.engine.test_histories import every_seed, play
 from tests.strategies.virtual_time import VirtualClient, VirtualNodes
 from tests.strategies.world import HOUR, MINUTE, World
 
@@ -72,16 +71,14 @@ class ClusterHistory(History):
         pass
 
 
-def test_any_history_has_one_outcome(redis_client: redis.Redis) -> None:
+@every_seed
+def test_any_history_has_one_outcome(redis_client: redis.Redis, seed: int | None) -> None:
     """With a subject for each bucket, some of them common: a cluster answers as memory and the
     models do, also for shadows, limits on denials, holds and looks."""
     virtual = VirtualClient(redis_client)
     nodes: Any = VirtualNodes(virtual)
     storage = Storage(ClusterEngine(nodes), redis_client, virtual)
-    run_state_machine_as_test(
-        lambda: ClusterHistory({"cluster": storage}),
-        settings=settings(SETTINGS, max_examples=max(1, HISTORIES // 4)),
-    )
+    play(lambda: ClusterHistory({"cluster": storage}), seed, parts=4)
 
 
 @pytest.fixture

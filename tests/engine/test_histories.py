@@ -2,14 +2,17 @@
 refunded, blocked, changed or flushed, through outages and lost scripts, with expiry.
 
 MODEL_HISTORIES=14000 plays as many, a million operations, with fresh randomness; see the count
-with `-s`.
+with `-s`. MODEL_SEEDS=14 MODEL_HISTORIES=1000 plays them in parts, one for each seed, which can be
+chosen with `-k` and played again.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import hypothesis
 import pytest
 import redis
 from hypothesis import HealthCheck, Phase, settings
@@ -23,6 +26,7 @@ from tests.engine.histories import History, Storage, brief_limits, counts
 from tests.strategies.virtual_time import VirtualClient
 
 HISTORIES = int(os.environ.get("MODEL_HISTORIES", "100"))
+SEEDS = range(int(os.environ.get("MODEL_SEEDS", "0"))) or (None,)
 STEPS = 50
 SETTINGS = settings(
     max_examples=HISTORIES,
@@ -34,6 +38,9 @@ SETTINGS = settings(
     phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
+
+
+every_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +64,27 @@ def in_virtual_time(client: redis.Redis, *, functions: bool) -> Storage:
     return Storage(engine, client, virtual)
 
 
-def test_any_history_has_one_outcome(server: servers.Server) -> None:
+def play(make: Callable[[], History], seed: int | None, *, parts: int = 1, **more: Any) -> None:
+    """Play one of so many parts of the histories."""
+    examples = max(1, HISTORIES // parts)
+    run_state_machine_as_test(
+        make if seed is None else hypothesis.seed(seed)(make),
+        settings=settings(SETTINGS, max_examples=examples, **more),
+    )
+
+
+@every_seed
+def test_any_history_has_one_outcome(server: servers.Server, seed: int | None) -> None:
     """Memory, functions, scripts and the models answer the same, to the digit."""
     with server.client(db=0) as one, server.client(db=1) as other:
-        run_state_machine_as_test(
+        play(
             lambda: History(
                 {
                     "functions": in_virtual_time(one, functions=True),
                     "scripts": in_virtual_time(other, functions=False),
                 }
             ),
-            settings=SETTINGS,
+            seed,
         )
 
 
@@ -85,17 +102,17 @@ def behind_a_breaker(client: redis.Redis) -> Engine:
     return Breaker(RedisEngine(client, redis.RedisError))
 
 
+@every_seed
 @pytest.mark.parametrize("make", [by_functions, by_scripts, behind_a_breaker])
 def test_a_server_that_lets_buckets_expire_answers_the_same(
-    server: servers.Server, make: Callable[[redis.Redis], Engine]
+    server: servers.Server, make: Callable[[redis.Redis], Engine], seed: int | None
 ) -> None:
     """By the server's own clock, within milliseconds of which every bucket expires."""
     with server.client() as client:
         engine = make(client)
-        run_state_machine_as_test(
+        play(
             lambda: History({"server": Storage(engine, client)}, brief_limits()),
-            # A failure cannot be shrunk: the clock does not repeat itself.
-            settings=settings(
-                SETTINGS, max_examples=max(1, HISTORIES // 10), phases=(Phase.generate,)
-            ),
+            seed,
+            parts=10,
+            phases=(Phase.generate,),  # not shrunk: the clock does not repeat itself
         )

@@ -246,6 +246,8 @@ class Concurrency(Rule):
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
         self.flying[call] += units
 
+    carry = take
+
     def give(self, limit: Limit, now: int, call: int, units: int) -> bool:
         self.flying[call] -= units
         return True
@@ -307,6 +309,11 @@ class Block(Rule):
 
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
         pass
+
+    def carry(self, limit: Limit, now: int, call: int, units: int) -> bool:
+        return False
+
+    give = carry
 
     def block(self, now: int, for_us: int) -> bool:
         if self.until >= now + for_us:
