@@ -6,9 +6,11 @@ So a shared limit that is exhausted costs a few round trips a second, for any nu
 Changes by this worker drop what is remembered of their buckets; a refund by another worker is seen
 after at most a second.
 
-A request is always decided by the engine if one of its limits counts denials, if another guard may
-have a reason that comes first, or if it can never pass. Nothing is assumed of its other limits:
-they are part of the answer if they were decided together with the denial, and else left out.
+A denial from memory tells the longest wait of all limits that deny. So each limit of the request
+has to be known at its cost: it denies, or within the last second it had enough left, less what this
+worker has taken since. Of a limit that is not known, it suffices that it can never deny for longer;
+it is left out of the answer. A request is always decided by the engine if one of its limits counts
+denials, if another guard may have a reason that comes first, or if it can never pass.
 
 A denial may be decided before a refund and arrive after it. So each refund leaves a mark, before
 and after it is sent, and a denial whose admission began before the mark is not remembered.
@@ -18,22 +20,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US, Engine
 from ratelimit_ext.engine.verdicts import merged
+from ratelimit_ext.strategies import strategy_of
 
 LONGEST_S: Final = 1.0
 MOST_BUCKETS: Final = 4096
 #: The costs that are remembered of one bucket.
 MOST_COSTS: Final = 16
-#: Buckets share marks by hash; that only drops more denials than necessary.
+#: Buckets share marks by hash; that only asks the engine more often than necessary.
 MARKS: Final = 1024
 
 
@@ -42,7 +45,7 @@ class CachedDenial:
     until it has denied twice. ``answers`` belongs to the cache's user: what it has made of this
     denial."""
 
-    __slots__ = ("answers", "decision", "ends", "limit", "others", "since", "until", "verdict")
+    __slots__ = ("answers", "decision", "ends", "limit", "since", "until", "verdict")
 
     def __init__(self, verdict: Verdict, decision: Decision, since: float, until: float) -> None:
         self.limit: Limit = verdict.charge.limit
@@ -52,9 +55,17 @@ class CachedDenial:
         self.until = until
         #: When the wait is over that it names.
         self.ends = since + (verdict.retry_after_us or 0) / 1_000_000
-        #: What was decided together with it.
-        self.others = {each.charge.key: each for each in decision.verdicts}
         self.answers: dict[Any, Any] = {}
+
+
+class Allowance(NamedTuple):
+    """What a bucket had left when another limit denied: ``until`` when that is relied on, and what
+    this worker had ``taken`` by then of the buckets with its mark."""
+
+    verdict: Verdict
+    decision: Decision
+    until: float
+    taken: int
 
 
 class Recollection(Decision):
@@ -84,9 +95,12 @@ class DenialCache:
         self._engine = engine
         #: By bucket and cost; the bucket that has denied longest ago first.
         self._denials: dict[str, dict[int, CachedDenial]] = {}
+        self._allowances: dict[str, Allowance] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
         self._forgotten = 0
         self._marks = [0] * MARKS
+        #: The units that this worker has taken, by hash.
+        self._taken = [0] * MARKS
         #: Held while denials are remembered or dropped, and not while they are repeated.
         self._changes = threading.Lock()
 
@@ -106,7 +120,11 @@ class DenialCache:
             return recalled
         began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
-        if not (decision.admitted or any(charge.meta for charge in charges)):
+        if decision.admitted:
+            if self._allowances:
+                for charge in charges:
+                    self._taken[hash(charge.key) % MARKS] += charge.cost
+        elif not any(charge.meta for charge in charges):
             self._remember(decision, began)
         return decision
 
@@ -123,7 +141,8 @@ class DenialCache:
         return self._recollection(merged(charges))
 
     def _recollection(self, charges: Sequence[Charge]) -> Recollection | None:
-        """The denials of these charges, with what was decided together with the longest of them."""
+        """The denials of these charges, with what was decided together with the longest of them;
+        ``None`` if another limit may deny for longer."""
         here = time.monotonic()
         found: dict[str, CachedDenial] = {}
         longest: CachedDenial | None = None
@@ -136,21 +155,42 @@ class DenialCache:
                 found[key] = denial
                 if longest is None or denial.ends > longest.ends:
                     longest = denial
-        if longest is None:
-            return None
+        return None if longest is None else self._explained(charges, found, longest, here)
+
+    def _explained(
+        self,
+        charges: Sequence[Charge],
+        found: Mapping[str, CachedDenial],
+        longest: CachedDenial,
+        here: float,
+    ) -> Recollection | None:
+        """The longest denial with what else is known, if that is enough."""
         elapsed_us = int((here - longest.since) * 1_000_000)
         known, ages_us = [], []
         for charge in charges:
-            own, other = found.get(charge.key), longest.others.get(charge.key)
+            own = found.get(charge.key)
             if own is not None:
                 known.append(own.verdict)
                 ages_us.append(int((here - own.since) * 1_000_000))
-            elif other is not None and other.allowed and other.charge.cost == charge.cost:
-                known.append(other)
+                continue
+            allowance = self._allowance(charge, here)
+            if allowance is None:
+                if not _is_shorter(charge, longest.ends - here):
+                    return None
+            elif allowance.decision is longest.decision:
+                known.append(allowance.verdict)
                 ages_us.append(elapsed_us)
-            elif _may_come_first(charge):
-                return None
         return Recollection(longest, elapsed_us, known, ages_us)
+
+    def _allowance(self, charge: Charge, here: float) -> Allowance | None:
+        """What is known to be left for the charge; ``None`` if that may not be enough."""
+        limit, key, cost, _, _, _ = charge
+        known = self._allowances.get(key)
+        if known is None or here >= known.until or not _same(known.verdict.charge.limit, limit):
+            return None
+        taken = self._taken[hash(key) % MARKS] - known.taken
+        is_enough = limit.traits.guard or cost <= known.verdict.remaining - taken
+        return known if is_enough else None
 
     def settle(
         self,
@@ -189,10 +229,12 @@ class DenialCache:
             if keys is None:
                 self._marks = [self._forgotten] * MARKS
                 self._denials.clear()
+                self._allowances.clear()
                 return
             for key in keys:
                 self._marks[hash(key) % MARKS] = self._forgotten
                 self._denials.pop(key, None)
+                self._allowances.pop(key, None)
 
     def _remember(self, decision: Decision, began: int) -> None:
         """``began`` is the count of drops when the admission began."""
@@ -203,15 +245,25 @@ class DenialCache:
             return
         here = time.monotonic()
         with self._changes:
-            for verdict in denials:
+            for verdict in decision.verdicts:
                 key, cost = verdict.charge.key, verdict.charge.cost
-                if not cost or self._marks[hash(key) % MARKS] > began:
+                mark = hash(key) % MARKS
+                if self._marks[mark] > began or not verdict.enforced:
+                    continue
+                if verdict.allowed:
+                    self._allowances.pop(key, None)
+                    if len(self._allowances) >= MOST_BUCKETS:
+                        del self._allowances[next(iter(self._allowances))]
+                    until, taken = here + LONGEST_S, self._taken[mark]
+                    self._allowances[key] = Allowance(verdict, decision, until, taken)
+                    continue
+                if not cost:
                     continue  # a cost of 0 is denied only if it is charged later
                 by_cost = self._denials.pop(key, {})
                 self._drop_old(here)
                 self._denials[key] = by_cost  # the last now
                 before, until = by_cost.get(cost), here
-                if before is not None and before.since == before.until > here - LONGEST_S:
+                if before is not None and before.since > here - LONGEST_S:
                     until += min(LONGEST_S, (verdict.retry_after_us or 0) / 1_000_000)
                 elif before is None and len(by_cost) >= MOST_COSTS:
                     by_cost.pop(next(iter(by_cost)))
@@ -229,13 +281,17 @@ class DenialCache:
 _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
-def _may_come_first(charge: Charge) -> bool:
-    """Whether a charge of which nothing is known could change the answer: a guard denies for a
-    reason of its own, and a cost above the capacity is never allowed."""
+def _is_shorter(charge: Charge, wait_s: float) -> bool:
+    """Whether a charge of which nothing is known cannot change an answer that names this wait: it
+    denies nothing, or never for longer. A guard denies for a reason of its own, and a cost above
+    the capacity is never allowed."""
     limit = charge.limit
-    return limit.mode == "enforce" and (
-        limit.traits.denial_reason != "limit" or charge.cost > limit.capacity
-    )
+    if limit.mode != "enforce":
+        return True
+    if limit.traits.denial_reason != "limit" or charge.cost > limit.capacity:
+        return False
+    longest_us = strategy_of(limit).longest_wait_us(limit)
+    return longest_us is not None and longest_us <= wait_s * 1_000_000
 
 
 def _same(one: Limit, other: Limit) -> bool:

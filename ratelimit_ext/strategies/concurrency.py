@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
@@ -58,6 +59,9 @@ class Concurrency(Strategy):
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         """A period; the holds keep it for longer."""
         return parameters[1] if state else 0
+
+    def longest_wait_us(self, limit: Limit) -> int:
+        return RETRY_US
 
     def adjust(
         self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int

@@ -65,6 +65,9 @@ class FixedWindow(Strategy):
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         return state[1] - now_us
 
+    def longest_wait_us(self, limit: Limit) -> int | None:
+        return limit.period_us if limit.anchor is None else None  # months differ, and days do
+
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         return state[0] if state[1] > now_us else 0
 

@@ -73,6 +73,9 @@ class SlidingWindow(Strategy):
         entries = state[1]
         return entries[-1][0] + parameters[1] - now_us if entries else 0
 
+    def longest_wait_us(self, limit: Limit) -> int:
+        return limit.period_us
+
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         return _now(state, now_us, parameters[1])[0]
 

@@ -43,6 +43,9 @@ class SlidingWindowCounter(Strategy):
         """Until the end of the window that follows the current one."""
         return state[0] + 2 * parameters[1] - now_us
 
+    def longest_wait_us(self, limit: Limit) -> int:
+        return 2 * limit.period_us
+
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         period = parameters[1]
         return _weighted(*_now(state, now_us, period), now_us, period)

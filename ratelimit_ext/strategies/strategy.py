@@ -78,6 +78,10 @@ class Strategy(Traits, ABC):
         verdict = self.verdict(charge, snapshot, now_us, allowed=True, taken=True)
         return verdict.remaining, verdict.reset_after_us
 
+    def longest_wait_us(self, limit: Limit) -> int | None:
+        """The longest wait that it can name for a cost within the capacity; ``None`` if unknown."""
+        return None
+
     def usage(self, state: Any, now_us: int, parameters: Any) -> int:
         """What the state counts as used now, debt included: charged to a fresh bucket, it would
         leave as much or less. 0 where nothing can be carried over: guards, and calls in flight,

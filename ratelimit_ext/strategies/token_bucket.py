@@ -69,6 +69,12 @@ class TokenBucket(Strategy):
             return 0
         return math.ceil(at - now_us + float(used + 2) * parameters[1] / pace)
 
+    def longest_wait_us(self, limit: Limit) -> int | None:
+        """To fill it, unless it is overdrawn: by a call's real cost, or by what is charged late."""
+        if limit.held or not limit.amount:
+            return None
+        return -(-limit.capacity * limit.period_us // limit.amount) + SKEW_US
+
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         used, frac, _, _ = _leaked(state, now_us, parameters)
         return used + (1 if frac else 0)

@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -50,7 +50,10 @@ TIMEOUT_S = 0.5
 
 class ClusterHistory(History):
     """The memory engine beside the cluster's, without outages, which a cluster has by node. A
-    charge that was given back may leave a bucket that expires later than one without charges."""
+    charge that was given back has brought its bucket to the present: it may expire later than one
+    without charges, and differs from it once the clock is set back."""
+
+    expires_alike = False
 
     @initialize(data=st.data())
     def define_limits(self, data: st.DataObject) -> None:
@@ -61,7 +64,7 @@ class ClusterHistory(History):
             self.buckets[f"b{place}"] = Bucket(replace(limit, common=common))
             self.buckets[f"b{place}"].renew()
 
-    def same_expiry(self, keys: Sequence[str]) -> None:
+    def set_back(self, *_: object) -> None:
         pass
 
     def outage_of_a_request(self, *_: object) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import denial_cache
-from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.denial_cache import DenialCache, Recollection
 from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 
@@ -215,6 +215,71 @@ def test_of_several_remembered_denials_the_longest_wait_counts(
     assert behind.asked == asked
     assert [denial.charge for denial in decision.denials] == [own, EVERYONE]
     assert decision.retry_after_ms == 89_500
+
+
+BRIEF = Charge(Limit(1, 2 * SECOND, name="brief"), "caller")
+DAILY = Limit(1000, 86_400 * SECOND, name="daily")
+
+
+def hammering(engine: DenialCache, *others: Charge) -> None:
+    """A caller whose brief limit denies, from memory."""
+    assert engine.admit([BRIEF, *others]).admitted
+    assert not any(engine.admit([BRIEF, *others]).admitted for _ in range(3))
+    assert isinstance(engine.admit([BRIEF, *others]), Recollection)
+
+
+def test_a_limit_that_may_deny_for_longer_is_asked(clock: Clock, behind: CountingEngine) -> None:
+    """Of a caller of whom nothing is known here, and whose day is used up by other workers."""
+    engine = DenialCache(behind)
+    hammering(engine)
+    assert behind.admit([Charge(DAILY, "another", 1000)]).admitted
+    clock.now += 0.016
+    decision = engine.admit([BRIEF, Charge(DAILY, "another")])
+    assert decision.retry_after_ms == 86_399_984
+    assert [denial.charge.key for denial in decision.denials] == ["caller", "another"]
+
+
+def test_what_this_worker_has_taken_since_is_not_left(clock: Clock, behind: CountingEngine) -> None:
+    """While a caller hammers, another one takes the last of what they share."""
+    engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
+    hammering(engine, shared)
+    assert engine.admit([Charge(DAILY, "everyone", 990)]).admitted
+    assert isinstance(engine.admit([BRIEF, shared]), Recollection)  # nine are left
+    assert engine.admit([Charge(DAILY, "everyone", 9)]).admitted
+    clock.now += 0.016
+    assert engine.admit([BRIEF, shared]).retry_after_ms == 86_399_984
+
+
+def test_what_was_charged_meanwhile_is_not_left(clock: Clock, behind: CountingEngine) -> None:
+    """A call that ends has cost more than was estimated."""
+    engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
+    (verdict,) = engine.admit([shared]).verdicts
+    hammering(engine, shared)
+    engine.settle([Correction(verdict, 1000)])
+    assert engine.admit([BRIEF, shared]).retry_after_ms == 86_400_000
+
+
+def test_a_cost_that_was_not_decided_is_asked(clock: Clock, behind: CountingEngine) -> None:
+    """Up to what is left a limit is known to allow it, and above it may deny for longer."""
+    engine = DenialCache(behind)
+    hammering(engine, Charge(DAILY, "tokens", 400))
+    asked = behind.asked
+    assert engine.admit([BRIEF, Charge(DAILY, "tokens", 600)]).retry_after_ms == 2000
+    assert behind.asked == asked
+    assert engine.admit([BRIEF, Charge(DAILY, "tokens", 601)]).retry_after_ms == 86_400_000
+
+
+def test_of_a_hammering_caller_a_busy_limit_is_not_asked(
+    clock: Clock, behind: CountingEngine
+) -> None:
+    """What others take of it matters only near its end."""
+    engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
+    hammering(engine, shared)
+    asked = behind.asked
+    for _ in range(100):
+        assert engine.admit([shared]).admitted
+        assert isinstance(engine.admit([BRIEF, shared]), Recollection)
+    assert behind.asked == asked + 100
 
 
 @pytest.mark.parametrize(

@@ -246,8 +246,6 @@ class Concurrency(Rule):
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
         self.flying[call] += units
 
-    carry = take
-
     def give(self, limit: Limit, now: int, call: int, units: int) -> bool:
         self.flying[call] -= units
         return True
