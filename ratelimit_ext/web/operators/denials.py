@@ -36,7 +36,7 @@ KEEP_S: Final = 2 * 86_400
 COUNT_S: Final = 30.0
 #: How many limits and identities a process counts at the same time. Others are only a number.
 MOST_RUNS: Final = 500
-#: How many callers of one bucket it tells apart meanwhile, and how many identities of one caller.
+#: How many callers of one bucket it distinguishes meanwhile, and how many identities of one caller.
 MOST_CALLERS: Final = 100
 MOST_NAMES: Final = 4
 #: How many records a process keeps while the storage is down.
@@ -148,7 +148,7 @@ class Denials:
                     self._uncounted += 1
                 else:
                     self._callers[key] += 1
-                    first = self._record(event, verdict, now_s, is_told_apart=bool(caller))
+                    first = self._record(event, verdict, now_s, has_caller=bool(caller))
                     self._runs[key, caller] = _Run(first)
 
     def flush(self, *, all_of_them: bool = False) -> None:
@@ -204,10 +204,10 @@ class Denials:
             self._uncounted = 0
 
     def _record(
-        self, event: DecisionEvent, verdict: Verdict, now_s: float, *, is_told_apart: bool
+        self, event: DecisionEvent, verdict: Verdict, now_s: float, *, has_caller: bool
     ) -> DenialRecord:
         charge = verdict.charge
-        names = [parsed_key(own.key) for _, _, own in event.charges] if is_told_apart else []
+        names = [parsed_key(own.key) for _, _, own in event.charges] if has_caller else []
         callers = dict.fromkeys([each.identity for each in names if each])
         bounds = [bound for bound, _, own in event.charges if own.key == charge.key]
         bound = cast(BoundLimit, bounds[0])

@@ -200,6 +200,16 @@ def test_a_foreign_storage_serves_the_fixed_window(clock: Clock) -> None:
     assert client.get("/").headers["Retry-After"] == "60"
 
 
+def test_an_amount_of_zero_denies_without_a_wait_there_too(clock: Clock) -> None:
+    """Nothing is counted."""
+    app = Flask("example")
+    limiter = Limiter(asked_key, app=app, storage_uri="counters://", headers_enabled=True)
+    app.get("/")(limiter.limit("0/minute")(lambda: "ok"))
+    refusal = app.test_client().get("/")
+    assert (refusal.status_code, refusal.headers["RateLimit"]) == (429, '"0-per-60s";r=0')
+    assert "Retry-After" not in refusal.headers
+
+
 def test_a_denied_request_charges_nothing_there_either(clock: Clock) -> None:
     """All limits are looked at before any is taken."""
     app = Flask("example")

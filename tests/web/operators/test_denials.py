@@ -107,7 +107,7 @@ def test_a_denial_by_a_shared_limit_is_of_its_callers(
     make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch, key_func: Any
 ) -> None:
     """Also one that a worker repeats from memory, and beside a denial by the caller's own limit.
-    Beyond a number of callers they are not told apart."""
+    Beyond a number of callers, they are one entry."""
     app, limiter = site = limited(make, uri)
 
     @app.get("/shared")

@@ -157,6 +157,18 @@ def test_an_invalid_amount_leaves_the_policys(
     assert all(f"found {text!r}" in logged for text in caller.own["ann"].values())
 
 
+def test_an_amount_below_the_cost_of_every_call_leaves_the_policys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A caller could not make a single call; 0 says that this is meant."""
+    text = POLICY.replace("burst = 3\n", "").replace('name = "pace"\n', 'name = "pace"\ncost = 3\n')
+    caller = Caller(tmp_path / "policy.toml", text)
+    caller.own["ann"], caller.own["bob"] = {"pace": "2/minute"}, {"pace": "0/minute"}
+    assert caller.get("ann").status_code == 200
+    assert "found 2 requests, but each call costs 3" in caplog.text
+    assert caller.get("bob").json["limit"] == "0 per 1 minute"
+
+
 def test_a_limit_keeps_everything_but_its_amount(tmp_path: Path) -> None:
     """Burst, strategy and a message of the policy."""
     text = POLICY.replace("burst = 3\n", 'burst = 3\nerror_message = "Slowly!"\n')
