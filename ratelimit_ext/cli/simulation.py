@@ -221,8 +221,8 @@ def simulate_command(
 def suggest_command(share: float, *, as_json: bool, **traffic: Any) -> None:
     """Propose amounts for the limits of the present policy, from traffic.
 
-    For each limit the smallest amount that would deny nothing to a share of its identities, had it
-    been a sliding window; for a token bucket also the burst.
+    For each limit the smallest amount that would deny nothing to a share of its identities, by its
+    own strategy; for a token bucket the most of any period, with the burst that does so.
     """
     asked = _asked(**traffic)
     found = suggestions(asked.traffic, _compiled(asked, None).rules, share=share / 100)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
+from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 from ratelimit_ext.simulate.replay import Rule, Rules
 from ratelimit_ext.simulate.traffic import TrafficCall
+from ratelimit_ext.strategies import strategy_named
+from ratelimit_ext.strategies.strategy import Strategy
 
 FALSE_POSITIVE: Final = (
     "A false positive is a denied call that the traffic does not mark as abusive, whose caller had "
@@ -80,7 +83,7 @@ def false_positives(
 
 
 class Peak(NamedTuple):
-    """The most that an identity asked for within a period."""
+    """The most that an identity has used, if nothing is denied."""
 
     identity: str
     amount: int
@@ -88,9 +91,10 @@ class Peak(NamedTuple):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An amount for a limit, and for a token bucket a burst: the smallest that deny nothing to
-    ``share`` of the identities. ``denied`` is how many of the ``identities`` ask for more than the
-    present amount; ``peaks`` are the largest."""
+    """An amount for a limit: the smallest that denies nothing to ``share`` of the identities, by
+    the limit's own strategy. For a token bucket it is the most of any period, and ``burst`` denies
+    nothing with it; for a surge it is the most of any period. ``denied`` is how many of the
+    ``identities`` ask for more than the present amount; ``peaks`` are the largest."""
 
     rule: Rule
     identities: int
@@ -105,19 +109,16 @@ def suggestions(
 ) -> list[Suggestion]:
     """Amounts for all limits that the traffic touches. Reads the traffic twice, for the bursts."""
     peaks: dict[Rule, dict[str, int]] = {}
-    buckets: dict[tuple[str, str], _Bucket] = {}
+    usages = _Usages()
     for call in traffic:
         for rule in rules(call.endpoint, call.plan):
             if rule.limit.unit == "calls" or not rule.applies(call):
                 continue
             identity = rule.identity(call) or ""
-            bucket = buckets.get((rule.bucket, identity))
-            if bucket is None:
-                bucket = buckets[rule.bucket, identity] = _Bucket()
-            bucket.add(call.at_us, rule.limit.period_us, "", rule.cost_of(call))
+            used = usages.after(rule, identity, call)
             known = peaks.setdefault(rule, {})
-            if bucket.total > known.get(identity, -1):
-                known[identity] = bucket.total
+            if used > known.get(identity, -1):
+                known[identity] = used
     amounts = {rule: _quantile(known.values(), share) for rule, known in peaks.items()}
     bursts = _bursts(traffic, rules, amounts, share)
     return [
@@ -132,6 +133,39 @@ def suggestions(
         for rule, known in peaks.items()
         if amounts[rule]
     ]
+
+
+class _Usages:
+    """What identities use of limits that deny nothing, by bucket."""
+
+    def __init__(self) -> None:
+        self._measures: dict[Limit, tuple[Strategy, Limit] | None] = {}
+        self._states: dict[tuple[str, str], Any] = {}
+
+    def after(self, rule: Rule, identity: str, call: TrafficCall) -> int:
+        """The usage after a call."""
+        place, cost, limit = (rule.bucket, identity), rule.cost_of(call), rule.limit
+        if limit not in self._measures:
+            self._measures[limit] = _measure(limit)
+        measure, state = self._measures[limit], self._states.get(place)
+        if measure is None:
+            state = self._states[place] = state or _Bucket()
+            state.add(call.at_us, limit.period_us, "", cost)
+            return int(state.total)
+        strategy, unlimited = measure
+        parameters = strategy.parameters(unlimited, call.at_us)
+        _, _, state = strategy.check(state, call.at_us, 0, parameters)
+        state = strategy.take(state, call.at_us, cost, parameters) if cost else state
+        self._states[place] = state
+        return strategy.usage(state, call.at_us, parameters)
+
+
+def _measure(limit: Limit) -> tuple[Strategy, Limit] | None:
+    """The strategy of a window, and the limit without its amount; ``None`` for others, of which the
+    usage depends on the amount."""
+    if limit.traits.guard or "burst" in limit.traits.options:
+        return None
+    return strategy_named(limit.strategy), replace(limit, amount=MOST_AMOUNT)
 
 
 def _bursts(

@@ -185,43 +185,45 @@ def test_what_the_traffic_calls_abusive_is_none():
     assert false_positives(marked, lambda *_: (limit,), denied)[1] == {}
 
 
-def test_suggestions_deny_nothing_to_their_share():
-    """With the suggested amounts nothing is denied, with one less something is."""
-    limits = (
-        rule("pace", "user", 5, MINUTE_US, "token-bucket"),
-        rule("plan", "user", 5, 10 * MINUTE_US, "sliding-window"),
-    )
-    asked = traffic(calls())
-    found = {each.rule.name: each for each in suggestions(asked, lambda *_: limits, share=1.0)}
-    suggested = tuple(
-        each._replace(
-            limit=Limit(
-                found[each.name].amount,
-                each.limit.period_us,
-                each.limit.strategy,
-                burst=found[each.name].burst,
-                name=each.name,
-            )
-        )
-        for each in limits
-    )
-    assert found["pace"].identities == found["pace"].denied == 4
+def denied(asked: Traffic, limited: Rule) -> int:
+    [result] = simulate(asked, {"then": lambda *_: (limited,)})
+    return result.outcome.total.denied
 
-    def denied(policy: tuple[Rule, ...]) -> int:
-        [result] = simulate(asked, {"then": lambda *_: policy})
-        return result.outcome.total.denied
 
-    assert denied(suggested) == 0
-    assert denied(limits) > 0
-    for place, each in enumerate(suggested):  # and no amount of them could be smaller
-        less = Limit(
-            each.limit.amount - 1,
-            each.limit.period_us,
-            each.limit.strategy,
-            burst=each.limit.burst,
-            name=each.name,
-        )
-        tighter = [*suggested]
-        tighter[place] = each._replace(limit=less)
-        if each.limit.strategy == "sliding-window":
-            assert denied(tuple(tighter)) > 0
+@pytest.mark.parametrize("cost", [1, None])
+@pytest.mark.parametrize(
+    ("strategy", "more"),
+    [
+        ("token-bucket", {}),
+        ("fixed-window", {}),
+        ("fixed-window", {"anchor": "day"}),
+        ("sliding-window", {}),
+        ("sliding-window-counter", {}),
+    ],
+)
+def test_suggestions_deny_nothing_to_their_share(
+    strategy: str, more: dict[str, str], cost: int | None
+):
+    """With the suggested amount nothing is denied, and with one less of a window something is."""
+    unit = {} if cost else {"unit": "tokens"}
+    present = rule("plan", "user", 5, 10 * MINUTE_US, strategy, cost=cost, **unit, **more)
+    asked = traffic(
+        [call._replace(costs={"tokens": n * 37 % 300}) for n, call in enumerate(calls())]
+    )
+    [found] = suggestions(asked, lambda *_: (present,), share=1.0)
+    assert found.identities == found.denied == 4
+    assert denied(asked, present) > 0
+    enough = replace(present.limit, amount=found.amount, burst=found.burst)
+    assert denied(asked, present._replace(limit=enough)) == 0
+    if strategy != "token-bucket":
+        less = replace(enough, amount=found.amount - 1)
+        assert denied(asked, present._replace(limit=less)) > 0
+
+
+def test_a_suggestion_for_a_month_counts_all_of_its_days():
+    """One call a day: 31 in January, though no 30 days have more than 30."""
+    month = rule("month", "user", 5, 30 * DAY_US, "fixed-window", anchor="month")
+    january = 20_089  # of 2025
+    days = [TrafficCall((january + day) * DAY_US, "chat", {"user": "alice"}) for day in range(60)]
+    [found] = suggestions(traffic(days), lambda *_: (month,))
+    assert found.amount == 31
