@@ -199,8 +199,8 @@ class History(RuleBasedStateMachine):
     """One history, of limits that are drawn from ``limits``. It is in virtual time, or by the clock
     of the server of a single storage."""
 
-    #: Whether every engine's buckets expire at the same time.
-    expires_alike = True
+    #: Whether a denied request leaves every bucket as it was; else what it took is given back.
+    leaves_no_trace = True
 
     def __init__(
         self, storages: Mapping[str, Storage], limits: st.SearchStrategy[Limit] | None = None
@@ -242,7 +242,7 @@ class History(RuleBasedStateMachine):
 
     def same_expiry(self, keys: Sequence[str]) -> None:
         """Every bucket has a time to live; in virtual time, to the digit."""
-        if not self.expires_alike:
+        if not self.leaves_no_trace:
             return
         for name, storage in self.storages.items():
             for key in keys:
@@ -357,7 +357,8 @@ class History(RuleBasedStateMachine):
         if take:
             self.taken += [
                 Taken(verdict, hold, number, verdict.charge.key in booked, self.now)
-                for verdict in decision.verdicts
+                for verdict, is_taken in zip(decision.verdicts, taken_of(decision), strict=True)
+                if is_taken or self.leaves_no_trace
             ]
         if take and not decision.admitted:
             self.denied = Denied(charges, decision, self.now)
@@ -673,7 +674,7 @@ class History(RuleBasedStateMachine):
             engine.clear(keys)
             for engine in (self.memory, *(s.engine for s in self.storages.values()))
         }
-        assert len(counted) == 1 or not (self.is_virtual and self.expires_alike)
+        assert len(counted) == 1 or not (self.is_virtual and self.leaves_no_trace)
         self.forgotten(keys)
 
     def forgotten(self, keys: list[str]) -> None:

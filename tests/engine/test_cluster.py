@@ -53,7 +53,7 @@ class ClusterHistory(History):
     charge that was given back has brought its bucket to the present: it may expire later than one
     without charges, and differs from it once the clock is set back."""
 
-    expires_alike = False
+    leaves_no_trace = False
 
     @initialize(data=st.data())
     def define_limits(self, data: st.DataObject) -> None:
