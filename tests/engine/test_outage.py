@@ -597,6 +597,21 @@ def test_a_shadow_that_would_be_closed_denies_nothing() -> None:
     assert not decision.verdicts[0].allowed
 
 
+def test_a_shadow_counts_what_it_would_count_if_it_were_enforced() -> None:
+    """Denied requests take nothing from it, whichever limit denies, and hand nothing back."""
+    worker, shadow = outage_of(Storage()), Limit(5, DAY, mode="shadow", name="trial")
+    calls = Limit(1, DAY, name="calls")
+    for _ in range(3):
+        worker.admit([Charge(calls, "calls"), Charge(shadow, "bucket")])
+    assert left(worker, shadow) == 4
+    closed = Charge(Limit(5, DAY, on_failure="closed"), "closed")
+    assert not worker.admit([closed, Charge(shadow, "other")]).admitted
+    assert left(worker, shadow, "other") == 5
+    storage = Storage()
+    assert worker.hand_back(storage, within_s=1)
+    assert left(storage, shadow) == 4
+
+
 def test_a_cost_above_the_share_waits_for_the_storage() -> None:
     """It is no cost that can never pass: 503 and not 400."""
     worker, limit = outage_of(Storage(), 2), Limit(10, DAY)
