@@ -24,7 +24,15 @@ from chatapp.providers import (
     RawRequest,
     Usage,
 )
-from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, http_date, quota
+from chatapp.providers.answer import (
+    Fields,
+    OpenFields,
+    Tokens,
+    generated_bytes,
+    http_date,
+    quota,
+    regained_after_s,
+)
 from chatapp.providers.event_stream import Event
 from chatapp.providers.sdk import Api, SDKProvider, Upstream, Vendor
 
@@ -426,9 +434,10 @@ def _stream_error(data: str) -> ProviderError:
     except ValidationError:  # an error in any other form
         return ProviderError(NAME, "unavailable", message=data, status=200)
     kind = STREAM_KINDS.get(reason.type or "", "unavailable")
+    message, wait_s = reason.message or "", None
     if _is_spend_cap(reason):
-        kind = "quota"
-    return ProviderError(NAME, kind, message=reason.message or "", status=200)
+        kind, wait_s = "quota", regained_after_s(message)
+    return ProviderError(NAME, kind, message=message, status=200, retry_after_s=wait_s)
 
 
 def _is_spend_cap(reason: ErrorReason) -> bool:

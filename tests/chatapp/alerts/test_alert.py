@@ -71,6 +71,21 @@ def test_unusual_usage_has_a_usual_day() -> None:
     assert (data["budget"], data["threshold"], data["resets_at"]) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("resets_at", "end"), [(RESET, "until 2026-12-01 00:00 UTC"), (None, "for now")]
+)
+def test_a_capped_key_is_named_by_its_source(resets_at: datetime | None, end: str) -> None:
+    """It may be a file."""
+    capped = {"type": "key.capped", "identity": "acme//run/secrets/key", "resets_at": resets_at}
+    found = alert(**capped, name="spending cap", spent=0, amount=0)
+    assert found.sentence == (
+        "The key /run/secrets/key of the upstream acme has reached a spending cap or has no credit "
+        f"left. Its provider refuses it {end}."
+    )
+    data = json.loads(found.body())["data"]
+    assert (data["key"], data["user"]) == ("acme//run/secrets/key", None)
+
+
 def test_a_test_has_no_amounts() -> None:
     """Neither a budget's nor a usual day's."""
     data = json.loads(alert(type="alert.test", identity="*", name=None).body())["data"]

@@ -1,4 +1,4 @@
-"""The wait that a provider requests, from untrusted headers."""
+"""The wait that a provider requests, from untrusted headers and messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from chatapp.providers.answer import retry_after_s
+from chatapp.providers.answer import WAIT_MAX_S, regained_after_s, retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,19 @@ def test_a_wait_may_be_a_date(zone: object) -> None:
     wait_s = retry_after_s({"retry-after": format_datetime(date)})
     assert wait_s is not None
     assert 28 < wait_s <= 30
+
+
+@pytest.mark.parametrize("days", [1, 20, 400])
+def test_a_cap_ends_on_the_named_date(days: int) -> None:
+    """By UTC. A date in a year is not believed."""
+    end = datetime.now(UTC) + timedelta(days=days)
+    for text in (f"{end:%Y-%m-%d} at {end:%H:%M} UTC.", f"{end:%Y-%m-%d}"):
+        wait_s = regained_after_s(f"You will regain access on {text}")
+        assert wait_s is not None
+        assert min(timedelta(days=days - 1).total_seconds(), WAIT_MAX_S) <= wait_s <= WAIT_MAX_S
+
+
+@pytest.mark.parametrize("when", ["2015-10-21 at 07:28 UTC", "2026-02-30", "Tuesday", ""])
+def test_a_cap_without_a_date_has_no_end(when: str) -> None:
+    """Nor one with a past or an impossible date."""
+    assert regained_after_s(f"You will regain access on {when}") is None

@@ -58,6 +58,7 @@ def test_keys_are_next_in_turn(keys: Keys) -> None:
         (refusal("auth", 403), SET_ASIDE_S, False),
         (refusal("auth", 401), SET_ASIDE_S, True),
         (refusal("quota", 429), SET_ASIDE_S, True),
+        (refusal("quota", 400, 259_200.0), 259_200.0, True),
         (refusal("unavailable", 500), 0.0, False),
         (refusal("bad_request", 400), 0.0, False),
     ],

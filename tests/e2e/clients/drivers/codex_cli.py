@@ -20,8 +20,6 @@ name = "gateway"
 base_url = "{url}"
 env_key = "GATEWAY_KEY"
 wire_api = "responses"
-request_max_retries = 0
-stream_max_retries = 1
 """
 
 
