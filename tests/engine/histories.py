@@ -691,6 +691,7 @@ class History(RuleBasedStateMachine):
     @rule(chosen=places, share=shares, is_lost=st.booleans())
     def outage_of_a_request(self, chosen: tuple[int, ...], share: float, is_lost: bool) -> None:
         """The storage refuses, which charges nothing; or it charges, and its reply is lost."""
+        self.denied = None  # it may have to wait longer now
         charges = self.charges(chosen, share, 1, "")
         hold = self.new_hold(charges, LEASES[0])
         self.during_outage(
