@@ -237,6 +237,11 @@ class SentinelTrio:
         with self.sentinels[0].client() as client:
             return int(client.sentinel_get_master_addr_by_name(self.service)[1])
 
+    def fail_over(self) -> None:
+        """Let the last sentinel replace the master, as soon as it finds the replica good enough."""
+        with self.sentinels[-1].client() as client:
+            eventually(lambda: _accepts(client, "SENTINEL FAILOVER", self.service))
+
     def settled(self) -> bool:
         """Whether the replica is in step and every sentinel knows it and its peers."""
         with self.replica.client() as client:
@@ -249,6 +254,13 @@ class SentinelTrio:
                 if int(state["num-slaves"]) != 1 or peers != len(self.sentinels) - 1:
                     return False
         return True
+
+
+def _accepts(client: redis.Redis, *command: str) -> bool:
+    with contextlib.suppress(redis.exceptions.ResponseError):
+        client.execute_command(*command)
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
 from ratelimit_ext.engine.scripts import Script
+from ratelimit_ext.engine.sentinel import MasterWatch
 from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
 from ratelimit_ext.engine.words import Words
 
@@ -39,6 +40,9 @@ class RedisEngine:
     ) -> None:
         self._client = client
         self._note = f"{prefix}:recovery"
+        pool = getattr(client, "connection_pool", None)
+        if hasattr(pool, "sentinel_manager"):
+            MasterWatch(pool)
         self._connections = ScriptConnections(client)
         self._errors = errors
         self._words = Words()

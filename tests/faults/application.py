@@ -56,7 +56,7 @@ def create_app() -> Flask:
     roomy, scarce = f"{ROOMY}/day", f"{AMOUNT}/day"
     views = (
         limiter.limit(scarce, strategy="sliding-window")(admitting("scarce")),
-        limiter.limit(roomy, strategy="token-bucket")(admitting("roomy")),
+        limiter.limit(roomy, strategy="fixed-window")(admitting("roomy")),
         limiter.limit(roomy, strategy="token-bucket")(admitting("slow", takes_s=SLOW_S)),
         limiter.limit(roomy, strategy="token-bucket", on_failure="open")(admitting("open")),
         limiter.limit(roomy, strategy="token-bucket", on_failure="closed")(admitting("closed")),
