@@ -14,7 +14,6 @@ import queue
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,9 +25,6 @@ STORAGE = "RATELIMIT_STORAGE_URI"
 WORKERS = "RATELIMIT_WORKERS"
 WORKER_NUMBER = "RATELIMIT_WORKER_NUMBER"
 VALID_POLICY = "GUNICORN_VALID_POLICY"
-# What a reload reads, with the command that checks it, and its exit status for mistakes.
-CHECKED_FILES = {"ratelimit check": "policy", "chat providers check": "providers file"}
-FILE_MISTAKES = 1
 # prometheus-client's own variable.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 PROVIDER_TIMEOUT = "CHATAPP_PROVIDER_TIMEOUT_S"
@@ -231,31 +227,13 @@ def keep_valid_policies(server: Any) -> None:
     server.valid_policies = directory
 
 
-def check_file(server: Any, command: str, name: str) -> None:
-    """Log the mistakes of a file before a reload: the new workers would start with the last valid
-    one. In a separate process, because the master must not import the application."""
-    flask = [sys.executable, "-m", "flask", "--app", server.app.app_uri, *command.split()]
-    environment = {each: value for each, value in os.environ.items() if each != VALID_POLICY}
-    try:
-        done = subprocess.run(
-            flask, env=environment, capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        server.log.warning("The %s was not checked: %s", name, error)
-        return
-    # An application that cannot be imported also exits with 1, and prints a traceback.
-    if done.returncode == FILE_MISTAKES and done.stderr.startswith("Error: "):
-        server.log.error(
-            "The %s is invalid; the last valid one stays in use. %s", name, done.stderr.strip()
-        )
-
-
 def on_reload(server: Any) -> None:
     """The embedded server keeps running; it is started again if its supervisor was killed."""
-    for command, name in CHECKED_FILES.items():
-        check_file(server, command, name)
     if embedded := getattr(server, "embedded", None):
-        embedded.start()
+        try:
+            embedded.start()
+        except Exception as error:  # noqa: BLE001 - the workers decide without it meanwhile
+            server.log.error("gunicorn.conf.py: %s", error)
 
 
 def on_exit(server: Any) -> None:

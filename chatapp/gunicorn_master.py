@@ -1,10 +1,13 @@
-"""gunicorn's master: it neither counts nor waits for workers that are stopping, and stops old ones
-only when new ones serve.
+"""gunicorn's master: it keeps the workers that serve, whatever happens to their successors.
 
-After a HUP, gunicorn's own master blocks for up to graceful_timeout until the old workers have
-stopped. Meanwhile it replaces no dead worker, kills no hung one and handles no signal. Calls here
-take minutes. It also counts stopping workers as serving, and so starts too few. And it stops the
-old ones at once: all requests would wait while the new ones import the application.
+gunicorn's own master stops the whole service if one worker cannot start, if the settings are
+invalid at a HUP, or if a hook fails. After a HUP it stops the old workers at once, and blocks for
+up to graceful_timeout until their calls have ended: meanwhile it replaces no dead worker, kills no
+hung one and handles no signal. It also counts stopping workers as serving, and so starts too few.
+
+This one starts workers that cannot start again and again, with a growing pause. It stops old
+workers when new ones serve. HUPs that arrive meanwhile are one further reload. Only a first start
+ends with its mistake, as nothing serves yet.
 
 gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports nothing of chatapp.
 """
@@ -19,15 +22,22 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakSet
 
+from gunicorn.errors import HaltServer
+
 #: A forked Python forgets the signals that arrive before it runs. A worker that is stopped in its
 #: first moment would never stop, so these are blocked until `post_fork`.
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 # Workers do not all import the application at the same moment.
 BETWEEN_STARTS_S: Final = 0.1
+#: The pause after a worker could not start, which each failure doubles.
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 30.0
+#: gunicorn's status if a worker cannot start.
+CANNOT_START: Final = 3
 
 
 class _ReloadDoneError(Exception):
-    """Leaves gunicorn's reload after it has started the new workers, and before it waits."""
+    """Leaves gunicorn's reload after it has read the settings, and before it starts workers."""
 
 
 def install(server: Any) -> None:
@@ -35,20 +45,32 @@ def install(server: Any) -> None:
     #: Workers that have been asked to stop, and those that will be when their successors serve.
     server.stopping = WeakSet()
     server.replaced = WeakSet()
-    server.is_reloading = False
-    server.spawn_worker = partial(_spawn_worker, server.spawn_worker)
-    server.manage_workers = partial(_manage_workers, server)
-    server.reload = partial(_reload, server, server.reload)
+    server.reload_wanted = server.is_reloading = server.has_served = False
+    #: The age of the last worker that could not start; an older one does not end the pause.
+    server.failed_age = 0
+    server.pause_s = server.start_at = 0.0
+    # No exit status has this value: gunicorn ends by none.
+    server.WORKER_BOOT_ERROR = server.APP_LOAD_ERROR = -1
+    server.spawn_worker = partial(_spawn_worker, server, server.spawn_worker)
+    server.kill_worker = partial(_kill_worker, server, server.kill_worker)
+    server.reap_workers = partial(_reap_workers, server, server.reap_workers)
+    server.manage_workers = partial(
+        _manage_workers, server, partial(_reload, server, server.reload)
+    )
+    # The main loop handles all signals that have arrived, a stop too, and then manages workers.
+    server.reload = partial(setattr, server, "reload_wanted", True)  # noqa: FBT003 - setattr's
 
 
 def free_number(server: Any) -> int:
     """A number below the number of workers that as few serving workers as possible have: none but
     during a reload, when the old workers stop soon."""
-    taken = Counter(getattr(worker, "number", None) for _, worker in _serving(server))
+    taken = Counter(getattr(worker, "number", None) for worker in _current(server))
     return min(range(max(1, server.num_workers)), key=lambda number: taken[number])
 
 
-def _spawn_worker(gunicorn_spawn_worker: Callable[[], int]) -> int:
+def _spawn_worker(server: Any, gunicorn_spawn_worker: Callable[[], int]) -> int:
+    if server.is_reloading:
+        raise _ReloadDoneError
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         return gunicorn_spawn_worker()
@@ -56,41 +78,102 @@ def _spawn_worker(gunicorn_spawn_worker: Callable[[], int]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def _manage_workers(server: Any) -> None:
-    """Start missing workers, and stop the oldest surplus ones."""
-    if server.is_reloading:
-        raise _ReloadDoneError
-    serving = sorted(_serving(server), key=lambda item: item[1].age)
-    for _ in range(server.num_workers - len(serving)):
-        server.spawn_worker()
-        time.sleep(BETWEEN_STARTS_S)
-    _stop(server, serving[: max(0, len(serving) - server.num_workers)])
-    # A reload makes a new board, so that this counts new workers only.
-    if server.replaced and server.worker_class.board.serving() >= server.num_workers:
-        _stop(server, [item for item in server.WORKERS.items() if item[1] in server.replaced])
+def _kill_worker(
+    server: Any, gunicorn_kill_worker: Callable[..., None], pid: int, sig: int
+) -> None:
+    if sig in STOP_SIGNALS and pid in server.WORKERS:
+        server.stopping.add(server.WORKERS[pid])
+    gunicorn_kill_worker(pid, sig)
+
+
+def _manage_workers(server: Any, reload: Callable[[], None]) -> None:
+    """Reload if that is wanted, start missing workers, and stop the oldest surplus ones."""
+    ready = [worker for worker in _current(server) if worker.boot.is_ready]
+    if any(worker.age > server.failed_age for worker in ready):
+        server.pause_s = server.start_at = 0.0
+    if server.replaced and len(ready) >= server.num_workers:
+        _stop(server, server.replaced)
         server.replaced.clear()
         server.log.info("Reloaded: the new workers serve.")
+    if server.reload_wanted and (server.pause_s or not server.replaced):
+        reload()
+    current = _current(server)
+    _stop(server, current[: max(0, len(current) - server.num_workers)])
+    missing = server.num_workers - len(current)
+    if server.pause_s:  # one at a time
+        is_trying = not all(worker.boot.is_ready for worker in current)
+        missing = 0 if is_trying or time.monotonic() < server.start_at else min(1, missing)
+    for _ in range(missing):
+        try:
+            server.spawn_worker()
+        except Exception as error:
+            server.log.exception("Error starting a worker")
+            _pause(server, repr(error))
+            break
+        time.sleep(BETWEEN_STARTS_S)
 
 
 def _reload(server: Any, gunicorn_reload: Callable[[], None]) -> None:
-    """Start new workers; the old ones serve until then, and stop after their calls."""
-    server.replaced.update(worker for _, worker in _serving(server))
-    server.is_reloading = True
+    """Read the settings; the current workers serve until new ones do, and stop after their calls.
+    With invalid settings nothing changes."""
+    server.reload_wanted, server.is_reloading = False, True
+    old = server.app.cfg
     try:
         gunicorn_reload()
     except _ReloadDoneError:
-        pass
+        server.replaced.update(_current(server))
+        server.pause_s = server.start_at = 0.0
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - of gunicorn.conf.py
+        server.app.cfg = old
+        server.setup(server.app)
+        server.log.error(
+            "Nothing was reloaded, and the workers keep serving: gunicorn's settings are invalid. "
+            "Correct them, and send HUP again. %r",
+            error.__context__ or error,
+        )
     finally:
         server.is_reloading = False
-    server.manage_workers()
 
 
-def _serving(server: Any) -> list[tuple[int, Any]]:
-    left = server.stopping | server.replaced
-    return [item for item in server.WORKERS.items() if item[1] not in left]
+def _reap_workers(server: Any, gunicorn_reap_workers: Callable[[], None]) -> None:
+    before = set(server.WORKERS.values())
+    try:
+        gunicorn_reap_workers()
+    except Exception:
+        server.log.exception("Error after the end of a worker")
+    server.has_served = server.has_served or any(worker.boot.is_ready for worker in before)
+    for worker in before.difference(server.WORKERS.values(), server.stopping, server.replaced):
+        if not worker.boot.is_ready:
+            server.failed_age = max(server.failed_age, worker.age)
+            _pause(server, worker.boot.failure)
 
 
-def _stop(server: Any, workers: list[tuple[int, Any]]) -> None:
-    for pid, worker in workers:
-        server.stopping.add(worker)
-        server.kill_worker(pid, signal.SIGTERM)
+def _pause(server: Any, failure: str) -> None:
+    """Wait before a worker is started, longer after each failure. HaltServer if none ever served
+    and it named the reason; a worker that was killed is started again."""
+    workers = set(server.WORKERS.values()).difference(server.stopping)
+    serving = sum(worker.boot.is_ready for worker in workers)
+    if failure and not (serving or server.has_served):
+        raise HaltServer(failure, CANNOT_START)
+    if time.monotonic() < server.start_at:
+        return  # workers that started together fail together
+    server.pause_s = min(max(FIRST_PAUSE_S, 2 * server.pause_s), LONGEST_PAUSE_S)
+    server.start_at = time.monotonic() + server.pause_s
+    server.log.error(
+        "A worker cannot start: %s\nThe next try is in %d s. Meanwhile %d of %d workers serve.",
+        failure or "it ended before it served, without a reason",
+        server.pause_s,
+        serving,
+        server.num_workers,
+    )
+
+
+def _current(server: Any) -> list[Any]:
+    """The workers that are to stay, the oldest first."""
+    workers = set(server.WORKERS.values()).difference(server.stopping, server.replaced)
+    return sorted(workers, key=lambda worker: worker.age)
+
+
+def _stop(server: Any, workers: Any) -> None:
+    for worker in list(workers):
+        server.kill_worker(worker.pid, signal.SIGTERM)

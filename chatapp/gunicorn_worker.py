@@ -138,6 +138,37 @@ class Board:
         return True
 
 
+class Boot:
+    """Whether a worker serves, or why it cannot, in memory that it shares with its master."""
+
+    MOST_BYTES: Final = 2000
+    READY: Final = b"\x01"
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self.MOST_BYTES)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker serves, or did until it ended."""
+        return self._memory[:1] == self.READY
+
+    @property
+    def failure(self) -> str:
+        """Why it cannot serve; empty if it has not said so."""
+        return "" if self.is_ready else self._memory[:].rstrip(b"\0").decode(errors="replace")
+
+    def succeed(self) -> None:
+        """Say that the worker serves."""
+        self._memory[:1] = self.READY
+
+    def fail(self, error: BaseException) -> None:
+        """Say why it cannot."""
+        if isinstance(error, SystemExit):  # of a module that has caught the error
+            error = error.__context__ or error
+        text = f"{type(error).__name__}: {error}".encode(errors="replace")[: self.MOST_BYTES]
+        self._memory[: len(text)] = text
+
+
 class TimedUnreader(SocketUnreader):  # type: ignore[misc]
     """Reads a client's body in a thread. TimeoutError if it is slower than BODY_BYTES_PER_S, after
     the first ``patience_s``."""
@@ -362,6 +393,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.cell = self.board.take()
+        self.boot = Boot()
         #: The calls in threads, and the number of all calls so far.
         self.calls: set[Connection] = set()
         self.calls_begun = 0
@@ -386,6 +418,14 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if cfg.is_ssl or cfg.protocol != "http" or "h2" in cfg.http_protocols:
             sys.exit("gunicorn.conf.py: this worker supports HTTP/1.1 only. Use a proxy for TLS.")
 
+    def init_process(self) -> None:
+        try:
+            super().init_process()
+        except BaseException as error:
+            if self.alive and not self.booted:
+                self.boot.fail(error)
+            raise
+
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads + RESERVE, self.work)
 
@@ -408,6 +448,11 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
         self.wsgi: Any = marked
 
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        if not self.booted:  # it does not finish an import of seconds
+            sys.exit(0)
+
     def handle_quit(self, sig: Any, frame: Any) -> None:
         Worker.handle_quit(self, sig, frame)
 
@@ -416,6 +461,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         self.poller.register(self.method_queue, 1, self.method_queue.run_callbacks)
         self.publish()
+        self.boot.succeed()
         self.log.info("Worker is ready (pid: %s)", self.pid)
         while self.alive and self.is_parent_alive():
             self.notify()

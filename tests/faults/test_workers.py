@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.gunicorn_master import Master
 from tests.faults import traffic
 from tests.faults.application import SLOW_S
 from tests.faults.conftest import Record, Start
@@ -36,6 +37,37 @@ def test_a_worker_is_killed(storage: Server, start: Start, record: Record) -> No
         assert 0 <= traffic.AMOUNT - load.answers.of(caller).admitted <= lost
     assert len(load.answers.of(None, "after").values("x-worker")) == 2
     record(load)
+
+
+@pytest.mark.fault(
+    breaks="A worker is killed, and no other can boot, also after a `HUP`",
+    to_do="Repair what the log names (`A worker cannot start`); a worker is tried every 30 s.",
+)
+def test_no_worker_can_boot(storage: Server, start: Start, record: Record, tmp_path: Path) -> None:
+    """The other worker serves all requests; two serve again without a restart."""
+    obstacle = tmp_path / "obstacle"
+    variables = {**PATIENT, "CANNOT_BOOT": str(obstacle)}
+    with start(storage.uri, **variables) as master, traffic.around(master) as load:
+        obstacle.touch()
+        dead, kept = master.workers()
+        os.kill(dead, signal.SIGKILL)
+        load.run(FAULT_S)
+        eventually(lambda: tries(master))
+        tried = tries(master)
+        master.signal(signal.SIGHUP)
+        load.run(FAULT_S)
+        eventually(lambda: tries(master) > tried)
+        assert kept in master.workers()
+        obstacle.unlink()
+        eventually(lambda: not alive(kept))
+    assert set(load.answers.statuses) <= {200, 429, NO_ANSWER}
+    assert load.answers.statuses[NO_ANSWER] < traffic.PER_S / 4  # the dead worker's
+    assert len(load.answers.of(None, "after").values("x-worker")) == 2
+    record(load)
+
+
+def tries(master: Master) -> int:
+    return master.log.count("A worker cannot start: RuntimeError: the schema is of a newer version")
 
 
 @pytest.mark.fault(

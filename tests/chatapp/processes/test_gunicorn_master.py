@@ -22,7 +22,7 @@ def test_a_new_worker_does_not_miss_a_stop() -> None:
         return os.getpid()
 
     blocked: list[set[signal.Signals]] = []
-    master = SimpleNamespace(spawn_worker=spawn, reload=lambda: None)
+    master = Master(spawn_worker=spawn)
     gunicorn_master.install(master)
     assert master.spawn_worker() == os.getpid()
     assert blocked[0] >= gunicorn_master.STOP_SIGNALS
@@ -32,7 +32,7 @@ def test_a_new_worker_does_not_miss_a_stop() -> None:
 def test_each_worker_has_a_number_of_its_own() -> None:
     """While the storage is down it says which share of a limit is the worker's: that of a worker
     that has ended is free again, and during a reload old and new workers share them."""
-    master = SimpleNamespace(WORKERS={}, num_workers=3, spawn_worker=int, reload=lambda: None)
+    master = Master(WORKERS={}, num_workers=3)
     gunicorn_master.install(master)
 
     def start(pid: int) -> int:
@@ -51,11 +51,17 @@ def test_each_worker_has_a_number_of_its_own() -> None:
     assert [start(pid) for pid in (9, 10)] == [3, 4]
 
 
+class Master(SimpleNamespace):
+    """What is used of gunicorn's master."""
+
+    spawn_worker = kill_worker = reap_workers = manage_workers = reload = staticmethod(int)
+
+
 class Worker:
     """What the master keeps of a worker."""
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number = self.age = number
 
 
 def test_the_figures_of_workers_are_private(
