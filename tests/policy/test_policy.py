@@ -191,7 +191,7 @@ OF_KEYS_AND_TEAMS = [
 def test_the_applications_own_policy_loads() -> None:
     """The policy of chatapp has the layers that its README promises."""
     policy = load_policy(file=CHATAPP, blueprints=None)
-    assert [edge.text for edge in policy.application] == ["120/minute", "600/minute"]
+    assert [edge.text for edge in policy.application] == ["120/minute", "1200/minute"]
     ways = ("chat", "anthropic_api.messages", "openai_api")
     for name in ways:
         names = [
@@ -199,10 +199,12 @@ def test_the_applications_own_policy_loads() -> None:
             for entry in policy.targets[name]
             if not states_guard(entry.text, entry.options)
         ]
-        assert names == ["user", "address-at-once", "model", *OF_KEYS_AND_TEAMS]
+        assert names == ["address-at-once", "model", *OF_KEYS_AND_TEAMS]
     assert set(policy.plan_targets) == set(ways)
     for free in ("anthropic_api.count_tokens", "openai_stored"):
         assert [entry.options.name for entry in policy.targets[free]] == ["count-tokens"]
+    paces = {plan.name: plan.limits[0].text for plan in policy.plans.values()}
+    assert paces == {"starter": "30/minute", "pro": "180/minute", "team": "600/minute"}
     assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
     assert policy.next_plan(policy.plan("pro")) is policy.plan("team")
     assert policy.next_plan(policy.plan("team")) is None

@@ -200,7 +200,7 @@ def test_a_refused_request_costs_nothing(asker: Asker, provider: ProviderServer,
     assert asker.ledger.begun == []
     assert asker.left() == before
     # The model's own limit is in no /usage: this call is the first that it has counted.
-    assert left(asker.ask(case.path))["model"] == 599
+    assert left(asker.ask(case.path))["model"] == 2999
 
 
 IMAGE = "iVBORw0KGgo="
