@@ -13,6 +13,7 @@ from chatapp.catalogue import Catalogue, Model
 from chatapp.providers import (
     AnswerStore,
     AnswerStream,
+    Bounds,
     Extras,
     Forwarder,
     Message,
@@ -30,6 +31,7 @@ from chatapp.providers.keys import CappedKey, KeyHolder
 
 log = logging.getLogger(__name__)
 
+UNBOUNDED: Final = Bounds()
 NO_SUCH_ADDRESS: Final = frozenset({404, 405})
 
 
@@ -225,13 +227,13 @@ class Conversation:
         """The models and their prices."""
         return self._catalogue
 
-    def answer(self, turn: Turn, most_output_tokens: int | None = None) -> Reply:
+    def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Reply:
         """Call the provider, and wait for the answer; ProviderError if it fails.
 
-        ``most_output_tokens`` bounds this answer further, here and below.
+        ``bounds`` are further ones of this call, here and below.
         """
         with self.call(turn.model):
-            prompt = self._prompt(turn, most_output_tokens)
+            prompt = self._prompt(turn, bounds)
             completion = self._providers[turn.model.provider].complete(prompt)
         return Reply(
             text=completion.text,
@@ -240,29 +242,27 @@ class Conversation:
             quotas=completion.quotas,
         )
 
-    def stream(self, turn: Turn, most_output_tokens: int | None = None) -> AnswerStream:
+    def stream(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> AnswerStream:
         """Call the provider for a stream; ProviderError if none begins."""
         with self.call(turn.model):
-            prompt = self._prompt(turn, most_output_tokens)
+            prompt = self._prompt(turn, bounds)
             return self._providers[turn.model.provider].stream(prompt)
 
     def forward(
-        self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
+        self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
     ) -> RawAnswer:
         """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
         with self.call(model):
             provider = self._forwarders[model.provider]
-            return provider.forward(_adapted(raw_request, model, provider, most_output_tokens))
+            return provider.forward(_adapted(raw_request, model, provider, bounds))
 
     def forward_stream(
-        self, model: Model, raw_request: RawRequest, most_output_tokens: int | None = None
+        self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
     ) -> AnswerStream:
         """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
         with self.call(model):
             provider = self._forwarders[model.provider]
-            return provider.forward_stream(
-                _adapted(raw_request, model, provider, most_output_tokens)
-            )
+            return provider.forward_stream(_adapted(raw_request, model, provider, bounds))
 
     def extras(self, model: Model, raw_request: RawRequest) -> Extras:
         """What changes the price of a request in the provider's own protocol, besides tokens."""
@@ -289,11 +289,11 @@ class Conversation:
         assert isinstance(store, AnswerStore), f"{provider} keeps no answers"
         return store.fetch(raw_request)
 
-    def _prompt(self, turn: Turn, most_output_tokens: int | None) -> Prompt:
+    def _prompt(self, turn: Turn, bounds: Bounds) -> Prompt:
         return Prompt(
             model=turn.model.name,
             messages=turn.messages,
-            max_tokens=min(self.max_tokens, most_output_tokens or self.max_tokens),
+            max_tokens=min(self.max_tokens, bounds.output_tokens or self.max_tokens),
             key=turn.model.key,
         )
 
@@ -320,16 +320,14 @@ def _adapted(
     raw_request: RawRequest,
     model: Model,
     provider: Forwarder | None = None,
-    most_output_tokens: int | None = None,
+    bounds: Bounds = UNBOUNDED,
 ) -> RawRequest:
-    """The request to that model with that bound; unchanged bytes if neither differs."""
+    """The request to that model within these bounds; unchanged bytes if neither differs."""
     try:
         adapted = raw_request.with_fields(model=model.name)
         if model.key:
             adapted = replace(adapted, key=model.key)
-        if provider is None or most_output_tokens is None:
-            return adapted
-        return provider.bounded(adapted, most_output_tokens)
+        return adapted if provider is None else provider.bounded(adapted, bounds)
     except ValueError as error:  # 1e999 is JSON, but overflows here
         raise ProviderError(model.provider, "bad_request", message=str(error)) from error
 

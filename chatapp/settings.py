@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from flask_limiter.constants import ConfigVars
@@ -180,6 +180,13 @@ class Settings(BaseModel):
         int,
         Field(ge=1, le=5, description="attempts per call"),
     ] = 2
+    open_tools: Annotated[
+        frozenset[Literal["mcp", "web_fetch"]],
+        BeforeValidator(_names),
+        Field(
+            description="tools of the providers whose results a caller makes as large as it likes"
+        ),
+    ] = frozenset()
     fallback_models: Annotated[
         dict[str, str],
         BeforeValidator(_json_object),

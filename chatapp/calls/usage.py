@@ -7,19 +7,21 @@ it sends nothing: how much is derived from that time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from chatapp.catalogue import Model
 from chatapp.estimates.estimate import Estimate
+from chatapp.estimates.tokens import OPAQUE_BYTES_PER_TOKEN, generated_tokens
 from chatapp.providers import Progress, ProviderError, Usage
 
 NO_USAGE: Final = Usage(input_tokens=0, output_tokens=0)
 #: The assumed speed of a model: OpenAI promises 50 to 100 tokens per second for its current
 #: models (https://openai.com/api-priority-processing/).
 TOKENS_PER_S: Final = 100
-#: English has 4 to 5 bytes per token with either vendor's tokenizer, code and other scripts have
-#: fewer. An estimate that is billed should rather be too high.
-BYTES_PER_TOKEN: Final = 3
+#: The highest speed, for a client that chose the moment at which it left.
+MOST_TOKENS_PER_S: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,57 +34,92 @@ class CallUsage:
     unseen: bool = False
 
 
-def answer_usage(usage: Usage | None, estimate: Estimate, *, output_bytes: int) -> CallUsage:
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a stream has brought: the tokens of its output, and for each time that the model has
+    read its input again, or is about to, how many it read besides."""
+
+    output_tokens: int
+    added: tuple[int, ...] = ()
+
+
+class Meter:
+    """Counts what a stream brings. To be asked whenever the model reads again."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._added: list[int] = []
+
+    def count(self, progress: Progress) -> Received:
+        """What has come so far."""
+        output = generated_tokens(self._model, progress.generated)
+        if not (progress.rereads or progress.has_result):
+            return Received(output)
+        more = output + generated_tokens(self._model, progress.results)
+        more += progress.opaque_bytes // OPAQUE_BYTES_PER_TOKEN
+        self._added += [more] * (progress.rereads - len(self._added))
+        return Received(output, (*self._added, *([more] if progress.has_result else ())))
+
+
+def answer_usage(
+    usage: Usage | None, estimate: Estimate, model: Model, *, generated: Sequence[str]
+) -> CallUsage:
     """The usage of a whole answer, as reported or by its size."""
     if usage is not None:
         return CallUsage(usage, estimated=False)
-    received = replace(estimate.usage, output_tokens=tokens_of(output_bytes))
+    received = replace(estimate.usage, output_tokens=generated_tokens(model, generated))
     return CallUsage(received, estimated=True)
 
 
 def stream_usage(
-    progress: Progress, held: Estimate, *, expected: Estimate, silent_s: float | None, most: int
+    progress: Progress,
+    received: Received,
+    expected: Estimate,
+    *,
+    hidden: int | None,
+    unseen_tokens: int,
+    most: int,
+    left: bool,
 ) -> CallUsage:
     """The usage of a stream that ended, whole or not.
 
-    ``silent_s`` is the time without output if the model may have reasoned meanwhile; None if it
-    generates nothing unseen. A reasoning call used at least what was ``expected``, and at most
-    ``most`` output tokens. An answer that is whole, or that the provider ended with an error, used
-    what was received.
+    ``hidden`` are the tokens that the model may have generated without output; None if it sends all
+    that it generates. Such a call used at least what was ``expected``, and at most ``most`` output
+    tokens; one without any output used ``unseen_tokens``. An answer that is whole, or that the
+    provider ended with an error, used what was received. A client that ``left`` pays for input that
+    the provider has not reported as if none of it had been cached.
     """
     usage = progress.usage
     if usage is not None and progress.usage_is_final:
         return CallUsage(usage, estimated=False)
-    output = tokens_of(progress.output_bytes)
+    output = received.output_tokens
     is_over = progress.failed or progress.finish_reason is not None
-    unseen = progress.output_bytes == 0 and not is_over
+    unseen = not (progress.generated or is_over)
     if unseen:
-        output = held.output_tokens
-    elif silent_s is not None and not is_over:
-        reasoned = min(output + int(silent_s * TOKENS_PER_S), most)
-        output = max(output, reasoned, expected.output_tokens)
-    used = _so_far(progress, held.usage, output_tokens=output)
+        output = unseen_tokens
+    elif hidden is not None and not is_over:
+        output = max(output, min(output + hidden, most), expected.output_tokens)
+    held = replace(expected.usage, cached_input_tokens=0) if left else expected.usage
+    used = usage_so_far(progress, received, held, output_tokens=output)
     return CallUsage(used, estimated=True, unseen=unseen)
 
 
-def received_usage(progress: Progress, estimate: Estimate) -> Usage:
-    """The usage so far of a stream that goes on."""
-    return _so_far(progress, estimate.usage, output_tokens=tokens_of(progress.output_bytes))
-
-
-def _so_far(progress: Progress, held: Usage, *, output_tokens: int) -> Usage:
+def usage_so_far(
+    progress: Progress, received: Received, held: Usage, *, output_tokens: int
+) -> Usage:
     """The usage of a stream that is not over: its input as reported, or as held, and once more for
     each time that the model has read it again."""
     first = progress.usage or replace(held, output_tokens=0, tool_calls={})
-    again = 0 if progress.usage_is_final else progress.rereads
+    added = () if progress.usage_is_final else received.added
     return replace(
         first,
-        input_tokens=first.input_tokens * (1 + again),
+        input_tokens=first.input_tokens * (1 + len(added)) + sum(added),
         cached_input_tokens=first.cached_input_tokens
-        + again * (first.cached_input_tokens + first.cache_write_tokens),
+        + len(added) * (first.cached_input_tokens + first.cache_write_tokens),
         output_tokens=max(first.output_tokens, output_tokens),
         tool_calls=progress.tool_calls or first.tool_calls,
         tiers=first.tiers if progress.tiers is None else progress.tiers,
+        readings=tuple(first.input_tokens + more for more in (0, *added)) if added else (),
     )
 
 
@@ -93,8 +130,3 @@ def usage_without_answer(error: ProviderError, estimate: Estimate) -> CallUsage:
     if error.kind in {"timeout", "malformed"} and not is_error:
         return CallUsage(estimate.usage, estimated=True, unseen=True)
     return CallUsage(NO_USAGE, estimated=False)
-
-
-def tokens_of(size_bytes: int) -> int:
-    """The tokens of a text of that size in UTF-8, by a rule of thumb."""
-    return -(-size_bytes // BYTES_PER_TOKEN)

@@ -26,6 +26,13 @@ MODELS_FILE: Final = Path(__file__).parent.with_name("models.toml")
 #: that none can.
 UNKNOWN_MAX_OUTPUT: Final = 32_768
 ABOVE_ANY_OUTPUT: Final = 200_000
+#: The most that a file search of OpenAI's adds to the input, 20 pieces of 800 tokens; it stands for
+#: every result of a provider's tool.
+RESULT_TOKENS: Final = 16_000
+#: A page that a provider fetches may have so many tokens.
+MOST_RESULT_TOKENS: Final = 128_000
+LEAST_RESULT_TOKENS: Final = 1_000
+MOST_TOOL_USES: Final = 100
 #: The end of the slug of all unlisted models of a provider.
 OTHER: Final = "-other"
 # What providers append to a name for a version of the same model: a date in their three forms,
@@ -112,6 +119,29 @@ class Catalogue:
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
         """How many output tokens an amount of micro-dollars pays in addition to the prompt."""
         return min(tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug))
+
+    def tools_for(
+        self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
+    ) -> tuple[int, int]:
+        """How many uses of a provider's tools an amount pays in addition to the prompt, which is
+        read again after each, with all results; and how large a result may be then. At least one
+        use, and LEAST_RESULT_TOKENS."""
+        left, one_use = micro_usd - self.price(slug, prompt), dict.fromkeys(tools, 1)
+
+        def reading(added: int) -> int:
+            read = Usage(prompt.input_tokens + added, 0, tool_calls=one_use, tiers=prompt.tiers)
+            return self.price(slug, read)
+
+        uses, spent, size = 0, 0, MOST_RESULT_TOKENS
+        while uses < MOST_TOOL_USES and spent <= left:
+            uses += 1
+            spent += reading(uses * RESULT_TOKENS)
+        uses = max(1, uses - (spent > left))
+        while size > LEAST_RESULT_TOKENS:
+            if sum(reading(n * size) for n in range(1, uses + 1)) <= left:
+                break
+            size = max(LEAST_RESULT_TOKENS, size // 2)
+        return uses, size
 
     def longest_answer(self, model: Model, asked: int | None = None) -> int:
         """The longest answer of the model in tokens, with the request's bound ``asked``."""

@@ -110,11 +110,15 @@ class Tariff:
     tools: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, usage: Usage) -> int:
-        """The cost in micro-dollars, rounded up once for the call."""
-        price = self.long if self.long and self.is_long(usage.input_tokens) else self.usual
+        """The cost in micro-dollars, rounded up once for the call. Each reading has the price of
+        its own length; what else is used is shared among them by their input."""
+        inputs = usage.readings or (usage.input_tokens,)
+        whole, long = sum(inputs), sum(filter(self.is_long, inputs))
+        total = self.usual.millionths(usage)
+        if self.long is not None and long:
+            total = -(-(total * (whole - long) + self.long.millionths(usage) * long) // whole)
         multiple, scale = self._multiple(usage)
-        total = price.millionths(usage) * multiple
-        tokens = -(-total // (TOKENS_PER_PRICE * scale))
+        tokens = -(-total * multiple // (TOKENS_PER_PRICE * scale))
         uses = sum(max(0, n) * self.tools.get(name, 0) for name, n in usage.tool_calls.items())
         return tokens + uses
 

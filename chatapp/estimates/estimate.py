@@ -32,6 +32,8 @@ from chatapp.providers import Extras, Usage
 log = logging.getLogger(__name__)
 
 NO_EXTRAS: Final = Extras()
+# Of a stored conversation whose last answer was cut off: half an agent's usual one.
+UNKNOWN_HISTORY_TOKENS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Estimate:
     ``output_tokens`` are those of all ``choices`` together, ``cached_input_tokens`` the part of the
     input from the provider's cache, and ``least_input_tokens`` the part that is certain; the rest,
     as of files, is a guess. ``tiers`` are the requested ones, ``tools`` those that the provider
-    runs and bills: how often is unknown, so one use of each is held.
+    runs and bills: how often is unknown, so one use of each is held. ``input_is_known``: no file,
+    and nothing that the provider keeps, may have many more tokens than are estimated.
     """
 
     input_tokens: int
@@ -51,6 +54,7 @@ class Estimate:
     least_input_tokens: int = 0
     tiers: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    input_is_known: bool = True
 
     @property
     def usage(self) -> Usage:
@@ -89,15 +93,15 @@ class Estimator:
         *,
         most_output_tokens: int | None = None,
         choices: int = 1,
-        history_tokens: int = 0,
+        history_tokens: int | None = 0,
         extras: Extras = NO_EXTRAS,
         caller: str | None = None,
     ) -> Estimate:
         """The estimate for this body in OpenAI's or Anthropic's protocol.
 
         ``most_output_tokens`` bounds all ``choices`` together, ``history_tokens`` are read besides
-        the body, ``extras`` are what changes the price; ``caller`` is the identity whose own calls
-        count first. Never raises, and seldom reads the storage: see RedisOutputs.
+        the body (None: unknown), ``extras`` are what changes the price; ``caller`` is the identity
+        whose own calls count first. Never raises, and seldom reads the storage: see RedisOutputs.
         """
         choices = max(1, choices)
         counted = input_tokens(model, body)
@@ -109,7 +113,8 @@ class Estimator:
         if most_output_tokens is not None:
             output = max(0, min(output, most_output_tokens))
         # A provider refuses, and does not bill, a call that exceeds the model's context.
-        input_ = counted.expected + history_tokens
+        history = UNKNOWN_HISTORY_TOKENS if history_tokens is None else history_tokens
+        input_ = counted.expected + history
         context = self._catalogue.context_tokens(model.slug)
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
@@ -122,6 +127,7 @@ class Estimator:
             least_input_tokens=min(counted.least, input_),
             tiers=tuple(extras.tiers.values()),
             tools=extras.tools,
+            input_is_known=counted.is_known and history_tokens is not None,
         )
 
     def _output_tokens(self, slug: str, caller: str | None, effort: str) -> int:

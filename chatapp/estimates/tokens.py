@@ -5,8 +5,8 @@ and OpenAI's tokenizers), and the count.
 
 Up to EXACT_CHARACTERS every text is counted. Of a longer prompt SLICES slices are counted, spread
 over the whole; the rest is taken to be like them, plus two standard errors of their mean: uneven
-prompts are estimated higher. So a prompt of 3 MB takes no more time than one of 32 kB. Dense text
-hidden between the slices is billed by the provider's count, like everything else, only later.
+prompts are estimated higher. So a prompt of 3 MB takes no more time than one of 32 kB. The places
+are random: dense text cannot be hidden between them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import random
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,6 @@ Encoding = Literal["o200k_base", "cl100k_base"]
 EXACT_CHARACTERS: Final = 32_768
 SLICES: Final = 64
 SLICE_CHARACTERS: Final = EXACT_CHARACTERS // SLICES
-GOLDEN_RATIO: Final = (1 + math.sqrt(5)) / 2
 #: More texts are counted as one, as each text has a cost of its own.
 EXACT_TEXTS: Final = 2_000
 #: For parts that cannot be counted, such as encoded files. A page of a PDF has up to 3,000 tokens
@@ -66,15 +66,19 @@ INLINE: Final = ("data", "file_data", "content", "text")
 #: How many parts of all messages together are counted one by one; no model takes more images.
 MOST_PARTS: Final = 10_000
 
+_random: Final = random.SystemRandom().random
+
 PACKAGE: Final = "bpe_openai"
 COMPILED: Final = "bpe_openai._bindings"
 
 
 class InputTokens(NamedTuple):
-    """``expected`` errs on the side of too many; ``least`` is certain."""
+    """``expected`` errs on the side of too many; ``least`` is certain. ``is_known``: there is no
+    file, whose tokens only the provider can count, and no item that it keeps."""
 
     expected: int
     least: int
+    is_known: bool = True
 
 
 def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
@@ -83,7 +87,8 @@ def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
     contents, family = of_body(body), family_of(model)
     texts = text_tokens(contents.texts, family)
     expected = -(-texts * family.text_percent // 100) + _other_tokens(contents, family)
-    return InputTokens(expected, texts * family.least_percent // 100)
+    is_known = not (contents.files or contents.references or contents.has_documents)
+    return InputTokens(expected, texts * family.least_percent // 100, is_known)
 
 
 def predicted_tokens(model: Model, body: Mapping[str, object]) -> int:
@@ -91,6 +96,19 @@ def predicted_tokens(model: Model, body: Mapping[str, object]) -> int:
     prediction, contents = body.get("prediction"), Contents()
     contents.add_content(prediction.get("content") if isinstance(prediction, Mapping) else None)
     return text_tokens(contents.texts, family_of(model))
+
+
+def generated_tokens(model: Model, texts: Sequence[str]) -> int:
+    """The tokens of what a model has generated, or read from a tool, in pieces. Exact for OpenAI's
+    models. Another tokenizer is not public: English has 4 to 5 bytes a token, and denser texts are
+    counted with a related one, from above."""
+    family, whole = family_of(model), "".join(texts)
+    counted = text_tokens([whole], family)
+    if family.encoding is None or (family.text_percent == 100 and model.provider == model.protocol):
+        return counted
+    usual = -(-_size_bytes(whole) // OPAQUE_BYTES_PER_TOKEN)
+    is_dense = counted * 10 > usual * 11
+    return counted * family.text_percent // 100 if is_dense else usual
 
 
 def text_tokens(texts: Sequence[str], family: Family) -> int:
@@ -109,10 +127,9 @@ def text_tokens(texts: Sequence[str], family: Family) -> int:
 
 
 def _slices(whole: str) -> list[str]:
-    # One in each of SLICES equal ranges, at places that keep step with no period in the text: the
-    # multiples of the golden ratio, without their whole part.
+    # One in each of SLICES equal ranges, at a random place: nothing can be hidden between them.
     step = (len(whole) - SLICE_CHARACTERS) / SLICES
-    starts = (int((place + place * GOLDEN_RATIO % 1) * step) for place in range(SLICES))
+    starts = (int((place + _random()) * step) for place in range(SLICES))
     return [whole[start : start + SLICE_CHARACTERS] for start in starts]
 
 
@@ -151,7 +168,7 @@ class Contents:
     """What the model reads, in either vendor's protocol: texts, and numbers of other parts.
 
     ``tokens`` are those that the client has made, ``files`` are documents at a URL or an id,
-    ``references`` items of earlier responses;
+    ``references`` items of earlier responses; ``has_documents``: there are files in the request;
     ``opaque_bytes`` is the length of parts that cannot be counted, as JSON. Nothing is validated:
     parts of an unknown form are counted as JSON.
     """
@@ -165,6 +182,7 @@ class Contents:
     references: int = 0
     opaque_bytes: int = 0
     has_tools: bool = False
+    has_documents: bool = False
     _parts: int = 0
 
     def add_message(self, message: object) -> None:
@@ -219,6 +237,9 @@ class Contents:
             self.images += 1
         elif kind in FILE_KINDS and _is_elsewhere(part):
             self.files += 1
+        elif kind in FILE_KINDS:
+            self.has_documents |= not _is_text(part)
+            self._add_opaque(part)
         elif kind in TEXT_KINDS and isinstance(text, str):
             self.texts.append(text)
         elif kind in JSON_KINDS | TEXT_KINDS:
@@ -226,8 +247,11 @@ class Contents:
             self.texts.append(json_text(around))
             return [part.get("content")]
         else:
-            self.opaque_bytes += len(json_text(part).encode("utf-8", "surrogatepass"))
+            self._add_opaque(part)
         return []
+
+    def _add_opaque(self, part: object) -> None:
+        self.opaque_bytes += len(json_text(part).encode("utf-8", "surrogatepass"))
 
 
 def of_body(fields: Mapping[str, object]) -> Contents:
@@ -252,6 +276,12 @@ def _is_elsewhere(part: Mapping[object, object]) -> bool:
         if isinstance(place, Mapping) and any(place.get(name) for name in INLINE):
             return False
     return True
+
+
+def _is_text(part: Mapping[object, object]) -> bool:
+    """Whether a document is a text as it is, and not a file such as a PDF."""
+    source = part.get("source")
+    return isinstance(source, Mapping) and source.get("type") in {"text", "content"}
 
 
 def json_text(value: object) -> str:

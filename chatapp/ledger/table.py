@@ -140,7 +140,7 @@ def usage_of(row: Mapping[Any, Any]) -> Usage | None:
         name, _, count = each.partition(":")
         if name:
             tool_calls[name] = int(count)
-    tokens = {name: row[name] or 0 for name in USAGE}
+    tokens: dict[str, Any] = {name: row[name] or 0 for name in USAGE}
     return Usage(**tokens, tool_calls=tool_calls, tiers=tiers)
 
 

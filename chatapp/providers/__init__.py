@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "refused", "other"]
@@ -21,7 +21,12 @@ ErrorKind = Literal[
     "timeout",  # no answer in time; it may have been billed
     "unavailable",  # not reachable, or an internal error of the provider
     "malformed",  # an answer that cannot be parsed; it may have been billed
+    "overspent",  # this server has ended the call, which used what its caller may spend
 ]
+
+#: Tools that the provider runs and whose results, which the model reads again and again, are as
+#: large as the caller likes: an operator has to allow them.
+OPEN_TOOLS: Final = frozenset({"mcp", "web_fetch"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Usage:
     everything generated, ``reasoning_tokens`` a part of it. ``tool_calls`` counts the uses of the
     provider's own tools, by the name of their price. ``tiers`` are the tiers and speeds that change
     the price ("priority", "fast", …): empty for a standard call, None if none was reported.
+    ``readings`` is the input of each reading of a model that went on after such tools, ``()`` for a
+    single one.
     """
 
     input_tokens: int
@@ -64,6 +71,7 @@ class Usage:
     cache_write_1h_tokens: int = 0
     tool_calls: Mapping[str, int] = field(default_factory=dict)
     tiers: tuple[str, ...] | None = None
+    readings: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,8 @@ class Extras:
     field, ``tools`` the provider's tools that are billed per use, ``refused`` the fields whose cost
     is unknown, each with the reason. ``thinks`` says whether the request turns reasoning on or off;
     None if it does neither. ``effort`` is the requested effort of reasoning, "" without one.
-    ``predicts``: the request predicts its answer, and what the model rejects of it is billed."""
+    ``predicts``: the request predicts its answer, and what the model rejects of it is billed.
+    ``is_unbounded``: its answer cannot be bounded."""
 
     tiers: Mapping[str, str] = field(default_factory=dict)
     tools: tuple[str, ...] = ()
@@ -141,21 +150,33 @@ class Extras:
     thinks: bool | None = None
     effort: str = ""
     predicts: bool = False
+    is_unbounded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a call may use at most; None: as much as the request says. ``output_tokens`` bounds each
+    answer, ``tool_uses`` the uses of the provider's tools, ``result_tokens`` each page that one of
+    them fetches."""
+
+    output_tokens: int | None = None
+    tool_uses: int | None = None
+    result_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
     """A whole answer in a provider's own format. ``raw`` is its body, ``fields`` its parsed JSON.
     ``headers`` are those that the client may need; ``usage`` is None if the provider reported none
-    that is valid; ``output_bytes`` is the size of the generated text and tool arguments. ``ids``
-    are those under which the provider keeps the answer, its own first, then those of its items."""
+    that is valid; ``generated`` are the generated texts and tool arguments. ``ids`` are those under
+    which the provider keeps the answer, its own first, then those of its items."""
 
     raw: bytes
     fields: object
     content_type: str
     headers: Mapping[str, str]
     usage: Usage | None = None
-    output_bytes: int = 0
+    generated: Sequence[str] = ()
     ids: tuple[str, ...] = ()
     quotas: tuple[Quota, ...] = ()
 
@@ -173,10 +194,13 @@ class Progress:
     """The state of a stream.
 
     ``usage`` is the last that the provider reported, and ``usage_is_final`` tells whether it is
-    complete. ``output_bytes`` is the size of everything generated so far: text, refusals, tool
-    names and arguments, reasoning; ``tool_calls`` are those so far. ``rereads`` counts how often
-    the model has gone on after tools of the provider, and so has read its input again; an
-    incomplete usage leaves that out. ``tiers`` are those of Usage, if they are reported before it.
+    complete. ``generated`` is all that was generated so far: text, refusals, tool names and
+    arguments, reasoning; ``tool_calls`` are those so far. ``rereads`` counts how often the model
+    has gone on after tools of the provider, and so has read its input again, with what it has
+    generated and with the ``results`` of the tools (and ``opaque_bytes`` of others, which cannot be
+    counted): an incomplete usage leaves that out. ``runs_tools`` once it has called one,
+    ``has_result`` between a result and what the model makes of it. ``tiers`` are those of Usage, if
+    they are reported before it.
     ``finish_reason`` is None until the answer is complete: a stream that ends earlier was cut off.
     ``failed`` is set by an error that the provider reported within the stream, ``error`` if the
     client has received that error as a part of the stream. ``ids`` are those of RawAnswer, as far
@@ -186,9 +210,13 @@ class Progress:
     model: str
     usage: Usage | None = None
     usage_is_final: bool = False
-    output_bytes: int = 0
+    generated: list[str] = field(default_factory=list)
     tool_calls: Mapping[str, int] = field(default_factory=dict)
     rereads: int = 0
+    results: list[str] = field(default_factory=list)
+    opaque_bytes: int = 0
+    runs_tools: bool = False
+    has_result: bool = False
     tiers: tuple[str, ...] | None = None
     finish_reason: FinishReason | None = None
     failed: bool = False
@@ -309,9 +337,8 @@ class Forwarder(Protocol):
         """What changes the price of the request. Accepts everything that JSON can express."""
         ...
 
-    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
-        """The request with at most that many output tokens per answer; unchanged if its own limit
-        is lower."""
+    def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
+        """The request within these bounds; unchanged if its own are lower."""
         ...
 
     def forward(self, request: RawRequest) -> RawAnswer:

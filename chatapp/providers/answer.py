@@ -7,7 +7,7 @@ an invalid header counts as absent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Final
@@ -19,6 +19,9 @@ from chatapp.providers import Quota, QuotaUnit
 #: A thousand times more than the longest call. A larger number is an error of the provider, and no
 #: limit, price or database column is computed from it.
 TOKENS_MAX: Final = 10**9
+
+#: Of English, for what only divides a known sum.
+CHARACTERS_PER_TOKEN: Final = 4
 
 Tokens = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 
@@ -35,19 +38,34 @@ class OpenFields(Fields):
     model_config = ConfigDict(extra="allow")
 
 
-def generated_bytes(value: object, *, without: Collection[str]) -> int:
-    """The size of all strings in a part of an answer, at any depth: text, a refusal, a tool's name
-    and arguments, reasoning. ``without`` are the fields that the model did not generate."""
+def texts_in(value: object, *, without: Collection[str]) -> list[str]:
+    """All strings in a part of an answer, at any depth: text, a refusal, a tool's name and
+    arguments, reasoning. ``without`` are the fields that the model did not generate."""
     match value:
         case str():
-            return len(value.encode("utf-8", "surrogatepass"))
+            return [value] if value else []
         case dict():
-            inner = [each for name, each in value.items() if name not in without]
-            return sum(generated_bytes(each, without=without) for each in inner)
+            inner: Iterable[object] = (v for name, v in value.items() if name not in without)
         case list():
-            return sum(generated_bytes(each, without=without) for each in value)
+            inner = value
         case _:
-            return 0
+            return []
+    return [text for each in inner for text in texts_in(each, without=without)]
+
+
+def readings_of(input_tokens: int, added: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """The input of each reading, whose sum is known: what is not ``added`` to the first one by the
+    texts before each of the others is shared alike. ``()`` for a single reading."""
+    if not added:
+        return ()
+    more, total = [0], 0
+    for texts in added:
+        total += sum(map(len, texts)) // CHARACTERS_PER_TOKEN
+        more.append(total)
+    each = (input_tokens - sum(more)) // len(more)
+    if each < 0:
+        return (input_tokens // len(more),) * len(more)
+    return tuple(each + tokens for tokens in more)
 
 
 # -- headers -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError, field_validator
 
 from chatapp.providers import (
+    Bounds,
     Completion,
     ErrorKind,
     Extras,
@@ -28,10 +29,10 @@ from chatapp.providers.answer import (
     Fields,
     OpenFields,
     Tokens,
-    generated_bytes,
     http_date,
     quota,
     regained_after_s,
+    texts_in,
 )
 from chatapp.providers.event_stream import Event
 from chatapp.providers.sdk import Api, SDKProvider, Upstream, Vendor
@@ -52,6 +53,10 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
 }
 #: Speeds and inference regions with the standard price.
 STANDARD: Final = frozenset({"", "standard", "global", "not_available"})
+#: Blocks with which the model calls a tool of Anthropic's, or a server that the caller named.
+RUN_BLOCKS: Final = frozenset({"server_tool_use", "mcp_tool_use"})
+#: Fields of a result that are no text.
+NOT_COUNTED: Final = frozenset({"type", "tool_use_id", "encrypted_index"})
 #: Fields of a block or its delta that the model does not generate.
 NOT_GENERATED: Final = frozenset(
     {"type", "id", "tool_use_id", "signature", "citation", "citations"}
@@ -73,9 +78,11 @@ def _body(prompt: Prompt) -> dict[str, object]:
     }
 
 
-def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
+def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
+    request = _with_bounded_tools(request, bounds)
     own, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
-    if not isinstance(own, int) or own <= most_output_tokens:
+    most_output_tokens = bounds.output_tokens
+    if most_output_tokens is None or not isinstance(own, int) or own <= most_output_tokens:
         return request
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
@@ -87,13 +94,39 @@ def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
     return request.with_fields(max_tokens=most, thinking=less)
 
 
+def _with_bounded_tools(request: RawRequest, bounds: Bounds) -> RawRequest:
+    """The request with at most so many uses of each of Anthropic's tools that search and fetch."""
+    listed = request.fields.get("tools")
+    if bounds.tool_uses is None or not isinstance(listed, list):
+        return request
+    tools = []
+    for tool in listed:
+        kind = str(tool.get("type")) if isinstance(tool, dict) else ""
+        most: dict[str, int | None] = {}
+        if kind.startswith((WEB_SEARCH, WEB_FETCH)):
+            most["max_uses"] = bounds.tool_uses
+        if kind.startswith(WEB_FETCH):
+            most["max_content_tokens"] = bounds.result_tokens
+        lowered = {n: m for n, m in most.items() if m is not None and _is_above(tool.get(n), m)}
+        tools.append({**tool, **lowered} if lowered else tool)
+    return request.with_fields(tools=tools)
+
+
+def _is_above(own: object, most: int) -> bool:
+    return not isinstance(own, int) or own > most
+
+
 #: Tools that the client runs, and the provider's tools that cost only tokens, by the start of their
 #: type.
 FREE_TOOLS: Final = (
     *("custom", "bash_", "text_editor_", "computer_", "browser_", "memory_"),
-    *("web_fetch_", "tool_search_tool_", "tool_reference", "mcp_toolset"),
+    *("tool_search_tool_", "tool_reference"),
 )
 WEB_SEARCH: Final = "web_search_"
+WEB_FETCH: Final = "web_fetch_"
+#: The tools of Anthropic's, by the start of their type.
+RUN_TOOLS: Final = {WEB_SEARCH: "web_search", WEB_FETCH: "web_fetch", "mcp_toolset": "mcp"}
+MCP_SERVERS: Final = "mcp_servers"
 #: The type and the name of the block of a search.
 SEARCH: Final = ("server_tool_use", "web_search")
 #: What is billed at another model's price, or is shared by all clients of this server's key.
@@ -120,18 +153,18 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
             tiers[name] = value.lower()
         elif not isinstance(value, str | None):
             refused[name] = "is not a string"
-    tools = []
+    tools = ["mcp"] if fields.get(MCP_SERVERS) else []
     for name, tool in (*_listed(fields, "tools"), *_added_tools(fields)):
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind.startswith(WEB_SEARCH):
-            tools.append("web_search")
+        if run := next((t for k, t in RUN_TOOLS.items() if str(kind).startswith(k)), None):
+            tools.append(run)
         elif isinstance(kind, str) and not kind.startswith(FREE_TOOLS):
             refused[name] = f"may not have a tool {kind[:50]!r}, which has no price here"
     thinking = fields.get("thinking")
     thinks = thinking.get("type") if isinstance(thinking, dict) else None
     return Extras(
         tiers=tiers,
-        tools=tuple(tools),
+        tools=tuple(dict.fromkeys(tools)),
         refused=refused,
         thinks=None if thinks is None else thinks != "disabled",
     )
@@ -177,11 +210,19 @@ class Generation(Fields):
 
     type: str | None = None
     input_tokens: Tokens
-    output_tokens: Tokens
+    output_tokens: Tokens = 0
     cache_read_input_tokens: Tokens | None = None
     cache_creation_input_tokens: Tokens | None = None
     cache_creation: CacheWrites | None = None
     output_tokens_details: OutputDetails | None = None
+
+    @property
+    def all_input_tokens(self) -> int:
+        return (
+            self.input_tokens
+            + (self.cache_read_input_tokens or 0)
+            + (self.cache_creation_input_tokens or 0)
+        )
 
     @property
     def cache_write_1h_tokens(self) -> int:
@@ -193,9 +234,15 @@ class Generation(Fields):
         return hour and max(hour, written - (first.ephemeral_5m_input_tokens or 0))
 
 
+#: Kinds of generations within one call.
+COMPACTION: Final = "compaction"
+READING: Final = "message"
+
+
 class Bill(Generation):
     """What Anthropic calls usage."""
 
+    output_tokens: Tokens
     server_tool_use: ServerTools | None = None
     speed: str | None = None
     inference_geo: str | None = None
@@ -204,16 +251,20 @@ class Bill(Generation):
     @field_validator("iterations", mode="before")
     @classmethod
     def _compactions(cls, found: object) -> object:
-        """The sums contain all other iterations already."""
+        """Also the readings of the model, which the sums contain already."""
         if not isinstance(found, list):
             return None
+        listed = [each for each in found if isinstance(each, dict)]
         return [
-            each for each in found if isinstance(each, dict) and each.get("type") == "compaction"
+            each
+            for each in listed
+            if each.get("type") == COMPACTION
+            or (each.get("type") == READING and isinstance(each.get("input_tokens"), int))
         ]
 
     def usage(self) -> Usage:
         # The sums leave out the tokens of compacting the context.
-        parts = [self, *(self.iterations or ())]
+        parts = [self, *(i for i in self.iterations or () if i.type == COMPACTION)]
         read = sum(part.cache_read_input_tokens or 0 for part in parts)
         written = sum(part.cache_creation_input_tokens or 0 for part in parts)
         details = (part.output_tokens_details or OutputDetails() for part in parts)
@@ -227,7 +278,13 @@ class Bill(Generation):
             cache_write_1h_tokens=sum(part.cache_write_1h_tokens for part in parts),
             tool_calls={"web_search": searches} if searches else {},
             tiers=_tiers(self.speed, self.inference_geo),
+            readings=self._readings(),
         )
+
+    def _readings(self) -> tuple[int, ...]:
+        """Each of them, if there are several."""
+        readings = tuple(each.all_input_tokens for each in self.iterations or ())
+        return readings if len(readings) > 1 else ()
 
 
 class AnswerBill(Fields):
@@ -268,16 +325,35 @@ def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | No
     return tuple(word[:32] for word in words if word not in STANDARD)
 
 
-def _output_bytes(answer: object) -> int:
-    """The bytes that were generated for a whole answer, without the results of tools."""
+def _generated(answer: object) -> list[str]:
+    """What was generated for a whole answer, without the results of tools."""
     blocks = answer.get("content") if isinstance(answer, dict) else None
     listed = blocks if isinstance(blocks, list) else ()
-    return generated_bytes([b for b in listed if _is_generated(b)], without=NOT_GENERATED)
+    return texts_in([b for b in listed if _is_generated(b)], without=NOT_GENERATED)
 
 
 def _is_generated(block: object) -> bool:
     """Whether the model generated this block, and not a tool of the provider's."""
     return isinstance(block, dict) and not str(block.get("type")).endswith("_result")
+
+
+def _add_result(progress: Progress, part: object) -> None:
+    """Count what a result has, at any depth; encrypted texts and files are in base64."""
+    match part:
+        case str():
+            progress.results.append(part)
+        case {"type": "base64", "data": str(data)}:
+            progress.opaque_bytes += len(data) * 3 // 4
+        case {"encrypted_content": str(data), **others}:
+            progress.opaque_bytes += len(data) * 3 // 4
+            _add_result(progress, others)
+        case dict():
+            for name, each in part.items():
+                if name not in NOT_COUNTED:
+                    _add_result(progress, each)
+        case list():
+            for each in part:
+                _add_result(progress, each)
 
 
 def _finish_reason(word: str | None) -> FinishReason:
@@ -328,7 +404,6 @@ class MessageReader:
         self.progress = Progress(model=model)
         self.over = False
         self._bill: dict[str, object] = {"input_tokens": 0}
-        self._has_result = False
 
     def read(self, event: Event) -> Part:
         text = ""
@@ -357,19 +432,20 @@ class MessageReader:
     def _begin_block(self, block: dict[str, object]) -> None:
         progress = self.progress
         if not _is_generated(block):
-            self._has_result = True
+            progress.runs_tools = progress.has_result = True
+            _add_result(progress, block)
             return
-        progress.output_bytes += generated_bytes(block, without=NOT_GENERATED)
-        progress.rereads += self._has_result
-        self._has_result = False
+        progress.runs_tools |= str(block.get("type")) in RUN_BLOCKS
+        progress.generated += texts_in(block, without=NOT_GENERATED)
+        progress.rereads += progress.has_result
+        progress.has_result = False
         if (block.get("type"), block.get("name")) == SEARCH:
             searches = progress.tool_calls.get("web_search", 0) + 1
             progress.tool_calls = {"web_search": searches}
 
     def _text(self, delta: Delta) -> str:
         text = delta.text or ""
-        generated = generated_bytes([text, delta.model_extra], without=NOT_GENERATED)
-        self.progress.output_bytes += generated
+        self.progress.generated += texts_in([text, delta.model_extra], without=NOT_GENERATED)
         return text
 
     def _count(self, message: MessageDelta) -> None:
@@ -499,7 +575,7 @@ VENDOR: Final = Vendor(
             bounded=_bounded,
             open_stream=lambda request: (request, MessageReader(str(request.fields.get("model")))),
             usage=_usage,
-            output_bytes=_output_bytes,
+            generated=_generated,
         ),
     ),
     body=_body,

@@ -62,8 +62,8 @@ class OfflineStream:
 
     def __iter__(self) -> Iterator[Part]:
         for word in self._completion.text.split(" "):
-            text = word if self.progress.output_bytes == 0 else f" {word}"
-            self.progress.output_bytes += len(text.encode())
+            text = f" {word}" if self.progress.generated else word
+            self.progress.generated.append(text)
             yield Part(text, b"")
         self.progress.usage = self._completion.usage
         self.progress.usage_is_final = True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field
 
 from chatapp.providers import (
+    Bounds,
     Completion,
     ErrorKind,
     Extras,
@@ -24,7 +25,7 @@ from chatapp.providers import (
     RawRequest,
     Usage,
 )
-from chatapp.providers.answer import Fields, OpenFields, Tokens, generated_bytes, quota
+from chatapp.providers.answer import Fields, OpenFields, Tokens, quota, texts_in
 from chatapp.providers.event_stream import Event
 from chatapp.providers.openai_responses import COMPACTION, RESPONSES
 from chatapp.providers.openai_service import (
@@ -66,7 +67,9 @@ def _body(prompt: Prompt) -> dict[str, object]:
     }
 
 
-def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
+def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
+    if (most_output_tokens := bounds.output_tokens) is None:
+        return request
     found = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
     lowered = {
         name: most_output_tokens
@@ -130,13 +133,13 @@ class Bill(Fields):
     completion_tokens_details: OutputDetails | None = None
 
     def usage(self, tiers: tuple[str, ...] | None) -> Usage:
-        prompt = self.prompt_tokens_details or InputDetails()
+        cached, written = (self.prompt_tokens_details or InputDetails()).within(self.prompt_tokens)
         generated = self.completion_tokens_details or OutputDetails()
         return Usage(
             input_tokens=self.prompt_tokens,
             output_tokens=self.completion_tokens,
-            cached_input_tokens=prompt.cached_tokens or 0,
-            cache_write_tokens=prompt.cache_write_tokens or 0,
+            cached_input_tokens=cached,
+            cache_write_tokens=written,
             reasoning_tokens=generated.reasoning_tokens or 0,
             tiers=tiers,
         )
@@ -180,12 +183,12 @@ def _usage(answer: object) -> Usage:
     return found.usage.usage(tiers_of(found.service_tier))
 
 
-def _output_bytes(answer: object) -> int:
-    """The bytes that were generated for all choices."""
+def _generated(answer: object) -> list[str]:
+    """What was generated for all choices."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     listed = choices if isinstance(choices, list) else ()
     messages = [choice.get("message") for choice in listed if isinstance(choice, dict)]
-    return generated_bytes(messages, without=NOT_GENERATED)
+    return texts_in(messages, without=NOT_GENERATED)
 
 
 def _finish_reason(word: str | None) -> FinishReason:
@@ -259,7 +262,7 @@ class ChunkReader:
         """The text that a chunk adds to a choice; everything generated is counted."""
         progress, delta = self.progress, choice.delta or Delta()
         text = delta.content or delta.refusal or ""
-        progress.output_bytes += generated_bytes([text, delta.model_extra], without=NOT_GENERATED)
+        progress.generated += texts_in([text, delta.model_extra], without=NOT_GENERATED)
         if choice.finish_reason is not None:
             self._finished.add(choice.index or 0)
             if len(self._finished) >= self._choices:
@@ -287,7 +290,7 @@ EMBEDDINGS: Final = Api(
     extras=common_extras,
     bounded=lambda request, _: request,
     usage=_embedding_usage,
-    output_bytes=lambda _: 0,
+    generated=lambda _: [],
 )
 
 
@@ -365,7 +368,7 @@ VENDOR: Final = Vendor(
             bounded=_bounded,
             open_stream=_open_stream,
             usage=_usage,
-            output_bytes=_output_bytes,
+            generated=_generated,
         ),
         RESPONSES,
         COMPACTION,

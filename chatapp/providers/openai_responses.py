@@ -9,8 +9,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from chatapp.providers import Extras, FinishReason, Part, Progress, RawRequest, Usage
-from chatapp.providers.answer import Fields, Tokens, generated_bytes
+from chatapp.providers import Bounds, Extras, FinishReason, Part, Progress, RawRequest, Usage
+from chatapp.providers.answer import Fields, Tokens, readings_of, texts_in
 from chatapp.providers.event_stream import Event
 from chatapp.providers.openai_service import (
     InputDetails,
@@ -27,10 +27,12 @@ LEAST_OUTPUT_TOKENS: Final = 16
 #: Tools that the client runs, and OpenAI's tools that cost only tokens.
 FREE_TOOLS: Final = frozenset(
     {
-        *("function", "custom", "local_shell", "apply_patch", "mcp", "tool_search"),
+        *("function", "custom", "local_shell", "apply_patch", "tool_search"),
         *("computer", "computer_use_preview"),
     }
 )
+#: A server that the caller names; OpenAI calls it.
+MCP: Final = "mcp"
 #: Tools that OpenAI runs and bills by use, by the start of their type: the first one counts.
 BILLED_TOOLS: Final = (
     *("web_search_preview", "web_search", "file_search", "code_interpreter", "image_generation"),
@@ -40,6 +42,8 @@ TOOL_CALLS: Final = {f"{name}_call": name for name in BILLED_TOOLS}
 SEARCH_TOOLS: Final = BILLED_TOOLS[:2]
 #: The calls of tools that OpenAI runs before the model continues.
 RUN_CALLS: Final = frozenset({*TOOL_CALLS, "mcp_call"})
+#: The fields of an item that the model reads when it continues, where OpenAI shows them.
+RESULTS: Final = ("output", "outputs", "results", "tools")
 #: What is unknown here, or shared by all clients of this server's key.
 REFUSED: Final = {
     "conversation": "is not supported; send previous_response_id or all messages instead",
@@ -55,6 +59,8 @@ NOT_GENERATED: Final = frozenset(
         *("server_label", "container_id", "created_by"),
     }
 )
+#: Of these, the ones that it does not read again either.
+NOT_READ: Final = NOT_GENERATED - {*RESULTS}
 ID: Final = re.compile(r"[\w-]{1,128}", re.ASCII)
 #: A summary is written besides the reasoning: it says nothing about how much of it there was.
 SUMMARY: Final = "response.reasoning_summary"
@@ -83,7 +89,9 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         kind = tool.get("type") if isinstance(tool, dict) else None
         if not isinstance(kind, str):
             continue  # OpenAI refuses it
-        if billed := _billed(kind):
+        if kind == MCP:
+            tools.append(MCP)
+        elif billed := _billed(kind):
             tools.append(billed)
         elif kind not in FREE_TOOLS and not _is_local_shell(tool):
             refused[name] = f"may not have a tool {kind[:50]!r}, which has no price here"
@@ -149,14 +157,17 @@ def _is_local_shell(tool: object) -> bool:
     )
 
 
-def _bounded(request: RawRequest, most_output_tokens: int) -> RawRequest:
-    own, most = (
-        request.fields.get("max_output_tokens"),
-        max(LEAST_OUTPUT_TOKENS, most_output_tokens),
-    )
-    if isinstance(own, int) and own <= most:
-        return request
-    return request.with_fields(max_output_tokens=most)
+def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
+    changed = {}
+    if bounds.output_tokens is not None:
+        changed["max_output_tokens"] = max(LEAST_OUTPUT_TOKENS, bounds.output_tokens)
+    if bounds.tool_uses is not None:
+        changed["max_tool_calls"] = bounds.tool_uses
+    own = request.fields
+    lower = (n for n, most in changed.items() if isinstance(v := own.get(n), int) and v <= most)
+    for name in list(lower):
+        del changed[name]
+    return request.with_fields(**changed)
 
 
 # -- whole answers -----------------------------------------------------------------------------
@@ -188,7 +199,7 @@ class Answer(Fields):
 def _usage(answer: object) -> Usage:
     found = Answer.model_validate(answer)
     bill, tool_usage = found.usage, found.tool_usage or ToolUsage()
-    read = bill.input_tokens_details or InputDetails()
+    cached, wrote = (bill.input_tokens_details or InputDetails()).within(bill.input_tokens)
     written = bill.output_tokens_details or OutputDetails()
     tool_calls = _tool_calls(answer)
     if tool_usage.web_search is not None and tool_usage.web_search.num_requests is not None:
@@ -196,12 +207,28 @@ def _usage(answer: object) -> Usage:
     return Usage(
         input_tokens=bill.input_tokens,
         output_tokens=bill.output_tokens,
-        cached_input_tokens=read.cached_tokens or 0,
-        cache_write_tokens=read.cache_write_tokens or 0,
+        cached_input_tokens=cached,
+        cache_write_tokens=wrote,
         reasoning_tokens=written.reasoning_tokens or 0,
         tool_calls={name: count for name, count in tool_calls.items() if count},
         tiers=tiers_of(found.service_tier),
+        readings=readings_of(bill.input_tokens, _added(answer)),
     )
+
+
+def _added(answer: object) -> list[list[str]]:
+    """What each further reading has in addition to the one before: everything until the model
+    went on after tools of the provider."""
+    added: list[list[str]] = []
+    since: list[str] = []
+    has_result = False
+    for item in _items(answer):
+        if has_result:
+            added.append(since)
+            since = []
+        has_result = str(item.get("type")) in RUN_CALLS
+        since += texts_in(item, without=NOT_READ)
+    return added
 
 
 def _tool_calls(answer: object) -> dict[str, int]:
@@ -243,8 +270,8 @@ def _ids(fields: Mapping[str, object], answer: object) -> tuple[str, ...]:
     return tuple(id_ for id_ in found if isinstance(id_, str) and ID.fullmatch(id_))
 
 
-def _output_bytes(answer: object) -> int:
-    return generated_bytes(list(_items(answer)), without=NOT_GENERATED)
+def _generated(answer: object) -> list[str]:
+    return texts_in(list(_items(answer)), without=NOT_GENERATED)
 
 
 # -- streams -----------------------------------------------------------------------------------
@@ -271,7 +298,6 @@ class ResponseReader:
         self.over = False
         self._fields = fields
         self._with_deltas: set[str] = set()
-        self._has_run_tool = False
 
     def read(self, event: Event) -> Part:
         if not event.data:
@@ -280,10 +306,11 @@ class ResponseReader:
         kind, progress = found.type, self.progress
         if kind.endswith(".delta") and not kind.startswith(SUMMARY):
             self._with_deltas.add(str(found.item_id))
-            progress.output_bytes += generated_bytes(found.delta, without=NOT_GENERATED)
+            progress.generated += texts_in(found.delta, without=NOT_GENERATED)
         elif kind == "response.output_item.added":
-            progress.rereads += self._has_run_tool
-            self._has_run_tool = False
+            progress.runs_tools |= str((found.item or {}).get("type")) in RUN_CALLS
+            progress.rereads += progress.has_result
+            progress.has_result = False
         elif kind == "response.output_item.done" and found.item is not None:
             self._end_item(found.item)
         elif kind in ENDS:
@@ -296,12 +323,15 @@ class ResponseReader:
         return Part("", event.raw)
 
     def _end_item(self, item: dict[str, object]) -> None:
-        self._has_run_tool = str(item.get("type")) in RUN_CALLS
+        progress = self.progress
+        if str(item.get("type")) in RUN_CALLS:
+            progress.runs_tools = progress.has_result = True
+        progress.results += texts_in([item.get(name) for name in RESULTS], without=())
         if str(item.get("id")) not in self._with_deltas:
-            self.progress.output_bytes += generated_bytes(item, without=NOT_GENERATED)
+            progress.generated += texts_in(item, without=NOT_GENERATED)
         if name := _tool_of(item):
-            calls = self.progress.tool_calls
-            self.progress.tool_calls = {**calls, name: calls.get(name, 0) + 1}
+            calls = progress.tool_calls
+            progress.tool_calls = {**calls, name: calls.get(name, 0) + 1}
 
     def _end(self, kind: str, response: dict[str, object]) -> None:
         progress = self.progress
@@ -327,14 +357,14 @@ RESPONSES: Final = Api(
     bounded=_bounded,
     open_stream=lambda request: (request, ResponseReader(request.fields)),
     usage=_usage,
-    output_bytes=_output_bytes,
+    generated=_generated,
     ids=_ids,
 )
 #: A compaction rewrites a conversation as a shorter one. Nothing bounds its length.
 COMPACTION: Final = Api(
     path="/responses/compact",
-    extras=extras_of,
+    extras=lambda fields: replace(extras_of(fields), is_unbounded=True),
     bounded=lambda request, _: request,
     usage=_usage,
-    output_bytes=_output_bytes,
+    generated=_generated,
 )

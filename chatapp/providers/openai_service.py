@@ -89,6 +89,11 @@ class InputDetails(Fields):
     cached_tokens: Tokens | None = None
     cache_write_tokens: Tokens | None = None
 
+    def within(self, input_tokens: int) -> tuple[int, int]:
+        """Both, as parts of that input: more than all of it would be an error of the provider."""
+        cached = min(self.cached_tokens or 0, input_tokens)
+        return cached, min(self.cache_write_tokens or 0, input_tokens - cached)
+
 
 class OutputDetails(Fields):
     """Of a usage: how much of the output was not shown."""

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from chatapp.per_process import PerProcess
 from chatapp.providers import (
+    Bounds,
     Completion,
     ErrorKind,
     Extras,
@@ -68,15 +69,15 @@ class Api:
 
     ``extras`` (of a body) and ``bounded`` are those of Forwarder. ``open_stream`` returns the
     request to send for a stream, and the reader of its events; None if there are no streams.
-    ``usage`` and ``output_bytes`` read a whole answer's JSON, ``ids`` a request's and its answer's.
+    ``usage`` and ``generated`` read a whole answer's JSON, ``ids`` a request's and its answer's.
     """
 
     path: str
     extras: Callable[[Mapping[str, object]], Extras]
-    bounded: Callable[[RawRequest, int], RawRequest]
+    bounded: Callable[[RawRequest, Bounds], RawRequest]
     open_stream: Callable[[RawRequest], tuple[RawRequest, EventReader]] | None = None
     usage: Callable[[object], Usage]
-    output_bytes: Callable[[object], int]
+    generated: Callable[[object], list[str]]
     ids: Callable[[Mapping[str, object], object], tuple[str, ...]] = lambda *_: ()
 
 
@@ -268,8 +269,8 @@ class SDKProvider:
         own = {name: "has no price here" for name in refused if fields.get(name) is not None}
         return replace(found, refused={**found.refused, **own})
 
-    def bounded(self, request: RawRequest, most_output_tokens: int) -> RawRequest:
-        return self._vendor.api(request.path).bounded(request, most_output_tokens)
+    def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
+        return self._vendor.api(request.path).bounded(request, bounds)
 
     def forward(self, request: RawRequest) -> RawAnswer:
         api = self._vendor.api(request.path)
@@ -278,7 +279,7 @@ class SDKProvider:
             return replace(
                 answer,
                 usage=_usage(api, answer.fields),
-                output_bytes=api.output_bytes(answer.fields),
+                generated=api.generated(answer.fields),
                 ids=api.ids(request.fields, answer.fields),
             )
 

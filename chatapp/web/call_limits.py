@@ -10,7 +10,6 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from chatapp.calls.provider_quota import quota_level
-from chatapp.estimates.estimate import Estimate
 from chatapp.providers import Quota
 from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter, RequestLimit, Verdict
@@ -21,9 +20,9 @@ COOL_DOWN: Final = "provider"
 #: The provider's own quotas, `as reported`.
 INPUT_QUOTA: Final = "provider-input-tokens"
 QUOTAS: Final = ("provider-requests", "provider-tokens", INPUT_QUOTA, "provider-output-tokens")
-#: Set for an hour after a call whose usage was not reported; `unless blocked` in shadow.
+#: Set for a day after a call whose usage was not reported; `unless blocked` in shadow.
 UNBILLED: Final = "unbilled"
-UNBILLED_S: Final = 3600.0
+UNBILLED_S: Final = 86_400.0
 #: Stops a key that spends far more than usual.
 SURGE: Final = "surge"
 #: Everything that is counted by model: charged again for a fallback.
@@ -63,9 +62,9 @@ class RequestLimits:
     def admit_fallback(self) -> float | None:
         return self._limiter.admit_again(*OF_THE_MODEL)
 
-    def hold(self, estimate: Estimate) -> bool:
+    def hold(self, micro_usd: int) -> bool:
         current = current_request()
-        current.hold(estimate)
+        current.hold(micro_usd)
         if self._limiter.admit_again() is None:
             return True
         current.hold(None)

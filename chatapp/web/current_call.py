@@ -11,19 +11,26 @@ from flask import Request, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.provider_call import CallRequest, Demand, ProviderCall
+from chatapp.calls.provider_call import BudgetHeldError, CallRequest, Demand, ProviderCall
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S
 from chatapp.calls.throttle import Throttle
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
+from chatapp.providers import OPEN_TOOLS
 from chatapp.web import allowed_models
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import CurrentRequest, current_request
+from chatapp.web.errors import ApiError
 from chatapp.web.tags import tags_of
 from ratelimit_ext import DecideAgain, Guess, Limiter, TemporarilyUnavailable
 
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
+BUDGET_IN_USE: Final = (
+    "What a call with files, stored items, MCP or fetched pages costs, or a compaction, is unknown "
+    "before, and other calls in flight hold too much of your budget. Try again when one has ended."
+)
+RETRY_SOON: Final = {"Retry-After": "2"}
 
 
 def install(limiter: Limiter) -> None:
@@ -58,21 +65,25 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
         team=None if principal is None else principal.team,
         tags=tags_of(received.headers, current.wanted.fields),
     )
-    return ProviderCall(
-        new_record,
-        CallRequest(
-            demand,
-            RequestLimits(services.limiter, shares_pauses=not current.tiers),
-            Disconnect(next(connections, None)),
-            lambda: _demand(current) if _switch_to_fallback(current) else None,
-            current.use_other_key,
-            Throttle() if current.tiers else services.throttle,
-        ),
-        catalogue=services.catalogue,
-        ledger=services.ledger,
-        estimator=services.estimator,
-        most_attempts=services.settings.provider_attempts,
+    call_request = CallRequest(
+        demand,
+        RequestLimits(services.limiter, shares_pauses=not current.tiers),
+        Disconnect(next(connections, None)),
+        lambda: _demand(current) if _switch_to_fallback(current) else None,
+        current.use_other_key,
+        Throttle() if current.tiers else services.throttle,
     )
+    try:
+        return ProviderCall(
+            new_record,
+            call_request,
+            catalogue=services.catalogue,
+            ledger=services.ledger,
+            estimator=services.estimator,
+            most_attempts=services.settings.provider_attempts,
+        )
+    except BudgetHeldError as error:
+        raise ApiError(429, "budget_in_use", BUDGET_IN_USE, headers=RETRY_SOON) from error
 
 
 def _demand(current: CurrentRequest) -> Demand:
@@ -88,6 +99,7 @@ def _demand(current: CurrentRequest) -> Demand:
         or current.services.catalogue.may_hide_output(model, thinks=wanted.extras.thinks),
         # What the provider counts before it answers; a quota for both directions counts the bound.
         quota_use={"tokens": estimate.input_tokens + most, "input_tokens": estimate.input_tokens},
+        is_unbounded=wanted.extras.is_unbounded,
     )
 
 
@@ -159,7 +171,7 @@ def _is_priced(current: CurrentRequest, fallback: Model) -> bool:
     return (
         not extras.refused
         and all(catalogue.prices_tier(fallback, tier) for tier in extras.tiers.values())
-        and all(tool in catalogue.tools.get(fallback.provider, ()) for tool in extras.tools)
+        and OPEN_TOOLS.union(catalogue.tools.get(fallback.provider, ())).issuperset(extras.tools)
     )
 
 

@@ -4,6 +4,7 @@ once."""
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, Final
 
 from flask.globals import app_ctx
@@ -47,7 +48,7 @@ class CurrentRequest:
     )
 
     _estimate: Estimate | None
-    _held: Estimate | None
+    _held: int | None
     _cost: Guess | None
     _tiers: tuple[str, ...] | None
 
@@ -122,11 +123,13 @@ class CurrentRequest:
     @property
     def held_cost(self) -> Guess:
         """The expected cost, or a higher one that is to be held: more dollars, not more tokens."""
-        return self.cost if self._held is None else self._cost_of(self._held)
+        if self._held is None:
+            return self.cost
+        return Guess(Decimal(self._held).scaleb(-6), self.cost.least)
 
-    def hold(self, estimate: Estimate | None) -> None:
-        """Have the limits in dollars hold this estimate; None: the expected one."""
-        self._held = estimate
+    def hold(self, micro_usd: int | None) -> None:
+        """Have the limits in dollars hold that many micro-dollars; None: the expected cost."""
+        self._held = micro_usd
 
     def use_fallback(self, fallback: Model) -> None:
         """Call this model instead of the requested one. Its estimate and cost are others."""

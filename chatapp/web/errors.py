@@ -60,6 +60,7 @@ PROVIDER_ERRORS: Final[dict[ErrorKind, tuple[int, str, str]]] = {
     "bad_request": (502, "provider_rejected", "rejected this request"),
     "too_large": (400, "request_too_large", "does not accept a request of this size"),
     "unavailable": (502, "provider_unavailable", "failed or could not be reached"),
+    "overspent": (429, "insufficient_quota", "was stopped: its tools' results use up your budget"),
     "malformed": (502, "provider_unavailable", "sent an invalid answer"),
 }
 REMEDIES: Final = {
@@ -69,6 +70,7 @@ REMEDIES: Final = {
     "unknown_model": "Choose another model.",
     "request_too_large": "Send a shorter one, or choose a model of another provider.",
     "provider_rejected": "Change the message or choose another model.",
+    "insufficient_quota": "Have the tools return less, or wait for the next period.",
     "provider_unavailable": "Try again in a moment, or choose a model of another provider.",
 }
 
@@ -221,7 +223,8 @@ def _provider_report(error: ProviderError, status: int, code: str, cause: str) -
         code=code,
         message=f"The model's provider {cause}. {remedy}",
         retry_after_s=wait_s if status == 503 else None,
-        is_final=error.is_accounts,  # the key is set aside for longer than clients wait
+        # Of an account, the key is set aside for longer than clients wait.
+        is_final=error.is_accounts or error.kind == "overspent",
         request_id=error.request_id,
     )
 

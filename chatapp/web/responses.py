@@ -10,6 +10,7 @@ from flask import Response, jsonify
 
 from chatapp.calls.provider_call import ProviderCall
 from chatapp.conversation import Conversation
+from chatapp.estimates.estimate import UNKNOWN_HISTORY_TOKENS
 from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.providers import AnswerStream, Part, Progress, ProviderError, RawAnswer, Usage
@@ -35,8 +36,7 @@ def respond(format_of: Callable[[ProviderCall], AnswerFormat]) -> Response:
         response = _stream_response(stream, writer, call)
     else:
         reply = call.run(lambda model, most: conversation.answer(replace(turn, model=model), most))
-        size_bytes = len(reply.text.encode("utf-8", "surrogatepass"))
-        call.finish_answer(reply.usage, output_bytes=size_bytes)
+        call.finish_answer(reply.usage, generated=[reply.text])
         response = jsonify(answer_format.answer_body(reply))
     response.headers[CALL_ID_HEADER] = call.record.id
     return response
@@ -55,7 +55,7 @@ def respond_as_vendor(wire_format: WireFormat) -> Response:
         stream = call.run(lambda model, most: conversation.forward_stream(model, raw_request, most))
         return _stream_response(stream, ForwardWriter(wire_format), call)
     answer = call.run(lambda model, most: conversation.forward(model, raw_request, most))
-    call.finish_answer(answer.usage, output_bytes=answer.output_bytes)
+    call.finish_answer(answer.usage, generated=answer.generated)
     _note(answer.ids, answer.usage, call, current.services.stored_answers)
     return raw_response(answer)
 
@@ -71,7 +71,10 @@ def respond_with_count(**beside: str) -> Response:
     counted = current.services.conversation.count(model, raw_request)
     if counted is not None:
         return raw_response(counted)
-    estimated = input_tokens(model, wanted.fields).expected + wanted.history_tokens
+    history_tokens = wanted.history_tokens
+    if history_tokens is None:
+        history_tokens = UNKNOWN_HISTORY_TOKENS
+    estimated = input_tokens(model, wanted.fields).expected + history_tokens
     return jsonify(**beside, input_tokens=estimated)
 
 
@@ -138,7 +141,14 @@ class StreamBody:
             raise
 
     def close(self) -> None:
-        """The client has received everything, or has disconnected. May be called again."""
+        """The client has received everything, or has disconnected: then the answer may have to be
+        read on for its bill. May be called again."""
+        if not self._is_decided:
+            self._client_left = True
+            if self._call.reads_on(self._stream.progress):
+                self._call.end_later(self._stream.abort)
+                for _ in self._bytes:
+                    pass
         self._call.disconnect.close()
         self._stream.close()
         self._finish()
@@ -154,10 +164,12 @@ class StreamBody:
         return self._provider_is_done or self._stream.progress.finish_reason is not None
 
     def _abort(self) -> None:
-        """The client has disconnected: end the provider's call, unless only the bill is missing."""
-        is_decided = self._is_decided
+        """The client has disconnected: end the provider's call, unless its bill is waited for."""
+        is_decided, progress = self._is_decided, self._stream.progress
         self._client_left = self._client_left or not is_decided
-        if not is_decided or self._stream.progress.usage_is_final:
+        if not is_decided and self._call.reads_on(progress):
+            self._call.end_later(self._stream.abort)
+        elif not is_decided or progress.usage_is_final:
             self._stream.abort()
 
     def _note_progress(self, progress: Progress) -> None:
@@ -173,11 +185,11 @@ class StreamBody:
             if start := writer.start():
                 yield start
             with self._conversation.call(self._call.model, unless=lambda: self._client_left):
-                for part in self._stream:
-                    self._note_progress(self._stream.progress)
-                    if written := writer.part(part):
-                        yield written
+                yield from self._parts(writer)
+            if self._client_left and not self._is_decided:
+                return
         except ProviderError as error:
+            self._stream.close()
             self._provider_is_done = True
             if not self._client_left:
                 self._call.note_error(error)
@@ -190,6 +202,23 @@ class StreamBody:
             self._finish()
             if end := writer.end(self._stream.progress):
                 yield end
+
+    def _parts(self, writer: StreamWriter) -> Iterator[bytes]:
+        """The parts for the client, and none once it has left; they end early if the rest is not
+        worth its price."""
+        known = None
+        for part in self._stream:
+            progress = self._stream.progress
+            self._note_progress(progress)
+            if self._call.is_overspent:
+                raise ProviderError(self._call.model.provider, "overspent", status=200)
+            if not self._client_left:
+                if written := writer.part(part):
+                    yield written
+            elif progress.usage is not known:
+                known = progress.usage
+                if not (self._is_decided or self._call.reads_on(progress)):
+                    return
 
 
 def _note(

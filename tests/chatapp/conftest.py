@@ -174,8 +174,10 @@ def served(
     provider: provider_server.ProviderServer, make_app: AppMaker, ledger: RecordingLedger
 ) -> Iterator[str]:
     """The address of a real server in front of `provider`, without retries; `ledger` has its
-    calls."""
-    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1)
+    calls. An answer of POST /chat is not longer than expected."""
+    app = make_app(
+        CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_MAX_TOKENS=1000
+    )
     replace_services(app, ledger=ledger)
     with serving(app) as url:
         yield url

@@ -20,8 +20,8 @@ class ModelRequest:
     ``raw_request`` is the request in its provider's own protocol, None for POST /chat. ``turn`` is
     for POST /chat and for the offline model. ``user_id`` is None for a vendor's protocol: the user
     that such a body names is not an identity here. ``history_tokens`` are those of the conversation
-    that the request continues without sending it. ``is_tied``: only the provider and key of its
-    model have what it continues.
+    that the request continues without sending it, None if unknown. ``is_tied``: only the
+    provider and key of its model have what it continues.
     """
 
     turn: Turn
@@ -31,7 +31,7 @@ class ModelRequest:
     raw_request: RawRequest | None = None
     choices: int = 1
     extras: Extras = field(default_factory=Extras)
-    history_tokens: int = 0
+    history_tokens: int | None = 0
     is_tied: bool = False
     names_model: bool = True
 

@@ -19,8 +19,8 @@ from chatapp import validation
 from chatapp.catalogue import Model
 from chatapp.conversation import ModelUnavailableError, Turn, UnknownModelError
 from chatapp.ledger.stored_answers import ID_MAX, StoredAnswer, StoredAnswersUnavailableError
-from chatapp.providers import Extras, RawRequest
-from chatapp.providers.openai_responses import ID, is_looked_up, is_reference
+from chatapp.providers import OPEN_TOOLS, Extras, RawRequest
+from chatapp.providers.openai_responses import ID, MCP, is_looked_up, is_reference
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
@@ -40,8 +40,6 @@ OFFLINE: Final = "offline"
 SHOWN_CHARACTERS: Final = 100
 #: Codes at which the vendor's SDK sends the request again without the field, by the field.
 DECLINED: Final = {"thread": "thread_unsupported_request"}
-# Of a stored conversation whose last answer was cut off: half an agent's usual one.
-UNKNOWN_HISTORY_TOKENS: Final = 50_000
 
 
 def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -189,13 +187,22 @@ def read(
         query=parameters(request, query),
         path=path,
     )
+    extras = _extras(model, raw_request)
+    if MCP in extras.tools and not fields.stream:
+        raise ApiError(
+            400,
+            "unsupported_mcp",
+            "A call with an MCP server of the caller's has to be streamed: what the server returns "
+            'is counted as it passes. Send "stream": true.',
+            param="stream",
+        )
     return ModelRequest(
         turn=Turn(fields.last_text, model),
         most_output_tokens=fields.most_output_tokens,
         stream=fields.stream or False,
         raw_request=raw_request,
         choices=fields.choices,
-        extras=_extras(model, raw_request),
+        extras=extras,
         history_tokens=_history_tokens(fields, continued),
         is_tied=bool(continued),
     )
@@ -237,12 +244,9 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
     return list(found.values())
 
 
-def _history_tokens(fields: Fields, continued: Sequence[StoredAnswer]) -> int:
-    """The tokens of the stored conversation that the request continues."""
-    for answer in continued:
-        if answer.id == fields.previous_answer:
-            return UNKNOWN_HISTORY_TOKENS if answer.tokens is None else answer.tokens
-    return 0
+def _history_tokens(fields: Fields, continued: Sequence[StoredAnswer]) -> int | None:
+    """The tokens of the stored conversation that the request continues; None if unknown."""
+    return next((a.tokens for a in continued if a.id == fields.previous_answer), 0)
 
 
 def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
@@ -333,7 +337,15 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
         if not conversation.catalogue.prices_tier(model, tier):
             raise _unpriced(name, f"has the value {tier!r}, which has no price for {model.name}")
     for tool in found.tools:
-        if tool not in conversation.catalogue.tools.get(model.provider, ()):
+        if tool in OPEN_TOOLS and tool not in current_services().settings.open_tools:
+            raise ApiError(
+                400,
+                "tool_not_allowed",
+                f'"tools" has {tool!r}, which is off on this server. Leave it out, or have the '
+                f"operator allow it with CHATAPP_OPEN_TOOLS={tool}.",
+                param="tools",
+            )
+        if tool not in {*OPEN_TOOLS, *conversation.catalogue.tools.get(model.provider, ())}:
             raise _unpriced("tools", f"has {tool!r}, which has no price here")
     return found
 

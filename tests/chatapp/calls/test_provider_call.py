@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -13,12 +13,12 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.provider_call import CallRequest, Demand, ProviderCall
+from chatapp.calls.provider_call import BudgetHeldError, CallRequest, Demand, ProviderCall
 from chatapp.catalogue import Model
 from chatapp.conversation import Reply
 from chatapp.estimates.estimate import Estimate, estimator_for
 from chatapp.ledger.call import Call, new_call_id
-from chatapp.providers import ErrorKind, Progress, ProviderError, Quota, Usage
+from chatapp.providers import Bounds, ErrorKind, Progress, ProviderError, Quota, Usage
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 
 CATALOGUE = catalogue.load()
@@ -36,7 +36,9 @@ class FakeLimits:
     was_not_billed: bool = False
     renewal_is_due: bool = False
     fallback_wait_s: float | None = None
-    held: list[Estimate] = field(default_factory=list)
+    shares: int = 1
+    denies_hold: bool = False
+    held: list[int] = field(default_factory=list)
     settled: list[dict[str, Any]] = field(default_factory=list)
     renewed: list[dict[str, Any]] = field(default_factory=list)
     cooled: list[float] = field(default_factory=list)
@@ -49,15 +51,15 @@ class FakeLimits:
     def admit_fallback(self) -> float | None:
         return self.fallback_wait_s
 
-    def hold(self, estimate: Estimate) -> bool:
-        self.held.append(estimate)
-        return True
+    def hold(self, micro_usd: int) -> bool:
+        self.held.append(micro_usd)
+        return not self.denies_hold
 
     def budget_micro_usd(self) -> int | None:
         return self.budget
 
     def calls_in_flight(self) -> int:
-        return 1
+        return self.shares
 
     def cool_down(self, for_s: float) -> None:
         self.cooled.append(for_s)
@@ -88,6 +90,7 @@ def begin(
     *,
     fallback: Demand | None = None,
     may_hide_output: bool = False,
+    wanted: Demand | None = None,
 ) -> ProviderCall:
     new_record = partial(
         Call,
@@ -99,7 +102,7 @@ def begin(
         endpoint="chat.chat",
         model=REQUESTED.name,
     )
-    wanted = demand(REQUESTED, may_hide_output=may_hide_output)
+    wanted = wanted or demand(REQUESTED, may_hide_output=may_hide_output)
     request = CallRequest(wanted, limits, Disconnect(None), lambda: fallback)
     return ProviderCall(
         new_record,
@@ -118,8 +121,8 @@ class Provider:
         self.errors = {name.replace("_", "-"): kind for name, kind in errors.items()}
         self.called: list[tuple[str, int | None]] = []
 
-    def __call__(self, model: Model, most: int | None) -> Reply:
-        self.called.append((model.name, most))
+    def __call__(self, model: Model, bounds: Bounds) -> Reply:
+        self.called.append((model.name, bounds.output_tokens))
         if kind := self.errors.get(model.slug.replace(".", "-")):
             raise ProviderError("openai", kind, retry_after_s=9.0)
         return Reply("hello", model.name, USAGE)
@@ -132,7 +135,7 @@ def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None
     assert ledger.begun[0].cost_micro_usd == CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)
     reply = call.run(provider)
     for _ in range(2):
-        call.finish_answer(reply.usage, output_bytes=5)
+        call.finish_answer(reply.usage, generated=["hello"])
     [record] = ledger.finished()
     cost = CATALOGUE.price(REQUESTED.slug, USAGE)
     assert (record.status, record.cost_micro_usd, record.attempts) == ("answered", cost, 1)
@@ -152,7 +155,7 @@ def test_the_fallback_answers_for_an_overloaded_model(ledger: RecordingLedger) -
     """The record keeps the requested name, and has the price of the model that answered."""
     limits, provider = FakeLimits(), Provider(gpt_5_4_mini="overloaded")
     call = begin(limits, ledger, fallback=demand(FALLBACK))
-    call.finish_answer(call.run(provider).usage, output_bytes=5)
+    call.finish_answer(call.run(provider).usage, generated=["hello"])
     [record] = ledger.finished()
     assert (record.model, record.slug, record.attempts) == (REQUESTED.name, FALLBACK.slug, 2)
     assert record.cost_micro_usd == CATALOGUE.price(FALLBACK.slug, USAGE)
@@ -189,7 +192,7 @@ def test_a_timeout_is_charged_and_makes_the_caller_unbilled(ledger: RecordingLed
 def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
     """Nothing was sent, so the call is refunded, and the exception is re-raised."""
 
-    def attempt(model: Model, most: int | None) -> Reply:
+    def attempt(model: Model, bounds: Bounds) -> Reply:
         raise ZeroDivisionError
 
     limits = FakeLimits()
@@ -213,35 +216,117 @@ def test_a_caller_with_unbilled_calls_has_more_held(ledger: RecordingLedger) -> 
     """Up to half of the budget, and the answer is bounded by it."""
     limits, provider = FakeLimits(budget=10_000, was_not_billed=True), Provider()
     begin(limits, ledger).run(provider)
-    [held] = limits.held
     half = CATALOGUE.output_tokens_for(5_000, REQUESTED.slug, Usage(10, 0))
-    assert (held.output_tokens, provider.called[0][1]) == (half, half)
+    assert (limits.held, provider.called[0][1]) == ([5_000], half)
 
 
-@pytest.mark.parametrize(("leaves", "silent_s"), [(True, 9 + 60 + 30), (False, 9 + 60)])
-def test_pauses_of_a_reasoning_model_are_charged(
-    ledger: RecordingLedger, monkeypatch: pytest.MonkeyPatch, leaves: bool, silent_s: int
+@pytest.mark.parametrize(
+    ("budget", "held"),
+    [
+        (10_000, 5_000),
+        (1_000_000, 8 + 16_384 * 9 // 2),
+        (10_000_000, 10_000_000 // 64),
+        (10**9, 8 + 128_000 * 9 // 2),
+    ],
+)
+def test_calls_beside_others_are_bounded_by_what_is_held(
+    ledger: RecordingLedger, budget: int, held: int
 ) -> None:
-    """Before the first output and between two. At the end only until the client left: a provider
-    that stalls is not charged to a client who waits for it."""
+    """A long answer, or more of a large budget; no more than half of a small one."""
+    limits, provider = FakeLimits(budget=budget, shares=2), Provider()
+    begin(limits, ledger).run(provider)
+    assert limits.held == [held]
+    paid = CATALOGUE.output_tokens_for(held, REQUESTED.slug, Usage(10, 0))
+    assert provider.called[0][1] == (None if paid >= 128_000 else paid)
+
+
+@pytest.mark.parametrize(
+    ("shares", "denies_hold", "budget", "begins"),
+    [
+        (1, False, 10_000, True),
+        (2, False, 10_000, False),
+        (2, False, 10**6, True),
+        (1, True, 10_000, False),
+    ],
+)
+def test_a_call_that_nothing_bounds_holds_its_worst_case(
+    ledger: RecordingLedger, shares: int, denies_hold: bool, budget: int, begins: bool
+) -> None:
+    """Beside others only if the budget pays most of it. Otherwise all is refunded."""
+    limits = FakeLimits(budget=budget, shares=shares, denies_hold=denies_hold)
+    wanted = replace(demand(REQUESTED), is_unbounded=True)
+    if begins:
+        begin(limits, ledger, wanted=wanted)
+        assert limits.held[0] == min(budget, 8 + 128_000 * 9 // 2)
+    else:
+        with pytest.raises(BudgetHeldError):
+            begin(limits, ledger, wanted=wanted)
+        assert (limits.cancelled, ledger.begun) == (1, [])
+
+
+def rounds(results: int, tokens: int) -> Progress:
+    """A stream in which the model goes on after so many results."""
+    progress = Progress("m", generated=["a"], runs_tools=True, rereads=results)
+    progress.results = [" word"] * tokens * results
+    return progress
+
+
+def test_results_of_tools_end_a_call_that_its_caller_cannot_pay(ledger: RecordingLedger) -> None:
+    """Each is read again after the next one."""
+    tools = replace(demand(REQUESTED), estimate=replace(ESTIMATE, tools=("mcp",)))
+    call = begin(FakeLimits(budget=40_000), ledger, wanted=tools)
+    call.run(Provider())
+    overspent = []
+    for count in range(1, 5):
+        call.note_progress(rounds(count, 10_000))
+        overspent.append(call.is_overspent)
+    assert overspent == [False, False, True, True]
+
+
+def test_a_call_is_read_on_if_that_costs_its_client_less(ledger: RecordingLedger) -> None:
+    """A whole answer as expected, against what may be billed for a call that is cut off."""
+    visible, silent = Progress("m", generated=["a"]), Progress("m")
+    rich = FakeLimits(budget=10**6)
+    plain = begin(rich, ledger)
+    assert not plain.reads_on(visible)
+    assert plain.reads_on(silent)
+    assert not begin(FakeLimits(), ledger).reads_on(silent)
+    bounded = replace(demand(REQUESTED), bound=100)
+    assert not begin(rich, ledger, wanted=bounded).reads_on(silent)
+    cached = replace(ESTIMATE, input_tokens=100_000, cached_input_tokens=99_000)
+    assert begin(rich, ledger, wanted=replace(bounded, estimate=cached)).reads_on(visible)
+    file = replace(bounded, estimate=replace(ESTIMATE, input_is_known=False))
+    unknown = begin(rich, ledger, wanted=file)
+    assert unknown.reads_on(visible)
+    assert not unknown.reads_on(replace(visible, usage=Usage(10, 1)))
+    assert plain.reads_on(replace(visible, usage=Usage(10, 1), runs_tools=True))
+    assert not plain.reads_on(replace(silent, usage=Usage(10, 1), usage_is_final=True))
+
+
+@pytest.mark.parametrize(("leaves", "hidden"), [(True, 250 * (9 + 60 + 30)), (False, 100 * 69)])
+def test_pauses_of_a_reasoning_model_are_charged(
+    ledger: RecordingLedger, monkeypatch: pytest.MonkeyPatch, leaves: bool, hidden: int
+) -> None:
+    """Before the first output and between two. At the end only until the client left, at the
+    highest speed: a provider that stalls is not charged to a client who waits for it."""
     now = 1000.0
     monkeypatch.setattr("chatapp.calls.provider_call.time.monotonic", lambda: now)
     call = begin(FakeLimits(), ledger, may_hide_output=True)
     call.run(Provider())
-    for pause_s, output_bytes in [(9, 30), (0.5, 60), (0.5, 60), (59.5, 90), (0.9, 120)]:
+    for pause_s, pieces in [(9, 1), (0.5, 2), (0.5, 2), (59.5, 3), (0.9, 4)]:
         now += pause_s
-        call.note_progress(Progress("m", output_bytes=output_bytes))
+        call.note_progress(Progress("m", generated=[" word"] * pieces))
     now += 30
-    call.finish_stream(Progress("m", output_bytes=120), client_left=leaves)
+    call.finish_stream(Progress("m", generated=[" word"] * 40), client_left=leaves)
     [record] = ledger.finished()
     assert record.usage is not None
-    assert record.usage.output_tokens == 40 + 100 * silent_s
+    assert record.usage.output_tokens == 40 + hidden
 
 
 def test_a_long_stream_is_renewed(ledger: RecordingLedger) -> None:
     """Limits and ledger get the usage so far, before the reservation expires."""
     limits = FakeLimits(renewal_is_due=True)
     call = begin(limits, ledger)
-    call.note_progress(Progress("m", output_bytes=300))
+    call.note_progress(Progress("m", generated=[" word"] * 100))
     assert limits.renewed[0]["output_tokens"] == 100
     assert (len(ledger.begun), ledger.begun[1].estimated) == (2, True)

@@ -31,14 +31,20 @@ from typing import Any
 OPENAI_PATH = "/v1/chat/completions"
 ANTHROPIC_PATH = "/v1/messages"
 RESPONSES_PATH = "/v1/responses"
+COMPACT_PATH = "/v1/responses/compact"
 MODELS_FILE = Path(__file__).resolve().parents[3] / "chatapp" / "models.toml"
 MARKER = re.compile(rb"\[\[(scenario=[\w=.,: -]+)\]\]")
 
 #: One token of generated text. Three bytes: what chatapp takes a token of uncounted text to be.
 FILLER = "ok "
+#: One token of what a tool returns.
+RESULT = "so "
 CHUNK_TOKENS = 500
 STEPS = 50
 GATE_S = 60
+#: How long an answer with a ``late`` end goes on for a client who stays.
+LATE_S = 0.4
+STEP_S = 0.02
 #: What a model generates at most where the request sets no bound.
 MOST_OUTPUT_TOKENS = 128_000
 #: Used for prompts that state no `input=`.
@@ -66,11 +72,17 @@ class Consumption:
     written_1h_tokens: int = 0
     output_tokens: int = 0
     searches: int = 0
+    #: The input of each further reading, after tools of the provider. None of it is cached.
+    rereads: tuple[int, ...] = ()
     tier: str = "standard"
 
     @property
     def prompt_tokens(self) -> int:
         return self.input_tokens + self.cached_tokens + self.written_tokens + self.written_1h_tokens
+
+    @property
+    def all_input_tokens(self) -> int:
+        return self.prompt_tokens + sum(self.rereads)
 
 
 class PriceTable:
@@ -99,6 +111,9 @@ class PriceTable:
             + used.written_1h_tokens * ONE_HOUR_WRITE * Decimal(price["input"])
             + used.output_tokens * Decimal(price["output"])
         )
+        for reread in used.rereads:
+            own = long if long and reread > long["over"] else entry["price"]
+            tokens += reread * Decimal(own["input"])
         factor = FAST.get(model, TIERS["fast"]) if used.tier == "fast" else TIERS[used.tier]
         return tokens * factor + used.searches * WEB_SEARCH_MICRO_USD
 
@@ -115,8 +130,9 @@ class PriceTable:
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """What a scenario does. ``output``: the form of the streamed output, or ``hidden`` (billed,
-    never sent) or ``nothing`` (not even a first event). ``ending``: whole, wait (until the client
-    disconnects), cut (the body ends before the answer does), error (an event) or failed (the
+    never sent) or ``nothing`` (not even a first event). ``ending``: whole, late (whole, at the
+    latest after LATE_S), wait (until the client disconnects), rounds (late, after tools that the
+    provider runs), cut (the body ends before the answer does), error (an event) or failed (the
     last event of a response, with its usage). ``usage``:
     reported, omitted or unreadable. ``answers``: False sends no status line either."""
 
@@ -138,8 +154,11 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "no_usage": Behaviour(usage="omitted"),
     "bad_usage": Behaviour(usage="unreadable"),
     # Everything is generated, nothing ends: the client is meant to leave.
-    "hidden_reasoning": Behaviour(output="hidden", ending="wait"),
-    "hidden_thinking": Behaviour(output="hidden", ending="wait"),
+    "hidden_reasoning": Behaviour(output="hidden", ending="late"),
+    "hidden_thinking": Behaviour(output="hidden", ending="late"),
+    "silent_until": Behaviour(output="nothing", ending="late"),
+    "late": Behaviour(output="text", ending="late"),
+    "rounds": Behaviour(output="text", ending="rounds"),
     "text": Behaviour(output="text", ending="wait"),
     "tool_arguments": Behaviour(output="tool_arguments", ending="wait"),
     "function_call": Behaviour(output="function_call", ending="wait"),
@@ -155,7 +174,9 @@ class Scenario:
     (``all``: as many as it may), ``wait_ms`` it takes for that, ``stops=1`` if it stops when the
     client hangs up; ``gated=1`` if that begins only when the gate of the provider is open;
     ``status`` and ``retry_after`` of a refusal, which may be ``only`` one model's;
-    ``input``, ``cached``, ``written``, ``written_1h`` and ``searches`` are billed as stated.
+    ``input``, ``cached``, ``written``, ``written_1h`` and ``searches`` are billed as stated. With a
+    ``speed``, a ``late`` end generates so many tokens a second and answer, up to ``hidden`` ones.
+    ``rounds`` is how often the model uses a tool, each with a ``result`` of so many tokens.
     """
 
     name: str = "normal"
@@ -508,6 +529,19 @@ class ResponsesProtocol:
             self._event("response.completed", response=self.body()),
         ]
 
+    def tool_use(self, number: int, result: str) -> list[bytes]:
+        """A call of the client's MCP server, with its result."""
+        item = {"id": f"mcp_{number}", "type": "mcp_call", "name": "read", "arguments": "{}"}
+        done = {**item, "output": result, "status": "completed"}
+        return [
+            self._event("response.output_item.added", output_index=number, item=item),
+            self._event("response.output_item.done", output_index=number, item=done),
+        ]
+
+    def go_on(self, number: int) -> list[bytes]:
+        item = {**self._item("in_progress"), "id": f"item_{number}"}
+        return [self._event("response.output_item.added", output_index=number, item=item)]
+
     def failed(self) -> list[bytes]:
         error = {"code": "server_error", "message": "no"}
         return [self._event("response.failed", response={**self.body("failed"), "error": error})]
@@ -547,14 +581,14 @@ class ResponsesProtocol:
             case "unreadable":
                 return {"input_tokens": "many", "output_tokens": [1]}
         return {
-            "input_tokens": used.prompt_tokens,
+            "input_tokens": used.all_input_tokens,
             "input_tokens_details": {
                 "cached_tokens": used.cached_tokens,
                 "cache_write_tokens": used.written_tokens + used.written_1h_tokens,
             },
             "output_tokens": used.output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": used.prompt_tokens + used.output_tokens,
+            "total_tokens": used.all_input_tokens + used.output_tokens,
         }
 
 
@@ -612,6 +646,21 @@ class AnthropicProtocol:
             _named("message_stop"),
         ]
 
+    def tool_use(self, number: int, result: str) -> list[bytes]:
+        """A fetch of a page, with its text."""
+        use_id = f"srvtoolu_{number}"
+        use = {"type": "server_tool_use", "id": use_id, "name": "web_fetch", "input": {}}
+        source = {"type": "text", "media_type": "text/plain", "data": result}
+        page = {"type": "web_fetch_result", "content": {"type": "document", "source": source}}
+        found = {"type": "web_fetch_tool_result", "tool_use_id": use_id, "content": page}
+        return [self._block_start(use, 2 * number), self._block_start(found, 2 * number + 1)]
+
+    def go_on(self, number: int) -> list[bytes]:
+        return [self._block_start({"type": "text", "text": ""}, 2 * number + 2)]
+
+    def _block_start(self, block: object, index: int) -> bytes:
+        return _named("content_block_start", index=index, content_block=block)
+
     def error_event(self) -> bytes:
         return _event(self.error(500), "error")
 
@@ -634,7 +683,7 @@ class AnthropicProtocol:
                 return {"usage": {"input_tokens": "many", "output_tokens": [1]}}
         output = used.output_tokens if output_tokens is None else output_tokens
         usage: dict[str, object] = {
-            "input_tokens": used.input_tokens,
+            "input_tokens": used.input_tokens + sum(used.rereads),
             "output_tokens": output,
             "cache_read_input_tokens": used.cached_tokens,
             "cache_creation_input_tokens": used.written_tokens + used.written_1h_tokens,
@@ -669,6 +718,7 @@ Protocol = OpenAIProtocol | ResponsesProtocol | AnthropicProtocol
 PROTOCOLS: Mapping[str, type[Protocol]] = {
     OPENAI_PATH: OpenAIProtocol,
     RESPONSES_PATH: ResponsesProtocol,
+    COMPACT_PATH: ResponsesProtocol,
     ANTHROPIC_PATH: AnthropicProtocol,
 }
 
@@ -705,7 +755,7 @@ class _Handler(BaseHTTPRequestHandler):
         protocol = PROTOCOLS[self._call.path](self._call)
         if self._call.fields.get("stream") and scenario.behaviour.answers:
             self._stream(protocol)
-        elif scenario.behaviour.answers and scenario.behaviour.ending == "whole":
+        elif scenario.behaviour.answers and scenario.behaviour.ending in {"whole", "late"}:
             self._send(200, protocol.body())
         else:  # a plain answer that never comes
             self._wait()
@@ -749,12 +799,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if output != "nothing":
             self._write(protocol.start())
+        if behaviour.ending == "rounds" and not self._used_tools(protocol):
+            return
         if output not in {"nothing", "hidden"}:
             self._write(protocol.delta(output, text) for text in _texts(self._call))
         match behaviour.ending:
             case "wait":
                 self._wait()
                 return
+            case "late" | "rounds" if not self._stayed():
+                return
+            case "late" | "rounds":
+                self._write(type(protocol)(self._call).end())
             case "error":
                 self._write([protocol.error_event()])
             case "failed" if isinstance(protocol, ResponsesProtocol):
@@ -762,6 +818,45 @@ class _Handler(BaseHTTPRequestHandler):
             case "whole":
                 self._write(protocol.end())
         self.wfile.write(b"0\r\n\r\n")
+
+    def _used_tools(self, protocol: Protocol) -> bool:
+        """Run the client's tools, within the bounds of the request, and read everything again after
+        each; False if the client disconnected before."""
+        assert not isinstance(protocol, OpenAIProtocol)
+        number, fields = self._call.scenario.number, self._call.fields
+        tools = [tool for tool in fields.get("tools", ()) if isinstance(tool, dict)]
+        bounds = [fields.get("max_tool_calls"), *(tool.get("max_uses") for tool in tools)]
+        rounds = min([number("rounds"), *filter(None, bounds)])
+        most = [number("result"), *(tool.get("max_content_tokens") for tool in tools)]
+        result = min(filter(None, most))
+        for each in range(1, rounds + 1):
+            if not self._stays(STEP_S):
+                return False
+            self._write(protocol.tool_use(each, RESULT * result))
+            used = self._call.used
+            read = used.prompt_tokens + used.output_tokens + each * result
+            used = replace(used, rereads=(*used.rereads, read))
+            self._call = self.provider.note(self._call, used=used)
+            self._write(protocol.go_on(each))
+        return True
+
+    def _stays(self, for_s: float) -> bool:
+        self.close_connection = not self.provider.client_stays(self._call, self.connection, for_s)
+        return not self.close_connection
+
+    def _stayed(self) -> bool:
+        """Generate the rest at its speed, if it has one; False if the client disconnected."""
+        call, number = self._call, self._call.scenario.number
+        self._call = self.provider.note(call, sent=True)
+        if not (speed := number("speed")):
+            return self._stays(LATE_S)
+        answers = call.fields.get("n") or 1
+        most = min(number("hidden") * answers, call.bound_tokens)
+        while self._call.used.output_tokens < most:
+            if not self._stays(STEP_S):
+                return False
+            self._call = self.provider.generate(self._call, round(speed * STEP_S * answers))
+        return True
 
     def _write(self, events: Sequence[bytes] | Iterator[bytes]) -> None:
         for event in events:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import openai
 import pytest
 
+from chatapp.estimates.tokens import tokenizer
 from tests.e2e.gunicorn_master import OURS
 from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import (
@@ -657,3 +658,281 @@ def test_the_bystander_is_served_during_an_attack(gateway: Gateway) -> None:
                 be_served(gateway)
         finally:
             stop.set()
+
+
+# 11. Free rides: what a caller uses and does not wait to pay
+
+HOUR = Decimal(STARTER_HOUR_USD * MICRO)
+OPEN_TOOLS = "mcp,web_fetch"
+MCP = {"type": "mcp", "server_label": "mine", "server_url": "https://example.com/mcp"}
+FETCH = {"type": "web_fetch_20250910", "name": "web_fetch"}
+
+
+def word_and_leave(gateway: Gateway, caller: str, path: str, body: Any, *, after: int = 1) -> bool:
+    """Stream, disconnect after so many tokens (0: as soon as the provider works), and wait until
+    that is settled; False if the call was refused."""
+    said = (body.get("messages") or body["input"])[0]["content"]
+    text = said if isinstance(said, str) else said[-1]["text"]
+    call_id = text.partition("id=")[2].split("]")[0].split(" ")[0]
+    connection = gateway.begin(caller, path, {"stream": True, **body})
+    try:
+        if not after:
+            waits = {"within_s": 3.0}
+            with suppress(AssertionError):
+                eventually(lambda: gateway.provider.calls(id=call_id), **waits)
+            reached = bool(gateway.provider.calls(id=call_id))
+        else:
+            with connection.getresponse() as response:
+                reached, tokens = response.status == 200, 0
+                while reached and tokens < after and (line := response.readline()):
+                    tokens += line.decode().count(FILLER)
+    finally:
+        gateway.leave(connection)
+    if reached:
+        gateway.settle(caller)
+    return reached
+
+
+def is_within(account: Account, budget: Decimal = HOUR) -> bool:
+    """Whether the bill is at most the budget and one call's bounded output; all of it but that is
+    charged."""
+    return account.is_paid and account.billed <= budget + account.one_call
+
+
+def test_11_results_of_the_callers_mcp_server(make_gateway: MakeGateway, figures: Figures) -> None:
+    """8 × 100,000 tokens, which the model reads again after each; left after the first word."""
+    gateway = make_gateway(keep=("at-once",), CHATAPP_OPEN_TOOLS=OPEN_TOOLS)
+    gateway.key("mallory", plan="starter")
+    for _ in range(3):
+        said = says("rounds", caller="mallory", input=200, tokens=1, rounds=8, result=100_000)
+        body = {"model": "gpt-5.5-pro", "input": said, "tools": [MCP]}
+        word_and_leave(gateway, "mallory", RESPONSES, body)
+    account = figures(gateway)
+    assert account.billed
+    assert is_within(account), account
+
+
+def test_11_fetched_pages(make_gateway: MakeGateway, figures: Figures) -> None:
+    """The same with pages that Claude fetches."""
+    gateway = make_gateway(keep=("at-once",), CHATAPP_OPEN_TOOLS=OPEN_TOOLS)
+    gateway.key("mallory", plan="starter")
+    for _ in range(3):
+        said = says("rounds", caller="mallory", input=200, tokens=1, rounds=8, result=100_000)
+        body = {"model": CLAUDE, "messages": said, "tools": [FETCH], "max_tokens": 1000}
+        word_and_leave(gateway, "mallory", ANTHROPIC, body)
+    account = figures(gateway)
+    assert account.billed
+    assert is_within(account), account
+
+
+def test_11_input_that_is_not_cached_any_more(make_gateway: MakeGateway, figures: Figures) -> None:
+    """Two calls teach that all of it is cached; the next ones are not, and are left."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    text = " word" * 200_000
+    for _ in range(2):
+        said = says("normal", caller="mallory", input=0, cached=200_000, tokens=1)
+        said[0]["content"] += text
+        assert attempt(gateway, "mallory", GPT, said) is None
+    for _ in range(12):
+        said = says("late", caller="mallory", input=200_000, tokens=1)
+        said[0]["content"] += text
+        word_and_leave(gateway, "mallory", OPENAI, {"model": GPT, "messages": said})
+    account = figures(gateway)
+    assert is_within(account), account
+    assert account.billed > HOUR / 2
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_11_a_file_that_is_larger_than_it_was_held(
+    make_gateway: MakeGateway, figures: Figures, at_once: int
+) -> None:
+    """A `file_url` with 900,000 tokens. It cannot be known before; one such call may exceed the
+    budget, and is charged."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    file = {"type": "input_file", "file_url": "https://example.com/report.pdf"}
+
+    def ask(_: int) -> None:
+        said = says("late", caller="mallory", input=900_000, tokens=1)
+        text = {"type": "input_text", "text": said[0]["content"]}
+        body = {"model": GPT, "input": [{"role": "user", "content": [file, text]}]}
+        word_and_leave(gateway, "mallory", RESPONSES, body)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(ask, range(4)))
+    account = figures(gateway)
+    assert is_within(account, HOUR + Decimal(900_000 * 5)), account
+
+
+@pytest.mark.parametrize(("plan", "calls", "usd"), [("pro", 16, 20), ("team", 64, 200)])
+def test_11_silent_calls_at_once(
+    make_gateway: MakeGateway, figures: Figures, plan: str, calls: int, usd: int
+) -> None:
+    """As many as the plan allows, each with the longest answer that it may have, none of which
+    arrives: the provider does not end them."""
+    gateway = make_gateway(keep=("at-once",), CHATAPP_PROVIDER_TIMEOUT_S=TIMEOUT_S)
+    gateway.key("mallory", plan=plan)
+    for _ in range(2):
+        with ThreadPoolExecutor(calls) as pool:
+            for _ in range(calls):
+                said = says("silent", caller="mallory", tokens="all")
+                pool.submit(attempt, gateway, "mallory", "gpt-5.4", said, stream=True)
+    account = figures(gateway)
+    assert is_within(account, Decimal(usd * MICRO)), account
+
+
+def test_11_silent_calls_that_are_left(make_gateway: MakeGateway, figures: Figures) -> None:
+    """Left at once, they are charged what they cost."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    for _ in range(4):
+        said = says("silent_until", caller="mallory", tokens=20_000, input=100)
+        body = {"model": "gpt-5.4-mini", "messages": said}
+        word_and_leave(gateway, "mallory", OPENAI, body, after=0)
+    account = figures(gateway)
+    assert account.billed <= account.charged + account.one_call / 100, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_11_compactions(make_gateway: MakeGateway, figures: Figures, at_once: int) -> None:
+    """Nothing bounds their output. Left at once, they are charged what they cost."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+
+    def ask(_: int) -> None:
+        said = says("normal", caller="mallory", tokens="all", input=100, wait_ms=300)
+        body = {"model": GPT, "input": said, "stream": False}
+        word_and_leave(gateway, "mallory", f"{RESPONSES}/compact", body, after=0)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(ask, range(4)))
+    account = figures(gateway)
+    assert is_within(account), account
+
+
+def test_11_dense_text(make_gateway: MakeGateway, figures: Figures) -> None:
+    """Tokens of one byte where a count of fixed places sees long words."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    text = hidden_between_slices(640_000)
+    model = GPT
+    for _ in range(6):
+        said = says("late", caller="mallory", input=tokens_in(text), tokens=1)
+        said[0]["content"] += text
+        word_and_leave(gateway, "mallory", OPENAI, {"model": model, "messages": said})
+    account = figures(gateway)
+    assert account.billed
+    assert account.billed <= max(HOUR, account.charged * Decimal("1.1")), account
+
+
+def hidden_between_slices(characters: int) -> str:
+    """Dense text, but for the places that the golden ratio leads to."""
+    golden = (1 + 5**0.5) / 2
+    dense = "".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(characters))
+    places = [int((n + n * golden % 1) * (characters - 512) / 64) for n in range(64)]
+    parts, end = [], 0
+    for place in places:
+        start = max(end, place - 600)
+        stop = min(characters, place + 1112)
+        parts += [dense[end:start], "internationalization "[: stop - start] * 1]
+        parts[-1] = (" internationalization" * 200)[: stop - start]
+        end = stop
+    return "".join([*parts, dense[end:]])
+
+
+def tokens_in(text: str) -> int:
+    return tokenizer("o200k_base").count(text)
+
+
+@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("after", [0, 1])
+def test_11_hidden_reasoning_at_250_tokens_a_second(
+    make_gateway: MakeGateway, figures: Figures, n: int, after: int
+) -> None:
+    """Seconds of it before or after the first word, also in eight answers at once."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    for _ in range(20):  # so that little is expected
+        said = says("normal", caller="mallory", input=20, tokens=1)
+        assert attempt(gateway, "mallory", GPT, said) is None
+    for _ in range(2):
+        scenario = "late" if after else "silent_until"
+        said = says(scenario, caller="mallory", input=20, tokens=after, hidden=750, speed=250)
+        body = {"model": GPT, "messages": said, "n": n}
+        connection = gateway.begin("mallory", OPENAI, {**body, "stream": True})
+        time.sleep(2)
+        gateway.leave(connection)
+        gateway.settle("mallory")
+    account = figures(gateway)
+    assert account.charged >= account.billed * (1 - Decimal("0.02")), account
+
+
+# 12. Honest clients, who must pay no more for the defences
+
+
+@pytest.mark.parametrize("model", [GPT, CLAUDE])
+def test_12_a_stop_in_a_visible_answer_ends_the_call(
+    make_gateway: MakeGateway, figures: Figures, model: str
+) -> None:
+    """Esc after 2,000 tokens of an answer that may have 128,000: the provider is disconnected at
+    once, and what was sent is charged."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    said = says("text", caller="mallory", id="esc", input=20, tokens=2000)
+    path = ANTHROPIC if model == CLAUDE else OPENAI
+    body = {"model": model, "messages": said}
+    stream_and_leave(
+        gateway, "mallory", path, body if path == OPENAI else {**body, "max_tokens": 64_000}, 2000
+    )
+    account = figures(gateway)
+    assert gateway.provider.calls(id="esc")[0].hung_up
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+def test_12_a_stop_of_a_cached_prompt_costs_its_bill(
+    make_gateway: MakeGateway, figures: Figures
+) -> None:
+    """An agent's 100,000 tokens, of which nearly all are cached: the rest of a short answer costs
+    less than an uncached prompt."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    text = " word" * 100_000
+    for scenario in ("normal", "normal", "late", "late"):
+        said = says(scenario, caller="mallory", input=1000, cached=99_000, tokens=300)
+        said[0]["content"] += text
+        word_and_leave(gateway, "mallory", OPENAI, {"model": GPT, "messages": said})
+    account = figures(gateway)
+    assert len(gateway.rows("mallory")) == 4
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
+@pytest.mark.parametrize(("plan", "agents"), [("starter", 4), ("pro", 16), ("team", 22)])
+def test_12_agents_at_once_are_all_served(
+    make_gateway: MakeGateway, figures: Figures, plan: str, agents: int
+) -> None:
+    """Each with a large prompt, cached but for the first turn, and with tools of its own and the
+    provider's: several turns, none of which is refused."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan=plan)
+    large = " word" * 20_000
+    tools = [{"type": "function", "name": "shell"}, {"type": "web_search"}]
+
+    def work(_: int) -> list[int]:
+        statuses = []
+        for turn in range(3):
+            read = {"input": 500, "cached": 20_000} if turn else {"input": 20_500}
+            said = says("normal", caller="mallory", tokens=400, wait_ms=200, **read)
+            said[0]["content"] += large
+            body = {"model": "gpt-5.6-terra", "input": said, "tools": tools}
+            statuses.append(gateway.post("mallory", RESPONSES, body)[0])
+        return statuses
+
+    with ThreadPoolExecutor(agents) as pool:
+        statuses = [status for each in pool.map(work, range(agents)) for status in each]
+    account = figures(gateway)
+    assert statuses == [200] * 3 * agents
+    assert account.billed <= account.charged <= account.billed + len(statuses), account

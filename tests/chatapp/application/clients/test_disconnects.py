@@ -1,4 +1,5 @@
-"""A client disconnects: the provider's call ends at once, and what was generated is charged."""
+"""A client disconnects. The provider's call ends at once, and what was generated is charged: here
+an answer is not longer than expected. Otherwise it is read on for its bill."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ MESSAGES = [{"role": "user", "content": "ping"}]
 WAYS = {
     "/chat with openai": ("/chat", {"message": "ping", "model": "gpt-5.4-mini"}),
     "/chat with anthropic": ("/chat", {"message": "ping", "model": "claude-haiku-4-5"}),
-    "openai": ("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": MESSAGES}),
+    "openai": (
+        "/v1/chat/completions",
+        {"model": "gpt-5.4-mini", "max_completion_tokens": 900, "messages": MESSAGES},
+    ),
     "anthropic": (
         "/v1/messages",
         {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": MESSAGES},
@@ -232,3 +236,43 @@ def test_a_provider_that_has_not_begun_is_disconnected_at_once(
     held = (call.estimated_input_tokens, call.estimated_output_tokens)
     assert (call.usage.input_tokens, call.usage.output_tokens) == held
     assert "did not answer" not in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("ends", [False, True], ids=["endless", "ends"])
+def test_a_silent_answer_is_read_on_for_its_bill(
+    make_app: AppMaker,
+    provider: ProviderServer,
+    ledger: RecordingLedger,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: bool,
+    stream: bool,
+) -> None:
+    """It may have 128,000 tokens, and is expected to have 1,024: the client pays what it cost. If
+    it does not end in time, it is charged 16,384 tokens."""
+    if not ends:
+        monkeypatch.setattr("chatapp.calls.provider_call.LEFT_S", 0.3)
+    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1)
+    replace_services(app, ledger=ledger)
+    provider.think()
+    body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": stream}
+    raw = json.dumps(body).encode()
+    request = f"POST {WAYS['openai'][0]} HTTP/1.1\r\nHost: localhost\r\n"
+    head = f"{request}Content-Length: {len(raw)}\r\n"
+    with serving(app) as url:
+        address = urlsplit(url).hostname, urlsplit(url).port
+        with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
+            leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+            assert provider.waiting.wait(10)
+        if ends:
+            assert not provider.hung_up.wait(0.2)
+            provider.go_on()
+        else:
+            assert provider.hung_up.wait(20)
+        [call] = ledger.finished()
+    assert call.usage is not None
+    assert call.client_left
+    if ends:
+        assert (call.status, call.estimated, call.usage.output_tokens) == ("answered", False, 5)
+    else:
+        assert (call.status, call.estimated, call.usage.output_tokens) == ("cut_off", True, 16_384)

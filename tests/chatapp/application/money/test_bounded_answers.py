@@ -245,7 +245,10 @@ def test_a_field_without_a_price_is_refused(
         ("/v1/messages", {"model": OPUS, "speed": "standard", "inference_geo": "us"}),
         (
             "/v1/messages",
-            {"model": OPUS, "tools": [{"type": "web_search_20260318"}, {"name": "f"}]},
+            {
+                "model": OPUS,
+                "tools": [{"type": "web_search_20260318", "max_uses": 1}, {"name": "f"}],
+            },
         ),
         ("/v1/messages", {"model": OPUS, "tools": [{"type": "bash_20250124"}, {"type": "custom"}]}),
         ("/v1/chat/completions", {"model": LUNA, "service_tier": "priority"}),
@@ -462,3 +465,77 @@ def test_the_answer_of_an_unlisted_model_is_bounded(
     assert CATALOGUE.bound(model, None, 10**9) is None
     assert CATALOGUE.bound(model, 50_000, 40_000) == 40_000
     assert client.post("/chat", json={"message": "x", "user_id": "ada"}).status_code == 200
+
+
+MCP = {"type": "mcp", "server_label": "mine", "server_url": "https://example.com/mcp"}
+FETCH = {"type": "web_fetch_20250910", "name": "web_fetch"}
+SEARCH = {"type": "web_search_20260318", "name": "web_search"}
+OPEN: dict[str, tuple[str, str, dict[str, object]]] = {
+    "mcp": ("mcp", "/v1/responses", {"model": LUNA, "input": "p", "tools": [MCP]}),
+    "fetch": ("web_fetch", "/v1/messages", {"model": OPUS, "tools": [FETCH]}),
+    "toolset": ("mcp", "/v1/messages", {"model": OPUS, "tools": [{"type": "mcp_toolset"}]}),
+    "servers": ("mcp", "/v1/messages", {"model": OPUS, "mcp_servers": [{"url": "x"}]}),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_tool_with_endless_results_is_off_until_it_is_allowed(
+    make_app: AppMaker, provider: ProviderServer, name: str
+) -> None:
+    """With the setting's name. Allowed MCP has to be streamed, so that its results are counted."""
+    tool, path, body = OPEN[name]
+    body = {"max_tokens": 10, **body} if path == "/v1/messages" else body
+    refused = ask(make_app().test_client(), path, body)
+    assert (refused.status_code, provider.calls) == (400, [])
+    assert f"CHATAPP_OPEN_TOOLS={tool}" in refused.text
+    client = make_app(CHATAPP_OPEN_TOOLS=tool).test_client()
+    plain = ask(client, path, body)
+    assert plain.status_code == (400 if tool == "mcp" else 200), plain.text
+    assert ("streamed" in plain.text) == (tool == "mcp")
+
+
+@pytest.mark.parametrize(
+    ("own", "uses", "size"), [({}, 4, 16_000), ({"max_uses": 2, "max_content_tokens": 500}, 2, 500)]
+)
+def test_uses_of_tools_are_bounded_by_the_budget(
+    make_app: AppMaker,
+    provider: ProviderServer,
+    own: dict[str, object],
+    uses: int,
+    size: int,
+) -> None:
+    """Half of two dollars pays four readings of up to 64,000 tokens; a caller may want less."""
+    client = make_app(CHATAPP_OPEN_TOOLS="web_fetch").test_client()
+    tools = [{**SEARCH, **own}, {**FETCH, **own}, {"name": "f"}]
+    body = {"model": OPUS, "max_tokens": 10, "tools": tools}
+    assert ask(client, "/v1/messages", body).status_code == 200
+    search, fetch, function = provider.calls[0].body["tools"]  # type: ignore[misc]
+    assert (search["max_uses"], fetch["max_uses"], function) == (uses, uses, {"name": "f"})
+    assert fetch["max_content_tokens"] == size
+    tools = [{"type": "web_search"}]
+    body = {"model": "gpt-5.4", "input": "ping", "tools": tools}
+    assert ask(client, "/v1/responses", body).status_code == 200
+    assert provider.calls[1].body["max_tool_calls"] == 6
+
+
+def test_each_reading_has_the_price_of_its_length() -> None:
+    """Not the sum of all: three readings of 100,000 tokens are no long context."""
+    usage = {"output_tokens": 100, "cached_input_tokens": 30_000}
+    short = Usage(300_000, readings=(100_000,) * 3, **usage)
+    assert CATALOGUE.price("gpt-5.4", short) == 270_000 * 2.5 + 30_000 * 0.25 + 100 * 15
+    mixed = Usage(400_000, 0, readings=(100_000, 300_000))
+    assert CATALOGUE.price("gpt-5.4", mixed) == 100_000 * 2.5 + 300_000 * 5
+    assert CATALOGUE.price("gpt-5.4", Usage(300_000, 0)) == 300_000 * 5
+
+
+def test_no_more_input_is_cached_than_there_is(
+    online: FlaskClient, provider: ProviderServer
+) -> None:
+    """A provider that reports more of it, or of what was written, is charged as if all was."""
+    details = {"cached_tokens": 9_000_000, "cache_write_tokens": 9_000_000}
+    usage = {"prompt_tokens": 100, "completion_tokens": 1, "prompt_tokens_details": details}
+    provider.script(Answer(200, {**openai_body(model=LUNA), "usage": usage}))
+    before = left(online)["usd-day"]
+    assert ask(online, "/v1/chat/completions", {"model": LUNA}).status_code == 200
+    billed = CATALOGUE.price(LUNA, Usage(100, 1, cached_input_tokens=100))
+    assert round((before - left(online)["usd-day"]) * 1e6) == billed
