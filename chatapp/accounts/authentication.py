@@ -51,7 +51,8 @@ class Principal:
     """The owner of a valid key; ``key_id`` is the key's public part.
 
     ``limits`` are the amounts that the user, the team and the key have of their own, by the names
-    of limits; ``models`` are the patterns of the key, empty for all.
+    of limits; ``models`` are the patterns of the key, empty for all; ``files``: it may name files
+    that the providers keep.
     """
 
     user: str
@@ -60,6 +61,7 @@ class Principal:
     team: str | None = None
     limits: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    files: bool = False
 
 
 #: The owner of a key, and when it expires.
@@ -187,6 +189,7 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         team=user.team_name,
         limits=own_limits(user.team, user, key),
         models=tuple(key.models or ()),
+        files=bool(key.files),
     )
     return principal, key.expires_at
 

@@ -52,7 +52,8 @@ class User(Base):
 class ApiKey(Base):
     """A key, without its secret. Keys are never deleted: the ledger names them.
 
-    ``limits``: see User. ``models`` are patterns; None: all that the plan allows.
+    ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
+    may name files that a provider keeps.
     """
 
     __tablename__ = "api_keys"
@@ -67,6 +68,7 @@ class ApiKey(Base):
     last_used_on: Mapped[date | None]
     limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
     models: Mapped[list[str] | None] = mapped_column(_JSON)
+    files: Mapped[bool | None]
 
     def __repr__(self) -> str:
         return f"ApiKey({self.public_id!r} of {self.user!r})"
@@ -228,6 +230,7 @@ class Accounts:
                     expires_at=old.expires_at,
                     limits=old.limits,
                     models=old.models,
+                    files=old.files,
                 )
             )
             old.expires_at = min(old.expires_at or now + overlap, now + overlap)
@@ -334,6 +337,11 @@ class Accounts:
         """Allow a key these models alone; all of its plan if empty. UnknownKeyError."""
         with self._writing() as session:
             _of(session, "key", public_id).models = list(models) or None
+
+    def set_files(self, public_id: str, *, allowed: bool) -> None:
+        """Let a key name files of the providers, or not. UnknownKeyError."""
+        with self._writing() as session:
+            _of(session, "key", public_id).files = allowed
 
     def note_use(self, public_id: str, day: date) -> None:
         """Store that the key was used that day."""

@@ -212,6 +212,29 @@ def set_models(key: str, models: tuple[str, ...], *, reason: str, by: str, as_js
     )
 
 
+@keys.command("set-files")
+@click.argument("key")
+@click.argument("files", type=click.Choice(["on", "off"]))
+@by_operator
+@with_json
+def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> None:
+    """Let KEY name files that the providers keep, or not.
+
+    All uploads of this server's key can be named: they are not any one caller's.
+    """
+    public_id, allowed = public_id_of(key), files == "on"
+    with reported_errors():
+        current_services().accounts.set_files(public_id, allowed=allowed)
+    callers.note("files", public_id, amount=files, reason=reason, by=by)
+    may = "may" if allowed else "may not"
+    output.echo_done(
+        f"Key {public_id} {may} name files; all workers apply it within 5 s.",
+        as_json=as_json,
+        id=public_id,
+        files=allowed,
+    )
+
+
 def _key_json(key: ApiKey, amounts: OwnAmounts) -> dict[str, object]:
     return {
         "id": key.public_id,
@@ -223,13 +246,15 @@ def _key_json(key: ApiKey, amounts: OwnAmounts) -> dict[str, object]:
         "revoked": key.revoked_at and key.revoked_at.isoformat(timespec="seconds"),
         "limits": amounts.of("key", key.public_id, key.limits),
         "models": list(key.models or ()),
+        "files": bool(key.files),
     }
 
 
 def _row(key: ApiKey, amounts: OwnAmounts) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
     limits = listed(amounts.of("key", key.public_id, key.limits))
-    state = "; ".join(filter(None, (state_of(key), limits, _models(key))))
+    files = "files" if key.files else ""
+    state = "; ".join(filter(None, (state_of(key), limits, _models(key), files)))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 COMMAND: Final = "flask --app wsgi chat db upgrade"
 # The newest revision under chatapp/migrations/versions (a test compares them).
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
 # PostgreSQL's advisory lock of the upgrade: an arbitrary number.
 ADVISORY_LOCK: Final = 0x63686174617070

@@ -107,7 +107,7 @@ def generated_tokens(model: Model, texts: Sequence[str]) -> int:
     if family.encoding is None or (family.text_percent == 100 and model.provider == model.protocol):
         return counted
     usual = -(-_size_bytes(whole) // OPAQUE_BYTES_PER_TOKEN)
-    is_dense = counted * 10 > usual * 11
+    is_dense = counted > usual * 11 // 10 + 2
     return counted * family.text_percent // 100 if is_dense else usual
 
 

@@ -116,11 +116,16 @@ def is_looked_up(item: Mapping[str, object]) -> bool:
     its content."""
     match item.get("type"):
         case "reasoning":
-            return not (item.get("encrypted_content") or item.get("content"))
+            return not any(map(_has_text, (item.get("encrypted_content"), item.get("content"))))
         case "image_generation_call":
             return not item.get("result")
         case _:
             return False
+
+
+def _has_text(value: object) -> bool:
+    """Whether a text, or any text of these parts, is more than blank."""
+    return any(text.strip() for text in texts_in(value, without={"type"}))
 
 
 def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:

@@ -187,6 +187,8 @@ def read(
         query=parameters(request, query),
         path=path,
     )
+    if names_file(document.fields):
+        _check_files()
     extras = _extras(model, raw_request)
     if MCP in extras.tools and not fields.stream:
         raise ApiError(
@@ -348,6 +350,35 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
         if tool not in {*OPEN_TOOLS, *conversation.catalogue.tools.get(model.provider, ())}:
             raise _unpriced("tools", f"has {tool!r}, which has no price here")
     return found
+
+
+def names_file(fields: Mapping[str, object]) -> bool:
+    """Whether a message names a file that the provider keeps, in any part of its content."""
+    pending = [fields.get("messages"), fields.get("input")]
+    while pending:
+        match pending.pop():
+            case list() as parts:
+                pending += parts
+            case dict() as part:
+                places = (part, part.get("source"), part.get("file"), part.get("image_url"))
+                if any(isinstance(place, dict) and place.get("file_id") for place in places):
+                    return True
+                pending += [part.get(name) for name in ("content", "output")]
+    return False
+
+
+def _check_files() -> None:
+    """ApiError (403) unless the caller may name files."""
+    principal = current_request().principal
+    if principal is not None and principal.files:
+        return
+    raise ApiError(
+        403,
+        "file_not_allowed",
+        "All clients of this server share the files that a provider keeps for it, and this request "
+        "names one. Send the file, or have the operator allow it: `chat keys set-files KEY on`.",
+        param="file_id",
+    )
 
 
 def _unpriced(field: str, problem: str) -> ApiError:

@@ -165,6 +165,7 @@ UNKNOWN = {
     "member": (lambda a: a.set_team("zoe", None), UnknownUserError),
     "membership": (lambda a: a.set_team("zoe", "sales"), UnknownTeamError),
     "models": (lambda a: a.set_models("0" * 16, ["gpt-5*"]), UnknownKeyError),
+    "files": (lambda a: a.set_files("0" * 16, allowed=True), UnknownKeyError),
 }
 
 

@@ -123,6 +123,8 @@ def test_an_item_without_its_content_is_not_another_users(
     assert (status("alice again"), status("bob"), status("bob", id="rs_2")) == (200, 404, 200)
     own = {"reasoning": "encrypted_content", "image_generation_call": "result"}[kind]
     assert status("bob", **{own: "bytes"}) == 200
+    blank = [{"type": "reasoning_text", "text": " "}]
+    assert status("bob", content=blank, encrypted_content=" ") == 404
 
 
 def test_the_next_turn_reserves_the_conversation_so_far(

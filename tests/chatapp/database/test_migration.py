@@ -24,7 +24,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
-from chatapp.migrations.versions import r0002_attempts, r0005_teams, r0006_alerts
+from chatapp.migrations.versions import r0002_attempts, r0005_teams, r0006_alerts, r0007_files
 from tests.chatapp.conftest import drop_tables
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -116,6 +116,7 @@ def test_users_of_the_version_before_have_no_team(
     """They and their keys stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0007_files.downgrade()
             r0006_alerts.downgrade()
             r0005_teams.downgrade()
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))

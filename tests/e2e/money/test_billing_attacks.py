@@ -317,17 +317,19 @@ def test_2_a_response_costs_its_bill(
 
 @pytest.mark.parametrize("path", [CHAT, OPENAI, ANTHROPIC, RESPONSES])
 def test_3_a_plain_call_ends_when_its_caller_disconnects(
-    patient: Gateway, figures: Figures, path: str
+    make_gateway: MakeGateway, figures: Figures, path: str
 ) -> None:
-    """The provider is disconnected at once, and what it had generated is paid."""
-    said = says("normal", caller="mallory", id="left", tokens=2000, wait_ms=4000, stops=1)
+    """The provider is disconnected at once, and what it had generated is paid, if a whole answer
+    would cost no less: it may have the 1,000 tokens that are expected."""
+    patient = make_gateway(CHATAPP_MAX_TOKENS=1000)
+    said = says("normal", caller="mallory", id="left", tokens=1000, wait_ms=4000, stops=1)
     body: dict[str, object] = {"model": CLAUDE if path == ANTHROPIC else GPT}
     if path == CHAT:
         body |= {"message": said[0]["content"]}
     elif path == RESPONSES:
-        body |= {"input": said, "max_output_tokens": 2000}
+        body |= {"input": said, "max_output_tokens": 1000}
     else:
-        body |= {"messages": said, "max_tokens": 2000}
+        body |= {"messages": said, "max_tokens": 1000}
     connection = patient.begin("mallory", path, body)
     patient.reached("left")
     patient.leave(connection)
