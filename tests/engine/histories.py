@@ -358,7 +358,7 @@ class History(RuleBasedStateMachine):
             self.taken += [
                 Taken(verdict, hold, number, verdict.charge.key in booked, self.now)
                 for verdict, is_taken in zip(decision.verdicts, taken_of(decision), strict=True)
-                if is_taken or self.leaves_no_trace
+                if (is_taken and verdict.charge.cost) or self.leaves_no_trace
             ]
         if take and not decision.admitted:
             self.denied = Denied(charges, decision, self.now)
