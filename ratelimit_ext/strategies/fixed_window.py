@@ -95,16 +95,17 @@ class FixedWindow(Strategy):
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
         used, end, _ = snapshot
-        remaining = limit.amount - used - cost
-        return max(0, remaining), end - now_us
+        used += cost
+        return max(0, limit.amount - used), end - now_us if used else 0
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
         """Waiting ends with the window."""
         cost = charge.cost if taken else 0
-        remaining, left = self.left(charge.limit, snapshot, now_us, cost)
-        return Verdict(charge, allowed, remaining, 0 if allowed else left, left, snapshot[1])
+        remaining, reset = self.left(charge.limit, snapshot, now_us, cost)
+        wait = 0 if allowed else snapshot[1] - now_us
+        return Verdict(charge, allowed, remaining, wait, reset, snapshot[1])
 
 
 def calendar_window(instant_us: int, anchor: str, timezone: str) -> tuple[int, int]:

@@ -177,7 +177,7 @@ def test_reset_says_when_the_limit_is_full(world: World, strategy: str, seed: in
             world.now_us += verdict.reset_after_us
 
 
-@pytest.mark.parametrize("strategy", ["token-bucket", "sliding-window", "sliding-window-counter"])
+@every_strategy
 def test_an_unused_limit_is_full(world: World, strategy: str) -> None:
     """Now: before the first call, and when the last one no longer counts."""
     limit = Limit(20, MINUTE, strategy)
