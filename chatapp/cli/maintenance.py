@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from chatapp import catalogue, guards
 from chatapp.catalogue import CatalogueError, providers_file
 from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.cli import output
+from chatapp.database import backup as backups
 from chatapp.database import migration
 from chatapp.operators.errors import reported_errors
 from chatapp.providers.keys import Keys
@@ -21,8 +23,10 @@ from chatapp.web.identities import check_plans, without_plan
 from ratelimit_ext import CheckedPolicy, toml_line
 from ratelimit_ext.cli import with_json
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+
 providers = AppGroup("providers", help="Check the providers file.")
-db = AppGroup("db", help="Upgrade the database of accounts and ledger.")
+db = AppGroup("db", help="Upgrade, back up and restore the database of accounts and ledger.")
 
 
 def checked_policy(file: Path | None) -> CheckedPolicy:
@@ -39,7 +43,7 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
 
 
 @providers.command("check")
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=FILE)
 @with_json
 def check_providers(file: Path | None, *, as_json: bool) -> None:
     """Check FILE, or the configured providers file.
@@ -79,3 +83,42 @@ def upgrade(*, as_json: bool) -> None:
     state = "is now at" if changed else "was already at"
     done = f"The schema {state} {migration.HEAD}."
     output.echo_done(done, as_json=as_json, schema=migration.HEAD, changed=changed)
+
+
+@db.command()
+@click.argument("file", type=FILE)
+@with_json
+def backup(file: Path, *, as_json: bool) -> None:
+    """Write a consistent copy of the SQLite database to FILE, while workers use it.
+
+    The copy is checked before it replaces a former backup in FILE.
+    """
+    with reported_errors():
+        made = backups.backup(current_services().database, file)
+    done = f"{file} has {made}; schema {made.schema}."
+    output.echo_done(done, as_json=as_json, file=str(file), **asdict(made))
+
+
+@db.command()
+@click.argument("file", type=FILE)
+@click.option("--without-keys", is_flag=True, help="Also if that turns accounts off.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_json
+def restore(file: Path, *, without_keys: bool, yes: bool, as_json: bool) -> None:
+    """Replace the SQLite database by the backup in FILE, while workers use it or not.
+
+    The backup is checked first: that it is whole, that this version knows its schema, and that it
+    does not turn accounts off. The database of before is kept beside it.
+    """
+    with reported_errors():
+        found = backups.contents_of(file)
+        if not yes:
+            click.confirm(f"{file} has {found}. Replace the database?", abort=True, err=True)
+        database = current_services().database
+        kept = backups.restore(database, file, without_keys=without_keys)
+    state = "on" if found.keys else "off"
+    done = (
+        f"Restored {found}; accounts are {state}. The database of before is {kept}. Compare the "
+        "limits with `chat ledger check`."
+    )
+    output.echo_done(done, as_json=as_json, kept=str(kept), accounts=state, **asdict(found))
