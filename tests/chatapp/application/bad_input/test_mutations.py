@@ -35,7 +35,7 @@ SPOKEN = [
         "content": [
             {"type": "text", "text": "hi", "prompt_cache_breakpoint": BREAKPOINT},
             {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
-            {"type": "file", "file": {"file_id": "file-1"}},
+            {"type": "file", "file": {"file_data": "data:application/pdf;base64,aa"}},
         ],
     },
     {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function"}]},

@@ -20,7 +20,7 @@ from tests.chatapp.provider_server import ProviderServer, openai_error
 from tests.chatapp.served import serving
 
 ASKED = [{"role": "user", "content": "ping"}]
-STARTER = '[plans.starter]\ntitle = "Starter"\n'
+STARTER = 'title = "Starter"\n'
 MODELS = 'models = ["claude-haiku*", "gpt-5.4*"]\n'
 
 

@@ -262,7 +262,7 @@ def test_calls_of_a_team_divide_its_budget(
             assert len(list(stream)) > 1
     alone, beside = (int(str(call.body["max_completion_tokens"])) for call in provider.calls)
     held = 1024  # tokens of an answer, until it is known
-    assert beside == pytest.approx((alone - held) / 2, abs=2)
+    assert beside == pytest.approx((alone - held) / 2, abs=3)  # and half of its prompt
 
 
 BAD = {
