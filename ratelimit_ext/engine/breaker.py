@@ -14,8 +14,9 @@ second (:meth:`StorageEngine.probe`) and closes the breaker. All workers close i
 has decided meanwhile (:class:`~ratelimit_ext.engine.outage.OutageEngine`). There is no thread while
 nothing has failed.
 
-Some failures concern one call only, and do not open it: no connection of the pool became free, one
-shard of a cluster of which others serve, a script that fails on one key. A full server
+Some failures concern one call only, and do not open it: no connection of the pool became free, this
+process has no file descriptor left, one shard of a cluster of which others serve, a script that
+fails on one key. A full server
 (``StorageFull``) is no failure.
 """
 
@@ -75,6 +76,7 @@ _NO_SERVICE: Final = frozenset(
 _REFUSALS: Final = re.compile(r"(?:.*[ -])?(?:READONLY|MISCONF|NOREPLICAS|BUSY|NOAUTH|WRONGPASS) ")
 _NO_ADDRESS: Final = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
 _UNREACHABLE: Final = frozenset([errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN])
+_NO_DESCRIPTOR: Final = frozenset([errno.EMFILE, errno.ENFILE])
 _MOST_CAUSES: Final = 8
 #: Errors of the caller, and of a server that serves.
 _NO_FAILURE: Final = (StorageFull, ConfigurationError, ValueError, NotImplementedError)
@@ -216,6 +218,13 @@ class Breaker:
             self._open(str(error))
         if kind != "single":
             self.wake()
+        elif _lacks_descriptors(error) and time.monotonic() >= self._log_at:
+            self._log_at = time.monotonic() + LOG_EVERY_S
+            _logger.error(
+                "This process has no file descriptor left for the storage, which is not down: %s. "
+                "Raise its limit (ulimit -n). Requests follow their on_failure meanwhile.",
+                error,
+            )
 
     def _refusal(self) -> StorageUnavailable:
         """What a call raises while the breaker is open."""
@@ -345,6 +354,8 @@ def _kind(error: Exception) -> str:
     ``single``: of this call alone."""
     if isinstance(error, ShardUnavailable):
         return "single"
+    if _lacks_descriptors(error):
+        return "single"
     for cause in causes(error):
         names, text = {each.__name__ for each in type(cause).__mro__}, str(cause)
         if isinstance(cause, OSError):
@@ -355,6 +366,10 @@ def _kind(error: Exception) -> str:
         if "ResponseError" in names or NO_CONNECTION.search(text):
             return "single"
     return "failure"
+
+
+def _lacks_descriptors(error: Exception) -> bool:
+    return any(getattr(cause, "errno", None) in _NO_DESCRIPTOR for cause in causes(error))
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

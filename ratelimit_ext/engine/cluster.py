@@ -29,7 +29,8 @@ from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
 from ratelimit_ext.engine.nodes import NodeCall, Nodes
-from ratelimit_ext.engine.redis import NOTE_MS, RECOVERY
+from ratelimit_ext.engine.redis import NOTE_MS
+from ratelimit_ext.engine.scripts import TEXTS
 from ratelimit_ext.engine.verdicts import Reply, applied, merged
 from ratelimit_ext.engine.words import Words
 
@@ -159,7 +160,9 @@ class ClusterEngine:
     def probe(self) -> int:
         """See :meth:`StorageEngine.probe`. Asks one shard: an outage of the
         others concerns their own identities only."""
-        call = NodeCall(slot_of(hash_tag(self._note)), "EVAL", RECOVERY, 1, self._note, NOTE_MS)
+        call = NodeCall(
+            slot_of(hash_tag(self._note)), "EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS
+        )
         try:
             return int(self._run([call])[0])
         except StorageUnavailable as error:

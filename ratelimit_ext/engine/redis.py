@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
@@ -14,14 +13,13 @@ from ratelimit_ext.core.key import HOLDS, holds_key
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
-from ratelimit_ext.engine.scripts import Script
+from ratelimit_ext.engine.scripts import TEXTS, Script
 from ratelimit_ext.engine.sentinel import MasterWatch
 from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
 from ratelimit_ext.engine.words import Words
 
 #: Workers that return to the server within this time of each other return together.
 NOTE_MS: Final = 2000
-RECOVERY: Final = (files("ratelimit_ext.engine") / "recovery.lua").read_text("utf-8")
 
 
 class RedisEngine:
@@ -123,7 +121,7 @@ class RedisEngine:
         """See :meth:`StorageEngine.probe`. A full server serves, too."""
         try:
             with self._connections.deadline():
-                return int(self._client.eval(RECOVERY, 1, self._note, NOTE_MS))
+                return int(self._client.eval(TEXTS["recovery"], 1, self._note, NOTE_MS))
         except self._errors as error:
             if "maxmemory" in str(error):
                 return NOTE_MS * 1000

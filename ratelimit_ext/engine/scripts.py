@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import sha1
-from importlib.resources import files
-from typing import NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from ratelimit_ext.strategies.strategy import Strategy
+
+#: All Lua files here, read at the start. Later no file descriptor may be left, or another version
+#: may have replaced them.
+TEXTS: Final = {file.stem: file.read_text("utf-8") for file in Path(__file__).parent.glob("*.lua")}
 
 
 class Script(NamedTuple):
@@ -36,7 +40,7 @@ def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
     if distinct != strategies:
         return composed(driver, distinct)
     fragments = dict.fromkeys(part for strategy in distinct for part in strategy.fragments())
-    head, body = "\n".join([_file("prelude.lua"), *fragments]), _file(f"{driver}.lua")
+    head, body = "\n".join([TEXTS["prelude"], *fragments]), TEXTS[driver]
     text = f"{head}\n{body}"
     sha = sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest()
     name = f"ratelimit_{sha}"
@@ -45,7 +49,3 @@ def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
         f"redis.register_function('{name}', function(KEYS, ARGV)\n{body}\nend)"
     )
     return Script(text, sha, library, name)
-
-
-def _file(name: str) -> str:
-    return (files("ratelimit_ext.engine") / name).read_text("utf-8")

@@ -60,3 +60,5 @@ register(Concurrency())
 register(Surge())
 register(Block())
 register(ProviderQuota())
+for _strategy in _with_reservations.values():
+    _strategy.fragments()  # reads the Lua of both, once

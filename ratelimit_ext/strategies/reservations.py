@@ -14,13 +14,13 @@ cost beyond its hold is carried into the window that is open when it settles.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ratelimit_ext.core.charge import Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.strategy import Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import Snapshot, Strategy, lua
 
 GRACE_US: Final = 600_000_000
 #: The largest cost that a hold has room for: 6 bytes. Larger ones are cut off.
@@ -233,7 +233,7 @@ class Reservations(Strategy):
         return self._strategy.later(verdict, elapsed_us)
 
     def fragments(self) -> tuple[str, ...]:
-        own = (files("ratelimit_ext.strategies") / "reservations.lua").read_text("utf-8")
+        own = lua(Path(__file__).with_suffix(".lua"))
         line = f"strategies.{self.code} = strategies.reservations(strategies.{self._strategy.code})"
         return (*self._strategy.fragments(), f"do\n{own}end\n", line)
 

@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -28,6 +29,12 @@ SKEW_US: Final = 1_000_000
 #: Three integers of a bucket as of now, before a charge is taken. Their meaning is the strategy's
 #: own. Lua and Python return the same three.
 Snapshot: TypeAlias = Sequence[int]
+
+
+@cache
+def lua(file: Path) -> str:
+    """Return the text of a file beside the code, which is read once: see engine/scripts.py."""
+    return file.read_text("utf-8")
 
 
 class Strategy(Traits, ABC):
@@ -157,4 +164,4 @@ class Strategy(Traits, ABC):
         """The parts of a script that define it, in their order."""
         source = sys.modules[type(self).__module__].__file__
         assert source is not None
-        return (f"do\n{Path(source).with_suffix('.lua').read_text('utf-8')}end\n",)
+        return (f"do\n{lua(Path(source).with_suffix('.lua'))}end\n",)

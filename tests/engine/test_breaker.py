@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -122,6 +123,7 @@ def test_what_cannot_serve_opens_it_at_once(
         redis.exceptions.MaxConnectionsError("Too many connections"),
         redis.ResponseError("WRONGTYPE Operation against a key"),
         redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        OSError(errno.EMFILE, "Too many open files"),
     ],
     ids=lambda cause: type(cause).__name__,
 )
@@ -132,6 +134,19 @@ def test_a_failure_of_one_call_never_opens_it(
     inner.error = unavailable(cause)
     for _ in range(5):
         fails(breaker)
+    assert not breaker.is_open
+
+
+def test_a_lack_of_file_descriptors_is_logged_as_what_it_is(
+    inner: Scripted, breaker: Breaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and without an outage: the storage is not down."""
+    inner.error = redis.ConnectionError("Error 24 connecting to localhost:6379")
+    inner.error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    for _ in range(5):
+        fails(breaker)
+    (record,) = caplog.records
+    assert "no file descriptor left" in record.getMessage()
     assert not breaker.is_open
 
 
