@@ -5,7 +5,8 @@ it has threads. This worker
 - receives heads and bodies up to BODY_BYTES in its main loop, each within a deadline;
 - lets larger bodies occupy a quarter of its threads while they arrive;
 - leaves a new connection to a worker with many more free threads;
-- has `threads` for calls, and RESERVE more for health checks and for refusing further calls;
+- has `threads` for calls, RESERVE more for health checks and refusals of further calls, and as many
+  for the pages of operators and users, which are needed most when calls occupy all threads;
 - waits for clients to disconnect in its main loop;
 - is replaced after `max_requests` calls, one worker at a time, when it has no call in flight.
 
@@ -42,9 +43,13 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 #: Set in the WSGI environment of a call for which the worker has no thread.
 OVERLOADED: Final = "chatapp.overloaded"
 
-#: Threads besides those for calls: for health checks and refusals.
+#: Threads besides those for calls: for health checks and refusals, and as many for pages. Further
+#: requests of pages count as calls.
 RESERVE: Final = 4
 HEALTH: Final = re.compile(rb"(?:GET|HEAD) /(?:healthz|readyz)[ ?]")
+PAGE: Final = re.compile(
+    rb"(?:GET|HEAD) /(?:usage|v1/models|metrics)[/ ?]|(?:GET|HEAD|POST) /admin[/ ?]"
+)
 
 # A valid head is smaller; one field of it may have 16 kB.
 HEAD_MAX_BYTES: Final = 64 * 1024
@@ -394,8 +399,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args)
         self.cell = self.board.take()
         self.boot = Boot()
-        #: The calls in threads, and the number of all calls so far.
+        #: The calls and pages in threads, and the number of all calls so far.
         self.calls: set[Connection] = set()
+        self.pages: set[Connection] = set()
         self.calls_begun = 0
         #: Connections without a thread, the longest waiting first, and their received bytes.
         self.waiting: dict[Connection, None] = {}
@@ -427,7 +433,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             raise
 
     def get_thread_pool(self) -> Threads:
-        return Threads(self.cfg.threads + RESERVE, self.work)
+        return Threads(self.cfg.threads + 2 * RESERVE, self.work)
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
@@ -628,6 +634,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         conn.is_refused = False
         if HEALTH.match(conn.received):
             self.answer(conn)
+        elif PAGE.match(conn.received) and len(self.pages) < RESERVE and not conn.is_large:
+            self.pages.add(conn)
+            self.tpool.submit(conn)
         elif conn.is_large and self.many_are_read:
             self.refuse(conn)
         elif self.room:
@@ -697,6 +706,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
         """Wait for the client's next request, or until it disconnects."""
         self.tpool.done()
+        self.pages.discard(conn)
         if conn in self.calls:
             self.calls.remove(conn)
             self.publish()

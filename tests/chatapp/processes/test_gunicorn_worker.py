@@ -19,6 +19,7 @@ from chatapp.gunicorn_worker import (
     BODY_BYTES,
     HEAD_MAX_BYTES,
     HEALTH,
+    PAGE,
     AnswerSocket,
     Board,
     CallWorker,
@@ -148,6 +149,14 @@ def test_health_checks_are_recognized_by_their_request_line(path: str) -> None:
     assert HEALTH.match(f"GET {path} HTTP/1.1\r\n".encode())
     assert not HEALTH.match(f"POST {path} HTTP/1.1\r\n".encode())
     assert not HEALTH.match(f"GET {path.partition('?')[0]}/x HTTP/1.1\r\n".encode())
+
+
+@pytest.mark.parametrize("path", ["/usage?days=7", "/v1/models", "/admin", "/admin/users/ada"])
+def test_pages_are_recognized_by_their_request_line(path: str) -> None:
+    """They have threads besides those for calls. A call has not."""
+    assert PAGE.match(f"GET {path} HTTP/1.1\r\n".encode())
+    assert not PAGE.match(f"GET /chat{path} HTTP/1.1\r\n".encode())
+    assert not PAGE.match(b"POST /v1/messages HTTP/1.1\r\n")
 
 
 def test_a_body_is_read_while_it_is_fast_enough(

@@ -143,6 +143,27 @@ def test_streams_block_neither_each_other_nor_the_health_check(
         assert max(each.seconds) < HEALTHY_WITHIN_S
 
 
+def test_pages_are_answered_while_calls_occupy_all_threads(
+    start: Start, provider: ProviderServer, tmp_path: Path
+) -> None:
+    """Operators and users see what happens while further calls are refused."""
+    (key,) = keys(tmp_path, 1)
+    pieces = openai_chunks()
+    held = Stream([*pieces[:2], Wait(), *pieces[2:]])
+    settings = {"GUNICORN_THREADS": "2", "CHATAPP_ADMIN_TOKEN": "an admin token of some length"}
+    with start(**upstream(provider), **settings, workers=1) as master:
+        provider.script(held, held)
+        streams = [begun(master, key) for _ in range(2)]
+        assert all(stream.readline() for stream in streams)
+        for path, status in (("/usage", 200), ("/v1/models", 200), ("/admin", 401)):
+            found = [master.request(path, headers={"x-api-key": key}).status for _ in range(3)]
+            assert found == [status] * 3
+        assert begun(master, key).status == 503
+        provider.go_on()
+        for stream in streams:
+            assert b"[DONE]" in stream.read()
+
+
 def test_slow_and_silent_clients_hold_no_thread(start: Start) -> None:
     """With 96 half-sent heads, 96 half-sent bodies and 320 silent connections, every probe and
     every call is answered, and the connections are closed at their deadlines."""
