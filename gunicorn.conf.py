@@ -2,8 +2,9 @@
 
 Environment variables: PORT, GUNICORN_HOST, WEB_CONCURRENCY, GUNICORN_THREADS,
 GUNICORN_REQUEST_TIMEOUT_S, FORWARDED_ALLOW_IPS, RATELIMIT_STORAGE_URI (a Redis of your own),
-RATELIMIT_EMBEDDED_DIR (state of the embedded server; default instance/ratelimit). gunicorn's
-command line overrides them.
+RATELIMIT_EMBEDDED_DIR (state of the embedded server; default instance/ratelimit),
+GUNICORN_VALID_FILES (the last valid policy and providers file, for workers and commands; default
+instance/valid-files). gunicorn's command line overrides them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,9 @@ HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
 WORKERS = "RATELIMIT_WORKERS"
 WORKER_NUMBER = "RATELIMIT_WORKER_NUMBER"
-VALID_POLICY = "GUNICORN_VALID_POLICY"
+# See chatapp/valid_policy.py.
+VALID_FILES = "GUNICORN_VALID_FILES"
+HAS_SERVED = "GUNICORN_HAS_SERVED"
 # prometheus-client's own variable.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 PROVIDER_TIMEOUT = "CHATAPP_PROVIDER_TIMEOUT_S"
@@ -125,7 +127,7 @@ def on_starting(server: Any) -> None:
             f"{server.cfg.worker_class_str}; it has its own, with threads. Omit --worker-class."
         )
     master.install(server)
-    keep_valid_policies(server)
+    keep_valid_files(server)
     share_metrics(server)
     embedded_server = _load_embedded()
     embedded = embedded_server.EmbeddedServer(
@@ -159,9 +161,34 @@ def share_metrics(server: Any) -> None:
     directory = HERE / "instance" / "metrics"
     if not server.master_pid:  # a master started by USR2 shares them with the old one
         shutil.rmtree(directory, ignore_errors=True)
+    try:
+        make_private(server, directory)
+    except OSError as error:
+        sys.exit(
+            f"gunicorn.conf.py: {directory} cannot be made: {error.strerror}. Set {METRICS} to a "
+            "directory for the workers' figures."
+        )
+    os.environ[METRICS] = str(directory)
+
+
+def keep_valid_files(server: Any) -> None:
+    """Give the workers a directory for the last valid files."""
+    directory = Path(os.environ.get(VALID_FILES) or HERE / "instance" / "valid-files")
+    try:
+        make_private(server, directory)
+    except OSError as error:
+        server.log.warning(
+            "gunicorn.conf.py: %s cannot be made: %s. If the policy gets a mistake, no worker can "
+            "start until it is corrected. Set %s to a directory for the last valid one.",
+            *(directory, error.strerror, VALID_FILES),
+        )
+    os.environ[VALID_FILES] = str(directory)
+
+
+def make_private(server: Any, directory: Path) -> None:
+    """Make a directory that the workers alone may read and write, unless it exists."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(directory, server.cfg.uid, server.cfg.gid)
-    os.environ[METRICS] = str(directory)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -176,6 +203,7 @@ def post_fork(server: Any, worker: Any) -> None:
     if not os.environ.get(WORKERS):  # set if several gunicorns share a storage
         os.environ[WORKERS] = str(server.num_workers)
         os.environ[WORKER_NUMBER] = str(worker.number)
+    os.environ[HAS_SERVED] = "1" if master.has_served(server) else ""
     limit_unread_answers(worker)
     worker.signals_of_master = server.SIG_QUEUE
     signal.pthread_sigmask(signal.SIG_UNBLOCK, master.STOP_SIGNALS)
@@ -219,14 +247,6 @@ def limit_unread_answers(worker: Any) -> None:
             listener.sock.setsockopt(*option)
 
 
-def keep_valid_policies(server: Any) -> None:
-    """Give the workers a private directory for the last valid files (chatapp/valid_policy.py)."""
-    directory = tempfile.mkdtemp(prefix="valid-policy-")
-    os.chown(directory, server.cfg.uid, server.cfg.gid)
-    os.environ[VALID_POLICY] = str(Path(directory, "policy.toml"))
-    server.valid_policies = directory
-
-
 def on_reload(server: Any) -> None:
     """The embedded server keeps running; it is started again if its supervisor was killed."""
     if embedded := getattr(server, "embedded", None):
@@ -238,7 +258,6 @@ def on_reload(server: Any) -> None:
 
 def on_exit(server: Any) -> None:
     """Stop the embedded server, or leave it to the other master of a USR2 upgrade."""
-    shutil.rmtree(getattr(server, "valid_policies", ""), ignore_errors=True)
     if embedded := getattr(server, "embedded", None):
         if server.reexec_pid or server.master_pid:
             embedded.leave()

@@ -21,10 +21,7 @@ from chatapp import FILES, MISTAKES, cli, create_app, valid_policy  # noqa: E402
 CANNOT_START = 3
 
 try:
-    if checked := cli.checked_file():
-        app = create_app(checked)  # the command reports its mistakes
-    else:
-        app = valid_policy.created(create_app, FILES, MISTAKES)
+    app = valid_policy.created(create_app, FILES, MISTAKES, of_command=cli.command_config())
 except MISTAKES as mistake:
     sys.stderr.write(f"chatapp cannot start.\n{mistake}\n")
     sys.exit(CANNOT_START)

@@ -60,7 +60,14 @@ from chatapp.web import (
 )
 from chatapp.web.formats.errors import unknown_address
 from chatapp.web.metrics import Metrics
-from ratelimit_ext import ConfigurationError, Limiter, client_ip, embedded_uri, toml_line
+from ratelimit_ext import (
+    ConfigurationError,
+    Limiter,
+    Policy,
+    client_ip,
+    embedded_uri,
+    toml_line,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +130,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     upstreams = providers_file.read(Path(chosen.providers_file or PROVIDERS_FILE), toml_line)
     models = catalogue.load(upstreams=upstreams)
     limiter = Limiter(client_ip)
-    policy_file = app.config["RATELIMIT_POLICY_FILE"]
     identities.install(limiter, chosen.plans)
     allowed_models.install(limiter)
     current_call.install(limiter)
@@ -153,14 +159,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     cli.install(app, limiter)
     limiter.exempt(health_bp)
     _init_limits(app, limiter)
-    policy = limiter.policy(app)
-    if policy_file:
-        # Without limits the extension reads no policy, and keys still have plans.
-        policy = policy or limiter.check_policy_file(app, policy_file)
-        identities.check_plans(chosen.plans, policy.plans, policy_file=policy_file)
-        allowed_models.warn_of_unknown(policy, models)
-        if unlimited := identities.without_plan(policy, guards.calls(app.view_functions)):
-            log.warning("%s: %s", policy_file, unlimited)
+    policy = _policy(app, limiter, chosen, models)
     services.install(
         app,
         Services(
@@ -208,6 +207,22 @@ def _init_limits(app: Flask, limiter: Limiter) -> None:
     with guards.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
         limiter.init_app(app)
     limiter.check_policy(app)
+
+
+def _policy(
+    app: Flask, limiter: Limiter, chosen: settings.Settings, models: Catalogue
+) -> Policy | None:
+    """The policy, checked. Without limits the extension reads none, and keys still have plans."""
+    file, policy = app.config["RATELIMIT_POLICY_FILE"], limiter.policy(app)
+    if not file:
+        return policy
+    policy = policy or limiter.check_policy_file(app, file)
+    identities.check_plans(chosen.plans, policy.plans, policy_file=file)
+    if cli.serves():  # `ratelimit check` and the server's log have them
+        allowed_models.warn_of_unknown(policy, models)
+        if unlimited := identities.without_plan(policy, guards.calls(app.view_functions)):
+            log.warning("%s: %s", file, unlimited)
+    return policy
 
 
 def _add_log_handlers(app: Flask) -> None:
@@ -306,7 +321,7 @@ def _upstream(
 ) -> Upstream:
     table = file.upstreams[name]
     keys = Keys(name, table.keys)
-    if chosen.providers_file and keys.missing:
+    if chosen.providers_file and keys.missing and cli.serves():
         log.warning("Upstream %s: there is no key in %s", name, ", ".join(keys.missing))
     return Upstream(
         name=name,

@@ -61,6 +61,11 @@ def install(server: Any) -> None:
     server.reload = partial(setattr, server, "reload_wanted", True)  # noqa: FBT003 - setattr's
 
 
+def has_served(server: Any) -> bool:
+    """Whether any worker serves, or has."""
+    return server.has_served or any(worker.boot.is_ready for worker in server.WORKERS.values())
+
+
 def free_number(server: Any) -> int:
     """A number below the number of workers that as few serving workers as possible have: none but
     during a reload, when the old workers stop soon."""
@@ -151,19 +156,18 @@ def _reap_workers(server: Any, gunicorn_reap_workers: Callable[[], None]) -> Non
 def _pause(server: Any, failure: str) -> None:
     """Wait before a worker is started, longer after each failure. HaltServer if none ever served
     and it named the reason; a worker that was killed is started again."""
-    workers = set(server.WORKERS.values()).difference(server.stopping)
-    serving = sum(worker.boot.is_ready for worker in workers)
-    if failure and not (serving or server.has_served):
+    if failure and not has_served(server):
         raise HaltServer(failure, CANNOT_START)
     if time.monotonic() < server.start_at:
         return  # workers that started together fail together
     server.pause_s = min(max(FIRST_PAUSE_S, 2 * server.pause_s), LONGEST_PAUSE_S)
     server.start_at = time.monotonic() + server.pause_s
+    workers = set(server.WORKERS.values()).difference(server.stopping)
     server.log.error(
         "A worker cannot start: %s\nThe next try is in %d s. Meanwhile %d of %d workers serve.",
         failure or "it ended before it served, without a reason",
         server.pause_s,
-        serving,
+        sum(worker.boot.is_ready for worker in workers),
         server.num_workers,
     )
 

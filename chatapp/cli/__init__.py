@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Final
 
 import click
@@ -16,16 +17,20 @@ from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, spend, usage
 from chatapp.cli.maintenance import checked_policy, db, providers
 from chatapp.operators.callers import ChatCallers
-from chatapp.valid_policy import POLICY, PROVIDERS
+from chatapp.valid_policy import POLICY, WITHOUT_POLICY, WITHOUT_PROVIDERS
 from ratelimit_ext import Limiter
 
 # Flask sets this if it was started from the command line, also by `flask run`.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
-# What may depend on the file that a command checks.
-UNCHECKED: Final = {
-    "ratelimit": (POLICY,),
-    "chat providers": (PROVIDERS, "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS"),
+#: What commands do not read: a file that they check, or one that they do not need.
+UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
+    "ratelimit check": {POLICY: None},
+    "chat providers check": {**WITHOUT_PROVIDERS, **WITHOUT_POLICY},
+    **dict.fromkeys(
+        ("chat alerts", "chat db", "chat spend", "chat teams list", "chat users export"),
+        WITHOUT_POLICY,
+    ),
 }
 
 chat = AppGroup(
@@ -50,12 +55,12 @@ def from_command_line() -> bool:
     return os.environ.get(FROM_COMMAND_LINE) == "true"
 
 
-def checked_file() -> dict[str, None] | None:
-    """The settings to leave out in `flask … ratelimit check` or `chat providers check`, which need
-    an application without mistakes; None in any other process."""
-    line = " ".join(sys.argv) if from_command_line() else ""
-    found = (left for command, left in UNCHECKED.items() if f"{command} check" in line)
-    return next((dict.fromkeys(left) for left in found), None)
+def command_config() -> Mapping[str, object] | None:
+    """The configuration of this `flask` command; None for a server."""
+    if serves():
+        return None
+    line = " ".join(sys.argv[1:])
+    return next((config for command, config in UNREAD.items() if f" {command} " in f" {line} "), {})
 
 
 def serves() -> bool:

@@ -17,6 +17,7 @@ def run(tmp_path: Path, *command: str, **variables: str) -> subprocess.Completed
     own = {
         "DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",
         "RATELIMIT_EMBEDDED_DIR": str(tmp_path / "state"),
+        "GUNICORN_VALID_FILES": str(tmp_path / "valid-files"),
         "PORT": str(free_port()),
         "WEB_CONCURRENCY": "4",
     }

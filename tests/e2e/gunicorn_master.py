@@ -94,6 +94,7 @@ def gunicorn(
         "PORT": str(port),
         "WEB_CONCURRENCY": str(workers),
         "RATELIMIT_EMBEDDED_DIR": str(state),
+        "GUNICORN_VALID_FILES": str(state.with_name("valid-files")),
         "RATELIMIT_SETTLEMENTS_DIR": str(state.with_name("settlements")),
         "RATELIMIT_DEADLINE_SECONDS": "5",  # a pause of a busy machine is no outage
         "PYTHONDONTWRITEBYTECODE": "1",  # a test that changes an application wants it read again

@@ -243,3 +243,13 @@ def test_every_strategy_has_its_fragment() -> None:
     """Every strategy has a Lua fragment."""
     for name in STRATEGIES:
         assert strategy_named(name).code in fragment_of(name)
+
+
+@pytest.mark.parametrize("driver", ["admit", "settle"])
+def test_no_file_is_read_after_the_start(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no file descriptor may be left, or the files may be of another version."""
+    before = composed(driver, tuple(STRATEGIES.values()))
+    composed.cache_clear()
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("a file was opened"))
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("a file was read"))
+    assert composed(driver, tuple(STRATEGIES.values())) == before

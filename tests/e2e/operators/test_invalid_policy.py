@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from tests.e2e.command import run
 from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
-from tests.servers import alive, eventually
+from tests.servers import Server, alive, eventually
 
 POLICY = (ROOT / "chatapp" / "policy.toml").read_text()
 MISTAKEN = POLICY.replace('"100/day"', '"100/dya"')
+CREATE = ("chat", "keys", "create", "--user", "ada")
 UNKNOWN = POLICY.replace('members = ["chat", ', 'members = ["chta", ')
 
 
@@ -121,3 +125,56 @@ def test_plans_that_users_have_are_checked(file: Path, tmp_path: Path) -> None:
     checked = run(tmp_path, *command, CHATAPP_PLANS='{"ada": "gold"}')
     assert checked.returncode == 1
     assert "unknown plan 'gold' of the user 'ada'" in checked.stderr
+
+
+def command(tmp_path: Path, file: Path, *words: str) -> CompletedProcess[str]:
+    return run(tmp_path, "flask", "--app", "wsgi", *words, RATELIMIT_POLICY_FILE=str(file))
+
+
+def test_commands_use_the_last_valid_policy(master: Master, file: Path, tmp_path: Path) -> None:
+    """With a mistake in the file, a key can be created, blocked, listed and revoked; a plan of the
+    last valid policy is known. A warning names the mistake."""
+    plan = POLICY.replace("plans.pro", "plans.gold").replace('"pro"', '"gold"')
+    file.write_text(plan)
+    old = set(master.workers())
+    master.signal(signal.SIGHUP)
+    replaced(master, old)
+    file.write_text(MISTAKEN)
+    made = command(tmp_path, file, *CREATE, "--plan", "gold", "--json")
+    key = json.loads(made.stdout)["id"]
+    for words in (
+        *(("chat", "block", "user", "ada"), ("chat", "keys", "list"), ("chat", "ledger", "check")),
+        *(("chat", "keys", "revoke", key), ("ratelimit", "show")),
+    ):
+        done = command(tmp_path, file, *words)
+        assert done.returncode == 0, done.stderr
+        assert "Warning: The policy is invalid; the last valid one stays in use." in done.stderr
+        assert "Did you mean '100/day'?" in done.stderr
+
+
+def test_commands_work_without_a_valid_policy(file: Path, tmp_path: Path) -> None:
+    """Also if no worker has ever served. A command that needs no policy says nothing of it."""
+    file.write_text(MISTAKEN)
+    made = command(tmp_path, file, *CREATE)
+    assert made.returncode == 0, made.stderr
+    assert "Warning: The policy is invalid; none was valid before." in made.stderr
+    for words in (("chat", "spend"), ("chat", "db", "upgrade"), ("chat", "teams", "list")):
+        done = command(tmp_path, file, *words)
+        assert done.returncode == 0, done.stderr
+        assert "policy" not in done.stderr
+
+
+def test_a_block_without_a_valid_policy_holds(
+    file: Path, tmp_path: Path, redis_server: Server
+) -> None:
+    """The guards are built in."""
+    storage = {"RATELIMIT_STORAGE_URI": redis_server.uri, "RATELIMIT_POLICY_FILE": str(file)}
+    options = {"state": tmp_path / "state", "log": tmp_path / "log"}
+    with gunicorn("wsgi:app", **options, **storage) as master:
+        shutil.rmtree(tmp_path / "valid-files")
+        file.write_text(MISTAKEN)
+        words = ("flask", "--app", "wsgi", "chat", "block", "all")
+        done = run(tmp_path, *words, **storage)
+        assert done.returncode == 0, done.stderr
+        answer = master.request("/chat", {"message": "hello", "user_id": "ada"})
+        assert answer.body["error"].startswith("The operator has switched off all models")
