@@ -11,10 +11,14 @@ saves a third of the server's time. Where that is refused, EVALSHA is sent inste
 Nothing is sent twice, except what the server refused to run: a script whose reply was lost may have
 charged.
 
-The client's ``socket_timeout`` bounds each command as a whole: connecting, the handshake and all
-reads together. redis-py itself applies it to each read, so a server that sends a byte now and then
-could hold a call for ever. If all connections of the pool are in use, a call first waits for one,
-as long at most: nothing was sent, and it would be decided without the storage otherwise.
+The client's ``socket_timeout`` bounds each command as a whole: all reads together, from the moment
+at which it was sent; on a new connection, with connecting and the handshake. redis-py itself
+applies it to each read, so a server that sends a byte now and then could hold a call for ever. If
+all connections of the pool are in use, a call first waits for one, as long at most: nothing was
+sent, and it would be decided without the storage otherwise.
+
+A thread that waits for a processor or for the interpreter may miss the deadline although the
+storage serves, and a storage on the same machine waits like it (:func:`comes_late`).
 """
 
 from __future__ import annotations
@@ -71,7 +75,34 @@ FORBIDDEN: Final = re.compile(
 _NEARLY: Final = 0.95
 
 
+#: A thread that lost so much time is delayed. After its deadline it waits on in slices until it was
+#: not delayed in some of them, and no longer than this after the deadline.
+DELAY_S: Final = 0.01
+SLICE_S: Final = 0.01
+SLICES_IN_TIME: Final = 3
+LATEST_S: Final = 1.0
+#: Takes as long as other threads want this processor.
+_give_way: Final[Callable[[], object]] = getattr(os, "sched_yield", lambda: None)
+
+NEVER: Final = math.inf
+
 T = TypeVar("T")
+
+
+def comes_late(look: Callable[[float], bool], due: float) -> bool:
+    """Whether a reply is there after all that had not come when it was due, by the monotonic clock.
+    ``look`` waits for it for so many seconds. It may have come while this thread was waiting for a
+    processor; and as long as threads wait here, so may the storage. Else it looks at once only."""
+    slice_s, expected, in_time = 0.0, due, SLICES_IN_TIME - 1
+    while not look(slice_s):
+        # A thread that slept is mostly woken in time, also if those that work wait for long.
+        _give_way()
+        here = time.monotonic()
+        in_time = 0 if here - expected > DELAY_S else in_time + 1
+        if in_time == SLICES_IN_TIME or here > due + LATEST_S:
+            return look(0.0)
+        slice_s, expected = SLICE_S, here + SLICE_S
+    return True
 
 
 class PoolQueue:
@@ -131,9 +162,11 @@ class PoolQueue:
 
 
 class _Deadline(threading.local):
-    """When the call of a thread has to be over, by the monotonic clock."""
+    """When the call of a thread has to be over, by the monotonic clock; and that of its latest call
+    of which a part came late."""
 
-    ends: float = math.inf
+    ends: float = NEVER
+    late_for: float = -NEVER
 
 
 class _Line(NamedTuple):
@@ -151,20 +184,18 @@ class ScriptConnections:
         self._client = client
         self._usable = _is_plain(client)
         self._has_functions = True
-        self._deadline, self._timeout_s = _Deadline(), math.inf
-        pool = getattr(client, "connection_pool", None)
-        options = getattr(pool, "connection_kwargs", {})
-        self._wait_s: float = options.get("socket_timeout") or LONGEST_WAIT_S
+        pool: Any = getattr(client, "connection_pool", None)
+        timeout_s = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
+        self._deadline, self._timeout_s = _Deadline(), timeout_s or NEVER
+        self._wait_s: float = timeout_s or LONGEST_WAIT_S
         self._queue = PoolQueue(pool)
+        if timeout_s and hasattr(pool, "make_connection"):
+            pool.make_connection = self._limited(pool.make_connection)
         if not self._usable:
             return
         self._class = type(client)
         self._methods = [getattr(self._class, name, None) for name in _METHODS]
         self._pool = client.connection_pool
-        timeout_s = self._pool.connection_kwargs.get("socket_timeout")
-        if timeout_s is not None:
-            self._timeout_s = timeout_s
-            self._pool.make_connection = self._limited(self._pool.make_connection)
         self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
         self._process = os.getpid()
         self._idle: list[_Line] = []
@@ -172,13 +203,13 @@ class ScriptConnections:
     @contextmanager
     def deadline(self) -> Iterator[None]:
         """The client's ``socket_timeout`` for a block as a whole, in this thread: it ends what the
-        client connects, sends and reads there. Without effect where :meth:`run` always declines."""
+        client connects, sends and reads there."""
         own = self._deadline
         own.ends = time.monotonic() + self._timeout_s
         try:
             yield
         finally:
-            own.ends = math.inf
+            own.ends = NEVER
 
     def ask(self, method: Callable[..., Any], *words: Any, **options: Any) -> Any:
         """The reply to a method of the client. If its pool has no connection left, one is waited
@@ -222,7 +253,8 @@ class ScriptConnections:
 
     def _limited(self, make: Callable[[], Any]) -> Callable[[], Any]:
         """Makes connections whose reads end with the call that they are for."""
-        deadline, nearly_s = self._deadline, self._timeout_s * _NEARLY
+        deadline, longest_s = self._deadline, self._timeout_s
+        nearly_s = longest_s * _NEARLY
 
         def limited() -> Any:
             connection = make()
@@ -237,10 +269,22 @@ class ScriptConnections:
                 timeout: Any = default,
                 raise_on_timeout: bool = True,  # noqa: FBT001, FBT002 - redis-py's
             ) -> Any:
-                left_s = deadline.ends - time.monotonic()
+                if timeout is not default:
+                    return read(timeout, raise_on_timeout)
+                began = time.monotonic()
+                left_s = deadline.ends - began
                 if left_s < nearly_s:
                     timeout = max(0.0, left_s)
-                return read(timeout, raise_on_timeout)
+                if read(timeout, False):  # noqa: FBT003
+                    return True
+                due = began + min(left_s, longest_s)
+                if deadline.late_for == deadline.ends:  # it was waited for already
+                    due = time.monotonic()
+                if not comes_late(lambda timeout_s: read(timeout_s, False), due):  # noqa: FBT003
+                    return read(0.0, raise_on_timeout)
+                if deadline.ends < NEVER:
+                    deadline.late_for = deadline.ends
+                return True
 
             parser.read_from_socket = read_in_time
             return connection
@@ -260,7 +304,7 @@ class ScriptConnections:
         return self._has_functions
 
     def _call(self, *words: Any) -> Any:
-        command = pack_command(words)
+        command, own = pack_command(words), self._deadline
         reply = line = None
         try:
             line = self._queue.run(self._take, time.monotonic() + self._wait_s)
@@ -268,9 +312,11 @@ class ScriptConnections:
                 return None
             connection = line.connection
             connection.send_packed_command((command,))
+            if own.ends == NEVER:  # else it includes connecting
+                own.ends = time.monotonic() + self._timeout_s
             reply = connection.read_response()
         finally:
-            self._deadline.ends = math.inf
+            own.ends = NEVER
             # After an error the pool brings the connection into order.
             if (
                 line is not None
@@ -300,9 +346,8 @@ class ScriptConnections:
         )
 
     def _take(self) -> _Line | None:
-        """An idle connection, or one more of the pool, and the deadline of its call; ``None`` if it
-        has to be used otherwise."""
-        self._deadline.ends = time.monotonic() + self._timeout_s
+        """An idle connection, or one more of the pool, whose deadline begins with connecting;
+        ``None`` if it has to be used otherwise."""
         if self._process != os.getpid():
             self._process, self._idle = os.getpid(), []
         while True:
@@ -315,6 +360,7 @@ class ScriptConnections:
             if line.connection._sock is line.socket and not line.readable(0):  # noqa: SLF001
                 return line
             self._pool.release(line.connection)
+        self._deadline.ends = time.monotonic() + self._timeout_s
         connection = self._pool.get_connection()
         socket = connection._sock  # noqa: SLF001
         if getattr(connection.retry, "_retries", 1) != 0 or socket is None:

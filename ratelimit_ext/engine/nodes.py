@@ -32,6 +32,7 @@ from ratelimit_ext.engine.connection import (
     NO_CONNECTION,
     UNKNOWN,
     PoolQueue,
+    comes_late,
 )
 from ratelimit_ext.engine.scripts import Script
 
@@ -413,7 +414,11 @@ class _Late(TimeoutError):
 def _read(connection: Any, began: float, until: float | None) -> Any:
     """The next reply. Raises what the client raises, or ``_Late``. ``began`` is when the node was
     first waited for."""
-    if until is not None and not connection.can_read(max(0.0, until - time.monotonic())):
+    if (
+        until is not None
+        and not connection.can_read(max(0.0, until - time.monotonic()))
+        and not comes_late(connection.can_read, until)
+    ):
         raise _Late(until - began)
     return connection.read_response()
 

@@ -21,7 +21,8 @@ from redis.retry import Retry
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.connection import PoolQueue, ScriptConnections
+from ratelimit_ext.engine import connection
+from ratelimit_ext.engine.connection import PoolQueue, ScriptConnections, comes_late
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.scripts import Script
 from tests import servers
@@ -424,3 +425,54 @@ def test_an_error_in_a_function_is_never_sent_again(
         ScriptConnections(client).run(script, ["list"], [])
     assert redis_client.get("counted") == b"1"
     assert commands(redis_client) == {"fcall": 2, "function|load": 1}
+
+
+# -- replies that come after the deadline ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("comes_s", "delays_s", "is_taken"),
+    [
+        (0.0, [0.0], True),  # while the thread was waiting for a processor
+        (0.02, [0.0], False),  # nothing waits here: the storage is late
+        (0.3, [0.05] * 100, True),  # threads wait here, and so may the storage
+        (2.0, [0.05] * 100, False),  # not for ever
+        (0.3, [0.05, 0.0, 0.0, 0.0], False),  # no longer
+        (0.03, [0.05, 0.0, 0.0, 0.0], True),
+    ],
+)
+def test_a_late_reply(
+    monkeypatch: pytest.MonkeyPatch, comes_s: float, delays_s: list[float], *, is_taken: bool
+) -> None:
+    """It is waited for as long as this thread is delayed, and a second at most."""
+    now_s, delays = 100.0, iter(delays_s)
+
+    def look(timeout_s: float) -> bool:
+        nonlocal now_s
+        now_s += timeout_s
+        return now_s >= 100 + comes_s
+
+    def give_way() -> None:
+        nonlocal now_s
+        now_s += next(delays)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(connection, "_give_way", give_way)
+    assert comes_late(look, 100.0) is is_taken
+    assert now_s < 100 + connection.LATEST_S + 0.1
+
+
+@pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize("kind", ["plain", "retries", "blocking"])
+def test_a_starved_worker_takes_the_late_reply(
+    redis_server: servers.Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It is no outage, and counts once."""
+    monkeypatch.setattr(connection, "DELAY_S", -1)  # each look is that of a delayed thread
+    with Relay(redis_server.port) as relay:
+        own = pooled(f"redis://127.0.0.1:{relay.port}", kind, 2, timeout_s=0.1)
+        engine = engine_of(own)
+        assert remaining(engine) == 999
+        relay.deliver = late(0.3)
+        assert [remaining(engine) for _ in range(2)] == [998, 997]
+        own.close()

@@ -38,6 +38,7 @@ IN_EVERY_RUN = frozenset(
         *("test_killed", "test_stopped", "test_full", "test_functions_are_flushed", "test_reset"),
         *("test_redis_is_killed", "test_the_ledger_is_locked", "test_a_worker_is_killed"),
         *("test_a_worker_is_killed_in_mid_call", "test_reload", "test_sentinel_fails_over"),
+        *("test_the_workers_starve", "test_a_storage_that_hangs_is_found"),
         *("test_a_cluster_master_is_killed", "test_a_lost_reply_charges_once"),
         "test_the_table_lists_exactly_the_scenarios",
     }

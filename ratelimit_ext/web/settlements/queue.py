@@ -109,7 +109,8 @@ class SettlementQueue:
         self._lost: Counter[str] = Counter()
         self._waiting: dict[int, Batch] = {}  # the oldest first
         self._numbers = itertools.count()
-        self._unavailable: set[Engine] = set()
+        #: Those that could not take something, and whether it was logged: once it has failed again.
+        self._unavailable: dict[Engine, bool] = {}
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._one_sender = threading.Lock()
@@ -160,10 +161,8 @@ class SettlementQueue:
                 batch.send()
             except ShardUnavailable:  # the other shards take what they are sent
                 pass
-            except StorageUnavailable as error:
-                if engine not in self._unavailable:
-                    self._unavailable.add(engine)
-                    _logger.error(UNAVAILABLE, error)
+            except StorageUnavailable:
+                self._unavailable.setdefault(engine, False)
             except Exception:  # with its trace: an engine's own failures have a class
                 _logger.exception(FAILED, len(changes))
                 self._lose(_kept(changes), "an unexpected error")
@@ -201,8 +200,11 @@ class SettlementQueue:
                     except ShardUnavailable:
                         self._postpone(number)
                         continue
-                    except StorageUnavailable:
+                    except StorageUnavailable as error:
                         failed.add(batch.engine)
+                        if not self._unavailable.get(batch.engine):
+                            self._unavailable[batch.engine] = True
+                            _logger.error(UNAVAILABLE, error)
                         self._postpone(number)
                         continue
                     except Exception:
@@ -318,9 +320,10 @@ class SettlementQueue:
         _logger.error(DROPPED, why, ", ".join(map(_described, changes)))
 
     def _note_available(self, engine: Engine) -> None:
-        self._unavailable.discard(engine)
+        was_logged = self._unavailable.pop(engine, False)
         self._awake.set()
-        _logger.info(AVAILABLE)
+        if was_logged:
+            _logger.info(AVAILABLE)
 
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S

@@ -1,0 +1,102 @@
+"""The workers wait for the processor, and the storage is well; and it hangs while they do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from limits.storage import storage_from_string
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.redis import RedisEngine
+from tests.e2e.gunicorn_master import Master
+from tests.faults import traffic
+from tests.faults.callers import report
+from tests.faults.conftest import Record, Start
+from tests.faults.load import Load
+from tests.faults.traffic import IS_LONG
+from tests.servers import Server, eventually
+
+#: Processes that take all of the core of two workers and their storage.
+HUNGRY = 24
+STARVED_S = 60.0 if IS_LONG else 6.0
+PER_S = 60
+#: A hang that is found later than this was not found by the deadline.
+FOUND_S = 2.0
+DEADLINE_S = 0.1
+#: Of the log of a worker that misses the storage.
+LOST = ("storage is down", "storage failed", "cannot", "torage unavailable", "Traceback")
+
+
+@contextmanager
+def starving(master: Master, server: Server) -> Iterator[None]:
+    """Within the block, the workers and the storage share one core with busy processes."""
+    core = {min(os.sched_getaffinity(0))}
+    own = [master.pid, *master.workers(), server.pid]
+    every = {pid: os.sched_getaffinity(pid) for pid in own}
+    with ExitStack() as stack:
+        for pid in own:
+            pin(pid, core)
+        for _ in range(HUNGRY):
+            busy = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+            stack.callback(busy.wait)
+            stack.callback(busy.kill)
+            os.sched_setaffinity(busy.pid, core)
+        yield
+    for pid in own:
+        pin(pid, every[pid])
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Let all threads of a process run on these cores only."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores)
+
+
+@pytest.mark.fault(
+    breaks="Busy processes take all of the core of the workers and of Redis",
+    to_do="Give them a core: answers are late, but the limits hold.",
+)
+def test_the_workers_starve(storage: Server, start: Start, record: Record) -> None:
+    """The storage decides every request: a reply that the worker is late to read is no outage."""
+    with (
+        start(storage.uri, workers=2) as master,
+        Load(master.port, traffic.traffic, per_s=PER_S) as load,
+    ):
+        load.run(traffic.BEFORE_S)
+        with load.fault(), starving(master, storage):
+            load.run(STARVED_S)
+        load.run(traffic.AFTER_S)
+    assert not any(map(traffic.is_degraded, load.answers)), load.answers.statuses
+    assert not [line for line in master.log.splitlines() if any(each in line for each in LOST)]
+    assert traffic.counts(load.answers) == "exact"
+    record(load)
+
+
+def test_a_storage_that_hangs_is_found(storage: Server) -> None:
+    """After its deadline, and a little more if this thread itself is late."""
+    client = storage_from_string(storage.uri, socket_timeout=DEADLINE_S).get_connection()
+    engine, charge = RedisEngine(client, redis.RedisError), Charge(Limit(10**6, 10**9), "bucket")
+    took_s = []
+    for _ in range(10):
+        engine.admit([charge])
+        os.kill(storage.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            engine.admit([charge])
+        took_s.append(time.monotonic() - began)
+        os.kill(storage.pid, signal.SIGCONT)
+        eventually(storage.answers)
+    ordered = " ".join(f"{each * 1000:.0f}" for each in sorted(took_s))
+    report(f"found after {ordered} ms")
+    assert min(took_s) < FOUND_S
