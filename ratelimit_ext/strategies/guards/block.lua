@@ -1,8 +1,9 @@
 -- Block: nothing passes until it ends. The reference, with the reasons, is block.py.
 --
 -- KEYS     one string
--- stored   since (7 bytes), end (7 bytes), reason * 2 (1 bytes): the block. Blocks of former versions
---          have an odd number for the reason, and two bytes more
+-- stored   since (7 bytes), end (7 bytes), reason * 2 (1 bytes), 0 (2 bytes): the block. Workers of
+--          81a8acf cannot read it without these two bytes. Theirs may have an odd number for the
+--          reason, and another in place of the 0
 -- ARGV     as words: none
 -- returns  the snapshot: the wait in microseconds; the reason; 0
 
@@ -17,7 +18,7 @@ local function present(raw, now)
 end
 
 local function packed(since, ending, reason)
-  return struct.pack('<I7I7I1', since, ending, reason * 2)
+  return struct.pack('<I7I7I1I2', since, ending, reason * 2, 0)
 end
 
 strategies.bl = {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,9 @@ from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
 from chatapp.migrations.versions import r0002_attempts, r0005_teams, r0006_alerts, r0007_files
-from tests.chatapp.conftest import drop_tables
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker, drop_tables
+from tests.upgrades.record import RECORDED
 
 ROOT = Path(__file__).resolve().parents[3]
 # Waits for a line on its input, so that all processes begin at once.
@@ -228,3 +233,22 @@ def test_a_server_that_is_away_stops_no_start(caplog: pytest.LogCaptureFixture) 
         migration.prepare(Database("postgresql://chat:swordfish@127.0.0.1:1/chat"))
     assert "is unavailable" in caplog.text
     assert "swordfish" not in caplog.text
+
+
+def test_the_database_of_the_last_release_is_read(database_url: str, make_app: AppMaker) -> None:
+    """Its key opens, with its team, amounts, models, and the ledger with its tags."""
+    state = json.loads(RECORDED.read_text())
+    file = Path(database_url.removeprefix("sqlite:///"))
+    file.unlink()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("\n".join(state["database"]))
+    app = make_app()
+    assert f"was already at {migration.HEAD}" in run(app, "db", "upgrade").output
+    headers = {"Authorization": f"Bearer {state['key']}"}
+    found = app.test_client().get("/usage", headers=headers).get_json()
+    assert (found["user"], found["plan"], found["team"]) == ("alice", "pro", "research")
+    assert {"key-usd-day", "team-usd-month"} <= {each["name"] for each in found["limits"]}
+    models = app.test_client().get("/v1/models", headers=headers).get_json()
+    assert all(each["id"].startswith(("gpt-", "openai/gpt-")) for each in models["data"])
+    shown = run(app, "ledger", "show", "--by", "tag:project").output
+    assert "2026-11-25  a  1 call  1000 in  200 out  0.001485 USD" in shown

@@ -1,0 +1,69 @@
+"""A worker of one version: `python worker.py REDIS_URL`, with the version's tree as PYTHONPATH.
+
+Each line of its input is an operation in JSON, each line of its output the answer. It uses only
+names of `ratelimit_ext` that the versions have in common, and the instant that it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import redis
+
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.guards.block import NewBlock
+from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
+
+
+class Worker:
+    """What the operations do. The verdict of an admission is kept by its hold, to be settled."""
+
+    def __init__(self, client: Any) -> None:
+        self.engine = RedisEngine(client, redis.RedisError)
+
+    def admit(
+        self, charge: Charge, now_us: int, hold: list[int] | None = None, *, take: bool = True
+    ) -> list[object]:
+        """Whether it fits, what remains, the wait in milliseconds, and the receipt."""
+        decision = self.engine.admit(
+            [charge], take=take, hold=NO_HOLD if hold is None else Hold(*hold), now_us=now_us
+        )
+        (verdict,) = decision.verdicts
+        return [verdict.allowed, verdict.remaining, verdict.retry_after_ms, verdict.receipt]
+
+    def change(self, charge: Charge, now_us: int, verb: str, numbers: list[Any]) -> int:
+        """How many changes were applied: 0 or 1."""
+        (verdict,) = self.engine.admit(
+            [charge._replace(cost=0)], take=False, now_us=now_us
+        ).verdicts
+        verdict = verdict._replace(charge=charge)
+        match verb:
+            case "settle":
+                change: Any = Settlement(verdict, Hold(*numbers[:2]), numbers[2])
+            case "renew":
+                change = Renewal(verdict, Hold(*numbers[:2]), numbers[2])
+            case "adjust":
+                change = Correction(verdict._replace(receipt=numbers[0]), numbers[1])
+            case "block":
+                change = NewBlock(charge, *numbers)
+            case _:
+                change = QuotaReport(charge, *numbers)
+        return self.engine.settle([change], now_us=now_us)
+
+
+def main(url: str) -> None:
+    worker = Worker(redis.Redis.from_url(url))
+    for line in sys.stdin:
+        words = json.loads(line)
+        charge = Charge(Limit(**words.pop("limit")), words.pop("key"), words.pop("cost", 1))
+        answer = getattr(worker, words.pop("do"))(charge, **words)
+        print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
