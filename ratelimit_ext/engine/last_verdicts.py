@@ -53,6 +53,8 @@ class LastVerdicts:
         self.note: Final = self._notes.append
         #: By bucket; the oldest first.
         self._known: dict[str, _Known] = {}
+        #: How far the storage's clock is ahead of the monotonic one, by the decisions read so far.
+        self.ahead_us: int | None = None
         self._reading = threading.Lock()
 
     def take(self, limit: Limit, key: str) -> Rest | None:
@@ -97,6 +99,7 @@ class LastVerdicts:
         while notes:
             began, noted = notes.popleft()
             if isinstance(noted, Decision):
+                self.ahead_us = noted.now_us - int(began * 1_000_000)
                 for place, key in enumerate(noted.keys()):
                     known.pop(key, None)
                     known[key] = _new(_Known, (began, noted, place, (), False))

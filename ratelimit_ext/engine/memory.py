@@ -86,12 +86,19 @@ class Buckets:
 class MemoryEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` over :class:`Buckets`, under one lock.
 
-    ``buckets`` is called at each use, so that their owner may replace them.
+    ``buckets`` is called at each use, so that their owner may replace them. ``now_us`` replaces the
+    process's clock.
     """
 
-    def __init__(self, buckets: Callable[[], Buckets] | None = None) -> None:
+    def __init__(
+        self,
+        buckets: Callable[[], Buckets] | None = None,
+        *,
+        now_us: Callable[[], int] = lambda: clock.now_us(),  # noqa: PLW0108 - tests replace it
+    ) -> None:
         own = Buckets()
         self._buckets = buckets or (lambda: own)
+        self._now_us = now_us
 
     def admit(
         self,
@@ -105,7 +112,7 @@ class MemoryEngine:
         charges = merged(charges)
         buckets = self._buckets()
         with buckets.lock:
-            now = clock.now_us() if now_us is None else now_us
+            now = self._now_us() if now_us is None else now_us
             buckets.sweep(now)
             checked = [_check(buckets, charge, now, hold) for charge in charges]
             denied = any(
@@ -173,7 +180,7 @@ class MemoryEngine:
         buckets = self._buckets()
         applied = 0
         with buckets.lock:
-            now = clock.now_us() if now_us is None else now_us
+            now = self._now_us() if now_us is None else now_us
             if once is not None and changes:
                 is_known = buckets.get(once, now) is not None
                 _keep(buckets, once, (), once_for_us, now)
@@ -193,7 +200,7 @@ class MemoryEngine:
     def take_over(self, limit: Limit, key: str, before: Any) -> Carried:
         """Take the holds out of a bucket, for another engine. ``before`` is its state after the
         last time, or ``None``."""
-        buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
+        buckets, strategy, now = self._buckets(), strategy_of(limit), self._now_us()
         parameters = parameters_of(limit, now)
         with buckets.lock:
             state = buckets.get(key, now)
@@ -211,7 +218,7 @@ class MemoryEngine:
         """Let a bucket have no more than ``left`` units, as it had in another engine ``age_us``
         ago, and be full again after ``reset_after_us``. Returns its state; ``None`` if it had no
         more."""
-        buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
+        buckets, strategy, now = self._buckets(), strategy_of(limit), self._now_us()
         parameters, units = parameters_of(limit, now, NO_HOLD), limit.capacity - left
         with buckets.lock:
             state = buckets.get(key, now)
@@ -226,7 +233,7 @@ class MemoryEngine:
         """Give back up to ``units`` of what a bucket counted as used in ``before``, an earlier
         state of it; take as many more if negative. Returns ``before`` after the same. Both stay as
         they were if they cannot be changed alike."""
-        buckets, strategy, now = self._buckets(), strategy_of(limit), clock.now_us()
+        buckets, strategy, now = self._buckets(), strategy_of(limit), self._now_us()
         parameters = parameters_of(limit, now)
 
         def used(state: Any) -> int:

@@ -11,6 +11,9 @@ A bucket begins with this worker's share of what the storage last left
 (:mod:`~ratelimit_ext.engine.last_verdicts`), or full if that is unknown. So an outage admits the
 limit once more at most, and nothing of a bucket that every worker knows to be exhausted. If a call
 that the storage has admitted is settled meanwhile, the share is corrected (:meth:`credit`).
+
+Time is the storage's, as its last decision said, and since then as the monotonic clock counts. So no
+window ends earlier if the clock of this machine is set.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ HANDED_ONCE_US: Final = 600_000_000
 LEAVE_S: Final = 1.0
 #: How many buckets that were handed back are kept before those that no longer matter are dropped.
 LEAST_HANDED: Final = 1000
+#: What the storage's clock has to differ by until it is set again here.
+STEP_US: Final = 1_000_000
 _STRICTNESS: Final[tuple[Degradation, ...]] = ("", "open", "local", "closed")
 #: How long an admission waits at most for the moment in which all workers return to the storage.
 PAUSE_S: Final = 0.1
@@ -135,7 +140,9 @@ class OutageEngine:
         #: What the storage last left of each bucket.
         self.last = LastVerdicts()
         self._buckets = Buckets(most=MOST_BUCKETS)
-        self._memory = MemoryEngine(lambda: self._buckets)
+        self._memory = MemoryEngine(lambda: self._buckets, now_us=self._now_us)
+        #: How far the clock here is ahead of the monotonic one.
+        self._ahead_us = clock.now_us() - _monotonic_us()
         self._shares: dict[tuple[int, int], tuple[Limit, Limit]] = {}
         #: The limits of the buckets that have changed since they were handed back.
         self._changed: dict[str, Limit] = {}
@@ -227,6 +234,9 @@ class OutageEngine:
         if limit.traits.guard or limit.traits.ends_with_calls or key in self._changed:
             return
         rest = self.last.take(limit, key)
+        ahead_us = self.last.ahead_us
+        if ahead_us is not None and abs(ahead_us - self._ahead_us) > STEP_US:
+            self._ahead_us = ahead_us
         if rest is None:
             return
         if rest.asked_at > self._handed_at and not self._unsent:
@@ -237,6 +247,9 @@ class OutageEngine:
         state = self._memory.fill(share, key, left, rest.reset_after_us, rest.age_us)
         if state is not None:
             self._handed[key] = state  # as the storage has it
+
+    def _now_us(self) -> int:
+        return _monotonic_us() + self._ahead_us
 
     def _share(self, limit: Limit, key: str) -> Limit | None:
         """What this worker enforces of a limit; ``None``: nothing. A guard has no amount to
@@ -420,7 +433,7 @@ class OutageEngine:
         if not self._changed:
             self._holds.clear()
         if len(self._handed) > self._most_handed:
-            now_us = clock.now_us()
+            now_us = self._now_us()
             for key in [key for key in self._handed if self._buckets.get(key, now_us) is None]:
                 del self._handed[key]
             self._most_handed = max(LEAST_HANDED, 2 * len(self._handed))
@@ -477,6 +490,10 @@ def _with_triggers(charges: Sequence[Charge], places: Sequence[int]) -> list[Cha
         else charge
         for charge in charges
     ]
+
+
+def _monotonic_us() -> int:
+    return int(time.monotonic() * 1_000_000)
 
 
 def _bound(entries: dict[Any, Any]) -> None:

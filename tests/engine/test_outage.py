@@ -30,7 +30,7 @@ from ratelimit_ext.engine.outage import (
     Workers,
 )
 from ratelimit_ext.strategies.guards.block import NewBlock
-from tests.strategies.world import DAY, RATES
+from tests.strategies.world import DAY, HOUR, RATES
 from tests.web.conftest import Clock
 
 pytestmark = pytest.mark.usefixtures("clock")
@@ -97,6 +97,39 @@ def test_shares_add_up_to_the_amount(amount: int, count: int) -> None:
         assert sum(known) == amount
         assert max(known) - min(known) <= 1
         assert 0 <= amount - count * Workers(count).share(amount, key) < count
+
+
+@pytest.mark.parametrize("jump_s", [7200, -7200])
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_clock_that_is_set_in_an_outage_gives_nothing(
+    strategy: str, jump_s: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows end when their time has passed, whatever the clock says."""
+    limit = Limit(4, HOUR, strategy)
+    outage = outage_of(Storage())
+    assert [outage.admit([Charge(limit, "bucket")]).admitted for _ in range(5)].count(True) == 4
+    monkeypatch.setattr(time, "time", lambda: clock.now_s + jump_s)
+    assert not outage.admit([Charge(limit, "bucket")]).admitted
+    assert not outage.is_handed_back
+    clock.forward(2 * 3600)
+    assert outage.admit([Charge(limit, "bucket")]).admitted
+
+
+def test_an_outage_begins_at_the_time_of_the_storage(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock here may be wrong: windows of the calendar are those of the storage."""
+    storage = Storage()
+    outage = outage_of(storage)
+    outage.last.note((clock.now_s, storage.admit([Charge(DOLLARS, "bucket")])))
+    at_us = int(clock.now_s * 1_000_000)
+    monkeypatch.setattr(time, "time", lambda: clock.now_s + 7200)
+    assert outage.admit([Charge(DOLLARS, "bucket")]).now_us == at_us
+    wrong = outage_of(storage)
+    assert wrong.admit([Charge(DOLLARS, "bucket")]).now_us == at_us + 7_200_000_000
+    wrong.last.note((clock.now_s, storage.admit([Charge(DOLLARS, "bucket")], now_us=at_us)))
+    wrong.admit([Charge(DOLLARS, "another")])
+    assert wrong.admit([Charge(DOLLARS, "another")]).now_us == at_us
 
 
 def test_no_worker_is_always_the_one_with_less() -> None:
