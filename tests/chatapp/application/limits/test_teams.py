@@ -282,7 +282,6 @@ BAD = {
         ("users", "set-limit", "ada", "usd-day", "20/day"),
         "allowed: '60 usd/day' with another amount.",
     ),
-    "an amount of nothing": (("users", "set-limit", "ada", "plan", "0/day"), "amount from 1 to"),
     "a limit of teams": (
         ("users", "set-limit", "ada", "team-usd-day", "1 usd/day"),
         "no limit 'team-usd-day' that counts users",
