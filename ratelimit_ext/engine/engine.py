@@ -57,6 +57,22 @@ class Settlement(NamedTuple):
         return self.hold.id, self.actual
 
 
+class Release(NamedTuple):
+    """A call that is over, or never was: its reply was lost, or its worker died. What it is not
+    known to have spent goes back, and an admission that arrives later holds nothing."""
+
+    charge: Charge
+    hold: Hold
+
+    @property
+    def verb(self) -> str:
+        return "release"
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return (self.hold.id,)
+
+
 class Renewal(NamedTuple):
     """An earlier verdict whose call goes on and has cost ``spent`` units so far."""
 

@@ -33,7 +33,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Resumption, Settlement
+from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Release, Resumption
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.engine.verdicts import merged
@@ -183,7 +183,7 @@ class OutageEngine:
             except StorageUnavailable as error:
                 if error.may_have_charged and hold.id:
                     held = [charge for charge in charges if charge.limit.held]
-                    releases = [Settlement(_verdict(charge), hold, 0) for charge in held]
+                    releases = [Release(charge, hold) for charge in held]
         with self._lock:
             self._releases += releases
             decision = self._decide(charges, take=take, hold=hold, now_us=now_us)

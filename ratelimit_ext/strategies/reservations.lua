@@ -2,7 +2,8 @@
 -- the reasons, is reservations.py.
 --
 -- KEYS     one string; if there are more than INLINE holds, also a sorted set, whose name is the
---          string's with `:holds` behind it: the same slot, as the hash tag is the same
+--          string's with `:holds` behind it: the same slot, as the hash tag is the same. Holds that
+--          were released before they came are in the string, up to MOST_INLINE
 -- stored   the number of holds in the string (1 byte), and of those in the set (3); if there is any:
 --          an instant before which no hold changes (7), the latest deadline of a hold (7), the holds
 --          in the string: id (6), deadline (7), receipt (7), amount held (6), spent (6), final (6),
@@ -15,9 +16,10 @@
 local INLINE = 16
 local EMPTY, HEAD, RECORD = 4, 18, 38
 local HEAD_FORMAT, FORMAT = '<I1I3I7I7', '<I6I7I7I6I6I6'
-local GRACE = 600000000
+local GRACE, LATE = 600000000, 120000000
 local NEVER = 72057594037927935
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
+local MOST_INLINE = 255 -- the largest number that fits its byte
 
 local function change_of(deadline, amount, spent)
   return amount > spent and deadline or deadline + GRACE
@@ -70,12 +72,12 @@ local function add_to_set(holds, record, id, change)
   later(holds, 'ZADD', -1 - id, record, change, struct.pack('<I6', id))
 end
 
-local function add(holds, id, deadline, receipt, amount, spent)
+local function add(holds, id, deadline, receipt, amount, spent, most_inline)
   local record = struct.pack(FORMAT, id, deadline, receipt, amount, spent, 0)
   local change = change_of(deadline, amount, spent)
   if holds.inline == '' and holds.beside == 0 then holds.latest = 0 end
   holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
-  if #holds.inline < INLINE * RECORD then
+  if #holds.inline < (most_inline or INLINE) * RECORD then
     holds.inline = holds.inline .. record
   else
     if holds.beside == 0 then later(holds, 'DEL') end -- left over from a bucket that was dropped
@@ -84,20 +86,29 @@ local function add(holds, id, deadline, receipt, amount, spent)
   end
 end
 
--- The record of this id, and where it begins in the string, or nil if it lies in the set; or nil.
-local function found(holds, id)
+-- Where the record of this id begins in the string, or nil.
+local function place_of(holds, id)
   local packed, from = struct.pack('<I6', id), 1
   while true do
     local place = string.find(holds.inline, packed, from, true)
-    if not place then break end
-    if (place - 1) % RECORD == 0 then
-      return string.sub(holds.inline, place, place + RECORD - 1), place
-    end
+    if not place or (place - 1) % RECORD == 0 then return place end
     from = place + 1
   end
+end
+
+-- The record of this id, and where it begins in the string, or nil if it lies in the set; or nil.
+local function found(holds, id)
+  local place = place_of(holds, id)
+  if place then return string.sub(holds.inline, place, place + RECORD - 1), place end
   if holds.expired and holds.expired[id] ~= nil then return holds.expired[id] end
   if holds.beside == 0 then return nil end
   return redis.call('ZRANGEBYSCORE', bucket .. ':holds', -1 - id, -1 - id)[1]
+end
+
+-- Whether a hold was released before its admission arrived. Such holds lie in the string, so that
+-- admissions need not look into the set; only if there are very many, also in the set.
+local function is_released(holds, id)
+  return place_of(holds, id) or #holds.inline > INLINE * RECORD and found(holds, id)
 end
 
 local function replace_inline(holds, place, record)
@@ -108,6 +119,15 @@ end
 local function adjusted(inner, now, arg, receipt, delta)
   if delta == 0 then return inner end
   return current.of.adjust(inner, now, arg, receipt, delta) or inner
+end
+
+local function remove(holds, place, record, id)
+  if place then
+    replace_inline(holds, place, '')
+  else
+    later(holds, 'ZREM', record, struct.pack('<I6', id))
+    holds.beside = holds.beside - 1
+  end
 end
 
 -- Give back what expired leases still held, each as of its end; if its window was over by then, it
@@ -187,13 +207,14 @@ local reserved = {
   check = function(raw, now, cost, arg)
     local holds, inner = expired(raw, now, arg)
     local fits, x, y, z, state = current.of.check(inner, now, cost, arg)
-    holds.state = state
+    holds.state, holds.inner = state, inner
     return fits, x, y, z, holds
   end,
 
   take = function(now, cost, arg, x, y, z, holds)
     local strategy = current.of
     if cost > 0 and lease > 0 then
+      if is_released(holds, hold) then return joined(holds, holds.inner, now, arg) end
       add(holds, hold, now + lease, strategy.receipt(now, x, y, z), cost, 0)
     end
     return joined(holds, strategy.take(now, cost, arg, x, y, z, holds.state), now, arg)
@@ -203,6 +224,7 @@ local reserved = {
   reserve = function(raw, now, arg)
     if lease == 0 then return nil end
     local holds, inner = expired(raw, now, arg)
+    if is_released(holds, hold) then return nil end
     add(holds, hold, now + lease, 0, 0, 0)
     return joined(holds, inner, now, arg)
   end,
@@ -234,11 +256,21 @@ local reserved = {
     local _, _, receipt, amount, _, final = struct.unpack(FORMAT, record)
     actual = math.max(math.min(actual, MOST_HELD), final)
     inner = adjusted(inner, now, arg, receipt, actual - amount)
-    if place then
-      replace_inline(holds, place, '')
+    remove(holds, place, record, id)
+    return joined(holds, inner, now, arg)
+  end,
+
+  -- The lease ends now, also if the hold is yet to come.
+  release = function(raw, now, arg, id)
+    local holds, inner = expired(raw, now, arg)
+    local record, place = found(holds, id)
+    if record then
+      local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
+      if deadline <= now then return nil end
+      inner = adjusted(inner, now, arg, receipt, math.max(spent, final) - amount)
+      remove(holds, place, record, id)
     else
-      later(holds, 'ZREM', record, struct.pack('<I6', id))
-      holds.beside = holds.beside - 1
+      add(holds, id, now + LATE - GRACE, 0, 0, 0, MOST_INLINE)
     end
     return joined(holds, inner, now, arg)
   end,
@@ -273,7 +305,12 @@ local reserved = {
   -- A call in flight that another engine has admitted holds its amount from now on.
   resume = function(raw, now, arg, amount, spent)
     local holds, inner = expired(raw, now, arg)
-    if found(holds, hold) then return nil end
+    local record, place = found(holds, hold)
+    if record then
+      local _, deadline, _, charged = struct.unpack(FORMAT, record)
+      if charged > 0 or deadline > now then return nil end
+      remove(holds, place, record, hold) -- released before
+    end
     local _, x, y, z = current.of.check(inner, now, 0, arg)
     local receipt = current.of.receipt(now, x, y, z)
     amount = math.min(amount, MOST_HELD)
@@ -297,6 +334,7 @@ strategies.reservations = function(strategy)
     is_stale = reserved.is_stale,
     adjust = reserved.adjust,
     settle = reserved.settle,
+    release = reserved.release,
     renew = reserved.renew,
     resume = reserved.resume,
   }

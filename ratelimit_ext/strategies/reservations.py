@@ -7,6 +7,9 @@ time, because its worker died, the lease ends and the next access to the bucket 
 not spent, as of the instant at which the lease ended. The hold itself is remembered for ten more
 minutes, so that a slow worker can still settle, or renew: that takes the unspent part again.
 
+A request may reach the storage after its worker gave it up and released its hold. The release
+leaves an expired hold of nothing, and an admission under an id that is known holds nothing.
+
 A refund goes to the window that the hold was charged to, or nowhere if that is over. What a call
 cost beyond its hold is carried into the window that is open when it settles.
 """
@@ -23,6 +26,9 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy, lua
 
 GRACE_US: Final = 600_000_000
+#: How much later than its release an admission may arrive. The network gives up earlier what a
+#: closed connection has sent.
+LATE_US: Final = 120_000_000
 #: The largest cost that a hold has room for: 6 bytes. Larger ones are cut off.
 MOST_HELD: Final = 2**48 - 1
 #: Later than any instant.
@@ -66,6 +72,9 @@ class State(NamedTuple):
             self.inner,
         )
 
+    def without(self, place: int) -> State:
+        return self._replace(records=self.records[:place] + self.records[place + 1 :])
+
     def find(self, hold_id: int) -> int | None:
         """Where the hold of this id is."""
         ids = (place for place, record in enumerate(self.records) if record[0] == hold_id)
@@ -73,6 +82,7 @@ class State(NamedTuple):
 
 
 Parameters: TypeAlias = tuple[tuple[int, ...], Hold]  # the strategy's own; the hold
+Checked: TypeAlias = tuple[State, Any]  # and the strategy's own state as of now
 
 
 class Reservations(Strategy):
@@ -82,7 +92,7 @@ class Reservations(Strategy):
         self._strategy = strategy
         self.name = strategy.name
         self.code = f"h{strategy.code}"
-        self.changes = (*strategy.changes, "settle", "renew", "resume")
+        self.changes = (*strategy.changes, "settle", "release", "renew", "resume")
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """The strategy's own; the engine adds the hold."""
@@ -90,19 +100,22 @@ class Reservations(Strategy):
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    ) -> tuple[bool, Snapshot, Checked]:
         """The strategy's answer, after expired leases gave back what they held."""
         state = self._expired(state, now_us, parameters)
         fits, snapshot, now = self._strategy.check(state.inner, now_us, cost, parameters[0])
-        return fits, snapshot, state._replace(inner=now)
+        return fits, snapshot, (state, now)
 
-    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
-        """The strategy's, with a hold if there is a lease."""
-        own, hold = parameters
-        taken = state._replace(inner=self._strategy.take(state.inner, now_us, cost, own))
-        if not (cost and hold.lease_us):
+    def take(self, checked: Checked, now_us: int, cost: int, parameters: Parameters) -> State:
+        """The strategy's, with a hold if there is a lease; nothing if it was released before."""
+        (state, now), (own, hold) = checked, parameters
+        holds = cost and hold.lease_us
+        if holds and state.find(hold.id) is not None:
+            return state
+        taken = state._replace(inner=self._strategy.take(now, now_us, cost, own))
+        if not holds:
             return taken
-        receipt = self._strategy.receipt(state.inner, now_us)
+        receipt = self._strategy.receipt(now, now_us)
         return taken.add(Record(hold.id, now_us + hold.lease_us, receipt, cost, 0))
 
     def reserve(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
@@ -110,6 +123,8 @@ class Reservations(Strategy):
         if not hold.lease_us:
             return None
         state = self._expired(state, now_us, parameters)
+        if state.find(hold.id) is not None:
+            return None
         return state.add(Record(hold.id, now_us + hold.lease_us, 0, 0, 0))
 
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
@@ -172,10 +187,20 @@ class Reservations(Strategy):
         place = state.find(hold_id)
         if place is None:
             return None
-        records, record = state.records, state.records[place]
-        delta = max(min(actual, MOST_HELD), record.final) - record.amount
-        inner = self._adjusted(state.inner, now_us, parameters, record.receipt, delta)
-        return state._replace(records=records[:place] + records[place + 1 :], inner=inner)
+        return self._closed(state, place, actual, now_us, parameters)
+
+    def release(
+        self, state: State | None, now_us: int, parameters: Parameters, hold_id: int
+    ) -> State | None:
+        """The lease ends now, also if the hold is yet to come; ``None`` if it is over."""
+        state = self._expired(state, now_us, parameters)
+        place = state.find(hold_id)
+        if place is None:
+            return state.add(Record(hold_id, now_us + LATE_US - GRACE_US, 0, 0, 0))
+        record = state.records[place]
+        if record.deadline <= now_us:
+            return None
+        return self._closed(state, place, record.spent, now_us, parameters)
 
     def renew(
         self, state: State | None, now_us: int, parameters: Parameters, cost: int, so_far: int
@@ -213,8 +238,12 @@ class Reservations(Strategy):
         has spent a part of it. Denies nothing, and may overdraw; ``None`` if its hold is known."""
         own, hold = parameters
         state = self._expired(state, now_us, parameters)
-        if state.find(hold.id) is not None:
-            return None
+        place = state.find(hold.id)
+        if place is not None:
+            record = state.records[place]
+            if record.amount or record.deadline > now_us:
+                return None
+            state = state.without(place)  # released before
         now = self._strategy.check(state.inner, now_us, 0, own)[2]
         receipt, amount = self._strategy.receipt(now, now_us), min(amount, MOST_HELD)
         inner = self._adjusted(state.inner, now_us, parameters, receipt, amount)
@@ -265,6 +294,15 @@ class Reservations(Strategy):
         kept = tuple(closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
         change = min((record.change for record in kept), default=NEVER_US)
         return State(kept, change, latest, inner)
+
+    def _closed(
+        self, state: State, place: int, actual: int, now_us: int, parameters: Parameters
+    ) -> State:
+        """Without this hold, whose call has cost ``actual``."""
+        record = state.records[place]
+        delta = max(min(actual, MOST_HELD), record.final) - record.amount
+        inner = self._adjusted(state.inner, now_us, parameters, record.receipt, delta)
+        return state.without(place)._replace(inner=inner)
 
     def _adjusted(
         self, inner: Any, now_us: int, parameters: Parameters, receipt: int, delta: int

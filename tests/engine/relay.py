@@ -1,4 +1,4 @@
-"""A relay in front of a server: it may take TLS off, and lose replies, or carry them badly."""
+"""A relay in front of a server: it may take TLS off, lose replies, or carry bytes badly."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-#: Hands a piece of a reply to the client.
+#: Hands a piece of a reply to the client, or of a request to the server.
 Deliver = Callable[[socket.socket, bytes], None]
 
 
-def whole(client: socket.socket, reply: bytes) -> None:
+def whole(target: socket.socket, data: bytes) -> None:
     """As it came."""
-    client.sendall(reply)
+    target.sendall(data)
 
 
 class Relay:
     """Listens on `port` and carries bytes to and from the target's, one thread a direction.
 
     While `drops_replies` is set, it hangs up in place of carrying a reply; `deliver` is how a reply
-    is carried, on all connections.
+    is carried, and `forward` a request, on all connections.
     """
 
     def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -33,6 +33,7 @@ class Relay:
         self.port = int(self._listener.getsockname()[1])
         self.drops_replies = threading.Event()
         self.deliver: Deliver = whole
+        self.forward: Deliver = whole
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -57,8 +58,11 @@ class Relay:
             except OSError:  # a client that does not trust us, or a target that is gone
                 client.close()
                 continue
-            _start(client, server, whole, threading.Event())
+            _start(client, server, self._request, threading.Event())
             _start(server, client, self._reply, self.drops_replies)
+
+    def _request(self, server: socket.socket, request: bytes) -> None:
+        self.forward(server, request)
 
     def _reply(self, client: socket.socket, reply: bytes) -> None:
         self.deliver(client, reply)

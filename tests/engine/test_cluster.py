@@ -25,7 +25,7 @@ from ratelimit_ext.core.key import slot_of
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
-from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.scripts import composed
@@ -205,6 +205,19 @@ def test_one_decision_over_three_nodes(cluster: servers.Cluster, engine: Cluster
     assert left(engine, TOKENS, keys[0]) == 1000
     assert engine.reset("LIMITS:{") == 4  # three markers, and what was not cleared
     assert left(engine, COMMON, keys[2]) == 100
+
+
+def test_an_admission_after_its_release_holds_nothing(
+    cluster: servers.Cluster, engine: ClusterEngine
+) -> None:
+    """On each node that it reaches late; what is not held is charged."""
+    keys = [f"LIMITS:{{{tag_on(cluster, node)}}}" for node in range(3)]
+    charges = [Charge(TOKENS, keys[0], 300), Charge(TOKENS, keys[1], 300), Charge(BUCKET, keys[2])]
+    releases = [Release(charge, LEASE) for charge in charges[:2]]
+    assert engine.settle(releases) == 2
+    engine.admit(charges, hold=LEASE)
+    found = engine.admit(charges, take=False).verdicts
+    assert [verdict.remaining for verdict in found] == [1000, 1000, 99]
 
 
 @pytest.mark.parametrize("client", ["redis", "valkey"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,18 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Change, Engine, Renewal, Resumption, Settlement
+from ratelimit_ext.engine.engine import (
+    Change,
+    Engine,
+    Release,
+    Renewal,
+    Resumption,
+    Settlement,
+)
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.scripts import composed
-from ratelimit_ext.strategies.reservations import GRACE_US, Reservations
+from ratelimit_ext.strategies.reservations import GRACE_US, LATE_US, Reservations
 from tests import servers
 from tests.strategies.virtual_time import VirtualClient
 
@@ -134,6 +142,63 @@ def test_slots_are_taken_and_given_back(engine: Engine) -> None:
     assert not third.admitted
     engine.settle([Settlement(first.verdicts[0], holds[0], 0)], now_us=START)
     assert reserved(engine, SLOTS, 1, holds[2]).admitted
+
+
+@pytest.mark.parametrize("limit", [*TOKENS, SLOTS], ids=lambda limit: limit.strategy)
+@pytest.mark.parametrize("cost", [0, 1])
+@pytest.mark.parametrize("others", [0, 20])
+def test_an_admission_that_arrives_after_its_release_holds_nothing(
+    engine: Engine, limit: Limit, cost: int, others: int
+) -> None:
+    """Its worker gave it up and would never settle it. Releasing it again changes nothing, and
+    an id that was never released is admitted as ever."""
+    limit = replace(limit, amount=1000)
+    crowd(engine, limit, others)
+    hold, charge = Hold(700, LEASE), Charge(limit, "b", cost)
+    assert engine.settle([Release(charge, hold)], now_us=START) == 1
+    assert engine.settle([Release(charge, hold)], now_us=START) == 0
+    late = START + LATE_US - 1
+    for now_us in (START, late):
+        before = left(engine, limit, now_us)
+        reserved(engine, limit, cost, hold, now_us)
+        assert left(engine, limit, now_us) == before
+        settlement = Settlement(Verdict(charge, True, 0, 0, 0, None), hold, 0)
+        assert engine.settle([settlement._replace(hold=Hold(701, LEASE))], now_us=now_us) == 0
+    before = left(engine, limit, late)
+    reserved(engine, limit, 1, Hold(702, LEASE), late)
+    assert left(engine, limit, late) == before - 1
+
+
+@pytest.mark.parametrize("limit", [*TOKENS, SLOTS], ids=lambda limit: limit.strategy)
+def test_a_release_forgets_what_it_has_seen(redis_client: redis.Redis, limit: Limit) -> None:
+    """Two minutes later the storage has nothing of a call that never came."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    engine.settle([Release(Charge(limit, "b", 1), Hold(7, LEASE))])
+    assert LATE_US // 1000 - 5000 < redis_client.pttl("b") <= LATE_US // 1000 + 1
+
+
+@pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
+def test_a_release_gives_back_what_is_not_known_to_be_spent(engine: Engine, limit: Limit) -> None:
+    """As the end of the lease would, and at once; after the lease there is nothing to give back."""
+    hold, other = Hold(7, LEASE), Hold(8, LEASE)
+    verdict = reserved(engine, limit, 300, hold).verdicts[0]
+    reserved(engine, limit, 300, other)
+    engine.settle([Renewal(verdict, hold, 100)], now_us=START)
+    assert engine.settle([Release(verdict.charge, hold)], now_us=START) == 1
+    assert left(engine, limit) == 600
+    assert engine.settle([Release(verdict.charge, other)], now_us=START + LEASE) == 0
+    assert left(engine, limit, START + LEASE) == 900
+
+
+def test_many_releases_before_their_admissions(engine: Engine) -> None:
+    """More than a bucket's string has room for."""
+    limit = MANY[1]
+    crowd(engine, limit, 20)
+    holds = [Hold(1000 + number, LEASE) for number in range(300)]
+    engine.settle([Release(Charge(limit, "b", 1), hold) for hold in holds], now_us=START)
+    for hold in holds:
+        reserved(engine, limit, 1, hold)
+    assert left(engine, limit) == limit.amount - 20
 
 
 def test_tokens_of_a_dead_worker_are_not_given_back_twice(engine: Engine) -> None:
@@ -333,10 +398,12 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
     lua: Engine = RedisEngine(VirtualClient(redis_client), redis.RedisError)
     reference: Engine = MemoryEngine()
     limits = [*TOKENS, SLOTS, SURGE, Limit(10**9 - 63, 30 * DAY, "token-bucket", unit="usd")]
-    now, known = START, list[tuple[Any, Hold]]()
+    now, known, released = START, list[tuple[Any, Hold]](), list[Hold]()
     for _ in range(400):
         now += chance.choice([0, 1, 1000, SECOND, 7 * SECOND, LEASE, GRACE_US + LEASE])
         hold = Hold(chance.getrandbits(48), chance.choice([SECOND, LEASE]))
+        if released and chance.random() < 0.5:
+            hold = released.pop()
         charges = [
             Charge(limit, f"b{i}", 1 if limit is SLOTS else chance.choice([0, 1, 50, 300]))
             for i, limit in enumerate(limits)
@@ -350,7 +417,12 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
         changes = list[Change]()
         for verdict, held in chance.sample(known, min(3, len(known))):
             amount = 0 if verdict.charge.limit is SLOTS else chance.choice([0, 1, 80, 900])
-            kind = chance.choice([Settlement, Renewal, None])
+            kind = chance.choice([Settlement, Renewal, Release, None])
+            if kind is Release:
+                early = Hold(chance.getrandbits(48), LEASE)
+                released.append(early)
+                changes += [Release(verdict.charge, each) for each in (held, early)]
+                continue
             if kind is not None:
                 changes.append(kind(verdict, held, amount))
                 continue
@@ -358,7 +430,7 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
             changes.append(Resumption(verdict.charge, resumed, amount, chance.choice([0, 40])))
             known.append((verdict, resumed))
         assert lua.settle(changes, now_us=now) == reference.settle(changes, now_us=now)
-        known = known[-40:]
+        known, released = known[-40:], released[-4:]
 
 
 @pytest.mark.parametrize("cost", [2**40, 2**48 - 1, 2**48, 2**48 + 5, 2**60, 10**40])

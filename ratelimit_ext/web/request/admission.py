@@ -16,12 +16,12 @@ from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, new_hold
-from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.engine.denial_cache import DenialCache, Recollection
-from ratelimit_ext.engine.engine import Engine, Settlement
+from ratelimit_ext.engine.engine import Engine, Release
 from ratelimit_ext.engine.outage import UNAVAILABLE
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.declarations.callbacks import Breach, Callbacks
@@ -220,14 +220,12 @@ class Admission:
         charges: Sequence[BoundCharge],
         hold: Hold,
     ) -> None:
-        """The storage may have admitted a call although no reply came. What it holds for it is
-        released as soon as the storage is back."""
+        """The storage may have admitted a call although no reply came, or may do so yet. What it
+        holds for it is released as soon as the storage is back."""
         if not error.may_have_charged:
             return
         changes = [
-            Settlement(Verdict(charge, True, 0, 0, 0, None), hold, 0)
-            for _, _, charge in charges
-            if hold.id and charge.limit.held
+            Release(charge, hold) for _, _, charge in charges if hold.id and charge.limit.held
         ]
         if changes:
             self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)

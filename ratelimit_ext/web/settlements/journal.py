@@ -30,7 +30,7 @@ from ratelimit_ext.core.charge import Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, shown
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Where an application keeps its journal; relative to its instance path. ``""``: nowhere.
@@ -314,6 +314,8 @@ def _plain(change: Change) -> dict[str, Any]:
         "limit": {name: value for name, value in given.items() if value != defaults[name]},
         "cost": cost,
     }
+    if isinstance(change, Release):
+        return words | {"hold": list(change.hold)}
     if isinstance(change, Settlement):
         return words | {"hold": list(change.hold), "actual": change.actual}
     assert isinstance(change, Correction)
@@ -326,17 +328,19 @@ def _limit(words: tuple[tuple[str, Any], ...]) -> Limit:
     return Limit(**dict(words))
 
 
-def _change(words: dict[str, Any]) -> Settlement | Correction:
+def _change(words: dict[str, Any]) -> Settlement | Release | Correction:
     limit = _limit(tuple(words["limit"].items()))
     charge = Charge(limit, _text(words["key"]), _whole(words["cost"]))
     receipt = words.get("receipt")
     # Only what changes read of a verdict matters here.
     verdict = Verdict(charge, True, 0, 0, 0, None if receipt is None else _whole(receipt))
-    if words["verb"] == "settle":
-        hold_id, lease_us = map(_whole, words["hold"])
-        return Settlement(verdict, Hold(hold_id, lease_us), _whole(words["actual"]))
     if words["verb"] == "adjust":
         return Correction(verdict, _whole(words["delta"]))
+    hold_id, lease_us = map(_whole, words["hold"])
+    if words["verb"] == "settle":
+        return Settlement(verdict, Hold(hold_id, lease_us), _whole(words["actual"]))
+    if words["verb"] == "release":
+        return Release(charge, Hold(hold_id, lease_us))
     raise ValueError(f"unknown change {words['verb']!r}")
 
 

@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary, WeakMethod
 from ratelimit_ext.core.charge import Change, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
-from ratelimit_ext.engine.engine import Correction, Engine, Settlement
+from ratelimit_ext.engine.engine import Correction, Engine, Release, Settlement
 from ratelimit_ext.web.settlements.journal import Journal, JournalFile, Line
 
 #: How long after its lease a hold is kept, and its settlement sent again, in seconds.
@@ -361,7 +361,7 @@ def _marker(changes: Sequence[Change]) -> str | None:
 
 def _kept(changes: Iterable[Change]) -> list[Change]:
     """The changes that are sent again if the storage could not take them."""
-    return [change for change in changes if isinstance(change, Correction | Settlement)]
+    return [change for change in changes if isinstance(change, Correction | Settlement | Release)]
 
 
 def _amount(change: Change) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,12 @@ from ratelimit_ext import (
 )
 from ratelimit_ext.web.settlements.queue import settlements
 from tests import servers
+from tests.engine.relay import Relay, whole
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
 
 DEGRADED = "X-RateLimit-Degraded"
+SCRIPT_CALLS = ("eval", "evalsha", "fcall")
 LONG = {"RATELIMIT_WORKERS": 2, "RATELIMIT_WORKER_NUMBER": 0}
 
 
@@ -239,6 +242,48 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     # What the lost call holds is released by the queue, at about the same time.
     servers.eventually(lambda: left() >= 100 - 10 - degraded - first - 1)
     assert left() <= 100 - 10 - degraded
+
+
+def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.Server) -> None:
+    """The network carries it once its worker has given it up and released what it might hold."""
+    goes_on = threading.Event()
+
+    def hold_up(target: socket.socket, request: bytes) -> None:
+        goes_on.wait(60)
+        target.sendall(request)
+
+    def decisions() -> int:
+        with server.client() as client:
+            stats = client.info("commandstats")
+        return sum(stats.get(f"cmdstat_{each}", {"calls": 0})["calls"] for each in SCRIPT_CALLS)
+
+    with Relay(server.port) as relay:
+        app, limiter = made(f"redis://127.0.0.1:{relay.port}")
+
+        @app.get("/")
+        @limiter.limit("10 in flight", name="slots")
+        @limiter.limit("5 usd/day", cost=1, on_failure="local", name="budget")
+        def view() -> str:
+            limiter.settle(usd=0)
+            return "ok"
+
+        def left() -> list[int]:
+            with app.test_request_context("/"):
+                return [status.remaining for status in limiter.peek("view")]
+
+        client = app.test_client()
+        assert statuses(client) == [200]
+        full = left()
+        relay.forward = hold_up
+        assert client.get("/").headers[DEGRADED] == "local"
+        relay.forward = whole
+        outage = limiter._parts.engines.outage
+        assert outage is not None
+        servers.eventually(lambda: outage.is_handed_back and not settlements)
+        before = decisions()
+        goes_on.set()
+        servers.eventually(lambda: decisions() > before)
+        assert left() == full
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])

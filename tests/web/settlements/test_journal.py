@@ -23,7 +23,7 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Settlement
+from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.settlements import journal
 from ratelimit_ext.web.settlements.journal import (
@@ -440,6 +440,7 @@ def test_a_line_is_read_as_it_was_written(limit: Limit) -> None:
     verdict = Verdict(charge, True, 0, 0, 0, 2**52)
     changes = [
         Settlement(verdict._replace(receipt=None), Hold(2**48 - 1, 10**9), 0),
+        Release(charge, Hold(2**48 - 1, 10**9)),
         Correction(verdict, -(2**50)),
         Correction(verdict._replace(receipt=None), 5),
     ]
