@@ -12,8 +12,8 @@ A bucket begins with this worker's share of what the storage last left
 limit once more at most, and nothing of a bucket that every worker knows to be exhausted. If a call
 that the storage has admitted is settled meanwhile, the share is corrected (:meth:`credit`).
 
-Time is the storage's, as its last decision said, and since then as the monotonic clock counts. So no
-window ends earlier if the clock of this machine is set.
+Time is the storage's, as its last decision said, and since then as the monotonic clock counts. So
+no window ends earlier if the clock of this machine is set.
 """
 
 from __future__ import annotations
