@@ -98,8 +98,8 @@ max_requests_jitter = 5_000
 # Each worker imports the application after the fork: workers share no connection, thread or lock,
 # and a HUP loads new code.
 preload_app = False
-# The heartbeat is a file's timestamp; on a disk it could block.
-worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - see above
+# The heartbeat is a file's timestamp.
+worker_tmp_dir = call_worker.MEMORY
 
 # Proxies that may report https. The application determines the client's address itself, by
 # CHATAPP_TRUSTED_HOPS.

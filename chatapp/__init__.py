@@ -15,7 +15,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, cli, guards, services, settings, valid_policy
-from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
+from chatapp.accounts.authentication import (
+    AccountsLostError,
+    AccountsUnavailableError,
+    Authenticator,
+)
+from chatapp.accounts.mark import AccountsMark
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts, Rules
 from chatapp.alerts.webhook import Webhook
@@ -135,7 +140,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     current_call.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
-    authenticator = _authenticator(app, accounts)
+    authenticator = Authenticator(accounts, _accounts_mark(app, database, limiter))
     database.close()  # no open connection may cross a fork
     middleware.install(app, limiter, authenticator, chosen.trusted_hosts)
     # Before the limiter's own hook, so that undecorated views are decided after it, too.
@@ -159,6 +164,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     cli.install(app, limiter)
     limiter.exempt(health_bp)
     _init_limits(app, limiter)
+    if cli.serves():
+        _warn_without_accounts(app, authenticator)
+        database.close()  # no open connection may cross a fork
     policy = _policy(app, limiter, chosen, models)
     services.install(
         app,
@@ -248,15 +256,24 @@ def _database(app: Flask, chosen: settings.Settings) -> Database:
     return database
 
 
-def _authenticator(app: Flask, accounts: Accounts) -> Authenticator:
-    """Authentication over these accounts. Logs a warning if no API keys are required."""
-    authenticator = Authenticator(accounts)
+def _accounts_mark(app: Flask, database: Database, limiter: Limiter) -> AccountsMark:
+    return AccountsMark(
+        database,
+        lambda: limiter.storage if limiter.initialized else None,
+        is_down=lambda: limiter.storage_is_down,
+        prefix=app.config.get("RATELIMIT_KEY_PREFIX") or "",
+    )
+
+
+def _warn_without_accounts(app: Flask, authenticator: Authenticator) -> None:
+    """Log whether no API keys are required, or all requests are refused."""
     try:
-        if cli.serves() and not authenticator.required:
+        if not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
+    except AccountsLostError:
+        pass  # it has said so
     except AccountsUnavailableError:
         app.logger.warning("The database is unavailable: all requests are refused until it is back")
-    return authenticator
 
 
 def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> Alerts | None:

@@ -41,6 +41,9 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+#: Where files in memory are, if anywhere. On a disk, a heartbeat could block.
+MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+
 #: Set in the WSGI environment of a call for which the worker has no thread.
 OVERLOADED: Final = "chatapp.overloaded"
 
@@ -109,7 +112,7 @@ class Board:
         self._cells = memoryview(mmap.mmap(-1, 2 * self.MOST_WORKERS)).cast("H")
         self._taken: set[int] = set()
         # A lock on this file belongs to a process, and ends with it.
-        self._lock = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the master
+        self._lock = tempfile.TemporaryFile(dir=MEMORY)  # noqa: SIM115 - open as long as the master
 
     def take(self) -> int:
         """A free cell. Workers above MOST_WORKERS share the last one."""

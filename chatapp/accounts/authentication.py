@@ -35,6 +35,11 @@ MOST_KEYS: Final = 4096
 #: Uses that wait to be noted. Others are noted after a later query.
 MOST_NOTES: Final = 1000
 
+LOST: Final = (
+    "Accounts were on, but the database has no API key: all requests are refused. Restore the "
+    "database with its journal (`chat db restore`), correct DATABASE_URL, or create a key. "
+    "`flask --app wsgi chat keys off` serves without keys again."
+)
 UNKNOWN_KEY: Final = "The API key is unknown; check that it is complete and of this server."
 
 
@@ -44,6 +49,10 @@ class KeyRefusedError(Exception):
 
 class AccountsUnavailableError(Exception):
     """The database does not answer, and there is no recent answer."""
+
+
+class AccountsLostError(AccountsUnavailableError):
+    """Accounts were on, and the database has no key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +85,21 @@ class Store(Protocol):
     def note_use(self, public_id: str, day: date) -> None: ...
 
 
+class Mark(Protocol):
+    """See chatapp/accounts/mark.py."""
+
+    def is_set(self) -> bool | None: ...
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+
+
 class Authenticator:
     """Finds the owner of a key, and whether keys are required. Safe from any thread."""
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: Store, mark: Mark, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.mark = mark
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()  # of the caches
@@ -87,7 +107,7 @@ class Authenticator:
         self._stale: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
         # Apart, so that invented keys do not push out the valid ones.
         self._refused: TTLCache[bytes, str] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
-        self._required = False
+        self._required = self._may_be_off = self._said_lost = False
         self._failed_at: float | None = None
         # A note of a use is a write, and requests do not wait for it.
         self._notes = PerProcess(lambda: ThreadPoolExecutor(1, "last-use"))
@@ -98,11 +118,25 @@ class Authenticator:
         """Whether accounts are on: whether any key was ever made. Once on, they stay on.
 
         Until then, each request asks the database: a worker must not serve a caller without a key
-        after the first one was made elsewhere. AccountsUnavailableError if unknown.
+        after the first one was made elsewhere. AccountsUnavailableError if unknown, or if the
+        database has lost its keys.
         """
         if not self._required:
             self._required = self._ask(self._store.any_key)
+            if self._required:
+                self._notes.get().submit(self.mark.set)
+            elif not self._may_be_off:
+                self._check_mark()
         return self._required
+
+    def _check_mark(self) -> None:
+        """AccountsLostError if accounts were on. This process does not ask again after a No."""
+        if is_set := self.mark.is_set():
+            if not self._said_lost:
+                log.error(LOST)
+            self._said_lost = True
+            raise AccountsLostError
+        self._may_be_off = is_set is False
 
     def authenticate(self, text: str) -> Principal:
         """The owner of the key in that text.

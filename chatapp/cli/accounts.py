@@ -189,6 +189,19 @@ def revoke(keys: tuple[str, ...], *, user: str | None, reason: str, by: str, as_
         click.echo("There is no key to revoke.")
 
 
+@keys.command("off")
+@by_operator
+@with_json
+def turn_off(*, reason: str, by: str, as_json: bool) -> None:
+    """Serve without keys again, after the database was replaced by one that has none.
+
+    Until then the server refuses all requests, as a lost database must not open it.
+    """
+    with reported_errors():
+        known_keys.turn_accounts_off(reason=reason, by=by)
+    output.echo_done("Accounts are off; no request needs a key.", as_json=as_json, accounts="off")
+
+
 @keys.command("set-models")
 @click.argument("key")
 @click.argument("models", type=arguments.MODELS, nargs=-1)

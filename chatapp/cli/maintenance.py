@@ -16,6 +16,7 @@ from chatapp.cli import output
 from chatapp.database import backup as backups
 from chatapp.database import migration
 from chatapp.operators.errors import reported_errors
+from chatapp.operators.keys import turn_accounts_off
 from chatapp.providers.keys import Keys
 from chatapp.services import current_services
 from chatapp.valid_policy import POLICY, PROVIDERS, configured_file
@@ -116,6 +117,8 @@ def restore(file: Path, *, without_keys: bool, yes: bool, as_json: bool) -> None
             click.confirm(f"{file} has {found}. Replace the database?", abort=True, err=True)
         database = current_services().database
         kept = backups.restore(database, file, without_keys=without_keys)
+        if not found.keys:
+            turn_accounts_off(reason=f"restored {file.name}", by="")
     state = "on" if found.keys else "off"
     done = (
         f"Restored {found}; accounts are {state}. The database of before is {kept}. Compare the "

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
 from chatapp.accounts.store import (
@@ -22,6 +23,7 @@ from chatapp.accounts.store import (
 from chatapp.operators import blocks, callers
 from chatapp.operators.amounts import checked
 from chatapp.services import current_services
+from ratelimit_ext import StorageUnavailable
 
 
 def create_key(  # noqa: PLR0913 - what a key has, and what the log has
@@ -99,6 +101,20 @@ def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
     limit = blocks.KEY_SWITCH if is_immediate else ""
     callers.note("revoke-key", public_id, limit=limit, reason=reason or f"of {revoked.user}", by=by)
     return Revocation(revoked, found and found[0].revoked_at, is_immediate)
+
+
+def turn_accounts_off(*, reason: str = "", by: str) -> None:
+    """Forget that accounts were on: no request needs a key. ClickException if there are keys."""
+    services = current_services()
+    if services.accounts.any_key():
+        raise click.ClickException(
+            "The database has keys, and accounts stay on. `chat keys revoke` revokes a key."
+        )
+    try:
+        services.authenticator.mark.clear()
+    except services.limiter.storage.base_exceptions as error:
+        raise StorageUnavailable(str(error)) from error
+    callers.note("accounts-off", EVERYONE, reason=reason, by=by)
 
 
 def usable_keys(user: str) -> list[str]:

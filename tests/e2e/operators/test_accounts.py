@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.command import run
 from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
 from tests.servers import alive, eventually
 
@@ -80,6 +82,33 @@ def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) ->
     chat(tmp_path, "keys", "revoke", text)
     eventually(lambda: statuses(shown) == {401})
     assert master.request("/healthz").status == 200
+
+
+@pytest.mark.parametrize("case", ["an older copy", "another database"])
+def test_a_database_that_has_lost_its_keys_lets_nobody_in(case: str, tmp_path: Path) -> None:
+    """Marks beside the file and in the limits' storage say that accounts were on. An operator can
+    turn them off."""
+    where = {"state": tmp_path / "state", "log": tmp_path / "log", "workers": 1}
+    flask = ("flask", "--app", "wsgi", "chat", "keys")
+    file, older = tmp_path / "chatapp.db", tmp_path / "older.db"
+    with gunicorn("wsgi:app", **where) as master:
+        assert master.request("/chat", {"message": "hi"}).status == 200
+        shutil.copy(file, older)
+        assert run(tmp_path, *flask, "create", "--user", "alice").returncode == 0
+        assert master.request("/chat", {"message": "hi"}).status == 401
+    url = f"sqlite:///{older}"
+    if case == "an older copy":
+        older.replace(file)
+        for journal in tmp_path.glob("chatapp.db-*"):
+            journal.unlink()
+        shutil.rmtree(tmp_path / "state")
+        url = f"sqlite:///{file}"
+    with gunicorn("wsgi:app", **where, DATABASE_URL=url) as master:
+        answer = master.request("/chat", {"message": "hi"})
+        assert (answer.status, answer.body["code"]) == (503, "accounts_unavailable")
+        assert "Accounts were on, but the database has no API key" in master.log
+        assert run(tmp_path, *flask, "off", DATABASE_URL=url).returncode == 0
+        assert master.request("/chat", {"message": "hi"}).status == 200
 
 
 def test_a_worker_that_ends_writes_its_calls_first(master: Master, tmp_path: Path) -> None:
