@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from flask import Flask
 from flask.logging import create_logger, default_handler
+from limits.storage import RedisStorage
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -257,9 +258,13 @@ def _database(app: Flask, chosen: settings.Settings) -> Database:
 
 
 def _accounts_mark(app: Flask, database: Database, limiter: Limiter) -> AccountsMark:
+    def storage() -> RedisStorage | None:
+        found = limiter.storage if limiter.initialized else None
+        return found if isinstance(found, RedisStorage) else None
+
     return AccountsMark(
         database,
-        lambda: limiter.storage if limiter.initialized else None,
+        storage,
         is_down=lambda: limiter.storage_is_down,
         prefix=app.config.get("RATELIMIT_KEY_PREFIX") or "",
     )

@@ -15,15 +15,15 @@ from chatapp.database.connection import Database, create_private
 #: Of the file beside a SQLite database, after the name of that.
 SUFFIX: Final = ".accounts-on"
 KEY: Final = "chatapp:accounts-on"
-#: A new worker sets it again.
+#: A new worker prolongs it.
 KEEP_S: Final = 400 * 24 * 3600
 
 
 class AccountsMark:
-    """A file beside a SQLite database, and a counter in the limits' storage.
+    """A file beside a SQLite database, and a key in the limits' storage.
 
-    ``storage`` returns that storage, one of the library `limits`, or None; ``is_down``: it is known
-    not to answer. ``prefix`` is that of this server's limits.
+    ``storage`` returns that storage, a `limits.storage.RedisStorage`, or None if it is another one;
+    ``is_down``: it is known not to answer. ``prefix`` is that of this server's limits.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class AccountsMark:
         if self._is_down():
             return None
         try:
-            return bool(storage.get(self._key))
+            return bool(storage.get_connection().exists(storage.prefixed_key(self._key)))
         except (OSError, storage.base_exceptions):
             return None
 
@@ -60,11 +60,11 @@ class AccountsMark:
                 create_private(self._file)
         if (storage := self._storage()) is not None:
             with suppress(OSError, storage.base_exceptions):
-                storage.incr(self._key, KEEP_S)
+                storage.get_connection().set(storage.prefixed_key(self._key), 1, ex=KEEP_S)
 
     def clear(self) -> None:
         """Remove it. Raises OSError, or the errors of the storage."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
         if (storage := self._storage()) is not None:
-            storage.clear(self._key)
+            storage.get_connection().delete(storage.prefixed_key(self._key))

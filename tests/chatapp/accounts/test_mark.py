@@ -1,0 +1,51 @@
+"""The mark that accounts were on, on real storages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import redis
+from limits.storage import RedisStorage
+
+from chatapp.accounts.mark import KEEP_S, AccountsMark
+from chatapp.database.connection import Database
+from tests.servers import Server
+
+# As in docs/topology.md.
+RIGHTS = ("~LIMITS:*", "resetchannels", "-@all", "+exists", "+set", "+del", "+ping", "+hello")
+
+
+def test_a_file_and_a_key_say_that_accounts_were_on(
+    tmp_path: Path, redis_server: Server, redis_client: redis.Redis
+) -> None:
+    """Either is enough, and both end together. The documented rights suffice; the key expires."""
+    redis_client.execute_command("ACL", "SETUSER", "chatapp", "on", ">secret", *RIGHTS)
+    here = Database(f"sqlite:///{tmp_path / 'here.db'}")
+    elsewhere = Database(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    uri = redis_server.uri.replace("//", "//chatapp:secret@")
+    storage = RedisStorage(uri)
+
+    def shared() -> RedisStorage:
+        return storage
+
+    assert AccountsMark(here, shared).is_set() is False
+    AccountsMark(here, shared).set()
+    assert AccountsMark(here).is_set()
+    assert AccountsMark(elsewhere, shared).is_set()
+    assert AccountsMark(elsewhere, shared, prefix="another").is_set() is False
+    (key,) = redis_client.keys("*")
+    assert redis_client.ttl(key) == KEEP_S
+    AccountsMark(here, shared).clear()
+    assert AccountsMark(here, shared).is_set() is False
+
+
+def test_a_storage_that_does_not_answer_says_nothing(tmp_path: Path) -> None:
+    """A request waits for none that is known to be down."""
+    database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
+    storage = RedisStorage("redis://127.0.0.1:1")
+    mark = AccountsMark(database, lambda: storage)
+    assert mark.is_set() is None
+    mark.set()
+    assert mark.is_set()
+    elsewhere = Database(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    assert AccountsMark(elsewhere, lambda: storage, is_down=lambda: True).is_set() is None
