@@ -16,8 +16,7 @@ gc.disable()
 
 from chatapp import FILES, MISTAKES, cli, create_app, valid_policy  # noqa: E402 - see above
 
-# gunicorn's status for a worker that cannot boot: its master then stops, instead of restarting the
-# worker forever.
+# gunicorn's status for a worker that cannot boot.
 CANNOT_START = 3
 
 try:

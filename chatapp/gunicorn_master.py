@@ -97,7 +97,7 @@ def _manage_workers(server: Any, reload: Callable[[], None]) -> None:
     if any(worker.age > server.failed_age for worker in ready):
         server.pause_s = server.start_at = 0.0
     if server.replaced and len(ready) >= server.num_workers:
-        _stop(server, server.replaced)
+        _stop(server, server.replaced.intersection(server.WORKERS.values()))
         server.replaced.clear()
         server.log.info("Reloaded: the new workers serve.")
     if server.reload_wanted and (server.pause_s or not server.replaced):

@@ -74,9 +74,9 @@ class RedisOutputs:
         every_s: float = EVERY_S,
     ) -> None:
         self._client = client
-        # ValueError: another program wrote to the key.
+        # ValueError: another program wrote to the key. OSError: no file descriptor is left.
         named = errors if isinstance(errors, tuple) else (errors,)
-        self._errors: tuple[type[Exception], ...] = (*named, ValueError)
+        self._errors: tuple[type[Exception], ...] = (*named, ValueError, OSError)
         self._is_down = is_down
         self._clock = clock
         self._sender = PerProcess(partial(new_sender, self._send, every_s), close=Sender.close)

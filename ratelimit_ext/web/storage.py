@@ -120,7 +120,11 @@ class SharedClient:
     def __init__(self, storage: RedisStorage) -> None:
         self._client: Any = storage.get_connection()
         errors = storage.base_exceptions
-        self._errors = errors if isinstance(errors, tuple) else (errors,)
+        # OSError: this process has no file descriptor left for a connection.
+        self._errors: tuple[Any, ...] = (
+            OSError,
+            *(errors if isinstance(errors, tuple) else (errors,)),
+        )
 
     def run(self, command: str, *arguments: object) -> Any:
         """The reply of a command. Raises ``StorageUnavailable``."""

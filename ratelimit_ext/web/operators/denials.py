@@ -12,7 +12,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
@@ -50,6 +49,7 @@ MOST_READ: Final = 2 * MOST_RECORDS
 NOT_KEPT: Final = (
     "This storage keeps no denials; set RATELIMIT_STORAGE_URI to a Redis or Valkey server."
 )
+SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class RedisDenials:
 
     def write(self, records: Sequence[DenialRecord]) -> None:
         texts = [json.dumps(asdict(each), ensure_ascii=False) for each in records]
-        self._run("eval", _script(), 1, self._stream, MOST_RECORDS, KEEP_S, *texts)
+        self._run("eval", SCRIPT, 1, self._stream, MOST_RECORDS, KEEP_S, *texts)
 
     def read(self, most: int) -> Iterable[DenialRecord]:
         last = "+"
@@ -308,8 +308,3 @@ def _joined(records: Iterable[DenialRecord]) -> Iterator[DenialRecord]:
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
-
-
-@cache
-def _script() -> str:
-    return Path(__file__).with_suffix(".lua").read_text("utf-8")

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -41,6 +40,7 @@ NOT_SUPPORTED: Final = (
 )
 
 _logger = logging.getLogger("ratelimit_ext")
+SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ class RedisStore:
         stored = "" if override is None else json.dumps(asdict(override))
         most = MOST_ENTRIES, MOST_OVERRIDES
         words = json.dumps(asdict(entry)), *most, field, stored, *removed
-        return int(self._run("eval", _script(), 2, self._hash, self._log, *words))
+        return int(self._run("eval", SCRIPT, 2, self._hash, self._log, *words))
 
     def log(self) -> list[LogEntry]:
         entries = self._run("lrange", self._log, 0, MOST_ENTRIES - 1)
@@ -309,11 +309,6 @@ def store_for(storage: Storage | None, key_prefix: str) -> OverrideStore | None:
 def field_of(limit: str, identity: str) -> str:
     """Where an override is kept in the hash."""
     return json.dumps([limit, identity])
-
-
-@cache
-def _script() -> str:
-    return Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 def _watch(reference: ref[Overrides], ended: threading.Event) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -39,6 +38,7 @@ NOT_KEPT: Final = (
     "This storage keeps no counts of decisions; set RATELIMIT_STORAGE_URI to a Redis or Valkey "
     "server."
 )
+SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 class _Group(NamedTuple):
@@ -172,7 +172,7 @@ class RedisTallies:
             for (minute, name, outcome), count in counts.items()
             for word in (f"{minute}:{outcome}:{name}", count)
         ]
-        self._run("eval", _script(), 1, f"{self._name}:{hour}", KEEP_S * 1000, MOST_STORED, *words)
+        self._run("eval", SCRIPT, 1, f"{self._name}:{hour}", KEEP_S * 1000, MOST_STORED, *words)
 
     def read(self, hour: int) -> Mapping[tuple[int, str, str], int]:
         """The counts of the hour. Raises ``StorageUnavailable``."""
@@ -194,8 +194,3 @@ def tally_store(storage: Storage | None, key_prefix: str) -> RedisTallies | None
     return RedisTallies(
         storage, ":".join(filter(None, (storage_prefix(storage), escaped(key_prefix))))
     )
-
-
-@cache
-def _script() -> str:
-    return Path(__file__).with_suffix(".lua").read_text("utf-8")

@@ -12,7 +12,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, cast
@@ -42,6 +41,7 @@ NOT_KEPT: Final = (
     "This storage keeps no counts of shadows; set RATELIMIT_STORAGE_URI to a Redis or Valkey "
     "server."
 )
+SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 class Trial(NamedTuple):
@@ -219,7 +219,7 @@ class RedisTrials:
             *(KEEP_HOURS * HOUR_S * 1000, MOST_IDENTITIES, text, counts.requests, counts.denied),
             *(int(counts.is_rough or counts.is_partial), len(counts.by_identity)),
         )
-        self._run("eval", _script(), 3, *self._keys(hour, text), *words, *denied, *used)
+        self._run("eval", SCRIPT, 3, *self._keys(hour, text), *words, *denied, *used)
 
     def read(self, hours: Iterable[int]) -> dict[Trial, Counts]:
         return _summed(self._of_hour(hour) for hour in hours)
@@ -286,8 +286,3 @@ def _summed(parts: Iterable[Mapping[Trial, Counts]]) -> dict[Trial, Counts]:
 
 def _text(raw: str | bytes) -> str:
     return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
-
-
-@cache
-def _script() -> str:
-    return Path(__file__).with_suffix(".lua").read_text("utf-8")

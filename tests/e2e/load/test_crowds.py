@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import threading
@@ -26,7 +27,7 @@ from chatapp.database.connection import Database
 from tests.chatapp import provider_server
 from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.gunicorn_master import Master, gunicorn
-from tests.servers import alive, eventually
+from tests.servers import Server, alive, eventually
 
 HEALTH = "/healthz"
 HEALTHY_WITHIN_S = 1.0
@@ -163,6 +164,32 @@ def test_pages_are_answered_while_calls_occupy_all_threads(
         provider.go_on()
         for stream in streams:
             assert b"[DONE]" in stream.read()
+
+
+def test_a_lack_of_file_descriptors_is_no_outage(start: Start, redis_server: Server) -> None:
+    """The worker says what it lacks, reads none of its files again, and recovers alone."""
+    with start(RATELIMIT_STORAGE_URI=redis_server.uri, workers=1) as master:
+        assert master.request("/chat", OFFLINE).status == 200
+        (worker,) = master.workers()
+        few = len(list(Path(f"/proc/{worker}/fd").iterdir())) + 12
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (few, few))
+        with contextlib.ExitStack() as held, ThreadPoolExecutor(12) as pool:
+            for _ in range(40):
+                address = ("127.0.0.1", master.port)
+                held.enter_context(socket.create_connection(address, timeout=15))
+            list(pool.map(lambda _: status_or_none(master), range(240)))
+        eventually(lambda: status_or_none(master) in {200, 429})
+        assert "no file descriptor left" in master.log
+        assert "Traceback" not in master.log
+        assert ".lua" not in master.log
+
+
+def status_or_none(master: Master) -> int | None:
+    """The status of a call; None if the worker has ended the connection."""
+    try:
+        return master.request("/chat", OFFLINE).status
+    except OSError:
+        return None
 
 
 def test_slow_and_silent_clients_hold_no_thread(start: Start) -> None:
