@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from calendar import monthrange
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -186,8 +187,14 @@ def _left(shown: RequestLimit) -> RemainingLimit:
 
 def _period_s(shown: RequestLimit) -> int:
     """The length of the current window, in seconds."""
-    limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
-    return round(reset_at - window_start(limit, reset_at).timestamp())
+    limit = shown.verdict.charge.limit
+    if limit.anchor is None:
+        return int(limit.period_us // MICRO)
+    # The reset of an unused window is now, and not its end.
+    start = window_start(limit, max(shown.window.reset_time, time.time() + 1))
+    # By the clock on the wall: a day may have 23 hours.
+    days = 1 if limit.anchor == "day" else monthrange(start.year, start.month)[1]
+    return round((start + timedelta(days=days)).timestamp() - start.timestamp())
 
 
 def window_start(limit: Any, reset_at: float) -> datetime:

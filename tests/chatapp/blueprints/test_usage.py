@@ -68,10 +68,13 @@ def test_it_shows_what_a_chat_has_left(client: FlaskClient) -> None:
         "remaining": 30,
         "reset_after": 0.0,
     }
+    assert before["usd-hour"]["period"] == 3600
+    assert before["usd-day"]["period"] == 86_400
+    assert 28 <= before["usd-month"]["period"] / 86_400 <= 31
     assert client.post("/chat", json={"message": "hi"}).status_code == 200
     after = limits(client)
-    assert (after["user"]["remaining"], after["plan"]["remaining"]) == (29, 1999)
-    assert 0 < after["user"]["reset_after"] <= 2
+    assert (after["plan"]["remaining"], after["at-once"]["remaining"]) == (1999, 16)
+    assert 0 < after["plan"]["reset_after"] <= 86_400
     assert "model" not in after
 
 
@@ -189,7 +192,7 @@ def test_with_accounts_no_user_sees_another(client: FlaskClient) -> None:
     """The key's owner, whatever the query says."""
     client.post("/chat", json={"message": "hi"})
     assert usage(client, "?user_id=bob")["user"] == "alice"
-    assert limits(client, "?user_id=bob")["user"]["remaining"] == 29
+    assert limits(client, "?user_id=bob")["plan"]["remaining"] == 1999
 
 
 def test_models_have_their_context_and_price(online: FlaskClient) -> None:

@@ -77,13 +77,13 @@ def test_flask_limiters_commands_know_the_identity(key: PresentedKey, app: Flask
 
     def left() -> int:
         limits = json.loads(run(app, "usage", "alice").stdout)["limits"]
-        return next(limit["remaining"] for limit in limits if limit["name"] == "user")
+        return next(limit["remaining"] for limit in limits if limit["name"] == "plan")
 
-    assert left() == 29
+    assert left() == 1999
     words = ["clear", "--key", "user:alice", "-y"]
     cleared = app.test_cli_runner().invoke(limiter_commands, args=words)
     assert cleared.exit_code == 0, cleared.output
-    assert left() == 30
+    assert left() == 2000
 
 
 def test_limits_in_memory_are_left_out(key: PresentedKey, make_app: AppMaker) -> None:
