@@ -81,6 +81,8 @@ DELAY_S: Final = 0.01
 SLICE_S: Final = 0.01
 SLICES_IN_TIME: Final = 3
 LATEST_S: Final = 1.0
+#: The shortest timeout that is one: older clients raise another error for none.
+MOMENT_S: Final = 0.001
 #: Takes as long as other threads want this processor.
 _give_way: Final[Callable[[], object]] = getattr(os, "sched_yield", lambda: None)
 
@@ -281,7 +283,7 @@ class ScriptConnections:
                 if deadline.late_for == deadline.ends:  # it was waited for already
                     due = time.monotonic()
                 if not comes_late(lambda timeout_s: read(timeout_s, False), due):  # noqa: FBT003
-                    return read(0.0, raise_on_timeout)
+                    return read(MOMENT_S, raise_on_timeout)  # which raises the client's error
                 if deadline.ends < NEVER:
                     deadline.late_for = deadline.ends
                 return True
