@@ -200,6 +200,7 @@ def post_fork(server: Any, worker: Any) -> None:
     """A worker that hangs after its master's death does not keep the embedded server running."""
     if embedded := getattr(server, "embedded", None):
         embedded.follow()
+    os.environ["WEB_CONCURRENCY"] = str(server.num_workers)
     if not os.environ.get(WORKERS):  # set if several gunicorns share a storage
         os.environ[WORKERS] = str(server.num_workers)
         os.environ[WORKER_NUMBER] = str(worker.number)

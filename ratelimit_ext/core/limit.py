@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
@@ -129,6 +130,11 @@ class Limit:
         capacity = (self.burst or self.amount) if self.amount else 0
         derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)
 
+    def words(self) -> tuple[tuple[str, Any], ...]:
+        """What makes an equal one with :func:`limit_of`, without defaults."""
+        given = ((each, getattr(self, each)) for each in _DEFAULTS)
+        return tuple([(name, value) for name, value in given if value != _DEFAULTS[name]])
+
     def with_candidate(self) -> Limit | None:
         """The limit with its candidate as the amount, evaluated in shadow; ``None`` without one."""
         if self.candidate is None:
@@ -209,6 +215,15 @@ class Limit:
         if form is None or (self.multiple is None and "{multiple}" in form.text):
             return label + rate
         return label + form.text.format(rate=rate, amount=amount, multiple=self.multiple)
+
+
+_DEFAULTS: Final = {each.name: each.default for each in fields(Limit) if each.init}
+
+
+@lru_cache(maxsize=1024)
+def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
+    """The limit of these words: the same object each time, as engines prepare each one once."""
+    return Limit(**dict(words))
 
 
 def _listed(words: tuple[str, ...]) -> str:

@@ -115,6 +115,8 @@ class Breaker:
         #: When the first of the calls failed since the last success, by the monotonic clock.
         self._failed_at: float | None = None
         self._opened_at = 0.0
+        #: Whether what this worker knew of buckets is known to the others of its host.
+        self._is_published = True
         #: When to log again that the outage lasts, and what was logged then.
         self._log_at, self._logged = 0.0, ""
         self._lock = threading.Lock()
@@ -249,6 +251,7 @@ class Breaker:
             if self.outage is not None:
                 self.outage.is_deciding = True
                 self.outage.decided.clear()
+                self._is_published = False
         _logger.error(
             "The storage is down; limits follow their on_failure until it is back: %s", reason
         )
@@ -311,6 +314,9 @@ class Breaker:
         """Ask the storage; if it serves, hand back what was decided without it, and close the
         breaker. Returns whether all was handed back. Raises if the storage does not serve."""
         engine, outage = self._engine, self.outage
+        if outage is not None and not self._is_published:
+            self._is_published = True
+            outage.publish()
         if outage is not None and not (self.is_open or outage.is_handed_back):
             # Single requests were decided here. The storage has to know at once: it decides others.
             is_done = outage.hand_back(engine, within_s=HAND_BACK_S)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.charge import Change
+from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Settlement
@@ -53,8 +53,9 @@ class LastVerdicts:
         self.note: Final = self._notes.append
         #: By bucket; the oldest first.
         self._known: dict[str, _Known] = {}
-        #: How far the storage's clock is ahead of the monotonic one, by the decisions read so far.
-        self.ahead_us: int | None = None
+        #: How far the storage's clock is ahead of the monotonic one, by the latest decision that
+        #: was read, and when it was asked for that.
+        self.ahead: tuple[int, float] | None = None
         self._reading = threading.Lock()
 
     def take(self, limit: Limit, key: str) -> Rest | None:
@@ -70,6 +71,13 @@ class LastVerdicts:
                 return None
             self._known[key] = known._replace(is_taken=True)
         return known.rest()
+
+    def untaken(self) -> list[Charge]:
+        """The buckets that are known and were not taken, the latest first."""
+        with self._reading:
+            self._read()
+            known = [each for each in reversed(self._known.values()) if not each.is_taken]
+        return [each.decision.verdicts[each.place].charge for each in known]
 
     def change(self, began: float, change: Change) -> tuple[int, int] | None:
         """Note a change that the storage did not confirm, and will make. If what was left of the
@@ -99,7 +107,7 @@ class LastVerdicts:
         while notes:
             began, noted = notes.popleft()
             if isinstance(noted, Decision):
-                self.ahead_us = noted.now_us - int(began * 1_000_000)
+                self.ahead = noted.now_us - int(began * 1_000_000), began
                 for place, key in enumerate(noted.keys()):
                     known.pop(key, None)
                     known[key] = _new(_Known, (began, noted, place, (), False))

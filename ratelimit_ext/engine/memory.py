@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core import clock
@@ -39,12 +40,12 @@ class Carried(NamedTuple):
 
 
 class Buckets:
-    """Bucket states with the instant from which each of them no longer matters; at ``most`` so
-    many, then the oldest is dropped."""
+    """Bucket states with the instant from which each of them no longer matters."""
 
-    def __init__(self, *, most: int | None = None) -> None:
+    lock: AbstractContextManager[Any]
+
+    def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._most = most
         self._states: dict[str, tuple[Any, int]] = {}
         self._until_sweep = SWEEP_EVERY
 
@@ -58,14 +59,12 @@ class Buckets:
 
     def put(self, key: str, state: Any, expiry_us: int) -> None:
         """Keep the state until then."""
-        if self._most is not None and key not in self._states and len(self._states) >= self._most:
-            del self._states[next(iter(self._states))]
         self._states[key] = (state, expiry_us)
 
     @property
     def are_full(self) -> bool:
         """Whether no bucket of an unknown identity may be added."""
-        return self._most is None and len(self._states) >= MOST_BUCKETS
+        return len(self._states) >= MOST_BUCKETS
 
     def drop(self, keys: Sequence[str]) -> int:
         """Forget these buckets; returns how many there were."""
@@ -228,6 +227,13 @@ class MemoryEngine:
             state = strategy.filled(units, now, parameters, reset_after_us, age_us)
             _keep(buckets, key, state, strategy.lifetime(state, now, parameters), now)
         return state
+
+    def missing(self, limit: Limit, left: int, state: Any) -> int:
+        """How many units more than ``left`` a state has; negative: less."""
+        now, used = self._now_us(), 0
+        if state is not None:
+            used = strategy_of(limit).usage(state, now, parameters_of(limit, now))
+        return left - (limit.capacity - used)
 
     def credit(self, limit: Limit, key: str, units: int, before: Any) -> Any:
         """Give back up to ``units`` of what a bucket counted as used in ``before``, an earlier

@@ -1,16 +1,17 @@
 """The engine that decides while the storage is down, by the ``on_failure`` of each limit.
 
-``open`` passes, and ``closed`` denies. ``local`` enforces this worker's share of the limit in its
-memory: the shares of all workers add up to the limit at most, so together they never admit more.
+``open`` passes, and ``closed`` denies. ``local`` enforces this host's share of the limit, which its
+workers have in common (:mod:`~ratelimit_ext.engine.outage_store`), or without a file this worker's.
+The shares add up to the limit at most, so together they never admit more.
 
 What was decided so is charged to the storage once it is back (:meth:`OutageEngine.hand_back`): what
 is used, and the holds of calls in flight, which are settled there. Until a bucket expires it is
 also kept here, so that the next outage gives no second allowance.
 
-A bucket begins with this worker's share of what the storage last left
+A bucket begins with the share of what the storage last left, as far as the workers know
 (:mod:`~ratelimit_ext.engine.last_verdicts`), or full if that is unknown. So an outage admits the
-limit once more at most, and nothing of a bucket that every worker knows to be exhausted. If a call
-that the storage has admitted is settled meanwhile, the share is corrected (:meth:`credit`).
+limit once more at most, and nothing of a bucket that is known to be exhausted. If a call that the
+storage has admitted is settled meanwhile, the share is corrected (:meth:`credit`).
 
 Time is the storage's, as its last decision said, and since then as the monotonic clock counts. So
 no window ends earlier if the clock of this machine is set.
@@ -18,24 +19,25 @@ no window ends earlier if the clock of this machine is set.
 
 from __future__ import annotations
 
-import math
+import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Final
 from zlib import crc32
 
-from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Release, Resumption
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
-from ratelimit_ext.engine.memory import Buckets, MemoryEngine
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, KeptChange, OutageStore
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
 
@@ -44,31 +46,34 @@ UNAVAILABLE: Final = "storage-unavailable"
 WAIT_US: Final = 5_000_000
 #: A denial by a share states no longer wait: by then the storage may be back.
 LONGEST_WAIT_US: Final = 30_000_000
-#: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
-MOST_BUCKETS: Final = 100_000
 #: How many changes are sent together, at most.
 BATCH: Final = 100
 #: For how long the storage knows what was handed back after it was last sent, in case a reply was
 #: lost. Under a storage that is always slow, each worker leaves such a marker a few times a second.
 HANDED_ONCE_US: Final = 600_000_000
-#: How long a process that ends waits for what it is sending.
+#: How long a process that ends waits for the storage.
 LEAVE_S: Final = 1.0
-#: How many buckets that were handed back are kept before those that no longer matter are dropped.
-LEAST_HANDED: Final = 1000
-#: What the storage's clock has to differ by until it is set again here.
-STEP_US: Final = 1_000_000
 _STRICTNESS: Final[tuple[Degradation, ...]] = ("", "open", "local", "closed")
 #: How long an admission waits at most for the moment in which all workers return to the storage.
 PAUSE_S: Final = 0.1
 
+LOST: Final = (
+    "What was decided without the storage is not charged to it, as the process ends; a directory "
+    "in RATELIMIT_SETTLEMENTS_DIR would keep it"
+)
+
+_logger = logging.getLogger("ratelimit_ext")
+
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many workers share the limits, and which of them this one is, counted from 0 (``None``:
-    unknown). If each knows its number, no unit of an amount is lost by rounding."""
+    """How many workers share the limits; which of them this one is, counted from 0, so that no unit
+    of an amount is lost by rounding (``None``: unknown); and how many of them this host has
+    (``None``: unknown, so it has the share of one)."""
 
     count: int = 1
     number: int | None = None
+    here: int | None = None
 
     def share(self, capacity: int, key: str) -> int:
         """This worker's units of a bucket. Which workers get one more than others depends on the
@@ -96,20 +101,6 @@ class OutageDecision(Decision):
         self.degraded = degraded
 
 
-class _Change(NamedTuple):
-    """A change of this worker's share."""
-
-    charge: Charge
-    hold: Hold
-    verb: str
-    numbers: tuple[int, ...]
-
-
-class _Batch(NamedTuple):
-    changes: Sequence[Change]
-    marker: str
-
-
 class OutageEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` in this process, in place of ``primary``.
 
@@ -133,32 +124,22 @@ class OutageEngine:
         self.is_deciding = False
         #: How many requests were decided, by their degradation.
         self.decided: Counter[Degradation] = Counter()
+        self._store = OutageStore()
         self.forget()
+
+    def share(self, path: Path) -> None:
+        """Share with the other workers of this host, in this file."""
+        self._store = OutageStore(path)
+        if not self.is_handed_back:
+            self._wake()
 
     def forget(self) -> None:
         """Forget everything: in a forked child, whose parent hands it back."""
         #: What the storage last left of each bucket.
         self.last = LastVerdicts()
-        self._buckets = Buckets(most=MOST_BUCKETS)
-        self._memory = MemoryEngine(lambda: self._buckets, now_us=self._now_us)
-        #: How far the clock here is ahead of the monotonic one.
-        self._ahead_us = clock.now_us() - _monotonic_us()
+        self._store.forget()
+        self._memory = MemoryEngine(lambda: self._store, now_us=lambda: self._store.now_us())  # noqa: PLW0108 - it is replaced
         self._shares: dict[tuple[int, int], tuple[Limit, Limit]] = {}
-        #: The limits of the buckets that have changed since they were handed back.
-        self._changed: dict[str, Limit] = {}
-        #: The buckets as they were handed back, and how many there may be before old ones are
-        #: looked for.
-        self._handed: dict[str, Any] = {}
-        self._most_handed = LEAST_HANDED
-        #: When something was last handed back, by the monotonic clock.
-        self._handed_at = -math.inf
-        #: The holds that are here, with their buckets, and those on their way.
-        self._holds: dict[tuple[int, str], None] = {}
-        self._moving: set[tuple[int, str]] = set()
-        #: The holds here that the storage may have, too. They are released there first.
-        self._releases: list[Change] = []
-        self._unsent: deque[_Batch] = deque()
-        self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._goes_on = threading.Event()
         self._goes_on.set()
@@ -174,7 +155,7 @@ class OutageEngine:
         now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`. Never raises ``StorageUnavailable``."""
-        releases: list[Change] = []
+        releases: list[Release] = []
         charges = merged(charges)
         if not self._goes_on.is_set():
             self._goes_on.wait(PAUSE_S)
@@ -184,12 +165,18 @@ class OutageEngine:
                 if error.may_have_charged and hold.id:
                     held = [charge for charge in charges if charge.limit.held]
                     releases = [Release(charge, hold) for charge in held]
-        with self._lock:
-            self._releases += releases
+
+        def decide() -> OutageDecision:
+            until_us = self._store.now_us() + hold.lease_us
+            self._send([_until(until_us, each) for each in releases])
             decision = self._decide(charges, take=take, hold=hold, now_us=now_us)
             if take:
-                self.decided[decision.degraded] += 1
                 self._note(charges, decision, hold)
+            return decision
+
+        decision = self._store.run(decide)
+        if take:
+            self.decided[decision.degraded] += 1
         if self.is_deciding or not self.is_handed_back:
             self._wake()
         return decision
@@ -227,43 +214,66 @@ class OutageEngine:
         )
 
     def _start(self, charge: Charge, share: Limit) -> None:
-        """Let this worker's share of a bucket begin with its share of what the storage has left.
-        Slots of calls in flight begin free: calls that the storage has admitted are released there,
-        which is not seen here."""
+        """Let a bucket begin with the share of what the storage has left, by the latest of the
+        verdicts that workers had. Slots of calls in flight begin free: calls that the storage has
+        admitted are released there, which is not seen here."""
         limit, key = charge.limit, charge.key
-        if limit.traits.guard or limit.traits.ends_with_calls or key in self._changed:
+        if limit.traits.guard or limit.traits.ends_with_calls:
             return
         rest = self.last.take(limit, key)
-        ahead_us = self.last.ahead_us
-        if ahead_us is not None and abs(ahead_us - self._ahead_us) > STEP_US:
-            self._ahead_us = ahead_us
-        if rest is None:
+        bucket = self._store.bucket(key)
+        if self.last.ahead is not None:
+            self._store.set_clock(*self.last.ahead)
+        if rest is None or (bucket is not None and rest.asked_at < bucket.known_at):
             return
-        if rest.asked_at > self._handed_at and not self._unsent:
+        left = self._units(rest.remaining, key)
+        if bucket is not None and bucket.changed is not None:
+            # Another worker's verdict was earlier, or unknown.
+            more = self._memory.missing(share, left, bucket.handed)
+            handed = self._memory.credit(share, key, min(0, more), bucket.handed)
+            self._store.note(key, handed=handed, known_at=rest.asked_at)
+            return
+        if rest.asked_at > self._store.handed_at and not self._store.batches():
             # The storage knew by then what was decided here, and has seen what came since.
-            self._handed.pop(key, None)
             self._memory.clear([key])
-        left = self._workers.share(rest.remaining, key)
         state = self._memory.fill(share, key, left, rest.reset_after_us, rest.age_us)
         if state is not None:
-            self._handed[key] = state  # as the storage has it
+            self._store.note(key, handed=state, known_at=rest.asked_at)  # as the storage has it
 
-    def _now_us(self) -> int:
-        return _monotonic_us() + self._ahead_us
+    def publish(self) -> None:
+        """Share what this worker knows of buckets with the others."""
+        known = self.last.untaken()
+        for start in range(0, len(known), BATCH):
+            self._store.run(partial(self._publish, known[start : start + BATCH]))
+
+    def _publish(self, charges: Iterable[Charge]) -> None:
+        for charge in charges:
+            share = self._share(charge.limit, charge.key)
+            if share is not None and self._policy(charge.limit) == "local":
+                self._start(charge, share)
+
+    def _units(self, capacity: int, key: str) -> int:
+        """The share of a bucket's units."""
+        if not self._store.is_shared:
+            return self._workers.share(capacity, key)
+        here, count = self._workers.here or 1, self._workers.count
+        return capacity * min(here, count) // count
 
     def _share(self, limit: Limit, key: str) -> Limit | None:
-        """What this worker enforces of a limit; ``None``: nothing. A guard has no amount to
-        divide."""
-        if limit.traits.guard or self._workers.count == 1:
+        """What is enforced of a limit here; ``None``: nothing. A guard has no amount to divide."""
+        count = self._workers.count
+        if self._store.is_shared:
+            count = -(-count // (self._workers.here or 1))
+        if limit.traits.guard or count == 1:
             return limit
-        units = self._workers.share(limit.capacity, key)
+        units = self._units(limit.capacity, key)
         if not units:
             return None
         known = self._shares.get((id(limit), units))
         if known is None:
             if len(self._shares) >= MOST_BUCKETS:
                 self._shares.clear()
-            share = strategy_of(limit).share(limit, units, self._workers.count)
+            share = strategy_of(limit).share(limit, units, count)
             known = self._shares[id(limit), units] = limit, share
         return known[1]
 
@@ -274,11 +284,11 @@ class OutageEngine:
             if limit.traits.guard or self._policy(limit) != "local":
                 continue
             if decision.admitted or charge.meta:
-                self._changed[charge.key] = limit
-        _bound(self._changed)
+                self._store.note(charge.key, changed=limit)
         if decision.admitted and hold.id:
-            self._holds.update({(hold.id, c.key): None for c in charges if c.limit.held})
-            _bound(self._holds)
+            for charge in charges:
+                if charge.limit.held:
+                    self._store.hold(charge.key, hold)
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -293,17 +303,21 @@ class OutageEngine:
         """See :meth:`Engine.settle`. What was handed back is settled in the storage."""
         here: list[Change] = []
         there: list[Change] = []
-        with self._lock:
+
+        def settle_here() -> int:
+            here.clear()
+            there.clear()
             for change in changes:
-                if (change.hold.id, change.charge.key) in self._moving:
-                    raise StorageUnavailable("the call is being handed back to the storage")
                 (here if self._is_here(change) else there).append(change)
             applied = self._memory.settle(
                 [self._own(change) for change in here], once=once, now_us=now_us
             )
             for change in here:
                 if not change.charge.limit.traits.guard:
-                    self._changed[change.charge.key] = change.charge.limit
+                    self._store.note(change.charge.key, changed=change.charge.limit)
+            return applied
+
+        applied = self._store.run(settle_here)
         if there:
             applied += self._primary.settle(
                 there, once=once, once_for_us=once_for_us, now_us=now_us
@@ -312,46 +326,47 @@ class OutageEngine:
 
     def _is_here(self, change: Change) -> bool:
         """Whether the charge was not handed back yet. Guards are changed where they decide."""
+        key = change.charge.key
         if change.hold.id:
-            return (change.hold.id, change.charge.key) in self._holds
-        return (
-            self.is_deciding
-            if change.charge.limit.traits.guard
-            else (change.charge.key in self._changed)
-        )
+            moves = self._store.moves(key, change.hold)
+            if moves:
+                raise StorageUnavailable("the call is being handed back to the storage")
+            return moves is not None
+        if change.charge.limit.traits.guard:
+            return self.is_deciding
+        bucket = self._store.bucket(key)
+        return bucket is not None and bucket.changed is not None
 
     def _own(self, change: Change) -> Change:
         charge = change.charge
         limit = self._share(charge.limit, charge.key) or charge.limit
         own = charge._replace(limit=limit)
-        return _Change(own, change.hold, change.verb, change.numbers)
+        return KeptChange(own, change.hold, change.verb, change.numbers)
 
     def credit(self, began: float, changes: Sequence[Change]) -> None:
         """Note changes of charges that the storage has taken, when they are queued for it: of what
-        they give back, this worker has its share. ``began`` is when they were sent, by the
-        monotonic clock."""
-        with self._lock:
-            for change in changes:
-                limit, key = change.charge.limit, change.charge.key
-                share, left = self._share(limit, key), self.last.change(began, change)
-                if share is None or left is None:
-                    continue
-                before, after = (self._workers.share(each, key) for each in left)
-                handed = self._memory.credit(share, key, after - before, self._handed.get(key))
-                if handed is not None:
-                    self._handed[key] = handed  # as the storage will have it
+        they give back, the share is free here. ``began`` is when they were sent, by the monotonic
+        clock."""
+        self._store.run(partial(self._credit, began, changes))
+
+    def _credit(self, began: float, changes: Sequence[Change]) -> None:
+        for change in changes:
+            limit, key = change.charge.limit, change.charge.key
+            share, left = self._share(limit, key), self.last.change(began, change)
+            bucket = self._store.bucket(key)
+            if share is None or left is None or bucket is None:
+                continue
+            before, after = (self._units(each, key) for each in left)
+            handed = self._memory.credit(share, key, after - before, bucket.handed)
+            self._store.note(key, handed=handed)  # as the storage will have it
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`: here only."""
-        with self._lock:
-            for key in keys:
-                self._changed.pop(key, None)
-                self._handed.pop(key, None)
-            return self._memory.clear(keys)
+        return self._store.run(lambda: self._memory.clear(keys))
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`: here only."""
-        return self.clear(self._buckets.named(prefix))
+        return self._store.run(lambda: self._memory.reset(prefix))
 
     # -- the way back --------------------------------------------------------------------------
 
@@ -365,80 +380,77 @@ class OutageEngine:
 
     @property
     def is_handed_back(self) -> bool:
-        return not (self._changed or self._releases or self._unsent)
+        return self._store.is_empty
 
     def hand_back(self, engine: Engine, *, within_s: float) -> bool:
         """Charge to an engine what was decided here; False if something is left after
         ``within_s``, or for shards that do not serve. Raises ``StorageUnavailable``. What is left
-        is sent again next time."""
+        is sent again next time. If several workers do so at once, the storage is charged once."""
         ends = time.monotonic() + within_s
-        later: list[_Batch] = []
+        later: set[int] = set()
         with self._sending:
-            try:
-                while not self.is_handed_back:
-                    if time.monotonic() >= ends:
-                        return False
-                    if not self._unsent:
-                        with self._lock:
-                            self._unsent.extend(self._collected(BATCH))
-                        continue
-                    batch = self._unsent[0]
-                    try:
-                        engine.settle(batch.changes, once=batch.marker, once_for_us=HANDED_ONCE_US)
-                    except ShardUnavailable:
-                        later.append(batch)
-                    self._handed_at = time.monotonic()
-                    self._unsent.popleft()
-            finally:
-                self._unsent.extend(later)
-                self._moving = {
-                    (change.hold.id, change.charge.key)
-                    for batch in self._unsent
-                    for change in batch.changes
-                    if change.hold.id
-                }
-        return not later
+            while time.monotonic() < ends:
+                batch = self._store.run(lambda: self._next_batch(later))
+                if batch is None:
+                    return not later
+                try:
+                    engine.settle(batch.changes, once=batch.marker, once_for_us=HANDED_ONCE_US)
+                except ShardUnavailable:
+                    later.add(batch.number)
+                else:
+                    self._store.run(partial(self._store.sent, batch))
+        return self.is_handed_back
 
-    def withdraw(self) -> list[Change]:
-        """Take out what was not handed back, to be sent otherwise: the process ends, and with it
-        its calls in flight."""
-        is_mine = self._sending.acquire(timeout=LEAVE_S)  # else what is being sent is sent twice
+    def leave(self, engine: Engine, *, is_down: bool) -> None:
+        """The process ends: charge to an engine that is not down what was decided here, for a
+        second at most. What is left is the other workers', or lost without them."""
+        if is_down:
+            self.publish()
+        if self.is_handed_back:
+            return
         try:
-            with self._lock:
-                batches = [*self._unsent, *self._collected(MOST_BUCKETS)]
-                self._unsent.clear()
-        finally:
-            if is_mine:
-                self._sending.release()
-        changes = [_final(change) for batch in batches for change in batch.changes]
-        return [change for change in changes if any(change.numbers)]
+            if not is_down and self.hand_back(engine, within_s=LEAVE_S):
+                return
+        except StorageUnavailable as error:
+            _logger.debug("%s", error)
+        if not self._store.is_shared:
+            _logger.error(LOST)
 
-    def _collected(self, most: int) -> list[_Batch]:
-        """What has changed since it was handed back, of ``most`` buckets: admissions wait
-        meanwhile. The holds are moved."""
+    def _next_batch(self, later: set[int]) -> Batch | None:
+        """The next batch to be sent, except those of these numbers. If all are sent, what has
+        changed in some buckets becomes one: admissions wait meanwhile. The holds are moved."""
+        batch = self._store.next_batch(but=later)
+        if batch is not None:
+            return batch
+        changes: list[KeptChange] = []
+        for key, limit in self._store.changed(BATCH):
+            changes += self._moved(limit, key)
+        self._send(changes)
+        return self._next_batch(later) if changes or self._store.changed(1) else None
+
+    def _moved(self, limit: Limit, key: str) -> list[KeptChange]:
+        """What has changed in a bucket since it was handed back, with its holds."""
+        own, bucket = self._share(limit, key), self._store.bucket(key)
+        self._store.note(key, changed=None)
+        self._store.release(key)
+        if own is None or bucket is None:
+            return []
+        until_us = bucket.expiry_us
+        taken = self._memory.take_over(own, key, bucket.handed)
+        self._store.note(key, handed=taken.state)
         changes: list[Change] = []
-        for key in list(islice(self._changed, most)):
-            limit = self._changed.pop(key)
-            own = self._share(limit, key)
-            if own is None:
-                continue
-            taken = self._memory.take_over(own, key, self._handed.get(key))
-            self._handed[key] = taken.state
-            for hold, amount, spent in taken.holds:
-                changes.append(Resumption(Charge(limit, key, amount), hold, amount, spent))
-                self._holds.pop((hold.id, key), None)
-                self._moving.add((hold.id, key))
-            if taken.used > 0:
-                changes.append(Correction(_verdict(Charge(limit, key, 0)), taken.used))
-        if not self._changed:
-            self._holds.clear()
-        if len(self._handed) > self._most_handed:
-            now_us = self._now_us()
-            for key in [key for key in self._handed if self._buckets.get(key, now_us) is None]:
-                del self._handed[key]
-            self._most_handed = max(LEAST_HANDED, 2 * len(self._handed))
-        releases, self._releases = self._releases, []
-        return [*_batches(releases), *_batches(changes)]
+        for hold, amount, spent in taken.holds:
+            changes.append(Resumption(Charge(limit, key, amount), hold, amount, spent))
+            self._store.hold(key, hold, moves=True)
+        if taken.used > 0:
+            changes.append(Correction(_verdict(Charge(limit, key, 0)), taken.used))
+        return [_until(until_us, change) for change in changes]
+
+    def _send(self, changes: Sequence[KeptChange]) -> None:
+        """Put changes on their way to the storage."""
+        for start in range(0, len(changes), BATCH):
+            some = changes[start : start + BATCH]
+            self._store.add(f"{some[0].charge.key}:once:{new_hold(0).id:x}", some)
 
 
 def _without_count(
@@ -460,11 +472,8 @@ def _without_count(
     return _verdict(charge, wait_us=WAIT_US if cost else 0)
 
 
-def _final(change: Change) -> Change:
-    """The change without its hold, as when the lease ends: what is known to be spent is charged."""
-    if not isinstance(change, Resumption):
-        return change
-    return Correction(_verdict(change.charge), change.spent)
+def _until(expiry_us: int, change: Change) -> KeptChange:
+    return KeptChange(change.charge, change.hold, change.verb, change.numbers, expiry_us)
 
 
 def _verdict(charge: Charge, *, remaining: int = 0, wait_us: int | None = 0) -> Verdict:
@@ -490,18 +499,3 @@ def _with_triggers(charges: Sequence[Charge], places: Sequence[int]) -> list[Cha
         else charge
         for charge in charges
     ]
-
-
-def _monotonic_us() -> int:
-    return int(time.monotonic() * 1_000_000)
-
-
-def _bound(entries: dict[Any, Any]) -> None:
-    while len(entries) > MOST_BUCKETS:
-        del entries[next(iter(entries))]
-
-
-def _batches(changes: Sequence[Change]) -> Iterable[_Batch]:
-    for start in range(0, len(changes), BATCH):
-        some = changes[start : start + BATCH]
-        yield _Batch(some, f"{some[0].charge.key}:once:{new_hold(0).id:x}")

@@ -22,7 +22,6 @@ from limits import RateLimitItem
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES
 
-from ratelimit_ext.core.charge import Change
 from ratelimit_ext.core.decision import Degradation
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.events import Events, StorageEvent
@@ -35,13 +34,13 @@ from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
+from ratelimit_ext.engine.outage_store import outage_path
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.declarations.code_checks import checked_seconds
 from ratelimit_ext.web.declarations.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
 from ratelimit_ext.web.settlements.journal import Journal, storage_address
-from ratelimit_ext.web.settlements.queue import SettlementQueue, settlements
-from ratelimit_ext.web.settlements.reservation import LONGEST_LEASE_S
+from ratelimit_ext.web.settlements.queue import SettlementQueue
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
@@ -59,6 +58,10 @@ CONCURRENCY: Final = "WEB_CONCURRENCY"
 MOST_WORKERS: Final = 10_000
 
 NOT_INITIALISED: Final = "The limiter has no application. Call limiter.init_app(app) first."
+NO_CONCURRENCY: Final = (
+    "This host has the share of one of %d workers, as RATELIMIT_WORKERS is set without "
+    "WEB_CONCURRENCY. Set it to the number of workers of this host."
+)
 CLUSTER_DOWN: Final = "The storage is down at the start; its nodes are asked again: %s"
 
 _logger = logging.getLogger("ratelimit_ext")
@@ -207,13 +210,13 @@ def cluster_may_be_down(uri: str) -> Iterator[None]:
 
 def workers(config: Mapping[str, Any]) -> Workers:
     """How many workers share the limits: from the configuration, the environment, or the number
-    that gunicorn was started with; 1 if unknown. Raises ``ConfigurationError``."""
-    for name in (WORKERS, CONCURRENCY):
-        count = _whole(name, config, least=1)
-        if count is not None:
-            number = _whole(WORKER_NUMBER, config, least=0)
-            return Workers(count, None if number is None else number % count)
-    return Workers()
+    that gunicorn was started with, which is that of this host; 1 if unknown. Raises
+    ``ConfigurationError``."""
+    count, here = (_whole(name, config, least=1) for name in (WORKERS, CONCURRENCY))
+    number = _whole(WORKER_NUMBER, config, least=0)
+    if count is None:
+        count = here = here or 1
+    return Workers(count, None if number is None else number % count, here)
 
 
 def _whole(name: str, config: Mapping[str, Any], *, least: int) -> int | None:
@@ -280,6 +283,8 @@ class Engines:
                 events.emit(event)
                 if not event.is_down:
                     queue.flush(0)  # without waiting
+                elif workers.count > 1 and workers.here is None:
+                    _logger.warning(NO_CONCURRENCY, workers.count)
 
             breaker.changed = note
 
@@ -326,9 +331,11 @@ class Engines:
         can_settle = not isinstance(self._guarded.inner, LimitsEngine)
         if directory and can_settle and not isinstance(self._storage, MemoryStorage):
             journal = Journal(directory, storage_address(uri))
-            self._queue.keep(engine, journal, events=self._events)
-            if self.outage is not None:  # a call that began in an outage may end in the next one
+            if self.outage is not None:
+                self.outage.share(outage_path(directory, journal.storage))
+                # The first one, as it knows whether a call is still on its way to the storage.
                 self._queue.keep(self.outage, journal, events=self._events)
+            self._queue.keep(engine, journal, events=self._events)
 
     def strategy_object(self, naming: Naming) -> ScopedLimiter:
         """Flask-Limiter's strategy object; the same one as long as the engine is."""
@@ -340,17 +347,21 @@ class Engines:
 
 
 def _leave() -> None:
-    """At the end of the process, queue what the storage could not be charged, for as long as it
-    matters: the queue is kept for the next process."""
-    for engine, breaker, _ in list(_engines.values()):
-        if breaker is None or breaker.outage is None:
-            continue
-        by_period: dict[int, list[Change]] = {}
-        for change in breaker.outage.withdraw():
-            by_period.setdefault(change.charge.limit.period_us, []).append(change)
-        for period_us, changes in by_period.items():
-            lease_s = min(period_us / 1_000_000, LONGEST_LEASE_S)
-            settlements.send(engine, changes, lease_s=lease_s, later=True)
+    """At the end of the process, charge what was decided without the storage, or leave it to other
+    workers, with what this one knows of buckets."""
+    for _, breaker, inner in list(_engines.values()):
+        if breaker is not None and breaker.outage is not None:
+            # Without requests it has not noticed an outage.
+            is_down = breaker.is_open or (breaker.outage.last.untaken() and not _serves(inner))
+            breaker.outage.leave(inner, is_down=bool(is_down))
+
+
+def _serves(engine: Any) -> bool:
+    try:
+        engine.probe()
+    except Exception:  # noqa: BLE001 - the process ends
+        return False
+    return True
 
 
 atexit.register(_leave)  # before the queue, which was registered earlier

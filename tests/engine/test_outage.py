@@ -15,7 +15,7 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
-from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
+from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.last_verdicts import MOST_BUCKETS as MOST_KNOWN
 from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Rest
 from ratelimit_ext.engine.memory import MemoryEngine
@@ -23,7 +23,6 @@ from ratelimit_ext.engine.outage import (
     BATCH,
     HANDED_ONCE_US,
     LONGEST_WAIT_US,
-    MOST_BUCKETS,
     UNAVAILABLE,
     WAIT_US,
     OutageEngine,
@@ -680,15 +679,6 @@ def test_a_guard_is_not_divided_and_not_handed_back() -> None:
     assert worker.is_handed_back
 
 
-def test_memory_is_bounded() -> None:
-    """The oldest buckets are forgotten."""
-    worker = outage_of(Storage())
-    limit = Limit(2, DAY)
-    for number in range(MOST_BUCKETS + 10):
-        worker.admit([Charge(limit, f"identity {number}")])
-    assert len(worker._buckets.named("")) == len(worker._changed) == MOST_BUCKETS
-
-
 # -- the way back ----------------------------------------------------------------------------------
 
 
@@ -890,28 +880,6 @@ def test_a_share_of_a_token_bucket_keeps_its_burst_whole() -> None:
     assert sum(admitted) == 10
 
 
-def test_what_a_process_leaves_is_sent_otherwise() -> None:
-    """With what could not be sent before. Of calls in flight, which end with the process, it is
-    what they are known to have spent."""
-    storage, limit = Storage(), Limit(10, DAY)
-    worker = outage_of(storage)
-    worker.admit([Charge(limit, "bucket", 4)])
-    storage.is_away = True
-    with pytest.raises(StorageUnavailable):
-        worker.hand_back(storage, within_s=9)
-    worker.admit([Charge(limit, "bucket", 3)])
-    hold = Hold(7, LEASE)
-    (call,) = worker.admit([Charge(DOLLARS, "usd", 500)], hold=hold).verdicts
-    worker.admit([Charge(SLOTS, "slots")], hold=hold)
-    worker.settle([Renewal(call, hold, 30)])
-    storage.is_away = False
-    assert storage.settle(worker.withdraw()) == 3
-    assert left(storage, limit) == 3
-    assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 30
-    assert left(storage, SLOTS, "slots") == SLOTS.amount
-    assert worker.is_handed_back
-
-
 def test_a_shard_that_is_down_keeps_back_only_its_own() -> None:
     """What belongs to other shards is charged, and calls in flight there are settled."""
     storage, limit = Storage(), Limit(10, DAY, unit="tokens")
@@ -931,44 +899,23 @@ def test_a_shard_that_is_down_keeps_back_only_its_own() -> None:
     assert left(storage, limit, "b0") == 8
 
 
-def test_what_is_being_sent_is_not_taken_out() -> None:
-    """The process ends while the breaker's thread hands back: the storage is charged once."""
-    storage, limit = Storage(), Limit(10, DAY)
-    worker = outage_of(storage)
-    worker.admit([Charge(limit, "bucket", 4)])
-    is_sending, goes_on = threading.Event(), threading.Event()
-
-    class Slow(Storage):
-        def settle(self, *words: Any, **more: Any) -> int:
-            is_sending.set()
-            assert goes_on.wait(9)
-            return storage.settle(*words, **more)
-
-    sender = threading.Thread(target=worker.hand_back, args=[Slow()], kwargs={"within_s": 9})
-    sender.start()
-    assert is_sending.wait(9)
-    left_over: list[Any] = []
-    leaver = threading.Thread(target=lambda: left_over.append(worker.withdraw()))
-    leaver.start()
-    goes_on.set()
-    sender.join()
-    leaver.join()
-    assert left_over == [[]]
-    assert left(storage, limit) == 6
-
-
 def test_a_few_buckets_at_a_time_are_taken_out_of_the_workers_memory() -> None:
     """Requests wait for it. A call whose buckets are on both sides is settled on both."""
     storage, many = Storage(), 3 * BATCH
     worker, hold = outage_of(storage), Hold(7, LEASE)
     charges = [Charge(DOLLARS, f"usd{number}", 500) for number in range(many)]
     call = worker.admit(charges, hold=hold)
-    for batch in worker._collected(BATCH):
-        storage.settle(batch.changes)
-    worker._moving.clear()
-    assert {left(worker, DOLLARS, each.key) for each in charges[:BATCH]} == {DOLLARS.amount}
-    assert {left(worker, DOLLARS, each.key) for each in charges[BATCH:]} == {DOLLARS.amount - 500}
-    assert worker.settle([Settlement(v, hold, 20) for v in call.verdicts]) == many
+    storage.is_away = True
+    with pytest.raises(StorageUnavailable):
+        worker.hand_back(storage, within_s=9)
+    is_moving = [left(worker, DOLLARS, each.key) == DOLLARS.amount for each in charges]
+    assert is_moving.count(True) == BATCH
+    pairs = list(zip(call.verdicts, is_moving, strict=True))
+    moving, here = ([v for v, moves in pairs if moves is wanted] for wanted in (True, False))
+    assert worker.settle([Settlement(each, hold, 20) for each in here]) == len(here)
+    storage.is_away = False
+    assert worker.hand_back(storage, within_s=9)
+    assert worker.settle([Settlement(each, hold, 20) for each in moving]) == BATCH
     assert worker.hand_back(storage, within_s=9)
     assert {left(storage, DOLLARS, each.key) for each in charges} == {DOLLARS.amount - 20}
 

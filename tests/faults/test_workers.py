@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from tests.e2e.gunicorn_master import Master
 from tests.faults import traffic
 from tests.faults.application import SLOW_S
 from tests.faults.conftest import Record, Start
-from tests.faults.load import NO_ANSWER, Load, Phase, Request
+from tests.faults.load import NO_ANSWER, REFUSED, Load, Phase, Request
 from tests.faults.traffic import FAULT_S, PATIENT
 from tests.servers import Server, alive, eventually
 
@@ -88,6 +89,98 @@ def test_reload(storage: Server, start: Start, record: Record) -> None:
     assert len(served) == 2
     assert not served & set(old)
     record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis is killed, and in the outage all workers, twice (`kill -9`)",
+    to_do="Restart Redis. New workers go on with what the killed ones had decided.",
+)
+def test_workers_are_killed_in_an_outage(durable: Server, start: Start, record: Record) -> None:
+    """No caller gets a new allowance, and the storage is charged what the dead had admitted."""
+    with start(durable.uri, **PATIENT) as master, traffic.around(master) as load:
+        durable.kill()
+        load.run(FAULT_S)
+        for _ in range(2):
+            old = master.workers()
+            for worker in old:
+                os.kill(worker, signal.SIGKILL)
+            eventually(lambda: not set(old) & set(master.workers()))  # noqa: B023
+            eventually(lambda: len(master.workers()) == 2)
+            eventually(master.is_serving)
+            load.run(FAULT_S)
+        durable.relaunch()
+    assert_exact(load)
+    record(load)
+
+
+@pytest.mark.fault(
+    breaks="Redis is killed, and in the outage gunicorn is reloaded three times (`HUP`)",
+    to_do="Restart Redis.",
+)
+def test_reloads_in_an_outage(durable: Server, start: Start, record: Record) -> None:
+    """No caller gets a new allowance, neither a new one nor one that was denied before."""
+    with start(durable.uri, **PATIENT) as master, traffic.around(master) as load:
+        durable.kill()
+        load.run(FAULT_S)
+        for reloads in range(3):
+            old = master.workers()
+            master.signal(signal.SIGHUP)
+            eventually(lambda: not set(old) & set(master.workers()))  # noqa: B023
+            ready = 2 * (reloads + 2)
+            eventually(lambda: master.log.count("Worker is ready") == ready)  # noqa: B023
+            load.run(FAULT_S)
+        durable.relaunch()
+    assert_exact(load)
+    record(load)
+
+
+def test_a_caller_of_one_worker(durable: Server, start: Start) -> None:
+    """A caller has used up its amount over one connection. The worker that knows it tells the
+    others, those that follow, too."""
+    caller = {"X-Caller": "ada"}
+    with start(durable.uri, **PATIENT) as master:
+        connection = http.client.HTTPConnection("127.0.0.1", master.port)
+
+        def ask_one_worker(path: str) -> tuple[int, str | None]:
+            connection.request("GET", path, headers=caller)
+            response = connection.getresponse()
+            response.read()
+            return response.status, response.headers["X-Worker"]
+
+        answers = [ask_one_worker("/scarce") for _ in range(traffic.AMOUNT)]
+        assert {status for status, _ in answers} == {200}
+        assert len({worker for _, worker in answers}) == 1
+        durable.kill()
+        for _ in range(3):
+            assert ask_one_worker("/roomy")[0] == 200
+        connection.close()
+
+        def deny() -> None:
+            """Until two workers have answered."""
+            workers = set()
+
+            def denies() -> bool:
+                answer = master.request("/scarce", headers=caller)
+                assert answer.status == 429
+                workers.add(int(answer.headers["x-worker"]))
+                return len(workers - old) == 2
+
+            eventually(denies)
+
+        old: set[int] = set()
+        deny()
+        old = set(master.workers())
+        master.signal(signal.SIGHUP)
+        deny()
+
+
+def assert_exact(load: Load) -> None:
+    """Each caller got its amount, and only requests of killed workers have no answer."""
+    assert set(load.answers.statuses) <= {200, 429, 503, NO_ANSWER, REFUSED}
+    assert load.answers.of(None, "during")
+    for caller in traffic.LIMITED:
+        unknown = load.answers.of(caller).statuses[NO_ANSWER]
+        assert 0 <= traffic.AMOUNT - load.answers.of(caller).admitted <= unknown
 
 
 @pytest.mark.fault(

@@ -20,8 +20,6 @@ import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -29,7 +27,7 @@ from urllib.parse import parse_qs
 from ratelimit_ext.core.charge import Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, shown
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import limit_of
 from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
@@ -306,12 +304,10 @@ def storage_address(uri: str) -> str:
 
 def _plain(change: Change) -> dict[str, Any]:
     limit, key, cost = change.charge[:3]
-    given = {each.name: getattr(limit, each.name) for each in fields(limit) if each.init}
-    defaults = {each.name: each.default for each in fields(limit)}
     words: dict[str, Any] = {
         "verb": change.verb,
         "key": key,
-        "limit": {name: value for name, value in given.items() if value != defaults[name]},
+        "limit": dict(limit.words()),
         "cost": cost,
     }
     if isinstance(change, Release):
@@ -322,14 +318,8 @@ def _plain(change: Change) -> dict[str, Any]:
     return words | {"receipt": change.verdict.receipt, "delta": change.delta}
 
 
-@lru_cache(maxsize=1024)
-def _limit(words: tuple[tuple[str, Any], ...]) -> Limit:
-    """The same object for all lines: engines prepare each limit once."""
-    return Limit(**dict(words))
-
-
 def _change(words: dict[str, Any]) -> Settlement | Release | Correction:
-    limit = _limit(tuple(words["limit"].items()))
+    limit = limit_of(tuple(words["limit"].items()))
     charge = Charge(limit, _text(words["key"]), _whole(words["cost"]))
     receipt = words.get("receipt")
     # Only what changes read of a verdict matters here.

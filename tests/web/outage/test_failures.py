@@ -483,4 +483,4 @@ def test_what_was_handed_back_survives_its_process_in_the_next_outage(
     (journal,) = (tmp_path / "settlements").glob("*.jsonl")
     assert '"actual":20' in journal.read_text()
     revive(server, limiter)
-    servers.eventually(lambda: not list((tmp_path / "settlements").iterdir()))
+    servers.eventually(lambda: not list((tmp_path / "settlements").glob("*.jsonl")))

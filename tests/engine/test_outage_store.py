@@ -1,0 +1,346 @@
+"""What the workers of a host have in common while the storage is down, and what outlives them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine import outage_store
+from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.engine import Renewal, Settlement
+from ratelimit_ext.engine.memory import SWEEP_EVERY, MemoryEngine
+from ratelimit_ext.engine.outage import OutageEngine, Workers
+from ratelimit_ext.engine.outage_store import outage_path
+from tests.strategies.world import DAY, RATES
+
+LEASE = 120_000_000
+CHARGE = [Charge(Limit(10, DAY), "ada")]
+DOLLARS = Limit(5_000_000, DAY, unit="usd", on_failure="local")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return outage_path(tmp_path / "settlements", "redis://host")
+
+
+def worker_of(path: Path, storage: Any = None, *, count: int = 2, here: int = 2) -> OutageEngine:
+    workers = Workers(count, None, here)
+    worker = OutageEngine(storage or MemoryEngine(), lambda _: "local", workers)
+    worker.is_deciding = True
+    worker.share(path)
+    return worker
+
+
+def admitted(worker: OutageEngine, calls: int, charges: list[Charge] = CHARGE) -> int:
+    return sum(worker.admit(charges).admitted for _ in range(calls))
+
+
+def left(engine: Any, limit: Limit = CHARGE[0].limit, key: str = "ada") -> int:
+    remaining: int = engine.admit([Charge(limit, key, 0)], take=False).verdicts[0].remaining
+    return remaining
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_the_workers_of_a_host_have_one_share(path: Path, strategy: str) -> None:
+    """Also one worker alone may give all of it, and each sees what another has given."""
+    charges = [Charge(Limit(10, DAY, strategy), "ada")]
+    first, second = worker_of(path), worker_of(path)
+    assert admitted(first, 7, charges) == 7
+    assert admitted(second, 7, charges) == 3
+    assert admitted(first, 7, charges) == 0
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_hosts_divide_the_amount(tmp_path: Path, strategy: str) -> None:
+    """By their workers, of all."""
+    charges = [Charge(Limit(12, DAY, strategy), "ada")]
+    hosts = [worker_of(tmp_path / f"{here}.sqlite", count=6, here=here) for here in (1, 2, 3)]
+    assert [admitted(host, 12, charges) for host in hosts] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_worker_goes_on_where_another_has_ended(path: Path, strategy: str) -> None:
+    """Whatever ended it, and however many follow."""
+    charges = [Charge(Limit(10, DAY, strategy), "ada")]
+    assert [admitted(worker_of(path), 4, charges) for _ in range(4)] == [4, 4, 2, 0]
+
+
+def test_a_killed_worker_has_lost_nothing(path: Path) -> None:
+    """Not what it had decided, and the others do not wait for it: it dies in the middle of a
+    transaction."""
+    (end, ours), context = multiprocessing.Pipe(), multiprocessing.get_context("fork")
+
+    def serve() -> None:
+        worker = worker_of(path)
+        end.send(admitted(worker, 4))
+        worker._store.run(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+    process = context.Process(target=serve)
+    process.start()
+    assert ours.recv() == 4
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    storage = MemoryEngine()
+    successor = worker_of(path, storage)
+    assert not successor.is_handed_back
+    assert admitted(successor, 9) == 6
+    assert successor.hand_back(storage, within_s=9)
+    assert left(storage) == 0
+
+
+def test_a_call_may_be_settled_by_the_successor(path: Path) -> None:
+    """From the settlement that its worker has left on disk. What it spent is charged once."""
+    storage, hold = MemoryEngine(), Hold(7, LEASE)
+    first = worker_of(path, storage)
+    (verdict,) = first.admit([Charge(DOLLARS, "usd", 500)], hold=hold).verdicts
+    first.settle([Renewal(verdict, hold, 30)])
+    second = worker_of(path, storage)
+    assert second.settle([Settlement(verdict, hold, 120)]) == 1
+    assert second.hand_back(storage, within_s=9)
+    assert first.hand_back(storage, within_s=9)
+    assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 120
+
+
+def test_what_is_on_its_way_is_sent_by_the_successor(path: Path) -> None:
+    """A worker dies after the storage was charged, and before it has noted so."""
+
+    class Dies(MemoryEngine):
+        def settle(self, *words: Any, **more: Any) -> int:
+            super().settle(*words, **more)
+            raise SystemExit
+
+    storage = Dies()
+    first = worker_of(path, storage)
+    assert admitted(first, 4) == 4
+    with pytest.raises(SystemExit):
+        first.hand_back(storage, within_s=9)
+    assert not worker_of(path).is_handed_back
+
+    class Serves(MemoryEngine):
+        def settle(self, *words: Any, **more: Any) -> int:
+            return MemoryEngine.settle(storage, *words, **more)
+
+    assert worker_of(path).hand_back(Serves(), within_s=9)
+    assert left(storage) == 6
+    assert first.is_handed_back
+
+
+def test_two_workers_that_hand_back_at_once_charge_once(path: Path) -> None:
+    """Both send what was decided, under the same marker."""
+    storage, both = MemoryEngine(), threading.Barrier(2)
+    admitted(worker_of(path), 4)
+
+    class Slow(MemoryEngine):
+        def settle(self, *words: Any, **more: Any) -> int:
+            both.wait(9)
+            return storage.settle(*words, **more)
+
+    workers = [worker_of(path) for _ in range(2)]
+    threads = [
+        threading.Thread(target=worker.hand_back, args=[Slow()], kwargs={"within_s": 9})
+        for worker in workers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert left(storage) == 6
+    assert all(worker.is_handed_back for worker in workers)
+
+
+def test_what_no_longer_matters_is_not_sent(path: Path) -> None:
+    """Its window was over before the next worker came."""
+    limit = Limit(10, 60_000_000)
+    now_us = DAY
+    worker, storage = worker_of(path), MemoryEngine()
+    worker.admit([Charge(limit, "ada", 4)], now_us=now_us)
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, limit) == 10
+
+
+# -- what workers knew before ------------------------------------------------------------------
+
+
+class Known:
+    """A worker that has asked the storage before."""
+
+    def __init__(self, path: Path, storage: MemoryEngine) -> None:
+        self.breaker = Breaker(storage)  # type: ignore[arg-type]
+        self.outage = self.breaker.outage = worker_of(path, storage)
+
+    def before(self, charge: Charge) -> None:
+        self.breaker.admit([charge])
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_what_one_worker_knows_is_known_to_all(path: Path, strategy: str) -> None:
+    """A caller on one connection has met only this one; the others, and those that follow, give it
+    no more than it has left."""
+    storage, limit = MemoryEngine(), Limit(300, DAY, strategy)
+    knows, other = Known(path, storage), Known(path, storage)
+    knows.before(Charge(limit, "ada", 280))
+    knows.before(Charge(limit, "bob", 300))
+    knows.outage.publish()
+    assert admitted(other.outage, 30, [Charge(limit, "ada")]) == 20
+    assert admitted(worker_of(path), 30, [Charge(limit, "bob")]) == 0
+    assert other.outage.hand_back(storage, within_s=9)
+    assert left(storage, limit) == 0
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_the_latest_verdict_counts(path: Path, is_late: bool) -> None:
+    """Whichever worker had it, also if the other has decided by then."""
+    storage, limit = MemoryEngine(), Limit(300, DAY)
+    early, late = Known(path, storage), Known(path, storage)
+    early.before(Charge(limit, "ada", 100))
+    late.before(Charge(limit, "ada", 150))
+    first, second = (late, early) if is_late else (early, late)
+    assert admitted(first.outage, 10, [Charge(limit, "ada")]) == 10
+    assert left(second.outage, limit) == 40
+    assert second.outage.hand_back(storage, within_s=9)
+    assert left(storage, limit) == 40
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_all_workers_have_one_clock(path: Path, strategy: str, monkeypatch: Any) -> None:
+    """If the machine's is set in an outage, a worker that starts then gives nothing more."""
+    charges = [Charge(Limit(10, DAY // 24, strategy), "ada")]
+    assert admitted(worker_of(path), 12, charges) == 10
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
+    assert admitted(worker_of(path), 1, charges) == 0
+
+
+# -- the file ------------------------------------------------------------------------------------
+
+
+def test_the_file_is_private(path: Path) -> None:
+    """It has the names of callers."""
+    admitted(worker_of(path), 1)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert {each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {0o600}
+
+
+def test_there_is_none_before_an_outage(path: Path) -> None:
+    """While the storage decides, nothing is written."""
+    worker = worker_of(path)
+    assert worker.is_handed_back
+    assert not path.parent.exists()
+
+
+def test_each_storage_and_boot_has_its_own(tmp_path: Path, monkeypatch: Any) -> None:
+    """A reboot would make instants of the old one wrong; its file goes after a day."""
+    paths = {outage_path(tmp_path, "redis://host"), outage_path(tmp_path, "redis://other")}
+    (tmp_path / "boot").write_text("another")
+    monkeypatch.setattr(outage_store, "_BOOT", tmp_path / "boot")
+    old = outage_path(tmp_path, "redis://host")
+    monkeypatch.setattr(outage_store, "_BOOT", tmp_path / "no such file")
+    new = outage_path(tmp_path, "redis://host")
+    assert len(paths | {old, new}) == 4
+    old.touch()
+    admitted(worker_of(new), 1)
+    assert old.exists()
+    os.utime(old, (0, 0))
+    admitted(worker_of(new), 1)
+    assert not old.exists()
+    assert new.exists()
+
+
+@pytest.mark.parametrize("damage", [b"no database", b"\xff" * 100_000])
+def test_a_damaged_file_is_begun_anew(
+    path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By one worker; the others take the new one."""
+    path.parent.mkdir()
+    path.write_bytes(damage)
+    first, second = worker_of(path), worker_of(path)
+    assert (admitted(first, 4), admitted(second, 9)) == (4, 6)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "is begun anew" in caplog.text
+
+
+def test_nothing_that_is_read_runs(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Values are plain, and tuples of strategies; anything else is damage."""
+    admitted(worker_of(path), 4)
+
+    class Code:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(path.with_name("ran")),)
+
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE buckets SET state = ?", [pickle.dumps(Code())])
+    database.close()
+    assert admitted(worker_of(path), 12) == 10
+    assert "is no state of a strategy" in caplog.text
+    assert not path.with_name("ran").exists()
+
+
+@pytest.mark.parametrize("what", ["no directory", "read-only"])
+def test_without_a_file_a_worker_decides_alone(
+    path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has its own share then, and says so once."""
+    if what == "no directory":
+        path.parent.write_text("a file")
+    workers = [worker_of(path), worker_of(path)]
+    if what == "read-only":
+        for worker in workers:
+            assert worker.is_handed_back
+            worker._store.run(lambda: None)
+            worker._store._all("PRAGMA query_only = 1")
+    assert [admitted(worker, 9) for worker in workers] == [5, 5]
+    assert len(caplog.records) == 2
+    assert "is not shared with other workers" in caplog.text
+    storage = MemoryEngine()
+    assert all(worker.hand_back(storage, within_s=9) for worker in workers)
+    assert left(storage) == 0
+
+
+def test_it_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest buckets and calls are forgotten."""
+    monkeypatch.setattr(outage_store, "MOST_BUCKETS", 100)
+    worker, limit = worker_of(path), Limit(2, DAY, unit="tokens")
+    for number in range(2 * SWEEP_EVERY):
+        worker.admit([Charge(limit, f"identity {number}")], hold=Hold(number + 1, LEASE))
+    names = worker._store.run(lambda: worker._store.named("identity"))
+    holds = worker._store.run(lambda: worker._store._all("SELECT key FROM holds"))
+    assert len(names) == len(holds) == 101
+    assert f"identity {2 * SWEEP_EVERY - 1}" in names
+
+
+def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
+    """The parent goes on with its own."""
+    worker = worker_of(path)
+    assert admitted(worker, 2) == 2
+    child = os.fork()
+    if not child:
+        worker.forget()
+        os._exit(admitted(worker, 3))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert admitted(worker, 9) == 5
+
+
+def test_many_processes_take_the_amount_and_no_more(path: Path) -> None:
+    """All at once, from a file that does not exist before."""
+    code = (
+        "import sys; from pathlib import Path; from tests.engine.test_outage_store import *\n"
+        "worker = worker_of(Path(sys.argv[1]))\n"
+        "print(admitted(worker, 60, [Charge(Limit(100, DAY, 'sliding-window'), 'ada')]))"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    counts = [int(process.communicate(timeout=60)[0]) for process in processes]
+    assert sum(counts) == 100
