@@ -48,6 +48,7 @@ from chatapp.estimates.tokens import load_tokenizer
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
+from chatapp.operators import restoration
 from chatapp.providers import Timeouts
 from chatapp.providers.anthropic import Anthropic
 from chatapp.providers.keys import Keys
@@ -196,6 +197,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             authenticator=authenticator,
         ),
     )
+    if cli.serves():
+        limiter.listen(restoration.watch(app))
     _trust_proxies(app, chosen.trusted_hops)
     return app
 

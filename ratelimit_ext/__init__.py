@@ -34,6 +34,7 @@ from ratelimit_ext.web.errors import (
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip
 from ratelimit_ext.web.operators.overrides import Override
+from ratelimit_ext.web.operators.restoration import RestoredUsage
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.settlements.reservation import Reservation
 from ratelimit_ext.web.storage import register
@@ -62,6 +63,7 @@ __all__ = [
     "RequestLimit",
     "RequestTooLarge",
     "Reservation",
+    "RestoredUsage",
     "RouteLimit",
     "SettlementEvent",
     "StorageEvent",

@@ -526,11 +526,9 @@ class ProviderCall:
 
 
 def _costs(usage: Usage, micro_usd: int) -> dict[str, Any]:
-    """A usage in each unit of a limit. Limits in tokens do not count what was read from the
-    provider's cache; the providers' own limits do not either."""
-    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    """A usage in each unit of a limit."""
     return {
-        "tokens": usage.input_tokens - cached + usage.output_tokens,
+        "tokens": usage.counted_tokens,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "usd": Decimal(micro_usd).scaleb(-6),

@@ -17,7 +17,7 @@ from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.reports import MICRO, TAG
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
-from chatapp.operators import arguments, callers
+from chatapp.operators import arguments, callers, restoration
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
@@ -28,6 +28,11 @@ USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
 # A window without an anchor opens when its first call is admitted, just before the call's time.
 BEFORE: Final = timedelta(milliseconds=5)
+
+RESTORE: Final = (
+    "If the limits' storage has lost its data, `chat ledger restore` shows what is missing, and "
+    "charges it with --apply."
+)
 
 ledger = AppGroup("ledger", help="Report and check usage and spending.")
 
@@ -261,6 +266,38 @@ def prune(keep_days: int | None, *, as_json: bool) -> None:
     output.echo_done(done, as_json=as_json, deleted=deleted, days=days)
 
 
+@ledger.command()
+@click.option(
+    "--user", type=arguments.USER, help="Only the limits of this user: NAME, or ip:ADDRESS."
+)
+@click.option("--apply", is_flag=True, help="Charge them; without it, only show what is missing.")
+@with_json
+def restore(user: str | None, *, apply: bool, as_json: bool) -> None:
+    """Rebuild limits in dollars and tokens from the ledger.
+
+    For a storage that has lost its data: each limit that counts less than the ledger has is charged
+    the difference. Others are left alone, and a second time changes nothing.
+    """
+    with reported_errors():
+        found = restoration.restore(callers.known_identity(user), apply=apply)
+
+    def amount(unit: str, units: int) -> float | str:
+        if unit != "usd":
+            return units
+        return units / MICRO if as_json else f"{units / MICRO:.6f}"
+
+    heads = ("IDENTITY", "LIMIT", "UNIT", "COUNTS", "LEDGER", "MISSING")
+    rows = [
+        (each.identity, each.limit, each.unit, *(amount(each.unit, n) for n in each.usage))
+        for each in found
+    ]
+    output.echo_rows(rows, heads, as_json=as_json, empty="No limit counts less than the ledger.")
+    if found and not as_json:
+        limits = _counted(len(found), "limit")
+        end = "charged." if apply else "to charge. Nothing was changed; run it with --apply."
+        click.echo(f"{limits} {end}")
+
+
 def _compare_limits(found: Findings, *, lease: timedelta) -> str:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
     returns what was compared. Running calls are held as estimates, so their users are left out."""
@@ -272,12 +309,16 @@ def _compare_limits(found: Findings, *, lease: timedelta) -> str:
     identities = {user for user, month in found.spent_micro_usd if month in months}
     identities -= set(found.running)
     plans = callers.plans_by_name()
+    differences = []
     for identity in sorted(identities):
-        found.problems += _differences(identity, callers.plan_of(identity, plans), lease=lease)
+        differences += _differences(identity, callers.plan_of(identity, plans), lease=lease)
     teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
     for team in teams:
         plan = services.default_plan
-        found.problems += _differences(team_identity(team), plan, lease=lease, team=team)
+        differences += _differences(team_identity(team), plan, lease=lease, team=team)
+    found.problems += differences
+    if differences:
+        click.echo(RESTORE, err=True)
     compared = [_counted(len(identities), "user")]
     if teams:
         compared.append(_counted(len(teams), "team"))

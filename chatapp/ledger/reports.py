@@ -230,6 +230,20 @@ class Reports:
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
 
+    def latest_charged(
+        self, users: int, *, since: datetime, until: datetime
+    ) -> Sequence[Mapping[Any, Any]]:
+        """Of the latest users, as many of them, the latest call in that time that was answered and
+        cost something."""
+        query = _filtered(select(CALLS), since=since).where(CALLS.c.started_at < until)
+        query = query.where(CALLS.c.status == "answered", CALLS.c.cost_micro_usd > 0)
+        found: dict[str, Mapping[Any, Any]] = {}
+        with self._database.reading() as connection:
+            latest = query.order_by(CALLS.c.started_at.desc()).limit(PAGE)
+            for row in connection.execute(latest).mappings():
+                found.setdefault(row["user"], row)
+        return list(found.values())[:users]
+
     def call(self, id_: str, *, user: str) -> Mapping[Any, Any] | None:
         """The row of the user's call of that id; None without one."""
         query = _filtered(select(CALLS), user=user, since=None).where(CALLS.c.id == id_)

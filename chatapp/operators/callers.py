@@ -16,7 +16,7 @@ from limits.storage import MemoryStorage
 from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
-from chatapp.accounts.store import UnknownKeyError, UnknownUserError, own_limits
+from chatapp.accounts.store import ApiKey, UnknownKeyError, UnknownUserError, own_limits
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, user_identity
 from chatapp.web.identities import team_identity
@@ -74,8 +74,8 @@ def plan_of(identity: str, plans: dict[str, str]) -> str:
 
 
 @contextmanager
-def request_of(identity: str, plan: str) -> Iterator[None]:
-    """A request of that user or team, for reading limits. Nothing is charged."""
+def request_of(identity: str, plan: str, *, key: ApiKey | None = None) -> Iterator[None]:
+    """A request of that user or team, and with that key, for reading limits. Nothing is charged."""
     if identity.startswith(ADDRESS):
         address = identity.removeprefix(ADDRESS).partition("/")[0]
         with current_app.test_request_context(environ_base={"REMOTE_ADDR": address}):
@@ -89,9 +89,9 @@ def request_of(identity: str, plan: str) -> Iterator[None]:
         current_request().principal = Principal(
             name_of(identity),
             plan,
-            key_id="-",
+            key_id="-" if key is None else key.public_id,
             team=None if team is None else team.name,
-            limits=own_limits(team, user),
+            limits=own_limits(team, user, key),
         )
         yield
 

@@ -73,6 +73,13 @@ class Usage:
     tiers: tuple[str, ...] | None = None
     readings: tuple[int, ...] = ()
 
+    @property
+    def counted_tokens(self) -> int:
+        """What limits in tokens count: not what was read from the provider's cache, as in the
+        providers' own limits."""
+        cached = min(self.cached_input_tokens, self.input_tokens)
+        return self.input_tokens - cached + self.output_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,7 @@ from ratelimit_ext.web.operators.denials import Denials
 from ratelimit_ext.web.operators.inventory import Inventory
 from ratelimit_ext.web.operators.overrides import Override, Overrides
 from ratelimit_ext.web.operators.recorder import Recorder
+from ratelimit_ext.web.operators.restoration import RestoredUsage, restore
 from ratelimit_ext.web.operators.tallies import Tallies
 from ratelimit_ext.web.operators.trials import Trials
 from ratelimit_ext.web.parts import Parts
@@ -860,6 +862,18 @@ class Limiter(flask_limiter.Limiter):
         except StorageUnavailable as error:
             app.logger.warning(KEPT, name, error)
             return False
+
+    def restore(
+        self, shown: RequestLimit, uses: Iterable[tuple[datetime, int]], *, apply: bool = True
+    ) -> RestoredUsage:
+        """Charge a limit of :meth:`peek` what it should have counted after these ``uses``, each
+        with its instant and units (dollars in micro-dollars), and has not: the storage lost it.
+
+        Without ``apply``, only say how much that is. A limit that counts more is left alone.
+        Raises ``StorageUnavailable``.
+        """
+        exact = ((int(at.timestamp() * 1_000_000), units) for at, units in uses)
+        return restore(self.engine, shown.verdict.charge, exact, apply=apply)
 
     def blocks(self) -> list[str]:
         """The names that :meth:`block` knows."""

@@ -7,6 +7,7 @@ RATELIMIT_LONG_FAULTS=1 the calls take 10 s to end.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from chatapp import create_app
 from tests import servers
 from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import (
@@ -258,3 +260,28 @@ def test_a_reload(storage: Server, calls: Calls, assert_charged: Check) -> None:
     assert_charged(calls, answers)
     assert calls.master.log.count("settlements are left in") == WORKERS
     eventually(lambda: calls.pending() == 0)
+
+
+@pytest.mark.fault(
+    breaks="Redis is killed after calls to models, and comes back without its data",
+    to_do="`flask chat ledger restore --apply`: limits in dollars and tokens count again what the "
+    "ledger has.",
+)
+def test_redis_comes_back_empty(storage: Server, calls: Calls, assert_charged: Check) -> None:
+    """Workers serve while the budgets are rebuilt from the ledger."""
+    answers = calls.end()
+    storage.kill()
+    shutil.rmtree(storage.directory / "appendonlydir")
+    storage.relaunch()
+    gateway = calls.gateway
+    eventually(lambda: gateway.left(CALLERS[0])[DOLLARS_OF_ALL_TIME] == MONTH_USD)
+    desk = create_app(
+        {
+            "CHATAPP_DATABASE_URL": f"sqlite:///{gateway.database}",
+            "RATELIMIT_POLICY_FILE": str(gateway.database.with_name("policy.toml")),
+            "RATELIMIT_STORAGE_URI": storage.uri,
+        }
+    )
+    done = desk.test_cli_runner().invoke(args=["chat", "ledger", "restore", "--apply"])
+    assert done.exit_code == 0, done.output
+    assert_charged(calls, answers)

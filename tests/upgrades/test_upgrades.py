@@ -6,15 +6,22 @@ What each release changes is on docs/upgrades.md.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from chatapp.database import migration
+from chatapp.database.connection import Database
 from tests.servers import Server
 from tests.upgrades.record import (
     LEASE,
@@ -94,12 +101,17 @@ def has_history() -> bool:
 
 
 @pytest.fixture(scope="module")
-def former(tmp_path_factory: pytest.TempPathFactory, redis_server: Server) -> Iterator[Version]:
-    """A worker of the last release."""
+def last_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of the last release."""
     if not has_history():
         pytest.skip(f"git has no {REVISION} here: run `git fetch --unshallow`")
-    tree = tree_of(REVISION, tmp_path_factory.mktemp("last_release"))
-    with versions(redis_server.uri, tree) as (version,):
+    return tree_of(REVISION, tmp_path_factory.mktemp("last_release"))
+
+
+@pytest.fixture(scope="module")
+def former(last_release: Path, redis_server: Server) -> Iterator[Version]:
+    """A worker of the last release."""
+    with versions(redis_server.uri, last_release) as (version,):
         yield version
 
 
@@ -164,3 +176,44 @@ def test_both_versions_change_a_bucket_without_an_error(both: list[Version], nam
         worker.run(name, do="change", cost=7, verb=verb, numbers=numbers, now_us=START)
     for worker in both:
         assert worker.run(name, do="admit", cost=1, now_us=START + MINUTE)[0]
+
+
+# Opens the database, waits until it has been upgraded, and goes on.
+GOES_ON = """
+import sys
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.ledger import table
+from chatapp.ledger.reports import Reports
+from tests.chatapp.ledger.calls import begun, finished
+database = Database(sys.argv[1])
+accounts = Accounts(database)
+print(len(accounts.users()), flush=True)
+sys.stdin.readline()
+key = accounts.create_key("bob", plan=None, default_plan="starter")
+assert accounts.find(key.public_id)
+table.write(database, [finished(begun())])
+print(len(list(Reports(database).calls())))
+"""
+
+
+def test_a_running_worker_goes_on_in_the_upgraded_database(
+    last_release: Path, tmp_path: Path
+) -> None:
+    """It finds and makes keys, and writes calls."""
+    url = f"sqlite:///{tmp_path / 'chatapp.db'}"
+    with closing(sqlite3.connect(tmp_path / "chatapp.db")) as connection:
+        connection.executescript("\n".join(STATE["database"]))
+    worker = subprocess.Popen(
+        [sys.executable, "-c", GOES_ON, url],
+        cwd=last_release,
+        env={**os.environ, "PYTHONPATH": str(last_release)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "1\n"
+    migration.upgrade(Database(url))
+    assert worker.communicate("upgraded\n")[0] == "3\n"
+    assert worker.returncode == 0

@@ -1,0 +1,172 @@
+"""Limits in dollars and tokens after their storage has lost its data: rebuilt from the ledger, and
+the notice of it in the log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
+
+from chatapp.accounts import EVERYONE
+from chatapp.ledger.reports import UNFINISHED
+from chatapp.ledger.retention import LEAST_DAYS
+from chatapp.ledger.table import usage_of
+from chatapp.operators import callers
+from chatapp.services import current_services
+from chatapp.web.call_limits import ENDPOINT, METHOD
+from chatapp.web.identities import team_identity
+from ratelimit_ext import Event, RequestLimit, RestoredUsage, StorageEvent, StorageUnavailable
+
+log = logging.getLogger(__name__)
+
+COMMAND: Final = "flask --app wsgi chat ledger restore"
+LOST: Final = (
+    "The limits' storage has lost what was spent: %r of %s counts %d micro-dollars, and the ledger "
+    "has a call of %d that it must count. Budgets begin anew until you run `%s`."
+)
+#: An operator may have reset one user's limits.
+LOOKED_AT: Final = 3
+UNITS: Final = ("usd", "tokens")
+
+#: When a call began, its micro-dollars and its tokens.
+Spent = tuple[datetime, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A limit of an identity, and what it counts, should count, and is charged for that."""
+
+    identity: str
+    limit: str
+    unit: str
+    usage: RestoredUsage
+
+
+def restore(user: str | None, *, apply: bool) -> list[Restored]:
+    """The limits in dollars and tokens that count less than the ledger has; with ``apply`` they are
+    charged the difference. Of all users, keys and teams, or only of a user. Each call counts when
+    it began; a running one counts as its estimate, as in its limits."""
+    limiter = callers.shared_limiter()
+    spent = _spent(user)
+    found, seen = [], set()
+    for identity, shown in _limits(spent):
+        name, uses = shown.verdict.charge.key, spent.get(identity)
+        if name in seen or not uses:
+            continue
+        seen.add(name)
+        limit = shown.verdict.charge.limit
+        counted = [(at, micro if limit.unit == "usd" else tokens) for at, micro, tokens in uses]
+        usage = limiter.restore(shown, counted, apply=apply)
+        if usage.missing:
+            found.append(Restored(identity, limit.label, limit.unit, usage))
+    return found
+
+
+def _spent(user: str | None) -> dict[str, list[Spent]]:
+    """What each user, key and team has used, and all together, as far back as budgets need."""
+    services = current_services()
+    now = datetime.now(UTC)
+    lease = timedelta(seconds=2 * services.settings.provider_timeout_s)
+    found: dict[str, list[Spent]] = {}
+    for row in services.reports.calls(user=user, since=now - timedelta(days=LEAST_DAYS)):
+        used = _used(row, is_running=now - row["started_at"] <= lease)
+        team = row["team"] and team_identity(row["team"])
+        # With one user's calls alone, those of a team or of all are incomplete.
+        others = (team, EVERYONE) if user is None else ()
+        for identity in {row["user"], row["key_id"], *others} - {None}:
+            found.setdefault(identity, []).append((row["started_at"], *used))
+    return found
+
+
+def _used(row: Mapping[Any, Any], *, is_running: bool) -> tuple[int, int]:
+    """Micro-dollars and tokens of a call, as limits count them."""
+    usage = usage_of(row)
+    if usage is not None:
+        return row["cost_micro_usd"], usage.counted_tokens
+    if row["status"] == UNFINISHED and not is_running:  # its worker died, and it was refunded
+        return 0, 0
+    tokens = row["estimated_input_tokens"] + row["estimated_output_tokens"]
+    return row["cost_micro_usd"], tokens
+
+
+def _limits(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
+    """The limits in dollars and tokens of these users, keys and teams."""
+    services = current_services()
+    plans = callers.plans_by_name()
+    for identity in identities:
+        owner, key = identity, None
+        if callers.public_id(identity):
+            known = services.accounts.find(identity)
+            if known is None:
+                continue
+            key, owner = known[0], callers.identity_of(known[1].name)
+        elif identity == EVERYONE:
+            continue
+        with callers.request_of(owner, callers.plan_of(owner, plans), key=key):
+            shown = services.limiter.peek(ENDPOINT, method=METHOD)
+            for each in shown:
+                counted = each.request_args[-2]
+                if counted in {identity, EVERYONE} and each.verdict.charge.limit.unit in UNITS:
+                    yield counted, each
+
+
+def watch(app: Flask) -> Callable[[Event], None]:
+    """A listener that looks, once in a worker and after each outage, whether the limits still count
+    what the ledger has, and logs an error if they do not. No request waits for it."""
+    looked = threading.Event()
+
+    def note(event: Event) -> None:
+        if isinstance(event, StorageEvent):
+            if event.is_down:
+                return
+        elif looked.is_set():
+            return
+        looked.set()
+        threading.Thread(target=partial(_look, app), name="lost-usage", daemon=True).start()
+
+    return note
+
+
+def _look(app: Flask) -> None:
+    with app.app_context(), suppress(SQLAlchemyError, OSError, StorageUnavailable):
+        warn_if_lost()
+
+
+def warn_if_lost() -> bool:
+    """Log an error if no calendar's budget of the latest callers counts a call that it must: one of
+    its window that was settled or refunded long ago. Returns whether that is so."""
+    services = current_services()
+    limiter = services.limiter
+    if not callers.limits_are_shared(limiter):
+        return False
+    now = datetime.now(UTC)
+    settled = now - timedelta(seconds=2 * services.settings.provider_timeout_s)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    lost: list[tuple[object, ...]] = []
+    for row in services.reports.latest_charged(LOOKED_AT, since=month, until=settled):
+        identity, cost = row["user"], row["cost_micro_usd"]
+        budgets = [
+            shown
+            for _, shown in _limits([identity])
+            if (limit := shown.verdict.charge.limit).unit == "usd" and limit.anchor
+        ]
+        for shown in budgets:
+            usage = limiter.restore(shown, [(row["started_at"], cost)], apply=False)
+            if usage.missing:
+                label = shown.verdict.charge.limit.label
+                lost.append((label, identity, usage.held, cost, COMMAND))
+                break
+        else:
+            if budgets:
+                return False
+    if lost:
+        log.error(LOST, *lost[0])
+    return bool(lost)

@@ -1,0 +1,77 @@
+"""What a limit had counted before its storage lost it, from the application's own record.
+
+The record is replayed with the strategy's own arithmetic. A bucket that counts nothing gets the
+same charges at the same instants, so that it frees them when it would have. One that has counted
+since cannot take charges of the past: it gets what is missing now, and may free it later, but never
+admits too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias, cast
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.engine.engine import Correction, Engine
+from ratelimit_ext.strategies.strategy import Strategy
+
+#: A bucket gets at most about so many charges. More are joined, each at the latest instant.
+MOST_CHARGES: Final = 256
+
+#: When something was used, in microseconds since 1970, and how many units.
+Use: TypeAlias = tuple[int, int]
+
+
+class RestoredUsage(NamedTuple):
+    """What a limit counts, what it should, and what it was or would be charged; in its units."""
+
+    held: int
+    recorded: int
+    missing: int
+
+
+def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool) -> RestoredUsage:
+    """Charge what the bucket should count after these uses and does not; with ``apply`` False, only
+    say how much that is. A bucket that counts more is left alone, and a second time changes
+    nothing. Raises ``StorageUnavailable``."""
+    decision = engine.admit([charge._replace(cost=0)], take=False)
+    (verdict,) = decision.verdicts
+    limit, now_us = charge.limit, decision.now_us
+    recorded, charges = _replayed(charge, uses, now_us)
+    held = limit.capacity - verdict.remaining
+    # An exhausted limit does not show by how much.
+    missing = max(0, recorded - held) if verdict.remaining else 0
+    if apply and missing:
+        late = verdict._replace(charge=charge, receipt=0)
+        if held:
+            engine.settle([Correction(late, missing)])
+        else:
+            for at_us, units in _joined(charges, now_us):
+                engine.settle([Correction(late, units)], now_us=at_us)
+    return RestoredUsage(held, recorded, missing)
+
+
+def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, list[Use]]:
+    """What is counted now after these uses, and those since the bucket last began anew."""
+    limit, strategy = charge.limit, cast(Strategy, charge.limit.traits)
+    state, charges = None, list[Use]()
+    for at_us, units in sorted((min(at_us, now_us), units) for at_us, units in uses if units > 0):
+        parameters = strategy.parameters(limit, at_us)
+        state = strategy.adjust(state, at_us, parameters, 0, units)
+        if state == strategy.adjust(None, at_us, parameters, 0, units):
+            charges = []
+        charges.append((at_us, units))
+    if state is None:
+        return 0, []
+    return strategy.usage(state, now_us, strategy.parameters(limit, now_us)), charges
+
+
+def _joined(charges: list[Use], now_us: int) -> list[Use]:
+    """Neighbours joined. The first stays alone: it opens the window."""
+    (first_us, units), *others = charges
+    step = (now_us - first_us) // MOST_CHARGES + 1
+    joined: dict[int, Use] = {}
+    for at_us, more in others:
+        place = (at_us - first_us) // step
+        joined[place] = at_us, more + joined.get(place, (0, 0))[1]
+    return [(first_us, units), *joined.values()]

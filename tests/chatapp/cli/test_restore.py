@@ -1,0 +1,193 @@
+"""`chat ledger restore`: budgets that the limits' storage has lost, from the ledger."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from sqlalchemy import update
+
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.ledger import table
+from chatapp.ledger.table import CALLS
+from chatapp.operators.restoration import warn_if_lost
+from chatapp.services import services_of
+from ratelimit_ext import StorageEvent
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.provider_server import ProviderServer
+from tests.servers import eventually
+
+CALL = {"message": "hi", "model": "gpt-4o"}
+MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    """Alice, in a team with a budget, and Bob."""
+    accounts = Accounts(Database(database_url))
+    accounts.create_team("research", limits={"team-usd-month": "100 usd/month"})
+    return accounts
+
+
+@pytest.fixture
+def keys(accounts: Accounts) -> dict[str, str]:
+    alice = accounts.create_key(
+        "alice",
+        plan="pro",
+        default_plan="starter",
+        team="research",
+        limits={"key-usd-day": "2 usd/day"},
+    )
+    bob = accounts.create_key("bob", plan=None, default_plan="starter")
+    return {"alice": alice.text, "bob": bob.text}
+
+
+@pytest.fixture
+def app(keys: dict[str, str], make_app: AppMaker, uri: str, provider: ProviderServer) -> Flask:
+    """A worker that started when the keys existed."""
+    return make_app(RATELIMIT_STORAGE_URI=uri)
+
+
+def call(app: Flask, key: str, times: int = 1) -> None:
+    for _ in range(times):
+        answer = app.test_client().post("/chat", json=CALL, headers={"x-api-key": key})
+        assert answer.status_code == 200
+    assert services_of(app).ledger.flush()
+
+
+def left(app: Flask, key: str) -> dict[str, Any]:
+    """What a caller has left of each budget."""
+    shown = app.test_client().get("/usage", headers={"x-api-key": key}).get_json()
+    return {each["name"]: each["remaining"] for each in shown["limits"] if each["unit"] == "usd"}
+
+
+def test_budgets_are_rebuilt_to_the_micro_dollar(
+    app: Flask, keys: dict[str, str], redis_client: redis.Redis
+) -> None:
+    """Of users, keys and teams. A dry run changes nothing, a second run finds nothing."""
+    call(app, keys["alice"], 3)
+    call(app, keys["bob"])
+    before = {name: left(app, key) for name, key in keys.items()}
+    assert {"usd-hour", "usd-day", "usd-month", "key-usd-day", "team-usd-month"} == {
+        *before["alice"]
+    }
+    redis_client.flushall()
+    fresh = left(app, keys["alice"])
+    assert fresh["usd-month"] == 500
+    dry = run(app, "ledger", "restore").output
+    assert "Nothing was changed" in dry
+    assert "team:research" in dry
+    assert left(app, keys["alice"]) == fresh
+    assert "charged." in run(app, "ledger", "restore", "--apply").output
+    assert {name: left(app, key) for name, key in keys.items()} == before
+    assert "No limit counts less" in run(app, "ledger", "restore", "--apply").output
+    assert {name: left(app, key) for name, key in keys.items()} == before
+    assert "0 problems" in run(app, "ledger", "check").output
+
+
+def test_tokens_are_rebuilt_without_what_a_cache_had(
+    app: Flask, keys: dict[str, str], database_url: str
+) -> None:
+    """1,000 input tokens of which 600 were cached, and 200 of output: 600 count."""
+    just_now = finished(begun(user="user:bob", key_id=None, started_at=datetime.now(UTC)))
+    table.write(Database(database_url), [just_now])
+    found = json.loads(run(app, "ledger", "restore", "--json").stdout)
+    (tokens,) = [each for each in found if each["unit"] == "tokens"]
+    assert (tokens["identity"], tokens["limit"]) == ("user:bob", "tokens")
+    assert 0 < tokens["ledger"] <= 600
+
+
+def test_only_one_user_is_rebuilt(
+    app: Flask, keys: dict[str, str], redis_client: redis.Redis
+) -> None:
+    """With their keys, and without the team, of whose other members nothing is known."""
+    call(app, keys["alice"])
+    call(app, keys["bob"])
+    redis_client.flushall()
+    output = run(app, "ledger", "restore", "--user", "alice", "--apply").output
+    assert "user:bob" not in output
+    assert "team:research" not in output
+    assert left(app, keys["alice"])["key-usd-day"] < 2
+    assert left(app, keys["bob"])["usd-month"] == 30
+
+
+def test_dead_calls_count_what_was_settled(
+    app: Flask, keys: dict[str, str], database_url: str
+) -> None:
+    """A call whose worker died long ago was refunded; a running one holds its estimate."""
+    now = datetime.now(UTC)
+    dead = begun(user="user:bob", started_at=now - timedelta(hours=2), cost_micro_usd=7)
+    running = begun(user="user:bob", started_at=now, cost_micro_usd=3400)
+    table.write(Database(database_url), [dead, running])
+    found = json.loads(run(app, "ledger", "restore", "--json").stdout)
+    months = [each["ledger"] for each in found if each["limit"] == "usd-month"]
+    assert months == [0.0034]
+
+
+def test_memory_cannot_be_rebuilt(make_app: AppMaker) -> None:
+    """The limits are in the memory of other processes."""
+    assert "cannot be changed" in run(make_app(), "ledger", "restore", status=1).output
+
+
+def age(database_url: str, by: timedelta) -> None:
+    """As if the calls had begun earlier, but within the month."""
+    with Database(database_url).writing() as connection:
+        for row in connection.execute(CALLS.select()).mappings().all():
+            earlier = max(MONTH, row["started_at"] - by)
+            here = update(CALLS).where(CALLS.c.id == row["id"])
+            connection.execute(here.values(started_at=earlier))
+
+
+def test_the_log_and_the_check_offer_it(
+    app: Flask,
+    keys: dict[str, str],
+    database_url: str,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only if the latest callers' budgets lack a call that was settled long ago."""
+    call(app, keys["alice"])
+    with app.app_context():
+        assert not warn_if_lost()
+        age(database_url, timedelta(hours=1))
+        assert not warn_if_lost()
+        redis_client.flushall()
+        with caplog.at_level(logging.ERROR):
+            assert warn_if_lost()
+    assert "chat ledger restore" in caplog.text
+    checked = run(app, "ledger", "check", status=1)
+    assert "chat ledger restore" in checked.output
+    run(app, "ledger", "restore", "--apply")
+    with app.app_context():
+        assert not warn_if_lost()
+
+
+def test_a_worker_looks_once_and_after_an_outage(
+    app: Flask,
+    keys: dict[str, str],
+    make_app: AppMaker,
+    database_url: str,
+    uri: str,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At its first request, in a thread; and when the storage is back."""
+    call(app, keys["alice"])
+    age(database_url, timedelta(hours=1))
+    redis_client.flushall()
+    worker = make_app(RATELIMIT_STORAGE_URI=uri)
+    events = services_of(worker).limiter._parts.events
+    with caplog.at_level(logging.ERROR):
+        call(worker, keys["bob"], 2)
+        eventually(lambda: caplog.text.count("Budgets begin anew") == 1)
+        events.emit(StorageEvent(is_down=True, reason="", down_s=0.0))
+        events.emit(StorageEvent(is_down=False, reason="", down_s=1.0))
+        eventually(lambda: caplog.text.count("Budgets begin anew") == 2)
