@@ -21,6 +21,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 from chatapp.ledger.table import write
 from tests.chatapp.ledger.calls import begun, finished
+from tests.servers import eventually
 
 USD = 1_000_000
 KEY = "0123456789abcdef"
@@ -363,7 +364,7 @@ def test_a_database_that_is_down_loses_no_alert(
     with database.writing() as connection:
         connection.execute(text("ALTER TABLE alerts RENAME TO elsewhere"))
     assert not alerts.flush(0.2)
-    assert "Spending alerts wait for the database" in caplog.text
+    eventually(lambda: "Spending alerts wait for the database" in caplog.text)
     with database.writing() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO alerts"))
     assert thresholds(alerts, database) == [80]
