@@ -40,8 +40,8 @@ from tests.upgrades.record import (
 )
 
 STATE: dict[str, Any] = json.loads(RECORDED.read_text())
-#: Of these, a worker of the last release reads a bucket of this version as a fresh one.
-UNREAD = {"token-bucket", "tokens"}
+#: Of these, a worker of the last release reads a new bucket of this version as a full one.
+UNREAD = ("token-bucket", "tokens")
 #: What one call costs, and how many fit.
 CALLS = {
     "token-bucket": (1, 10),
@@ -122,16 +122,40 @@ def both(former: Version, present: Version) -> list[Version]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_both_versions_admit_the_amount_together(both: list[Version], name: str) -> None:
-    """Not one call more or less; but for what the page on upgrades says is not so."""
+@pytest.mark.parametrize("swapped", [False, True])
+def test_both_versions_admit_the_amount_together(
+    both: list[Version], name: str, swapped: bool
+) -> None:
+    """Not one call more or less. But a new token bucket that this version has begun is a full one
+    to the last release, once: then this version keeps to the format of the other."""
     cost, fitting = CALLS[name]
     admitted = 0
-    for number, worker in zip(range(2 * fitting), cycle(both), strict=False):
+    for number, worker in zip(
+        range(4 * fitting), cycle(reversed(both) if swapped else both), strict=False
+    ):
         hold = [number + 1, LEASE] if "unit" in LIMITS[name] else None
         allowed, *_ = worker.run(name, do="admit", cost=cost, now_us=START, hold=hold)
         admitted += allowed
-    assert admitted == fitting or name in UNREAD
-    assert admitted > fitting or name not in UNREAD
+    assert admitted == fitting + (name in UNREAD and swapped)
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_bucket_is_read_by_both_until_it_is_unused(both: list[Version], name: str) -> None:
+    """Then this version stores its pace, too, which the other cannot read."""
+    former, present = both
+    first, each, capacity = {"tokens": (3000, 100, 6000), "token-bucket": (5, 1, 10)}[name]
+
+    def left(worker: Version, cost: int, seconds: int) -> int:
+        hold = [1 + seconds, LEASE] if cost and name == "tokens" else None
+        now_us = START + seconds * SECOND
+        answer = worker.run(name, do="admit", cost=cost, now_us=now_us, hold=hold)
+        return int(answer[1])
+
+    left(former, first, 0)
+    for seconds in range(1, 9):
+        assert left(present, each, seconds) == left(former, 0, seconds) < capacity
+    left(present, each, 1200)
+    assert left(former, 0, 1200) == capacity
 
 
 @pytest.mark.parametrize("name", ["budget", "slots"])
