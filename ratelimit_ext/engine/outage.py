@@ -227,18 +227,18 @@ class OutageEngine:
         if rest is None or (bucket is not None and rest.asked_at < bucket.known_at):
             return
         left = self._units(rest.remaining, key)
-        if bucket is not None and bucket.changed is not None:
+        if bucket is not None and bucket.kept_limit is not None:
             # Another worker's verdict was earlier, or unknown.
             more = self._memory.missing(share, left, bucket.handed)
             handed = self._memory.credit(share, key, min(0, more), bucket.handed)
-            self._store.note(key, handed=handed, known_at=rest.asked_at)
+            self._store.note_handed(key, handed, rest.asked_at)
             return
         if rest.asked_at > self._store.handed_at and not self._store.batches():
             # The storage knew by then what was decided here, and has seen what came since.
             self._memory.clear([key])
         state = self._memory.fill(share, key, left, rest.reset_after_us, rest.age_us)
         if state is not None:
-            self._store.note(key, handed=state, known_at=rest.asked_at)  # as the storage has it
+            self._store.note_handed(key, state, rest.asked_at)  # as the storage has it
 
     def publish(self) -> None:
         """Share what this worker knows of buckets with the others."""
@@ -284,7 +284,7 @@ class OutageEngine:
             if limit.traits.guard or self._policy(limit) != "local":
                 continue
             if decision.admitted or charge.meta:
-                self._store.note(charge.key, changed=limit)
+                self._store.note_changed(charge.key, limit)
         if decision.admitted and hold.id:
             for charge in charges:
                 if charge.limit.held:
@@ -314,7 +314,7 @@ class OutageEngine:
             )
             for change in here:
                 if not change.charge.limit.traits.guard:
-                    self._store.note(change.charge.key, changed=change.charge.limit)
+                    self._store.note_changed(change.charge.key, change.charge.limit)
             return applied
 
         applied = self._store.run(settle_here)
@@ -335,7 +335,7 @@ class OutageEngine:
         if change.charge.limit.traits.guard:
             return self.is_deciding
         bucket = self._store.bucket(key)
-        return bucket is not None and bucket.changed is not None
+        return bucket is not None and bucket.kept_limit is not None
 
     def _own(self, change: Change) -> Change:
         charge = change.charge
@@ -358,7 +358,7 @@ class OutageEngine:
                 continue
             before, after = (self._units(each, key) for each in left)
             handed = self._memory.credit(share, key, after - before, bucket.handed)
-            self._store.note(key, handed=handed)  # as the storage will have it
+            self._store.note_handed(key, handed)  # as the storage will have it
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`: here only."""
@@ -431,13 +431,13 @@ class OutageEngine:
     def _moved(self, limit: Limit, key: str) -> list[KeptChange]:
         """What has changed in a bucket since it was handed back, with its holds."""
         own, bucket = self._share(limit, key), self._store.bucket(key)
-        self._store.note(key, changed=None)
+        self._store.note_changed(key, None)
         self._store.release(key)
         if own is None or bucket is None:
             return []
         until_us = bucket.expiry_us
         taken = self._memory.take_over(own, key, bucket.handed)
-        self._store.note(key, handed=taken.state)
+        self._store.note_handed(key, taken.state)
         changes: list[Change] = []
         for hold, amount, spent in taken.holds:
             changes.append(Resumption(Charge(limit, key, amount), hold, amount, spent))

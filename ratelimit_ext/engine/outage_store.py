@@ -88,13 +88,18 @@ class Batch(NamedTuple):
 @dataclass(slots=True)
 class Bucket:
     """A bucket: its state, and when it no longer matters; its state as the storage has it; when the
-    storage was asked for that, by the monotonic clock; its limit if it has changed since."""
+    storage was asked for that, by the monotonic clock; its limit if it has changed since. Decisions
+    read neither of the latter two, so they stay as they are kept."""
 
     state: Any = None
     expiry_us: int = 0
-    handed: Any = None
+    kept_handed: bytes | None = None
     known_at: float = 0.0
-    changed: Limit | None = None
+    kept_limit: bytes | None = None
+
+    @property
+    def handed(self) -> Any:
+        return _value(self.kept_handed)
 
 
 class OutageStore(Buckets):
@@ -256,18 +261,27 @@ class OutageStore(Buckets):
         )
         bucket = None
         if found:
-            state, expiry_us, handed, known_at, changed = found[0]
-            limit = _value(changed, limit_of)
-            bucket = Bucket(_value(state), expiry_us, _value(handed), known_at, limit)
+            bucket = Bucket(_value(found[0][0]), *found[0][1:])
         self._read[key] = bucket
         return bucket
 
-    def note(self, key: str, **words: Any) -> None:
-        """Set fields of a bucket."""
+    def _changing(self, key: str) -> Bucket:
         bucket = self._read[key] = self.bucket(key) or Bucket()
-        for name, value in words.items():
-            setattr(bucket, name, value)
         self._written.add(key)
+        return bucket
+
+    def note_handed(self, key: str, state: Any, known_at: float | None = None) -> None:
+        """Note the state of a bucket as the storage has it, and when it was asked."""
+        bucket = self._changing(key)
+        bucket.kept_handed = _bytes(state)
+        if known_at is not None:
+            bucket.known_at = known_at
+
+    def note_changed(self, key: str, limit: Limit | None) -> None:
+        """Note that a bucket of this limit has changed, or that it was handed back (``None``)."""
+        bucket = self._changing(key)
+        if limit is None or bucket.kept_limit is None:
+            bucket.kept_limit = _bytes(limit and limit.words())
 
     def get(self, key: str, now_us: int) -> Any:
         bucket = self.bucket(key)
@@ -277,7 +291,8 @@ class OutageStore(Buckets):
         return None
 
     def put(self, key: str, state: Any, expiry_us: int) -> None:
-        self.note(key, state=state, expiry_us=expiry_us)
+        bucket = self._changing(key)
+        bucket.state, bucket.expiry_us = state, expiry_us
 
     @property
     def are_full(self) -> bool:
@@ -290,7 +305,7 @@ class OutageStore(Buckets):
             bucket = self.bucket(key)
             if bucket is not None:
                 dropped += bucket.state is not None
-                self._read[key] = Bucket(changed=bucket.changed)
+                self._read[key] = Bucket(kept_limit=bucket.kept_limit)
                 self._written.add(key)
         return dropped
 
@@ -327,16 +342,12 @@ class OutageStore(Buckets):
         gone, kept = [], []
         for key in self._written:
             bucket = self._read[key]
-            if bucket is None or (bucket.state is None and bucket.changed is None):
+            if bucket is None or (bucket.state is None and bucket.kept_limit is None):
                 gone.append((key,))
                 continue
-            limit = bucket.changed
+            state, expiry_us = _bytes(bucket.state), bucket.expiry_us
             kept.append(
-                (
-                    *(key, _bytes(bucket.state), bucket.expiry_us),
-                    *(_bytes(bucket.handed), bucket.known_at),
-                    None if limit is None else _bytes(limit.words()),
-                )
+                (key, state, expiry_us, bucket.kept_handed, bucket.known_at, bucket.kept_limit)
             )
         if gone:
             self._connection.executemany("DELETE FROM buckets WHERE key = ?", gone)
