@@ -30,9 +30,9 @@ LIMITED = {EARLY: "used up before", LATE: "new callers", FRESH: "callers after i
 
 #: On an answer that a worker decided in place of the storage.
 DEGRADED = "x-ratelimit-degraded"
-#: A request waits for one deadline of 100 ms at most, and a worker notices a recovery within 1 s.
-#: The rest is for a busy machine.
-LONGEST_S = 1.0
+#: A request waits for one deadline of 100 ms at most, or a second longer on a busy machine; and a
+#: worker notices a recovery within 1 s. The rest is for a busy machine, too.
+LONGEST_S = 2.0
 RECOVERY_S = 2.0
 #: Connections that the kernel holds at the moment at which nothing listens any more.
 MOST_QUEUED = 2
