@@ -200,6 +200,28 @@ def test_what_one_worker_knows_is_known_to_all(path: Path, strategy: str) -> Non
     assert left(storage, limit) == 0
 
 
+def test_who_stops_leaves_what_it_knows_and_has_decided(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the others of its host if the storage is down, else to the storage; alone it can only say
+    that it is lost."""
+    storage, limit = MemoryEngine(), Limit(300, DAY)
+    knows, decides = Known(path, storage), worker_of(path, storage)
+    knows.before(Charge(limit, "ada", 280))
+    knows.outage.leave(storage, is_down=True)
+    assert admitted(decides, 30, [Charge(limit, "ada")]) == 20
+    decides.leave(storage, is_down=True)
+    assert not knows.outage.is_handed_back
+    decides.leave(storage, is_down=False)
+    assert knows.outage.is_handed_back
+    assert left(storage, limit) == 0
+    assert not caplog.records
+    alone = OutageEngine(storage, lambda _: "local", Workers())
+    assert admitted(alone, 3) == 3
+    alone.leave(storage, is_down=True)
+    assert "is not charged to it, as the process ends" in caplog.text
+
+
 @pytest.mark.parametrize("is_late", [False, True])
 def test_the_latest_verdict_counts(path: Path, is_late: bool) -> None:
     """Whichever worker had it, also if the other has decided by then."""
