@@ -151,7 +151,11 @@ class DenialCache:
             if is_meta:
                 return None  # it counts each denial
             denial = self._denials.get(key, _NOTHING).get(cost)
-            if denial is not None and here < denial.until and _same(denial.limit, limit):
+            if (
+                denial is not None
+                and here < denial.until
+                and (denial.limit is limit or _same(denial.limit, limit))
+            ):
                 found[key] = denial
                 if longest is None or denial.ends > longest.ends:
                     longest = denial
@@ -168,29 +172,29 @@ class DenialCache:
         elapsed_us = int((here - longest.since) * 1_000_000)
         known, ages_us = [], []
         for charge in charges:
-            own = found.get(charge.key)
+            limit, key, cost, _, _, _ = charge
+            own = found.get(key)
             if own is not None:
                 known.append(own.verdict)
                 ages_us.append(int((here - own.since) * 1_000_000))
                 continue
-            allowance = self._allowance(charge, here)
-            if allowance is None:
-                if not _is_shorter(charge, longest.ends - here):
-                    return None
-            elif allowance.decision is longest.decision:
-                known.append(allowance.verdict)
-                ages_us.append(elapsed_us)
+            # Inline, as each call counts here: whether enough is known to be left for the charge.
+            left = self._allowances.get(key)
+            if (
+                left is not None
+                and here < left.until
+                and (left.verdict.charge.limit is limit or _same(left.verdict.charge.limit, limit))
+                and (
+                    limit.traits.guard
+                    or cost <= left.verdict.remaining - self._taken[hash(key) % MARKS] + left.taken
+                )
+            ):
+                if left.decision is longest.decision:
+                    known.append(left.verdict)
+                    ages_us.append(elapsed_us)
+            elif not _is_shorter(charge, longest.ends - here):
+                return None
         return Recollection(longest, elapsed_us, known, ages_us)
-
-    def _allowance(self, charge: Charge, here: float) -> Allowance | None:
-        """What is known to be left for the charge; ``None`` if that may not be enough."""
-        limit, key, cost, _, _, _ = charge
-        known = self._allowances.get(key)
-        if known is None or here >= known.until or not _same(known.verdict.charge.limit, limit):
-            return None
-        taken = self._taken[hash(key) % MARKS] - known.taken
-        is_enough = limit.traits.guard or cost <= known.verdict.remaining - taken
-        return known if is_enough else None
 
     def settle(
         self,
