@@ -121,6 +121,19 @@ local function adjusted(inner, now, arg, receipt, delta)
   return current.of.adjust(inner, now, arg, receipt, delta) or inner
 end
 
+-- Replace a record, found at this place.
+local function put(holds, place, record, renewed)
+  local id, deadline, _, amount, spent = struct.unpack(FORMAT, renewed)
+  local change = change_of(deadline, amount, spent)
+  holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
+  if place then
+    replace_inline(holds, place, renewed)
+  else
+    later(holds, 'ZREM', record)
+    add_to_set(holds, renewed, id, change)
+  end
+end
+
 local function remove(holds, place, record, id)
   if place then
     replace_inline(holds, place, '')
@@ -264,14 +277,20 @@ local reserved = {
   release = function(raw, now, arg, id)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, id)
-    if record then
-      local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
-      if deadline <= now then return nil end
-      inner = adjusted(inner, now, arg, receipt, math.max(spent, final) - amount)
-      remove(holds, place, record, id)
-    else
+    if not record then
       add(holds, id, now + LATE - GRACE, 0, 0, 0, MOST_INLINE)
+      return joined(holds, inner, now, arg)
     end
+    local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
+    if deadline <= now then return nil end
+    local value = amount > spent and current.of.adjust(inner, now, arg, receipt, spent - amount)
+    if value then
+      inner, amount = value, spent
+      if spent == 0 then receipt = 0 end
+    else
+      spent = amount
+    end
+    put(holds, place, record, struct.pack(FORMAT, id, now, receipt, amount, spent, final))
     return joined(holds, inner, now, arg)
   end,
 
@@ -289,16 +308,7 @@ local reserved = {
       receipt, final = current.of.receipt(now, x, y, z), charged
     end
     inner = adjusted(inner, now, arg, receipt, amount - charged)
-    deadline = now + lease
-    local renewed = struct.pack(FORMAT, hold, deadline, receipt, amount, spent, final)
-    local change = change_of(deadline, amount, spent)
-    holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
-    if place then
-      replace_inline(holds, place, renewed)
-    else
-      later(holds, 'ZREM', record)
-      add_to_set(holds, renewed, hold, change)
-    end
+    put(holds, place, record, struct.pack(FORMAT, hold, now + lease, receipt, amount, spent, final))
     return joined(holds, inner, now, arg)
   end,
 

@@ -187,7 +187,10 @@ class Reservations(Strategy):
         place = state.find(hold_id)
         if place is None:
             return None
-        return self._closed(state, place, actual, now_us, parameters)
+        record = state.records[place]
+        delta = max(min(actual, MOST_HELD), record.final) - record.amount
+        inner = self._adjusted(state.inner, now_us, parameters, record.receipt, delta)
+        return state.without(place)._replace(inner=inner)
 
     def release(
         self, state: State | None, now_us: int, parameters: Parameters, hold_id: int
@@ -200,7 +203,8 @@ class Reservations(Strategy):
         record = state.records[place]
         if record.deadline <= now_us:
             return None
-        return self._closed(state, place, record.spent, now_us, parameters)
+        ended = state.without(place).add(record._replace(deadline=now_us))
+        return self._expired(ended, now_us, parameters)
 
     def renew(
         self, state: State | None, now_us: int, parameters: Parameters, cost: int, so_far: int
@@ -294,15 +298,6 @@ class Reservations(Strategy):
         kept = tuple(closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
         change = min((record.change for record in kept), default=NEVER_US)
         return State(kept, change, latest, inner)
-
-    def _closed(
-        self, state: State, place: int, actual: int, now_us: int, parameters: Parameters
-    ) -> State:
-        """Without this hold, whose call has cost ``actual``."""
-        record = state.records[place]
-        delta = max(min(actual, MOST_HELD), record.final) - record.amount
-        inner = self._adjusted(state.inner, now_us, parameters, record.receipt, delta)
-        return state.without(place)._replace(inner=inner)
 
     def _adjusted(
         self, inner: Any, now_us: int, parameters: Parameters, receipt: int, delta: int
