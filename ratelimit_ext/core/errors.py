@@ -34,6 +34,8 @@ class StorageFull(StorageUnavailable):
     Nothing was charged. Identities that the storage knows are still decided.
     """
 
+    may_have_charged = False
+
     def __init__(self, key: str) -> None:
         super().__init__(f"the storage is full and cannot store {key}")
         self.key = key

@@ -188,7 +188,8 @@ def test_a_release_gives_back_what_is_not_known_to_be_spent(engine: Engine, limi
     assert left(engine, limit) == 600
     assert engine.settle([Release(verdict.charge, other)], now_us=START + LEASE) == 0
     assert left(engine, limit, START + LEASE) == 900
-    assert engine.settle([Settlement(verdict, hold, 250)], now_us=START + LEASE) == 1, "a slow worker"
+    slow = Settlement(verdict, hold, 250)
+    assert engine.settle([slow], now_us=START + LEASE) == 1
     assert left(engine, limit, START + LEASE) == 750
 
 

@@ -17,6 +17,8 @@ AMOUNT = 10
 #: More than any test sends.
 ROOMY = 1_000_000
 SLOW_S = 1.0
+#: Ends only with its worker.
+LONG_S = 60.0
 SETTINGS = ("RATELIMIT_STORAGE_URI", "RATELIMIT_STORAGE_OPTIONS", "RATELIMIT_DEADLINE_SECONDS")
 
 
@@ -56,12 +58,15 @@ def create_app() -> Flask:
     )
     limiter = Limiter(lambda: request.headers["X-Caller"])
     roomy, scarce = f"{ROOMY}/day", f"{AMOUNT}/day"
+    slots = limiter.shared_limit("20 in flight", scope="slots")
     views = (
         limiter.limit(scarce, strategy="sliding-window")(admitting("scarce")),
         limiter.limit(roomy, strategy="fixed-window")(admitting("roomy")),
         limiter.limit(roomy, strategy="token-bucket")(admitting("slow", takes_s=SLOW_S)),
         limiter.limit(roomy, strategy="token-bucket", on_failure="open")(admitting("open")),
         limiter.limit(roomy, strategy="token-bucket", on_failure="closed")(admitting("closed")),
+        slots(admitting("slots")),
+        slots(admitting("long", takes_s=LONG_S)),
         limiter.exempt(admitting("healthz")),
     )
     for view in views:

@@ -200,18 +200,37 @@ class Admission:
     ) -> tuple[Decision, Records]:
         """Decide charges by the storage; without it if it fails."""
         engine = self._engines.current
-        hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
         try:
-            return decide(engine, charges, hold, take=take)
+            return self._held(engine, charges, take=take)
         except StorageFull:
             raise
-        except StorageUnavailable as error:
+        except StorageUnavailable:
             outage = self._engines.instead_of(engine)
             if outage is None:
                 raise
-            self._release(error, engine, charges, hold)
-            hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
-            return decide(outage, charges, hold, take=take)
+            return self._held(outage, charges, take=take)
+
+    def _held(
+        self, engine: Engine, charges: Sequence[BoundCharge], *, take: bool = True
+    ) -> tuple[Decision, Records]:
+        """Decide charges under a new hold, if a limit holds estimates. What it holds is released if
+        the engine fails, or this process ends."""
+        hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
+        if not hold.id:
+            return decide(engine, charges, take=take)
+        self._settlements.begin(engine, hold, [charge for _, _, charge in charges])
+        admitted = False
+        try:
+            decided = decide(engine, charges, hold)
+            admitted = decided[0].admitted
+        except StorageUnavailable as error:
+            if self._engines.instead_of(engine) is not None:
+                self._release(error, engine, charges, hold)
+            raise
+        finally:
+            if not admitted:
+                self._settlements.end(engine, hold)
+        return decided
 
     def _release(
         self,
@@ -292,9 +311,8 @@ class Admission:
         if repeated is not None:
             state.charged = charged | found.shared_ids if charged else found.shared_ids
             return repeated
-        hold = self.hold_for(limits)
         try:
-            decision, records = decide(engine, charges, hold)
+            decision, records = self._held(engine, charges)
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except StorageFull as error:
@@ -302,11 +320,10 @@ class Admission:
             bound = next(bound for bound, _, charge in charges if charge.key == error.key)
             state.retry_ms = STORAGE_FULL_WAIT_MS
             raise TemporarilyUnavailable(bound, "storage-full", STORAGE_FULL_WAIT_MS) from error
-        except StorageUnavailable as error:
+        except StorageUnavailable:
             outage = self._engines.instead_of(engine)
             if outage is None:
                 raise
-            self._release(error, engine, charges, hold)
             return self._decide(state, route, definitions, lenient=lenient, engine=outage)
         except Exception:
             state.charged = charged or frozenset()  # do not ask again for this request
@@ -582,12 +599,12 @@ class Admission:
 
 
 def decide(
-    engine: Engine, charges: Sequence[BoundCharge], hold: Hold, *, take: bool = True
+    engine: Engine, charges: Sequence[BoundCharge], hold: Hold = NO_HOLD, *, take: bool = True
 ) -> tuple[Decision, Records]:
     """Decide charges, or only look at them. Charges of one bucket share a verdict. A denial that
     is repeated from memory has a record of each charge whose verdict is known."""
     own = [charge for _, _, charge in charges]
-    decision = engine.admit(own, take=take, hold=hold if take else NO_HOLD)
+    decision = engine.admit(own, take=take, hold=hold)
     return decision, Records(charges, decision, engine, hold)
 
 

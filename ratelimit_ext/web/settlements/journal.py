@@ -27,7 +27,7 @@ from urllib.parse import parse_qs
 from ratelimit_ext.core.charge import Change, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, shown
-from ratelimit_ext.core.limit import limit_of
+from ratelimit_ext.core.limit import Limit, limit_of
 from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
@@ -37,6 +37,10 @@ DEFAULT_DIRECTORY: Final = "settlements"
 
 VERSION: Final = 1
 SUFFIX: Final = ".jsonl"
+#: Of the file of live calls, whose lines have a cell each (live_calls.py). The first has the head.
+CALLS_SUFFIX: Final = ".calls"
+SUFFIXES: Final = {SUFFIX, CALLS_SUFFIX}
+CELL: Final = 4096
 DAMAGED_SUFFIX: Final = ".damaged"
 #: After so many lines a new file is begun, so that the disk forgets what has been sent.
 MOST_LINES: Final = 1000
@@ -65,6 +69,11 @@ class Line(NamedTuple):
     marker: str | None
     marker_us: int
     until: float
+
+    @staticmethod
+    def words_of_release(limit: Limit) -> str:
+        """How a release of a charge of this limit begins, up to the charge's key."""
+        return f'{{"verb":"release","limit":{json.dumps(dict(limit.words()))},'
 
     def encode(self) -> bytes:
         """As one line of a file."""
@@ -98,12 +107,12 @@ class JournalFile:
         self.lines = self.unsent = 0
 
     @classmethod
-    def create(cls, directory: Path, head: bytes) -> JournalFile:
+    def create(cls, directory: Path, head: bytes, *, suffix: str = SUFFIX) -> JournalFile:
         """A new file. It gets its name when it is locked and has its head. Raises ``OSError``."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+        path = directory / f"{os.getpid()}-{secrets.token_hex(4)}{suffix}"
         unnamed = path.with_suffix(".new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         file = cls(path, os.open(unnamed, flags, 0o600))
         try:
             fcntl.flock(file._descriptor, fcntl.LOCK_EX)
@@ -147,7 +156,16 @@ class JournalFile:
         if size > MOST_BYTES:
             raise ValueError(f"it has {size} bytes")
         with open(self._descriptor, "rb", closefd=False) as opened:
-            return opened.read().splitlines(keepends=True)
+            data = opened.read()
+        if self.path.suffix != CALLS_SUFFIX:
+            return data.splitlines(keepends=True)
+        cells = [data[at : at + CELL] for at in range(0, size, CELL)]
+        return [cell[: cell.find(b"\n") + 1] for cell in cells if cell[:1] != b"\0"]
+
+    def put(self, at: int, data: bytes) -> None:
+        """Write there. Raises ``OSError``."""
+        if os.pwrite(self._descriptor, data, at) < len(data):
+            raise OSError("the disk is full")
 
     def release(self) -> None:
         """Note that one line need not be sent any more. After the last one the file is removed; a
@@ -169,9 +187,11 @@ class JournalFile:
 
     def _write(self, data: bytes) -> None:
         begin = os.fstat(self._descriptor).st_size
-        if os.write(self._descriptor, data) < len(data):
+        try:
+            self.put(begin, data)
+        except OSError:
             os.ftruncate(self._descriptor, begin)
-            raise OSError("the disk is full")
+            raise
 
 
 class Journal:
@@ -195,8 +215,7 @@ class Journal:
         try:
             own = self._own
             if own is None or not own.is_open or own.lines >= MOST_LINES:
-                head = {"settlements": VERSION, "storage": self.storage}
-                own = JournalFile.create(self.directory, json.dumps(head).encode() + b"\n")
+                own = JournalFile.create(self.directory, head_of(self.storage))
                 self._own = own
                 self._files.append(own)
             own.append(line.encode())
@@ -209,8 +228,9 @@ class Journal:
         return own
 
     def has_others(self) -> bool:
-        """Whether there are files that this process may take over, now or later."""
-        return bool(self._others())
+        """Whether there are files that this process may take over, now or later: a queue that
+        another process may leave, or the calls of one that has ended."""
+        return any(path.suffix == SUFFIX or _is_left(path) for path in self._others())
 
     def take_over(self, now: float) -> Iterator[tuple[JournalFile, list[Line]]]:
         """Files of processes that have ended, each with its lines. What cannot be read or sent
@@ -251,7 +271,7 @@ class Journal:
             paths = sorted(self.directory.iterdir())
         except OSError:  # no such directory yet
             return []
-        return [path for path in paths if path.suffix == SUFFIX and path not in known]
+        return [path for path in paths if path.suffix in SUFFIXES and path not in known]
 
     def _read(self, file: JournalFile, now: float) -> list[Line]:
         """The lines of the file. Raises ``ValueError`` if they are not to be sent."""
@@ -269,11 +289,29 @@ class Journal:
                 lines.append(Line.decode(text))
             except Exception:  # noqa: BLE001 - damaged data can fail anywhere
                 file.is_damaged = True
+        if file.path.suffix == CALLS_SUFFIX:  # they went on until now
+            lines = [line._replace(until=now + line.marker_us / 1_000_000) for line in lines]
         if storage != self.storage and any(line.until > now for line in lines):
             raise ValueError(OTHER_STORAGE % (storage, self.storage))
         if file.is_damaged:
             _logger.error(DAMAGED, len(texts) - len(lines), len(texts), file.path)
         return lines
+
+
+def head_of(storage: str) -> bytes:
+    """The first line of a file."""
+    return json.dumps({"settlements": VERSION, "storage": storage}).encode() + b"\n"
+
+
+def _is_left(path: Path) -> bool:
+    """Whether the process of this file has ended."""
+    try:
+        file = JournalFile.claim(path)
+    except OSError:  # a file system without locks, which taking it over reports
+        return True
+    if file is not None:
+        file.close()
+    return file is not None
 
 
 def journal_directory(config: Mapping[str, Any], instance_path: str) -> Path | None:

@@ -26,11 +26,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
-from ratelimit_ext.core.charge import Change, new_hold
+from ratelimit_ext.core.charge import Change, Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
 from ratelimit_ext.engine.engine import Correction, Engine, Release, Settlement
-from ratelimit_ext.web.settlements.journal import Journal, JournalFile, Line
+from ratelimit_ext.web.settlements.journal import CALLS_SUFFIX, Journal, JournalFile, Line
+from ratelimit_ext.web.settlements.live_calls import LiveCalls
 
 #: How long after its lease a hold is kept, and its settlement sent again, in seconds.
 KEPT_AFTER_LEASE_S: Final = 600.0
@@ -40,7 +41,7 @@ FIRST_MARKER_US: Final = 60_000_000
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
 #: How often a process looks for the journals of others that have ended.
-LOOK_EVERY_S: Final = 5.0
+LOOK_EVERY_S: Final = 1.0
 #: How long a process that ends waits for the storage.
 EXIT_S: Final = 1.0
 
@@ -51,6 +52,7 @@ AVAILABLE: Final = "The storage is available again; queued settlements are sent"
 DROPPED: Final = "A settlement is lost (%s): %s"
 FAILED: Final = "Could not settle %d charges; they are freed when their lease expires"
 TAKEN_OVER: Final = "Sending %d settlements of an earlier process, from %s"
+RELEASED: Final = "Releasing what %d calls of a process that was killed held, from %s"
 LEFT: Final = "The storage is unavailable; %d settlements are left in %s for the next process"
 
 
@@ -98,12 +100,15 @@ class SettlementQueue:
         #: Those of the extensions, for what is taken over.
         self._events: WeakKeyDictionary[Engine, Events] = WeakKeyDictionary()
         self._notes: WeakKeyDictionary[Engine, WeakMethod[Note]] = WeakKeyDictionary()
+        self._calls: WeakKeyDictionary[Engine, LiveCalls] = WeakKeyDictionary()
         self.forget()
 
     def forget(self) -> None:
         """Empty the queue: in a forked child, whose parent sends what is queued."""
         for journal in self._journals.values():
             journal.forget()
+        for calls in self._calls.values():
+            calls.forget()
         #: When to look for the journals of processes that have ended.
         self._look_at = 0.0 if self._journals else math.inf
         self._lost: Counter[str] = Counter()
@@ -130,10 +135,25 @@ class SettlementQueue:
         """Keep what is queued for the engine in the journal, and send what ended processes have
         left there. Listeners of ``events`` learn what becomes of it."""
         with self._changed:
+            shared = [self._calls[each] for each, its in self._journals.items() if its is journal]
+            self._calls[engine] = shared[0] if shared else LiveCalls(journal, KEPT_AFTER_LEASE_S)
             self._journals[engine] = journal
             if events is not None:
                 self._events[engine] = events
         self._look()
+
+    def begin(self, engine: Engine, hold: Hold, charges: Sequence[Charge]) -> None:
+        """Note what a call will hold, before the engine admits it: if this process is killed, it is
+        released by another."""
+        if self._clock() >= self._look_at:
+            self._look()
+        if (calls := self._calls.get(engine)) is not None:
+            calls.begin(hold, [charge for charge in charges if charge.limit.held])
+
+    def end(self, engine: Engine, hold: Hold) -> None:
+        """Note that a call holds nothing any more, or that its changes are sent or queued."""
+        if (calls := self._calls.get(engine)) is not None:
+            calls.end(hold)
 
     def inform(self, engine: Engine, note: Note) -> None:
         """Call a method once for what the engine could not take, when it is queued. It lives as
@@ -226,6 +246,8 @@ class SettlementQueue:
     def close(self, timeout_s: float = EXIT_S) -> None:
         """At the end of the process: :meth:`flush`, and say what is left and what is lost."""
         self.flush(timeout_s)
+        for calls in self._calls.values():
+            calls.close()
         with self._changed:
             left = [batch.file for batch in self._waiting.values() if batch.file is not None]
             for number in [n for n, batch in self._waiting.items() if batch.file is None]:
@@ -256,7 +278,8 @@ class SettlementQueue:
             if len(self._waiting) > self._most_waiting // 2:
                 return False
             for file, lines in files:
-                _logger.warning(TAKEN_OVER, len(lines), file.path)
+                is_of_calls = file.path.suffix == CALLS_SUFFIX
+                _logger.warning(RELEASED if is_of_calls else TAKEN_OVER, len(lines), file.path)
                 now, epoch = self._clock(), self._epoch()
                 for line in lines:
                     # If the clock was set back, no longer than it may be sent at all.

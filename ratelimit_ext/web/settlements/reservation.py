@@ -18,7 +18,7 @@ from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
-from ratelimit_ext.engine.engine import Correction, Engine, Renewal
+from ratelimit_ext.engine.engine import Correction, Engine, Renewal, Settlement
 from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
@@ -311,6 +311,9 @@ class Reservation:
             outcome = self._settlements.send(
                 engine, own, lease_s=self._lease_s, events=self._events
             )
+            for hold in {change.hold for change in own if isinstance(change, Settlement)}:
+                if not any(record.hold == hold for record in tuple(self._records)):
+                    self._settlements.end(engine, hold)
             if self._events.listeners:
                 self._events.emit(SettlementEvent(own, outcome, time.perf_counter() - began))
 
