@@ -201,23 +201,28 @@ class Admission:
         """Decide charges by the storage; without it if it fails."""
         engine = self._engines.current
         try:
-            return self._held(engine, charges, take=take)
+            return self._decided_by(engine, charges, take=take)
         except StorageFull:
             raise
         except StorageUnavailable:
             outage = self._engines.instead_of(engine)
             if outage is None:
                 raise
-            return self._held(outage, charges, take=take)
+            return self._decided_by(outage, charges, take=take)
+
+    def _decided_by(
+        self, engine: Engine, charges: Sequence[BoundCharge], *, take: bool
+    ) -> tuple[Decision, Records]:
+        hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
+        if hold.id:
+            return self._held(engine, charges, hold)
+        return decide(engine, charges, take=take)
 
     def _held(
-        self, engine: Engine, charges: Sequence[BoundCharge], *, take: bool = True
+        self, engine: Engine, charges: Sequence[BoundCharge], hold: Hold
     ) -> tuple[Decision, Records]:
-        """Decide charges under a new hold, if a limit holds estimates. What it holds is released if
-        the engine fails, or this process ends."""
-        hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
-        if not hold.id:
-            return decide(engine, charges, take=take)
+        """Decide charges of which some are held. These are released if the engine fails, or this
+        process is killed."""
         self._settlements.begin(engine, hold, [charge for _, _, charge in charges])
         admitted = False
         try:
@@ -311,8 +316,12 @@ class Admission:
         if repeated is not None:
             state.charged = charged | found.shared_ids if charged else found.shared_ids
             return repeated
+        hold = self.hold_for(limits)
         try:
-            decision, records = self._held(engine, charges)
+            if hold.id:
+                decision, records = self._held(engine, charges, hold)
+            else:
+                decision, records = decide(engine, charges)
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except StorageFull as error:
