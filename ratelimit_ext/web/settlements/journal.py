@@ -162,6 +162,11 @@ class JournalFile:
         cells = [data[at : at + CELL] for at in range(0, size, CELL)]
         return [cell[: cell.find(b"\n") + 1] for cell in cells if cell[:1] != b"\0"]
 
+    @property
+    def changed_at(self) -> float:
+        """In seconds since 1970."""
+        return os.fstat(self._descriptor).st_mtime
+
     def put(self, at: int, data: bytes) -> None:
         """Write there. Raises ``OSError``."""
         if os.pwrite(self._descriptor, data, at) < len(data):
@@ -289,8 +294,10 @@ class Journal:
                 lines.append(Line.decode(text))
             except Exception:  # noqa: BLE001 - damaged data can fail anywhere
                 file.is_damaged = True
-        if file.path.suffix == CALLS_SUFFIX:  # they went on until now
-            lines = [line._replace(until=now + line.marker_us / 1_000_000) for line in lines]
+        if file.path.suffix == CALLS_SUFFIX:
+            # Its calls went on until their process ended; that of another storage may be long ago.
+            end = now if storage == self.storage else file.changed_at
+            lines = [line._replace(until=end + line.marker_us / 1_000_000) for line in lines]
         if storage != self.storage and any(line.until > now for line in lines):
             raise ValueError(OTHER_STORAGE % (storage, self.storage))
         if file.is_damaged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,24 @@ def test_a_process_that_stops_leaves_its_file_only_if_calls_go_on(
     worker.finish(settlements)
     worker.queue.close(0)
     assert list(directory.iterdir()) == []
+
+
+def test_old_calls_of_another_storage_are_removed(
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As its storage has forgotten them by then. Recent ones are left to a process that uses it."""
+    killed = Worker(bench, directory, "redis://elsewhere/0")
+    killed.begin(1)
+    killed.kill()
+    (file,) = files(directory, CALLS_SUFFIX)
+    for changed_at, stays in ((bench.clock.now_s, True), (bench.clock.now_s - 9999, False)):
+        os.utime(file, (changed_at, changed_at))
+        following = Worker(bench, directory)
+        following.start()
+        following.queue.send_waiting()
+        assert bool(files(directory, CALLS_SUFFIX)) == stays
+    assert "belong to the storage redis://elsewhere/0" in caplog.text
+    assert left(bench) == [900, 7]
 
 
 def test_a_call_is_two_writes_of_its_own_cell(
