@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import threading
@@ -18,10 +19,12 @@ from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.web.operators.overrides import Overrides
 from ratelimit_ext.web.operators.recorder import Recorder
+from ratelimit_ext.web.settlements import journal
 from ratelimit_ext.web.settlements.queue import settlements
 from tests import servers
 
 DAY_S = 86_400
+_tests = itertools.count()
 
 pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own
 
@@ -86,6 +89,16 @@ def nothing_in_background(monkeypatch: pytest.MonkeyPatch) -> None:
     threads' commands would be among those that tests count. Those of gunicorn have the threads."""
     monkeypatch.setattr(Overrides, "in_background", False)
     monkeypatch.setattr(Recorder, "in_background", False)
+
+
+@pytest.fixture(autouse=True)
+def no_file_of_an_earlier_test(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What a process leaves for its successor is found by storage, and tests use an address of a
+    storage that is down again and again."""
+    own = tmp_path_factory.getbasetemp() / f"settlements-{next(_tests)}"
+    monkeypatch.setattr(journal, "DEFAULT_DIRECTORY", str(own))
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,12 @@ def bench(redis_client: redis.Redis) -> Bench:
     return Bench(RedisEngine(redis_client, redis.RedisError))
 
 
+@pytest.fixture(autouse=True)
+def default_directory(monkeypatch: pytest.MonkeyPatch, no_file_of_an_earlier_test: None) -> None:
+    """The applications of these tests have instance paths of their own."""
+    monkeypatch.setattr(journal, "DEFAULT_DIRECTORY", "settlements")
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "instance" / "settlements"
