@@ -22,6 +22,7 @@ from chatapp.accounts import authentication
 from chatapp.accounts.api_key import new_key
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import watch
+from chatapp.calls import throttle
 from chatapp.database.connection import Database
 from chatapp.estimates import outputs
 from chatapp.services import Services, services_of
@@ -175,7 +176,8 @@ def test_a_worker_and_the_storage_are_bounded(
         services,
         lambda: call(client, chance),
         lambda: parts(
-            cache._denials, last, callers._calls, services.ledger, alerts, escaped, _parsed
+            *(cache._denials, last, callers._calls, services.ledger, alerts, escaped, _parsed),
+            *services.throttle._recent.values(),  # the calls of a second
         ),
     )
     assert found == []
@@ -185,6 +187,7 @@ def test_a_worker_and_the_storage_are_bounded(
         "remembered denials": (len(cache._denials), denial_cache.MOST_BUCKETS),
         "latest decisions": (len(last._notes), MOST_NOTES),
         "recent calls": (len(callers._calls), outputs.MOST_CALLERS),
+        "upstreams": (len(services.throttle._recent), throttle.MOST_UPSTREAMS),
         "decisions for alerts": (len(alerts._readings), watch.MOST_WAITING),
         "bucket names": (escaped.cache_info().currsize, 8192),
         "addresses": (_parsed.cache_info().currsize, 8192),
