@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -162,10 +163,15 @@ def test_a_client_that_does_not_read_keeps_no_thread(
             client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
             assert client.recv(12) == b"HTTP/1.1 200"
 
+        read_at = 0.0
+
         def served() -> bool:
-            for client in clients if reads else ():
-                with suppress(ConnectionError):
-                    client.recv(1000)
+            nonlocal read_at
+            if reads and time.monotonic() >= read_at:
+                read_at = time.monotonic() + 0.5  # 2 kB/s, however fast this asks
+                for client in clients:
+                    with suppress(ConnectionError):
+                        client.recv(1000)
             return master.request("/chat", {"message": "hi", "user_id": "bob"}).status == 200
 
         assert not served()
