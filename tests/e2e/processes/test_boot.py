@@ -133,15 +133,14 @@ def test_a_failing_hook_does_not_end_the_master(master: Master, config: Path) ->
 
 
 def test_reloads_are_joined(master: Master, module: Path) -> None:
-    """A HUP during a reload waits for its end, with all that follow; the last one counts."""
-    module.write_text(COUNTER.replace("VERSION = 1", "VERSION = 2"))
-    for _ in range(5):
+    """HUPs during a reload wait for its end together; the last one counts."""
+    for number in range(2, 7):
+        module.write_text(COUNTER.replace("VERSION = 1", f"VERSION = {number}"))
         seen = master.log.count("Handling signal: hup")
         master.signal(signal.SIGHUP)
         eventually(lambda seen=seen: master.log.count("Handling signal: hup") > seen)
-    eventually(lambda: master.log.count("Reloaded: the new workers serve.") == 2)
-    assert master.log.count("Booting worker") == 6
-    assert version(master) == 2
+    eventually(lambda: {version(master) for _ in range(8)} == {6})
+    assert master.log.count("Booting worker") < 2 + 5 * 2
 
 
 def test_a_stop_comes_before_reloads(master: Master) -> None:
