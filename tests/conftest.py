@@ -114,8 +114,8 @@ def no_storage_is_waited_for_after_the_test(monkeypatch: pytest.MonkeyPatch) -> 
     for each in looking:
         if each._thread is not None:
             each._look_again = lambda: None
-    if settlements:
-        settlements.forget()
+    for number in list(settlements._waiting):
+        settlements._remove(number)
 
 
 @pytest.fixture(autouse=True)

@@ -97,9 +97,10 @@ class LiveCalls:
 
     def close(self) -> None:
         """At the end of the process: remove the file, unless calls go on."""
-        file = self._file
-        if file is not None and file.is_open and not self._cells:
-            file.release()
+        with self._lock:
+            if self._file is not None and not self._cells:
+                self._file.release()
+                self._file = None
 
     def _cell(self) -> int:
         if self._free:

@@ -359,14 +359,14 @@ class SettlementQueue:
             try:
                 self.take_over()
                 self.send_waiting()
+                with self._changed:
+                    if not self._waiting:
+                        self._changed.notify_all()
+                        if not self._others_exist():
+                            self._thread = None
+                            return
             except Exception:  # the thread of a process that has no other
                 _logger.exception("Queued settlements could not be sent; trying again")
-            with self._changed:
-                if not self._waiting:
-                    self._changed.notify_all()
-                    if not self._others_exist():
-                        self._thread = None
-                        return
 
 
 def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
