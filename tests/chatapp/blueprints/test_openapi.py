@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,9 +18,13 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
+from pydantic import TypeAdapter
 
 from chatapp.accounts.store import Accounts
+from chatapp.blueprints import anthropic_api, openai_api
 from chatapp.database.connection import Database
+from chatapp.web.requests import vendor
+from chatapp.web.requests.chat import OneMessage, WholeConversation
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.provider_server import ProviderServer
 
@@ -31,20 +37,55 @@ def description(app: Flask) -> Any:
     return app.test_client().get("/openapi.json").json
 
 
-def test_every_endpoint_is_described(client: FlaskClient) -> None:
-    """With a summary, and with the body that it reads."""
-    app = client.application
-    described = {
-        operation["operationId"].rpartition(".")[0]: operation
-        for operations in description(app)["paths"].values()
-        for operation in operations.values()
+def bodies() -> dict[str, Any]:
+    """The models of the bodies that endpoints read, by endpoint."""
+    return {
+        "chat.chat": OneMessage | WholeConversation,
+        **{f"openai_api.{name}": each.fields for name, each in openai_api.ADDRESSES.items()},
+        **{f"anthropic_api.{name}": body for name, body in anthropic_api.BODIES.items()},
+        "openai_stored.count": vendor.InputFields,
     }
-    assert described.keys() == app.view_functions.keys() - NOT_DESCRIBED
-    for endpoint, operation in described.items():
+
+
+def described(schema: Any, models: Mapping[str, Any]) -> Any:
+    """A schema with its references replaced by ``models``, and without titles and descriptions."""
+    match schema:
+        case {"$ref": str(path)}:
+            return described(models[path.rpartition("/")[2]], models)
+        case dict():
+            return {
+                name: described(each, models)
+                for name, each in schema.items()
+                if name not in {"$defs", "description"} and (name, type(each)) != ("title", str)
+            }
+        case list():
+            return [described(each, models) for each in schema]
+    return schema
+
+
+def test_it_is_what_the_routes_say(client: FlaskClient) -> None:
+    """The checked-in document has every address, method and body, each with a summary."""
+    app, document = client.application, description(client.application)
+    routes = {
+        (re.sub(r"<(?:\w+:)?([a-z]+)_?>", r"{\1}", rule.rule), method.lower(), rule.endpoint)
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint not in NOT_DESCRIBED
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    operations = {
+        (path, method, operation["operationId"].rpartition(".")[0]): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert operations.keys() == routes
+    for (_, method, endpoint), operation in operations.items():
         assert operation["summary"], endpoint
-        posted = operation["operationId"].endswith(".post")
-        has_body = posted and endpoint != "openai_stored.cancel"
-        assert ("requestBody" in operation) == has_body, endpoint
+        assert ("requestBody" in operation) == (method == "post" and endpoint in bodies()), endpoint
+    schemas = document["components"]["schemas"]
+    for endpoint, body in bodies().items():
+        expected = TypeAdapter(body).json_schema()
+        found = described(schemas[endpoint], schemas)
+        assert found == described(expected, expected.get("$defs", {})), endpoint
 
 
 def test_it_needs_no_key(make_app: AppMaker, database_url: str) -> None:
