@@ -43,37 +43,49 @@ def test_the_top_level_has_only_what_belongs_there() -> None:
     assert entries <= TOP_LEVEL
 
 
-@pytest.mark.parametrize("path", LUA_FILES, ids=relative)
-def test_lua_says_what_it_takes_and_returns(path: Path) -> None:
+def test_lua_says_what_it_takes_and_returns() -> None:
     """The comment at the head of a script names its KEYS, its ARGV and what it returns."""
-    head = re.match(r"(--.*\n)*", path.read_text())
-    assert head is not None
-    fields = set(re.findall(r"^-- (KEYS|ARGV|returns)  +\S", head.group(), re.MULTILINE))
-    assert fields == {"KEYS", "ARGV", "returns"}
+    fields = re.compile(r"^-- (KEYS|ARGV|returns)  +\S", re.MULTILINE)
+    heads = {path: re.match(r"(--.*\n)*", path.read_text()) for path in LUA_FILES}
+    assert heads
+    assert not [
+        relative(path)
+        for path, head in heads.items()
+        if head is None or set(fields.findall(head.group())) != {"KEYS", "ARGV", "returns"}
+    ]
 
 
-@pytest.mark.parametrize("path", LUA_FILES, ids=relative)
-def test_lua_assigns_no_globals(path: Path) -> None:
+def test_lua_assigns_no_globals() -> None:
     """Functions and variables of a script are local; the server would refuse others at run time."""
-    assert not re.findall(r"^(?:function [\w]+\(|\w+ = )", path.read_text(), re.MULTILINE)
+    assert not [
+        f"{relative(path)}:{number}: {line}"
+        for path in LUA_FILES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.match(r"function [\w]+\(|\w+ = ", line)
+    ]
 
 
-@pytest.mark.parametrize("path", TESTS, ids=relative)
-def test_no_test_sleeps(path: Path) -> None:
+def test_no_test_sleeps() -> None:
     """Time is virtual in tests, but where real processes are waited for."""
-    if relative(path).startswith(MAY_SLEEP):
-        return
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    slept = [call.lineno for call in calls if ast.unparse(call.func) in {"time.sleep", "sleep"}]
-    assert not slept, f"time.sleep in lines {slept}"
+    assert not [
+        f"{relative(path)}:{node.lineno}"
+        for path in TESTS
+        if not relative(path).startswith(MAY_SLEEP)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"time.sleep", "sleep"}
+    ]
 
 
-@pytest.mark.parametrize("path", TESTS, ids=relative)
-def test_every_test_states_its_promise(path: Path) -> None:
+def test_every_test_states_its_promise() -> None:
     """A test's docstring says what is promised; its name alone says where to look."""
-    functions = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef))
-    silent = [f.name for f in functions if f.name.startswith("test_") and not ast.get_docstring(f)]
-    assert not silent
+    assert not [
+        f"{relative(path)}:{node.lineno}: {node.name}"
+        for path in TESTS
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
 
 
 @pytest.mark.parametrize("part", ["core", "engine"])
