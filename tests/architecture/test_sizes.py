@@ -1,0 +1,53 @@
+"""How large the folders of both packages may be: growth is a decision.
+
+A commit that exceeds a number of sizes.txt changes it and says why. One that removes code lowers
+it: `python tests/architecture/test_sizes.py` writes the sizes of today, rounded up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = Path(__file__).with_name("sizes.txt")
+PACKAGES = ("ratelimit_ext", "chatapp")
+CODE = {".py", ".lua"}
+STEP = 20
+
+
+def sizes() -> Counter[str]:
+    """The lines of each folder, blank ones included, without those of the folders in it."""
+    lines = Counter[str]()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.suffix in CODE:
+                folder = path.parent.relative_to(ROOT).as_posix()
+                lines[folder] += len(path.read_text().splitlines())
+    return lines
+
+
+def allowed() -> Counter[str]:
+    rows = (line.split() for line in TABLE.read_text().splitlines())
+    return Counter({folder: int(lines) for folder, lines in rows})
+
+
+def test_no_folder_exceeds_its_size() -> None:
+    """A folder has at most its lines of sizes.txt; a folder without a row has none."""
+    found = sizes()
+    assert found
+    assert not [
+        f"{folder}: {lines} lines, {allowed()[folder]} allowed"
+        for folder, lines in found.items()
+        if lines > allowed()[folder]
+    ]
+
+
+def test_the_table_names_what_exists() -> None:
+    """A folder that is gone leaves no row, which another could grow into."""
+    assert not allowed().keys() - sizes().keys()
+
+
+if __name__ == "__main__":
+    rounded = {folder: -(-lines // STEP) * STEP for folder, lines in sizes().items()}
+    TABLE.write_text("".join(f"{folder:<36}{lines:>6}\n" for folder, lines in rounded.items()))
