@@ -390,9 +390,7 @@ def test_a_decorator_does_not_override_a_group_of_the_view(make: Maker, tmp_path
     assert left(app, "/api/one") == {"own": 8, "user": 2}
 
 
-@pytest.mark.parametrize(
-    ("overrides", "applied"), [(True, {"inner"}), (False, {"inner", "outer"})], ids=str
-)
+@pytest.mark.parametrize(("overrides", "applied"), [(True, {"inner"}), (False, {"inner", "outer"})])
 def test_a_decorated_inner_blueprint_overrides_the_outer_one(
     make: Maker, tmp_path: Path, overrides: bool, applied: set[str]
 ) -> None:

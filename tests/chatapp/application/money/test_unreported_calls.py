@@ -217,7 +217,7 @@ def test_hidden_output_is_charged_as_held(
     assert held == 1024
 
 
-@pytest.mark.parametrize("way", ["/chat", *{*PATHS.values()}])
+@pytest.mark.parametrize("way", ["/chat", *dict.fromkeys(PATHS.values())])
 def test_a_plain_call_ends_with_its_client(
     make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger, way: str
 ) -> None:
