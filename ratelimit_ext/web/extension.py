@@ -41,11 +41,10 @@ from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.commands import (
     EXTENSION,
-    CommandParts,
     install,
     is_checked,
+    point_at_ours,
     quiet_commands,
-    take_over,
 )
 from ratelimit_ext.web.declarations.callbacks import (
     Breach,
@@ -949,16 +948,9 @@ class Limiter(flask_limiter.Limiter):
         return self._hooks.admit_to_view(context, callable_name, None)
 
     def _before_listing(self, app: flask.Flask) -> None:
-        """Flask-Limiter's commands ask the manager for limits: ours continue them."""
-        parts = self._hooks_of(app).parts
-        parts.policies.complete(app)
-        listed = CommandParts(
-            inventory=parts.inventory,
-            engine=parts.engines.primary,
-            limiter=parts.engines.strategy_object(parts.naming),
-            storage=self.storage,
-        )
-        take_over(listed, app)
+        """Add a policy's limits before Flask-Limiter's commands list them, and name ours."""
+        self._hooks_of(app).parts.policies.complete(app)
+        point_at_ours()
 
 
 def _lacks_key_func(found: object) -> Never:

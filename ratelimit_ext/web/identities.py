@@ -89,23 +89,6 @@ def key_identity(key: str) -> str:
     return "key-" + blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def spellings(key: str) -> tuple[str, ...]:
-    """The identities that an operator may mean: an address, a user name with or without ``user:``,
-    or an API key.
-
-    >>> spellings("user:ada"), spellings("10.0.0.7")[:3]
-    (('user:ada', 'user-ada'), ('10.0.0.7', 'user:10.0.0.7', 'user-10.0.0.7'))
-    """
-    kind, colon, name = key.partition(":")
-    if colon and kind == "user":
-        return key, f"user-{name}"
-    if colon and kind == "ip":
-        return key, f"ip:{address_identity(name)}", address_identity(name)
-    address = address_identity(key)
-    users = (f"user:{key}", f"user-{key}")
-    return tuple(dict.fromkeys((key, *users, address, f"ip:{address}", key_identity(key))))
-
-
 def meant(function: Identity | None, text: str) -> str:
     """The identity that an operator means by the text, in limits of this identity function; empty
     if it cannot be one. A function of the application's takes the text as it is.

@@ -268,16 +268,28 @@ class Manager(LimitManager):
         )
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
-        """The runtime limits of a blueprint, with their meta limits."""
+        """Return the runtime limits of a blueprint, with their meta limits."""
         self.complete(app)
         return list(itertools.chain(*self._of_blueprint(app, blueprint)))
 
     def resolve_limits(
-        self, app: flask.Flask, *args: Any, **kwargs: Any
+        self,
+        app: flask.Flask,
+        endpoint: str | None = None,
+        blueprint: str | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[list[RuntimeLimit], ...]:
-        """See Flask-Limiter, whose commands call this first."""
+        """Return the default limits that apply to a view and its own, as Flask-Limiter's commands
+        list them."""
         self.complete(app)
-        return super().resolve_limits(app, *args, **kwargs)
+        view = app.view_functions.get(endpoint or "")
+        if endpoint is None or view is None:
+            return [], []
+        name = get_qualified_name(view)
+        found = self.at_callable(app, endpoint, blueprint or None, name, method="GET")
+        defaults = [limit for limit in found.shared if limit not in self._application_limits]
+        return list(itertools.chain(*defaults)), list(itertools.chain(*found.own))
 
     def is_bare(self, app: flask.Flask, view: Any) -> bool:
         """Whether the view is a function that a limit has wrapped, and no route has the wrapper:

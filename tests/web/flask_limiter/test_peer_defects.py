@@ -246,7 +246,7 @@ def test_the_clear_command_clears_with_a_prefix(make: Maker) -> None:
     app.get("/")(limiter.limit("1/minute")(root))
     assert statuses(app, times=2) == [200, 429]
     result = app.test_cli_runner().invoke(commands.cli, ["clear", "--key", "someone", "-y"])
-    assert "Cleared 2 counts" in result.output
+    assert "root\n└── 1 per 1 minute: Cleared" in result.output
     assert statuses(app, times=2) == [200, 429]
 
 

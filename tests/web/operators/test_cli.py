@@ -13,7 +13,8 @@ import click
 import pytest
 import redis
 from click.testing import Result
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, g
+from flask.views import MethodView
 from limits.storage import MemoryStorage
 
 from ratelimit_ext import CheckedPolicy, Limiter, cli
@@ -187,6 +188,26 @@ def test_show_names_functions(make: Maker) -> None:
     assert "returned by of_caller" in run(app, "show").output
 
 
+def test_show_lists_the_methods_of_a_class_that_differ(make: Maker) -> None:
+    """Each with its own limits, before any request."""
+    app, limiter = make(default_limits=["9/minute"])
+
+    class Resource(MethodView):
+        @limiter.limit("2/minute")
+        def get(self) -> str:
+            return "got"
+
+        def post(self) -> str:
+            return "posted"
+
+    app.add_url_rule("/", view_func=Resource.as_view("resource"))
+    output = run(app, "show").output
+    own, others = output.index("resource: / GET"), output.index("resource: / POST")
+    assert "2 per 1 minute" in output[own:others]
+    assert "9 per 1 minute" in output[others:]
+    assert "9 per 1 minute" not in output[own:others]
+
+
 # -- states ------------------------------------------------------------------------------------
 
 
@@ -301,6 +322,39 @@ def test_reset_forgets_what_was_counted(worker: Flask, console: Flask) -> None:
     assert "Nothing was counted of 'zoe'" in run(console, "reset", "zoe", status=1).stderr
     newest = read(console, "log")[0]
     assert (newest["action"], newest["identity"], newest["by"]) == ("reset", "ann", "olga")
+
+
+@pytest.mark.parametrize(
+    ("key", "identity"), [("user", "ada"), ("ip", "2001:db8::99"), ("api_key", "sk-secret")]
+)
+def test_reset_takes_users_addresses_and_api_keys(
+    redis_server: Server, redis_client: redis.Redis, tmp_path: Path, key: str, identity: str
+) -> None:
+    """As an operator knows them: by name, by any address of the network, by the key itself."""
+    file = tmp_path / "policy.toml"
+    file.write_text(f'version = 1\nroutes.one.limits = [{{ limit = "1/day", key = "{key}" }}]\n')
+    app = Flask("example")
+    app.config["RATELIMIT_POLICY_FILE"] = str(file)
+    Limiter(asked_key, app=app, storage_uri=redis_server.uri)
+    app.before_request(lambda: setattr(g, "user_id", "ada"))
+    app.add_url_rule("/", "one", lambda: "ok")
+    caller = {
+        "environ_overrides": {"REMOTE_ADDR": "2001:db8::7"},
+        "headers": {"X-API-Key": "sk-secret"},
+    }
+    assert statuses(app, "/", 2, **caller) == [200, 429]
+    run(app, "reset", identity)
+    assert statuses(app, **caller) == [200]
+
+
+def test_reset_lifts_a_ban(redis_server: Server, redis_client: redis.Redis) -> None:
+    """The count of a meta limit."""
+    app = Flask("example")
+    limiter = Limiter(asked_key, app=app, storage_uri=redis_server.uri, meta_limits=["1/day"])
+    app.get("/")(limiter.limit("1/day")(lambda: "ok"))
+    assert statuses(app, times=3) == [200, 429, 429]
+    run(app, "reset", "someone")
+    assert statuses(app) == [200]
 
 
 def test_an_override_acts_in_the_worker(worker: Flask, console: Flask) -> None:
