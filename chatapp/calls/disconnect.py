@@ -54,11 +54,10 @@ class DisconnectWatch:
             for number, _ in self._epoll.poll():
                 with self._lock:
                     connection, gone = self._watched.get(number, (None, None))
-                    # The number may belong to another connection now.
-                    if connection is None or gone is None or not _is_disconnected(connection):
-                        continue
                     try:
-                        gone()
+                        # The number may belong to another connection now.
+                        if connection is not None and gone and _is_disconnected(connection):
+                            gone()
                     except Exception:
                         log.exception("A client disconnected, and its call could not be ended")
 

@@ -89,6 +89,8 @@ class Retention:
                 )
             except (SQLAlchemyError, OSError) as error:
                 log.warning("%s could not be pruned: %s", self._began_at.table, error)
+            except Exception:  # a thread that ends would delete nothing any more
+                log.exception("%s could not be pruned", self._began_at.table)
             else:
                 if deleted:
                     what = self._began_at.table, self._keep.days

@@ -292,15 +292,15 @@ class Breaker:
         began = time.monotonic()
         try:
             is_done = self._look()
+            with self._lock:
+                if not self.is_open and (self.outage is None or self.outage.is_handed_back):
+                    self._thread = None
+                    return None
         except Exception as error:  # noqa: BLE001 - a thread that ends would end the recovery
             if not self.is_open:
                 self._note(error, began)
             self._log_outage(error)
             return PROBE_S
-        with self._lock:
-            if not self.is_open and (self.outage is None or self.outage.is_handed_back):
-                self._thread = None
-                return None
         return 0.0 if is_done else PROBE_S
 
     def _log_outage(self, error: Exception) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,6 +236,27 @@ def test_a_long_deadline_is_not_the_time_in_which_a_failure_is_forgotten(
     assert not breaker.is_open
     fails(breaker)
     assert breaker.is_open
+
+
+def test_a_failure_of_what_was_decided_here_does_not_end_the_thread(
+    inner: Scripted, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, the next outage would never end."""
+
+    looks = iter([True])
+
+    def fails_at_the_second_look(_: object) -> bool:
+        for each in looks:
+            return each
+        raise sqlite3.OperationalError("disk I/O error")
+
+    breaker.outage = OutageEngine(breaker, lambda _: "local", Workers())
+    breaker._thread = threading.current_thread()
+    with monkeypatch.context() as patched:
+        patched.setattr(OutageEngine, "is_handed_back", property(fails_at_the_second_look))
+        assert breaker._look_again() is not None
+    assert breaker._look_again() is None
+    assert breaker._thread is None
 
 
 # -- real servers ----------------------------------------------------------------------------------

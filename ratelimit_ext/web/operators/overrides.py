@@ -9,7 +9,6 @@ override is exact.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -197,10 +196,12 @@ class Overrides:
             if self.in_background and not isinstance(self._store, MemoryStore):
                 self._try_refresh()
                 arguments = ref(self), self._ended
-                with contextlib.suppress(RuntimeError):  # no more threads: what was read applies
+                try:
                     threading.Thread(
                         target=_watch, args=arguments, name="ratelimit-overrides", daemon=True
                     ).start()
+                except RuntimeError:  # no more threads: the next request tries
+                    return
             self.is_watched = True
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ A request only counts in this process; the storage is asked every two seconds, b
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import threading
@@ -127,12 +126,14 @@ class Recorder:
         with self._starting:
             if self._is_started:
                 return
-            self._is_started = True
             if self.in_background:
-                with contextlib.suppress(RuntimeError):  # no more threads: written at the end
+                try:
                     threading.Thread(
                         target=_write, args=(ref(self),), name="ratelimit-records", daemon=True
                     ).start()
+                except RuntimeError:  # no more threads: the next decision tries
+                    return
+            self._is_started = True
 
 
 def _is_refusal(error: StorageUnavailable) -> bool:

@@ -102,9 +102,13 @@ class JournalFile:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
-        self.is_open = True
         self.is_damaged = False
         self.lines = self.unsent = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still locked. If not, what is written to it is an ``OSError``."""
+        return self._descriptor >= 0
 
     @classmethod
     def create(cls, directory: Path, head: bytes, *, suffix: str = SUFFIX) -> JournalFile:
@@ -187,8 +191,9 @@ class JournalFile:
 
     def close(self) -> None:
         """Unlock it."""
-        self.is_open = False
-        os.close(self._descriptor)
+        # The number may be another file's soon.
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
     def _write(self, data: bytes) -> None:
         begin = os.fstat(self._descriptor).st_size
@@ -212,6 +217,8 @@ class Journal:
         #: All that are open, also those that were taken over.
         self._files: list[JournalFile] = []
         self._reported: set[Path] = set()
+        #: Those of the reported that are never sent.
+        self._refused: set[Path] = set()
         self._has_failed = False
 
     def append(self, line: Line) -> JournalFile | None:
@@ -239,7 +246,8 @@ class Journal:
 
     def take_over(self, now: float) -> Iterator[tuple[JournalFile, list[Line]]]:
         """Files of processes that have ended, each with its lines. What cannot be read or sent
-        stays where it is, and is logged once. ``now`` is in seconds since 1970."""
+        stays where it is, and is logged once; one that cannot be opened now is tried again. ``now``
+        is in seconds since 1970."""
         for path in self._others():
             file = None
             try:
@@ -248,8 +256,11 @@ class Journal:
                     continue
                 lines = self._read(file, now)
             except (OSError, ValueError) as error:
-                _logger.error(UNREADABLE, path, error)
-                self._reported.add(path)
+                if path not in self._reported:
+                    self._reported.add(path)
+                    _logger.error(UNREADABLE, path, error)
+                if isinstance(error, ValueError):
+                    self._refused.add(path)
                 if file is not None:
                     file.close()
                 continue
@@ -269,9 +280,9 @@ class Journal:
         self._own = None
 
     def _others(self) -> list[Path]:
-        """The files of other processes that were not reported yet."""
+        """The files of other processes that may be sent."""
         self._files = [file for file in self._files if file.is_open]
-        known = self._reported.union(file.path for file in self._files)
+        known = self._refused.union(file.path for file in self._files)
         try:
             paths = sorted(self.directory.iterdir())
         except OSError:  # no such directory yet

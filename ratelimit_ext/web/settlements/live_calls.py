@@ -58,7 +58,7 @@ class LiveCalls:
     def forget(self) -> None:
         """In a forked child: close the file, which is the parent's."""
         self._lock = threading.Lock()
-        if self._file is not None and self._file.is_open:
+        if self._file is not None:
             self._file.close()
         self._file = None
         self._has_failed = False
@@ -69,8 +69,6 @@ class LiveCalls:
 
     def begin(self, hold: Hold, charges: Iterable[Charge]) -> None:
         """Note what a call will hold. Never raises."""
-        if self._has_failed:
-            return
         text = self._line(hold, charges)
         if not text:
             return
@@ -82,8 +80,11 @@ class LiveCalls:
                 cell = self._cells[hold.id] = self._cell()
             file.put(cell * CELL, text)
         except OSError as error:
-            self._has_failed = True
-            _logger.error(NOT_KEPT, self._directory, error)
+            if not self._has_failed:
+                self._has_failed = True
+                _logger.error(NOT_KEPT, self._directory, error)
+        else:
+            self._has_failed = False
 
     def end(self, hold: Hold) -> None:
         """Note that a call holds nothing any more."""
@@ -96,7 +97,8 @@ class LiveCalls:
         self._free.append(cell)
 
     def close(self) -> None:
-        """At the end of the process: remove the file, unless calls go on."""
+        """At the end of the process: remove the file, unless calls go on. One that begins
+        afterwards gets a new one."""
         with self._lock:
             if self._file is not None and not self._cells:
                 self._file.release()

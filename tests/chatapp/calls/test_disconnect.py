@@ -72,6 +72,23 @@ def test_an_exception_in_a_callback_does_not_end_the_watch() -> None:
             assert happened.wait(5)
 
 
+def test_a_connection_that_was_closed_here_does_not_end_the_watch() -> None:
+    """Its socket is still watched, as another thread has closed it."""
+    gone, watch = threading.Event(), DisconnectWatch()
+    ours, theirs = socket.socketpair()
+    closed = socket.socket()
+    closed.close()
+    with ours, watch.watching(ours, gone.set):
+        number = ours.fileno()
+        watch._watched[number] = (closed, gone.set)
+        theirs.close()
+        assert not gone.wait(0.1)
+    ours, theirs = socket.socketpair()
+    with ours, watch.watching(ours, gone.set):
+        theirs.close()
+        assert gone.wait(5)
+
+
 def test_the_callback_may_be_set_later() -> None:
     """It is called at once if the client has already disconnected."""
     for early in (False, True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,26 @@ def test_processes_do_not_delete_twice(database: Database, monkeypatch: pytest.M
         )
         assert sum(deleted) == 100
     assert left(database) == 0
+
+
+def test_a_defect_does_not_end_the_thread(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next hour's pruning comes."""
+    table.write(database, calls(2, days_old=101, now=datetime.now(UTC)))
+    defects = iter([ValueError("a row is unreadable")])
+
+    def prune(*words: object, **options: object) -> int:
+        for defect in defects:
+            raise defect
+        return prune_really(*words, **options)
+
+    prune_really: Any = retention.prune
+    monkeypatch.setattr(retention, "prune", prune)
+    thread = retention.Retention(database, keep=timedelta(days=100), every_s=0.01)
+    eventually(lambda: left(database) == 0)
+    thread.close()
+    assert "a row is unreadable" in caplog.text
 
 
 def test_the_application_prunes_beside_its_requests(database: Database) -> None:

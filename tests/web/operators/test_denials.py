@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests import servers
 from tests.servers import Server, eventually
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.operators.test_override_store import no_more_threads
 
 Site = tuple[Flask, Limiter]
 
@@ -332,6 +334,20 @@ def test_the_thread_writes_and_a_fork_begins_anew(
         recorder = limiter._recorder
         os._exit(len(recorder.denials._runs) + recorder._is_started)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_thread_is_started_as_soon_as_there_is_room_for_one(
+    make: Maker, uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was gathered until then is written, too."""
+    monkeypatch.setattr(Recorder, "in_background", True)
+    monkeypatch.setattr(writer, "EVERY_S", 0.05)
+    app, _ = limited(make, uri)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more_threads)
+        hit(app, 3)
+    hit(app, 1)
+    eventually(lambda: redis_client.xlen("LIMITS:denials:{operators}") == 1)
 
 
 def test_records_of_a_newer_release_are_read(make: Maker, uri: str, redis_client: Any) -> None:

@@ -275,6 +275,27 @@ def test_the_first_request_of_a_process_knows_the_overrides(
     limiter.overrides.close()
 
 
+def test_a_process_without_room_for_a_thread_reads_with_each_request(
+    make: Maker, redis_client: redis.Redis, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until a thread can be started."""
+    monkeypatch.setattr(Overrides, "in_background", True)
+    worker, limiter = limited(make, redis_server.uri)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more_threads)
+        assert passed(worker, 3) == 2
+        override(limited(make, redis_server.uri))
+        assert get(worker).status_code == 200
+        assert not limiter.overrides.is_watched
+    get(worker)
+    assert limiter.overrides.is_watched
+    limiter.overrides.close()
+
+
+def no_more_threads(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_a_child_process_reads_for_itself(site: Site) -> None:
     """The thread has stayed in the parent."""
     app, limiter = site

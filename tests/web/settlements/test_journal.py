@@ -343,6 +343,23 @@ def test_a_file_system_without_locks_costs_no_descriptors(
     assert path.resolve() not in [each.resolve() for each in descriptors]
 
 
+def test_a_file_that_cannot_be_opened_now_is_tried_again(
+    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process may have no descriptor left for a moment; that is logged once."""
+    left_by_a_dead_process(bench, directory)
+    following = Process(bench, directory)
+
+    def no_descriptor(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal.os, "open", no_descriptor)
+        assert (following.start(), following.start()) == (0, 0)
+    assert following.start() == 1
+    assert caplog.text.count("Too many open files") == 1
+
+
 def test_a_long_outage_begins_new_files(
     bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

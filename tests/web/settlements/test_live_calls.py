@@ -168,7 +168,8 @@ def test_a_file_has_room_for_so_many_calls(
 def test_a_directory_that_cannot_be_written_stops_no_call(
     bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged once, and slots of a killed process are free when their leases end."""
+    """It is logged once, and slots of a killed process are free when their leases end. As soon as
+    it can be written, calls are noted again."""
     directory.write_text("a file")
     worker = Worker(bench, directory)
     for number in (1, 2):
@@ -176,3 +177,21 @@ def test_a_directory_that_cannot_be_written_stops_no_call(
     assert left(bench) == [1000, 8]
     assert [record.name for record in caplog.records] == ["ratelimit_ext"]
     assert "stay taken until their leases end" in caplog.text
+    directory.unlink()
+    worker.begin(3)
+    assert len(files(directory, CALLS_SUFFIX)) == 1
+
+
+def test_a_call_may_begin_after_the_end_of_the_process(bench: Bench, directory: Path) -> None:
+    """It is in a new file, and never in one that has got the descriptor of the old one."""
+    worker = Worker(bench, directory)
+    worker.finish(worker.begin(1))
+    worker.queue.close(0)
+    other = directory.with_name("other")
+    with other.open("wb"):
+        settlements = worker.begin(2)
+        (file,) = files(directory, CALLS_SUFFIX)
+        worker.finish(settlements)
+        worker.queue.close(0)
+    assert other.read_bytes() == b""
+    assert not file.exists()
