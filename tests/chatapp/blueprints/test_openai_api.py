@@ -265,9 +265,10 @@ def test_a_denial_has_openais_format(client: FlaskClient) -> None:
 
 
 def test_calls_in_flight_are_reported_as_requests(
-    make_app: AppMaker, provider: ProviderServer
+    make_app: AppMaker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenAI's errors know requests and tokens only."""
+    monkeypatch.setattr("chatapp.calls.provider_call.LEFT_S", 0.0)
     client = make_app().test_client()
     body = {"model": MODEL, "messages": [{"role": "user", "content": "ping"}], "stream": True}
     provider.script(*[Stream([*openai_chunks()[:2], Wait()])] * 4)
