@@ -28,7 +28,7 @@ ADVISORY_LOCK: Final = 0x63686174617070
 
 
 class UnknownSchemaError(SQLAlchemyError):
-    """The schema is unknown to this version: a newer version made it."""
+    """The schema is unknown to this version: a newer version made it, or one before 81a8acf."""
 
 
 def revision(database: Database) -> str | None:
@@ -102,7 +102,7 @@ def _run(connection: Connection, found: str | None) -> None:
         command.upgrade(config, HEAD)
     except CommandError as error:
         raise UnknownSchemaError(
-            f"the database has schema {found}, which is newer than {HEAD} of this version; "
+            f"the database has schema {found}, which this version, with {HEAD}, does not know; "
             "run the version that made it, or use another database"
         ) from error
 

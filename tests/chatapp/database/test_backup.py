@@ -109,7 +109,7 @@ def test_a_backup_of_an_earlier_version_is_upgraded(
     """The schema is the newest after a restore."""
     old = Database(f"sqlite:///{tmp_path / 'old.db'}")
     with monkeypatch.context() as then:
-        then.setattr(migration, "HEAD", "0001")
+        then.setattr(migration, "HEAD", "0006")
         migration.upgrade(old)
         backup(old, tmp_path / "backup.db")
     restore(live, tmp_path / "backup.db", without_keys=True)

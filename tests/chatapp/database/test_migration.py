@@ -26,8 +26,7 @@ import chatapp.ledger.table  # noqa: F401 - all put their tables into METADATA
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
-from chatapp.ledger.reports import Reports
-from chatapp.migrations.versions import r0002_attempts, r0005_teams, r0006_alerts, r0007_files
+from chatapp.migrations.versions import r0007_files
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, drop_tables
 from tests.upgrades.record import RECORDED
@@ -43,20 +42,12 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(migration.upgrade(database))
 """
-# A user with a key, as the fourth revision has them.
+# A user with a key, as the version before has them.
 USER_OF_BEFORE = (
     "INSERT INTO users (name, plan, created_at) VALUES (:name, 'pro', '2026-11-25 12:00:00')",
     """INSERT INTO api_keys (public_id, "user", secret_sha256, name, created_at)
        VALUES (:id, :name, 'x', 'key', '2026-11-25 12:00:00')""",
 )
-# A row as the first revision has it.
-FIRST_CALL = """
-INSERT INTO calls (id, started_at, "user", plan, endpoint, model, slug, provider,
-                   estimated_input_tokens, estimated_output_tokens, input_tokens,
-                   estimated, cost_micro_usd, status, client_left)
-VALUES (:id, '2026-11-25 12:00:00', 'user:alice', 'pro', 'chat.chat', 'gpt-4o', 'gpt-4o', 'openai',
-        900, 500, 1000, false, 1485, 'answered', false)
-"""
 
 
 def test_the_head_is_the_newest_revision() -> None:
@@ -76,58 +67,14 @@ def test_an_upgrade_is_done_once(database: Database) -> None:
     assert migration.upgrade(database) is False
 
 
-@pytest.fixture
-def first_revision(database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """Each kind of database, as the first version made it."""
-    drop_tables(database)
-    with monkeypatch.context() as then:
-        then.setattr(migration, "HEAD", "0001")
-        migration.upgrade(database)
-    return database
-
-
-def insert_as_before(database: Database, id_: str) -> None:
-    """Write a call as the first version does."""
-    with database.writing() as connection:
-        connection.execute(text(FIRST_CALL), {"id": id_})
-
-
-def test_calls_of_the_first_version_were_asked_once(first_revision: Database) -> None:
+def test_keys_of_the_version_before_may_name_no_files(database: Database) -> None:
     """They stay as they are, and a worker of that version can still write."""
-    insert_as_before(first_revision, "old")
-    assert migration.upgrade(first_revision) is True
-    insert_as_before(first_revision, "late")
-    old, late = sorted(Reports(first_revision).calls(), key=lambda row: row["id"], reverse=True)
-    assert (old["id"], late["id"]) == ("old", "late")
-    assert old["attempts"] == late["attempts"] == 1
-    assert {**old, "id": "late"} == dict(late)
-    assert (old["cost_micro_usd"], old["input_tokens"]) == (1485, 1000)
-
-
-def test_the_count_of_attempts_can_be_given_up(database: Database) -> None:
-    """A downgrade leaves the first version's table with its rows."""
-    with database.writing() as connection:
-        connection.execute(text(FIRST_CALL), {"id": "kept"})
-        with Operations.context(MigrationContext.configure(connection)):
-            r0002_attempts.downgrade()
-        (row,) = connection.execute(text("SELECT * FROM calls")).mappings()
-    assert row["id"] == "kept"
-    assert "attempts" not in row
-
-
-def test_users_of_the_version_before_have_no_team(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They and their keys stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
             r0007_files.downgrade()
-            r0006_alerts.downgrade()
-            r0005_teams.downgrade()
-        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
         for statement in USER_OF_BEFORE:
             connection.execute(text(statement), {"name": "alice", "id": "a" * 16})
-        connection.execute(text(FIRST_CALL), {"id": "old"})
     assert migration.upgrade(database) is True
     with database.writing() as connection:
         for statement in USER_OF_BEFORE:
@@ -137,10 +84,8 @@ def test_users_of_the_version_before_have_no_team(
         found = accounts.find(id_ * 16)
         assert found is not None
         key, user = found
-        assert (user.name, user.team_name, user.team, user.limits) == (name, None, None, None)
-        assert (key.limits, key.models) == (None, None)
-    (row,) = Reports(database).calls()
-    assert (row["id"], row["team"], row["tags"]) == ("old", None, None)
+        assert (user.name, user.team_name, user.limits) == (name, None, None)
+        assert (key.limits, key.models, key.files) == (None, None, None)
 
 
 def test_processes_that_start_together_make_one_schema(database: Database, tmp_path: Path) -> None:
@@ -244,6 +189,8 @@ def test_the_database_of_the_last_release_is_read(database_url: str, make_app: A
         connection.executescript("\n".join(state["database"]))
     app = make_app()
     assert f"was already at {migration.HEAD}" in run(app, "db", "upgrade").output
+    with Database(database_url).reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
     headers = {"Authorization": f"Bearer {state['key']}"}
     found = app.test_client().get("/usage", headers=headers).get_json()
     assert (found["user"], found["plan"], found["team"]) == ("alice", "pro", "research")
