@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core.limit import Limit
@@ -253,98 +254,56 @@ def as_text(table: Table) -> str:
 # -- page ------------------------------------------------------------------------------------
 
 _STYLE: Final = """
-:root { color-scheme: light dark; --line: #8886; --good: #2a9d6f; --bad: #d1495b }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 9rem }
-figure { margin: 1rem 0 } svg { width: 100%; height: auto } text { fill: currentColor }
-.good { fill: var(--good); background: var(--good) }
-.bad { fill: var(--bad); background: var(--bad) }
-figcaption i { display: inline-block; width: .7em; height: .7em } .scroll { overflow-x: auto }
+:root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem }
+svg { width: 100%; height: 10rem; border: solid #8886; border-width: 0 0 1px 1px }
+figure { margin: 1rem 0 } pre { overflow-x: auto } .good { fill: #2a9d6f } .bad { fill: #d1495b }
 """
 
 
 def as_page(results: Sequence[Result], remarks: Iterable[str]) -> str:
-    """A page of its own: no script, nothing from elsewhere."""
-    most = max((max(_per_bar(each.outcome, results)) for each in results), default=1)
-    plots = "".join(_plot(each, results, most) for each in results)
-    shown = "".join(_html_table(each) for each in tables(results))
+    """Return a page with a plot of each result, and the tables: no script, no other file."""
+    minutes = [minute for each in results for minute in each.outcome.minutes] or [0]
+    begin, end = min(minutes), max(minutes) + 1
+    step = -(-(end - begin) // BARS)
+    bars = [_bars(each.outcome, begin, step) for each in results]
+    most = max((bar.admitted + bar.denied for each in bars for bar in each.values()), default=1)
+    span = f"{_clock(begin)} to {_clock(end)}; {step} min and at most {_calls(most)} a bar"
+    size = f"0 0 {-(-(end - begin) // step)} {most}"
+    plots = "".join(map(_plot, results, bars, repeat(most), repeat(size)))
+    shown = "".join(f'<pre tabindex="0">{escape(as_text(each))}</pre>' for each in tables(results))
     listed = "".join(f"<li>{escape(each)}</li>" for each in remarks)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Simulation of rate limits</title><style>{_STYLE}</style>"
-        f"<main><h1>Simulation of rate limits</h1>{plots}{shown}<h2>Notes</h2><ul>{listed}</ul>"
-        "</main></html>\n"
+        f"<main><h1>Simulation of rate limits</h1><p>{span}</p>{plots}{shown}"
+        f"<h2>Notes</h2><ul>{listed}</ul></main></html>\n"
     )
 
 
-def _html_table(table: Table) -> str:
-    title, (head, *rows) = table
-    names = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return (
-        f'<h2>{escape(title)}</h2><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{escape(title)}"><table><thead><tr>{names}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _span(results: Iterable[Result]) -> tuple[int, int]:
-    minutes = [minute for each in results for minute in each.outcome.minutes]
-    return (min(minutes), max(minutes) + 1) if minutes else (0, 1)
-
-
-def _bars(outcome: ReplayOutcome, results: Iterable[Result]) -> list[Tally]:
-    """The calls by equal parts of the time of all results."""
-    begin, end = _span(results)
-    step = max(1, -(-(end - begin) // BARS))
-    bars = [Tally() for _ in range(-(-(end - begin) // step))]
+def _bars(outcome: ReplayOutcome, begin: int, step: int) -> dict[int, Tally]:
+    """Return the calls by parts of ``step`` minutes."""
+    bars: dict[int, Tally] = {}
     for minute, tally in outcome.minutes.items():
-        bar = bars[(minute - begin) // step]
+        bar = bars.setdefault((minute - begin) // step, Tally())
         bar.admitted += tally.admitted
         bar.denied += tally.denied
     return bars
 
 
-def _per_bar(outcome: ReplayOutcome, results: Iterable[Result]) -> list[int]:
-    return [bar.admitted + bar.denied for bar in _bars(outcome, results)]
-
-
-def _plot(result: Result, results: Sequence[Result], most: int) -> str:
-    """Admitted calls below, denied ones above, by time."""
-    width, high, left, top = 1000, 160, 70, 10
-    bars = _bars(result.outcome, results)
-    step = (width - left) / len(bars)
-    drawn = []
-    for place, bar in enumerate(bars):
-        x = left + place * step
-        y = float(top + high)
-        for kind, calls in (("good", bar.admitted), ("bad", bar.denied)):
-            tall = calls / max(1, most) * high
-            y -= tall
-            if calls:
-                drawn.append(
-                    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(1, step - 1):.1f}" '
-                    f'height="{tall:.1f}"/>'
-                )
-    begin, end = _span(results)
-    base = top + high
+def _plot(result: Result, bars: Mapping[int, Tally], most: int, size: str) -> str:
+    """Draw admitted calls, and denied ones above them, by time."""
+    drawn = "".join(
+        f'<path class="good" d="M{x} {most}v-{bar.admitted}h.9v{bar.admitted}z"/>'
+        f'<path class="bad" d="M{x} {most - bar.admitted}v-{bar.denied}h.9v{bar.denied}z"/>'
+        for x, bar in bars.items()
+    )
     total = result.outcome.total
-    admitted, denied = f"{total.admitted:,} admitted", f"{total.denied:,} denied"
-    summary = f"{result.policy}: {admitted}, {denied}"
+    title = escape(f"{result.policy}: {total.admitted:,} admitted, {total.denied:,} denied")
     return (
-        f'<figure><figcaption>{escape(result.policy)}: <i class="good"></i> {admitted}, '
-        f'<i class="bad"></i> {denied}</figcaption>'
-        f'<svg viewBox="0 0 {width} {base + 26}" role="img" aria-label="{escape(summary)}" '
-        f'font-size="13"><path d="M{left} {top}V{base}H{width}" fill="none" stroke="currentColor" '
-        f'opacity=".4"/><text x="{left - 8}" y="{top + 10}" text-anchor="end">{most:,}</text>'
-        f'<text x="{left}" y="{base + 20}">{_clock(begin)}</text>'
-        f'<text x="{width}" y="{base + 20}" text-anchor="end">{_clock(end)}</text>'
-        f"{''.join(drawn)}</svg></figure>"
+        f"<figure><figcaption>{title}</figcaption>"
+        f'<svg viewBox="{size}" preserveAspectRatio="none" role="img" aria-label="{title}">'
+        f"{drawn}</svg></figure>"
     )
 
 
