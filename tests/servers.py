@@ -237,6 +237,10 @@ class SentinelTrio:
         with self.sentinels[0].client() as client:
             return int(client.sentinel_get_master_addr_by_name(self.service)[1])
 
+    def current_master(self) -> Server:
+        """The server that the first sentinel names as the master now."""
+        return self.master if self.master_port() == self.master.port else self.replica
+
     def fail_over(self) -> None:
         """Let the last sentinel replace the master, as soon as it finds the replica good enough."""
         with self.sentinels[-1].client() as client:
@@ -264,14 +268,19 @@ def _accepts(client: redis.Redis, *command: str) -> bool:
 
 
 @contextlib.contextmanager
-def sentinel(sentinels: int = 1) -> Iterator[SentinelTrio]:
-    """A master with a replica under one to three sentinels; fails over within about a second."""
+def sentinel(sentinels: int = 1, *options: str, down_after_ms: int = 300) -> Iterator[SentinelTrio]:
+    """A master with a replica under one to three sentinels; fails over within about a second. What
+    is a master when it is killed is one again when it is launched."""
     with contextlib.ExitStack() as stack:
-        master = stack.enter_context(standalone("--repl-diskless-sync-delay", "0"))
-        replica = stack.enter_context(standalone("--replicaof", f"127.0.0.1 {master.port}"))
+        master, replica = [
+            stack.enter_context(standalone("--repl-diskless-sync-delay", "0", *options))
+            for _ in range(2)
+        ]
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", master.port)
         watchers = []
         for _ in range(sentinels):
-            watcher = _SentinelServer(master.port, quorum=sentinels // 2 + 1)
+            watcher = _SentinelServer(master.port, sentinels // 2 + 1, down_after_ms)
             stack.callback(watcher.stop)
             watcher.await_until(watcher.answers, "PONG")
             watchers.append(watcher)
@@ -294,8 +303,9 @@ def watching(master_port: int) -> Iterator[str]:
 class _SentinelServer(Server):
     """valkey-server --sentinel: it wants a file of its own that it may rewrite."""
 
-    def __init__(self, master_port: int, quorum: int) -> None:
+    def __init__(self, master_port: int, quorum: int, down_after_ms: int = 300) -> None:
         self._master_port, self._quorum = master_port, quorum
+        self._down_after_ms = down_after_ms
         super().__init__(port=free_port(), unix_path=None, options=())
 
     def launch(self, *first: str) -> None:
@@ -304,7 +314,7 @@ class _SentinelServer(Server):
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nlogfile {self.log_path}\n"
             f"sentinel monitor {service} 127.0.0.1 {self._master_port} {self._quorum}\n"
-            f"sentinel down-after-milliseconds {service} 300\n"
+            f"sentinel down-after-milliseconds {service} {self._down_after_ms}\n"
             f"sentinel failover-timeout {service} 1000\n"
         )
         self._arguments = [str(config), "--sentinel"]

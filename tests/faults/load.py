@@ -28,12 +28,14 @@ PHASES: tuple[Phase, ...] = ("before", "during", "after")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a caller sends: a GET, or a POST of ``body`` as JSON."""
+    """What a caller sends: a GET, or a POST of ``body`` as JSON; ``port``: to another server than
+    the load's."""
 
     caller: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: object = None
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class Load:
             self._pool.submit(self._send, self._traffic(number, phase), phase, due_s)
 
     def _send(self, request: Request, phase: Phase, due_s: float) -> None:
-        status, headers = ask(self._port, request)
+        status, headers = ask(request.port or self._port, request)
         took_s = time.monotonic() - due_s
         self._answers.append(
             Answer(request.caller, request.path, phase, due_s, took_s, status, headers)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +26,22 @@ HEAD = (
 @dataclass(frozen=True, slots=True)
 class Row:
     """``answers`` are what clients saw, ``counted`` what was admitted or charged wrongly,
-    ``recovery_s`` the time from the repair to the last request that was not decided normally."""
+    ``recovery_s`` the time from the repair to the last request that was not decided normally, and
+    ``before`` what was counted before it was mended."""
 
     breaks: str
     to_do: str
     answers: Answers
     counted: str
     recovery_s: float
+    before: str = ""
 
     def cells(self) -> tuple[str, ...]:
         return (
             self.breaks,
             statuses(self.answers),
             ", ".join(latencies(self.answers.of(None, phase)) for phase in PHASES),
-            self.counted,
+            self.counted + (f"; before: {self.before}" if self.before else ""),
             "at once" if self.recovery_s < 0.05 else f"{self.recovery_s:.1f} s",
             self.to_do,
         )
@@ -58,21 +62,39 @@ def latencies(answers: Answers) -> str:
     return f"{answers.percentile_ms(50):.0f} / {answers.percentile_ms(99):.0f}"
 
 
-def rendered(rows: list[Row]) -> str:
-    """The table in Markdown."""
-    lines = [HEAD, ("---",) * len(HEAD), *(row.cells() for row in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+def line(cells: Iterable[str]) -> str:
+    """A line of the table in Markdown."""
+    return f"| {' | '.join(cells)} |\n"
 
 
 def write(rows: list[Row]) -> None:
-    """Replace the table of the page."""
+    """Replace these rows of the page's table; those that no scenario has go."""
+    lines = listed() | {row.breaks: line(row.cells()) for row in rows}
+    table = [line(HEAD), line(["---"] * len(HEAD))]
+    table += [lines[name] for name in scenarios() if name in lines]
     text = PAGE.read_text("utf-8")
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    PAGE.write_text(f"{text[:start]}\n{rendered(rows)}\n{text[end:]}", "utf-8")
+    PAGE.write_text(f"{text[:start]}\n{''.join(table)}\n{text[end:]}", "utf-8")
 
 
-def listed() -> list[str]:
-    """What breaks, by the table of the page."""
+def listed() -> dict[str, str]:
+    """The lines of the page's table, by what breaks."""
     text = PAGE.read_text("utf-8")
     table = text[text.index(BEGIN) : text.index(END)]
-    return re.findall(r"^\| (?!breaks |---)(.*?) \|", table, re.MULTILINE)
+    found = re.finditer(r"^\| (?!breaks |---)(.*?) \|.*\n", table, re.MULTILINE)
+    return {each[1]: each[0] for each in found}
+
+
+def scenarios() -> list[str]:
+    """What breaks in the scenarios, in the order in which they run."""
+    modules = [
+        importlib.import_module(f"tests.faults.{path.stem}")
+        for path in sorted(Path(__file__).parent.glob("test_*.py"))
+    ]
+    return [
+        mark.kwargs["breaks"]
+        for module in modules
+        for test in vars(module).values()
+        for mark in getattr(test, "pytestmark", ())
+        if mark.name == "fault"
+    ]

@@ -1,20 +1,26 @@
-"""What calls hold is free again although no worker settles them."""
+"""What calls hold is free again although no worker settles them, or their admission comes late."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.e2e.gunicorn_master import Master
+from tests.engine.relay import Relay, whole
 from tests.faults import traffic
 from tests.faults.conftest import Record, Start
 from tests.faults.load import NO_ANSWER, Request, ask
 from tests.servers import Server, eventually
 
 CALLS = 5
+#: At once, so that all are sent before the first deadline is over.
+LATE_CALLS = 24
+SLOW = {"RATELIMIT_DEADLINE_SECONDS": "1"}
 CALLER = {"X-Caller": "with calls"}
 
 
@@ -27,6 +33,7 @@ def in_flight(master: Master) -> int:
 @pytest.mark.fault(
     breaks="A worker is killed while it has calls that hold a slot",
     to_do="Nothing: another worker releases what they held. Their clients have to ask again.",
+    before="5 slots stayed taken until the lease ended",
 )
 def test_slots_of_a_killed_worker(storage: Server, start: Start, record: Record) -> None:
     """Long before their leases end, which are two minutes."""
@@ -42,3 +49,41 @@ def test_slots_of_a_killed_worker(storage: Server, start: Start, record: Record)
             eventually(lambda: in_flight(master) == 1)
         assert {call.result()[0] for call in calls} == {NO_ANSWER}
     record(load, counted=f"{CALLS} of {CALLS} slots are free again")
+
+
+@pytest.mark.fault(
+    breaks="The network holds requests back until Redis is back and their calls are over",
+    to_do="Look at the network, and at proxies before Redis.",
+    before="9 of 24 slots stayed taken until the lease ended",
+)
+def test_late_admissions(storage: Server, start: Start, record: Record) -> None:
+    """They arrive after their release, and take no slot."""
+    held, arrived, goes_on = list[bytes](), list[bytes](), threading.Event()
+
+    def hold_back(server: socket.socket, request: bytes) -> None:
+        if b"slots" not in request:  # connections can be made
+            whole(server, request)
+            return
+        held.append(request)
+        goes_on.wait()
+        whole(server, request)
+        arrived.append(request)
+
+    with (
+        Relay(storage.port) as relay,
+        start(f"redis://127.0.0.1:{relay.port}", **SLOW) as master,
+        ThreadPoolExecutor(LATE_CALLS) as pool,
+    ):
+        with traffic.around(master) as load:
+            relay.forward = hold_back
+            slots = Request("", "/slots", CALLER)
+            calls = [pool.submit(ask, master.port, slots) for _ in range(LATE_CALLS)]
+            assert {call.result()[0] for call in calls} <= {200, 429}
+            relay.forward = whole
+            eventually(lambda: in_flight(master) == 1)
+        assert not arrived
+        goes_on.set()
+        eventually(lambda: len(arrived) == len(held))
+        assert in_flight(master) == 1
+    assert len(held) > LATE_CALLS / 4
+    record(load, counted=f"{len(held)} requests came late, and no slot stayed taken")

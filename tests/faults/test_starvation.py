@@ -66,6 +66,7 @@ def pin(pid: int, cores: set[int]) -> None:
 @pytest.mark.fault(
     breaks="Busy processes take all of the core of the workers and of Redis",
     to_do="Give them a core: answers are late, but the limits hold.",
+    before="161 × 503, and 406 lines said that the storage was unavailable",
 )
 def test_the_workers_starve(storage: Server, start: Start, record: Record) -> None:
     """The storage decides every request: a reply that the worker is late to read is no outage."""

@@ -43,6 +43,7 @@ def test_a_worker_is_killed(storage: Server, start: Start, record: Record) -> No
 @pytest.mark.fault(
     breaks="A worker is killed, and no other can boot, also after a `HUP`",
     to_do="Repair what the log names (`A worker cannot start`); a worker is tried every 30 s.",
+    before="gunicorn ended with status 3, after a `HUP` with 1",
 )
 def test_no_worker_can_boot(storage: Server, start: Start, record: Record, tmp_path: Path) -> None:
     """The other worker serves all requests; two serve again without a restart."""
@@ -94,6 +95,7 @@ def test_reload(storage: Server, start: Start, record: Record) -> None:
 @pytest.mark.fault(
     breaks="Redis is killed, and in the outage all workers, twice (`kill -9`)",
     to_do="Restart Redis. New workers go on with what the killed ones had decided.",
+    before="500 of 300 for a caller",
 )
 def test_workers_are_killed_in_an_outage(durable: Server, start: Start, record: Record) -> None:
     """No caller gets a new allowance, and the storage is charged what the dead had admitted."""
@@ -116,6 +118,7 @@ def test_workers_are_killed_in_an_outage(durable: Server, start: Start, record: 
 @pytest.mark.fault(
     breaks="Redis is killed, and in the outage gunicorn is reloaded three times (`HUP`)",
     to_do="Restart Redis.",
+    before="1,047 of 300 for a caller",
 )
 def test_reloads_in_an_outage(durable: Server, start: Start, record: Record) -> None:
     """No caller gets a new allowance, neither a new one nor one that was denied before."""
